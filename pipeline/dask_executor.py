@@ -1,0 +1,41 @@
+"""Dask: the one place of the pipeline that knows it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from distributed import Client, Future, as_completed
+
+from .executor import Result, Task
+
+WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
+
+
+class DaskExecutor:
+    """Tasks on a Dask cluster. Tasks and results are small values; arrays go through storage.
+
+    A task whose worker dies is run again by Dask: tasks write whole files under their final names or nothing.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        numbered = enumerate(tasks)
+        positions: dict[Future, int] = {}
+
+        def submit(count: int) -> list[Future]:
+            futures = []
+            for position, task in islice(numbered, count):
+                future = self.client.submit(function, task, pure=False)
+                positions[future] = position
+                futures.append(future)
+            return futures
+
+        threads = sum(self.client.nthreads().values())
+        running = as_completed(submit(WINDOW * max(1, threads)))
+        try:
+            for future in running:
+                yield positions.pop(future), future.result()
+                running.update(submit(1))
+        finally:
+            self.client.cancel(list(positions))

@@ -1,0 +1,23 @@
+"""How independent tasks are carried out. The serial executor is the reference that Dask's is tested against."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Carries out tasks that do not depend on each other."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        """Yield (position of the task, its result) in any order. The first error ends it and is raised."""
+        ...
+
+
+class SerialExecutor:
+    """One task after the other, in this thread."""
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for position, task in enumerate(tasks):
+            yield position, function(task)

@@ -1,0 +1,201 @@
+"""The shape of a dataset on disk, as plain values: layout, arrays, schema, statistics, manifest.
+
+Nothing here reads or writes. The manifest is JSON; its size grows with the number of shards, and what grows with
+the number of blocks stands in small Zarr arrays beside it, so that a billion rows open quickly.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from .errors import ForeignError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WORK = ".work"
+
+BLOCK_BYTES = 2 << 20
+SHARD_BYTES = 128 << 20
+MINIMUM_BLOCKS = 256  # 8 lanes of 32 blocks
+MINIMUM_SHARDS = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows are cut: `block_rows` rows a block, `shard_blocks` blocks a shard, the last of each shorter."""
+
+    rows: int
+    block_rows: int
+    shard_blocks: int
+
+    @property
+    def shard_rows(self) -> int:
+        return self.block_rows * self.shard_blocks
+
+    @property
+    def blocks(self) -> int:
+        return math.ceil(self.rows / self.block_rows)
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(self.rows / self.shard_rows)
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """First row of a block, and the row after its last."""
+        start = block * self.block_rows
+        return start, min(start + self.block_rows, self.rows)
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """First row of a shard, and the row after its last."""
+        start = shard * self.shard_rows
+        return start, min(start + self.shard_rows, self.rows)
+
+    def blocks_of(self, shard: int) -> range:
+        """The blocks that a shard holds."""
+        first = shard * self.shard_blocks
+        return range(first, min(first + self.shard_blocks, self.blocks))
+
+    def block_sizes(self) -> np.ndarray:
+        """Rows of every block, (blocks,) int64."""
+        sizes = np.full(self.blocks, self.block_rows, np.int64)
+        sizes[-1] = self.rows - (self.blocks - 1) * self.block_rows
+        return sizes
+
+
+def choose_layout(rows: int, row_bytes: int) -> Layout:
+    """Blocks of about 2 MB and shards of about 128 MB of `x`; small data gets smaller ones.
+
+    At least 256 blocks where there are as many rows (every one of 8 lanes then has 32 to mix), and at least 8
+    shards, so that several workers have something to do.
+    """
+    block_rows = max(1, min(BLOCK_BYTES // row_bytes, rows // MINIMUM_BLOCKS))
+    blocks = math.ceil(rows / block_rows)
+    shard_blocks = max(1, min(SHARD_BYTES // (block_rows * row_bytes), math.ceil(blocks / MINIMUM_SHARDS)))
+    return Layout(rows, block_rows, shard_blocks)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a dataset: all arrays share their row boundaries, the rest of the shape is their own."""
+
+    name: str
+    dtype: str
+    row_shape: tuple[int, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        return np.dtype(self.dtype).itemsize * math.prod(self.row_shape)
+
+    def empty(self, rows: int) -> np.ndarray:
+        """An uninitialised buffer for `rows` rows."""
+        return np.empty((rows, *self.row_shape), self.dtype)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns mean.
+
+    `features` are the source columns of `x` in order; `task` is "classification", "regression" or None (no label);
+    `classes` are the label's values in the order of their codes; `key` is the user's own id column, stored as int64
+    or, if `key_width` is set, as that many bytes of UTF-8 a row, padded with zeros.
+    """
+
+    features: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+    x_dtype: str
+    label: str | None = None
+    task: str | None = None
+    y_dtype: str | None = None
+    classes: tuple[str, ...] = ()
+    key: str | None = None
+    key_width: int | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Values that a model gives a row: one a class, or one."""
+        return len(self.classes) if self.task == "classification" else 1
+
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The arrays of a dataset with this schema."""
+        specs = [ArraySpec("x", self.x_dtype, self.sample_shape)]
+        if self.y_dtype:
+            specs.append(ArraySpec("y", self.y_dtype))
+        specs.append(ArraySpec("id", "int64"))
+        if self.key:
+            specs.append(ArraySpec("key", "uint8", (self.key_width,)) if self.key_width else ArraySpec("key", "int64"))
+        return tuple(specs)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        tuples = {name: tuple(value[name]) for name in ("features", "sample_shape", "classes")}
+        return cls(**{**value, **tuples})
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per channel of `x` (the first axis of a sample): mean, standard deviation, least and greatest value.
+
+    `y_mean` and `y_std` are set for regression.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    y_mean: float | None = None
+    y_std: float | None = None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{name: tuple(item) if isinstance(item, list) else item for name, item in value.items()})
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source file as it was when it was read."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard as it was written: rows, and per array the file's length in bytes and SHA-256."""
+
+    rows: int
+    lengths: dict[str, int]
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of a committed dataset, written last."""
+
+    layout: Layout
+    schema: Schema
+    statistics: Statistics
+    shards: tuple[ShardEntry, ...]
+    request: dict[str, Any] = field(default_factory=dict)
+    """What was converted and how: the sources with their sizes and times, and the options."""
+    class_counts: tuple[int, ...] = ()
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Self:
+        """Read back what `to_json` gave. Raises ForeignError for anything else."""
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; convert the source again")
+        return cls(
+            layout=Layout(**value["layout"]),
+            schema=Schema.from_json(value["schema"]),
+            statistics=Statistics.from_json(value["statistics"]),
+            shards=tuple(ShardEntry(**entry) for entry in value["shards"]),
+            request=value["request"],
+            class_counts=tuple(value["class_counts"]),
+        )

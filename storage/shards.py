@@ -1,0 +1,89 @@
+"""Zarr v3 shards as bytes: blocks compressed one by one, an index at the end, a CRC on everything.
+
+This is the `sharding_indexed` codec of the Zarr v3 specification (index at the end, inner codecs bytes, blosc,
+crc32c), written out so that a shard can be encoded, hashed and put in place as one object, and a block decoded
+straight into a caller's buffer. `tests/contracts` holds it to zarr-python in both directions.
+"""
+
+import struct
+from collections.abc import Sequence
+
+import google_crc32c
+import numcodecs
+import numpy as np
+from numcodecs import blosc
+
+from .errors import DamagedError
+from .format import ArraySpec, Layout
+
+CHECKSUM_BYTES = 4
+ENTRY_BYTES = 16
+MISSING = 2**64 - 1
+
+# Outside the main thread blosc would take a lock around its own threads: contexts let our threads decode at once.
+blosc.use_threads = False
+
+
+def compressor(spec: ArraySpec) -> numcodecs.Blosc:
+    """The compressor of an array's blocks: LZ4, with a byte shuffle for items of several bytes."""
+    shuffle = blosc.NOSHUFFLE if np.dtype(spec.dtype).itemsize == 1 else blosc.SHUFFLE
+    return numcodecs.Blosc(cname="lz4", clevel=5, shuffle=shuffle)
+
+
+def index_bytes(layout: Layout) -> int:
+    """Length of the index at a shard's end."""
+    return layout.shard_blocks * ENTRY_BYTES + CHECKSUM_BYTES
+
+
+def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray) -> tuple[bytes, list[int]]:
+    """Encode one shard.
+
+    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. Returns the shard's bytes and the
+    CRC-32C of each of its blocks. A last block that is short is padded with zeros, as the format demands.
+    """
+    codec = compressor(spec)
+    parts: list[bytes] = []
+    checksums: list[int] = []
+    index = np.full((layout.shard_blocks, 2), MISSING, "<u8")
+    offset = 0
+    for number, start in enumerate(range(0, len(rows), layout.block_rows)):
+        block = np.ascontiguousarray(rows[start : start + layout.block_rows])
+        if len(block) < layout.block_rows:
+            block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
+        data = codec.encode(block)
+        checksum = google_crc32c.value(data)
+        parts += [data, struct.pack("<I", checksum)]
+        index[number] = offset, len(data) + CHECKSUM_BYTES
+        offset += len(data) + CHECKSUM_BYTES
+        checksums.append(checksum)
+    tail = index.tobytes()
+    return b"".join([*parts, tail, struct.pack("<I", google_crc32c.value(tail))]), checksums
+
+
+def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
+    """The index of a shard from its last `index_bytes` bytes: (shard_blocks, 2) uint64, offset and length.
+
+    Raises DamagedError (without a place: the caller knows it) if the checksum does not hold.
+    """
+    entries, stored = tail[:-CHECKSUM_BYTES], tail[-CHECKSUM_BYTES:]
+    if len(tail) != index_bytes(layout) or struct.pack("<I", google_crc32c.value(entries)) != stored:
+        raise DamagedError("the shard's index fails its checksum")
+    return np.frombuffer(entries, "<u8").reshape(-1, 2)
+
+
+def decode_block(codec: numcodecs.Blosc, data: bytes, expected: int, out: np.ndarray) -> None:
+    """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
+
+    `expected` is the CRC-32C that was recorded when the block was written: bytes that are sound but belong to
+    another block fail too. Raises DamagedError (without a place).
+    """
+    payload = data[:-CHECKSUM_BYTES]
+    if google_crc32c.value(payload) != expected or data[-CHECKSUM_BYTES:] != struct.pack("<I", expected):
+        raise DamagedError("the block fails its checksum")
+    codec.decode(payload, out)
+
+
+def shard_key(spec: ArraySpec, shard: int) -> str:
+    """Where a shard lies, relative to the dataset: Zarr's default chunk key."""
+    coordinates: Sequence[int] = (shard, *(0 for _ in spec.row_shape))
+    return "/".join([spec.name, "c", *map(str, coordinates)])
