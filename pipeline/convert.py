@@ -79,7 +79,7 @@ def is_converted(root: Path, fingerprint: dict[str, Any]) -> bool:
     Raises ConflictError where it holds the result of another one, or files that are not Foldstream's.
     """
     if (root / MANIFEST).exists():
-        if same_json(open_dataset(root).manifest.request, fingerprint):
+        if same_json(open_dataset(root).request, fingerprint):
             return True
         raise ConflictError(f"{root} holds another dataset; choose another name, or replace it with --overwrite")
     if root.exists() and not (root / WORK).exists() and (root.is_file() or any(root.iterdir())):
@@ -275,15 +275,11 @@ def commit_plan(plan: ConvertPlan, root: Path) -> None:
         counts = np.concatenate([np.asarray(receipt["class_counts"], np.uint32) for receipt in receipts])
         write_block_table(root, "class_counts", counts)
         totals.update(dict(enumerate(counts.sum(axis=0, dtype=np.int64).tolist())))
-    commit(
-        root,
-        Manifest(
-            layout=plan.layout,
-            schema=plan.schema,
-            statistics=plan.statistics,
-            shards=tuple(ShardEntry(**receipt["entry"]) for receipt in receipts),
-            request=plan.request,
-            class_counts=tuple(totals[i] for i in range(len(plan.schema.classes))),
-        ),
-        checksums,
-    )
+    details = {
+        "schema": asdict(plan.schema),
+        "statistics": asdict(plan.statistics),
+        "request": plan.request,
+        "class_counts": [totals[code] for code in range(len(plan.schema.classes))],
+    }
+    shards = tuple(ShardEntry(**receipt["entry"]) for receipt in receipts)
+    commit(root, Manifest("dataset", plan.layout, plan.schema.arrays(), shards, details), checksums)

@@ -68,7 +68,7 @@ def _is_clean(column: pa.ChunkedArray, text: bool) -> bool:
         return not pc.any(pc.equal(column, "")).as_py()
     if pa.types.is_floating(column.type):
         return bool(pc.all(pc.is_finite(column), min_count=0).as_py())
-    return pa.types.is_integer(column.type)
+    return bool(pa.types.is_integer(column.type))
 
 
 def find_fault(

@@ -4,14 +4,13 @@ Pure: requests and scans in, plan out. The plan is stored as JSON, so that a con
 the same decision.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
-from ..storage.errors import UsageError
+from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Layout, Schema, Source, Statistics, choose_layout
 from .csv_scan import LabelScan, Moments, PieceScan
 from .csv_split import Piece
@@ -86,14 +85,6 @@ class ConvertPlan:
         return tuple(p for p in self.pieces if p.first_row < stop and p.first_row + p.rows > start)
 
 
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raise UsageError, with the nearest choice, for a value that is none of them."""
-    if value not in choices:
-        near = difflib.get_close_matches(value, choices, 1)
-        hint = f"did you mean «{near[0]}»? " if near else ""
-        raise UsageError(f"{option} «{value}» is not known: {hint}choose from {', '.join(choices)}")
-
-
 def choose_features(request: ConvertRequest, headers: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The columns of `x`: all but label and id, in the first source's order, or those that the request fixes.
 
@@ -115,10 +106,9 @@ def choose_features(request: ConvertRequest, headers: Sequence[tuple[str, ...]])
 
 
 def suggest(name: str, names: Sequence[str]) -> str:
-    """A hint at the nearest of `names`, for the end of a message."""
-    near = difflib.get_close_matches(name, names, 1, 0.5) or [n for n in names if n.lower() == name.lower()]
-    if near:
-        return f"; did you mean «{near[0]}»?"
+    """The nearest of the columns' names, or the first of them, for the end of a message."""
+    if hint := did_you_mean(name, names):
+        return f"; {hint.strip()}"
     shown = ", ".join(f"«{n}»" for n in names[:8])
     return f"; its columns are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 

@@ -19,7 +19,10 @@ DISTINCT_LIMIT = 65_536  # label values kept apart; beyond this the label is a q
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each column: values, mean, sum of squared distances from it, least, greatest. Arrays are (columns,) float64."""
+    """Of each column: number of values, mean, sum of squared distances from it, least, greatest.
+
+    Arrays are (columns,) float64.
+    """
 
     count: int
     mean: np.ndarray
@@ -85,7 +88,8 @@ class PieceScan:
     def merged(self, other: "PieceScan") -> "PieceScan":
         if not self.rows or not other.rows:
             return self if self.rows else other
-        assert self.moments and other.moments
+        assert self.moments
+        assert other.moments
         return PieceScan(
             self.rows + other.rows,
             self.integers and other.integers,

@@ -9,10 +9,10 @@ import csv
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from numcodecs import Zstd
 
@@ -23,7 +23,7 @@ from ..storage.format import Source
 PIECE_BYTES = 8 << 20
 LONGEST_ROW = 256 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,22 @@
-"""Opening a dataset, and refusing what is not a whole one."""
+"""Opening a dataset, or other arrays that share its rows, and refusing what is not whole."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 
 from .errors import DamagedError, ForeignError, IncompleteError
 from .files import content_hash, read_json
-from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema
+from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
 from .writer import BLOCKS
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A committed dataset: where it lies and what its manifest says. Cheap to pickle, holds no open file."""
+class StoredArrays:
+    """Committed arrays: where they lie and what their manifest says. Cheap to pickle, holds no open file."""
 
     root: Path
     manifest: Manifest
@@ -27,21 +28,12 @@ class Dataset:
         return self.manifest.layout
 
     @property
-    def schema(self) -> Schema:
-        return self.manifest.schema
-
-    @property
     def rows(self) -> int:
         return self.layout.rows
 
     def spec(self, name: str) -> ArraySpec:
         """The array of that name. Raises KeyError."""
-        return {spec.name: spec for spec in self.schema.arrays()}[name]
-
-    @cached_property
-    def class_counts(self) -> np.ndarray:
-        """Rows of each class in every block, (blocks, classes) int64."""
-        return self.block_table("class_counts").astype(np.int64)
+        return {spec.name: spec for spec in self.manifest.arrays}[name]
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row a block, written beside the arrays. Raises DamagedError if it is not whole."""
@@ -55,19 +47,58 @@ class Dataset:
         return table
 
 
+@dataclass(frozen=True)
+class Dataset(StoredArrays):
+    """A committed dataset: `x`, `id`, and where the source had them `y` and `key`."""
+
+    @cached_property
+    def schema(self) -> Schema:
+        return Schema.from_json(self.manifest.details["schema"])
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        return Statistics.from_json(self.manifest.details["statistics"])
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was converted and how: the sources with their sizes and times, and the options."""
+        request: dict[str, Any] = self.manifest.details["request"]
+        return request
+
+    @property
+    def class_totals(self) -> tuple[int, ...]:
+        """Rows of each class."""
+        return tuple(self.manifest.details["class_counts"])
+
+    @cached_property
+    def class_counts(self) -> np.ndarray:
+        """Rows of each class in every block, (blocks, classes) int64."""
+        return self.block_table("class_counts").astype(np.int64)
+
+
 def open_dataset(path: str | Path) -> Dataset:
     """Open the dataset at `path`.
 
     Raises ForeignError where there is none, and IncompleteError where a conversion has not ended.
     """
     root = Path(path).absolute()
-    manifest = root / MANIFEST
-    if not manifest.exists():
-        if (root / WORK).exists():
-            raise IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it")
-        if not root.exists():
-            raise ForeignError(f"{root} does not exist; «foldstream convert csv SOURCE {path} --label COLUMN» makes it")
-        raise ForeignError(
-            f"{root} is not a Foldstream dataset (it has no {MANIFEST}); convert its source with Foldstream"
-        )
-    return Dataset(root, Manifest.from_json(read_json(manifest), str(manifest)), content_hash(manifest.read_bytes()))
+    if not root.exists():
+        raise ForeignError(f"{root} does not exist; «foldstream convert csv SOURCE {path} --label COLUMN» makes it")
+    if not (root / MANIFEST).exists() and (root / WORK).exists():
+        raise IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it")
+    return Dataset(*_load(root, "dataset"))
+
+
+def open_arrays(path: str | Path, kind: str) -> StoredArrays:
+    """Open committed arrays of another kind ("folds", "predictions"). Raises ForeignError where there are none."""
+    return StoredArrays(*_load(Path(path).absolute(), kind))
+
+
+def _load(root: Path, kind: str) -> tuple[Path, Manifest, str]:
+    path = root / MANIFEST
+    if not path.exists():
+        raise ForeignError(f"{root} holds no {kind} of Foldstream's (it has no {MANIFEST}); give another path")
+    manifest = Manifest.from_json(read_json(path), str(path))
+    if manifest.kind != kind:
+        raise ForeignError(f"{root} holds {manifest.kind}, not a {kind}; give another path")
+    return root, manifest, content_hash(path.read_bytes())

@@ -14,6 +14,9 @@ Each message says what is wrong, where, and the remedy. The command line shows t
 with the class's `exit_code`: 2 where the user's input is at fault, 1 where it is not.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class FoldstreamError(Exception):
     """Base of all errors raised on purpose."""
@@ -59,3 +62,19 @@ class DamagedError(DatasetError):
 
 class RunError(FoldstreamError):
     """A training run failed or its results contradict each other."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A hint at the nearest of `names`, to stand inside a message; empty if none is near."""
+    by_lower = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, 1, 0.5)
+    return f"did you mean «{by_lower[near[0]]}»? " if near else ""
+
+
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Raise UsageError, with the nearest choice, for a value that is none of them."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise UsageError(
+            f"{option} «{value}» is not known: {did_you_mean(value, choices)}choose from {', '.join(choices)}"
+        )

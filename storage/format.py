@@ -5,7 +5,7 @@ the number of blocks stands in small Zarr arrays beside it, so that a billion ro
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -149,7 +149,8 @@ class Statistics:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{name: tuple(item) if isinstance(item, list) else item for name, item in value.items()})
+        tuples = {name: tuple(value[name]) for name in ("mean", "std", "minimum", "maximum")}
+        return cls(**{**value, **tuples})
 
 
 @dataclass(frozen=True)
@@ -172,16 +173,17 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a committed dataset, written last."""
+    """All that is known of a committed set of arrays, written last.
 
+    `kind` says what the arrays are ("dataset", "folds", "predictions"); `details` holds what that kind adds, as JSON.
+    """
+
+    kind: str
     layout: Layout
-    schema: Schema
-    statistics: Statistics
+    arrays: tuple[ArraySpec, ...]
     shards: tuple[ShardEntry, ...]
-    request: dict[str, Any] = field(default_factory=dict)
-    """What was converted and how: the sources with their sizes and times, and the options."""
-    class_counts: tuple[int, ...] = ()
-    format: int = field(default=FORMAT)
+    details: dict[str, Any]
+    format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -190,12 +192,11 @@ class Manifest:
     def from_json(cls, value: Any, where: str) -> Self:
         """Read back what `to_json` gave. Raises ForeignError for anything else."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; convert the source again")
+            raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; make it again")
         return cls(
+            kind=value["kind"],
             layout=Layout(**value["layout"]),
-            schema=Schema.from_json(value["schema"]),
-            statistics=Statistics.from_json(value["statistics"]),
+            arrays=tuple(ArraySpec(a["name"], a["dtype"], tuple(a["row_shape"])) for a in value["arrays"]),
             shards=tuple(ShardEntry(**entry) for entry in value["shards"]),
-            request=value["request"],
-            class_counts=tuple(value["class_counts"]),
+            details=value["details"],
         )

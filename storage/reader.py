@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from .dataset import Dataset
+from .dataset import StoredArrays
 from .errors import DamagedError
 from .format import ArraySpec
 from .shards import compressor, decode_block, decode_index, index_bytes, shard_key
@@ -23,7 +23,7 @@ class BlockReader:
     Never forks. Close it, or use it as a context manager.
     """
 
-    def __init__(self, dataset: Dataset, arrays: Sequence[str] = ("x",), threads: int = 1) -> None:
+    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), threads: int = 1) -> None:
         self.dataset = dataset
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._codecs = {spec.name: compressor(spec) for spec in self.specs}

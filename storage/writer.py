@@ -96,11 +96,11 @@ def write_block_table(root: Path, name: str, table: np.ndarray) -> None:
 
 
 def commit(root: Path, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
-    """Make the dataset exist: block checksums, consolidated metadata (for xarray and object stores), the manifest.
+    """Make a set of arrays exist: block checksums, consolidated metadata (for xarray and object stores), the manifest.
 
     `checksums` maps each array's name to the CRC-32C of all of its blocks in order.
     """
-    for spec in manifest.schema.arrays():
+    for spec in manifest.arrays:
         write_block_table(root, f"crc32c_{spec.name}", np.asarray(checksums[spec.name], np.uint32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # the manifest is no array; consolidation is no standard yet

@@ -1,0 +1,276 @@
+"""The command line: one function a command, each a call of the public API. The only place that prints."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .cluster import jobs
+from .cluster.doctor import CHECK_FLOATS, CHECK_TIMES, examine, time_devices
+from .storage.dataset import Dataset
+from .storage.errors import FoldstreamError, UsageError
+
+app = typer.Typer(
+    help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+convert_app = typer.Typer(help="Convert source files into a dataset.", no_args_is_help=True)
+app.add_typer(convert_app, name="convert")
+console = Console()
+errors = Console(stderr=True)
+
+SourcesArgument = Annotated[list[str], typer.Argument(metavar="SOURCE…", help="CSV files: plain, .gz, .bz2 or .xz.")]
+OutArgument = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Where the dataset is to be.")]
+
+
+class Bars:
+    """Progress as bars, one a stage. Where there is no terminal, a line when a stage begins and one when it ends."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
+
+    def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), remark=remark)
+        self._progress.update(self._tasks[stage], completed=done if total else 1, total=max(total, 1), remark=remark)
+        if done >= total and stage not in self._ended:
+            self._ended.add(stage)
+            if not console.is_terminal:
+                console.print(f"{stage}: {remark}", highlight=False)
+
+
+@contextmanager
+def listening() -> Iterator[jobs.Listener]:
+    """Progress bars and addresses on the console for the time of a job."""
+    progress = Progress(
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        yield jobs.Listener(Bars(progress), lambda name, address: console.print(f"{name}: {address}", highlight=False))
+
+
+def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """`1,28,28` as numbers. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"{option} «{text}»: give positive whole numbers with commas, as in 1,28,28")
+    return numbers
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs as a dict of text. Raises UsageError."""
+    settings = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--set «{pair}»: write NAME=VALUE, as in lr=0.01")
+        settings[name] = value
+    return settings
+
+
+@convert_app.command("csv")
+def convert_csv(
+    sources: SourcesArgument,
+    out: OutArgument,
+    label: Annotated[str | None, typer.Option(help="Column to learn. Without it: rows to predict.")] = None,
+    id: Annotated[str | None, typer.Option(help="Column to keep beside the rows, as `key`.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Shape of a sample, as in 1,28,28; else a vector.")] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the values; auto: the narrowest that is exact.")] = "auto",
+    task: Annotated[str, typer.Option(help="classification or regression; auto: by the label's values.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset at OUT.")] = False,
+) -> None:
+    """Convert CSV files into a dataset: chunked Zarr arrays with a manifest. The same command resumes.
+
+    Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
+    """
+    with listening() as listener:
+        dataset = jobs.convert_csv(
+            sources,
+            out,
+            label=label,
+            id=id,
+            shape=parse_integers("--shape", shape),
+            dtype=dtype,
+            task=task,
+            overwrite=overwrite,
+            listener=listener,
+        )
+    show_dataset(dataset)
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of the run: weights, predictions, logs.")],
+    model: Annotated[
+        str, typer.Option(help="digits-cnn, article-cnn, mlp, path/to/file.py:factory or package.module:factory.")
+    ] = "digits-cnn",
+    folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
+    split: Annotated[str, typer.Option(help="stratified or kfold; auto: stratified for classes.")] = "auto",
+    epochs: Annotated[int, typer.Option(help="Passes over each fold's training rows.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Rows of a global batch, over all workers.")] = 128,
+    workers: Annotated[int, typer.Option(help="Data-parallel workers.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of folds, order, weights and dropout.")] = 0,
+    set: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A setting, repeatable: optimizer, lr, weight_decay, momentum, scheduler, step_size, gamma, loss, "
+            "label_smoothing, precision, clip_grad_norm, accumulate, patience, or one of the model's own.",
+        ),
+    ] = [],  # noqa: B006 - Typer copies it
+) -> None:
+    """Train k folds with Ray Train and merge their out-of-fold predictions. The same command resumes.
+
+    Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
+    """
+    with listening() as listener:
+        summary = jobs.train(
+            dataset,
+            run,
+            model=model,
+            folds=folds,
+            split=split,
+            epochs=epochs,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            settings=parse_settings(set),
+            listener=listener,
+        )
+    show_summary(summary)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A dataset, or a CSV with the run's columns.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.csv", help="The CSV to write.")],
+    columns: Annotated[
+        str, typer.Option(help="Names of its two columns: the row's id and its label.")
+    ] = "ImageId,Label",
+    id: Annotated[str | None, typer.Option(help="Column of SOURCE that names the rows; else 1, 2, 3, …")] = None,
+) -> None:
+    """Predict by the mean of all folds and write a CSV.
+
+    Example: foldstream predict runs/digits test.csv submission.csv
+    """
+    with listening() as listener:
+        rows = jobs.predict(run, source, out, columns=columns.split(","), id=id, listener=listener)
+    console.print(f"{rows:,} predictions: {out}", highlight=False)
+
+
+@app.command("run")
+def run_job(
+    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="Tables [convert], [train] and [predict].")],
+) -> None:
+    """Convert, train and predict as one file says. What is done already is skipped.
+
+    Example: foldstream run examples/digits/job.toml
+    """
+    with listening() as listener:
+        summary = jobs.run_job(job, listener)
+    if summary:
+        show_summary(summary)
+    if "predict" in (tables := jobs.load_job_file(Path(job))):
+        console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def info(path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="A dataset or a run.")]) -> None:
+    """Show what a dataset holds, or how a run ended."""
+    found = jobs.describe(path)
+    if isinstance(found, Dataset):
+        show_dataset(found)
+    else:
+        show_summary(found)
+
+
+@app.command()
+def doctor() -> None:
+    """Examine this machine, and time the CPU against each GPU."""
+    table = Table(box=None, show_header=False)
+    for finding in examine():
+        mark = "[green]ok[/]" if finding.well else "[yellow]look[/]"
+        table.add_row(mark, finding.name, finding.value, finding.remedy if not finding.well else "")
+    console.print(table)
+    console.print(f"exp over {CHECK_FLOATS:,} floats, {CHECK_TIMES:,} times:", highlight=False)
+    for device, seconds in time_devices().items():
+        console.print(f"  {device}: {seconds:.3f} s", highlight=False)
+
+
+def show_dataset(dataset: Dataset) -> None:
+    """Print what a dataset holds."""
+    schema, layout = dataset.schema, dataset.layout
+    table = Table(box=None, show_header=False, title=str(dataset.root), title_justify="left")
+    table.add_row("rows", f"{dataset.rows:,}")
+    table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {len(schema.features):,} columns")
+    if schema.classes:
+        counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
+        more = f" and {len(schema.classes) - 20} more" if len(schema.classes) > 20 else ""
+        table.add_row("label", f"{schema.label}, {len(schema.classes)} classes ({counts}{more})")
+    elif schema.label:
+        table.add_row("label", f"{schema.label}, a quantity")
+    table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
+    stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
+    table.add_row("shards", f"{layout.shards:,}, {stored / 1e6:,.1f} MB on disk")
+    console.print(table)
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Print the folds' table and the out-of-fold scores."""
+    scores = summary["out_of_fold"]
+    names = ["loss", *(name for name in ("accuracy", "top3", "rmse", "mae") if name in summary["folds"][0])]
+    table = Table("fold", "rows", "epochs", *names)
+    for fold in summary["folds"]:
+        cells = [f"{fold[name]:.4f}" for name in names]
+        table.add_row(str(fold["fold"]), f"{fold['rows']:,.0f}", f"{fold['epoch']:.0f}", *cells)
+    spread = summary["spread"]
+    cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
+    table.add_row("mean", "", "", *cells)
+    console.print(table)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    console.print(f"out-of-fold, all {summary['rows']:,} rows: {shown}", highlight=False)
+
+
+def main() -> NoReturn:
+    """The entry point: errors that we raise on purpose are shown without a traceback."""
+    run: Callable[[], None] = app
+    try:
+        run()
+    except FoldstreamError as error:
+        errors.print(f"[red]error:[/] {escape_markup(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def escape_markup(text: str) -> str:
+    """Square brackets as they stand."""
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

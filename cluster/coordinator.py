@@ -1,0 +1,164 @@
+"""The run from its data to its score: claim the folder, assign folds, train those that are left, merge, sum up.
+
+Every step is an artifact that is committed or absent, so a run that was killed goes on by the same calls.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from ..pipeline.convert import same_json
+from ..pipeline.executor import Executor
+from ..pipeline.merge import merge_predictions
+from ..storage.dataset import Dataset
+from ..storage.errors import ConflictError, UsageError
+from ..storage.files import read_json, write_json
+from ..storage.progress import Progress
+from ..training.config import TrainConfig
+from ..training.folds import write_folds
+from ..training.loop import is_done, read_result
+from ..training.models import absolute_model, model_hash
+from ..training.ray_train import GroupRequest, train_folds
+from ..training.run import RunFolder, RunJob, load_job
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the run may use: training workers, and how often a group that dies is started again."""
+
+    workers: int
+    max_failures: int = 2
+
+
+def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
+    """Make the folder this run's, or find that it is already.
+
+    Raises ConflictError if it holds another job, and names what differs.
+    """
+    model = absolute_model(config.model)
+    config = TrainConfig(**{**vars(config), "model": model})
+    job = RunJob(str(dataset.root), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
+    value = asdict(job)
+    if run.job.exists():
+        differences = sorted(_differences(read_json(run.job), value))
+        if differences:
+            raise ConflictError(
+                f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
+                "run's options"
+            )
+    elif run.root.exists() and any(run.root.iterdir()):
+        raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
+    else:
+        write_json(run.job, value)
+    return job
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Leaves in which two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), key)
+    elif not same_json(old, new):
+        words = {"identity": "the data are not the same", "model_hash": "the model's file has changed"}
+        yield words.get(name, f"{name} was {old}, now {new}")
+
+
+def check_workers(run: RunFolder, workers: int) -> int | None:
+    """The lanes of a run that exists, None for a new one. Raises UsageError if `workers` does not divide them."""
+    if not run.job.exists():
+        return None
+    lanes = int(read_json(run.job)["config"]["lanes"])
+    if lanes % workers:
+        fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
+        raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {fitting}")
+    return lanes
+
+
+def execute_run(
+    run: RunFolder, dataset: Dataset, job: RunJob, resources: Resources, executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Carry the run to its end. Returns its summary."""
+    config = job.config
+    if run.summary.exists():
+        return load_summary(run)
+    write_folds(dataset, config.split, config.folds, config.seed, run.folds)
+    left = tuple(fold for fold in range(config.folds) if not is_done(run.fold(fold)))
+    if left:
+        request = GroupRequest(run.root, left, resources.workers, torch.cuda.is_available(), resources.max_failures)
+        with watch_folds(run, config, progress):
+            train_folds(request)
+    parts = tuple(run.fold(fold).parts for fold in range(config.folds))
+    scores = merge_predictions(dataset, parts, run.oof, executor, progress)
+    results = [read_result(run.fold(fold)) for fold in range(config.folds)]
+    summary = summarize(results, scores, dataset.rows)
+    write_json(run.summary, summary)
+    return summary
+
+
+def summarize(results: list[dict[str, Any]], scores: dict[str, float], rows: int) -> dict[str, Any]:
+    """The folds' final metrics with mean and standard deviation, and the out-of-fold scores over all rows."""
+    folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
+    spread = {}
+    for name in scores:
+        values = [fold[name] for fold in folds]
+        spread[name] = {"mean": fmean(values), "std": stdev(values)}
+    return {"rows": rows, "folds": folds, "spread": spread, "out_of_fold": scores}
+
+
+def load_summary(run: RunFolder) -> dict[str, Any]:
+    """The summary of a run that is complete."""
+    summary: dict[str, Any] = read_json(run.summary)
+    return summary
+
+
+@contextmanager
+def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iterator[None]:
+    """Report the folds' progress, read from the run's folder, while they are trained."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            report_folds(run, config, progress)
+
+    watcher = threading.Thread(target=watch, name="foldstream-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        report_folds(run, config, progress)
+
+
+def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> None:
+    """Tell the progress of every fold that has begun, in hundredths of an epoch."""
+    for fold in range(config.folds):
+        folder = run.fold(fold)
+        if folder.progress.exists():
+            state = read_json(folder.progress)
+            done = config.epochs if is_done(folder) else state["epochs"]
+            remark = ""
+            if state["history"]:
+                last = state["history"][-1]
+                shown = "accuracy" if "accuracy" in last else "rmse"
+                remark = (
+                    f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
+                )
+            progress(f"fold {fold}", round(100 * done), 100 * config.epochs, remark)
+
+
+def read_run(root: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A complete run's folder and summary. Raises UsageError where it is not complete."""
+    run = RunFolder(root.absolute())
+    load_job(run)
+    if not run.summary.exists():
+        raise UsageError(f"{root} is not a complete run; run its «foldstream train» command again to finish it")
+    return run, load_summary(run)

@@ -1,0 +1,304 @@
+"""What users call: convert, train, predict, and all three from one file.
+
+The command line and `import foldstream` share it.
+"""
+
+import csv
+import io
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from ..pipeline.convert import convert, is_converted, remove_dataset
+from ..pipeline.csv_plan import ConvertRequest
+from ..pipeline.csv_split import describe_source
+from ..pipeline.dask_executor import DaskExecutor
+from ..storage.dataset import Dataset, open_dataset
+from ..storage.errors import UsageError, did_you_mean
+from ..storage.files import write_atomic
+from ..storage.format import Schema
+from ..storage.progress import Progress, silent
+from ..training.config import TrainConfig, check_config, lane_count, resolve_settings
+from ..training.models import check_model
+from ..training.prediction import predict_rows
+from ..training.run import RunFolder, RunJob, load_job
+from .coordinator import Resources, check_workers, claim_run, execute_run, load_summary, read_run
+from .local import dask_cluster, ray_cluster
+
+Announce = Callable[[str, str], None]
+"""Called with the name of a server and its address."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far a job is, and where its dashboards are."""
+
+    progress: Progress = silent
+    announce: Announce = lambda name, address: None
+
+
+SILENT = Listener()
+
+
+@contextmanager
+def _executor(listener: Listener, client: Client | None) -> Iterator[DaskExecutor]:
+    """An executor on the given Dask client, or on a cluster of its own."""
+    with nullcontext(client) if client else dask_cluster() as connected:
+        assert connected is not None
+        if client is None:
+            listener.announce("Dask dashboard", connected.dashboard_link)
+        yield DaskExecutor(connected)
+
+
+def convert_csv(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    label: str | None = None,
+    id: str | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: str = "auto",
+    task: str = "auto",
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+    client: Client | None = None,
+) -> Dataset:
+    """Convert CSV files (plain, .gz, .bz2, .xz) into a dataset at `out`.
+
+    `label` is the column to learn, `id` one to keep beside the rows as `key`, `shape` the shape of a sample (by
+    default a vector of all other columns). A conversion that was cut short is resumed by the same call. Raises
+    SourceError for a faulty file or row, UsageError for options that do not fit.
+    """
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    described = tuple(describe_source(str(source)) for source in given)
+    if not described:
+        raise UsageError("no source is given; name at least one CSV file")
+    request = ConvertRequest(described, label, id, tuple(shape) if shape else None, dtype, task)
+    return _convert(request, Path(out).absolute(), overwrite, listener, client)
+
+
+def _convert(
+    request: ConvertRequest, root: Path, overwrite: bool, listener: Listener, client: Client | None
+) -> Dataset:
+    if overwrite:
+        remove_dataset(root)
+    if is_converted(root, asdict(request)):
+        return open_dataset(root)
+    with _executor(listener, client) as executor:
+        return convert(request, root, executor, listener.progress)
+
+
+def train(
+    dataset: str | Path,
+    run: str | Path,
+    *,
+    model: str = "digits-cnn",
+    folds: int = 5,
+    split: str = "auto",
+    epochs: int = 10,
+    batch_size: int = 128,
+    workers: int = 2,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    listener: Listener = SILENT,
+    client: Client | None = None,
+) -> dict[str, Any]:
+    """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
+
+    `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
+    `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
+    fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
+    that is complete returns at once. Raises UsageError before any worker starts.
+    """
+    opened, folder = open_dataset(dataset), RunFolder(Path(run).absolute())
+    if split == "auto":
+        split = "stratified" if opened.schema.task == "classification" else "kfold"
+    recipe, own = resolve_settings(model, settings or {})
+    lanes = check_workers(folder, workers) or lane_count(workers)
+    config = TrainConfig(model, folds, split, epochs, batch_size, seed, lanes=lanes, recipe=recipe, model_settings=own)
+    check_config(config, opened.schema.task, opened.rows)
+    check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
+    job = claim_run(folder, opened, config)
+    if folder.summary.exists():
+        return load_summary(folder)
+    with ExitStack() as stack:
+        executor = stack.enter_context(_executor(listener, client))
+        listener.announce("Ray dashboard", stack.enter_context(ray_cluster(workers)))
+        return execute_run(folder, opened, job, Resources(workers), executor, listener.progress)
+
+
+def predict(
+    run: str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    columns: Sequence[str] = ("ImageId", "Label"),
+    id: str | None = None,
+    listener: Listener = SILENT,
+    client: Client | None = None,
+) -> int:
+    """Predict a dataset, or a CSV file with the run's feature columns, by the mean of all folds; write a CSV.
+
+    The CSV has two columns, named by `columns`: the row's id (the `id` column's value, or its number counted from 1)
+    and the class with the highest mean probability, or the mean value. Returns the rows written.
+    """
+    if len(columns) != 2:
+        raise UsageError(f"--columns {','.join(columns)}: name two columns, as in ImageId,Label")
+    folder, _ = read_run(Path(run))
+    job = load_job(folder)
+    target = Path(out).absolute()
+    if target.is_dir():
+        raise UsageError(f"{out} is a folder; name a CSV file in it")
+    with _source_dataset(job, Path(source), target, id, listener, client) as dataset:
+        check_same_features(job.schema, dataset.schema, source)
+        return write_predictions(job, folder, dataset, target, columns, listener.progress)
+
+
+@contextmanager
+def _source_dataset(
+    job: RunJob, source: Path, target: Path, id: str | None, listener: Listener, client: Client | None
+) -> Iterator[Dataset]:
+    """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
+    if source.is_dir():
+        yield open_dataset(source)
+        return
+    request = ConvertRequest(
+        (describe_source(str(source)),),
+        id=id,
+        shape=job.schema.sample_shape,
+        features=job.schema.features,
+        ignore=tuple(name for name in (job.schema.label, job.schema.key) if name and name != id),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield _convert(request, scratch / "source.zarr", False, listener, client)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
+    """Raise UsageError unless a dataset has the columns and the shape that a run was trained on."""
+    if expected.features != found.features or expected.sample_shape != found.sample_shape:
+        missing = [name for name in expected.features if name not in found.features][:5]
+        raise UsageError(
+            f"{source} does not have the run's columns: samples of shape {found.sample_shape} where the run has "
+            f"{expected.sample_shape}" + (f", missing {', '.join(missing)}" if missing else "")
+        )
+
+
+def write_predictions(
+    job: RunJob, folder: RunFolder, dataset: Dataset, target: Path, columns: Sequence[str], progress: Progress
+) -> int:
+    """Write the folds' mean predictions of all rows as a CSV, atomically."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    done = 0
+    for arrays, predictions in predict_rows(job, folder, dataset):
+        names = row_names(arrays)
+        writer.writerows(zip(names, decide(job.schema, predictions), strict=True))
+        done += len(predictions)
+        progress("predict", done, dataset.rows, "rows")
+    write_atomic(target, buffer.getvalue().encode())
+    return done
+
+
+def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
+    """What the first column calls the rows: the user's key, or the row's number from 1."""
+    key = arrays.get("key")
+    if key is None:
+        return list(arrays["id"] + 1)
+    if key.ndim == 2:
+        return [bytes(row).rstrip(b"\0").decode() for row in key]
+    return list(key)
+
+
+def decide(schema: Schema, predictions: np.ndarray) -> list[Any]:
+    """The class of the highest probability by its name, or the value, for each row."""
+    if schema.classes:
+        return [schema.classes[code] for code in predictions.argmax(axis=1)]
+    return list(predictions[:, 0])
+
+
+def run_job(path: str | Path, listener: Listener = SILENT) -> dict[str, Any]:
+    """Convert, train and predict as a TOML file says; each part that is done already is skipped.
+
+    Tables `convert` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source, out, …) take the names
+    of the functions' parameters, which are the flags' names. Paths are relative to the file. `train.dataset` and
+    `predict.run` default to what the tables before them make. Returns the run's summary.
+    """
+    tables = load_job_file(Path(path))
+    with dask_cluster() as client:
+        listener.announce("Dask dashboard", client.dashboard_link)
+        if "convert" in tables:
+            convert_csv(**tables["convert"], listener=listener, client=client)
+        summary = train(**tables["train"], listener=listener, client=client) if "train" in tables else {}
+        if "predict" in tables:
+            predict(**tables["predict"], listener=listener, client=client)
+    return summary
+
+
+JOB_TABLES: dict[str, Callable[..., Any]] = {"convert": convert_csv, "train": train, "predict": predict}
+JOB_PATHS = ("sources", "out", "dataset", "run", "source")
+
+
+def load_job_file(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a job file, checked, with absolute paths. Raises UsageError for names that are not known."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; give a job file in TOML") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    for table, values in tables.items():
+        if table not in JOB_TABLES:
+            raise UsageError(
+                f"{path}: table «{table}» is not known; {did_you_mean(table, JOB_TABLES)}there are "
+                f"{', '.join(JOB_TABLES)}"
+            )
+        known = [name for name in signature(JOB_TABLES[table]).parameters if name not in ("listener", "client")]
+        for name in values:
+            if name not in known:
+                raise UsageError(
+                    f"{path}: «{name}» in [{table}] is not known; {did_you_mean(name, known)}there are "
+                    f"{', '.join(known)}"
+                )
+        _resolve_paths(values, path.absolute().parent)
+    if "convert" in tables and "train" in tables:
+        tables["train"].setdefault("dataset", tables["convert"].get("out"))
+    if "train" in tables and "predict" in tables:
+        tables["predict"].setdefault("run", tables["train"].get("run"))
+    for table, values in tables.items():
+        for name, parameter in signature(JOB_TABLES[table]).parameters.items():
+            if parameter.default is parameter.empty and name not in values:
+                raise UsageError(f"{path}: [{table}] needs «{name}»")
+    return tables
+
+
+def _resolve_paths(values: dict[str, Any], base: Path) -> None:
+    """Make a table's paths absolute: they are relative to the job file."""
+    for name in JOB_PATHS:
+        if name in values:
+            given = values[name]
+            values[name] = [str(base / item) for item in given] if isinstance(given, list) else str(base / given)
+    model = values.get("model", "")
+    if ".py:" in model:
+        values["model"] = str(base / model)
+
+
+def describe(path: str | Path) -> Dataset | dict[str, Any]:
+    """What stands at a path: a dataset, or the summary of a complete run."""
+    place = Path(path)
+    if (place / "run.json").exists():
+        return read_run(place)[1]
+    return open_dataset(place)

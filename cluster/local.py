@@ -1,0 +1,107 @@
+"""Dask and Ray on this machine, for the time of a job. All servers listen on loopback only."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import ray
+from distributed import Client
+from distributed.deploy.subprocess import SubprocessCluster
+
+LOOPBACK = "127.0.0.1"
+DASK_DASHBOARD = 8787
+RAY_DASHBOARD = 8265
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine, or the control group that holds us, has."""
+
+    cores: int
+    memory: int
+
+
+def this_machine() -> Machine:
+    """Cores that we may use, and bytes of memory."""
+    memory = psutil.virtual_memory().total
+    if CGROUP_LIMIT.exists() and (limit := CGROUP_LIMIT.read_text().strip()) != "max":
+        memory = min(memory, int(limit))
+    return Machine(len(os.sched_getaffinity(0)), memory)
+
+
+@contextmanager
+def dask_cluster(workers: int | None = None) -> Iterator[Client]:
+    """Dask workers in processes of their own, one thread each, sharing half of the memory.
+
+    They are started by command and not by fork or spawn, so that a plain script may call this without a main guard.
+    """
+    machine = this_machine()
+    count = workers or machine.cores
+    options = {
+        "nthreads": 1,
+        "memory_limit": machine.memory // 2 // count,
+        "env": {"CUDA_VISIBLE_DEVICES": ""},
+        "dashboard": False,
+    }
+    cluster = SubprocessCluster(
+        host=LOOPBACK,
+        n_workers=count,
+        threads_per_worker=1,
+        worker_kwargs=options,
+        dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
+        silence_logs=logging.ERROR,
+    )
+    with cluster, Client(cluster) as client:
+        client.wait_for_workers(1, timeout=120)
+        yield client
+
+
+@contextmanager
+def ray_cluster(workers: int) -> Iterator[str]:
+    """A Ray node for `workers` training workers, or the cluster that is connected already.
+
+    Yields the dashboard's address. A node that was started here ends here.
+    """
+    if ray.is_initialized():
+        yield _dashboard(ray.worker.get_dashboard_url())
+        return
+    context = ray.init(
+        address="local",
+        num_cpus=max(workers, this_machine().cores),
+        include_dashboard=True,
+        dashboard_host=LOOPBACK,
+        dashboard_port=free_port(RAY_DASHBOARD),
+        object_store_memory=RAY_OBJECT_STORE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        _node_ip_address=LOOPBACK,
+    )
+    try:
+        yield _dashboard(context.dashboard_url)
+    finally:
+        ray.shutdown()
+
+
+def _dashboard(url: str | None) -> str:
+    return f"http://{url}" if url else "not running"
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nobody listens there on loopback, else a port that is free now."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return 0

@@ -1,0 +1,160 @@
+"""What a run trains and how, as frozen values that are checked before any worker starts."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+import torch
+
+from ..storage.errors import UsageError, check_choice, did_you_mean
+from .models import DEFAULTS, load_factory, settings_of
+
+LANE_STEP = 8
+SPLITS = ("kfold", "stratified")
+LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
+SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights are found. The names are torch's; each can be given by `--set NAME=VALUE`."""
+
+    optimizer: str = "AdamW"
+    """Any class of torch.optim."""
+    lr: float = 0.003
+    weight_decay: float = 0.01
+    momentum: float = 0.0
+    """For optimizers that have it."""
+    scheduler: str = "OneCycleLR"
+    """OneCycleLR, CosineAnnealingLR (both over the whole run), StepLR, ExponentialLR (per step), ConstantLR."""
+    step_size: int = 100
+    """Optimizer steps between StepLR's decays."""
+    gamma: float = 0.1
+    """Factor of a decay of StepLR or ExponentialLR."""
+    loss: str = "auto"
+    """A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for quantities."""
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    """bfloat16 or float16: autocast, with gradient scaling for float16."""
+    clip_grad_norm: float = 0.0
+    """Largest norm of the gradient; 0: no clipping."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one optimizer step."""
+    patience: int = 0
+    """Early stopping: epochs without a lower validation loss; then the best weights are kept. 0: none."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run: model, folds, epochs, seeds. Equal configurations on equal data give equal weights."""
+
+    model: str = "digits-cnn"
+    folds: int = 5
+    split: str = "stratified"
+    epochs: int = 10
+    batch_size: int = 128
+    seed: int = 0
+    window: int = 8
+    """Blocks of a lane that are mixed at once."""
+    lanes: int = LANE_STEP
+    recipe: Recipe = field(default_factory=Recipe)
+    model_settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{**value, "recipe": Recipe(**value["recipe"])})
+
+
+def check_config(config: TrainConfig, task: str | None, rows: int) -> None:
+    """Raise UsageError for a configuration that cannot train on such data."""
+    for name, value in (("--epochs", config.epochs), ("--batch-size", config.batch_size), ("--window", config.window)):
+        if value < 1:
+            raise UsageError(f"{name} {value}: it must be at least 1")
+    check_choice("--split", config.split, SPLITS)
+    if task is None:
+        raise UsageError("the dataset has no label to train on; convert its source with --label COLUMN")
+    if config.split == "stratified" and task != "classification":
+        raise UsageError("--split stratified needs classes; use --split kfold for a regression")
+    if not 2 <= config.folds <= min(rows, 255):
+        raise UsageError(f"--folds {config.folds}: it must be from 2 to {min(rows, 255)} for {rows:,} rows")
+    if config.batch_size % config.lanes:
+        below = config.batch_size // config.lanes * config.lanes
+        near = " or ".join(str(size) for size in (below, below + config.lanes) if size)
+        raise UsageError(
+            f"--batch-size {config.batch_size}: {config.lanes} lanes must share a batch evenly; use {near}"
+        )
+    smallest = rows - -(-rows // config.folds)
+    if smallest < config.batch_size:
+        raise UsageError(
+            f"--batch-size {config.batch_size}: a fold trains on {smallest:,} rows, fewer than one batch; "
+            "use a smaller batch or fewer folds"
+        )
+    _check_recipe(config.recipe, task)
+
+
+def _check_recipe(recipe: Recipe, task: str) -> None:
+    check_choice("--set scheduler", recipe.scheduler, SCHEDULERS)
+    check_choice("--set precision", recipe.precision, PRECISIONS)
+    check_choice("--set loss", recipe.loss, ("auto", *LOSSES))
+    optimizers = [
+        name
+        for name, item in vars(torch.optim).items()
+        if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
+    ]
+    check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
+    if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
+        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}")
+    if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
+        raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
+    if recipe.lr <= 0 or recipe.accumulate < 1 or recipe.patience < 0:
+        raise UsageError("lr must be above 0, accumulate at least 1, patience at least 0")
+
+
+def lane_count(workers: int) -> int:
+    """Lanes of a run: the smallest multiple of 8 that the worker count divides."""
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: it must be at least 1")
+    lanes = LANE_STEP
+    while lanes % workers:
+        lanes += LANE_STEP
+    return lanes
+
+
+def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """Sort `--set` values into the recipe and the model's own settings.
+
+    The recipe's names come first; the rest must be parameters of the model's factory. Raises UsageError with the
+    nearest name for one that is neither, and for a value of the wrong type.
+    """
+    own = settings_of(load_factory(model))
+    known = {item.name: item for item in fields(Recipe)}
+    recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
+    rest: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in known:
+            recipe[name] = _typed(name, value, type(known[name].default))
+        elif name in own or "**" in own:
+            default = own.get(name)
+            typed = isinstance(default, bool | int | float | str)
+            rest[name] = _typed(name, value, type(default)) if typed else value
+        else:
+            names = [*known, *own]
+            raise UsageError(f"--set {name}: not a setting: {did_you_mean(name, names)}there are {', '.join(names)}")
+    return Recipe(**recipe), rest
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    """A setting's value as the type of its default."""
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return kind(float(value)) if kind is int else kind(value)
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"--set {name}={value}: it must be of type {kind.__name__}") from None

@@ -1,0 +1,80 @@
+"""From stored rows to a model's input, from its output to a loss and a prediction; and the seeds of all of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..storage.format import Schema, Statistics
+from .config import Recipe
+from .folds import hash64
+from .models import build_model
+from .run import RunJob
+
+
+class Preparation(nn.Module):
+    """From stored rows to what a model sees, on the model's device: float32, each channel centred and scaled."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, statistics: Statistics, sample_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        shape = (1, len(statistics.mean), *([1] * (len(sample_shape) - 1)))
+        std = torch.tensor(statistics.std, dtype=torch.float64)
+        scale = torch.where(std > 0, 1 / std, torch.ones_like(std))
+        self.register_buffer("mean", torch.tensor(statistics.mean, dtype=torch.float32).reshape(shape))
+        self.register_buffer("scale", scale.to(torch.float32).reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.float32) - self.mean) * self.scale
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss, and how targets and outputs relate to the label's own units."""
+
+    schema: Schema
+    statistics: Statistics
+    recipe: Recipe
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of `outputs` (rows, outputs) against labels (rows,). Quantities are centred and scaled first."""
+        if self.schema.task == "classification":
+            return functional.cross_entropy(outputs, y.long(), label_smoothing=self.recipe.label_smoothing)
+        name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
+        loss: Tensor = getattr(functional, name)(outputs[:, 0], ((y - self.y_mean) / self.y_std).float())
+        return loss
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Probabilities (rows, classes), or values in the label's units (rows, 1), float32."""
+        if self.schema.task == "classification":
+            return torch.softmax(outputs.float(), dim=1)
+        return outputs.float() * self.y_std + self.y_mean
+
+    @property
+    def y_mean(self) -> float:
+        return self.statistics.y_mean or 0.0
+
+    @property
+    def y_std(self) -> float:
+        return self.statistics.y_std or 1.0
+
+
+def make_model(job: RunJob, fold: int) -> nn.Module:
+    """The fold's model with its first weights, the same on every rank."""
+    torch.manual_seed(seed_of(job.config.seed, fold))
+    schema, config = job.schema, job.config
+    return build_model(config.model, schema.sample_shape, schema.outputs, config.model_settings)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision, or none for float32."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+def seed_of(*keys: int) -> int:
+    """A seed for torch from integers."""
+    return int(hash64(*keys)[0] >> np.uint64(1))

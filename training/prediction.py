@@ -1,0 +1,65 @@
+"""What trained models say: of a fold's own rows into parts to be merged, and of new rows by all folds together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..storage.dataset import Dataset
+from ..storage.parts import write_part
+from .checkpoint import load_weights
+from .objective import Objective, Preparation, autocast, make_model
+from .process import Process
+from .run import FoldFolder, RunFolder, RunJob
+from .stream import EVALUATION_BATCH, FoldRows, all_rows, held_out
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model with what stands before and after it."""
+
+    model: nn.Module
+    prepare: Preparation
+    objective: Objective
+    device: torch.device
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Probabilities (rows, classes) or values (rows, 1) of stored rows, float32 on the CPU."""
+        self.model.eval()
+        with autocast(self.device, self.objective.recipe.precision):
+            outputs = self.model(self.prepare(x.to(self.device)))
+        return self.objective.predict(outputs).cpu()
+
+
+def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device) -> Predictor:
+    """The model of a fold that is done."""
+    model = make_model(job, fold)
+    model.load_state_dict(load_weights(run.fold(fold).weights))
+    prepare = Preparation(job.statistics, job.schema.sample_shape).to(device)
+    return Predictor(model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe), device)
+
+
+def predict_fold(predictor: Predictor, rows: FoldRows, folder: FoldFolder, process: Process) -> None:
+    """Predict this rank's part of a fold's rows: for each shard of the dataset one part, written whole by one rank."""
+    batches = held_out(rows, process.rank, process.world_size)
+    for shard, group in groupby(batches, key=lambda item: item[0]):
+        ids, values = zip(*((batch.id.numpy(), predictor(batch.x).numpy()) for _, batch in group), strict=True)
+        write_part(folder.parts, shard, np.concatenate(ids), np.concatenate(values))
+
+
+def predict_rows(job: RunJob, run: RunFolder, dataset: Dataset) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """The mean of all folds' predictions for every row of a dataset, in order, from one pass over it.
+
+    Yields (arrays of some rows: `id` and, if there, `key`; predictions (rows, outputs) float32).
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictors = [load_predictor(job, run, fold, device) for fold in range(job.config.folds)]
+    names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
+    for arrays in all_rows(dataset, names):
+        parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)
+        sums = [torch.stack([predictor(x) for predictor in predictors]).double().mean(dim=0) for x in parts]
+        yield arrays, torch.cat(sums).float().numpy()

@@ -1,0 +1,55 @@
+"""One rank of a training group: its number, its device, and what it exchanges with the others."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Process:
+    """A rank. With a world size of 1 nothing is exchanged and torch.distributed is not needed."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes what is written once."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained: gradients are averaged over the ranks."""
+        return DistributedDataParallel(model) if self.world_size > 1 else model
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the buffers (batch norm's running statistics) of rank 0."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def local_group(rank: int, world_size: int, rendezvous: str) -> Iterator[Process]:
+    """A group of processes on this machine without Ray, meeting at a file: `rendezvous` is its absolute path."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    try:
+        yield Process(rank, world_size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,72 @@
+"""Ray Train: the one place that knows it. A group of workers trains the folds one after the other."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from ..storage.errors import RunError
+from ..storage.files import read_json
+from .loop import FoldTrainer, is_done
+from .process import Process
+from .run import RunFolder, RunJob
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """Train `folds` of the run at `root` with `workers` workers."""
+
+    root: Path
+    folds: tuple[int, ...]
+    workers: int
+    use_gpu: bool
+    max_failures: int
+
+
+def train_folds(request: GroupRequest) -> None:
+    """Train folds with Ray Train on the cluster that is connected, and return when all are done.
+
+    Workers that die are started again from the last checkpoint, `max_failures` times. Raises RunError with the
+    workers' own error after that.
+    """
+    # The controller asks its workers how they are at this interval, and every report waits for it.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"root": str(request.root), "folds": list(request.folds)},
+        scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(request.root),
+            failure_config=FailureConfig(max_failures=request.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        reason = str(error).strip().splitlines()
+        raise RunError(
+            f"training failed: {reason[-1] if reason else error}; what is finished is kept: once it is mended, run "
+            "the same command again"
+        ) from error
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """What each worker does."""
+    context = ray.train.get_context()
+    process = Process(context.get_world_rank(), context.get_world_size(), get_device())
+    if process.device.type == "cpu":
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    run = RunFolder(Path(config["root"]))
+    job = RunJob.from_json(read_json(run.job))
+    for fold in config["folds"]:
+        if not is_done(run.fold(fold)):
+            FoldTrainer(job, run, fold, process).train(notify=lambda metrics: None)
+        process.wait()
+    ray.train.report({"folds": float(len(config["folds"]))})

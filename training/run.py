@@ -1,0 +1,116 @@
+"""The folder of a run: which file stands where, and the job that a run is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ..storage.dataset import Dataset, open_arrays, open_dataset
+from ..storage.errors import ForeignError
+from ..storage.files import read_json
+from ..storage.format import Schema, Statistics
+from .config import TrainConfig
+from .stream import FoldRows
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names inside a run's folder."""
+
+    root: Path
+
+    @property
+    def job(self) -> Path:
+        """What the run is; written first."""
+        return self.root / "run.json"
+
+    @property
+    def folds(self) -> Path:
+        """The fold of every row."""
+        return self.root / "folds.zarr"
+
+    @property
+    def oof(self) -> Path:
+        """The merged out-of-fold predictions."""
+        return self.root / "oof.zarr"
+
+    @property
+    def summary(self) -> Path:
+        """The folds' results and the out-of-fold score; written last."""
+        return self.root / "summary.json"
+
+    def fold(self, fold: int) -> "FoldFolder":
+        return FoldFolder(self.root / "folds" / str(fold), self.root / "tensorboard" / f"fold-{fold}")
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """Names inside a fold's folder."""
+
+    root: Path
+    tensorboard: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "model.safetensors"
+
+    @property
+    def progress(self) -> Path:
+        """How far the fold's training is; for those who watch."""
+        return self.root / "progress.json"
+
+    @property
+    def done(self) -> Path:
+        """The fold's result; written last."""
+        return self.root / "done.json"
+
+    @property
+    def parts(self) -> Path:
+        """Predictions of the fold's rows, a file for each shard of the dataset."""
+        return self.root / "predictions"
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A run as it was begun: its data by identity, its configuration, the user's model by hash."""
+
+    dataset: str
+    identity: str
+    schema: Schema
+    statistics: Statistics
+    config: TrainConfig
+    model_hash: str | None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(
+            value["dataset"],
+            value["identity"],
+            Schema.from_json(value["schema"]),
+            Statistics.from_json(value["statistics"]),
+            TrainConfig.from_json(value["config"]),
+            value["model_hash"],
+        )
+
+    def rows_of(self, run: RunFolder, fold: int) -> FoldRows:
+        """The rows of one fold, opened for reading."""
+        return FoldRows(self.open_data(), open_arrays(run.folds, "folds"), fold)
+
+    def open_data(self) -> Dataset:
+        """The run's dataset. Raises ForeignError if another one stands in its place now."""
+        dataset = open_dataset(self.dataset)
+        if dataset.identity != self.identity:
+            raise ForeignError(f"{self.dataset} is not the dataset that the run was begun with; start a new run")
+        return dataset
+
+
+def load_job(run: RunFolder) -> RunJob:
+    """The job of the run in a folder. Raises ForeignError where there is none."""
+    if not run.job.exists():
+        raise ForeignError(
+            f"{run.root} is not a run (it has no {run.job.name}); «foldstream train DATASET RUN» makes one"
+        )
+    return RunJob.from_json(read_json(run.job))
