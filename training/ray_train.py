@@ -14,7 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ..storage.errors import RunError
 from ..storage.files import read_json
 from .loop import FoldTrainer, is_done
-from .process import Process
+from .process import Process, keep_freed_memory
 from .run import RunFolder, RunJob
 
 
@@ -62,7 +62,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     process = Process(context.get_world_rank(), context.get_world_size(), get_device())
     if process.device.type == "cpu":
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
+        keep_freed_memory()
     run = RunFolder(Path(config["root"]))
     job = RunJob.from_json(read_json(run.job))
     for fold in config["folds"]:

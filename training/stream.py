@@ -142,7 +142,7 @@ def held_out(rows: FoldRows, rank: int = 0, world_size: int = 1, threads: int = 
         for shard in range(rank, rows.dataset.layout.shards, world_size):
             for arrays, blocks in _read_shard(reader, shard):
                 inside = torch.from_numpy(np.flatnonzero(folds.read(blocks)["fold"] == rows.fold))
-                for wanted in torch.split(inside, EVALUATION_BATCH):
+                for wanted in torch.split(inside, EVALUATION_BATCH) if len(inside) else ():
                     columns = (torch.from_numpy(arrays[name]) for name in ("x", "y", "id"))
                     yield shard, Batch(*(torch.index_select(column, 0, wanted) for column in columns))
 
