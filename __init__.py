@@ -9,9 +9,33 @@
 The keywords are the command line's flags.
 """
 
-from .cluster.jobs import Listener, convert_csv, predict, run_job, train
-from .storage.dataset import Dataset
-from .storage.dataset import open_dataset as open
-from .storage.errors import FoldstreamError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cluster.conversion import Listener, convert_csv
+    from .cluster.jobs import predict, run_job, train
+    from .storage.dataset import Dataset
+    from .storage.dataset import open_dataset as open
+    from .storage.errors import FoldstreamError
 
 __all__ = ["Dataset", "FoldstreamError", "Listener", "convert_csv", "open", "predict", "run_job", "train"]
+
+_HOMES = {
+    "Dataset": ("storage.dataset", "Dataset"),
+    "FoldstreamError": ("storage.errors", "FoldstreamError"),
+    "Listener": ("cluster.conversion", "Listener"),
+    "convert_csv": ("cluster.conversion", "convert_csv"),
+    "open": ("storage.dataset", "open_dataset"),
+    "predict": ("cluster.jobs", "predict"),
+    "run_job": ("cluster.jobs", "run_job"),
+    "train": ("cluster.jobs", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a Dask worker that converts CSV needs neither torch nor Ray, which take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module «foldstream» has no attribute «{name}»")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f".{module}", __name__), attribute)

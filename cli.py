@@ -1,4 +1,7 @@
-"""The command line: one function a command, each a call of the public API. The only place that prints."""
+"""The command line: one function a command, each a call of the public API. The only place that prints.
+
+What needs torch or Ray is imported by the commands that use it: `--help` and `convert` do not wait for them.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .cluster import jobs
-from .cluster.doctor import CHECK_FLOATS, CHECK_TIMES, examine, time_devices
-from .storage.dataset import Dataset
+from .cluster import conversion
+from .storage.dataset import Dataset, open_dataset
 from .storage.errors import FoldstreamError, UsageError
 
 app = typer.Typer(
@@ -51,7 +53,7 @@ class Bars:
 
 
 @contextmanager
-def listening() -> Iterator[jobs.Listener]:
+def listening() -> Iterator[conversion.Listener]:
     """Progress bars and addresses on the console for the time of a job."""
     progress = Progress(
         TextColumn("{task.description:>8}"),
@@ -64,7 +66,9 @@ def listening() -> Iterator[jobs.Listener]:
         disable=not console.is_terminal,
     )
     with progress:
-        yield jobs.Listener(Bars(progress), lambda name, address: console.print(f"{name}: {address}", highlight=False))
+        yield conversion.Listener(
+            Bars(progress), lambda name, address: console.print(f"{name}: {address}", highlight=False)
+        )
 
 
 def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
@@ -107,7 +111,7 @@ def convert_csv(
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
     with listening() as listener:
-        dataset = jobs.convert_csv(
+        dataset = conversion.convert_csv(
             sources,
             out,
             label=label,
@@ -147,6 +151,8 @@ def train(
 
     Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
     """
+    from .cluster import jobs
+
     with listening() as listener:
         summary = jobs.train(
             dataset,
@@ -178,6 +184,8 @@ def predict(
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
+    from .cluster import jobs
+
     with listening() as listener:
         rows = jobs.predict(run, source, out, columns=columns.split(","), id=id, listener=listener)
     console.print(f"{rows:,} predictions: {out}", highlight=False)
@@ -191,6 +199,8 @@ def run_job(
 
     Example: foldstream run examples/digits/job.toml
     """
+    from .cluster import jobs
+
     with listening() as listener:
         summary = jobs.run_job(job, listener)
     if summary:
@@ -202,16 +212,19 @@ def run_job(
 @app.command()
 def info(path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="A dataset or a run.")]) -> None:
     """Show what a dataset holds, or how a run ended."""
-    found = jobs.describe(path)
-    if isinstance(found, Dataset):
-        show_dataset(found)
+    if (Path(path) / "run.json").exists():
+        from .cluster.coordinator import read_run
+
+        show_summary(read_run(Path(path))[1])
     else:
-        show_summary(found)
+        show_dataset(open_dataset(path))
 
 
 @app.command()
 def doctor() -> None:
     """Examine this machine, and time the CPU against each GPU."""
+    from .cluster.doctor import CHECK_FLOATS, CHECK_TIMES, examine, time_devices
+
     table = Table(box=None, show_header=False)
     for finding in examine():
         mark = "[green]ok[/]" if finding.well else "[yellow]look[/]"

@@ -82,19 +82,24 @@ def check_workers(run: RunFolder, workers: int) -> int | None:
     return lanes
 
 
-def execute_run(
-    run: RunFolder, dataset: Dataset, job: RunJob, resources: Resources, executor: Executor, progress: Progress
-) -> dict[str, Any]:
-    """Carry the run to its end. Returns its summary."""
-    config = job.config
-    if run.summary.exists():
-        return load_summary(run)
+def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, resources: Resources, progress: Progress) -> None:
+    """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
     write_folds(dataset, config.split, config.folds, config.seed, run.folds)
-    left = tuple(fold for fold in range(config.folds) if not is_done(run.fold(fold)))
-    if left:
-        request = GroupRequest(run.root, left, resources.workers, torch.cuda.is_available(), resources.max_failures)
-        with watch_folds(run, config, progress):
-            train_folds(request)
+    left = folds_left(run, config)
+    request = GroupRequest(run.root, left, resources.workers, torch.cuda.is_available(), resources.max_failures)
+    with watch_folds(run, config, progress):
+        train_folds(request)
+
+
+def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:
+    """The folds that are not done."""
+    return tuple(fold for fold in range(config.folds) if not is_done(run.fold(fold)))
+
+
+def merge_run(
+    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
     parts = tuple(run.fold(fold).parts for fold in range(config.folds))
     scores = merge_predictions(dataset, parts, run.oof, executor, progress)
     results = [read_result(run.fold(fold)) for fold in range(config.folds)]

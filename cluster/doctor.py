@@ -10,7 +10,8 @@ from time import perf_counter
 
 import torch
 
-from .local import DASK_DASHBOARD, LOOPBACK, RAY_DASHBOARD, this_machine
+from .local import DASK_DASHBOARD, LOOPBACK, this_machine
+from .local_ray import RAY_DASHBOARD
 
 PACKAGES = ("foldstream", "torch", "ray", "dask", "distributed", "zarr", "numpy", "pyarrow")
 CHECK_FLOATS = 230_400

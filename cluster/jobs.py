@@ -1,4 +1,4 @@
-"""What users call: convert, train, predict, and all three from one file.
+"""What users call besides the conversion: train, predict, and all three from one file.
 
 The command line and `import foldstream` share it.
 """
@@ -9,8 +9,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,83 +17,21 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from ..pipeline.convert import convert, is_converted, remove_dataset
 from ..pipeline.csv_plan import ConvertRequest
 from ..pipeline.csv_split import describe_source
-from ..pipeline.dask_executor import DaskExecutor
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, did_you_mean
 from ..storage.files import write_atomic
 from ..storage.format import Schema
-from ..storage.progress import Progress, silent
+from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, lane_count, resolve_settings
 from ..training.models import check_model
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
-from .coordinator import Resources, check_workers, claim_run, execute_run, load_summary, read_run
-from .local import dask_cluster, ray_cluster
-
-Announce = Callable[[str, str], None]
-"""Called with the name of a server and its address."""
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told how far a job is, and where its dashboards are."""
-
-    progress: Progress = silent
-    announce: Announce = lambda name, address: None
-
-
-SILENT = Listener()
-
-
-@contextmanager
-def _executor(listener: Listener, client: Client | None) -> Iterator[DaskExecutor]:
-    """An executor on the given Dask client, or on a cluster of its own."""
-    with nullcontext(client) if client else dask_cluster() as connected:
-        assert connected is not None
-        if client is None:
-            listener.announce("Dask dashboard", connected.dashboard_link)
-        yield DaskExecutor(connected)
-
-
-def convert_csv(
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    label: str | None = None,
-    id: str | None = None,
-    shape: Sequence[int] | None = None,
-    dtype: str = "auto",
-    task: str = "auto",
-    overwrite: bool = False,
-    listener: Listener = SILENT,
-    client: Client | None = None,
-) -> Dataset:
-    """Convert CSV files (plain, .gz, .bz2, .xz) into a dataset at `out`.
-
-    `label` is the column to learn, `id` one to keep beside the rows as `key`, `shape` the shape of a sample (by
-    default a vector of all other columns). A conversion that was cut short is resumed by the same call. Raises
-    SourceError for a faulty file or row, UsageError for options that do not fit.
-    """
-    given = [sources] if isinstance(sources, str | Path) else list(sources)
-    described = tuple(describe_source(str(source)) for source in given)
-    if not described:
-        raise UsageError("no source is given; name at least one CSV file")
-    request = ConvertRequest(described, label, id, tuple(shape) if shape else None, dtype, task)
-    return _convert(request, Path(out).absolute(), overwrite, listener, client)
-
-
-def _convert(
-    request: ConvertRequest, root: Path, overwrite: bool, listener: Listener, client: Client | None
-) -> Dataset:
-    if overwrite:
-        remove_dataset(root)
-    if is_converted(root, asdict(request)):
-        return open_dataset(root)
-    with _executor(listener, client) as executor:
-        return convert(request, root, executor, listener.progress)
+from .conversion import SILENT, Listener, convert_csv, convert_request, dask_executor
+from .coordinator import Resources, check_workers, claim_run, folds_left, load_summary, merge_run, read_run, train_left
+from .local import dask_cluster, workers_released
+from .local_ray import ray_cluster
 
 
 def train(
@@ -130,10 +67,12 @@ def train(
     job = claim_run(folder, opened, config)
     if folder.summary.exists():
         return load_summary(folder)
-    with ExitStack() as stack:
-        executor = stack.enter_context(_executor(listener, client))
-        listener.announce("Ray dashboard", stack.enter_context(ray_cluster(workers)))
-        return execute_run(folder, opened, job, Resources(workers), executor, listener.progress)
+    if folds_left(folder, job.config):
+        with workers_released(client), ray_cluster(workers) as dashboard:
+            listener.announce("Ray dashboard", dashboard)
+            train_left(folder, opened, job.config, Resources(workers), listener.progress)
+    with dask_executor(listener, client) as executor:
+        return merge_run(folder, opened, job.config, executor, listener.progress)
 
 
 def predict(
@@ -181,7 +120,7 @@ def _source_dataset(
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        yield _convert(request, scratch / "source.zarr", False, listener, client)
+        yield convert_request(request, scratch / "source.zarr", False, listener, client)
     finally:
         shutil.rmtree(scratch)
 
@@ -294,11 +233,3 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     model = values.get("model", "")
     if ".py:" in model:
         values["model"] = str(base / model)
-
-
-def describe(path: str | Path) -> Dataset | dict[str, Any]:
-    """What stands at a path: a dataset, or the summary of a complete run."""
-    place = Path(path)
-    if (place / "run.json").exists():
-        return read_run(place)[1]
-    return open_dataset(place)

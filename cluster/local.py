@@ -1,4 +1,4 @@
-"""Dask and Ray on this machine, for the time of a job. All servers listen on loopback only."""
+"""This machine, and Dask on it for the time of a job. All servers listen on loopback only."""
 
 import logging
 import os
@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import ray
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
 
 LOOPBACK = "127.0.0.1"
 DASK_DASHBOARD = 8787
-RAY_DASHBOARD = 8265
+START_SECONDS = 120
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
 
 @dataclass(frozen=True)
@@ -59,39 +57,24 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
         silence_logs=logging.ERROR,
     )
     with cluster, Client(cluster) as client:
-        client.wait_for_workers(1, timeout=120)
+        client.wait_for_workers(1, timeout=START_SECONDS)
         yield client
 
 
 @contextmanager
-def ray_cluster(workers: int) -> Iterator[str]:
-    """A Ray node for `workers` training workers, or the cluster that is connected already.
-
-    Yields the dashboard's address. A node that was started here ends here.
-    """
-    if ray.is_initialized():
-        yield _dashboard(ray.worker.get_dashboard_url())
+def workers_released(client: Client | None) -> Iterator[None]:
+    """Let a cluster of ours do without workers for a while: training needs the cores. Its dashboard stays."""
+    cluster = getattr(client, "cluster", None)
+    if client is None or cluster is None:
+        yield
         return
-    context = ray.init(
-        address="local",
-        num_cpus=max(workers, this_machine().cores),
-        include_dashboard=True,
-        dashboard_host=LOOPBACK,
-        dashboard_port=free_port(RAY_DASHBOARD),
-        object_store_memory=RAY_OBJECT_STORE,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        _node_ip_address=LOOPBACK,
-    )
+    count = len(cluster.worker_spec)
+    cluster.scale(0)
     try:
-        yield _dashboard(context.dashboard_url)
+        yield
     finally:
-        ray.shutdown()
-
-
-def _dashboard(url: str | None) -> str:
-    return f"http://{url}" if url else "not running"
+        cluster.scale(count)
+        client.wait_for_workers(1, timeout=START_SECONDS)
 
 
 def free_port(wanted: int) -> int:

@@ -137,8 +137,9 @@ def plan_conversion(
     layout = choose_layout(total.rows, schema.arrays()[0].row_bytes)
     planned, first = [], 0
     for piece, header, scan in zip(pieces, headers, scans, strict=True):
-        planned.append(PlannedPiece(piece, header, first, scan.rows))
-        first += scan.rows
+        if scan.rows:  # a piece may hold blank lines alone
+            planned.append(PlannedPiece(piece, header, first, scan.rows))
+            first += scan.rows
     return ConvertPlan(layout, schema, choose_statistics(schema, total), tuple(planned), asdict(request))
 
 

@@ -128,7 +128,7 @@ class FoldTrainer:
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over all held-out rows, on every rank."""
-        self.process.share_buffers(self.model)
+        self.process.average_buffers(self.model)
         self.model.eval()
         metrics = make_metrics(self.job.schema).to(self.process.device)
         mean_loss = make_loss_metric().to(self.process.device)
@@ -178,7 +178,7 @@ class FoldTrainer:
         """Write the weights, this rank's predictions, and once all ranks have written theirs, the mark."""
         if self.state.best:
             self.model.load_state_dict(self.state.best["weights"])
-        self.process.share_buffers(self.model)
+        self.process.average_buffers(self.model)
         predictor = Predictor(self.model, self.prepare, self.objective, self.process.device)
         predict_fold(predictor, self.rows, self.folder, self.process)
         if self.process.leads:

@@ -25,14 +25,18 @@ class Process:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: gradients are averaged over the ranks."""
-        return DistributedDataParallel(model) if self.world_size > 1 else model
+        """The model as it is trained: gradients are averaged over the ranks.
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the buffers (batch norm's running statistics) of rank 0."""
+        Buffers are not exchanged at each step, which would be a second wait for the slowest rank.
+        """
+        return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Give every rank the mean of all ranks' buffers: batch norm's running statistics, over all rows."""
         if self.world_size > 1:
             for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+                dist.all_reduce(buffer)
+                buffer.div_(self.world_size) if buffer.is_floating_point() else buffer.floor_divide_(self.world_size)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""

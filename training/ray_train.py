@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ..storage.errors import RunError
-from ..storage.files import read_json
-from .loop import FoldTrainer, is_done
-from .process import Process, keep_freed_memory
-from .run import RunFolder, RunJob
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ def train_folds(request: GroupRequest) -> None:
     workers' own error after that.
     """
     # The controller asks its workers how they are at this interval, and every report waits for it.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"root": str(request.root), "folds": list(request.folds)},
@@ -58,14 +53,23 @@ def train_folds(request: GroupRequest) -> None:
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    """What each worker does."""
+    """What each worker does.
+
+    Imports stand here because Ray's controller loads this module too, and would wait for torch and its friends.
+    """
+    import torch
+
+    from .loop import FoldTrainer, is_done
+    from .process import Process, keep_freed_memory
+    from .run import RunFolder, load_job
+
     context = ray.train.get_context()
     process = Process(context.get_world_rank(), context.get_world_size(), get_device())
     if process.device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
         keep_freed_memory()
     run = RunFolder(Path(config["root"]))
-    job = RunJob.from_json(read_json(run.job))
+    job = load_job(run)
     for fold in config["folds"]:
         if not is_done(run.fold(fold)):
             FoldTrainer(job, run, fold, process).train(notify=lambda metrics: None)

@@ -1,0 +1,44 @@
+# Each target sets up what it needs. Figures of `make bench-NAME` go to build/bench-NAME.json.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: install demo test check bench clean
+
+install: .venv/installed
+
+# torch first, and pinned: a looser range may bring another build, of several gigabytes.
+.venv/installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here; give another: make PYTHON=python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@# Editors and mypy find the root folder by the package's name through this link.
+	mkdir -p .venv/typecheck && ln -sfn ../.. .venv/typecheck/foldstream
+	touch $@
+
+demo: install
+	rm -rf build/demo
+	$(BIN)/foldstream run examples/digits/job.toml
+	cp build/demo/submission.csv submission.csv
+	@echo "submission.csv: $$(head -n 1 submission.csv), $$(($$(wc -l < submission.csv) - 1)) rows"
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.venv/typecheck $(BIN)/mypy -p foldstream
+	$(BIN)/pytest -q tests/unit/test_house.py
+
+bench: bench-digits
+
+# The full digits: convert, train 5 folds for 10 epochs, predict; DIGITS is the folder of train.csv.gz and test.csv.gz.
+DIGITS ?= ../shared/data/digits
+.PHONY: bench-digits
+bench-digits: install
+	$(BIN)/python tests/benchmarks/digits.py $(DIGITS) build/bench-digits.json
+
+clean:
+	rm -rf build .venv

@@ -1,0 +1,79 @@
+"""What users call to convert, on a Dask cluster that is given or started for it; and who listens to a job."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from distributed import Client
+
+from ..pipeline.convert import convert, is_converted, remove_dataset
+from ..pipeline.csv_plan import ConvertRequest
+from ..pipeline.csv_split import describe_source
+from ..pipeline.dask_executor import DaskExecutor
+from ..storage.dataset import Dataset, open_dataset
+from ..storage.errors import UsageError
+from ..storage.progress import Progress, silent
+from .local import dask_cluster
+
+Announce = Callable[[str, str], None]
+"""Called with the name of a server and its address."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far a job is, and where its dashboards are."""
+
+    progress: Progress = silent
+    announce: Announce = lambda name, address: None
+
+
+SILENT = Listener()
+
+
+@contextmanager
+def dask_executor(listener: Listener, client: Client | None) -> Iterator[DaskExecutor]:
+    """An executor on the given Dask client, or on a cluster of its own."""
+    with nullcontext(client) if client else dask_cluster() as connected:
+        assert connected is not None
+        if client is None:
+            listener.announce("Dask dashboard", connected.dashboard_link)
+        yield DaskExecutor(connected)
+
+
+def convert_csv(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    label: str | None = None,
+    id: str | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: str = "auto",
+    task: str = "auto",
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+    client: Client | None = None,
+) -> Dataset:
+    """Convert CSV files (plain, .gz, .bz2, .xz) into a dataset at `out`.
+
+    `label` is the column to learn, `id` one to keep beside the rows as `key`, `shape` the shape of a sample (by
+    default a vector of all other columns). A conversion that was cut short is resumed by the same call. Raises
+    SourceError for a faulty file or row, UsageError for options that do not fit.
+    """
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    described = tuple(describe_source(str(source)) for source in given)
+    if not described:
+        raise UsageError("no source is given; name at least one CSV file")
+    request = ConvertRequest(described, label, id, tuple(shape) if shape else None, dtype, task)
+    return convert_request(request, Path(out).absolute(), overwrite, listener, client)
+
+
+def convert_request(
+    request: ConvertRequest, root: Path, overwrite: bool, listener: Listener, client: Client | None
+) -> Dataset:
+    if overwrite:
+        remove_dataset(root)
+    if is_converted(root, asdict(request)):
+        return open_dataset(root)
+    with dask_executor(listener, client) as executor:
+        return convert(request, root, executor, listener.progress)

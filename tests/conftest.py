@@ -1,0 +1,68 @@
+"""Fixtures shared by all tests. Clusters start slowly: tests that need one share it for the session."""
+
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client
+from foldstream.cluster.local import dask_cluster
+from foldstream.pipeline.convert import convert
+from foldstream.pipeline.csv_plan import ConvertRequest
+from foldstream.pipeline.csv_split import describe_source
+from foldstream.pipeline.executor import SerialExecutor
+from foldstream.storage.dataset import Dataset
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
+
+WriteCsv = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def digits_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 1,200 rows of the example's digits."""
+    target = tmp_path_factory.mktemp("digits") / "digits.csv"
+    with gzip.open(EXAMPLES / "train.csv.gz", "rt") as source:
+        target.write_text("".join(line for line, _ in zip(source, range(1201), strict=False)))
+    return target
+
+
+@pytest.fixture(scope="session")
+def digits(digits_csv: Path) -> Dataset:
+    """1,200 digits, converted. Read only."""
+    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    return convert(request, digits_csv.parent / "digits.zarr", SerialExecutor())
+
+
+@pytest.fixture(scope="session")
+def dask_client() -> Iterator[Client]:
+    """Two Dask workers for the session."""
+    with dask_cluster(2) as client:
+        yield client
+
+
+@pytest.fixture
+def write_csv(tmp_path: Path) -> WriteCsv:
+    """Write text into a CSV file and return its path."""
+
+    def write(text: str, name: str = "data.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        return path
+
+    return write
+
+
+def convert_file(path: Path, out: Path, **options: object) -> Dataset:
+    """Convert one CSV file in this process."""
+    request = ConvertRequest((describe_source(str(path)),), **options)  # type: ignore[arg-type]
+    return convert(request, out, SerialExecutor())
+
+
+def table(rows: int, seed: int = 0, columns: int = 4) -> str:
+    """A CSV of whole numbers and a label that depends on them."""
+    values = np.random.default_rng(seed).integers(0, 100, (rows, columns))
+    names = ",".join(f"c{i}" for i in range(columns))
+    lines = (",".join(map(str, [*row, "abc"[row.sum() % 3]])) for row in values)
+    return f"{names},label\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,185 @@
+"""CSV in, exactly those rows out; and for every fault its file, line and column."""
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from foldstream.pipeline import csv_split
+from foldstream.pipeline.csv_plan import choose_features
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import SourceError, UsageError
+from foldstream.storage.reader import BlockReader
+
+from ..conftest import WriteCsv, convert_file, table
+
+
+def read_all(dataset: Dataset) -> dict[str, np.ndarray]:
+    names = [spec.name for spec in dataset.manifest.arrays]
+    with BlockReader(dataset, names) as reader:
+        return reader.read(range(dataset.layout.blocks))
+
+
+def test_the_digits_come_out_as_pandas_reads_them(digits: Dataset, digits_csv: Path) -> None:
+    frame = pd.read_csv(digits_csv)
+    rows = read_all(digits)
+    assert rows["x"].dtype == np.uint8
+    np.testing.assert_array_equal(rows["x"].reshape(len(frame), -1), frame.drop(columns="label").to_numpy())
+    np.testing.assert_array_equal(rows["y"], frame["label"])
+    np.testing.assert_array_equal(rows["id"], np.arange(len(frame)))
+    assert digits.schema.classes == tuple("0123456789")
+    assert digits.class_totals == tuple(frame["label"].value_counts().sort_index())
+    values = frame.drop(columns="label").to_numpy()
+    assert digits.statistics.mean[0] == pytest.approx(values.mean(), rel=1e-12)
+    assert digits.statistics.std[0] == pytest.approx(values.std(), rel=1e-12)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+def test_compressed_sources_give_the_same_rows(compress: object, write_csv: WriteCsv, tmp_path: Path) -> None:
+    suffix = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[compress]  # type: ignore[index]
+    plain = write_csv(table(300))
+    packed = tmp_path / f"data.csv.{suffix}"
+    packed.write_bytes(compress(plain.read_bytes()))  # type: ignore[operator]
+    one, other = (convert_file(p, tmp_path / f"{p.suffix}.zarr", label="label") for p in (plain, packed))
+    for name, rows in read_all(one).items():
+        np.testing.assert_array_equal(rows, read_all(other)[name])
+    assert not (other.root / ".work").exists()
+
+
+def test_pieces_of_any_size_give_the_same_rows(
+    write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = table(200).replace("label\n", '"la""bel"\n', 1) + '\n\n5,6,7,8,"a"\n'
+    path = write_csv(text)
+    whole = read_all(convert_file(path, tmp_path / "whole.zarr", label='la"bel'))
+    for size in (1, 7, 100):
+        monkeypatch.setattr(csv_split, "PIECE_BYTES", size)
+        cut = read_all(convert_file(path, tmp_path / f"{size}.zarr", label='la"bel'))
+        for name, rows in whole.items():
+            np.testing.assert_array_equal(rows, cut[name])
+
+
+def test_quoted_line_ends_stay_inside_their_row(
+    write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_split, "PIECE_BYTES", 5)
+    rows = [f'{i},"name\n""{i}""\nend",{i % 2}' for i in range(20)]
+    dataset = convert_file(write_csv("a,who,label\n" + "\n".join(rows)), tmp_path / "q.zarr", label="label", id="who")
+    keys = [bytes(row).rstrip(b"\0").decode() for row in read_all(dataset)["key"]]
+    assert keys == [f'name\n"{i}"\nend' for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (["0", "255"], "uint8"),
+        (["-1", "127"], "int8"),
+        (["0", "256"], "uint16"),
+        (["-40000", "5"], "int32"),
+        (["0", "9000000000"], "int64"),
+        (["0.5", "2"], "float32"),
+        (["0.1", "2"], "float64"),
+    ],
+)
+def test_auto_is_the_narrowest_dtype_that_is_exact(
+    values: list[str], dtype: str, write_csv: WriteCsv, tmp_path: Path
+) -> None:
+    path = write_csv("a,label\n" + "".join(f"{value},{i}\n" for i, value in enumerate(values)))
+    dataset = convert_file(path, tmp_path / "o.zarr", label="label")
+    assert dataset.schema.x_dtype == dtype
+    np.testing.assert_array_equal(read_all(dataset)["x"][:, 0], [float(value) for value in values])
+
+
+def test_labels_become_classes_or_quantities(write_csv: WriteCsv, tmp_path: Path) -> None:
+    text = "a,b,c,d\n" + "".join(f"{i},{i % 3},{'xyz'[i % 3]},{i / 7}\n" for i in range(30))
+    path = write_csv(text)
+    numbers = convert_file(path, tmp_path / "n.zarr", label="b", features=("a",), ignore=("c", "d"))
+    words = convert_file(path, tmp_path / "w.zarr", label="c", features=("a",), ignore=("b", "d"))
+    amounts = convert_file(path, tmp_path / "a.zarr", label="d", features=("a",), ignore=("b", "c"))
+    assert (numbers.schema.task, numbers.schema.classes) == ("classification", ("0", "1", "2"))
+    assert (words.schema.task, words.schema.classes) == ("classification", ("x", "y", "z"))
+    assert (amounts.schema.task, amounts.schema.classes) == ("regression", ())
+    np.testing.assert_allclose(read_all(amounts)["y"], np.arange(30) / 7)
+    assert amounts.statistics.y_mean == pytest.approx(np.mean(np.arange(30) / 7))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,label\n1,2,0\n3,1\n", "line 3: 2 fields where the header has 3"),
+        ("a,b,label\n1,2,0\n3,4,1,9\n", "line 3: 4 fields where the header has 3"),
+        ("a,b,label\n1,2,0\n\n3,four,1\n", "line 4, column «b»: «four» is not a number"),
+        ("a,b,label\n1,2,0\n3,,1\n", "line 3, column «b»: the value is missing"),
+        ("a,b,label\n1,2,0\n3,4,\n", "line 3, column «label»: the value is missing"),
+        ("a,b,label\n1,2,0\n3,inf,1\n", "line 3, column «b»: «inf» is not a finite number"),
+        ("a,b,label\n1,2,0\n3,true,1\n", "line 3, column «b»: «true» is not a number"),
+        ('a,b,label\n1,"2\n",0\n3,x,1\n', "line 4, column «b»: «x» is not a number"),
+        ("", "is empty"),
+        ("\n\n", "has no header"),
+        ("a,b,label\n", "has a header and no rows"),
+        ("a,b,label\n\n\n", "has no rows"),
+        ("a,a,label\n1,2,0\n", "two columns are named «a»"),
+        ("a,,label\n1,2,0\n", "column 2 has no name"),
+    ],
+    ids=lambda value: value.strip()[:40] or "nothing",
+)
+def test_faults_are_named_with_their_place_and_leave_nothing_behind(
+    text: str, message: str, write_csv: WriteCsv, tmp_path: Path
+) -> None:
+    path, out = write_csv(text), tmp_path / "out.zarr"
+    with pytest.raises(SourceError) as caught:
+        convert_file(path, out, label="label")
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_truncated_gzip_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "cut.csv.gz"
+    path.write_bytes(gzip.compress(table(500).encode())[:-20])
+    with pytest.raises(SourceError, match=r"not a whole \.gz file"):
+        convert_file(path, tmp_path / "out.zarr", label="label")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "lable"}, "did you mean «label»"),
+        ({"label": "label", "id": "nothing-like-it"}, "its columns are «c0»"),
+        ({"label": "label", "shape": (2, 3)}, "6 values, but there are 4 feature columns"),
+        ({"label": "label", "dtype": "int8x"}, "did you mean «int8»"),
+        ({"label": "label", "dtype": "int8", "features": ("c0",), "ignore": ("c1", "c2")}, "not known: «c3»"),
+        ({"label": "label", "task": "regression"}, "holds text"),
+        ({"features": ("c0", "c1", "c2", "zz"), "ignore": ("label", "c3")}, "missing: «zz»"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    options: dict[str, object], message: str, write_csv: WriteCsv, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        convert_file(write_csv(table(50)), tmp_path / "out.zarr", **options)
+    assert message in str(caught.value)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_an_integer_dtype_that_is_too_narrow_is_refused(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("a,label\n300,0\n1,1\n")
+    with pytest.raises(UsageError, match="cannot hold 1 to 300; uint16 can"):
+        convert_file(path, tmp_path / "out.zarr", label="label", dtype="uint8")
+
+
+def test_columns_may_come_in_another_order(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("b,a\n1,2\n3,4\n")
+    dataset = convert_file(path, tmp_path / "out.zarr", features=("a", "b"))
+    assert read_all(dataset)["x"].tolist() == [[2, 1], [4, 3]]
+
+
+def test_features_are_all_columns_but_label_and_id() -> None:
+    from foldstream.pipeline.csv_plan import ConvertRequest
+    from foldstream.storage.format import Source
+
+    request = ConvertRequest((Source("x.csv", 1, 1),), label="b", id="d")
+    assert choose_features(request, [("a", "b", "c", "d")]) == ("a", "c")

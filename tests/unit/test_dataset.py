@@ -1,0 +1,164 @@
+"""A dataset is whole or refused; damage is named; unfinished work is resumed to the same bytes."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from foldstream.pipeline.convert import convert
+from foldstream.pipeline.csv_plan import ConvertRequest
+from foldstream.pipeline.csv_split import describe_source
+from foldstream.pipeline.executor import Result, SerialExecutor, Task
+from foldstream.storage.dataset import Dataset, open_dataset
+from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError
+from foldstream.storage.format import choose_layout
+from foldstream.storage.reader import BlockReader
+
+from ..conftest import convert_file
+
+
+class Killed(BaseException):
+    """Stands for the death of the process in the middle of its tasks."""
+
+
+class DyingExecutor(SerialExecutor):
+    """Dies after some tasks."""
+
+    def __init__(self, tasks: int) -> None:
+        self.left = tasks
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for item in super().map(function, tasks):
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            yield item
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_plain_zarr_and_xarray_open_it_without_foldstream(digits: Dataset) -> None:
+    group = zarr.open_group(digits.root, mode="r")
+    x = group["x"]
+    assert isinstance(x, zarr.Array)
+    assert x.shape == (1200, 1, 28, 28)
+    assert x.dtype == np.dtype("uint8")
+    with xarray.open_zarr(digits.root) as data, BlockReader(digits, ("x", "y", "id")) as reader:
+        rows = reader.read(range(digits.layout.blocks))
+        for name in ("x", "y", "id"):
+            np.testing.assert_array_equal(data[name].to_numpy(), rows[name])
+        assert data.x.dims == ("row", "channel", "height", "width")
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes"), [(1, 8), (5, 784), (1200, 784), (60_000, 784), (10**9, 784), (7, 10**9)]
+)
+def test_layouts_are_within_their_bounds(rows: int, row_bytes: int) -> None:
+    layout = choose_layout(rows, row_bytes)
+    assert layout.block_rows * row_bytes <= max(row_bytes, 2 << 20)
+    assert layout.blocks >= min(rows, 256)
+    assert sum(layout.block_sizes()) == rows
+    assert layout.shard_range(layout.shards - 1)[1] == rows
+    if rows == 10**9:
+        assert 64 << 20 <= layout.shard_rows * row_bytes <= 256 << 20
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 2, 5, 9])
+def test_a_conversion_that_died_resumes_to_the_same_bytes(
+    tasks: int, digits: Dataset, digits_csv: Path, tmp_path: Path
+) -> None:
+    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    out = tmp_path / "again.zarr"
+    with pytest.raises(Killed):
+        convert(request, out, DyingExecutor(tasks))
+    if out.exists():
+        with pytest.raises(IncompleteError, match="run the same command again"):
+            open_dataset(out)
+    convert(request, out, SerialExecutor())
+    assert files_of(out) == files_of(digits.root)
+
+
+def test_the_same_request_on_a_finished_dataset_does_nothing(digits: Dataset, digits_csv: Path) -> None:
+    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    assert convert(request, digits.root, DyingExecutor(0)).identity == digits.identity
+
+
+def test_another_request_on_a_target_is_refused(digits: Dataset, digits_csv: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConflictError, match="another dataset"):
+        convert_file(digits_csv, digits.root, label="label")
+    unfinished = tmp_path / "u.zarr"
+    with pytest.raises(Killed):
+        convert(ConvertRequest((describe_source(str(digits_csv)),), label="label"), unfinished, DyingExecutor(3))
+    before = files_of(unfinished)
+    with pytest.raises(ConflictError, match="unfinished conversion with other options"):
+        convert_file(digits_csv, unfinished, label="label", dtype="float32")
+    assert files_of(unfinished) == before
+
+
+def test_a_folder_that_is_no_dataset_is_left_alone(digits_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConflictError, match="not a dataset"):
+        convert_file(digits_csv, tmp_path, label="label")
+    with pytest.raises(ForeignError):
+        open_dataset(tmp_path)
+    with pytest.raises(ForeignError, match="does not exist"):
+        open_dataset(tmp_path / "nothing")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_manifest_of_another_format_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    copy = shutil.copytree(digits.root, tmp_path / "copy.zarr")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(ForeignError, match="format 1"):
+        open_dataset(copy)
+
+
+def damage_missing(path: Path) -> None:
+    path.unlink()
+
+
+def damage_truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def damage_flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+
+
+def damage_swapped(path: Path) -> None:
+    other = path.with_name("1") if path.name != "1" else path.with_name("0")
+    one, two = path.read_bytes(), other.read_bytes()
+    path.write_bytes(two)
+    other.write_bytes(one)
+
+
+@pytest.mark.parametrize("damage", [damage_missing, damage_truncated, damage_flipped, damage_swapped])
+@pytest.mark.parametrize("array", ["x", "y", "id"])
+def test_damage_is_an_error_that_names_the_place(
+    damage: Callable[[Path], None], array: str, digits: Dataset, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(digits.root, tmp_path / "copy.zarr")
+    path = copy / array / "c" / "0"
+    while path.is_dir():
+        path = path / "0"
+    if damage is damage_swapped and array == "x":
+        path = copy / "x" / "c" / "0" / "0" / "0" / "0"
+        other = copy / "x" / "c" / "1" / "0" / "0" / "0"
+        one, two = path.read_bytes(), other.read_bytes()
+        path.write_bytes(two)
+        other.write_bytes(one)
+    else:
+        damage(path)
+    with BlockReader(open_dataset(copy), (array,)) as reader, pytest.raises(DamagedError) as caught:
+        reader.read([0])
+    assert str(path) in str(caught.value)
+    assert f"of {array}" in str(caught.value)

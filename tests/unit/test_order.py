@@ -1,0 +1,69 @@
+"""The order of samples holds its promises for any sizes, folds, lanes and world sizes."""
+
+import numpy as np
+from foldstream.training.order import EpochOrder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> EpochOrder:
+    blocks = draw(st.integers(1, 60))
+    sizes = np.full(blocks, draw(st.integers(1, 12)))
+    sizes[-1] = draw(st.integers(1, int(sizes[0])))
+    kept = np.array([draw(st.integers(0, int(size))) for size in sizes])
+    lanes = draw(st.sampled_from([8, 16, 24]))
+    return EpochOrder(
+        sizes,
+        kept,
+        lanes,
+        window=draw(st.integers(1, 5)),
+        batch_size=lanes * draw(st.integers(1, 3)),
+        seed=draw(st.integers(0, 5)),
+        epoch=draw(st.integers(0, 5)),
+    )
+
+
+def lane_rows(order: EpochOrder, lane: int, start: int = 0) -> list[tuple[int, int, int]]:
+    """The course of a lane as (lane, window, position among the window's kept rows)."""
+    return [(s.lane, s.window, row) for s in order.slices(lane, start) for row in range(s.start, s.stop)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(orders())
+def test_no_row_comes_twice_and_less_than_a_batch_is_dropped(order: EpochOrder) -> None:
+    rows = [row for lane in range(order.lanes) for row in lane_rows(order, lane)]
+    assert len(rows) == len(set(rows)) == order.steps * order.batch_size
+    assert 0 <= order.dropped < order.batch_size
+    assert order.dropped + len(rows) == order.kept.sum()
+    for lane, window, row in rows:
+        assert row < order.kept[order.window_blocks(lane, window)].sum()
+
+
+@settings(max_examples=200, deadline=None)
+@given(orders(), st.data())
+def test_any_position_is_reached_directly(order: EpochOrder, data: st.DataObject) -> None:
+    per_lane = order.batch_size // order.lanes
+    step = data.draw(st.integers(0, order.steps))
+    for lane in range(order.lanes):
+        assert lane_rows(order, lane, step * per_lane) == lane_rows(order, lane)[step * per_lane :]
+
+
+@settings(max_examples=50, deadline=None)
+@given(orders())
+def test_blocks_are_dealt_to_the_lanes_once_each(order: EpochOrder) -> None:
+    windows = [
+        order.window_blocks(lane, window)
+        for lane in range(order.lanes)
+        for window in range(len(order.window_ends[lane]))
+    ]
+    dealt = np.concatenate([np.zeros(0, int), *windows])
+    assert sorted(dealt.tolist()) == list(range(len(order.sizes)))
+
+
+def test_another_epoch_or_seed_is_another_order() -> None:
+    sizes = np.full(64, 10)
+    first, epoch, seed = (EpochOrder(sizes, sizes, 8, 2, 16, s, e) for s, e in ((0, 0), (0, 1), (1, 0)))
+    assert first.blocks.tolist() != epoch.blocks.tolist()
+    assert first.blocks.tolist() != seed.blocks.tolist()
+    assert first.window_rows(0, 0, 20).tolist() != epoch.window_rows(0, 0, 20).tolist()
