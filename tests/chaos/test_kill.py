@@ -1,0 +1,61 @@
+"""Real SIGKILLs of whole process groups: the same command afterwards ends with the bytes of an undisturbed run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.files import read_json
+from foldstream.training.run import RunFolder
+
+FOLDS, EPOCHS = 4, 4
+PATIENCE_SECONDS = 240
+
+
+def command(dataset: Dataset, run: Path) -> list[str]:
+    """Train digits-cnn (batch norm, dropout, shifts: all that draws random numbers) with two workers."""
+    options = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
+    return [sys.executable, "-m", "foldstream.cli", "train", str(dataset.root), str(run), *options]
+
+
+def weights(run: RunFolder) -> list[bytes]:
+    return [run.fold(fold).weights.read_bytes() for fold in range(FOLDS)]
+
+
+def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
+    """Start a command in a process group of its own and kill the group once its third fold has a checkpoint."""
+    process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    family: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        third = run.fold(2)
+        while not third.checkpoint.exists():
+            assert process.poll() is None, "the command ended before its third fold began"
+            assert time.monotonic() < deadline, "the third fold did not begin"
+            time.sleep(0.01)
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, f"processes outlive their killed group: {alive}"
+
+
+@pytest.mark.timeout(900)
+def test_a_run_killed_in_its_third_fold_ends_with_the_same_weights(digits: Dataset, tmp_path: Path) -> None:
+    quiet, killed = RunFolder(tmp_path / "quiet"), RunFolder(tmp_path / "killed")
+    kill_in_third_fold(command(digits, killed.root), killed)
+    assert killed.fold(1).done.exists()
+    assert not killed.fold(2).done.exists()
+    kept = killed.fold(1).weights.stat().st_mtime_ns
+    for run in (killed, quiet):
+        subprocess.run(command(digits, run.root), check=True, stdout=subprocess.DEVNULL)
+    assert weights(killed) == weights(quiet)
+    assert killed.fold(1).weights.stat().st_mtime_ns == kept, "a finished fold was trained again"
+    one, other = (read_json(run.summary)["out_of_fold"] for run in (killed, quiet))
+    assert one == other

@@ -1,0 +1,203 @@
+"""The whole road through the command line, with real Dask and Ray: convert, train, predict, resume, refuse."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import foldstream as fs
+import numpy as np
+import pytest
+import zarr
+from distributed import Client
+from foldstream.pipeline.convert import convert
+from foldstream.pipeline.csv_plan import ConvertRequest
+from foldstream.pipeline.csv_split import describe_source
+from foldstream.pipeline.dask_executor import DaskExecutor
+from foldstream.storage.dataset import Dataset
+
+from ..conftest import EXAMPLES, table
+
+MODEL = """
+from torch import nn
+
+def linear(sample_shape, outputs, hidden=8):
+    size = 1
+    for n in sample_shape:
+        size *= n
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+def wrong(sample_shape, outputs):
+    return linear(sample_shape, outputs + 1)
+
+def broken(sample_shape, outputs):
+    raise ValueError("no such layer")
+"""
+
+
+def foldstream(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    command = [sys.executable, "-m", "foldstream.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the user's own small model: 3 folds, 2 workers."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "own.py").write_text(MODEL)
+    run = folder / "run"
+    options = ("--folds", "3", "--epochs", "3", "--batch-size", "32", "--workers", "2", "--set", "hidden=32")
+    done = foldstream("train", digits.root, run, "--model", f"{folder}/own.py:linear", "--set", "lr=0.01", *options)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "out-of-fold, all 1,200 rows: accuracy" in done.stdout.replace("loss", "accuracy", 1)
+        or "accuracy" in done.stdout
+    )
+    assert "Ray dashboard: http://127.0.0.1:" in done.stdout
+    assert "Dask dashboard: http://127.0.0.1:" in done.stdout
+    return run
+
+
+def test_out_of_fold_predictions_cover_each_row_once_and_give_the_score(trained: Path, digits: Dataset) -> None:
+    oof = zarr.open_group(trained / "oof.zarr", mode="r")
+    prediction, count = (np.asarray(oof[name][...]) for name in ("prediction", "count"))  # type: ignore[index]
+    y = np.asarray(zarr.open_group(digits.root, mode="r")["y"][...])  # type: ignore[index]
+    summary = json.loads((trained / "summary.json").read_text())
+    assert prediction.shape == (1200, 10)
+    assert (count == 1).all()
+    np.testing.assert_allclose(prediction.sum(axis=1), 1, rtol=1e-5)
+    assert summary["out_of_fold"]["accuracy"] == pytest.approx((prediction.argmax(axis=1) == y).mean())
+    assert summary["out_of_fold"]["accuracy"] > 0.7
+    own = prediction[np.arange(len(y)), y].astype(np.float64)
+    assert summary["out_of_fold"]["loss"] == pytest.approx(-np.log(own).mean(), rel=1e-6)
+    by_fold = np.average([fold["accuracy"] for fold in summary["folds"]])
+    assert summary["out_of_fold"]["accuracy"] == pytest.approx(by_fold, abs=1e-6)
+
+
+def test_folds_are_stratified_and_logged(trained: Path, digits: Dataset) -> None:
+    folds = np.asarray(zarr.open_group(trained / "folds.zarr", mode="r")["fold"][...])  # type: ignore[index]
+    assert np.bincount(folds).tolist() == [400, 400, 400]
+    for fold in range(3):
+        assert list((trained / "tensorboard" / f"fold-{fold}").glob("events*"))
+    assert digits.rows == len(folds)
+
+
+def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(trained: Path, digits: Dataset) -> None:
+    options = ("--folds", "3", "--epochs", "3", "--batch-size", "32", "--set", "hidden=32", "--set", "lr=0.01")
+    model = ("--model", f"{trained.parent}/own.py:linear")
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    again = foldstream("train", digits.root, trained, *model, *options)
+    assert again.returncode == 0
+    other = foldstream("train", digits.root, trained, *model, *options, "--seed", "1")
+    assert other.returncode == 2
+    assert "holds another run: seed was 0, now 1" in other.stderr
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_predictions_of_a_csv_and_of_its_dataset_agree(trained: Path, dask_client: Client, tmp_path: Path) -> None:
+    out = tmp_path / "sub.csv"
+    source = EXAMPLES / "test.csv.gz"
+    assert fs.predict(trained, source, out, client=dask_client) == 1000
+    rows = list(csv.reader(out.open()))
+    assert rows[0] == ["ImageId", "Label"]
+    assert [row[0] for row in rows[1:]] == [str(i) for i in range(1, 1001)]
+    assert {row[1] for row in rows[1:]} <= set("0123456789")
+    dataset = fs.convert_csv(source, tmp_path / "test.zarr", shape=(1, 28, 28), client=dask_client)
+    fs.predict(trained, dataset.root, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == out.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.csv", "sub.csv", "test.zarr"]
+
+
+def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(table(5))
+    done = foldstream("predict", trained, other, tmp_path / "out.csv")
+    assert done.returncode == 2
+    assert "other columns than expected: missing: «pixel0»" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["other.csv"]
+
+
+def test_dask_gives_the_bytes_of_the_serial_executor(
+    digits: Dataset, digits_csv: Path, dask_client: Client, tmp_path: Path
+) -> None:
+    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    dataset = convert(request, tmp_path / "dask.zarr", DaskExecutor(dask_client))
+    assert dataset.identity == digits.identity
+
+
+def test_a_regression_on_a_table_learns_and_scores_in_the_labels_units(dask_client: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 3))
+    y = 1000 + 50 * (x @ [1.0, -2.0, 0.5])
+    lines = "".join(
+        f"{a:.4f},{b:.4f},{c:.4f},{t:.4f},r{i}\n" for i, ((a, b, c), t) in enumerate(zip(x, y, strict=True))
+    )
+    (tmp_path / "t.csv").write_text("a,b,c,y,name\n" + lines)
+    dataset = fs.convert_csv(tmp_path / "t.csv", tmp_path / "t.zarr", label="y", id="name", client=dask_client)
+    summary = fs.train(
+        dataset.root,
+        tmp_path / "run",
+        model="mlp",
+        folds=2,
+        epochs=40,
+        batch_size=32,
+        workers=1,
+        settings={"hidden": 32, "dropout": 0.0, "lr": 0.01},
+        client=dask_client,
+    )
+    assert summary["out_of_fold"]["rmse"] < 0.15 * y.std()
+    fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv", columns=("name", "y"))
+    rows = list(csv.reader((tmp_path / "out.csv").open()))
+    assert rows[0] == ["name", "y"]
+    assert [row[0] for row in rows[1:4]] == ["r0", "r1", "r2"]
+    assert np.corrcoef([float(row[1]) for row in rows[1:]], y)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convert", "csv", "nothing.csv", "out.zarr"], "nothing.csv cannot be read"),
+        (["convert", "csv", "{csv}", "out.zarr", "--label", "labl"], "did you mean «label»?"),
+        (["convert", "csv", "{csv}", "out.zarr", "--shape", "1,x"], "give positive whole numbers"),
+        (["convert", "csv", "{csv}", "out.zarr", "--label", "label", "--shape", "3,3"], "9 values, but there are 784"),
+        (["train", "nothing.zarr", "run"], "does not exist"),
+        (["train", "{folder}", "run"], "holds no dataset"),
+        (["train", "{data}", "run", "--model", "digits-cn"], "did you mean «digits-cnn»?"),
+        (["train", "{data}", "run", "--model", "{folder}/own.py:missing"], "there is no function «missing»"),
+        (["train", "{data}", "run", "--model", "{folder}/none.py:f"], "there is no file"),
+        (["train", "{data}", "run", "--model", "{folder}/own.py:wrong"], "gives (2, 11) for 2 rows"),
+        (["train", "{data}", "run", "--model", "{folder}/own.py:broken"], "ValueError: no such layer"),
+        (["train", "{data}", "run", "--batch-size", "100"], "use 96 or 104"),
+        (["train", "{data}", "run", "--folds", "1"], "it must be from 2 to 255"),
+        (["train", "{data}", "run", "--split", "stratifed"], "did you mean «stratified»?"),
+        (["train", "{data}", "run", "--set", "lrr=1"], "did you mean «lr»?"),
+        (["train", "{data}", "run", "--set", "lr=fast"], "it must be of type float"),
+        (["train", "{data}", "{folder}"], "holds something that is not a run"),
+        (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
+        (["run", "{folder}/job.toml"], "«lable» in [convert] is not known; did you mean «label»?"),
+        (["info", "{folder}"], "holds no dataset"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_bad_input_is_refused_with_code_2_and_a_remedy_and_without_a_traceback(
+    arguments: list[str],
+    message: str,
+    digits: Dataset,
+    digits_csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "own.py").write_text(MODEL)
+    (folder / "job.toml").write_text('[convert]\nsources = ["a.csv"]\nout = "a.zarr"\nlable = "x"\n')
+    monkeypatch.chdir(tmp_path)
+    done = foldstream(*(a.format(csv=digits_csv, data=digits.root, folder=folder) for a in arguments))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert sorted(p.name for p in folder.iterdir() if p.name != "__pycache__") == ["job.toml", "own.py"]

@@ -1,0 +1,232 @@
+"""The loop without Ray: it learns, resumes to the bit, sees the same batches at any world size, scores all rows."""
+
+import multiprocessing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import UsageError
+from foldstream.storage.files import write_json
+from foldstream.storage.parts import read_part
+from foldstream.training.config import TrainConfig, check_config, lane_count, resolve_settings
+from foldstream.training.folds import write_folds
+from foldstream.training.loop import FoldTrainer, read_result
+from foldstream.training.models import check_model
+from foldstream.training.order import EpochOrder
+from foldstream.training.process import Process, local_group
+from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.stream import FoldRows, TrainStream, held_out
+from torch.utils.data import DataLoader
+
+
+def make_job(
+    dataset: Dataset, root: Path, settings: dict[str, Any] | None = None, **options: Any
+) -> tuple[RunJob, RunFolder]:
+    """A run of 3 folds over a dataset, its folds assigned."""
+    model = options.pop("model", "digits-cnn")
+    recipe, own = resolve_settings(model, settings or {})
+    base = TrainConfig(model, 3, "stratified", 2, 64, recipe=recipe, model_settings=own)
+    job = RunJob(
+        str(dataset.root), dataset.identity, dataset.schema, dataset.statistics, replace(base, **options), None
+    )
+    run = RunFolder(root)
+    write_json(run.job, asdict(job))
+    write_folds(dataset, "stratified", 3, 0, run.folds)
+    return job, run
+
+
+def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_after: int = 99) -> bytes:
+    """Train fold 1 and return its weights; `stop_after` epochs it is cut off, as by a kill."""
+
+    class Cut(BaseException):
+        pass
+
+    def notify(metrics: dict[str, float]) -> None:
+        if metrics["epoch"] >= stop_after:
+            raise Cut
+
+    try:
+        FoldTrainer(job, run, 1, process or Process()).train(notify)
+    except Cut:
+        return b""
+    return run.fold(1).weights.read_bytes()
+
+
+def test_a_model_learns_the_digits(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(digits, tmp_path, epochs=5)
+    train(job, run)
+    result = read_result(run.fold(1))
+    assert result["metrics"]["accuracy"] > 0.9
+    assert result["metrics"]["top3"] >= result["metrics"]["accuracy"]
+    assert [h["epoch"] for h in result["history"]] == [1, 2, 3, 4, 5]
+    assert result["history"][0]["rows"] + result["history"][0]["dropped"] == 800
+    assert not run.fold(1).checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "SGD", "lr": "0.05", "momentum": "0.9", "scheduler": "CosineAnnealingLR", "clip_grad_norm": "1"},
+        {"accumulate": "3", "scheduler": "ExponentialLR", "gamma": "0.99", "precision": "bfloat16"},
+        {"patience": "2", "label_smoothing": "0.1"},
+    ],
+    ids=lambda s: "+".join(s) or "defaults",
+)
+def test_resuming_gives_the_weights_of_an_undisturbed_run(
+    settings: dict[str, Any], digits: Dataset, tmp_path: Path
+) -> None:
+    job, quiet = make_job(digits, tmp_path / "quiet", settings, epochs=3)
+    _, cut = make_job(digits, tmp_path / "cut", settings, epochs=3)
+    assert train(job, cut, stop_after=1) == b""
+    assert not cut.fold(1).done.exists()
+    assert train(job, cut) == train(job, quiet)
+
+
+def test_early_stopping_keeps_the_best_weights(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(
+        digits, tmp_path, {"patience": 1, "lr": 10.0, "scheduler": "ConstantLR"}, epochs=20, model="mlp"
+    )
+    train(job, run)
+    result = read_result(run.fold(1))
+    losses = [epoch["loss"] for epoch in result["history"]]
+    assert len(losses) < 20
+    assert result["metrics"]["loss"] == min(losses)
+
+
+def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> None:
+    one, run_one = make_job(digits, tmp_path / "0", epochs=1, seed=0)
+    two, run_two = make_job(digits, tmp_path / "1", epochs=1, seed=1)
+    assert train(one, run_one) != train(two, run_two)
+
+
+def rows_of(dataset: Dataset, root: Path) -> tuple[FoldRows, EpochOrder]:
+    folds = write_folds(dataset, "kfold", 4, 0, root / "folds.zarr")
+    rows = FoldRows(dataset, folds, 2)
+    return rows, EpochOrder(dataset.layout.block_sizes(), rows.kept(), 8, 3, 48, seed=5, epoch=1)
+
+
+def batches(rows: FoldRows, order: EpochOrder, world_size: int, start: int = 0) -> list[list[int]]:
+    """The ids of each global batch, rank by rank."""
+    ranks = [list(TrainStream(rows, order, rank, world_size, start)) for rank in range(world_size)]
+    return [sorted(i for batch in step for i in batch.id.tolist()) for step in zip(*ranks, strict=True)]
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_every_world_size_sees_the_same_global_batches(world_size: int, digits: Dataset, tmp_path: Path) -> None:
+    rows, order = rows_of(digits, tmp_path)
+    alone = batches(rows, order, 1)
+    assert batches(rows, order, world_size) == alone
+    assert batches(rows, order, world_size, start=7) == alone[7:]
+
+
+def test_an_epoch_has_the_folds_rows_once_with_their_own_values(digits: Dataset, tmp_path: Path) -> None:
+    rows, order = rows_of(digits, tmp_path)
+    with np.errstate(all="raise"):
+        stream = list(TrainStream(rows, order))
+    ids = torch.cat([batch.id for batch in stream]).numpy()
+    assert len(set(ids.tolist())) == len(ids) == order.steps * 48
+    assert len(ids) > 900 - 48
+    from foldstream.storage.reader import BlockReader
+
+    with BlockReader(digits, ("x", "y")) as reader, BlockReader(rows.folds, ("fold",)) as folds:
+        everything = {**reader.read(range(digits.layout.blocks)), **folds.read(range(digits.layout.blocks))}
+    assert (everything["fold"][ids] != 2).all()
+    np.testing.assert_array_equal(torch.cat([b.x for b in stream]).numpy(), everything["x"][ids])
+    np.testing.assert_array_equal(torch.cat([b.y for b in stream]).numpy(), everything["y"][ids])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 11])
+def test_held_out_rows_come_once_at_any_world_size(world_size: int, digits: Dataset, tmp_path: Path) -> None:
+    rows, _ = rows_of(digits, tmp_path)
+    ids = [i for rank in range(world_size) for _, b in held_out(rows, rank, world_size) for i in b.id.tolist()]
+    assert len(ids) == len(set(ids)) == 300
+
+
+def test_the_stream_works_in_a_data_loader(digits: Dataset, tmp_path: Path) -> None:
+    rows, order = rows_of(digits, tmp_path)
+    loaded = DataLoader(TrainStream(rows, order), batch_size=None)
+    assert [batch.id.tolist() for batch in loaded] == [batch.id.tolist() for batch in TrainStream(rows, order)]
+
+
+def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    rows, order = rows_of(digits, tmp_path)
+    with pytest.raises(UsageError, match="use 1, 2, 4, 8"):
+        TrainStream(rows, order, 0, 3)
+
+
+def train_rank(rank: int, job: RunJob, root: str, rendezvous: str) -> None:
+    torch.set_num_threads(1)
+    with local_group(rank, 2, rendezvous) as process:
+        FoldTrainer(job, RunFolder(Path(root)), 1, process).train(lambda metrics: None)
+
+
+def test_two_ranks_train_together_and_predict_every_row_once(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(digits, tmp_path / "run", epochs=3)
+    context = multiprocessing.get_context("spawn")
+    ranks = [
+        context.Process(target=train_rank, args=(rank, job, str(run.root), str(tmp_path / "meet"))) for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=200)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    parts = [read_part(run.fold(1).parts, shard) for shard in range(digits.layout.shards)]
+    ids = np.concatenate([part[0] for part in parts if part])
+    assert len(ids) == len(set(ids.tolist())) == 400
+    assert read_result(run.fold(1))["metrics"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(("workers", "lanes"), [(1, 8), (2, 8), (3, 24), (8, 8), (12, 24), (64, 64)])
+def test_lanes_are_the_smallest_multiple_of_8_that_the_workers_divide(workers: int, lanes: int) -> None:
+    assert lane_count(workers) == lanes
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainConfig(batch_size=4), "use 8"),
+        (TrainConfig(batch_size=2048), "fewer than one batch"),
+        (TrainConfig(epochs=0), "at least 1"),
+        (TrainConfig(folds=300), "from 2 to 255"),
+    ],
+)
+def test_configurations_that_cannot_train_are_refused(config: TrainConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_config(config, "classification", 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "Adamw"}, "did you mean «AdamW»"),
+        ({"loss": "mse_loss"}, "does not fit a classification"),
+        ({"momentum": 0.9}, "AdamW has no momentum"),
+        ({"accumulate": "1.5"}, "must be of type int"),
+        ({"scheduler": "OneCycle"}, "did you mean «OneCycleLR»"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    def resolve_and_check() -> None:
+        recipe, own = resolve_settings("mlp", settings)
+        check_config(TrainConfig("mlp", recipe=recipe, model_settings=own), "classification", 10_000)
+
+    with pytest.raises(UsageError, match=message):
+        resolve_and_check()
+
+
+def test_a_model_of_a_package_is_found_by_its_name() -> None:
+    with pytest.raises(UsageError, match="not a torch"):
+        check_model("collections:OrderedDict", (4,), 2, {})
+    with pytest.raises(UsageError, match="does not import: ModuleNotFoundError"):
+        check_model("no_such_package.models:make", (4,), 2, {})
+
+
+def test_built_in_picture_models_refuse_vectors() -> None:
+    with pytest.raises(UsageError, match="--shape 1,28,28"):
+        check_model("digits-cnn", (784,), 10, {})
