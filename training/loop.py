@@ -6,6 +6,7 @@ a fold that goes on from a checkpoint gives the weights that it would have given
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -69,16 +70,17 @@ class FoldTrainer:
         `notify` gets the metrics of each epoch, on every rank.
         """
         self.restore()
-        while self.state.epoch < self.config.epochs and not self.exhausted():
-            metrics = {"epoch": self.state.epoch + 1, **self.train_epoch(), **self.evaluate()}
-            self.state.epoch += 1
-            self.state.history.append(metrics)
-            self.keep_best(metrics)
-            if self.process.leads:
-                self.write_logs(metrics)
-                save_checkpoint(self.folder.checkpoint, self.snapshot())
-                self.write_progress(0)
-            notify(metrics)
+        with self.open_logs() as logs:
+            while self.state.epoch < self.config.epochs and not self.exhausted():
+                metrics = {"epoch": self.state.epoch + 1, **self.train_epoch(), **self.evaluate()}
+                self.state.epoch += 1
+                self.state.history.append(metrics)
+                self.keep_best(metrics)
+                if logs is not None:
+                    self.write_logs(logs, metrics)
+                    save_checkpoint(self.folder.checkpoint, self.snapshot())
+                    self.write_progress(0)
+                notify(metrics)
         self.finish()
 
     def train_epoch(self) -> dict[str, float]:
@@ -197,13 +199,21 @@ class FoldTrainer:
         }
         write_json(self.folder.progress, progress)
 
-    def write_logs(self, metrics: dict[str, float]) -> None:
-        """Write an epoch to TensorBoard; an epoch that is done over after a kill replaces its first version."""
+    def open_logs(self) -> AbstractContextManager[SummaryWriter | None]:
+        """TensorBoard's log on the rank that leads. An epoch that is done over after a kill replaces the first one."""
+        if not self.process.leads:
+            return nullcontext()
+        folder, epoch = str(self.folder.tensorboard), self.state.epoch + 1
+        logs: AbstractContextManager[SummaryWriter | None] = SummaryWriter(folder, purge_step=epoch)
+        return logs
+
+    def write_logs(self, logs: SummaryWriter, metrics: dict[str, float]) -> None:
+        """Write an epoch to TensorBoard."""
         epoch = int(metrics["epoch"])
-        with SummaryWriter(str(self.folder.tensorboard), purge_step=epoch) as writer:
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, epoch)
-            writer.add_scalar("lr", self.scheduler.get_last_lr()[0], epoch)
+        for name, value in metrics.items():
+            logs.add_scalar(name, value, epoch)
+        logs.add_scalar("lr", self.scheduler.get_last_lr()[0], epoch)
+        logs.flush()
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

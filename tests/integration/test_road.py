@@ -52,10 +52,7 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ("--folds", "3", "--epochs", "3", "--batch-size", "32", "--workers", "2", "--set", "hidden=32")
     done = foldstream("train", digits.root, run, "--model", f"{folder}/own.py:linear", "--set", "lr=0.01", *options)
     assert done.returncode == 0, done.stderr
-    assert (
-        "out-of-fold, all 1,200 rows: accuracy" in done.stdout.replace("loss", "accuracy", 1)
-        or "accuracy" in done.stdout
-    )
+    assert "out-of-fold, all 1,200 rows: accuracy 0." in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     assert "Dask dashboard: http://127.0.0.1:" in done.stdout
     return run
@@ -101,7 +98,7 @@ def test_predictions_of_a_csv_and_of_its_dataset_agree(trained: Path, dask_clien
     out = tmp_path / "sub.csv"
     source = EXAMPLES / "test.csv.gz"
     assert fs.predict(trained, source, out, client=dask_client) == 1000
-    rows = list(csv.reader(out.open()))
+    rows = list(csv.reader(out.read_text().splitlines()))
     assert rows[0] == ["ImageId", "Label"]
     assert [row[0] for row in rows[1:]] == [str(i) for i in range(1, 1001)]
     assert {row[1] for row in rows[1:]} <= set("0123456789")
@@ -150,7 +147,7 @@ def test_a_regression_on_a_table_learns_and_scores_in_the_labels_units(dask_clie
     )
     assert summary["out_of_fold"]["rmse"] < 0.15 * y.std()
     fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv", columns=("name", "y"))
-    rows = list(csv.reader((tmp_path / "out.csv").open()))
+    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
     assert rows[0] == ["name", "y"]
     assert [row[0] for row in rows[1:4]] == ["r0", "r1", "r2"]
     assert np.corrcoef([float(row[1]) for row in rows[1:]], y)[0, 1] > 0.98

@@ -1,5 +1,7 @@
 """The worked examples of the tutorial that Foldstream comes from, against numpy, scipy and torch."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -18,8 +20,8 @@ FILTER = np.array([[-1, 0], [2, 1]])
 def torch_convolve(image: np.ndarray, kernel: np.ndarray, padding: int) -> np.ndarray:
     """torch's layers correlate: a convolution turns the kernel round first."""
     turned = torch.from_numpy(kernel[::-1, ::-1].copy()).double()[None, None]
-    out: np.ndarray = functional.conv2d(torch.from_numpy(image).double()[None, None], turned, padding=padding).numpy()
-    return out[0, 0]
+    out = functional.conv2d(torch.from_numpy(image).double()[None, None], turned, padding=padding)
+    return out[0, 0].numpy()
 
 
 def test_the_one_dimensional_convolution_gives_3_and_5() -> None:
@@ -35,7 +37,9 @@ def test_the_one_dimensional_convolution_gives_3_and_5() -> None:
         ("valid", 0, [[6, 6], [-1, 4]]),
     ],
 )
-def test_the_two_dimensional_convolution(mode: str, padding: int, expected: list[list[int]]) -> None:
+def test_the_two_dimensional_convolution(
+    mode: Literal["full", "valid"], padding: int, expected: list[list[int]]
+) -> None:
     assert convolve2d(IMAGE, FILTER, mode).tolist() == expected
     assert torch_convolve(IMAGE, FILTER, padding).tolist() == expected
 

@@ -1,6 +1,7 @@
 """The loop without Ray: it learns, resumes to the bit, sees the same batches at any world size, scores all rows."""
 
-import multiprocessing
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from foldstream.training.folds import write_folds
 from foldstream.training.loop import FoldTrainer, read_result
 from foldstream.training.models import check_model
 from foldstream.training.order import EpochOrder
-from foldstream.training.process import Process, local_group
+from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob
 from foldstream.training.stream import FoldRows, TrainStream, held_out
 from torch.utils.data import DataLoader
@@ -159,23 +160,24 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset,
         TrainStream(rows, order, 0, 3)
 
 
-def train_rank(rank: int, job: RunJob, root: str, rendezvous: str) -> None:
-    torch.set_num_threads(1)
-    with local_group(rank, 2, rendezvous) as process:
-        FoldTrainer(job, RunFolder(Path(root)), 1, process).train(lambda metrics: None)
+RANK = """
+import sys
+from pathlib import Path
+from foldstream.training.loop import FoldTrainer
+from foldstream.training.process import local_group
+from foldstream.training.run import RunFolder, load_job
+
+rank, root, rendezvous = int(sys.argv[1]), RunFolder(Path(sys.argv[2])), sys.argv[3]
+with local_group(rank, 2, rendezvous) as process:
+    FoldTrainer(load_job(root), root, 1, process).train(lambda metrics: None)
+"""
 
 
 def test_two_ranks_train_together_and_predict_every_row_once(digits: Dataset, tmp_path: Path) -> None:
-    job, run = make_job(digits, tmp_path / "run", epochs=3)
-    context = multiprocessing.get_context("spawn")
-    ranks = [
-        context.Process(target=train_rank, args=(rank, job, str(run.root), str(tmp_path / "meet"))) for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=200)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    _, run = make_job(digits, tmp_path / "run", epochs=3)
+    command = [sys.executable, "-c", RANK]
+    ranks = [subprocess.Popen([*command, str(rank), str(run.root), str(tmp_path / "meet")]) for rank in range(2)]
+    assert [process.wait(timeout=200) for process in ranks] == [0, 0]
     parts = [read_part(run.fold(1).parts, shard) for shard in range(digits.layout.shards)]
     ids = np.concatenate([part[0] for part in parts if part])
     assert len(ids) == len(set(ids.tolist())) == 400
