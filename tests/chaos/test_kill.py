@@ -13,7 +13,7 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder
 
-FOLDS, EPOCHS = 4, 4
+FOLDS, EPOCHS = 3, 3
 PATIENCE_SECONDS = 240
 
 
