@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distributed import Client
 
-from ..pipeline.convert import convert, is_converted, remove_dataset
+from ..pipeline.convert import convert, is_converted
 from ..pipeline.csv_plan import ConvertRequest
 from ..pipeline.csv_split import describe_source
 from ..pipeline.dask_executor import DaskExecutor
@@ -71,9 +71,7 @@ def convert_csv(
 def convert_request(
     request: ConvertRequest, root: Path, overwrite: bool, listener: Listener, client: Client | None
 ) -> Dataset:
-    if overwrite:
-        remove_dataset(root)
-    if is_converted(root, asdict(request)):
+    if is_converted(root, asdict(request), overwrite):
         return open_dataset(root)
     with dask_executor(listener, client) as executor:
-        return convert(request, root, executor, listener.progress)
+        return convert(request, root, executor, listener.progress, overwrite)

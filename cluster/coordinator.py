@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-from ..pipeline.convert import same_json
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, UsageError
-from ..storage.files import read_json, write_json
+from ..storage.files import read_json, same_json, write_json
 from ..storage.progress import Progress
 from ..training.config import TrainConfig
 from ..training.folds import write_folds
@@ -149,7 +148,8 @@ def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Non
         folder = run.fold(fold)
         if folder.progress.exists():
             state = read_json(folder.progress)
-            done = config.epochs if is_done(folder) else state["epochs"]
+            hundredths = round(100 * state["epochs"])
+            done = 100 * config.epochs if is_done(folder) else min(hundredths, 100 * config.epochs - 1)
             remark = ""
             if state["history"]:
                 last = state["history"][-1]
@@ -157,7 +157,7 @@ def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Non
                 remark = (
                     f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
                 )
-            progress(f"fold {fold}", round(100 * done), 100 * config.epochs, remark)
+            progress(f"fold {fold}", done, 100 * config.epochs, remark)
 
 
 def read_run(root: Path) -> tuple[RunFolder, dict[str, Any]]:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     for name in JOB_PATHS:
         if name in values:
             given = values[name]
-            values[name] = [str(base / item) for item in given] if isinstance(given, list) else str(base / given)
+            values[name] = [normpath(base / i) for i in given] if isinstance(given, list) else normpath(base / given)
     model = values.get("model", "")
     if ".py:" in model:
-        values["model"] = str(base / model)
+        values["model"] = normpath(base / model)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, SourceError
-from ..storage.files import clean_temporaries, content_hash, read_json, to_json, write_json
+from ..storage.files import clean_temporaries, content_hash, read_json, same_json, write_json
 from ..storage.format import MANIFEST, WORK, Layout, Manifest, Schema, ShardEntry
 from ..storage.progress import Progress, silent
 from ..storage.shards import shard_key
@@ -33,6 +33,8 @@ from .csv_split import Split, SplitTask, split_source
 from .executor import Executor, Task
 
 Result = TypeVar("Result")
+
+RECEIPTS = "receipts"
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,26 @@ class ShardTask:
     pieces: tuple[PlannedPiece, ...]
 
 
-def convert(request: ConvertRequest, root: Path, executor: Executor, progress: Progress = silent) -> Dataset:
+def convert(
+    request: ConvertRequest, root: Path, executor: Executor, progress: Progress = silent, overwrite: bool = False
+) -> Dataset:
     """Convert the request's sources into a dataset at `root`, or go on with an earlier attempt at the same.
 
     Raises SourceError at the first faulty row, before anything is committed, UsageError for options that do not fit
-    the data, and ConflictError where `root` holds something else.
+    the data, and ConflictError where `root` holds something else. With `overwrite`, a dataset at `root` is replaced;
+    it stays until the new one is planned, so that a typing error does not cost it.
     """
     fingerprint = asdict(request)
-    if is_converted(root, fingerprint):
+    if is_converted(root, fingerprint, overwrite):
         shutil.rmtree(root / WORK, ignore_errors=True)
         return open_dataset(root)
     with _lock(root):
-        plan = _load_plan(root, fingerprint)
+        plan = _load_plan(root, fingerprint, overwrite)
         if plan is None:
             plan = make_plan(request, root, executor, progress)
             write_json(root / WORK / "plan.json", plan.to_json())
+        if not (root / WORK / RECEIPTS).exists():
+            _clear(root)
         create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
         write_shards(plan, root, executor, progress)
         commit_plan(plan, root)
@@ -73,41 +80,25 @@ def attributes(plan: ConvertPlan) -> dict[str, Any]:
     return {"foldstream": {"label": plan.schema.label, "task": plan.schema.task, "classes": list(plan.schema.classes)}}
 
 
-def is_converted(root: Path, fingerprint: dict[str, Any]) -> bool:
+def is_converted(root: Path, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
     """Whether `root` holds the committed result of this request.
 
-    Raises ConflictError where it holds the result of another one, or files that are not Foldstream's.
+    Raises ConflictError where it holds the result of another one (unless `overwrite`) or what is not Foldstream's.
     """
     if (root / MANIFEST).exists():
-        if same_json(open_dataset(root).request, fingerprint):
-            return True
+        if overwrite or same_json(open_dataset(root).request, fingerprint):
+            return not overwrite
         raise ConflictError(f"{root} holds another dataset; choose another name, or replace it with --overwrite")
     if root.exists() and not (root / WORK).exists() and (root.is_file() or any(root.iterdir())):
         raise ConflictError(f"{root} holds something that is not a dataset; choose another name")
     return False
 
 
-def same_json(one: Any, other: Any) -> bool:
-    """Whether two values are the same once written as JSON."""
-    return to_json(one) == to_json(other)
-
-
-def remove_dataset(root: Path) -> None:
-    """Remove a dataset, finished or not, for `--overwrite`. Raises ConflictError for anything else."""
-    if not root.exists():
-        return
-    if not (root / MANIFEST).exists() and not (root / WORK).exists():
-        raise ConflictError(f"{root} is not a dataset; --overwrite removes datasets only")
-    (root / MANIFEST).unlink(missing_ok=True)  # from here on it is not a dataset, should the removal be cut short
-    (root / WORK).mkdir(exist_ok=True)
-    shutil.rmtree(root)
-
-
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
     """Let one converter at a time work at `root`. The system frees the lock when its holder dies.
 
-    The folders that it made are removed again if nothing was put into them: a refused command leaves no trace.
+    Without a plan at the end nothing has been written: the folders that were made go, and what was there stays.
     """
     made = not root.exists()
     (root / WORK).mkdir(parents=True, exist_ok=True)
@@ -117,25 +108,41 @@ def _lock(root: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConflictError(f"{root} is being converted by another process; wait for it to end") from None
-        yield
+        try:
+            yield
+        finally:
+            if (root / WORK).exists() and not (root / WORK / "plan.json").exists():
+                shutil.rmtree(root if made else root / WORK)
     finally:
         os.close(descriptor)
-        if made and root.exists() and not (root / WORK / "plan.json").exists() and not (root / MANIFEST).exists():
-            shutil.rmtree(root)
 
 
-def _load_plan(root: Path, fingerprint: dict[str, Any]) -> ConvertPlan | None:
-    """The plan of an attempt that was cut short, None if it did not come so far."""
+def _load_plan(root: Path, fingerprint: dict[str, Any], overwrite: bool) -> ConvertPlan | None:
+    """The plan of an attempt that was cut short, None if it did not come so far or is to be replaced."""
     path = root / WORK / "plan.json"
     if not path.exists():
         return None
     plan = ConvertPlan.from_json(read_json(path))
-    if not same_json(plan.request, fingerprint):
-        raise ConflictError(
-            f"{root} holds an unfinished conversion with other options or sources; "
-            "repeat that command, choose another name, or start anew with --overwrite"
-        )
-    return plan
+    if same_json(plan.request, fingerprint):
+        return plan
+    if overwrite:
+        path.unlink()
+        shutil.rmtree(root / WORK / RECEIPTS, ignore_errors=True)
+        return None
+    raise ConflictError(
+        f"{root} holds an unfinished conversion with other options or sources; "
+        "repeat that command, choose another name, or start anew with --overwrite"
+    )
+
+
+def _clear(root: Path) -> None:
+    """Remove an earlier dataset, its manifest first: from then on it is none, should the removal be cut short."""
+    (root / MANIFEST).unlink(missing_ok=True)
+    for path in root.iterdir():
+        if path.is_dir() and path.name != WORK:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
 
 
 def make_plan(request: ConvertRequest, root: Path, executor: Executor, progress: Progress) -> ConvertPlan:
@@ -190,7 +197,7 @@ def write_shards(plan: ConvertPlan, root: Path, executor: Executor, progress: Pr
 
 
 def _receipt_path(root: Path, shard: int) -> Path:
-    return root / WORK / "receipts" / f"{shard:08d}.json"
+    return root / WORK / RECEIPTS / f"{shard:08d}.json"
 
 
 def _has_receipt(root: Path, plan: ConvertPlan, shard: int) -> bool:

@@ -56,6 +56,11 @@ def read_json(path: Path) -> Any:
         raise DamagedError(f"{path} is not valid JSON ({error}); restore it or remove what it belongs to") from None
 
 
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two values are the same once written as JSON."""
+    return to_json(one) == to_json(other)
+
+
 def content_hash(*parts: bytes | memoryview) -> str:
     """SHA-256 of the parts in order, in hexadecimal."""
     digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from foldstream.pipeline.csv_plan import ConvertRequest
 from foldstream.pipeline.csv_split import describe_source
 from foldstream.pipeline.executor import Result, SerialExecutor, Task
 from foldstream.storage.dataset import Dataset, open_dataset
-from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError
+from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError, UsageError
 from foldstream.storage.format import choose_layout
 from foldstream.storage.reader import BlockReader
 
@@ -99,6 +99,22 @@ def test_another_request_on_a_target_is_refused(digits: Dataset, digits_csv: Pat
     with pytest.raises(ConflictError, match="unfinished conversion with other options"):
         convert_file(digits_csv, unfinished, label="label", dtype="float32")
     assert files_of(unfinished) == before
+
+
+def test_overwrite_replaces_a_dataset_and_spares_it_if_the_new_command_fails(digits_csv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.zarr"
+    convert_file(digits_csv, out, label="label")
+    before = files_of(out)
+    source = describe_source(str(digits_csv))
+    with pytest.raises(UsageError):
+        convert(ConvertRequest((source,), label="lable"), out, SerialExecutor(), overwrite=True)
+    assert files_of(out) == before
+    request = ConvertRequest((source,), label="label", dtype="float32", shape=(1, 28, 28))
+    with pytest.raises(Killed):
+        convert(request, out, DyingExecutor(4), overwrite=True)
+    replaced = convert(request, out, SerialExecutor(), overwrite=True)
+    assert files_of(out) == files_of(convert(request, tmp_path / "fresh.zarr", SerialExecutor()).root)
+    assert replaced.schema.x_dtype == "float32"
 
 
 def test_a_folder_that_is_no_dataset_is_left_alone(digits_csv: Path, tmp_path: Path) -> None:
