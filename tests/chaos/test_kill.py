@@ -13,7 +13,7 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder
 
-FOLDS, EPOCHS = 3, 3
+FOLDS, EPOCHS = 3, 10  # epochs enough that the third fold still runs when the kill arrives
 PATIENCE_SECONDS = 240
 
 
@@ -33,12 +33,13 @@ def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
     family: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        third = run.fold(2)
-        while not third.checkpoint.exists():
-            assert process.poll() is None, "the command ended before its third fold began"
-            assert time.monotonic() < deadline, "the third fold did not begin"
-            time.sleep(0.01)
-        family = psutil.Process(process.pid).children(recursive=True)
+        for awaited in (run.fold(1).done, run.fold(2).checkpoint):
+            while not awaited.exists():
+                assert process.poll() is None, f"the command ended before {awaited}"
+                assert time.monotonic() < deadline, f"no {awaited}"
+                time.sleep(0.01)
+            # Listing processes takes longer than a short fold: it is done once more before the kill is due.
+            family = family or psutil.Process(process.pid).children(recursive=True)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -223,8 +223,9 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
 
 
 def test_a_model_of_a_package_is_found_by_its_name() -> None:
+    check_model("foldstream.training.models:mlp", (4,), 2, {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
-        check_model("collections:OrderedDict", (4,), 2, {})
+        check_model("operator:contains", (4,), 2, {})
     with pytest.raises(UsageError, match="does not import: ModuleNotFoundError"):
         check_model("no_such_package.models:make", (4,), 2, {})
 
