@@ -10,7 +10,8 @@ from time import perf_counter
 
 import torch
 
-from .local import DASK_DASHBOARD, LOOPBACK, this_machine
+from ..storage.machine import this_machine
+from .local import DASK_DASHBOARD, LOOPBACK
 from .local_ray import RAY_DASHBOARD
 
 PACKAGES = ("foldstream", "torch", "ray", "dask", "distributed", "zarr", "numpy", "pyarrow")

@@ -25,8 +25,9 @@ from ..storage.errors import UsageError, did_you_mean
 from ..storage.files import write_atomic
 from ..storage.format import Schema
 from ..storage.progress import Progress
-from ..training.config import TrainConfig, check_config, lane_count, resolve_settings
+from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.models import check_model
+from ..training.order import lane_count
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
 from .conversion import SILENT, Listener, convert_csv, convert_request, dask_executor

@@ -1,37 +1,18 @@
-"""This machine, and Dask on it for the time of a job. All servers listen on loopback only."""
+"""Dask on this machine for the time of a job. All servers listen on loopback only."""
 
 import logging
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
+
+from ..storage.machine import this_machine
 
 LOOPBACK = "127.0.0.1"
 DASK_DASHBOARD = 8787
 START_SECONDS = 120
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What this machine, or the control group that holds us, has."""
-
-    cores: int
-    memory: int
-
-
-def this_machine() -> Machine:
-    """Cores that we may use, and bytes of memory."""
-    memory = psutil.virtual_memory().total
-    if CGROUP_LIMIT.exists() and (limit := CGROUP_LIMIT.read_text().strip()) != "max":
-        memory = min(memory, int(limit))
-    return Machine(len(os.sched_getaffinity(0)), memory)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import ray
 
-from .local import LOOPBACK, free_port, this_machine
+from ..storage.machine import this_machine
+from .local import LOOPBACK, free_port
 
 RAY_DASHBOARD = 8265
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray

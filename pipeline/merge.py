@@ -90,8 +90,8 @@ def merge_shard(task: MergeTask) -> MergedShard:
         if part is not None:
             place_part(prediction, count, part[0] - start, part[1], folder)
     covered = count == 1
-    with BlockReader(dataset, ("y",)) as reader:
-        y = reader.read(layout.blocks_of(task.shard))["y"]
+    reader = BlockReader(dataset, ("y",))
+    y = reader.read(layout.blocks_of(task.shard))["y"]
     sums = score(dataset.schema, prediction[covered], y[covered])
     arrays: dict[str, np.ndarray] = {"prediction": prediction, "count": count}
     written = write_shard(Path(task.root), layout, specs, task.shard, arrays)

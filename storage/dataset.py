@@ -1,7 +1,7 @@
 """Opening a dataset, or other arrays that share its rows, and refusing what is not whole."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from .errors import DamagedError, ForeignError, IncompleteError
 from .files import content_hash, read_json
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
 from .writer import BLOCKS
+
+TABLES = 32  # block tables that are kept in memory: some megabytes each at a billion rows
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,7 @@ class StoredArrays:
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row a block, written beside the arrays. Raises DamagedError if it is not whole."""
-        place = self.root / BLOCKS / name
-        try:
-            table = np.asarray(zarr.open_array(place, mode="r")[...])
-        except (FileNotFoundError, ValueError, RuntimeError) as error:
-            raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
-        if len(table) != self.layout.blocks or not any((place / "c").rglob("*")):
-            raise DamagedError(f"{place} does not hold one row for each of {self.layout.blocks} blocks; convert again")
-        return table
+        return _block_table(self.root / BLOCKS / name, self.layout.blocks, self.identity)
 
 
 @dataclass(frozen=True)
@@ -74,6 +69,19 @@ class Dataset(StoredArrays):
     def class_counts(self) -> np.ndarray:
         """Rows of each class in every block, (blocks, classes) int64."""
         return self.block_table("class_counts").astype(np.int64)
+
+
+@lru_cache(TABLES)
+def _block_table(place: Path, blocks: int, identity: str) -> np.ndarray:
+    """Read a block table once for each `identity` of what it belongs to; read-only."""
+    try:
+        table = np.asarray(zarr.open_array(place, mode="r")[...])
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
+    if len(table) != blocks or not any((place / "c").rglob("*")):
+        raise DamagedError(f"{place} does not hold one row for each of {blocks} blocks; convert again")
+    table.setflags(write=False)
+    return table
 
 
 def open_dataset(path: str | Path) -> Dataset:

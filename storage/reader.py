@@ -1,11 +1,10 @@
-"""Verified blocks into caller's buffers, several at once, by threads that decode outside the interpreter's lock."""
+"""Verified blocks into caller's buffers, by threads that decode outside the interpreter's lock."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
 from functools import lru_cache
-from types import TracebackType
-from typing import Self
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,42 +19,45 @@ INDEX_CACHE = 4096  # shards whose index is kept: 64 blocks each take 1 KB
 class BlockReader:
     """Reads blocks of the named arrays. Every byte is checked; damage raises DamagedError with its place.
 
-    Never forks. Close it, or use it as a context manager.
+    Holds no file and no thread: the threads are those of the executor that a call is given. Never forks.
     """
 
-    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), threads: int = 1) -> None:
+    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",)) -> None:
         self.dataset = dataset
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._codecs = {spec.name: compressor(spec) for spec in self.specs}
         self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
         self._index = lru_cache(INDEX_CACHE)(self._read_index)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="foldstream-reader")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the reader's threads."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def read(self, blocks: Sequence[int]) -> dict[str, np.ndarray]:
+    def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """The rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
-        sizes = [stop - start for start, stop in map(self.dataset.layout.block_range, blocks)]
-        offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        out = {spec.name: spec.empty(int(offsets[-1])) for spec in self.specs}
-        jobs = [
-            self._pool.submit(self._read_block, spec, block, out[spec.name][offsets[i] : offsets[i + 1]])
-            for i, block in enumerate(blocks)
-            for spec in self.specs
-        ]
-        for job in jobs:
-            job.result()
+        rows = sum(stop - start for start, stop in map(self.dataset.layout.block_range, blocks))
+        out = {spec.name: spec.empty(rows) for spec in self.specs}
+        if threads is None:
+            self.read_into(blocks, out)
+        else:
+            for job in self.start(blocks, out, threads):
+                job.result()
         return out
+
+    def read_into(self, blocks: Sequence[int], out: Mapping[str, np.ndarray]) -> None:
+        """Decode `blocks`, one after the other, into the first rows of the arrays `out` in this thread."""
+        for block, rows in self._places(blocks):
+            self._read_rows(block, rows, out)
+
+    def start(self, blocks: Sequence[int], out: Mapping[str, np.ndarray], threads: Executor) -> list[Future[None]]:
+        """Have `threads` do what `read_into` does, a task a block. Returns the tasks."""
+        return [threads.submit(self._read_rows, block, rows, out) for block, rows in self._places(blocks)]
+
+    def _places(self, blocks: Sequence[int]) -> list[tuple[int, slice]]:
+        """Where each of `blocks` goes in a buffer that holds them one after the other."""
+        offsets = np.cumsum([0, *(stop - start for start, stop in map(self.dataset.layout.block_range, blocks))])
+        return [(block, slice(*ends)) for block, ends in zip(blocks, pairwise(offsets.tolist()), strict=True)]
+
+    def _read_rows(self, block: int, rows: slice, out: Mapping[str, np.ndarray]) -> None:
+        """Decode one block of every array."""
+        for spec in self.specs:
+            self._read_block(spec, block, out[spec.name][rows])
 
     def _read_block(self, spec: ArraySpec, block: int, out: np.ndarray) -> None:
         """Decode one block into `out`, (rows of the block, *row_shape)."""

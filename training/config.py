@@ -9,8 +9,8 @@ import torch
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from .models import DEFAULTS, load_factory, settings_of
+from .order import LANE_STEP, check_batch_size
 
-LANE_STEP = 8
 SPLITS = ("kfold", "stratified")
 LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
 SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")
@@ -82,12 +82,7 @@ def check_config(config: TrainConfig, task: str | None, rows: int) -> None:
         raise UsageError("--split stratified needs classes; use --split kfold for a regression")
     if not 2 <= config.folds <= min(rows, 255):
         raise UsageError(f"--folds {config.folds}: it must be from 2 to {min(rows, 255)} for {rows:,} rows")
-    if config.batch_size % config.lanes:
-        below = config.batch_size // config.lanes * config.lanes
-        near = " or ".join(str(size) for size in (below, below + config.lanes) if size)
-        raise UsageError(
-            f"--batch-size {config.batch_size}: {config.lanes} lanes must share a batch evenly; use {near}"
-        )
+    check_batch_size(config.batch_size, config.lanes)
     smallest = rows - -(-rows // config.folds)
     if smallest < config.batch_size:
         raise UsageError(
@@ -113,16 +108,6 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
     if recipe.lr <= 0 or recipe.accumulate < 1 or recipe.patience < 0:
         raise UsageError("lr must be above 0, accumulate at least 1, patience at least 0")
-
-
-def lane_count(workers: int) -> int:
-    """Lanes of a run: the smallest multiple of 8 that the worker count divides."""
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: it must be at least 1")
-    lanes = LANE_STEP
-    while lanes % workers:
-        lanes += LANE_STEP
-    return lanes
 
 
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:

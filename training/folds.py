@@ -13,19 +13,9 @@ from ..storage.dataset import Dataset, StoredArrays, open_arrays
 from ..storage.format import MANIFEST, ArraySpec, Manifest
 from ..storage.reader import BlockReader
 from ..storage.writer import commit, create_arrays, write_block_table, write_shard
+from .seeding import hash64
 
 FOLD = ArraySpec("fold", "uint8")
-
-
-def hash64(*keys: int | np.ndarray) -> np.ndarray:
-    """Mix integers into uniform 64-bit values, elementwise over broadcast arrays (SplitMix64, Steele et al. 2014)."""
-    state = np.zeros(np.broadcast_shapes(*(np.shape(key) for key in keys)) or (1,), np.uint64)
-    for key in keys:
-        state = state + np.asarray(key).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
-    return state
 
 
 def assign(ranks: np.ndarray, classes: np.ndarray | int, folds: int, seed: int) -> np.ndarray:
@@ -80,18 +70,18 @@ def write_folds(dataset: Dataset, split: str, folds: int, seed: int, root: Path)
     written = []
     by_class = dataset.class_counts if split == "stratified" else np.zeros((layout.blocks, 0), np.int64)
     before = np.cumsum(by_class, axis=0) - by_class
-    with BlockReader(dataset, ("y",)) as reader:
-        for shard in range(layout.shards):
-            blocks, (start, stop) = layout.blocks_of(shard), layout.shard_range(shard)
-            if split == "stratified":
-                y = reader.read(blocks)["y"]
-                codes = stratified(y, before[blocks.start], by_class.sum(axis=0), folds, seed)
-            else:
-                codes = kfold(start, stop, folds, seed)
-            for position, block in enumerate(blocks):
-                of_block = codes[position * layout.block_rows : (position + 1) * layout.block_rows]
-                counts[block] = np.bincount(of_block, minlength=folds)
-            written.append(write_shard(root, layout, [FOLD], shard, {"fold": codes}))
+    reader = BlockReader(dataset, ("y",))
+    for shard in range(layout.shards):
+        blocks, (start, stop) = layout.blocks_of(shard), layout.shard_range(shard)
+        if split == "stratified":
+            y = reader.read(blocks)["y"]
+            codes = stratified(y, before[blocks.start], by_class.sum(axis=0), folds, seed)
+        else:
+            codes = kfold(start, stop, folds, seed)
+        for position, block in enumerate(blocks):
+            of_block = codes[position * layout.block_rows : (position + 1) * layout.block_rows]
+            counts[block] = np.bincount(of_block, minlength=folds)
+        written.append(write_shard(root, layout, [FOLD], shard, {"fold": codes}))
     write_block_table(root, "fold_counts", counts)
     details = {"split": split, "folds": folds, "seed": seed, "dataset": dataset.identity}
     checksums = [value for shard in written for value in shard.checksums["fold"]]

@@ -5,8 +5,8 @@ a fold that goes on from a checkpoint gives the weights that it would have given
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -16,17 +16,19 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.tensorboard import SummaryWriter
 
+from ..storage.dataset import open_arrays
 from ..storage.files import read_json, write_json
 from .checkpoint import load_checkpoint, save_checkpoint, save_weights
 from .config import Recipe
+from .filters import FoldFilter
 from .metrics import make_loss_metric, make_metrics
 from .models import parameter_groups
-from .objective import Objective, Preparation, autocast, make_model, seed_of
-from .order import EpochOrder
+from .objective import Objective, Preparation, autocast, make_model
 from .prediction import Predictor, predict_fold
 from .process import Process
 from .run import FoldFolder, RunFolder, RunJob
-from .stream import Batch, FoldRows, TrainStream, held_out
+from .seeding import seed_of
+from .stream import Batch, Mixing, Rank, RowStream, TrainStream
 
 PROGRESS_SECONDS = 1.0
 
@@ -36,7 +38,7 @@ class FoldState:
     """Where a fold's training stands."""
 
     epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     """With early stopping: the lowest validation loss, its epoch and its weights."""
 
@@ -47,24 +49,23 @@ class FoldTrainer:
     def __init__(self, job: RunJob, run: RunFolder, fold: int, process: Process) -> None:
         self.job, self.config, self.recipe = job, job.config, job.config.recipe
         self.fold, self.process, self.folder = fold, process, run.fold(fold)
-        self.rows: FoldRows = job.rows_of(run, fold)
-        self.kept, self.sizes = self.rows.kept(), self.rows.dataset.layout.block_sizes()
+        config, dataset, folds = self.config, job.open_data(), open_arrays(run.folds, "folds")
+        rank = Rank(process.rank, process.world_size)
+        mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+        self.stream = TrainStream(dataset, FoldFilter(folds, fold), mixing, rank)
+        self.held_out = RowStream(dataset, FoldFilter(folds, fold, inside=True), rank)
         self.objective = Objective(job.schema, job.statistics, self.recipe)
         self.prepare = Preparation(job.statistics, job.schema.sample_shape).to(process.device)
         self.model = make_model(job, fold).to(process.device)
         self.wrapped = process.wrap(self.model)
         self.optimizer = make_optimizer(self.model, self.recipe)
-        self.updates = math.ceil(self.order(0).steps / self.recipe.accumulate)
+        self.updates = math.ceil(self.stream.order.steps / self.recipe.accumulate)
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
         self.state = FoldState()
+        self.clock = Clock()
 
-    def order(self, epoch: int) -> EpochOrder:
-        """The order of an epoch's rows."""
-        config = self.config
-        return EpochOrder(self.sizes, self.kept, config.lanes, config.window, config.batch_size, config.seed, epoch)
-
-    def train(self, notify: Callable[[dict[str, float]], None]) -> None:
+    def train(self, notify: Callable[[dict[str, Any]], None]) -> None:
         """Train to the end, from the last checkpoint if there is one, then write weights, predictions and the mark.
 
         `notify` gets the metrics of each epoch, on every rank.
@@ -72,40 +73,47 @@ class FoldTrainer:
         self.restore()
         with self.open_logs() as logs:
             while self.state.epoch < self.config.epochs and not self.exhausted():
-                metrics = {"epoch": self.state.epoch + 1, **self.train_epoch(), **self.evaluate()}
+                trained = self.train_epoch()
+                with self.clock.measure("evaluate"):
+                    scores = self.evaluate()
+                metrics = {"epoch": self.state.epoch + 1, **trained, **scores, "ranks": self.timings()}
                 self.state.epoch += 1
                 self.state.history.append(metrics)
                 self.keep_best(metrics)
                 if logs is not None:
                     self.write_logs(logs, metrics)
-                    save_checkpoint(self.folder.checkpoint, self.snapshot())
                     self.write_progress(0)
+                    with self.clock.measure("checkpoint"):
+                        save_checkpoint(self.folder.checkpoint, self.snapshot())
                 notify(metrics)
         self.finish()
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the fold's training rows. Returns mean loss, rows, seconds, and seconds waiting for data."""
-        order = self.order(self.state.epoch)
-        stream = iter(TrainStream(self.rows, order, self.process.rank, self.process.world_size))
-        loss_sum, waited = torch.zeros((), dtype=torch.float64, device=self.process.device), 0.0
+        """One pass over the fold's training rows. Returns mean loss, rows, seconds."""
+        self.stream.load_state_dict({"epoch": self.state.epoch, "step": 0})
+        order = self.stream.order
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.process.device)
         started = shown = perf_counter()
         self.wrapped.train()
-        for step in range(order.steps):
-            before = perf_counter()
-            batch = next(stream)
-            waited += perf_counter() - before
+        for step, batch in enumerate(self.clock.waiting(self.stream)):
             loss_sum += self.train_step(batch, step, order.steps)
             if self.process.leads and perf_counter() - shown > PROGRESS_SECONDS:
                 shown = perf_counter()
                 self.write_progress((step + 1) / order.steps)
+        seconds = perf_counter() - started
+        self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"]
         mean_loss = self.process.total(loss_sum).item() / (order.steps * self.process.world_size)
         return {
             "train_loss": mean_loss,
             "rows": order.steps * order.batch_size,
             "dropped": order.dropped,
-            "seconds": perf_counter() - started,
-            "data_wait": waited,
+            "seconds": seconds,
         }
+
+    def timings(self) -> list[dict[str, float]]:
+        """What each rank has spent its seconds on since the last call; «checkpoint» is that of the epoch before."""
+        spent = self.clock.reset()
+        return [dict(zip(spent, of_rank, strict=True)) for of_rank in self.process.collect(list(spent.values()))]
 
     def train_step(self, batch: Batch, step: int, steps: int) -> Tensor:
         """Forward, backward, and after `accumulate` batches (or the epoch's last) an update. Returns the loss."""
@@ -134,7 +142,7 @@ class FoldTrainer:
         self.model.eval()
         metrics = make_metrics(self.job.schema).to(self.process.device)
         mean_loss = make_loss_metric().to(self.process.device)
-        for _, batch in held_out(self.rows, self.process.rank, self.process.world_size):
+        for batch in self.held_out:
             x, y = batch.x.to(self.process.device), batch.y.to(self.process.device)
             with autocast(self.process.device, self.recipe.precision):
                 outputs = self.model(self.prepare(x))
@@ -143,7 +151,7 @@ class FoldTrainer:
             metrics.update(*((predicted, y.long()) if self.job.schema.classes else (predicted[:, 0], y.float())))
         return {"loss": float(mean_loss.compute()), **{k: float(v) for k, v in metrics.compute().items()}}
 
-    def keep_best(self, metrics: dict[str, float]) -> None:
+    def keep_best(self, metrics: dict[str, Any]) -> None:
         """With early stopping, remember the weights of the lowest validation loss."""
         if self.recipe.patience and metrics["loss"] < self.state.best.get("loss", math.inf):
             weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -182,7 +190,7 @@ class FoldTrainer:
             self.model.load_state_dict(self.state.best["weights"])
         self.process.average_buffers(self.model)
         predictor = Predictor(self.model, self.prepare, self.objective, self.process.device)
-        predict_fold(predictor, self.rows, self.folder, self.process)
+        predict_fold(predictor, self.held_out, self.folder)
         if self.process.leads:
             save_weights(self.folder.weights, self.model)
         self.process.wait()
@@ -207,13 +215,45 @@ class FoldTrainer:
         logs: AbstractContextManager[SummaryWriter | None] = SummaryWriter(folder, purge_step=epoch)
         return logs
 
-    def write_logs(self, logs: SummaryWriter, metrics: dict[str, float]) -> None:
+    def write_logs(self, logs: SummaryWriter, metrics: dict[str, Any]) -> None:
         """Write an epoch to TensorBoard."""
         epoch = int(metrics["epoch"])
-        for name, value in metrics.items():
-            logs.add_scalar(name, value, epoch)
+        for rank, spent in enumerate(metrics["ranks"]):
+            for name, seconds in spent.items():
+                logs.add_scalar(f"seconds/{name}/rank-{rank}", seconds, epoch)
+        for name in metrics.keys() - {"ranks"}:
+            logs.add_scalar(name, metrics[name], epoch)
         logs.add_scalar("lr", self.scheduler.get_last_lr()[0], epoch)
         logs.flush()
+
+
+class Clock:
+    """Seconds that a rank spends waiting for data, computing (the rest of the training pass), and so on."""
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(("data_wait", "compute", "evaluate", "checkpoint"), 0.0)
+
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with the time that it takes to get them."""
+        rest = iter(batches)
+        while True:
+            with self.measure("data_wait"):
+                batch = next(rest, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add the time inside to `name`."""
+        started = perf_counter()
+        yield
+        self.spent[name] += perf_counter() - started
+
+    def reset(self) -> dict[str, float]:
+        """What was spent since the last call."""
+        spent, self.spent = self.spent, dict.fromkeys(self.spent, 0.0)
+        return spent
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..storage.format import Schema, Statistics
 from .config import Recipe
-from .folds import hash64
 from .models import build_model
 from .run import RunJob
+from .seeding import seed_of
 
 
 class Preparation(nn.Module):
@@ -73,8 +72,3 @@ def make_model(job: RunJob, fold: int) -> nn.Module:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision, or none for float32."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
-
-
-def seed_of(*keys: int) -> int:
-    """A seed for torch from integers."""
-    return int(hash64(*keys)[0] >> np.uint64(1))

@@ -1,8 +1,9 @@
 """The order of samples: a pure function of (blocks, kept rows, seed, epoch), for any world size.
 
 The blocks of an epoch are permuted and dealt to L lanes like cards. A lane is cut into windows of W blocks, and the
-rows of a window are mixed. A filter (the rows that are not in the fold) is applied after that. Global batch t takes
-B/L rows from every lane.
+rows of a window are mixed. First windows are shorter, each lane's by another measure, so that the lanes come to their
+next windows at different times: blocks are read evenly and the first batch comes soon. A filter (the rows that are
+not in the fold) is applied after that. Global batch t takes B/L rows from every lane.
 
 Lanes keep different numbers of rows, so that near the end of an epoch some would run dry. The rows that a long lane
 has above the common length therefore go to the short ones: a lane's course is a list of segments, first its own rows,
@@ -17,17 +18,11 @@ from functools import cached_property
 
 import numpy as np
 
-from .folds import hash64
+from ..storage.errors import UsageError
+from .seeding import permutation
 
+LANE_STEP = 8
 BLOCK_STREAM, ROW_STREAM = 1, 2  # keep the two uses of the generator apart
-
-
-def permutation(size: int, *keys: int) -> np.ndarray:
-    """A random permutation of `size` items keyed by integers, (size,) int64: the order of their hashes.
-
-    Written out, because numpy does not promise that `Generator.permutation` stays the same from release to release.
-    """
-    return np.argsort(hash64(*keys, np.arange(size)), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,10 @@ class Slice:
     window: int
     start: int
     stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +75,23 @@ class EpochOrder:
         return int(self.kept.sum()) // self.batch_size
 
     @property
+    def per_lane(self) -> int:
+        """Rows of a global batch that come from each lane."""
+        return self.batch_size // self.lanes
+
+    @property
     def dropped(self) -> int:
         """Kept rows that are left over at the end: fewer than one global batch."""
         return int(self.kept.sum()) - self.steps * self.batch_size
 
     def window_blocks(self, lane: int, window: int) -> np.ndarray:
         """The blocks of one window, in the order in which their rows are laid out before mixing."""
-        first = lane + window * self.window * self.lanes
-        return self.blocks[first : first + self.window * self.lanes : self.lanes]
+        stop = self._first_window(lane) + window * self.window
+        return self.blocks[lane :: self.lanes][max(0, stop - self.window) : stop]
+
+    def _first_window(self, lane: int) -> int:
+        """Blocks of a lane's first window: from 1 in the first lane up to W in the last."""
+        return 1 + lane * self.window // self.lanes
 
     def window_rows(self, lane: int, window: int, rows: int) -> np.ndarray:
         """The mixed order of a window's `rows` rows, before the filter, (rows,) int64."""
@@ -95,8 +103,8 @@ class EpochOrder:
         ends = []
         for lane in range(self.lanes):
             kept = np.cumsum(self.kept[self.blocks[lane :: self.lanes]])
-            last = np.arange(self.window, len(kept) + self.window, self.window).clip(max=len(kept)) - 1
-            ends.append(kept[last])
+            stops = np.arange(self._first_window(lane), len(kept) + self.window, self.window)
+            ends.append(kept[stops.clip(max=len(kept)) - 1] if len(kept) else kept)
         return ends
 
     @cached_property
@@ -139,3 +147,21 @@ class EpochOrder:
             if end > start:
                 yield Slice(lane, window, start - base, end - base)
             start, window = end, window + 1
+
+
+def lane_count(workers: int) -> int:
+    """Lanes of a run: the smallest multiple of 8 that the worker count divides."""
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: it must be at least 1")
+    lanes = LANE_STEP
+    while lanes % workers:
+        lanes += LANE_STEP
+    return lanes
+
+
+def check_batch_size(batch_size: int, lanes: int) -> None:
+    """Raise UsageError, naming sizes near by, unless the lanes can share a global batch evenly."""
+    if batch_size < 1 or batch_size % lanes:
+        below = batch_size // lanes * lanes
+        near = " or ".join(str(size) for size in (below, below + lanes) if size > 0)
+        raise UsageError(f"--batch-size {batch_size}: {lanes} lanes must share a batch evenly; use {near}")

@@ -12,9 +12,8 @@ from ..storage.dataset import Dataset
 from ..storage.parts import write_part
 from .checkpoint import load_weights
 from .objective import Objective, Preparation, autocast, make_model
-from .process import Process
 from .run import FoldFolder, RunFolder, RunJob
-from .stream import EVALUATION_BATCH, FoldRows, all_rows, held_out
+from .stream import EVALUATION_BATCH, RowStream, all_rows
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,9 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
     return Predictor(model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe), device)
 
 
-def predict_fold(predictor: Predictor, rows: FoldRows, folder: FoldFolder, process: Process) -> None:
-    """Predict this rank's part of a fold's rows: for each shard of the dataset one part, written whole by one rank."""
-    batches = held_out(rows, process.rank, process.world_size)
-    for shard, group in groupby(batches, key=lambda item: item[0]):
+def predict_fold(predictor: Predictor, rows: RowStream, folder: FoldFolder) -> None:
+    """Predict a rank's share of a fold's rows: for each shard of the dataset one part, written whole by one rank."""
+    for shard, group in groupby(rows.by_shard(), key=lambda item: item[0]):
         ids, values = zip(*((batch.id.numpy(), predictor(batch.x).numpy()) for _, batch in group), strict=True)
         write_part(folder.parts, shard, np.concatenate(ids), np.concatenate(values))
 

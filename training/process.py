@@ -1,7 +1,7 @@
 """One rank of a training group: its number, its device, and what it exchanges with the others."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -43,6 +43,15 @@ class Process:
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def collect(self, values: Sequence[float]) -> list[list[float]]:
+        """Every rank's values, in the order of the ranks: an exchange in which all take part."""
+        if self.world_size == 1:
+            return [list(values)]
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        everyone = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(everyone, own)
+        return [of_rank.tolist() for of_rank in everyone]
 
     def wait(self) -> None:
         """Return when every rank has come here."""

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ..storage.dataset import Dataset, open_arrays, open_dataset
+from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ForeignError
 from ..storage.files import read_json
 from ..storage.format import Schema, Statistics
 from .config import TrainConfig
-from .stream import FoldRows
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,6 @@ class RunJob:
             TrainConfig.from_json(value["config"]),
             value["model_hash"],
         )
-
-    def rows_of(self, run: RunFolder, fold: int) -> FoldRows:
-        """The rows of one fold, opened for reading."""
-        return FoldRows(self.open_data(), open_arrays(run.folds, "folds"), fold)
 
     def open_data(self) -> Dataset:
         """The run's dataset. Raises ForeignError if another one stands in its place now."""

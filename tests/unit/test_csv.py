@@ -19,8 +19,7 @@ from ..conftest import WriteCsv, convert_file, table
 
 def read_all(dataset: Dataset) -> dict[str, np.ndarray]:
     names = [spec.name for spec in dataset.manifest.arrays]
-    with BlockReader(dataset, names) as reader:
-        return reader.read(range(dataset.layout.blocks))
+    return BlockReader(dataset, names).read(range(dataset.layout.blocks))
 
 
 def test_the_digits_come_out_as_pandas_reads_them(digits: Dataset, digits_csv: Path) -> None:

@@ -49,8 +49,8 @@ def test_plain_zarr_and_xarray_open_it_without_foldstream(digits: Dataset) -> No
     assert isinstance(x, zarr.Array)
     assert x.shape == (1200, 1, 28, 28)
     assert x.dtype == np.dtype("uint8")
-    with xarray.open_zarr(digits.root) as data, BlockReader(digits, ("x", "y", "id")) as reader:
-        rows = reader.read(range(digits.layout.blocks))
+    rows = BlockReader(digits, ("x", "y", "id")).read(range(digits.layout.blocks))
+    with xarray.open_zarr(digits.root) as data:
         for name in ("x", "y", "id"):
             np.testing.assert_array_equal(data[name].to_numpy(), rows[name])
         assert data.x.dims == ("row", "channel", "height", "width")
@@ -174,7 +174,7 @@ def test_damage_is_an_error_that_names_the_place(
         other.write_bytes(one)
     else:
         damage(path)
-    with BlockReader(open_dataset(copy), (array,)) as reader, pytest.raises(DamagedError) as caught:
-        reader.read([0])
+    with pytest.raises(DamagedError) as caught:
+        BlockReader(open_dataset(copy), (array,)).read([0])
     assert str(path) in str(caught.value)
     assert f"of {array}" in str(caught.value)

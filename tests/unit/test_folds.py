@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from foldstream.training.folds import hash64, kfold, stratified
+from foldstream.training.folds import kfold, stratified
+from foldstream.training.seeding import hash64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -28,9 +28,9 @@ def test_parts_are_merged_in_place_and_scored(digits: Dataset, tmp_path: Path) -
     folders, values = write_parts(digits, tmp_path)
     scores = merge_predictions(digits, folders, tmp_path / "oof.zarr", SerialExecutor())
     merged = open_arrays(tmp_path / "oof.zarr", "predictions")
-    with BlockReader(merged, ("prediction", "count")) as reader, BlockReader(digits, ("y",)) as labels:
-        arrays = reader.read(range(digits.layout.blocks))
-        y = labels.read(range(digits.layout.blocks))["y"]
+    blocks = range(digits.layout.blocks)
+    arrays = BlockReader(merged, ("prediction", "count")).read(blocks)
+    y = BlockReader(digits, ("y",)).read(blocks)["y"]
     np.testing.assert_array_equal(arrays["prediction"], values)
     assert (arrays["count"] == 1).all()
     own = values[np.arange(len(y)), y]

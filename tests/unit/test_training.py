@@ -8,20 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.files import write_json
 from foldstream.storage.parts import read_part
-from foldstream.training.config import TrainConfig, check_config, lane_count, resolve_settings
+from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.folds import write_folds
 from foldstream.training.loop import FoldTrainer, read_result
 from foldstream.training.models import check_model
-from foldstream.training.order import EpochOrder
+from foldstream.training.order import lane_count
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob
-from foldstream.training.stream import FoldRows, TrainStream, held_out
-from torch.utils.data import DataLoader
 
 
 def make_job(
@@ -103,61 +100,6 @@ def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> No
     one, run_one = make_job(digits, tmp_path / "0", epochs=1, seed=0)
     two, run_two = make_job(digits, tmp_path / "1", epochs=1, seed=1)
     assert train(one, run_one) != train(two, run_two)
-
-
-def rows_of(dataset: Dataset, root: Path) -> tuple[FoldRows, EpochOrder]:
-    folds = write_folds(dataset, "kfold", 4, 0, root / "folds.zarr")
-    rows = FoldRows(dataset, folds, 2)
-    return rows, EpochOrder(dataset.layout.block_sizes(), rows.kept(), 8, 3, 48, seed=5, epoch=1)
-
-
-def batches(rows: FoldRows, order: EpochOrder, world_size: int, start: int = 0) -> list[list[int]]:
-    """The ids of each global batch, rank by rank."""
-    ranks = [list(TrainStream(rows, order, rank, world_size, start)) for rank in range(world_size)]
-    return [sorted(i for batch in step for i in batch.id.tolist()) for step in zip(*ranks, strict=True)]
-
-
-@pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_every_world_size_sees_the_same_global_batches(world_size: int, digits: Dataset, tmp_path: Path) -> None:
-    rows, order = rows_of(digits, tmp_path)
-    alone = batches(rows, order, 1)
-    assert batches(rows, order, world_size) == alone
-    assert batches(rows, order, world_size, start=7) == alone[7:]
-
-
-def test_an_epoch_has_the_folds_rows_once_with_their_own_values(digits: Dataset, tmp_path: Path) -> None:
-    rows, order = rows_of(digits, tmp_path)
-    with np.errstate(all="raise"):
-        stream = list(TrainStream(rows, order))
-    ids = torch.cat([batch.id for batch in stream]).numpy()
-    assert len(set(ids.tolist())) == len(ids) == order.steps * 48
-    assert len(ids) > 900 - 48
-    from foldstream.storage.reader import BlockReader
-
-    with BlockReader(digits, ("x", "y")) as reader, BlockReader(rows.folds, ("fold",)) as folds:
-        everything = {**reader.read(range(digits.layout.blocks)), **folds.read(range(digits.layout.blocks))}
-    assert (everything["fold"][ids] != 2).all()
-    np.testing.assert_array_equal(torch.cat([b.x for b in stream]).numpy(), everything["x"][ids])
-    np.testing.assert_array_equal(torch.cat([b.y for b in stream]).numpy(), everything["y"][ids])
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 11])
-def test_held_out_rows_come_once_at_any_world_size(world_size: int, digits: Dataset, tmp_path: Path) -> None:
-    rows, _ = rows_of(digits, tmp_path)
-    ids = [i for rank in range(world_size) for _, b in held_out(rows, rank, world_size) for i in b.id.tolist()]
-    assert len(ids) == len(set(ids)) == 300
-
-
-def test_the_stream_works_in_a_data_loader(digits: Dataset, tmp_path: Path) -> None:
-    rows, order = rows_of(digits, tmp_path)
-    loaded = DataLoader(TrainStream(rows, order), batch_size=None)
-    assert [batch.id.tolist() for batch in loaded] == [batch.id.tolist() for batch in TrainStream(rows, order)]
-
-
-def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset, tmp_path: Path) -> None:
-    rows, order = rows_of(digits, tmp_path)
-    with pytest.raises(UsageError, match="use 1, 2, 4, 8"):
-        TrainStream(rows, order, 0, 3)
 
 
 RANK = """

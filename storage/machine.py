@@ -1,0 +1,56 @@
+"""What this machine, or the control group that holds this process, has."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from .errors import UsageError
+
+CGROUPS = Path("/sys/fs/cgroup")
+LIMITS = (("", "memory.max"), ("unified", "memory.max"), ("memory", "memory.limit_in_bytes"))  # version 2, hybrid, 1
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores that this process may use, and bytes of memory."""
+
+    cores: int
+    memory: int
+
+
+def this_machine() -> Machine:
+    """The machine within the limits of this process's control group and of those above it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cores, min([psutil.virtual_memory().total, *_cgroup_limits()]))
+
+
+def _cgroup_limits() -> list[int]:
+    """Limits of memory in bytes: of this process's control group and of every one that contains it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        group = Path(path)
+        for mount, name in LIMITS:
+            if ("memory" in controllers.split(",")) == (mount == "memory"):
+                for above in (group, *group.parents):
+                    file = CGROUPS / mount / above.relative_to("/") / name
+                    if file.exists() and (text := file.read_text().strip()) != "max":
+                        limits.append(int(text))
+    return limits
+
+
+def parse_bytes(text: str | int, option: str) -> int:
+    """A number of bytes: 2000000, "500MB", "1.5 GiB". Raises UsageError that names the option."""
+    compact = str(text).replace(" ", "").upper()
+    digits = compact.rstrip("BKMGTI")
+    unit = compact[len(digits) :] or "B"
+    try:
+        return int(float(digits) * UNITS[unit])
+    except (ValueError, KeyError):
+        raise UsageError(f"{option} {text}: give bytes, such as 500MB or 2GiB") from None

@@ -1,0 +1,219 @@
+"""The stream keeps the promises of the order for any blocks, filters, lanes, world sizes and positions.
+
+The sequences themselves are compared, not their sorted rows.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import UsageError
+from foldstream.training.filters import Both, EveryRow, FoldFilter, RowFilter, SubsetFilter
+from foldstream.training.folds import write_folds
+from foldstream.training.stream import Batch, Mixing, Rank, RowStream, TrainStream
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from ..conftest import convert_file, table
+
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three datasets of 7, 300 and 997 rows with a fold plan each, and all their rows in memory."""
+
+    datasets: tuple[Dataset, ...]
+    folds: tuple[Path, ...]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    root = tmp_path_factory.mktemp("streams")
+    datasets = []
+    for rows in (40, 300, 997):
+        csv = root / f"{rows}.csv"
+        csv.write_text(table(rows, seed=rows))
+        datasets.append(convert_file(csv, root / f"{rows}.zarr", label="label"))
+    plans = tuple(write_folds(d, "kfold", FOLDS, 0, d.root.with_suffix(".folds")).root for d in datasets)
+    return Data(tuple(datasets), plans)
+
+
+@dataclass(frozen=True)
+class Case:
+    dataset: Dataset
+    rows: RowFilter
+    chosen: np.ndarray
+    mixing: Mixing
+    epoch: int
+
+
+def draw_case(data: Data, draw: st.DataObject) -> Case:
+    """A dataset, a filter with the rows that it should choose, and a mixing that fits."""
+    number = draw.draw(st.integers(0, 2), label="dataset")
+    dataset, plan = data.datasets[number], data.folds[number]
+    chosen = np.ones(dataset.rows, bool)
+    rows: RowFilter = EveryRow(dataset.layout)
+    if draw.draw(st.booleans(), label="fold"):
+        from foldstream.storage.dataset import open_arrays
+        from foldstream.storage.reader import BlockReader
+
+        folds, fold = open_arrays(plan, "folds"), draw.draw(st.integers(0, FOLDS - 1))
+        rows = FoldFilter(folds, fold)
+        chosen &= BlockReader(folds, ("fold",)).read(range(dataset.layout.blocks))["fold"] != fold
+    if draw.draw(st.booleans(), label="subset"):
+        share = draw.draw(st.sampled_from([0.02, 0.3, 0.9]))
+        subset = np.random.default_rng(draw.draw(st.integers(0, 9))).random(dataset.rows) < share
+        rows = Both(dataset.layout, rows, SubsetFilter(dataset.layout, subset))
+        chosen &= subset
+    lanes = draw.draw(st.sampled_from([8, 16]), label="lanes")
+    per_lane, window = draw.draw(st.integers(1, 3)), draw.draw(st.integers(1, 9))
+    mixing = Mixing(lanes * per_lane, lanes, window, seed=draw.draw(st.integers(0, 3)))
+    return Case(dataset, rows, chosen, mixing, draw.draw(st.integers(0, 3), label="epoch"))
+
+
+def stream(case: Case, rank: int = 0, world_size: int = 1, threads: int = 2) -> TrainStream:
+    return TrainStream(case.dataset, case.rows, case.mixing, Rank(rank, world_size, threads=threads), case.epoch)
+
+
+def global_batches(case: Case, world_size: int, step: int = 0) -> list[list[int]]:
+    """The ids of each global batch in its own order: lane by lane, put together from all ranks."""
+    parts = []
+    for rank in range(world_size):
+        of_rank = stream(case, rank, world_size)
+        of_rank.load_state_dict({"epoch": case.epoch, "step": step})
+        parts.append([batch.id.reshape(case.mixing.lanes // world_size, -1) for batch in of_rank])
+    return [torch.stack(step, dim=1).flatten().tolist() for step in zip(*parts, strict=True)]
+
+
+examples = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@examples
+@given(st.data())
+def test_world_sizes_and_resumed_streams_give_the_same_batches(data: Data, draw: st.DataObject) -> None:
+    case = draw_case(data, draw)
+    alone = global_batches(case, 1)
+    fitting = [size for size in range(1, case.mixing.lanes + 1) if case.mixing.lanes % size == 0]
+    step = draw.draw(st.integers(0, len(alone)), label="step")
+    assert global_batches(case, draw.draw(st.sampled_from(fitting), label="world size"), step) == alone[step:]
+
+
+@examples
+@given(st.data())
+def test_no_row_comes_twice_and_each_has_its_own_values(data: Data, draw: st.DataObject) -> None:
+    from foldstream.storage.reader import BlockReader
+
+    case = draw_case(data, draw)
+    batches = list(stream(case))
+    ids = np.concatenate([np.zeros(0, np.int64), *(batch.id.numpy() for batch in batches)])
+    assert len(set(ids.tolist())) == len(ids)
+    assert case.chosen[ids].all()
+    assert 0 <= case.chosen.sum() - len(ids) < case.mixing.batch_size
+    stored = BlockReader(case.dataset, ("x", "y")).read(range(case.dataset.layout.blocks))
+    for batch in batches:
+        assert len(batch.id) == case.mixing.batch_size
+        np.testing.assert_array_equal(batch.x.numpy(), stored["x"][batch.id])
+        np.testing.assert_array_equal(batch.y.numpy(), stored["y"][batch.id])
+
+
+@examples
+@given(st.data())
+def test_every_chosen_row_is_evaluated_once(data: Data, draw: st.DataObject) -> None:
+    case = draw_case(data, draw)
+    world_size, size = draw.draw(st.integers(1, 11)), draw.draw(st.sampled_from([1, 7, 512]))
+    ranks = [RowStream(case.dataset, case.rows, Rank(rank, world_size), size) for rank in range(world_size)]
+    ids = [i for of_rank in ranks for batch in of_rank for i in batch.id.tolist()]
+    assert sorted(ids) == np.flatnonzero(case.chosen).tolist()
+
+
+@examples
+@given(st.data())
+def test_folds_partition_the_rows(data: Data, draw: st.DataObject) -> None:
+    from foldstream.storage.dataset import open_arrays
+
+    number = draw.draw(st.integers(0, 2))
+    dataset, folds = data.datasets[number], open_arrays(data.folds[number], "folds")
+    blocks = draw.draw(st.lists(st.integers(0, dataset.layout.blocks - 1), min_size=1, max_size=20))
+    inside = [FoldFilter(folds, fold, inside=True) for fold in range(FOLDS)]
+    assert (np.sum([rows.mask(blocks) for rows in inside], axis=0) == 1).all()
+    fold = draw.draw(st.integers(0, FOLDS - 1))
+    np.testing.assert_array_equal(inside[fold].mask(blocks), ~FoldFilter(folds, fold).mask(blocks))
+    np.testing.assert_array_equal(sum(rows.kept() for rows in inside), dataset.layout.block_sizes())
+
+
+def whole(dataset: Dataset, **mixing: int) -> TrainStream:
+    return TrainStream(dataset, EveryRow(dataset.layout), Mixing(**{"batch_size": 48, "window": 3, **mixing}))
+
+
+def ids(batches: list[Batch]) -> list[list[int]]:
+    return [batch.id.tolist() for batch in batches]
+
+
+def test_one_epoch_follows_the_other(digits: Dataset) -> None:
+    rows = whole(digits)
+    first, second = ids(list(rows)), ids(list(rows))
+    assert first != second
+    assert rows.state_dict() == {"epoch": 2, "step": 0}
+    rows.load_state_dict({"epoch": 1, "step": 0})
+    assert ids(list(rows)) == second
+
+
+def test_the_state_is_the_place_after_the_last_batch(digits: Dataset) -> None:
+    rows, other = whole(digits), whole(digits)
+    undisturbed = ids(list(other))
+    started = iter(rows)
+    taken = ids([next(started) for _ in range(5)])
+    state = rows.state_dict()
+    assert taken == undisturbed[:5]
+    assert state == {"epoch": 0, "step": 5}
+    other.load_state_dict(state)
+    assert len(other) == len(undisturbed) - 5
+    assert ids(list(other)) == undisturbed[5:]
+
+
+def test_transforms_draw_the_same_numbers_after_a_resume(digits: Dataset) -> None:
+    def noise(batch: Batch, generator: torch.Generator) -> Batch:
+        return batch._replace(x=batch.x + torch.rand(batch.x.shape, generator=generator))
+
+    def noisy() -> TrainStream:
+        return TrainStream(digits, EveryRow(digits.layout), Mixing(48), transform=noise)
+
+    undisturbed, resumed = list(noisy()), noisy()
+    resumed.load_state_dict({"epoch": 0, "step": 9})
+    for batch, expected in zip(resumed, undisturbed[9:], strict=True):
+        assert torch.equal(batch.x, expected.x)
+    assert not torch.equal(undisturbed[0].x.frac(), undisturbed[1].x.frac())
+
+
+def test_the_stream_works_in_a_data_loader(digits: Dataset) -> None:
+    assert ids(list(DataLoader(whole(digits), batch_size=None))) == ids(list(whole(digits)))
+
+
+def test_worker_processes_are_refused(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="num_workers=0"):
+        list(DataLoader(whole(digits), batch_size=None, num_workers=1, multiprocessing_context="spawn"))
+
+
+def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="use 1, 2, 4, 8"):
+        TrainStream(digits, EveryRow(digits.layout), Mixing(48), Rank(0, 3))
+
+
+def test_memory_that_cannot_suffice_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="--memory 1,000 bytes: 8 lanes"):
+        TrainStream(digits, EveryRow(digits.layout), Mixing(48), Rank(memory=1000))
+
+
+def test_the_budget_bounds_the_slots(digits: Dataset) -> None:
+    rows = whole(digits)
+    slot = rows.slot_rows * sum(spec.row_bytes for spec in rows.specs)
+    tight = TrainStream(digits, rows.rows, rows.mixing, replace(rows.rank, memory=17 * slot))
+    assert (tight.slots, rows.slots) == (17, 24)
+    assert ids(list(tight)) == ids(list(rows))
