@@ -6,6 +6,9 @@
     summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
     fs.predict("runs/digits", "test.csv", "submission.csv")
 
+    for x, y, id in fs.stream("digits.zarr", batch_size=256):  # a training loop of one's own
+        ...
+
 The keywords are the command line's flags.
 """
 
@@ -13,22 +16,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cluster.conversion import Listener, convert_csv
+    from .cluster.conversion import Listener, convert_csv, verify
     from .cluster.jobs import predict, run_job, train
     from .storage.dataset import Dataset
     from .storage.dataset import open_dataset as open
     from .storage.errors import FoldstreamError
+    from .training.open_stream import normalizer, stream
 
-__all__ = ["Dataset", "FoldstreamError", "Listener", "convert_csv", "open", "predict", "run_job", "train"]
+__all__ = [
+    "Dataset",
+    "FoldstreamError",
+    "Listener",
+    "convert_csv",
+    "normalizer",
+    "open",
+    "predict",
+    "run_job",
+    "stream",
+    "train",
+    "verify",
+]
 
 _HOMES = {
     "Dataset": ("storage.dataset", "Dataset"),
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.conversion", "Listener"),
     "convert_csv": ("cluster.conversion", "convert_csv"),
+    "normalizer": ("training.open_stream", "normalizer"),
     "open": ("storage.dataset", "open_dataset"),
     "predict": ("cluster.jobs", "predict"),
     "run_job": ("cluster.jobs", "run_job"),
+    "stream": ("training.open_stream", "stream"),
+    "verify": ("cluster.conversion", "verify"),
     "train": ("cluster.jobs", "train"),
 }
 

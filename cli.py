@@ -16,7 +16,7 @@ from rich.table import Table
 
 from .cluster import conversion
 from .storage.dataset import Dataset, open_dataset
-from .storage.errors import FoldstreamError, UsageError
+from .storage.errors import DamagedError, FoldstreamError, UsageError
 
 app = typer.Typer(
     help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",
@@ -138,6 +138,8 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Rows of a global batch, over all workers.")] = 128,
     workers: Annotated[int, typer.Option(help="Data-parallel workers.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of folds, order, weights and dropout.")] = 0,
+    window: Annotated[int, typer.Option(help="Blocks of each lane that are mixed at once.")] = 8,
+    memory: Annotated[str | None, typer.Option(help="Bound of each worker's stream, such as 2GB.")] = None,
     set: Annotated[
         list[str],
         typer.Option(
@@ -164,6 +166,8 @@ def train(
             batch_size=batch_size,
             workers=workers,
             seed=seed,
+            window=window,
+            memory=memory,
             settings=parse_settings(set),
             listener=listener,
         )
@@ -207,6 +211,25 @@ def run_job(
         show_summary(summary)
     if "predict" in (tables := jobs.load_job_file(Path(job))):
         console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Convert damaged shards again from the source.")] = False,
+) -> None:
+    """Read all of a dataset and name every file that is damaged or missing.
+
+    Example: foldstream verify digits.zarr --repair
+    """
+    with listening() as listener:
+        damages = conversion.verify(dataset, repair=repair, listener=listener)
+    for damage in damages:
+        rows = f"rows {damage.first_row:,} to {damage.last_row:,} of {damage.array}"
+        console.print(f"{damage.path}: {damage.reason} ({rows})", highlight=False, soft_wrap=True)
+    if damages and not repair:
+        raise DamagedError(f"{len(damages)} damaged files in {dataset}; mend them with --repair, or restore a copy")
+    console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is whole")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from ..pipeline.convert import convert, is_converted
 from ..pipeline.csv_plan import ConvertRequest
 from ..pipeline.csv_split import describe_source
 from ..pipeline.dask_executor import DaskExecutor
+from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError
 from ..storage.progress import Progress, silent
@@ -75,3 +76,19 @@ def convert_request(
         return open_dataset(root)
     with dask_executor(listener, client) as executor:
         return convert(request, root, executor, listener.progress, overwrite)
+
+
+def verify(
+    dataset: str | Path, *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
+) -> list[Damage]:
+    """Read all of a dataset and return every file that is damaged or missing.
+
+    With `repair`, the damaged shards are converted again from the sources, which must be as they were: SourceError
+    if they are not. The files that are returned are then whole again.
+    """
+    opened = open_dataset(dataset)
+    with dask_executor(listener, client) as executor:
+        damages = find_damage(opened, executor, listener.progress)
+        if damages and repair:
+            repair_shards(opened, damages, executor, listener.progress)
+    return damages

@@ -20,20 +20,23 @@ from ..storage.errors import ConflictError, UsageError
 from ..storage.files import read_json, same_json, write_json
 from ..storage.progress import Progress
 from ..training.config import TrainConfig
+from ..training.filters import EveryRow
 from ..training.folds import write_folds
 from ..training.loop import is_done, read_result
 from ..training.models import absolute_model, model_hash
 from ..training.ray_train import GroupRequest, train_folds
 from ..training.run import RunFolder, RunJob, load_job
+from ..training.stream import Mixing, Rank, TrainStream
 
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the run may use: training workers, and how often a group that dies is started again."""
+    """What the run may use: workers, bytes of memory for each one's stream, restarts of a group that dies."""
 
     workers: int
+    memory: int | None = None
     max_failures: int = 2
 
 
@@ -85,9 +88,16 @@ def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, resources:
     """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
     write_folds(dataset, config.split, config.folds, config.seed, run.folds)
     left = folds_left(run, config)
-    request = GroupRequest(run.root, left, resources.workers, torch.cuda.is_available(), resources.max_failures)
+    gpu = torch.cuda.is_available()
+    request = GroupRequest(run.root, left, resources.workers, gpu, resources.max_failures, resources.memory)
     with watch_folds(run, config, progress):
         train_folds(request)
+
+
+def check_stream(dataset: Dataset, config: TrainConfig, resources: Resources) -> None:
+    """Raise UsageError if the workers' streams cannot do with the memory that they may use."""
+    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    TrainStream(dataset, EveryRow(dataset.layout), mixing, Rank(0, resources.workers, resources.memory))
 
 
 def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, did_you_mean
 from ..storage.files import write_atomic
 from ..storage.format import Schema
+from ..storage.machine import parse_bytes
 from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.models import check_model
@@ -31,7 +32,17 @@ from ..training.order import lane_count
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
 from .conversion import SILENT, Listener, convert_csv, convert_request, dask_executor
-from .coordinator import Resources, check_workers, claim_run, folds_left, load_summary, merge_run, read_run, train_left
+from .coordinator import (
+    Resources,
+    check_stream,
+    check_workers,
+    claim_run,
+    folds_left,
+    load_summary,
+    merge_run,
+    read_run,
+    train_left,
+)
 from .local import dask_cluster, workers_released
 from .local_ray import ray_cluster
 
@@ -47,12 +58,15 @@ def train(
     batch_size: int = 128,
     workers: int = 2,
     seed: int = 0,
+    window: int = 8,
+    memory: str | int | None = None,
     settings: Mapping[str, Any] | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> dict[str, Any]:
     """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
 
+    `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB").
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
     `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
     fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
@@ -63,8 +77,10 @@ def train(
         split = "stratified" if opened.schema.task == "classification" else "kfold"
     recipe, own = resolve_settings(model, settings or {})
     lanes = check_workers(folder, workers) or lane_count(workers)
-    config = TrainConfig(model, folds, split, epochs, batch_size, seed, lanes=lanes, recipe=recipe, model_settings=own)
+    config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
+    resources = Resources(workers, None if memory is None else parse_bytes(memory, "--memory"))
+    check_stream(opened, config, resources)
     check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
     job = claim_run(folder, opened, config)
     if folder.summary.exists():
@@ -72,7 +88,7 @@ def train(
     if folds_left(folder, job.config):
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
-            train_left(folder, opened, job.config, Resources(workers), listener.progress)
+            train_left(folder, opened, job.config, resources, listener.progress)
     with dask_executor(listener, client) as executor:
         return merge_run(folder, opened, job.config, executor, listener.progress)
 

@@ -5,29 +5,29 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
 from .dataset import StoredArrays
 from .errors import DamagedError
 from .format import ArraySpec
-from .shards import compressor, decode_block, decode_index, index_bytes, shard_key
+from .shards import decode_block, decode_index, index_bytes, shard_key
 
-INDEX_CACHE = 4096  # shards whose index is kept: 64 blocks each take 1 KB
+OPEN_SHARDS = 128  # files that a reader holds open, with their indexes
 
 
 class BlockReader:
     """Reads blocks of the named arrays. Every byte is checked; damage raises DamagedError with its place.
 
-    Holds no file and no thread: the threads are those of the executor that a call is given. Never forks.
+    Its threads are those of the executor that a call is given. Never forks.
     """
 
     def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",)) -> None:
         self.dataset = dataset
         self.specs = tuple(dataset.spec(name) for name in arrays)
-        self._codecs = {spec.name: compressor(spec) for spec in self.specs}
         self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
-        self._index = lru_cache(INDEX_CACHE)(self._read_index)
+        self._shard = lru_cache(OPEN_SHARDS)(self._open_shard)
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """The rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
@@ -62,43 +62,34 @@ class BlockReader:
     def _read_block(self, spec: ArraySpec, block: int, out: np.ndarray) -> None:
         """Decode one block into `out`, (rows of the block, *row_shape)."""
         layout = self.dataset.layout
-        shard, position = divmod(block, layout.shard_blocks)
-        offset, length = self._index(spec, shard)[position]
-        data = self._read_bytes(spec, shard, int(offset), int(length))
+        number, position = divmod(block, layout.shard_blocks)
+        shard = self._shard(spec, number)
+        offset, length = shard.index[position].tolist()
+        data = os.pread(shard.descriptor, length, offset)
         whole = out if len(out) == layout.block_rows else spec.empty(layout.block_rows)
         try:
-            decode_block(self._codecs[spec.name], data, int(self._checksums[spec.name][block]), whole)
+            decode_block(data, int(self._checksums[spec.name][block]), whole)
         except DamagedError as error:
-            raise self._damaged(spec, shard, str(error), block) from None
+            raise self._damaged(spec, number, str(error), block) from None
         if whole is not out:
             out[...] = whole[: len(out)]
 
-    def _read_index(self, spec: ArraySpec, shard: int) -> np.ndarray:
-        """Check a shard's length and read its index."""
-        size = self.dataset.manifest.shards[shard].lengths[spec.name]
-        path = self.dataset.root / shard_key(spec, shard)
+    def _open_shard(self, spec: ArraySpec, number: int) -> "_OpenShard":
+        """Open a shard, check its length and read its index."""
+        layout, size = self.dataset.layout, self.dataset.manifest.shards[number].lengths[spec.name]
         try:
-            found = path.stat().st_size
+            shard = _OpenShard(self.dataset.root / shard_key(spec, number))
         except FileNotFoundError:
-            raise self._damaged(spec, shard, "the file is missing") from None
+            raise self._damaged(spec, number, "the file is missing") from None
+        found = os.fstat(shard.descriptor).st_size
         if found != size:
-            raise self._damaged(spec, shard, f"the file has {found:,} bytes where {size:,} were written")
-        tail = index_bytes(self.dataset.layout)
+            raise self._damaged(spec, number, f"the file has {found:,} bytes where {size:,} were written")
+        tail = index_bytes(layout)
         try:
-            return decode_index(self._read_bytes(spec, shard, size - tail, tail), self.dataset.layout)
+            shard.index = decode_index(os.pread(shard.descriptor, tail, size - tail), layout)
         except DamagedError as error:
-            raise self._damaged(spec, shard, str(error)) from None
-
-    def _read_bytes(self, spec: ArraySpec, shard: int, offset: int, length: int) -> bytes:
-        path = self.dataset.root / shard_key(spec, shard)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
-        if len(data) != length:
-            raise self._damaged(spec, shard, f"{length:,} bytes at {offset:,} end early")
-        return data
+            raise self._damaged(spec, number, str(error)) from None
+        return shard
 
     def _damaged(self, spec: ArraySpec, shard: int, reason: str, block: int | None = None) -> DamagedError:
         layout = self.dataset.layout
@@ -107,3 +98,16 @@ class BlockReader:
             f"{self.dataset.root / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
             "restore the file from a copy, or convert the source again with --overwrite"
         )
+
+
+class _OpenShard:
+    """A shard's file, open for as long as somebody holds this, and its index of offsets and lengths."""
+
+    index: np.ndarray
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

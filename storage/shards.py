@@ -18,10 +18,16 @@ from .format import ArraySpec, Layout
 
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
+RESIDUE = 0x48674BC7  # the CRC-32C of anything that is followed by its own CRC-32C
 MISSING = 2**64 - 1
 
 # Outside the main thread blosc would take a lock around its own threads: contexts let our threads decode at once.
 blosc.use_threads = False
+
+
+WORTHWHILE = 1.25
+"""Least ratio for which a block is compressed: below it, LZ4's time costs more than the bytes that it saves."""
+STORED = numcodecs.Blosc(clevel=0)
 
 
 def compressor(spec: ArraySpec) -> numcodecs.Blosc:
@@ -51,6 +57,8 @@ def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray) -> tuple[byt
         if len(block) < layout.block_rows:
             block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
         data = codec.encode(block)
+        if block.nbytes < WORTHWHILE * len(data):
+            data = STORED.encode(block)
         checksum = google_crc32c.value(data)
         parts += [data, struct.pack("<I", checksum)]
         index[number] = offset, len(data) + CHECKSUM_BYTES
@@ -71,16 +79,15 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def decode_block(codec: numcodecs.Blosc, data: bytes, expected: int, out: np.ndarray) -> None:
+def decode_block(data: bytes, expected: int, out: np.ndarray) -> None:
     """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
 
     `expected` is the CRC-32C that was recorded when the block was written: bytes that are sound but belong to
     another block fail too. Raises DamagedError (without a place).
     """
-    payload = data[:-CHECKSUM_BYTES]
-    if google_crc32c.value(payload) != expected or data[-CHECKSUM_BYTES:] != struct.pack("<I", expected):
+    if google_crc32c.value(data) != RESIDUE or data[-CHECKSUM_BYTES:] != struct.pack("<I", expected):
         raise DamagedError("the block fails its checksum")
-    codec.decode(payload, out)
+    blosc.decompress(data, out)
 
 
 def shard_key(spec: ArraySpec, shard: int) -> str:

@@ -22,6 +22,8 @@ class GroupRequest:
     workers: int
     use_gpu: bool
     max_failures: int
+    memory: int | None = None
+    """Bytes that each worker's stream may hold."""
 
 
 def train_folds(request: GroupRequest) -> None:
@@ -34,7 +36,7 @@ def train_folds(request: GroupRequest) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"root": str(request.root), "folds": list(request.folds)},
+        train_loop_config={"root": str(request.root), "folds": list(request.folds), "memory": request.memory},
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
         run_config=RunConfig(
             name="ray",
@@ -72,6 +74,6 @@ def _train_worker(config: dict[str, Any]) -> None:
     job = load_job(run)
     for fold in config["folds"]:
         if not is_done(run.fold(fold)):
-            FoldTrainer(job, run, fold, process).train(notify=lambda metrics: None)
+            FoldTrainer(job, run, fold, process, config["memory"]).train(notify=lambda metrics: None)
         process.wait()
     ray.train.report({"folds": float(len(config["folds"]))})

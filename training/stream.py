@@ -5,6 +5,7 @@ straight into the slots and gather batches from them; the thread that iterates o
 """
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,7 @@ from .seeding import seed_of
 COLUMNS = ("x", "y", "id")
 CHUNK_BYTES = 2 << 20
 CHUNKS_AHEAD = 3
+LOADS_AHEAD = 4
 READ_BYTES = 32 << 20  # what the streams in the dataset's order read at once
 EVALUATION_BATCH = 512
 MOST_THREADS = 16
@@ -63,9 +65,9 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Rank:
-    """One of the processes that share an epoch, and what it may use: bytes of memory and threads.
+    """One of the processes that share an epoch, and what it may use: bytes of memory, and threads.
 
-    Without them it takes an eighth of the machine's memory and all its cores, shared with the ranks on this machine.
+    Without a bound the stream takes what its windows need; threads: the machine's cores, shared with the other ranks.
     """
 
     rank: int = 0
@@ -113,7 +115,7 @@ class TrainStream(IterableDataset[Batch]):
         self.epoch, self.step = epoch, 0
         self._taken = (epoch, 0)
         self._order: EpochOrder | None = None
-        self.slots = self._count_slots()
+        self._check_memory()
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -141,18 +143,28 @@ class TrainStream(IterableDataset[Batch]):
         window = self.mixing.window * self.dataset.layout.block_rows
         return max(window, 2 * self.mixing.batch_size // self.mixing.lanes)
 
-    def _count_slots(self) -> int:
-        """Slots within the memory: two a lane are needed at least, three are enough to read ahead."""
-        slot_bytes = self.slot_rows * sum(spec.row_bytes for spec in self.specs)
-        least, most = 2 * len(self.lanes), 3 * len(self.lanes)
-        if self.rank.memory is None:
-            return max(least, min(most, this_machine().memory // 8 // self.rank.neighbours // slot_bytes))
-        if self.rank.memory < least * slot_bytes:
+    @property
+    def slots(self) -> int:
+        """Slots of memory: two a lane, one that is emptied and one that is filled. Most of the time half are in use."""
+        return 2 * len(self.lanes)
+
+    @property
+    def memory_needed(self) -> int:
+        """Bytes of all slots, and of the batches that are gathered ahead."""
+        row_bytes = sum(spec.row_bytes for spec in self.specs)
+        return self.slots * self.slot_rows * row_bytes + (CHUNKS_AHEAD + 1) * CHUNK_BYTES
+
+    def _check_memory(self) -> None:
+        if self.rank.memory is not None and self.rank.memory < self.memory_needed:
             raise UsageError(
-                f"--memory {self.rank.memory:,} bytes: {len(self.lanes)} lanes with windows of {self.mixing.window} "
-                f"blocks need {least * slot_bytes:,} in each worker; give more, or a smaller --window"
+                f"--memory {self.rank.memory:,} bytes: a worker's {len(self.lanes)} lanes with windows of "
+                f"{self.mixing.window} blocks need {self.memory_needed:,}; give as much, or a smaller --window"
             )
-        return min(most, self.rank.memory // slot_bytes)
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The slots, one after the other: (slots · slot_rows, *row_shape) of each array. Kept from epoch to epoch."""
+        return {spec.name: spec.empty(self.slots * self.slot_rows) for spec in self.specs}
 
     def __len__(self) -> int:
         return self.order.steps - self.step
@@ -186,7 +198,8 @@ class _WindowMemory:
         self.stream, self.order, self.threads = stream, order, threads
         self.specs = stream.specs
         self.reader = BlockReader(stream.dataset, [spec.name for spec in self.specs])
-        self.columns = {spec.name: spec.empty(stream.slots * stream.slot_rows) for spec in self.specs}
+        self.columns = stream.columns
+        self.buffers = {spec.name: _Buffers(spec) for spec in self.specs}
         self.free = list(range(stream.slots))
         self.slot_of: dict[Load, int] = {}
         self.blocks_of: dict[Load, list[Future[None]]] = {}
@@ -204,7 +217,7 @@ class _WindowMemory:
         loading: deque[Chunk] = deque()
         gathering: deque[tuple[Chunk, Future[list[Batch]]]] = deque()
         while upcoming or loading or gathering:
-            while upcoming and len(upcoming.first_needed) <= len(self.free):
+            while upcoming and len(upcoming.first_needed) <= len(self.free) and _loads(loading) < LOADS_AHEAD:
                 for load in upcoming.first_needed:
                     self._start_load(load)
                 loading.append(upcoming)
@@ -271,14 +284,19 @@ class _WindowMemory:
             positions = [self.positions_of[piece.load].result()[piece.start : piece.stop] for piece in pieces]
             index[:, lane] = np.concatenate(positions).reshape(chunk.steps, per_lane)
             for piece in pieces:
-                for block in self.blocks_of[piece.load]:
-                    block.result()
+                self._await_blocks(piece.load)
         rows = index.reshape(-1)
-        gathered = {spec.name: _take(self.columns[spec.name], rows) for spec in self.specs}
+        gathered = {spec.name: self.buffers[spec.name].take(self.columns[spec.name], rows) for spec in self.specs}
         size = len(chunk.lanes) * per_lane
         parts = {name: torch.split(tensor, size) for name, tensor in gathered.items()}
         batches = [_batch({name: part[i] for name, part in parts.items()}) for i in range(chunk.steps)]
         return batches if self.stream.transform is None else self._transformed(batches, step, self.stream.transform)
+
+    def _await_blocks(self, load: Load) -> None:
+        """Return when a slot is filled."""
+        for block in self.blocks_of[load]:
+            block.result()
+        self.blocks_of[load] = []
 
     def _transformed(self, batches: list[Batch], step: int, transform: Transform) -> list[Batch]:
         keys = self.order.seed, self.order.epoch, self.stream.rank.rank, TRANSFORM
@@ -309,12 +327,13 @@ class RowStream(IterableDataset[Batch]):
         names = [spec.name for spec in self.dataset.manifest.arrays if spec.name in COLUMNS]
         shards = range(self.rank.rank, layout.shards, self.rank.world_size)
         runs = (run for shard in shards for run in _runs(self.dataset, [b for b in layout.blocks_of(shard) if kept[b]]))
+        buffers = {name: _Buffers(self.dataset.spec(name)) for name in names}
         with _threads(self.rank.thread_count) as threads:
             for blocks, arrays in _read_ahead(BlockReader(self.dataset, names), runs, threads):
                 inside = np.flatnonzero(self.rows.mask(blocks))
                 for first in range(0, len(inside), self.batch_size):
                     wanted = inside[first : first + self.batch_size]
-                    batch = _batch({name: _take(rows, wanted) for name, rows in arrays.items()})
+                    batch = _batch({name: buffers[name].take(rows, wanted) for name, rows in arrays.items()})
                     yield blocks[0] // layout.shard_blocks, batch
 
 
@@ -366,13 +385,36 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         threads.shutdown(cancel_futures=True)
 
 
-def _take(column: np.ndarray, rows: np.ndarray) -> Tensor:
-    """The given rows as a tensor of their own, pinned where there is a GPU to send it to."""
-    dtype = torch.from_numpy(column[:0]).dtype
-    out = torch.empty((len(rows), *column.shape[1:]), dtype=dtype, pin_memory=torch.cuda.is_available())
-    # Positions are in range by construction; any other mode would copy the rows once more.
-    np.take(column, rows, axis=0, out=out.numpy(), mode="clip")
-    return out
+class _Buffers:
+    """Memory for gathered rows, used again once nobody holds a tensor of it: fresh pages cost more than the copying."""
+
+    def __init__(self, spec: ArraySpec) -> None:
+        self.spec = spec
+        self.dtype = torch.from_numpy(spec.empty(0)).dtype
+        self.idle: deque[np.ndarray] = deque(maxlen=2 * CHUNKS_AHEAD)
+
+    def take(self, column: np.ndarray, rows: np.ndarray) -> Tensor:
+        """The given rows as a tensor of their own, pinned where there is a GPU to send it to."""
+        if torch.cuda.is_available():  # torch itself uses pinned memory again
+            out = torch.empty((len(rows), *self.spec.row_shape), dtype=self.dtype, pin_memory=True)
+        else:
+            out = torch.from_numpy(self._reused(len(rows)))
+        # Positions are in range by construction; any other mode would copy the rows once more.
+        np.take(column, rows, axis=0, out=out.numpy(), mode="clip")
+        return out
+
+    def _reused(self, rows: int) -> np.ndarray:
+        """An array over idle memory. It goes back when the array, which torch's tensors hold, is gone."""
+        memory = self.idle.popleft() if self.idle else self.spec.empty(rows)
+        if len(memory) < rows:
+            memory = self.spec.empty(rows)
+        array = memory[:rows]
+        weakref.finalize(array, self.idle.append, memory).atexit = False
+        return array
+
+
+def _loads(chunks: Iterable[Chunk]) -> int:
+    return sum(len(chunk.first_needed) for chunk in chunks)
 
 
 def _batch(columns: dict[str, Tensor]) -> Batch:

@@ -3,7 +3,7 @@
 The sequences themselves are compared, not their sorted rows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -207,13 +207,5 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset)
 
 
 def test_memory_that_cannot_suffice_is_refused(digits: Dataset) -> None:
-    with pytest.raises(UsageError, match="--memory 1,000 bytes: 8 lanes"):
+    with pytest.raises(UsageError, match="--memory 1,000 bytes: a worker's 8 lanes"):
         TrainStream(digits, EveryRow(digits.layout), Mixing(48), Rank(memory=1000))
-
-
-def test_the_budget_bounds_the_slots(digits: Dataset) -> None:
-    rows = whole(digits)
-    slot = rows.slot_rows * sum(spec.row_bytes for spec in rows.specs)
-    tight = TrainStream(digits, rows.rows, rows.mixing, replace(rows.rank, memory=17 * slot))
-    assert (tight.slots, rows.slots) == (17, 24)
-    assert ids(list(tight)) == ids(list(rows))

@@ -1,0 +1,119 @@
+"""Reading a dataset to its last byte, and writing damaged shards anew from the source, one task a shard."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..storage.dataset import Dataset, open_dataset
+from ..storage.errors import DamagedError, SourceError
+from ..storage.files import content_hash
+from ..storage.format import Source
+from ..storage.progress import Progress, silent
+from ..storage.reader import BlockReader
+from ..storage.shards import shard_key
+from .convert import ShardTask, make_plan, write_shard_task
+from .csv_plan import ConvertRequest
+from .csv_split import describe_source
+from .executor import Executor
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file of a dataset that does not hold what was written: which rows it concerns, and what is wrong."""
+
+    shard: int
+    array: str
+    path: str
+    first_row: int
+    last_row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """Read one shard of every array."""
+
+    root: str
+    shard: int
+
+
+def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
+    """Read every shard and compare it with the manifest. Returns what is damaged or missing, in the dataset's order."""
+    tasks = [CheckTask(str(dataset.root), shard) for shard in range(dataset.layout.shards)]
+    found: dict[int, list[Damage]] = {}
+    progress("verify", 0, len(tasks), "shards")
+    for position, damages in executor.map(check_shard, tasks):
+        found[position] = damages
+        progress("verify", len(found), len(tasks), "shards")
+    return [damage for position in range(len(tasks)) for damage in found[position]]
+
+
+def check_shard(task: CheckTask) -> list[Damage]:
+    """What is wrong with the files of one shard."""
+    dataset = open_dataset(task.root)
+    start, stop = dataset.layout.shard_range(task.shard)
+    damages = []
+    for spec in dataset.manifest.arrays:
+        path = dataset.root / shard_key(spec, task.shard)
+        reason = _fault(dataset, spec.name, path, task.shard)
+        if reason:
+            damages.append(Damage(task.shard, spec.name, str(path), start, stop - 1, reason))
+    return damages
+
+
+def _fault(dataset: Dataset, array: str, path: Path, shard: int) -> str:
+    """Why a file is not what was written, or nothing."""
+    entry = dataset.manifest.shards[shard]
+    if not path.exists():
+        return "the file is missing"
+    data = path.read_bytes()
+    if len(data) != entry.lengths[array]:
+        return f"the file has {len(data):,} bytes where {entry.lengths[array]:,} were written"
+    if content_hash(data) != entry.hashes[array]:
+        return "its content is not what was written"
+    reader = BlockReader(dataset, (array,))
+    for block in dataset.layout.blocks_of(shard):
+        try:
+            reader.read([block])
+        except DamagedError as error:
+            return f"the dataset's table of checksums does not fit it ({error})"
+    return ""
+
+
+def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
+    """Convert the damaged shards again from the source, and put those in place that come out as they were written.
+
+    Raises SourceError if a source is gone or is not what it was; then nothing has been changed.
+    """
+    request = _request(dataset)
+    with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
+        scratch = Path(folder)
+        plan = make_plan(request, scratch, executor, progress)
+        shards = sorted({damage.shard for damage in damages})
+        tasks = [ShardTask(folder, plan.layout, plan.schema, shard, plan.pieces_of(shard)) for shard in shards]
+        if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
+            raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")
+        for done, _ in enumerate(executor.map(write_shard_task, tasks), 1):
+            progress("repair", done, len(tasks), "shards")
+        names = {spec.name: spec for spec in dataset.manifest.arrays}
+        for damage in damages:
+            made = scratch / shard_key(names[damage.array], damage.shard)
+            if content_hash(made.read_bytes()) != dataset.manifest.shards[damage.shard].hashes[damage.array]:
+                raise SourceError(f"the sources of {dataset.root} no longer give {damage.path}; convert them again")
+        for damage in damages:
+            Path(damage.path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(scratch / shard_key(names[damage.array], damage.shard), damage.path)
+
+
+def _request(dataset: Dataset) -> ConvertRequest:
+    """The conversion that made a dataset. Raises SourceError unless its sources are as they were."""
+    given = dataset.request
+    sources = tuple(Source(**source) for source in given["sources"])
+    for source in sources:
+        if describe_source(source.path) != source:
+            raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert again")
+    optional: dict[str, Any] = {name: tuple(given[name]) for name in ("shape", "features") if given[name] is not None}
+    return ConvertRequest(**{**given, **optional, "sources": sources, "ignore": tuple(given["ignore"])})

@@ -1,0 +1,53 @@
+"""Datasets straight from arrays, for tests and benchmarks of what comes after conversion."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from foldstream.storage.dataset import Dataset, open_dataset
+from foldstream.storage.format import Manifest, Schema, Statistics, choose_layout
+from foldstream.storage.writer import commit, create_arrays, write_block_table, write_shard
+
+MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+
+
+def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10) -> Dataset:
+    """A dataset of `rows` rows: `make(start, stop)` gives x (rows, *sample_shape) and class codes y (rows,)."""
+    sample, _ = make(0, 1)
+    channels = sample.shape[1] if sample.ndim > 1 else 1
+    schema = Schema(
+        features=tuple(f"c{i}" for i in range(sample[0].size)),
+        sample_shape=sample.shape[1:],
+        x_dtype=str(sample.dtype),
+        label="label",
+        task="classification",
+        y_dtype="uint8",
+        classes=tuple(str(code) for code in range(classes)),
+    )
+    layout = choose_layout(rows, sample[0].nbytes)
+    create_arrays(root, layout, schema.arrays(), {})
+    written, counts = [], np.zeros((layout.blocks, classes), np.uint32)
+    for shard in range(layout.shards):
+        start, stop = layout.shard_range(shard)
+        x, y = make(start, stop)
+        for position, block in enumerate(layout.blocks_of(shard)):
+            of_block = y[position * layout.block_rows : (position + 1) * layout.block_rows]
+            counts[block] = np.bincount(of_block, minlength=classes)
+        arrays = {"x": x, "y": y.astype(np.uint8), "id": np.arange(start, stop)}
+        written.append(write_shard(root, layout, schema.arrays(), shard, arrays))
+    write_block_table(root, "class_counts", counts)
+    whole = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else 1.0
+    statistics = Statistics((whole / 2,) * channels, (whole / 4,) * channels, (0.0,) * channels, (whole,) * channels)
+    details = {
+        "schema": asdict(schema),
+        "statistics": asdict(statistics),
+        "request": {},
+        "class_counts": counts.sum(axis=0).tolist(),
+    }
+    checksums = {
+        spec.name: [value for shard in written for value in shard.checksums[spec.name]] for spec in schema.arrays()
+    }
+    entries = tuple(shard.entry for shard in written)
+    commit(root, Manifest("dataset", layout, schema.arrays(), entries, details), checksums)
+    return open_dataset(root)

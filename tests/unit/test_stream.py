@@ -1,0 +1,104 @@
+"""`fs.stream` and its errors."""
+
+from pathlib import Path
+
+import foldstream as fs
+import numpy as np
+import pytest
+import torch
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import UsageError
+from foldstream.storage.machine import parse_bytes, this_machine
+
+
+def test_folds_and_splits_share_out_the_rows(digits: Dataset) -> None:
+    tested: list[int] = []
+    for fold in range(3):
+        train = [i for batch in fs.stream(digits, batch_size=64, fold=fold, folds=3) for i in batch.id.tolist()]
+        test = [i for batch in fs.stream(digits, fold=fold, folds=3, split="test") for i in batch.id.tolist()]
+        assert not set(train) & set(test)
+        assert len(train) == (digits.rows - len(test)) // 64 * 64
+        tested += test
+    assert sorted(tested) == list(range(digits.rows))
+
+
+def test_subsets_are_rows_or_booleans(digits: Dataset) -> None:
+    rows = np.arange(0, digits.rows, 3)
+    chosen = np.zeros(digits.rows, bool)
+    chosen[rows] = True
+    by_number, by_mask = (
+        [batch.id.tolist() for batch in fs.stream(str(digits.root), batch_size=8, rows=given, seed=3)]
+        for given in (rows, chosen)
+    )
+    assert by_number == by_mask
+    assert sorted(i for batch in by_number for i in batch) == rows.tolist()
+
+
+def test_normalised_rows_are_centred_and_scaled(digits: Dataset) -> None:
+    normalize = fs.normalizer(digits)
+    rows = torch.cat([normalize(batch.x) for batch in fs.stream(digits, split="test")])
+    assert rows.dtype == torch.float32
+    assert abs(rows.mean().item()) < 1e-4
+    assert abs(rows.std().item() - 1) < 1e-3
+
+
+def test_the_stream_trains_a_model_in_a_plain_loop(digits: Dataset) -> None:
+    torch.manual_seed(0)
+    normalize = fs.normalizer(digits)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    stream = fs.stream(digits, batch_size=64, fold=0)
+    for _ in range(5):
+        for x, y, _ in stream:
+            loss = torch.nn.functional.cross_entropy(model(normalize(x)), y.long())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    right = [(model(normalize(x)).argmax(1) == y).float() for x, y, _ in fs.stream(digits, fold=0, split="test")]
+    assert torch.cat(right).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "tst"}, "did you mean «test»"),
+        ({"fold": 5}, "from 0 to 4"),
+        ({"fold": 0, "folds": 1}, "from 2 to 255"),
+        ({"rank": 2, "world_size": 2}, "from 0 to 1"),
+        ({"batch_size": 100}, "use 96 or 104"),
+        ({"rows": np.array([1200])}, "from 0 to 1,199"),
+        ({"rows": np.ones(7, bool)}, "1,200 rows"),
+        ({"memory": "2 wheels"}, "500MB"),
+        ({"memory": "1MB"}, "smaller --window"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str, digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=message):
+        fs.stream(digits, **options)  # type: ignore[arg-type]
+
+
+def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Path) -> None:
+    from foldstream.training.folds import write_folds
+    from foldstream.training.run import RunFolder
+
+    from ..conftest import convert_file, table
+
+    other = tmp_path / "other.csv"
+    other.write_text(table(100))
+    run = RunFolder(tmp_path / "run")
+    write_folds(convert_file(other, tmp_path / "other.zarr", label="label"), "kfold", 4, 0, run.folds)
+    with pytest.raises(UsageError, match="belong to another dataset"):
+        fs.stream(digits, fold=0, folds=run.root)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1000", 1000), ("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("64kb", 64000)]
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert parse_bytes(text, "--memory") == size
+
+
+def test_the_machine_has_something() -> None:
+    machine = this_machine()
+    assert machine.cores >= 1
+    assert 2**28 < machine.memory < 2**50

@@ -1,0 +1,93 @@
+"""A dataset as batches for a training loop of one's own, without Ray: `fs.stream` and `fs.normalizer`."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ..storage.dataset import Dataset, StoredArrays, open_arrays, open_dataset
+from ..storage.errors import UsageError, check_choice
+from ..storage.machine import parse_bytes
+from .filters import Both, EveryRow, FoldFilter, RowFilter, SubsetFilter
+from .folds import write_folds
+from .objective import Preparation
+from .order import lane_count
+from .run import RunFolder
+from .stream import Mixing, Rank, RowStream, TrainStream, Transform
+
+
+def stream(
+    dataset: str | Path | Dataset,
+    *,
+    batch_size: int = 256,
+    fold: int | None = None,
+    folds: int | str | Path = 5,
+    split: str = "train",
+    rows: np.ndarray | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    epoch: int = 0,
+    window: int = 8,
+    lanes: int | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    transform: Transform | None = None,
+) -> TrainStream | RowStream:
+    """Stream a dataset as batches `(x, y, id)` of tensors in the dataset's dtypes.
+
+    `split="train"` mixes the rows: global batches of `batch_size` rows, of which each rank gets its share; an
+    iteration is an epoch, the next one the next. With a `fold`, the rows of that fold are left out; `folds` is their
+    number, or the run whose folds are meant. `split="test"` gives the other rows, or without a fold all of them,
+    each once, in the dataset's order. `rows` restricts both to a subset: a boolean for every row, or row numbers.
+
+    `window` blocks of each of `lanes` lanes are mixed at once. `memory` bounds what is held ("2GB"). `transform`
+    gets each batch of the training split and a torch.Generator that is seeded by the batch's position.
+    Raises UsageError for what does not fit together.
+    """
+    check_choice("split", split, ("train", "test"))
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank}: it must be from 0 to {world_size - 1}")
+    chosen: RowFilter = EveryRow(opened.layout)
+    if fold is not None:
+        plan = _folds(opened, folds, seed)
+        count = plan.manifest.details["folds"]
+        if not 0 <= fold < count:
+            raise UsageError(f"fold {fold}: it must be from 0 to {count - 1}")
+        chosen = FoldFilter(plan, fold, inside=split == "test")
+    if rows is not None:
+        chosen = Both(opened.layout, chosen, SubsetFilter(opened.layout, rows))
+    place = Rank(rank, world_size, None if memory is None else parse_bytes(memory, "memory"), threads)
+    if split == "test":
+        return RowStream(opened, chosen, place, batch_size)
+    mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
+    return TrainStream(opened, chosen, mixing, place, epoch, transform)
+
+
+def normalizer(dataset: str | Path | Dataset) -> nn.Module:
+    """A module that makes of stored rows, on the device where they are, centred and scaled float32 by channel."""
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    return Preparation(opened.statistics, opened.schema.sample_shape)
+
+
+def _folds(dataset: Dataset, folds: int | str | Path, seed: int) -> StoredArrays:
+    """The fold plan of a run, or one that is made now: stratified where there are classes."""
+    if not isinstance(folds, int):
+        plan = open_arrays(RunFolder(Path(folds)).folds, "folds")
+        if plan.manifest.details["dataset"] != dataset.identity:
+            raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.root}")
+        return plan
+    if not 2 <= folds <= min(dataset.rows, 255):
+        raise UsageError(f"folds {folds}: it must be from 2 to {min(dataset.rows, 255)}")
+    split = "stratified" if dataset.schema.task == "classification" else "kfold"
+    # A byte a row, computed again in each process: small beside the data, and gone with the process.
+    root = Path(_scratch().name) / f"{dataset.identity[:16]}-{split}-{folds}-{seed}"
+    return write_folds(dataset, split, folds, seed, root)
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="foldstream-folds-")
