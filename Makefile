@@ -32,13 +32,32 @@ check: install
 	MYPYPATH=.venv/typecheck $(BIN)/mypy -p foldstream
 	$(BIN)/pytest -q tests/unit/test_house.py
 
-bench: bench-digits
+bench: bench-digits bench-stream bench-memory bench-train
 
 # The full digits: convert, train 5 folds for 10 epochs, predict; DIGITS is the folder of train.csv.gz and test.csv.gz.
 DIGITS ?= ../shared/data/digits
 .PHONY: bench-digits
 bench-digits: install
 	$(BIN)/python tests/benchmarks/digits.py $(DIGITS) build/bench-digits.json
+
+# Random batches out of core against other libraries, which live in an environment of their own.
+PEERS := build/peers
+.PHONY: bench-stream bench-memory bench-train
+bench-stream: install $(PEERS)/installed
+	$(BIN)/python -m tests.benchmarks.stream $(PEERS)/bin/python build/bench-stream.json $(KINDS)
+
+$(PEERS)/installed: tests/benchmarks/peers.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q -c constraints.txt torch==2.13.0
+	$(PEERS)/bin/pip install -q --no-deps -r tests/benchmarks/peers.txt
+	touch $@
+
+# Needs root, for a control group with a limit of memory.
+bench-memory: install
+	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json
+
+bench-train: install
+	$(BIN)/python -m tests.benchmarks.train build/bench-train.json
 
 clean:
 	rm -rf build .venv

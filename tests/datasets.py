@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from foldstream.storage.dataset import Dataset, open_dataset
-from foldstream.storage.format import Manifest, Schema, Statistics, choose_layout
+from foldstream.storage.format import Layout, Manifest, Schema, Statistics, choose_layout
 from foldstream.storage.writer import commit, create_arrays, write_block_table, write_shard
 
 MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
-def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10) -> Dataset:
+def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layout: Layout | None = None) -> Dataset:
     """A dataset of `rows` rows: `make(start, stop)` gives x (rows, *sample_shape) and class codes y (rows,)."""
     sample, _ = make(0, 1)
     channels = sample.shape[1] if sample.ndim > 1 else 1
@@ -25,7 +25,7 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10) -> D
         y_dtype="uint8",
         classes=tuple(str(code) for code in range(classes)),
     )
-    layout = choose_layout(rows, sample[0].nbytes)
+    layout = layout or choose_layout(rows, sample[0].nbytes)
     create_arrays(root, layout, schema.arrays(), {})
     written, counts = [], np.zeros((layout.blocks, classes), np.uint32)
     for shard in range(layout.shards):

@@ -30,7 +30,7 @@ from .order import EpochOrder, Slice, check_batch_size
 from .seeding import seed_of
 
 COLUMNS = ("x", "y", "id")
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 4 << 20
 CHUNKS_AHEAD = 3
 LOADS_AHEAD = 4
 READ_BYTES = 32 << 20  # what the streams in the dataset's order read at once
@@ -267,7 +267,7 @@ class _WindowMemory:
         """Where the rows of a slice lie in its window, in the order of the epoch, (rows,) int64."""
         mask = self.stream.rows.mask(self._blocks(part))
         mixed = self.order.window_rows(part.lane, part.window, len(mask))
-        wanted: np.ndarray = mixed[mask[mixed]][part.start : part.stop]
+        wanted: np.ndarray = (mixed if mask.all() else mixed[mask[mixed]])[part.start : part.stop]
         return wanted
 
     def _pack(self, part: Slice, out: dict[str, np.ndarray]) -> None:

@@ -1,0 +1,21 @@
+"""Stream epochs of a dataset and print JSON: seconds of each and the process's peak memory in bytes.
+
+python epoch.py DATASET EPOCHS
+"""
+
+import json
+import resource
+import sys
+from time import perf_counter
+
+import foldstream as fs
+
+stream = fs.stream(sys.argv[1])
+seconds = []
+for _ in range(int(sys.argv[2])):
+    started = perf_counter()
+    for _batch in stream:
+        pass
+    seconds.append(perf_counter() - started)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": seconds, "peak_bytes": peak}))

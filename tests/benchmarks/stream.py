@@ -1,0 +1,139 @@
+"""`make bench-stream`: rows a second of random batches, out of core and in memory, against other libraries.
+
+python -m tests.benchmarks.stream PEERS_PYTHON RESULT.json [KIND ...]
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from ..datasets import write_dataset
+from .contenders import CONTENDERS
+from .rows import KINDS
+
+HERE = Path(__file__).parent
+PEERS = ("LitData", "MosaicML Streaming", "WebDataset")
+SAMPLE_SECONDS = 1.0  # looking at all processes takes time from the one that is measured
+LIMIT_SECONDS = 300
+
+
+def prepare(kind: str, folder: Path) -> None:
+    """Write the rows of a kind in every form that a contender reads."""
+    count, make = KINDS[kind]
+    write_dataset(folder / "dataset", count, make)
+    first, _ = make(0, 1)
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", first.dtype, (count, *first.shape[1:]))
+    y = np.empty(count, np.uint8)
+    step = max(1, (16 << 20) // first[0].nbytes)
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        x[part], y[part] = make(part.start, part.stop)
+    np.save(folder / "y.npy", y)
+
+
+def run(name: str, folder: Path, peers_python: str) -> dict[str, Any]:
+    """Run a contender in a process of its own. Returns its figures and the peak memory of its process tree."""
+    python = peers_python if name.startswith(PEERS) else sys.executable
+    if not Path(python).exists():
+        return {"failed": "not installed"}
+    command = [python, str(HERE / "contenders.py"), name, str(folder)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    peak, ended = 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not ended.wait(SAMPLE_SECONDS):
+            peak = max(peak, tree_memory(process.pid))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    family: list[psutil.Process] = []
+    try:
+        out, errors = process.communicate(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no end in {LIMIT_SECONDS} s"}
+    finally:
+        ended.set()
+        sampler.join()
+        family = [p for p in psutil.process_iter() if _group(p.pid) == process.pid]
+        for member in family:
+            member.kill()
+    line = next((line for line in out.splitlines() if line.startswith("RESULT")), None)
+    if line is None:
+        return {"failed": (errors.strip().splitlines() or ["no output"])[-1][:200]}
+    figures: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
+    return {**figures, "peak_bytes": max(peak, figures["peak_bytes"])}
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def tree_memory(pid: int) -> int:
+    """Resident bytes of a process and its descendants."""
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            total += process.memory_info().rss
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+def main(peers_python: str, result: Path, kinds: list[str]) -> None:
+    console = Console(width=120)
+    figures: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "kinds": {}}
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(prefix="bench-stream-") as name:
+            folder = Path(name)
+            prepare(kind, folder)
+            row_bytes = np.load(folder / "x.npy", mmap_mode="r")[0].nbytes
+            of_kind: dict[str, Any] = {"row_bytes": row_bytes, "contenders": {}}
+            for contender in CONTENDERS:
+                of_kind["contenders"][contender] = run(contender, folder, peers_python)
+            figures["kinds"][kind] = of_kind
+            show(console, kind, of_kind)
+            result.parent.mkdir(parents=True, exist_ok=True)
+            result.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def show(console: Console, kind: str, of_kind: dict[str, Any]) -> None:
+    """Print the table of one kind of rows."""
+    table = Table("", "rows/s", "MB/s", "first batch, s", "peak, MB", "Foldstream is", title=kind)
+    own = median(of_kind["contenders"]["foldstream"]["rows_per_second"])
+    for name, one in of_kind["contenders"].items():
+        if "failed" in one:
+            table.add_row(name, one["failed"])
+            continue
+        rate = median(one["rows_per_second"])
+        table.add_row(
+            name.replace("[", "\\["),
+            f"{rate:,.0f}",
+            f"{rate * of_kind['row_bytes'] / 1e6:,.0f}",
+            f"{one['first_batch_seconds']:.3f}",
+            f"{one['peak_bytes'] / 1e6:,.0f}",
+            f"{own / rate:.2f} ×",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:] or list(KINDS))
