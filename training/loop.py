@@ -118,7 +118,7 @@ class FoldTrainer:
     def train_step(self, batch: Batch, step: int, steps: int) -> Tensor:
         """Forward, backward, and after `accumulate` batches (or the epoch's last) an update. Returns the loss."""
         recipe, process = self.recipe, self.process
-        torch.manual_seed(seed_of(self.config.seed, self.fold, self.state.epoch * steps + step, process.rank))
+        process.seed(seed_of(self.config.seed, self.fold, self.state.epoch * steps + step, process.rank))
         first_of_group = step - step % recipe.accumulate
         group = min(recipe.accumulate, steps - first_of_group)
         x, y = (tensor.to(process.device, non_blocking=True) for tensor in (batch.x, batch.y))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_MASK = (1 << 64) - 1
+
 
 def hash64(*keys: int | np.ndarray) -> np.ndarray:
     """Mix integers into uniform 64-bit values, elementwise over broadcast arrays (SplitMix64, Steele et al. 2014)."""
@@ -29,5 +31,11 @@ def permutation(size: int, *keys: int) -> np.ndarray:
 
 
 def seed_of(*keys: int) -> int:
-    """A seed for torch from integers."""
-    return int(hash64(*keys)[0] >> np.uint64(1))
+    """A seed for torch from integers: half of their `hash64`, in plain integers, because training asks every step."""
+    state = 0
+    for key in keys:
+        state = (state + key + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
