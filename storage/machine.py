@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ class Machine:
     memory: int
 
 
+@cache
 def this_machine() -> Machine:
     """The machine within the limits of this process's control group and of those above it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -217,25 +217,27 @@ class _WindowMemory:
         loading: deque[Chunk] = deque()
         gathering: deque[tuple[Chunk, Future[list[Batch]]]] = deque()
         while upcoming or loading or gathering:
-            while upcoming and len(upcoming.first_needed) <= len(self.free) and _loads(loading) < LOADS_AHEAD:
+            if upcoming and len(upcoming.first_needed) <= len(self.free) and _loads(loading) < LOADS_AHEAD:
                 for load in upcoming.first_needed:
                     self._start_load(load)
                 loading.append(upcoming)
                 upcoming = next(chunks, None)
-            while loading and len(gathering) < CHUNKS_AHEAD:
+            elif loading and len(gathering) < CHUNKS_AHEAD:
                 chunk = loading.popleft()
                 gathering.append((chunk, self.threads.submit(self._gather, chunk, step)))
                 step += chunk.steps
-            done, batches = gathering.popleft()
-            yield from batches.result()
-            for load in done.last_used:
-                self._release(load)
+            else:
+                done, gathered = gathering.popleft()
+                batches = gathered.result()
+                for load in done.last_used:
+                    self._release(load)
+                yield from batches
 
     def _chunk_steps(self) -> int:
-        """Batches that are gathered at once: some megabytes, and no more than half a slot from any lane."""
+        """Batches that are gathered at once: some megabytes, and no more than a quarter of a slot from any lane."""
         row_bytes = sum(spec.row_bytes for spec in self.specs)
         per_lane, lanes = self.order.per_lane, len(self.stream.lanes)
-        rows = min(CHUNK_BYTES // row_bytes // lanes, self.stream.slot_rows // 2)
+        rows = min(CHUNK_BYTES // row_bytes // lanes, self.stream.slot_rows // 4)
         return max(1, rows // per_lane)
 
     def _start_load(self, load: Load) -> None:
