@@ -32,14 +32,14 @@ class Process:
         return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
 
     def seed(self, seed: int) -> None:
-        """Seed what the model draws on this rank's device.
+        """Seed what the model draws, as `torch.manual_seed` does, on a GPU only where this rank uses one.
 
-        `torch.manual_seed` would also queue the seed for a GPU that a process without one never starts: half a
-        millisecond at each step, and a queue that grows.
+        Without one torch would queue the seed for a GPU that is never started: half a millisecond at each step, and
+        a queue that grows.
         """
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed_all(seed)
 
     def average_buffers(self, model: nn.Module) -> None:
         """Give every rank the mean of all ranks' buffers: batch norm's running statistics, over all rows."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from foldstream.training.folds import kfold, stratified
-from foldstream.training.seeding import hash64
+from foldstream.training.seeding import hash64, seed_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +57,11 @@ def test_hash64_is_fixed_for_ever() -> None:
     """Folds and orders of runs that exist depend on these numbers."""
     assert hash64(0).tolist() == [16294208416658607535]
     assert hash64(1, np.arange(2)).tolist() == hash64(np.array([1, 1]), np.arange(2)).tolist()
+
+
+def test_seed_of_is_half_of_hash64() -> None:
+    for keys in [(0,), (2**63, 1), (0, 4, 123_456, 7)]:
+        assert seed_of(*keys) == int(hash64(*keys)[0]) >> 1
 
 
 @pytest.mark.parametrize("folds", [2, 5, 10])
