@@ -19,6 +19,7 @@ from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, UsageError
 from ..storage.files import read_json, same_json, write_json
 from ..storage.progress import Progress
+from ..training.batch import Rank
 from ..training.config import TrainConfig
 from ..training.filters import EveryRow
 from ..training.folds import write_folds
@@ -26,7 +27,7 @@ from ..training.loop import is_done, read_result
 from ..training.models import absolute_model, model_hash
 from ..training.ray_train import GroupRequest, train_folds
 from ..training.run import RunFolder, RunJob, load_job
-from ..training.stream import Mixing, Rank, TrainStream
+from ..training.stream import Mixing, TrainStream
 
 POLL_SECONDS = 0.5
 

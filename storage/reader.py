@@ -1,6 +1,7 @@
 """Verified blocks into caller's buffers, by threads that decode outside the interpreter's lock."""
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import lru_cache
@@ -28,6 +29,7 @@ class BlockReader:
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
         self._shard = lru_cache(OPEN_SHARDS)(self._open_shard)
+        self._scratch = _Scratch()
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """The rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
@@ -65,7 +67,8 @@ class BlockReader:
         number, position = divmod(block, layout.shard_blocks)
         shard = self._shard(spec, number)
         offset, length = shard.index[position].tolist()
-        data = os.pread(shard.descriptor, length, offset)
+        data = self._scratch.memory(length)
+        data = data[: os.preadv(shard.descriptor, [data.data], offset)]
         whole = out if len(out) == layout.block_rows else spec.empty(layout.block_rows)
         try:
             decode_block(data, int(self._checksums[spec.name][block]), whole)
@@ -98,6 +101,19 @@ class BlockReader:
             f"{self.dataset.root / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
             "restore the file from a copy, or convert the source again with --overwrite"
         )
+
+
+class _Scratch(threading.local):
+    """Memory of each thread for a block as it is stored: fresh pages would cost more than reading into them."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def memory(self, size: int) -> np.ndarray:
+        """`size` bytes, (size,) uint8, which hold until the thread's next call."""
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]
 
 
 class _OpenShard:

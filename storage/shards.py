@@ -79,13 +79,13 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def decode_block(data: bytes, expected: int, out: np.ndarray) -> None:
-    """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
+def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
+    """Decode one whole block, bytes or (length,) uint8, into `out`, a contiguous (block_rows, *row_shape) buffer.
 
     `expected` is the CRC-32C that was recorded when the block was written: bytes that are sound but belong to
     another block fail too. Raises DamagedError (without a place).
     """
-    if google_crc32c.value(data) != RESIDUE or data[-CHECKSUM_BYTES:] != struct.pack("<I", expected):
+    if google_crc32c.value(data) != RESIDUE or bytes(data[-CHECKSUM_BYTES:]) != struct.pack("<I", expected):
         raise DamagedError("the block fails its checksum")
     blosc.decompress(data, out)
 

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..storage.dataset import open_arrays
 from ..storage.files import read_json, write_json
+from .batch import Batch, Rank
 from .checkpoint import load_checkpoint, save_checkpoint, save_weights
 from .config import Recipe
 from .filters import FoldFilter
@@ -26,9 +27,10 @@ from .models import parameter_groups
 from .objective import Objective, Preparation, autocast, make_model
 from .prediction import Predictor, predict_fold
 from .process import Process
+from .row_stream import RowStream
 from .run import FoldFolder, RunFolder, RunJob
 from .seeding import seed_of
-from .stream import Batch, Mixing, Rank, RowStream, TrainStream
+from .stream import Mixing, TrainStream
 
 PROGRESS_SECONDS = 1.0
 

@@ -10,12 +10,14 @@ from torch import nn
 from ..storage.dataset import Dataset, StoredArrays, open_arrays, open_dataset
 from ..storage.errors import UsageError, check_choice
 from ..storage.machine import parse_bytes
+from .batch import Rank, Transform
 from .filters import Both, EveryRow, FoldFilter, RowFilter, SubsetFilter
 from .folds import write_folds
 from .objective import Preparation
 from .order import lane_count
+from .row_stream import RowStream
 from .run import RunFolder
-from .stream import Mixing, Rank, RowStream, TrainStream, Transform
+from .stream import Mixing, TrainStream
 
 
 def stream(

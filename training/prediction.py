@@ -12,8 +12,8 @@ from ..storage.dataset import Dataset
 from ..storage.parts import write_part
 from .checkpoint import load_weights
 from .objective import Objective, Preparation, autocast, make_model
+from .row_stream import EVALUATION_BATCH, RowStream, all_rows
 from .run import FoldFolder, RunFolder, RunJob
-from .stream import EVALUATION_BATCH, RowStream, all_rows
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,26 @@ def hash64(*keys: int | np.ndarray) -> np.ndarray:
     """Mix integers into uniform 64-bit values, elementwise over broadcast arrays (SplitMix64, Steele et al. 2014)."""
     state = np.zeros(1, np.uint64)
     for key in keys:
-        state = state + np.asarray(key).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
+        state = state + np.asarray(key).astype(np.uint64)
+        state += np.uint64(0x9E3779B97F4A7C15)
+        state ^= state >> np.uint64(30)
+        state *= np.uint64(0xBF58476D1CE4E5B9)
+        state ^= state >> np.uint64(27)
+        state *= np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
     return state
 
 
 def permutation(size: int, *keys: int) -> np.ndarray:
-    """A random permutation of `size` items keyed by integers, (size,) int64: the order of their hashes.
+    """A random permutation of `size` items keyed by integers, (size,) int64: the order of half of their hashes.
 
     Written out, because numpy does not promise that `Generator.permutation` stays the same from release to release.
-    The low bits of a hash make room for the item's number, so that plain numbers are sorted: ten times faster than an
-    argsort.
+    Sorted by 16 bits at a time, which numpy does by counting: several times faster than by whole hashes. Equal halves
+    keep the items' order.
     """
-    number = np.uint64((1 << max(size - 1, 1).bit_length()) - 1)
-    tickets = (hash64(*keys, np.arange(size)) & ~number) | np.arange(size, dtype=np.uint64)
-    tickets.sort()
-    order: np.ndarray = (tickets & number).astype(np.int64)
+    digits = hash64(*keys, np.arange(size)).astype("<u8", copy=False).view("<u2").reshape(size, 4)
+    order: np.ndarray = digits[:, 0].argsort(kind="stable")
+    order = order[digits[order, 1].argsort(kind="stable")]
     return order
 
 

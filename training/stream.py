@@ -1,56 +1,34 @@
-"""Batches from blocks, by threads: the training stream in the order of `order.py`, and every row once in its own.
+"""The training stream: mixed batches from blocks, in the order of `order.py`, read ahead by threads.
 
-A rank holds a few windows of decoded rows in slots of memory that are filled again and again. Threads decode blocks
-straight into the slots and gather batches from them; the thread that iterates only takes what is ready.
+Threads decode blocks and put every row at once where its batch wants it; the thread that iterates only takes what is
+ready. Blocks stay decoded as far as the memory bound leaves room beside that.
 """
 
-import os
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from itertools import accumulate
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ..storage.dataset import Dataset
 from ..storage.errors import UsageError
 from ..storage.format import ArraySpec
-from ..storage.machine import this_machine
-from ..storage.reader import BlockReader
-from .chunks import Chunk, Load, plan_chunks
+from .batch import ALONE, Batch, Rank, Transform, column_specs, make_batch, reading_threads
+from .chunk_memory import ChunkMemory
+from .decoded import DecodedBlocks
 from .filters import RowFilter
+from .loads import TRASH, ChunkShape, Load, plan_loads
 from .order import EpochOrder, Slice, check_batch_size
 from .seeding import seed_of
 
-COLUMNS = ("x", "y", "id")
 CHUNK_BYTES = 4 << 20
-CHUNKS_AHEAD = 3
-LOADS_AHEAD = 4
-READ_BYTES = 32 << 20  # what the streams in the dataset's order read at once
-EVALUATION_BATCH = 512
-MOST_THREADS = 16
+LENDABLE = 2  # chunks that the training loop may hold beside those that are read ahead
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
-
-
-class Batch(NamedTuple):
-    """Rows as tensors in the dataset's dtypes.
-
-    `x` is (rows, *sample_shape), `y` (rows,), or (rows, 0) where the data has no label, `id` (rows,) int64.
-    """
-
-    x: Tensor
-    y: Tensor
-    id: Tensor
-
-
-Transform = Callable[[Batch, torch.Generator], Batch]
 
 
 @dataclass(frozen=True)
@@ -61,28 +39,6 @@ class Mixing:
     lanes: int = 8
     window: int = 8
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Rank:
-    """One of the processes that share an epoch, and what it may use: bytes of memory, and threads.
-
-    Without a bound the stream takes what its windows need; threads: the machine's cores, shared with the other ranks.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    memory: int | None = None
-    threads: int | None = None
-
-    @property
-    def neighbours(self) -> int:
-        """Ranks on this machine: what the launcher says, else all of them."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-
-    @property
-    def thread_count(self) -> int:
-        return self.threads or min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
 
 
 class TrainStream(IterableDataset[Batch]):
@@ -100,7 +56,7 @@ class TrainStream(IterableDataset[Batch]):
         dataset: Dataset,
         rows: RowFilter,
         mixing: Mixing,
-        rank: Rank = Rank(),
+        rank: Rank = ALONE,
         epoch: int = 0,
         transform: Transform | None = None,
     ) -> None:
@@ -115,6 +71,7 @@ class TrainStream(IterableDataset[Batch]):
         self.epoch, self.step = epoch, 0
         self._taken = (epoch, 0)
         self._order: EpochOrder | None = None
+        self._idle: list[ChunkMemory] = []
         self._check_memory()
 
     @cached_property
@@ -132,39 +89,60 @@ class TrainStream(IterableDataset[Batch]):
             )
         return self._order
 
-    @property
+    @cached_property
     def specs(self) -> tuple[ArraySpec, ...]:
         """The arrays that are read."""
-        return tuple(spec for spec in self.dataset.manifest.arrays if spec.name in COLUMNS)
+        return column_specs(self.dataset)
 
     @property
-    def slot_rows(self) -> int:
-        """Rows of a slot: a window, or where windows are tiny, two batches' worth of a lane."""
-        window = self.mixing.window * self.dataset.layout.block_rows
-        return max(window, 2 * self.mixing.batch_size // self.mixing.lanes)
+    def row_bytes(self) -> int:
+        return sum(spec.row_bytes for spec in self.specs)
+
+    @cached_property
+    def chunk(self) -> ChunkShape:
+        """Batches that are handed out at once: some megabytes, and a quarter of a window at most."""
+        per_lane, lanes = self.mixing.batch_size // self.mixing.lanes, len(self.lanes)
+        rows = min(CHUNK_BYTES // self.row_bytes // lanes, self._window_rows // 4)
+        return ChunkShape(max(1, rows // per_lane), lanes, per_lane)
+
+    @property
+    def _window_rows(self) -> int:
+        return self.mixing.window * self.dataset.layout.block_rows
+
+    @property
+    def _chunks_of_window(self) -> int:
+        """Chunks that a window has rows for, at most."""
+        return -(-self._window_rows // self.chunk.lane_rows) + 1
+
+    @property
+    def _chunks_ahead(self) -> int:
+        """Chunks that are ready before they are asked for: enough time for two lanes to read their next windows."""
+        return max(2, self._chunks_of_window // 4)
 
     @property
     def slots(self) -> int:
-        """Slots of memory: two a lane, one that is emptied and one that is filled. Most of the time half are in use."""
-        return 2 * len(self.lanes)
+        """Chunks in memory: those of a window, those that are ready, and those that the training loop still has."""
+        return self._chunks_of_window + self._chunks_ahead + LENDABLE
 
     @property
     def memory_needed(self) -> int:
-        """Bytes of all slots, and of the batches that are gathered ahead."""
-        row_bytes = sum(spec.row_bytes for spec in self.specs)
-        return self.slots * self.slot_rows * row_bytes + (CHUNKS_AHEAD + 1) * CHUNK_BYTES
-
-    def _check_memory(self) -> None:
-        if self.rank.memory is not None and self.rank.memory < self.memory_needed:
-            raise UsageError(
-                f"--memory {self.rank.memory:,} bytes: a worker's {len(self.lanes)} lanes with windows of "
-                f"{self.mixing.window} blocks need {self.memory_needed:,}; give as much, or a smaller --window"
-            )
+        """Bytes of the chunks in memory, and of a block for every thread, decoded and as it is stored."""
+        threads = 2 * self.rank.thread_count * self.dataset.layout.block_rows
+        return (self.slots * self.chunk.rows + threads) * self.row_bytes
 
     @cached_property
-    def columns(self) -> dict[str, np.ndarray]:
-        """The slots, one after the other: (slots · slot_rows, *row_shape) of each array. Kept from epoch to epoch."""
-        return {spec.name: spec.empty(self.slots * self.slot_rows) for spec in self.specs}
+    def blocks(self) -> DecodedBlocks:
+        """The blocks, of which as many stay decoded as the memory bound leaves room for."""
+        block_bytes = self.dataset.layout.block_rows * self.row_bytes
+        return DecodedBlocks(self.dataset, self.specs, (self.rank.memory_bound - self.memory_needed) // block_bytes)
+
+    def _check_memory(self) -> None:
+        if self.rank.memory_bound < self.memory_needed:
+            given = "" if self.rank.memory else " (an eighth of the machine's, shared with the other workers)"
+            raise UsageError(
+                f"--memory {self.rank.memory_bound:,} bytes{given}: a worker's {len(self.lanes)} lanes with windows of "
+                f"{self.mixing.window} blocks need {self.memory_needed:,}; give as much, or a smaller --window"
+            )
 
     def __len__(self) -> int:
         return self.order.steps - self.step
@@ -180,125 +158,137 @@ class TrainStream(IterableDataset[Batch]):
         self._taken = (self.epoch, self.step)
 
     def __iter__(self) -> Iterator[Batch]:
-        _refuse_worker_processes()
         order = self.order
         self._taken = (self.epoch, self.step)
-        with _threads(self.rank.thread_count) as threads:
-            memory = _WindowMemory(self, order, threads)
-            for step, batch in enumerate(memory.batches(self.step), self.step + 1):
-                self._taken = (order.epoch, step)
-                yield batch
+        memory = self._idle.pop() if self._idle else self._new_memory()
+        try:
+            with reading_threads(self.rank) as threads:
+                for step, batch in enumerate(_EpochReading(self, order, memory, threads).batches(), self.step + 1):
+                    self._taken = (order.epoch, step)
+                    yield batch
+        finally:
+            memory.reclaim()
+            self._idle.append(memory)
         self.load_state_dict({"epoch": order.epoch + 1, "step": 0})
 
+    def _new_memory(self) -> ChunkMemory:
+        return ChunkMemory(self.specs, self.slots, self.chunk.rows)
 
-class _WindowMemory:
-    """Slots of decoded rows, filled by threads and emptied batch by batch."""
 
-    def __init__(self, stream: TrainStream, order: EpochOrder, threads: ThreadPoolExecutor) -> None:
-        self.stream, self.order, self.threads = stream, order, threads
-        self.specs = stream.specs
-        self.reader = BlockReader(stream.dataset, [spec.name for spec in self.specs])
-        self.columns = stream.columns
-        self.buffers = {spec.name: _Buffers(spec) for spec in self.specs}
-        self.free = list(range(stream.slots))
-        self.slot_of: dict[Load, int] = {}
-        self.blocks_of: dict[Load, list[Future[None]]] = {}
-        self.positions_of: dict[Load, Future[np.ndarray]] = {}
+Wanted = tuple[int, np.ndarray]
+"""The rows of a window, and those of them that a load wants, in the order of the epoch, (load's rows,) int64."""
 
-    def batches(self, start: int) -> Iterator[Batch]:
-        """The batches from step `start` on.
 
-        All threads take tasks in the order in which they were submitted, so that a chunk's gathering never waits for
-        a load that has not begun.
+class _EpochReading:
+    """Reads the rest of an epoch from the stream's position on."""
+
+    def __init__(
+        self, stream: TrainStream, order: EpochOrder, memory: ChunkMemory, threads: ThreadPoolExecutor
+    ) -> None:
+        self.stream, self.order, self.memory, self.threads = stream, order, memory, threads
+        self.blocks, self.shape, self.step = stream.blocks, stream.chunk, stream.step
+        self.slot_of: dict[int, int] = {}
+        self.loading: deque[tuple[Load, list[Future[None]]]] = deque()
+        self.ready: deque[tuple[int, Callable[[], list[Batch]]]] = deque()
+        self.held = set(memory.lent)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches, chunk by chunk.
+
+        Threads take tasks in the order in which they were given, and all that a task waits for was given before it:
+        so whatever is waited for has begun.
         """
-        step = start
-        chunks = plan_chunks(self.order, self.stream.lanes, start, self.stream.slot_rows, self._chunk_steps())
-        upcoming = next(chunks, None)
-        loading: deque[Chunk] = deque()
-        gathering: deque[tuple[Chunk, Future[list[Batch]]]] = deque()
-        while upcoming or loading or gathering:
-            if upcoming and len(upcoming.first_needed) <= len(self.free) and _loads(loading) < LOADS_AHEAD:
-                for load in upcoming.first_needed:
-                    self._start_load(load)
-                loading.append(upcoming)
-                upcoming = next(chunks, None)
-            elif loading and len(gathering) < CHUNKS_AHEAD:
-                chunk = loading.popleft()
-                gathering.append((chunk, self.threads.submit(self._gather, chunk, step)))
-                step += chunk.steps
-            else:
-                done, gathered = gathering.popleft()
-                batches = gathered.result()
-                for load in done.last_used:
-                    self._release(load)
-                yield from batches
+        loads = (self._with_order(load) for load in plan_loads(self.order, self.stream.lanes, self.step))
+        upcoming = next(loads, None)
+        chunks = range(-(-(self.order.steps - self.step) // self.shape.steps))
+        for chunk in chunks:
+            while upcoming and upcoming[0].first < (chunk + 1) * self.shape.lane_rows:
+                while not self._find_slots(upcoming[0]):
+                    yield from self._take()
+                load, following = upcoming, next(loads, None)  # its order is on the way while blocks are read
+                self._start(*load)
+                upcoming = following
+            self._finish(chunk)
+        while self.ready:
+            yield from self._take()
 
-    def _chunk_steps(self) -> int:
-        """Batches that are gathered at once: some megabytes, and no more than a quarter of a slot from any lane."""
-        row_bytes = sum(spec.row_bytes for spec in self.specs)
-        per_lane, lanes = self.order.per_lane, len(self.stream.lanes)
-        rows = min(CHUNK_BYTES // row_bytes // lanes, self.stream.slot_rows // 4)
-        return max(1, rows // per_lane)
+    def _take(self) -> list[Batch]:
+        """The next chunk's batches. A loop that keeps more than a few gets copies: reading never waits for it."""
+        slot, hand_over = self.ready.popleft()
+        batches = hand_over()
+        self.held &= self.memory.lent
+        if len(self.held) >= LENDABLE:
+            return [batch._replace(x=batch.x.clone()) for batch in batches]
+        self.held.add(slot)
+        return batches
 
-    def _start_load(self, load: Load) -> None:
-        """Have the threads fill a slot."""
-        self.slot_of[load] = slot = self.free.pop()
-        first = slot * self.stream.slot_rows
-        if len(load.slices) == 1:
-            blocks = self._blocks(load.slices[0])
-            out = {name: column[first : first + self.stream.slot_rows] for name, column in self.columns.items()}
-            self.blocks_of[load] = self.reader.start(blocks, out, self.threads)
-            self.positions_of[load] = self.threads.submit(lambda: first + self._wanted(load.slices[0]))
-            return
-        self.blocks_of[load] = []
-        self.positions_of[load] = self.threads.submit(np.arange, first, first + load.rows)
-        for part in load.slices:
-            out = {name: column[first : first + part.rows] for name, column in self.columns.items()}
-            self.blocks_of[load].append(self.threads.submit(self._pack, part, out))
-            first += part.rows
+    def _find_slots(self, load: Load) -> bool:
+        """Have a slot for every chunk that a load has rows for, or say that none are free."""
+        missing = [chunk for chunk in self.shape.chunks_of(load) if chunk not in self.slot_of]
+        if len(missing) > len(self.memory.free):
+            return False
+        for chunk in missing:
+            self.slot_of[chunk] = self.memory.free.popleft()
+        return True
 
-    def _release(self, load: Load) -> None:
-        self.free.append(self.slot_of.pop(load))
-        del self.blocks_of[load], self.positions_of[load]
+    def _with_order(self, load: Load) -> tuple[Load, Future[Wanted]]:
+        """A load, and the mixed order of its window's rows, which a thread is to find."""
+        return load, self.threads.submit(self._wanted, load.part, self._window(load.part))
 
-    def _blocks(self, part: Slice) -> list[int]:
+    def _window(self, part: Slice) -> list[int]:
         blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
         return blocks
 
-    def _wanted(self, part: Slice) -> np.ndarray:
-        """Where the rows of a slice lie in its window, in the order of the epoch, (rows,) int64."""
-        mask = self.stream.rows.mask(self._blocks(part))
+    def _wanted(self, part: Slice, blocks: list[int]) -> Wanted:
+        mask = self.stream.rows.mask(blocks)
         mixed = self.order.window_rows(part.lane, part.window, len(mask))
-        wanted: np.ndarray = (mixed if mask.all() else mixed[mask[mixed]])[part.start : part.stop]
-        return wanted
+        return len(mask), (mixed if mask.all() else mixed[mask[mixed]])[part.start : part.stop]
 
-    def _pack(self, part: Slice, out: dict[str, np.ndarray]) -> None:
-        """Read a window and keep the rows of one slice, in the order of the epoch."""
-        window, wanted = self.reader.read(self._blocks(part)), self._wanted(part)
-        for name, rows in window.items():
-            np.take(rows, wanted, axis=0, out=out[name], mode="clip")
+    def _start(self, load: Load, wanted: Future[Wanted]) -> None:
+        """Have the threads read a window, some blocks each, and put its rows in place."""
+        slots = [self.slot_of[chunk] for chunk in self.shape.chunks_of(load)]
+        places = self.threads.submit(self._places, load, slots, wanted)
+        blocks = self._window(load.part)
+        sizes = [stop - start for start, stop in map(self.stream.dataset.layout.block_range, blocks)]
+        ends = accumulate(sizes)
+        parts = [(block, slice(end - size, end)) for block, size, end in zip(blocks, sizes, ends, strict=True)]
+        count = self.stream.rank.thread_count
+        shares = [parts[first::count] for first in range(min(count, len(parts)))]
+        self.loading.append((load, [self.threads.submit(self._read, share, places) for share in shares]))
 
-    def _gather(self, chunk: Chunk, step: int) -> list[Batch]:
-        """The batches of a chunk, whose first one is number `step` of the epoch."""
-        per_lane = self.order.per_lane
-        index = np.empty((chunk.steps, len(chunk.lanes), per_lane), np.int64)
-        for lane, pieces in enumerate(chunk.lanes):
-            positions = [self.positions_of[piece.load].result()[piece.start : piece.stop] for piece in pieces]
-            index[:, lane] = np.concatenate(positions).reshape(chunk.steps, per_lane)
-            for piece in pieces:
-                self._await_blocks(piece.load)
-        rows = index.reshape(-1)
-        gathered = {spec.name: self.buffers[spec.name].take(self.columns[spec.name], rows) for spec in self.specs}
-        size = len(chunk.lanes) * per_lane
-        parts = {name: torch.split(tensor, size) for name, tensor in gathered.items()}
-        batches = [_batch({name: part[i] for name, part in parts.items()}) for i in range(chunk.steps)]
-        return batches if self.stream.transform is None else self._transformed(batches, step, self.stream.transform)
+    def _places(self, load: Load, slots: list[int], wanted: Future[Wanted]) -> np.ndarray:
+        """Where each row of a window goes, (rows,) int64."""
+        rows, chosen = wanted.result()
+        places = np.full(rows, TRASH)
+        places[chosen] = self.shape.places(load, slots)
+        return places
 
-    def _await_blocks(self, load: Load) -> None:
-        """Return when a slot is filled."""
-        for block in self.blocks_of[load]:
-            block.result()
-        self.blocks_of[load] = []
+    def _read(self, parts: list[tuple[int, slice]], places: Future[np.ndarray]) -> None:
+        """Read blocks, each with its rows of the window."""
+        for block, rows in parts:
+            self.memory.put(self.blocks.rows(block), places.result()[rows])
+
+    def _finish(self, chunk: int) -> None:
+        """Make batches of a chunk once all that is being read for it is there; in a thread, if that is work."""
+        while self.loading and self.loading[0][0].stop <= chunk * self.shape.lane_rows:
+            self.loading.popleft()
+        slot, awaited = self.slot_of.pop(chunk), [job for _, jobs in self.loading for job in jobs]
+        hand_over: Callable[[], list[Batch]] = partial(self._hand_over, chunk, slot, awaited)
+        if self.stream.transform or torch.cuda.is_available():
+            hand_over = self.threads.submit(hand_over).result
+        self.ready.append((slot, hand_over))
+
+    def _hand_over(self, chunk: int, slot: int, awaited: list[Future[None]]) -> list[Batch]:
+        for job in awaited:
+            job.result()
+        columns = {name: torch.from_numpy(column) for name, column in self.memory.lend(slot).items()}
+        if torch.cuda.is_available():  # copies, from which the GPU takes rows while the training goes on
+            columns = {name: column.pin_memory() for name, column in columns.items()}
+        first = chunk * self.shape.steps
+        parts = (torch.split(column, self.shape.batch_rows) for column in make_batch(columns))
+        batches = list(map(Batch, *parts))[: self.order.steps - self.step - first]
+        transform = self.stream.transform
+        return batches if transform is None else self._transformed(batches, self.step + first, transform)
 
     def _transformed(self, batches: list[Batch], step: int, transform: Transform) -> list[Batch]:
         keys = self.order.seed, self.order.epoch, self.stream.rank.rank, TRANSFORM
@@ -306,124 +296,3 @@ class _WindowMemory:
             transform(batch, torch.Generator().manual_seed(seed_of(*keys, number)))
             for number, batch in enumerate(batches, step)
         ]
-
-
-class RowStream(IterableDataset[Batch]):
-    """This rank's share of the chosen rows, in the dataset's order, in batches of up to `batch_size` rows.
-
-    Rank r visits the shards r, r + R, …: over all ranks every row comes exactly once, at any world size.
-    """
-
-    def __init__(
-        self, dataset: Dataset, rows: RowFilter, rank: Rank = Rank(), batch_size: int = EVALUATION_BATCH
-    ) -> None:
-        self.dataset, self.rows, self.rank, self.batch_size = dataset, rows, rank, batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (batch for _, batch in self.by_shard())
-
-    def by_shard(self) -> Iterator[tuple[int, Batch]]:
-        """Every batch with the number of its shard; no batch crosses from one shard to the next."""
-        _refuse_worker_processes()
-        kept, layout = self.rows.kept(), self.dataset.layout
-        names = [spec.name for spec in self.dataset.manifest.arrays if spec.name in COLUMNS]
-        shards = range(self.rank.rank, layout.shards, self.rank.world_size)
-        runs = (run for shard in shards for run in _runs(self.dataset, [b for b in layout.blocks_of(shard) if kept[b]]))
-        buffers = {name: _Buffers(self.dataset.spec(name)) for name in names}
-        with _threads(self.rank.thread_count) as threads:
-            for blocks, arrays in _read_ahead(BlockReader(self.dataset, names), runs, threads):
-                inside = np.flatnonzero(self.rows.mask(blocks))
-                for first in range(0, len(inside), self.batch_size):
-                    wanted = inside[first : first + self.batch_size]
-                    batch = _batch({name: buffers[name].take(rows, wanted) for name, rows in arrays.items()})
-                    yield blocks[0] // layout.shard_blocks, batch
-
-
-def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """All rows of a dataset in order, some blocks at a time: the named arrays, each (rows, *row_shape)."""
-    runs = _runs(dataset, range(dataset.layout.blocks))
-    with _threads(Rank().thread_count) as threads:
-        for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
-            yield arrays
-
-
-def _runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Blocks in groups that are read at once."""
-    count = max(1, READ_BYTES // (dataset.layout.block_rows * dataset.spec("x").row_bytes))
-    return (blocks[first : first + count] for first in range(0, len(blocks), count))
-
-
-def _read_ahead(
-    reader: BlockReader, runs: Iterable[Sequence[int]], threads: ThreadPoolExecutor
-) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
-    """Read groups of blocks, the next one while one is in use."""
-    layout = reader.dataset.layout
-    reading: deque[tuple[Sequence[int], dict[str, np.ndarray], list[Future[None]]]] = deque()
-    for blocks in runs:
-        rows = sum(stop - start for start, stop in map(layout.block_range, blocks))
-        arrays = {spec.name: spec.empty(rows) for spec in reader.specs}
-        reading.append((blocks, arrays, reader.start(blocks, arrays, threads)))
-        if len(reading) > 1:
-            yield _finished(*reading.popleft())
-    for group in reading:
-        yield _finished(*group)
-
-
-def _finished(
-    blocks: Sequence[int], arrays: dict[str, np.ndarray], jobs: list[Future[None]]
-) -> tuple[Sequence[int], dict[str, np.ndarray]]:
-    for job in jobs:
-        job.result()
-    return blocks, arrays
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that end at once, whatever they were given, when they are no longer needed."""
-    threads = ThreadPoolExecutor(count, thread_name_prefix="foldstream")
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
-
-
-class _Buffers:
-    """Memory for gathered rows, used again once nobody holds a tensor of it: fresh pages cost more than the copying."""
-
-    def __init__(self, spec: ArraySpec) -> None:
-        self.spec = spec
-        self.dtype = torch.from_numpy(spec.empty(0)).dtype
-        self.idle: deque[np.ndarray] = deque(maxlen=2 * CHUNKS_AHEAD)
-
-    def take(self, column: np.ndarray, rows: np.ndarray) -> Tensor:
-        """The given rows as a tensor of their own, pinned where there is a GPU to send it to."""
-        if torch.cuda.is_available():  # torch itself uses pinned memory again
-            out = torch.empty((len(rows), *self.spec.row_shape), dtype=self.dtype, pin_memory=True)
-        else:
-            out = torch.from_numpy(self._reused(len(rows)))
-        # Positions are in range by construction; any other mode would copy the rows once more.
-        np.take(column, rows, axis=0, out=out.numpy(), mode="clip")
-        return out
-
-    def _reused(self, rows: int) -> np.ndarray:
-        """An array over idle memory. It goes back when the array, which torch's tensors hold, is gone."""
-        memory = self.idle.popleft() if self.idle else self.spec.empty(rows)
-        if len(memory) < rows:
-            memory = self.spec.empty(rows)
-        array = memory[:rows]
-        weakref.finalize(array, self.idle.append, memory).atexit = False
-        return array
-
-
-def _loads(chunks: Iterable[Chunk]) -> int:
-    return sum(len(chunk.first_needed) for chunk in chunks)
-
-
-def _batch(columns: dict[str, Tensor]) -> Batch:
-    x = columns["x"]
-    return Batch(x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"])
-
-
-def _refuse_worker_processes() -> None:
-    if get_worker_info() is not None:
-        raise UsageError("a stream reads in threads of its own: use DataLoader(stream, batch_size=None, num_workers=0)")

@@ -1,6 +1,6 @@
 """Stream epochs of a dataset and print JSON: seconds of each and the process's peak memory in bytes.
 
-python epoch.py DATASET EPOCHS
+python epoch.py DATASET EPOCHS MEMORY
 """
 
 import json
@@ -10,7 +10,7 @@ from time import perf_counter
 
 import foldstream as fs
 
-stream = fs.stream(sys.argv[1])
+stream = fs.stream(sys.argv[1], memory=sys.argv[3])
 seconds = []
 for _ in range(int(sys.argv[2])):
     started = perf_counter()

@@ -22,6 +22,7 @@ from .rows import make_digits
 
 SMALL, LARGE = 700_000, 7_000_000
 EPOCHS = 5
+MEMORY = "256MB"
 HERE = Path(__file__).parent
 
 
@@ -32,7 +33,7 @@ def run(dataset: Path, group: Path | None = None) -> dict[str, Any]:
         if group:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    command = [sys.executable, str(HERE / "epoch.py"), str(dataset), str(EPOCHS)]
+    command = [sys.executable, str(HERE / "epoch.py"), str(dataset), str(EPOCHS), MEMORY]
     done = subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=enter)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures

@@ -1,4 +1,4 @@
-"""What a stream holds does not grow with the data."""
+"""What a stream holds is bounded by its memory, whatever the size of the data."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def make(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
 
 def peak(root: Path, rows: int) -> int:
     dataset = write_dataset(root, rows, make, layout=Layout(rows, block_rows=500, shard_blocks=25))
-    command = [sys.executable, str(EPOCH), str(dataset.root), "2"]
+    command = [sys.executable, str(EPOCH), str(dataset.root), "2", "80MB"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(json.loads(done.stdout)["peak_bytes"])
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
+from foldstream.training.batch import Batch, Rank
 from foldstream.training.filters import Both, EveryRow, FoldFilter, RowFilter, SubsetFilter
 from foldstream.training.folds import write_folds
-from foldstream.training.stream import Batch, Mixing, Rank, RowStream, TrainStream
+from foldstream.training.row_stream import RowStream
+from foldstream.training.stream import Mixing, TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -209,3 +211,36 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset)
 def test_memory_that_cannot_suffice_is_refused(digits: Dataset) -> None:
     with pytest.raises(UsageError, match="--memory 1,000 bytes: a worker's 8 lanes"):
         TrainStream(digits, EveryRow(digits.layout), Mixing(48), Rank(memory=1000))
+
+
+def test_memory_changes_no_batch(digits: Dataset) -> None:
+    """Blocks that stay decoded, few of them or all, are those that are read again otherwise."""
+    least = whole(digits).memory_needed
+    two_epochs = []
+    for memory in (least, least + digits.rows * 300, 1 << 30):
+        rows = TrainStream(digits, EveryRow(digits.layout), Mixing(48, window=3), Rank(memory=memory))
+        two_epochs.append([[(batch.id.tolist(), batch.x.sum().item()) for batch in rows] for _ in range(2)])
+    assert two_epochs[0] == two_epochs[1] == two_epochs[2]
+
+
+def test_batches_that_are_kept_are_not_written_over(digits: Dataset) -> None:
+    rows = whole(digits, window=1, batch_size=16)
+    kept, copies = [], []
+    for _ in range(3):
+        for batch in rows:
+            kept.append(batch.x)
+            copies.append(batch.x.clone())
+    assert all(map(torch.equal, kept, copies))
+
+
+def test_two_iterations_at_once_do_not_disturb_each_other(digits: Dataset) -> None:
+    rows = whole(digits)
+    expected = [batch.x.clone() for batch in rows]
+    rows.load_state_dict({"epoch": 0, "step": 0})
+    one = iter(rows)
+    first = [next(one).x.clone()]
+    rows.load_state_dict({"epoch": 0, "step": 0})
+    other = [batch.x.clone() for batch in rows]
+    first += [batch.x.clone() for batch in one]
+    assert all(map(torch.equal, other, expected))
+    assert all(map(torch.equal, first, expected))

@@ -1,0 +1,87 @@
+"""What both streams share: batches, the rank that reads them, and its threads."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from ..storage.dataset import Dataset
+from ..storage.errors import UsageError
+from ..storage.format import ArraySpec
+from ..storage.machine import this_machine
+
+COLUMNS = ("x", "y", "id")
+MOST_THREADS = 16
+MEMORY_SHARE = 8  # a stream may use an eighth of the memory, with the other ranks of the machine
+
+
+class Batch(NamedTuple):
+    """Rows as tensors in the dataset's dtypes.
+
+    `x` is (rows, *sample_shape), `y` (rows,), or (rows, 0) where the data has no label, `id` (rows,) int64.
+    """
+
+    x: Tensor
+    y: Tensor
+    id: Tensor
+
+
+Transform = Callable[[Batch, torch.Generator], Batch]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes that share an epoch, and what it may use: bytes of memory, and threads.
+
+    Without these an eighth of the machine's memory and all its cores, shared with the other ranks on it.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    memory: int | None = None
+    threads: int | None = None
+
+    @property
+    def neighbours(self) -> int:
+        """Ranks on this machine: what the launcher says, else all of them."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+
+    @property
+    def thread_count(self) -> int:
+        return self.threads or min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
+
+    @property
+    def memory_bound(self) -> int:
+        return self.memory or this_machine().memory // MEMORY_SHARE // self.neighbours
+
+
+ALONE = Rank()
+
+
+def column_specs(dataset: Dataset) -> tuple[ArraySpec, ...]:
+    """The arrays that make a batch."""
+    return tuple(spec for spec in dataset.manifest.arrays if spec.name in COLUMNS)
+
+
+def make_batch(columns: Mapping[str, Tensor]) -> Batch:
+    """A batch of the columns that there are."""
+    x = columns["x"]
+    return Batch(x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"])
+
+
+@contextmanager
+def reading_threads(rank: Rank) -> Iterator[ThreadPoolExecutor]:
+    """The rank's threads, which end at once, whatever they were given, when they are no longer needed."""
+    if get_worker_info() is not None:
+        raise UsageError("a stream reads in threads of its own: use DataLoader(stream, batch_size=None, num_workers=0)")
+    threads = ThreadPoolExecutor(rank.thread_count, thread_name_prefix="foldstream")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -1,0 +1,43 @@
+"""Decoded blocks for the threads of a stream: read when they are wanted, or kept in memory."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..storage.dataset import Dataset
+from ..storage.format import ArraySpec
+from ..storage.reader import BlockReader
+
+
+class DecodedBlocks:
+    """The dataset's blocks, of which the first `kept` stay decoded once they have been read.
+
+    Each block is read once an epoch, so none is worth more than another.
+    """
+
+    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], kept: int) -> None:
+        self.dataset, self.specs, self.kept = dataset, specs, kept
+        self._reader = BlockReader(dataset, [spec.name for spec in specs])
+        self._scratch = _Scratch(specs, dataset.layout.block_rows)
+        self._decoded: dict[int, dict[str, np.ndarray]] = {}
+
+    def rows(self, block: int) -> dict[str, np.ndarray]:
+        """All rows of a block, each array (rows, *row_shape). They may hold only until the thread's next call."""
+        if block in self._decoded:
+            return self._decoded[block]
+        start, stop = self.dataset.layout.block_range(block)
+        kept = block < self.kept
+        memory = {spec.name: spec.empty(stop - start) for spec in self.specs} if kept else self._scratch.columns
+        rows = {name: column[: stop - start] for name, column in memory.items()}
+        self._reader.read_into([block], rows)
+        if kept:
+            self._decoded[block] = rows
+        return rows
+
+
+class _Scratch(threading.local):
+    """Memory of each thread for one decoded block."""
+
+    def __init__(self, specs: Sequence[ArraySpec], rows: int) -> None:
+        self.columns = {spec.name: spec.empty(rows) for spec in specs}

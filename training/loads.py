@@ -1,0 +1,79 @@
+"""What a rank reads, when, and where each row goes: a pure plan between the order of samples and the threads.
+
+A *chunk* is some consecutive batches that are handed out at once; memory holds a number of chunks, each in a slot. A
+*load* reads one window of a lane and puts every row where its batch wants it: rows are written once after decoding.
+Positions count the rows that a lane gives from the step on at which the reading begins.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .order import EpochOrder, Slice
+
+TRASH = -1  # where rows go that nobody wants: the last row of the memory, behind all slots
+
+
+@dataclass(frozen=True, eq=False)
+class Load:
+    """A slice of a window for the `lane`-th lane of the rank, whose rows have the positions `first` to `stop`."""
+
+    part: Slice
+    lane: int
+    first: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.part.rows
+
+
+def plan_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
+    """All loads from the given step on, in the order in which their first rows are needed."""
+    courses = [_lane_loads(order, number, lane, step) for number, lane in enumerate(lanes)]
+    return heapq.merge(*courses, key=lambda load: load.first)
+
+
+def _lane_loads(order: EpochOrder, number: int, lane: int, step: int) -> Iterator[Load]:
+    first = 0
+    for part in order.slices(lane, step * order.per_lane):
+        yield Load(part, number, first)
+        first += part.rows
+
+
+@dataclass(frozen=True)
+class ChunkShape:
+    """A chunk: `steps` batches, to each of which `lanes` lanes give `per_lane` rows."""
+
+    steps: int
+    lanes: int
+    per_lane: int
+
+    @property
+    def batch_rows(self) -> int:
+        return self.lanes * self.per_lane
+
+    @property
+    def rows(self) -> int:
+        return self.steps * self.batch_rows
+
+    @property
+    def lane_rows(self) -> int:
+        """Rows that each lane gives to a chunk."""
+        return self.steps * self.per_lane
+
+    def chunks_of(self, load: Load) -> range:
+        """The chunks that a load has rows for."""
+        return range(load.first // self.lane_rows, (load.stop - 1) // self.lane_rows + 1)
+
+    def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
+        """Where in memory the rows of a load go whose chunks lie in `slots`, (load's rows,) int64.
+
+        A batch has its rows lane by lane.
+        """
+        steps, rows = np.arange(self.steps), np.arange(self.per_lane)
+        in_chunk = steps[:, None] * self.batch_rows + load.lane * self.per_lane + rows
+        of_lane: np.ndarray = (np.asarray(slots)[:, None] * self.rows + in_chunk.reshape(-1)).reshape(-1)
+        skipped = load.first % self.lane_rows
+        return of_lane[skipped : skipped + load.part.rows]
