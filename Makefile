@@ -52,6 +52,14 @@ $(PEERS)/installed: tests/benchmarks/peers.txt constraints.txt
 	$(PEERS)/bin/pip install -q --no-deps -r tests/benchmarks/peers.txt
 	touch $@
 
+# Blocks read in random order by us, zarr-python, zarrs and tensorstore; codecs on each kind of rows.
+.PHONY: bench-readers bench-codecs
+bench-readers: install $(PEERS)/installed
+	$(BIN)/python -m tests.benchmarks.readers $(PEERS)/bin/python build/bench-readers.json
+
+bench-codecs: install
+	$(BIN)/python -m tests.benchmarks.codecs build/bench-codecs.json
+
 # Needs root, for a control group with a limit of memory.
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json

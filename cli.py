@@ -139,7 +139,12 @@ def train(
     workers: Annotated[int, typer.Option(help="Data-parallel workers.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of folds, order, weights and dropout.")] = 0,
     window: Annotated[int, typer.Option(help="Blocks of each lane that are mixed at once.")] = 8,
-    memory: Annotated[str | None, typer.Option(help="Bound of each worker's stream, such as 2GB.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Bound of each worker's stream, such as 2GB; else an eighth of all, shared.")
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Local disk of each worker for a dataset in an object store, such as 50GB.")
+    ] = None,
     set: Annotated[
         list[str],
         typer.Option(
@@ -168,6 +173,7 @@ def train(
             seed=seed,
             window=window,
             memory=memory,
+            cache=cache,
             settings=parse_settings(set),
             listener=listener,
         )
@@ -261,7 +267,7 @@ def doctor() -> None:
 def show_dataset(dataset: Dataset) -> None:
     """Print what a dataset holds."""
     schema, layout = dataset.schema, dataset.layout
-    table = Table(box=None, show_header=False, title=str(dataset.root), title_justify="left")
+    table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
     table.add_row("rows", f"{dataset.rows:,}")
     table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {len(schema.features):,} columns")
     if schema.classes:

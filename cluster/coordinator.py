@@ -34,10 +34,11 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Resources:
-    """What the run may use: workers, bytes of memory for each one's stream, restarts of a group that dies."""
+    """What the run may use: workers, bytes of memory and of cache for each one's stream, restarts of a dying group."""
 
     workers: int
     memory: int | None = None
+    cache: int | None = None
     max_failures: int = 2
 
 
@@ -48,7 +49,7 @@ def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
     """
     model = absolute_model(config.model)
     config = TrainConfig(**{**vars(config), "model": model})
-    job = RunJob(str(dataset.root), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
+    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
     value = asdict(job)
     if run.job.exists():
         differences = sorted(_differences(read_json(run.job), value))
@@ -90,7 +91,9 @@ def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, resources:
     write_folds(dataset, config.split, config.folds, config.seed, run.folds)
     left = folds_left(run, config)
     gpu = torch.cuda.is_available()
-    request = GroupRequest(run.root, left, resources.workers, gpu, resources.max_failures, resources.memory)
+    request = GroupRequest(
+        run.root, left, resources.workers, gpu, resources.max_failures, resources.memory, resources.cache
+    )
     with watch_folds(run, config, progress):
         train_folds(request)
 

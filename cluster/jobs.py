@@ -60,13 +60,15 @@ def train(
     seed: int = 0,
     window: int = 8,
     memory: str | int | None = None,
+    cache: str | int | None = None,
     settings: Mapping[str, Any] | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> dict[str, Any]:
     """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
 
-    `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB").
+    `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB"), and
+    `cache` what it may keep on local disk of a dataset in an object store.
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
     `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
     fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
@@ -79,7 +81,7 @@ def train(
     lanes = check_workers(folder, workers) or lane_count(workers)
     config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
-    resources = Resources(workers, None if memory is None else parse_bytes(memory, "--memory"))
+    resources = Resources(workers, parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache"))
     check_stream(opened, config, resources)
     check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
     job = claim_run(folder, opened, config)

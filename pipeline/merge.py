@@ -56,8 +56,8 @@ def merge_predictions(
 
 def _merge(dataset: Dataset, parts: tuple[Path, ...], root: Path, executor: Executor, progress: Progress) -> None:
     layout, specs = dataset.layout, prediction_arrays(dataset.schema)
-    create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.root)}})
-    tasks = [MergeTask(str(dataset.root), str(root), tuple(map(str, parts)), s) for s in range(layout.shards)]
+    create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
+    tasks = [MergeTask(str(dataset.place), str(root), tuple(map(str, parts)), s) for s in range(layout.shards)]
     merged: dict[int, MergedShard] = {}
     progress("merge", 0, layout.shards, "shards")
     for shard, result in executor.map(merge_shard, tasks):

@@ -11,6 +11,7 @@ from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import DamagedError, SourceError
 from ..storage.files import content_hash
 from ..storage.format import Source
+from ..storage.object_path import AnyPath
 from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
@@ -42,7 +43,7 @@ class CheckTask:
 
 def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
     """Read every shard and compare it with the manifest. Returns what is damaged or missing, in the dataset's order."""
-    tasks = [CheckTask(str(dataset.root), shard) for shard in range(dataset.layout.shards)]
+    tasks = [CheckTask(str(dataset.place), shard) for shard in range(dataset.layout.shards)]
     found: dict[int, list[Damage]] = {}
     progress("verify", 0, len(tasks), "shards")
     for position, damages in executor.map(check_shard, tasks):
@@ -57,14 +58,14 @@ def check_shard(task: CheckTask) -> list[Damage]:
     start, stop = dataset.layout.shard_range(task.shard)
     damages = []
     for spec in dataset.manifest.arrays:
-        path = dataset.root / shard_key(spec, task.shard)
+        path = dataset.place / shard_key(spec, task.shard)
         reason = _fault(dataset, spec.name, path, task.shard)
         if reason:
             damages.append(Damage(task.shard, spec.name, str(path), start, stop - 1, reason))
     return damages
 
 
-def _fault(dataset: Dataset, array: str, path: Path, shard: int) -> str:
+def _fault(dataset: Dataset, array: str, path: AnyPath, shard: int) -> str:
     """Why a file is not what was written, or nothing."""
     entry = dataset.manifest.shards[shard]
     if not path.exists():

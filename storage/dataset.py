@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import ObjectStore
 
-from .errors import DamagedError, ForeignError, IncompleteError
-from .files import content_hash, read_json
+from .errors import DamagedError, ForeignError, IncompleteError, UsageError
+from .files import content_hash, parse_json
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
+from .object_path import AnyPath, locate
 from .writer import BLOCKS
 
 TABLES = 32  # block tables that are kept in memory: some megabytes each at a billion rows
@@ -20,10 +22,17 @@ TABLES = 32  # block tables that are kept in memory: some megabytes each at a bi
 class StoredArrays:
     """Committed arrays: where they lie and what their manifest says. Cheap to pickle, holds no open file."""
 
-    root: Path
+    place: AnyPath
     manifest: Manifest
     identity: str
     """SHA-256 of the manifest, which holds the hash of every shard: equal identity, equal data."""
+
+    @property
+    def root(self) -> Path:
+        """The folder on this machine. Raises UsageError for what lies in an object store."""
+        if isinstance(self.place, Path):
+            return self.place
+        raise UsageError(f"{self.place} lies in an object store; for this, give a copy of it on this machine")
 
     @property
     def layout(self) -> Layout:
@@ -39,7 +48,7 @@ class StoredArrays:
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row a block, written beside the arrays. Raises DamagedError if it is not whole."""
-        return _block_table(self.root / BLOCKS / name, self.layout.blocks, self.identity)
+        return _block_table(self.place / BLOCKS / name, self.layout.blocks, self.identity)
 
 
 @dataclass(frozen=True)
@@ -72,41 +81,49 @@ class Dataset(StoredArrays):
 
 
 @lru_cache(TABLES)
-def _block_table(place: Path, blocks: int, identity: str) -> np.ndarray:
+def _block_table(place: AnyPath, blocks: int, identity: str) -> np.ndarray:
     """Read a block table once for each `identity` of what it belongs to; read-only."""
     try:
-        table = np.asarray(zarr.open_array(place, mode="r")[...])
+        store = place if isinstance(place, Path) else ObjectStore(place.folder, read_only=True)
+        array = zarr.open_array(store, mode="r")
+        table = np.asarray(array[...])
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
-    if len(table) != blocks or not any((place / "c").rglob("*")):
+    chunk = "/".join(["c", *("0" for _ in table.shape)])  # a table is one chunk, and a missing one reads as zeros
+    if len(table) != blocks or not (place / chunk).exists():
         raise DamagedError(f"{place} does not hold one row for each of {blocks} blocks; convert again")
     table.setflags(write=False)
     return table
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open the dataset at `path`.
+    """Open the dataset at `path`, which may be the URL of one in an object store (`s3://bucket/digits.zarr`).
 
     Raises ForeignError where there is none, and IncompleteError where a conversion has not ended.
     """
-    root = Path(path).absolute()
-    if not root.exists():
-        raise ForeignError(f"{root} does not exist; «foldstream convert csv SOURCE {path} --label COLUMN» makes it")
-    if not (root / MANIFEST).exists() and (root / WORK).exists():
-        raise IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it")
+    root = locate(path)
+    if isinstance(root, Path):
+        if not root.exists():
+            raise ForeignError(f"{root} does not exist; «foldstream convert csv SOURCE {path} --label COLUMN» makes it")
+        if not (root / MANIFEST).exists() and (root / WORK).exists():
+            raise IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it")
     return Dataset(*_load(root, "dataset"))
 
 
 def open_arrays(path: str | Path, kind: str) -> StoredArrays:
     """Open committed arrays of another kind ("folds", "predictions"). Raises ForeignError where there are none."""
-    return StoredArrays(*_load(Path(path).absolute(), kind))
+    return StoredArrays(*_load(locate(path), kind))
 
 
-def _load(root: Path, kind: str) -> tuple[Path, Manifest, str]:
+def _load(root: AnyPath, kind: str) -> tuple[AnyPath, Manifest, str]:
     path = root / MANIFEST
-    if not path.exists():
-        raise ForeignError(f"{root} holds no {kind} of Foldstream's (it has no {MANIFEST}); give another path")
-    manifest = Manifest.from_json(read_json(path), str(path))
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ForeignError(
+            f"{root} holds no {kind} of Foldstream's (it has no {MANIFEST}); give another path"
+        ) from None
+    manifest = Manifest.from_json(parse_json(data, str(path)), str(path))
     if manifest.kind != kind:
         raise ForeignError(f"{root} holds {manifest.kind}, not a {kind}; give another path")
-    return root, manifest, content_hash(path.read_bytes())
+    return root, manifest, content_hash(data)

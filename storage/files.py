@@ -50,10 +50,15 @@ def to_json(value: Any) -> bytes:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises FileNotFoundError, and DamagedError where the bytes are not JSON."""
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The value in the bytes of a JSON file. Raises DamagedError where they are not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except ValueError as error:
-        raise DamagedError(f"{path} is not valid JSON ({error}); restore it or remove what it belongs to") from None
+        raise DamagedError(f"{where} is not valid JSON ({error}); restore it or remove what it belongs to") from None
 
 
 def same_json(one: Any, other: Any) -> bool:

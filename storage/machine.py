@@ -47,8 +47,10 @@ def _cgroup_limits() -> list[int]:
     return limits
 
 
-def parse_bytes(text: str | int, option: str) -> int:
-    """A number of bytes: 2000000, "500MB", "1.5 GiB". Raises UsageError that names the option."""
+def parse_bytes(text: str | int | None, option: str) -> int | None:
+    """A number of bytes: 2000000, "500MB", "1.5 GiB"; None as it is. Raises UsageError that names the option."""
+    if text is None:
+        return None
     compact = str(text).replace(" ", "").upper()
     digits = compact.rstrip("BKMGTI")
     unit = compact[len(digits) :] or "B"

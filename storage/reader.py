@@ -7,28 +7,34 @@ from concurrent.futures import Executor, Future
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from .block_cache import BlockCache
 from .dataset import StoredArrays
 from .errors import DamagedError
 from .format import ArraySpec
-from .shards import decode_block, decode_index, index_bytes, shard_key
+from .object_path import ObjectPath
+from .shards import decode_block, decode_index, index_bytes, is_sound, shard_key
 
 OPEN_SHARDS = 128  # files that a reader holds open, with their indexes
+REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader holds: a kilobyte each
 
 
 class BlockReader:
     """Reads blocks of the named arrays. Every byte is checked; damage raises DamagedError with its place.
 
-    Its threads are those of the executor that a call is given. Never forks.
+    Its threads are those of the executor that a call is given. Never forks. Blocks of an object store come through
+    the `cache`, if there is one.
     """
 
-    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",)) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: BlockCache | None = None) -> None:
+        self.dataset, self.cache = dataset, cache
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
-        self._shard = lru_cache(OPEN_SHARDS)(self._open_shard)
+        opened = REMOTE_SHARDS if isinstance(dataset.place, ObjectPath) else OPEN_SHARDS
+        self._shard = lru_cache(opened)(self._open_shard)
         self._scratch = _Scratch()
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
@@ -63,33 +69,40 @@ class BlockReader:
 
     def _read_block(self, spec: ArraySpec, block: int, out: np.ndarray) -> None:
         """Decode one block into `out`, (rows of the block, *row_shape)."""
-        layout = self.dataset.layout
-        number, position = divmod(block, layout.shard_blocks)
-        shard = self._shard(spec, number)
-        offset, length = shard.index[position].tolist()
-        data = self._scratch.memory(length)
-        data = data[: os.preadv(shard.descriptor, [data.data], offset)]
+        layout, checksum = self.dataset.layout, int(self._checksums[spec.name][block])
+        stored = self._stored(spec, block)
+        if self.cache and not is_sound(stored, checksum):  # what lies on this disk may be half written
+            self.cache.drop((spec.name, block))
+            stored = self._stored(spec, block)
         whole = out if len(out) == layout.block_rows else spec.empty(layout.block_rows)
         try:
-            decode_block(data, int(self._checksums[spec.name][block]), whole)
+            decode_block(stored, checksum, whole)
         except DamagedError as error:
-            raise self._damaged(spec, number, str(error), block) from None
+            raise self._damaged(spec, block // layout.shard_blocks, str(error), block) from None
         if whole is not out:
             out[...] = whole[: len(out)]
 
-    def _open_shard(self, spec: ArraySpec, number: int) -> "_OpenShard":
+    def _stored(self, spec: ArraySpec, block: int) -> bytes | np.ndarray:
+        """A block as it is stored; it holds until the thread's next call."""
+
+        def read() -> bytes | np.ndarray:
+            number, position = divmod(block, self.dataset.layout.shard_blocks)
+            shard = self._shard(spec, number)
+            offset, length = shard.index[position].tolist()
+            return shard.read(offset, self._scratch.memory(length))
+
+        return self.cache.read((spec.name, block), lambda: bytes(read())) if self.cache else read()
+
+    def _open_shard(self, spec: ArraySpec, number: int) -> "_Shard":
         """Open a shard, check its length and read its index."""
         layout, size = self.dataset.layout, self.dataset.manifest.shards[number].lengths[spec.name]
+        path, tail = self.dataset.place / shard_key(spec, number), index_bytes(layout)
         try:
-            shard = _OpenShard(self.dataset.root / shard_key(spec, number))
+            shard: _Shard = _RemoteShard(path) if isinstance(path, ObjectPath) else _LocalShard(path, size)
+            index = shard.read(size - tail, np.empty(tail, np.uint8))
+            shard.index = decode_index(bytes(index), layout)
         except FileNotFoundError:
             raise self._damaged(spec, number, "the file is missing") from None
-        found = os.fstat(shard.descriptor).st_size
-        if found != size:
-            raise self._damaged(spec, number, f"the file has {found:,} bytes where {size:,} were written")
-        tail = index_bytes(layout)
-        try:
-            shard.index = decode_index(os.pread(shard.descriptor, tail, size - tail), layout)
         except DamagedError as error:
             raise self._damaged(spec, number, str(error)) from None
         return shard
@@ -98,7 +111,7 @@ class BlockReader:
         layout = self.dataset.layout
         start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
         return DamagedError(
-            f"{self.dataset.root / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
+            f"{self.dataset.place / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
             "restore the file from a copy, or convert the source again with --overwrite"
         )
 
@@ -116,14 +129,42 @@ class _Scratch(threading.local):
         return self._memory[:size]
 
 
-class _OpenShard:
-    """A shard's file, open for as long as somebody holds this, and its index of offsets and lengths."""
+class _Shard(Protocol):
+    """A shard that is open for as long as somebody holds this, and its index of offsets and lengths."""
 
     index: np.ndarray
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+    def read(self, offset: int, memory: np.ndarray) -> bytes | np.ndarray:
+        """As many bytes from `offset` on as `memory` has room for, or fewer at the shard's end; perhaps in it."""
+        ...
+
+
+class _LocalShard:
+    """A shard's file."""
+
+    index: np.ndarray
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        found = os.fstat(self._descriptor).st_size
+        if found != size:
+            raise DamagedError(f"the file has {found:,} bytes where {size:,} were written")
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
+        return memory[: os.preadv(self._descriptor, [memory.data], offset)]
+
+
+class _RemoteShard:
+    """A shard in an object store. Its length is not asked for: the checksums tell as much."""
+
+    index: np.ndarray
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+
+    def read(self, offset: int, memory: np.ndarray) -> bytes:
+        return self._path.read_range(offset, len(memory))

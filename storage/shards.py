@@ -79,13 +79,20 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
-    """Decode one whole block, bytes or (length,) uint8, into `out`, a contiguous (block_rows, *row_shape) buffer.
+def is_sound(data: bytes | np.ndarray, expected: int) -> bool:
+    """Whether a block, bytes or (length,) uint8, is the one whose CRC-32C was recorded when it was written.
 
-    `expected` is the CRC-32C that was recorded when the block was written: bytes that are sound but belong to
-    another block fail too. Raises DamagedError (without a place).
+    Bytes that are sound but belong to another block are not.
     """
-    if google_crc32c.value(data) != RESIDUE or bytes(data[-CHECKSUM_BYTES:]) != struct.pack("<I", expected):
+    return google_crc32c.value(data) == RESIDUE and bytes(data[-CHECKSUM_BYTES:]) == struct.pack("<I", expected)
+
+
+def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
+    """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
+
+    Raises DamagedError (without a place) unless the block is sound (see `is_sound`).
+    """
+    if not is_sound(data, expected):
         raise DamagedError("the block fails its checksum")
     blosc.decompress(data, out)
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from ..storage.block_cache import BlockCache, default_limit
 from ..storage.dataset import Dataset
 from ..storage.errors import UsageError
 from ..storage.format import ArraySpec
@@ -37,24 +39,27 @@ Transform = Callable[[Batch, torch.Generator], Batch]
 
 @dataclass(frozen=True)
 class Rank:
-    """One of the processes that share an epoch, and what it may use: bytes of memory, and threads.
+    """One of the processes that share an epoch, and what it may use: bytes of memory, threads, bytes of disk.
 
-    Without these an eighth of the machine's memory and all its cores, shared with the other ranks on it.
+    Without these an eighth of the machine's memory, all its cores, and for the blocks of a dataset in an object store
+    a tenth of the free disk, each shared with the other ranks on the machine.
     """
 
     rank: int = 0
     world_size: int = 1
     memory: int | None = None
     threads: int | None = None
+    cache: int | None = None
 
     @property
     def neighbours(self) -> int:
         """Ranks on this machine: what the launcher says, else all of them."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
-    @property
-    def thread_count(self) -> int:
-        return self.threads or min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
+    def thread_count(self, dataset: Dataset) -> int:
+        """Threads that read a dataset: a core each, or more where they wait for an object store."""
+        cores = min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
+        return self.threads or (cores if isinstance(dataset.place, Path) else MOST_THREADS)
 
     @property
     def memory_bound(self) -> int:
@@ -62,6 +67,14 @@ class Rank:
 
 
 ALONE = Rank()
+
+
+def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
+    """The local cache of a dataset in an object store; none for one on this machine, or if it may use no disk."""
+    if isinstance(dataset.place, Path) or rank.cache == 0:
+        return None
+    limit = rank.cache or default_limit() // rank.neighbours
+    return BlockCache(limit, dataset.identity, dataset.layout.blocks, (rank.rank % rank.neighbours, rank.neighbours))
 
 
 def column_specs(dataset: Dataset) -> tuple[ArraySpec, ...]:
@@ -76,11 +89,11 @@ def make_batch(columns: Mapping[str, Tensor]) -> Batch:
 
 
 @contextmanager
-def reading_threads(rank: Rank) -> Iterator[ThreadPoolExecutor]:
-    """The rank's threads, which end at once, whatever they were given, when they are no longer needed."""
+def reading_threads(dataset: Dataset, rank: Rank) -> Iterator[ThreadPoolExecutor]:
+    """The rank's threads for a dataset, which end at once, whatever they were given, when they are no longer needed."""
     if get_worker_info() is not None:
         raise UsageError("a stream reads in threads of its own: use DataLoader(stream, batch_size=None, num_workers=0)")
-    threads = ThreadPoolExecutor(rank.thread_count, thread_name_prefix="foldstream")
+    threads = ThreadPoolExecutor(rank.thread_count(dataset), thread_name_prefix="foldstream")
     try:
         yield threads
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..storage.block_cache import BlockCache
 from ..storage.dataset import Dataset
 from ..storage.format import ArraySpec
 from ..storage.reader import BlockReader
@@ -16,9 +17,9 @@ class DecodedBlocks:
     Each block is read once an epoch, so none is worth more than another.
     """
 
-    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], kept: int) -> None:
+    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], kept: int, cache: BlockCache | None) -> None:
         self.dataset, self.specs, self.kept = dataset, specs, kept
-        self._reader = BlockReader(dataset, [spec.name for spec in specs])
+        self._reader = BlockReader(dataset, [spec.name for spec in specs], cache)
         self._scratch = _Scratch(specs, dataset.layout.block_rows)
         self._decoded: dict[int, dict[str, np.ndarray]] = {}
 

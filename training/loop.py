@@ -48,11 +48,19 @@ class FoldState:
 class FoldTrainer:
     """Trains one fold on one rank."""
 
-    def __init__(self, job: RunJob, run: RunFolder, fold: int, process: Process, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        job: RunJob,
+        run: RunFolder,
+        fold: int,
+        process: Process,
+        memory: int | None = None,
+        cache: int | None = None,
+    ) -> None:
         self.job, self.config, self.recipe = job, job.config, job.config.recipe
         self.fold, self.process, self.folder = fold, process, run.fold(fold)
         config, dataset, folds = self.config, job.open_data(), open_arrays(run.folds, "folds")
-        rank = Rank(process.rank, process.world_size, memory)
+        rank = Rank(process.rank, process.world_size, memory, cache=cache)
         mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
         self.stream = TrainStream(dataset, FoldFilter(folds, fold), mixing, rank)
         self.held_out = RowStream(dataset, FoldFilter(folds, fold, inside=True), rank)

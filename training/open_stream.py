@@ -35,6 +35,7 @@ def stream(
     window: int = 8,
     lanes: int | None = None,
     memory: str | int | None = None,
+    cache: str | int | None = None,
     threads: int | None = None,
     transform: Transform | None = None,
 ) -> TrainStream | RowStream:
@@ -45,8 +46,10 @@ def stream(
     number, or the run whose folds are meant. `split="test"` gives the other rows, or without a fold all of them,
     each once, in the dataset's order. `rows` restricts both to a subset: a boolean for every row, or row numbers.
 
-    `window` blocks of each of `lanes` lanes are mixed at once. `memory` bounds what is held ("2GB"). `transform`
-    gets each batch of the training split and a torch.Generator that is seeded by the batch's position.
+    `window` blocks of each of `lanes` lanes are mixed at once. `memory` bounds what is held ("2GB"; else an
+    eighth of the machine's), `cache` what is kept on local disk of a dataset in an object store (else a tenth of what
+    is free). `transform` gets each batch of the training split and a torch.Generator that is seeded by the batch's
+    position.
     Raises UsageError for what does not fit together.
     """
     check_choice("split", split, ("train", "test"))
@@ -62,7 +65,7 @@ def stream(
         chosen = FoldFilter(plan, fold, inside=split == "test")
     if rows is not None:
         chosen = Both(opened.layout, chosen, SubsetFilter(opened.layout, rows))
-    place = Rank(rank, world_size, None if memory is None else parse_bytes(memory, "memory"), threads)
+    place = Rank(rank, world_size, parse_bytes(memory, "memory"), threads, parse_bytes(cache, "cache"))
     if split == "test":
         return RowStream(opened, chosen, place, batch_size)
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
@@ -80,7 +83,7 @@ def _folds(dataset: Dataset, folds: int | str | Path, seed: int) -> StoredArrays
     if not isinstance(folds, int):
         plan = open_arrays(RunFolder(Path(folds)).folds, "folds")
         if plan.manifest.details["dataset"] != dataset.identity:
-            raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.root}")
+            raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.place}")
         return plan
     if not 2 <= folds <= min(dataset.rows, 255):
         raise UsageError(f"folds {folds}: it must be from 2 to {min(dataset.rows, 255)}")

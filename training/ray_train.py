@@ -24,6 +24,8 @@ class GroupRequest:
     max_failures: int
     memory: int | None = None
     """Bytes that each worker's stream may hold."""
+    cache: int | None = None
+    """Bytes of local disk that each may use for blocks of an object store."""
 
 
 def train_folds(request: GroupRequest) -> None:
@@ -36,7 +38,12 @@ def train_folds(request: GroupRequest) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"root": str(request.root), "folds": list(request.folds), "memory": request.memory},
+        train_loop_config={
+            "root": str(request.root),
+            "folds": list(request.folds),
+            "memory": request.memory,
+            "cache": request.cache,
+        },
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
         run_config=RunConfig(
             name="ray",
@@ -74,6 +81,6 @@ def _train_worker(config: dict[str, Any]) -> None:
     job = load_job(run)
     for fold in config["folds"]:
         if not is_done(run.fold(fold)):
-            FoldTrainer(job, run, fold, process, config["memory"]).train(notify=lambda metrics: None)
+            FoldTrainer(job, run, fold, process, config["memory"], config["cache"]).train(notify=lambda metrics: None)
         process.wait()
     ray.train.report({"folds": float(len(config["folds"]))})

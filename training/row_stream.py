@@ -42,7 +42,7 @@ class RowStream(IterableDataset[Batch]):
         shards = range(self.rank.rank, layout.shards, self.rank.world_size)
         runs = (run for shard in shards for run in _runs(self.dataset, [b for b in layout.blocks_of(shard) if kept[b]]))
         buffers = {spec.name: _Buffers(spec) for spec in specs}
-        with reading_threads(self.rank) as threads:
+        with reading_threads(self.dataset, self.rank) as threads:
             for blocks, arrays in _read_ahead(BlockReader(self.dataset, [spec.name for spec in specs]), runs, threads):
                 inside = np.flatnonzero(self.rows.mask(blocks))
                 for first in range(0, len(inside), self.batch_size):
@@ -54,7 +54,7 @@ class RowStream(IterableDataset[Batch]):
 def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     """All rows of a dataset in order, some blocks at a time: the named arrays, each (rows, *row_shape)."""
     runs = _runs(dataset, range(dataset.layout.blocks))
-    with reading_threads(ALONE) as threads:
+    with reading_threads(dataset, ALONE) as threads:
         for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
             yield arrays
 

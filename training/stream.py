@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from ..storage.block_cache import BlockCache
 from ..storage.dataset import Dataset
 from ..storage.errors import UsageError
 from ..storage.format import ArraySpec
-from .batch import ALONE, Batch, Rank, Transform, column_specs, make_batch, reading_threads
+from .batch import ALONE, Batch, Rank, Transform, column_specs, make_batch, open_cache, reading_threads
 from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks
 from .filters import RowFilter
@@ -83,11 +84,12 @@ class TrainStream(IterableDataset[Batch]):
     def order(self) -> EpochOrder:
         """The order of the epoch at which the stream stands."""
         if self._order is None or self._order.epoch != self.epoch:
-            sizes, mixing = self.dataset.layout.block_sizes(), self.mixing
-            self._order = EpochOrder(
-                sizes, self.kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, self.epoch
-            )
+            self._order = self._order_of(self.epoch)
         return self._order
+
+    def _order_of(self, epoch: int) -> EpochOrder:
+        sizes, mixing = self.dataset.layout.block_sizes(), self.mixing
+        return EpochOrder(sizes, self.kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch)
 
     @cached_property
     def specs(self) -> tuple[ArraySpec, ...]:
@@ -127,14 +129,20 @@ class TrainStream(IterableDataset[Batch]):
     @property
     def memory_needed(self) -> int:
         """Bytes of the chunks in memory, and of a block for every thread, decoded and as it is stored."""
-        threads = 2 * self.rank.thread_count * self.dataset.layout.block_rows
+        threads = 2 * self.rank.thread_count(self.dataset) * self.dataset.layout.block_rows
         return (self.slots * self.chunk.rows + threads) * self.row_bytes
 
     @cached_property
     def blocks(self) -> DecodedBlocks:
         """The blocks, of which as many stay decoded as the memory bound leaves room for."""
         block_bytes = self.dataset.layout.block_rows * self.row_bytes
-        return DecodedBlocks(self.dataset, self.specs, (self.rank.memory_bound - self.memory_needed) // block_bytes)
+        kept = (self.rank.memory_bound - self.memory_needed) // block_bytes
+        return DecodedBlocks(self.dataset, self.specs, kept, self.cache)
+
+    @cached_property
+    def cache(self) -> BlockCache | None:
+        """The local cache of blocks that come from an object store."""
+        return open_cache(self.dataset, self.rank)
 
     def _check_memory(self) -> None:
         if self.rank.memory_bound < self.memory_needed:
@@ -160,9 +168,13 @@ class TrainStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         order = self.order
         self._taken = (self.epoch, self.step)
+        if self.cache:  # a block that is used in this epoch is needed again at its place in the next one
+            self.cache.needed[self._order_of(order.epoch + 1).blocks] = np.arange(len(order.sizes)) + (
+                (order.epoch + 1) * len(order.sizes)
+            )
         memory = self._idle.pop() if self._idle else self._new_memory()
         try:
-            with reading_threads(self.rank) as threads:
+            with reading_threads(self.dataset, self.rank) as threads:
                 for step, batch in enumerate(_EpochReading(self, order, memory, threads).batches(), self.step + 1):
                     self._taken = (order.epoch, step)
                     yield batch
@@ -252,7 +264,7 @@ class _EpochReading:
         sizes = [stop - start for start, stop in map(self.stream.dataset.layout.block_range, blocks)]
         ends = accumulate(sizes)
         parts = [(block, slice(end - size, end)) for block, size, end in zip(blocks, sizes, ends, strict=True)]
-        count = self.stream.rank.thread_count
+        count = self.stream.rank.thread_count(self.stream.dataset)
         shares = [parts[first::count] for first in range(min(count, len(parts)))]
         self.loading.append((load, [self.threads.submit(self._read, share, places) for share in shares]))
 

@@ -38,10 +38,13 @@ def peer_rows(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return x[:count], y[:count]
 
 
-def foldstream(folder: Path) -> Callable[[int], Iterator[Any]]:
+def foldstream(folder: Path, all_from_disk: bool = False) -> Callable[[int], Iterator[Any]]:
+    """As it comes, or with the memory that its windows need and none for blocks that stay decoded."""
     import foldstream as fs
 
-    stream = fs.stream(folder / "dataset", batch_size=BATCH)
+    stream: Any = fs.stream(folder / "dataset", batch_size=BATCH)
+    if all_from_disk:
+        stream = fs.stream(folder / "dataset", batch_size=BATCH, memory=stream.memory_needed)
     return lambda epoch: iter(stream)
 
 
@@ -102,17 +105,19 @@ def ray_data(folder: Path) -> Callable[[int], Iterator[Any]]:
     return epoch
 
 
-def litdata(folder: Path, workers: int = 0) -> Callable[[int], Iterator[Any]]:
+def litdata(folder: Path, workers: int = 0, tensors: bool = False) -> Callable[[int], Iterator[Any]]:
+    import torch
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming.writer import BinaryWriter
 
     x, y = peer_rows(folder)
-    out = folder / "litdata"
+    out = folder / ("litdata-tensors" if tensors else "litdata")
     if not out.exists():
         out.mkdir()
         writer = BinaryWriter(str(out), chunk_bytes="64MB")
         for number in range(len(x)):
-            writer[number] = {"x": np.array(x[number]), "y": int(y[number])}
+            row = np.array(x[number])
+            writer[number] = {"x": torch.from_numpy(row) if tensors else row, "y": int(y[number])}
         writer.done()
         writer.merge(num_workers=1)
     dataset = StreamingDataset(str(out), shuffle=True, drop_last=True)
@@ -193,14 +198,17 @@ def measure(epochs: Callable[[int], Iterator[Any]], started: float, once_started
 
 
 CONTENDERS: dict[str, Epochs] = {
-    "foldstream": foldstream,
+    "Foldstream": foldstream,
+    "Foldstream, all from disk": partial(foldstream, all_from_disk=True),
     "RAM, X[i]": ram_index,
     "RAM, index_select": ram_index_select,
     "DataLoader over RAM": data_loader,
     "DataLoader over RAM, 2 workers": partial(data_loader, workers=2),
     "Ray Data, once started": ray_data,
-    "LitData": litdata,
-    "LitData, 2 workers": partial(litdata, workers=2),
+    "LitData, NumPy rows": litdata,
+    "LitData, NumPy rows, 2 workers": partial(litdata, workers=2),
+    "LitData, tensors": partial(litdata, tensors=True),
+    "LitData, tensors, 2 workers": partial(litdata, tensors=True, workers=2),
     "MosaicML Streaming": mosaicml_streaming,
     "MosaicML Streaming, 2 workers": partial(mosaicml_streaming, workers=2),
     "WebDataset": webdataset,

@@ -5,7 +5,6 @@ python -m tests.benchmarks.stream PEERS_PYTHON RESULT.json [KIND ...]
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 import psutil
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
 from ..datasets import write_dataset
 from .contenders import CONTENDERS
+from .record import machine, write_section
 from .rows import KINDS
 
 HERE = Path(__file__).parent
@@ -100,39 +100,38 @@ def tree_memory(pid: int) -> int:
 
 def main(peers_python: str, result: Path, kinds: list[str]) -> None:
     console = Console(width=120)
-    figures: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "kinds": {}}
+    figures: dict[str, Any] = {"machine": machine(), "kinds": {}}
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="bench-stream-") as name:
             folder = Path(name)
             prepare(kind, folder)
-            row_bytes = np.load(folder / "x.npy", mmap_mode="r")[0].nbytes
-            of_kind: dict[str, Any] = {"row_bytes": row_bytes, "contenders": {}}
+            rows = np.load(folder / "x.npy", mmap_mode="r")
+            of_kind: dict[str, Any] = {"rows": len(rows), "row_bytes": rows[0].nbytes, "contenders": {}}
             for contender in CONTENDERS:
                 of_kind["contenders"][contender] = run(contender, folder, peers_python)
             figures["kinds"][kind] = of_kind
-            show(console, kind, of_kind)
+            console.print(Markdown("\n".join(lines(kind, of_kind))))
             result.parent.mkdir(parents=True, exist_ok=True)
             result.write_text(json.dumps(figures, indent=2) + "\n")
+    if set(kinds) == set(KINDS):
+        text = [line for kind, of_kind in figures["kinds"].items() for line in lines(kind, of_kind)]
+        write_section("stream", [f"`make bench-stream` on {figures['machine']}.", "", *text])
 
 
-def show(console: Console, kind: str, of_kind: dict[str, Any]) -> None:
-    """Print the table of one kind of rows."""
-    table = Table("", "rows/s", "MB/s", "first batch, s", "peak, MB", "Foldstream is", title=kind)
-    own = median(of_kind["contenders"]["foldstream"]["rows_per_second"])
+def lines(kind: str, of_kind: dict[str, Any]) -> list[str]:
+    """The table of one kind of rows, in Markdown."""
+    size = f"{of_kind['rows']:,} rows of {of_kind['row_bytes']:,} bytes"
+    header = "| loader | rows/s | MB/s | first batch, s | peak, MB | Foldstream is |"
+    table = [f"**{kind}**, {size}:", "", header, "|---|---:|---:|---:|---:|---:|"]
+    own = median(of_kind["contenders"]["Foldstream"]["rows_per_second"])
     for name, one in of_kind["contenders"].items():
         if "failed" in one:
-            table.add_row(name, one["failed"])
+            table.append(f"| {name} | {one['failed']} | | | | |")
             continue
         rate = median(one["rows_per_second"])
-        table.add_row(
-            name.replace("[", "\\["),
-            f"{rate:,.0f}",
-            f"{rate * of_kind['row_bytes'] / 1e6:,.0f}",
-            f"{one['first_batch_seconds']:.3f}",
-            f"{one['peak_bytes'] / 1e6:,.0f}",
-            f"{own / rate:.2f} ×",
-        )
-    console.print(table)
+        speed = f"{rate:,.0f} | {rate * of_kind['row_bytes'] / 1e6:,.0f} | {one['first_batch_seconds']:.3f}"
+        table.append(f"| {name} | {speed} | {one['peak_bytes'] / 1e6:,.0f} | {own / rate:,.2f} × |")
+    return [*table, ""]
 
 
 if __name__ == "__main__":

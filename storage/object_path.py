@@ -1,0 +1,98 @@
+"""Objects in a store by URL, used like paths as far as datasets need it: `s3://`, `gs://`, `az://`.
+
+Credentials and endpoints come from the environment, as the store's own tools read them (AWS_ACCESS_KEY_ID,
+AWS_ENDPOINT_URL, …), and are never part of a URL.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from .errors import DatasetError, UsageError, check_choice
+
+SCHEMES = ("s3", "gs", "az")
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """An object, or what begins with its name and a slash."""
+
+    bucket: str
+    """With its scheme: `s3://bucket`."""
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.key}"
+
+    def __truediv__(self, name: str) -> "ObjectPath":
+        return ObjectPath(self.bucket, f"{self.key}/{name}")
+
+    @property
+    def store(self) -> ObjectStore:
+        return _open_store(self.bucket)
+
+    @property
+    def folder(self) -> ObjectStore:
+        """A store whose names begin behind this one and its slash."""
+        return from_url(str(self))
+
+    def exists(self) -> bool:
+        """Whether there is an object of this name. A prefix alone is none."""
+        try:
+            obstore.head(self.store, self.key)
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            raise self._refused(error) from None
+        return True
+
+    def read_bytes(self) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+        try:
+            return bytes(obstore.get(self.store, self.key).bytes())
+        except FileNotFoundError:
+            raise
+        except BaseError as error:
+            raise self._refused(error) from None
+
+    def read_range(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on, fewer where the object ends before. Raises FileNotFoundError."""
+        try:
+            return bytes(obstore.get_range(self.store, self.key, start=start, length=length))
+        except FileNotFoundError:
+            raise
+        except BaseError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> DatasetError:
+        reason = str(error).splitlines()[0]
+        return DatasetError(
+            f"{self}: the store does not answer as it should ({reason}); look at the credentials in "
+            "the environment, the endpoint and the network, then run the same command again"
+        )
+
+
+AnyPath = Path | ObjectPath
+
+
+def locate(place: str | Path | ObjectPath) -> AnyPath:
+    """A path on this machine made absolute, or a URL's object. Raises UsageError for schemes that are not known."""
+    if isinstance(place, ObjectPath):
+        return place
+    scheme, separator, rest = str(place).partition("://")
+    if not separator:
+        return Path(place).absolute()
+    check_choice("the scheme", scheme, SCHEMES)
+    bucket, _, key = rest.strip("/").partition("/")
+    if not bucket or not key:
+        raise UsageError(f"{place}: name a bucket and what is in it, as in {scheme}://bucket/digits.zarr")
+    return ObjectPath(f"{scheme}://{bucket}", key)
+
+
+@lru_cache
+def _open_store(bucket: str) -> ObjectStore:
+    return from_url(bucket)
