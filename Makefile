@@ -60,6 +60,10 @@ bench-readers: install $(PEERS)/installed
 bench-codecs: install
 	$(BIN)/python -m tests.benchmarks.codecs build/bench-codecs.json
 
+.PHONY: bench-order
+bench-order: install
+	$(BIN)/python -m tests.benchmarks.order build/bench-order.json
+
 # Needs root, for a control group with a limit of memory.
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json

@@ -283,12 +283,17 @@ def show_dataset(dataset: Dataset) -> None:
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """Print the folds' table and the out-of-fold scores."""
+    """Print the folds' table and the out-of-fold scores.
+
+    Its seconds are those of a fold's last epoch: in all, and those that its slowest rank waited for data.
+    """
     scores = summary["out_of_fold"]
     names = ["loss", *(name for name in ("accuracy", "top3", "rmse", "mae") if name in summary["folds"][0])]
-    table = Table("fold", "rows", "epochs", *names)
+    table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" for name in names]
+        waited = max(rank["data_wait"] for rank in fold["ranks"])
+        cells += [f"{fold['seconds']:.1f}", f"{waited:.2f}"]
         table.add_row(str(fold["fold"]), f"{fold['rows']:,.0f}", f"{fold['epoch']:.0f}", *cells)
     spread = summary["spread"]
     cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]

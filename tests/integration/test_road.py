@@ -53,6 +53,7 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = foldstream("train", digits.root, run, "--model", f"{folder}/own.py:linear", "--set", "lr=0.01", *options)
     assert done.returncode == 0, done.stderr
     assert "out-of-fold, all 1,200 rows: accuracy 0." in done.stdout
+    assert "data wait, s" in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     assert "Dask dashboard: http://127.0.0.1:" in done.stdout
     return run

@@ -1,5 +1,7 @@
 """The order of samples holds its promises for any sizes, folds, lanes and world sizes."""
 
+import tracemalloc
+
 import numpy as np
 from foldstream.training.order import EpochOrder
 from hypothesis import given, settings
@@ -67,3 +69,14 @@ def test_another_epoch_or_seed_is_another_order() -> None:
     assert first.blocks.tolist() != epoch.blocks.tolist()
     assert first.blocks.tolist() != seed.blocks.tolist()
     assert first.window_rows(0, 0, 20).tolist() != epoch.window_rows(0, 0, 20).tolist()
+
+
+def test_the_order_of_a_billion_rows_is_small() -> None:
+    sizes = np.full(500_000, 2_000)
+    tracemalloc.start()
+    order = EpochOrder(sizes, sizes, lanes=8, window=8, batch_size=256, seed=0, epoch=0)
+    first = next(order.slices(5, order.steps // 2 * order.per_lane))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(order.window_blocks(first.lane, first.window)) == 8
+    assert peak < 200e6

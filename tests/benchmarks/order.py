@@ -1,0 +1,54 @@
+"""`make bench-order`: the order of a billion rows, at the first step and at one in the middle.
+
+python -m tests.benchmarks.order RESULT.json
+"""
+
+import json
+import sys
+import tracemalloc
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from foldstream.training.loads import plan_loads
+from foldstream.training.order import EpochOrder
+from rich.console import Console
+from rich.table import Table
+
+BLOCKS, BLOCK_ROWS = 500_000, 2_000
+LOADS = 100
+TIMES = 5
+
+
+def begin(part: float) -> None:
+    """Find an epoch's order and its first loads from a part of it on, as a stream that resumes there does."""
+    sizes = np.full(BLOCKS, BLOCK_ROWS)
+    order = EpochOrder(sizes, sizes * 4 // 5, lanes=8, window=8, batch_size=256, seed=0, epoch=3)
+    for load in islice(plan_loads(order, range(8), int(order.steps * part)), LOADS):
+        order.window_blocks(load.part.lane, load.part.window)
+
+
+def main(result: Path) -> None:
+    figures = {}
+    table = Table("from", "seconds", "peak, MB", title=f"{BLOCKS * BLOCK_ROWS:,} rows in {BLOCKS:,} blocks")
+    for name, part in (("the start", 0.0), ("the middle", 0.5)):
+        seconds = []
+        for _ in range(TIMES):
+            started = perf_counter()
+            begin(part)
+            seconds.append(perf_counter() - started)
+        tracemalloc.start()
+        begin(part)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        figures[name] = {"seconds": seconds, "peak_bytes": peak}
+        table.add_row(name, f"{median(seconds):.3f}", f"{peak / 1e6:,.0f}")
+    Console(width=100).print(table)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
