@@ -27,7 +27,7 @@ from .loads import TRASH, ChunkShape, Load, plan_loads
 from .order import EpochOrder, Slice, check_batch_size
 from .seeding import seed_of
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 8 << 20
 LENDABLE = 2  # chunks that the training loop may hold beside those that are read ahead
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
