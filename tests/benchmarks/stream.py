@@ -41,6 +41,7 @@ def prepare(kind: str, folder: Path) -> None:
         part = slice(start, min(start + step, count))
         x[part], y[part] = make(part.start, part.stop)
     np.save(folder / "y.npy", y)
+    os.sync()  # else the first contenders share the disk with what was just written
 
 
 def run(name: str, folder: Path, peers_python: str) -> dict[str, Any]:
