@@ -17,6 +17,7 @@ from rich.table import Table
 from .cluster import conversion
 from .storage.dataset import Dataset, open_dataset
 from .storage.errors import DamagedError, FoldstreamError, UsageError
+from .storage.format import LEFT_OUT
 
 app = typer.Typer(
     help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",
@@ -30,7 +31,10 @@ app.add_typer(convert_app, name="convert")
 console = Console()
 errors = Console(stderr=True)
 
-SourcesArgument = Annotated[list[str], typer.Argument(metavar="SOURCE…", help="CSV files: plain, .gz, .bz2 or .xz.")]
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE…", help="CSV files, plain, .gz, .bz2, .xz or .zst; folders of them; patterns."),
+]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Where the dataset is to be.")]
 
 
@@ -104,7 +108,14 @@ def convert_csv(
     shape: Annotated[str | None, typer.Option(help="Shape of a sample, as in 1,28,28; else a vector.")] = None,
     dtype: Annotated[str, typer.Option(help="Type of the values; auto: the narrowest that is exact.")] = "auto",
     task: Annotated[str, typer.Option(help="classification or regression; auto: by the label's values.")] = "auto",
+    on_error: Annotated[
+        str, typer.Option(help="stop at the first faulty row, or skip: leave them out and list them.")
+    ] = "stop",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset at OUT.")] = False,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786; else workers here.")
+    ] = None,
+    report: Annotated[str | None, typer.Option(help="HTML file for Dask's account of the work.")] = None,
 ) -> None:
     """Convert CSV files into a dataset: chunked Zarr arrays with a manifest. The same command resumes.
 
@@ -119,7 +130,10 @@ def convert_csv(
             shape=parse_integers("--shape", shape),
             dtype=dtype,
             task=task,
+            on_error=on_error,
             overwrite=overwrite,
+            dask=dask,
+            report=report,
             listener=listener,
         )
     show_dataset(dataset)
@@ -269,6 +283,8 @@ def show_dataset(dataset: Dataset) -> None:
     schema, layout = dataset.schema, dataset.layout
     table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
     table.add_row("rows", f"{dataset.rows:,}")
+    if dataset.left_out:
+        table.add_row("left out", f"{dataset.left_out:,} faulty rows, see {dataset.place / LEFT_OUT}")
     table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {len(schema.features):,} columns")
     if schema.classes:
         counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))

@@ -5,17 +5,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from distributed import Client
+from distributed import Client, performance_report
 
 from ..pipeline.convert import convert, is_converted
 from ..pipeline.csv_plan import ConvertRequest
-from ..pipeline.csv_split import describe_source
+from ..pipeline.csv_split import find_sources
 from ..pipeline.dask_executor import DaskExecutor
 from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError
 from ..storage.progress import Progress, silent
-from .local import dask_cluster
+from .local import connect, dask_cluster
 
 Announce = Callable[[str, str], None]
 """Called with the name of a server and its address."""
@@ -33,13 +33,19 @@ SILENT = Listener()
 
 
 @contextmanager
-def dask_executor(listener: Listener, client: Client | None) -> Iterator[DaskExecutor]:
-    """An executor on the given Dask client, or on a cluster of its own."""
-    with nullcontext(client) if client else dask_cluster() as connected:
+def dask_executor(
+    listener: Listener, client: Client | None, address: str | None = None, report: Path | None = None
+) -> Iterator[DaskExecutor]:
+    """An executor on the given Dask client, on the scheduler at an address, or on a cluster of its own.
+
+    Dask's own account of the work goes to the HTML file `report`.
+    """
+    with nullcontext(client) if client else connect(address) if address else dask_cluster() as connected:
         assert connected is not None
         if client is None:
             listener.announce("Dask dashboard", connected.dashboard_link)
-        yield DaskExecutor(connected)
+        with performance_report(filename=str(report)) if report else nullcontext():
+            yield DaskExecutor(connected)
 
 
 def convert_csv(
@@ -51,30 +57,43 @@ def convert_csv(
     shape: Sequence[int] | None = None,
     dtype: str = "auto",
     task: str = "auto",
+    on_error: str = "stop",
     overwrite: bool = False,
+    dask: str | None = None,
+    report: str | Path | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> Dataset:
-    """Convert CSV files (plain, .gz, .bz2, .xz) into a dataset at `out`.
+    """Convert CSV files (plain, .gz, .bz2, .xz, .zst), folders of them or patterns into a dataset at `out`.
 
     `label` is the column to learn, `id` one to keep beside the rows as `key`, `shape` the shape of a sample (by
-    default a vector of all other columns). A conversion that was cut short is resumed by the same call. Raises
-    SourceError for a faulty file or row, UsageError for options that do not fit.
+    default a vector of all other columns). With `on_error="skip"` faulty rows are left out and listed in the dataset's
+    `left_out.csv`. `dask` is the address of a scheduler whose workers see the same files; else
+    workers are started here. `report` names an HTML file for Dask's account of the work. A conversion that was cut
+    short is resumed by the same call. Raises SourceError for a faulty file or row, UsageError for options that do not
+    fit.
     """
     given = [sources] if isinstance(sources, str | Path) else list(sources)
-    described = tuple(describe_source(str(source)) for source in given)
-    if not described:
+    if not given:
         raise UsageError("no source is given; name at least one CSV file")
-    request = ConvertRequest(described, label, id, tuple(shape) if shape else None, dtype, task)
-    return convert_request(request, Path(out).absolute(), overwrite, listener, client)
+    described = find_sources([str(source) for source in given])
+    request = ConvertRequest(described, label, id, tuple(shape) if shape else None, dtype, task, on_error=on_error)
+    written = None if report is None else Path(report).absolute()
+    return convert_request(request, Path(out).absolute(), overwrite, listener, client, dask, written)
 
 
 def convert_request(
-    request: ConvertRequest, root: Path, overwrite: bool, listener: Listener, client: Client | None
+    request: ConvertRequest,
+    root: Path,
+    overwrite: bool,
+    listener: Listener,
+    client: Client | None,
+    address: str | None = None,
+    report: Path | None = None,
 ) -> Dataset:
     if is_converted(root, asdict(request), overwrite):
         return open_dataset(root)
-    with dask_executor(listener, client) as executor:
+    with dask_executor(listener, client, address, report) as executor:
         return convert(request, root, executor, listener.progress, overwrite)
 
 

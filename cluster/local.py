@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
 
+from ..storage.errors import UsageError
 from ..storage.machine import this_machine
 
 LOOPBACK = "127.0.0.1"
 DASK_DASHBOARD = 8787
 START_SECONDS = 120
+CONNECT_SECONDS = 20
 
 
 @contextmanager
@@ -39,6 +41,19 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
     )
     with cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=START_SECONDS)
+        yield client
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Client]:
+    """A client of the scheduler at an address. Raises UsageError where none answers."""
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--dask {address}: no scheduler answers there ({error}); start one with «dask scheduler», and workers"
+        ) from None
+    with client:
         yield client
 
 

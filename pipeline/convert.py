@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, SourceError
-from ..storage.files import clean_temporaries, content_hash, read_json, same_json, write_json
-from ..storage.format import MANIFEST, WORK, Layout, Manifest, Schema, ShardEntry
+from ..storage.files import clean_temporaries, content_hash, read_json, same_json, write_atomic, write_json
+from ..storage.format import LEFT_OUT, MANIFEST, WORK, Layout, Manifest, Schema, ShardEntry
 from ..storage.progress import Progress, silent
 from ..storage.shards import shard_key
 from ..storage.writer import commit, create_arrays, write_block_table, write_shard
-from .csv_parse import Columns, parse_piece
+from .csv_parse import Columns, parse_piece, parse_sound_rows
 from .csv_plan import ConvertPlan, ConvertRequest, PlannedPiece, choose_features, plan_conversion
 from .csv_scan import PieceScan, ScanTask, merge_scans, scan_piece
 from .csv_split import Split, SplitTask, split_source
@@ -35,6 +35,8 @@ from .executor import Executor, Task
 Result = TypeVar("Result")
 
 RECEIPTS = "receipts"
+FAULTS = "faults"
+FAULT_HEADER = b"file,line,column,reason\n"
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,18 @@ def make_plan(request: ConvertRequest, root: Path, executor: Executor, progress:
     features = choose_features(request, [split.header for split in splits])
     pieces = [piece for split in splits for piece in split.pieces]
     headers = [split.header for split in splits for _ in split.pieces]
+    folder = root / WORK / FAULTS
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that had no plan yet
+    lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
     scan_tasks = [
-        ScanTask(piece, header, features, request.label, request.id)
-        for piece, header in zip(pieces, headers, strict=True)
+        ScanTask(piece, header, features, request.label, request.id, faults)
+        for piece, header, faults in zip(pieces, headers, lists, strict=True)
     ]
     scans: list[PieceScan] = _run(executor, scan_piece, scan_tasks, "scan", "pieces", progress)
     total = merge_scans(scans)
     if not total.rows:
-        raise SourceError(f"{request.sources[0].path} has no rows; there is nothing to convert")
+        faulty = f" that are not faulty ({total.left_out:,} are)" if total.left_out else ""
+        raise SourceError(f"{request.sources[0].path} has no rows{faulty}; there is nothing to convert")
     return plan_conversion(request, features, pieces, headers, scans, total)
 
 
@@ -237,7 +243,11 @@ def parse_rows(planned: PlannedPiece, schema: Schema) -> pa.Table:
     wide = pa.float64() if pa.types.is_floating(kind) else kind
     text = tuple(name for name in (schema.label, schema.key) if name)
     columns = Columns(planned.header, schema.features, text)
-    table = parse_piece(planned.piece, columns, dict.fromkeys(schema.features, wide))
+    types = dict.fromkeys(schema.features, wide)
+    if planned.left_out:
+        table, _ = parse_sound_rows(planned.piece, columns, types)
+    else:
+        table = parse_piece(planned.piece, columns, types)
     if table.num_rows != planned.rows:
         raise SourceError(
             f"{planned.piece.source} changed while it was converted ({planned.rows:,} rows became {table.num_rows:,}); "
@@ -287,6 +297,15 @@ def commit_plan(plan: ConvertPlan, root: Path) -> None:
         "statistics": asdict(plan.statistics),
         "request": plan.request,
         "class_counts": [totals[code] for code in range(len(plan.schema.classes))],
+        "left_out": plan.left_out,
     }
+    commit_faults(root)
     shards = tuple(ShardEntry(**receipt["entry"]) for receipt in receipts)
     commit(root, Manifest("dataset", plan.layout, plan.schema.arrays(), shards, details), checksums)
+
+
+def commit_faults(root: Path) -> None:
+    """Gather the lists of faulty rows in one beside the arrays, if there are any."""
+    listed = [path.read_bytes() for path in sorted((root / WORK / FAULTS).glob("*.csv"))]
+    if listed:
+        write_atomic(root / LEFT_OUT, FAULT_HEADER + b"".join(listed))

@@ -18,6 +18,7 @@ from .csv_split import Piece
 CLASS_LIMIT = 100  # whole numbers with no more distinct values than this are taken for classes
 DTYPES = ("auto", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64")
 TASKS = ("auto", "classification", "regression")
+ON_ERROR = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,23 @@ class ConvertRequest:
     task: str = "auto"
     features: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
+    on_error: str = "stop"
 
     def __post_init__(self) -> None:
+        check_choice("--on-error", self.on_error, ON_ERROR)
         check_choice("--dtype", self.dtype, DTYPES)
         check_choice("--task", self.task, TASKS)
 
 
 @dataclass(frozen=True)
 class PlannedPiece:
-    """A piece, the position of its first row in the whole, and its rows."""
+    """A piece, the position of its first row in the whole, its rows, and its faulty rows that are left out."""
 
     piece: Piece
     header: tuple[str, ...]
     first_row: int
     rows: int
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class ConvertPlan:
     schema: Schema
     statistics: Statistics
     pieces: tuple[PlannedPiece, ...]
+    left_out: int = 0
+    """Faulty rows of all sources that are left out."""
     request: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +74,9 @@ class ConvertPlan:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         pieces = (
-            PlannedPiece(Piece(**item["piece"]), tuple(item["header"]), item["first_row"], item["rows"])
+            PlannedPiece(
+                Piece(**item["piece"]), tuple(item["header"]), item["first_row"], item["rows"], item["left_out"]
+            )
             for item in value["pieces"]
         )
         return cls(
@@ -76,6 +84,7 @@ class ConvertPlan:
             Schema.from_json(value["schema"]),
             Statistics.from_json(value["statistics"]),
             tuple(pieces),
+            value["left_out"],
             value["request"],
         )
 
@@ -138,9 +147,11 @@ def plan_conversion(
     planned, first = [], 0
     for piece, header, scan in zip(pieces, headers, scans, strict=True):
         if scan.rows:  # a piece may hold blank lines alone
-            planned.append(PlannedPiece(piece, header, first, scan.rows))
+            planned.append(PlannedPiece(piece, header, first, scan.rows, scan.left_out))
             first += scan.rows
-    return ConvertPlan(layout, schema, choose_statistics(schema, total), tuple(planned), asdict(request))
+    return ConvertPlan(
+        layout, schema, choose_statistics(schema, total), tuple(planned), total.left_out, asdict(request)
+    )
 
 
 def choose_schema(request: ConvertRequest, features: tuple[str, ...], total: PieceScan) -> Schema:

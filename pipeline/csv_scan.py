@@ -4,14 +4,20 @@ Moments are merged pairwise in the order of the pieces (Chan, Golub and LeVeque,
 depend on which worker read what.
 """
 
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .csv_parse import Columns, parse_piece
+from ..storage.errors import RowError
+from ..storage.files import write_atomic
+from .csv_parse import Columns, parse_piece, parse_sound_rows
 from .csv_split import Piece
 
 DISTINCT_LIMIT = 65_536  # label values kept apart; beyond this the label is a quantity
@@ -84,10 +90,13 @@ class PieceScan:
     label: LabelScan | None
     key_kind: str | None
     key_width: int
+    left_out: int = 0
+    """Faulty rows that are not among `rows`."""
 
     def merged(self, other: "PieceScan") -> "PieceScan":
+        left_out = self.left_out + other.left_out
         if not self.rows or not other.rows:
-            return self if self.rows else other
+            return replace(self if self.rows else other, left_out=left_out)
         assert self.moments
         assert other.moments
         return PieceScan(
@@ -98,26 +107,36 @@ class PieceScan:
             self.label.merged(other.label) if self.label and other.label else None,
             "integer" if self.key_kind == other.key_kind == "integer" else self.key_kind and "text",
             max(self.key_width, other.key_width),
+            left_out,
         )
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Parse `piece` and say what it holds."""
+    """Parse `piece` and say what it holds. With `faults`, a file, faulty rows are left out and listed there."""
 
     piece: Piece
     header: tuple[str, ...]
     features: tuple[str, ...]
     label: str | None
     key: str | None
+    faults: str | None = None
 
 
 def scan_piece(task: ScanTask) -> PieceScan:
-    """Parse a piece. Raises SourceError at its first faulty value."""
-    text = tuple(name for name in (task.label, task.key) if name)
-    table = parse_piece(task.piece, Columns(task.header, task.features, text), {})
+    """Parse a piece. Raises RowError at its first faulty value, unless faulty rows are to be left out."""
+    columns = Columns(task.header, task.features, tuple(name for name in (task.label, task.key) if name))
+    left_out = 0
+    try:
+        table = parse_piece(task.piece, columns, {})
+    except RowError:
+        if task.faults is None:
+            raise
+        table, faults = parse_sound_rows(task.piece, columns, {})
+        left_out = len(faults)
+        write_atomic(Path(task.faults), list_faults(faults))
     if not table.num_rows:
-        return PieceScan(0, True, True, None, None, None, 0)
+        return PieceScan(0, True, True, None, None, None, 0, left_out)
     integers = all(pa.types.is_integer(table.schema.field(name).type) for name in task.features)
     values = np.stack([table.column(name).to_numpy() for name in task.features], axis=1)
     single = bool((values == values.astype(np.float32)).all())
@@ -130,7 +149,15 @@ def scan_piece(task: ScanTask) -> PieceScan:
         scan_label(table.column(task.label)) if task.label else None,
         None if key is None else _kind(key),
         0 if key is None else pc.max(pc.binary_length(key)).as_py(),
+        left_out,
     )
+
+
+def list_faults(faults: Sequence[RowError]) -> bytes:
+    """Faulty rows as lines of CSV: file, line, column (empty where it is not the fault of one), reason."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((f.source, f.line, f.column or "", f.reason) for f in faults)
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def scan_label(column: pa.ChunkedArray) -> LabelScan:

@@ -6,14 +6,17 @@ its pieces are kept, packed, in the conversion's work folder: from then on both 
 
 import bz2
 import csv
+import glob
 import gzip
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
 from numcodecs import Zstd
 
 from ..storage.errors import SourceError
@@ -23,7 +26,13 @@ from ..storage.format import Source
 PIECE_BYTES = 8 << 20
 LONGEST_ROW = 256 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda path, mode: pa.input_stream(str(path), compression="zstd"),
+}
+SUFFIXES = (".csv", ".tsv")  # of the files of a folder, perhaps with one of the above
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,37 @@ class Split:
     pieces: tuple[Piece, ...]
 
 
+def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
+    """The files that paths, folders and patterns name; those of a folder or a pattern in the order of their paths.
+
+    Raises SourceError for a place with no file, and for a file that two places name.
+    """
+    paths: list[str] = []
+    for place in places:
+        found = [place]
+        if Path(place).is_dir():
+            found = [str(path) for path in sorted(Path(place).rglob("*")) if path.is_file() and _is_csv(path)]
+        elif glob.has_magic(place) and not Path(place).exists():
+            found = [path for path in sorted(glob.glob(place, recursive=True)) if Path(path).is_file()]
+        if not found:
+            names = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+            raise SourceError(f"{place} has no CSV files ({names}, plain or compressed); name the files")
+        paths += found
+    sources = tuple(map(describe_source, paths))
+    for path, count in Counter(source.path for source in sources).items():
+        if count > 1:
+            raise SourceError(f"{path} is named twice; its rows would come twice")
+    return sources
+
+
+def _is_csv(path: Path) -> bool:
+    stem = path.stem if path.suffix.lower() in OPENERS else path.name
+    return stem.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
 def describe_source(path: str) -> Source:
     """A source's size and time. Raises SourceError if it is not a readable file."""
     place = Path(path).absolute()
-    if place.is_dir():
-        raise SourceError(f"{path} is a folder; name its CSV files, as in {path}/*.csv")
     try:
         status = place.stat()
     except OSError as error:
@@ -88,7 +123,9 @@ def split_source(task: SplitTask) -> Split:
             split = _split_stream(path, stream, store)
         sync_directory(spill.parent)
         return split
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk: what is no stream of its kind has no number
+            raise
         raise SourceError(f"{path} is not a whole {path.suffix} file ({error}); fetch or compress it again") from None
 
 

@@ -70,6 +70,11 @@ class Dataset(StoredArrays):
         return request
 
     @property
+    def left_out(self) -> int:
+        """Faulty rows of the sources that were left out; `left_out.csv` lists them."""
+        return int(self.manifest.details.get("left_out", 0))
+
+    @property
     def class_totals(self) -> tuple[int, ...]:
         """Rows of each class."""
         return tuple(self.manifest.details["class_counts"])

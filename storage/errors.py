@@ -3,7 +3,8 @@
     FoldstreamError
     ├── UsageError          change the command: an option, a column's name, a model, a batch size
     │   └── ConflictError   the target holds something else: choose another, or remove it
-    ├── SourceError         mend the source: a missing file, a ragged row, text among numbers
+    ├── SourceError         mend the source: a missing file, a file that is cut short
+    │   └── RowError        a row of it: too few fields, text among numbers, a missing value
     ├── DatasetError        look at the dataset
     │   ├── ForeignError    it was not written by Foldstream, or is not there
     │   ├── IncompleteError its conversion did not end: run the same command again
@@ -38,6 +39,18 @@ class SourceError(FoldstreamError):
     """A source file is missing, empty or malformed."""
 
     exit_code = 2
+
+
+class RowError(SourceError):
+    """A row of a source cannot be used. `column` is None where it is not the fault of one."""
+
+    def __init__(self, source: str, line: int, column: str | None, reason: str, remedy: str) -> None:
+        self.source, self.line, self.column, self.reason, self.remedy = source, line, column, reason, remedy
+        place = f"{source}, line {line}" + (f", column «{column}»" if column else "")
+        super().__init__(f"{place}: {reason}; {remedy}")
+
+    def __reduce__(self) -> tuple[type["RowError"], tuple[str, int, str | None, str, str]]:
+        return RowError, (self.source, self.line, self.column, self.reason, self.remedy)
 
 
 class DatasetError(FoldstreamError):

@@ -15,6 +15,7 @@ from .errors import ForeignError
 FORMAT = 1
 MANIFEST = "manifest.json"
 WORK = ".work"
+LEFT_OUT = "left_out.csv"  # the faulty rows of the sources, if any were left out
 
 BLOCK_BYTES = 2 << 20
 SHARD_BYTES = 128 << 20

@@ -126,6 +126,25 @@ def test_dask_gives_the_bytes_of_the_serial_executor(
     assert dataset.identity == digits.identity
 
 
+def test_a_scheduler_that_runs_elsewhere_converts_and_reports(
+    digits: Dataset, digits_csv: Path, dask_client: Client, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    options = ("--label", "label", "--shape", "1,28,28", "--dask", dask_client.scheduler.address, "--report", report)
+    done = foldstream("convert", "csv", digits_csv, tmp_path / "dask.zarr", *options)
+    assert done.returncode == 0, done.stderr
+    assert fs.open(tmp_path / "dask.zarr").identity == digits.identity
+    assert "write_shard_task" in report.read_text()
+    assert len(dask_client.scheduler_info()["workers"]) == 2, "the scheduler and its workers go on"
+
+
+def test_a_scheduler_that_is_not_there_is_refused(digits_csv: Path, tmp_path: Path) -> None:
+    done = foldstream("convert", "csv", digits_csv, tmp_path / "x.zarr", "--dask", "nowhere://1.2.3.4:5")
+    assert done.returncode == 2
+    assert "--dask nowhere://1.2.3.4:5: no scheduler answers there" in done.stderr
+    assert not (tmp_path / "x.zarr").exists()
+
+
 def test_a_regression_on_a_table_learns_and_scores_in_the_labels_units(dask_client: Client, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(600, 3))

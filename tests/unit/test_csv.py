@@ -1,8 +1,5 @@
 """CSV in, exactly those rows out; and for every fault its file, line and column."""
 
-import bz2
-import gzip
-import lzma
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +31,6 @@ def test_the_digits_come_out_as_pandas_reads_them(digits: Dataset, digits_csv: P
     values = frame.drop(columns="label").to_numpy()
     assert digits.statistics.mean[0] == pytest.approx(values.mean(), rel=1e-12)
     assert digits.statistics.std[0] == pytest.approx(values.std(), rel=1e-12)
-
-
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
-def test_compressed_sources_give_the_same_rows(compress: object, write_csv: WriteCsv, tmp_path: Path) -> None:
-    suffix = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[compress]  # type: ignore[index]
-    plain = write_csv(table(300))
-    packed = tmp_path / f"data.csv.{suffix}"
-    packed.write_bytes(compress(plain.read_bytes()))  # type: ignore[operator]
-    one, other = (convert_file(p, tmp_path / f"{p.suffix}.zarr", label="label") for p in (plain, packed))
-    for name, rows in read_all(one).items():
-        np.testing.assert_array_equal(rows, read_all(other)[name])
-    assert not (other.root / ".work").exists()
 
 
 def test_pieces_of_any_size_give_the_same_rows(
@@ -134,13 +119,6 @@ def test_faults_are_named_with_their_place_and_leave_nothing_behind(
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert not out.exists()
-
-
-def test_a_truncated_gzip_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "cut.csv.gz"
-    path.write_bytes(gzip.compress(table(500).encode())[:-20])
-    with pytest.raises(SourceError, match=r"not a whole \.gz file"):
-        convert_file(path, tmp_path / "out.zarr", label="label")
 
 
 @pytest.mark.parametrize(

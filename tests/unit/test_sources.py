@@ -1,0 +1,98 @@
+"""Which files a conversion reads: paths, folders, patterns, compressed or not."""
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from foldstream.pipeline.convert import convert
+from foldstream.pipeline.csv_plan import ConvertRequest
+from foldstream.pipeline.csv_split import find_sources
+from foldstream.pipeline.executor import SerialExecutor
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import SourceError
+
+from ..conftest import table
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd,
+}
+
+
+def convert_places(out: Path, *places: Path | str) -> Dataset:
+    return convert(ConvertRequest(find_sources(list(map(str, places))), label="label"), out, SerialExecutor())
+
+
+def contents(dataset: Dataset) -> list[str]:
+    """The hashes of all files."""
+    return [value for entry in dataset.manifest.shards for value in entry.hashes.values()]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_compressed_source_gives_what_the_plain_one_does(suffix: str, tmp_path: Path) -> None:
+    text = table(500).encode()
+    plain, packed = tmp_path / "rows.csv", tmp_path / f"rows.csv{suffix}"
+    plain.write_bytes(text)
+    packed.write_bytes(COMPRESS[suffix](text))
+    one, other = convert_places(tmp_path / "one", plain), convert_places(tmp_path / "other", packed)
+    assert contents(one) == contents(other)
+    assert not (other.root / ".work").exists()
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_two_compressed_files_joined_give_the_rows_of_both(suffix: str, tmp_path: Path) -> None:
+    header, _, rows = table(500).encode().partition(b"\n")
+    joined = tmp_path / f"rows.csv{suffix}"
+    joined.write_bytes(COMPRESS[suffix](header + b"\n" + rows) + COMPRESS[suffix](rows))
+    assert convert_places(tmp_path / "out", joined).rows == 1000
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("damage", ["cut", "foreign"])
+def test_a_broken_compressed_source_is_an_error(suffix: str, damage: str, tmp_path: Path) -> None:
+    packed = tmp_path / f"rows.csv{suffix}"
+    data = COMPRESS[suffix](table(5000).encode())
+    packed.write_bytes(data[:-30] if damage == "cut" else b"no stream of this kind, but long enough to be one")
+    with pytest.raises(SourceError, match=f"rows.csv{suffix} is not a whole {suffix} file"):
+        convert_places(tmp_path / "out", packed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_and_patterns_name_their_files_in_order(tmp_path: Path) -> None:
+    for name in ("b/2.csv", "b/1.CSV.gz", "a.csv", "notes.txt", ".hidden.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = [Path(source.path).relative_to(tmp_path) for source in find_sources([str(tmp_path)])]
+    assert list(map(str, found)) == ["a.csv", "b/1.CSV.gz", "b/2.csv"]
+    assert [Path(s.path).name for s in find_sources([f"{tmp_path}/**/*.csv"])] == ["a.csv", "2.csv"]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (["empty"], r"empty has no CSV files \(\*\.csv"),
+        (["*.json"], "has no CSV files"),
+        (["a.csv", "."], r"a\.csv is named twice"),
+        (["b.csv"], r"b\.csv cannot be read: No such file"),
+    ],
+    ids=["empty folder", "pattern", "twice", "missing"],
+)
+def test_places_without_files_are_refused(places: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.csv").write_text("x")
+    with pytest.raises(SourceError, match=message):
+        find_sources([str(tmp_path / place) for place in places])
