@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..storage.format import ArraySpec
+from .kernels import scatter
 
 
 class ChunkMemory:
@@ -14,12 +15,8 @@ class ChunkMemory:
 
     def __init__(self, specs: Sequence[ArraySpec], slots: int, rows: int) -> None:
         self.rows, self._slots = rows, range(slots)
-        self._columns = {spec.name: spec.empty(slots * rows + 1) for spec in specs}
-        # Whole rows as single items: numpy copies these in one go, without the interpreter's lock.
-        self._items = {
-            spec.name: column.reshape(len(column), -1).view(f"V{spec.row_bytes}")[:, 0]
-            for spec, column in zip(specs, self._columns.values(), strict=True)
-        }
+        self._columns = {spec.name: spec.empty(slots * rows) for spec in specs}
+        self._bytes = tuple(map(as_bytes, self._columns.values()))
         self.free = deque(self._slots)
         self.lent: set[int] = set()
 
@@ -28,10 +25,8 @@ class ChunkMemory:
         self.free.extend(slot for slot in self._slots if slot not in self.lent and slot not in self.free)
 
     def put(self, arrays: Mapping[str, np.ndarray], places: np.ndarray) -> None:
-        """Put row i of every array, (rows, *row_shape), at places[i]; of those at one place, any."""
-        for name, rows in arrays.items():
-            items = self._items[name]
-            items[places] = rows.reshape(len(rows), -1).view(items.dtype)[:, 0]
+        """Put row i of every array, (rows, *row_shape), at places[i], unless that is negative."""
+        scatter(tuple(as_bytes(arrays[name]) for name in self._columns), places, self._bytes)
 
     def lend(self, slot: int) -> dict[str, np.ndarray]:
         """The columns of a full slot. Those beside `x` are small, and often kept for long: they are copies."""
@@ -44,3 +39,8 @@ class ChunkMemory:
     def _take_back(self, slot: int) -> None:
         self.free.append(slot)  # first, so that `reclaim`, in another thread, never sees it in neither
         self.lent.discard(slot)
+
+
+def as_bytes(rows: np.ndarray) -> np.ndarray:
+    """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
+    return rows.reshape(len(rows), -1).view(np.uint8)

@@ -13,8 +13,6 @@ import numpy as np
 
 from .order import EpochOrder, Slice
 
-TRASH = -1  # where rows go that nobody wants: the last row of the memory, behind all slots
-
 
 @dataclass(frozen=True, eq=False)
 class Load:

@@ -23,8 +23,9 @@ from .batch import ALONE, Batch, Rank, Transform, column_specs, make_batch, open
 from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks
 from .filters import RowFilter
-from .loads import TRASH, ChunkShape, Load, plan_loads
-from .order import EpochOrder, Slice, check_batch_size
+from .kernels import place_rows
+from .loads import ChunkShape, Load, plan_loads
+from .order import EpochOrder, check_batch_size
 from .seeding import seed_of
 
 CHUNK_BYTES = 8 << 20
@@ -187,10 +188,6 @@ class TrainStream(IterableDataset[Batch]):
         return ChunkMemory(self.specs, self.slots, self.chunk.rows)
 
 
-Wanted = tuple[int, np.ndarray]
-"""The rows of a window, and those of them that a load wants, in the order of the epoch, (load's rows,) int64."""
-
-
 class _EpochReading:
     """Reads the rest of an epoch from the stream's position on."""
 
@@ -210,16 +207,15 @@ class _EpochReading:
         Threads take tasks in the order in which they were given, and all that a task waits for was given before it:
         so whatever is waited for has begun.
         """
-        loads = (self._with_order(load) for load in plan_loads(self.order, self.stream.lanes, self.step))
+        loads = plan_loads(self.order, self.stream.lanes, self.step)
         upcoming = next(loads, None)
         chunks = range(-(-(self.order.steps - self.step) // self.shape.steps))
         for chunk in chunks:
-            while upcoming and upcoming[0].first < (chunk + 1) * self.shape.lane_rows:
-                while not self._find_slots(upcoming[0]):
+            while upcoming and upcoming.first < (chunk + 1) * self.shape.lane_rows:
+                while not self._find_slots(upcoming):
                     yield from self._take()
-                load, following = upcoming, next(loads, None)  # its order is on the way while blocks are read
-                self._start(*load)
-                upcoming = following
+                self._start(upcoming)
+                upcoming = next(loads, None)
             self._finish(chunk)
         while self.ready:
             yield from self._take()
@@ -243,24 +239,11 @@ class _EpochReading:
             self.slot_of[chunk] = self.memory.free.popleft()
         return True
 
-    def _with_order(self, load: Load) -> tuple[Load, Future[Wanted]]:
-        """A load, and the mixed order of its window's rows, which a thread is to find."""
-        return load, self.threads.submit(self._wanted, load.part, self._window(load.part))
-
-    def _window(self, part: Slice) -> list[int]:
-        blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
-        return blocks
-
-    def _wanted(self, part: Slice, blocks: list[int]) -> Wanted:
-        mask = self.stream.rows.mask(blocks)
-        mixed = self.order.window_rows(part.lane, part.window, len(mask))
-        return len(mask), (mixed if mask.all() else mixed[mask[mixed]])[part.start : part.stop]
-
-    def _start(self, load: Load, wanted: Future[Wanted]) -> None:
+    def _start(self, load: Load) -> None:
         """Have the threads read a window, some blocks each, and put its rows in place."""
+        blocks: list[int] = self.order.window_blocks(load.part.lane, load.part.window).tolist()
         slots = [self.slot_of[chunk] for chunk in self.shape.chunks_of(load)]
-        places = self.threads.submit(self._places, load, slots, wanted)
-        blocks = self._window(load.part)
+        places = self.threads.submit(self._places, load, blocks, slots)
         sizes = [stop - start for start, stop in map(self.stream.dataset.layout.block_range, blocks)]
         ends = accumulate(sizes)
         parts = [(block, slice(end - size, end)) for block, size, end in zip(blocks, sizes, ends, strict=True)]
@@ -268,12 +251,11 @@ class _EpochReading:
         shares = [parts[first::count] for first in range(min(count, len(parts)))]
         self.loading.append((load, [self.threads.submit(self._read, share, places) for share in shares]))
 
-    def _places(self, load: Load, slots: list[int], wanted: Future[Wanted]) -> np.ndarray:
-        """Where each row of a window goes, (rows,) int64."""
-        rows, chosen = wanted.result()
-        places = np.full(rows, TRASH)
-        places[chosen] = self.shape.places(load, slots)
-        return places
+    def _places(self, load: Load, blocks: list[int], slots: list[int]) -> np.ndarray:
+        """Where each row of a window goes, (rows,) int64; -1 for those that the load has no use for."""
+        part, mask = load.part, self.stream.rows.mask(blocks)
+        order = self.order.window_rows(part.lane, part.window, len(mask))
+        return place_rows(order, mask, part.start, self.shape.places(load, slots))
 
     def _read(self, parts: list[tuple[int, slice]], places: Future[np.ndarray]) -> None:
         """Read blocks, each with its rows of the window."""

@@ -20,7 +20,7 @@ import numpy as np
 
 BATCH = 256
 EPOCHS = 6  # the first one warms up
-SECONDS = 2.0  # an epoch that takes longer is cut short: the rate is known by then
+SECONDS = 1.0  # an epoch that takes longer is cut short: the rate is known by then
 PEER_ROWS = 60_000  # what the slow ones write and read
 
 Epochs = Callable[[Path], Callable[[int], Iterator[Any]]]

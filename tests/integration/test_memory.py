@@ -19,8 +19,8 @@ def make(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def peak(root: Path, rows: int) -> int:
-    dataset = write_dataset(root, rows, make, layout=Layout(rows, block_rows=500, shard_blocks=25))
-    command = [sys.executable, str(EPOCH), str(dataset.root), "2", "80MB"]
+    dataset = write_dataset(root, rows, make, layout=Layout(rows, block_rows=250, shard_blocks=50))
+    command = [sys.executable, str(EPOCH), str(dataset.root), "2", "50MB"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(json.loads(done.stdout)["peak_bytes"])
 

@@ -1,0 +1,75 @@
+"""What is done with every row, compiled: numba runs it at the speed of C and without the interpreter's lock.
+
+Compiled code is kept beside this file or in the user's cache, so that only the first process of all waits for it.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function on its first call. Where no folder can be written, each process compiles for itself."""
+    try:
+        made: Function = njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        made = njit(nogil=True)(function)
+    return made
+
+
+@compiled
+def shuffled(size: int, key: np.uint64) -> np.ndarray:
+    """A random permutation of `size` items, at most 2³², keyed by 64 bits, (size,) int64.
+
+    Fisher and Yates' shuffle, inside out (Durstenfeld 1964), by the numbers of SplitMix64 (Steele et al. 2014), each
+    scaled by its upper half (Lemire 2019). Written out, because numpy does not promise that `Generator.permutation`
+    stays the same from release to release.
+    """
+    order = np.empty(size, np.int64)
+    state = key
+    for i in range(size):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        number = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        number ^= number >> np.uint64(31)
+        j = np.int64(((number >> np.uint64(32)) * np.uint64(i + 1)) >> np.uint64(32))
+        order[i] = order[j]
+        order[j] = i
+    return order
+
+
+@compiled
+def place_rows(order: np.ndarray, mask: np.ndarray, start: int, places: np.ndarray) -> np.ndarray:
+    """Where each row of a window goes, (rows,) int64: -1 for a row that is not wanted.
+
+    `order` is the window's mixed order, `mask` says which rows are kept. Of the kept rows in that order, those from
+    the `start`-th on go to `places`, as many as there are.
+    """
+    of_row = np.full(len(order), -1, np.int64)
+    kept = -start
+    for row in order:
+        if mask[row]:
+            if 0 <= kept < len(places):
+                of_row[row] = places[kept]
+            kept += 1
+    return of_row
+
+
+@compiled
+def scatter(columns: tuple[np.ndarray, ...], places: np.ndarray, out: tuple[np.ndarray, ...]) -> None:
+    """Copy row i of each column to row places[i] of the same column in `out`, unless that is negative.
+
+    Rows are bytes: every column is (rows, bytes of a row) uint8.
+    """
+    for column in range(len(columns)):
+        source, target = columns[column], out[column]
+        width = source.shape[1]
+        for i in range(len(places)):
+            place = places[i]
+            if place >= 0:
+                for j in range(width):
+                    target[place, j] = source[i, j]
