@@ -92,9 +92,7 @@ def test_what_is_not_there_or_not_allowed_is_said(server: ObjectServer, monkeypa
     _open_store.cache_clear()
 
 
-def test_a_run_trains_from_a_bucket(bucket: str, digits: Dataset, tmp_path: Path) -> None:
-    summaries = [
-        fs.train(data, tmp_path / name, model="mlp", folds=2, epochs=1, workers=1, batch_size=64)
-        for name, data in (("bucket", bucket), ("folder", str(digits.root)))
-    ]
-    assert summaries[0]["out_of_fold"] == summaries[1]["out_of_fold"]
+def test_a_run_trains_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+    summary = fs.train(bucket, tmp_path / "run", model="mlp", folds=2, epochs=2, workers=1, batch_size=64)
+    assert summary["rows"] == 1200
+    assert summary["out_of_fold"]["accuracy"] > 0.5
