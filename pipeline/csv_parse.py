@@ -125,7 +125,7 @@ def find_fault(piece: Piece, data: bytes, columns: Columns, types: Mapping[str, 
 
 def _is_unicode(text: str) -> bool:
     """Whether a text that was decoded with surrogates for foreign bytes has none of them."""
-    return not any("\udc80" <= letter <= "\udcff" for letter in text) if not text.isascii() else True
+    return text.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _rows(data: bytes, first_line: int) -> Iterator[tuple[int, Sequence[str], str]]:

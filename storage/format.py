@@ -5,7 +5,9 @@ the number of blocks stands in small Zarr arrays beside it, so that a billion ro
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +49,11 @@ class Layout:
         """First row of a block, and the row after its last."""
         start = block * self.block_rows
         return start, min(start + self.block_rows, self.rows)
+
+    def joined(self, blocks: Sequence[int]) -> list[slice]:
+        """Where the rows of each of `blocks` lie in a buffer that holds them one after the other."""
+        ends = [0, *accumulate(stop - start for start, stop in map(self.block_range, blocks))]
+        return [slice(start, stop) for start, stop in pairwise(ends)]
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """First row of a shard, and the row after its last."""

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -50,17 +49,13 @@ class BlockReader:
 
     def read_into(self, blocks: Sequence[int], out: Mapping[str, np.ndarray]) -> None:
         """Decode `blocks`, one after the other, into the first rows of the arrays `out` in this thread."""
-        for block, rows in self._places(blocks):
+        for block, rows in zip(blocks, self.dataset.layout.joined(blocks), strict=True):
             self._read_rows(block, rows, out)
 
     def start(self, blocks: Sequence[int], out: Mapping[str, np.ndarray], threads: Executor) -> list[Future[None]]:
         """Have `threads` do what `read_into` does, a task a block. Returns the tasks."""
-        return [threads.submit(self._read_rows, block, rows, out) for block, rows in self._places(blocks)]
-
-    def _places(self, blocks: Sequence[int]) -> list[tuple[int, slice]]:
-        """Where each of `blocks` goes in a buffer that holds them one after the other."""
-        offsets = np.cumsum([0, *(stop - start for start, stop in map(self.dataset.layout.block_range, blocks))])
-        return [(block, slice(*ends)) for block, ends in zip(blocks, pairwise(offsets.tolist()), strict=True)]
+        places = zip(blocks, self.dataset.layout.joined(blocks), strict=True)
+        return [threads.submit(self._read_rows, block, rows, out) for block, rows in places]
 
     def _read_rows(self, block: int, rows: slice, out: Mapping[str, np.ndarray]) -> None:
         """Decode one block of every array."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -244,9 +243,7 @@ class _EpochReading:
         blocks: list[int] = self.order.window_blocks(load.part.lane, load.part.window).tolist()
         slots = [self.slot_of[chunk] for chunk in self.shape.chunks_of(load)]
         places = self.threads.submit(self._places, load, blocks, slots)
-        sizes = [stop - start for start, stop in map(self.stream.dataset.layout.block_range, blocks)]
-        ends = accumulate(sizes)
-        parts = [(block, slice(end - size, end)) for block, size, end in zip(blocks, sizes, ends, strict=True)]
+        parts = list(zip(blocks, self.stream.dataset.layout.joined(blocks), strict=True))
         count = self.stream.rank.thread_count(self.stream.dataset)
         shares = [parts[first::count] for first in range(min(count, len(parts)))]
         self.loading.append((load, [self.threads.submit(self._read, share, places) for share in shares]))
