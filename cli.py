@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from .cluster import conversion
+from .pipeline.csv_dialect import MISSING, CsvOptions
 from .storage.dataset import Dataset, open_dataset
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.format import LEFT_OUT
@@ -108,9 +109,31 @@ def convert_csv(
     shape: Annotated[str | None, typer.Option(help="Shape of a sample, as in 1,28,28; else a vector.")] = None,
     dtype: Annotated[str, typer.Option(help="Type of the values; auto: the narrowest that is exact.")] = "auto",
     task: Annotated[str, typer.Option(help="classification or regression; auto: by the label's values.")] = "auto",
+    ignore: Annotated[list[str], typer.Option(help="Column to leave out, repeatable.")] = [],  # noqa: B006
+    category: Annotated[list[str], typer.Option(help="Column of categories, repeatable; others are seen.")] = [],  # noqa: B006
+    date: Annotated[list[str], typer.Option(help="Column of dates, repeatable; others are seen.")] = [],  # noqa: B006
+    missing: Annotated[
+        str, typer.Option(help="What stands for a missing number: error, mean, constant=VALUE, or indicator.")
+    ] = "error",
+    like: Annotated[
+        str | None, typer.Option(help="Dataset whose columns, categories and fillings to take, as for a test set.")
+    ] = None,
+    unknown: Annotated[str, typer.Option(help="A category that --like lacks: error, or a code of its own.")] = "error",
     on_error: Annotated[
         str, typer.Option(help="stop at the first faulty row, or skip: leave them out and list them.")
     ] = "stop",
+    delimiter: Annotated[str | None, typer.Option(help="Between fields; else seen from the first rows.")] = None,
+    quote: Annotated[str, typer.Option(help="Around fields; empty for none.")] = '"',
+    comment: Annotated[str | None, typer.Option(help="Begins a comment; else seen from the first rows.")] = None,
+    decimal: Annotated[str | None, typer.Option(help="Decimal point; else seen from the first rows.")] = None,
+    thousands: Annotated[str, typer.Option(help="Between groups of digits.")] = "",
+    encoding: Annotated[str | None, typer.Option(help="Else UTF-8, or what a byte order mark says.")] = None,
+    header: Annotated[
+        str, typer.Option(help="first: names in the first row; none; auto: none if it is numbers.")
+    ] = "auto",
+    missing_marker: Annotated[
+        list[str], typer.Option(help="Text that means a missing value, besides empty, NA, NaN, null, None; repeatable.")
+    ] = [],  # noqa: B006
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset at OUT.")] = False,
     dask: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786; else workers here.")
@@ -130,7 +153,16 @@ def convert_csv(
             shape=parse_integers("--shape", shape),
             dtype=dtype,
             task=task,
+            ignore=ignore,
+            category=category,
+            date=date,
+            missing=missing,
+            like=like,
+            unknown=unknown,
             on_error=on_error,
+            csv=CsvOptions(
+                delimiter, quote, comment, decimal, thousands, (*MISSING, *missing_marker), encoding, header
+            ),
             overwrite=overwrite,
             dask=dask,
             report=report,

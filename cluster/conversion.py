@@ -1,16 +1,18 @@
 """What users call to convert, on a Dask cluster that is given or started for it; and who listens to a job."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from distributed import Client, performance_report
 
 from ..pipeline.convert import convert, is_converted
-from ..pipeline.csv_plan import ConvertRequest
-from ..pipeline.csv_split import find_sources
+from ..pipeline.csv_dialect import CsvOptions
 from ..pipeline.dask_executor import DaskExecutor
+from ..pipeline.plan import ConvertRequest
+from ..pipeline.sources import find_sources
 from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError
@@ -57,7 +59,14 @@ def convert_csv(
     shape: Sequence[int] | None = None,
     dtype: str = "auto",
     task: str = "auto",
+    ignore: Sequence[str] = (),
+    category: Sequence[str] = (),
+    date: Sequence[str] = (),
+    missing: str = "error",
+    like: str | Path | None = None,
+    unknown: str = "error",
     on_error: str = "stop",
+    csv: CsvOptions | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     dask: str | None = None,
     report: str | Path | None = None,
@@ -67,19 +76,50 @@ def convert_csv(
     """Convert CSV files (plain, .gz, .bz2, .xz, .zst), folders of them or patterns into a dataset at `out`.
 
     `label` is the column to learn, `id` one to keep beside the rows as `key`, `shape` the shape of a sample (by
-    default a vector of all other columns). With `on_error="skip"` faulty rows are left out and listed in the dataset's
-    `left_out.csv`. `dask` is the address of a scheduler whose workers see the same files; else
-    workers are started here. `report` names an HTML file for Dask's account of the work. A conversion that was cut
-    short is resumed by the same call. Raises SourceError for a faulty file or row, UsageError for options that do not
-    fit.
+    default a vector of all other columns but those that `ignore` names). Columns of text become codes, dates a number
+    of days or seconds; `category` and `date` name columns whose first rows would mislead. `missing` says what stands
+    where a number is missing: "error", "mean", "constant=0", or "indicator" (the mean, and a column that marks it).
+    `like` is a dataset whose columns, categories and fillings are taken over, as for a test set; `unknown="code"`
+    gives a category that it lacks a code of its own. With `on_error="skip"` faulty rows are left out and listed in the
+    dataset's `left_out.csv`. `csv` says how the files are written, where that is not seen from their first rows.
+
+    `dask` is the address of a scheduler whose workers see the same files; else workers are started here. `report`
+    names an HTML file for Dask's account of the work. A conversion that was cut short is resumed by the same call.
+    Raises SourceError for a faulty file or row, UsageError for options that do not fit.
     """
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     if not given:
         raise UsageError("no source is given; name at least one CSV file")
-    described = find_sources([str(source) for source in given])
-    request = ConvertRequest(described, label, id, tuple(shape) if shape else None, dtype, task, on_error=on_error)
+    way, constant = parse_missing(missing)
+    request = ConvertRequest(
+        find_sources([str(source) for source in given]),
+        label=label,
+        id=id,
+        shape=tuple(shape) if shape else None,
+        dtype=dtype,
+        task=task,
+        ignore=tuple(ignore),
+        categories=tuple(category),
+        dates=tuple(date),
+        missing=way,
+        constant=constant,
+        unknown=unknown,
+        like=None if like is None else open_dataset(like).schema,
+        on_error=on_error,
+        csv=csv if isinstance(csv, CsvOptions) else CsvOptions(**(csv or {})),
+    )
     written = None if report is None else Path(report).absolute()
     return convert_request(request, Path(out).absolute(), overwrite, listener, client, dask, written)
+
+
+def parse_missing(text: str) -> tuple[str, float | None]:
+    """`constant=0` as a way and its value; another way as it is. Raises UsageError."""
+    way, separator, value = text.partition("=")
+    try:
+        constant = float(value) if separator else None
+    except ValueError:
+        raise UsageError(f"--missing {text}: give a number, as in constant=0") from None
+    return way, constant
 
 
 def convert_request(

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from ..pipeline.csv_plan import ConvertRequest
-from ..pipeline.csv_split import describe_source
+from ..pipeline.plan import ConvertRequest
+from ..pipeline.sources import describe_source
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, did_you_mean
 from ..storage.files import write_atomic
@@ -133,9 +133,7 @@ def _source_dataset(
     request = ConvertRequest(
         (describe_source(str(source)),),
         id=id,
-        shape=job.schema.sample_shape,
-        features=job.schema.features,
-        ignore=tuple(name for name in (job.schema.label, job.schema.key) if name and name != id),
+        like=job.schema,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

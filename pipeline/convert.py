@@ -1,53 +1,47 @@
-"""CSV to dataset: split, scan, plan, write every shard once, commit.
+"""CSV to dataset: open, cut, plan, write every shard once, commit.
 
 A conversion that is killed leaves a work folder with its plan and a receipt for each shard that is in place; the same
 request goes on from there, and ends with the same bytes as one that was never disturbed.
+
+The schema is first taken from a sample, and every row is held against it as it is written. What holds for a sample and
+is contradicted by no row holds for all; where a row does contradict, all rows are scanned, and written anew.
 """
 
 import fcntl
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import ConflictError, SourceError
-from ..storage.files import clean_temporaries, content_hash, read_json, same_json, write_atomic, write_json
-from ..storage.format import LEFT_OUT, MANIFEST, WORK, Layout, Manifest, Schema, ShardEntry
+from ..storage.errors import ConflictError, SourceError, UsageError
+from ..storage.files import clean_temporaries, read_json, same_json, write_atomic, write_json
+from ..storage.format import LEFT_OUT, MANIFEST, WORK, Manifest, ShardEntry, Statistics
 from ..storage.progress import Progress, silent
-from ..storage.shards import shard_key
-from ..storage.writer import commit, create_arrays, write_block_table, write_shard
-from .csv_parse import Columns, parse_piece, parse_sound_rows
-from .csv_plan import ConvertPlan, ConvertRequest, PlannedPiece, choose_features, plan_conversion
-from .csv_scan import PieceScan, ScanTask, merge_scans, scan_piece
-from .csv_split import Split, SplitTask, split_source
+from ..storage.writer import commit, create_arrays, write_block_table
+from .csv_cut import CsvText, Cut, Piece, cut_range, cut_tasks, resolve_cuts
+from .csv_open import OpenedText, OpenTask, open_source
+from .csv_rows import Columns
 from .executor import Executor, Task
+from .findings import Findings, ScanTask, merge_findings, scan_piece
+from .moments import Moments, merge_moments
+from .plan import ConvertPlan, ConvertRequest, choose_columns, plan_conversion
+from .write import RECEIPTS, has_receipt, receipt_path, shard_task, write_shard_task
 
 Result = TypeVar("Result")
 
-RECEIPTS = "receipts"
 FAULTS = "faults"
 FAULT_HEADER = b"file,line,column,reason\n"
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """Write one shard of every array from the pieces that hold its rows, then its receipt."""
-
-    root: str
-    layout: Layout
-    schema: Schema
-    shard: int
-    pieces: tuple[PlannedPiece, ...]
+SAMPLES = 8
+SAMPLE_BYTES = 2 << 20
 
 
 def convert(
@@ -57,7 +51,7 @@ def convert(
 
     Raises SourceError at the first faulty row, before anything is committed, UsageError for options that do not fit
     the data, and ConflictError where `root` holds something else. With `overwrite`, a dataset at `root` is replaced;
-    it stays until the new one is planned, so that a typing error does not cost it.
+    it stays until all rows were read and the new one is planned, so that a typing error does not cost it.
     """
     fingerprint = asdict(request)
     if is_converted(root, fingerprint, overwrite):
@@ -66,15 +60,32 @@ def convert(
     with _lock(root):
         plan = _load_plan(root, fingerprint, overwrite)
         if plan is None:
-            plan = make_plan(request, root, executor, progress)
+            cut = cut_sources(request, root, executor, progress)
+            plan = None if (root / MANIFEST).exists() else plan_by_sample(request, cut, executor)
+            plan = plan or plan_by_scan(request, cut, root, executor, progress)
             write_json(root / WORK / "plan.json", plan.to_json())
-        if not (root / WORK / RECEIPTS).exists():
-            _clear(root)
-        create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
-        write_shards(plan, root, executor, progress)
+        plan = _write(plan, request, root, executor, progress)
         commit_plan(plan, root)
         shutil.rmtree(root / WORK)
     return open_dataset(root)
+
+
+def _write(
+    plan: ConvertPlan, request: ConvertRequest, root: Path, executor: Executor, progress: Progress
+) -> ConvertPlan:
+    """Write all shards of a plan; if its sample misled, of one by a scan. Returns the plan that was carried out."""
+    if not (root / WORK / RECEIPTS).exists():
+        _clear(root)
+    create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
+    misfit = write_shards(plan, root, executor, progress)
+    if misfit is None:
+        return plan
+    progress("sample", 1, 1, f"the first rows did not show it: {misfit}; all rows are scanned")
+    shutil.rmtree(root / WORK / RECEIPTS, ignore_errors=True)
+    cut = plan.texts, [(piece.text, piece.piece) for piece in plan.pieces], plan.columns
+    scanned = plan_by_scan(request, cut, root, executor, progress)
+    write_json(root / WORK / "plan.json", scanned.to_json())
+    return _write(scanned, request, root, executor, progress)
 
 
 def attributes(plan: ConvertPlan) -> dict[str, Any]:
@@ -147,26 +158,66 @@ def _clear(root: Path) -> None:
             path.unlink()
 
 
-def make_plan(request: ConvertRequest, root: Path, executor: Executor, progress: Progress) -> ConvertPlan:
-    """Read all sources once and decide what to write."""
-    tasks = [SplitTask(s, str(root / WORK / "unpacked" / f"{i:06d}")) for i, s in enumerate(request.sources)]
-    splits: list[Split] = _run(executor, split_source, tasks, "split", "sources", progress)
-    features = choose_features(request, [split.header for split in splits])
-    pieces = [piece for split in splits for piece in split.pieces]
-    headers = [split.header for split in splits for _ in split.pieces]
+CutSources = tuple[Sequence[CsvText], Sequence[tuple[int, Piece]], Columns]
+"""The texts, their pieces in order with their text's number, and the columns that are wanted."""
+
+
+def cut_sources(request: ConvertRequest, root: Path, executor: Executor, progress: Progress) -> CutSources:
+    """Open all sources and cut them into pieces of whole rows."""
+    tasks = [
+        OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
+        for i, source in enumerate(request.sources)
+    ]
+    opened: list[OpenedText] = _run(executor, open_source, tasks, "open", "sources", progress)
+    texts = [one.text for one in opened]
+    progress("dialect", 1, 1, texts[0].dialect.describe())
+    columns = choose_columns(request, texts, opened[0].sample)
+    ranges = [(i, task) for i, one in enumerate(opened) if one.pieces is None for task in cut_tasks(one.text)]
+    counts: list[Cut] = _run(executor, cut_range, [task for _, task in ranges], "cut", "ranges", progress)
+    of_text: dict[int, list[Cut]] = {}
+    for (i, _), count in zip(ranges, counts, strict=True):
+        of_text.setdefault(i, []).append(count)
+    pieces = [
+        (i, piece)
+        for i, one in enumerate(opened)
+        for piece in (resolve_cuts(one.text, of_text.get(i, [])) if one.pieces is None else one.pieces)
+    ]
+    return texts, pieces, columns
+
+
+def plan_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor) -> ConvertPlan | None:
+    """A plan from the first rows of some pieces; None where only all of them can tell."""
+    texts, pieces, columns = cut
+    if request.on_error == "skip" or (request.missing == "mean" and not request.like):
+        return None
+    chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
+    some = [pieces[i] for i in chosen]
+    tasks = [ScanTask(texts[i], piece, columns, request.gaps, None, SAMPLE_BYTES) for i, piece in some]
+    found = _run(executor, scan_piece, tasks, "", "", silent)
+    try:
+        return plan_conversion(request, columns, texts, pieces, None, merge_findings(found, len(columns.features)))
+    except UsageError:  # of a sample it may not be true
+        return None
+
+
+def plan_by_scan(
+    request: ConvertRequest, cut: CutSources, root: Path, executor: Executor, progress: Progress
+) -> ConvertPlan:
+    """A plan from all rows."""
+    texts, pieces, columns = cut
     folder = root / WORK / FAULTS
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that had no plan yet
     lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
-    scan_tasks = [
-        ScanTask(piece, header, features, request.label, request.id, faults)
-        for piece, header, faults in zip(pieces, headers, lists, strict=True)
+    tasks = [
+        ScanTask(texts[i], piece, columns, request.gaps, faults)
+        for (i, piece), faults in zip(pieces, lists, strict=True)
     ]
-    scans: list[PieceScan] = _run(executor, scan_piece, scan_tasks, "scan", "pieces", progress)
-    total = merge_scans(scans)
+    found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", progress)
+    total = merge_findings(found, len(columns.features))
     if not total.rows:
         faulty = f" that are not faulty ({total.left_out:,} are)" if total.left_out else ""
-        raise SourceError(f"{request.sources[0].path} has no rows{faulty}; there is nothing to convert")
-    return plan_conversion(request, features, pieces, headers, scans, total)
+        raise SourceError(f"{texts[0].path} has no rows{faulty}; there is nothing to convert")
+    return plan_conversion(request, columns, texts, pieces, found, total)
 
 
 def _run(
@@ -186,103 +237,34 @@ def _run(
     return [results[position] for position in range(len(tasks))]
 
 
-def write_shards(plan: ConvertPlan, root: Path, executor: Executor, progress: Progress) -> None:
-    """Write every shard that has no valid receipt."""
+def write_shards(plan: ConvertPlan, root: Path, executor: Executor, progress: Progress) -> str | None:
+    """Write every shard that has no valid receipt. Returns what does not fit the plan's sample, if anything does not.
+
+    No task is left running then: none could write over what a better plan writes.
+    """
     clean_temporaries(root)
-    left = [shard for shard in range(plan.layout.shards) if not _has_receipt(root, plan, shard)]
-    tasks = [ShardTask(str(root), plan.layout, plan.schema, shard, plan.pieces_of(shard)) for shard in left]
+    specs = plan.schema.arrays()
+    left = [shard for shard in range(plan.layout.shards) if not has_receipt(root, specs, shard)]
+    misfits: list[str] = []
+    shards: Iterable[int] = takewhile(lambda _: not misfits, left)
     done = plan.layout.rows - sum(stop - start for start, stop in map(plan.layout.shard_range, left))
     started, before = perf_counter(), done
     progress("convert", done, plan.layout.rows, "rows")
-    for position, _ in executor.map(write_shard_task, tasks):
+    for position, misfit in executor.map(write_shard_task, (shard_task(root, plan, shard) for shard in shards)):
+        if misfit is not None:
+            misfits.append(misfit)
+            continue
         start, stop = plan.layout.shard_range(left[position])
         done += stop - start
         rate = (done - before) / (perf_counter() - started)
-        megabytes = rate * plan.schema.arrays()[0].row_bytes / 1e6
+        megabytes = rate * specs[0].row_bytes / 1e6
         progress("convert", done, plan.layout.rows, f"rows, {rate:,.0f} rows/s, {megabytes:,.0f} MB/s")
-
-
-def _receipt_path(root: Path, shard: int) -> Path:
-    return root / WORK / RECEIPTS / f"{shard:08d}.json"
-
-
-def _has_receipt(root: Path, plan: ConvertPlan, shard: int) -> bool:
-    """Whether a shard is in place: its receipt is there, and its files have the bytes that it names."""
-    path = _receipt_path(root, shard)
-    if not path.exists():
-        return False
-    receipt = read_json(path)["entry"]
-    for spec in plan.schema.arrays():
-        file = root / shard_key(spec, shard)
-        if not file.exists() or content_hash(file.read_bytes()) != receipt["hashes"][spec.name]:
-            return False
-    return True
-
-
-def write_shard_task(task: ShardTask) -> int:
-    """Parse the pieces of one shard, write its arrays, then its receipt. Returns the shard's number."""
-    root = Path(task.root)
-    specs = task.schema.arrays()
-    start, stop = task.layout.shard_range(task.shard)
-    arrays = {spec.name: spec.empty(stop - start) for spec in specs}
-    arrays["id"][:] = np.arange(start, stop)
-    for planned in task.pieces:
-        table = parse_rows(planned, task.schema)
-        first, last = max(start, planned.first_row), min(stop, planned.first_row + planned.rows)
-        table = table.slice(first - planned.first_row, last - first)
-        fill_rows(arrays, slice(first - start, last - start), table, task.schema)
-    written = write_shard(root, task.layout, specs, task.shard, arrays)
-    receipt = {**asdict(written), "class_counts": count_classes(arrays, task.layout, task.schema).tolist()}
-    write_json(_receipt_path(root, task.shard), receipt)
-    return task.shard
-
-
-def parse_rows(planned: PlannedPiece, schema: Schema) -> pa.Table:
-    """Parse a piece again, now with its types known. Raises SourceError if it changed since it was scanned."""
-    kind = pa.from_numpy_dtype(np.dtype(schema.x_dtype))
-    wide = pa.float64() if pa.types.is_floating(kind) else kind
-    text = tuple(name for name in (schema.label, schema.key) if name)
-    columns = Columns(planned.header, schema.features, text)
-    types = dict.fromkeys(schema.features, wide)
-    if planned.left_out:
-        table, _ = parse_sound_rows(planned.piece, columns, types)
-    else:
-        table = parse_piece(planned.piece, columns, types)
-    if table.num_rows != planned.rows:
-        raise SourceError(
-            f"{planned.piece.source} changed while it was converted ({planned.rows:,} rows became {table.num_rows:,}); "
-            "run the command again with --overwrite once it rests"
-        )
-    return table
-
-
-def fill_rows(arrays: dict[str, np.ndarray], rows: slice, table: pa.Table, schema: Schema) -> None:
-    """Put a table's rows into the arrays of a shard. `arrays[name][rows]` has as many rows as the table."""
-    x = arrays["x"][rows].reshape(table.num_rows, -1)
-    for position, name in enumerate(schema.features):
-        x[:, position] = table.column(name).to_numpy()
-    if schema.task == "classification":
-        codes = pc.index_in(table.column(schema.label), pa.array(schema.classes)).to_numpy()
-        arrays["y"][rows] = codes
-    elif schema.task == "regression":
-        arrays["y"][rows] = table.column(schema.label).cast(pa.float64()).to_numpy()
-    if schema.key and schema.key_width:
-        keys = table.column(schema.key).cast(pa.binary()).to_numpy().astype(f"S{schema.key_width}")
-        arrays["key"][rows] = keys.view(np.uint8).reshape(-1, schema.key_width)
-    elif schema.key:
-        arrays["key"][rows] = table.column(schema.key).cast(pa.int64()).to_numpy()
-
-
-def count_classes(arrays: dict[str, np.ndarray], layout: Layout, schema: Schema) -> np.ndarray:
-    """Rows of each class in every block of one shard, (blocks, classes) int64; no columns without classes."""
-    y = arrays["y"] if schema.classes else np.zeros(0, np.int64)
-    blocks = [y[start : start + layout.block_rows] for start in range(0, len(arrays["id"]), layout.block_rows)]
-    return np.stack([np.bincount(block, minlength=len(schema.classes)) for block in blocks])
+    return misfits[0] if misfits else None
 
 
 def commit_plan(plan: ConvertPlan, root: Path) -> None:
     """Gather the receipts and make the dataset exist."""
-    receipts = [read_json(_receipt_path(root, shard)) for shard in range(plan.layout.shards)]
+    receipts = [read_json(receipt_path(root, shard)) for shard in range(plan.layout.shards)]
     checksums: dict[str, list[int]] = {spec.name: [] for spec in plan.schema.arrays()}
     for receipt in receipts:
         for name, values in receipt["checksums"].items():
@@ -294,7 +276,7 @@ def commit_plan(plan: ConvertPlan, root: Path) -> None:
         totals.update(dict(enumerate(counts.sum(axis=0, dtype=np.int64).tolist())))
     details = {
         "schema": asdict(plan.schema),
-        "statistics": asdict(plan.statistics),
+        "statistics": asdict(merge_statistics(plan, receipts)),
         "request": plan.request,
         "class_counts": [totals[code] for code in range(len(plan.schema.classes))],
         "left_out": plan.left_out,
@@ -302,6 +284,25 @@ def commit_plan(plan: ConvertPlan, root: Path) -> None:
     commit_faults(root)
     shards = tuple(ShardEntry(**receipt["entry"]) for receipt in receipts)
     commit(root, Manifest("dataset", plan.layout, plan.schema.arrays(), shards, details), checksums)
+
+
+def merge_statistics(plan: ConvertPlan, receipts: Sequence[dict[str, Any]]) -> Statistics:
+    """The statistics of all rows from those of the shards, in their order."""
+    schema, channels = plan.schema, plan.schema.sample_shape[0]
+    merged = merge_moments([Moments.from_json(receipt["moments"]) for receipt in receipts])
+    of_labels = [Moments.from_json(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
+    y = merge_moments(of_labels) if of_labels else None
+    missing = np.sum([receipt["missing"] for receipt in receipts], axis=0, dtype=np.int64)
+    missing = np.concatenate([missing, np.zeros(len(schema.indicators), np.int64)]).reshape(channels, -1).sum(axis=1)
+    return Statistics(
+        mean=tuple(merged.mean.tolist()),
+        std=tuple(merged.std()),
+        minimum=tuple(merged.minimum.tolist()),
+        maximum=tuple(merged.maximum.tolist()),
+        missing=tuple(missing.tolist()),
+        y_mean=y.mean.item() if y else None,
+        y_std=y.std()[0] if y else None,
+    )
 
 
 def commit_faults(root: Path) -> None:

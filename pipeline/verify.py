@@ -5,20 +5,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import DamagedError, SourceError
 from ..storage.files import content_hash
-from ..storage.format import Source
 from ..storage.object_path import AnyPath
 from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
-from .convert import ShardTask, make_plan, write_shard_task
-from .csv_plan import ConvertRequest
-from .csv_split import describe_source
+from .convert import cut_sources, plan_by_scan
 from .executor import Executor
+from .plan import ConvertRequest
+from .sources import describe_source
+from .write import shard_task, write_shard_task
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,10 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
     request = _request(dataset)
     with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
         scratch = Path(folder)
-        plan = make_plan(request, scratch, executor, progress)
+        cut = cut_sources(request, scratch, executor, progress)
+        plan = plan_by_scan(request, cut, scratch, executor, progress)
         shards = sorted({damage.shard for damage in damages})
-        tasks = [ShardTask(folder, plan.layout, plan.schema, shard, plan.pieces_of(shard)) for shard in shards]
+        tasks = [shard_task(scratch, plan, shard) for shard in shards]
         if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
             raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")
         for done, _ in enumerate(executor.map(write_shard_task, tasks), 1):
@@ -111,10 +111,8 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
 
 def _request(dataset: Dataset) -> ConvertRequest:
     """The conversion that made a dataset. Raises SourceError unless its sources are as they were."""
-    given = dataset.request
-    sources = tuple(Source(**source) for source in given["sources"])
-    for source in sources:
+    request = ConvertRequest.from_json(dataset.request)
+    for source in request.sources:
         if describe_source(source.path) != source:
             raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert again")
-    optional: dict[str, Any] = {name: tuple(given[name]) for name in ("shape", "features") if given[name] is not None}
-    return ConvertRequest(**{**given, **optional, "sources": sources, "ignore": tuple(given["ignore"])})
+    return request

@@ -6,7 +6,7 @@ the number of blocks stands in small Zarr arrays beside it, so that a billion ro
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Self
 
@@ -108,6 +108,10 @@ class Schema:
     `features` are the source columns of `x` in order; `task` is "classification", "regression" or None (no label);
     `classes` are the label's values in the order of their codes; `key` is the user's own id column, stored as int64
     or, if `key_width` is set, as that many bytes of UTF-8 a row, padded with zeros.
+
+    Features that are text are stored as the position of their value in `categories`, dates as "days" or "seconds"
+    since 1970 as `dates` says. `fills` stand for missing numbers; `indicators` are the features whose missing values
+    are marked by a column of their own, 1 where one is missing, behind all features.
     """
 
     features: tuple[str, ...]
@@ -119,6 +123,10 @@ class Schema:
     classes: tuple[str, ...] = ()
     key: str | None = None
     key_width: int | None = None
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dates: dict[str, str] = field(default_factory=dict)
+    fills: dict[str, float] = field(default_factory=dict)
+    indicators: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -137,13 +145,15 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("features", "sample_shape", "classes")}
-        return cls(**{**value, **tuples})
+        tuples = {name: tuple(value[name]) for name in ("features", "sample_shape", "classes", "indicators")}
+        categories = {name: tuple(values) for name, values in value["categories"].items()}
+        return cls(**{**value, **tuples, "categories": categories})
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per channel of `x` (the first axis of a sample): mean, standard deviation, least and greatest value.
+    """Per channel of `x` (the first axis of a sample): mean, standard deviation, least and greatest value; and how
+    many values of it were missing in the source.
 
     `y_mean` and `y_std` are set for regression.
     """
@@ -152,12 +162,13 @@ class Statistics:
     std: tuple[float, ...]
     minimum: tuple[float, ...]
     maximum: tuple[float, ...]
+    missing: tuple[int, ...] = ()
     y_mean: float | None = None
     y_std: float | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("mean", "std", "minimum", "maximum")}
+        tuples = {name: tuple(value[name]) for name in ("mean", "std", "minimum", "maximum", "missing")}
         return cls(**{**value, **tuples})
 
 

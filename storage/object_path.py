@@ -7,6 +7,7 @@ AWS_ENDPOINT_URL, …), and are never part of a URL.
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
@@ -77,6 +78,22 @@ class ObjectPath:
 
 
 AnyPath = Path | ObjectPath
+
+
+def read_bytes(place: AnyPath, start: int, length: int) -> bytes:
+    """`length` bytes of a file or an object from `start` on, fewer where it ends before."""
+    if isinstance(place, ObjectPath):
+        return place.read_range(start, length)
+    with open(place, "rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def open_stream(place: AnyPath) -> Any:
+    """A file or an object to be read from its beginning to its end."""
+    if isinstance(place, ObjectPath):
+        return obstore.open_reader(place.store, place.key)
+    return open(place, "rb")
 
 
 def locate(place: str | Path | ObjectPath) -> AnyPath:

@@ -9,9 +9,9 @@ import pytest
 from distributed import Client
 from foldstream.cluster.local import dask_cluster
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.csv_plan import ConvertRequest
-from foldstream.pipeline.csv_split import describe_source
 from foldstream.pipeline.executor import SerialExecutor
+from foldstream.pipeline.plan import ConvertRequest
+from foldstream.pipeline.sources import describe_source
 from foldstream.storage.dataset import Dataset
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"

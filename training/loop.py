@@ -134,14 +134,15 @@ class FoldTrainer:
         x, y = (tensor.to(process.device, non_blocking=True) for tensor in (batch.x, batch.y))
         with autocast(process.device, recipe.precision):
             loss = self.objective.loss(self.wrapped(self.prepare(x)), y)
-        self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
+        if step == first_of_group:  # only now: the backward pass then gets the memory that is still in the cache
+            self.optimizer.zero_grad()
+        self.scaler.scale(loss / group if group > 1 else loss).backward()  # type: ignore[no-untyped-call]
         if step + 1 == first_of_group + group:
             if recipe.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
                 nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimizer.zero_grad()
             self.scheduler.step()
         return loss.detach()
 

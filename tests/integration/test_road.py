@@ -13,9 +13,9 @@ import pytest
 import zarr
 from distributed import Client
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.csv_plan import ConvertRequest
-from foldstream.pipeline.csv_split import describe_source
 from foldstream.pipeline.dask_executor import DaskExecutor
+from foldstream.pipeline.plan import ConvertRequest
+from foldstream.pipeline.sources import describe_source
 from foldstream.storage.dataset import Dataset
 
 from ..conftest import EXAMPLES, table

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from foldstream.pipeline import csv_split
-from foldstream.pipeline.csv_plan import choose_features
+from foldstream.pipeline import csv_cut
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.reader import BlockReader
@@ -40,7 +39,7 @@ def test_pieces_of_any_size_give_the_same_rows(
     path = write_csv(text)
     whole = read_all(convert_file(path, tmp_path / "whole.zarr", label='la"bel'))
     for size in (1, 7, 100):
-        monkeypatch.setattr(csv_split, "PIECE_BYTES", size)
+        monkeypatch.setattr(csv_cut, "PIECE_BYTES", size)
         cut = read_all(convert_file(path, tmp_path / f"{size}.zarr", label='la"bel'))
         for name, rows in whole.items():
             np.testing.assert_array_equal(rows, cut[name])
@@ -49,7 +48,7 @@ def test_pieces_of_any_size_give_the_same_rows(
 def test_quoted_line_ends_stay_inside_their_row(
     write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(csv_split, "PIECE_BYTES", 5)
+    monkeypatch.setattr(csv_cut, "PIECE_BYTES", 5)
     rows = [f'{i},"name\n""{i}""\nend",{i % 2}' for i in range(20)]
     dataset = convert_file(write_csv("a,who,label\n" + "\n".join(rows)), tmp_path / "q.zarr", label="label", id="who")
     keys = [bytes(row).rstrip(b"\0").decode() for row in read_all(dataset)["key"]]
@@ -80,9 +79,9 @@ def test_auto_is_the_narrowest_dtype_that_is_exact(
 def test_labels_become_classes_or_quantities(write_csv: WriteCsv, tmp_path: Path) -> None:
     text = "a,b,c,d\n" + "".join(f"{i},{i % 3},{'xyz'[i % 3]},{i / 7}\n" for i in range(30))
     path = write_csv(text)
-    numbers = convert_file(path, tmp_path / "n.zarr", label="b", features=("a",), ignore=("c", "d"))
-    words = convert_file(path, tmp_path / "w.zarr", label="c", features=("a",), ignore=("b", "d"))
-    amounts = convert_file(path, tmp_path / "a.zarr", label="d", features=("a",), ignore=("b", "c"))
+    numbers = convert_file(path, tmp_path / "n.zarr", label="b", ignore=("c", "d"))
+    words = convert_file(path, tmp_path / "w.zarr", label="c", ignore=("b", "d"))
+    amounts = convert_file(path, tmp_path / "a.zarr", label="d", ignore=("b", "c"))
     assert (numbers.schema.task, numbers.schema.classes) == ("classification", ("0", "1", "2"))
     assert (words.schema.task, words.schema.classes) == ("classification", ("x", "y", "z"))
     assert (amounts.schema.task, amounts.schema.classes) == ("regression", ())
@@ -102,9 +101,9 @@ def test_labels_become_classes_or_quantities(write_csv: WriteCsv, tmp_path: Path
         ("a,b,label\n1,2,0\n3,true,1\n", "line 3, column «b»: «true» is not a number"),
         ('a,b,label\n1,"2\n",0\n3,x,1\n', "line 4, column «b»: «x» is not a number"),
         ("", "is empty"),
-        ("\n\n", "has no header"),
+        ("\n\n", "is empty"),
         ("a,b,label\n", "has a header and no rows"),
-        ("a,b,label\n\n\n", "has no rows"),
+        ("a,b,label\n\n\n", "has a header and no rows"),
         ("a,a,label\n1,2,0\n", "two columns are named «a»"),
         ("a,,label\n1,2,0\n", "column 2 has no name"),
     ],
@@ -128,9 +127,9 @@ def test_faults_are_named_with_their_place_and_leave_nothing_behind(
         ({"label": "label", "id": "nothing-like-it"}, "its columns are «c0»"),
         ({"label": "label", "shape": (2, 3)}, "6 values, but there are 4 feature columns"),
         ({"label": "label", "dtype": "int8x"}, "did you mean «int8»"),
-        ({"label": "label", "dtype": "int8", "features": ("c0",), "ignore": ("c1", "c2")}, "not known: «c3»"),
         ({"label": "label", "task": "regression"}, "holds text"),
-        ({"features": ("c0", "c1", "c2", "zz"), "ignore": ("label", "c3")}, "missing: «zz»"),
+        ({"label": "label", "missing": "constant"}, "constant=0"),
+        ({"label": "label", "categories": ("c9",)}, "--category"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -148,15 +147,44 @@ def test_an_integer_dtype_that_is_too_narrow_is_refused(write_csv: WriteCsv, tmp
         convert_file(path, tmp_path / "out.zarr", label="label", dtype="uint8")
 
 
-def test_columns_may_come_in_another_order(write_csv: WriteCsv, tmp_path: Path) -> None:
-    path = write_csv("b,a\n1,2\n3,4\n")
-    dataset = convert_file(path, tmp_path / "out.zarr", features=("a", "b"))
-    assert read_all(dataset)["x"].tolist() == [[2, 1], [4, 3]]
+def test_a_test_set_takes_the_columns_and_codes_of_the_training_set(write_csv: WriteCsv, tmp_path: Path) -> None:
+    train = convert_file(
+        write_csv("a,colour,day,label\n1,red,2026-01-02,x\n2,blue,1970-01-03,y\n"), tmp_path / "train", label="label"
+    )
+    assert train.schema.categories == {"colour": ("blue", "red")}
+    assert read_all(train)["x"].tolist() == [[1, 1, 20455], [2, 0, 2]]
+    text = "day,label,colour,a\n2026-01-02,z,blue,9\n"
+    test = convert_file(write_csv(text, "test.csv"), tmp_path / "test", like=train.schema)
+    assert read_all(test)["x"].tolist() == [[9, 0, 20455]]
+    assert test.schema.label is None
+    unknown = write_csv("a,colour,day\n9,green,2026-01-02\n", "unknown.csv")
+    with pytest.raises(SourceError, match="line 2, column «colour»: «green» is no value that the training data has"):
+        convert_file(unknown, tmp_path / "strict", like=train.schema)
+    coded = convert_file(unknown, tmp_path / "coded", like=train.schema, unknown="code")
+    assert read_all(coded)["x"][0, 1] == 2
+    with pytest.raises(UsageError, match="missing: «a»"):
+        convert_file(write_csv("colour,day\nred,2026-01-02\n", "lacks.csv"), tmp_path / "lacks", like=train.schema)
 
 
-def test_features_are_all_columns_but_label_and_id() -> None:
-    from foldstream.pipeline.csv_plan import ConvertRequest
-    from foldstream.storage.format import Source
-
-    request = ConvertRequest((Source("x.csv", 1, 1),), label="b", id="d")
-    assert choose_features(request, [("a", "b", "c", "d")]) == ("a", "c")
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ({"missing": "mean"}, [[1, 5, 1], [2, 6, 0], [3, 7, 2]]),
+        ({"missing": "constant", "constant": 9.0}, [[1, 5, 1], [9, 6, 0], [3, 9, 2]]),
+        ({"missing": "indicator"}, [[1, 5, 1, 0, 0], [2, 6, 0, 1, 0], [3, 7, 2, 0, 1]]),
+    ],
+)
+def test_missing_values_are_filled_as_asked(
+    missing: dict[str, object], expected: list[list[int]], write_csv: WriteCsv, tmp_path: Path
+) -> None:
+    path = write_csv("a,b,colour,label\n1,5,blue,x\nNA,6,,y\n3,,red,x\n")
+    if missing["missing"] == "mean":
+        expected[2][1] = 5.5  # type: ignore[call-overload]
+    if missing["missing"] == "indicator":
+        expected[2][1] = 5.5  # type: ignore[call-overload]
+    dataset = convert_file(path, tmp_path / "out", label="label", **missing)
+    assert read_all(dataset)["x"].tolist() == expected
+    assert dataset.statistics.missing[:3] == (1, 1, 1)
+    test = convert_file(write_csv("a,b,colour\n,,red\n", "test.csv"), tmp_path / "test", like=dataset.schema)
+    filled = [9, 9, 2] if missing["missing"] == "constant" else [2, 5.5, 2]
+    assert read_all(test)["x"][0].tolist() == filled + [1, 1][: len(expected[0]) - 3]

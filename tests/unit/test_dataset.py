@@ -10,9 +10,9 @@ import pytest
 import xarray
 import zarr
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.csv_plan import ConvertRequest
-from foldstream.pipeline.csv_split import describe_source
 from foldstream.pipeline.executor import Result, SerialExecutor, Task
+from foldstream.pipeline.plan import ConvertRequest
+from foldstream.pipeline.sources import describe_source
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError, UsageError
 from foldstream.storage.format import choose_layout

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from foldstream.pipeline import csv_split
+from foldstream.pipeline import csv_cut
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError
 
@@ -15,7 +15,7 @@ FAULTY = {
     7: (b"1,2,x,4,b", "c2", "«x» is not a number"),
     8: (b"1,,3,4,b", "c1", "the value is missing"),
     40: (b"1,2,3,4,", "label", "the value is missing"),
-    41: (b"1,2,3,4,\xff\xfe", None, "not UTF-8 text"),
+    41: (b"1,2,3,4,\xff\xfe", "label", "not UTF-8 text (if all of it is Latin-1, give --encoding latin-1)"),
     77: (b"1,2,inf,4,c", "c2", "«inf» is not a finite number"),
     78: (b'1,2,"3,4,5",6,c', "c2", "«3,4,5» is not a number"),
 }
@@ -42,7 +42,7 @@ def hashes(dataset: Dataset) -> list[str]:
 def test_faulty_rows_are_left_out_and_listed(
     piece_bytes: int, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(csv_split, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(csv_cut, "PIECE_BYTES", piece_bytes)
     faulty, sound = files
     dataset = convert_file(faulty, tmp_path / "out", label="label", on_error="skip")
     expected = convert_file(sound, tmp_path / "expected", label="label")
@@ -74,6 +74,6 @@ def test_nothing_is_listed_where_nothing_is_faulty(files: tuple[Path, Path], tmp
 
 def test_a_file_of_faulty_rows_alone_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "faulty.csv"
-    path.write_text("a,b,label\n1,x,c\n1,2\n")
+    path.write_text("a,b,label\n1,2,c,9\n1,2\n")
     with pytest.raises(SourceError, match=r"has no rows that are not faulty \(2 are\)"):
         convert_file(path, tmp_path / "out", label="label", on_error="skip")

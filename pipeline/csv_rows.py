@@ -1,0 +1,332 @@
+"""From the text of a piece to numbers and texts, strictly; and to the place of every fault.
+
+The compiled reader takes what is plainly a number. What is not (an empty field, "1e400", "+5", quotes around it, digits
+beyond an int64) comes here field by field: there is one grammar and one meaning for both.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..storage.errors import RowError
+from ..storage.object_path import locate
+from .csv_cut import CsvText, Piece, count_lines, read_text
+from .csv_dialect import padded
+from .csv_kernels import (
+    AFTER_QUOTE,
+    FIELDS,
+    LARGEST_EXACT,
+    LEFT_OPEN,
+    NUMBER,
+    SKIP,
+    TEXT,
+    copy_texts,
+    read_rows,
+    skip_rows,
+)
+from .csv_open import PACKER
+
+REMEDY = "mend or remove the row"
+MOST_DIGITS = 4000  # that Python makes an int of
+ODD_FIELDS = 1 << 16
+FAULTS = 1024
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a text are wanted.
+
+    `features` are the columns of `x` in this order; `texts` are kept as text, features among them too (their places
+    in `x` are left to the caller). Those of `dates` become timestamps. A text of `required` must not be missing.
+    """
+
+    features: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    dates: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What numbers become: a dtype, which must hold them exactly unless they may be rounded to it."""
+
+    dtype: str
+    rounded: bool = False
+
+    def limits(self) -> tuple[int, int, int]:
+        """Whole numbers that surely fit, least and greatest, and which decimals do (see `read_rows`)."""
+        if self.dtype in ("float32", "float64"):
+            if self.rounded:
+                return -(10**18), 10**18, 1
+            exact = LARGEST_EXACT if self.dtype == "float64" else 2**24
+            return -exact, exact, 1 if self.dtype == "float64" else 2
+        limits = np.iinfo(self.dtype)
+        return int(limits.min), int(limits.max), 0
+
+    def fit(self, values: np.ndarray) -> np.ndarray:
+        """Which of some finite float64s, whole ones up to 2⁵³, can be stored: (n,) bool."""
+        if self.rounded or self.dtype == "float64":
+            return np.ones(len(values), bool)
+        if self.dtype == "float32":
+            with np.errstate(over="ignore"):
+                same: np.ndarray = values.astype(np.float32).astype(np.float64) == values
+            return same
+        limits = np.iinfo(self.dtype)
+        fitting: np.ndarray = (values == np.floor(values)) & (limits.min <= values) & (values <= limits.max)
+        return fitting
+
+    def fits_large(self, value: int) -> bool:
+        """Whether a whole number beyond 2⁵³ can be stored."""
+        if self.dtype in ("float32", "float64"):
+            return self.rounded or int(np.dtype(self.dtype).type(value)) == value
+        limits = np.iinfo(self.dtype)
+        return int(limits.min) <= value <= int(limits.max)
+
+
+@dataclass
+class Chunk:
+    """Rows as they were read, the faulty ones left out.
+
+    `texts` are one array a text column, null where the text is missing; `begins` (rows, texts) where they stand in
+    the piece. `missing` (n, 2): row and column of `x` of numbers that are not there; their places hold what `fills`
+    says. `misfits` are numbers that the dtype does not hold.
+    """
+
+    rows: int
+    texts: list[pa.Array]
+    begins: np.ndarray
+    missing: np.ndarray
+    faults: list[RowError]
+    misfits: list[float | int] = field(default_factory=list)
+
+
+class RowReader:
+    """Reads the rows of one piece, some at a time.
+
+    `fills` (numbers,) stand where a number is missing; without them a missing number is a fault.
+    """
+
+    def __init__(
+        self,
+        source: CsvText,
+        piece: Piece,
+        columns: Columns,
+        numbers: Numbers,
+        fills: np.ndarray | None = None,
+        skip: int = 0,
+    ) -> None:
+        self.source, self.piece, self.columns, self.numbers, self.fills = source, piece, columns, numbers, fills
+        self.text = read_piece(source, piece)
+        self.length = len(self.text) - 1
+        self.marks = source.dialect.marks()
+        self.position = skip_rows(self.text, skip, self.marks) if skip else 0
+        self.roles, self.places = column_roles(source.header, columns)
+        self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
+        self.faulty = np.empty((FAULTS, 3), np.int32)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the piece was read."""
+        return self.position >= self.length
+
+    def read(self, x: np.ndarray) -> Chunk:
+        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
+        spans = np.empty((len(x), len(self.columns.texts), 2), np.int32)
+        low, high, decimals = self.numbers.limits()
+        rows, self.position, odds, bad = read_rows(
+            self.text, self.position, self.marks, self.roles, self.places, low, high, decimals, x,
+            spans, self.odd, self.faulty,
+        )  # fmt: skip
+        faults = [self._row_error(*entry) for entry in self.faulty[:bad].tolist()]
+        chunk = Chunk(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), faults)
+        wrong: dict[int, RowError] = {}
+        if odds:
+            self._settle(self.odd[:odds], x, chunk, wrong)
+        chunk.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
+        if wrong:
+            _leave_out(x, chunk, wrong)
+        return chunk
+
+    def text_error(self, chunk: Chunk, row: int, name: str, reason: str) -> RowError:
+        """The error for a text of a chunk that says what it must not."""
+        return self._error(int(chunk.begins[row, self.columns.texts.index(name)]), name, reason)
+
+    def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
+        """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
+        dialect = self.source.dialect
+        texts = pc.utf8_trim_whitespace(decode(self._copy(odd[:, 2:])))
+        absent = pc.is_in(texts, pa.array(dialect.missing)).to_numpy(zero_copy_only=False)
+        if dialect.thousands:
+            texts = pc.replace_substring(texts, dialect.thousands, "")
+        if dialect.decimal != ".":
+            texts = pc.replace_substring(texts, dialect.decimal, ".")
+        places = self.places[odd[:, 1]]
+        if self.fills is not None:
+            gone = odd[absent, 0], places[absent]
+            x[gone] = self.fills[places[absent]]
+            chunk.missing = np.stack(gone, axis=1).astype(np.int64)
+        else:
+            for i in np.flatnonzero(absent).tolist():
+                wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], "the value is missing"))
+        there = np.flatnonzero(~absent)
+        values, reasons = parse_numbers(texts.take(pa.array(there)))
+        for i, reason in reasons.items():
+            wrong.setdefault(int(odd[there[i], 0]), self._field_error(odd[there[i]], reason))
+        large = np.abs(values) > LARGEST_EXACT
+        fitting = self.numbers.fit(values) & ~large
+        x[odd[there[fitting], 0], places[there[fitting]]] = values[fitting]
+        chunk.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
+        for i in there[large].tolist():
+            value = parse_number(texts[i].as_py())
+            assert not isinstance(value, str)
+            if self.numbers.fits_large(value) if isinstance(value, int) else self.numbers.fit(np.array([value]))[0]:
+                x[odd[i, 0], places[i]] = value
+            else:
+                chunk.misfits.append(value)
+
+    def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
+        """The texts or dates of a column, null where one is missing."""
+        raw = self._copy(spans)
+
+        def complain(row: int, reason: str) -> None:
+            wrong.setdefault(row, self._error(int(spans[row, 0]), name, reason))
+
+        if not _is_utf8(raw):
+            for row, value in enumerate(raw.to_pylist()):
+                if not _is_utf8(pa.array([value])):
+                    complain(row, "not UTF-8 text (if all of it is Latin-1, give --encoding latin-1)")
+        if pc.any(pc.match_substring(raw, b"\0"), min_count=0).as_py():
+            for row in np.flatnonzero(pc.match_substring(raw, b"\0").to_numpy(zero_copy_only=False)).tolist():
+                complain(row, "a NUL byte in a text")
+        texts = decode(raw)
+        absent = pc.is_in(texts, pa.array(self.source.dialect.missing))
+        texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
+        if name in self.columns.required and texts.null_count:
+            for row in np.flatnonzero(absent.to_numpy(zero_copy_only=False)).tolist():
+                complain(row, "the value is missing")
+        if name not in self.columns.dates:
+            return texts
+        dates, reasons = parse_dates(texts)
+        for row, reason in reasons.items():
+            complain(row, reason)
+        return dates
+
+    def _copy(self, spans: np.ndarray) -> pa.Array:
+        """The bytes of some fields, doubled quotes as one."""
+        out = np.empty(int((spans[:, 1] - spans[:, 0]).sum()), np.uint8)
+        ends = np.empty(len(spans) + 1, np.int32)
+        copy_texts(self.text, spans, self.marks[1], out, ends)
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(out)]
+        return pa.Array.from_buffers(pa.binary(), len(spans), buffers)
+
+    def _field_error(self, odd: np.ndarray, reason: str) -> RowError:
+        return self._error(int(odd[2]), self.source.header[int(odd[1])], reason)
+
+    def _error(self, offset: int, column: str | None, reason: str) -> RowError:
+        return RowError(self.source.path, self._line(offset), column, reason, REMEDY)
+
+    def _line(self, offset: int) -> int:
+        return self.piece.line + count_lines(self.text[:offset].tobytes())
+
+    def _row_error(self, kind: int, offset: int, fields: int) -> RowError:
+        reasons = {
+            FIELDS: f"{fields} fields where the header has {len(self.source.header)}",
+            AFTER_QUOTE: f"text behind the closing quote of field {fields}",
+            LEFT_OPEN: "a quote is left open to the end of the file",
+        }
+        return self._error(offset, None, reasons[kind])
+
+
+def _leave_out(x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
+    """Take the rows that are wrong out of a chunk."""
+    keep = np.ones(chunk.rows, bool)
+    keep[list(wrong)] = False
+    kept = int(keep.sum())
+    x[:kept] = x[: chunk.rows][keep]
+    moved = np.cumsum(keep) - 1
+    sound = keep[chunk.missing[:, 0]]
+    chunk.missing = np.stack([moved[chunk.missing[sound, 0]], chunk.missing[sound, 1]], axis=1)
+    chunk.texts = [texts.filter(pa.array(keep)) for texts in chunk.texts]
+    chunk.begins = chunk.begins[keep]
+    chunk.faults = sorted([*chunk.faults, *wrong.values()], key=lambda fault: fault.line)
+    chunk.rows = kept
+
+
+def read_piece(source: CsvText, piece: Piece) -> np.ndarray:
+    """The text of a piece, padded."""
+    data = read_text(locate(source.place), piece.start, piece.stop)
+    return padded(PACKER.decode(data) if source.packed else data)
+
+
+def column_roles(header: Sequence[str], columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """What `read_rows` wants to know of each column of a text: its role, and its place among the features or texts."""
+    roles = np.full(len(header), SKIP, np.int64)
+    places = np.zeros(len(header), np.uint64)
+    positions = {name: position for position, name in enumerate(header)}
+    for role, names in ((NUMBER, columns.features), (TEXT, columns.texts)):
+        for place, name in enumerate(names):
+            roles[positions[name]], places[positions[name]] = role, place
+    return roles, places
+
+
+def decode(raw: pa.Array) -> pa.Array:
+    """Bytes as text; what is not UTF-8 is replaced."""
+    if _is_utf8(raw):
+        return raw.cast(pa.string())
+    return pa.array([value.decode(errors="replace") for value in raw.to_pylist()], pa.string())
+
+
+def _is_utf8(raw: pa.Array) -> bool:
+    try:
+        raw.cast(pa.string()).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
+    """The numbers that texts are, (n,) float64, rounded to the nearest; and for those that are none, why."""
+    try:
+        values = texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        if np.isfinite(values).all():
+            return values, {}
+    except pa.ArrowInvalid:
+        pass
+    parsed = [parse_number(text) for text in texts.to_pylist()]
+    reasons = {i: value for i, value in enumerate(parsed) if isinstance(value, str)}
+    return np.array([np.nan if isinstance(value, str) else float(value) for value in parsed]), reasons
+
+
+def parse_number(text: str) -> float | int | str:
+    """The number that a text is, an int if it is written as one; else what is wrong with it."""
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    if "_" in text or not text.isascii():
+        return f"«{shown}» is not a number"
+    try:
+        number = float(text)
+    except ValueError:
+        return f"«{shown}» is not a number"
+    if not math.isfinite(number):
+        return f"«{shown}» is not a finite number"
+    return int(text) if text.lstrip("+-").isdigit() and len(text) < MOST_DIGITS else number
+
+
+def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Dates and times as ISO 8601 has them, as seconds since 1970 (UTC); and for texts that are none, why."""
+    kind = pa.timestamp("s")
+    try:
+        return texts.cast(kind), {}
+    except pa.ArrowInvalid:
+        pass
+    dates, reasons = [], {}
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            dates.append(pa.scalar(text, pa.string()).cast(kind).as_py())
+        except pa.ArrowInvalid:
+            reasons[row] = f"«{text[:40]}» is not a date such as 2026-11-24 or 2026-11-24 18:30:00"
+            dates.append(None)
+    return pa.array(dates, kind), reasons

@@ -1,0 +1,89 @@
+"""Count, mean, variance and range of columns, of one shard and of all of them.
+
+They are merged pairwise in the order of the shards (Chan, Golub and LeVeque, 1983), so that the result does not depend
+on which worker did what.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from .csv_kernels import sum_columns
+
+SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of each column: number of values, mean, sum of squared distances from it, least, greatest.
+
+    Arrays are (columns,) float64.
+    """
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Moments":
+        """The moments of `values`, (rows, columns)."""
+        count, columns = values.shape
+        if values.dtype.name in SMALL_INTEGERS:
+            total, squares = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+            sum_columns(values, total, squares)
+            mean = total / count
+            sums = zip(total.tolist(), squares.tolist(), strict=True)
+            around = np.array([(count * q - t * t) / count for t, q in sums])  # exact until the division
+        else:
+            mean = values.mean(axis=0, dtype=np.float64)
+            around = np.square(values - mean).sum(axis=0)
+        low, high = values.min(axis=0), values.max(axis=0)
+        return cls(count, mean, around, low.astype(np.float64), high.astype(np.float64))
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both sets of rows together."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + delta * (other.count / count),
+            self.squares + other.squares + delta**2 * (self.count * other.count / count),
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    def pooled(self, groups: int) -> "Moments":
+        """The moments of each group of adjacent columns taken as one."""
+        mean = self.mean.reshape(groups, -1)
+        pooled = mean.mean(axis=1)
+        between = self.count * np.square(mean - pooled[:, None]).sum(axis=1)
+        return Moments(
+            self.count * mean.shape[1],
+            pooled,
+            self.squares.reshape(groups, -1).sum(axis=1) + between,
+            self.minimum.reshape(groups, -1).min(axis=1),
+            self.maximum.reshape(groups, -1).max(axis=1),
+        )
+
+    def std(self) -> list[float]:
+        """Standard deviations."""
+        deviations: list[float] = np.sqrt(self.squares / self.count).tolist()
+        return deviations
+
+    def to_json(self) -> list[object]:
+        return [self.count, *(a.tolist() for a in (self.mean, self.squares, self.minimum, self.maximum))]
+
+    @classmethod
+    def from_json(cls, value: Sequence[object]) -> "Moments":
+        count, *arrays = value
+        assert isinstance(count, int)
+        return cls(count, *(np.array(a, np.float64) for a in arrays))
+
+
+def merge_moments(moments: Sequence[Moments]) -> Moments:
+    """All together, merged in their order."""
+    return reduce(Moments.merged, moments)
