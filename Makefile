@@ -32,7 +32,7 @@ check: install
 	MYPYPATH=.venv/typecheck $(BIN)/mypy -p foldstream
 	$(BIN)/pytest -q tests/unit/test_house.py
 
-bench: bench-digits bench-stream bench-memory bench-train
+bench: bench-digits bench-convert bench-stream bench-memory bench-train
 
 # The full digits: convert, train 5 folds for 10 epochs, predict; DIGITS is the folder of train.csv.gz and test.csv.gz.
 DIGITS ?= ../shared/data/digits
@@ -67,6 +67,11 @@ bench-order: install
 # Needs root, for a control group with a limit of memory.
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json
+
+# CSV to Zarr against dask.dataframe, pyarrow and pandas; CASES narrows it to some: CASES='"digits, 1 GB"'.
+.PHONY: bench-convert
+bench-convert: install
+	$(BIN)/python -m tests.benchmarks.convert $(DIGITS) build/bench-convert.json $(CASES)
 
 bench-train: install
 	$(BIN)/python -m tests.benchmarks.train build/bench-train.json

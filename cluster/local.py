@@ -30,6 +30,7 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
         "memory_limit": machine.memory // 2 // count,
         "env": {"CUDA_VISIBLE_DEVICES": ""},
         "dashboard": False,
+        "preload": ["foldstream.pipeline.worker_setup"],
     }
     cluster = SubprocessCluster(
         host=LOOPBACK,

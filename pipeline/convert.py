@@ -27,7 +27,7 @@ from ..storage.files import clean_temporaries, read_json, same_json, write_atomi
 from ..storage.format import LEFT_OUT, MANIFEST, WORK, Manifest, ShardEntry, Statistics
 from ..storage.progress import Progress, silent
 from ..storage.writer import commit, create_arrays, write_block_table
-from .csv_cut import CsvText, Cut, Piece, cut_range, cut_tasks, resolve_cuts
+from .csv_cut import CsvText, Cut, Piece, cut_ranges, cut_tasks, resolve_cuts
 from .csv_open import OpenedText, OpenTask, open_source
 from .csv_rows import Columns
 from .executor import Executor, Task
@@ -173,10 +173,10 @@ def cut_sources(request: ConvertRequest, root: Path, executor: Executor, progres
     progress("dialect", 1, 1, texts[0].dialect.describe())
     columns = choose_columns(request, texts, opened[0].sample)
     ranges = [(i, task) for i, one in enumerate(opened) if one.pieces is None for task in cut_tasks(one.text)]
-    counts: list[Cut] = _run(executor, cut_range, [task for _, task in ranges], "cut", "ranges", progress)
+    counts: list[list[Cut]] = _run(executor, cut_ranges, [task for _, task in ranges], "cut", "ranges", progress)
     of_text: dict[int, list[Cut]] = {}
     for (i, _), count in zip(ranges, counts, strict=True):
-        of_text.setdefault(i, []).append(count)
+        of_text.setdefault(i, []).extend(count)
     pieces = [
         (i, piece)
         for i, one in enumerate(opened)

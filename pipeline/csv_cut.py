@@ -12,12 +12,13 @@ from itertools import pairwise
 import numpy as np
 
 from ..storage.errors import SourceError
-from ..storage.object_path import AnyPath, locate, read_bytes
-from .csv_dialect import Dialect, padded
-from .csv_kernels import LINE_FEED, count_rows
+from ..storage.object_path import AnyPath, locate, read_bytes, read_into
+from .csv_dialect import Dialect
+from .csv_kernels import LINE_FEED, RETURN, count_lines, count_rows, holds_any
 
 PIECE_BYTES = 16 << 20
 LONGEST_ROW = 256 << 20
+RANGES = 4  # of a task: so many take longer than it takes to give it out
 WINDOW = 64 << 10
 BLANK = np.frombuffer(b"\n \t", np.uint8)  # with which a line begins that may be no row
 
@@ -54,11 +55,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class CutTask:
-    """Count the rows that begin at line starts of bytes `start` to `stop`."""
+    """Count the rows that begin at line starts of each range between two `edges` (bytes)."""
 
     text: CsvText
-    start: int
-    stop: int
+    edges: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,44 +83,43 @@ class Cut:
 
 
 def cut_tasks(text: CsvText) -> list[CutTask]:
-    """The ranges of a text."""
+    """The ranges of a text, some a task."""
     edges = [*range(text.start, text.bytes, PIECE_BYTES), text.bytes]
-    return [CutTask(text, start, stop) for start, stop in pairwise(edges)]
+    return [CutTask(text, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
 
 
-def cut_range(task: CutTask) -> Cut:
+def cut_ranges(task: CutTask) -> list[Cut]:
     """Carry out a task."""
     text, place = task.text, locate(task.text.place)
-    start = task.start if task.start == text.start else line_start(place, task.start, text.bytes)
-    stop = text.bytes if task.stop == text.bytes else line_start(place, task.stop, text.bytes)
-    if start >= stop:
+    inner = [at for at in task.edges if at not in (text.start, text.bytes)]
+    starts = {at: line_start(place, at, text.bytes) for at in inner}
+    return [_cut(text, starts.get(start, start), starts.get(stop, stop)) for start, stop in pairwise(task.edges)]
+
+
+def _cut(text: CsvText, start: int, stop: int) -> Cut:
+    """Count the rows from line start to line start."""
+    if start == stop:  # a row that is longer than a range
         return Cut(start, start, 0, Count(start, 0, 0, False), Count(start, 0, 0, True))
-    lines, outside, inside = count_text(read_text(place, start, stop), text.dialect)
+    lines, outside, inside = count_text(read_text(locate(text.place), start, stop), text.dialect)
     return Cut(start, stop, lines, outside, inside)
 
 
-def count_text(data: bytes, dialect: Dialect) -> tuple[int, Count, Count]:
-    """Lines of a stretch of text, and its rows if it begins outside and inside quotes."""
-    closed = Count(len(data), 0, 0, True)
-    special = [mark.encode() for mark in ("\r", dialect.quote, dialect.comment) if mark]
-    if not any(mark in data for mark in special):
-        text = padded(data)
-        feeds = np.flatnonzero(text == LINE_FEED)
-        blank = text[np.concatenate([[0], feeds[:-1] + 1])]
-        if not np.isin(blank, BLANK).any():
-            return data.count(b"\n"), Count(0, 0, len(feeds) - data.endswith(b"\n"), False), closed
-    lines, marks = count_lines(data), dialect.marks()
-    _, rows, open_end = count_rows(padded(data), False, marks)
+def count_text(text: np.ndarray, dialect: Dialect) -> tuple[int, Count, Count]:
+    """Lines of a stretch of padded text, and its rows if it begins outside and inside quotes."""
+    length, marks = len(text) - 1, dialect.marks()
+    closed = Count(length, 0, 0, True)
+    if not holds_any(text[:length], RETURN, marks[1], marks[2]):
+        feeds = np.flatnonzero(text[:length] == LINE_FEED)
+        begins = text[np.concatenate([[0], feeds + 1])[: len(feeds) + (text[length - 1] != LINE_FEED)]]
+        if not np.isin(begins, BLANK).any():
+            return len(feeds), Count(0, 0, len(begins), False), closed
+    lines = count_lines(text[:length])
+    _, rows, open_end = count_rows(text, False, marks)
     outside = Count(0, 0, rows, open_end)
-    if not dialect.quote or dialect.quote.encode() not in data:
+    if not holds_any(text[:length], marks[1], marks[1], marks[1]):
         return lines, outside, closed
-    first, rows, open_end = count_rows(padded(data), True, marks)
-    return lines, outside, Count(first, count_lines(data[:first]), rows, open_end)
-
-
-def count_lines(data: bytes) -> int:
-    """Line ends: LF, CR or CRLF."""
-    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+    first, rows, open_end = count_rows(text, True, marks)
+    return lines, outside, Count(first, count_lines(text[:first]), rows, open_end)
 
 
 def resolve_cuts(text: CsvText, cuts: Sequence[Cut]) -> list[Piece]:
@@ -171,9 +170,10 @@ def line_start(place: AnyPath, at: int, end: int) -> int:
     return end
 
 
-def read_text(place: AnyPath, start: int, stop: int) -> bytes:
-    """Bytes `start` to `stop`. Raises SourceError if they are not there any more."""
-    data = read_bytes(place, start, stop - start)
-    if len(data) != stop - start:
+def read_text(place: AnyPath, start: int, stop: int) -> np.ndarray:
+    """Bytes `start` to `stop` as `csv_kernels` takes text. Raises SourceError if they are not there any more."""
+    text = np.empty(stop - start + 1, np.uint8)
+    if read_into(place, start, text[:-1]) != stop - start:
         raise SourceError(f"{place} became shorter while it was read; run the command again once it rests")
-    return data
+    text[-1] = LINE_FEED
+    return text

@@ -35,6 +35,27 @@ OPEN = np.uint64(2**63)
 
 
 @compiled
+def holds_any(text: np.ndarray, one: int, two: int, three: int) -> bool:
+    """Whether any of three bytes is in a text (without padding)."""
+    found = np.uint8(0)
+    for i in range(len(text)):
+        byte = text[i]
+        found |= np.uint8(byte == one) | np.uint8(byte == two) | np.uint8(byte == three)
+    return bool(found)
+
+
+@compiled
+def count_lines(text: np.ndarray) -> int:
+    """Line ends in a text (without padding): LF, CR or CRLF."""
+    lines, before = 0, np.uint8(0)
+    for i in range(len(text)):
+        byte = text[i]
+        lines += (byte == LINE_FEED and before != RETURN) or byte == RETURN
+        before = byte
+    return lines
+
+
+@compiled
 def past_quoted(text: np.ndarray, i: np.uint64, length: np.uint64, quote: int) -> np.uint64:
     """The position behind the quote that closes what is open at `i`, OPEN if none does."""
     while i < length:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 from isal import igzip, igzip_lib
 from numcodecs import Blosc
@@ -22,7 +23,7 @@ from ..storage.errors import SourceError
 from ..storage.files import whole_file
 from ..storage.format import Source
 from ..storage.object_path import locate, open_stream, read_bytes
-from .csv_cut import PIECE_BYTES, CsvText, Piece, check_length, count_lines, count_text
+from .csv_cut import PIECE_BYTES, CsvText, Piece, check_length, count_text
 from .csv_dialect import (
     MARK_OF_UTF8,
     CsvOptions,
@@ -31,9 +32,10 @@ from .csv_dialect import (
     find_dialect,
     find_encoding,
     padded,
+    sample_rows,
     split_row,
 )
-from .csv_kernels import find_rows
+from .csv_kernels import count_lines, find_rows
 from .sources import COMPRESSED
 
 HEAD_BYTES = 256 << 10
@@ -55,8 +57,8 @@ class OpenedText:
 
     text: CsvText
     pieces: tuple[Piece, ...] | None
-    sample: bytes
-    """Its first rows."""
+    sample: list[list[str]]
+    """The fields of its first rows."""
 
 
 def open_source(task: OpenTask) -> OpenedText:
@@ -79,7 +81,7 @@ def open_source(task: OpenTask) -> OpenedText:
             break
         head = read_bytes(locate(path), 0, min(4 * len(head), task.source.bytes))
     text = CsvText(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, task.source.bytes)
-    return OpenedText(text, None, head[text.start :])
+    return OpenedText(text, None, sample_rows(head[text.start :], text.dialect))
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
         return None
     end = min(end, len(head)) if end >= 0 else len(head)
     fields = split_row(head[first:end], dialect)
-    line = 1 + count_lines(head[:first])
+    line = 1 + count_lines(np.frombuffer(head[:first], np.uint8))
     if not dialect.header:
         return _Begin(dialect, tuple(map(str, range(len(fields)))), first, line)
     if head[end - 1 : end + 1] == b"\r\n":  # past_row stops behind the CR
         end += 1
-    return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(head[:end]))
+    return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(np.frombuffer(head[:end], np.uint8)))
 
 
 def _unpack(task: OpenTask, suffix: str) -> OpenedText:
@@ -177,7 +179,8 @@ def _unpack_stream(task: OpenTask, stream: Any) -> OpenedText:
         pieces, length = _store_pieces(text, head[begin.start :], blocks, store)
     if not pieces:
         raise SourceError(f"{path} has a header and no rows; there is nothing to convert")
-    return OpenedText(replace(text, bytes=length), tuple(pieces), head[begin.start : begin.start + HEAD_BYTES])
+    sample = sample_rows(head[begin.start : begin.start + HEAD_BYTES], begin.dialect)
+    return OpenedText(replace(text, bytes=length), tuple(pieces), sample)
 
 
 def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:
@@ -193,7 +196,7 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
             store.write(data)
             pieces.append(Piece(at, at + len(data), line, rows))
             at += len(data)
-        line += count_lines(pending)
+        line += count_lines(np.frombuffer(pending, np.uint8))
 
     for block in _chain(blocks):
         # A stretch ends behind its last line end, so that the next begins at the start of a line.
@@ -202,7 +205,7 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
         if not stretch:
             check_length(text.path, line, len(carry))
             continue
-        _, outside, if_inside = count_text(stretch, text.dialect)
+        _, outside, if_inside = count_text(padded(stretch), text.dialect)
         count = if_inside if inside else outside
         inside = count.inside
         pending += stretch[: count.first]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..storage.errors import RowError
 from ..storage.object_path import locate
-from .csv_cut import CsvText, Piece, count_lines, read_text
+from .csv_cut import CsvText, Piece, read_text
 from .csv_dialect import padded
 from .csv_kernels import (
     AFTER_QUOTE,
@@ -25,6 +25,7 @@ from .csv_kernels import (
     SKIP,
     TEXT,
     copy_texts,
+    count_lines,
     read_rows,
     skip_rows,
 )
@@ -230,7 +231,7 @@ class RowReader:
         return RowError(self.source.path, self._line(offset), column, reason, REMEDY)
 
     def _line(self, offset: int) -> int:
-        return self.piece.line + count_lines(self.text[:offset].tobytes())
+        return self.piece.line + count_lines(self.text[:offset])
 
     def _row_error(self, kind: int, offset: int, fields: int) -> RowError:
         reasons = {
@@ -258,8 +259,10 @@ def _leave_out(x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
 
 def read_piece(source: CsvText, piece: Piece) -> np.ndarray:
     """The text of a piece, padded."""
-    data = read_text(locate(source.place), piece.start, piece.stop)
-    return padded(PACKER.decode(data) if source.packed else data)
+    place = locate(source.place)
+    if not source.packed:
+        return read_text(place, piece.start, piece.stop)
+    return padded(PACKER.decode(read_text(place, piece.start, piece.stop)[:-1]))
 
 
 def column_roles(header: Sequence[str], columns: Columns) -> tuple[np.ndarray, np.ndarray]:

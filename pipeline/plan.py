@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Layout, Schema, Source, choose_layout
 from .csv_cut import CsvText, Piece
-from .csv_dialect import CsvOptions, Dialect, is_number, sample_rows
+from .csv_dialect import CsvOptions, Dialect, is_number
 from .csv_rows import Columns, parse_dates
 from .findings import DAY, Findings, TextFindings
 
@@ -144,7 +144,7 @@ class ConvertPlan:
         return self.pieces[first:last]
 
 
-def choose_columns(request: ConvertRequest, texts: Sequence[CsvText], sample: bytes) -> Columns:
+def choose_columns(request: ConvertRequest, texts: Sequence[CsvText], sample: Sequence[Sequence[str]]) -> Columns:
     """Which columns are features, in which order, and which of all are text.
 
     Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has.
@@ -180,11 +180,11 @@ def choose_columns(request: ConvertRequest, texts: Sequence[CsvText], sample: by
 
 
 def find_kinds(
-    request: ConvertRequest, text: CsvText, features: Sequence[str], sample: bytes
+    request: ConvertRequest, text: CsvText, features: Sequence[str], sample: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Which features are categories and which are dates: as asked, or because no value of the sample is a number."""
     dialect = text.dialect
-    rows = [row for row in sample_rows(sample, dialect) if len(row) == len(text.header)]
+    rows = [row for row in sample if len(row) == len(text.header)]
     categories, dates = [], []
     for name in features:
         position = text.header.index(name)

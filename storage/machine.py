@@ -1,5 +1,6 @@
 """What this machine, or the control group that holds this process, has."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -58,3 +59,18 @@ def parse_bytes(text: str | int | None, option: str) -> int | None:
         return int(float(digits) * UNITS[unit])
     except (ValueError, KeyError):
         raise UsageError(f"{option} {text}: give bytes, such as 500MB or 2GiB") from None
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed instead of giving it back to the system (glibc; elsewhere nothing).
+
+    What is freed at each step, or task, is asked for again at the next: without this the system clears every page
+    anew, a sixth of a small network's time on a CPU, a quarter of a conversion's.
+    """
+    trim_threshold, mmap_max = -1, -4  # names of mallopt(3)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_max, 0)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
@@ -87,6 +88,20 @@ def read_bytes(place: AnyPath, start: int, length: int) -> bytes:
     with open(place, "rb") as file:
         file.seek(start)
         return file.read(length)
+
+
+def read_into(place: AnyPath, start: int, out: np.ndarray) -> int:
+    """Fill `out`, (length,) uint8, from a file or an object from `start` on. Returns the bytes that were there."""
+    if isinstance(place, ObjectPath):
+        data = place.read_range(start, len(out))
+        out[: len(data)] = np.frombuffer(data, np.uint8)
+        return len(data)
+    with open(place, "rb", buffering=0) as file:
+        file.seek(start)
+        done = 0
+        while done < len(out) and (count := file.readinto(out[done:].data)):
+            done += count
+        return done
 
 
 def open_stream(place: AnyPath) -> Any:

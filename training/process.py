@@ -1,6 +1,5 @@
 """One rank of a training group: its number, its device, and what it exchanges with the others."""
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,21 +66,6 @@ class Process:
         """Return when every rank has come here."""
         if self.world_size > 1:
             dist.barrier()
-
-
-def keep_freed_memory() -> None:
-    """Ask the C library to keep what is freed instead of giving it back to the system (glibc; elsewhere nothing).
-
-    Each step frees its activations and asks for the same again: without this the system clears every page anew, a
-    sixth of a small network's time on a CPU.
-    """
-    trim_threshold, mmap_max = -1, -4  # names of mallopt(3)
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_max, 0)
 
 
 @contextmanager

@@ -68,8 +68,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     """
     import torch
 
+    from ..storage.machine import keep_freed_memory
     from .loop import FoldTrainer, is_done
-    from .process import Process, keep_freed_memory
+    from .process import Process
     from .run import RunFolder, load_job
 
     context = ray.train.get_context()

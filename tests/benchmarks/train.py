@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from foldstream.cluster.coordinator import claim_run
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.machine import keep_freed_memory
 from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings
 from foldstream.training.folds import write_folds
 from foldstream.training.loop import FoldTrainer, make_optimizer, make_scheduler
 from foldstream.training.objective import make_model
-from foldstream.training.process import Process, keep_freed_memory
+from foldstream.training.process import Process
 from foldstream.training.run import RunFolder
 from rich.console import Console
 from rich.table import Table

@@ -1,0 +1,15 @@
+"""What a Dask worker of ours loads as it starts, while the others start too: the compiled code and its runtime."""
+
+import numpy as np
+import pyarrow as pa
+
+from ..storage.machine import keep_freed_memory
+from . import write  # noqa: F401 - loaded here, so that the first task does not wait for it
+from .csv_kernels import count_lines
+
+
+def dask_setup(worker: object) -> None:
+    """Called by Dask in the new worker."""
+    keep_freed_memory()
+    count_lines(np.zeros(1, np.uint8))  # the first call of all starts the compiler's runtime
+    pa.array([0])  # and this looks for pandas
