@@ -68,6 +68,11 @@ bench-order: install
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json
 
+# Peak memory of converting 1 GB and 10 GB, and 10 GB within 2 GB of memory, which needs root; 12 GB of disk.
+.PHONY: bench-convert-memory
+bench-convert-memory: install
+	$(BIN)/python -m tests.benchmarks.convert_memory build/bench-convert-memory.json
+
 # CSV to Zarr against dask.dataframe, pyarrow and pandas; CASES narrows it to some: CASES='"digits, 1 GB"'.
 .PHONY: bench-convert
 bench-convert: install

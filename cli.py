@@ -122,6 +122,7 @@ def convert_csv(
     on_error: Annotated[
         str, typer.Option(help="stop at the first faulty row, or skip: leave them out and list them.")
     ] = "stop",
+    shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Shuffle all rows as they are written.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between fields; else seen from the first rows.")] = None,
     quote: Annotated[str, typer.Option(help="Around fields; empty for none.")] = '"',
     comment: Annotated[str | None, typer.Option(help="Begins a comment; else seen from the first rows.")] = None,
@@ -160,6 +161,7 @@ def convert_csv(
             like=like,
             unknown=unknown,
             on_error=on_error,
+            shuffle=shuffle,
             csv=CsvOptions(
                 delimiter, quote, comment, decimal, thousands, (*MISSING, *missing_marker), encoding, header
             ),

@@ -15,7 +15,8 @@ from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import UsageError
+from ..storage.errors import UsageError, disk_in_words
+from ..storage.object_path import AnyPath, locate
 from ..storage.progress import Progress, silent
 from .local import connect, dask_cluster
 
@@ -66,6 +67,7 @@ def convert_csv(
     like: str | Path | None = None,
     unknown: str = "error",
     on_error: str = "stop",
+    shuffle: int | None = None,
     csv: CsvOptions | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     dask: str | None = None,
@@ -81,7 +83,8 @@ def convert_csv(
     where a number is missing: "error", "mean", "constant=0", or "indicator" (the mean, and a column that marks it).
     `like` is a dataset whose columns, categories and fillings are taken over, as for a test set; `unknown="code"`
     gives a category that it lacks a code of its own. With `on_error="skip"` faulty rows are left out and listed in the
-    dataset's `left_out.csv`. `csv` says how the files are written, where that is not seen from their first rows.
+    dataset's `left_out.csv`. `shuffle` is the seed of a shuffle of all rows as they are written. `csv` says how the
+    files are written, where that is not seen from their first rows.
 
     `dask` is the address of a scheduler whose workers see the same files; else workers are started here. `report`
     names an HTML file for Dask's account of the work. A conversion that was cut short is resumed by the same call.
@@ -106,10 +109,11 @@ def convert_csv(
         unknown=unknown,
         like=None if like is None else open_dataset(like).schema,
         on_error=on_error,
+        shuffle=shuffle,
         csv=csv if isinstance(csv, CsvOptions) else CsvOptions(**(csv or {})),
     )
     written = None if report is None else Path(report).absolute()
-    return convert_request(request, Path(out).absolute(), overwrite, listener, client, dask, written)
+    return convert_request(request, locate(out), overwrite, listener, client, dask, written)
 
 
 def parse_missing(text: str) -> tuple[str, float | None]:
@@ -124,7 +128,7 @@ def parse_missing(text: str) -> tuple[str, float | None]:
 
 def convert_request(
     request: ConvertRequest,
-    root: Path,
+    root: AnyPath,
     overwrite: bool,
     listener: Listener,
     client: Client | None,
@@ -133,7 +137,7 @@ def convert_request(
 ) -> Dataset:
     if is_converted(root, asdict(request), overwrite):
         return open_dataset(root)
-    with dask_executor(listener, client, address, report) as executor:
+    with disk_in_words(root), dask_executor(listener, client, address, report) as executor:
         return convert(request, root, executor, listener.progress, overwrite)
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
@@ -23,8 +24,19 @@ import numpy as np
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, SourceError, UsageError
-from ..storage.files import clean_temporaries, read_json, same_json, write_atomic, write_json
+from ..storage.files import (
+    clean_temporaries,
+    create_json,
+    names_in,
+    read_json,
+    remove_file,
+    remove_tree,
+    same_json,
+    write_atomic,
+    write_json,
+)
 from ..storage.format import LEFT_OUT, MANIFEST, WORK, Manifest, ShardEntry, Statistics
+from ..storage.object_path import AnyPath, ObjectPath
 from ..storage.progress import Progress, silent
 from ..storage.writer import commit, create_arrays, write_block_table
 from .csv_cut import CsvText, Cut, Piece, cut_ranges, cut_tasks, resolve_cuts
@@ -34,10 +46,12 @@ from .executor import Executor, Task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
 from .moments import Moments, merge_moments
 from .plan import ConvertPlan, ConvertRequest, choose_columns, plan_conversion
+from .shuffle import SPILLED, ShuffleTask, gather_shard, spill_note, spill_rows
 from .write import RECEIPTS, has_receipt, receipt_path, shard_task, write_shard_task
 
 Result = TypeVar("Result")
 
+PLAN = "plan.json"
 FAULTS = "faults"
 FAULT_HEADER = b"file,line,column,reason\n"
 SAMPLES = 8
@@ -45,7 +59,7 @@ SAMPLE_BYTES = 2 << 20
 
 
 def convert(
-    request: ConvertRequest, root: Path, executor: Executor, progress: Progress = silent, overwrite: bool = False
+    request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
     """Convert the request's sources into a dataset at `root`, or go on with an earlier attempt at the same.
 
@@ -55,7 +69,7 @@ def convert(
     """
     fingerprint = asdict(request)
     if is_converted(root, fingerprint, overwrite):
-        shutil.rmtree(root / WORK, ignore_errors=True)
+        remove_tree(root / WORK)
         return open_dataset(root)
     with _lock(root):
         plan = _load_plan(root, fingerprint, overwrite)
@@ -63,28 +77,30 @@ def convert(
             cut = cut_sources(request, root, executor, progress)
             plan = None if (root / MANIFEST).exists() else plan_by_sample(request, cut, executor)
             plan = plan or plan_by_scan(request, cut, root, executor, progress)
-            write_json(root / WORK / "plan.json", plan.to_json())
+            if not create_json(root / WORK / PLAN, plan.to_json()):
+                raise ConflictError(f"{root} is being converted by another process; wait for it to end")
         plan = _write(plan, request, root, executor, progress)
         commit_plan(plan, root)
-        shutil.rmtree(root / WORK)
+        remove_tree(root / WORK)
     return open_dataset(root)
 
 
 def _write(
-    plan: ConvertPlan, request: ConvertRequest, root: Path, executor: Executor, progress: Progress
+    plan: ConvertPlan, request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress
 ) -> ConvertPlan:
     """Write all shards of a plan; if its sample misled, of one by a scan. Returns the plan that was carried out."""
-    if not (root / WORK / RECEIPTS).exists():
+    if not names_in(root / WORK / RECEIPTS):
         _clear(root)
     create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
     misfit = write_shards(plan, root, executor, progress)
     if misfit is None:
         return plan
     progress("sample", 1, 1, f"the first rows did not show it: {misfit}; all rows are scanned")
-    shutil.rmtree(root / WORK / RECEIPTS, ignore_errors=True)
+    remove_tree(root / WORK / RECEIPTS)
+    remove_tree(root / WORK / SPILLED)
     cut = plan.texts, [(piece.text, piece.piece) for piece in plan.pieces], plan.columns
     scanned = plan_by_scan(request, cut, root, executor, progress)
-    write_json(root / WORK / "plan.json", scanned.to_json())
+    write_json(root / WORK / PLAN, scanned.to_json())
     return _write(scanned, request, root, executor, progress)
 
 
@@ -93,7 +109,7 @@ def attributes(plan: ConvertPlan) -> dict[str, Any]:
     return {"foldstream": {"label": plan.schema.label, "task": plan.schema.task, "classes": list(plan.schema.classes)}}
 
 
-def is_converted(root: Path, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
+def is_converted(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
     """Whether `root` holds the committed result of this request.
 
     Raises ConflictError where it holds the result of another one (unless `overwrite`) or what is not Foldstream's.
@@ -102,17 +118,27 @@ def is_converted(root: Path, fingerprint: dict[str, Any], overwrite: bool = Fals
         if overwrite or same_json(open_dataset(root).request, fingerprint):
             return not overwrite
         raise ConflictError(f"{root} holds another dataset; choose another name, or replace it with --overwrite")
-    if root.exists() and not (root / WORK).exists() and (root.is_file() or any(root.iterdir())):
+    names = names_in(root)
+    if (isinstance(root, Path) and root.is_file()) or (names and WORK not in names):
         raise ConflictError(f"{root} holds something that is not a dataset; choose another name")
     return False
 
 
 @contextmanager
-def _lock(root: Path) -> Iterator[None]:
+def _lock(root: AnyPath) -> Iterator[None]:
     """Let one converter at a time work at `root`. The system frees the lock when its holder dies.
 
-    Without a plan at the end nothing has been written: the folders that were made go, and what was there stays.
+    In an object store there is no lock that would be freed: several converters of one request do the same work, and
+    the plan and the manifest are created by exactly one of them. Without a plan at the end nothing has been written:
+    the folders that were made go, and what was there stays.
     """
+    if isinstance(root, ObjectPath):
+        try:
+            yield
+        finally:
+            if not (root / WORK / PLAN).exists():
+                remove_tree(root / WORK)
+        return
     made = not root.exists()
     (root / WORK).mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root / WORK, os.O_RDONLY)
@@ -124,23 +150,24 @@ def _lock(root: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if (root / WORK).exists() and not (root / WORK / "plan.json").exists():
-                shutil.rmtree(root if made else root / WORK)
+            if (root / WORK).exists() and not (root / WORK / PLAN).exists():
+                remove_tree(root if made else root / WORK)
     finally:
         os.close(descriptor)
 
 
-def _load_plan(root: Path, fingerprint: dict[str, Any], overwrite: bool) -> ConvertPlan | None:
+def _load_plan(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> ConvertPlan | None:
     """The plan of an attempt that was cut short, None if it did not come so far or is to be replaced."""
-    path = root / WORK / "plan.json"
+    path = root / WORK / PLAN
     if not path.exists():
         return None
     plan = ConvertPlan.from_json(read_json(path))
     if same_json(plan.request, fingerprint):
         return plan
     if overwrite:
-        path.unlink()
-        shutil.rmtree(root / WORK / RECEIPTS, ignore_errors=True)
+        remove_file(path)
+        remove_tree(root / WORK / RECEIPTS)
+        remove_tree(root / WORK / SPILLED)
         return None
     raise ConflictError(
         f"{root} holds an unfinished conversion with other options or sources; "
@@ -148,9 +175,12 @@ def _load_plan(root: Path, fingerprint: dict[str, Any], overwrite: bool) -> Conv
     )
 
 
-def _clear(root: Path) -> None:
+def _clear(root: AnyPath) -> None:
     """Remove an earlier dataset, its manifest first: from then on it is none, should the removal be cut short."""
-    (root / MANIFEST).unlink(missing_ok=True)
+    remove_file(root / MANIFEST)
+    if isinstance(root, ObjectPath):
+        root.remove_all([name for name in root.list() if not name.startswith(f"{WORK}/")])
+        return
     for path in root.iterdir():
         if path.is_dir() and path.name != WORK:
             shutil.rmtree(path)
@@ -162,7 +192,7 @@ CutSources = tuple[Sequence[CsvText], Sequence[tuple[int, Piece]], Columns]
 """The texts, their pieces in order with their text's number, and the columns that are wanted."""
 
 
-def cut_sources(request: ConvertRequest, root: Path, executor: Executor, progress: Progress) -> CutSources:
+def cut_sources(request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress) -> CutSources:
     """Open all sources and cut them into pieces of whole rows."""
     tasks = [
         OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
@@ -201,12 +231,12 @@ def plan_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor)
 
 
 def plan_by_scan(
-    request: ConvertRequest, cut: CutSources, root: Path, executor: Executor, progress: Progress
+    request: ConvertRequest, cut: CutSources, root: AnyPath, executor: Executor, progress: Progress
 ) -> ConvertPlan:
     """A plan from all rows."""
     texts, pieces, columns = cut
     folder = root / WORK / FAULTS
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that had no plan yet
+    remove_tree(folder)  # of an attempt that had no plan yet
     lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
     tasks = [
         ScanTask(texts[i], piece, columns, request.gaps, faults)
@@ -237,32 +267,59 @@ def _run(
     return [results[position] for position in range(len(tasks))]
 
 
-def write_shards(plan: ConvertPlan, root: Path, executor: Executor, progress: Progress) -> str | None:
-    """Write every shard that has no valid receipt. Returns what does not fit the plan's sample, if anything does not.
+def write_shards(
+    plan: ConvertPlan, root: AnyPath, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
+) -> str | None:
+    """Write every shard, or those that are wanted, unless it has a valid receipt.
 
-    No task is left running then: none could write over what a better plan writes.
+    Returns what does not fit the plan's sample, if anything does not.
     """
-    clean_temporaries(root)
-    specs = plan.schema.arrays()
-    left = [shard for shard in range(plan.layout.shards) if not has_receipt(root, specs, shard)]
+    if isinstance(root, Path):
+        clean_temporaries(root)
+    specs, shards = plan.schema.arrays(), range(plan.layout.shards)
+    left = [shard for shard in (shards if wanted is None else wanted) if not has_receipt(root, specs, shard)]
+    seed = plan.request["shuffle"]
+    if seed is None:
+        make = partial(shard_task, root, plan)
+        return _carry_out(plan, write_shard_task, make, left, "convert", executor, progress)
+
+    def task(shard: int) -> ShuffleTask:
+        return ShuffleTask(shard_task(root, plan, shard), seed)
+
+    unread = [shard for shard in shards if left and not spill_note(root, shard).exists()]
+    misfit = _carry_out(plan, spill_rows, task, unread, "spread", executor, progress)
+    return misfit or _carry_out(plan, gather_shard, task, left, "gather", executor, progress)
+
+
+def _carry_out(
+    plan: ConvertPlan,
+    function: Callable[[Task], str | None],
+    make: Callable[[int], Task],
+    shards: Sequence[int],
+    stage: str,
+    executor: Executor,
+    progress: Progress,
+) -> str | None:
+    """One task a shard, with progress in rows. After a misfit no more are given out, and none is left running: none
+    could write over what a better plan writes."""
     misfits: list[str] = []
-    shards: Iterable[int] = takewhile(lambda _: not misfits, left)
-    done = plan.layout.rows - sum(stop - start for start, stop in map(plan.layout.shard_range, left))
+    given: Iterable[int] = takewhile(lambda _: not misfits, shards)
+    done = plan.layout.rows - sum(stop - start for start, stop in map(plan.layout.shard_range, shards))
     started, before = perf_counter(), done
-    progress("convert", done, plan.layout.rows, "rows")
-    for position, misfit in executor.map(write_shard_task, (shard_task(root, plan, shard) for shard in shards)):
+    progress(stage, done, plan.layout.rows, "rows")
+    for position, misfit in executor.map(function, (make(shard) for shard in given)):
         if misfit is not None:
             misfits.append(misfit)
             continue
-        start, stop = plan.layout.shard_range(left[position])
+        start, stop = plan.layout.shard_range(shards[position])
         done += stop - start
         rate = (done - before) / (perf_counter() - started)
-        megabytes = rate * specs[0].row_bytes / 1e6
-        progress("convert", done, plan.layout.rows, f"rows, {rate:,.0f} rows/s, {megabytes:,.0f} MB/s")
+        megabytes = rate * plan.schema.arrays()[0].row_bytes / 1e6
+        progress(stage, done, plan.layout.rows, f"rows, {rate:,.0f} rows/s, {megabytes:,.0f} MB/s")
     return misfits[0] if misfits else None
 
 
-def commit_plan(plan: ConvertPlan, root: Path) -> None:
+def commit_plan(plan: ConvertPlan, root: AnyPath) -> None:
     """Gather the receipts and make the dataset exist."""
     receipts = [read_json(receipt_path(root, shard)) for shard in range(plan.layout.shards)]
     checksums: dict[str, list[int]] = {spec.name: [] for spec in plan.schema.arrays()}
@@ -305,8 +362,9 @@ def merge_statistics(plan: ConvertPlan, receipts: Sequence[dict[str, Any]]) -> S
     )
 
 
-def commit_faults(root: Path) -> None:
+def commit_faults(root: AnyPath) -> None:
     """Gather the lists of faulty rows in one beside the arrays, if there are any."""
-    listed = [path.read_bytes() for path in sorted((root / WORK / FAULTS).glob("*.csv"))]
+    folder = root / WORK / FAULTS
+    listed = [(folder / name).read_bytes() for name in names_in(folder) if name.endswith(".csv")]
     if listed:
         write_atomic(root / LEFT_OUT, FAULT_HEADER + b"".join(listed))

@@ -4,8 +4,6 @@ What the user does not say is taken from the file's first rows, and shown.
 """
 
 import codecs
-import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -136,8 +134,9 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
         raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
     if options.decimal is None and delimiter != "," and _has_decimal_commas(rows):
         dialect = replace(dialect, decimal=",")
-    marks = [m for m in (dialect.delimiter, dialect.quote, dialect.decimal, dialect.comment, dialect.thousands) if m]
-    if len(set(marks)) < len(marks):
+    marks = [m for m in (dialect.delimiter, dialect.quote, dialect.decimal, dialect.comment) if m]
+    # A delimiter that stands within quotes may well separate thousands.
+    if len(set(marks)) < len(marks) or dialect.thousands in marks[1:]:
         raise UsageError(
             f"{path}: delimiter «{dialect.delimiter}», quote «{dialect.quote}», decimal «{dialect.decimal}», comment "
             f"«{dialect.comment}» and thousands «{dialect.thousands}» must differ; give them as options"
@@ -156,14 +155,20 @@ def sample_rows(head: bytes, dialect: Dialect, most: int = SAMPLE_ROWS) -> list[
 
 def split_row(row: bytes, dialect: Dialect) -> list[str]:
     """The fields of one row."""
-    text = row.decode(errors="surrogateescape").rstrip("\r\n")
-    lines = io.StringIO(text, newline="")
-    reader = (
-        csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote)
-        if dialect.quote
-        else csv.reader(lines, delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE)
-    )
-    return [field for line in reader for field in line] or [""]
+    text = row.decode(errors="surrogateescape")
+    quote = re.escape(dialect.quote)
+    quoted = re.compile(f"{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*)(?:{quote}|$)") if quote else None
+    plain = re.compile(f"[^{re.escape(dialect.delimiter + dialect.comment)}\r\n]*")
+    fields, at = [], 0
+    while True:
+        within = quoted.match(text, at) if quoted else None
+        behind = plain.match(text, within.end() if within else at)
+        assert behind
+        inner = within[1].replace(2 * dialect.quote, dialect.quote) if within else ""
+        fields.append(inner + behind[0])
+        at = behind.end() + 1
+        if text[at - 1 : at] != dialect.delimiter:
+            return fields
 
 
 def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
@@ -172,7 +177,8 @@ def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
     names = [suffix.lower() for suffix in PurePath(path).suffixes]
     candidates = "\t" + DELIMITERS if ".tsv" in names else DELIMITERS
     for candidate in candidates:
-        counts = [len(row) for row in sample_rows(head, replace(dialect, delimiter=candidate), 20)]
+        rows = sample_rows(head, replace(dialect, delimiter=candidate), 20)
+        counts = [len(row) for row in rows if not row[0].startswith("#")]  # they may be comments
         common = max(set(counts), key=counts.count, default=0)
         if common > most and counts.count(common) >= 0.8 * len(counts):
             best, most = candidate, common

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import IO, Any
 
 import numpy as np
@@ -103,6 +103,11 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
         return None
     dialect = find_dialect(path, head, encoding, options)
     [[first, end]] = find_rows(padded(head), dialect.marks(), 1).tolist()
+    if dialect.comment and options.comment is None:
+        # Lines before the first row are comments, as far as we see; a # behind it may belong to a text.
+        dialect = replace(dialect, comment="")
+        [[_, end]] = find_rows(padded(head[first:]), dialect.marks(), 1).tolist()
+        end += first if end >= 0 else 0
     if not whole and not 0 <= end < len(head):
         check_length(path, 1, len(head))
         return None
@@ -175,7 +180,7 @@ def _unpack_stream(task: OpenTask, stream: Any) -> OpenedText:
         head += block or b""
         begin = _read_begin(path, head, encoding, task.options, whole)
     text = CsvText(path, task.unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
-    with whole_file(Path(task.unpacked)) as store:
+    with whole_file(locate(task.unpacked)) as store:
         pieces, length = _store_pieces(text, head[begin.start :], blocks, store)
     if not pieces:
         raise SourceError(f"{path} has a header and no rows; there is nothing to convert")
@@ -208,7 +213,7 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
         _, outside, if_inside = count_text(padded(stretch), text.dialect)
         count = if_inside if inside else outside
         inside = count.inside
-        pending += stretch[: count.first]
+        pending += stretch[: count.first] if count.rows else stretch
         if count.rows:
             store_pending()
             pending, rows = stretch[count.first :], count.rows

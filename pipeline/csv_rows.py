@@ -5,6 +5,7 @@ beyond an int64) comes here field by field: there is one grammar and one meaning
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -159,12 +160,11 @@ class RowReader:
     def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
         """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
         dialect = self.source.dialect
-        texts = pc.utf8_trim_whitespace(decode(self._copy(odd[:, 2:])))
+        texts = pc.ascii_trim_whitespace(decode(self._copy(odd[:, 2:])))
         absent = pc.is_in(texts, pa.array(dialect.missing)).to_numpy(zero_copy_only=False)
-        if dialect.thousands:
-            texts = pc.replace_substring(texts, dialect.thousands, "")
-        if dialect.decimal != ".":
-            texts = pc.replace_substring(texts, dialect.decimal, ".")
+        written = texts
+        if dialect.thousands or dialect.decimal != ".":
+            texts = plain_numbers(texts, dialect.thousands, dialect.decimal)
         places = self.places[odd[:, 1]]
         if self.fills is not None:
             gone = odd[absent, 0], places[absent]
@@ -176,8 +176,10 @@ class RowReader:
         there = np.flatnonzero(~absent)
         values, reasons = parse_numbers(texts.take(pa.array(there)))
         for i, reason in reasons.items():
+            if not texts[there[i]].as_py():
+                reason = _no_number(written[there[i]].as_py())
             wrong.setdefault(int(odd[there[i], 0]), self._field_error(odd[there[i]], reason))
-        large = np.abs(values) > LARGEST_EXACT
+        large = np.abs(values) >= LARGEST_EXACT  # 2⁵³ may be what 2⁵³ + 1 was rounded to
         fitting = self.numbers.fit(values) & ~large
         x[odd[there[fitting], 0], places[there[fitting]]] = values[fitting]
         chunk.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
@@ -304,18 +306,32 @@ def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
     return np.array([np.nan if isinstance(value, str) else float(value) for value in parsed]), reasons
 
 
+def plain_numbers(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
+    """Numbers as Python writes them; "" for what is none in this way of writing, though it might be in Python's."""
+    digits = rf"\d+({re.escape(thousands)}\d+)*" if thousands else r"\d+"
+    point = re.escape(decimal)
+    pattern = rf"^[+-]?({digits}({point}\d*)?|{point}\d+)([eE][+-]?\d+)?$"
+    plain = pc.replace_substring(texts, thousands, "") if thousands else texts
+    plain = pc.replace_substring(plain, decimal, ".")
+    return pc.if_else(pc.match_substring_regex(texts, pattern), plain, "")
+
+
 def parse_number(text: str) -> float | int | str:
     """The number that a text is, an int if it is written as one; else what is wrong with it."""
-    shown = text if len(text) <= 40 else text[:40] + "…"
     if "_" in text or not text.isascii():
-        return f"«{shown}» is not a number"
+        return _no_number(text)
     try:
         number = float(text)
     except ValueError:
-        return f"«{shown}» is not a number"
+        return _no_number(text)
     if not math.isfinite(number):
-        return f"«{shown}» is not a finite number"
+        return _no_number(text, "finite ")
     return int(text) if text.lstrip("+-").isdigit() and len(text) < MOST_DIGITS else number
+
+
+def _no_number(text: str, kind: str = "") -> str:
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return f"«{shown}» is not a {kind}number"
 
 
 def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:

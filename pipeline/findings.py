@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from ..storage.errors import RowError
 from ..storage.files import write_atomic
+from ..storage.object_path import locate
 from .csv_cut import CsvText, Piece
 from .csv_kernels import extend_ranges
 from .csv_rows import Columns, Numbers, RowReader
@@ -131,7 +131,7 @@ def scan_piece(task: ScanTask) -> Findings:
             found.append(_findings(scratch[: chunk.rows], chunk.texts, chunk.missing, chunk.misfits, task.columns))
     if faults:
         assert task.faults is not None
-        write_atomic(Path(task.faults), list_faults(faults))
+        write_atomic(locate(task.faults), list_faults(faults))
     return replace(merge_findings(found, len(features)), left_out=len(faults))
 
 

@@ -37,7 +37,8 @@ class ConvertRequest:
 
     `ignore` are columns that are left out; `categories` and `dates` are feature columns of that kind (others are told
     by their first rows). `missing` says what becomes of a number that is not there, `constant` with which value;
-    `like` is the schema of a dataset that this one must fit, `unknown` what becomes of categories that it lacks.
+    `like` is the schema of a dataset that this one must fit, `unknown` what becomes of categories that it lacks;
+    `shuffle` is the seed of a shuffle of all rows.
     """
 
     sources: tuple[Source, ...]
@@ -54,6 +55,7 @@ class ConvertRequest:
     unknown: str = "error"
     like: Schema | None = None
     on_error: str = "stop"
+    shuffle: int | None = None
     csv: CsvOptions = field(default_factory=CsvOptions)
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class ConvertRequest:
         check_choice("--task", self.task, TASKS)
         check_choice("--missing", self.missing, MISSING)
         check_choice("--unknown", self.unknown, UNKNOWN)
+        if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
+            raise UsageError(f"--shuffle {self.shuffle}: give a seed from 0 to 2⁶³ - 1")
         if (self.missing == "constant") != (self.constant is not None):
             raise UsageError("--missing constant needs a value, and no other way has one: --missing constant=0")
 
@@ -189,7 +193,7 @@ def find_kinds(
     for name in features:
         position = text.header.index(name)
         values = [row[position] for row in rows]
-        there = [value for value in values if value.strip() not in dialect.missing]
+        there = [value.encode(errors="replace").decode() for value in values if value.strip() not in dialect.missing]
         if name in request.categories:
             categories.append(name)
         elif name in request.dates:

@@ -13,11 +13,10 @@ from ..storage.object_path import AnyPath
 from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
-from .convert import cut_sources, plan_by_scan
+from .convert import cut_sources, plan_by_scan, write_shards
 from .executor import Executor
 from .plan import ConvertRequest
 from .sources import describe_source
-from .write import shard_task, write_shard_task
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,9 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         cut = cut_sources(request, scratch, executor, progress)
         plan = plan_by_scan(request, cut, scratch, executor, progress)
         shards = sorted({damage.shard for damage in damages})
-        tasks = [shard_task(scratch, plan, shard) for shard in shards]
         if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
             raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")
-        for done, _ in enumerate(executor.map(write_shard_task, tasks), 1):
-            progress("repair", done, len(tasks), "shards")
+        write_shards(plan, scratch, executor, progress, shards)
         names = {spec.name: spec for spec in dataset.manifest.arrays}
         for damage in damages:
             made = scratch / shard_key(names[damage.array], damage.shard)

@@ -1,5 +1,7 @@
 """What a Dask worker of ours loads as it starts, while the others start too: the compiled code and its runtime."""
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 
@@ -11,5 +13,7 @@ from .csv_kernels import count_lines
 def dask_setup(worker: object) -> None:
     """Called by Dask in the new worker."""
     keep_freed_memory()
+    # The error of a task is raised where its result is awaited, and told there once, in words.
+    logging.getLogger("distributed.worker").addFilter(lambda record: "Compute Failed" not in str(record.msg))
     count_lines(np.zeros(1, np.uint8))  # the first call of all starts the compiler's runtime
     pa.array([0])  # and this looks for pandas

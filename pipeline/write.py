@@ -1,7 +1,6 @@
 """Writing one shard: its rows parsed into arrays, counted, and put in place with a receipt."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from ..storage.errors import SourceError
 from ..storage.files import content_hash, read_json, write_json
 from ..storage.format import WORK, ArraySpec, Layout, Schema
+from ..storage.object_path import AnyPath, locate
 from ..storage.shards import shard_key
 from ..storage.writer import write_shard
 from .csv_cut import CsvText
@@ -51,7 +51,7 @@ class MisfitError(Exception):
     """What a sample showed does not hold for all rows."""
 
 
-def shard_task(root: Path, plan: ConvertPlan, shard: int) -> ShardTask:
+def shard_task(root: AnyPath, plan: ConvertPlan, shard: int) -> ShardTask:
     """The task of writing a shard of a plan."""
     pieces = plan.pieces_of(shard)
     return ShardTask(
@@ -72,20 +72,31 @@ def shard_task(root: Path, plan: ConvertPlan, shard: int) -> ShardTask:
 
 def write_shard_task(task: ShardTask) -> str | None:
     """Carry out a task. Returns what does not fit the schema of a sample, if anything does not; else None."""
-    root, specs = Path(task.root), task.schema.arrays()
-    start, stop = task.layout.shard_range(task.shard)
-    arrays = {spec.name: spec.empty(stop - start) for spec in specs}
-    arrays["id"][:] = np.arange(start, stop)
-    filler = ShardFiller(task, arrays)
     try:
-        for planned in task.pieces:
-            first, last = max(start, planned.first_row), min(stop, planned.first_row + planned.rows)
-            filler.fill(planned, first - planned.first_row, slice(first - start, last - start))
+        arrays, missing = read_shard(task)
     except MisfitError as misfit:
         return str(misfit)
-    written = write_shard(root, task.layout, specs, task.shard, arrays)
-    write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, filler.missing)})
+    finish_shard(task, arrays, missing)
     return None
+
+
+def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Parse the rows of a shard: its arrays, and the missing values of each feature. Raises MisfitError."""
+    start, stop = task.layout.shard_range(task.shard)
+    arrays = {spec.name: spec.empty(stop - start) for spec in task.schema.arrays()}
+    arrays["id"][:] = np.arange(start, stop)
+    filler = ShardFiller(task, arrays)
+    for planned in task.pieces:
+        first, last = max(start, planned.first_row), min(stop, planned.first_row + planned.rows)
+        filler.fill(planned, first - planned.first_row, slice(first - start, last - start))
+    return arrays, filler.missing
+
+
+def finish_shard(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> None:
+    """Write a shard's arrays, then its receipt."""
+    root = locate(task.root)
+    written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)
+    write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, missing)})
 
 
 def summarize(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
@@ -101,11 +112,11 @@ def summarize(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.ndarra
     }
 
 
-def receipt_path(root: Path, shard: int) -> Path:
+def receipt_path(root: AnyPath, shard: int) -> AnyPath:
     return root / WORK / RECEIPTS / f"{shard:08d}.json"
 
 
-def has_receipt(root: Path, specs: tuple[ArraySpec, ...], shard: int) -> bool:
+def has_receipt(root: AnyPath, specs: tuple[ArraySpec, ...], shard: int) -> bool:
     """Whether a shard is in place: its receipt is there, and its files have the bytes that it names."""
     path = receipt_path(root, shard)
     if not path.exists():

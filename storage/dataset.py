@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import ObjectStore
 
 from .errors import DamagedError, ForeignError, IncompleteError, UsageError
 from .files import content_hash, parse_json
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
 from .object_path import AnyPath, locate
-from .writer import BLOCKS
+from .writer import BLOCKS, zarr_store
 
 TABLES = 32  # block tables that are kept in memory: some megabytes each at a billion rows
 
@@ -89,8 +88,7 @@ class Dataset(StoredArrays):
 def _block_table(place: AnyPath, blocks: int, identity: str) -> np.ndarray:
     """Read a block table once for each `identity` of what it belongs to; read-only."""
     try:
-        store = place if isinstance(place, Path) else ObjectStore(place.folder, read_only=True)
-        array = zarr.open_array(store, mode="r")
+        array = zarr.open_array(zarr_store(place), mode="r")
         table = np.asarray(array[...])
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
@@ -101,7 +99,7 @@ def _block_table(place: AnyPath, blocks: int, identity: str) -> np.ndarray:
     return table
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | AnyPath) -> Dataset:
     """Open the dataset at `path`, which may be the URL of one in an object store (`s3://bucket/digits.zarr`).
 
     Raises ForeignError where there is none, and IncompleteError where a conversion has not ended.

@@ -9,14 +9,25 @@
     │   ├── ForeignError    it was not written by Foldstream, or is not there
     │   ├── IncompleteError its conversion did not end: run the same command again
     │   └── DamagedError    bytes are missing or changed: restore or convert again
-    └── RunError            look at the run: a fold failed, coverage is not exact
+    ├── RunError            look at the run: a fold failed, coverage is not exact
+    └── DiskError           look at the disk: it is full, or may not be written
 
 Each message says what is wrong, where, and the remedy. The command line shows the message alone and exits
 with the class's `exit_code`: 2 where the user's input is at fault, 1 where it is not.
 """
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+DISK_TROUBLES = {
+    errno.ENOSPC: ("the disk is full", "make room there"),
+    errno.EDQUOT: ("the quota of the disk is used up", "make room there"),
+    errno.EROFS: ("the disk is read-only", "make it writable, or choose another place"),
+    errno.EACCES: ("permission is denied", "ask for it, or choose another place"),
+}
+"""What is wrong and what to do, by the number of the system's error."""
 
 
 class FoldstreamError(Exception):
@@ -75,6 +86,24 @@ class DamagedError(DatasetError):
 
 class RunError(FoldstreamError):
     """A training run failed or its results contradict each other."""
+
+
+class DiskError(FoldstreamError):
+    """The disk does not take what is to be written."""
+
+
+@contextmanager
+def disk_in_words(target: object) -> Iterator[None]:
+    """Raise DiskError, with the remedy, where the system refuses to write into the folder `target`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_TROUBLES:
+            raise
+        trouble, remedy = DISK_TROUBLES[error.errno]
+        elsewhere = error.filename and not str(error.filename).startswith(str(target))
+        where = error.filename if elsewhere else target
+        raise DiskError(f"{where}: {trouble}; {remedy}, then run the same command again: it resumes") from error
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -3,39 +3,86 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import obstore
 
 from .errors import DamagedError
+from .object_path import AnyPath, ObjectPath
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write at `path`: a crash at any moment leaves the old one or the new one, never a part.
+def whole_file(place: AnyPath) -> Iterator[Any]:
+    """A file or an object to write: a crash at any moment leaves the old one or the new one, never a part.
 
     The temporary name is unique, so two writers of one path do not meet; the last rename wins.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    if isinstance(place, ObjectPath):
+        with obstore.open_writer(place.store, place.key) as stream:  # what is not closed in peace is not put in place
+            yield stream
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync_directory(place.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
-    with whole_file(path) as file:
+def write_atomic(place: AnyPath, data: bytes) -> None:
+    """Write `data` to a file or an object, whole or not at all."""
+    if isinstance(place, ObjectPath):
+        place.write_bytes(data)
+        return
+    with whole_file(place) as file:
         file.write(data)
+
+
+def create_json(place: AnyPath, value: Any) -> bool:
+    """Write JSON where nothing is yet; returns whether nothing was.
+
+    On this machine the caller holds a lock; in an object store of several writers exactly one is told that it was.
+    """
+    if isinstance(place, ObjectPath):
+        return place.create(to_json(value))
+    if place.exists():
+        return False
+    write_json(place, value)
+    return True
+
+
+def remove_tree(place: AnyPath) -> None:
+    """Remove a folder, or all objects behind a name and a slash, if there are any."""
+    if isinstance(place, ObjectPath):
+        place.remove_all(place.list())
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def remove_file(place: AnyPath) -> None:
+    """Remove a file or an object, if it is there."""
+    if isinstance(place, ObjectPath):
+        place.remove()
+    else:
+        place.unlink(missing_ok=True)
+
+
+def names_in(place: AnyPath) -> list[str]:
+    """The names in a folder, or the first parts of those of all objects behind a name and a slash, in order."""
+    if isinstance(place, ObjectPath):
+        return sorted({name.partition("/")[0] for name in place.list()})
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
 def sync_directory(directory: Path) -> None:
@@ -47,7 +94,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Write `value` as JSON, atomically. The same value gives the same bytes."""
     write_atomic(path, to_json(value))
 
@@ -57,7 +104,7 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: AnyPath) -> Any:
     """The value in a JSON file. Raises FileNotFoundError, and DamagedError where the bytes are not JSON."""
     return parse_json(path.read_bytes(), str(path))
 

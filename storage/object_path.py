@@ -4,6 +4,8 @@ Credentials and endpoints come from the environment, as the store's own tools re
 AWS_ENDPOINT_URL, …), and are never part of a URL.
 """
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
 from .errors import DatasetError, UsageError, check_choice
 
 SCHEMES = ("s3", "gs", "az")
+STREAM_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class ObjectPath:
             raise self._refused(error) from None
         return True
 
+    def describe(self) -> tuple[int, int]:
+        """Size in bytes, and when it was written, in nanoseconds since 1970. Raises FileNotFoundError."""
+        try:
+            found = obstore.head(self.store, self.key)
+        except FileNotFoundError:
+            raise
+        except BaseError as error:
+            raise self._refused(error) from None
+        return found["size"], int(found["last_modified"].timestamp() * 1e9)
+
     def read_bytes(self) -> bytes:
         """The whole object. Raises FileNotFoundError."""
         try:
@@ -70,6 +83,49 @@ class ObjectPath:
         except BaseError as error:
             raise self._refused(error) from None
 
+    def write_bytes(self, data: bytes | memoryview) -> None:
+        """Put the whole object in place, or nothing."""
+        try:
+            obstore.put(self.store, self.key, data)
+        except BaseError as error:
+            raise self._refused(error) from None
+
+    def create(self, data: bytes) -> bool:
+        """Put an object that must not be there yet (a conditional PUT); returns whether it was not."""
+        try:
+            obstore.put(self.store, self.key, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        except BaseError as error:
+            raise self._refused(error) from None
+        return True
+
+    def list(self) -> list[str]:
+        """The names of all objects behind this one and its slash, relative to it, in order."""
+        prefix = f"{self.key}/"
+        try:
+            return sorted(
+                str(item["path"]).removeprefix(prefix) for batch in obstore.list(self.store, prefix) for item in batch
+            )
+        except BaseError as error:
+            raise self._refused(error) from None
+
+    def remove(self) -> None:
+        """Remove the object, if there is one."""
+        self._remove([self.key])
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Remove objects behind this one and its slash."""
+        self._remove([f"{self.key}/{name}" for name in names])
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        try:
+            obstore.delete(self.store, keys)
+        except FileNotFoundError:
+            return
+        except BaseError as error:
+            raise self._refused(error) from None
+
     def _refused(self, error: Exception) -> DatasetError:
         reason = str(error).splitlines()[0]
         return DatasetError(
@@ -79,6 +135,11 @@ class ObjectPath:
 
 
 AnyPath = Path | ObjectPath
+
+
+def list_bucket(bucket: str) -> list[str]:
+    """The URLs of all objects of a bucket (`s3://bucket`), in order."""
+    return sorted(f"{bucket}/{item['path']}" for batch in obstore.list(_open_store(bucket)) for item in batch)
 
 
 def read_bytes(place: AnyPath, start: int, length: int) -> bytes:
@@ -104,10 +165,25 @@ def read_into(place: AnyPath, start: int, out: np.ndarray) -> int:
         return done
 
 
-def open_stream(place: AnyPath) -> Any:
+class _ObjectStream(io.RawIOBase):
+    """An object's bytes as Python's streams have them."""
+
+    def __init__(self, place: ObjectPath) -> None:
+        self._stream = obstore.open_reader(place.store, place.key, buffer_size=STREAM_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, out: Any) -> int:
+        data = self._stream.read(len(out))
+        out[: len(data)] = bytes(data)
+        return len(data)
+
+
+def open_stream(place: AnyPath) -> io.BufferedReader:
     """A file or an object to be read from its beginning to its end."""
     if isinstance(place, ObjectPath):
-        return obstore.open_reader(place.store, place.key)
+        return io.BufferedReader(_ObjectStream(place), STREAM_BYTES)
     return open(place, "rb")
 
 

@@ -13,9 +13,12 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
+from zarr.storage import ObjectStore
 
-from .files import content_hash, write_atomic, write_json
+from .errors import ConflictError
+from .files import content_hash, create_json, write_atomic
 from .format import MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
+from .object_path import AnyPath
 from .shards import encode_shard, shard_key
 
 BLOCKS = "blocks"
@@ -29,16 +32,17 @@ class WrittenShard:
     checksums: dict[str, list[int]]
 
 
-def create_arrays(root: Path, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
+def create_arrays(root: AnyPath, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
     """Write the metadata of the group and of its arrays. Chunks are left as they are."""
+    store = zarr_store(root)
     if not (root / "zarr.json").exists():
-        zarr.create_group(root, attributes=dict(attributes))
+        zarr.create_group(store, attributes=dict(attributes))
     for spec in specs:
         if (root / spec.name / "zarr.json").exists():
             continue
         itemsize = np.dtype(spec.dtype).itemsize
         zarr.create_array(
-            root,
+            store,
             name=spec.name,
             shape=(layout.rows, *spec.row_shape),
             shards=(layout.shard_rows, *spec.row_shape),
@@ -62,7 +66,7 @@ def dimension_names(spec: ArraySpec) -> list[str]:
 
 
 def write_shard(
-    root: Path, layout: Layout, specs: Sequence[ArraySpec], shard: int, arrays: Mapping[str, np.ndarray]
+    root: AnyPath, layout: Layout, specs: Sequence[ArraySpec], shard: int, arrays: Mapping[str, np.ndarray]
 ) -> WrittenShard:
     """Write one shard of every array, each to a temporary name, fsynced and renamed.
 
@@ -80,9 +84,9 @@ def write_shard(
     return WrittenShard(ShardEntry(stop - start, lengths, hashes), checksums)
 
 
-def write_block_table(root: Path, name: str, table: np.ndarray) -> None:
+def write_block_table(root: AnyPath, name: str, table: np.ndarray) -> None:
     """Write a small array with one row a block (class counts, checksums) into the group `blocks`."""
-    group = zarr.open_group(root / BLOCKS, mode="a")
+    group = zarr.open_group(zarr_store(root), path=BLOCKS, mode="a")
     array = group.create_array(
         name,
         shape=table.shape,
@@ -95,14 +99,21 @@ def write_block_table(root: Path, name: str, table: np.ndarray) -> None:
     array[...] = table
 
 
-def commit(root: Path, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
+def zarr_store(root: AnyPath) -> Path | ObjectStore[Any]:
+    """The place as zarr takes it."""
+    return root if isinstance(root, Path) else ObjectStore(root.folder)
+
+
+def commit(root: AnyPath, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
     """Make a set of arrays exist: block checksums, consolidated metadata (for xarray and object stores), the manifest.
 
-    `checksums` maps each array's name to the CRC-32C of all of its blocks in order.
+    `checksums` maps each array's name to the CRC-32C of all of its blocks in order. Raises ConflictError if another
+    process has done so meanwhile.
     """
     for spec in manifest.arrays:
         write_block_table(root, f"crc32c_{spec.name}", np.asarray(checksums[spec.name], np.uint32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # the manifest is no array; consolidation is no standard yet
-        zarr.consolidate_metadata(root)
-    write_json(root / MANIFEST, manifest.to_json())
+        zarr.consolidate_metadata(zarr_store(root))
+    if not create_json(root / MANIFEST, manifest.to_json()):
+        raise ConflictError(f"{root} was finished by another process meanwhile; there is nothing left to do")

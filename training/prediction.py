@@ -45,8 +45,8 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
 def predict_fold(predictor: Predictor, rows: RowStream, folder: FoldFolder) -> None:
     """Predict a rank's share of a fold's rows: for each shard of the dataset one part, written whole by one rank."""
     for shard, group in groupby(rows.by_shard(), key=lambda item: item[0]):
-        ids, values = zip(*((batch.id.numpy(), predictor(batch.x).numpy()) for _, batch in group), strict=True)
-        write_part(folder.parts, shard, np.concatenate(ids), np.concatenate(values))
+        rows_of, values = zip(*((at, predictor(batch.x).numpy()) for _, at, batch in group), strict=True)
+        write_part(folder.parts, shard, np.concatenate(rows_of), np.concatenate(values))
 
 
 def predict_rows(job: RunJob, run: RunFolder, dataset: Dataset) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:

@@ -33,10 +33,13 @@ class RowStream(IterableDataset[Batch]):
         self.dataset, self.rows, self.rank, self.batch_size = dataset, rows, rank, batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch for _, batch in self.by_shard())
+        return (batch for _, _, batch in self.by_shard())
 
-    def by_shard(self) -> Iterator[tuple[int, Batch]]:
-        """Every batch with the number of its shard; no batch crosses from one shard to the next."""
+    def by_shard(self) -> Iterator[tuple[int, np.ndarray, Batch]]:
+        """Every batch with the number of its shard and its rows' positions in the dataset, (rows,) int64.
+
+        No batch crosses from one shard to the next.
+        """
         kept, layout = self.rows.kept(), self.dataset.layout
         specs = column_specs(self.dataset)
         shards = range(self.rank.rank, layout.shards, self.rank.world_size)
@@ -45,10 +48,11 @@ class RowStream(IterableDataset[Batch]):
         with reading_threads(self.dataset, self.rank) as threads:
             for blocks, arrays in _read_ahead(BlockReader(self.dataset, [spec.name for spec in specs]), runs, threads):
                 inside = np.flatnonzero(self.rows.mask(blocks))
+                positions = np.concatenate([np.arange(*layout.block_range(block)) for block in blocks])
                 for first in range(0, len(inside), self.batch_size):
                     wanted = inside[first : first + self.batch_size]
                     batch = make_batch({name: buffers[name].take(rows, wanted) for name, rows in arrays.items()})
-                    yield blocks[0] // layout.shard_blocks, batch
+                    yield blocks[0] // layout.shard_blocks, positions[wanted], batch
 
 
 def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:

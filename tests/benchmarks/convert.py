@@ -128,11 +128,9 @@ def with_dask(path: Path, out: Path) -> float:
         started = perf_counter()
         options: dict[str, Any] = {"blocksize": None, "compression": "gzip"} if packed else {"blocksize": "16MB"}
         table = dd.read_csv(path, **read_options(path), **options).map_partitions(coded)
-        x = table.drop(columns="label").to_dask_array(lengths=True)
-        y = table["label"].to_dask_array(lengths=True)
-        rows = max(1, 2_000_000 // (x.shape[1] * x.dtype.itemsize))
-        x.rechunk((rows, x.shape[1])).to_zarr(str(out / "x"))
-        y.rechunk((rows,)).to_zarr(str(out / "y"))
+        values = table.to_dask_array(lengths=True)
+        rows = max(1, 2_000_000 // (values.shape[1] * values.dtype.itemsize))
+        values.rechunk((rows, values.shape[1])).to_zarr(str(out))
         return perf_counter() - started
 
 

@@ -1,0 +1,122 @@
+"""`make bench-convert-memory`: peak memory of converting 1 GB and 10 GB of CSV, and 10 GB under a limit of 2 GB.
+
+python -m tests.benchmarks.convert_memory RESULT.json. What is measured is the command with all of its processes: their
+proportional set sizes, in which a page that some share counts once. The limit is a control group's (version 1 or 2),
+which needs root.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from ..chaos.processes import convert_command, session_processes
+from .memory import limited
+from .rows import EXAMPLE
+
+SMALL, LARGE = 10**9, 10**10
+LIMIT = 2 * 10**9
+SAMPLE_SECONDS = 0.05
+LISTING_SECONDS = 1.0  # finding the processes takes longer than asking them
+ROLES = {"distributed.Scheduler": "scheduler", "distributed.Nanny": "nanny", "spawn_main": "worker", "cli": "command"}
+
+
+def write_digits(target: Path, size: int) -> None:
+    """The example's digits repeated to `size` bytes."""
+    with gzip.open(EXAMPLE, "rb") as file:
+        header, rows = file.readline(), file.read()
+    with open(target, "wb") as out:
+        out.write(header)
+        while out.tell() < size:
+            out.write(rows)
+
+
+def role(process: psutil.Process) -> str:
+    """What a process of the command is there for."""
+    with suppress(psutil.NoSuchProcess):
+        line = " ".join(process.cmdline())
+        return next((name for sign, name in ROLES.items() if sign in line), "other")
+    return "other"
+
+
+def held_bytes(pid: int) -> tuple[int, int]:
+    """A process's share of memory, and of it what is backed by no file. Nothing for one that has ended."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        sizes = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in lines)}
+        return sizes["Pss"], sizes["Pss_Anon"]
+    return 0, 0
+
+
+def watch(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The peak of a command's memory until it ends, and which processes held it then."""
+    figures: dict[str, Any] = {"peak_bytes": 0, "peak_anonymous_bytes": 0, "at_peak": {}}
+    roles: dict[int, str] = {}
+    listed = 0.0
+    started = monotonic()
+    while process.poll() is None:
+        if monotonic() - listed > LISTING_SECONDS:
+            roles = {one.pid: role(one) for one in session_processes(process.pid)}
+            listed = monotonic()
+        held = {pid: held_bytes(pid) for pid in roles}
+        total = sum(size for size, _ in held.values())
+        if total > figures["peak_bytes"]:
+            figures["at_peak"] = {f"{roles[pid]} {pid}": size for pid, (size, _) in held.items() if size}
+            figures["peak_bytes"] = total
+        anonymous = sum(size for _, size in held.values())
+        figures["peak_anonymous_bytes"] = max(figures["peak_anonymous_bytes"], anonymous)
+        sleep(SAMPLE_SECONDS)
+    return {"seconds": monotonic() - started, **figures}
+
+
+def run(source: Path, out: Path, group: Path | None = None) -> dict[str, Any]:
+    """Convert by the command line, in a control group if one is given; what it printed is kept if it fails."""
+
+    def enter() -> None:
+        if group:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    log = out.with_suffix(".log")
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            convert_command(source, out), start_new_session=True, stdout=file, stderr=file, preexec_fn=enter
+        )
+    figures = watch(process)
+    psutil.wait_procs(session_processes(process.pid), timeout=60)
+    shutil.rmtree(out, ignore_errors=True)
+    return {**figures, "failure": log.read_text() if process.returncode else None}
+
+
+def main(result: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-convert-memory-") as name:
+        small, large, out = Path(name, "small.csv"), Path(name, "large.csv"), Path(name, "out.zarr")
+        write_digits(small, SMALL)
+        write_digits(large, LARGE)
+        figures = {"1 GB": run(small, out), "10 GB": run(large, out)}
+        with limited(LIMIT) as group:
+            figures[f"10 GB, limit {LIMIT / 1e9:.0f} GB"] = run(large, out, group)
+    table = Table("CSV", "s", "peak, MB", "of it anonymous, MB", "at the peak, MB", title="memory of conversion")
+    for case, one in figures.items():
+        parts = ", ".join(f"{who.split()[0]} {size / 1e6:,.0f}" for who, size in sorted(one["at_peak"].items()))
+        peaks = (f"{one[kind] / 1e6:,.0f}" for kind in ("peak_bytes", "peak_anonymous_bytes"))
+        table.add_row(case, "failed" if one["failure"] else f"{one['seconds']:,.1f}", *peaks, parts)
+    Console(width=120).print(table)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(figures, indent=2) + "\n")
+    if failures := [f"{case}:\n{one['failure']}" for case, one in figures.items() if one["failure"]]:
+        raise SystemExit("\n".join(failures))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,208 @@
+"""Conversions that are killed at moments drawn from a seed: python -m tests.chaos.convert_kills COUNT SEED.
+
+A kill strikes the command with all of its processes, or one of its Dask workers. One target may be struck some times
+in a row; then the same command is run to its end, and all that it leaves must equal what an undisturbed run leaves.
+"""
+
+import gzip
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import psutil
+from foldstream.pipeline.write import RECEIPTS
+from foldstream.storage.files import content_hash, read_json
+from foldstream.storage.format import MANIFEST, WORK
+
+from .processes import (
+    Deadline,
+    assert_session_ended,
+    convert_command,
+    dask_workers,
+    finish,
+    kill_session,
+    start,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits" / "train.csv.gz"
+SOURCE_BYTES = 45_000_000
+IN_A_ROW = 3
+# Each stage begins with what the command has printed then. A run that resumes begins with a later one than `open`.
+SIGNS = {
+    "start": "",
+    "open": "Dask dashboard: ",
+    "cut": "open: ",
+    "write": "cut: ",
+    "scan": "sample: ",
+    "rewrite": "scan: ",
+    "commit": "convert: ",
+}
+BY_A_MISFIT = ("scan", "rewrite")
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """A source and its undisturbed conversion: the files by their hashes, and the seconds of each stage."""
+
+    source: Path
+    files: dict[str, str]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: of whom, how long after the command's start, in which stage, and what was in place then."""
+
+    source: str
+    whom: str
+    seconds: float
+    stage: str
+    receipts: int
+    committed: bool
+
+    def __str__(self) -> str:
+        state = "committed" if self.committed else f"{self.receipts} receipts"
+        return f"{self.source:13} {self.whom:6} at {self.seconds:5.2f} s in {self.stage:7} {state:11}"
+
+
+def make_sources(folder: Path) -> list[Path]:
+    """The example's digits repeated, compressed; and the same, not, with a last row that the sample does not show.
+
+    A 300 there: the first plan's uint8 does not hold it, and all that was written is written anew.
+    """
+    with gzip.open(EXAMPLE, "rb") as file:
+        header, rows = file.readline(), file.read()
+    text = header + rows * (SOURCE_BYTES // len(rows))
+    fitting, misleading = folder / "fits.csv.gz", folder / "misleads.csv"
+    fitting.write_bytes(gzip.compress(text, 1))
+    first_row = rows.partition(b"\n")[0]
+    misleading.write_bytes(text + first_row.rpartition(b",")[0] + b",300\n")
+    return [misleading, fitting]
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """The hash of every file under a folder by its name there; folders too, so that an empty one is seen."""
+    return {
+        str(path.relative_to(root)): content_hash(path.read_bytes()) if path.is_file() else "folder"
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def await_sign(process: subprocess.Popen[bytes], log: Path, sign: str) -> bool:
+    """Wait until a command has printed a sign. False if it ends before."""
+    deadline = Deadline()
+    while sign not in log.read_text():
+        if process.poll() is not None:
+            return False
+        deadline.check(sign)
+        time.sleep(0.005)
+    return True
+
+
+def convert_quietly(source: Path, root: Path) -> Quiet:
+    """Convert without a kill and remove the result."""
+    log = root.with_suffix(".log")
+    process = start(convert_command(source, root), log)
+    begins = {stage: time.monotonic() for stage, sign in SIGNS.items() if await_sign(process, log, sign)}
+    finish(process, log)
+    # What a sign that never came waited for is the whole run; such a stage is none of this source.
+    ends = [*list(begins.values())[1:], time.monotonic()]
+    seconds = {stage: end - begin for (stage, begin), end in zip(begins.items(), ends, strict=True)}
+    files = hashes(root)
+    shutil.rmtree(root)
+    return Quiet(source, files, seconds)
+
+
+def stages_ahead(quiet: Quiet, root: Path) -> dict[str, str]:
+    """The stages that a run will pass from what is at `root`, with their signs."""
+    plan, first = root / WORK / "plan.json", "open"
+    if plan.exists():
+        first = "write" if read_json(plan)["sampled"] else "rewrite"
+    stages = list(SIGNS)
+    ahead = {stage: SIGNS[stage] for stage in stages[stages.index(first) :] if stage in quiet.seconds}
+    return {"start": "", **ahead, first: SIGNS["open"]}
+
+
+def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator) -> Kill | None:
+    """Start the command and kill it, or one worker of it, at a drawn moment. None if it ended before."""
+    ahead = stages_ahead(quiet, root)
+    stage = str(draws.choice(list(ahead)))
+    delay = draws.uniform(0, quiet.seconds[stage])
+    of_worker, which = draws.random() < 1 / 3, int(draws.integers(1 << 30))
+    process, started = start(convert_command(quiet.source, root), log), time.monotonic()
+    try:
+        if not await_sign(process, log, ahead[stage]):
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
+            return None
+        workers = dask_workers(process.pid) if of_worker else []
+        seconds, printed = time.monotonic() - started, log.read_text()
+        receipts, committed = len(list((root / WORK / RECEIPTS).glob("*.json"))), (root / MANIFEST).exists()
+        if workers:
+            with suppress(psutil.NoSuchProcess):
+                workers[which % len(workers)].kill()
+            finish(process, log)
+    finally:
+        kill_session(process)
+    assert_session_ended(process.pid)
+    reached = [name for name, sign in ahead.items() if sign in printed][-1]
+    return Kill(quiet.source.name, "worker" if workers else "group", seconds, reached, receipts, committed)
+
+
+def strike_in_a_row(quiet: Quiet, root: Path, draws: np.random.Generator, most: int) -> list[Kill]:
+    """Kill conversions into one target some times, then let the last go on to its end, and hold it to the quiet one."""
+    log, kills = root.with_suffix(".log"), list[Kill]()
+    for _ in range(min(most, int(draws.integers(1, IN_A_ROW + 1)))):
+        kill = strike(quiet, root, log, draws)
+        kills += [kill] if kill else []
+        if kill is None or kill.whom == "worker" or kill.committed:
+            break
+    if not kills or kills[-1].whom == "group":
+        finish(start(convert_command(quiet.source, root), log), log)
+    found = hashes(root)
+    differing = sorted(name for name, _ in found.items() ^ quiet.files.items())
+    assert not differing, f"after {'; '.join(map(str, kills))}: {differing}"
+    shutil.rmtree(root)
+    return kills
+
+
+def strike_conversions(
+    folder: Path, wanted: int, seed: int, tell: Callable[[str], None] = lambda line: None
+) -> list[Kill]:
+    """Kill conversions of two sources in turn until `wanted` have struck. AssertionError: one left other files."""
+    draws = np.random.default_rng(seed)
+    quiets = [convert_quietly(source, folder / "quiet.zarr") for source in make_sources(folder)]
+    for quiet in quiets:
+        stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in quiet.seconds.items())
+        tell(f"undisturbed, {quiet.source.name}: {stages} s")
+    kills: list[Kill] = []
+    for number in count():
+        if len(kills) == wanted:
+            return kills
+        quiet = quiets[number % len(quiets)]
+        struck = strike_in_a_row(quiet, folder / f"target-{number}.zarr", draws, wanted - len(kills))
+        for kill in struck:
+            kills.append(kill)
+            tell(f"{len(kills):2} target {number:2}: {kill} -> the same {len(quiet.files)} files")
+    raise AssertionError("unreachable")
+
+
+def main(wanted: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="convert-kills-") as name:
+        kills = strike_conversions(Path(name), wanted, seed, lambda line: print(line, flush=True))
+    stages = {stage: sum(kill.stage == stage for kill in kills) for stage in SIGNS}
+    workers = sum(kill.whom == "worker" for kill in kills)
+    print(f"{len(kills)} kills, {workers} of them of one worker: {stages}; every result is the undisturbed one")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,38 @@
+"""CSV conversion survives SIGKILL at any moment. `python -m tests.chaos.convert_kills 30 0` does more of the same."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from foldstream.pipeline.convert import convert
+from foldstream.pipeline.executor import Result, SerialExecutor, Task
+from foldstream.pipeline.plan import ConvertRequest
+from foldstream.pipeline.sources import describe_source
+
+from .convert_kills import strike_conversions
+
+KILLS = 6
+
+
+@pytest.mark.timeout(900)
+def test_a_conversion_killed_at_any_moment_ends_with_the_same_files(tmp_path: Path) -> None:
+    assert len(strike_conversions(tmp_path, KILLS, seed=1)) == KILLS
+
+
+class HalfWriting(SerialExecutor):
+    """Leaves beside the arrays what a worker leaves that is killed while it writes and whose task another repeats."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for done in super().map(function, tasks):
+            if (self.root / "x").exists():
+                (self.root / "x" / ".0.0123abcd.tmp").write_bytes(b"half")
+            yield done
+
+
+def test_what_a_killed_worker_left_half_written_is_gone_at_the_end(digits_csv: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out.zarr"
+    convert(ConvertRequest((describe_source(str(digits_csv)),), label="label"), root, HalfWriting(root))
+    assert not list(root.rglob("*.tmp"))

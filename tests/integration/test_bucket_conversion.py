@@ -1,0 +1,131 @@
+"""CSV in a bucket to Zarr in a bucket, on a real S3 server: killed, resumed, and trained from."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import foldstream as fs
+import numpy as np
+import obstore
+import psutil
+import pytest
+from foldstream.pipeline.convert import convert
+from foldstream.pipeline.executor import SerialExecutor
+from foldstream.pipeline.plan import ConvertRequest
+from foldstream.pipeline.sources import describe_source, find_sources
+from foldstream.pipeline.write import write_shard_task
+from foldstream.storage.dataset import Dataset, open_dataset
+from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
+from foldstream.storage.object_path import _open_store, locate
+
+from ..conftest import table
+from ..object_store import ObjectServer, object_server
+
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectServer]:
+    with object_server() as started:
+        yield started
+    _open_store.cache_clear()
+
+
+def contents(dataset: Dataset) -> list[dict[str, str]]:
+    return [entry.hashes for entry in dataset.manifest.shards]
+
+
+def kill_after_a_receipt(command: list[str], server: ObjectServer) -> None:
+    """Run a command in a process group of its own, and kill the group once a shard is in place."""
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    family: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not list(obstore.list(server.store, "killed.zarr/.work/receipts")):
+            assert process.poll() is None, "the command ended before it was killed"
+            assert time.monotonic() < deadline, "no shard was written"
+            family = family or psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    psutil.wait_procs(family, timeout=60)
+
+
+@pytest.mark.timeout(600)
+def test_a_bucket_of_csv_becomes_a_dataset_in_a_bucket_though_it_is_killed(
+    server: ObjectServer, digits_csv: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    header, *lines = digits_csv.read_bytes().splitlines(keepends=True)
+    for part, rows in enumerate((lines[:700], lines[700:])):
+        obstore.put(server.store, f"csv/part-{part}.csv", header + b"".join(rows))
+    obstore.put(server.store, "csv/notes.txt", b"no CSV")
+    command = [sys.executable, "-m", "foldstream.cli", "convert", "csv", "s3://bucket/csv", "s3://bucket/killed.zarr"]
+    command += ["--label", "label", "--shape", "1,28,28"]
+    kill_after_a_receipt(command, server)
+    with pytest.raises(FoldstreamError):
+        fs.open("s3://bucket/killed.zarr")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_SECONDS)
+    dataset = open_dataset("s3://bucket/killed.zarr")
+    assert contents(dataset) == contents(digits)
+    assert not [batch for batch in obstore.list(server.store, "killed.zarr/.work") if batch]
+    summary = fs.train("s3://bucket/killed.zarr", tmp_path / "run", model="mlp", folds=2, epochs=2, workers=1)
+    assert summary["rows"] == 1200
+    assert summary["out_of_fold"]["accuracy"] > 0.5
+
+
+def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectServer, tmp_path: Path) -> None:
+    import gzip
+
+    text = table(3000) + "999,1,2,3,z\n"
+    obstore.put(server.store, "odd.csv.gz", gzip.compress(text.encode()))
+    request = ConvertRequest((describe_source("s3://bucket/odd.csv.gz"),), label="label")
+    dataset = convert(request, locate("s3://bucket/odd.zarr"), SerialExecutor())
+    local = tmp_path / "odd.csv"
+    local.write_text(text)
+    same = convert(ConvertRequest((describe_source(str(local)),), label="label"), tmp_path / "odd", SerialExecutor())
+    assert contents(dataset) == contents(same)
+    assert dataset.schema.x_dtype == "uint16"
+    again = convert(request, locate("s3://bucket/odd.zarr"), SerialExecutor())
+    assert again.identity == dataset.identity
+    with pytest.raises(ConflictError, match="holds another dataset"):
+        convert(ConvertRequest(request.sources), locate("s3://bucket/odd.zarr"), SerialExecutor())
+    other = ConvertRequest(request.sources, ignore=("label",))
+    replaced = convert(other, locate("s3://bucket/odd.zarr"), SerialExecutor(), overwrite=True)
+    assert replaced.schema.label is None
+    assert np.prod(replaced.schema.sample_shape) == 4
+
+
+def test_of_two_converters_of_one_target_exactly_one_commits(server: ObjectServer) -> None:
+
+    obstore.put(server.store, "race.csv", table(300).encode())
+    request = ConvertRequest((describe_source("s3://bucket/race.csv"),), label="label")
+    target = locate("s3://bucket/race.zarr")
+
+    class Rival(SerialExecutor):
+        """Carries the other conversion to its end as this one comes to its shards."""
+
+        done = False
+
+        def map(self, function, tasks):  # type: ignore[no-untyped-def]
+            if function is write_shard_task and not Rival.done:
+                Rival.done = True
+                convert(request, target, SerialExecutor())
+            return super().map(function, tasks)
+
+    with pytest.raises(ConflictError, match="by another process meanwhile"):
+        convert(request, target, Rival())
+    assert open_dataset(target).rows == 300
+
+
+def test_objects_are_found_by_name_folder_and_pattern(server: ObjectServer) -> None:
+    for name in ("many/b.csv", "many/a.csv.gz", "many/deep/c.tsv", "many/readme.md"):
+        obstore.put(server.store, name, b"x")
+    names = [source.path.removeprefix("s3://bucket/many/") for source in find_sources(["s3://bucket/many"])]
+    assert names == ["a.csv.gz", "b.csv", "deep/c.tsv"]
+    assert [s.path for s in find_sources(["s3://bucket/many/*.csv"])] == ["s3://bucket/many/b.csv"]
+    with pytest.raises(SourceError, match="has no CSV files"):
+        find_sources(["s3://bucket/nothing"])
