@@ -47,6 +47,7 @@ from .findings import Findings, ScanTask, merge_findings, scan_piece
 from .moments import Moments, merge_moments
 from .plan import ConvertPlan, ConvertRequest, choose_columns, plan_conversion
 from .shuffle import SPILLED, ShuffleTask, gather_shard, spill_note, spill_rows
+from .texts import Text
 from .write import RECEIPTS, has_receipt, receipt_path, shard_task, write_shard_task
 
 Result = TypeVar("Result")
@@ -188,7 +189,7 @@ def _clear(root: AnyPath) -> None:
             path.unlink()
 
 
-CutSources = tuple[Sequence[CsvText], Sequence[tuple[int, Piece]], Columns]
+CutSources = tuple[Sequence[Text], Sequence[tuple[int, Piece]], Columns]
 """The texts, their pieces in order with their text's number, and the columns that are wanted."""
 
 
@@ -200,18 +201,16 @@ def cut_sources(request: ConvertRequest, root: AnyPath, executor: Executor, prog
     ]
     opened: list[OpenedText] = _run(executor, open_source, tasks, "open", "sources", progress)
     texts = [one.text for one in opened]
-    progress("dialect", 1, 1, texts[0].dialect.describe())
+    progress("dialect", 1, 1, texts[0].describe())
     columns = choose_columns(request, texts, opened[0].sample)
-    ranges = [(i, task) for i, one in enumerate(opened) if one.pieces is None for task in cut_tasks(one.text)]
+    plain = {i: text for i, text in enumerate(texts) if isinstance(text, CsvText) and opened[i].pieces is None}
+    ranges = [(i, task) for i, text in plain.items() for task in cut_tasks(text)]
     counts: list[list[Cut]] = _run(executor, cut_ranges, [task for _, task in ranges], "cut", "ranges", progress)
-    of_text: dict[int, list[Cut]] = {}
+    cuts: dict[int, list[Cut]] = {i: [] for i in plain}
     for (i, _), count in zip(ranges, counts, strict=True):
-        of_text.setdefault(i, []).extend(count)
-    pieces = [
-        (i, piece)
-        for i, one in enumerate(opened)
-        for piece in (resolve_cuts(one.text, of_text.get(i, [])) if one.pieces is None else one.pieces)
-    ]
+        cuts[i] += count
+    whole = {i: resolve_cuts(text, cuts[i]) for i, text in plain.items()}
+    pieces = [(i, piece) for i, one in enumerate(opened) for piece in (one.pieces or whole[i])]
     return texts, pieces, columns
 
 

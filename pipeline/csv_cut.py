@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numcodecs import Blosc
 
 from ..storage.errors import SourceError
 from ..storage.object_path import AnyPath, locate, read_bytes, read_into
@@ -17,6 +18,7 @@ from .csv_dialect import Dialect
 from .csv_kernels import LINE_FEED, RETURN, count_lines, count_rows, holds_any
 
 PIECE_BYTES = 16 << 20
+PACKER = Blosc(cname="lz4", clevel=1, shuffle=0)  # of the pieces of a text that had to be unpacked
 LONGEST_ROW = 256 << 20
 RANGES = 4  # of a task: so many take longer than it takes to give it out
 WINDOW = 64 << 10
@@ -38,6 +40,10 @@ class CsvText:
     start: int
     line: int
     bytes: int
+
+    def describe(self) -> str:
+        """In words, for the console."""
+        return self.dialect.describe()
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 from isal import igzip, igzip_lib
-from numcodecs import Blosc
 
 from ..storage.errors import SourceError
 from ..storage.files import whole_file
 from ..storage.format import Source
 from ..storage.object_path import locate, open_stream, read_bytes
-from .csv_cut import PIECE_BYTES, CsvText, Piece, check_length, count_text
+from .csv_cut import PACKER, PIECE_BYTES, CsvText, Piece, check_length, count_text
 from .csv_dialect import (
     MARK_OF_UTF8,
     CsvOptions,
@@ -36,10 +35,10 @@ from .csv_dialect import (
     split_row,
 )
 from .csv_kernels import count_lines, find_rows
-from .sources import COMPRESSED
+from .parquet import ParquetTable, open_table
+from .sources import COMPRESSED, PARQUET
 
 HEAD_BYTES = 256 << 10
-PACKER = Blosc(cname="lz4", clevel=1, shuffle=0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class OpenTask:
 class OpenedText:
     """A text, and its pieces if they are known already: those of one that was unpacked are."""
 
-    text: CsvText
+    text: CsvText | ParquetTable
     pieces: tuple[Piece, ...] | None
     sample: list[list[str]]
     """The fields of its first rows."""
@@ -69,6 +68,9 @@ def open_source(task: OpenTask) -> OpenedText:
     """
     path = task.source.path
     suffix = PurePath(path).suffix.lower()
+    if suffix == PARQUET:
+        table, pieces, sample = open_table(task.source)
+        return OpenedText(table, pieces, sample)
     head = read_bytes(locate(path), 0, min(HEAD_BYTES, task.source.bytes))
     encoding = "utf-8" if suffix in COMPRESSED else find_encoding(head, task.options)
     if suffix in COMPRESSED or encoding != "utf-8":

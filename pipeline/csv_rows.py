@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ..storage.errors import RowError
 from ..storage.object_path import locate
-from .csv_cut import CsvText, Piece, read_text
+from .csv_cut import PACKER, CsvText, Piece, read_text
 from .csv_dialect import padded
 from .csv_kernels import (
     AFTER_QUOTE,
@@ -30,7 +30,6 @@ from .csv_kernels import (
     read_rows,
     skip_rows,
 )
-from .csv_open import PACKER
 
 REMEDY = "mend or remove the row"
 MOST_DIGITS = 4000  # that Python makes an int of
@@ -80,6 +79,15 @@ class Numbers:
         limits = np.iinfo(self.dtype)
         fitting: np.ndarray = (values == np.floor(values)) & (limits.min <= values) & (values <= limits.max)
         return fitting
+
+    def fit_whole(self, values: np.ndarray) -> np.ndarray:
+        """Which of some int64s can be stored: (n,) bool."""
+        if self.dtype in ("float32", "float64"):
+            stored = values.astype(self.dtype)
+            fitting: np.ndarray = (stored.astype(np.float64) < 2.0**63) & (stored.astype(np.int64) == values)
+            return fitting | self.rounded
+        limits = np.iinfo(self.dtype)
+        return np.asarray((limits.min <= values) & (values <= limits.max))
 
     def fits_large(self, value: int) -> bool:
         """Whether a whole number beyond 2⁵³ can be stored."""
@@ -150,7 +158,7 @@ class RowReader:
             self._settle(self.odd[:odds], x, chunk, wrong)
         chunk.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
         if wrong:
-            _leave_out(x, chunk, wrong)
+            leave_out(x, chunk, wrong)
         return chunk
 
     def text_error(self, chunk: Chunk, row: int, name: str, reason: str) -> RowError:
@@ -244,7 +252,7 @@ class RowReader:
         return self._error(offset, None, reasons[kind])
 
 
-def _leave_out(x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
+def leave_out(x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
     """Take the rows that are wrong out of a chunk."""
     keep = np.ones(chunk.rows, bool)
     keep[list(wrong)] = False

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from ..storage.errors import RowError
 from ..storage.files import write_atomic
 from ..storage.object_path import locate
-from .csv_cut import CsvText, Piece
+from .csv_cut import Piece
 from .csv_kernels import extend_ranges
-from .csv_rows import Columns, Numbers, RowReader
+from .csv_rows import Columns, Numbers
+from .texts import Text, open_reader
 
 DISTINCT_LIMIT = 65_536  # values of a text column kept apart; beyond this it is a quantity, or a name
 SCRATCH_VALUES = 1 << 17  # a megabyte: what is looked at is still in the core's cache
@@ -107,7 +108,7 @@ class ScanTask:
     With `gaps` numbers may be missing; with `faults`, a file, faulty rows are left out and listed there.
     """
 
-    text: CsvText
+    text: Text
     piece: Piece
     columns: Columns
     gaps: bool
@@ -119,7 +120,7 @@ def scan_piece(task: ScanTask) -> Findings:
     """Carry out a task. Raises RowError at the first faulty row, unless such rows are to be left out."""
     features = task.columns.features
     fills = np.full(len(features), np.nan) if task.gaps else None
-    reader = RowReader(task.text, task.piece, task.columns, Numbers("float64"), fills)
+    reader = open_reader(task.text, task.piece, task.columns, Numbers("float64"), fills)
     scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
     found, faults = [], []
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):

@@ -20,6 +20,7 @@ from .csv_cut import CsvText, Piece
 from .csv_dialect import CsvOptions, Dialect, is_number
 from .csv_rows import Columns, parse_dates
 from .findings import DAY, Findings, TextFindings
+from .texts import Text, text_from_json, text_to_json
 
 CLASS_LIMIT = 100  # whole numbers with no more distinct values than this are taken for classes
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
@@ -110,7 +111,7 @@ class ConvertPlan:
     layout: Layout
     schema: Schema
     columns: Columns
-    texts: tuple[CsvText, ...]
+    texts: tuple[Text, ...]
     pieces: tuple[PlannedPiece, ...]
     request: dict[str, Any]
     sampled: bool = False
@@ -118,7 +119,7 @@ class ConvertPlan:
     """Faulty rows of all sources that are left out."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "texts": [text_to_json(text) for text in self.texts]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -126,10 +127,7 @@ class ConvertPlan:
             Layout(**value["layout"]),
             Schema.from_json(value["schema"]),
             Columns(**{name: tuple(names) for name, names in value["columns"].items()}),
-            tuple(
-                CsvText(**{**t, "dialect": Dialect.from_json(t["dialect"]), "header": tuple(t["header"])})
-                for t in value["texts"]
-            ),
+            tuple(map(text_from_json, value["texts"])),
             tuple(PlannedPiece(**{**piece, "piece": Piece(**piece["piece"])}) for piece in value["pieces"]),
             value["request"],
             value["sampled"],
@@ -148,7 +146,7 @@ class ConvertPlan:
         return self.pieces[first:last]
 
 
-def choose_columns(request: ConvertRequest, texts: Sequence[CsvText], sample: Sequence[Sequence[str]]) -> Columns:
+def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Sequence[Sequence[str]]) -> Columns:
     """Which columns are features, in which order, and which of all are text.
 
     Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has.
@@ -184,10 +182,10 @@ def choose_columns(request: ConvertRequest, texts: Sequence[CsvText], sample: Se
 
 
 def find_kinds(
-    request: ConvertRequest, text: CsvText, features: Sequence[str], sample: Sequence[Sequence[str]]
+    request: ConvertRequest, text: Text, features: Sequence[str], sample: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Which features are categories and which are dates: as asked, or because no value of the sample is a number."""
-    dialect = text.dialect
+    dialect = text.dialect if isinstance(text, CsvText) else Dialect()
     rows = [row for row in sample if len(row) == len(text.header)]
     categories, dates = [], []
     for name in features:
@@ -230,7 +228,7 @@ def _differences(missing: Sequence[str], extra: Sequence[str], header: Sequence[
 def plan_conversion(
     request: ConvertRequest,
     columns: Columns,
-    texts: Sequence[CsvText],
+    texts: Sequence[Text],
     pieces: Sequence[tuple[int, Piece]],
     findings: Sequence[Findings] | None,
     total: Findings,

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc
 
 from ..storage.compiled import compiled
 from ..storage.errors import DamagedError
 from ..storage.files import read_json, write_atomic, write_json
 from ..storage.format import WORK, ArraySpec
 from ..storage.object_path import AnyPath, locate, read_bytes
+from .csv_cut import PACKER
 from .write import MisfitError, ShardTask, finish_shard, read_shard
 
 SPILLED = "spilled"
 ROUNDS = 6
-PACKER = Blosc(cname="lz4", clevel=1, shuffle=0)
 
 
 @compiled

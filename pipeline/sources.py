@@ -12,6 +12,7 @@ from ..storage.object_path import ObjectPath, list_bucket, locate
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = (".csv", ".tsv")  # of the files of a folder, perhaps with one of the above
+PARQUET = ".parquet"
 
 
 def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
@@ -25,12 +26,14 @@ def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
         if "://" in place:
             found = _find_objects(place)
         elif Path(place).is_dir():
-            found = [str(path) for path in sorted(Path(place).rglob("*")) if path.is_file() and _is_csv(path.name)]
+            found = [str(path) for path in sorted(Path(place).rglob("*")) if path.is_file() and _is_source(path.name)]
         elif glob.has_magic(place) and not Path(place).exists():
             found = [path for path in sorted(glob.glob(place, recursive=True)) if Path(path).is_file()]
         if not found:
             names = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-            raise SourceError(f"{place} has no CSV files ({names}, plain or compressed); name the files")
+            raise SourceError(
+                f"{place} has no CSV files ({names}, plain or compressed) and no {PARQUET}; name the files"
+            )
         paths += found
     sources = tuple(map(describe_source, paths))
     for path, count in Counter(source.path for source in sources).items():
@@ -46,7 +49,7 @@ def _find_objects(url: str) -> list[str]:
         assert isinstance(place, ObjectPath)
         if place.exists():
             return [url]
-        return [str(place / name) for name in place.list() if _is_csv(name.rpartition("/")[2])]
+        return [str(place / name) for name in place.list() if _is_source(name.rpartition("/")[2])]
     scheme, _, path = url.partition("://")
     parts = path.split("/")
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
@@ -56,10 +59,10 @@ def _find_objects(url: str) -> list[str]:
     return [name for name in names if fnmatchcase(name, url)]
 
 
-def _is_csv(name: str) -> bool:
+def _is_source(name: str) -> bool:
     lower = name.lower()
     stem = lower.rpartition(".")[0] if lower.endswith(COMPRESSED) else lower
-    return stem.endswith(SUFFIXES) and not name.startswith(".")
+    return (stem.endswith(SUFFIXES) or lower.endswith(PARQUET)) and not name.startswith(".")
 
 
 def describe_source(path: str) -> Source:

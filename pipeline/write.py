@@ -13,11 +13,11 @@ from ..storage.format import WORK, ArraySpec, Layout, Schema
 from ..storage.object_path import AnyPath, locate
 from ..storage.shards import shard_key
 from ..storage.writer import write_shard
-from .csv_cut import CsvText
-from .csv_rows import Chunk, Columns, Numbers, RowReader
+from .csv_rows import Chunk, Columns, Numbers
 from .findings import DAY, date_seconds
 from .moments import Moments
 from .plan import FLOATS, ConvertPlan, PlannedPiece
+from .texts import Reader, Text, open_reader
 
 RECEIPTS = "receipts"
 CHUNK_ROWS = 8192
@@ -38,7 +38,7 @@ class ShardTask:
     schema: Schema
     columns: Columns
     shard: int
-    texts: dict[int, CsvText]
+    texts: dict[int, Text]
     pieces: tuple[PlannedPiece, ...]
     sampled: bool
     rounded: bool
@@ -150,7 +150,7 @@ class ShardFiller:
         """
         text = self.task.texts[planned.text]
         passed = 0 if planned.left_out else skip
-        reader = RowReader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
+        reader = open_reader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
         if skip > passed:
             self._pass_over(reader, skip, planned)
         at = rows.start
@@ -176,7 +176,7 @@ class ShardFiller:
         """Room for the features alone: the compiled reader wants rows without gaps."""
         return np.empty((rows, len(self.schema.features)), self.x.dtype)
 
-    def _pass_over(self, reader: RowReader, rows: int, planned: PlannedPiece) -> None:
+    def _pass_over(self, reader: Reader, rows: int, planned: PlannedPiece) -> None:
         """Read the first sound rows of a piece with faulty ones for nothing."""
         scratch = self._buffer(min(rows, CHUNK_ROWS))
         while rows and not reader.ended:
@@ -198,7 +198,7 @@ class ShardFiller:
             "they rest"
         )
 
-    def _place(self, reader: RowReader, chunk: Chunk, rows: slice) -> None:
+    def _place(self, reader: Reader, chunk: Chunk, rows: slice) -> None:
         """Put what is not a plain number into the arrays: categories, dates, marks of missing values, label, key."""
         schema, x = self.schema, self.x[rows]
         texts = dict(zip(self.columns.texts, chunk.texts, strict=True))
@@ -222,7 +222,7 @@ class ShardFiller:
         if schema.key:
             self._place_key(rows, texts[schema.key])
 
-    def _codes(self, reader: RowReader, chunk: Chunk, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
+    def _codes(self, reader: Reader, chunk: Chunk, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = pc.index_in(values, known)
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
@@ -248,7 +248,7 @@ class ShardFiller:
             self._misfit(f"a date of «{name}» is no {self.schema.x_dtype}")
         return stored
 
-    def _place_label(self, reader: RowReader, chunk: Chunk, rows: slice, values: pa.Array) -> None:
+    def _place_label(self, reader: Reader, chunk: Chunk, rows: slice, values: pa.Array) -> None:
         schema = self.schema
         assert schema.label
         if schema.task == "classification":

@@ -55,13 +55,16 @@ class SourceError(FoldstreamError):
 class RowError(SourceError):
     """A row of a source cannot be used. `column` is None where it is not the fault of one."""
 
-    def __init__(self, source: str, line: int, column: str | None, reason: str, remedy: str) -> None:
+    def __init__(
+        self, source: str, line: int, column: str | None, reason: str, remedy: str, unit: str = "line"
+    ) -> None:
         self.source, self.line, self.column, self.reason, self.remedy = source, line, column, reason, remedy
-        place = f"{source}, line {line}" + (f", column «{column}»" if column else "")
+        self.unit = unit
+        place = f"{source}, {unit} {line}" + (f", column «{column}»" if column else "")
         super().__init__(f"{place}: {reason}; {remedy}")
 
-    def __reduce__(self) -> tuple[type["RowError"], tuple[str, int, str | None, str, str]]:
-        return RowError, (self.source, self.line, self.column, self.reason, self.remedy)
+    def __reduce__(self) -> tuple[type["RowError"], tuple[str, int, str | None, str, str, str]]:
+        return RowError, (self.source, self.line, self.column, self.reason, self.remedy, self.unit)
 
 
 class DatasetError(FoldstreamError):

@@ -174,6 +174,15 @@ class _ObjectStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
     def readinto(self, out: Any) -> int:
         data = self._stream.read(len(out))
         out[: len(data)] = bytes(data)

@@ -1,5 +1,6 @@
 """CSV in a bucket to Zarr in a bucket, on a real S3 server: killed, resumed, and trained from."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import foldstream as fs
 import numpy as np
 import obstore
 import psutil
+import pyarrow as pa
 import pytest
 from foldstream.pipeline.convert import convert
 from foldstream.pipeline.executor import SerialExecutor
@@ -21,6 +23,7 @@ from foldstream.pipeline.write import write_shard_task
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.object_path import _open_store, locate
+from pyarrow import parquet
 
 from ..conftest import table
 from ..object_store import ObjectServer, object_server
@@ -78,8 +81,6 @@ def test_a_bucket_of_csv_becomes_a_dataset_in_a_bucket_though_it_is_killed(
 
 
 def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectServer, tmp_path: Path) -> None:
-    import gzip
-
     text = table(3000) + "999,1,2,3,z\n"
     obstore.put(server.store, "odd.csv.gz", gzip.compress(text.encode()))
     request = ConvertRequest((describe_source("s3://bucket/odd.csv.gz"),), label="label")
@@ -97,6 +98,18 @@ def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectSe
     replaced = convert(other, locate("s3://bucket/odd.zarr"), SerialExecutor(), overwrite=True)
     assert replaced.schema.label is None
     assert np.prod(replaced.schema.sample_shape) == 4
+
+
+def test_parquet_is_read_from_a_bucket(server: ObjectServer, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"a": np.arange(5000), "label": np.arange(5000) % 3}), path, row_group_size=1000)
+    obstore.put(server.store, "t.parquet", path.read_bytes())
+    places = ("s3://bucket/t.parquet", str(path))
+    one, other = (
+        convert(ConvertRequest((describe_source(place),), label="label"), tmp_path / f"{i}.zarr", SerialExecutor())
+        for i, place in enumerate(places)
+    )
+    assert contents(one) == contents(other)
 
 
 def test_of_two_converters_of_one_target_exactly_one_commits(server: ObjectServer) -> None:
