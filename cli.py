@@ -125,7 +125,7 @@ def convert_csv(
     shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Shuffle all rows as they are written.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between fields; else seen from the first rows.")] = None,
     quote: Annotated[str, typer.Option(help="Around fields; empty for none.")] = '"',
-    comment: Annotated[str | None, typer.Option(help="Begins a comment; else seen from the first rows.")] = None,
+    comment: Annotated[str | None, typer.Option(help="Begins a comment; else seen from the first lines.")] = None,
     decimal: Annotated[str | None, typer.Option(help="Decimal point; else seen from the first rows.")] = None,
     thousands: Annotated[str, typer.Option(help="Between groups of digits.")] = "",
     encoding: Annotated[str | None, typer.Option(help="Else UTF-8, or what a byte order mark says.")] = None,

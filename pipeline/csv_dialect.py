@@ -47,8 +47,8 @@ class CsvOptions:
         check_choice("--header", self.header, HEADERS)
         for option in ("delimiter", "quote", "comment", "decimal", "thousands"):
             given = getattr(self, option)
-            if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0"):
-                raise UsageError(f"--{option} «{given}»: give one ASCII character")
+            if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0" or given in "0123456789+-eE"):
+                raise UsageError(f"--{option} «{given}»: give one ASCII character that no number has")
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

@@ -229,15 +229,48 @@ def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> 
 
 
 @compiled
+def read_digits(text: np.ndarray, i: np.uint64) -> tuple[int, np.uint64]:
+    """The number that the digits from `i` on make, and the position behind them."""
+    value = np.int64(0)
+    digit = np.uint64(text[i]) - FORTY_EIGHT
+    while digit < TEN:
+        value = value * 10 + np.int64(digit)
+        i += ONE
+        digit = np.uint64(text[i]) - FORTY_EIGHT
+    return value, i
+
+
+@compiled
+def fits_decimal(number: float, low: int, high: int, decimals: int) -> bool:
+    """Whether a number that was read with a minus, a point or an exponent (NaN if none was) can be stored."""
+    if number == np.floor(number):
+        return low <= number and number <= high and np.abs(number) <= LARGEST_EXACT
+    return number == number and (decimals == 1 or (decimals == 2 and np.float64(np.float32(number)) == number))
+
+
+@compiled
+def field_bounds(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarray) -> tuple[np.uint64, ...]:
+    """Of the field that begins at `i`, of any kind: its first byte, the one behind its last, and what ends it.
+
+    What ends it is OPEN where quotes are never closed, and is not the byte behind the closing quote where text follows.
+    """
+    if text[i] != marks[1]:
+        stop = past_field(text, i, marks[0], marks[2])
+        return i, stop, stop
+    stop = past_quoted(text, i + ONE, length, marks[1])
+    if stop == OPEN:
+        return i, i, OPEN
+    return i + ONE, stop - ONE, past_field(text, stop, marks[0], marks[2])
+
+
+@compiled
 def read_rows(
     text: np.ndarray,
     start: int,
     marks: np.ndarray,
     roles: np.ndarray,
     places: np.ndarray,
-    low: int,
-    high: int,
-    decimals: int,
+    limits: tuple[int, int, int],
     x: np.ndarray,
     spans: np.ndarray,
     odd: np.ndarray,
@@ -246,16 +279,16 @@ def read_rows(
     """Read rows from `start` on until the text, `x` (as many rows at most), `odd` or `faults` is at its end.
 
     `roles` (columns,) says what each column of the text is; `places` (columns,) uint64 the column of `x` of a NUMBER,
-    or that of `spans` of a TEXT. `x` (rows, features) takes whole numbers of `low` to `high`, and numbers with
-    decimals as `decimals` says: 0 none, 1 all, 2 those that float32 holds exactly. `spans` (rows, texts, 2) takes
+    or that of `spans` of a TEXT. `limits` are the least and the greatest whole number that `x` (rows, features) takes,
+    and which numbers with decimals: 0 none, 1 all, 2 those that float32 holds exactly. `spans` (rows, texts, 2) takes
     where a text begins and where it ends. Whatever is no plain number, does not fit or could not be converted exactly
     goes to `odd`, (capacity, 4): row, column of the text, begin, end. A row that is none goes to `faults`,
     (capacity, 3): kind, begin, fields; nothing else of it is kept.
 
     Returns the rows read, where the next begins, and how many of `odd` and `faults` are filled.
     """
-    delimiter, quote, comment, point = marks[0], marks[1], marks[2], marks[3]
-    length, columns = np.uint64(len(text) - 1), np.uint64(len(roles))
+    length, columns, delimiter = np.uint64(len(text) - 1), np.uint64(len(roles)), marks[0]
+    low, high, decimals = limits
     row, i, odds, bad = ZERO, np.uint64(start), 0, 0
     while row < np.uint64(len(x)) and odds + len(roles) <= len(odd) and bad < len(faults):
         i = past_blank(text, i, length, marks)
@@ -264,60 +297,37 @@ def read_rows(
         begin, before, column, fault = i, odds, ZERO, 0
         while True:
             role = roles[column] if column < columns else SKIP
+            fits, stop = False, i
             if role == NUMBER:
-                j = i
-                value = np.int64(0)
-                digit = np.uint64(text[j]) - FORTY_EIGHT
-                while digit < TEN:
-                    value = value * 10 + np.int64(digit)
-                    j += ONE
-                    digit = np.uint64(text[j]) - FORTY_EIGHT
-                byte = text[j]
-                fits = (byte == delimiter or byte == LINE_FEED or byte == RETURN) and j > i and j - i <= MOST_DIGITS
-                if fits:
-                    fits = low <= value and value <= high
+                whole, stop = read_digits(text, i)
+                byte = text[stop]
+                ends = byte == delimiter or byte == LINE_FEED or byte == RETURN
+                if ends and stop > i and stop - i <= MOST_DIGITS:
+                    fits = low <= whole and whole <= high
                     if fits:
-                        x[row, places[column]] = value
+                        x[row, places[column]] = whole
                 else:
-                    number, j = read_decimal(text, i, delimiter, point)
-                    if number == np.floor(number):  # a whole number all the same, or behind a minus
-                        fits = low <= number and number <= high and np.abs(number) <= LARGEST_EXACT
-                    else:
-                        fits = decimals == 1 or (decimals == 2 and np.float64(np.float32(number)) == number)
-                    if fits and number == number:
+                    number, stop = read_decimal(text, i, delimiter, marks[3])
+                    fits = fits_decimal(number, low, high, decimals)
+                    if fits:
                         x[row, places[column]] = number
-                    fits = fits and number == number
-                if fits:
-                    i = j + ONE
-                    if text[j] == delimiter:
-                        column += ONE
-                        continue
-                    break
-            # A field of any kind, by its bounds.
-            if text[i] == quote:
-                j = past_quoted(text, i + ONE, length, quote)
-                if j == OPEN:
+            if not fits:
+                first, last, stop = field_bounds(text, i, length, marks)
+                if stop == OPEN:
                     i = OPEN
                     break
-                first, last = i + ONE, j - ONE
-                i = past_field(text, j, delimiter, comment)
-                if i > j:
-                    fault = AFTER_QUOTE
-                    i = past_rest(text, i, length, marks)
+                if first > i and stop > last + ONE:
+                    fault, i = AFTER_QUOTE, past_rest(text, stop, length, marks)
                     break
-            else:
-                first = i
-                i = past_field(text, i, delimiter, comment)
-                last = i
-            if role == NUMBER:
-                odd[odds, 0], odd[odds, 1], odd[odds, 2], odd[odds, 3] = row, column, first, last
-                odds += 1
-            elif role == TEXT:
-                spans[row, places[column], 0], spans[row, places[column], 1] = first, last
-            if text[i] != delimiter:
-                i = past_line(text, i)
+                if role == NUMBER:
+                    odd[odds, 0], odd[odds, 1], odd[odds, 2], odd[odds, 3] = row, column, first, last
+                    odds += 1
+                elif role == TEXT:
+                    spans[row, places[column], 0], spans[row, places[column], 1] = first, last
+            if text[stop] != delimiter:
+                i = past_line(text, stop)
                 break
-            i += ONE
+            i = stop + ONE
             column += ONE
         if fault == 0 and column + ONE != columns:
             fault = FIELDS

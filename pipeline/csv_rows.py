@@ -146,10 +146,9 @@ class RowReader:
     def read(self, x: np.ndarray) -> Chunk:
         """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
         spans = np.empty((len(x), len(self.columns.texts), 2), np.int32)
-        low, high, decimals = self.numbers.limits()
         rows, self.position, odds, bad = read_rows(
-            self.text, self.position, self.marks, self.roles, self.places, low, high, decimals, x,
-            spans, self.odd, self.faulty,
+            self.text, self.position, self.marks, self.roles, self.places, self.numbers.limits(), x, spans,
+            self.odd, self.faulty,
         )  # fmt: skip
         faults = [self._row_error(*entry) for entry in self.faulty[:bad].tolist()]
         chunk = Chunk(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), faults)

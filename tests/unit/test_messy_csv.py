@@ -8,7 +8,7 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,7 @@ READS = {
     "UTF-8 with its mark": (b"\xef\xbb\xbfwho,a\n\xc3\xa9,1\n", {}, {}),
     "UTF-16, low byte first": ("\ufeffwho,a\né,1\nœ,2\n".encode("utf-16-le"), {}, {"encoding": "utf-16"}),
     "UTF-16, high byte first": ("\ufeffwho,a\né,1\nœ,2\n".encode("utf-16-be"), {}, {"encoding": "utf-16"}),
+    "UTF-32": ("who,a\né,1\nœ,2\n".encode("utf-32"), {}, {"encoding": "utf-32"}),
     "Latin-1": ("who,größe\né,1\nü,2\n".encode("latin-1"), {"encoding": "latin-1"}, {"encoding": "latin-1"}),
     "Windows": ("who,a\n€,1\n".encode("cp1252"), {"encoding": "cp1252"}, {"encoding": "cp1252"}),
     "no header": ("1,2\n3,4\n", {}, {"header": None}),
@@ -162,9 +163,11 @@ def write(text: str | bytes, path: Path) -> Path:
 def cut_file(path: Path, options: CsvOptions) -> tuple[CsvText, Sequence[Piece]]:
     """Open and cut a file without writing a dataset."""
     opened = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
+    text = opened.text
+    assert isinstance(text, CsvText)
     if opened.pieces is not None:
-        return opened.text, opened.pieces
-    return opened.text, resolve_cuts(opened.text, [cut for task in cut_tasks(opened.text) for cut in cut_ranges(task)])
+        return text, opened.pieces
+    return text, resolve_cuts(text, [cut for task in cut_tasks(text) for cut in cut_ranges(task)])
 
 
 def read_rows(
@@ -200,7 +203,7 @@ def split_options(text: str | bytes, options: Options) -> tuple[CsvOptions, Opti
 
 def read_with_pandas(path: Path, own: Options, same: Options) -> tuple[list[str], pd.DataFrame]:
     """The texts of the id column, and the others."""
-    frame = pd.read_csv(path, **same)
+    frame = cast(pd.DataFrame, pd.read_csv(path, **same))
     frame.columns = frame.columns.map(str)
     keys = frame.pop(own["id"]).tolist() if "id" in own else []
     return keys, frame.fillna(own["constant"]) if "constant" in own else frame
