@@ -19,7 +19,7 @@ CONNECT_SECONDS = 20
 
 @contextmanager
 def dask_cluster(workers: int | None = None) -> Iterator[Client]:
-    """Dask workers in processes of their own, one thread each, sharing half of the memory.
+    """Dask workers in processes of their own, one thread each, sharing three quarters of the memory.
 
     They are started by command and not by fork or spawn, so that a plain script may call this without a main guard.
     """
@@ -27,7 +27,7 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
     count = workers or machine.cores
     options = {
         "nthreads": 1,
-        "memory_limit": machine.memory // 2 // count,
+        "memory_limit": machine.memory * 3 // 4 // count,
         "env": {"CUDA_VISIBLE_DEVICES": ""},
         "dashboard": False,
         "preload": ["foldstream.pipeline.worker_setup"],

@@ -274,7 +274,7 @@ def write_shards(
     Returns what does not fit the plan's sample, if anything does not.
     """
     if isinstance(root, Path):
-        clean_temporaries(root)
+        clean_temporaries(root)  # they take room that the rest may need
     specs, shards = plan.schema.arrays(), range(plan.layout.shards)
     left = [shard for shard in (shards if wanted is None else wanted) if not has_receipt(root, specs, shard)]
     seed = plan.request["shuffle"]
@@ -320,6 +320,8 @@ def _carry_out(
 
 def commit_plan(plan: ConvertPlan, root: AnyPath) -> None:
     """Gather the receipts and make the dataset exist."""
+    if isinstance(root, Path):
+        clean_temporaries(root)  # of workers that were killed while others went on
     receipts = [read_json(receipt_path(root, shard)) for shard in range(plan.layout.shards)]
     checksums: dict[str, list[int]] = {spec.name: [] for spec in plan.schema.arrays()}
     for receipt in receipts:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 
+from ..storage.errors import WorkerError
 from .executor import Result, Task
 
 WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
@@ -37,5 +38,10 @@ class DaskExecutor:
             for future in running:
                 yield positions.pop(future), future.result()
                 running.update(submit(1))
+        except KilledWorker as error:
+            raise WorkerError(
+                f"a task took {error.allowed_failures + 1} Dask workers with it, one after the other, most likely for "
+                "want of memory; give the workers more (or have fewer of them), then run the same command again"
+            ) from None
         finally:
             self.client.cancel(list(positions))

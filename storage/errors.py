@@ -9,6 +9,7 @@
     │   ├── ForeignError    it was not written by Foldstream, or is not there
     │   ├── IncompleteError its conversion did not end: run the same command again
     │   └── DamagedError    bytes are missing or changed: restore or convert again
+    ├── WorkerError         give the workers more memory
     ├── RunError            look at the run: a fold failed, coverage is not exact
     └── DiskError           look at the disk: it is full, or may not be written
 
@@ -85,6 +86,10 @@ class DamagedError(DatasetError):
     """Bytes of this dataset are missing or not what was written."""
 
     exit_code = 1
+
+
+class WorkerError(FoldstreamError):
+    """Workers of a cluster died again and again at the same task."""
 
 
 class RunError(FoldstreamError):

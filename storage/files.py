@@ -131,6 +131,7 @@ def content_hash(*parts: bytes | memoryview) -> str:
 
 
 def clean_temporaries(directory: Path) -> None:
-    """Remove what writers that were killed left behind under `directory`."""
-    for leftover in directory.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Remove what writers that were killed left behind under `directory`: ours, and zarr's."""
+    for pattern in (".*.tmp", "*.partial"):
+        for leftover in directory.rglob(pattern):
+            leftover.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ WORK = ".work"
 LEFT_OUT = "left_out.csv"  # the faulty rows of the sources, if any were left out
 
 BLOCK_BYTES = 2 << 20
-SHARD_BYTES = 128 << 20
+SHARD_BYTES = 64 << 20
 MINIMUM_BLOCKS = 256  # 8 lanes of 32 blocks
 MINIMUM_SHARDS = 8
 
@@ -73,7 +73,7 @@ class Layout:
 
 
 def choose_layout(rows: int, row_bytes: int) -> Layout:
-    """Blocks of about 2 MB and shards of about 128 MB of `x`; small data gets smaller ones.
+    """Blocks of about 2 MB and shards of about 64 MB of `x`; small data gets smaller ones.
 
     At least 256 blocks where there are as many rows (every one of 8 lanes then has 32 to mix), and at least 8
     shards, so that several workers have something to do.

@@ -7,6 +7,7 @@ ROUNDS times; the figure is the median. Dask's and our clusters have two workers
 import gzip
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from pyarrow import csv as pa_csv
 from rich.console import Console
 from rich.table import Table
 
-ROUNDS = 3
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 BYTES = 1_000_000_000
 TABLE_BYTES = 2_000_000_000
 CATEGORIES = [f"category-{letter}" for letter in "abcdefgh"]
