@@ -29,7 +29,7 @@ LARGEST_EXACT = 2**53
 POWERS = 10.0 ** np.arange(23)
 MOST_DIGITS = np.uint64(18)  # that surely fit an int64
 
-ZERO, ONE, TEN, FORTY_EIGHT = np.uint64(0), np.uint64(1), np.uint64(10), np.uint64(48)
+ZERO, ONE, FOUR, TEN, FORTY_EIGHT = np.uint64(0), np.uint64(1), np.uint64(4), np.uint64(10), np.uint64(48)
 OPEN = np.uint64(2**63)
 """The position behind quotes that nothing closes."""
 
@@ -181,6 +181,17 @@ def skip_rows(text: np.ndarray, rows: int, marks: np.ndarray) -> int:
 
 
 @compiled
+def read_digits(text: np.ndarray, i: np.uint64, value: int) -> tuple[int, np.uint64]:
+    """`value` with the digits from `i` on behind it, and the position behind them."""
+    digit = np.uint64(text[i]) - FORTY_EIGHT
+    while digit < TEN:
+        value = value * 10 + np.int64(digit)
+        i += ONE
+        digit = np.uint64(text[i]) - FORTY_EIGHT
+    return value, i
+
+
+@compiled
 def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> tuple[float, np.uint64]:
     """The number whose field begins at `i`, and where it ends; NaN where only a more careful reader can tell.
 
@@ -189,32 +200,23 @@ def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> 
     negative = text[i] == MINUS
     if negative:
         i += ONE
-    value, digits, exponent, fraction = np.int64(0), 0, 0, False
-    while True:
-        digit = np.uint64(text[i]) - FORTY_EIGHT
-        if digit < TEN:
-            value = value * 10 + np.int64(digit)
-            digits += 1
-            exponent -= fraction
-        elif text[i] == point and not fraction:
-            fraction = True
-        else:
-            break
-        i += ONE
-    sound = digits > 0 and digits <= 18 and value <= LARGEST_EXACT
+    first = i
+    value, i = read_digits(text, first, 0)
+    digits, exponent = i - first, np.int64(0)
+    if text[i] == point:
+        first = i + ONE
+        value, i = read_digits(text, first, value)
+        digits += i - first
+        exponent = -np.int64(i - first)
+    sound = digits > ZERO and digits <= MOST_DIGITS and value <= LARGEST_EXACT
     if text[i] == 101 or text[i] == 69:  # e, E
         i += ONE
         down = text[i] == MINUS
         if down or text[i] == PLUS:
             i += ONE
-        power, digits = 0, 0
-        digit = np.uint64(text[i]) - FORTY_EIGHT
-        while digit < TEN:
-            power = min(power * 10 + np.int64(digit), 9999)
-            digits += 1
-            i += ONE
-            digit = np.uint64(text[i]) - FORTY_EIGHT
-        sound = sound and digits > 0
+        first = i
+        power, i = read_digits(text, first, 0)
+        sound = sound and i > first and i - first < FOUR
         exponent += -power if down else power
     byte = text[i]
     sound = sound and (byte == delimiter or byte == LINE_FEED or byte == RETURN)
@@ -226,18 +228,6 @@ def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> 
     else:
         number *= POWERS[exponent]
     return (-number if negative else number), i
-
-
-@compiled
-def read_digits(text: np.ndarray, i: np.uint64) -> tuple[int, np.uint64]:
-    """The number that the digits from `i` on make, and the position behind them."""
-    value = np.int64(0)
-    digit = np.uint64(text[i]) - FORTY_EIGHT
-    while digit < TEN:
-        value = value * 10 + np.int64(digit)
-        i += ONE
-        digit = np.uint64(text[i]) - FORTY_EIGHT
-    return value, i
 
 
 @compiled
@@ -299,7 +289,7 @@ def read_rows(
             role = roles[column] if column < columns else SKIP
             fits, stop = False, i
             if role == NUMBER:
-                whole, stop = read_digits(text, i)
+                whole, stop = read_digits(text, i, 0)
                 byte = text[stop]
                 ends = byte == delimiter or byte == LINE_FEED or byte == RETURN
                 if ends and stop > i and stop - i <= MOST_DIGITS:
@@ -343,12 +333,13 @@ def read_rows(
 
 
 @compiled
-def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray, ends: np.ndarray) -> None:
+def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray, ends: np.ndarray) -> tuple[bool, bool]:
     """Put the texts of `spans` (rows, 2) into `out` one after the other, doubled quotes as one.
 
-    `ends` (rows + 1,) int32 takes where each ends, after a zero.
+    `ends` (rows + 1,) int32 takes where each ends, after a zero. Returns whether all bytes are ASCII, and whether one
+    is zero.
     """
-    at = ZERO
+    at, bits, zero = ZERO, np.uint8(0), False
     ends[0] = 0
     for row in range(len(spans)):
         i, stop = np.uint64(spans[row, 0]), np.uint64(spans[row, 1])
@@ -356,11 +347,14 @@ def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray,
         while i < stop:
             byte = text[i]
             out[at] = byte
+            bits |= byte
+            zero |= byte == 0
             at += ONE
             i += ONE
             if quoted and byte == quote:
                 i += ONE
         ends[row + 1] = at
+    return bits < 128, zero
 
 
 @compiled
@@ -391,3 +385,27 @@ def sum_columns(x: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
             value = np.int64(x[row, c])
             total[c] += value
             squares[c] += value * value
+
+
+@compiled
+def center_columns(x: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> None:
+    """Of the rows of `x` (rows, columns): each column's mean, and the sum of squared distances from it."""
+    for row in range(len(x)):
+        for c in range(x.shape[1]):
+            mean[c] += np.float64(x[row, c])
+    for c in range(x.shape[1]):
+        mean[c] /= len(x)
+    for row in range(len(x)):
+        for c in range(x.shape[1]):
+            distance = np.float64(x[row, c]) - mean[c]
+            squares[c] += distance * distance
+
+
+@compiled
+def find_extremes(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Take the rows of `x` (rows, columns) into the least and greatest value of each column."""
+    for row in range(len(x)):
+        for c in range(x.shape[1]):
+            value = x[row, c]
+            low[c] = value if value < low[c] else low[c]
+            high[c] = value if value > high[c] else high[c]

@@ -167,7 +167,7 @@ class RowReader:
     def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
         """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
         dialect = self.source.dialect
-        texts = pc.ascii_trim_whitespace(decode(self._copy(odd[:, 2:])))
+        texts = pc.ascii_trim_whitespace(decode(self._copy(odd[:, 2:])[0]))
         absent = pc.is_in(texts, pa.array(dialect.missing)).to_numpy(zero_copy_only=False)
         written = texts
         if dialect.thousands or dialect.decimal != ".":
@@ -200,24 +200,24 @@ class RowReader:
 
     def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
         """The texts or dates of a column, null where one is missing."""
-        raw = self._copy(spans)
+        raw, plain = self._copy(spans)
 
         def complain(row: int, reason: str) -> None:
             wrong.setdefault(row, self._error(int(spans[row, 0]), name, reason))
 
-        if not _is_utf8(raw):
+        if not plain:
             for row, value in enumerate(raw.to_pylist()):
                 if not _is_utf8(pa.array([value])):
                     complain(row, "not UTF-8 text (if all of it is Latin-1, give --encoding latin-1)")
-        if pc.any(pc.match_substring(raw, b"\0"), min_count=0).as_py():
-            for row in np.flatnonzero(pc.match_substring(raw, b"\0").to_numpy(zero_copy_only=False)).tolist():
-                complain(row, "a NUL byte in a text")
+                elif b"\0" in value:
+                    complain(row, "a NUL byte in a text")
         texts = decode(raw)
         absent = pc.is_in(texts, pa.array(self.source.dialect.missing))
-        texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
-        if name in self.columns.required and texts.null_count:
+        if absent.true_count:
+            texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
             for row in np.flatnonzero(absent.to_numpy(zero_copy_only=False)).tolist():
-                complain(row, "the value is missing")
+                if name in self.columns.required:
+                    complain(row, "the value is missing")
         if name not in self.columns.dates:
             return texts
         dates, reasons = parse_dates(texts)
@@ -225,13 +225,15 @@ class RowReader:
             complain(row, reason)
         return dates
 
-    def _copy(self, spans: np.ndarray) -> pa.Array:
-        """The bytes of some fields, doubled quotes as one."""
+    def _copy(self, spans: np.ndarray) -> tuple[pa.Array, bool]:
+        """The bytes of some fields, doubled quotes as one; and whether they are ASCII without zero bytes, or UTF-8."""
         out = np.empty(int((spans[:, 1] - spans[:, 0]).sum()), np.uint8)
         ends = np.empty(len(spans) + 1, np.int32)
-        copy_texts(self.text, spans, self.marks[1], out, ends)
+        ascii, zero = copy_texts(self.text, spans, self.marks[1], out, ends)
         buffers = [None, pa.py_buffer(ends), pa.py_buffer(out)]
-        return pa.Array.from_buffers(pa.binary(), len(spans), buffers)
+        kind = pa.string() if ascii else pa.binary()
+        raw = pa.Array.from_buffers(kind, len(spans), buffers)
+        return (raw if ascii and not zero else raw.cast(pa.binary())), not zero and (ascii or _is_utf8(raw))
 
     def _field_error(self, odd: np.ndarray, reason: str) -> RowError:
         return self._error(int(odd[2]), self.source.header[int(odd[1])], reason)
@@ -287,6 +289,8 @@ def column_roles(header: Sequence[str], columns: Columns) -> tuple[np.ndarray, n
 
 def decode(raw: pa.Array) -> pa.Array:
     """Bytes as text; what is not UTF-8 is replaced."""
+    if pa.types.is_string(raw.type):
+        return raw
     if _is_utf8(raw):
         return raw.cast(pa.string())
     return pa.array([value.decode(errors="replace") for value in raw.to_pylist()], pa.string())

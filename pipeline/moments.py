@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from .csv_kernels import sum_columns
+from .csv_kernels import center_columns, find_extremes, sum_columns
 
 SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
@@ -39,9 +39,10 @@ class Moments:
             sums = zip(total.tolist(), squares.tolist(), strict=True)
             around = np.array([(count * q - t * t) / count for t, q in sums])  # exact until the division
         else:
-            mean = values.mean(axis=0, dtype=np.float64)
-            around = np.square(values - mean).sum(axis=0)
-        low, high = values.min(axis=0), values.max(axis=0)
+            mean, around = np.zeros(columns), np.zeros(columns)
+            center_columns(values, mean, around)
+        low, high = values[0].copy(), values[0].copy()
+        find_extremes(values, low, high)
         return cls(count, mean, around, low.astype(np.float64), high.astype(np.float64))
 
     def merged(self, other: "Moments") -> "Moments":

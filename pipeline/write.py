@@ -20,7 +20,7 @@ from .plan import FLOATS, ConvertPlan, PlannedPiece
 from .texts import Reader, Text, open_reader
 
 RECEIPTS = "receipts"
-CHUNK_ROWS = 8192
+CHUNK_BYTES = 8 << 20  # of `x`, read at once
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class ShardFiller:
         reader = open_reader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
         if skip > passed:
             self._pass_over(reader, skip, planned)
-        at = rows.start
+        at, most = rows.start, max(1, CHUNK_BYTES // self.x[:1].nbytes)
         while at < rows.stop and not reader.ended:
-            window = slice(at, min(at + CHUNK_ROWS, rows.stop))
+            window = slice(at, min(at + most, rows.stop))
             into = self.x[window] if not self.schema.indicators else self._buffer(window.stop - at)
             chunk = reader.read(into)
             self._check(chunk, planned)
@@ -178,7 +178,7 @@ class ShardFiller:
 
     def _pass_over(self, reader: Reader, rows: int, planned: PlannedPiece) -> None:
         """Read the first sound rows of a piece with faulty ones for nothing."""
-        scratch = self._buffer(min(rows, CHUNK_ROWS))
+        scratch = self._buffer(min(rows, max(1, CHUNK_BYTES // self.x[:1].nbytes)))
         while rows and not reader.ended:
             chunk = reader.read(scratch[:rows])
             self._check(chunk, planned)

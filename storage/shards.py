@@ -28,6 +28,8 @@ blosc.use_threads = False
 WORTHWHILE = 1.25
 """Least ratio for which a block is compressed: below it, LZ4's time costs more than the bytes that it saves."""
 STORED = numcodecs.Blosc(clevel=0)
+PROBE_BYTES = 64 << 10
+HOPELESS = 1.15  # ratio of a beginning below which the rest is not tried
 
 
 def compressor(spec: ArraySpec) -> numcodecs.Blosc:
@@ -56,9 +58,7 @@ def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray) -> tuple[byt
         block = np.ascontiguousarray(rows[start : start + layout.block_rows])
         if len(block) < layout.block_rows:
             block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
-        data = codec.encode(block)
-        if block.nbytes < WORTHWHILE * len(data):
-            data = STORED.encode(block)
+        data = _compressed(codec, block)
         checksum = google_crc32c.value(data)
         parts += [data, struct.pack("<I", checksum)]
         index[number] = offset, len(data) + CHECKSUM_BYTES
@@ -66,6 +66,15 @@ def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray) -> tuple[byt
         checksums.append(checksum)
     tail = index.tobytes()
     return b"".join([*parts, tail, struct.pack("<I", google_crc32c.value(tail))]), checksums
+
+
+def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> bytes:
+    """A block compressed, or stored where that is not worthwhile; most of those show it by their beginning."""
+    probe = block.reshape(-1)[: PROBE_BYTES // block.itemsize]
+    if probe.nbytes == PROBE_BYTES and probe.nbytes < HOPELESS * len(codec.encode(probe)):
+        return bytes(STORED.encode(block))
+    data: bytes = codec.encode(block)
+    return data if block.nbytes >= WORTHWHILE * len(data) else bytes(STORED.encode(block))
 
 
 def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
