@@ -80,7 +80,7 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
     """
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, rows // MINIMUM_BLOCKS))
     blocks = math.ceil(rows / block_rows)
-    shard_blocks = max(1, min(SHARD_BYTES // (block_rows * row_bytes), math.ceil(blocks / MINIMUM_SHARDS)))
+    shard_blocks = min(math.ceil(SHARD_BYTES / (block_rows * row_bytes)), math.ceil(blocks / MINIMUM_SHARDS))
     return Layout(rows, block_rows, shard_blocks)
 
 
