@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import PurePath
 from typing import IO, Any
 
@@ -205,7 +206,7 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
             at += len(data)
         line += count_lines(np.frombuffer(pending, np.uint8))
 
-    for block in _chain(blocks):
+    for block in chain(blocks, [None]):
         # A stretch ends behind its last line end, so that the next begins at the start of a line.
         end = len(carry) if block is None else carry.rfind(b"\n") + 1 or _last_return(carry)
         stretch, carry = carry[:end], carry[end:] + (block or b"")
@@ -222,11 +223,6 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
         check_length(text.path, line, len(pending))
     store_pending()
     return pieces, at
-
-
-def _chain(blocks: Iterator[bytes]) -> Iterator[bytes | None]:
-    yield from blocks
-    yield None
 
 
 def _last_return(data: bytes) -> int:

@@ -136,6 +136,7 @@ class ShardFiller:
         self.task, self.schema, self.columns, self.arrays = task, task.schema, task.columns, arrays
         self.missing = np.zeros(len(self.schema.features), np.int64)
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
+        self.chunk_rows = max(1, CHUNK_BYTES // self.x[:1].nbytes)
         self.numbers = Numbers(self.schema.x_dtype, task.rounded)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
@@ -153,9 +154,9 @@ class ShardFiller:
         reader = open_reader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
         if skip > passed:
             self._pass_over(reader, skip, planned)
-        at, most = rows.start, max(1, CHUNK_BYTES // self.x[:1].nbytes)
+        at = rows.start
         while at < rows.stop and not reader.ended:
-            window = slice(at, min(at + most, rows.stop))
+            window = slice(at, min(at + self.chunk_rows, rows.stop))
             into = self.x[window] if not self.schema.indicators else self._buffer(window.stop - at)
             chunk = reader.read(into)
             self._check(chunk, planned)
@@ -178,7 +179,7 @@ class ShardFiller:
 
     def _pass_over(self, reader: Reader, rows: int, planned: PlannedPiece) -> None:
         """Read the first sound rows of a piece with faulty ones for nothing."""
-        scratch = self._buffer(min(rows, max(1, CHUNK_BYTES // self.x[:1].nbytes)))
+        scratch = self._buffer(min(rows, self.chunk_rows))
         while rows and not reader.ended:
             chunk = reader.read(scratch[:rows])
             self._check(chunk, planned)

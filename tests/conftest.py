@@ -60,6 +60,11 @@ def convert_file(path: Path, out: Path, **options: object) -> Dataset:
     return convert(request, out, SerialExecutor())
 
 
+def contents(dataset: Dataset) -> list[dict[str, str]]:
+    """The hashes of all files, shard by shard."""
+    return [entry.hashes for entry in dataset.manifest.shards]
+
+
 def table(rows: int, seed: int = 0, columns: int = 4) -> str:
     """A CSV of whole numbers and a label that depends on them."""
     values = np.random.default_rng(seed).integers(0, 100, (rows, columns))

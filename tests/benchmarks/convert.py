@@ -87,14 +87,21 @@ def dtypes_of(path: Path) -> dict[str, Any]:
     return {**kinds, "day": "datetime64[s]", "label": np.uint8}
 
 
-def numbers(frame: Any) -> Any:
-    """A frame's columns as numbers: categories as codes, dates as days."""
-    for name, kind in frame.dtypes.items():
-        if isinstance(kind, pd.CategoricalDtype):
-            frame[name] = frame[name].cat.codes
-        elif np.issubdtype(kind, np.datetime64):
-            frame[name] = frame[name].astype("int64") // 86_400
-    return frame
+def make_coder() -> Callable[[Any], Any]:
+    """A function that makes a frame's columns numbers: categories as codes, dates as days.
+
+    Made anew each time, so that it goes to Dask's workers by value: they do not have this module.
+    """
+
+    def code(frame: Any) -> Any:
+        for name, kind in frame.dtypes.items():
+            if isinstance(kind, pd.CategoricalDtype):
+                frame[name] = frame[name].cat.codes
+            elif np.issubdtype(kind, np.datetime64):
+                frame[name] = frame[name].astype("int64") // 86_400
+        return frame
+
+    return code
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -114,21 +121,13 @@ def with_foldstream(path: Path, out: Path) -> float:
 def with_dask(path: Path, out: Path) -> float:
     import dask.dataframe as dd
 
-    def coded(frame: Any) -> Any:  # in here, so that it goes to the workers by value
-        for name, kind in frame.dtypes.items():
-            if isinstance(kind, pd.CategoricalDtype):
-                frame[name] = frame[name].cat.codes
-            elif np.issubdtype(kind, np.datetime64):
-                frame[name] = frame[name].astype("int64") // 86_400
-        return frame
-
     packed = path.suffix == ".gz"
     with dask_cluster(2) as client, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         client.wait_for_workers(2)
         started = perf_counter()
         options: dict[str, Any] = {"blocksize": None, "compression": "gzip"} if packed else {"blocksize": "16MB"}
-        table = dd.read_csv(path, **read_options(path), **options).map_partitions(coded)
+        table = dd.read_csv(path, **read_options(path), **options).map_partitions(make_coder())
         values = table.to_dask_array(lengths=True)
         rows = max(1, 2_000_000 // (values.shape[1] * values.dtype.itemsize))
         values.rechunk((rows, values.shape[1])).to_zarr(str(out))
@@ -147,7 +146,7 @@ def with_pyarrow(path: Path, out: Path) -> float:
 
 def with_pandas(path: Path, out: Path) -> float:
     started = perf_counter()
-    frame = numbers(pd.read_csv(path, **read_options(path)))
+    frame = make_coder()(pd.read_csv(path, **read_options(path)))
     x, y = frame.drop(columns="label").to_numpy(), frame["label"].to_numpy()
     rows = max(1, 2_000_000 // (x.shape[1] * x.dtype.itemsize))
     group = zarr.create_group(str(out))

@@ -25,7 +25,7 @@ from foldstream.storage.errors import ConflictError, FoldstreamError, SourceErro
 from foldstream.storage.object_path import _open_store, locate
 from pyarrow import parquet
 
-from ..conftest import table
+from ..conftest import contents, table
 from ..object_store import ObjectServer, object_server
 
 PATIENCE_SECONDS = 120
@@ -36,10 +36,6 @@ def server() -> Iterator[ObjectServer]:
     with object_server() as started:
         yield started
     _open_store.cache_clear()
-
-
-def contents(dataset: Dataset) -> list[dict[str, str]]:
-    return [entry.hashes for entry in dataset.manifest.shards]
 
 
 def kill_after_a_receipt(command: list[str], server: ObjectServer) -> None:

@@ -6,17 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.csv_dialect import CsvOptions
-from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError
 from foldstream.storage.reader import BlockReader
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
-from ..conftest import convert_file, table
-
-
-def contents(dataset: Dataset) -> list[dict[str, str]]:
-    return [entry.hashes for entry in dataset.manifest.shards]
+from ..conftest import contents, convert_file, table
 
 
 def both(text: str, folder: Path, group: int = 100) -> tuple[Path, Path]:

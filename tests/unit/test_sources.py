@@ -15,7 +15,7 @@ from foldstream.pipeline.sources import find_sources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError
 
-from ..conftest import table
+from ..conftest import contents, table
 
 
 def zstd(data: bytes) -> bytes:
@@ -35,11 +35,6 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 def convert_places(out: Path, *places: Path | str) -> Dataset:
     return convert(ConvertRequest(find_sources(list(map(str, places))), label="label"), out, SerialExecutor())
-
-
-def contents(dataset: Dataset) -> list[str]:
-    """The hashes of all files."""
-    return [value for entry in dataset.manifest.shards for value in entry.hashes.values()]
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
