@@ -5,7 +5,7 @@ Every step is an artifact that is committed or absent, so a run that was killed 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,7 +16,7 @@ import torch
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
-from ..storage.errors import ConflictError, UsageError
+from ..storage.errors import ConflictError, DamagedError, UsageError
 from ..storage.files import read_json, same_json, write_json
 from ..storage.progress import Progress
 from ..training.batch import Rank
@@ -160,7 +160,7 @@ def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Non
     """Tell the progress of every fold that has begun, in hundredths of an epoch."""
     for fold in range(config.folds):
         folder = run.fold(fold)
-        if folder.progress.exists():
+        with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
             state = read_json(folder.progress)
             hundredths = round(100 * state["epochs"])
             done = 100 * config.epochs if is_done(folder) else min(hundredths, 100 * config.epochs - 1)

@@ -17,10 +17,11 @@ from .object_path import AnyPath, ObjectPath
 
 
 @contextmanager
-def whole_file(place: AnyPath) -> Iterator[Any]:
+def whole_file(place: AnyPath, durable: bool = True) -> Iterator[Any]:
     """A file or an object to write: a crash at any moment leaves the old one or the new one, never a part.
 
-    The temporary name is unique, so two writers of one path do not meet; the last rename wins.
+    The temporary name is unique, so two writers of one path do not meet; the last rename wins. With `durable=False`
+    nothing waits for the disk: a crash of the machine, not of the process, may leave the file empty.
     """
     if isinstance(place, ObjectPath):
         with obstore.open_writer(place.store, place.key) as stream:  # what is not closed in peace is not put in place
@@ -32,20 +33,22 @@ def whole_file(place: AnyPath) -> Iterator[Any]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, place)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(place.parent)
+    if durable:
+        sync_directory(place.parent)
 
 
-def write_atomic(place: AnyPath, data: bytes) -> None:
-    """Write `data` to a file or an object, whole or not at all."""
+def write_atomic(place: AnyPath, data: bytes, durable: bool = True) -> None:
+    """Write `data` to a file or an object, whole or not at all; see `whole_file`."""
     if isinstance(place, ObjectPath):
         place.write_bytes(data)
         return
-    with whole_file(place) as file:
+    with whole_file(place, durable) as file:
         file.write(data)
 
 
@@ -94,9 +97,9 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: AnyPath, value: Any) -> None:
-    """Write `value` as JSON, atomically. The same value gives the same bytes."""
-    write_atomic(path, to_json(value))
+def write_json(path: AnyPath, value: Any, durable: bool = True) -> None:
+    """Write `value` as JSON, atomically; see `whole_file`. The same value gives the same bytes."""
+    write_atomic(path, to_json(value), durable)
 
 
 def to_json(value: Any) -> bytes:

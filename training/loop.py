@@ -211,12 +211,12 @@ class FoldTrainer:
             self.folder.checkpoint.unlink()
 
     def write_progress(self, part_of_epoch: float) -> None:
-        """Say how far the fold is."""
+        """Say how far the fold is, to whoever looks: the training does not wait for the disk."""
         progress = {
             "epochs": self.state.epoch + part_of_epoch,
             "history": self.state.history,
         }
-        write_json(self.folder.progress, progress)
+        write_json(self.folder.progress, progress, durable=False)
 
     def open_logs(self) -> AbstractContextManager[SummaryWriter | None]:
         """TensorBoard's log on the rank that leads. An epoch that is done over after a kill replaces the first one."""
@@ -268,10 +268,15 @@ class Clock:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters."""
-    momentum = {"momentum": recipe.momentum} if recipe.momentum else {}
+    """The recipe's optimizer over the model's parameters.
+
+    Adam's update in one pass over the memory («fused») takes a third of the time of torch's default, on a CPU too.
+    """
+    options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
+    if recipe.optimizer in ("Adam", "AdamW") and all(p.is_floating_point() for p in model.parameters()):
+        options["fused"] = True
     groups = parameter_groups(model, recipe.weight_decay)
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **momentum)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **options)
     return optimizer
 
 

@@ -1,16 +1,19 @@
 """`make bench-train`: Foldstream's loop from disk against a plain PyTorch loop over tensors in memory.
 
 python -m tests.benchmarks.train RESULT.json. Same model, same batches, same steps, one process. The two take turns of
-a fraction of a second, so that a machine whose speed changes slows both alike; and each epoch has models of its own,
-because where their weights happen to lie in memory makes two copies of one loop differ by up to 3 %. What our reading
-threads do while the plain loop has its turn counts as our time (measured with one torch thread, where all other CPU
-time is theirs).
+a fraction of a second, so that a machine whose speed changes slows both alike. Where weights and rows happen to lie in
+memory makes two copies of one loop differ by up to 3 %, so each epoch that counts has a process of its own, and what
+is reported is their mean. Foldstream gets no memory to keep decoded blocks in: every block is read and decoded in
+every epoch. What our reading threads do while the plain loop has its turn counts as our time (measured with one torch
+thread, where all other CPU time is theirs).
 """
 
 import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time, thread_time
 from typing import Any
@@ -18,15 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 from foldstream.cluster.coordinator import claim_run
-from foldstream.storage.dataset import Dataset
+from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
+from foldstream.training import loop
 from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings
 from foldstream.training.folds import write_folds
 from foldstream.training.loop import FoldTrainer, make_optimizer, make_scheduler
+from foldstream.training.models import parameter_groups
 from foldstream.training.objective import make_model
 from foldstream.training.process import Process
-from foldstream.training.run import RunFolder
+from foldstream.training.run import RunFolder, RunJob
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
@@ -34,7 +39,8 @@ from torch.nn import functional
 from ..datasets import write_dataset
 from .rows import make_digits, make_table
 
-EPOCHS = 4  # after one that is not counted
+PROCESSES = 6  # for each case; every other one makes the plain loop first
+PLAIN = ("default", "same")  # plain loops with torch's default optimizer, and with ours
 CASES = {
     "digits-cnn, digits": ("digits-cnn", 60_000, make_digits, 10, (1, 28, 28), 128, 2),
     "mlp, table": ("mlp", 300_000, make_table, 2, (64,), 256, 8),
@@ -43,16 +49,24 @@ CASES = {
 
 
 class PlainLoop:
-    """What one writes by hand: tensors in memory, the batches' rows by index_select."""
+    """What one writes by hand: tensors in memory, the batches' rows by index_select. `seconds` are those of its turns.
 
-    def __init__(self, trainer: FoldTrainer, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.x, self.y, self.prepare = x, y, trainer.prepare
-        self.model = make_model(trainer.job, 0)
-        self.optimizer = make_optimizer(self.model, trainer.recipe)
-        self.scheduler = make_scheduler(self.optimizer, trainer.recipe, trainer.updates * trainer.config.epochs)
+    With torch's default optimizer or, to compare the rest alone, with Foldstream's.
+    """
+
+    def __init__(self, trainer: FoldTrainer, tensors: Sequence[torch.Tensor], default: bool) -> None:
+        (self.x, self.y), self.prepare = tensors, trainer.prepare
+        self.model, recipe = make_model(trainer.job, 0), trainer.recipe
+        self.optimizer = make_optimizer(self.model, recipe)
+        if default:
+            groups = parameter_groups(self.model, recipe.weight_decay)
+            self.optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr)
+        self.scheduler = make_scheduler(self.optimizer, recipe, trainer.updates * trainer.config.epochs)
         self.model.train()
+        self.seconds = 0.0
 
     def train(self, batches: list[torch.Tensor]) -> None:
+        started = perf_counter()
         total = torch.zeros(())
         for rows in batches:
             x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
@@ -63,22 +77,23 @@ class PlainLoop:
             self.scheduler.step()
             total += loss.detach()
         total.item()
+        self.seconds += perf_counter() - started
 
 
 class Turns:
-    """A trainer's stream that stops after every few batches, to let the plain loop train on the same ones."""
+    """A trainer's stream that stops after every few batches, to let the plain loops train on the same ones."""
 
-    def __init__(self, trainer: FoldTrainer, plain: PlainLoop, batches: int) -> None:
+    def __init__(self, trainer: FoldTrainer, plain: Sequence[PlainLoop], batches: int) -> None:
         self.stream, self.plain, self.batches = trainer.stream, plain, batches
         self.order = trainer.stream.order
         self.load_state_dict = trainer.stream.load_state_dict
-        self.theirs = self.aside = self.stopped = 0.0
-        """Seconds of the plain loop, CPU seconds of our reading threads meanwhile, and all seconds of its turns."""
+        self.aside = self.stopped = 0.0
+        """CPU seconds of our reading threads in the plain loops' turns, and all seconds of those."""
 
     def __iter__(self) -> Iterator[Batch]:
         turn: list[torch.Tensor] = []
         for batch in self.stream:
-            turn.append(batch.id.clone())
+            turn.append(batch.id)
             yield batch
             if len(turn) == self.batches:
                 self.let(turn)
@@ -87,69 +102,96 @@ class Turns:
 
     def let(self, turn: list[torch.Tensor]) -> None:
         began, others = perf_counter(), process_time() - thread_time()
-        started = perf_counter()
-        self.plain.train(turn)
-        ended = perf_counter()
+        for plain in self.plain:
+            plain.train(turn)
         if torch.get_num_threads() == 1:
             self.aside += process_time() - thread_time() - others
-        self.theirs += ended - started
         self.stopped += perf_counter() - began
 
 
-def compare(name: str, folder: Path) -> dict[str, Any]:
-    """Rows a second of both loops over all epochs but the first."""
-    model, count, make, classes, shape, batch_size, turn = CASES[name]
+def rows_of(case: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a case from start to stop: x of the model's shape, and y."""
+    _, _, make, _, shape, _, _ = CASES[case]
+    x, y = make(start, stop)
+    return x.reshape(-1, *shape), y
 
-    def shaped(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        x, y = make(start, stop)
-        return x.reshape(-1, *shape), y
 
-    dataset: Dataset = write_dataset(folder / "data", count, shaped, classes)
+def claim(case: str, folder: Path) -> tuple[RunFolder, RunJob]:
+    """The run of five folds in a folder that has the case's dataset."""
+    model, _, _, _, _, batch_size, _ = CASES[case]
     recipe, own = resolve_settings(model, {})
-    config = TrainConfig(model, 5, "stratified", EPOCHS, batch_size, recipe=recipe, model_settings=own)
+    config = TrainConfig(model, 5, "stratified", 2, batch_size, recipe=recipe, model_settings=own)
     run = RunFolder(folder / "run")
-    job = claim_run(run, dataset, config)
-    write_folds(dataset, config.split, config.folds, config.seed, run.folds)
-    tensors = [torch.from_numpy(array) for array in shaped(0, count)]
+    return run, claim_run(run, open_dataset(folder / "data"), config)
+
+
+def prepare(case: str, folder: Path) -> None:
+    """Write a case's dataset and folds."""
+    _, count, _, classes, _, _, _ = CASES[case]
+    dataset = write_dataset(folder / "data", count, partial(rows_of, case), classes)
+    run, job = claim(case, folder)
+    write_folds(dataset, job.config.split, job.config.folds, job.config.seed, run.folds)
+
+
+def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
+    """A first epoch by Foldstream alone, a second by all in turns: its rows, and the seconds of each."""
+    run, job = claim(case, folder)
+    tensors = [torch.from_numpy(array) for array in rows_of(case, 0, CASES[case][1])]
+    least = FoldTrainer(job, run, 0, Process()).stream.memory_needed
+    trainer = FoldTrainer(job, run, 0, Process(), least)
+    plain = [PlainLoop(trainer, tensors, default) for default in (True, False)]
+    if plain_first:
+        trainer = FoldTrainer(job, run, 0, Process(), least)
+    trainer.train_epoch()
+    trainer.state.epoch += 1
+    turns: Any = Turns(trainer, plain, CASES[case][-1])
+    trainer.stream = turns
+    loop.PROGRESS_SECONDS *= 3  # of all three loops, and so every second of ours
+    trained = trainer.train_epoch()
+    foldstream = trained["seconds"] - turns.stopped + turns.aside
+    default, same = (one.seconds for one in plain)
+    return {"rows": trained["rows"], "foldstream": foldstream, "default": default, "same": same, "aside": turns.aside}
+
+
+def measure(case: str, threads: int, folder: Path) -> dict[str, Any]:
+    """`compare` in one process after the other: rows a second over all of them, ratios, and those of each process."""
+    command = [sys.executable, "-m", "foldstream.tests.benchmarks.train", "--one", case, str(threads), str(folder)]
     epochs = []
-    for epoch in range(EPOCHS + 1):
-        trainer = FoldTrainer(job, run, 0, Process())
-        plain = PlainLoop(trainer, *tensors)
-        if epoch % 2:  # the other way round
-            trainer = FoldTrainer(job, run, 0, Process())
-        turns: Any = Turns(trainer, plain, turn)
-        trainer.stream = turns
-        trained = trainer.train_epoch()
-        ours = trained["seconds"] - turns.stopped + turns.aside
-        epochs.append((trained["rows"], ours, turns.theirs, turns.aside))
-    rows, our, their, aside = (sum(column) for column in zip(*epochs[1:], strict=True))
+    for number in range(PROCESSES):
+        done = subprocess.run([*command, str(number % 2)], check=True, capture_output=True, text=True)
+        epochs.append(json.loads(done.stdout.splitlines()[-1]))
+    sums = {key: sum(epoch[key] for epoch in epochs) for key in epochs[0]}
     return {
-        "rows/s": rows / our,
-        "plain rows/s": rows / their,
-        "ratio": their / our,
-        "ratios of epochs": [theirs / ours for _, ours, theirs, _ in epochs],
-        "CPU seconds read in the plain loop's turns": aside,
+        "rows/s": {name: sums["rows"] / sums[name] for name in ("foldstream", *PLAIN)},
+        "ratio": {name: sums[name] / sums["foldstream"] for name in PLAIN},
+        "of processes": {name: sorted(epoch[name] / epoch["foldstream"] for epoch in epochs) for name in PLAIN},
+        "CPU seconds read in the plain loops' turns": sums["aside"],
     }
 
 
-def main(result: Path) -> None:
-    keep_freed_memory()
+def main(result: Path, cases: Sequence[str]) -> None:
     figures: dict[str, Any] = {}
-    table = Table("", "torch threads", "plain, rows/s", "Foldstream, rows/s", "ratio", title="train")
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for name in CASES:
-            with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
-                one = compare(name, Path(folder))
-            figures[f"{name}, {threads} threads"] = one
-            table.add_row(
-                name, str(threads), f"{one['plain rows/s']:,.0f}", f"{one['rows/s']:,.0f}", f"{one['ratio']:.3f}"
-            )
-            print(name, threads, one, flush=True)
-    Console(width=100).print(table)
+    table = Table("", "torch threads", "Foldstream, rows/s", "plain loop", "ratio", "same optimizer", "ratio")
+    for case in cases:
+        with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
+            prepare(case, Path(folder))
+            for threads in (1, 2):
+                figures[f"{case}, {threads} threads"] = one = measure(case, threads, Path(folder))
+                print(case, threads, one, flush=True)
+                speeds, ratio = one["rows/s"], one["ratio"]
+                cells = [f"{speeds['foldstream']:,.0f}"]
+                for name in PLAIN:
+                    cells += [f"{speeds[name]:,.0f}", f"{ratio[name]:.3f}"]
+                table.add_row(case, str(threads), *cells)
+    Console(width=120).print(table)
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "--one":
+        keep_freed_memory()
+        torch.set_num_threads(int(sys.argv[3]))
+        print(json.dumps(compare(sys.argv[2], Path(sys.argv[4]), sys.argv[5] == "1")))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
