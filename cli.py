@@ -1,24 +1,27 @@
 """The command line: one function a command, each a call of the public API. The only place that prints.
 
-What needs torch or Ray is imported by the commands that use it: `--help` and `convert` do not wait for them.
+Each command imports what it needs: `--help` waits neither for Dask nor for torch, `convert` not for torch.
 """
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .cluster import conversion
-from .pipeline.csv_dialect import MISSING, CsvOptions
-from .storage.dataset import Dataset, open_dataset
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.format import LEFT_OUT
+
+if TYPE_CHECKING:
+    from .cluster.conversion import Listener
+    from .storage.dataset import Dataset
 
 app = typer.Typer(
     help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",
@@ -58,8 +61,10 @@ class Bars:
 
 
 @contextmanager
-def listening() -> Iterator[conversion.Listener]:
+def listening() -> Iterator[Listener]:
     """Progress bars and addresses on the console for the time of a job."""
+    from .cluster.conversion import Listener
+
     progress = Progress(
         TextColumn("{task.description:>8}"),
         BarColumn(),
@@ -71,9 +76,7 @@ def listening() -> Iterator[conversion.Listener]:
         disable=not console.is_terminal,
     )
     with progress:
-        yield conversion.Listener(
-            Bars(progress), lambda name, address: console.print(f"{name}: {address}", highlight=False)
-        )
+        yield Listener(Bars(progress), lambda name, address: console.print(f"{name}: {address}", highlight=False))
 
 
 def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
@@ -104,7 +107,9 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
 def convert_csv(
     sources: SourcesArgument,
     out: OutArgument,
-    label: Annotated[str | None, typer.Option(help="Column to learn. Without it: rows to predict.")] = None,
+    label: Annotated[
+        list[str], typer.Option(help="Column to learn, repeatable for numbers. Without it: rows to predict.")
+    ] = [],  # noqa: B006
     id: Annotated[str | None, typer.Option(help="Column to keep beside the rows, as `key`.")] = None,
     shape: Annotated[str | None, typer.Option(help="Shape of a sample, as in 1,28,28; else a vector.")] = None,
     dtype: Annotated[str, typer.Option(help="Type of the values; auto: the narrowest that is exact.")] = "auto",
@@ -145,6 +150,9 @@ def convert_csv(
 
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
+    from .cluster import conversion
+    from .pipeline.csv_dialect import MISSING, CsvOptions
+
     with listening() as listener:
         dataset = conversion.convert_csv(
             sources,
@@ -234,8 +242,8 @@ def predict(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A dataset, or a CSV with the run's columns.")],
     out: Annotated[str, typer.Argument(metavar="OUT.csv", help="The CSV to write.")],
     columns: Annotated[
-        str, typer.Option(help="Names of its two columns: the row's id and its label.")
-    ] = "ImageId,Label",
+        str | None, typer.Option(help="Names of its columns: the row's id, and its label; else ImageId,Label.")
+    ] = None,
     id: Annotated[str | None, typer.Option(help="Column of SOURCE that names the rows; else 1, 2, 3, …")] = None,
 ) -> None:
     """Predict by the mean of all folds and write a CSV.
@@ -245,7 +253,7 @@ def predict(
     from .cluster import jobs
 
     with listening() as listener:
-        rows = jobs.predict(run, source, out, columns=columns.split(","), id=id, listener=listener)
+        rows = jobs.predict(run, source, out, columns=columns.split(",") if columns else None, id=id, listener=listener)
     console.print(f"{rows:,} predictions: {out}", highlight=False)
 
 
@@ -276,6 +284,8 @@ def verify(
 
     Example: foldstream verify digits.zarr --repair
     """
+    from .cluster import conversion
+
     with listening() as listener:
         damages = conversion.verify(dataset, repair=repair, listener=listener)
     for damage in damages:
@@ -294,6 +304,8 @@ def info(path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="A data
 
         show_summary(read_run(Path(path))[1])
     else:
+        from .storage.dataset import open_dataset
+
         show_dataset(open_dataset(path))
 
 
@@ -323,9 +335,9 @@ def show_dataset(dataset: Dataset) -> None:
     if schema.classes:
         counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
         more = f" and {len(schema.classes) - 20} more" if len(schema.classes) > 20 else ""
-        table.add_row("label", f"{schema.label}, {len(schema.classes)} classes ({counts}{more})")
-    elif schema.label:
-        table.add_row("label", f"{schema.label}, a quantity")
+        table.add_row("label", f"{schema.labels[0]}, {len(schema.classes)} classes ({counts}{more})")
+    for label in schema.labels if schema.task == "regression" else ():
+        table.add_row("label", f"{label}, a quantity")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     table.add_row("shards", f"{layout.shards:,}, {stored / 1e6:,.1f} MB on disk")
@@ -338,7 +350,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     Its seconds are those of a fold's last epoch: in all, and those that its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
-    names = ["loss", *(name for name in ("accuracy", "top3", "rmse", "mae") if name in summary["folds"][0])]
+    names = list(dict.fromkeys(("loss", *scores)))
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" for name in names]

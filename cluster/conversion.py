@@ -55,7 +55,7 @@ def convert_csv(
     sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     id: str | None = None,
     shape: Sequence[int] | None = None,
     dtype: str = "auto",
@@ -77,10 +77,11 @@ def convert_csv(
 ) -> Dataset:
     """Convert CSV files (plain, .gz, .bz2, .xz, .zst), folders of them or patterns into a dataset at `out`.
 
-    `label` is the column to learn, `id` one to keep beside the rows as `key`, `shape` the shape of a sample (by
-    default a vector of all other columns but those that `ignore` names). Columns of text become codes, dates a number
-    of days or seconds; `category` and `date` name columns whose first rows would mislead. `missing` says what stands
-    where a number is missing: "error", "mean", "constant=0", or "indicator" (the mean, and a column that marks it).
+    `label` is the column to learn (or several, all numbers), `id` one to keep beside the rows as `key`, `shape` the
+    shape of a sample (by default a vector of all other columns but those that `ignore` names). Columns of text become
+    codes, dates a number of days or seconds; `category` and `date` name columns whose first rows would mislead.
+    `missing` says what stands where a number is missing: "error", "mean", "constant=0", or "indicator" (the mean, and
+    a column that marks it).
     `like` is a dataset whose columns, categories and fillings are taken over, as for a test set; `unknown="code"`
     gives a category that it lacks a code of its own. With `on_error="skip"` faulty rows are left out and listed in the
     dataset's `left_out.csv`. `shuffle` is the seed of a shuffle of all rows as they are written. `csv` says how the
@@ -96,7 +97,7 @@ def convert_csv(
     way, constant = parse_missing(missing)
     request = ConvertRequest(
         find_sources([str(source) for source in given]),
-        label=label,
+        labels=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label or ())),
         id=id,
         shape=tuple(shape) if shape else None,
         dtype=dtype,

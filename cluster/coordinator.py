@@ -167,7 +167,7 @@ def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Non
             remark = ""
             if state["history"]:
                 last = state["history"][-1]
-                shown = "accuracy" if "accuracy" in last else "rmse"
+                shown = next(name for name in last if name == "accuracy" or name.startswith("rmse"))
                 remark = (
                     f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
                 )

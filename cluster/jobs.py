@@ -100,26 +100,30 @@ def predict(
     source: str | Path,
     out: str | Path,
     *,
-    columns: Sequence[str] = ("ImageId", "Label"),
+    columns: Sequence[str] | None = None,
     id: str | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> int:
     """Predict a dataset, or a CSV file with the run's feature columns, by the mean of all folds; write a CSV.
 
-    The CSV has two columns, named by `columns`: the row's id (the `id` column's value, or its number counted from 1)
-    and the class with the highest mean probability, or the mean value. Returns the rows written.
+    The CSV has the row's id (the `id` column's value, or its number counted from 1) and the class with the highest
+    mean probability, or the mean value of each label. `columns` are its names: by default ImageId and Label, or
+    ImageId and the labels where there are several. Returns the rows written.
     """
-    if len(columns) != 2:
-        raise UsageError(f"--columns {','.join(columns)}: name two columns, as in ImageId,Label")
     folder, _ = read_run(Path(run))
     job = load_job(folder)
+    labels = job.schema.labels
+    names = tuple(columns or ("ImageId", *(labels if len(labels) > 1 else ("Label",))))
+    if len(names) != 1 + len(labels):
+        example = ",".join(("ImageId", *labels)) if len(labels) > 1 else "ImageId,Label"
+        raise UsageError(f"--columns {','.join(names)}: name {1 + len(labels)} columns, as in {example}")
     target = Path(out).absolute()
     if target.is_dir():
         raise UsageError(f"{out} is a folder; name a CSV file in it")
     with _source_dataset(job, Path(source), target, id, listener, client) as dataset:
         check_same_features(job.schema, dataset.schema, source)
-        return write_predictions(job, folder, dataset, target, columns, listener.progress)
+        return write_predictions(job, folder, dataset, target, names, listener.progress)
 
 
 @contextmanager
@@ -162,8 +166,7 @@ def write_predictions(
     writer.writerow(columns)
     done = 0
     for arrays, predictions in predict_rows(job, folder, dataset):
-        names = row_names(arrays)
-        writer.writerows(zip(names, decide(job.schema, predictions), strict=True))
+        writer.writerows(zip(row_names(arrays), *decide(job.schema, predictions), strict=True))
         done += len(predictions)
         progress("predict", done, dataset.rows, "rows")
     write_atomic(target, buffer.getvalue().encode())
@@ -180,11 +183,11 @@ def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
     return list(key)
 
 
-def decide(schema: Schema, predictions: np.ndarray) -> list[Any]:
-    """The class of the highest probability by its name, or the value, for each row."""
+def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
+    """For each label the rows' values, or for the one that has classes the name of the most probable one."""
     if schema.classes:
-        return [schema.classes[code] for code in predictions.argmax(axis=1)]
-    return list(predictions[:, 0])
+        return [[schema.classes[code] for code in predictions.argmax(axis=1)]]
+    return [list(values) for values in predictions.T]
 
 
 def run_job(path: str | Path, listener: Listener = SILENT) -> dict[str, Any]:

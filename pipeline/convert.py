@@ -107,7 +107,8 @@ def _write(
 
 def attributes(plan: ConvertPlan) -> dict[str, Any]:
     """What plain Zarr readers see on the group."""
-    return {"foldstream": {"label": plan.schema.label, "task": plan.schema.task, "classes": list(plan.schema.classes)}}
+    schema = plan.schema
+    return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 
 def is_converted(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
@@ -358,8 +359,8 @@ def merge_statistics(plan: ConvertPlan, receipts: Sequence[dict[str, Any]]) -> S
         minimum=tuple(merged.minimum.tolist()),
         maximum=tuple(merged.maximum.tolist()),
         missing=tuple(missing.tolist()),
-        y_mean=y.mean.item() if y else None,
-        y_std=y.std()[0] if y else None,
+        y_mean=tuple(y.mean.tolist()) if y else (),
+        y_std=tuple(y.std()) if y else (),
     )
 
 

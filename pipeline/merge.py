@@ -3,6 +3,7 @@
 Each task writes one shard of the result and adds up the scores of its rows; memory is bounded by a shard.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,14 @@ def score(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, fl
         rank = (prediction > own[:, None]).sum(axis=1)
         losses = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
         return {"loss": float(losses.sum()), "accuracy": float((rank < 1).sum()), "top3": float((rank < 3).sum())}
-    error = prediction[:, 0].astype(np.float64) - y
-    return {"mse": float(np.square(error).sum()), "mae": float(np.abs(error).sum())}
+    error = prediction.astype(np.float64) - y.reshape(prediction.shape)
+    return {
+        **schema.by_label("rmse", np.square(error).sum(axis=0)),  # the root is drawn at the end
+        **schema.by_label("mae", np.abs(error).sum(axis=0)),
+    }
 
 
 def finish_scores(shards: list[MergedShard], rows: int) -> dict[str, Any]:
     """Means over all rows, added up in the order of the shards."""
     scores = {name: sum(shard.sums[name] for shard in shards) / rows for name in shards[0].sums}
-    if "mse" in scores:
-        scores["rmse"] = float(np.sqrt(scores.pop("mse")))
-    return scores
+    return {name: math.sqrt(score) if name.startswith("rmse") else score for name, score in scores.items()}

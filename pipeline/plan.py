@@ -43,7 +43,7 @@ class ConvertRequest:
     """
 
     sources: tuple[Source, ...]
-    label: str | None = None
+    labels: tuple[str, ...] = ()
     id: str | None = None
     shape: tuple[int, ...] | None = None
     dtype: str = "auto"
@@ -79,7 +79,7 @@ class ConvertRequest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("ignore", "categories", "dates")}
+        tuples = {name: tuple(value[name]) for name in ("labels", "ignore", "categories", "dates")}
         return cls(
             **{
                 **value,
@@ -154,19 +154,19 @@ def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Seque
     """
     header, path = texts[0].header, texts[0].path
     like = request.like
-    named = [(request.label, "--label"), (request.id, "--id")]
+    named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     for name, option in named:
         if name and name not in header:
             raise UsageError(f"{option}: {path} has no column «{name}»{suggest(name, header)}")
-    aside = {request.label, request.id, *request.ignore}
+    aside = {*request.labels, request.id, *request.ignore}
     if like:
-        aside |= {like.label, like.key} - set(like.features)
+        aside |= {*like.labels, like.key} - set(like.features)
     features = like.features if like else tuple(name for name in header if name not in aside)
     for text in texts:
         missing = [name for name in features if name not in text.header]
         extra = [name for name in text.header if name not in features and name not in aside]
-        lost = [name for name in (request.label, request.id) if name and name not in text.header]
+        lost = [name for name in (*request.labels, request.id) if name and name not in text.header]
         if missing or extra or lost:
             differences = _differences([*missing, *lost], extra, text.header)
             raise UsageError(f"{text.path} has other columns than expected: {differences}")
@@ -176,7 +176,7 @@ def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Seque
         categories, dates = tuple(like.categories), tuple(like.dates)
     else:
         categories, dates = find_kinds(request, texts[0], features, sample)
-    own = tuple(name for name in (request.label, request.id) if name)
+    own = tuple(name for name in (*request.labels, request.id) if name)
     required = own if request.gaps else (*own, *categories, *dates)
     return Columns(features, tuple(dict.fromkeys((*own, *categories, *dates))), dates, required)
 
@@ -274,12 +274,12 @@ def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) ->
     if request.id:
         key = total.texts[request.id]
         schema = replace(schema, key_width=None if key.kind == "integer" else max(1, key.width))
-    label = request.label and total.texts[request.label]
-    if label and like and like.label == request.label:
-        schema = replace(schema, label=like.label, task=like.task, y_dtype=like.y_dtype, classes=like.classes)
-    elif label:
-        task, y_dtype, classes = choose_label(request, label)
-        schema = replace(schema, label=request.label, task=task, y_dtype=y_dtype, classes=classes)
+    labels = request.labels
+    if labels and like and like.labels == labels:
+        schema = replace(schema, labels=labels, task=like.task, y_dtype=like.y_dtype, classes=like.classes)
+    elif labels:
+        task, y_dtype, classes = choose_labels(request.task, {name: total.texts[name] for name in labels})
+        schema = replace(schema, labels=labels, task=task, y_dtype=y_dtype, classes=classes)
     return replace(schema, x_dtype=choose_dtype(request.dtype, schema, total))
 
 
@@ -349,21 +349,24 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
     return asked
 
 
-def choose_label(request: ConvertRequest, label: TextFindings) -> tuple[str, str, tuple[str, ...]]:
+def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str, tuple[str, ...]]:
     """Task, dtype of `y` and classes."""
-    few = label.distinct is not None and (label.kind == "text" or len(label.distinct) <= CLASS_LIMIT)
-    task = request.task
+    name, label = next(iter(labels.items()))
     if task == "auto":
-        task = "classification" if label.kind == "text" or (label.kind == "integer" and few) else "regression"
+        few = label.distinct is not None and len(label.distinct) <= CLASS_LIMIT
+        one_of_few = label.kind == "text" or (label.kind == "integer" and few)
+        task = "classification" if one_of_few and len(labels) == 1 else "regression"
     if task == "regression":
-        if label.kind == "text":
-            raise UsageError(f"--task regression: the label «{request.label}» holds text; use classification")
+        for name, label in labels.items():
+            if label.kind == "text":
+                remedy = "several labels must all be numbers" if len(labels) > 1 else "use classification"
+                raise UsageError(f"--task regression: the label «{name}» holds text; {remedy}")
         return task, "float64", ()
+    if len(labels) > 1:
+        raise UsageError(f"--task classification: give one --label; {', '.join(labels)} together can be a regression")
     if label.distinct is None:
-        raise UsageError(
-            f"--task classification: the label «{request.label}» has too many distinct values to be classes"
-        )
+        raise UsageError(f"--task classification: the label «{name}» has too many distinct values to be classes")
     classes = sorted(label.distinct, key=(lambda v: (float(v), v)) if label.kind != "text" else str)
     if len(classes) < 2:
-        raise UsageError(f"the label «{request.label}» has one value, «{classes[0]}»; a classifier needs two")
+        raise UsageError(f"the label «{name}» has one value, «{classes[0]}»; a classifier needs two")
     return task, np.min_scalar_type(len(classes) - 1).name, tuple(classes)

@@ -100,10 +100,10 @@ def finish_shard(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.nda
 
 
 def summarize(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
-    """What a receipt says of a shard's rows: moments of channels and of the label, class counts, missing values."""
+    """What a receipt says of a shard's rows: moments of channels and of labels, class counts, missing values."""
     schema, x = task.schema, arrays["x"]
     moments = Moments.of(x.reshape(len(x), -1)).pooled(schema.sample_shape[0])
-    y = Moments.of(arrays["y"][:, None]) if schema.task == "regression" else None
+    y = Moments.of(arrays["y"].reshape(len(x), -1)) if schema.task == "regression" else None
     return {
         "moments": moments.to_json(),
         "y_moments": y and y.to_json(),
@@ -200,7 +200,7 @@ class ShardFiller:
         )
 
     def _place(self, reader: Reader, chunk: Chunk, rows: slice) -> None:
-        """Put what is not a plain number into the arrays: categories, dates, marks of missing values, label, key."""
+        """Put what is not a plain number into the arrays: categories, dates, marks of missing values, labels, key."""
         schema, x = self.schema, self.x[rows]
         texts = dict(zip(self.columns.texts, chunk.texts, strict=True))
         gaps = {schema.features[i]: chunk.missing[chunk.missing[:, 1] == i, 0] for i in np.unique(chunk.missing[:, 1])}
@@ -218,8 +218,12 @@ class ShardFiller:
                 x[gone, len(schema.features) + schema.indicators.index(name)] = 1
             elif self.task.marked and name not in schema.categories:
                 self._misfit(f"«{name}» has missing values")
-        if schema.label:
-            self._place_label(reader, chunk, rows, texts[schema.label])
+        if schema.task == "classification":
+            (label,) = schema.labels
+            self.arrays["y"][rows] = self._codes(reader, chunk, label, texts[label], self.classes)
+        elif schema.labels:
+            of_labels = [self._quantities(name, texts[name]) for name in schema.labels]
+            self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
         if schema.key:
             self._place_key(rows, texts[schema.key])
 
@@ -230,7 +234,7 @@ class ShardFiller:
             value = values[row].as_py()
             if not self.task.given:
                 self._misfit(f"«{value}» in «{name}»")
-            if not self.task.unknown or name == self.schema.label:
+            if not self.task.unknown or name in self.schema.labels:
                 raise reader.text_error(chunk, row, name, f"«{value}» is no value that the training data has")
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
@@ -249,19 +253,14 @@ class ShardFiller:
             self._misfit(f"a date of «{name}» is no {self.schema.x_dtype}")
         return stored
 
-    def _place_label(self, reader: Reader, chunk: Chunk, rows: slice, values: pa.Array) -> None:
-        schema = self.schema
-        assert schema.label
-        if schema.task == "classification":
-            self.arrays["y"][rows] = self._codes(reader, chunk, schema.label, values, self.classes)
-            return
+    def _quantities(self, label: str, values: pa.Array) -> np.ndarray:
         try:
-            numbers = values.cast(pa.float64()).to_numpy()
+            numbers: np.ndarray = values.cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid:
             numbers = np.array([np.nan])
         if not np.isfinite(numbers).all():
-            self._misfit(f"the label «{schema.label}» is not a number everywhere")
-        self.arrays["y"][rows] = numbers
+            self._misfit(f"the label «{label}» is not a number everywhere")
+        return numbers
 
     def _place_key(self, rows: slice, values: pa.Array) -> None:
         schema = self.schema

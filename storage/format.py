@@ -5,7 +5,7 @@ the number of blocks stands in small Zarr arrays beside it, so that a billion ro
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Self
@@ -105,7 +105,8 @@ class ArraySpec:
 class Schema:
     """What the columns mean.
 
-    `features` are the source columns of `x` in order; `task` is "classification", "regression" or None (no label);
+    `features` are the source columns of `x` in order, `labels` those of `y`, of which there are several only in a
+    "regression"; `task` is that, "classification", or None (no label);
     `classes` are the label's values in the order of their codes; `key` is the user's own id column, stored as int64
     or, if `key_width` is set, as that many bytes of UTF-8 a row, padded with zeros.
 
@@ -117,7 +118,7 @@ class Schema:
     features: tuple[str, ...]
     sample_shape: tuple[int, ...]
     x_dtype: str
-    label: str | None = None
+    labels: tuple[str, ...] = ()
     task: str | None = None
     y_dtype: str | None = None
     classes: tuple[str, ...] = ()
@@ -130,14 +131,19 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """Values that a model gives a row: one a class, or one."""
-        return len(self.classes) if self.task == "classification" else 1
+        """Values that a model gives a row: one a class, or one a label."""
+        return len(self.classes) or len(self.labels) or 1
+
+    def by_label(self, name: str, values: Iterable[float]) -> dict[str, float]:
+        """A score of each label under its name: `rmse`, or `rmse/price`, `rmse/weight` where there are several."""
+        names = [name] if len(self.labels) == 1 else [f"{name}/{label}" for label in self.labels]
+        return dict(zip(names, map(float, values), strict=True))
 
     def arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays of a dataset with this schema."""
         specs = [ArraySpec("x", self.x_dtype, self.sample_shape)]
         if self.y_dtype:
-            specs.append(ArraySpec("y", self.y_dtype))
+            specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
         specs.append(ArraySpec("id", "int64"))
         if self.key:
             specs.append(ArraySpec("key", "uint8", (self.key_width,)) if self.key_width else ArraySpec("key", "int64"))
@@ -145,7 +151,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("features", "sample_shape", "classes", "indicators")}
+        tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes", "indicators")}
         categories = {name: tuple(values) for name, values in value["categories"].items()}
         return cls(**{**value, **tuples, "categories": categories})
 
@@ -155,7 +161,7 @@ class Statistics:
     """Per channel of `x` (the first axis of a sample): mean, standard deviation, least and greatest value; and how
     many values of it were missing in the source.
 
-    `y_mean` and `y_std` are set for regression.
+    `y_mean` and `y_std` are those of each label of a regression.
     """
 
     mean: tuple[float, ...]
@@ -163,12 +169,14 @@ class Statistics:
     minimum: tuple[float, ...]
     maximum: tuple[float, ...]
     missing: tuple[int, ...] = ()
-    y_mean: float | None = None
-    y_std: float | None = None
+    y_mean: tuple[float, ...] = ()
+    y_std: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("mean", "std", "minimum", "maximum", "missing")}
+        tuples = {
+            name: tuple(value[name]) for name in ("mean", "std", "minimum", "maximum", "missing", "y_mean", "y_std")
+        }
         return cls(**{**value, **tuples})
 
 

@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def digits_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits(digits_csv: Path) -> Dataset:
     """1,200 digits, converted. Read only."""
-    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    request = ConvertRequest((describe_source(str(digits_csv)),), labels=("label",), shape=(1, 28, 28))
     return convert(request, digits_csv.parent / "digits.zarr", SerialExecutor())
 
 
@@ -54,9 +55,10 @@ def write_csv(tmp_path: Path) -> WriteCsv:
     return write
 
 
-def convert_file(path: Path, out: Path, **options: object) -> Dataset:
+def convert_file(path: Path, out: Path, label: Any = (), **options: object) -> Dataset:
     """Convert one CSV file in this process."""
-    request = ConvertRequest((describe_source(str(path)),), **options)  # type: ignore[arg-type]
+    labels = (label,) if isinstance(label, str) else label
+    request = ConvertRequest((describe_source(str(path)),), labels, **options)  # type: ignore[arg-type]
     return convert(request, out, SerialExecutor())
 
 

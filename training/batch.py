@@ -26,7 +26,8 @@ MEMORY_SHARE = 8  # a stream may use an eighth of the memory, with the other ran
 class Batch(NamedTuple):
     """Rows as tensors in the dataset's dtypes.
 
-    `x` is (rows, *sample_shape), `y` (rows,), or (rows, 0) where the data has no label, `id` (rows,) int64.
+    `x` is (rows, *sample_shape), `y` (rows,), (rows, labels) where there are several,
+    or (rows, 0) where there is none, `id` (rows,) int64.
     """
 
     x: Tensor

@@ -22,7 +22,7 @@ from .batch import Batch, Rank
 from .checkpoint import load_checkpoint, save_checkpoint, save_weights
 from .config import Recipe
 from .filters import FoldFilter
-from .metrics import make_loss_metric, make_metrics
+from .metrics import make_loss_metric, make_metrics, name_metrics
 from .models import parameter_groups
 from .objective import Objective, Preparation, autocast, make_model
 from .prediction import Predictor, predict_fold
@@ -64,7 +64,7 @@ class FoldTrainer:
         mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
         self.stream = TrainStream(dataset, FoldFilter(folds, fold), mixing, rank)
         self.held_out = RowStream(dataset, FoldFilter(folds, fold, inside=True), rank)
-        self.objective = Objective(job.schema, job.statistics, self.recipe)
+        self.objective = Objective(job.schema, job.statistics, self.recipe, process.device)
         self.prepare = Preparation(job.statistics, job.schema.sample_shape).to(process.device)
         self.model = make_model(job, fold).to(process.device)
         self.wrapped = process.wrap(self.model)
@@ -159,8 +159,8 @@ class FoldTrainer:
                 outputs = self.model(self.prepare(x))
             mean_loss.update(self.objective.loss(outputs, y), weight=len(y))
             predicted = self.objective.predict(outputs)
-            metrics.update(*((predicted, y.long()) if self.job.schema.classes else (predicted[:, 0], y.float())))
-        return {"loss": float(mean_loss.compute()), **{k: float(v) for k, v in metrics.compute().items()}}
+            metrics.update(predicted, y.long() if self.job.schema.classes else y.reshape(predicted.shape).float())
+        return {"loss": float(mean_loss.compute()), **name_metrics(self.job.schema, metrics.compute())}
 
     def keep_best(self, metrics: dict[str, Any]) -> None:
         """With early stopping, remember the weights of the lowest validation loss."""

@@ -1,6 +1,7 @@
 """From stored rows to a model's input, from its output to a loss and a prediction; and the seeds of all of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -33,33 +34,38 @@ class Preparation(nn.Module):
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss, and how targets and outputs relate to the label's own units."""
+    """The loss, and how targets and outputs relate to the labels' own units."""
 
     schema: Schema
     statistics: Statistics
     recipe: Recipe
+    device: torch.device
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of `outputs` (rows, outputs) against labels (rows,). Quantities are centred and scaled first."""
+        """Mean loss of `outputs` (rows, outputs) against labels (rows,) or (rows, labels).
+
+        Quantities are centred and scaled first.
+        """
         if self.schema.task == "classification":
             return functional.cross_entropy(outputs, y.long(), label_smoothing=self.recipe.label_smoothing)
         name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
-        loss: Tensor = getattr(functional, name)(outputs[:, 0], ((y - self.y_mean) / self.y_std).float())
+        centre, scale = self.units
+        loss: Tensor = getattr(functional, name)(outputs, ((y.reshape(outputs.shape) - centre) / scale).float())
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Probabilities (rows, classes), or values in the label's units (rows, 1), float32."""
+        """Probabilities (rows, classes), or values in the labels' units (rows, labels), float32."""
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
-        return outputs.float() * self.y_std + self.y_mean
+        centre, scale = self.units
+        return (outputs.double() * scale + centre).float()
 
-    @property
-    def y_mean(self) -> float:
-        return self.statistics.y_mean or 0.0
-
-    @property
-    def y_std(self) -> float:
-        return self.statistics.y_std or 1.0
+    @cached_property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each label, (labels,) float64; 1 for a label that does not vary."""
+        std = torch.tensor(self.statistics.y_std, dtype=torch.float64, device=self.device)
+        mean = torch.tensor(self.statistics.y_mean, dtype=torch.float64, device=self.device)
+        return mean, torch.where(std > 0, std, 1.0)
 
 
 def make_model(job: RunJob, fold: int) -> nn.Module:

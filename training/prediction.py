@@ -27,7 +27,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Probabilities (rows, classes) or values (rows, 1) of stored rows, float32 on the CPU."""
+        """Probabilities (rows, classes) or values (rows, labels) of stored rows, float32 on the CPU."""
         self.model.eval()
         with autocast(self.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x.to(self.device)))
@@ -39,7 +39,9 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
     model = make_model(job, fold)
     model.load_state_dict(load_weights(run.fold(fold).weights))
     prepare = Preparation(job.statistics, job.schema.sample_shape).to(device)
-    return Predictor(model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe), device)
+    return Predictor(
+        model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe, device), device
+    )
 
 
 def predict_fold(predictor: Predictor, rows: RowStream, folder: FoldFolder) -> None:

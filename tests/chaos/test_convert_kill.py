@@ -34,5 +34,5 @@ class HalfWriting(SerialExecutor):
 
 def test_what_a_killed_worker_left_half_written_is_gone_at_the_end(digits_csv: Path, tmp_path: Path) -> None:
     root = tmp_path / "out.zarr"
-    convert(ConvertRequest((describe_source(str(digits_csv)),), label="label"), root, HalfWriting(root))
+    convert(ConvertRequest((describe_source(str(digits_csv)),), labels=("label",)), root, HalfWriting(root))
     assert not list(root.rglob("*.tmp"))

@@ -79,11 +79,13 @@ def test_a_bucket_of_csv_becomes_a_dataset_in_a_bucket_though_it_is_killed(
 def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectServer, tmp_path: Path) -> None:
     text = table(3000) + "999,1,2,3,z\n"
     obstore.put(server.store, "odd.csv.gz", gzip.compress(text.encode()))
-    request = ConvertRequest((describe_source("s3://bucket/odd.csv.gz"),), label="label")
+    request = ConvertRequest((describe_source("s3://bucket/odd.csv.gz"),), labels=("label",))
     dataset = convert(request, locate("s3://bucket/odd.zarr"), SerialExecutor())
     local = tmp_path / "odd.csv"
     local.write_text(text)
-    same = convert(ConvertRequest((describe_source(str(local)),), label="label"), tmp_path / "odd", SerialExecutor())
+    same = convert(
+        ConvertRequest((describe_source(str(local)),), labels=("label",)), tmp_path / "odd", SerialExecutor()
+    )
     assert contents(dataset) == contents(same)
     assert dataset.schema.x_dtype == "uint16"
     again = convert(request, locate("s3://bucket/odd.zarr"), SerialExecutor())
@@ -92,7 +94,7 @@ def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectSe
         convert(ConvertRequest(request.sources), locate("s3://bucket/odd.zarr"), SerialExecutor())
     other = ConvertRequest(request.sources, ignore=("label",))
     replaced = convert(other, locate("s3://bucket/odd.zarr"), SerialExecutor(), overwrite=True)
-    assert replaced.schema.label is None
+    assert not replaced.schema.labels
     assert np.prod(replaced.schema.sample_shape) == 4
 
 
@@ -102,7 +104,7 @@ def test_parquet_is_read_from_a_bucket(server: ObjectServer, tmp_path: Path) -> 
     obstore.put(server.store, "t.parquet", path.read_bytes())
     places = ("s3://bucket/t.parquet", str(path))
     one, other = (
-        convert(ConvertRequest((describe_source(place),), label="label"), tmp_path / f"{i}.zarr", SerialExecutor())
+        convert(ConvertRequest((describe_source(place),), labels=("label",)), tmp_path / f"{i}.zarr", SerialExecutor())
         for i, place in enumerate(places)
     )
     assert contents(one) == contents(other)
@@ -111,7 +113,7 @@ def test_parquet_is_read_from_a_bucket(server: ObjectServer, tmp_path: Path) -> 
 def test_of_two_converters_of_one_target_exactly_one_commits(server: ObjectServer) -> None:
 
     obstore.put(server.store, "race.csv", table(300).encode())
-    request = ConvertRequest((describe_source("s3://bucket/race.csv"),), label="label")
+    request = ConvertRequest((describe_source("s3://bucket/race.csv"),), labels=("label",))
     target = locate("s3://bucket/race.zarr")
 
     class Rival(SerialExecutor):

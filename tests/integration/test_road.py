@@ -121,7 +121,7 @@ def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path)
 def test_dask_gives_the_bytes_of_the_serial_executor(
     digits: Dataset, digits_csv: Path, dask_client: Client, tmp_path: Path
 ) -> None:
-    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    request = ConvertRequest((describe_source(str(digits_csv)),), labels=("label",), shape=(1, 28, 28))
     dataset = convert(request, tmp_path / "dask.zarr", DaskExecutor(dask_client))
     assert dataset.identity == digits.identity
 
@@ -145,15 +145,14 @@ def test_a_scheduler_that_is_not_there_is_refused(digits_csv: Path, tmp_path: Pa
     assert not (tmp_path / "x.zarr").exists()
 
 
-def test_a_regression_on_a_table_learns_and_scores_in_the_labels_units(dask_client: Client, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(600, 3))
-    y = 1000 + 50 * (x @ [1.0, -2.0, 0.5])
-    lines = "".join(
-        f"{a:.4f},{b:.4f},{c:.4f},{t:.4f},r{i}\n" for i, ((a, b, c), t) in enumerate(zip(x, y, strict=True))
+def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client: Client, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(600, 3))
+    y = np.stack([1000 + 50 * (x @ [1.0, -2.0, 0.5]), -3 + x @ [0.1, 0.2, -0.3]], axis=1)
+    lines = [",".join([*(f"{value:.4f}" for value in row), f"r{i}"]) for i, row in enumerate(np.hstack([x, y]))]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,price,weight,name", *lines]))
+    dataset = fs.convert_csv(
+        tmp_path / "t.csv", tmp_path / "t.zarr", label=["price", "weight"], id="name", client=dask_client
     )
-    (tmp_path / "t.csv").write_text("a,b,c,y,name\n" + lines)
-    dataset = fs.convert_csv(tmp_path / "t.csv", tmp_path / "t.zarr", label="y", id="name", client=dask_client)
     summary = fs.train(
         dataset.root,
         tmp_path / "run",
@@ -165,12 +164,19 @@ def test_a_regression_on_a_table_learns_and_scores_in_the_labels_units(dask_clie
         settings={"hidden": 32, "dropout": 0.0, "lr": 0.01},
         client=dask_client,
     )
-    assert summary["out_of_fold"]["rmse"] < 0.15 * y.std()
-    fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv", columns=("name", "y"))
+    scores = summary["out_of_fold"]
+    assert scores["rmse/price"] < 0.15 * y[:, 0].std()
+    assert scores["rmse/weight"] < 0.15 * y[:, 1].std()
+    of_folds = np.mean([fold["rmse/price"] ** 2 for fold in summary["folds"]])
+    assert of_folds**0.5 == pytest.approx(scores["rmse/price"], rel=1e-4)
+    with pytest.raises(fs.FoldstreamError, match="ImageId,price,weight"):
+        fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv", columns=("name", "y"))
+    fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv")
     rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
-    assert rows[0] == ["name", "y"]
+    assert rows[0] == ["ImageId", "price", "weight"]
     assert [row[0] for row in rows[1:4]] == ["r0", "r1", "r2"]
-    assert np.corrcoef([float(row[1]) for row in rows[1:]], y)[0, 1] > 0.98
+    for label in range(2):
+        assert np.corrcoef([float(row[1 + label]) for row in rows[1:]], y[:, label])[0, 1] > 0.98
 
 
 @pytest.mark.parametrize(

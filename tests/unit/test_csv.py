@@ -86,7 +86,17 @@ def test_labels_become_classes_or_quantities(write_csv: WriteCsv, tmp_path: Path
     assert (words.schema.task, words.schema.classes) == ("classification", ("x", "y", "z"))
     assert (amounts.schema.task, amounts.schema.classes) == ("regression", ())
     np.testing.assert_allclose(read_all(amounts)["y"], np.arange(30) / 7)
-    assert amounts.statistics.y_mean == pytest.approx(np.mean(np.arange(30) / 7))
+    assert amounts.statistics.y_mean == pytest.approx((np.mean(np.arange(30) / 7),))
+
+
+def test_several_labels_are_quantities_side_by_side(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("a,b,c,d\n" + "".join(f"{i},{i % 3},x,{i / 7}\n" for i in range(300)))
+    dataset = convert_file(path, tmp_path / "out", label=("d", "b"), ignore=("c",))
+    expected = np.stack([np.arange(300) / 7, np.arange(300) % 3], axis=1)
+    assert (dataset.schema.features, dataset.schema.task, dataset.schema.outputs) == (("a",), "regression", 2)
+    np.testing.assert_array_equal(read_all(dataset)["y"], expected)
+    assert dataset.statistics.y_mean == pytest.approx(expected.mean(axis=0))
+    assert dataset.statistics.y_std == pytest.approx(expected.std(axis=0))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,9 @@ def test_faults_are_named_with_their_place_and_leave_nothing_behind(
         ({"label": "label", "id": "nothing-like-it"}, "its columns are «c0»"),
         ({"label": "label", "shape": (2, 3)}, "6 values, but there are 4 feature columns"),
         ({"label": "label", "dtype": "int8x"}, "did you mean «int8»"),
-        ({"label": "label", "task": "regression"}, "holds text"),
+        ({"label": "label", "task": "regression"}, "holds text; use classification"),
+        ({"label": ("c0", "label")}, "«label» holds text; several labels must all be numbers"),
+        ({"label": ("c0", "c1"), "task": "classification"}, "give one --label"),
         ({"label": "label", "missing": "constant"}, "constant=0"),
         ({"label": "label", "categories": ("c9",)}, "--category"),
     ],
@@ -156,7 +168,7 @@ def test_a_test_set_takes_the_columns_and_codes_of_the_training_set(write_csv: W
     text = "day,label,colour,a\n2026-01-02,z,blue,9\n"
     test = convert_file(write_csv(text, "test.csv"), tmp_path / "test", like=train.schema)
     assert read_all(test)["x"].tolist() == [[9, 0, 20455]]
-    assert test.schema.label is None
+    assert not test.schema.labels
     unknown = write_csv("a,colour,day\n9,green,2026-01-02\n", "unknown.csv")
     with pytest.raises(SourceError, match="line 2, column «colour»: «green» is no value that the training data has"):
         convert_file(unknown, tmp_path / "strict", like=train.schema)

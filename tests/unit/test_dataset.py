@@ -73,7 +73,7 @@ def test_layouts_are_within_their_bounds(rows: int, row_bytes: int) -> None:
 def test_a_conversion_that_died_resumes_to_the_same_bytes(
     tasks: int, digits: Dataset, digits_csv: Path, tmp_path: Path
 ) -> None:
-    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    request = ConvertRequest((describe_source(str(digits_csv)),), labels=("label",), shape=(1, 28, 28))
     out = tmp_path / "again.zarr"
     with pytest.raises(Killed):
         convert(request, out, DyingExecutor(tasks))
@@ -85,7 +85,7 @@ def test_a_conversion_that_died_resumes_to_the_same_bytes(
 
 
 def test_the_same_request_on_a_finished_dataset_does_nothing(digits: Dataset, digits_csv: Path) -> None:
-    request = ConvertRequest((describe_source(str(digits_csv)),), label="label", shape=(1, 28, 28))
+    request = ConvertRequest((describe_source(str(digits_csv)),), labels=("label",), shape=(1, 28, 28))
     assert convert(request, digits.root, DyingExecutor(0)).identity == digits.identity
 
 
@@ -94,7 +94,7 @@ def test_another_request_on_a_target_is_refused(digits: Dataset, digits_csv: Pat
         convert_file(digits_csv, digits.root, label="label")
     unfinished = tmp_path / "u.zarr"
     with pytest.raises(Killed):
-        convert(ConvertRequest((describe_source(str(digits_csv)),), label="label"), unfinished, DyingExecutor(3))
+        convert(ConvertRequest((describe_source(str(digits_csv)),), labels=("label",)), unfinished, DyingExecutor(3))
     before = files_of(unfinished)
     with pytest.raises(ConflictError, match="unfinished conversion with other options"):
         convert_file(digits_csv, unfinished, label="label", dtype="float32")
@@ -107,9 +107,9 @@ def test_overwrite_replaces_a_dataset_and_spares_it_if_the_new_command_fails(dig
     before = files_of(out)
     source = describe_source(str(digits_csv))
     with pytest.raises(UsageError):
-        convert(ConvertRequest((source,), label="lable"), out, SerialExecutor(), overwrite=True)
+        convert(ConvertRequest((source,), labels=("lable",)), out, SerialExecutor(), overwrite=True)
     assert files_of(out) == before
-    request = ConvertRequest((source,), label="label", dtype="float32", shape=(1, 28, 28))
+    request = ConvertRequest((source,), labels=("label",), dtype="float32", shape=(1, 28, 28))
     with pytest.raises(Killed):
         convert(request, out, DyingExecutor(4), overwrite=True)
     replaced = convert(request, out, SerialExecutor(), overwrite=True)

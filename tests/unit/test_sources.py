@@ -34,7 +34,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def convert_places(out: Path, *places: Path | str) -> Dataset:
-    return convert(ConvertRequest(find_sources(list(map(str, places))), label="label"), out, SerialExecutor())
+    return convert(ConvertRequest(find_sources(list(map(str, places))), labels=("label",)), out, SerialExecutor())
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
