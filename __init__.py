@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cluster.conversion import Listener, convert_csv, verify
+    from .cluster.conversion import Listener, convert_csv, convert_images, verify
     from .cluster.jobs import predict, run_job, train
     from .storage.dataset import Dataset
     from .storage.dataset import open_dataset as open
@@ -28,6 +28,7 @@ __all__ = [
     "FoldstreamError",
     "Listener",
     "convert_csv",
+    "convert_images",
     "normalizer",
     "open",
     "predict",
@@ -42,6 +43,7 @@ _HOMES = {
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.conversion", "Listener"),
     "convert_csv": ("cluster.conversion", "convert_csv"),
+    "convert_images": ("cluster.conversion", "convert_images"),
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("storage.dataset", "open_dataset"),
     "predict": ("cluster.jobs", "predict"),

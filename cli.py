@@ -92,6 +92,19 @@ def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
     return numbers
 
 
+def parse_size(text: str | None) -> int | tuple[int, ...] | None:
+    """`64` as a number, `48,64` as two. Raises UsageError."""
+    numbers = parse_integers("--size", text)
+    return numbers[0] if numbers and len(numbers) == 1 else numbers
+
+
+def parse_seed(text: str) -> int | None:
+    """A seed, or None for `none`. Raises UsageError."""
+    if text != "none" and not text.isdecimal():
+        raise UsageError(f"--shuffle «{text}»: give a whole number, or none")
+    return None if text == "none" else int(text)
+
+
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`NAME=VALUE` pairs as a dict of text. Raises UsageError."""
     settings = {}
@@ -181,6 +194,63 @@ def convert_csv(
     show_dataset(dataset)
 
 
+@convert_app.command("images")
+def convert_images(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE…", help="Folders of images, patterns, .tar or .zip archives, also in a bucket."),
+    ],
+    out: OutArgument,
+    size: Annotated[str | None, typer.Option(help="Of a sample, as in 64, or 48,64 (height and width).")] = None,
+    color: Annotated[str, typer.Option(help="rgb or gray.")] = "rgb",
+    fit: Annotated[str, typer.Option(help="Other proportions: pad, crop to the middle, or stretch.")] = "pad",
+    background: Annotated[str, typer.Option(help="white or black: of padding, and behind transparency.")] = "white",
+    dtype: Annotated[str, typer.Option(help="uint8, or uint16 to keep 16 bits of gray.")] = "uint8",
+    labels: Annotated[str | None, typer.Option(help="CSV file of paths and labels; else folders are classes.")] = None,
+    label: Annotated[
+        list[str], typer.Option(help="Column of --labels to learn, repeatable for numbers; else the second.")
+    ] = [],  # noqa: B006
+    task: Annotated[str, typer.Option(help="classification or regression; auto: by the label's values.")] = "auto",
+    like: Annotated[str | None, typer.Option(help="Dataset whose form and classes to take, as for a test set.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="stop at images that cannot be decoded, or skip: leave them out and list them.")
+    ] = "stop",
+    shuffle: Annotated[str, typer.Option(metavar="SEED", help="Seed of the images' order; none: by path.")] = "0",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset at OUT.")] = False,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786; else workers here.")
+    ] = None,
+    report: Annotated[str | None, typer.Option(help="HTML file for Dask's account of the work.")] = None,
+) -> None:
+    """Convert images into a dataset of samples of one size. The same command resumes.
+
+    Example: foldstream convert images photos/ photos.zarr --size 64 --fit crop
+    """
+    from .cluster import conversion
+
+    with listening() as listener:
+        dataset = conversion.convert_images(
+            sources,
+            out,
+            size=parse_size(size),
+            color=color,
+            fit=fit,
+            background=background,
+            dtype=dtype,
+            labels=labels,
+            label=label,
+            task=task,
+            like=like,
+            on_error=on_error,
+            shuffle=parse_seed(shuffle),
+            overwrite=overwrite,
+            dask=dask,
+            report=report,
+            listener=listener,
+        )
+    show_dataset(dataset)
+
+
 @app.command()
 def train(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
@@ -239,10 +309,12 @@ def train(
 @app.command()
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A dataset, or a CSV with the run's columns.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A dataset, a CSV with the run's columns, or images.")
+    ],
     out: Annotated[str, typer.Argument(metavar="OUT.csv", help="The CSV to write.")],
     columns: Annotated[
-        str | None, typer.Option(help="Names of its columns: the row's id, and its label; else ImageId,Label.")
+        str | None, typer.Option(help="Names of its columns; else ImageId,Label, or of images path,label,probability.")
     ] = None,
     id: Annotated[str | None, typer.Option(help="Column of SOURCE that names the rows; else 1, 2, 3, …")] = None,
 ) -> None:
@@ -330,8 +402,12 @@ def show_dataset(dataset: Dataset) -> None:
     table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
     table.add_row("rows", f"{dataset.rows:,}")
     if dataset.left_out:
-        table.add_row("left out", f"{dataset.left_out:,} faulty rows, see {dataset.place / LEFT_OUT}")
-    table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {len(schema.features):,} columns")
+        what = "images" if schema.image else "rows"
+        table.add_row("left out", f"{dataset.left_out:,} faulty {what}, see {dataset.place / LEFT_OUT}")
+    origin = f"{len(schema.features):,} columns"
+    if schema.image:
+        origin = f"images, {schema.image.color}, {schema.image.fit}"
+    table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {origin}")
     if schema.classes:
         counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
         more = f" and {len(schema.classes) - 20} more" if len(schema.classes) > 20 else ""

@@ -8,14 +8,18 @@ from typing import Any
 
 from distributed import Client, performance_report
 
-from ..pipeline.convert import convert, is_converted
+from ..pipeline.convert import convert
+from ..pipeline.convert_images import ImageRequest
+from ..pipeline.convert_images import convert_images as write_images
 from ..pipeline.csv_dialect import CsvOptions
 from ..pipeline.dask_executor import DaskExecutor
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
+from ..pipeline.target import is_converted
 from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, disk_in_words
+from ..storage.format import ImageForm
 from ..storage.object_path import AnyPath, locate
 from ..storage.progress import Progress, silent
 from .local import connect, dask_cluster
@@ -115,6 +119,69 @@ def convert_csv(
     )
     written = None if report is None else Path(report).absolute()
     return convert_request(request, locate(out), overwrite, listener, client, dask, written)
+
+
+def convert_images(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    size: int | Sequence[int] | None = None,
+    color: str = "rgb",
+    fit: str = "pad",
+    background: str = "white",
+    dtype: str = "uint8",
+    labels: str | Path | None = None,
+    label: str | Sequence[str] | None = None,
+    task: str = "auto",
+    like: str | Path | None = None,
+    on_error: str = "stop",
+    shuffle: int | None = 0,
+    overwrite: bool = False,
+    dask: str | None = None,
+    report: str | Path | None = None,
+    listener: Listener = SILENT,
+    client: Client | None = None,
+) -> Dataset:
+    """Convert images in folders, patterns and .tar or .zip archives into a dataset at `out`.
+
+    Samples are (channels, height, width), `color` is "rgb" or "gray", `size` their height and width or one number for
+    both. `fit` says what becomes of other proportions: "pad" (with the `background`, "white" or "black", over which
+    transparent images are laid too), "crop" to the middle, or "stretch". `dtype="uint16"` keeps 16 bits of gray.
+
+    An image's class is the folder that it lies in; or `labels` is a CSV file whose first column names the images and
+    whose second, or those that `label` names, are their labels. Images are shuffled by the seed `shuffle`; None leaves
+    them in the order of their paths, which are kept as `key`. `like` is a dataset whose form and classes are taken
+    over. With `on_error="skip"` images that cannot be decoded are left out and listed in the dataset's
+    `left_out.csv`. The rest is as with `convert_csv`.
+    """
+    taken = None if like is None else open_dataset(like).schema
+    if taken and not taken.image:
+        raise UsageError(f"--like {like}: it was not made from images")
+    if (size is None) == (taken is None):
+        raise UsageError("give the samples' --size, as in 64 or 48,64 (height and width), or --like DATASET, not both")
+    both = (size, size) if isinstance(size, int) else tuple(size or ())
+    if not taken and (len(both) != 2 or min(both) < 1):
+        raise UsageError(f"--size {','.join(map(str, both))}: give one number, or height and width, as in 48,64")
+    form = taken.image if taken and taken.image else ImageForm((both[0], both[1]), color, fit, background, dtype)
+    request = ImageRequest(
+        tuple(map(absolute, [sources] if isinstance(sources, str | Path) else sources)),
+        form,
+        labels=None if labels is None else absolute(labels),
+        label=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label or ())),
+        task=task,
+        on_error=on_error,
+        shuffle=shuffle,
+        like=taken,
+    )
+    root = locate(out)
+    written = None if report is None else Path(report).absolute()
+    with disk_in_words(root), dask_executor(listener, client, dask, written) as executor:
+        return write_images(request, root, executor, listener.progress, overwrite)
+
+
+def absolute(place: str | Path) -> str:
+    """A path that holds in another folder too; a URL as it is."""
+    return str(place) if "://" in str(place) else str(Path(place).absolute())
 
 
 def parse_missing(text: str) -> tuple[str, float | None]:

@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
+from ..pipeline.convert_images import ImageRequest, convert_images
 from ..pipeline.plan import ConvertRequest
-from ..pipeline.sources import describe_source
+from ..pipeline.sources import find_sources
+from ..pipeline.target import PLAN
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import UsageError, did_you_mean
+from ..storage.errors import UsageError, did_you_mean, disk_in_words
 from ..storage.files import write_atomic
-from ..storage.format import Schema
+from ..storage.format import MANIFEST, WORK, Schema
 from ..storage.machine import parse_bytes
+from ..storage.object_path import locate
 from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.models import check_model
@@ -105,51 +108,62 @@ def predict(
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> int:
-    """Predict a dataset, or a CSV file with the run's feature columns, by the mean of all folds; write a CSV.
+    """Predict a dataset, a CSV file with the run's feature columns, or images, by the mean of all folds; write a CSV.
 
     The CSV has the row's id (the `id` column's value, or its number counted from 1) and the class with the highest
     mean probability, or the mean value of each label. `columns` are its names: by default ImageId and Label, or
-    ImageId and the labels where there are several. Returns the rows written.
+    ImageId and the labels where there are several. Of images it has each one's path, its class and the probability
+    of that, or its values. Returns the rows written.
     """
     folder, _ = read_run(Path(run))
     job = load_job(folder)
-    labels = job.schema.labels
-    names = tuple(columns or ("ImageId", *(labels if len(labels) > 1 else ("Label",))))
-    if len(names) != 1 + len(labels):
-        example = ",".join(("ImageId", *labels)) if len(labels) > 1 else "ImageId,Label"
-        raise UsageError(f"--columns {','.join(names)}: name {1 + len(labels)} columns, as in {example}")
+    usual = default_columns(job.schema)
+    names = tuple(columns or usual)
+    if len(names) != len(usual):
+        raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
     target = Path(out).absolute()
     if target.is_dir():
         raise UsageError(f"{out} is a folder; name a CSV file in it")
-    with _source_dataset(job, Path(source), target, id, listener, client) as dataset:
+    if id and job.schema.image:
+        raise UsageError("--id names a column, and images have none; their paths name them")
+    with _source_dataset(job, source, target, id, listener, client) as dataset:
         check_same_features(job.schema, dataset.schema, source)
         return write_predictions(job, folder, dataset, target, names, listener.progress)
 
 
+def default_columns(schema: Schema) -> tuple[str, ...]:
+    """The names of a CSV of predictions."""
+    if schema.image:
+        return ("path", *schema.labels, "probability") if schema.classes else ("path", *schema.labels)
+    return ("ImageId", *schema.labels) if len(schema.labels) > 1 else ("ImageId", "Label")
+
+
 @contextmanager
 def _source_dataset(
-    job: RunJob, source: Path, target: Path, id: str | None, listener: Listener, client: Client | None
+    job: RunJob, source: str | Path, target: Path, id: str | None, listener: Listener, client: Client | None
 ) -> Iterator[Dataset]:
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
-    if source.is_dir():
-        yield open_dataset(source)
+    place = locate(source)
+    if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
+        yield open_dataset(place)
         return
-    request = ConvertRequest(
-        (describe_source(str(source)),),
-        id=id,
-        like=job.schema,
-    )
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        yield convert_request(request, scratch / "source.zarr", False, listener, client)
+        if form := job.schema.image:
+            images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
+            with disk_in_words(scratch), dask_executor(listener, client) as executor:
+                yield convert_images(images, scratch / "source.zarr", executor, listener.progress)
+        else:
+            request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
+            yield convert_request(request, scratch / "source.zarr", False, listener, client)
     finally:
         shutil.rmtree(scratch)
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
     """Raise UsageError unless a dataset has the columns and the shape that a run was trained on."""
-    if expected.features != found.features or expected.sample_shape != found.sample_shape:
+    if (expected.features, expected.sample_shape) != (found.features, found.sample_shape):
         missing = [name for name in expected.features if name not in found.features][:5]
         raise UsageError(
             f"{source} does not have the run's columns: samples of shape {found.sample_shape} where the run has "
@@ -184,9 +198,11 @@ def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
 
 
 def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
-    """For each label the rows' values, or for the one that has classes the name of the most probable one."""
+    """For each label the rows' values, or for the one that has classes the name of the most probable one; of images
+    with its probability."""
     if schema.classes:
-        return [[schema.classes[code] for code in predictions.argmax(axis=1)]]
+        names = [schema.classes[code] for code in predictions.argmax(axis=1)]
+        return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]
     return [list(values) for values in predictions.T]
 
 

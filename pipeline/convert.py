@@ -7,20 +7,11 @@ The schema is first taken from a sample, and every row is held against it as it 
 is contradicted by no row holds for all; where a row does contradict, all rows are scanned, and written anew.
 """
 
-import fcntl
-import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
-from time import perf_counter
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, SourceError, UsageError
@@ -28,33 +19,36 @@ from ..storage.files import (
     clean_temporaries,
     create_json,
     names_in,
-    read_json,
-    remove_file,
     remove_tree,
-    same_json,
-    write_atomic,
     write_json,
 )
-from ..storage.format import LEFT_OUT, MANIFEST, WORK, Manifest, ShardEntry, Statistics
-from ..storage.object_path import AnyPath, ObjectPath
+from ..storage.format import MANIFEST, WORK
+from ..storage.object_path import AnyPath
 from ..storage.progress import Progress, silent
-from ..storage.writer import commit, create_arrays, write_block_table
+from ..storage.writer import create_arrays
 from .csv_cut import CsvText, Cut, Piece, cut_ranges, cut_tasks, resolve_cuts
 from .csv_open import OpenedText, OpenTask, open_source
 from .csv_rows import Columns
 from .executor import Executor, Task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
-from .moments import Moments, merge_moments
 from .plan import ConvertPlan, ConvertRequest, choose_columns, plan_conversion
 from .shuffle import SPILLED, ShuffleTask, gather_shard, spill_note, spill_rows
+from .target import (
+    FAULTS,
+    PLAN,
+    attributes,
+    carry_out,
+    clear_target,
+    commit_plan,
+    is_converted,
+    load_plan,
+    lock_target,
+)
 from .texts import Text
-from .write import RECEIPTS, has_receipt, receipt_path, shard_task, write_shard_task
+from .write import RECEIPTS, has_receipt, shard_task, write_shard_task
 
 Result = TypeVar("Result")
 
-PLAN = "plan.json"
-FAULTS = "faults"
-FAULT_HEADER = b"file,line,column,reason\n"
 SAMPLES = 8
 SAMPLE_BYTES = 2 << 20
 
@@ -72,8 +66,9 @@ def convert(
     if is_converted(root, fingerprint, overwrite):
         remove_tree(root / WORK)
         return open_dataset(root)
-    with _lock(root):
-        plan = _load_plan(root, fingerprint, overwrite)
+    with lock_target(root):
+        begun = load_plan(root, fingerprint, overwrite)
+        plan = begun and ConvertPlan.from_json(begun)
         if plan is None:
             cut = cut_sources(request, root, executor, progress)
             plan = None if (root / MANIFEST).exists() else plan_by_sample(request, cut, executor)
@@ -91,7 +86,7 @@ def _write(
 ) -> ConvertPlan:
     """Write all shards of a plan; if its sample misled, of one by a scan. Returns the plan that was carried out."""
     if not names_in(root / WORK / RECEIPTS):
-        _clear(root)
+        clear_target(root)
     create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
     misfit = write_shards(plan, root, executor, progress)
     if misfit is None:
@@ -103,91 +98,6 @@ def _write(
     scanned = plan_by_scan(request, cut, root, executor, progress)
     write_json(root / WORK / PLAN, scanned.to_json())
     return _write(scanned, request, root, executor, progress)
-
-
-def attributes(plan: ConvertPlan) -> dict[str, Any]:
-    """What plain Zarr readers see on the group."""
-    schema = plan.schema
-    return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
-
-
-def is_converted(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
-    """Whether `root` holds the committed result of this request.
-
-    Raises ConflictError where it holds the result of another one (unless `overwrite`) or what is not Foldstream's.
-    """
-    if (root / MANIFEST).exists():
-        if overwrite or same_json(open_dataset(root).request, fingerprint):
-            return not overwrite
-        raise ConflictError(f"{root} holds another dataset; choose another name, or replace it with --overwrite")
-    names = names_in(root)
-    if (isinstance(root, Path) and root.is_file()) or (names and WORK not in names):
-        raise ConflictError(f"{root} holds something that is not a dataset; choose another name")
-    return False
-
-
-@contextmanager
-def _lock(root: AnyPath) -> Iterator[None]:
-    """Let one converter at a time work at `root`. The system frees the lock when its holder dies.
-
-    In an object store there is no lock that would be freed: several converters of one request do the same work, and
-    the plan and the manifest are created by exactly one of them. Without a plan at the end nothing has been written:
-    the folders that were made go, and what was there stays.
-    """
-    if isinstance(root, ObjectPath):
-        try:
-            yield
-        finally:
-            if not (root / WORK / PLAN).exists():
-                remove_tree(root / WORK)
-        return
-    made = not root.exists()
-    (root / WORK).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / WORK, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(f"{root} is being converted by another process; wait for it to end") from None
-        try:
-            yield
-        finally:
-            if (root / WORK).exists() and not (root / WORK / PLAN).exists():
-                remove_tree(root if made else root / WORK)
-    finally:
-        os.close(descriptor)
-
-
-def _load_plan(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> ConvertPlan | None:
-    """The plan of an attempt that was cut short, None if it did not come so far or is to be replaced."""
-    path = root / WORK / PLAN
-    if not path.exists():
-        return None
-    plan = ConvertPlan.from_json(read_json(path))
-    if same_json(plan.request, fingerprint):
-        return plan
-    if overwrite:
-        remove_file(path)
-        remove_tree(root / WORK / RECEIPTS)
-        remove_tree(root / WORK / SPILLED)
-        return None
-    raise ConflictError(
-        f"{root} holds an unfinished conversion with other options or sources; "
-        "repeat that command, choose another name, or start anew with --overwrite"
-    )
-
-
-def _clear(root: AnyPath) -> None:
-    """Remove an earlier dataset, its manifest first: from then on it is none, should the removal be cut short."""
-    remove_file(root / MANIFEST)
-    if isinstance(root, ObjectPath):
-        root.remove_all([name for name in root.list() if not name.startswith(f"{WORK}/")])
-        return
-    for path in root.iterdir():
-        if path.is_dir() and path.name != WORK:
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
 
 
 CutSources = tuple[Sequence[Text], Sequence[tuple[int, Piece]], Columns]
@@ -281,92 +191,13 @@ def write_shards(
     seed = plan.request["shuffle"]
     if seed is None:
         make = partial(shard_task, root, plan)
-        return _carry_out(plan, write_shard_task, make, left, "convert", executor, progress)
+        misfits = carry_out(plan, write_shard_task, make, left, "convert", executor, progress)
+        return misfits[0] if misfits else None
 
     def task(shard: int) -> ShuffleTask:
         return ShuffleTask(shard_task(root, plan, shard), seed)
 
     unread = [shard for shard in shards if left and not spill_note(root, shard).exists()]
-    misfit = _carry_out(plan, spill_rows, task, unread, "spread", executor, progress)
-    return misfit or _carry_out(plan, gather_shard, task, left, "gather", executor, progress)
-
-
-def _carry_out(
-    plan: ConvertPlan,
-    function: Callable[[Task], str | None],
-    make: Callable[[int], Task],
-    shards: Sequence[int],
-    stage: str,
-    executor: Executor,
-    progress: Progress,
-) -> str | None:
-    """One task a shard, with progress in rows. After a misfit no more are given out, and none is left running: none
-    could write over what a better plan writes."""
-    misfits: list[str] = []
-    given: Iterable[int] = takewhile(lambda _: not misfits, shards)
-    done = plan.layout.rows - sum(stop - start for start, stop in map(plan.layout.shard_range, shards))
-    started, before = perf_counter(), done
-    progress(stage, done, plan.layout.rows, "rows")
-    for position, misfit in executor.map(function, (make(shard) for shard in given)):
-        if misfit is not None:
-            misfits.append(misfit)
-            continue
-        start, stop = plan.layout.shard_range(shards[position])
-        done += stop - start
-        rate = (done - before) / (perf_counter() - started)
-        megabytes = rate * plan.schema.arrays()[0].row_bytes / 1e6
-        progress(stage, done, plan.layout.rows, f"rows, {rate:,.0f} rows/s, {megabytes:,.0f} MB/s")
+    misfits = carry_out(plan, spill_rows, task, unread, "spread", executor, progress)
+    misfits = misfits or carry_out(plan, gather_shard, task, left, "gather", executor, progress)
     return misfits[0] if misfits else None
-
-
-def commit_plan(plan: ConvertPlan, root: AnyPath) -> None:
-    """Gather the receipts and make the dataset exist."""
-    if isinstance(root, Path):
-        clean_temporaries(root)  # of workers that were killed while others went on
-    receipts = [read_json(receipt_path(root, shard)) for shard in range(plan.layout.shards)]
-    checksums: dict[str, list[int]] = {spec.name: [] for spec in plan.schema.arrays()}
-    for receipt in receipts:
-        for name, values in receipt["checksums"].items():
-            checksums[name] += values
-    totals: Counter[int] = Counter()
-    if plan.schema.classes:
-        counts = np.concatenate([np.asarray(receipt["class_counts"], np.uint32) for receipt in receipts])
-        write_block_table(root, "class_counts", counts)
-        totals.update(dict(enumerate(counts.sum(axis=0, dtype=np.int64).tolist())))
-    details = {
-        "schema": asdict(plan.schema),
-        "statistics": asdict(merge_statistics(plan, receipts)),
-        "request": plan.request,
-        "class_counts": [totals[code] for code in range(len(plan.schema.classes))],
-        "left_out": plan.left_out,
-    }
-    commit_faults(root)
-    shards = tuple(ShardEntry(**receipt["entry"]) for receipt in receipts)
-    commit(root, Manifest("dataset", plan.layout, plan.schema.arrays(), shards, details), checksums)
-
-
-def merge_statistics(plan: ConvertPlan, receipts: Sequence[dict[str, Any]]) -> Statistics:
-    """The statistics of all rows from those of the shards, in their order."""
-    schema, channels = plan.schema, plan.schema.sample_shape[0]
-    merged = merge_moments([Moments.from_json(receipt["moments"]) for receipt in receipts])
-    of_labels = [Moments.from_json(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
-    y = merge_moments(of_labels) if of_labels else None
-    missing = np.sum([receipt["missing"] for receipt in receipts], axis=0, dtype=np.int64)
-    missing = np.concatenate([missing, np.zeros(len(schema.indicators), np.int64)]).reshape(channels, -1).sum(axis=1)
-    return Statistics(
-        mean=tuple(merged.mean.tolist()),
-        std=tuple(merged.std()),
-        minimum=tuple(merged.minimum.tolist()),
-        maximum=tuple(merged.maximum.tolist()),
-        missing=tuple(missing.tolist()),
-        y_mean=tuple(y.mean.tolist()) if y else (),
-        y_std=tuple(y.std()) if y else (),
-    )
-
-
-def commit_faults(root: AnyPath) -> None:
-    """Gather the lists of faulty rows in one beside the arrays, if there are any."""
-    folder = root / WORK / FAULTS
-    listed = [(folder / name).read_bytes() for name in names_in(folder) if name.endswith(".csv")]
-    if listed:
-        write_atomic(root / LEFT_OUT, FAULT_HEADER + b"".join(listed))

@@ -1,7 +1,7 @@
 """Writing one shard: its rows parsed into arrays, counted, and put in place with a receipt."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -92,14 +92,27 @@ def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return arrays, filler.missing
 
 
-def finish_shard(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> None:
-    """Write a shard's arrays, then its receipt."""
+class WritingTask(Protocol):
+    """The shard that a task writes, and where."""
+
+    @property
+    def root(self) -> str: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def shard(self) -> int: ...
+
+
+def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: str) -> None:
+    """Write a shard's arrays, then its receipt, with some notes of the task's own."""
     root = locate(task.root)
     written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)
-    write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, missing)})
+    write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, missing), **notes})
 
 
-def summarize(task: ShardTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
+def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
     """What a receipt says of a shard's rows: moments of channels and of labels, class counts, missing values."""
     schema, x = task.schema, arrays["x"]
     moments = Moments.of(x.reshape(len(x), -1)).pooled(schema.sample_shape[0])

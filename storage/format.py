@@ -102,6 +102,34 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
+class ImageForm:
+    """How image files become samples.
+
+    `size` is (height, width); `color` "rgb" or "gray"; `fit` "pad", "crop" or "stretch"; `background`, behind what is
+    transparent and around what is padded, "white" or "black"; `dtype` "uint8" or "uint16".
+    """
+
+    size: tuple[int, int]
+    color: str = "rgb"
+    fit: str = "pad"
+    background: str = "white"
+    dtype: str = "uint8"
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        return (3 if self.color == "rgb" else 1, *self.size)
+
+    @property
+    def ground(self) -> int:
+        """The background as a value of 8 bits."""
+        return 255 if self.background == "white" else 0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{**value, "size": tuple(value["size"])})
+
+
+@dataclass(frozen=True)
 class Schema:
     """What the columns mean.
 
@@ -112,7 +140,8 @@ class Schema:
 
     Features that are text are stored as the position of their value in `categories`, dates as "days" or "seconds"
     since 1970 as `dates` says. `fills` stand for missing numbers; `indicators` are the features whose missing values
-    are marked by a column of their own, 1 where one is missing, behind all features.
+    are marked by a column of their own, 1 where one is missing, behind all features. Samples that are images have an
+    `image` form and no features.
     """
 
     features: tuple[str, ...]
@@ -128,6 +157,7 @@ class Schema:
     dates: dict[str, str] = field(default_factory=dict)
     fills: dict[str, float] = field(default_factory=dict)
     indicators: tuple[str, ...] = ()
+    image: ImageForm | None = None
 
     @property
     def outputs(self) -> int:
@@ -153,7 +183,8 @@ class Schema:
     def from_json(cls, value: dict[str, Any]) -> Self:
         tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes", "indicators")}
         categories = {name: tuple(values) for name, values in value["categories"].items()}
-        return cls(**{**value, **tuples, "categories": categories})
+        image = value["image"] and ImageForm.from_json(value["image"])
+        return cls(**{**value, **tuples, "categories": categories, "image": image})
 
 
 @dataclass(frozen=True)

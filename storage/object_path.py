@@ -100,15 +100,21 @@ class ObjectPath:
             raise self._refused(error) from None
         return True
 
-    def list(self) -> list[str]:
-        """The names of all objects behind this one and its slash, relative to it, in order."""
-        prefix = f"{self.key}/"
+    def sizes(self) -> Sequence[tuple[str, int]]:
+        """The names of all objects behind this one and its slash, relative to it, in order, with their bytes."""
+        prefix = f"{self.key}/" if self.key else ""
         try:
             return sorted(
-                str(item["path"]).removeprefix(prefix) for batch in obstore.list(self.store, prefix) for item in batch
+                (str(item["path"]).removeprefix(prefix), int(item["size"]))
+                for batch in obstore.list(self.store, prefix)
+                for item in batch
             )
         except BaseError as error:
             raise self._refused(error) from None
+
+    def list(self) -> list[str]:
+        """The names of all objects behind this one and its slash, relative to it, in order."""
+        return [name for name, _ in self.sizes()]
 
     def remove(self) -> None:
         """Remove the object, if there is one."""
@@ -139,7 +145,7 @@ AnyPath = Path | ObjectPath
 
 def list_bucket(bucket: str) -> list[str]:
     """The URLs of all objects of a bucket (`s3://bucket`), in order."""
-    return sorted(f"{bucket}/{item['path']}" for batch in obstore.list(_open_store(bucket)) for item in batch)
+    return [f"{bucket}/{name}" for name in ObjectPath(bucket, "").list()]
 
 
 def read_bytes(place: AnyPath, start: int, length: int) -> bytes:
@@ -147,7 +153,8 @@ def read_bytes(place: AnyPath, start: int, length: int) -> bytes:
     if isinstance(place, ObjectPath):
         return place.read_range(start, length)
     with open(place, "rb") as file:
-        file.seek(start)
+        if start:  # a pipe can be read, but only from its beginning
+            file.seek(start)
         return file.read(length)
 
 

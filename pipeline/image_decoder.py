@@ -1,0 +1,72 @@
+"""The process that decodes: a decoder that hangs or dies takes this process with it and nothing else.
+
+It is told by a line of JSON what to decode, puts the samples into memory that it shares with the process that asked,
+and answers with a line for each file that gave none, and one at the end. Before each file it writes its number there,
+so that whoever asked knows which one it was at.
+"""
+
+import ctypes
+import json
+import mmap
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..storage.errors import FoldstreamError
+from ..storage.format import ImageForm
+from .image_decode import ImageError, decode_image
+from .image_files import ImageFile, read_image
+
+HEAD = struct.Struct("<q56x")  # the number of the file that is being decoded, at the beginning of the shared memory
+PDEATHSIG = 1  # of Linux's prctl
+
+
+def main(descriptor: int) -> None:
+    """Serve requests on standard input until it ends."""
+    if sys.platform == "linux":  # end with the process that started this one; elsewhere at the next request
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+    for line in sys.stdin:
+        try:
+            for number, reason in decode_files(descriptor, json.loads(line)):
+                tell({"fault": [number, reason]})
+            tell({"done": True})
+        except Exception:  # noqa: BLE001 - it is raised again in the process that asked
+            tell({"error": traceback.format_exc()})
+
+
+def tell(message: dict[str, Any]) -> None:
+    """Answer with a line."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def decode_files(descriptor: int, request: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    """Put the samples of the files from number `first` on at their places. Yields those that gave none, and why."""
+    form = ImageForm.from_json(request["form"])
+    files = [ImageFile(*fields) for fields in request["files"]]
+    with mmap.mmap(descriptor, 0) as memory:
+        samples = samples_in(memory, len(files), form)
+        for number in range(request["first"], len(files)):
+            HEAD.pack_into(memory, 0, number)
+            try:
+                samples[number] = decode_image(read_image(files[number]), form)
+            except ImageError as error:
+                yield number, str(error)
+            except (OSError, FoldstreamError) as error:
+                yield number, f"it cannot be read ({getattr(error, 'strerror', None) or error})"
+        del samples
+
+
+def samples_in(memory: mmap.mmap, count: int, form: ImageForm) -> np.ndarray:
+    """The samples in shared memory, (count, channels, height, width)."""
+    shape = (count, *form.sample_shape)
+    return np.frombuffer(memory, form.dtype, int(np.prod(shape)), HEAD.size).reshape(shape)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
