@@ -7,7 +7,7 @@ take the places of such files, so that only the shards that had some, and the la
 import csv
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -215,15 +215,17 @@ def leave_out(plan: ImagePlan, faults: Mapping[int, str]) -> ImagePlan:
     return replace(plan, layout=layout, order=order, faults={**plan.faults, **faults})
 
 
-def write_images(plan: ImagePlan, root: AnyPath, executor: Executor, progress: Progress) -> ImagePlan:
-    """Write every shard that has no valid receipt, and after files that gave no sample, those that change. Returns the
-    plan that was carried out."""
+def write_images(
+    plan: ImagePlan, root: AnyPath, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
+) -> ImagePlan:
+    """Write every shard, or those that are wanted, unless it has a valid receipt; and after files that gave no sample,
+    those that change. Returns the plan that was carried out."""
     if isinstance(root, Path):
         clean_temporaries(root)
     create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
     specs = plan.schema.arrays()
     left = []
-    for shard in range(plan.layout.shards):
+    for shard in range(plan.layout.shards) if wanted is None else wanted:
         digest = content_hash(shard_list(plan, shard))
         if not has_receipt(root, specs, shard) or read_json(receipt_path(root, shard))["list"] != digest:
             left.append(shard)

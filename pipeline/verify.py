@@ -14,9 +14,12 @@ from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
 from .convert import cut_sources, plan_by_scan, write_shards
+from .convert_images import ImageRequest, plan_images, write_images
 from .executor import Executor
+from .image_list import list_images
 from .plan import ConvertRequest
 from .sources import describe_source
+from .target import Plan
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,11 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
 
     Raises SourceError if a source is gone or is not what it was; then nothing has been changed.
     """
-    request = _request(dataset)
     with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
         scratch = Path(folder)
-        cut = cut_sources(request, scratch, executor, progress)
-        plan = plan_by_scan(request, cut, scratch, executor, progress)
         shards = sorted({damage.shard for damage in damages})
-        if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
-            raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")
-        write_shards(plan, scratch, executor, progress, shards)
+        again = _write_images_again if dataset.schema.image else _write_again
+        again(dataset, scratch, shards, executor, progress)
         names = {spec.name: spec for spec in dataset.manifest.arrays}
         for damage in damages:
             made = scratch / shard_key(names[damage.array], damage.shard)
@@ -106,10 +105,35 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
             os.replace(scratch / shard_key(names[damage.array], damage.shard), damage.path)
 
 
-def _request(dataset: Dataset) -> ConvertRequest:
-    """The conversion that made a dataset. Raises SourceError unless its sources are as they were."""
+def _write_again(
+    dataset: Dataset, scratch: Path, shards: Sequence[int], executor: Executor, progress: Progress
+) -> None:
+    """Convert some shards of a dataset that was made from tables. Raises SourceError unless those are as they were."""
     request = ConvertRequest.from_json(dataset.request)
     for source in request.sources:
         if describe_source(source.path) != source:
             raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert again")
-    return request
+    cut = cut_sources(request, scratch, executor, progress)
+    plan = plan_by_scan(request, cut, scratch, executor, progress)
+    _check_same(plan, dataset)
+    write_shards(plan, scratch, executor, progress, shards)
+
+
+def _write_images_again(
+    dataset: Dataset, scratch: Path, shards: Sequence[int], executor: Executor, progress: Progress
+) -> None:
+    """The same for one that was made from images; those that were left out are found by decoding all again."""
+    request = ImageRequest.from_json(dataset.request)
+    images = list_images(request.sources, scratch)
+    if images.digest != request.listing:
+        raise SourceError(
+            f"images of {', '.join(request.sources)} have changed since they were converted; convert again"
+        )
+    plan = plan_images(request, images)
+    plan = write_images(plan, scratch, executor, progress, shards if plan.layout == dataset.layout else None)
+    _check_same(plan, dataset)
+
+
+def _check_same(plan: Plan, dataset: Dataset) -> None:
+    if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
+        raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")

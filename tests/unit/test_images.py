@@ -22,6 +22,7 @@ from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.image_decode import MOST_PIXELS, ImageError, decode_image
 from foldstream.pipeline.image_files import ImageFile
 from foldstream.pipeline.image_process import decode_images
+from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError, UsageError
 from foldstream.storage.format import LEFT_OUT, ImageForm
@@ -403,6 +404,25 @@ def test_faulty_images_stop_the_conversion_or_are_left_out_and_listed(tmp_path: 
     sound = dict(files)
     for key, x in zip(keys_of(dataset), read_all(dataset)["x"], strict=True):
         np.testing.assert_array_equal(x, decode_image(sound[key], GRAY))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_damaged_shards_are_written_again_from_the_images(broken: bool, tmp_path: Path) -> None:
+    files = write_folder(tmp_path / "images")
+    if broken:
+        (tmp_path / "images" / files[7][0]).write_bytes(b"broken")
+    dataset = convert_folder(tmp_path / "images", tmp_path / "out", on_error="skip")
+    before = contents(dataset)
+    shard = sorted((tmp_path / "out" / "x").rglob("*"))[-1]
+    shard.write_bytes(b"damaged")
+    damages = find_damage(dataset, SerialExecutor())
+    repair_shards(dataset, damages, SerialExecutor())
+    assert find_damage(dataset, SerialExecutor()) == []
+    assert contents(dataset) == before
+    shard.write_bytes(b"damaged")
+    write_image(tmp_path / "images" / files[0][0], SOUND["PNG"]())
+    with pytest.raises(SourceError, match="have changed"):
+        repair_shards(dataset, damages, SerialExecutor())
 
 
 def test_a_folder_that_has_changed_is_another_source(tmp_path: Path) -> None:
