@@ -68,15 +68,22 @@ bench-order: install
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json
 
-# Peak memory of converting 1 GB and 10 GB, and 10 GB within 2 GB of memory, which needs root; 12 GB of disk.
+# Peak memory of converting 1 GB and 10 GB of CSV, and 10 GB within 2 GB of memory, which needs root, and of 10,000 and
+# 100,000 images; 12 GB of disk. KINDS=csv or KINDS=images for one of both.
 .PHONY: bench-convert-memory
 bench-convert-memory: install
-	$(BIN)/python -m tests.benchmarks.convert_memory build/bench-convert-memory.json
+	$(BIN)/python -m tests.benchmarks.convert_memory build/bench-convert-memory.json $(KINDS)
 
 # CSV to Zarr against dask.dataframe, pyarrow and pandas; CASES narrows it to some: CASES='"digits, 1 GB"'.
-.PHONY: bench-convert
-bench-convert: install
+.PHONY: bench-convert bench-convert-csv bench-convert-images
+bench-convert: bench-convert-csv bench-convert-images
+
+bench-convert-csv: install
 	$(BIN)/python -m tests.benchmarks.convert $(DIGITS) build/bench-convert.json $(CASES)
+
+# Images to samples against Pillow, torch, LitData and WebDataset.
+bench-convert-images: install $(PEERS)/installed
+	$(BIN)/python -m tests.benchmarks.convert_images $(PEERS)/bin/python $(DIGITS) build/bench-convert-images.json
 
 bench-train: install
 	$(BIN)/python -m tests.benchmarks.train build/bench-train.json

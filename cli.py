@@ -331,7 +331,9 @@ def predict(
 
 @app.command("run")
 def run_job(
-    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="Tables [convert], [train] and [predict].")],
+    job: Annotated[
+        str, typer.Argument(metavar="JOB.toml", help="Tables [convert.csv] or [convert.images], [train], [predict].")
+    ],
 ) -> None:
     """Convert, train and predict as one file says. What is done already is skipped.
 
@@ -369,16 +371,30 @@ def verify(
 
 
 @app.command()
-def info(path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="A dataset or a run.")]) -> None:
-    """Show what a dataset holds, or how a run ended."""
+def info(
+    path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="A dataset or a run.")],
+    preview: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw some rows of a dataset of pictures, with their labels.")
+    ] = None,
+) -> None:
+    """Show what a dataset holds, or how a run ended.
+
+    Example: foldstream info photos.zarr --preview photos.png
+    """
     if (Path(path) / "run.json").exists():
         from .cluster.coordinator import read_run
 
+        if preview:
+            raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")
         show_summary(read_run(Path(path))[1])
-    else:
-        from .storage.dataset import open_dataset
+        return
+    from .pipeline.preview import draw_preview
+    from .storage.dataset import open_dataset
 
-        show_dataset(open_dataset(path))
+    dataset = open_dataset(path)
+    show_dataset(dataset)
+    if preview:
+        console.print(f"{draw_preview(dataset, Path(preview))} rows: {preview}", highlight=False, soft_wrap=True)
 
 
 @app.command()

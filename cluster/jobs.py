@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from ..pipeline.convert_images import ImageRequest, convert_images
+from ..pipeline.convert_images import ImageRequest
+from ..pipeline.convert_images import convert_images as write_images
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
@@ -34,7 +35,7 @@ from ..training.models import check_model
 from ..training.order import lane_count
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
-from .conversion import SILENT, Listener, convert_csv, convert_request, dask_executor
+from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .coordinator import (
     Resources,
     check_stream,
@@ -153,7 +154,7 @@ def _source_dataset(
         if form := job.schema.image:
             images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
             with disk_in_words(scratch), dask_executor(listener, client) as executor:
-                yield convert_images(images, scratch / "source.zarr", executor, listener.progress)
+                yield write_images(images, scratch / "source.zarr", executor, listener.progress)
         else:
             request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
             yield convert_request(request, scratch / "source.zarr", False, listener, client)
@@ -209,23 +210,24 @@ def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
 def run_job(path: str | Path, listener: Listener = SILENT) -> dict[str, Any]:
     """Convert, train and predict as a TOML file says; each part that is done already is skipped.
 
-    Tables `convert` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source, out, …) take the names
-    of the functions' parameters, which are the flags' names. Paths are relative to the file. `train.dataset` and
-    `predict.run` default to what the tables before them make. Returns the run's summary.
+    Tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source,
+    out, …) take the names of the functions' parameters, which are the flags' names. Paths are relative to the file.
+    `train.dataset` and `predict.run` default to what the tables before them make. Returns the run's summary.
     """
     tables = load_job_file(Path(path))
     with dask_cluster() as client:
         listener.announce("Dask dashboard", client.dashboard_link)
-        if "convert" in tables:
-            convert_csv(**tables["convert"], listener=listener, client=client)
+        for table in CONVERSIONS.keys() & tables:
+            CONVERSIONS[table](**tables[table], listener=listener, client=client)
         summary = train(**tables["train"], listener=listener, client=client) if "train" in tables else {}
         if "predict" in tables:
             predict(**tables["predict"], listener=listener, client=client)
     return summary
 
 
-JOB_TABLES: dict[str, Callable[..., Any]] = {"convert": convert_csv, "train": train, "predict": predict}
-JOB_PATHS = ("sources", "out", "dataset", "run", "source")
+CONVERSIONS: dict[str, Callable[..., Any]] = {"convert.csv": convert_csv, "convert.images": convert_images}
+JOB_TABLES: dict[str, Callable[..., Any]] = {**CONVERSIONS, "train": train, "predict": predict}
+JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source")
 
 
 def load_job_file(path: Path) -> dict[str, dict[str, Any]]:
@@ -236,12 +238,17 @@ def load_job_file(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path} does not exist; give a job file in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
+    if isinstance(tables.get("convert"), dict):
+        nested = tables.pop("convert")
+        tables = {**{f"convert.{kind}": values for kind, values in nested.items()}, **tables}
     for table, values in tables.items():
         if table not in JOB_TABLES:
             raise UsageError(
                 f"{path}: table «{table}» is not known; {did_you_mean(table, JOB_TABLES)}there are "
                 f"{', '.join(JOB_TABLES)}"
             )
+        if not isinstance(values, dict):
+            raise UsageError(f"{path}: «{table}» is a table; write [{table}], and below it what is in it")
         known = [name for name in signature(JOB_TABLES[table]).parameters if name not in ("listener", "client")]
         for name in values:
             if name not in known:
@@ -250,8 +257,11 @@ def load_job_file(path: Path) -> dict[str, dict[str, Any]]:
                     f"{', '.join(known)}"
                 )
         _resolve_paths(values, path.absolute().parent)
-    if "convert" in tables and "train" in tables:
-        tables["train"].setdefault("dataset", tables["convert"].get("out"))
+    converted = [tables[table].get("out") for table in CONVERSIONS if table in tables]
+    if len(converted) > 1:
+        raise UsageError(f"{path}: there is one dataset to train on; write {' or '.join(CONVERSIONS)}, not both")
+    if converted and "train" in tables:
+        tables["train"].setdefault("dataset", converted[0])
     if "train" in tables and "predict" in tables:
         tables["predict"].setdefault("run", tables["train"].get("run"))
     for table, values in tables.items():
@@ -266,7 +276,12 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     for name in JOB_PATHS:
         if name in values:
             given = values[name]
-            values[name] = [normpath(base / i) for i in given] if isinstance(given, list) else normpath(base / given)
+            values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
     model = values.get("model", "")
     if ".py:" in model:
         values["model"] = normpath(base / model)
+
+
+def _from(base: Path, place: str) -> str:
+    """A path that is relative to a folder, absolute; a URL as it is."""
+    return place if "://" in place else normpath(base / place)

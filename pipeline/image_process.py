@@ -126,6 +126,11 @@ class ImageDecoder:
                 process.stdin.close()
             process.stdout.close()
 
+    def release(self) -> None:
+        """Give back the shared memory, as soon as nobody holds samples in it."""
+        os.close(self._descriptor)
+        del self._memory
+
 
 class _Own(threading.local):
     """Each thread's decoder: starting one takes as long as decoding a hundred photographs."""
@@ -141,6 +146,8 @@ def _decoder(size: int) -> ImageDecoder:
     if _own.decoder is None or _own.decoder.size < size:
         if _own.decoder:
             _own.decoder.close()
+            atexit.unregister(_own.decoder.close)
+            _own.decoder.release()
         _own.decoder = ImageDecoder(size)
         atexit.register(_own.decoder.close)
     return _own.decoder

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,24 @@ def write_atomic(place: AnyPath, data: bytes, durable: bool = True) -> None:
         return
     with whole_file(place, durable) as file:
         file.write(data)
+
+
+def write_parts(place: AnyPath, parts: Iterable[bytes]) -> tuple[int, str]:
+    """Write bytes that come in parts, as `write_atomic` does. Returns their length and their SHA-256.
+
+    On this machine no more than a part is held at a time; an object is put in place as one.
+    """
+    if isinstance(place, ObjectPath):
+        data = b"".join(parts)
+        place.write_bytes(data)
+        return len(data), content_hash(data)
+    digest = hashlib.sha256()
+    with whole_file(place) as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+        length: int = file.tell()
+    return length, digest.hexdigest()
 
 
 def create_json(place: AnyPath, value: Any) -> bool:

@@ -6,7 +6,7 @@ straight into a caller's buffer. `tests/contracts` holds it to zarr-python in bo
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import google_crc32c
 import numcodecs
@@ -43,15 +43,13 @@ def index_bytes(layout: Layout) -> int:
     return layout.shard_blocks * ENTRY_BYTES + CHECKSUM_BYTES
 
 
-def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray) -> tuple[bytes, list[int]]:
-    """Encode one shard.
+def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray, checksums: list[int]) -> Iterator[bytes]:
+    """Encode one shard, block by block: yields its bytes in parts.
 
-    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. Returns the shard's bytes and the
-    CRC-32C of each of its blocks. A last block that is short is padded with zeros, as the format demands.
+    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The CRC-32C of each block is put
+    behind the `checksums`. A last block that is short is padded with zeros, as the format demands.
     """
     codec = compressor(spec)
-    parts: list[bytes] = []
-    checksums: list[int] = []
     index = np.full((layout.shard_blocks, 2), MISSING, "<u8")
     offset = 0
     for number, start in enumerate(range(0, len(rows), layout.block_rows)):
@@ -60,12 +58,13 @@ def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray) -> tuple[byt
             block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
         data = _compressed(codec, block)
         checksum = google_crc32c.value(data)
-        parts += [data, struct.pack("<I", checksum)]
+        yield data
+        yield struct.pack("<I", checksum)
         index[number] = offset, len(data) + CHECKSUM_BYTES
         offset += len(data) + CHECKSUM_BYTES
         checksums.append(checksum)
     tail = index.tobytes()
-    return b"".join([*parts, tail, struct.pack("<I", google_crc32c.value(tail))]), checksums
+    yield tail + struct.pack("<I", google_crc32c.value(tail))
 
 
 def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> bytes:

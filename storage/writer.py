@@ -16,7 +16,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import ObjectStore
 
 from .errors import ConflictError
-from .files import content_hash, create_json, write_atomic
+from .files import create_json, write_parts
 from .format import MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
 from .object_path import AnyPath
 from .shards import encode_shard, shard_key
@@ -73,14 +73,15 @@ def write_shard(
     `arrays` maps each array's name to all of the shard's rows, (rows, *row_shape).
     """
     start, stop = layout.shard_range(shard)
-    lengths, hashes, checksums = {}, {}, {}
+    lengths, hashes = {}, {}
+    checksums: dict[str, list[int]] = {}
     for spec in specs:
         rows = arrays[spec.name]
         if rows.shape != (stop - start, *spec.row_shape) or rows.dtype != np.dtype(spec.dtype):
             raise ValueError(f"shard {shard} of {spec.name}: {rows.shape} {rows.dtype} does not fit {spec} in {layout}")
-        data, checksums[spec.name] = encode_shard(spec, layout, rows)
-        write_atomic(root / shard_key(spec, shard), data)
-        lengths[spec.name], hashes[spec.name] = len(data), content_hash(data)
+        checksums[spec.name] = []
+        parts = encode_shard(spec, layout, rows, checksums[spec.name])
+        lengths[spec.name], hashes[spec.name] = write_parts(root / shard_key(spec, shard), parts)
     return WrittenShard(ShardEntry(stop - start, lengths, hashes), checksums)
 
 

@@ -1,8 +1,9 @@
-"""`make bench-convert-memory`: peak memory of converting 1 GB and 10 GB of CSV, and 10 GB under a limit of 2 GB.
+"""`make bench-convert-memory`: peak memory of converting 1 GB and 10 GB of CSV, and 10 GB under a limit of 2 GB; and
+of converting 10,000 and 100,000 images.
 
-python -m tests.benchmarks.convert_memory RESULT.json. What is measured is the command with all of its processes: their
-proportional set sizes, in which a page that some share counts once. The limit is a control group's (version 1 or 2),
-which needs root.
+python -m tests.benchmarks.convert_memory RESULT.json [csv|images]. What is measured is the command with all of its
+processes: their proportional set sizes, in which a page that some share counts once. The limit is a control group's
+(version 1 or 2), which needs root.
 """
 
 import gzip
@@ -21,11 +22,13 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from ..chaos.convert_kills import make_images
 from ..chaos.processes import convert_command, session_processes
 from .memory import limited
 from .rows import EXAMPLE
 
 SMALL, LARGE = 10**9, 10**10
+FEW, MANY = 10_000, 100_000
 LIMIT = 2 * 10**9
 SAMPLE_SECONDS = 0.05
 LISTING_SECONDS = 1.0  # finding the processes takes longer than asking them
@@ -40,6 +43,16 @@ def write_digits(target: Path, size: int) -> None:
         out.write(header)
         while out.tell() < size:
             out.write(rows)
+
+
+def repeat_images(folder: Path, target: Path, count: int) -> None:
+    """The files of a folder with class folders under so many names that there are `count`."""
+    files = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size > 100]
+    for number in range(count):
+        source = files[number % len(files)]
+        link = target / source.parent.name / f"{number:06d}.png"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, link)
 
 
 def role(process: psutil.Process) -> str:
@@ -98,15 +111,35 @@ def run(source: Path, out: Path, group: Path | None = None) -> dict[str, Any]:
     return {**figures, "failure": log.read_text() if process.returncode else None}
 
 
-def main(result: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="bench-convert-memory-") as name:
-        small, large, out = Path(name, "small.csv"), Path(name, "large.csv"), Path(name, "out.zarr")
-        write_digits(small, SMALL)
-        write_digits(large, LARGE)
-        figures = {"1 GB": run(small, out), "10 GB": run(large, out)}
-        with limited(LIMIT) as group:
-            figures[f"10 GB, limit {LIMIT / 1e9:.0f} GB"] = run(large, out, group)
-    table = Table("CSV", "s", "peak, MB", "of it anonymous, MB", "at the peak, MB", title="memory of conversion")
+def measure_csv(folder: Path) -> dict[str, Any]:
+    small, large, out = folder / "small.csv", folder / "large.csv", folder / "out.zarr"
+    write_digits(small, SMALL)
+    write_digits(large, LARGE)
+    figures = {"CSV, 1 GB": run(small, out), "CSV, 10 GB": run(large, out)}
+    with limited(LIMIT) as group:
+        figures[f"CSV, 10 GB, limit {LIMIT / 1e9:.0f} GB"] = run(large, out, group)
+    return figures
+
+
+def measure_images(folder: Path) -> dict[str, Any]:
+    (images,) = make_images(folder)
+    figures = {}
+    for count in (FEW, MANY):
+        source = folder / f"{count}"
+        repeat_images(images, source, count)
+        figures[f"images, {count:,} files"] = run(source, folder / "out.zarr")
+    return figures
+
+
+KINDS = {"csv": measure_csv, "images": measure_images}
+
+
+def main(result: Path, kinds: list[str]) -> None:
+    figures: dict[str, Any] = {}
+    for kind in kinds or KINDS:
+        with tempfile.TemporaryDirectory(prefix="bench-convert-memory-") as name:
+            figures |= KINDS[kind](Path(name))
+    table = Table("source", "s", "peak, MB", "of it anonymous, MB", "at the peak, MB", title="memory of conversion")
     for case, one in figures.items():
         parts = ", ".join(f"{who.split()[0]} {size / 1e6:,.0f}" for who, size in sorted(one["at_peak"].items()))
         peaks = (f"{one[kind] / 1e6:,.0f}" for kind in ("peak_bytes", "peak_anonymous_bytes"))
@@ -119,4 +152,4 @@ def main(result: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

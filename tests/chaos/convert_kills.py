@@ -1,19 +1,23 @@
-"""Conversions that are killed at moments drawn from a seed: python -m tests.chaos.convert_kills COUNT SEED.
+"""Conversions that are killed at moments drawn from a seed: python -m tests.chaos.convert_kills KIND COUNT SEED.
 
-A kill strikes the command with all of its processes, or one of its Dask workers. One target may be struck some times
-in a row; then the same command is run to its end, and all that it leaves must equal what an undisturbed run leaves.
+KIND is csv or images. A kill strikes the command with all of its processes, or one of its Dask workers. One target may
+be struck some times in a row; then the same command is run to its end, and all that it leaves must equal what an
+undisturbed run leaves.
 """
 
+import csv
 import gzip
+import io
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,7 @@ import psutil
 from foldstream.pipeline.write import RECEIPTS
 from foldstream.storage.files import content_hash, read_json
 from foldstream.storage.format import MANIFEST, WORK
+from PIL import Image
 
 from .processes import (
     Deadline,
@@ -36,7 +41,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits" / "train.csv.gz"
 SOURCE_BYTES = 45_000_000
 IN_A_ROW = 3
 # Each stage begins with what the command has printed then. A run that resumes begins with a later one than `open`.
-SIGNS = {
+CSV_SIGNS = {
     "start": "",
     "open": "Dask dashboard: ",
     "cut": "open: ",
@@ -45,12 +50,12 @@ SIGNS = {
     "rewrite": "scan: ",
     "commit": "convert: ",
 }
-BY_A_MISFIT = ("scan", "rewrite")
+IMAGE_SIGNS = {"start": "", "list": "Dask dashboard: ", "write": "list: ", "commit": "convert: "}
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """A source and its undisturbed conversion: the files by their hashes, and the seconds of each stage."""
+    """A source and its undisturbed conversion: the files by their hashes, and the seconds of each stage that it has."""
 
     source: Path
     files: dict[str, str]
@@ -73,7 +78,7 @@ class Kill:
         return f"{self.source:13} {self.whom:6} at {self.seconds:5.2f} s in {self.stage:7} {state:11}"
 
 
-def make_sources(folder: Path) -> list[Path]:
+def make_csv(folder: Path) -> list[Path]:
     """The example's digits repeated, compressed; and the same, not, with a last row that the sample does not show.
 
     A 300 there: the first plan's uint8 does not hold it, and all that was written is written anew.
@@ -86,6 +91,27 @@ def make_sources(folder: Path) -> list[Path]:
     first_row = rows.partition(b"\n")[0]
     misleading.write_bytes(text + first_row.rpartition(b",")[0] + b",300\n")
     return [misleading, fitting]
+
+
+def make_images(folder: Path) -> list[Path]:
+    """A folder of digits as PNG files, a few of which end too early: shards that had such are written again."""
+    root = folder / "images"
+    with gzip.open(EXAMPLE, "rt") as file:
+        for number, (label, *pixels) in enumerate(islice(csv.reader(file), 1, None)):
+            picture = io.BytesIO()
+            Image.fromarray(np.array(pixels, np.uint8).reshape(28, 28)).save(picture, "png")
+            (root / label).mkdir(parents=True, exist_ok=True)
+            data = picture.getvalue()
+            (root / label / f"{number:05d}.png").write_bytes(data[:90] if number % 1000 == 7 else data)
+    return [root]
+
+
+KINDS = {"csv": make_csv, "images": make_images}
+
+
+def signs_of(source: Path) -> dict[str, str]:
+    """The stages of a source's conversion with what has been printed when they begin."""
+    return IMAGE_SIGNS if source.is_dir() else CSV_SIGNS
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -111,7 +137,7 @@ def convert_quietly(source: Path, root: Path) -> Quiet:
     """Convert without a kill and remove the result."""
     log = root.with_suffix(".log")
     process = start(convert_command(source, root), log)
-    begins = {stage: time.monotonic() for stage, sign in SIGNS.items() if await_sign(process, log, sign)}
+    begins = {stage: time.monotonic() for stage, sign in signs_of(source).items() if await_sign(process, log, sign)}
     finish(process, log)
     # What a sign that never came waited for is the whole run; such a stage is none of this source.
     ends = [*list(begins.values())[1:], time.monotonic()]
@@ -123,12 +149,11 @@ def convert_quietly(source: Path, root: Path) -> Quiet:
 
 def stages_ahead(quiet: Quiet, root: Path) -> dict[str, str]:
     """The stages that a run will pass from what is at `root`, with their signs."""
-    plan, first = root / WORK / "plan.json", "open"
-    if plan.exists():
+    plan, signs, stages = root / WORK / "plan.json", signs_of(quiet.source), list(quiet.seconds)
+    if plan.exists() and not quiet.source.is_dir():
         first = "write" if read_json(plan)["sampled"] else "rewrite"
-    stages = list(SIGNS)
-    ahead = {stage: SIGNS[stage] for stage in stages[stages.index(first) :] if stage in quiet.seconds}
-    return {"start": "", **ahead, first: SIGNS["open"]}
+        return {"start": "", **{stage: signs[stage] for stage in stages[stages.index(first) :]}, first: signs["open"]}
+    return {stage: signs[stage] for stage in stages}
 
 
 def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator) -> Kill | None:
@@ -176,11 +201,12 @@ def strike_in_a_row(quiet: Quiet, root: Path, draws: np.random.Generator, most: 
 
 
 def strike_conversions(
-    folder: Path, wanted: int, seed: int, tell: Callable[[str], None] = lambda line: None
+    folder: Path, kind: str, wanted: int, seed: int, tell: Callable[[str], None] = lambda line: None
 ) -> list[Kill]:
-    """Kill conversions of two sources in turn until `wanted` have struck. AssertionError: one left other files."""
+    """Kill conversions of a kind of sources in turn until `wanted` have struck. Raises AssertionError after one that
+    left other files."""
     draws = np.random.default_rng(seed)
-    quiets = [convert_quietly(source, folder / "quiet.zarr") for source in make_sources(folder)]
+    quiets = [convert_quietly(source, folder / "quiet.zarr") for source in KINDS[kind](folder)]
     for quiet in quiets:
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in quiet.seconds.items())
         tell(f"undisturbed, {quiet.source.name}: {stages} s")
@@ -196,13 +222,13 @@ def strike_conversions(
     raise AssertionError("unreachable")
 
 
-def main(wanted: int, seed: int) -> None:
+def main(kind: str, wanted: int, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="convert-kills-") as name:
-        kills = strike_conversions(Path(name), wanted, seed, lambda line: print(line, flush=True))
-    stages = {stage: sum(kill.stage == stage for kill in kills) for stage in SIGNS}
+        kills = strike_conversions(Path(name), kind, wanted, seed, lambda line: print(line, flush=True))
+    stages = Counter(kill.stage for kill in kills)
     workers = sum(kill.whom == "worker" for kill in kills)
-    print(f"{len(kills)} kills, {workers} of them of one worker: {stages}; every result is the undisturbed one")
+    print(f"{len(kills)} kills, {workers} of them of one worker: {dict(stages)}; every result is the undisturbed one")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

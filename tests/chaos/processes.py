@@ -14,7 +14,11 @@ WORKER = "spawn_main"  # what Dask's nannies start
 
 
 def convert_command(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "foldstream.cli", "convert", "csv", str(source), str(out), "--label", "label"]
+    """The command that converts a CSV file of digits, or a folder of images of which some may be faulty."""
+    command = [sys.executable, "-m", "foldstream.cli", "convert"]
+    if source.is_dir():
+        return [*command, "images", str(source), str(out), "--size", "96", "--on-error", "skip"]
+    return [*command, "csv", str(source), str(out), "--label", "label"]
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""CSV conversion survives SIGKILL at any moment. `python -m tests.chaos.convert_kills 30 0` does more of the same."""
+"""Conversion survives SIGKILL at any moment. `python -m tests.chaos.convert_kills csv 30 0` does more of the same."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,12 +11,13 @@ from foldstream.pipeline.sources import describe_source
 
 from .convert_kills import strike_conversions
 
-KILLS = 6
+KILLS = {"csv": 5, "images": 3}
 
 
 @pytest.mark.timeout(900)
-def test_a_conversion_killed_at_any_moment_ends_with_the_same_files(tmp_path: Path) -> None:
-    assert len(strike_conversions(tmp_path, KILLS, seed=1)) == KILLS
+@pytest.mark.parametrize("kind", KILLS)
+def test_a_conversion_killed_at_any_moment_ends_with_the_same_files(kind: str, tmp_path: Path) -> None:
+    assert len(strike_conversions(tmp_path, kind, KILLS[kind], seed=1)) == KILLS[kind]
 
 
 class HalfWriting(SerialExecutor):

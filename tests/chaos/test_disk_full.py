@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from foldstream.storage.format import MANIFEST
 
-from .convert_kills import Quiet, convert_quietly, hashes, make_sources
+from .convert_kills import Quiet, convert_quietly, hashes, make_csv
 from .processes import PATIENCE_SECONDS, assert_session_ended, convert_command, finish, start
 
 TOO_SMALL, LARGE_ENOUGH = "size=3m", "size=200m"
@@ -18,7 +18,7 @@ TOO_SMALL, LARGE_ENOUGH = "size=3m", "size=200m"
 def quiets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Quiet]:
     """Undisturbed conversions of both sources by the sources' names."""
     folder = tmp_path_factory.mktemp("quiet")
-    return {source.name: convert_quietly(source, folder / "quiet.zarr") for source in make_sources(folder)}
+    return {source.name: convert_quietly(source, folder / "quiet.zarr") for source in make_csv(folder)}
 
 
 @pytest.fixture

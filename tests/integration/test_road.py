@@ -200,7 +200,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--set", "lr=fast"], "it must be of type float"),
         (["train", "{data}", "{folder}"], "holds something that is not a run"),
         (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
-        (["run", "{folder}/job.toml"], "«lable» in [convert] is not known; did you mean «label»?"),
+        (["run", "{folder}/job.toml"], "«lable» in [convert.csv] is not known; did you mean «label»?"),
         (["info", "{folder}"], "holds no dataset"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
@@ -216,7 +216,7 @@ def test_bad_input_is_refused_with_code_2_and_a_remedy_and_without_a_traceback(
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "own.py").write_text(MODEL)
-    (folder / "job.toml").write_text('[convert]\nsources = ["a.csv"]\nout = "a.zarr"\nlable = "x"\n')
+    (folder / "job.toml").write_text('[convert.csv]\nsources = ["a.csv"]\nout = "a.zarr"\nlable = "x"\n')
     monkeypatch.chdir(tmp_path)
     done = foldstream(*(a.format(csv=digits_csv, data=digits.root, folder=folder) for a in arguments))
     assert done.returncode == 2, done.stderr
