@@ -378,8 +378,26 @@ def extend_ranges(
 
 
 @compiled
+def sum_groups(x: np.ndarray, total: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Add the rows of `x` (rows, groups, columns), integers of up to 16 bits, and their squares to each group's int64
+    sums, and take them into its least and greatest value."""
+    for row in range(len(x)):
+        for group in range(x.shape[1]):
+            values = x[row, group]
+            one, two, least, most = np.int64(0), np.int64(0), low[group], high[group]
+            for value in values:
+                one += np.int64(value)
+                two += np.int64(value) * np.int64(value)
+                least = min(least, value)
+                most = max(most, value)
+            total[group] += one
+            squares[group] += two
+            low[group], high[group] = least, most
+
+
+@compiled
 def sum_columns(x: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
-    """Add the rows of `x` (rows, columns), integers of up to 16 bits, and their squares to int64 sums."""
+    """`sum_groups` for groups of one column, (rows, columns), without the extremes."""
     for row in range(len(x)):
         for c in range(x.shape[1]):
             value = np.int64(x[row, c])

@@ -4,15 +4,16 @@ Whatever cannot be decoded to what it shows is refused with a reason; nothing is
 """
 
 import io
-import math
 import struct
 import warnings
 import zlib
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..storage.format import ImageForm
+from .image_resize import Box, resize
 
 # Formats with a signature of their own, decoded in this process: Pillow's others start programs (EPS) or take any file
 # for theirs (TGA). Not all are built in everywhere.
@@ -25,31 +26,36 @@ FAULTS = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, zlib.err
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 WITHOUT_RANGE = ("I", "F")
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+MIRRORED = {
+    1: (False, False),
+    2: (True, False),
+    3: (True, True),
+    4: (False, True),
+    5: (False, False),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
 }
-"""By the value of EXIF's orientation, what puts the image upright."""
+"""By the value of EXIF's orientation, whether an image lies in its file with left and right, or up and down exchanged,
+once height and width have been."""
 
 
 class ImageError(Exception):
     """Why a file gives no sample."""
 
 
-def decode_image(data: bytes, form: ImageForm) -> np.ndarray:
-    """The first frame of an image file as (channels, height, width) of the form's dtype. Raises ImageError."""
+def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
+    """Put the first frame of an image file into `out`, (channels, height, width) of the form's dtype.
+
+    Raises ImageError.
+    """
     if not data:
         raise ImageError("the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is not used
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _sample(image, form)
+                _decode(image, data, form, out)
     except UnidentifiedImageError:
         raise ImageError("it is no image of a known format") from None
     except MemoryError:
@@ -58,32 +64,49 @@ def decode_image(data: bytes, form: ImageForm) -> np.ndarray:
         raise ImageError(f"it cannot be decoded ({error or type(error).__name__})") from None
 
 
-def _sample(image: Image.Image, form: ImageForm) -> np.ndarray:
+def _decode(image: Image.Image, data: bytes, form: ImageForm, out: np.ndarray) -> None:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise ImageError(f"it has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}")
-    if image.format not in ("JPEG", "MPO"):
+    jpeg = image.format in ("JPEG", "MPO")
+    if not jpeg:
         image.load()  # first: some formats would read their pixels to find EXIF, and a second load hides what was wrong
     turn = _orientation(image)
     rows, columns = form.size if turn < 5 else form.size[::-1]  # as the image lies in the file
     box, drawn = fit_image(width, height, columns, rows, form.fit)
-    inside = box[2] - box[0], box[3] - box[1]
-    enough = math.ceil(width * drawn[0] / inside[0]), math.ceil(height * drawn[1] / inside[1])
-    image.draft(image.mode, enough)  # JPEG only: decoded at half, a quarter or an eighth where that is enough
-    image.load()
-    colored = _color(image, form)
-    across, down = colored.width / width, colored.height / height
-    box = box[0] * across, box[1] * down, box[2] * across, box[3] * down
-    if drawn != colored.size or box != (0, 0, *colored.size):
-        colored = colored.resize(drawn, Image.Resampling.BILINEAR, box)
-    if turn in TURNS:
-        colored = colored.transpose(TURNS[turn])
-    return _array(_padded(colored, form), form)
+    pixels = _decode_jpeg(image, data, box, drawn, form) if jpeg else None
+    if pixels is None:
+        pixels = _pixels(image, form)
+    scale = pixels.shape[1] / width, pixels.shape[0] / height
+    box = box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]
+    across, down = drawn if turn < 5 else drawn[::-1]  # as the sample shows it
+    if (down, across) != form.size:
+        out[...] = form.ground * (257 if form.dtype == "uint16" else 1)
+    left, upper = round((form.size[1] - across) / 2), round((form.size[0] - down) / 2)
+    _draw(pixels, box, _lying(out[:, upper : upper + down, left : left + across], turn))
 
 
-def fit_image(
-    width: int, height: int, columns: int, rows: int, fit: str
-) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+def _decode_jpeg(
+    image: Image.Image, data: bytes, box: Box, drawn: tuple[int, int], form: ImageForm
+) -> np.ndarray | None:
+    """A JPEG's pixels, at a half, a quarter or an eighth of its size where that is enough for what is drawn.
+
+    Nothing if there is anything unusual about it: then Pillow says what it is.
+    """
+    if image.mode not in ("RGB", "L"):
+        return None
+    enough = max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
+    part = next((part for part in (8, 4, 2) if part * enough <= 1), 1)
+    width, height = (-(-size // part) for size in image.size)
+    try:
+        color = "GRAY" if form.color == "gray" else "RGB"
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, color, min_width=width, min_height=height)
+    except ValueError:
+        return None
+    return pixels
+
+
+def fit_image(width: int, height: int, columns: int, rows: int, fit: str) -> tuple[Box, tuple[int, int]]:
     """Which box of an image is drawn (left, upper, right, lower), and how large (width, height).
 
     "stretch" draws all of it on all of the sample, "pad" all of it as large as it fits, "crop" so much of its middle
@@ -105,41 +128,51 @@ def _orientation(image: Image.Image) -> int:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
     except FAULTS:
         return 1
-    return turn if turn in TURNS else 1
+    return turn if turn in range(1, 9) else 1
 
 
-def _color(image: Image.Image, form: ImageForm) -> Image.Image:
-    """The image in gray or RGB, transparency over the background; with 16 bits as numbers of 32 (mode "F")."""
+def _lying(out: np.ndarray, turn: int) -> np.ndarray:
+    """A view of the sample `out` in which an image lies as in its file, so that what is drawn there is upright.
+
+    `turn` is EXIF's orientation: from 5 on, height and width are exchanged; then left and right, or up and down are.
+    """
+    if turn >= 5:
+        out = out.swapaxes(1, 2)
+    across, down = MIRRORED[turn]
+    return out[:, :: -1 if down else 1, :: -1 if across else 1]
+
+
+def _pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
+    """The image in gray or RGB, (height, width, channels), transparency over the background; of uint16 where there
+    are 16 bits and the form keeps them, else of uint8."""
     if image.mode in WITHOUT_RANGE:
         raise ImageError("its numbers of 32 bits have no range that is known; save it with 8 or 16 bits")
     if image.mode in DEEP:
         deep = np.asarray(image).astype(np.uint16)
         if form.dtype == "uint16":
-            return Image.fromarray(deep.astype(np.float32))
+            return np.repeat(deep[..., None], form.sample_shape[0], axis=2)
         image = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode in TRANSPARENT or "transparency" in image.info:
         ground = Image.new("RGBA", image.size, (form.ground,) * 3)
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     mode = "L" if form.color == "gray" else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    values = np.asarray(image if image.mode == mode else image.convert(mode))
+    return values if values.ndim == 3 else values[..., None]
 
 
-def _padded(image: Image.Image, form: ImageForm) -> Image.Image:
-    """The image in the middle of the sample's size."""
-    rows, columns = form.size
-    if image.size == (columns, rows):
-        return image
-    ground = form.ground * 257 if image.mode == "F" else form.ground
-    canvas = Image.new(image.mode, (columns, rows), (ground,) * 3 if image.mode == "RGB" else ground)
-    canvas.paste(image, (round((columns - image.width) / 2), round((rows - image.height) / 2)))
-    return canvas
-
-
-def _array(image: Image.Image, form: ImageForm) -> np.ndarray:
-    values = np.asarray(image)
-    if image.mode == "F":
-        values = np.rint(values).astype(np.uint16)
-    elif form.dtype == "uint16":
-        values = values * np.uint16(257)
-    planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    return np.broadcast_to(planes, form.sample_shape)
+def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
+    """Draw the box of `pixels` on all of `out`, (channels, height, width), which may have more bits."""
+    size = out.shape[:0:-1]
+    if size == pixels.shape[1::-1] and box == (0, 0, *size):
+        drawn = pixels.transpose(2, 0, 1)
+    elif pixels.dtype == np.uint16:
+        planes = (Image.fromarray(plane.astype(np.float32)) for plane in pixels.transpose(2, 0, 1))
+        resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
+        drawn = np.rint(np.stack(resized)).astype(np.uint16)
+    else:
+        direct = out.dtype == np.uint8 and out.flags.c_contiguous
+        drawn = out if direct else np.empty(out.shape, np.uint8)
+        resize(np.ascontiguousarray(pixels), box, drawn)
+        if direct:
+            return
+    out[...] = drawn * np.uint16(257) if out.dtype != drawn.dtype else drawn

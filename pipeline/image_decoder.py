@@ -19,6 +19,7 @@ import numpy as np
 
 from ..storage.errors import FoldstreamError
 from ..storage.format import ImageForm
+from ..storage.machine import keep_freed_memory
 from .image_decode import ImageError, decode_image
 from .image_files import ImageFile, read_image
 
@@ -30,6 +31,7 @@ def main(descriptor: int) -> None:
     """Serve requests on standard input until it ends."""
     if sys.platform == "linux":  # end with the process that started this one; elsewhere at the next request
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+    keep_freed_memory()
     for line in sys.stdin:
         try:
             for number, reason in decode_files(descriptor, json.loads(line)):
@@ -54,7 +56,7 @@ def decode_files(descriptor: int, request: dict[str, Any]) -> Iterator[tuple[int
         for number in range(request["first"], len(files)):
             HEAD.pack_into(memory, 0, number)
             try:
-                samples[number] = decode_image(read_image(files[number]), form)
+                decode_image(read_image(files[number]), form, samples[number])
             except ImageError as error:
                 yield number, str(error)
             except (OSError, FoldstreamError) as error:

@@ -1,4 +1,4 @@
-"""Count, mean, variance and range of columns, of one shard and of all of them.
+"""Count, mean, variance and range of columns or channels, of one shard and of all of them.
 
 They are merged pairwise in the order of the shards (Chan, Golub and LeVeque, 1983), so that the result does not depend
 on which worker did what.
@@ -10,16 +10,16 @@ from functools import reduce
 
 import numpy as np
 
-from .csv_kernels import center_columns, find_extremes, sum_columns
+from .csv_kernels import center_columns, find_extremes, sum_columns, sum_groups
 
 SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each column: number of values, mean, sum of squared distances from it, least, greatest.
+    """Of each group of columns: number of values, mean, sum of squared distances from it, least, greatest.
 
-    Arrays are (columns,) float64.
+    Arrays are (groups,) float64.
     """
 
     count: int
@@ -30,20 +30,31 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Moments":
-        """The moments of `values`, (rows, columns)."""
-        count, columns = values.shape
+        """The moments of each group of `values`, (rows, groups, columns of a group)."""
+        rows, groups, columns = values.shape
         if values.dtype.name in SMALL_INTEGERS:
-            total, squares = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
-            sum_columns(values, total, squares)
-            mean = total / count
-            sums = zip(total.tolist(), squares.tolist(), strict=True)
-            around = np.array([(count * q - t * t) / count for t, q in sums])  # exact until the division
+            return cls._of_integers(values)
+        flat = values.reshape(rows, -1)
+        mean, around = np.zeros(groups * columns), np.zeros(groups * columns)
+        center_columns(flat, mean, around)
+        low, high = flat[0].copy(), flat[0].copy()
+        find_extremes(flat, low, high)
+        return cls(rows, mean, around, low.astype(np.float64), high.astype(np.float64))._pooled(groups)
+
+    @classmethod
+    def _of_integers(cls, values: np.ndarray) -> "Moments":
+        rows, groups, columns = values.shape
+        total, squares = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
+        low, high = values[0, :, 0].copy(), values[0, :, 0].copy()
+        if columns == 1:
+            sum_columns(values[..., 0], total, squares)
+            find_extremes(values[..., 0], low, high)
         else:
-            mean, around = np.zeros(columns), np.zeros(columns)
-            center_columns(values, mean, around)
-        low, high = values[0].copy(), values[0].copy()
-        find_extremes(values, low, high)
-        return cls(count, mean, around, low.astype(np.float64), high.astype(np.float64))
+            sum_groups(values, total, squares, low, high)
+        count = rows * columns
+        sums = zip(total.tolist(), squares.tolist(), strict=True)
+        around = np.array([(count * q - t * t) / count for t, q in sums])  # exact until the division
+        return cls(count, total / count, around, low.astype(np.float64), high.astype(np.float64))
 
     def merged(self, other: "Moments") -> "Moments":
         """The moments of both sets of rows together."""
@@ -57,7 +68,7 @@ class Moments:
             np.maximum(self.maximum, other.maximum),
         )
 
-    def pooled(self, groups: int) -> "Moments":
+    def _pooled(self, groups: int) -> "Moments":
         """The moments of each group of adjacent columns taken as one."""
         mean = self.mean.reshape(groups, -1)
         pooled = mean.mean(axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..storage.machine import keep_freed_memory
-from . import write  # noqa: F401 - loaded here, so that the first task does not wait for it
+from . import convert_images, write  # noqa: F401 - loaded here, so that the first task does not wait for it
 from .csv_kernels import count_lines
 
 

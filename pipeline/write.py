@@ -115,8 +115,8 @@ def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.n
 def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
     """What a receipt says of a shard's rows: moments of channels and of labels, class counts, missing values."""
     schema, x = task.schema, arrays["x"]
-    moments = Moments.of(x.reshape(len(x), -1)).pooled(schema.sample_shape[0])
-    y = Moments.of(arrays["y"].reshape(len(x), -1)) if schema.task == "regression" else None
+    moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
+    y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task == "regression" else None
     return {
         "moments": moments.to_json(),
         "y_moments": y and y.to_json(),

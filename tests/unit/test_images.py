@@ -19,7 +19,8 @@ import psutil
 import pytest
 from foldstream.pipeline.convert_images import ImageRequest, convert_images
 from foldstream.pipeline.executor import SerialExecutor
-from foldstream.pipeline.image_decode import MOST_PIXELS, ImageError, decode_image
+from foldstream.pipeline.image_decode import MOST_PIXELS, ImageError
+from foldstream.pipeline.image_decode import decode_image as decode_into
 from foldstream.pipeline.image_files import ImageFile
 from foldstream.pipeline.image_process import decode_images
 from foldstream.pipeline.verify import find_damage, repair_shards
@@ -40,6 +41,12 @@ def photo(width: int = 60, height: int = 40) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     planes = (255 * x / width, 255 * y / height, 255 * (1 + np.sin(x / 9) * np.cos(y / 7)) / 2)
     return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
+
+
+def decode_image(data: bytes, form: ImageForm) -> np.ndarray:
+    sample = np.full(form.sample_shape, 77, form.dtype)
+    decode_into(data, form, sample)
+    return sample
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
