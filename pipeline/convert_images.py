@@ -35,7 +35,7 @@ from .executor import Executor
 from .image_files import ImageFile
 from .image_labels import Labels, encode_labels, label_by_file, label_by_folder
 from .image_list import ImageList, list_images
-from .image_process import decode_images
+from .image_process import decode_images, start_decoder
 from .plan import ON_ERROR, TASKS
 from .shuffle import shuffled_places
 from .target import (
@@ -133,6 +133,7 @@ def convert_images(
     fit the data, and ConflictError where `root` holds something else.
     """
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
+        executor.prepare(start_decoder)
         images = list_images(request.sources, Path(folder))
         passed = f", {images.passed_over:,} other files passed over" if images.passed_over else ""
         progress("list", len(images), len(images), f"images{passed}")
@@ -277,22 +278,20 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()
     columns = (table[name].to_pylist() for name in ("place", "offset", "length", "packed"))
-    x, faults = decode_images([ImageFile(*fields) for fields in zip(*columns, strict=True)], schema.image)
-    if faults:
-        numbers = table["number"].to_pylist()
-        return [(numbers[at], reason) for at, reason in faults.items()]
+    files = [ImageFile(*fields) for fields in zip(*columns, strict=True)]
     start, stop = task.layout.shard_range(task.shard)
     keys = np.array([path.encode() for path in table["path"].to_pylist()], f"S{schema.key_width}")
-    arrays = {
-        "x": x,
-        "id": np.arange(start, stop),
-        "key": keys.view(np.uint8).reshape(-1, schema.key_width or 1),
-    }
+    key = keys.view(np.uint8).reshape(-1, schema.key_width or 1)
+    arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop), "key": key}
     if schema.labels:
         y = np.stack([table[f"y{i}"].to_numpy() for i in range(len(schema.labels))], axis=1)
         arrays["y"] = y if len(schema.labels) > 1 else y[:, 0]
     missing = np.zeros(schema.sample_shape[0], np.int64)
-    finish_shard(task, arrays, missing, list=task.digest)
+    with decode_images(files, schema.image) as (x, faults):
+        if faults:
+            numbers = table["number"].to_pylist()
+            return [(numbers[at], reason) for at, reason in faults.items()]
+        finish_shard(task, {"x": x, **arrays}, missing, list=task.digest)
     return None
 
 

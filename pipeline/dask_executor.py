@@ -19,6 +19,11 @@ class DaskExecutor:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._prepared: list[Future] = []
+
+    def prepare(self, function: Callable[[], None]) -> None:
+        workers = self.client.nthreads()
+        self._prepared += [self.client.submit(function, workers=[worker], pure=False) for worker in workers]
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         numbered = enumerate(tasks)

@@ -14,9 +14,16 @@ class Executor(Protocol):
         """Yield (position of the task, its result) in any order. The first error ends it and is raised."""
         ...
 
+    def prepare(self, function: Callable[[], None]) -> None:
+        """Have every worker call a function that spares later tasks time; nothing waits for it."""
+        ...
+
 
 class SerialExecutor:
     """One task after the other, in this thread."""
+
+    def prepare(self, function: Callable[[], None]) -> None:
+        function()
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         for position, task in enumerate(tasks):

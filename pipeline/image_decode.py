@@ -23,6 +23,8 @@ FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 MOST_PIXELS = 200_000_000
 FAULTS = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, zlib.error, EOFError, LookupError, TypeError)
 """What Pillow raises for files that are not what they seem."""
+JPEG = b"\xff\xd8\xff"
+TURNING = (b"Exif\0", b"tiff:Orientation")  # without these in it, a JPEG lies as it is shown
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 WITHOUT_RANGE = ("I", "F")
@@ -54,8 +56,9 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that is not used
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _decode(image, data, form, out)
+            if not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                    _decode(image, form, out)
     except UnidentifiedImageError:
         raise ImageError("it is no image of a known format") from None
     except MemoryError:
@@ -64,46 +67,65 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
         raise ImageError(f"it cannot be decoded ({error or type(error).__name__})") from None
 
 
-def _decode(image: Image.Image, data: bytes, form: ImageForm, out: np.ndarray) -> None:
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise ImageError(f"it has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}")
-    jpeg = image.format in ("JPEG", "MPO")
-    if not jpeg:
-        image.load()  # first: some formats would read their pixels to find EXIF, and a second load hides what was wrong
-    turn = _orientation(image)
-    rows, columns = form.size if turn < 5 else form.size[::-1]  # as the image lies in the file
-    box, drawn = fit_image(width, height, columns, rows, form.fit)
-    pixels = _decode_jpeg(image, data, box, drawn, form) if jpeg else None
-    if pixels is None:
-        pixels = _pixels(image, form)
+def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
+    """Decode a JPEG at a half, a quarter or an eighth of its size, where that is enough for what is drawn.
+
+    Returns False, and leaves it to Pillow to say what it is, if there is anything unusual about it.
+    """
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        if color not in ("YCbCr", "RGB", "Gray"):
+            return False
+        _check_pixels(width, height)
+        turn = 1
+        if any(sign in data for sign in TURNING):
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                turn = _orientation(image)
+        box, drawn = _fit_turned(width, height, turn, form)
+        enough = max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
+        part = next((part for part in (8, 4, 2) if part * enough <= 1), 1)
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if form.color == "gray" else "RGB",
+            min_width=-(-width // part),
+            min_height=-(-height // part),
+        )
+    except (ValueError, UnidentifiedImageError):
+        return False
     scale = pixels.shape[1] / width, pixels.shape[0] / height
     box = box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]
-    across, down = drawn if turn < 5 else drawn[::-1]  # as the sample shows it
+    _draw(pixels, box, _place(drawn, turn, form, out))
+    return True
+
+
+def _decode(image: Image.Image, form: ImageForm, out: np.ndarray) -> None:
+    """Decode any image with Pillow."""
+    width, height = image.size
+    _check_pixels(width, height)
+    image.load()  # before EXIF: some formats would read their pixels to find it, and a second load hides what was wrong
+    turn = _orientation(image)
+    box, drawn = _fit_turned(width, height, turn, form)
+    _draw(_pixels(image, form), box, _place(drawn, turn, form, out))
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ImageError(f"it has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}")
+
+
+def _fit_turned(width: int, height: int, turn: int, form: ImageForm) -> tuple[Box, tuple[int, int]]:
+    """`fit_image` for an image that lies in its file by EXIF's orientation `turn`."""
+    rows, columns = form.size if turn < 5 else form.size[::-1]
+    return fit_image(width, height, columns, rows, form.fit)
+
+
+def _place(drawn: tuple[int, int], turn: int, form: ImageForm, out: np.ndarray) -> np.ndarray:
+    """The part of the sample `out` where the image is drawn, as it lies in its file; the rest is filled."""
+    across, down = drawn if turn < 5 else drawn[::-1]
     if (down, across) != form.size:
         out[...] = form.ground * (257 if form.dtype == "uint16" else 1)
     left, upper = round((form.size[1] - across) / 2), round((form.size[0] - down) / 2)
-    _draw(pixels, box, _lying(out[:, upper : upper + down, left : left + across], turn))
-
-
-def _decode_jpeg(
-    image: Image.Image, data: bytes, box: Box, drawn: tuple[int, int], form: ImageForm
-) -> np.ndarray | None:
-    """A JPEG's pixels, at a half, a quarter or an eighth of its size where that is enough for what is drawn.
-
-    Nothing if there is anything unusual about it: then Pillow says what it is.
-    """
-    if image.mode not in ("RGB", "L"):
-        return None
-    enough = max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
-    part = next((part for part in (8, 4, 2) if part * enough <= 1), 1)
-    width, height = (-(-size // part) for size in image.size)
-    try:
-        color = "GRAY" if form.color == "gray" else "RGB"
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, color, min_width=width, min_height=height)
-    except ValueError:
-        return None
-    return pixels
+    return _lying(out[:, upper : upper + down, left : left + across], turn)
 
 
 def fit_image(width: int, height: int, columns: int, rows: int, fit: str) -> tuple[Box, tuple[int, int]]:

@@ -12,7 +12,10 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,10 @@ from ..storage.format import ImageForm
 from ..storage.machine import keep_freed_memory
 from .image_decode import ImageError, decode_image
 from .image_files import ImageFile, read_image
+from .image_resize import resize
 
 HEAD = struct.Struct("<q56x")  # the number of the file that is being decoded, at the beginning of the shared memory
+REMOTE_READS = 16  # at once, of objects
 PDEATHSIG = 1  # of Linux's prctl
 
 
@@ -32,6 +37,8 @@ def main(descriptor: int) -> None:
     if sys.platform == "linux":  # end with the process that started this one; elsewhere at the next request
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
     keep_freed_memory()
+    for channels in (1, 3):  # the first call loads the compiled code
+        resize(np.zeros((2, 2, channels), np.uint8), (0, 0, 2, 2), np.zeros((channels, 1, 1), np.uint8))
     for line in sys.stdin:
         try:
             for number, reason in decode_files(descriptor, json.loads(line)):
@@ -51,17 +58,30 @@ def decode_files(descriptor: int, request: dict[str, Any]) -> Iterator[tuple[int
     """Put the samples of the files from number `first` on at their places. Yields those that gave none, and why."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
-    with mmap.mmap(descriptor, 0) as memory:
+    with mmap.mmap(descriptor, 0) as memory, ThreadPoolExecutor(REMOTE_READS) as threads:
         samples = samples_in(memory, len(files), form)
-        for number in range(request["first"], len(files)):
+        number = request["first"]
+        for read in read_ahead(files[number:], threads):
             HEAD.pack_into(memory, 0, number)
             try:
-                decode_image(read_image(files[number]), form, samples[number])
+                decode_image(read(), form, samples[number])
             except ImageError as error:
                 yield number, str(error)
             except (OSError, FoldstreamError) as error:
                 yield number, f"it cannot be read ({getattr(error, 'strerror', None) or error})"
+            number += 1
         del samples
+
+
+def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:
+    """For each file what gives its bytes. Those of an object store, where one takes long to come and many come at
+    once, are on their way by then."""
+    ahead: deque[Callable[[], bytes]] = deque()
+    for file in files:
+        ahead.append(threads.submit(read_image, file).result if "://" in file.place else partial(read_image, file))
+        if len(ahead) > REMOTE_READS:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def samples_in(memory: mmap.mmap, count: int, form: ImageForm) -> np.ndarray:

@@ -23,7 +23,7 @@ class ImageFile:
 
 def read_image(file: ImageFile) -> bytes:
     """The bytes of an image file. Raises OSError if they are not what they were when it was listed."""
-    place = locate(file.place)
+    place = locate(file.place) if "://" in file.place else file.place  # a Path takes as long as opening the file
     if file.packed < 0:
         data = read_bytes(place, file.offset, file.length + 1 if not file.offset else file.length)
         if len(data) != file.length and not file.offset:

@@ -10,8 +10,9 @@ import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -108,10 +109,11 @@ def _record(rows: Sequence[Listed], container: int) -> pa.RecordBatch:
 
 def is_image(path: str) -> bool:
     """Whether a file is meant to be an image, by its name."""
-    name = PurePosixPath(path)
-    return name.suffix.lower() in suffixes() and not name.name.startswith(".") and "__MACOSX" not in name.parts
+    name = path.rpartition("/")[2]
+    return os.path.splitext(name)[1].lower() in suffixes() and name[0] != "." and "__MACOSX" not in path.split("/")
 
 
+@cache
 def suffixes() -> frozenset[str]:
     """Of the formats that are decoded, and of others that people take for images."""
     return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUITED)
@@ -142,7 +144,7 @@ def open_place(place: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
             if name.lower().endswith(ARCHIVES):
                 archives.append(name)
                 continue
-            status = os.stat(base / name)
+            status = os.stat(f"{base}/{name}")
             yield Listed(name, 0, status.st_size, -1, top_folder(name), status.st_mtime_ns)
 
     yield str(base), False, plain()

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, astuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from time import monotonic
 
 import numpy as np
@@ -26,35 +25,56 @@ MOST_SECONDS = 60.0  # for one file, or until a new process begins
 LOOK_SECONDS = 1.0
 
 
+@contextmanager
 def decode_images(
     files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
-) -> tuple[np.ndarray, dict[int, str]]:
-    """The samples of files, (files, channels, height, width), and the numbers of those that gave none with the reason.
+) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    """The samples of files, (files, channels, height, width), and the positions of those that gave none with the
+    reason. The samples hold until the end of the context.
 
-    The samples hold until this thread's next call. Each file gets `seconds`; a file at which the process dies twice
-    is one that gives no sample.
+    Each file gets `seconds`; a file at which the process dies twice is one that gives no sample.
     """
-    decoder = _decoder(HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize)
-    return decoder.decode(files, form, seconds)
+    try:
+        decoder = _idle.pop()
+    except IndexError:
+        decoder = ImageDecoder()
+    try:
+        yield decoder.decode(files, form, seconds)
+    finally:
+        _idle.append(decoder)
+
+
+def start_decoder() -> None:
+    """Start a process for the next that want to decode: it is there in a third of a second."""
+    decoder = ImageDecoder()
+    decoder.start()
+    _idle.append(decoder)
 
 
 class ImageDecoder:
-    """A process that decodes, and `size` bytes of memory that it shares with this one."""
+    """A process that decodes, and memory that it shares with this one."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self) -> None:
         self._descriptor = _anonymous_file()
-        os.ftruncate(self._descriptor, size)
-        self._memory = mmap.mmap(self._descriptor, size)
         self._process: subprocess.Popen[bytes] | None = None
+        self._memory = self._mapped(HEAD.size)
+        atexit.register(self.close)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        os.ftruncate(self._descriptor, size)
+        return mmap.mmap(self._descriptor, size)
 
     def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> tuple[np.ndarray, dict[int, str]]:
         """See `decode_images`."""
+        size = HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize
+        if size > len(self._memory):
+            self._memory = self._mapped(size)
         faults: dict[int, str] = {}
         died_at, first = -1, 0
+        places = [(file.place, file.offset, file.length, file.packed) for file in files]
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
-            request = {"form": asdict(form), "files": [astuple(file) for file in files], "first": first}
+            request = {"form": asdict(form), "files": places, "first": first}
             end = self._ask(json.dumps(request).encode() + b"\n", faults, seconds)
             if end is None:
                 break
@@ -69,8 +89,8 @@ class ImageDecoder:
         return samples_in(self._memory, len(files), form), faults
 
     def _ask(self, request: bytes, faults: dict[int, str], seconds: float) -> str | None:
-        """Have files decoded. Returns why the process ended, None if it did all of them."""
-        process = self._process or self._start()
+        """Have files decoded. Returns why the process ended, None if it tried all of them."""
+        process = self._process or self.start()
         assert process.stdin
         assert process.stdout
         try:
@@ -98,7 +118,8 @@ class ImageDecoder:
                 self.close()
                 return f"it took longer than {seconds:g} s to decode"
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "foldstream.pipeline.image_decoder", str(self._descriptor)],
             stdin=subprocess.PIPE,
@@ -126,31 +147,9 @@ class ImageDecoder:
                 process.stdin.close()
             process.stdout.close()
 
-    def release(self) -> None:
-        """Give back the shared memory, as soon as nobody holds samples in it."""
-        os.close(self._descriptor)
-        del self._memory
 
-
-class _Own(threading.local):
-    """Each thread's decoder: starting one takes as long as decoding a hundred photographs."""
-
-    decoder: ImageDecoder | None = None
-
-
-_own = _Own()
-
-
-def _decoder(size: int) -> ImageDecoder:
-    """This thread's decoder, with at least `size` bytes."""
-    if _own.decoder is None or _own.decoder.size < size:
-        if _own.decoder:
-            _own.decoder.close()
-            atexit.unregister(_own.decoder.close)
-            _own.decoder.release()
-        _own.decoder = ImageDecoder(size)
-        atexit.register(_own.decoder.close)
-    return _own.decoder
+_idle: list[ImageDecoder] = []
+"""Decoders of this process that are not in use: starting one takes as long as decoding some hundred photographs."""
 
 
 def _anonymous_file() -> int:

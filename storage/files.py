@@ -52,7 +52,7 @@ def write_atomic(place: AnyPath, data: bytes, durable: bool = True) -> None:
         file.write(data)
 
 
-def write_parts(place: AnyPath, parts: Iterable[bytes]) -> tuple[int, str]:
+def write_parts(place: AnyPath, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
     """Write bytes that come in parts, as `write_atomic` does. Returns their length and their SHA-256.
 
     On this machine no more than a part is held at a time; an object is put in place as one.

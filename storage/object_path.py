@@ -148,8 +148,8 @@ def list_bucket(bucket: str) -> list[str]:
     return [f"{bucket}/{name}" for name in ObjectPath(bucket, "").list()]
 
 
-def read_bytes(place: AnyPath, start: int, length: int) -> bytes:
-    """`length` bytes of a file or an object from `start` on, fewer where it ends before."""
+def read_bytes(place: AnyPath | str, start: int, length: int) -> bytes:
+    """`length` bytes of a file or an object from `start` on, fewer where it ends before. Text is a path here."""
     if isinstance(place, ObjectPath):
         return place.read_range(start, length)
     with open(place, "rb") as file:

@@ -7,6 +7,7 @@ straight into a caller's buffer. `tests/contracts` holds it to zarr-python in bo
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, reduce
 
 import google_crc32c
 import numcodecs
@@ -28,6 +29,7 @@ blosc.use_threads = False
 WORTHWHILE = 1.25
 """Least ratio for which a block is compressed: below it, LZ4's time costs more than the bytes that it saves."""
 STORED = numcodecs.Blosc(clevel=0)
+BLOSC_HEADER = 16
 PROBE_BYTES = 64 << 10
 HOPELESS = 1.15  # ratio of a beginning below which the rest is not tried
 
@@ -43,7 +45,9 @@ def index_bytes(layout: Layout) -> int:
     return layout.shard_blocks * ENTRY_BYTES + CHECKSUM_BYTES
 
 
-def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray, checksums: list[int]) -> Iterator[bytes]:
+def encode_shard(
+    spec: ArraySpec, layout: Layout, rows: np.ndarray, checksums: list[int]
+) -> Iterator[bytes | memoryview]:
     """Encode one shard, block by block: yields its bytes in parts.
 
     `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The CRC-32C of each block is put
@@ -56,24 +60,31 @@ def encode_shard(spec: ArraySpec, layout: Layout, rows: np.ndarray, checksums: l
         block = np.ascontiguousarray(rows[start : start + layout.block_rows])
         if len(block) < layout.block_rows:
             block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
-        data = _compressed(codec, block)
-        checksum = google_crc32c.value(data)
-        yield data
+        parts = _compressed(codec, block)
+        length, checksum = sum(map(len, parts)), reduce(google_crc32c.extend, parts, 0)
+        yield from (part if isinstance(part, bytes) else part.data for part in parts)
         yield struct.pack("<I", checksum)
-        index[number] = offset, len(data) + CHECKSUM_BYTES
-        offset += len(data) + CHECKSUM_BYTES
+        index[number] = offset, length + CHECKSUM_BYTES
+        offset += length + CHECKSUM_BYTES
         checksums.append(checksum)
     tail = index.tobytes()
     yield tail + struct.pack("<I", google_crc32c.value(tail))
 
 
-def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> bytes:
-    """A block compressed, or stored where that is not worthwhile; most of those show it by their beginning."""
+def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> tuple[bytes | np.ndarray, ...]:
+    """A block compressed, in parts; stored where that is not worthwhile, which most show by their beginning."""
     probe = block.reshape(-1)[: PROBE_BYTES // block.itemsize]
-    if probe.nbytes == PROBE_BYTES and probe.nbytes < HOPELESS * len(codec.encode(probe)):
-        return bytes(STORED.encode(block))
-    data: bytes = codec.encode(block)
-    return data if block.nbytes >= WORTHWHILE * len(data) else bytes(STORED.encode(block))
+    if probe.nbytes < PROBE_BYTES or probe.nbytes >= HOPELESS * len(codec.encode(probe)):
+        data: bytes = codec.encode(block)
+        if block.nbytes >= WORTHWHILE * len(data):
+            return (data,)
+    return _stored_header(block.nbytes, block.itemsize), block.reshape(-1).view(np.uint8)
+
+
+@lru_cache(256)
+def _stored_header(size: int, itemsize: int) -> bytes:
+    """What blosc puts before `size` bytes that it stores as they are."""
+    return bytes(STORED.encode(np.zeros(size // itemsize, f"V{itemsize}"))[:BLOSC_HEADER])
 
 
 def decode_index(tail: bytes, layout: Layout) -> np.ndarray:

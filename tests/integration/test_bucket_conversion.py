@@ -1,11 +1,14 @@
-"""CSV in a bucket to Zarr in a bucket, on a real S3 server: killed, resumed, and trained from."""
+"""CSV and images in a bucket to Zarr in a bucket, on a real S3 server: killed, resumed, and trained from."""
 
 import gzip
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +19,14 @@ import psutil
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.convert import convert
+from foldstream.pipeline.convert_images import ImageRequest, convert_images
 from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import describe_source, find_sources
 from foldstream.pipeline.write import write_shard_task
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
+from foldstream.storage.format import ImageForm
 from foldstream.storage.object_path import _open_store, locate
 from pyarrow import parquet
 
@@ -29,6 +34,7 @@ from ..conftest import contents, table
 from ..object_store import ObjectServer, object_server
 
 PATIENCE_SECONDS = 120
+TEXTURES = Path(__file__).parents[2] / "examples" / "textures"
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,38 @@ def test_parquet_is_read_from_a_bucket(server: ObjectServer, tmp_path: Path) -> 
         for i, place in enumerate(places)
     )
     assert contents(one) == contents(other)
+
+
+def test_images_in_a_bucket_loose_and_in_archives_become_a_dataset_there(server: ObjectServer, tmp_path: Path) -> None:
+    with zipfile.ZipFile(TEXTURES / "train.zip") as archive:
+        archive.extractall(tmp_path / "loose")
+    pictures = sorted((tmp_path / "loose").rglob("*.jpg"))
+    names = {path: str(path.relative_to(tmp_path / "loose")) for path in pictures}
+    for path in pictures:
+        obstore.put(server.store, f"pictures/{names[path]}", path.read_bytes())
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path in pictures:
+            tar.add(path, names[path])
+    obstore.put(server.store, "textures.tar", packed.getvalue())
+    obstore.put(server.store, "textures.zip", (TEXTURES / "train.zip").read_bytes())
+    form = ImageForm((32, 32), "gray")
+
+    def converted(source: str, target: str) -> Dataset:
+        return convert_images(ImageRequest((source,), form, shuffle=None), locate(target), SerialExecutor())
+
+    expected = converted(str(tmp_path / "loose"), str(tmp_path / "local.zarr"))
+    assert expected.rows == 168
+    loose = converted("s3://bucket/pictures", "s3://bucket/pictures.zarr")
+    tarred = converted("s3://bucket/textures.tar", str(tmp_path / "tar.zarr"))
+    assert contents(loose) == contents(tarred) == contents(expected)
+    zipped = converted("s3://bucket/textures.zip", "s3://bucket/zip.zarr")  # in the archive's order
+    assert zipped.class_totals == expected.class_totals == (56, 56, 56)
+    assert zipped.statistics.minimum == expected.statistics.minimum
+    again = converted("s3://bucket/pictures", "s3://bucket/pictures.zarr")
+    assert again.identity == loose.identity
+    with pytest.raises(SourceError, match="has no images"):
+        converted("s3://bucket/nothing", "s3://bucket/nothing.zarr")
 
 
 def test_of_two_converters_of_one_target_exactly_one_commits(server: ObjectServer) -> None:

@@ -252,10 +252,10 @@ def write_image(path: Path, data: bytes) -> ImageFile:
 
 def test_a_decoder_that_hangs_is_ended_and_the_file_named(pipe: ImageFile, tmp_path: Path) -> None:
     sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
-    x, faults = decode_images([sound, pipe, sound], RGB, seconds=0.5)
-    assert faults == {1: "it took longer than 0.5 s to decode"}
-    for number in (0, 2):
-        np.testing.assert_array_equal(x[number], decode_image(SOUND["PNG"](), RGB))
+    with decode_images([sound, pipe, sound], RGB, seconds=0.5) as (x, faults):
+        assert faults == {1: "it took longer than 0.5 s to decode"}
+        for number in (0, 2):
+            np.testing.assert_array_equal(x[number], decode_image(SOUND["PNG"](), RGB))
 
 
 def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageFile, tmp_path: Path) -> None:
@@ -276,10 +276,19 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
 
     killer = threading.Thread(target=kill)
     killer.start()
-    x, faults = decode_images([broken, sound, pipe, sound], RGB, seconds=60)
-    killer.join()
-    assert faults == {0: "the file is empty", 2: "the decoder died of it (SIGKILL)"}
-    np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
+    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, faults):
+        killer.join()
+        assert faults == {0: "the file is empty", 2: "the decoder died of it (SIGKILL)"}
+        np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
+
+
+def test_a_decoder_grows_with_what_it_is_asked_for(tmp_path: Path) -> None:
+    one, other = (write_image(tmp_path / f"{name}.png", SOUND[name]()) for name in ("PNG", "BMP"))
+    for count in (1, 9, 3):
+        with decode_images([one, *[other] * count], RGB) as (x, faults):
+            assert not faults
+            np.testing.assert_array_equal(x[0], decode_image(SOUND["PNG"](), RGB))
+            np.testing.assert_array_equal(x[count], decode_image(SOUND["BMP"](), RGB))
 
 
 @contextmanager
