@@ -45,10 +45,11 @@ def decode_images(
 
 
 def start_decoder() -> None:
-    """Start a process for the next that want to decode: it is there in a third of a second."""
-    decoder = ImageDecoder()
-    decoder.start()
-    _idle.append(decoder)
+    """Start a process, if none is idle, for who will want to decode: it takes half a second to be there."""
+    if not _idle:
+        decoder = ImageDecoder()
+        decoder.start()
+        _idle.append(decoder)
 
 
 class ImageDecoder:
