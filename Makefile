@@ -85,6 +85,11 @@ bench-convert-csv: install
 bench-convert-images: install $(PEERS)/installed
 	$(BIN)/python -m tests.benchmarks.convert_images $(PEERS)/bin/python $(DIGITS) build/bench-convert-images.json
 
+# The digits as PNG files against their CSV: the same arrays, scores and predictions.
+.PHONY: bench-digit-images
+bench-digit-images: install
+	$(BIN)/python -m tests.benchmarks.digit_images $(DIGITS)
+
 bench-train: install
 	$(BIN)/python -m tests.benchmarks.train build/bench-train.json
 

@@ -33,12 +33,12 @@ def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
     family: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        for awaited in (run.fold(1).done, run.fold(2).checkpoint):
+        for awaited in (run.fold(0).done, run.fold(1).done, run.fold(2).checkpoint):
             while not awaited.exists():
                 assert process.poll() is None, f"the command ended before {awaited}"
                 assert time.monotonic() < deadline, f"no {awaited}"
                 time.sleep(0.01)
-            # Listing processes takes longer than a short fold: it is done once more before the kill is due.
+            # Listing processes takes as long as a short fold: it is done well before the kill is due.
             family = family or psutil.Process(process.pid).children(recursive=True)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
