@@ -13,7 +13,7 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder
 
-FOLDS, EPOCHS = 3, 10  # epochs enough that the third fold still runs when the kill arrives
+FOLDS, EPOCHS = 3, 20  # epochs enough that the third fold still runs when the workers notice that all others died
 PATIENCE_SECONDS = 240
 
 
