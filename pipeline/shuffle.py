@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import google_crc32c
 import numpy as np
 
-from ..storage.compiled import compiled
 from ..storage.errors import DamagedError
 from ..storage.files import read_json, write_atomic, write_json
 from ..storage.format import WORK, ArraySpec
@@ -25,28 +24,24 @@ SPILLED = "spilled"
 ROUNDS = 6
 
 
-@compiled
 def shuffled_places(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Where the rows at positions `rows` (n,) int64 of `count` go, (n,) int64: a permutation of all positions."""
-    half = np.uint64(1)
-    while (1 << (2 * np.int64(half))) < count:
-        half += np.uint64(1)
-    mask = (np.uint64(1) << half) - np.uint64(1)
+    half = next(bits for bits in range(1, 32) if 1 << 2 * bits >= count)
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     places = np.empty(len(rows), np.int64)
-    for i in range(len(rows)):
-        value = np.uint64(rows[i])
-        while True:
-            left, right = value >> half, value & mask
-            for turn in range(ROUNDS):
-                mixed = right + np.uint64(turn + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-                mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64 (Steele 2014)
-                mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                mixed ^= mixed >> np.uint64(31)
-                left, right = right, left ^ (mixed & mask)
-            value = (left << half) | right
-            if value < np.uint64(count):
-                break
-        places[i] = np.int64(value)
+    open_rows, values = np.arange(len(rows)), rows.astype(np.uint64)
+    while len(values):
+        left, right = values >> shift, values & mask
+        for turn in range(ROUNDS):
+            mixed = right + np.uint64(((turn + 1) * 0x9E3779B97F4A7C15 + seed) % 2**64)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64 (Steele 2014)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            mixed ^= mixed >> np.uint64(31)
+            left, right = right, left ^ (mixed & mask)
+        values = (left << shift) | right
+        inside = values < np.uint64(count)
+        places[open_rows[inside]] = values[inside].astype(np.int64)
+        open_rows, values = open_rows[~inside], values[~inside]
     return places
 
 
