@@ -58,6 +58,7 @@ class ImageDecoder:
     def __init__(self) -> None:
         self._descriptor = _anonymous_file()
         self._process: subprocess.Popen[bytes] | None = None
+        self._environment: dict[str, str] = {}
         self._memory = self._mapped(HEAD.size)
         atexit.register(self.close)
 
@@ -67,6 +68,8 @@ class ImageDecoder:
 
     def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> tuple[np.ndarray, dict[int, str]]:
         """See `decode_images`."""
+        if self._environment != os.environ:
+            self.close()  # credentials of a store may have been set since it started
         size = HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize
         if size > len(self._memory):
             self._memory = self._mapped(size)
@@ -121,6 +124,7 @@ class ImageDecoder:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process."""
+        self._environment = dict(os.environ)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "foldstream.pipeline.image_decoder", str(self._descriptor)],
             stdin=subprocess.PIPE,
