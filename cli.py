@@ -388,12 +388,13 @@ def info(
             raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")
         show_summary(read_run(Path(path))[1])
         return
-    from .pipeline.preview import draw_preview
     from .storage.dataset import open_dataset
 
     dataset = open_dataset(path)
     show_dataset(dataset)
     if preview:
+        from .pipeline.preview import draw_preview
+
         console.print(f"{draw_preview(dataset, Path(preview))} rows: {preview}", highlight=False, soft_wrap=True)
 
 
