@@ -15,6 +15,8 @@ LOOPBACK = "127.0.0.1"
 DASK_DASHBOARD = 8787
 START_SECONDS = 120
 CONNECT_SECONDS = 20
+TASKS = ["foldstream.pipeline.convert", "foldstream.pipeline.convert_images"]
+"""Where tasks come from: the scheduler reads them, and loads this as it starts, while the workers start too."""
 
 
 @contextmanager
@@ -37,6 +39,7 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
         n_workers=count,
         threads_per_worker=1,
         worker_kwargs=options,
+        scheduler_kwargs={"preload": TASKS},
         dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
         silence_logs=logging.ERROR,
     )

@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..storage.format import ImageForm
-from .image_resize import Box, resize
+from .image_fit import Box, fit_image, upright
 
 # Formats with a signature of their own, decoded in this process: Pillow's others start programs (EPS) or take any file
 # for theirs (TGA). Not all are built in everywhere.
@@ -24,22 +24,11 @@ MOST_PIXELS = 200_000_000
 FAULTS = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, zlib.error, EOFError, LookupError, TypeError)
 """What Pillow raises for files that are not what they seem."""
 JPEG = b"\xff\xd8\xff"
-TURNING = (b"Exif\0", b"tiff:Orientation")  # without these in it, a JPEG lies as it is shown
+TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG lies as it is shown
+START_OF_SCAN = 0xDA
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 WITHOUT_RANGE = ("I", "F")
-MIRRORED = {
-    1: (False, False),
-    2: (True, False),
-    3: (True, True),
-    4: (False, True),
-    5: (False, False),
-    6: (False, True),
-    7: (True, True),
-    8: (True, False),
-}
-"""By the value of EXIF's orientation, whether an image lies in its file with left and right, or up and down exchanged,
-once height and width have been."""
 
 
 class ImageError(Exception):
@@ -78,7 +67,8 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
             return False
         _check_pixels(width, height)
         turn = 1
-        if any(sign in data for sign in TURNING):
+        metadata = data[: _pixels_at(data)]
+        if any(sign in metadata for sign in TURNING):
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 turn = _orientation(image)
         box, drawn = _fit_turned(width, height, turn, form)
@@ -96,6 +86,16 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
     box = box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]
     _draw(pixels, box, _place(drawn, turn, form, out))
     return True
+
+
+def _pixels_at(data: bytes) -> int:
+    """Where the pixels of a JPEG begin, behind segments that say how long they are: its end if one does not."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF != data[at + 1]:
+        if data[at + 1] == START_OF_SCAN:
+            return at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return len(data)
 
 
 def _decode(image: Image.Image, form: ImageForm, out: np.ndarray) -> None:
@@ -125,23 +125,7 @@ def _place(drawn: tuple[int, int], turn: int, form: ImageForm, out: np.ndarray) 
     if (down, across) != form.size:
         out[...] = form.ground * (257 if form.dtype == "uint16" else 1)
     left, upper = round((form.size[1] - across) / 2), round((form.size[0] - down) / 2)
-    return _lying(out[:, upper : upper + down, left : left + across], turn)
-
-
-def fit_image(width: int, height: int, columns: int, rows: int, fit: str) -> tuple[Box, tuple[int, int]]:
-    """Which box of an image is drawn (left, upper, right, lower), and how large (width, height).
-
-    "stretch" draws all of it on all of the sample, "pad" all of it as large as it fits, "crop" so much of its middle
-    that the sample is full.
-    """
-    if fit == "pad":
-        scale = min(columns / width, rows / height)
-        return (0, 0, width, height), (max(1, round(width * scale)), max(1, round(height * scale)))
-    if fit == "stretch":
-        return (0, 0, width, height), (columns, rows)
-    scale = max(columns / width, rows / height)
-    left, upper = max(0.0, (width - columns / scale) / 2), max(0.0, (height - rows / scale) / 2)
-    return (left, upper, width - left, height - upper), (columns, rows)
+    return upright(out[:, upper : upper + down, left : left + across], turn)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -151,17 +135,6 @@ def _orientation(image: Image.Image) -> int:
     except FAULTS:
         return 1
     return turn if turn in range(1, 9) else 1
-
-
-def _lying(out: np.ndarray, turn: int) -> np.ndarray:
-    """A view of the sample `out` in which an image lies as in its file, so that what is drawn there is upright.
-
-    `turn` is EXIF's orientation: from 5 on, height and width are exchanged; then left and right, or up and down are.
-    """
-    if turn >= 5:
-        out = out.swapaxes(1, 2)
-    across, down = MIRRORED[turn]
-    return out[:, :: -1 if down else 1, :: -1 if across else 1]
 
 
 def _pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
@@ -192,6 +165,8 @@ def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
         resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
         drawn = np.rint(np.stack(resized)).astype(np.uint16)
     else:
+        from .image_resize import resize  # here: what compiles it takes half a second, and many need none
+
         direct = out.dtype == np.uint8 and out.flags.c_contiguous
         drawn = out if direct else np.empty(out.shape, np.uint8)
         resize(np.ascontiguousarray(pixels), box, drawn)

@@ -8,6 +8,7 @@ so that whoever asked knows which one it was at.
 import ctypes
 import json
 import mmap
+import os
 import signal
 import struct
 import sys
@@ -25,7 +26,6 @@ from ..storage.format import ImageForm
 from ..storage.machine import keep_freed_memory
 from .image_decode import ImageError, decode_image
 from .image_files import ImageFile, read_image
-from .image_resize import resize
 
 HEAD = struct.Struct("<q56x")  # the number of the file that is being decoded, at the beginning of the shared memory
 REMOTE_READS = 16  # at once, of objects
@@ -37,11 +37,13 @@ def main(descriptor: int) -> None:
     if sys.platform == "linux":  # end with the process that started this one; elsewhere at the next request
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
     keep_freed_memory()
-    for channels in (1, 3):  # the first call loads the compiled code
-        resize(np.zeros((2, 2, channels), np.uint8), (0, 0, 2, 2), np.zeros((channels, 1, 1), np.uint8))
+    sys.modules["scipy"] = None  # type: ignore[assignment] # numba looks for its BLAS, which takes a tenth of a second
+    memory = mmap.mmap(descriptor, 0)
     for line in sys.stdin:
         try:
-            for number, reason in decode_files(descriptor, json.loads(line)):
+            if len(memory) < os.fstat(descriptor).st_size:
+                memory = mmap.mmap(descriptor, 0)
+            for number, reason in decode_files(memory, json.loads(line)):
                 tell({"fault": [number, reason]})
             tell({"done": True})
         except Exception:  # noqa: BLE001 - it is raised again in the process that asked
@@ -54,12 +56,12 @@ def tell(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def decode_files(descriptor: int, request: dict[str, Any]) -> Iterator[tuple[int, str]]:
+def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """Put the samples of the files from number `first` on at their places. Yields those that gave none, and why."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
-    with mmap.mmap(descriptor, 0) as memory, ThreadPoolExecutor(REMOTE_READS) as threads:
-        samples = samples_in(memory, len(files), form)
+    samples = samples_in(memory, len(files), form)
+    with ThreadPoolExecutor(REMOTE_READS) as threads:
         number = request["first"]
         for read in read_ahead(files[number:], threads):
             HEAD.pack_into(memory, 0, number)
@@ -70,7 +72,6 @@ def decode_files(descriptor: int, request: dict[str, Any]) -> Iterator[tuple[int
             except (OSError, FoldstreamError) as error:
                 yield number, f"it cannot be read ({getattr(error, 'strerror', None) or error})"
             number += 1
-        del samples
 
 
 def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:

@@ -13,12 +13,13 @@ from functools import lru_cache
 import numpy as np
 
 from ..storage.compiled import compiled
+from .image_fit import Box
 
 BITS = 14  # of a weight, whose unit is 2**14
 KEPT = 6  # bits behind the point that a line keeps between the two directions
-HALF = np.int32(1 << (BITS + KEPT - 1))  # so that what is cut off at the end rounds
+SHIFT, LOWER, BYTE = np.int64(BITS + KEPT), np.int64(32), np.int64(255)
+HALVES = np.int64((1 << (BITS + KEPT - 1)) * ((1 << 32) + 1))  # so that what is cut off at the end rounds
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX = (np.uint64(i) for i in range(7))
-Box = tuple[float, float, float, float]
 
 
 def resize(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
@@ -28,9 +29,10 @@ def resize(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
     left, upper, right, lower = box
     rows, row_weights = weigh(height, upper, lower, out.shape[1])
     columns, weights = weigh(width, left, right, out.shape[2])
-    line = np.zeros((width + weights.shape[1]) * channels, np.int32)
+    lines = np.zeros((2, (width + weights.shape[1]) * channels), np.int32)
+    both = np.empty(lines.shape[1], np.int64)
     draw = draw_color if channels == 3 else draw_gray
-    draw(pixels.reshape(height, -1), rows, row_weights, columns, weights, line, out)
+    draw(pixels.reshape(height, -1), rows, row_weights, columns, weights.astype(np.int64), lines, both, out)
 
 
 @lru_cache(1024)
@@ -55,17 +57,33 @@ def weigh(size: int, low: float, high: float, count: int) -> tuple[np.ndarray, n
 
 @compiled
 def draw_line(pixels: np.ndarray, first: np.uint64, weights: np.ndarray, line: np.ndarray) -> None:
-    """The weighted sum of lines, with some bits behind the point."""
-    width = pixels.shape[1]
+    """The weighted sum of lines, an even number of them, with some bits behind the point. What weighs nothing may lie
+    behind the last line."""
+    width, last = pixels.shape[1], np.uint64(len(pixels) - 1)
     line[:width] = 1 << (BITS - KEPT - 1)
-    for tap in range(len(weights)):
-        weight = weights[tap]
-        if weight:
-            source = pixels[first + np.uint64(tap)]
+    for tap in range(0, len(weights), 2):
+        one, two = weights[tap], weights[tap + 1]
+        if one or two:
+            upper = pixels[min(first + np.uint64(tap), last)]
+            lower = pixels[min(first + np.uint64(tap + 1), last)]
             for i in range(width):
-                line[i] += weight * np.int32(source[i])
+                line[i] += one * np.int32(upper[i]) + two * np.int32(lower[i])
     for i in range(width):
         line[i] >>= BITS - KEPT
+
+
+@compiled
+def draw_lines(
+    pixels: np.ndarray, rows: np.ndarray, row_weights: np.ndarray, row: int, lines: np.ndarray, both: np.ndarray
+) -> int:
+    """The lines of a row and of the one below it, side by side in numbers of 64 bits: what is multiplied next is
+    multiplied for both at once. Returns the lower row, which is the same at the end of an odd number."""
+    lower = min(row + 1, len(rows) - 1)
+    draw_line(pixels, rows[row], row_weights[row], lines[0])
+    draw_line(pixels, rows[lower], row_weights[lower], lines[1])
+    for i in range(len(both)):
+        both[i] = np.int64(lines[0, i]) | np.int64(lines[1, i]) << LOWER
+    return lower
 
 
 @compiled
@@ -75,23 +93,23 @@ def draw_gray(
     row_weights: np.ndarray,
     columns: np.ndarray,
     weights: np.ndarray,
-    line: np.ndarray,
+    lines: np.ndarray,
+    both: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """Draw pictures of one channel; see `resize`."""
     taps = np.uint64(weights.shape[1])
-    for row in range(len(rows)):
-        draw_line(pixels, rows[row], row_weights[row], line)
-        drawn = out[0, row]
+    for row in range(0, len(rows), 2):
+        lower = draw_lines(pixels, rows, row_weights, row, lines, both)
         for column in range(len(columns)):
             at, shares, tap = columns[column], weights[column], ZERO
-            gray = HALF
+            gray = HALVES
             while tap < taps:
-                one, two = shares[tap], shares[tap + ONE]
-                gray += one * line[at] + two * line[at + ONE]
+                gray += shares[tap] * both[at] + shares[tap + ONE] * both[at + ONE]
                 at += TWO
                 tap += TWO
-            drawn[column] = gray >> (BITS + KEPT)
+            out[0, row, column] = gray >> SHIFT & BYTE
+            out[0, lower, column] = gray >> SHIFT + LOWER
 
 
 @compiled
@@ -101,24 +119,24 @@ def draw_color(
     row_weights: np.ndarray,
     columns: np.ndarray,
     weights: np.ndarray,
-    line: np.ndarray,
+    lines: np.ndarray,
+    both: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """Draw pictures of three channels; see `resize`."""
     taps = np.uint64(weights.shape[1])
-    for row in range(len(rows)):
-        draw_line(pixels, rows[row], row_weights[row], line)
-        reds, greens, blues = out[0, row], out[1, row], out[2, row]
+    for row in range(0, len(rows), 2):
+        lower = draw_lines(pixels, rows, row_weights, row, lines, both)
         for column in range(len(columns)):
             at, shares, tap = columns[column] * THREE, weights[column], ZERO
-            red = green = blue = HALF
+            red = green = blue = HALVES
             while tap < taps:
                 one, two = shares[tap], shares[tap + ONE]
-                red += one * line[at] + two * line[at + THREE]
-                green += one * line[at + ONE] + two * line[at + FOUR]
-                blue += one * line[at + TWO] + two * line[at + FIVE]
+                red += one * both[at] + two * both[at + THREE]
+                green += one * both[at + ONE] + two * both[at + FOUR]
+                blue += one * both[at + TWO] + two * both[at + FIVE]
                 at += SIX
                 tap += TWO
-            reds[column] = red >> (BITS + KEPT)
-            greens[column] = green >> (BITS + KEPT)
-            blues[column] = blue >> (BITS + KEPT)
+            for channel, value in enumerate((red, green, blue)):
+                out[channel, row, column] = value >> SHIFT & BYTE
+                out[channel, lower, column] = value >> SHIFT + LOWER

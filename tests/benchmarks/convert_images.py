@@ -28,7 +28,7 @@ from .record import machine, write_section
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-PHOTOGRAPHS, DIGITS = 10_000, 20_000
+PHOTOGRAPHS, DIGITS = 20_000, 60_000
 SCENES = ("astronaut.png", "coffee.png", "rocket.jpg")  # in the public domain, from scikit-image
 WHERE = "import importlib.util as i; print(i.find_spec('skimage').submodule_search_locations[0])"
 
