@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -87,6 +88,15 @@ def make_batch(columns: Mapping[str, Tensor]) -> Batch:
     """A batch of the columns that there are."""
     x = columns["x"]
     return Batch(x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"])
+
+
+def split_batches(columns: Mapping[str, np.ndarray], rows: int) -> list[Batch]:
+    """Columns as batches of `rows` rows: views, or where there is a GPU copies in memory that it can read, so that it
+    takes rows while the training goes on."""
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    if torch.cuda.is_available():
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return list(map(Batch, *(torch.split(tensor, rows) for tensor in make_batch(tensors))))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Decoded blocks for the threads of a stream: read when they are wanted, or kept in memory."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -35,6 +35,14 @@ class DecodedBlocks:
         if kept:
             self._decoded[block] = rows
         return rows
+
+    def read_into(self, block: int, out: Mapping[str, np.ndarray]) -> None:
+        """All rows of a block into arrays of its length."""
+        if block < self.kept:
+            for name, column in self.rows(block).items():
+                out[name][...] = column
+        else:
+            self._reader.read_into([block], out)
 
 
 class _Scratch(threading.local):

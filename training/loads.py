@@ -7,7 +7,7 @@ Positions count the rows that a lane gives from the step on at which the reading
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,12 @@ class Load:
     @property
     def stop(self) -> int:
         return self.first + self.part.rows
+
+    def cut(self, start: int, stop: int) -> "Load":
+        """What of it has positions from `start` to `stop`."""
+        first, last = max(start, self.first), min(stop, self.stop)
+        skipped = self.part.start - self.first
+        return Load(replace(self.part, start=first + skipped, stop=last + skipped), self.lane, first)
 
 
 def plan_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:

@@ -18,7 +18,7 @@ from ..storage.block_cache import BlockCache
 from ..storage.dataset import Dataset
 from ..storage.errors import UsageError
 from ..storage.format import ArraySpec
-from .batch import ALONE, Batch, Rank, Transform, column_specs, make_batch, open_cache, reading_threads
+from .batch import ALONE, Batch, Rank, Transform, column_specs, open_cache, reading_threads, split_batches
 from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks
 from .filters import RowFilter
@@ -42,6 +42,22 @@ class Mixing:
     seed: int = 0
 
 
+def check_mixing(mixing: Mixing, rank: Rank) -> None:
+    """Raise UsageError unless the ranks can share the lanes, and the lanes a batch."""
+    check_batch_size(mixing.batch_size, mixing.lanes)
+    if mixing.lanes % rank.world_size:
+        fitting = [str(n) for n in range(1, mixing.lanes + 1) if mixing.lanes % n == 0]
+        raise UsageError(
+            f"--workers {rank.world_size} does not divide the run's {mixing.lanes} lanes; use {', '.join(fitting)}"
+        )
+
+
+def note_next_use(cache: BlockCache, following: EpochOrder) -> None:
+    """Tell the cache the epoch after this one: a block that is used now is needed again at its place there."""
+    count = len(following.sizes)
+    cache.needed[following.blocks] = np.arange(count) + following.epoch * count
+
+
 class TrainStream(IterableDataset[Batch]):
     """One rank's part of the global batches: the rows of the lanes rank, rank + R, …, in lane order.
 
@@ -61,12 +77,7 @@ class TrainStream(IterableDataset[Batch]):
         epoch: int = 0,
         transform: Transform | None = None,
     ) -> None:
-        check_batch_size(mixing.batch_size, mixing.lanes)
-        if mixing.lanes % rank.world_size:
-            fitting = [str(n) for n in range(1, mixing.lanes + 1) if mixing.lanes % n == 0]
-            raise UsageError(
-                f"--workers {rank.world_size} does not divide the run's {mixing.lanes} lanes; use {', '.join(fitting)}"
-            )
+        check_mixing(mixing, rank)
         self.dataset, self.rows, self.mixing, self.rank, self.transform = dataset, rows, mixing, rank, transform
         self.lanes = range(rank.rank, mixing.lanes, rank.world_size)
         self.epoch, self.step = epoch, 0
@@ -168,10 +179,8 @@ class TrainStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         order = self.order
         self._taken = (self.epoch, self.step)
-        if self.cache:  # a block that is used in this epoch is needed again at its place in the next one
-            self.cache.needed[self._order_of(order.epoch + 1).blocks] = np.arange(len(order.sizes)) + (
-                (order.epoch + 1) * len(order.sizes)
-            )
+        if self.cache:
+            note_next_use(self.cache, self._order_of(order.epoch + 1))
         memory = self._idle.pop() if self._idle else self._new_memory()
         try:
             with reading_threads(self.dataset, self.rank) as threads:
@@ -272,12 +281,8 @@ class _EpochReading:
     def _hand_over(self, chunk: int, slot: int, awaited: list[Future[None]]) -> list[Batch]:
         for job in awaited:
             job.result()
-        columns = {name: torch.from_numpy(column) for name, column in self.memory.lend(slot).items()}
-        if torch.cuda.is_available():  # copies, from which the GPU takes rows while the training goes on
-            columns = {name: column.pin_memory() for name, column in columns.items()}
         first = chunk * self.shape.steps
-        parts = (torch.split(column, self.shape.batch_rows) for column in make_batch(columns))
-        batches = list(map(Batch, *parts))[: self.order.steps - self.step - first]
+        batches = split_batches(self.memory.lend(slot), self.shape.batch_rows)[: self.order.steps - self.step - first]
         transform = self.stream.transform
         return batches if transform is None else self._transformed(batches, self.step + first, transform)
 
