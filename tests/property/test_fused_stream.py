@@ -1,0 +1,124 @@
+"""One pass gives each model the batches of a stream of its own, from any position, and reads every block once."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import UsageError
+from foldstream.training.batch import Rank
+from foldstream.training.filters import FoldFilter, RowFilter, SubsetFilter
+from foldstream.training.folds import write_folds
+from foldstream.training.fused_stream import FusedStream
+from foldstream.training.loads import plan_loads
+from foldstream.training.stream import Mixing, TrainStream
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ..conftest import convert_file, table
+
+FOLDS = 4
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    """100, 300 and 2,997 rows."""
+    root = tmp_path_factory.mktemp("fused")
+    made = []
+    for rows in (100, 300, 2997):
+        (root / f"{rows}.csv").write_text(table(rows, seed=rows))
+        made.append(convert_file(root / f"{rows}.csv", root / f"{rows}.zarr", label="label"))
+    return made
+
+
+def fold_filters(dataset: Dataset) -> dict[int, RowFilter]:
+    plan = write_folds(dataset, "kfold", FOLDS, 0, Path(dataset.root).with_suffix(".folds"))
+    return {fold: FoldFilter(plan, fold) for fold in range(FOLDS)}
+
+
+def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.Tensor]]:
+    stream.load_state_dict({"epoch": epoch, "step": step})
+    return [[tensor.clone() for tensor in batch] for batch in stream]
+
+
+def fused_batches(stream: FusedStream, epoch: int, steps: Mapping[int, int]) -> dict[int, list[list[torch.Tensor]]]:
+    got: dict[int, list[list[torch.Tensor]]] = {model: [] for model in steps}
+    for model, step, batch in stream.batches(epoch, steps):
+        assert step == steps[model] + len(got[model])
+        got[model].append([tensor.clone() for tensor in batch])
+    return got
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(draw=st.data())
+def test_every_model_gets_the_batches_of_its_own_stream(draw: st.DataObject, datasets: list[Dataset]) -> None:
+    dataset = datasets[draw.draw(st.integers(0, 2), label="dataset")]
+    filters = fold_filters(dataset)
+    if draw.draw(st.booleans(), label="subsets"):  # models that keep very different numbers of rows
+        for model in filters:
+            share = draw.draw(st.sampled_from([0.1, 0.5, 1.0]))
+            chosen = np.random.default_rng(model).random(dataset.rows) < share
+            filters[model] = SubsetFilter(dataset.layout, chosen)
+    models = draw.draw(st.sets(st.sampled_from(range(FOLDS)), min_size=1), label="models")
+    mixing = Mixing(8 * draw.draw(st.integers(1, 2)), 8, draw.draw(st.integers(1, 9), label="window"), seed=3)
+    world_size, epoch = draw.draw(st.sampled_from([1, 2, 8]), label="world"), draw.draw(st.integers(0, 2))
+    place = Rank(draw.draw(st.integers(0, world_size - 1)), world_size, threads=2)
+    fused = FusedStream(dataset, {model: filters[model] for model in models}, mixing, place)
+    steps = {model: draw.draw(st.integers(0, fused.order(model, epoch).steps)) for model in models}
+    for at in (epoch, epoch + 1):  # the second epoch uses the first one's memory again
+        got = fused_batches(fused, at, steps)
+        for model in models:
+            own = own_batches(TrainStream(dataset, filters[model], mixing, place), at, steps[model])
+            assert len(got[model]) == len(own)
+            for one, other in zip(got[model], own, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_rank_reads_each_of_its_blocks_once_an_epoch(world_size: int, datasets: list[Dataset]) -> None:
+    dataset = datasets[2]
+    for seed in range(5):
+        for rank in range(world_size):
+            read, wanted = read_blocks(dataset, Mixing(16, 8, 4, seed), Rank(rank, world_size, threads=2))
+            assert read == wanted
+            if world_size == 1:
+                assert sorted(read) == list(range(dataset.layout.blocks))
+
+
+def read_blocks(dataset: Dataset, mixing: Mixing, rank: Rank) -> tuple[Counter[int], Counter[int]]:
+    """The blocks that a rank reads in an epoch without a block to spare in memory, and those that have its rows: of
+    its lanes, and of the tails of others that fill them up."""
+    needed = FusedStream(dataset, fold_filters(dataset), mixing, rank).memory_needed
+    stream = FusedStream(dataset, fold_filters(dataset), mixing, Rank(rank.rank, rank.world_size, needed, 2))
+    assert stream.blocks.kept == 0
+    read: Counter[int] = Counter()
+    plain = stream.blocks.read_into
+
+    def counting(block: int, out: Mapping[str, np.ndarray]) -> None:
+        read[block] += 1
+        plain(block, out)
+
+    stream.blocks.read_into = counting  # type: ignore[method-assign]
+    for _ in stream.batches(0, dict.fromkeys(range(FOLDS), 0)):
+        pass
+    orders = [stream.order(fold, 0) for fold in range(FOLDS)]
+    loads = (load.part for order in orders for load in plan_loads(order, stream.lanes, 0))
+    windows = {(part.lane, part.window) for part in loads}
+    return read, Counter(block for window in windows for block in orders[0].window_blocks(*window).tolist())
+
+
+def test_a_batch_holds_while_the_next_ones_are_taken(datasets: list[Dataset]) -> None:
+    dataset = datasets[1]
+    stream = FusedStream(dataset, fold_filters(dataset), Mixing(16, 8, 2))
+    held: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for _, _, batch in stream.batches(0, {0: 0, 1: 0}):
+        assert all(torch.equal(x, copy) for x, copy in held)
+        held = [*held[-1:], (batch.x, batch.x.clone())]
+
+
+def test_too_little_memory_is_refused(datasets: list[Dataset]) -> None:
+    with pytest.raises(UsageError, match="--fold-mode runs"):
+        FusedStream(datasets[1], fold_filters(datasets[1]), Mixing(16), Rank(memory=1000))

@@ -1,0 +1,227 @@
+"""One pass over the data for several models: each gets the batches that a `TrainStream` of its own would give it.
+
+Threads decode every window once and put its rows where each model's batches want them. Decoded windows stay until
+their memory is needed for another one, the one that was used last at the latest.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+
+from ..storage.block_cache import BlockCache
+from ..storage.dataset import Dataset
+from ..storage.errors import UsageError
+from .batch import ALONE, Batch, Rank, column_specs, open_cache, reading_threads, split_batches
+from .chunk_memory import ChunkMemory
+from .decoded import DecodedBlocks
+from .filters import RowFilter
+from .fused_plan import Chunk, plan_chunks
+from .kernels import place_rows
+from .loads import ChunkShape, Load
+from .order import EpochOrder
+from .stream import Mixing, check_mixing, note_next_use
+
+CHUNK_BYTES = 4 << 20
+AHEAD = 2  # chunks of each model, ready or being read, before they are asked for
+LENDABLE = 2  # chunks that the training loop may hold beside those
+WINDOWS = 2  # of each lane in memory: models are in one or in the next, some a little ahead of the others
+TAILS = 4  # windows more: those of other lanes that fill up short ones at the end of an epoch
+
+
+class FusedStream:
+    """One rank's part of the global batches of several models, `rows` is what each of them trains on.
+
+    Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
+    """
+
+    def __init__(self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE) -> None:
+        check_mixing(mixing, rank)
+        self.dataset, self.rows, self.mixing, self.rank = dataset, rows, mixing, rank
+        self.lanes = range(rank.rank, mixing.lanes, rank.world_size)
+        self.specs = column_specs(dataset)
+        self.row_bytes = sum(spec.row_bytes for spec in self.specs)
+        self.idle: list[dict[str, np.ndarray]] = []
+        if rank.memory_bound < self.memory_needed:
+            raise UsageError(
+                f"--memory {rank.memory_bound:,} bytes: one pass for {len(rows)} models needs {self.memory_needed:,} "
+                f"in each worker; give as much, a smaller --window, or --fold-mode runs"
+            )
+
+    @cached_property
+    def kept(self) -> dict[int, np.ndarray]:
+        """For each model the rows of every block that it trains on, (blocks,) int64."""
+        return {model: rows.kept() for model, rows in self.rows.items()}
+
+    def order(self, model: int, epoch: int) -> EpochOrder:
+        """The order of an epoch of a model."""
+        sizes, mixing = self.dataset.layout.block_sizes(), self.mixing
+        return EpochOrder(sizes, self.kept[model], mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch)
+
+    @property
+    def window_rows(self) -> int:
+        return self.mixing.window * self.dataset.layout.block_rows
+
+    @cached_property
+    def chunk(self) -> ChunkShape:
+        """Batches of a model that are handed out at once: some megabytes, and a quarter of a window at most."""
+        per_lane, lanes = self.mixing.batch_size // self.mixing.lanes, len(self.lanes)
+        rows = min(CHUNK_BYTES // self.row_bytes // lanes, self.window_rows // 4)
+        return ChunkShape(max(1, rows // per_lane), lanes, per_lane)
+
+    @property
+    def slots(self) -> int:
+        return AHEAD * len(self.rows) + LENDABLE
+
+    @property
+    def windows(self) -> int:
+        """Decoded windows in memory, at most."""
+        return WINDOWS * len(self.lanes) + TAILS
+
+    @property
+    def memory_needed(self) -> int:
+        """Bytes of the chunks and windows in memory, and of a stored block for every thread."""
+        threads = self.rank.thread_count(self.dataset) * self.dataset.layout.block_rows
+        return (self.slots * self.chunk.rows + self.windows * self.window_rows + threads) * self.row_bytes
+
+    @cached_property
+    def memory(self) -> ChunkMemory:
+        return ChunkMemory(self.specs, self.slots, self.chunk.rows)
+
+    @cached_property
+    def blocks(self) -> DecodedBlocks:
+        """The blocks, of which as many stay decoded from epoch to epoch as the memory bound leaves room for."""
+        block_bytes = self.dataset.layout.block_rows * self.row_bytes
+        kept = (self.rank.memory_bound - self.memory_needed) // block_bytes
+        return DecodedBlocks(self.dataset, self.specs, kept, self.cache)
+
+    @cached_property
+    def cache(self) -> BlockCache | None:
+        """The local cache of blocks that come from an object store."""
+        return open_cache(self.dataset, self.rank)
+
+    def batches(self, epoch: int, steps: Mapping[int, int]) -> Iterator[tuple[int, int, Batch]]:
+        """The rest of an epoch for those models that `steps` names, each from its step on.
+
+        Yields (model, step, batch): some steps of one model, then some of the next; the same on every rank.
+        """
+        orders = {model: self.order(model, epoch) for model in steps}
+        if self.cache:
+            note_next_use(self.cache, self.order(next(iter(steps)), epoch + 1))
+        windows: dict[tuple[int, int], _Window] = {}
+        try:
+            with reading_threads(self.dataset, self.rank) as threads:
+                yield from _EpochReading(self, orders, threads, windows).batches(steps)
+        finally:
+            self.memory.reclaim()
+            self.idle += [window.memory for window in windows.values()]
+
+
+@dataclass(eq=False)
+class _Window:
+    """The rows of one window, decoded by `reads` into `memory`, and the tasks that use them."""
+
+    memory: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+    order: Future[np.ndarray]
+    reads: list[Future[None]]
+    masks: dict[int, Future[np.ndarray]] = field(default_factory=dict)
+    uses: list[Future[None]] = field(default_factory=list)
+
+
+class _EpochReading:
+    """Reads an epoch for several models. Of the `windows` the one that was used last comes last."""
+
+    def __init__(
+        self,
+        stream: FusedStream,
+        orders: Mapping[int, EpochOrder],
+        threads: ThreadPoolExecutor,
+        windows: dict[tuple[int, int], _Window],
+    ) -> None:
+        self.stream, self.orders, self.threads, self.windows = stream, orders, threads, windows
+        self.any_order = next(iter(orders.values()))
+        self.memory, self.shape = stream.memory, stream.chunk
+        self.ready: deque[tuple[Chunk, Callable[[], list[Batch]]]] = deque()
+
+    def batches(self, steps: Mapping[int, int]) -> Iterator[tuple[int, int, Batch]]:
+        """Threads take tasks in the order in which they were given, and all that a task waits for was given before
+        it: so whatever is waited for has begun."""
+        for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape):
+            while not self.memory.free:
+                yield from self._take()
+            self._start(chunk)
+        while self.ready:
+            yield from self._take()
+
+    def _take(self) -> Iterator[tuple[int, int, Batch]]:
+        chunk, hand_over = self.ready.popleft()
+        for step, batch in zip(chunk.steps, hand_over(), strict=False):  # the last chunk is not full
+            yield chunk.model, step, batch
+
+    def _start(self, chunk: Chunk) -> None:
+        """Have the threads put a chunk's rows into memory."""
+        slot, puts = self.memory.free.popleft(), list[Future[None]]()
+        for load in chunk.loads:
+            window = self._window(load.part.lane, load.part.window)
+            if chunk.model not in window.masks:
+                blocks = self._blocks(load.part.lane, load.part.window)
+                window.masks[chunk.model] = self.threads.submit(self.stream.rows[chunk.model].mask, blocks)
+            puts.append(self.threads.submit(self._put, window, chunk.model, load, slot))
+            window.uses.append(puts[-1])
+        hand_over: Callable[[], list[Batch]] = partial(self._hand_over, slot, puts)
+        if torch.cuda.is_available():
+            hand_over = self.threads.submit(hand_over).result
+        self.ready.append((chunk, hand_over))
+
+    def _hand_over(self, slot: int, puts: Sequence[Future[None]]) -> list[Batch]:
+        for put in puts:
+            put.result()
+        return split_batches(self.memory.lend(slot), self.shape.batch_rows)
+
+    def _put(self, window: _Window, model: int, load: Load, slot: int) -> None:
+        """Put the rows of a load at their places."""
+        for read in window.reads:
+            read.result()
+        places = self.shape.places(load, [slot])
+        rows = place_rows(window.order.result(), window.masks[model].result(), load.part.start, places)
+        self.memory.put(window.columns, rows)
+
+    def _blocks(self, lane: int, window: int) -> list[int]:
+        blocks: list[int] = self.any_order.window_blocks(lane, window).tolist()
+        return blocks
+
+    def _window(self, lane: int, number: int) -> _Window:
+        """A window that is there, or is being read from now on."""
+        window = self.windows.pop((lane, number), None) or self._read_window(lane, number)
+        self.windows[lane, number] = window
+        return window
+
+    def _read_window(self, lane: int, number: int) -> _Window:
+        blocks = self._blocks(lane, number)
+        parts = list(zip(blocks, self.stream.dataset.layout.joined(blocks), strict=True))
+        memory, rows = self._window_memory(), parts[-1][1].stop
+        columns = {name: column[:rows] for name, column in memory.items()}
+        count = self.stream.rank.thread_count(self.stream.dataset)
+        shares = [parts[first::count] for first in range(min(count, len(parts)))]
+        reads = [self.threads.submit(self._read, share, columns) for share in shares]
+        return _Window(memory, columns, self.threads.submit(self.any_order.window_rows, lane, number, rows), reads)
+
+    def _window_memory(self) -> dict[str, np.ndarray]:
+        """Memory for a window: idle, or new, or that of the window whose last use is longest ago."""
+        if self.stream.idle:
+            return self.stream.idle.pop()
+        if len(self.windows) < self.stream.windows:
+            return {spec.name: spec.empty(self.stream.window_rows) for spec in self.stream.specs}
+        oldest = self.windows.pop(next(iter(self.windows)))
+        for use in oldest.uses:
+            use.result()
+        return oldest.memory
+
+    def _read(self, parts: list[tuple[int, slice]], columns: Mapping[str, np.ndarray]) -> None:
+        for block, rows in parts:
+            self.stream.blocks.read_into(block, {name: column[rows] for name, column in columns.items()})
