@@ -271,6 +271,9 @@ def train(
     cache: Annotated[
         str | None, typer.Option(help="Local disk of each worker for a dataset in an object store, such as 50GB.")
     ] = None,
+    fold_mode: Annotated[
+        str, typer.Option(help="fused: all folds from one pass over the data; runs: one by one; auto chooses.")
+    ] = "auto",
     set: Annotated[
         list[str],
         typer.Option(
@@ -300,6 +303,7 @@ def train(
             window=window,
             memory=memory,
             cache=cache,
+            fold_mode=fold_mode,
             settings=parse_settings(set),
             listener=listener,
         )

@@ -16,20 +16,22 @@ import torch
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
-from ..storage.errors import ConflictError, DamagedError, UsageError
+from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
 from ..storage.files import read_json, same_json, write_json
 from ..storage.progress import Progress
 from ..training.batch import Rank
 from ..training.config import TrainConfig
 from ..training.filters import EveryRow
+from ..training.fold_model import is_done, read_result
 from ..training.folds import write_folds
-from ..training.loop import is_done, read_result
+from ..training.fused_stream import FusedStream
 from ..training.models import absolute_model, model_hash
 from ..training.ray_train import GroupRequest, train_folds
 from ..training.run import RunFolder, RunJob, load_job
 from ..training.stream import Mixing, TrainStream
 
 POLL_SECONDS = 0.5
+FOLD_MODES = ("auto", "fused", "runs")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Resources:
     memory: int | None = None
     cache: int | None = None
     max_failures: int = 2
+    fold_mode: str = "auto"
+    """fused: all folds from one pass over the data; runs: one after the other; auto: fused, if the memory suffices."""
 
 
 def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
@@ -90,18 +94,30 @@ def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, resources:
     """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
     write_folds(dataset, config.split, config.folds, config.seed, run.folds)
     left = folds_left(run, config)
+    groups = (left,) if resources.fold_mode == "fused" else tuple((fold,) for fold in left)
     gpu = torch.cuda.is_available()
     request = GroupRequest(
-        run.root, left, resources.workers, gpu, resources.max_failures, resources.memory, resources.cache
+        run.root, groups, resources.workers, gpu, resources.max_failures, resources.memory, resources.cache
     )
     with watch_folds(run, config, progress):
         train_folds(request)
 
 
-def check_stream(dataset: Dataset, config: TrainConfig, resources: Resources) -> None:
-    """Raise UsageError if the workers' streams cannot do with the memory that they may use."""
+def choose_fold_mode(dataset: Dataset, config: TrainConfig, resources: Resources) -> str:
+    """`fused` or `runs`. Raises UsageError if the workers' streams cannot do with the memory that they may use."""
+    check_choice("--fold-mode", resources.fold_mode, FOLD_MODES)
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    TrainStream(dataset, EveryRow(dataset.layout), mixing, Rank(0, resources.workers, resources.memory))
+    place, every = Rank(0, resources.workers, resources.memory), EveryRow(dataset.layout)
+    if resources.fold_mode != "runs":
+        try:
+            FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
+        except UsageError:
+            if resources.fold_mode == "fused":
+                raise
+        else:
+            return "fused"
+    TrainStream(dataset, every, mixing, place)
+    return "runs"
 
 
 def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from os.path import normpath
 from pathlib import Path
@@ -38,8 +39,8 @@ from ..training.run import RunFolder, RunJob, load_job
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .coordinator import (
     Resources,
-    check_stream,
     check_workers,
+    choose_fold_mode,
     claim_run,
     folds_left,
     load_summary,
@@ -65,6 +66,7 @@ def train(
     window: int = 8,
     memory: str | int | None = None,
     cache: str | int | None = None,
+    fold_mode: str = "auto",
     settings: Mapping[str, Any] | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
@@ -72,7 +74,8 @@ def train(
     """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
 
     `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB"), and
-    `cache` what it may keep on local disk of a dataset in an object store.
+    `cache` what it may keep on local disk of a dataset in an object store. `fold_mode` "fused" trains all folds from
+    one pass over the data, "runs" one after the other; both give the same weights.
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
     `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
     fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
@@ -85,8 +88,8 @@ def train(
     lanes = check_workers(folder, workers) or lane_count(workers)
     config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
-    resources = Resources(workers, parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache"))
-    check_stream(opened, config, resources)
+    resources = Resources(workers, parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache"), fold_mode=fold_mode)
+    resources = replace(resources, fold_mode=choose_fold_mode(opened, config, resources))
     check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
     job = claim_run(folder, opened, config)
     if folder.summary.exists():

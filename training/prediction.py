@@ -1,6 +1,7 @@
 """What trained models say: of a fold's own rows into parts to be merged, and of new rows by all folds together."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from ..storage.dataset import Dataset
 from ..storage.parts import write_part
+from .batch import Batch
 from .checkpoint import load_weights
 from .objective import Objective, Preparation, autocast, make_model
-from .row_stream import EVALUATION_BATCH, RowStream, all_rows
+from .row_stream import EVALUATION_BATCH, all_rows
 from .run import FoldFolder, RunFolder, RunJob
 
 
@@ -44,11 +46,20 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
     )
 
 
-def predict_fold(predictor: Predictor, rows: RowStream, folder: FoldFolder) -> None:
-    """Predict a rank's share of a fold's rows: for each shard of the dataset one part, written whole by one rank."""
-    for shard, group in groupby(rows.by_shard(), key=lambda item: item[0]):
-        rows_of, values = zip(*((at, predictor(batch.x).numpy()) for _, at, batch in group), strict=True)
-        write_part(folder.parts, shard, np.concatenate(rows_of), np.concatenate(values))
+def predict_folds(
+    predictors: Mapping[int, Predictor],
+    rows: Iterable[tuple[int, int, np.ndarray, Batch]],
+    folders: Mapping[int, FoldFolder],
+) -> None:
+    """Predict a rank's share of the folds' rows, as `chosen_rows` gives them: for each fold and each shard of the
+    dataset one part, written whole by one rank."""
+    for shard, group in groupby(rows, key=lambda item: item[1]):
+        parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        for fold, _, at, batch in group:
+            parts[fold].append((at, predictors[fold](batch.x).numpy()))
+        for fold, pieces in parts.items():
+            rows_of, values = zip(*pieces, strict=True)
+            write_part(folders[fold].parts, shard, np.concatenate(rows_of), np.concatenate(values))
 
 
 def predict_rows(job: RunJob, run: RunFolder, dataset: Dataset) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:

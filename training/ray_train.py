@@ -15,10 +15,11 @@ from ..storage.errors import RunError
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Train `folds` of the run at `root` with `workers` workers."""
+    """Train folds of the run at `root` with `workers` workers."""
 
     root: Path
-    folds: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...]
+    """Groups of folds: those of a group are trained together, from one pass over the data."""
     workers: int
     use_gpu: bool
     max_failures: int
@@ -40,7 +41,7 @@ def train_folds(request: GroupRequest) -> None:
         _train_worker,
         train_loop_config={
             "root": str(request.root),
-            "folds": list(request.folds),
+            "folds": list(map(list, request.folds)),
             "memory": request.memory,
             "cache": request.cache,
         },
@@ -69,7 +70,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     import torch
 
     from ..storage.machine import keep_freed_memory
-    from .loop import FoldTrainer, is_done
+    from .fold_model import is_done
+    from .loop import FoldTrainer
     from .process import Process
     from .run import RunFolder, load_job
 
@@ -80,8 +82,8 @@ def _train_worker(config: dict[str, Any]) -> None:
         keep_freed_memory()
     run = RunFolder(Path(config["root"]))
     job = load_job(run)
-    for fold in config["folds"]:
-        if not is_done(run.fold(fold)):
-            FoldTrainer(job, run, fold, process, config["memory"], config["cache"]).train(notify=lambda metrics: None)
+    for folds in config["folds"]:
+        if left := [fold for fold in folds if not is_done(run.fold(fold))]:
+            FoldTrainer(job, run, left, process, config["memory"], config["cache"]).train()
         process.wait()
     ray.train.report({"folds": float(len(config["folds"]))})

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -33,26 +33,32 @@ class RowStream(IterableDataset[Batch]):
         self.dataset, self.rows, self.rank, self.batch_size = dataset, rows, rank, batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch for _, _, batch in self.by_shard())
+        return (batch for _, _, _, batch in chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size))
 
-    def by_shard(self) -> Iterator[tuple[int, np.ndarray, Batch]]:
-        """Every batch with the number of its shard and its rows' positions in the dataset, (rows,) int64.
 
-        No batch crosses from one shard to the next.
-        """
-        kept, layout = self.rows.kept(), self.dataset.layout
-        specs = column_specs(self.dataset)
-        shards = range(self.rank.rank, layout.shards, self.rank.world_size)
-        runs = (run for shard in shards for run in _runs(self.dataset, [b for b in layout.blocks_of(shard) if kept[b]]))
-        buffers = {spec.name: _Buffers(spec) for spec in specs}
-        with reading_threads(self.dataset, self.rank) as threads:
-            for blocks, arrays in _read_ahead(BlockReader(self.dataset, [spec.name for spec in specs]), runs, threads):
-                inside = np.flatnonzero(self.rows.mask(blocks))
-                positions = np.concatenate([np.arange(*layout.block_range(block)) for block in blocks])
-                for first in range(0, len(inside), self.batch_size):
-                    wanted = inside[first : first + self.batch_size]
-                    batch = make_batch({name: buffers[name].take(rows, wanted) for name, rows in arrays.items()})
-                    yield blocks[0] // layout.shard_blocks, positions[wanted], batch
+def chosen_rows(
+    dataset: Dataset, rows: Mapping[int, RowFilter], rank: Rank = ALONE, batch_size: int = EVALUATION_BATCH
+) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
+    """The rows of several filters from one pass: each filter's batches are those that it has alone.
+
+    Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, which is of
+    one shard.
+    """
+    layout, specs = dataset.layout, column_specs(dataset)
+    kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0) if rows else np.zeros(layout.blocks)
+    shards = range(rank.rank, layout.shards, rank.world_size)
+    groups = (group for shard in shards for group in _runs(dataset, layout.blocks_of(shard)))
+    wanted = filter(None, ([block for block in group if kept[block]] for group in groups))
+    buffers = {spec.name: _Buffers(spec) for spec in specs}
+    with reading_threads(dataset, rank) as threads:
+        for blocks, arrays in _read_ahead(BlockReader(dataset, [spec.name for spec in specs]), wanted, threads):
+            positions = np.concatenate([np.arange(*layout.block_range(block)) for block in blocks])
+            for number, chosen in rows.items():
+                inside = np.flatnonzero(chosen.mask(blocks))
+                for first in range(0, len(inside), batch_size):
+                    part = inside[first : first + batch_size]
+                    batch = make_batch({name: buffers[name].take(column, part) for name, column in arrays.items()})
+                    yield number, blocks[0] // layout.shard_blocks, positions[part], batch
 
 
 def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:

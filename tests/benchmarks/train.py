@@ -23,15 +23,17 @@ import torch
 from foldstream.cluster.coordinator import claim_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
-from foldstream.training import loop
+from foldstream.training import fold_model
 from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings
+from foldstream.training.fold_model import make_optimizer, make_scheduler
 from foldstream.training.folds import write_folds
-from foldstream.training.loop import FoldTrainer, make_optimizer, make_scheduler
+from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import parameter_groups
 from foldstream.training.objective import make_model
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.stream import TrainStream
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
@@ -55,13 +57,13 @@ class PlainLoop:
     """
 
     def __init__(self, trainer: FoldTrainer, tensors: Sequence[torch.Tensor], default: bool) -> None:
-        (self.x, self.y), self.prepare = tensors, trainer.prepare
-        self.model, recipe = make_model(trainer.job, 0), trainer.recipe
+        (self.x, self.y), fold = tensors, trainer.folds[0]
+        self.model, self.prepare, recipe = make_model(fold.job, 0), fold.prepare, fold.recipe
         self.optimizer = make_optimizer(self.model, recipe)
         if default:
             groups = parameter_groups(self.model, recipe.weight_decay)
             self.optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr)
-        self.scheduler = make_scheduler(self.optimizer, recipe, trainer.updates * trainer.config.epochs)
+        self.scheduler = make_scheduler(self.optimizer, recipe, fold.updates * fold.config.epochs)
         self.model.train()
         self.seconds = 0.0
 
@@ -84,8 +86,8 @@ class Turns:
     """A trainer's stream that stops after every few batches, to let the plain loops train on the same ones."""
 
     def __init__(self, trainer: FoldTrainer, plain: Sequence[PlainLoop], batches: int) -> None:
+        assert isinstance(trainer.stream, TrainStream)
         self.stream, self.plain, self.batches = trainer.stream, plain, batches
-        self.order = trainer.stream.order
         self.load_state_dict = trainer.stream.load_state_dict
         self.aside = self.stopped = 0.0
         """CPU seconds of our reading threads in the plain loops' turns, and all seconds of those."""
@@ -137,20 +139,25 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
     """A first epoch by Foldstream alone, a second by all in turns: its rows, and the seconds of each."""
     run, job = claim(case, folder)
     tensors = [torch.from_numpy(array) for array in rows_of(case, 0, CASES[case][1])]
-    least = FoldTrainer(job, run, 0, Process()).stream.memory_needed
-    trainer = FoldTrainer(job, run, 0, Process(), least)
+    least = FoldTrainer(job, run, [0], Process()).stream.memory_needed
+    trainer = FoldTrainer(job, run, [0], Process(), least)
     plain = [PlainLoop(trainer, tensors, default) for default in (True, False)]
     if plain_first:
-        trainer = FoldTrainer(job, run, 0, Process(), least)
-    trainer.train_epoch()
-    trainer.state.epoch += 1
+        trainer = FoldTrainer(job, run, [0], Process(), least)
+    trainer.train_pass(trainer.folds)
+    trainer.folds[0].state.epoch += 1
     turns: Any = Turns(trainer, plain, CASES[case][-1])
     trainer.stream = turns
-    loop.PROGRESS_SECONDS *= 3  # of all three loops, and so every second of ours
-    trained = trainer.train_epoch()
-    foldstream = trained["seconds"] - turns.stopped + turns.aside
+    fold_model.PROGRESS_SECONDS *= 3  # of all three loops, and so every second of ours
+    foldstream = trainer.train_pass(trainer.folds) - turns.stopped + turns.aside
     default, same = (one.seconds for one in plain)
-    return {"rows": trained["rows"], "foldstream": foldstream, "default": default, "same": same, "aside": turns.aside}
+    return {
+        "rows": trainer.folds[0].rows,
+        "foldstream": foldstream,
+        "default": default,
+        "same": same,
+        "aside": turns.aside,
+    }
 
 
 def measure(case: str, threads: int, folder: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from foldstream.storage.errors import UsageError
 from foldstream.storage.files import write_json
 from foldstream.storage.parts import read_part
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
+from foldstream.training.fold_model import read_result
 from foldstream.training.folds import write_folds
-from foldstream.training.loop import FoldTrainer, read_result
+from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import check_model
 from foldstream.training.order import lane_count
 from foldstream.training.process import Process
@@ -43,12 +44,12 @@ def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_afte
     class Cut(BaseException):
         pass
 
-    def notify(metrics: dict[str, float]) -> None:
+    def notify(fold: int, metrics: dict[str, float]) -> None:
         if metrics["epoch"] >= stop_after:
             raise Cut
 
     try:
-        FoldTrainer(job, run, 1, process or Process()).train(notify)
+        FoldTrainer(job, run, [1], process or Process()).train(notify)
     except Cut:
         return b""
     return run.fold(1).weights.read_bytes()
@@ -111,19 +112,76 @@ from foldstream.training.run import RunFolder, load_job
 
 rank, root, rendezvous = int(sys.argv[1]), RunFolder(Path(sys.argv[2])), sys.argv[3]
 with local_group(rank, 2, rendezvous) as process:
-    FoldTrainer(load_job(root), root, 1, process).train(lambda metrics: None)
+    for group in sys.argv[4].split():
+        FoldTrainer(load_job(root), root, [int(fold) for fold in group.split(",")], process).train()
 """
+
+
+def train_on_two_ranks(run: RunFolder, groups: str, meet: Path) -> None:
+    """Train groups of folds one after the other, as in `0 1,2`, with two processes."""
+    command = [sys.executable, "-c", RANK]
+    ranks = [subprocess.Popen([*command, str(rank), str(run.root), str(meet), groups]) for rank in range(2)]
+    assert [process.wait(timeout=200) for process in ranks] == [0, 0]
+
+
+def fold_bytes(run: RunFolder) -> list[tuple[bytes, list[bytes]]]:
+    """The weights and the predictions of every fold."""
+    folders = [run.fold(fold) for fold in range(3)]
+    return [(f.weights.read_bytes(), [part.read_bytes() for part in sorted(f.parts.iterdir())]) for f in folders]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"patience": "2", "lr": "0.05"}, {"accumulate": "3"}], ids=lambda s: "+".join(s) or "defaults"
+)
+def test_folds_from_one_pass_are_those_that_are_trained_one_by_one(
+    settings: dict[str, Any], digits: Dataset, tmp_path: Path
+) -> None:
+    job, one_by_one = make_job(digits, tmp_path / "runs", settings, epochs=5)
+    for fold in range(3):
+        FoldTrainer(job, one_by_one, [fold], Process()).train()
+    _, fused = make_job(digits, tmp_path / "fused", settings, epochs=5)
+    FoldTrainer(job, fused, range(3), Process()).train()
+    assert fold_bytes(fused) == fold_bytes(one_by_one)
+    for fold in range(3):
+        one, other = (read_result(run.fold(fold))["history"] for run in (fused, one_by_one))
+        for key in ("loss", "train_loss", "accuracy", "top3", "rows", "dropped"):
+            assert [epoch[key] for epoch in one] == [epoch[key] for epoch in other]
+
+
+def test_a_pass_that_was_cut_goes_on_with_folds_at_different_epochs(digits: Dataset, tmp_path: Path) -> None:
+    job, quiet = make_job(digits, tmp_path / "quiet", epochs=3)
+    FoldTrainer(job, quiet, range(3), Process()).train()
+    _, cut = make_job(digits, tmp_path / "cut", epochs=3)
+
+    class Cut(BaseException):
+        pass
+
+    def notify(fold: int, metrics: dict[str, Any]) -> None:
+        if fold == 1 and metrics["epoch"] == 2:  # fold 2 has no checkpoint of its second epoch yet
+            raise Cut
+
+    with pytest.raises(Cut):
+        FoldTrainer(job, cut, range(3), Process()).train(notify)
+    FoldTrainer(job, cut, [0], Process()).train()  # one of them alone, and the others from one pass
+    FoldTrainer(job, cut, [1, 2], Process()).train()
+    assert fold_bytes(cut) == fold_bytes(quiet)
 
 
 def test_two_ranks_train_together_and_predict_every_row_once(digits: Dataset, tmp_path: Path) -> None:
     _, run = make_job(digits, tmp_path / "run", epochs=3)
-    command = [sys.executable, "-c", RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(run.root), str(tmp_path / "meet")]) for rank in range(2)]
-    assert [process.wait(timeout=200) for process in ranks] == [0, 0]
+    train_on_two_ranks(run, "1", tmp_path / "meet")
     parts = [read_part(run.fold(1).parts, shard) for shard in range(digits.layout.shards)]
     ids = np.concatenate([part[0] for part in parts if part])
     assert len(ids) == len(set(ids.tolist())) == 400
     assert read_result(run.fold(1))["metrics"]["accuracy"] > 0.8
+
+
+def test_two_ranks_give_the_same_folds_from_one_pass_and_one_by_one(digits: Dataset, tmp_path: Path) -> None:
+    _, one_by_one = make_job(digits, tmp_path / "runs")
+    _, fused = make_job(digits, tmp_path / "fused")
+    train_on_two_ranks(one_by_one, "0 1 2", tmp_path / "meet-1")
+    train_on_two_ranks(fused, "0,1,2", tmp_path / "meet-2")
+    assert fold_bytes(fused) == fold_bytes(one_by_one)
 
 
 @pytest.mark.parametrize(("workers", "lanes"), [(1, 8), (2, 8), (3, 24), (8, 8), (12, 24), (64, 64)])
