@@ -20,6 +20,7 @@ PATIENCE_SECONDS = 240
 def command(dataset: Dataset, run: Path) -> list[str]:
     """Train digits-cnn (batch norm, dropout, shifts: all that draws random numbers) with two workers."""
     options = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
+    options += ["--fold-mode", "runs"]
     return [sys.executable, "-m", "foldstream.cli", "train", str(dataset.root), str(run), *options]
 
 
