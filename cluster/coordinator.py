@@ -79,15 +79,17 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield words.get(name, f"{name} was {old}, now {new}")
 
 
-def check_workers(run: RunFolder, workers: int) -> int | None:
-    """The lanes of a run that exists, None for a new one. Raises UsageError if `workers` does not divide them."""
+def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
+    """The lanes and the shares of a run that exists, None for a new one. Raises UsageError if `workers` does not
+    divide the lanes."""
     if not run.job.exists():
         return None
-    lanes = int(read_json(run.job)["config"]["lanes"])
+    config = read_json(run.job)["config"]
+    lanes = int(config["lanes"])
     if lanes % workers:
         fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
         raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {fitting}")
-    return lanes
+    return lanes, int(config["shares"])
 
 
 def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, resources: Resources, progress: Progress) -> None:

@@ -39,7 +39,7 @@ from ..training.run import RunFolder, RunJob, load_job
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .coordinator import (
     Resources,
-    check_workers,
+    begun_with,
     choose_fold_mode,
     claim_run,
     folds_left,
@@ -85,8 +85,8 @@ def train(
     if split == "auto":
         split = "stratified" if opened.schema.task == "classification" else "kfold"
     recipe, own = resolve_settings(model, settings or {})
-    lanes = check_workers(folder, workers) or lane_count(workers)
-    config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, recipe, own)
+    lanes, shares = begun_with(folder, workers) or (lane_count(workers), workers)
+    config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
     resources = Resources(workers, parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache"), fold_mode=fold_mode)
     resources = replace(resources, fold_mode=choose_fold_mode(opened, config, resources))

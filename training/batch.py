@@ -90,13 +90,13 @@ def make_batch(columns: Mapping[str, Tensor]) -> Batch:
     return Batch(x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"])
 
 
-def split_batches(columns: Mapping[str, np.ndarray], rows: int) -> list[Batch]:
-    """Columns as batches of `rows` rows: views, or where there is a GPU copies in memory that it can read, so that it
-    takes rows while the training goes on."""
+def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:
+    """Columns as tensors: views, or where there is a GPU copies in memory that it can read, so that it takes rows while
+    the training goes on."""
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
     if torch.cuda.is_available():
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return list(map(Batch, *(torch.split(tensor, rows) for tensor in make_batch(tensors))))
+    return make_batch(tensors)
 
 
 @contextmanager

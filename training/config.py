@@ -59,6 +59,8 @@ class TrainConfig:
     window: int = 8
     """Blocks of a lane that are mixed at once."""
     lanes: int = LANE_STEP
+    shares: int = 1
+    """Parts of a batch that are computed by themselves: the workers with which the run began."""
     recipe: Recipe = field(default_factory=Recipe)
     model_settings: dict[str, Any] = field(default_factory=dict)
 

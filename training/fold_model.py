@@ -5,12 +5,15 @@ trained alone or with others from one pass, and whether it was cut short or not.
 """
 
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import lr_scheduler
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,6 +28,7 @@ from .prediction import Predictor
 from .process import Process
 from .run import FoldFolder, RunJob
 from .seeding import seed_of
+from .shares import Rows, Shares
 
 PROGRESS_SECONDS = 1.0
 
@@ -51,13 +55,14 @@ class FoldModel:
         self.objective = Objective(job.schema, job.statistics, self.recipe, process.device)
         self.prepare = Preparation(job.statistics, job.schema.sample_shape).to(process.device)
         self.model = make_model(job, fold).to(process.device)
-        self.wrapped = process.wrap(self.model)
+        self.shares = Shares(self.model, [0], 1)
+        self.wrapped = self.model
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.updates = math.ceil(self.steps / self.recipe.accumulate)
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
         self.state = FoldState()
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=process.device)
+        self.losses = torch.zeros(1, dtype=torch.float64, device=process.device)
         self.shown = 0.0
         self.logs: SummaryWriter | None = None
 
@@ -67,41 +72,69 @@ class FoldModel:
         patience, best = self.recipe.patience, self.state.best.get("epoch", 0)
         return self.state.epoch >= self.config.epochs or bool(patience and self.state.epoch - best >= patience)
 
-    def begin_epoch(self) -> None:
-        self.loss_sum.zero_()
+    def begin_epoch(self, numbers: Sequence[int], count: int, together: bool) -> None:
+        """Train the next epoch on the shares `numbers` of `count` of each batch; `together` with the other ranks,
+        which have the other shares."""
+        self.shares = Shares(self.model, numbers, count)
+        if not together:
+            self.wrapped = self.model
+        elif self.wrapped is self.model:
+            self.wrapped = self.process.wrap(self.model)
+        self.losses = torch.zeros(len(numbers), dtype=torch.float64, device=self.process.device)
         self.shown = perf_counter()
         self.wrapped.train()
 
-    def train_step(self, batch: Batch, step: int) -> None:
-        """Forward, backward, and after `accumulate` batches (or the epoch's last) an update."""
+    def train_step(self, parts: Sequence[Rows], step: int) -> None:
+        """Forward and backward with the rows of each share, and after `accumulate` batches (or the epoch's last) an
+        update."""
         recipe, process = self.recipe, self.process
-        process.seed(seed_of(self.config.seed, self.fold, self.state.epoch * self.steps + step, process.rank))
         first_of_group = step - step % recipe.accumulate
         group = min(recipe.accumulate, self.steps - first_of_group)
-        x, y = (tensor.to(process.device, non_blocking=True) for tensor in (batch.x, batch.y))
-        with autocast(process.device, recipe.precision):
-            loss = self.objective.loss(self.wrapped(self.prepare(x)), y)
-        if step == first_of_group:  # only now: the backward pass then gets the memory that is still in the cache
-            self.optimizer.zero_grad()
-        self.scaler.scale(loss / group if group > 1 else loss).backward()  # type: ignore[no-untyped-call]
-        if step + 1 == first_of_group + group:
-            if recipe.clip_grad_norm:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.scheduler.step()
-        self.loss_sum += loss.detach()
-        if process.leads and perf_counter() - self.shown > PROGRESS_SECONDS:
+        last_of_group = step + 1 == first_of_group + group
+        for position, (number, (x, y)) in enumerate(zip(self.shares.numbers, parts, strict=True)):
+            process.seed(seed_of(self.config.seed, self.fold, self.state.epoch * self.steps + step, number))
+            with self.shares.share(position), self.exchange(last_of_group):
+                x, y = (tensor.to(process.device, non_blocking=True) for tensor in (x, y))
+                with autocast(process.device, recipe.precision):
+                    loss = self.objective.loss(self.wrapped(self.prepare(x)), y)
+                if step == first_of_group:  # only now: the backward pass then gets memory that is still in the cache
+                    self.optimizer.zero_grad()
+                self.scaler.scale(loss / group if group > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            self.losses[position] += loss.detach()
+        if last_of_group:
+            self.update()
+        if perf_counter() - self.shown > PROGRESS_SECONDS:
             self.shown = perf_counter()
-            self.write_progress((step + 1) / self.steps)
+            if process.leads or self.wrapped is self.model:
+                self.write_progress((step + 1) / self.steps)
 
-    def mean_loss(self) -> float:
-        """Of the epoch's steps over all ranks, each of which asks."""
-        return self.process.total(self.loss_sum).item() / (self.steps * self.process.world_size)
+    def exchange(self, wanted: bool) -> AbstractContextManager[None]:
+        """Where the ranks train together: have the backward pass average gradients over them, if it is wanted."""
+        if isinstance(self.wrapped, DistributedDataParallel) and not wanted:
+            return self.wrapped.no_sync()
+        return nullcontext()
+
+    def update(self) -> None:
+        """An optimizer step by the gradients of all shares."""
+        self.shares.merge_gradients()
+        if self.recipe.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+
+    def end_pass(self) -> float:
+        """Average the buffers over all shares. Returns the mean loss of the epoch's steps over them."""
+        if self.wrapped is self.model:
+            self.shares.average_buffers()
+            total = self.losses.sum()
+        else:
+            self.process.average_buffers(self.model)
+            total = self.process.total(self.losses.sum())
+        return total.item() / (self.steps * self.shares.count)
 
     def begin_evaluation(self) -> None:
-        self.process.average_buffers(self.model)
         self.model.eval()
         self.metrics = make_metrics(self.job.schema).to(self.process.device)
         self.held_out_loss = make_loss_metric().to(self.process.device)
@@ -129,33 +162,44 @@ class FoldModel:
         state.epoch += 1
         state.history.append(metrics)
 
-    def save(self) -> None:
-        """Write the checkpoint: everything that the rest of the training depends on."""
-        state = {
-            **vars(self.state),
+    def training_state(self) -> dict[str, Any]:
+        """What the next steps depend on, between two epochs."""
+        return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save_checkpoint(self.folder.checkpoint, state)
 
-    def restore(self) -> None:
-        """Go back to the last checkpoint, if there is one."""
-        state = load_checkpoint(self.folder.checkpoint, self.process.device)
-        if state is None:
-            return
+    def set_training_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.state = FoldState(state["epoch"], state["history"], state["best"])
+
+    def state_within(self) -> dict[str, Any]:
+        """What the next steps depend on, between two updates of an epoch."""
+        return {**self.training_state(), "buffers": self.shares.buffers, "losses": self.losses}
+
+    def set_state_within(self, state: dict[str, Any]) -> None:
+        self.set_training_state(state)
+        self.losses.copy_(state["losses"])
+        self.shares.set_buffers(state["buffers"])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(self.folder.checkpoint, {**vars(self.state), **self.training_state()})
+
+    def load(self) -> None:
+        """Go back to the last checkpoint, if there is one."""
+        if state := load_checkpoint(self.folder.checkpoint, self.process.device):
+            self.set_training_state(state)
+            self.state = FoldState(state["epoch"], state["history"], state["best"])
 
     def final_predictor(self) -> Predictor:
         """The model as it is to predict: with early stopping, by its best weights."""
         if self.state.best:
             self.model.load_state_dict(self.state.best["weights"])
-        self.process.average_buffers(self.model)
         return Predictor(self.model, self.prepare, self.objective, self.process.device)
 
     def finish(self) -> None:

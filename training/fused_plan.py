@@ -17,6 +17,9 @@ class Chunk:
     """Consecutive steps of one model, and the loads, cut to these steps, that give their rows."""
 
     model: int
+    number: int
+    """Among the model's chunks, from 0."""
+    last: bool
     steps: range
     loads: tuple[Load, ...]
     share: float
@@ -34,7 +37,7 @@ def plan_chunks(
 def _model_chunks(model: int, order: EpochOrder, lanes: Sequence[int], step: int, shape: ChunkShape) -> Iterator[Chunk]:
     loads, begun = plan_loads(order, lanes, step), list[Load]()
     upcoming = next(loads, None)
-    for first in range(step, order.steps, shape.steps):
+    for number, first in enumerate(range(step, order.steps, shape.steps)):
         start = (first - step) * shape.per_lane
         stop = start + shape.lane_rows
         while upcoming and upcoming.first < stop:
@@ -42,4 +45,5 @@ def _model_chunks(model: int, order: EpochOrder, lanes: Sequence[int], step: int
             upcoming = next(loads, None)
         cut = tuple(load.cut(start, stop) for load in begun)
         begun = [load for load in begun if load.stop > stop]
-        yield Chunk(model, range(first, min(order.steps, first + shape.steps)), cut, first / order.steps)
+        end = min(order.steps, first + shape.steps)
+        yield Chunk(model, number, end == order.steps, range(first, end), cut, first / order.steps)

@@ -16,7 +16,7 @@ import torch
 from ..storage.block_cache import BlockCache
 from ..storage.dataset import Dataset
 from ..storage.errors import UsageError
-from .batch import ALONE, Batch, Rank, column_specs, open_cache, reading_threads, split_batches
+from .batch import ALONE, Batch, Rank, as_batch, column_specs, open_cache, reading_threads
 from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks
 from .filters import RowFilter
@@ -27,21 +27,25 @@ from .order import EpochOrder
 from .stream import Mixing, check_mixing, note_next_use
 
 CHUNK_BYTES = 4 << 20
-AHEAD = 2  # chunks of each model, ready or being read, before they are asked for
+AHEAD = 2  # chunks of each model that are ready or being read before they are asked for
+HELD = 1  # chunks of each model that may be on their way to other ranks
 LENDABLE = 2  # chunks that the training loop may hold beside those
 WINDOWS = 2  # of each lane in memory: models are in one or in the next, some a little ahead of the others
 TAILS = 4  # windows more: those of other lanes that fill up short ones at the end of an epoch
 
 
 class FusedStream:
-    """One rank's part of the global batches of several models, `rows` is what each of them trains on.
+    """One rank's part of the global batches of several models. `rows` is what each of them trains on; `group` steps,
+    or a multiple, are handed out at once.
 
     Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
     """
 
-    def __init__(self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE) -> None:
+    def __init__(
+        self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE, group: int = 1
+    ) -> None:
         check_mixing(mixing, rank)
-        self.dataset, self.rows, self.mixing, self.rank = dataset, rows, mixing, rank
+        self.dataset, self.rows, self.mixing, self.rank, self.group = dataset, rows, mixing, rank, group
         self.lanes = range(rank.rank, mixing.lanes, rank.world_size)
         self.specs = column_specs(dataset)
         self.row_bytes = sum(spec.row_bytes for spec in self.specs)
@@ -71,11 +75,11 @@ class FusedStream:
         """Batches of a model that are handed out at once: some megabytes, and a quarter of a window at most."""
         per_lane, lanes = self.mixing.batch_size // self.mixing.lanes, len(self.lanes)
         rows = min(CHUNK_BYTES // self.row_bytes // lanes, self.window_rows // 4)
-        return ChunkShape(max(1, rows // per_lane), lanes, per_lane)
+        return ChunkShape(max(1, rows // per_lane // self.group) * self.group, lanes, per_lane)
 
     @property
     def slots(self) -> int:
-        return AHEAD * len(self.rows) + LENDABLE
+        return (AHEAD + HELD) * len(self.rows) + LENDABLE
 
     @property
     def windows(self) -> int:
@@ -104,10 +108,11 @@ class FusedStream:
         """The local cache of blocks that come from an object store."""
         return open_cache(self.dataset, self.rank)
 
-    def batches(self, epoch: int, steps: Mapping[int, int]) -> Iterator[tuple[int, int, Batch]]:
+    def chunks(self, epoch: int, steps: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
         """The rest of an epoch for those models that `steps` names, each from its step on.
 
-        Yields (model, step, batch): some steps of one model, then some of the next; the same on every rank.
+        Yields some steps of one model, then some of the next, each with the rows of its batches, one batch after the
+        other; on every rank those of the same steps.
         """
         orders = {model: self.order(model, epoch) for model in steps}
         if self.cache:
@@ -115,7 +120,7 @@ class FusedStream:
         windows: dict[tuple[int, int], _Window] = {}
         try:
             with reading_threads(self.dataset, self.rank) as threads:
-                yield from _EpochReading(self, orders, threads, windows).batches(steps)
+                yield from _EpochReading(self, orders, threads, windows).chunks(steps)
         finally:
             self.memory.reclaim()
             self.idle += [window.memory for window in windows.values()]
@@ -146,22 +151,22 @@ class _EpochReading:
         self.stream, self.orders, self.threads, self.windows = stream, orders, threads, windows
         self.any_order = next(iter(orders.values()))
         self.memory, self.shape = stream.memory, stream.chunk
-        self.ready: deque[tuple[Chunk, Callable[[], list[Batch]]]] = deque()
+        self.ready: deque[tuple[Chunk, Callable[[], Batch]]] = deque()
 
-    def batches(self, steps: Mapping[int, int]) -> Iterator[tuple[int, int, Batch]]:
+    def chunks(self, steps: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
         """Threads take tasks in the order in which they were given, and all that a task waits for was given before
         it: so whatever is waited for has begun."""
         for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape):
             while not self.memory.free:
-                yield from self._take()
+                yield self._take()
             self._start(chunk)
         while self.ready:
-            yield from self._take()
+            yield self._take()
 
-    def _take(self) -> Iterator[tuple[int, int, Batch]]:
+    def _take(self) -> tuple[Chunk, Batch]:
         chunk, hand_over = self.ready.popleft()
-        for step, batch in zip(chunk.steps, hand_over(), strict=False):  # the last chunk is not full
-            yield chunk.model, step, batch
+        rows = len(chunk.steps) * self.shape.batch_rows
+        return chunk, Batch(*(column[:rows] for column in hand_over()))
 
     def _start(self, chunk: Chunk) -> None:
         """Have the threads put a chunk's rows into memory."""
@@ -173,15 +178,15 @@ class _EpochReading:
                 window.masks[chunk.model] = self.threads.submit(self.stream.rows[chunk.model].mask, blocks)
             puts.append(self.threads.submit(self._put, window, chunk.model, load, slot))
             window.uses.append(puts[-1])
-        hand_over: Callable[[], list[Batch]] = partial(self._hand_over, slot, puts)
+        hand_over: Callable[[], Batch] = partial(self._hand_over, slot, puts)
         if torch.cuda.is_available():
             hand_over = self.threads.submit(hand_over).result
         self.ready.append((chunk, hand_over))
 
-    def _hand_over(self, slot: int, puts: Sequence[Future[None]]) -> list[Batch]:
+    def _hand_over(self, slot: int, puts: Sequence[Future[None]]) -> Batch:
         for put in puts:
             put.result()
-        return split_batches(self.memory.lend(slot), self.shape.batch_rows)
+        return as_batch(self.memory.lend(slot))
 
     def _put(self, window: _Window, model: int, load: Load, slot: int) -> None:
         """Put the rows of a load at their places."""

@@ -9,15 +9,20 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 
+import torch
+
 from ..storage.dataset import open_arrays
 from .batch import Batch, Rank
 from .filters import FoldFilter, RowFilter
 from .fold_model import FoldModel
+from .fold_parallel import Owners, exchange_rows
+from .fused_plan import Chunk
 from .fused_stream import FusedStream
 from .prediction import predict_folds
-from .process import Process
+from .process import Process, Work
 from .row_stream import chosen_rows
 from .run import RunFolder, RunJob
+from .shares import Rows, deal
 from .stream import Mixing, TrainStream
 
 Item = TypeVar("Item")
@@ -36,7 +41,8 @@ class FoldTrainer:
         memory: int | None = None,
         cache: int | None = None,
     ) -> None:
-        self.dataset, self.process, config = job.open_data(), process, job.config
+        self.dataset, self.process, self.config = job.open_data(), process, job.config
+        config = self.config
         self.rank = Rank(process.rank, process.world_size, memory, cache=cache)
         plan = open_arrays(run.folds, "folds")
         rows = {fold: FoldFilter(plan, fold) for fold in folds}
@@ -44,9 +50,12 @@ class FoldTrainer:
         mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
         self.stream: TrainStream | FusedStream
         if len(folds) > 1:
-            self.stream = FusedStream(self.dataset, rows, mixing, self.rank)
+            self.stream = FusedStream(self.dataset, rows, mixing, self.rank, config.recipe.accumulate)
         else:
             self.stream = TrainStream(self.dataset, rows[folds[0]], mixing, self.rank)
+        self.shares = config.shares if process.world_size == 1 else process.world_size
+        self.homes: dict[int, int] = {}
+        """The ranks that have the newest state of a fold, where not all have it."""
         self.folds = [FoldModel(job, fold, run.fold(fold), process, int(rows[fold].kept().sum())) for fold in folds]
         self.clock = Clock()
 
@@ -57,7 +66,7 @@ class FoldTrainer:
         """
         left = self.folds
         for fold in left:
-            fold.restore()
+            fold.load()
         try:
             while left:
                 # After a kill some may be an epoch behind the others, which wait for them.
@@ -73,7 +82,7 @@ class FoldTrainer:
     def train_epoch(self, folds: Sequence[FoldModel], notify: Notify) -> None:
         """Train the folds for an epoch, the same for all, and evaluate and save them."""
         seconds = self.train_pass(folds)
-        losses = [fold.mean_loss() for fold in folds]
+        losses = [self.spread(fold) for fold in folds]
         with self.clock.measure("evaluate"):
             scores = self.evaluate(folds)
         ranks = self.timings()
@@ -83,28 +92,91 @@ class FoldTrainer:
             if self.process.leads:
                 fold.write_logs()
                 fold.write_progress(0)
+            if self.process.rank == self.homes.get(fold.fold, 0):
                 with self.clock.measure("checkpoint"):
                     fold.save()
             notify(fold.fold, fold.state.history[-1])
 
     def train_pass(self, folds: Sequence[FoldModel]) -> float:
-        """One pass over the training rows of some folds. Returns its seconds."""
-        models = {fold.fold: fold for fold in folds}
-        for fold in folds:
-            fold.begin_epoch()
+        """One pass over the training rows of some folds. Returns its seconds.
+
+        If there is a fold for every rank, each trains folds of its own; else all ranks train each fold together.
+        """
+        together = len(folds) < self.process.world_size
         started = perf_counter()
-        for number, step, batch in self.clock.waiting(self.batches(folds[0].state.epoch, list(models))):
-            models[number].train_step(batch, step)
+        for fold, step, parts in self.clock.waiting(self.steps_together(folds) if together else self.own_steps(folds)):
+            fold.train_step(parts, step)
         seconds = perf_counter() - started
         self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"]
         return seconds
 
-    def batches(self, epoch: int, folds: Sequence[int]) -> Iterator[tuple[int, int, Batch]]:
-        """This rank's part of an epoch's batches: (fold, step, batch)."""
+    def steps_together(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
+        """The steps of folds that all ranks train, each with its share of every batch."""
+        for fold in folds:
+            home = self.homes.pop(fold.fold, None)
+            if home is not None:
+                state = fold.training_state() if home == self.process.rank else None
+                fold.set_training_state(self.process.broadcast(state, home))
+            fold.begin_epoch([self.process.rank], self.shares, together=True)
+        models = {fold.fold: fold for fold in folds}
+        for chunk, batch in self.chunks(folds[0].state.epoch, list(models)):
+            yield from steps_of(models[chunk.model], chunk, [(batch.x, batch.y)])
+
+    def own_steps(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
+        """The steps of the folds that this rank trains, with the rows of all shares."""
+        process, models, sent = self.process, {fold.fold: fold for fold in folds}, list[Work]()
+        owners = Owners(tuple(models), process.world_size)
+        for fold in folds:
+            self.bring_home(fold, owners.home(fold.fold))
+            fold.begin_epoch(range(self.shares), self.shares, together=False)
+        chunks = self.chunks(folds[0].state.epoch, owners.reading_order)
+        for chunk, parts in exchange_rows(chunks, owners, process):
+            fold = models[chunk.model]
+            before, after = (owners.owner(chunk.model, chunk.number + step) for step in (-1, 1))
+            if chunk.number and before != process.rank:
+                fold.set_state_within(process.receive_state(before))
+            dealt = parts if len(parts) > 1 else deal(parts[0], self.config.lanes, self.shares, len(chunk.steps))
+            yield from steps_of(fold, chunk, dealt)
+            goes_to = owners.home(chunk.model) if chunk.last else after
+            if goes_to != process.rank:
+                sent += process.start_send_state(fold.state_within(), goes_to)
+        for fold in folds:
+            trained_last = owners.owner(fold.fold, -(-fold.steps // self.stream.chunk.steps) - 1)
+            if owners.home(fold.fold) == process.rank != trained_last:
+                fold.set_state_within(process.receive_state(trained_last))
+        for work in sent:
+            work.wait()
+
+    def bring_home(self, fold: FoldModel, home: int) -> None:
+        """Have the newest state of a fold on the rank that trains it first."""
+        now = self.homes.get(fold.fold, home)
+        self.homes[fold.fold] = home
+        if now != home and now == self.process.rank:
+            for work in self.process.start_send_state(fold.training_state(), home):
+                work.wait()
+        elif now != home == self.process.rank:
+            fold.set_training_state(self.process.receive_state(now))
+
+    def chunks(self, epoch: int, folds: Sequence[int]) -> Iterator[tuple[Chunk, Batch]]:
+        """This rank's part of an epoch's batches, some steps of one fold, then some of the next."""
         if isinstance(self.stream, FusedStream):
-            return self.stream.batches(epoch, dict.fromkeys(folds, 0))
+            yield from self.stream.chunks(epoch, dict.fromkeys(folds, 0))
+            return
         self.stream.load_state_dict({"epoch": epoch, "step": 0})
-        return ((folds[0], step, batch) for step, batch in enumerate(self.stream))
+        steps = len(self.stream)
+        for step, batch in enumerate(self.stream):
+            yield Chunk(folds[0], step, step + 1 == steps, range(step, step + 1), (), step / steps), batch
+
+    def spread(self, fold: FoldModel) -> float:
+        """Give every rank the weights of a fold after a pass. Returns its mean training loss."""
+        home = self.homes.get(fold.fold)
+        if home is None or self.process.world_size == 1:
+            return fold.end_pass()
+        own = {"loss": fold.end_pass(), "model": fold.model.state_dict()} if home == self.process.rank else None
+        state = self.process.broadcast(own, home)
+        if own is None:
+            fold.model.load_state_dict(state["model"])
+        return float(state["loss"])
 
     def evaluate(self, folds: Sequence[FoldModel]) -> list[dict[str, float]]:
         """Loss and metrics of the folds over all of their held-out rows, on every rank."""
@@ -131,6 +203,14 @@ class FoldTrainer:
         if self.process.leads:
             for fold in folds:
                 fold.finish()
+
+
+def steps_of(fold: FoldModel, chunk: Chunk, shares: Sequence[Rows]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
+    """A chunk's steps, each with the rows of its shares."""
+    count = len(chunk.steps)
+    by_share = [zip(*(torch.split(tensor, len(x) // count) for tensor in (x, y)), strict=True) for x, y in shares]
+    for step, *rows in zip(chunk.steps, *by_share, strict=True):
+        yield fold, step, rows
 
 
 class Clock:

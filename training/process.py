@@ -1,13 +1,19 @@
 """One rank of a training group: its number, its device, and what it exchanges with the others."""
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Work = Any
+"""What torch gives for a transfer that was begun: `wait()` returns when it is done."""
+STATE_TAG = 0  # of states that go from rank to rank; other messages have tags from 1 on
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,8 @@ class Process:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    mail: dist.ProcessGroup | None = None
+    """The group that carries tensors of the CPU from rank to rank; None for torch's default group."""
 
     @property
     def leads(self) -> bool:
@@ -62,10 +70,51 @@ class Process:
         dist.all_gather(everyone, own)
         return [of_rank.tolist() for of_rank in everyone]
 
+    def start_send(self, tensor: Tensor, rank: int, tag: int) -> Work:
+        """Begin to send a tensor of the CPU, which must stay as it is until the work is done."""
+        return dist.isend(tensor, rank, self.mail, tag)
+
+    def start_receive(self, tensor: Tensor, rank: int, tag: int) -> Work:
+        """Begin to receive a tensor that another rank sends by this tag."""
+        return dist.irecv(tensor, rank, self.mail, tag)
+
+    def start_send_state(self, state: dict[str, Any], rank: int) -> list[Work]:
+        """Begin to send tensors, numbers, text, and lists and dicts of them."""
+        data = _as_bytes(state)
+        return [self.start_send(tensor, rank, STATE_TAG) for tensor in (torch.tensor([len(data)]), data)]
+
+    def receive_state(self, rank: int) -> dict[str, Any]:
+        """What another rank sends by `start_send_state`."""
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.recv(length, rank, self.mail, STATE_TAG)
+        data = torch.empty(int(length), dtype=torch.uint8)
+        dist.recv(data, rank, self.mail, STATE_TAG)
+        return _from_bytes(data, self.device)
+
+    def broadcast(self, state: dict[str, Any] | None, rank: int) -> dict[str, Any]:
+        """Give every rank what `rank` has: an exchange in which all take part."""
+        data = torch.empty(0, dtype=torch.uint8) if state is None else _as_bytes(state)
+        length = torch.tensor([len(data)])
+        dist.broadcast(length, rank, self.mail)
+        data = data if self.rank == rank else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(data, rank, self.mail)
+        return _from_bytes(data, self.device)
+
     def wait(self) -> None:
         """Return when every rank has come here."""
         if self.world_size > 1:
             dist.barrier()
+
+
+def _as_bytes(state: dict[str, Any]) -> Tensor:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+
+
+def _from_bytes(data: Tensor, device: torch.device) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(data.numpy().tobytes()), map_location=device, weights_only=True)
+    return state
 
 
 @contextmanager

@@ -68,6 +68,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     Imports stand here because Ray's controller loads this module too, and would wait for torch and its friends.
     """
     import torch
+    import torch.distributed as dist
 
     from ..storage.machine import keep_freed_memory
     from .fold_model import is_done
@@ -76,7 +77,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     from .run import RunFolder, load_job
 
     context = ray.train.get_context()
-    process = Process(context.get_world_rank(), context.get_world_size(), get_device())
+    mail = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_backend() != "gloo" else None
+    process = Process(context.get_world_rank(), context.get_world_size(), get_device(), mail)
     if process.device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
         keep_freed_memory()

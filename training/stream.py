@@ -18,7 +18,7 @@ from ..storage.block_cache import BlockCache
 from ..storage.dataset import Dataset
 from ..storage.errors import UsageError
 from ..storage.format import ArraySpec
-from .batch import ALONE, Batch, Rank, Transform, column_specs, open_cache, reading_threads, split_batches
+from .batch import ALONE, Batch, Rank, Transform, as_batch, column_specs, open_cache, reading_threads
 from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks
 from .filters import RowFilter
@@ -282,7 +282,8 @@ class _EpochReading:
         for job in awaited:
             job.result()
         first = chunk * self.shape.steps
-        batches = split_batches(self.memory.lend(slot), self.shape.batch_rows)[: self.order.steps - self.step - first]
+        columns = (torch.split(column, self.shape.batch_rows) for column in as_batch(self.memory.lend(slot)))
+        batches = list(map(Batch, *columns))[: self.order.steps - self.step - first]
         transform = self.stream.transform
         return batches if transform is None else self._transformed(batches, self.step + first, transform)
 

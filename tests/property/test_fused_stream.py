@@ -46,9 +46,11 @@ def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.T
 
 def fused_batches(stream: FusedStream, epoch: int, steps: Mapping[int, int]) -> dict[int, list[list[torch.Tensor]]]:
     got: dict[int, list[list[torch.Tensor]]] = {model: [] for model in steps}
-    for model, step, batch in stream.batches(epoch, steps):
-        assert step == steps[model] + len(got[model])
-        got[model].append([tensor.clone() for tensor in batch])
+    for chunk, rows in stream.chunks(epoch, steps):
+        batches = zip(*(torch.split(tensor.clone(), stream.chunk.batch_rows) for tensor in rows), strict=True)
+        for step, batch in zip(chunk.steps, batches, strict=True):
+            assert step == steps[chunk.model] + len(got[chunk.model])
+            got[chunk.model].append(list(batch))
     return got
 
 
@@ -102,7 +104,7 @@ def read_blocks(dataset: Dataset, mixing: Mixing, rank: Rank) -> tuple[Counter[i
         plain(block, out)
 
     stream.blocks.read_into = counting  # type: ignore[method-assign]
-    for _ in stream.batches(0, dict.fromkeys(range(FOLDS), 0)):
+    for _ in stream.chunks(0, dict.fromkeys(range(FOLDS), 0)):
         pass
     orders = [stream.order(fold, 0) for fold in range(FOLDS)]
     loads = (load.part for order in orders for load in plan_loads(order, stream.lanes, 0))
@@ -110,13 +112,13 @@ def read_blocks(dataset: Dataset, mixing: Mixing, rank: Rank) -> tuple[Counter[i
     return read, Counter(block for window in windows for block in orders[0].window_blocks(*window).tolist())
 
 
-def test_a_batch_holds_while_the_next_ones_are_taken(datasets: list[Dataset]) -> None:
+def test_rows_hold_while_the_next_ones_are_taken(datasets: list[Dataset]) -> None:
     dataset = datasets[1]
     stream = FusedStream(dataset, fold_filters(dataset), Mixing(16, 8, 2))
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for _, _, batch in stream.batches(0, {0: 0, 1: 0}):
+    for _, rows in stream.chunks(0, {0: 0, 1: 0}):
         assert all(torch.equal(x, copy) for x, copy in held)
-        held = [*held[-1:], (batch.x, batch.x.clone())]
+        held = [*held[-3:], (rows.x, rows.x.clone())]
 
 
 def test_too_little_memory_is_refused(datasets: list[Dataset]) -> None:

@@ -176,12 +176,27 @@ def test_two_ranks_train_together_and_predict_every_row_once(digits: Dataset, tm
     assert read_result(run.fold(1))["metrics"]["accuracy"] > 0.8
 
 
-def test_two_ranks_give_the_same_folds_from_one_pass_and_one_by_one(digits: Dataset, tmp_path: Path) -> None:
-    _, one_by_one = make_job(digits, tmp_path / "runs")
-    _, fused = make_job(digits, tmp_path / "fused")
-    train_on_two_ranks(one_by_one, "0 1 2", tmp_path / "meet-1")
-    train_on_two_ranks(fused, "0,1,2", tmp_path / "meet-2")
-    assert fold_bytes(fused) == fold_bytes(one_by_one)
+@pytest.mark.parametrize(
+    "settings", [{}, {"patience": "1", "lr": "0.05"}, {"accumulate": "3"}], ids=lambda s: "+".join(s) or "defaults"
+)
+def test_two_ranks_and_one_give_the_same_folds_from_one_pass_and_one_by_one(
+    settings: dict[str, Any], digits: Dataset, tmp_path: Path
+) -> None:
+    """One by one, two ranks average their gradients; from one pass each trains folds of its own, and the third fold
+    goes from rank to rank; one rank computes the shares of two. With early stopping ranks train the last fold
+    together."""
+    runs = {}
+    for name in ("one by one", "fused", "alone"):
+        job, runs[name] = make_job(digits, tmp_path / name, settings, epochs=4, shares=2)
+    train_on_two_ranks(runs["one by one"], "0 1 2", tmp_path / "meet-1")
+    train_on_two_ranks(runs["fused"], "0,1,2", tmp_path / "meet-2")
+    FoldTrainer(job, runs["alone"], range(3), Process()).train()
+    weights = {name: [run.fold(fold).weights.read_bytes() for fold in range(3)] for name, run in runs.items()}
+    assert weights["fused"] == weights["one by one"]
+    assert weights["alone"] == weights["one by one"]
+    assert fold_bytes(runs["fused"]) == fold_bytes(runs["one by one"])
+    epochs = [len(read_result(runs["fused"].fold(fold))["history"]) for fold in range(3)]
+    assert ("patience" not in settings) or len(set(epochs)) > 1, "no fold stopped before the others"
 
 
 @pytest.mark.parametrize(("workers", "lanes"), [(1, 8), (2, 8), (3, 24), (8, 8), (12, 24), (64, 64)])
