@@ -1,0 +1,178 @@
+"""The coordinator's state machine: single decisions, and a thousand schedules of everything that may go wrong."""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from foldstream.cluster.schedule import (
+    Action,
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Schedule,
+    Silent,
+    Start,
+    Status,
+    Stop,
+    Unit,
+)
+
+NODE = Resources(cpus=4)
+
+
+def make(folds: int = 3, cpus: float = 2, max_retries: int = 2) -> Schedule:
+    units = {f"fold {i}": Unit(f"fold {i}", (i,), Resources(cpus)) for i in range(folds)}
+    return Schedule(units, max_retries)
+
+
+def take(schedule: Schedule, *events: Event) -> list[Action]:
+    actions = [action for event in events for action in schedule.handle(event)]
+    schedule.check()
+    return actions
+
+
+def test_as_many_start_as_the_nodes_have_room_for() -> None:
+    schedule = make(5)
+    assert take(schedule) == []
+    assert take(schedule, NodeSeen("a", NODE)) == [Start("fold 0", 1), Start("fold 1", 1)]
+    assert take(schedule, NodeSeen("a", NODE)) == []
+    assert take(schedule, NodeSeen("b", Resources(3))) == [Start("fold 2", 1)]
+    assert take(schedule, Ended("fold 1", 1)) == [Start("fold 3", 1)]
+
+
+def test_nothing_starts_on_what_is_gone() -> None:
+    schedule = make(3)
+    take(schedule, NodeSeen("a", NODE), NodeSeen("b", NODE), NodeLost("b"))
+    assert take(schedule, Ended("fold 0", 1)) == []
+    assert take(schedule, Ended("fold 1", 1), Ended("fold 2", 1)) == []
+    assert schedule.ended
+
+
+def test_a_failed_unit_is_begun_again_and_given_up_after_that() -> None:
+    schedule = make(1)
+    take(schedule, NodeSeen("a", NODE))
+    assert take(schedule, Ended("fold 0", 1, "no")) == [Start("fold 0", 2)]
+    assert take(schedule, Ended("fold 0", 1, "late")) == []
+    assert take(schedule, Silent("fold 0", 2, 31)) == [Stop("fold 0", 2), Start("fold 0", 3)]
+    assert take(schedule, Ended("fold 0", 3, "still no")) == []
+    assert schedule.ended
+    assert schedule.states["fold 0"].error == "still no"
+    assert schedule.named(Status.FAILED) == ["fold 0"]
+
+
+def test_the_others_go_on_when_one_is_given_up() -> None:
+    schedule = make(2, cpus=4, max_retries=0)
+    take(schedule, NodeSeen("a", NODE))
+    assert take(schedule, Ended("fold 0", 1, "no")) == [Start("fold 1", 1)]
+
+
+def test_what_vanished_is_begun_again_and_what_should_not_be_there_is_stopped() -> None:
+    schedule = make(1)
+    take(schedule, NodeSeen("a", NODE))
+    assert take(schedule, Observed(frozenset({("fold 0", 1)}))) == []
+    assert take(schedule, Observed(frozenset({("fold 0", 7)}))) == [Stop("fold 0", 7), Start("fold 0", 2)]
+
+
+def test_a_restart_of_the_coordinator_is_no_failure() -> None:
+    schedule = make(1, max_retries=0)
+    take(schedule, NodeSeen("a", NODE))
+    assert take(schedule, Restarted()) == [Start("fold 0", 2)]
+    assert schedule.states["fold 0"].failures == 0
+
+
+class World:
+    """What really happens: attempts run and end, nodes come and go, and news of it is late, doubled or lost."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.units = {
+            f"fold {i}": Unit(f"fold {i}", (i,), Resources(self.draw.choice([1, 2, 3])))
+            for i in range(self.draw.randint(1, 8))
+        }
+        self.schedule = Schedule(self.units, self.draw.randint(0, 3))
+        self.news: list[tuple[float, int, Event]] = []
+        self.running: set[tuple[str, int]] = set()
+        self.begun: Counter[str] = Counter()
+        self.done: set[str] = set()
+        self.nodes: dict[str, Resources] = {}
+        self.now, self.serial = 0.0, 0
+
+    def tell(self, event: Event) -> None:
+        """Send news: it may be lost, come late, or come twice."""
+        for _ in range(self.draw.choices([0, 1, 2], [1, 8, 2])[0]):
+            self.serial += 1
+            heapq.heappush(self.news, (self.now + self.draw.expovariate(0.5), self.serial, event))
+
+    def act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Stop):
+                self.running.discard((action.unit, action.attempt))
+                continue
+            self.begun[action.unit] += 1
+            assert action.attempt == self.begun[action.unit], "attempts are numbered without gaps"
+            assert action.unit not in self.schedule.named(Status.DONE)
+            self.running.add((action.unit, action.attempt))
+
+    def happen(self) -> None:
+        """One thing of those that may happen."""
+        match self.draw.randrange(8):
+            case 0:
+                node = f"node {self.draw.randrange(4)}"
+                self.nodes[node] = Resources(self.draw.randint(1, 4))
+                self.tell(NodeSeen(node, self.nodes[node]))
+            case 1 if self.nodes:
+                node = self.draw.choice(sorted(self.nodes))
+                del self.nodes[node]
+                self.tell(NodeLost(node))
+                lost = {one for one in self.running if self.draw.random() < 0.3}
+                self.running -= lost  # with their drivers: nobody tells
+            case 2 | 3 | 4 if self.running:
+                unit, attempt = self.draw.choice(sorted(self.running))
+                self.running.discard((unit, attempt))
+                error = "failed" if self.draw.random() < 0.3 else None
+                self.tell(Ended(unit, attempt, error))
+            case 5 if self.running:
+                self.tell(Silent(*self.draw.choice(sorted(self.running)), 30.0))
+            case 6:
+                self.take(Observed(frozenset(self.running)))  # what is really there is seen at once
+            case 7 if self.draw.random() < 0.2:
+                self.running.clear()
+                self.take(Restarted())
+
+    def take(self, event: Event) -> None:
+        before = {name: state.status for name, state in self.schedule.states.items()}
+        self.act(self.schedule.handle(event))
+        self.schedule.check()
+        for name, state in self.schedule.states.items():
+            if before[name] in (Status.DONE, Status.FAILED):
+                assert state.status is before[name], f"{name} was {before[name]}"
+
+    def run(self, steps: int = 300) -> None:
+        for _ in range(steps):
+            self.now += self.draw.random()
+            while self.news and self.news[0][0] <= self.now:
+                self.take(heapq.heappop(self.news)[2])
+            self.happen()
+        # In the end the nodes stay, and what is there is seen: then every unit comes to an end.
+        self.take(NodeSeen("last", Resources(3)))
+        for _ in range(2 * len(self.units) * (self.schedule.max_retries + 2)):
+            self.take(Observed(frozenset(self.running)))
+            for unit, attempt in sorted(self.running):
+                self.running.discard((unit, attempt))
+                self.take(Ended(unit, attempt, None))
+        assert self.schedule.ended, self.schedule.states
+
+
+@pytest.mark.parametrize("hundred", range(10))
+def test_a_thousand_schedules_keep_the_invariants(hundred: int) -> None:
+    for seed in range(100 * hundred, 100 * hundred + 100):
+        try:
+            World(seed).run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, run again by World({seed}).run(): {error}") from error
