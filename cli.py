@@ -272,8 +272,12 @@ def train(
         str | None, typer.Option(help="Local disk of each worker for a dataset in an object store, such as 50GB.")
     ] = None,
     fold_mode: Annotated[
-        str, typer.Option(help="fused: all folds from one pass over the data; runs: one by one; auto chooses.")
+        str, typer.Option(help="fused: all folds from one pass over the data; runs: each by itself; auto chooses.")
     ] = "auto",
+    max_retries: Annotated[int, typer.Option(help="New attempts at a fold that fails, before the others go on.")] = 2,
+    hang_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Silence after which a worker counts as failed.")
+    ] = 30.0,
     set: Annotated[
         list[str],
         typer.Option(
@@ -304,6 +308,8 @@ def train(
             memory=memory,
             cache=cache,
             fold_mode=fold_mode,
+            max_retries=max_retries,
+            hang_timeout=hang_timeout,
             settings=parse_settings(set),
             listener=listener,
         )
@@ -386,7 +392,7 @@ def info(
     Example: foldstream info photos.zarr --preview photos.png
     """
     if (Path(path) / "run.json").exists():
-        from .cluster.coordinator import read_run
+        from .cluster.runs import read_run
 
         if preview:
             raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")

@@ -1,201 +1,160 @@
-"""The run from its data to its score: claim the folder, assign folds, train those that are left, merge, sum up.
+"""The coordinator: it watches nodes and attempts, writes what happens to its journal, and does what the schedule says.
 
-Every step is an artifact that is committed or absent, so a run that was killed goes on by the same calls.
+It holds nothing that is not in the journal or in the folds' folders: after its death the same command goes on.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import fmean, stdev
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
-import torch
+import ray
+from ray.exceptions import RayActorError, RayTaskError
 
-from ..pipeline.executor import Executor
-from ..pipeline.merge import merge_predictions
-from ..storage.dataset import Dataset
-from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
-from ..storage.files import read_json, same_json, write_json
-from ..storage.progress import Progress
-from ..training.batch import Rank
-from ..training.config import TrainConfig
-from ..training.filters import EveryRow
-from ..training.fold_model import is_done, read_result
-from ..training.folds import write_folds
-from ..training.fused_stream import FusedStream
-from ..training.models import absolute_model, model_hash
-from ..training.ray_train import GroupRequest, train_folds
-from ..training.run import RunFolder, RunJob, load_job
-from ..training.stream import Mixing, TrainStream
+from ..storage.errors import RunError
+from ..training.ray_train import FoldDriver, GroupRequest
+from .journal import Journal
+from .schedule import (
+    Action,
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Schedule,
+    Silent,
+    Start,
+    Status,
+)
 
-POLL_SECONDS = 0.5
-FOLD_MODES = ("auto", "fused", "runs")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the run may use: workers, bytes of memory and of cache for each one's stream, restarts of a dying group."""
-
-    workers: int
-    memory: int | None = None
-    cache: int | None = None
-    max_failures: int = 2
-    fold_mode: str = "auto"
-    """fused: all folds from one pass over the data; runs: one after the other; auto: fused, if the memory suffices."""
+Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens while it trains
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 1.0  # between two looks at the nodes, and at how long the workers have been silent
 
 
-def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
-    """Make the folder this run's, or find that it is already.
+@dataclass
+class Attempt:
+    """An attempt that is under way: its driver, its result to come, and a question to the driver."""
 
-    Raises ConflictError if it holds another job, and names what differs.
+    driver: Any
+    result: Any
+    question: Any = None
+    asked: float = 0.0
+
+
+class Coordinator:
+    """Trains the units of a schedule on the Ray cluster that is connected.
+
+    `request` says what an attempt at a unit is to train. An attempt whose workers have been silent for `hang_seconds`
+    is ended.
     """
-    model = absolute_model(config.model)
-    config = TrainConfig(**{**vars(config), "model": model})
-    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
-    value = asdict(job)
-    if run.job.exists():
-        differences = sorted(_differences(read_json(run.job), value))
-        if differences:
-            raise ConflictError(
-                f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
-                "run's options"
-            )
-    elif run.root.exists() and any(run.root.iterdir()):
-        raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
-    else:
-        write_json(run.job, value)
-    return job
 
+    def __init__(
+        self, schedule: Schedule, request: Callable[[str], GroupRequest], journal: Journal, hang_seconds: float
+    ) -> None:
+        self.schedule, self.request, self.journal, self.hang_seconds = schedule, request, journal, hang_seconds
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.looked = -LOOK_SECONDS
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Leaves in which two JSON values differ, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), key)
-    elif not same_json(old, new):
-        words = {"identity": "the data are not the same", "model_hash": "the model's file has changed"}
-        yield words.get(name, f"{name} was {old}, now {new}")
-
-
-def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
-    """The lanes and the shares of a run that exists, None for a new one. Raises UsageError if `workers` does not
-    divide the lanes."""
-    if not run.job.exists():
-        return None
-    config = read_json(run.job)["config"]
-    lanes = int(config["lanes"])
-    if lanes % workers:
-        fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
-        raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {fitting}")
-    return lanes, int(config["shares"])
-
-
-def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, resources: Resources, progress: Progress) -> None:
-    """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
-    write_folds(dataset, config.split, config.folds, config.seed, run.folds)
-    left = folds_left(run, config)
-    groups = (left,) if resources.fold_mode == "fused" else tuple((fold,) for fold in left)
-    gpu = torch.cuda.is_available()
-    request = GroupRequest(
-        run.root, groups, resources.workers, gpu, resources.max_failures, resources.memory, resources.cache
-    )
-    with watch_folds(run, config, progress):
-        train_folds(request)
-
-
-def choose_fold_mode(dataset: Dataset, config: TrainConfig, resources: Resources) -> str:
-    """`fused` or `runs`. Raises UsageError if the workers' streams cannot do with the memory that they may use."""
-    check_choice("--fold-mode", resources.fold_mode, FOLD_MODES)
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    place, every = Rank(0, resources.workers, resources.memory), EveryRow(dataset.layout)
-    if resources.fold_mode != "runs":
+    def run(self) -> None:
+        """Return when every unit is done. Raises RunError where some were given up, once the others are done."""
+        self._go_on()
         try:
-            FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
-        except UsageError:
-            if resources.fold_mode == "fused":
-                raise
-        else:
-            return "fused"
-    TrainStream(dataset, every, mixing, place)
-    return "runs"
+            while not self.schedule.ended:
+                for event in self._news():
+                    self._take(event)
+                if results := [attempt.result for attempt in self.attempts.values()]:
+                    ray.wait(results, timeout=POLL_SECONDS)
+        finally:
+            for attempt in self.attempts.values():
+                ray.kill(attempt.driver)
+        failed = self.schedule.named(Status.FAILED)
+        if failed:
+            errors = "; ".join(f"{name}: {self.schedule.states[name].error}" for name in failed)
+            done = len(self.schedule.units) - len(failed)
+            raise RunError(
+                f"training failed, the run is incomplete: {errors}. {done} of {len(self.schedule.units)} are done and "
+                "kept: once it is mended, run the same command again"
+            )
+
+    def _go_on(self) -> None:
+        """Take up what the journal says, unless that came to an end: then everything that is left is new."""
+        events = list(self.journal.read())
+        for event in events:
+            self.schedule.handle(event)
+        if self.schedule.ended:
+            self.journal.path.unlink()
+            self.schedule.reset()
+        elif events:
+            self._take(Restarted())
+
+    def _take(self, event: Event) -> None:
+        self.journal.append(event)
+        for action in self.schedule.handle(event):
+            self._act(action)
+        self.schedule.check()
+
+    def _act(self, action: Action) -> None:
+        key = action.unit, action.attempt
+        if isinstance(action, Start):
+            driver = Driver.remote(self.hang_seconds)
+            self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit)))
+        elif key in self.attempts:
+            ray.kill(self.attempts.pop(key).driver)
+
+    def _news(self) -> Iterator[Event]:
+        """What has happened since the last call."""
+        for (unit, number), attempt in list(self.attempts.items()):
+            if ray.wait([attempt.result], timeout=0)[0]:
+                del self.attempts[unit, number]
+                yield Ended(unit, number, _error_of(attempt.result))
+                ray.kill(attempt.driver)
+        if monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = monotonic()
+        yield from self._look_at_nodes()
+        for (unit, number), attempt in list(self.attempts.items()):
+            seconds = self._silence(attempt)
+            if seconds > self.hang_seconds:
+                yield Silent(unit, number, seconds)
+        running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.named(Status.RUNNING)}
+        if running != self.attempts.keys():
+            yield Observed(frozenset(self.attempts))
+
+    def _look_at_nodes(self) -> Iterator[Event]:
+        nodes = {node["NodeID"]: _resources(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+        for node in self.schedule.nodes.keys() - nodes.keys():
+            yield NodeLost(node)
+        for node, resources in nodes.items():
+            if self.schedule.nodes.get(node) != resources:
+                yield NodeSeen(node, resources)
+
+    def _silence(self, attempt: Attempt) -> float:
+        """Seconds for which a worker of an attempt has been silent beyond its measure, or its driver."""
+        if attempt.question is None:
+            attempt.question, attempt.asked = attempt.driver.silence.remote(), monotonic()
+        if not ray.wait([attempt.question], timeout=0)[0]:
+            return monotonic() - attempt.asked
+        answer, attempt.question = attempt.question, None
+        try:
+            seconds: float = ray.get(answer)
+        except RayActorError:
+            return 0.0  # its result says so too
+        return seconds
 
 
-def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:
-    """The folds that are not done."""
-    return tuple(fold for fold in range(config.folds) if not is_done(run.fold(fold)))
-
-
-def merge_run(
-    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
-) -> dict[str, Any]:
-    """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
-    parts = tuple(run.fold(fold).parts for fold in range(config.folds))
-    scores = merge_predictions(dataset, parts, run.oof, executor, progress)
-    results = [read_result(run.fold(fold)) for fold in range(config.folds)]
-    summary = summarize(results, scores, dataset.rows)
-    write_json(run.summary, summary)
-    return summary
-
-
-def summarize(results: list[dict[str, Any]], scores: dict[str, float], rows: int) -> dict[str, Any]:
-    """The folds' final metrics with mean and standard deviation, and the out-of-fold scores over all rows."""
-    folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
-    spread = {}
-    for name in scores:
-        values = [fold[name] for fold in folds]
-        spread[name] = {"mean": fmean(values), "std": stdev(values)}
-    return {"rows": rows, "folds": folds, "spread": spread, "out_of_fold": scores}
-
-
-def load_summary(run: RunFolder) -> dict[str, Any]:
-    """The summary of a run that is complete."""
-    summary: dict[str, Any] = read_json(run.summary)
-    return summary
-
-
-@contextmanager
-def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iterator[None]:
-    """Report the folds' progress, read from the run's folder, while they are trained."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(POLL_SECONDS):
-            report_folds(run, config, progress)
-
-    watcher = threading.Thread(target=watch, name="foldstream-watch", daemon=True)
-    watcher.start()
+def _error_of(result: Any) -> str | None:
     try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        report_folds(run, config, progress)
+        ray.get(result)
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        return str(cause).strip() or type(cause).__name__
+    except RayActorError:
+        return "its driver has died"
+    return None
 
 
-def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> None:
-    """Tell the progress of every fold that has begun, in hundredths of an epoch."""
-    for fold in range(config.folds):
-        folder = run.fold(fold)
-        with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
-            state = read_json(folder.progress)
-            hundredths = round(100 * state["epochs"])
-            done = 100 * config.epochs if is_done(folder) else min(hundredths, 100 * config.epochs - 1)
-            remark = ""
-            if state["history"]:
-                last = state["history"][-1]
-                shown = next(name for name in last if name == "accuracy" or name.startswith("rmse"))
-                remark = (
-                    f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
-                )
-            progress(f"fold {fold}", done, 100 * config.epochs, remark)
-
-
-def read_run(root: Path) -> tuple[RunFolder, dict[str, Any]]:
-    """A complete run's folder and summary. Raises UsageError where it is not complete."""
-    run = RunFolder(root.absolute())
-    load_job(run)
-    if not run.summary.exists():
-        raise UsageError(f"{root} is not a complete run; run its «foldstream train» command again to finish it")
-    return run, load_summary(run)
+def _resources(given: dict[str, float]) -> Resources:
+    return Resources(given.get("CPU", 0.0), given.get("GPU", 0.0), int(given.get("memory", 0)))

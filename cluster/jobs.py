@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from inspect import signature
 from os.path import normpath
@@ -21,6 +21,7 @@ from distributed import Client
 
 from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
+from ..pipeline.executor import SerialExecutor
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
@@ -37,8 +38,10 @@ from ..training.order import lane_count
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
-from .coordinator import (
-    Resources,
+from .local import dask_cluster, workers_released
+from .local_ray import ray_cluster
+from .runs import (
+    Means,
     begun_with,
     choose_fold_mode,
     claim_run,
@@ -48,8 +51,8 @@ from .coordinator import (
     read_run,
     train_left,
 )
-from .local import dask_cluster, workers_released
-from .local_ray import ray_cluster
+
+SMALL_MERGE = 10_000_000  # predicted numbers that are merged in this process: in about a second
 
 
 def train(
@@ -67,6 +70,8 @@ def train(
     memory: str | int | None = None,
     cache: str | int | None = None,
     fold_mode: str = "auto",
+    max_retries: int = 2,
+    hang_timeout: float = 30.0,
     settings: Mapping[str, Any] | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
@@ -75,7 +80,9 @@ def train(
 
     `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB"), and
     `cache` what it may keep on local disk of a dataset in an object store. `fold_mode` "fused" trains all folds from
-    one pass over the data, "runs" one after the other; both give the same weights.
+    one pass over the data, "runs" as many at once as the cluster has room for; both give the same weights. What fails
+    is begun again `max_retries` times, and then the other folds go on; a worker that is silent for `hang_timeout`
+    seconds counts as failed.
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
     `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
     fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
@@ -88,8 +95,9 @@ def train(
     lanes, shares = begun_with(folder, workers) or (lane_count(workers), workers)
     config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
-    resources = Resources(workers, parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache"), fold_mode=fold_mode)
-    resources = replace(resources, fold_mode=choose_fold_mode(opened, config, resources))
+    bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
+    means = Means(workers, *bounds, max_retries, hang_timeout, fold_mode)
+    means = replace(means, fold_mode=choose_fold_mode(opened, config, means))
     check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
     job = claim_run(folder, opened, config)
     if folder.summary.exists():
@@ -97,8 +105,10 @@ def train(
     if folds_left(folder, job.config):
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
-            train_left(folder, opened, job.config, resources, listener.progress)
-    with dask_executor(listener, client) as executor:
+            train_left(folder, opened, job.config, means, listener.progress)
+    # A cluster takes seconds to start: it has to be worth it.
+    small = client is None and opened.rows * opened.schema.outputs <= SMALL_MERGE
+    with nullcontext(SerialExecutor()) if small else dask_executor(listener, client) as executor:
         return merge_run(folder, opened, job.config, executor, listener.progress)
 
 

@@ -130,7 +130,12 @@ class Schedule:
     nodes: dict[str, Resources] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: no unit was begun, no node is known."""
         self.states = {name: UnitState() for name in self.units}
+        self.nodes = {}
 
     @property
     def capacity(self) -> Resources:
@@ -170,7 +175,7 @@ class Schedule:
             case Restarted():
                 for unit in self.named(Status.RUNNING):
                     self.states[unit].status = Status.WAITING
-        return actions + self._admit()
+        return [*actions, *self._admit()]
 
     def _runs(self, unit: str, attempt: int) -> bool:
         state = self.states.get(unit)

@@ -26,6 +26,8 @@ from .shares import Rows, deal
 from .stream import Mixing, TrainStream
 
 Item = TypeVar("Item")
+Beat = Callable[[bool], None]
+"""Called often, while the work goes on; with False before something that may take long."""
 Notify = Callable[[int, dict[str, Any]], None]
 
 
@@ -40,8 +42,9 @@ class FoldTrainer:
         process: Process,
         memory: int | None = None,
         cache: int | None = None,
+        beat: Beat = lambda working: None,
     ) -> None:
-        self.dataset, self.process, self.config = job.open_data(), process, job.config
+        self.dataset, self.process, self.config, self.beat = job.open_data(), process, job.config, beat
         config = self.config
         self.rank = Rank(process.rank, process.world_size, memory, cache=cache)
         plan = open_arrays(run.folds, "folds")
@@ -86,6 +89,7 @@ class FoldTrainer:
         with self.clock.measure("evaluate"):
             scores = self.evaluate(folds)
         ranks = self.timings()
+        self.beat(False)  # what is written may take its time
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
             trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped, "seconds": seconds}
             fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, "ranks": ranks})
@@ -106,6 +110,7 @@ class FoldTrainer:
         started = perf_counter()
         for fold, step, parts in self.clock.waiting(self.steps_together(folds) if together else self.own_steps(folds)):
             fold.train_step(parts, step)
+            self.beat(True)
         seconds = perf_counter() - started
         self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"]
         return seconds
@@ -186,6 +191,7 @@ class FoldTrainer:
         held_out = {fold: self.held_out[fold] for fold in models}
         for number, _, _, batch in chosen_rows(self.dataset, held_out, self.rank):
             models[number].evaluate(batch)
+            self.beat(True)
         return [fold.scores() for fold in folds]
 
     def timings(self) -> list[dict[str, float]]:
@@ -195,6 +201,7 @@ class FoldTrainer:
 
     def finish(self, folds: Sequence[FoldModel]) -> None:
         """Write this rank's predictions, and once all ranks have written theirs, the weights and the mark."""
+        self.beat(False)
         predictors = {fold.fold: fold.final_predictor() for fold in folds}
         held_out = {fold: self.held_out[fold] for fold in predictors}
         folders = {fold.fold: fold.folder for fold in folds}

@@ -1,65 +1,127 @@
-"""Ray Train: the one place that knows it. A group of workers trains the folds one after the other."""
+"""Ray Train: the one place that knows it. A driver trains folds together, and listens for workers that hang."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ..storage.errors import RunError
 
+MAX_FAILURES = 2  # deaths of workers after which a driver gives up
+START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
+LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
+BEAT_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Train folds of the run at `root` with `workers` workers."""
+    """Train `folds` of the run at `root` together, with `workers` workers. Ray keeps its own files by the `name`."""
 
     root: Path
-    folds: tuple[tuple[int, ...], ...]
-    """Groups of folds: those of a group are trained together, from one pass over the data."""
+    name: str
+    folds: tuple[int, ...]
     workers: int
     use_gpu: bool
-    max_failures: int
     memory: int | None = None
     """Bytes that each worker's stream may hold."""
     cache: int | None = None
     """Bytes of local disk that each may use for blocks of an object store."""
 
 
-def train_folds(request: GroupRequest) -> None:
+class FoldDriver:
+    """Drives one Ray Train run, in an actor: several may run at once, and what it has started ends with it."""
+
+    def __init__(self, hang_seconds: float) -> None:
+        self.hang_seconds = hang_seconds
+        self.beats: dict[int, tuple[float, float]] = {}
+        """Of each worker, when it was heard last, and for how long it may be silent."""
+
+    def train(self, request: GroupRequest) -> None:
+        """See `train_folds`."""
+        self.restart()
+        train_folds(request, ray.get_runtime_context().current_actor)
+
+    def restart(self) -> None:
+        """The workers start, for the first time or anew: none is heard for a while."""
+        self.beats = {-1: (monotonic(), START_SECONDS)}
+
+    def beat(self, rank: int, longest: float, working: bool) -> None:
+        """A worker says that it goes on; `longest` is the longest pause that it has made, in seconds."""
+        self.beats.pop(-1, None)
+        self.beats[rank] = monotonic(), max(self.hang_seconds, LONGEST_TIMES * longest) if working else START_SECONDS
+
+    def silence(self) -> float:
+        """The seconds for which a worker has been silent that was so for too long, 0 if there is none."""
+        now = monotonic()
+        silent = [now - heard for heard, allowed in list(self.beats.values()) if now - heard > allowed]
+        return max(silent, default=0.0)
+
+
+class Restarts(UserCallback):  # type: ignore[misc]
+    """Tells the driver that Ray Train starts the workers anew."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        ray.get(self.driver.restart.remote())
+
+
+class Pulse:
+    """A worker's beats: at every step it may send one, and does so about once a second."""
+
+    def __init__(self, driver: Any, rank: int) -> None:
+        self.driver, self.rank = driver, rank
+        self.longest, self.last, self.sent = 0.0, monotonic(), 0.0
+
+    def __call__(self, working: bool = True) -> None:
+        now = monotonic()
+        if self.sent and working:
+            self.longest = max(self.longest, now - self.last)
+        self.last = now
+        if now - self.sent > BEAT_SECONDS or not working:
+            self.sent = now
+            self.driver.beat.remote(self.rank, self.longest, working)
+
+
+def train_folds(request: GroupRequest, driver: Any) -> None:
     """Train folds with Ray Train on the cluster that is connected, and return when all are done.
 
-    Workers that die are started again from the last checkpoint, `max_failures` times. Raises RunError with the
-    workers' own error after that.
+    Workers that die are started again from the last checkpoint, MAX_FAILURES times. Raises RunError with the workers'
+    own error after that.
     """
     # The controller asks its workers how they are at this interval, and every report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
             "root": str(request.root),
-            "folds": list(map(list, request.folds)),
+            "folds": list(request.folds),
             "memory": request.memory,
             "cache": request.cache,
+            "driver": driver,
         },
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
         run_config=RunConfig(
-            name="ray",
+            name=f"ray/{request.name}",
             storage_path=str(request.root),
-            failure_config=FailureConfig(max_failures=request.max_failures),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Restarts(driver)],
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
         reason = str(error).strip().splitlines()
-        raise RunError(
-            f"training failed: {reason[-1] if reason else error}; what is finished is kept: once it is mended, run "
-            "the same command again"
-        ) from error
+        raise RunError(reason[-1] if reason else str(error)) from None
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -84,8 +146,9 @@ def _train_worker(config: dict[str, Any]) -> None:
         keep_freed_memory()
     run = RunFolder(Path(config["root"]))
     job = load_job(run)
-    for folds in config["folds"]:
-        if left := [fold for fold in folds if not is_done(run.fold(fold))]:
-            FoldTrainer(job, run, left, process, config["memory"], config["cache"]).train()
-        process.wait()
+    left = [fold for fold in config["folds"] if not is_done(run.fold(fold))]
+    process.wait()  # before one of them writes a mark
+    if left:
+        beat = Pulse(config["driver"], process.rank)
+        FoldTrainer(job, run, left, process, config["memory"], config["cache"], beat).train()
     ray.train.report({"folds": float(len(config["folds"]))})

@@ -28,6 +28,11 @@ class RunFolder:
         return self.root / "folds.zarr"
 
     @property
+    def journal(self) -> Path:
+        """What happened to the folds' attempts; the coordinator's own."""
+        return self.root / "journal.jsonl"
+
+    @property
     def oof(self) -> Path:
         """The merged out-of-fold predictions."""
         return self.root / "oof.zarr"

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from foldstream.cluster.coordinator import claim_run
+from foldstream.cluster.runs import claim_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
 from foldstream.training import fold_model

@@ -55,7 +55,6 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "out-of-fold, all 1,200 rows: accuracy 0." in done.stdout
     assert "data wait, s" in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
-    assert "Dask dashboard: http://127.0.0.1:" in done.stdout
     return run
 
 

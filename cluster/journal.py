@@ -1,0 +1,61 @@
+"""The journal of a run's schedule: every event, durable before anything is done about it."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..storage.files import sync_directory
+from .schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
+
+KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (NodeSeen, NodeLost, Ended, Silent, Observed, Restarted)
+}
+
+
+class Journal:
+    """A file of JSON lines. A line that a crash has cut short was not acted upon, and does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Iterator[Event]:
+        """All events, in their order."""
+        if self.path.exists():
+            for line in self.path.read_text().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    yield from_json(json.loads(line))
+
+    def append(self, event: Event) -> None:
+        """Add an event, and return when it is on the disk."""
+        new = not self.path.exists()
+        with open(self.path, "r+b" if not new else "xb") as file:
+            file.truncate(self._sound_length())
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps(to_json(event)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            sync_directory(self.path.parent)
+
+    def _sound_length(self) -> int:
+        data = self.path.read_bytes()
+        return data.rfind(b"\n") + 1
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, Observed):
+        fields["attempts"] = sorted(map(list, event.attempts))
+    return {"event": type(event).__name__, **fields}
+
+
+def from_json(value: dict[str, Any]) -> Event:
+    fields = {name: item for name, item in value.items() if name != "event"}
+    if "resources" in fields:
+        fields["resources"] = Resources(**fields["resources"])
+    if "attempts" in fields:
+        fields["attempts"] = frozenset((unit, attempt) for unit, attempt in fields["attempts"])
+    return KINDS[value["event"]](**fields)

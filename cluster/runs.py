@@ -1,0 +1,216 @@
+"""A run from its data to its score: claim the folder, assign folds, train those that are left, merge, sum up.
+
+Every step is an artifact that is committed or absent, so a run that was killed goes on by the same calls.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from ..pipeline.executor import Executor
+from ..pipeline.merge import merge_predictions
+from ..storage.dataset import Dataset
+from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
+from ..storage.files import read_json, same_json, write_json
+from ..storage.progress import Progress
+from ..training.batch import Rank
+from ..training.config import TrainConfig
+from ..training.filters import EveryRow
+from ..training.fold_model import is_done, read_result
+from ..training.folds import write_folds
+from ..training.fused_stream import FusedStream
+from ..training.models import absolute_model, model_hash
+from ..training.ray_train import GroupRequest
+from ..training.run import RunFolder, RunJob, load_job
+from ..training.stream import Mixing, TrainStream
+from .coordinator import Coordinator
+from .journal import Journal
+from .schedule import Resources as Demand
+from .schedule import Schedule, Unit
+
+POLL_SECONDS = 0.5
+FOLD_MODES = ("auto", "fused", "runs")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run is trained with, none of which changes its result: workers, bytes of memory and of cache for each
+    one's stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung."""
+
+    workers: int
+    memory: int | None = None
+    cache: int | None = None
+    max_retries: int = 2
+    hang_seconds: float = 30.0
+    fold_mode: str = "auto"
+    """fused: all folds from one pass over the data; runs: one after the other; auto: fused, if the memory suffices."""
+
+
+def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
+    """Make the folder this run's, or find that it is already.
+
+    Raises ConflictError if it holds another job, and names what differs.
+    """
+    model = absolute_model(config.model)
+    config = TrainConfig(**{**vars(config), "model": model})
+    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
+    value = asdict(job)
+    if run.job.exists():
+        differences = sorted(_differences(read_json(run.job), value))
+        if differences:
+            raise ConflictError(
+                f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
+                "run's options"
+            )
+    elif run.root.exists() and any(run.root.iterdir()):
+        raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
+    else:
+        write_json(run.job, value)
+    return job
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Leaves in which two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), key)
+    elif not same_json(old, new):
+        words = {"identity": "the data are not the same", "model_hash": "the model's file has changed"}
+        yield words.get(name, f"{name} was {old}, now {new}")
+
+
+def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
+    """The lanes and the shares of a run that exists, None for a new one. Raises UsageError if `workers` does not
+    divide the lanes."""
+    if not run.job.exists():
+        return None
+    config = read_json(run.job)["config"]
+    lanes = int(config["lanes"])
+    if lanes % workers:
+        fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
+        raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {fitting}")
+    return lanes, int(config["shares"])
+
+
+def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, means: Means, progress: Progress) -> None:
+    """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
+    write_folds(dataset, config.split, config.folds, config.seed, run.folds)
+    units = plan_units(folds_left(run, config), means, torch.cuda.is_available())
+
+    def request(name: str) -> GroupRequest:
+        use_gpu = units[name].demand.gpus > 0
+        return GroupRequest(run.root, name, units[name].folds, means.workers, use_gpu, means.memory, means.cache)
+
+    coordinator = Coordinator(Schedule(units, means.max_retries), request, Journal(run.journal), means.hang_seconds)
+    with watch_folds(run, config, progress):
+        coordinator.run()
+
+
+def plan_units(folds: Sequence[int], means: Means, use_gpu: bool) -> dict[str, Unit]:
+    """What is trained by one Ray Train run each: all folds from one pass, or each by itself."""
+    groups = [tuple(folds)] if means.fold_mode == "fused" else [(fold,) for fold in folds]
+    demand = Demand(means.workers, means.workers * use_gpu, means.workers * (means.memory or 0))
+    names = [f"fold-{group[0]}" if len(group) == 1 else f"folds-{group[0]}-to-{group[-1]}" for group in groups]
+    return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
+
+
+def choose_fold_mode(dataset: Dataset, config: TrainConfig, means: Means) -> str:
+    """`fused` or `runs`. Raises UsageError if the workers' streams cannot do with the memory that they may use."""
+    check_choice("--fold-mode", means.fold_mode, FOLD_MODES)
+    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    place, every = Rank(0, means.workers, means.memory), EveryRow(dataset.layout)
+    if means.fold_mode != "runs":
+        try:
+            FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
+        except UsageError:
+            if means.fold_mode == "fused":
+                raise
+        else:
+            return "fused"
+    TrainStream(dataset, every, mixing, place)
+    return "runs"
+
+
+def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:
+    """The folds that are not done."""
+    return tuple(fold for fold in range(config.folds) if not is_done(run.fold(fold)))
+
+
+def merge_run(
+    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
+) -> dict[str, Any]:
+    """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
+    parts = tuple(run.fold(fold).parts for fold in range(config.folds))
+    scores = merge_predictions(dataset, parts, run.oof, executor, progress)
+    results = [read_result(run.fold(fold)) for fold in range(config.folds)]
+    summary = summarize(results, scores, dataset.rows)
+    write_json(run.summary, summary)
+    return summary
+
+
+def summarize(results: list[dict[str, Any]], scores: dict[str, float], rows: int) -> dict[str, Any]:
+    """The folds' final metrics with mean and standard deviation, and the out-of-fold scores over all rows."""
+    folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
+    spread = {}
+    for name in scores:
+        values = [fold[name] for fold in folds]
+        spread[name] = {"mean": fmean(values), "std": stdev(values)}
+    return {"rows": rows, "folds": folds, "spread": spread, "out_of_fold": scores}
+
+
+def load_summary(run: RunFolder) -> dict[str, Any]:
+    """The summary of a run that is complete."""
+    summary: dict[str, Any] = read_json(run.summary)
+    return summary
+
+
+@contextmanager
+def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iterator[None]:
+    """Report the folds' progress, read from the run's folder, while they are trained."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            report_folds(run, config, progress)
+
+    watcher = threading.Thread(target=watch, name="foldstream-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        report_folds(run, config, progress)
+
+
+def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> None:
+    """Tell the progress of every fold that has begun, in hundredths of an epoch."""
+    for fold in range(config.folds):
+        folder = run.fold(fold)
+        with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
+            state = read_json(folder.progress)
+            hundredths = round(100 * state["epochs"])
+            done = 100 * config.epochs if is_done(folder) else min(hundredths, 100 * config.epochs - 1)
+            remark = ""
+            if state["history"]:
+                last = state["history"][-1]
+                shown = next(name for name in last if name == "accuracy" or name.startswith("rmse"))
+                remark = (
+                    f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
+                )
+            progress(f"fold {fold}", done, 100 * config.epochs, remark)
+
+
+def read_run(root: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A complete run's folder and summary. Raises UsageError where it is not complete."""
+    run = RunFolder(root.absolute())
+    load_job(run)
+    if not run.summary.exists():
+        raise UsageError(f"{root} is not a complete run; run its «foldstream train» command again to finish it")
+    return run, load_summary(run)

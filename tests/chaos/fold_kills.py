@@ -1,0 +1,135 @@
+"""Kills while folds are trained: python -m tests.chaos.fold_kills VICTIM COUNT SEED [DATASET].
+
+VICTIM is worker (a training worker), node (a Ray node with its workers), controller (Ray Train's), driver (a fold's)
+or coordinator (the command with all that it started, which is then run again). At COUNT moments drawn by SEED one is
+killed by SIGKILL; the weights and the out-of-fold predictions must be those of a run that was left alone.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import zarr
+from foldstream.storage.files import read_json
+from foldstream.training.run import RunFolder
+
+from .processes import Deadline, assert_session_ended, kill_session, session_processes, start
+
+FOLDS, EPOCHS = 3, 6
+VICTIMS = {
+    "worker": "ray::RayTrainWorker",
+    "controller": "ray::TrainController",
+    "driver": "ray::FoldDriver",
+}
+"""How Ray names the processes."""
+
+
+def command(dataset: Path, run: Path, *options: str) -> list[str]:
+    """Train digits-cnn, which draws random numbers and has batch norm, with two workers."""
+    fixed = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
+    return [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *fixed, *options]
+
+
+def victims(session: int, victim: str) -> list[psutil.Process]:
+    """The processes of a session that are of a kind, in the order of their ids."""
+    found = []
+    for process in session_processes(session):
+        try:
+            if VICTIMS[victim] in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return sorted(found, key=lambda process: process.pid)
+
+
+def steps_done(run: RunFolder) -> float:
+    """Epochs of all folds together."""
+    total = 0.0
+    for fold in range(FOLDS):
+        folder = run.fold(fold)
+        if folder.done.exists():
+            total += EPOCHS
+        elif folder.progress.exists():
+            total += read_json(folder.progress)["epochs"]
+    return total
+
+
+def wait_for(process: subprocess.Popen[bytes], run: RunFolder, epochs: float) -> None:
+    """Return when a run has come so far, or has ended."""
+    deadline = Deadline()
+    while process.poll() is None and steps_done(run) < epochs:
+        deadline.check(f"{epochs} epochs in {run.root}")
+        time.sleep(0.005)
+
+
+def kill(process: subprocess.Popen[bytes], victim: str, draw: random.Random) -> str:
+    """Kill one of a kind. Returns what was killed."""
+    if victim == "coordinator":
+        kill_session(process)
+        return "the session"
+    alive = victims(process.pid, victim)
+    if not alive:
+        return "nothing"
+    chosen = draw.choice(alive)
+    chosen.kill()
+    return f"process {chosen.pid}"
+
+
+@contextmanager
+def training(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that trains, all of whose processes are gone in the end."""
+    process = start(arguments, log)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            kill_session(process)
+    assert_session_ended(process.pid)
+
+
+def result(run: RunFolder) -> tuple[list[bytes], bytes]:
+    """The weights of all folds, and the out-of-fold predictions, each row of which is covered once."""
+    oof = zarr.open_group(run.oof, mode="r")
+    assert (oof["count"][...] == 1).all()  # type: ignore[index, union-attr]
+    return [run.fold(fold).weights.read_bytes() for fold in range(FOLDS)], oof["prediction"][...].tobytes()  # type: ignore[index, union-attr]
+
+
+def disturb(dataset: Path, root: Path, victim: str, moment: float, draw: random.Random, options: list[str]) -> str:
+    """A run in which one is killed when `moment` of all epochs is done. Returns what happened."""
+    run, log = RunFolder(root), root.with_suffix(".log")
+    with training(command(dataset, root, *options), log) as process:
+        wait_for(process, run, moment * FOLDS * EPOCHS)
+        at, killed = steps_done(run), kill(process, victim, draw)
+        code = process.wait()
+    if victim == "coordinator":
+        assert code == -signal.SIGKILL
+        with training(command(dataset, root, *options), log) as process:
+            code = process.wait()
+    assert code == 0, f"exit code {code}: {log.read_text()}"
+    return f"{killed} at {at:.2f} epochs"
+
+
+def main(victim: str, count: int, seed: int, dataset: Path) -> None:
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="fold-kills-") as name:
+        root = Path(name)
+        subprocess.run(command(dataset, root / "quiet"), check=True, stdout=subprocess.DEVNULL)
+        expected = result(RunFolder(root / "quiet"))
+        for number in range(count):
+            options = ["--fold-mode", draw.choice(["fused", "runs"])]
+            run = root / f"{number}"
+            told = disturb(dataset, run, victim, draw.random(), draw, options)
+            assert result(RunFolder(run)) == expected, f"kill {number}: {told}"
+            print(f"{number:2} {victim:11} {options[1]:5} {told} -> the same weights and predictions", flush=True)
+    print(f"{count} kills of {victim}, seed {seed}: all as the undisturbed run")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
