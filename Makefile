@@ -32,13 +32,18 @@ check: install
 	MYPYPATH=.venv/typecheck $(BIN)/mypy -p foldstream
 	$(BIN)/pytest -q tests/unit/test_house.py
 
-bench: bench-digits bench-convert bench-stream bench-memory bench-train
+bench: bench-digits bench-folds bench-convert bench-stream bench-memory bench-train
 
 # The full digits: convert, train 5 folds for 10 epochs, predict; DIGITS is the folder of train.csv.gz and test.csv.gz.
 DIGITS ?= ../shared/data/digits
 .PHONY: bench-digits
 bench-digits: install
 	$(BIN)/python tests/benchmarks/digits.py $(DIGITS) build/bench-digits.json
+
+# Five folds in each mode, and a plain PyTorch loop over them with the data in memory.
+.PHONY: bench-folds
+bench-folds: install
+	$(BIN)/python -m tests.benchmarks.folds $(DIGITS) build/bench-folds.json $(CASES)
 
 # Random batches out of core against other libraries, which live in an environment of their own.
 PEERS := build/peers

@@ -35,6 +35,9 @@ class BlockReader:
         opened = REMOTE_SHARDS if isinstance(dataset.place, ObjectPath) else OPEN_SHARDS
         self._shard = lru_cache(opened)(self._open_shard)
         self._scratch = _Scratch()
+        self.bytes_read = 0
+        """Of blocks, as they are stored, from the dataset's place."""
+        self._counting = threading.Lock()
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """The rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
@@ -84,6 +87,8 @@ class BlockReader:
             number, position = divmod(block, self.dataset.layout.shard_blocks)
             shard = self._shard(spec, number)
             offset, length = shard.index[position].tolist()
+            with self._counting:
+                self.bytes_read += length
             return shard.read(offset, self._scratch.memory(length))
 
         return self.cache.read((spec.name, block), lambda: bytes(read())) if self.cache else read()

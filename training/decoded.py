@@ -23,6 +23,11 @@ class DecodedBlocks:
         self._scratch = _Scratch(specs, dataset.layout.block_rows)
         self._decoded: dict[int, dict[str, np.ndarray]] = {}
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that were read from the dataset's place so far."""
+        return self._reader.bytes_read
+
     def rows(self, block: int) -> dict[str, np.ndarray]:
         """All rows of a block, each array (rows, *row_shape). They may hold only until the thread's next call."""
         if block in self._decoded:

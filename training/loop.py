@@ -84,15 +84,18 @@ class FoldTrainer:
 
     def train_epoch(self, folds: Sequence[FoldModel], notify: Notify) -> None:
         """Train the folds for an epoch, the same for all, and evaluate and save them."""
+        before = self.stream.blocks.bytes_read
         seconds = self.train_pass(folds)
+        read = sum(bytes_read for (bytes_read,) in self.process.collect([self.stream.blocks.bytes_read - before]))
         losses = [self.spread(fold) for fold in folds]
         with self.clock.measure("evaluate"):
             scores = self.evaluate(folds)
         ranks = self.timings()
         self.beat(False)  # what is written may take its time
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
-            trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped, "seconds": seconds}
-            fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, "ranks": ranks})
+            trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped}
+            of_pass = {"seconds": seconds, "read_bytes": read, "ranks": ranks}
+            fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass})
             if self.process.leads:
                 fold.write_logs()
                 fold.write_progress(0)

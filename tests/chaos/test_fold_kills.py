@@ -1,0 +1,94 @@
+"""What dies or hangs while folds are trained costs no more than the work since the last checkpoint.
+
+One kill of each kind; `python -m tests.chaos.fold_kills` does any number at drawn moments.
+"""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from foldstream.storage.dataset import Dataset
+from foldstream.training.run import RunFolder
+
+from .fold_kills import command, disturb, result, training, victims, wait_for
+
+HANGS = """
+import os
+import time
+from pathlib import Path
+
+from foldstream.training.models import digits_cnn
+from torch import nn
+
+class HangsOnce(nn.Module):
+    def __init__(self, model, flag):
+        super().__init__()
+        self.model, self.flag, self.steps = model, Path(flag), 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps == 20 and os.environ.get("RANK") == "1" and not self.flag.exists():
+            self.flag.touch()
+            while True:
+                time.sleep(1)
+        return self.model(x)
+
+def make(sample_shape, outputs, flag=""):
+    return HangsOnce(digits_cnn(sample_shape, outputs), flag)
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], bytes]:
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    with training(command(digits.root, root), root.with_suffix(".log")) as process:
+        assert process.wait() == 0, root.with_suffix(".log").read_text()
+    return result(RunFolder(root))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("victim", ["worker", "controller", "driver", "coordinator"])
+def test_a_kill_leaves_the_weights_as_they_would_have_been(
+    victim: str, undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
+) -> None:
+    told = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
+    assert "nothing" not in told
+    assert result(RunFolder(tmp_path / "run")) == undisturbed
+
+
+def events(run: RunFolder, kind: str) -> list[dict[str, object]]:
+    """The journal's events of a kind."""
+    lines = map(json.loads, run.journal.read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    options = ["--model", f"{tmp_path}/hangs.py:make", "--set", f"flag={tmp_path}/flag", "--hang-timeout", "6"]
+    with training(command(digits.root, run.root, *options), log) as process:
+        assert process.wait() == 0, log.read_text()
+    assert (tmp_path / "flag").exists()
+    (silent,) = events(run, "Silent")
+    assert 6 < silent["seconds"] < 12  # type: ignore[operator]
+    assert result(run)[0]
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_that_was_stopped_is_ended(
+    undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
+) -> None:
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    with training(command(digits.root, run.root, "--hang-timeout", "6"), log) as process:
+        wait_for(process, run, 4)
+        stopped = victims(process.pid, "worker")[0]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        assert process.wait() == 0, log.read_text()
+    assert events(run, "Silent")
+    assert not psutil.pid_exists(stopped.pid), "the stopped worker may write once it goes on"
+    assert result(run) == undisturbed
