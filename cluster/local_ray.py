@@ -1,15 +1,17 @@
 """Ray on this machine for the time of a job. All servers listen on loopback only."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
+import psutil
 import ray
 
 from ..storage.machine import this_machine
 from .local import LOOPBACK, free_port
 
 RAY_DASHBOARD = 8265
+END_SECONDS = 10
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
 
@@ -22,6 +24,7 @@ def ray_cluster(workers: int) -> Iterator[str]:
     if ray.is_initialized():
         yield _dashboard(ray.worker.get_dashboard_url())
         return
+    before = psutil.Process().children(recursive=True)
     context = ray.init(
         address="local",
         num_cpus=max(workers, this_machine().cores),
@@ -37,7 +40,18 @@ def ray_cluster(workers: int) -> Iterator[str]:
     try:
         yield _dashboard(context.dashboard_url)
     finally:
+        started = set(psutil.Process().children(recursive=True)) - set(before)
         ray.shutdown()
+        end_processes(started)
+
+
+def end_processes(processes: Iterable[psutil.Process]) -> None:
+    """See processes end, and end those that do not: an actor whose owner was killed may hang in its exit."""
+    _, alive = psutil.wait_procs(processes, timeout=END_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=END_SECONDS)
 
 
 def _dashboard(url: str | None) -> str:

@@ -75,7 +75,11 @@ class Restarts(UserCallback):  # type: ignore[misc]
 
 
 class Pulse:
-    """A worker's beats: at every step it may send one, and does so about once a second."""
+    """A worker's beats: at every step it may send one, and does so about once a second.
+
+    Before something is written the driver must answer. If it is gone, another attempt may be under way, for which a
+    worker that was stopped for a while must not write: RayActorError ends it.
+    """
 
     def __init__(self, driver: Any, rank: int) -> None:
         self.driver, self.rank = driver, rank
@@ -88,7 +92,9 @@ class Pulse:
         self.last = now
         if now - self.sent > BEAT_SECONDS or not working:
             self.sent = now
-            self.driver.beat.remote(self.rank, self.longest, working)
+            heard = self.driver.beat.remote(self.rank, self.longest, working)
+            if not working:
+                ray.get(heard)
 
 
 def train_folds(request: GroupRequest, driver: Any) -> None:
