@@ -103,6 +103,7 @@ class FoldTrainer:
                 with self.clock.measure("checkpoint"):
                     fold.save()
             notify(fold.fold, fold.state.history[-1])
+        self.beat(True)
 
     def train_pass(self, folds: Sequence[FoldModel]) -> float:
         """One pass over the training rows of some folds. Returns its seconds.

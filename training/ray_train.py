@@ -1,6 +1,8 @@
 """Ray Train: the one place that knows it. A driver trains folds together, and listens for workers that hang."""
 
 import os
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -40,8 +42,10 @@ class FoldDriver:
 
     def __init__(self, hang_seconds: float) -> None:
         self.hang_seconds = hang_seconds
+        self.alive: dict[int, float] = {}
+        """When each worker's process was heard last."""
         self.beats: dict[int, tuple[float, float]] = {}
-        """Of each worker, when it was heard last, and for how long it may be silent."""
+        """Of each worker's loop, when it was heard last, and for how long it may be silent."""
 
     def train(self, request: GroupRequest) -> None:
         """See `train_folds`."""
@@ -50,18 +54,29 @@ class FoldDriver:
 
     def restart(self) -> None:
         """The workers start, for the first time or anew: none is heard for a while."""
-        self.beats = {-1: (monotonic(), START_SECONDS)}
+        self.alive, self.beats = {}, {-1: (monotonic(), START_SECONDS)}
+
+    def live(self, rank: int) -> None:
+        """A worker's process says that it is there."""
+        self.alive[rank] = monotonic()
 
     def beat(self, rank: int, longest: float, working: bool) -> None:
-        """A worker says that it goes on; `longest` is the longest pause that it has made, in seconds."""
+        """A worker's loop says that it goes on; `longest` is the longest pause that it has made, in seconds."""
         self.beats.pop(-1, None)
         self.beats[rank] = monotonic(), max(self.hang_seconds, LONGEST_TIMES * longest) if working else START_SECONDS
 
     def silence(self) -> float:
-        """The seconds for which a worker has been silent that was so for too long, 0 if there is none."""
+        """The seconds for which a process was silent, or all loops were, if that is too long; else 0.
+
+        A loop that waits for another one, which writes, is silent too: so one that goes on is enough.
+        """
         now = monotonic()
-        silent = [now - heard for heard, allowed in list(self.beats.values()) if now - heard > allowed]
-        return max(silent, default=0.0)
+        frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
+        if frozen > self.hang_seconds:
+            return frozen
+        beats = list(self.beats.values())
+        silent = all(now - heard > allowed for heard, allowed in beats)
+        return min((now - heard for heard, _ in beats), default=0.0) if silent else 0.0
 
 
 class Restarts(UserCallback):  # type: ignore[misc]
@@ -84,6 +99,12 @@ class Pulse:
     def __init__(self, driver: Any, rank: int) -> None:
         self.driver, self.rank = driver, rank
         self.longest, self.last, self.sent = 0.0, monotonic(), 0.0
+        threading.Thread(target=self._live, name="foldstream-pulse", daemon=True).start()
+
+    def _live(self) -> None:
+        while True:
+            self.driver.live.remote(self.rank)
+            time.sleep(BEAT_SECONDS)
 
     def __call__(self, working: bool = True) -> None:
         now = monotonic()
