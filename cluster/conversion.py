@@ -25,7 +25,7 @@ from ..storage.progress import Progress, silent
 from .local import connect, dask_cluster
 
 Announce = Callable[[str, str], None]
-"""Called with the name of a server and its address."""
+"""Called with the name of a server and its address, or of what was decided and how."""
 
 
 @dataclass(frozen=True)

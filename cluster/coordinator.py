@@ -3,6 +3,8 @@
 It holds nothing that is not in the journal or in the folds' folders: after its death the same command goes on.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
@@ -30,6 +32,7 @@ from .schedule import (
 )
 
 Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens while it trains
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0  # between two looks at the nodes, and at how long the workers have been silent
 
@@ -57,6 +60,7 @@ class Coordinator:
         self.schedule, self.request, self.journal, self.hang_seconds = schedule, request, journal, hang_seconds
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.looked = -LOOK_SECONDS
+        self.waits = False
 
     def run(self) -> None:
         """Return when every unit is done. Raises RunError where some were given up, once the others are done."""
@@ -67,6 +71,8 @@ class Coordinator:
                     self._take(event)
                 if results := [attempt.result for attempt in self.attempts.values()]:
                     ray.wait(results, timeout=POLL_SECONDS)
+                else:
+                    self._wait_for_nodes()
         finally:
             for attempt in self.attempts.values():
                 ray.kill(attempt.driver)
@@ -89,6 +95,15 @@ class Coordinator:
             self.schedule.reset()
         elif events:
             self._take(Restarted())
+
+    def _wait_for_nodes(self) -> None:
+        """Nothing runs, so nothing that is left fits: say so, and wait for nodes."""
+        waiting = self.schedule.named(Status.WAITING)
+        if waiting and not self.waits:
+            demand = self.schedule.units[waiting[0]].demand
+            log.warning("waiting for nodes: a fold needs %s, and there is %s", demand, self.schedule.capacity)
+        self.waits = bool(waiting)
+        time.sleep(LOOK_SECONDS)
 
     def _take(self, event: Event) -> None:
         self.journal.append(event)

@@ -41,7 +41,7 @@ from .conversion import SILENT, Listener, convert_csv, convert_images, convert_r
 from .local import dask_cluster, workers_released
 from .local_ray import ray_cluster
 from .runs import (
-    Means,
+    Execution,
     begun_with,
     choose_fold_mode,
     claim_run,
@@ -96,16 +96,18 @@ def train(
     config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
-    means = Means(workers, *bounds, max_retries, hang_timeout, fold_mode)
-    means = replace(means, fold_mode=choose_fold_mode(opened, config, means))
-    check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
+    execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode)
+    parameters = check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
+    chosen, reason = choose_fold_mode(opened, config, execution, parameters)
+    execution = replace(execution, fold_mode=chosen)
     job = claim_run(folder, opened, config)
     if folder.summary.exists():
         return load_summary(folder)
     if folds_left(folder, job.config):
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
-            train_left(folder, opened, job.config, means, listener.progress)
+            listener.announce("fold mode", f"{chosen}: {reason}")
+            train_left(folder, opened, job.config, execution, listener.progress)
     # A cluster takes seconds to start: it has to be worth it.
     small = client is None and opened.rows * opened.schema.outputs <= SMALL_MERGE
     with nullcontext(SerialExecutor()) if small else dask_executor(listener, client) as executor:

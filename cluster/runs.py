@@ -18,6 +18,7 @@ from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
 from ..storage.files import read_json, same_json, write_json
+from ..storage.machine import this_machine
 from ..storage.progress import Progress
 from ..training.batch import Rank
 from ..training.config import TrainConfig
@@ -36,12 +37,13 @@ from .schedule import Schedule, Unit
 
 POLL_SECONDS = 0.5
 FOLD_MODES = ("auto", "fused", "runs")
+MODEL_BYTES = 20  # of each parameter: itself, its gradient, two moments of its optimizer, its best value so far
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a run is trained with, none of which changes its result: workers, bytes of memory and of cache for each
-    one's stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung."""
+class Execution:
+    """How a run is carried out, which does not change its result: workers, bytes of memory and of cache for each one's
+    stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung."""
 
     workers: int
     memory: int | None = None
@@ -49,7 +51,7 @@ class Means:
     max_retries: int = 2
     hang_seconds: float = 30.0
     fold_mode: str = "auto"
-    """fused: all folds from one pass over the data; runs: one after the other; auto: fused, if the memory suffices."""
+    """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
 
 
 def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
@@ -98,43 +100,63 @@ def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
     return lanes, int(config["shares"])
 
 
-def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, means: Means, progress: Progress) -> None:
+def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, execution: Execution, progress: Progress) -> None:
     """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
     write_folds(dataset, config.split, config.folds, config.seed, run.folds)
-    units = plan_units(folds_left(run, config), means, torch.cuda.is_available())
+    units = plan_units(folds_left(run, config), execution, torch.cuda.is_available())
 
     def request(name: str) -> GroupRequest:
         use_gpu = units[name].demand.gpus > 0
-        return GroupRequest(run.root, name, units[name].folds, means.workers, use_gpu, means.memory, means.cache)
+        return GroupRequest(
+            run.root, name, units[name].folds, execution.workers, use_gpu, execution.memory, execution.cache
+        )
 
-    coordinator = Coordinator(Schedule(units, means.max_retries), request, Journal(run.journal), means.hang_seconds)
+    coordinator = Coordinator(
+        Schedule(units, execution.max_retries), request, Journal(run.journal), execution.hang_seconds
+    )
     with watch_folds(run, config, progress):
         coordinator.run()
 
 
-def plan_units(folds: Sequence[int], means: Means, use_gpu: bool) -> dict[str, Unit]:
+def plan_units(folds: Sequence[int], execution: Execution, use_gpu: bool) -> dict[str, Unit]:
     """What is trained by one Ray Train run each: all folds from one pass, or each by itself."""
-    groups = [tuple(folds)] if means.fold_mode == "fused" else [(fold,) for fold in folds]
-    demand = Demand(means.workers, means.workers * use_gpu, means.workers * (means.memory or 0))
+    groups = [tuple(folds)] if execution.fold_mode == "fused" else [(fold,) for fold in folds]
+    demand = Demand(execution.workers, execution.workers * use_gpu, execution.workers * (execution.memory or 0))
     names = [f"fold-{group[0]}" if len(group) == 1 else f"folds-{group[0]}-to-{group[-1]}" for group in groups]
     return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 
 
-def choose_fold_mode(dataset: Dataset, config: TrainConfig, means: Means) -> str:
-    """`fused` or `runs`. Raises UsageError if the workers' streams cannot do with the memory that they may use."""
-    check_choice("--fold-mode", means.fold_mode, FOLD_MODES)
+def choose_fold_mode(dataset: Dataset, config: TrainConfig, execution: Execution, parameters: int) -> tuple[str, str]:
+    """`fused` or `runs` for a model of so many parameters, and why.
+
+    Raises UsageError if the workers' streams cannot do with the memory that they may use.
+    """
+    check_choice("--fold-mode", execution.fold_mode, FOLD_MODES)
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    place, every = Rank(0, means.workers, means.memory), EveryRow(dataset.layout)
-    if means.fold_mode != "runs":
-        try:
-            FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
-        except UsageError:
-            if means.fold_mode == "fused":
-                raise
+    place, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
+    mode, reason = execution.fold_mode, "as it was told"
+    if mode == "auto":
+        mode, reason = "fused", "all folds from one pass over the data"
+        needed = config.folds * parameters * MODEL_BYTES
+        if needed > model_memory(execution.workers):
+            mode, reason = "runs", f"{config.folds} models at once need {needed / 1e9:,.1f} GB in each worker"
         else:
-            return "fused"
-    TrainStream(dataset, every, mixing, place)
-    return "runs"
+            try:
+                FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
+            except UsageError:
+                mode, reason = "runs", "the memory does not suffice for one pass for all folds"
+    if mode == "fused":
+        FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
+    else:
+        TrainStream(dataset, every, mixing, place)
+    return mode, reason
+
+
+def model_memory(workers: int) -> int:
+    """Bytes that a worker's models may have: half of its GPU's, or of its part of this machine's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory) // 2
+    return this_machine().memory // workers // 2
 
 
 def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:

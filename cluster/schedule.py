@@ -21,6 +21,9 @@ class Resources:
     def __add__(self, other: "Resources") -> "Resources":
         return Resources(self.cpus + other.cpus, self.gpus + other.gpus, self.memory + other.memory)
 
+    def __str__(self) -> str:
+        return f"{self.cpus:g} cores, {self.gpus:g} GPUs, {self.memory / 1e9:,.1f} GB"
+
     def within(self, other: "Resources") -> bool:
         return self.cpus <= other.cpus and self.gpus <= other.gpus and self.memory <= other.memory
 

@@ -1,7 +1,7 @@
 """One fold's model on one rank, and all that its training has made of it: step, evaluate, keep, go on.
 
-All randomness is keyed by (seed, fold, step, rank): a fold gives the same weights, to the last bit, whether it is
-trained alone or with others from one pass, and whether it was cut short or not.
+All randomness is keyed by (seed, fold, step, share of the batch): a fold gives the same weights, to the last bit,
+whether it is trained alone or with others from one pass, and whether it was cut short or not.
 """
 
 import math
