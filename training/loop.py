@@ -76,7 +76,8 @@ class FoldTrainer:
                 epoch = min(fold.state.epoch for fold in left)
                 if going_on := [fold for fold in left if fold.state.epoch == epoch and not fold.ended]:
                     self.train_epoch(going_on, notify)
-                self.finish([fold for fold in left if fold.ended])
+                if ended := [fold for fold in left if fold.ended]:
+                    self.finish(ended)
                 left = [fold for fold in left if not fold.ended]
         finally:
             for fold in self.folds:

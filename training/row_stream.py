@@ -45,7 +45,7 @@ def chosen_rows(
     one shard.
     """
     layout, specs = dataset.layout, column_specs(dataset)
-    kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0) if rows else np.zeros(layout.blocks)
+    kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0)
     shards = range(rank.rank, layout.shards, rank.world_size)
     groups = (group for shard in shards for group in _runs(dataset, layout.blocks_of(shard)))
     wanted = filter(None, ([block for block in group if kept[block]] for group in groups))

@@ -148,6 +148,16 @@ def test_folds_from_one_pass_are_those_that_are_trained_one_by_one(
             assert [epoch[key] for epoch in one] == [epoch[key] for epoch in other]
 
 
+def test_a_trainer_is_silent_only_while_it_writes(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(digits, tmp_path, epochs=2)
+    beats: list[bool] = []
+    FoldTrainer(job, run, [0, 1], Process(), beat=beats.append).train()
+    writings = [position for position, working in enumerate(beats) if not working]
+    assert len(writings) == 3, "two checkpoints, and the end"
+    assert all(beats[position + 1] for position in writings[:2])
+    assert writings[2] == len(beats) - 1
+
+
 def test_a_pass_that_was_cut_goes_on_with_folds_at_different_epochs(digits: Dataset, tmp_path: Path) -> None:
     job, quiet = make_job(digits, tmp_path / "quiet", epochs=3)
     FoldTrainer(job, quiet, range(3), Process()).train()
