@@ -135,19 +135,19 @@ def choose_fold_mode(dataset: Dataset, config: TrainConfig, execution: Execution
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     place, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
     mode, reason = execution.fold_mode, "as it was told"
+    needed = config.folds * parameters * MODEL_BYTES
     if mode == "auto":
         mode, reason = "fused", "all folds from one pass over the data"
-        needed = config.folds * parameters * MODEL_BYTES
         if needed > model_memory(execution.workers):
             mode, reason = "runs", f"{config.folds} models at once need {needed / 1e9:,.1f} GB in each worker"
-        else:
-            try:
-                FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
-            except UsageError:
-                mode, reason = "runs", "the memory does not suffice for one pass for all folds"
     if mode == "fused":
-        FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
-    else:
+        try:
+            FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
+        except UsageError:
+            if execution.fold_mode == "fused":
+                raise
+            mode, reason = "runs", "the memory does not suffice for one pass for all folds"
+    if mode == "runs":
         TrainStream(dataset, every, mixing, place)
     return mode, reason
 

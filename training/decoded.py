@@ -12,13 +12,14 @@ from ..storage.reader import BlockReader
 
 
 class DecodedBlocks:
-    """The dataset's blocks, of which the first `kept` stay decoded once they have been read.
+    """The dataset's blocks, of which the first stay decoded once they have been read: as many as `memory` bytes hold.
 
     Each block is read once an epoch, so none is worth more than another.
     """
 
-    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], kept: int, cache: BlockCache | None) -> None:
-        self.dataset, self.specs, self.kept = dataset, specs, kept
+    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], memory: int, cache: BlockCache | None) -> None:
+        self.dataset, self.specs = dataset, specs
+        self.kept = memory // (dataset.layout.block_rows * sum(spec.row_bytes for spec in specs))
         self._reader = BlockReader(dataset, [spec.name for spec in specs], cache)
         self._scratch = _Scratch(specs, dataset.layout.block_rows)
         self._decoded: dict[int, dict[str, np.ndarray]] = {}

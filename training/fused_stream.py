@@ -22,7 +22,7 @@ from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .fused_plan import Chunk, plan_chunks
 from .kernels import place_rows
-from .loads import ChunkShape, Load
+from .loads import ChunkShape, Load, fit_chunk
 from .order import EpochOrder
 from .stream import Mixing, check_mixing, note_next_use
 
@@ -73,9 +73,8 @@ class FusedStream:
     @cached_property
     def chunk(self) -> ChunkShape:
         """Batches of a model that are handed out at once: some megabytes, and a quarter of a window at most."""
-        per_lane, lanes = self.mixing.batch_size // self.mixing.lanes, len(self.lanes)
-        rows = min(CHUNK_BYTES // self.row_bytes // lanes, self.window_rows // 4)
-        return ChunkShape(max(1, rows // per_lane // self.group) * self.group, lanes, per_lane)
+        per_lane = self.mixing.batch_size // self.mixing.lanes
+        return fit_chunk(self.row_bytes, CHUNK_BYTES, self.window_rows, len(self.lanes), per_lane, self.group)
 
     @property
     def slots(self) -> int:
@@ -99,9 +98,7 @@ class FusedStream:
     @cached_property
     def blocks(self) -> DecodedBlocks:
         """The blocks, of which as many stay decoded from epoch to epoch as the memory bound leaves room for."""
-        block_bytes = self.dataset.layout.block_rows * self.row_bytes
-        kept = (self.rank.memory_bound - self.memory_needed) // block_bytes
-        return DecodedBlocks(self.dataset, self.specs, kept, self.cache)
+        return DecodedBlocks(self.dataset, self.specs, self.rank.memory_bound - self.memory_needed, self.cache)
 
     @cached_property
     def cache(self) -> BlockCache | None:

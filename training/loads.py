@@ -81,3 +81,9 @@ class ChunkShape:
         of_lane: np.ndarray = (np.asarray(slots)[:, None] * self.rows + in_chunk.reshape(-1)).reshape(-1)
         skipped = load.first % self.lane_rows
         return of_lane[skipped : skipped + load.part.rows]
+
+
+def fit_chunk(row_bytes: int, most: int, window_rows: int, lanes: int, per_lane: int, group: int = 1) -> ChunkShape:
+    """The chunk of `most` bytes, and a quarter of a window at most; its steps are a multiple of `group`."""
+    rows = min(most // row_bytes // lanes, window_rows // 4)
+    return ChunkShape(max(1, rows // per_lane // group) * group, lanes, per_lane)

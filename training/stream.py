@@ -23,7 +23,7 @@ from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .kernels import place_rows
-from .loads import ChunkShape, Load, plan_loads
+from .loads import ChunkShape, Load, fit_chunk, plan_loads
 from .order import EpochOrder, check_batch_size
 from .seeding import seed_of
 
@@ -114,9 +114,8 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def chunk(self) -> ChunkShape:
         """Batches that are handed out at once: some megabytes, and a quarter of a window at most."""
-        per_lane, lanes = self.mixing.batch_size // self.mixing.lanes, len(self.lanes)
-        rows = min(CHUNK_BYTES // self.row_bytes // lanes, self._window_rows // 4)
-        return ChunkShape(max(1, rows // per_lane), lanes, per_lane)
+        per_lane = self.mixing.batch_size // self.mixing.lanes
+        return fit_chunk(self.row_bytes, CHUNK_BYTES, self._window_rows, len(self.lanes), per_lane)
 
     @property
     def _window_rows(self) -> int:
@@ -146,9 +145,7 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def blocks(self) -> DecodedBlocks:
         """The blocks, of which as many stay decoded as the memory bound leaves room for."""
-        block_bytes = self.dataset.layout.block_rows * self.row_bytes
-        kept = (self.rank.memory_bound - self.memory_needed) // block_bytes
-        return DecodedBlocks(self.dataset, self.specs, kept, self.cache)
+        return DecodedBlocks(self.dataset, self.specs, self.rank.memory_bound - self.memory_needed, self.cache)
 
     @cached_property
     def cache(self) -> BlockCache | None:
