@@ -35,6 +35,7 @@ Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens whi
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0  # between two looks at the nodes, and at how long the workers have been silent
+FIND_SECONDS = 2 * LOOK_SECONDS + POLL_SECONDS  # from a silence's end of patience until a look has heard of it
 
 
 @dataclass
@@ -50,14 +51,15 @@ class Attempt:
 class Coordinator:
     """Trains the units of a schedule on the Ray cluster that is connected.
 
-    `request` says what an attempt at a unit is to train. An attempt whose workers have been silent for `hang_seconds`
-    is ended.
+    `request` says what an attempt at a unit is to train. An attempt whose workers are silent is found, and ended,
+    within `hang_seconds`.
     """
 
     def __init__(
         self, schedule: Schedule, request: Callable[[str], GroupRequest], journal: Journal, hang_seconds: float
     ) -> None:
-        self.schedule, self.request, self.journal, self.hang_seconds = schedule, request, journal, hang_seconds
+        self.schedule, self.request, self.journal = schedule, request, journal
+        self.patience = hang_seconds - FIND_SECONDS
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.looked = -LOOK_SECONDS
         self.waits = False
@@ -114,7 +116,7 @@ class Coordinator:
     def _act(self, action: Action) -> None:
         key = action.unit, action.attempt
         if isinstance(action, Start):
-            driver = Driver.remote(self.hang_seconds)
+            driver = Driver.remote(self.patience)
             self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit)))
         elif key in self.attempts:
             ray.kill(self.attempts.pop(key).driver)
@@ -132,7 +134,7 @@ class Coordinator:
         yield from self._look_at_nodes()
         for (unit, number), attempt in list(self.attempts.items()):
             seconds = self._silence(attempt)
-            if seconds > self.hang_seconds:
+            if seconds > self.patience:
                 yield Silent(unit, number, seconds)
         running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.named(Status.RUNNING)}
         if running != self.attempts.keys():

@@ -52,6 +52,7 @@ from .runs import (
     train_left,
 )
 
+SHORTEST_HANG = 5.0  # seconds: below, what is only slow would count as hung
 SMALL_MERGE = 10_000_000  # predicted numbers that are merged in this process: in about a second
 
 
@@ -95,6 +96,8 @@ def train(
     lanes, shares = begun_with(folder, workers) or (lane_count(workers), workers)
     config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
     check_config(config, opened.schema.task, opened.rows)
+    if hang_timeout < SHORTEST_HANG:
+        raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
     execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode)
     parameters = check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)

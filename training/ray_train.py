@@ -40,8 +40,8 @@ class GroupRequest:
 class FoldDriver:
     """Drives one Ray Train run, in an actor: several may run at once, and what it has started ends with it."""
 
-    def __init__(self, hang_seconds: float) -> None:
-        self.hang_seconds = hang_seconds
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
         self.alive: dict[int, float] = {}
         """When each worker's process was heard last."""
         self.beats: dict[int, tuple[float, float]] = {}
@@ -63,7 +63,7 @@ class FoldDriver:
     def beat(self, rank: int, longest: float, working: bool) -> None:
         """A worker's loop says that it goes on; `longest` is the longest pause that it has made, in seconds."""
         self.beats.pop(-1, None)
-        self.beats[rank] = monotonic(), max(self.hang_seconds, LONGEST_TIMES * longest) if working else START_SECONDS
+        self.beats[rank] = monotonic(), max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
 
     def silence(self) -> float:
         """The seconds for which a process was silent, or all loops were, if that is too long; else 0.
@@ -72,7 +72,7 @@ class FoldDriver:
         """
         now = monotonic()
         frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
-        if frozen > self.hang_seconds:
+        if frozen > self.patience:
             return frozen
         beats = list(self.beats.values())
         silent = all(now - heard > allowed for heard, allowed in beats)
