@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster.conversion import Listener, convert_csv, convert_images, verify
-    from .cluster.jobs import predict, run_job, train
+    from .cluster.jobs import predict, run_job, split_rows, train
     from .storage.dataset import Dataset
     from .storage.dataset import open_dataset as open
     from .storage.errors import FoldstreamError
@@ -33,6 +33,7 @@ __all__ = [
     "open",
     "predict",
     "run_job",
+    "split_rows",
     "stream",
     "train",
     "verify",
@@ -48,6 +49,7 @@ _HOMES = {
     "open": ("storage.dataset", "open_dataset"),
     "predict": ("cluster.jobs", "predict"),
     "run_job": ("cluster.jobs", "run_job"),
+    "split_rows": ("cluster.jobs", "split_rows"),
     "stream": ("training.open_stream", "stream"),
     "verify": ("cluster.conversion", "verify"),
     "train": ("cluster.jobs", "train"),

@@ -22,6 +22,7 @@ from .storage.format import LEFT_OUT
 if TYPE_CHECKING:
     from .cluster.conversion import Listener
     from .storage.dataset import Dataset
+    from .storage.fold_plan import FoldPlan
 
 app = typer.Typer(
     help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",
@@ -39,6 +40,16 @@ SourcesArgument = Annotated[
     list[str],
     typer.Argument(metavar="SOURCE…", help="CSV files, plain, .gz, .bz2, .xz or .zst; folders of them; patterns."),
 ]
+FoldsOption = Annotated[int, typer.Option(help="Number of folds.")]
+SplitOption = Annotated[
+    str, typer.Option(help="kfold, stratified, group, stratified-group, time or column; auto: by label and column.")
+]
+RepeatsOption = Annotated[int, typer.Option(help="Times that the rows are split, each time into other folds.")]
+HoldoutOption = Annotated[float, typer.Option(metavar="SHARE", help="Of the rows, as 0.33, that no model sees.")]
+GroupOption = Annotated[str | None, typer.Option(help="Column of group splits: its values are never cut apart.")]
+OrderOption = Annotated[str | None, typer.Option(help="Column of a time split: folds train on earlier rows only.")]
+GapOption = Annotated[float, typer.Option(help="Between training and held-out rows of a time split, as its column.")]
+FoldOption = Annotated[str | None, typer.Option(help="Column of folds of your own; -1: never held out.")]
 OutArgument = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Where the dataset is to be.")]
 
 
@@ -252,14 +263,63 @@ def convert_images(
 
 
 @app.command()
+def split(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
+    name: Annotated[str, typer.Option(help="Of the plan; a dataset may hold several.")] = "default",
+    folds: FoldsOption = 5,
+    split: SplitOption = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    repeats: RepeatsOption = 1,
+    holdout: HoldoutOption = 0.0,
+    group_column: GroupOption = None,
+    order_column: OrderOption = None,
+    gap: GapOption = 0.0,
+    fold_column: FoldOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another plan of that name.")] = False,
+) -> None:
+    """Assign the rows to folds, keep that with the dataset, and show it. «train --plan NAME» uses it.
+
+    Example: foldstream split trips.zarr --name weekly --split time --order-column day --gap 7
+    """
+    from .cluster import jobs
+
+    with listening() as listener:
+        plan = jobs.split_rows(
+            dataset,
+            name,
+            folds=folds,
+            split=split,
+            seed=seed,
+            repeats=repeats,
+            holdout=holdout,
+            group_column=group_column,
+            order_column=order_column,
+            gap=gap,
+            fold_column=fold_column,
+            overwrite=overwrite,
+            listener=listener,
+        )
+    show_plan(plan)
+
+
+@app.command()
 def train(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of the run: weights, predictions, logs.")],
     model: Annotated[
         str, typer.Option(help="digits-cnn, article-cnn, mlp, path/to/file.py:factory or package.module:factory.")
     ] = "digits-cnn",
-    folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
-    split: Annotated[str, typer.Option(help="stratified or kfold; auto: stratified for classes.")] = "auto",
+    folds: FoldsOption = 5,
+    split: SplitOption = "auto",
+    repeats: RepeatsOption = 1,
+    holdout: HoldoutOption = 0.0,
+    group_column: GroupOption = None,
+    order_column: OrderOption = None,
+    gap: GapOption = 0.0,
+    fold_column: FoldOption = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Folds that «split» has made, instead of the options above.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over each fold's training rows.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Rows of a global batch, over all workers.")] = 128,
     workers: Annotated[int, typer.Option(help="Data-parallel workers.")] = 2,
@@ -300,6 +360,13 @@ def train(
             model=model,
             folds=folds,
             split=split,
+            repeats=repeats,
+            holdout=holdout,
+            group_column=group_column,
+            order_column=order_column,
+            gap=gap,
+            fold_column=fold_column,
+            plan=plan,
             epochs=epochs,
             batch_size=batch_size,
             workers=workers,
@@ -445,6 +512,18 @@ def show_dataset(dataset: Dataset) -> None:
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     table.add_row("shards", f"{layout.shards:,}, {stored / 1e6:,.1f} MB on disk")
     console.print(table)
+
+
+def show_plan(plan: FoldPlan) -> None:
+    """Print how many rows each model trains on and is scored by."""
+    table = Table("model", "training rows", "held-out rows", title=str(plan.place), title_justify="left")
+    for number, rows in enumerate(plan.models):
+        cells = (f"{plan.counts(rows.array, codes).sum():,}" for codes in (rows.train, rows.held_out))
+        table.add_row(str(number), *cells)
+    console.print(table)
+    if plan.holdout.held_out:
+        count = plan.counts(plan.holdout.array, plan.holdout.held_out).sum()
+        console.print(f"seen by no model: {count:,} of {plan.rows:,} rows", highlight=False)
 
 
 def show_summary(summary: dict[str, Any]) -> None:

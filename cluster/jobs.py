@@ -5,11 +5,12 @@ The command line and `import foldstream` share it.
 
 import csv
 import io
+import re
 import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
 from os.path import normpath
@@ -21,22 +22,25 @@ from distributed import Client
 
 from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
-from ..pipeline.executor import SerialExecutor
+from ..pipeline.executor import Executor, SerialExecutor
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import UsageError, did_you_mean, disk_in_words
-from ..storage.files import write_atomic
+from ..storage.errors import ConflictError, UsageError, did_you_mean, disk_in_words
+from ..storage.files import names_in, write_atomic
+from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST, WORK, Schema
 from ..storage.machine import parse_bytes
-from ..storage.object_path import locate
+from ..storage.object_path import AnyPath, locate
 from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.models import check_model
 from ..training.order import lane_count
+from ..training.plan_folds import make_plan
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
+from ..training.split import Split, choose_split
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .local import dask_cluster, workers_released
 from .local_ray import ray_cluster
@@ -44,16 +48,17 @@ from .runs import (
     Execution,
     begun_with,
     choose_fold_mode,
-    claim_run,
     folds_left,
     load_summary,
     merge_run,
+    model_count,
+    plan_run,
     read_run,
     train_left,
 )
 
 SHORTEST_HANG = 5.0  # seconds: below, what is only slow would count as hung
-SMALL_MERGE = 10_000_000  # predicted numbers that are merged in this process: in about a second
+SMALL_WORK = 10_000_000
 
 
 def train(
@@ -63,6 +68,13 @@ def train(
     model: str = "digits-cnn",
     folds: int = 5,
     split: str = "auto",
+    repeats: int = 1,
+    holdout: float = 0.0,
+    group_column: str | None = None,
+    order_column: str | None = None,
+    gap: float = 0.0,
+    fold_column: str | None = None,
+    plan: str | None = None,
     epochs: int = 10,
     batch_size: int = 128,
     workers: int = 2,
@@ -79,6 +91,7 @@ def train(
 ) -> dict[str, Any]:
     """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
 
+    The folds are those of `split_rows`, or those of the dataset's `plan` of that name.
     `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB"), and
     `cache` what it may keep on local disk of a dataset in an object store. `fold_mode` "fused" trains all folds from
     one pass over the data, "runs" as many at once as the cluster has room for; both give the same weights. What fails
@@ -90,31 +103,96 @@ def train(
     that is complete returns at once. Raises UsageError before any worker starts.
     """
     opened, folder = open_dataset(dataset), RunFolder(Path(run).absolute())
-    if split == "auto":
-        split = "stratified" if opened.schema.task == "classification" else "kfold"
     recipe, own = resolve_settings(model, settings or {})
     lanes, shares = begun_with(folder, workers) or (lane_count(workers), workers)
-    config = TrainConfig(model, folds, split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
-    check_config(config, opened.schema.task, opened.rows)
+    if plan:
+        chosen_split = named_split(opened, plan)
+    else:
+        columns = group_column, order_column, gap, fold_column
+        chosen_split = choose_split(opened.schema, split, folds, seed, repeats, holdout, *columns)
+    config = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
+    check_config(config, opened.schema)
     if hang_timeout < SHORTEST_HANG:
         raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
     execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode)
     parameters = check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
-    chosen, reason = choose_fold_mode(opened, config, execution, parameters)
-    execution = replace(execution, fold_mode=chosen)
-    job = claim_run(folder, opened, config)
+    with _task_executor(opened.rows, listener, client) as executor:
+        job = plan_run(folder, opened, config, executor, listener.progress)
     if folder.summary.exists():
         return load_summary(folder)
-    if folds_left(folder, job.config):
+    mode, reason = choose_fold_mode(opened, model_count(folder), config, execution, parameters)
+    if folds_left(folder):
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
-            listener.announce("fold mode", f"{chosen}: {reason}")
-            train_left(folder, opened, job.config, execution, listener.progress)
-    # A cluster takes seconds to start: it has to be worth it.
-    small = client is None and opened.rows * opened.schema.outputs <= SMALL_MERGE
-    with nullcontext(SerialExecutor()) if small else dask_executor(listener, client) as executor:
-        return merge_run(folder, opened, job.config, executor, listener.progress)
+            listener.announce("fold mode", f"{mode}: {reason}")
+            train_left(folder, job.config, replace(execution, fold_mode=mode), listener.progress)
+    with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
+        return merge_run(folder, opened, executor, listener.progress)
+
+
+def split_rows(
+    dataset: str | Path,
+    name: str = "default",
+    *,
+    folds: int = 5,
+    split: str = "auto",
+    seed: int = 0,
+    repeats: int = 1,
+    holdout: float = 0.0,
+    group_column: str | None = None,
+    order_column: str | None = None,
+    gap: float = 0.0,
+    fold_column: str | None = None,
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+    client: Client | None = None,
+) -> FoldPlan:
+    """Assign every row of a dataset to folds and keep that with the dataset as the plan `name`, or open it.
+
+    `split` is kfold, stratified (alike in each class), group or stratified-group (all rows with one value of
+    `group_column` together), time (along `order_column`, each fold trained on earlier rows, less a `gap` in the
+    column's units), or column (the folds that `fold_column` names, -1 for rows that are never held out). `repeats`
+    times over, each with other folds; a share `holdout` of the rows is seen by no model. Raises UsageError where the
+    data cannot be split so, ConflictError where there is another plan of that name.
+    """
+    opened = open_dataset(dataset)
+    columns = group_column, order_column, gap, fold_column
+    wanted = choose_split(opened.schema, split, folds, seed, repeats, holdout, *columns)
+    root = plan_place(opened, name)
+    if (root / MANIFEST).exists() and not overwrite and named_split(opened, name) != wanted:
+        raise ConflictError(f"{root} holds another plan; choose another name, or replace it with --overwrite")
+    with _task_executor(opened.rows, listener, client) as executor:
+        return make_plan(opened, wanted, root, carry_out=executor.map, progress=listener.progress)
+
+
+def plan_place(dataset: Dataset, name: str) -> AnyPath:
+    """Where a dataset keeps its fold plan of that name. Raises UsageError for what is no name."""
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UsageError(f"«{name}» is no name for a plan; use letters, digits, dashes and dots")
+    return dataset.place / "splits" / name
+
+
+def named_split(dataset: Dataset, name: str) -> Split:
+    """The split of a dataset's plan. Raises UsageError where there is none of that name."""
+    place = plan_place(dataset, name)
+    if not (place / MANIFEST).exists():
+        there = names_in(dataset.place / "splits") or ["none"]
+        raise UsageError(
+            f"{dataset.place} has no plan «{name}», it has {', '.join(there)}; «foldstream split» makes one"
+        )
+    return Split.from_json(open_plan(place).manifest.details["split"])
+
+
+@contextmanager
+def _task_executor(size: int, listener: Listener, client: Client | None) -> Iterator[Executor]:
+    """Dask, or where there is little to do (`size` numbers, a second's work) this process: a cluster takes seconds to
+    start."""
+    if client is None and size <= SMALL_WORK:
+        yield SerialExecutor()
+    else:
+        with dask_executor(listener, client) as executor:
+            yield executor
 
 
 def predict(

@@ -15,18 +15,19 @@ import torch
 
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
-from ..storage.dataset import Dataset
+from ..storage.dataset import Dataset, open_arrays
 from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
 from ..storage.files import read_json, same_json, write_json
+from ..storage.fold_plan import open_plan
 from ..storage.machine import this_machine
 from ..storage.progress import Progress
 from ..training.batch import Rank
 from ..training.config import TrainConfig
 from ..training.filters import EveryRow
 from ..training.fold_model import is_done, read_result
-from ..training.folds import write_folds
 from ..training.fused_stream import FusedStream
 from ..training.models import absolute_model, model_hash
+from ..training.plan_folds import make_plan
 from ..training.ray_train import GroupRequest
 from ..training.run import RunFolder, RunJob, load_job
 from ..training.stream import Mixing, TrainStream
@@ -54,10 +55,10 @@ class Execution:
     """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
 
 
-def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
-    """Make the folder this run's, or find that it is already.
+def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress) -> RunJob:
+    """Assign the folds and make the folder this run's, or find that it is already.
 
-    Raises ConflictError if it holds another job, and names what differs.
+    Raises ConflictError if it holds another job, and names what differs; UsageError if the data cannot be split so.
     """
     model = absolute_model(config.model)
     config = TrainConfig(**{**vars(config), "model": model})
@@ -70,10 +71,12 @@ def claim_run(run: RunFolder, dataset: Dataset, config: TrainConfig) -> RunJob:
                 f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
                 "run's options"
             )
-    elif run.root.exists() and any(run.root.iterdir()):
+        return job
+    # A plan alone is what a kill has left that came before the job was written.
+    if run.root.exists() and any(path != run.folds for path in run.root.iterdir()):
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
-    else:
-        write_json(run.job, value)
+    make_plan(dataset, config.split, run.folds, config.batch_size, executor.map, progress)
+    write_json(run.job, value)
     return job
 
 
@@ -100,10 +103,9 @@ def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
     return lanes, int(config["shares"])
 
 
-def train_left(run: RunFolder, dataset: Dataset, config: TrainConfig, execution: Execution, progress: Progress) -> None:
-    """Assign the folds and train, on the Ray cluster that is connected, those that are not done."""
-    write_folds(dataset, config.split, config.folds, config.seed, run.folds)
-    units = plan_units(folds_left(run, config), execution, torch.cuda.is_available())
+def train_left(run: RunFolder, config: TrainConfig, execution: Execution, progress: Progress) -> None:
+    """Train, on the Ray cluster that is connected, the folds that are not done."""
+    units = plan_units(folds_left(run), execution, torch.cuda.is_available())
 
     def request(name: str) -> GroupRequest:
         use_gpu = units[name].demand.gpus > 0
@@ -126,8 +128,10 @@ def plan_units(folds: Sequence[int], execution: Execution, use_gpu: bool) -> dic
     return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 
 
-def choose_fold_mode(dataset: Dataset, config: TrainConfig, execution: Execution, parameters: int) -> tuple[str, str]:
-    """`fused` or `runs` for a model of so many parameters, and why.
+def choose_fold_mode(
+    dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int
+) -> tuple[str, str]:
+    """`fused` or `runs` for so many `models` of so many parameters, and why.
 
     Raises UsageError if the workers' streams cannot do with the memory that they may use.
     """
@@ -135,14 +139,14 @@ def choose_fold_mode(dataset: Dataset, config: TrainConfig, execution: Execution
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     place, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
     mode, reason = execution.fold_mode, "as it was told"
-    needed = config.folds * parameters * MODEL_BYTES
+    needed = models * parameters * MODEL_BYTES
     if mode == "auto":
         mode, reason = "fused", "all folds from one pass over the data"
         if needed > model_memory(execution.workers):
-            mode, reason = "runs", f"{config.folds} models at once need {needed / 1e9:,.1f} GB in each worker"
+            mode, reason = "runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker"
     if mode == "fused":
         try:
-            FusedStream(dataset, dict.fromkeys(range(config.folds), every), mixing, place)
+            FusedStream(dataset, dict.fromkeys(range(models), every), mixing, place)
         except UsageError:
             if execution.fold_mode == "fused":
                 raise
@@ -159,30 +163,35 @@ def model_memory(workers: int) -> int:
     return this_machine().memory // workers // 2
 
 
-def folds_left(run: RunFolder, config: TrainConfig) -> tuple[int, ...]:
+def model_count(run: RunFolder) -> int:
+    """The models of a run: one for each fold of each repeat."""
+    return len(open_plan(run.folds).models)
+
+
+def folds_left(run: RunFolder) -> tuple[int, ...]:
     """The folds that are not done."""
-    return tuple(fold for fold in range(config.folds) if not is_done(run.fold(fold)))
+    return tuple(fold for fold in range(model_count(run)) if not is_done(run.fold(fold)))
 
 
-def merge_run(
-    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
-) -> dict[str, Any]:
+def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
-    parts = tuple(run.fold(fold).parts for fold in range(config.folds))
-    scores = merge_predictions(dataset, parts, run.oof, executor, progress)
-    results = [read_result(run.fold(fold)) for fold in range(config.folds)]
-    summary = summarize(results, scores, dataset.rows)
+    plan = open_plan(run.folds)
+    folders = [run.fold(fold) for fold in range(len(plan.models))]
+    scores = merge_predictions(dataset, plan, tuple(folder.parts for folder in folders), run.oof, executor, progress)
+    covered = open_arrays(run.oof, "predictions").manifest.details["covered"]
+    summary = summarize([read_result(folder) for folder in folders], scores, covered)
     write_json(run.summary, summary)
     return summary
 
 
 def summarize(results: list[dict[str, Any]], scores: dict[str, float], rows: int) -> dict[str, Any]:
-    """The folds' final metrics with mean and standard deviation, and the out-of-fold scores over all rows."""
+    """The folds' final metrics with mean and standard deviation, and the out-of-fold scores over all rows that are
+    held out from a model."""
     folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
     spread = {}
     for name in scores:
         values = [fold[name] for fold in folds]
-        spread[name] = {"mean": fmean(values), "std": stdev(values)}
+        spread[name] = {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else 0.0}
     return {"rows": rows, "folds": folds, "spread": spread, "out_of_fold": scores}
 
 
@@ -195,11 +204,11 @@ def load_summary(run: RunFolder) -> dict[str, Any]:
 @contextmanager
 def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iterator[None]:
     """Report the folds' progress, read from the run's folder, while they are trained."""
-    ended = threading.Event()
+    ended, models = threading.Event(), model_count(run)
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
-            report_folds(run, config, progress)
+            report_folds(run, models, config, progress)
 
     watcher = threading.Thread(target=watch, name="foldstream-watch", daemon=True)
     watcher.start()
@@ -208,12 +217,12 @@ def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iter
     finally:
         ended.set()
         watcher.join()
-        report_folds(run, config, progress)
+        report_folds(run, models, config, progress)
 
 
-def report_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> None:
+def report_folds(run: RunFolder, models: int, config: TrainConfig, progress: Progress) -> None:
     """Tell the progress of every fold that has begun, in hundredths of an epoch."""
-    for fold in range(config.folds):
+    for fold in range(models):
         folder = run.fold(fold)
         with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
             state = read_json(folder.progress)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import RunError
+from ..storage.fold_plan import FoldPlan, among, open_plan
 from ..storage.format import MANIFEST, ArraySpec, Manifest, Schema
 from ..storage.parts import read_part
 from ..storage.progress import Progress, silent
@@ -24,9 +25,10 @@ SMALLEST_PROBABILITY = 1e-7
 
 @dataclass(frozen=True)
 class MergeTask:
-    """Merge one shard: `parts` are the folds' folders of parts."""
+    """Merge one shard: `parts` are the folders of the parts of the models of the fold `plan`, in their order."""
 
     dataset: str
+    plan: str
     root: str
     parts: tuple[str, ...]
     shard: int
@@ -34,41 +36,48 @@ class MergeTask:
 
 @dataclass(frozen=True)
 class MergedShard:
-    """One shard as it was written, its rows without a prediction, and sums of scores over the others."""
+    """One shard as it was written, its rows that have a prediction, and sums of scores over them."""
 
     written: WrittenShard
-    uncovered: int
+    covered: int
     sums: dict[str, float]
 
 
 def merge_predictions(
-    dataset: Dataset, parts: tuple[Path, ...], root: Path, executor: Executor, progress: Progress = silent
+    dataset: Dataset,
+    plan: FoldPlan,
+    parts: tuple[Path, ...],
+    root: Path,
+    executor: Executor,
+    progress: Progress = silent,
 ) -> dict[str, float]:
-    """Merge the folds' parts into arrays at `root`: `prediction` (N, outputs) float32 and `count` (N,) uint8.
+    """Merge the parts of a plan's models into arrays at `root`: `prediction` (N, outputs) float32, the mean over the
+    repeats, and `count` (N,) uint8.
 
-    Returns the out-of-fold scores. Raises RunError if a row is predicted twice or by no fold. What is merged already
-    is opened.
+    Returns the out-of-fold scores. Raises RunError unless each model has predicted each of its held-out rows once, and
+    no others. What is merged already is opened.
     """
     if not (root / MANIFEST).exists():
-        _merge(dataset, parts, root, executor, progress)
+        _merge(dataset, plan, parts, root, executor, progress)
     scores: dict[str, float] = open_arrays(root, "predictions").manifest.details["scores"]
     return scores
 
 
-def _merge(dataset: Dataset, parts: tuple[Path, ...], root: Path, executor: Executor, progress: Progress) -> None:
+def _merge(
+    dataset: Dataset, plan: FoldPlan, parts: tuple[Path, ...], root: Path, executor: Executor, progress: Progress
+) -> None:
     layout, specs = dataset.layout, prediction_arrays(dataset.schema)
     create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
-    tasks = [MergeTask(str(dataset.place), str(root), tuple(map(str, parts)), s) for s in range(layout.shards)]
+    folders = tuple(map(str, parts))
+    tasks = [MergeTask(str(dataset.place), str(plan.place), str(root), folders, s) for s in range(layout.shards)]
     merged: dict[int, MergedShard] = {}
     progress("merge", 0, layout.shards, "shards")
     for shard, result in executor.map(merge_shard, tasks):
         merged[shard] = result
         progress("merge", len(merged), layout.shards, "shards")
     ordered = [merged[shard] for shard in range(layout.shards)]
-    uncovered = sum(item.uncovered for item in ordered)
-    if uncovered:
-        raise RunError(f"{uncovered:,} of {layout.rows:,} rows have no out-of-fold prediction; train the missing folds")
-    details = {"dataset": dataset.identity, "scores": finish_scores(ordered, layout.rows), "uncovered": uncovered}
+    covered = sum(item.covered for item in ordered)
+    details = {"dataset": dataset.identity, "scores": finish_scores(ordered, covered), "covered": covered}
     checksums = {spec.name: [c for item in ordered for c in item.written.checksums[spec.name]] for spec in specs}
     shards = tuple(item.written.entry for item in ordered)
     commit(root, Manifest("predictions", layout, specs, shards, details), checksums)
@@ -80,37 +89,43 @@ def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
-    """Gather one shard's parts from all folds, prove coverage, score, write."""
-    dataset = open_dataset(task.dataset)
+    """Gather one shard's parts from all models, prove coverage, score, write."""
+    dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
     layout, specs = dataset.layout, prediction_arrays(dataset.schema)
     start, stop = layout.shard_range(task.shard)
-    prediction = np.full((stop - start, dataset.schema.outputs), np.nan, np.float32)
+    blocks = layout.blocks_of(task.shard)
+    codes = BlockReader(plan, [spec.name for spec in plan.manifest.arrays]).read(blocks)
+    total = np.zeros((stop - start, dataset.schema.outputs), np.float64)
     count = np.zeros(stop - start, np.uint8)
-    for folder in task.parts:
-        part = read_part(Path(folder), task.shard)
-        if part is not None:
-            place_part(prediction, count, part[0] - start, part[1], folder)
-    covered = count == 1
-    reader = BlockReader(dataset, ("y",))
-    y = reader.read(layout.blocks_of(task.shard))["y"]
+    for folder, model in zip(task.parts, plan.models, strict=True):
+        expected = np.flatnonzero(among(codes[model.array], model.held_out))
+        rows, values = read_part(Path(folder), task.shard) or (np.empty(0, np.int64), total[:0])
+        check_coverage(expected, rows - start, folder)
+        total[rows - start] += values
+        count[rows - start] += 1
+    covered = count > 0
+    prediction = np.full(total.shape, np.nan, np.float32)
+    prediction[covered] = total[covered] / count[covered, None]
+    y = BlockReader(dataset, ("y",)).read(blocks)["y"]
     sums = score(dataset.schema, prediction[covered], y[covered])
-    arrays: dict[str, np.ndarray] = {"prediction": prediction, "count": count}
-    written = write_shard(Path(task.root), layout, specs, task.shard, arrays)
-    return MergedShard(written, int((~covered).sum()), sums)
+    written = write_shard(Path(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
+    return MergedShard(written, int(covered.sum()), sums)
 
 
-def place_part(prediction: np.ndarray, count: np.ndarray, rows: np.ndarray, values: np.ndarray, folder: str) -> None:
-    """Put a fold's predictions at their rows. Raises RunError for a row outside the shard or predicted before."""
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(count)):
-        raise RunError(f"{folder} predicts rows of another shard; remove the fold's folder and train it again")
-    np.add.at(count, rows, 1)
-    twice = np.flatnonzero(count > 1)
-    if len(twice):
-        raise RunError(
-            f"{len(twice):,} rows are predicted twice (the first is row {twice[0]} of its shard), last by {folder}; "
-            "remove the fold's folder and train it again"
-        )
-    prediction[rows] = values
+def check_coverage(expected: np.ndarray, rows: np.ndarray, folder: str) -> None:
+    """Raise RunError unless the `rows` of a shard that a model has predicted are those that are held out from it, each
+    once; both count from the shard's first row."""
+    if np.array_equal(expected, rows):
+        return
+    found, times = np.unique(rows, return_counts=True)
+    faults = {
+        "are predicted twice": found[times > 1],
+        "have no prediction": np.setdiff1d(expected, found),
+        "are predicted and should not be": np.setdiff1d(found, expected),
+    }
+    told = "; ".join(f"{len(at):,} rows {what} (the first is row {at[0]})" for what, at in faults.items() if len(at))
+    told = told or "the rows are not in order"
+    raise RunError(f"{folder}, of one shard: {told}; remove the fold's folder and train it again")
 
 
 def score(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, float]:

@@ -113,7 +113,7 @@ def open_dataset(path: str | AnyPath) -> Dataset:
     return Dataset(*_load(root, "dataset"))
 
 
-def open_arrays(path: str | Path, kind: str) -> StoredArrays:
+def open_arrays(path: str | AnyPath, kind: str) -> StoredArrays:
     """Open committed arrays of another kind ("folds", "predictions"). Raises ForeignError where there are none."""
     return StoredArrays(*_load(locate(path), kind))
 

@@ -8,10 +8,11 @@ from typing import Any, Self
 import torch
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
+from ..storage.format import Schema
 from .models import DEFAULTS, load_factory, settings_of
 from .order import LANE_STEP, check_batch_size
+from .split import Split, check_split
 
-SPLITS = ("kfold", "stratified")
 LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
 SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -51,8 +52,7 @@ class TrainConfig:
     """A run: model, folds, epochs, seeds. Equal configurations on equal data give equal weights."""
 
     model: str = "digits-cnn"
-    folds: int = 5
-    split: str = "stratified"
+    split: Split = field(default_factory=Split)
     epochs: int = 10
     batch_size: int = 128
     seed: int = 0
@@ -69,29 +69,19 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{**value, "recipe": Recipe(**value["recipe"])})
+        return cls(**{**value, "split": Split.from_json(value["split"]), "recipe": Recipe(**value["recipe"])})
 
 
-def check_config(config: TrainConfig, task: str | None, rows: int) -> None:
-    """Raise UsageError for a configuration that cannot train on such data."""
+def check_config(config: TrainConfig, schema: Schema) -> None:
+    """Raise UsageError for a configuration that cannot train on data with this schema."""
     for name, value in (("--epochs", config.epochs), ("--batch-size", config.batch_size), ("--window", config.window)):
         if value < 1:
             raise UsageError(f"{name} {value}: it must be at least 1")
-    check_choice("--split", config.split, SPLITS)
-    if task is None:
+    if schema.task is None:
         raise UsageError("the dataset has no label to train on; convert its source with --label COLUMN")
-    if config.split == "stratified" and task != "classification":
-        raise UsageError("--split stratified needs classes; use --split kfold for a regression")
-    if not 2 <= config.folds <= min(rows, 255):
-        raise UsageError(f"--folds {config.folds}: it must be from 2 to {min(rows, 255)} for {rows:,} rows")
+    check_split(config.split, schema)
     check_batch_size(config.batch_size, config.lanes)
-    smallest = rows - -(-rows // config.folds)
-    if smallest < config.batch_size:
-        raise UsageError(
-            f"--batch-size {config.batch_size}: a fold trains on {smallest:,} rows, fewer than one batch; "
-            "use a smaller batch or fewer folds"
-        )
-    _check_recipe(config.recipe, task)
+    _check_recipe(config.recipe, schema.task)
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:

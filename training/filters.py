@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..storage.dataset import StoredArrays
 from ..storage.errors import UsageError
+from ..storage.fold_plan import FoldPlan, among
 from ..storage.format import Layout
 from ..storage.reader import BlockReader
 
@@ -37,21 +37,30 @@ class EveryRow:
         return np.ones(sum(stop - start for start, stop in map(self.layout.block_range, blocks)), bool)
 
 
-class FoldFilter:
-    """The rows of one fold (`inside`), or all others: those that train its model."""
+class CodeFilter:
+    """The rows that have one of some codes in an array of a fold plan."""
 
-    def __init__(self, folds: StoredArrays, fold: int, inside: bool = False) -> None:
-        self.folds, self.fold, self.inside = folds, fold, inside
-        self._reader = BlockReader(folds, ("fold",))
+    def __init__(self, plan: FoldPlan, array: str, codes: tuple[int, ...]) -> None:
+        self.plan, self.array, self.codes = plan, array, codes
+        self._reader = BlockReader(plan, (array,))
 
     def kept(self) -> np.ndarray:
-        counts = self.folds.block_table("fold_counts").astype(np.int64)
-        of_fold: np.ndarray = counts[:, self.fold]
-        return of_fold if self.inside else counts.sum(axis=1) - of_fold
+        return self.plan.counts(self.array, self.codes)
 
     def mask(self, blocks: Sequence[int]) -> np.ndarray:
-        mask: np.ndarray = (self._reader.read(blocks)["fold"] == self.fold) == self.inside
-        return mask
+        return among(self._reader.read(blocks)[self.array], self.codes)
+
+
+def training_rows(plan: FoldPlan, model: int) -> CodeFilter:
+    """The rows that a model of a plan trains on."""
+    rows = plan.models[model]
+    return CodeFilter(plan, rows.array, rows.train)
+
+
+def held_out_rows(plan: FoldPlan, model: int) -> CodeFilter:
+    """The rows that are held out from a model of a plan."""
+    rows = plan.models[model]
+    return CodeFilter(plan, rows.array, rows.held_out)
 
 
 class SubsetFilter:

@@ -1,90 +1,80 @@
-"""Which fold each row belongs to: one byte a row, a pure function of its position (and class) and the seed.
+"""Which fold each row belongs to, by its position or by its class: a pure function of that and the seed.
 
 Rows are taken in groups of k in their order (for `stratified`: in each class by itself), and each group's k folds are
 a random permutation of 0..k-1 keyed by (seed, class, group). So folds differ by at most one row in size, classes by
 at most one row a fold, any block can be computed by itself, and appending rows changes nothing before the last group.
+A holdout is drawn first, from groups of a thousand, and the folds are those of the rows that are left: its code is k.
 """
-
-from pathlib import Path
 
 import numpy as np
 
-from ..storage.dataset import Dataset, StoredArrays, open_arrays
-from ..storage.format import MANIFEST, ArraySpec, Manifest
-from ..storage.reader import BlockReader
-from ..storage.writer import commit, create_arrays, write_block_table, write_shard
-from .seeding import hash64
+from .seeding import hash64, seed_of
+from .split import Split
 
-FOLD = ArraySpec("fold", "uint8")
+HOLDOUT_GROUP = 1000
+HOLDOUT_KEY = 0x401D0  # keeps the holdout's random numbers apart from the folds'
 
 
-def assign(ranks: np.ndarray, classes: np.ndarray | int, folds: int, seed: int) -> np.ndarray:
-    """Folds of rows that are number `ranks` (from 0) of their class, (rows,) uint8."""
-    groups, inside = np.divmod(ranks, folds)
-    keys = hash64(seed, np.asarray(classes)[..., None], groups[:, None], np.arange(folds)[None, :])
-    order = np.argsort(keys, axis=1, kind="stable")
-    return order[np.arange(len(ranks)), inside].astype(np.uint8)
+def kfold(start: int, stop: int, rows: int, split: Split, repeat: int = 0) -> np.ndarray:
+    """Codes of the rows `start` to `stop` of `rows`, whatever they hold, (stop - start,) uint8."""
+    held, ranks = hold_out(np.arange(start, stop), rows, split, 0)
+    codes = permuted(ranks, split.folds, repeat_seed(split, repeat), 0)
+    return np.where(held, split.folds, codes).astype(np.uint8)
 
 
-def assign_rest(ranks: np.ndarray, classes: np.ndarray, totals: np.ndarray, folds: int) -> np.ndarray:
-    """Folds of rows in the last, short group of their class, (rows,) uint8.
-
-    The short groups of all classes together are dealt round the folds, so that the folds' sizes differ by one row.
-    """
-    rest = totals % folds
-    offsets = np.cumsum(rest) - rest
-    codes: np.ndarray = (offsets[classes] + ranks % folds) % folds
-    return codes.astype(np.uint8)
-
-
-def kfold(start: int, stop: int, folds: int, seed: int) -> np.ndarray:
-    """Folds of the rows `start` to `stop` whatever they hold, (stop - start,) uint8."""
-    return assign(np.arange(start, stop), 0, folds, seed)
-
-
-def stratified(y: np.ndarray, before: np.ndarray, totals: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Folds of a run of rows with class codes `y`, (rows,) uint8.
+def stratified(y: np.ndarray, before: np.ndarray, totals: np.ndarray, split: Split, repeat: int = 0) -> np.ndarray:
+    """Codes of a run of rows with class codes `y`, (rows,) uint8.
 
     `before` counts the rows of each class that come before this run, `totals` those of the whole data, (classes,).
+    The last, short groups of all classes together are dealt round the folds, so that the folds' sizes differ by one.
     """
-    codes = y.astype(np.int64)
-    ranks = np.empty(len(codes), np.int64)
-    for code in np.unique(codes):
-        where = np.flatnonzero(codes == code)
-        ranks[where] = before[code] + np.arange(len(where))
-    whole = ranks < (totals // folds * folds)[codes]
-    return np.where(whole, assign(ranks, codes, folds, seed), assign_rest(ranks, codes, totals, folds))
+    folds, seed = split.folds, repeat_seed(split, repeat)
+    left = rows_left(totals, split.holdout)
+    offsets = np.cumsum(left % folds) - left % folds
+    codes = np.empty(len(y), np.uint8)
+    for code in np.unique(y).astype(int).tolist():
+        where = np.flatnonzero(y == code)
+        held, ranks = hold_out(before[code] + np.arange(len(where)), int(totals[code]), split, code)
+        whole = ranks < left[code] // folds * folds
+        dealt = np.where(whole, permuted(ranks, folds, seed, code), (offsets[code] + ranks % folds) % folds)
+        codes[where] = np.where(held, folds, dealt)
+    return codes
 
 
-def write_folds(dataset: Dataset, split: str, folds: int, seed: int, root: Path) -> StoredArrays:
-    """Assign every row of a dataset and store the folds at `root` as an array in the dataset's boundaries.
+def repeat_seed(split: Split, repeat: int) -> int:
+    """The seed of a repeat's folds."""
+    return seed_of(split.seed, repeat) if repeat else split.seed
 
-    Beside it stands the table `fold_counts`, (blocks, folds): the rows of each fold in every block. If the folds are
-    there already, they are opened.
+
+def permuted(ranks: np.ndarray, size: int, *keys: int) -> np.ndarray:
+    """Where each of `ranks`, (rows,), stands in a random order of its group of `size`, (rows,) int64 below `size`."""
+    groups, inside = np.divmod(ranks, size)
+    first, last = (int(groups.min()), int(groups.max())) if len(ranks) else (0, -1)
+    hashes = hash64(*keys, np.arange(first, last + 1)[:, None], np.arange(size)[None, :])
+    places: np.ndarray = np.argsort(hashes, axis=1, kind="stable")[groups - first, inside]
+    return places
+
+
+def hold_out(ranks: np.ndarray, total: int, split: Split, code: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a class are held out from all models, (rows,) bool, and the ranks of the others among what is left.
+
+    The rows are number `ranks`, (rows,), of `total` in the class `code`.
     """
-    if (root / MANIFEST).exists():
-        return open_arrays(root, "folds")
-    layout = dataset.layout
-    create_arrays(root, layout, [FOLD], {"foldstream": {"split": split, "folds": folds, "seed": seed}})
-    counts = np.zeros((layout.blocks, folds), np.uint32)
-    written = []
-    by_class = dataset.class_counts if split == "stratified" else np.zeros((layout.blocks, 0), np.int64)
-    before = np.cumsum(by_class, axis=0) - by_class
-    reader = BlockReader(dataset, ("y",))
-    for shard in range(layout.shards):
-        blocks, (start, stop) = layout.blocks_of(shard), layout.shard_range(shard)
-        if split == "stratified":
-            y = reader.read(blocks)["y"]
-            codes = stratified(y, before[blocks.start], by_class.sum(axis=0), folds, seed)
-        else:
-            codes = kfold(start, stop, folds, seed)
-        for position, block in enumerate(blocks):
-            of_block = codes[position * layout.block_rows : (position + 1) * layout.block_rows]
-            counts[block] = np.bincount(of_block, minlength=folds)
-        written.append(write_shard(root, layout, [FOLD], shard, {"fold": codes}))
-    write_block_table(root, "fold_counts", counts)
-    details = {"split": split, "folds": folds, "seed": seed, "dataset": dataset.identity}
-    checksums = [value for shard in written for value in shard.checksums["fold"]]
-    entries = tuple(shard.entry for shard in written)
-    commit(root, Manifest("folds", layout, (FOLD,), entries, details), {"fold": checksums})
-    return open_arrays(root, "folds")
+    if not split.holdout:
+        return np.zeros(len(ranks), bool), ranks
+    whole, rest = divmod(total, HOLDOUT_GROUP)
+    keys = HOLDOUT_KEY, split.seed, code
+    short = ranks >= whole * HOLDOUT_GROUP
+    places = permuted(ranks, HOLDOUT_GROUP, *keys)
+    places[short] = permuted(ranks[short] % HOLDOUT_GROUP, max(rest, 1), *keys, whole)
+    of_group = HOLDOUT_GROUP - int(rows_left(np.array(HOLDOUT_GROUP), split.holdout))
+    quotas = np.where(short, rest - int(rows_left(np.array(rest), split.holdout)), of_group)
+    return places < quotas, ranks // HOLDOUT_GROUP * (HOLDOUT_GROUP - of_group) + places - quotas
+
+
+def rows_left(totals: np.ndarray, holdout: float) -> np.ndarray:
+    """The rows of classes of `totals` rows that no holdout takes, of the same shape."""
+    whole, rest = np.divmod(totals, HOLDOUT_GROUP)
+    taken = whole * np.rint(holdout * HOLDOUT_GROUP) + np.rint(holdout * rest)
+    left: np.ndarray = totals - taken.astype(np.int64)
+    return left

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..storage.dataset import open_arrays
+from ..storage.fold_plan import open_plan
 from .batch import Batch, Rank
-from .filters import FoldFilter, RowFilter
+from .filters import RowFilter, held_out_rows, training_rows
 from .fold_model import FoldModel
 from .fold_parallel import Owners, exchange_rows
 from .fused_plan import Chunk
@@ -47,9 +47,9 @@ class FoldTrainer:
         self.dataset, self.process, self.config, self.beat = job.open_data(), process, job.config, beat
         config = self.config
         self.rank = Rank(process.rank, process.world_size, memory, cache=cache)
-        plan = open_arrays(run.folds, "folds")
-        rows = {fold: FoldFilter(plan, fold) for fold in folds}
-        self.held_out: dict[int, RowFilter] = {fold: FoldFilter(plan, fold, inside=True) for fold in folds}
+        plan = open_plan(run.folds)
+        rows = {fold: training_rows(plan, fold) for fold in folds}
+        self.held_out: dict[int, RowFilter] = {fold: held_out_rows(plan, fold) for fold in folds}
         mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
         self.stream: TrainStream | FusedStream
         if len(folds) > 1:

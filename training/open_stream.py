@@ -7,16 +7,20 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ..storage.dataset import Dataset, StoredArrays, open_arrays, open_dataset
+from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, check_choice
+from ..storage.fold_plan import FoldPlan, open_plan
+from ..storage.format import MANIFEST
 from ..storage.machine import parse_bytes
+from ..storage.object_path import locate
 from .batch import Rank, Transform
-from .filters import Both, EveryRow, FoldFilter, RowFilter, SubsetFilter
-from .folds import write_folds
+from .filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
 from .objective import Preparation
 from .order import lane_count
+from .plan_folds import make_plan
 from .row_stream import RowStream
 from .run import RunFolder
+from .split import Split, check_split
 from .stream import Mixing, TrainStream
 
 
@@ -43,8 +47,9 @@ def stream(
 
     `split="train"` mixes the rows: global batches of `batch_size` rows, of which each rank gets its share; an
     iteration is an epoch, the next one the next. With a `fold`, the rows of that fold are left out; `folds` is their
-    number, or the run whose folds are meant. `split="test"` gives the other rows, or without a fold all of them,
-    each once, in the dataset's order. `rows` restricts both to a subset: a boolean for every row, or row numbers.
+    number, or the run or the fold plan whose folds are meant. `split="test"` gives the other rows, or without a fold
+    all of them, each once, in the dataset's order. `rows` restricts both to a subset: a boolean for every row, or row
+    numbers.
 
     `window` blocks of each of `lanes` lanes are mixed at once. `memory` bounds what is held ("2GB"; else an
     eighth of the machine's), `cache` what is kept on local disk of a dataset in an object store (else a tenth of what
@@ -59,10 +64,10 @@ def stream(
     chosen: RowFilter = EveryRow(opened.layout)
     if fold is not None:
         plan = _folds(opened, folds, seed)
-        count = plan.manifest.details["folds"]
+        count = len(plan.models)
         if not 0 <= fold < count:
             raise UsageError(f"fold {fold}: it must be from 0 to {count - 1}")
-        chosen = FoldFilter(plan, fold, inside=split == "test")
+        chosen = held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
     if rows is not None:
         chosen = Both(opened.layout, chosen, SubsetFilter(opened.layout, rows))
     place = Rank(rank, world_size, parse_bytes(memory, "memory"), threads, parse_bytes(cache, "cache"))
@@ -78,19 +83,19 @@ def normalizer(dataset: str | Path | Dataset) -> nn.Module:
     return Preparation(opened.statistics, opened.schema.sample_shape)
 
 
-def _folds(dataset: Dataset, folds: int | str | Path, seed: int) -> StoredArrays:
-    """The fold plan of a run, or one that is made now: stratified where there are classes."""
+def _folds(dataset: Dataset, folds: int | str | Path, seed: int) -> FoldPlan:
+    """The fold plan of a run or at a place, or one that is made now: stratified where there are classes."""
     if not isinstance(folds, int):
-        plan = open_arrays(RunFolder(Path(folds)).folds, "folds")
+        place = locate(folds)
+        plan = open_plan(place if (place / MANIFEST).exists() else RunFolder(Path(folds)).folds)
         if plan.manifest.details["dataset"] != dataset.identity:
             raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.place}")
         return plan
-    if not 2 <= folds <= min(dataset.rows, 255):
-        raise UsageError(f"folds {folds}: it must be from 2 to {min(dataset.rows, 255)}")
-    split = "stratified" if dataset.schema.task == "classification" else "kfold"
+    split = Split("stratified" if dataset.schema.task == "classification" else "kfold", folds, seed)
+    check_split(split, dataset.schema)
     # A byte a row, computed again in each process: small beside the data, and gone with the process.
-    root = Path(_scratch().name) / f"{dataset.identity[:16]}-{split}-{folds}-{seed}"
-    return write_folds(dataset, split, folds, seed, root)
+    root = Path(_scratch().name) / f"{dataset.identity[:16]}-{split.kind}-{folds}-{seed}"
+    return make_plan(dataset, split, root)
 
 
 @cache

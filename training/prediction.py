@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..storage.dataset import Dataset
+from ..storage.fold_plan import open_plan
 from ..storage.parts import write_part
 from .batch import Batch
 from .checkpoint import load_weights
@@ -68,7 +69,7 @@ def predict_rows(job: RunJob, run: RunFolder, dataset: Dataset) -> Iterator[tupl
     Yields (arrays of some rows: `id` and, if there, `key`; predictions (rows, outputs) float32).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictors = [load_predictor(job, run, fold, device) for fold in range(job.config.folds)]
+    predictors = [load_predictor(job, run, fold, device) for fold in range(len(open_plan(run.folds).models))]
     names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
     for arrays in all_rows(dataset, names):
         parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)

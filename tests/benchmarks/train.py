@@ -20,19 +20,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from foldstream.cluster.runs import claim_run
+from foldstream.cluster.runs import plan_run
+from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
+from foldstream.storage.progress import silent
 from foldstream.training import fold_model
 from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings
 from foldstream.training.fold_model import make_optimizer, make_scheduler
-from foldstream.training.folds import write_folds
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import parameter_groups
 from foldstream.training.objective import make_model
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.split import Split
 from foldstream.training.stream import TrainStream
 from rich.console import Console
 from rich.table import Table
@@ -122,17 +124,16 @@ def claim(case: str, folder: Path) -> tuple[RunFolder, RunJob]:
     """The run of five folds in a folder that has the case's dataset."""
     model, _, _, _, _, batch_size, _ = CASES[case]
     recipe, own = resolve_settings(model, {})
-    config = TrainConfig(model, 5, "stratified", 2, batch_size, recipe=recipe, model_settings=own)
+    config = TrainConfig(model, Split(), 2, batch_size, recipe=recipe, model_settings=own)
     run = RunFolder(folder / "run")
-    return run, claim_run(run, open_dataset(folder / "data"), config)
+    return run, plan_run(run, open_dataset(folder / "data"), config, SerialExecutor(), silent)
 
 
 def prepare(case: str, folder: Path) -> None:
     """Write a case's dataset and folds."""
     _, count, _, classes, _, _, _ = CASES[case]
-    dataset = write_dataset(folder / "data", count, partial(rows_of, case), classes)
-    run, job = claim(case, folder)
-    write_folds(dataset, job.config.split, job.config.folds, job.config.seed, run.folds)
+    write_dataset(folder / "data", count, partial(rows_of, case), classes)
+    claim(case, folder)
 
 
 def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:

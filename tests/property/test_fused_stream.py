@@ -10,10 +10,11 @@ import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.training.batch import Rank
-from foldstream.training.filters import FoldFilter, RowFilter, SubsetFilter
-from foldstream.training.folds import write_folds
+from foldstream.training.filters import RowFilter, SubsetFilter, training_rows
 from foldstream.training.fused_stream import FusedStream
 from foldstream.training.loads import plan_loads
+from foldstream.training.plan_folds import make_plan
+from foldstream.training.split import Split
 from foldstream.training.stream import Mixing, TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,8 +36,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
 
 
 def fold_filters(dataset: Dataset) -> dict[int, RowFilter]:
-    plan = write_folds(dataset, "kfold", FOLDS, 0, Path(dataset.root).with_suffix(".folds"))
-    return {fold: FoldFilter(plan, fold) for fold in range(FOLDS)}
+    plan = make_plan(dataset, Split("kfold", FOLDS), Path(dataset.root).with_suffix(".folds"))
+    return {fold: training_rows(plan, fold) for fold in range(FOLDS)}
 
 
 def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.Tensor]]:

@@ -4,17 +4,18 @@ The sequences themselves are compared, not their sorted rows.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
+from foldstream.storage.fold_plan import FoldPlan
 from foldstream.training.batch import Batch, Rank
-from foldstream.training.filters import Both, EveryRow, FoldFilter, RowFilter, SubsetFilter
-from foldstream.training.folds import write_folds
+from foldstream.training.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
+from foldstream.training.plan_folds import make_plan
 from foldstream.training.row_stream import RowStream
+from foldstream.training.split import Split
 from foldstream.training.stream import Mixing, TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ class Data:
     """Three datasets of 7, 300 and 997 rows with a fold plan each, and all their rows in memory."""
 
     datasets: tuple[Dataset, ...]
-    folds: tuple[Path, ...]
+    folds: tuple[FoldPlan, ...]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
         csv = root / f"{rows}.csv"
         csv.write_text(table(rows, seed=rows))
         datasets.append(convert_file(csv, root / f"{rows}.zarr", label="label"))
-    plans = tuple(write_folds(d, "kfold", FOLDS, 0, d.root.with_suffix(".folds")).root for d in datasets)
+    plans = tuple(make_plan(d, Split("kfold", FOLDS), d.root.with_suffix(".folds")) for d in datasets)
     return Data(tuple(datasets), plans)
 
 
@@ -61,12 +62,11 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
     chosen = np.ones(dataset.rows, bool)
     rows: RowFilter = EveryRow(dataset.layout)
     if draw.draw(st.booleans(), label="fold"):
-        from foldstream.storage.dataset import open_arrays
         from foldstream.storage.reader import BlockReader
 
-        folds, fold = open_arrays(plan, "folds"), draw.draw(st.integers(0, FOLDS - 1))
-        rows = FoldFilter(folds, fold)
-        chosen &= BlockReader(folds, ("fold",)).read(range(dataset.layout.blocks))["fold"] != fold
+        fold = draw.draw(st.integers(0, FOLDS - 1))
+        rows = training_rows(plan, fold)
+        chosen &= BlockReader(plan, ("fold",)).read(range(dataset.layout.blocks))["fold"] != fold
     if draw.draw(st.booleans(), label="subset"):
         share = draw.draw(st.sampled_from([0.02, 0.3, 0.9]))
         subset = np.random.default_rng(draw.draw(st.integers(0, 9))).random(dataset.rows) < share
@@ -138,15 +138,13 @@ def test_every_chosen_row_is_evaluated_once(data: Data, draw: st.DataObject) -> 
 @examples
 @given(st.data())
 def test_folds_partition_the_rows(data: Data, draw: st.DataObject) -> None:
-    from foldstream.storage.dataset import open_arrays
-
     number = draw.draw(st.integers(0, 2))
-    dataset, folds = data.datasets[number], open_arrays(data.folds[number], "folds")
+    dataset, folds = data.datasets[number], data.folds[number]
     blocks = draw.draw(st.lists(st.integers(0, dataset.layout.blocks - 1), min_size=1, max_size=20))
-    inside = [FoldFilter(folds, fold, inside=True) for fold in range(FOLDS)]
+    inside = [held_out_rows(folds, fold) for fold in range(FOLDS)]
     assert (np.sum([rows.mask(blocks) for rows in inside], axis=0) == 1).all()
     fold = draw.draw(st.integers(0, FOLDS - 1))
-    np.testing.assert_array_equal(inside[fold].mask(blocks), ~FoldFilter(folds, fold).mask(blocks))
+    np.testing.assert_array_equal(inside[fold].mask(blocks), ~training_rows(folds, fold).mask(blocks))
     np.testing.assert_array_equal(sum(rows.kept() for rows in inside), dataset.layout.block_sizes())
 
 

@@ -4,53 +4,71 @@ import numpy as np
 import pytest
 from foldstream.training.folds import kfold, stratified
 from foldstream.training.seeding import hash64, seed_of
+from foldstream.training.split import Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def split_in_runs(y: np.ndarray, classes: int, folds: int, seed: int, run: int) -> np.ndarray:
+def split_in_runs(y: np.ndarray, classes: int, split: Split, run: int, repeat: int = 0) -> np.ndarray:
     """Stratified folds computed run by run, as shards are."""
     totals = np.bincount(y, minlength=classes)
     parts = []
     for start in range(0, len(y), run):
         before = np.bincount(y[:start], minlength=classes)
-        parts.append(stratified(y[start : start + run], before, totals, folds, seed))
+        parts.append(stratified(y[start : start + run], before, totals, split, repeat))
     return np.concatenate(parts)
 
 
+HOLDOUTS = st.sampled_from([0.0, 0.1, 0.333])
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.integers(2, 400), st.integers(2, 10), st.integers(0, 3), st.integers(1, 7))
+@given(st.integers(2, 3000), st.integers(2, 10), st.integers(0, 3), st.integers(1, 7), HOLDOUTS, st.integers(0, 2))
 def test_stratified_folds_differ_by_one_row_at_most_in_all_and_in_each_class(
-    rows: int, folds: int, seed: int, classes: int
+    rows: int, folds: int, seed: int, classes: int, holdout: float, repeat: int
 ) -> None:
     y = np.random.default_rng(seed).integers(0, classes, rows)
-    codes = split_in_runs(y, classes, folds, seed, run=rows)
-    sizes = np.bincount(codes, minlength=folds)
-    assert sizes.max() - sizes.min() <= 1
+    codes = split_in_runs(y, classes, Split("stratified", folds, seed, holdout=holdout), rows, repeat)
+    sizes = np.bincount(codes, minlength=folds + 1)
+    assert sizes[:folds].max() - sizes[:folds].min() <= 1
     for code in range(classes):
-        of_class = np.bincount(codes[y == code], minlength=folds)
-        assert of_class.max() - of_class.min() <= 1
+        of_class = np.bincount(codes[y == code], minlength=folds + 1)
+        assert of_class[:folds].max() - of_class[:folds].min() <= 1
+        assert abs(of_class[folds] - holdout * of_class.sum()) <= 1
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(10, 300), st.integers(1, 50))
-def test_stratified_folds_do_not_depend_on_how_the_rows_are_cut(rows: int, run: int) -> None:
-    y = np.random.default_rng(rows).integers(0, 4, rows)
-    np.testing.assert_array_equal(split_in_runs(y, 4, 5, 1, run), split_in_runs(y, 4, 5, 1, rows))
+@given(st.integers(10, 2500), st.integers(1, 500), HOLDOUTS, st.integers(0, 1))
+def test_stratified_folds_do_not_depend_on_how_the_rows_are_cut(
+    rows: int, run: int, holdout: float, repeat: int
+) -> None:
+    y, split = np.random.default_rng(rows).integers(0, 4, rows), Split(seed=1, holdout=holdout)
+    whole = split_in_runs(y, 4, split, rows, repeat)
+    np.testing.assert_array_equal(split_in_runs(y, 4, split, run, repeat), whole)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(2, 300), st.integers(2, 10), st.integers(0, 100))
-def test_kfold_is_even_and_stable_when_rows_are_appended(rows: int, folds: int, more: int) -> None:
-    codes = kfold(0, rows, folds, 3)
-    sizes = np.bincount(codes, minlength=folds)
-    assert sizes.max() - sizes.min() <= 1
-    np.testing.assert_array_equal(kfold(0, rows + more, folds, 3)[:rows], codes)
-    np.testing.assert_array_equal(kfold(rows // 2, rows, folds, 3), codes[rows // 2 :])
+@given(st.integers(2, 3000), st.integers(2, 10), st.integers(0, 100), HOLDOUTS)
+def test_kfold_is_even_and_stable_when_rows_are_appended(rows: int, folds: int, more: int, holdout: float) -> None:
+    split = Split("kfold", folds, 3, holdout=holdout)
+    codes = kfold(0, rows, rows, split)
+    sizes = np.bincount(codes, minlength=folds + 1)
+    assert sizes[:folds].max() - sizes[:folds].min() <= 1
+    assert abs(sizes[folds] - holdout * rows) <= 1
+    settled = rows // 1000 * 1000 if holdout else rows
+    np.testing.assert_array_equal(kfold(0, settled, rows + more, split), codes[:settled])
+    np.testing.assert_array_equal(kfold(rows // 2, rows, rows, split), codes[rows // 2 :])
+
+
+def test_repeats_have_other_folds_and_the_same_holdout() -> None:
+    y = np.random.default_rng(0).integers(0, 4, 5000)
+    one, two = (split_in_runs(y, 4, Split(repeats=2, holdout=0.2), 5000, repeat) for repeat in range(2))
+    np.testing.assert_array_equal(one == 5, two == 5)
+    assert (one == two)[one != 5].mean() == pytest.approx(0.2, abs=0.05)
 
 
 def test_another_seed_gives_other_folds() -> None:
-    assert kfold(0, 100, 5, 0).tolist() != kfold(0, 100, 5, 1).tolist()
+    assert kfold(0, 100, 100, Split("kfold")).tolist() != kfold(0, 100, 100, Split("kfold", seed=1)).tolist()
 
 
 def test_hash64_is_fixed_for_ever() -> None:
@@ -66,6 +84,6 @@ def test_seed_of_is_half_of_hash64() -> None:
 
 @pytest.mark.parametrize("folds", [2, 5, 10])
 def test_folds_are_mixed_over_the_rows(folds: int) -> None:
-    codes = kfold(0, 5000, folds, 0)
+    codes = kfold(0, 5000, 5000, Split("kfold", folds))
     ordered = np.arange(5000) % folds
     assert (codes == ordered).mean() == pytest.approx(1 / folds, abs=0.05)

@@ -58,15 +58,15 @@ def test_folds_are_one_unit_or_each_its_own() -> None:
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     config = TrainConfig()
-    assert choose_fold_mode(digits, config, Execution(2), 1000)[0] == "fused"
-    mode, reason = choose_fold_mode(digits, config, Execution(2), 10**12)
+    assert choose_fold_mode(digits, 5, config, Execution(2), 1000)[0] == "fused"
+    mode, reason = choose_fold_mode(digits, 5, config, Execution(2), 10**12)
     assert mode == "runs"
     assert "5 models at once need 100,000.0 GB" in reason
-    rows = dict.fromkeys(range(config.folds), EveryRow(digits.layout))
+    rows = dict.fromkeys(range(5), EveryRow(digits.layout))
     needed = FusedStream(digits, rows, Mixing(config.batch_size), Rank(0, 2)).memory_needed
     enough, short = Execution(2, memory=needed, fold_mode="fused"), Execution(2, memory=needed - 1, fold_mode="fused")
-    assert choose_fold_mode(digits, config, enough, 1000)[0] == "fused"
+    assert choose_fold_mode(digits, 5, config, enough, 1000)[0] == "fused"
     with pytest.raises(UsageError, match="--fold-mode runs"):
-        choose_fold_mode(digits, config, short, 1000)
+        choose_fold_mode(digits, 5, config, short, 1000)
     with pytest.raises(UsageError, match="did you mean «fused»"):
-        choose_fold_mode(digits, config, Execution(2, fold_mode="fussed"), 1000)
+        choose_fold_mode(digits, 5, config, Execution(2, fold_mode="fussed"), 1000)

@@ -1,5 +1,7 @@
 """Merged predictions cover each row once, or it is an error that says which rows and why."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,29 +10,53 @@ from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.merge import merge_predictions
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
+from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.parts import write_part
 from foldstream.storage.reader import BlockReader
+from foldstream.training.filters import held_out_rows
+from foldstream.training.plan_folds import make_plan
+from foldstream.training.split import Split
 
 
-def write_parts(dataset: Dataset, root: Path, folds: int = 2) -> tuple[tuple[Path, ...], np.ndarray]:
-    """Parts of random probabilities: row i belongs to fold i % folds."""
-    values = np.random.default_rng(0).dirichlet(np.ones(10), dataset.rows).astype(np.float32)
-    folders = tuple(root / str(fold) / "predictions" for fold in range(folds))
+@dataclass(frozen=True)
+class Parts:
+    """A fold plan, and parts of random probabilities for each of its models, (models, rows, 10)."""
+
+    plan: FoldPlan
+    folders: tuple[Path, ...]
+    values: np.ndarray
+
+    def held_out(self, model: int, shard: int) -> np.ndarray:
+        """The rows of a shard that are held out from a model."""
+        start, _ = self.plan.layout.shard_range(shard)
+        return start + np.flatnonzero(held_out_rows(self.plan, model).mask(self.plan.layout.blocks_of(shard)))
+
+
+def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> Parts:  # noqa: B008 - it is frozen
+    plan = make_plan(dataset, split, root / "folds.zarr")
+    models = range(len(plan.models))
+    values = np.random.default_rng(0).dirichlet(np.ones(10), (len(models), dataset.rows)).astype(np.float32)
+    parts = Parts(plan, tuple(root / str(model) / "predictions" for model in models), values)
     for shard in range(dataset.layout.shards):
-        rows = np.arange(*dataset.layout.shard_range(shard))
-        for fold, folder in enumerate(folders):
-            own = rows[rows % folds == fold]
-            write_part(folder, shard, own, values[own])
-    return folders, values
+        for model, folder in enumerate(parts.folders):
+            rows = parts.held_out(model, shard)
+            write_part(folder, shard, rows, values[model, rows])
+    return parts
+
+
+def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The scores, and the merged arrays."""
+    scores = merge_predictions(dataset, parts.plan, parts.folders, root / "oof.zarr", SerialExecutor())
+    reader = BlockReader(open_arrays(root / "oof.zarr", "predictions"), ("prediction", "count"))
+    return scores, reader.read(range(dataset.layout.blocks))
 
 
 def test_parts_are_merged_in_place_and_scored(digits: Dataset, tmp_path: Path) -> None:
-    folders, values = write_parts(digits, tmp_path)
-    scores = merge_predictions(digits, folders, tmp_path / "oof.zarr", SerialExecutor())
-    merged = open_arrays(tmp_path / "oof.zarr", "predictions")
-    blocks = range(digits.layout.blocks)
-    arrays = BlockReader(merged, ("prediction", "count")).read(blocks)
-    y = BlockReader(digits, ("y",)).read(blocks)["y"]
+    parts = write_parts(digits, tmp_path)
+    scores, arrays = merge(digits, parts, tmp_path)
+    folds = BlockReader(parts.plan, ("fold",)).read(range(digits.layout.blocks))["fold"]
+    values = parts.values[folds, np.arange(digits.rows)]
+    y = BlockReader(digits, ("y",)).read(range(digits.layout.blocks))["y"]
     np.testing.assert_array_equal(arrays["prediction"], values)
     assert (arrays["count"] == 1).all()
     own = values[np.arange(len(y)), y]
@@ -39,18 +65,35 @@ def test_parts_are_merged_in_place_and_scored(digits: Dataset, tmp_path: Path) -
     assert scores["loss"] == pytest.approx(-np.log(np.maximum(own.astype(float), 1e-7)).mean())
 
 
-def test_a_row_without_a_prediction_is_counted(digits: Dataset, tmp_path: Path) -> None:
-    folders, values = write_parts(digits, tmp_path)
-    write_part(folders[0], 0, np.arange(2, 10, 2), values[2:10:2])
-    start, stop = digits.layout.shard_range(0)
-    lost = len(range(start, stop, 2)) - 4
-    with pytest.raises(RunError, match=f"{lost} of 1,200 rows have no out-of-fold prediction"):
-        merge_predictions(digits, folders, tmp_path / "oof.zarr", SerialExecutor())
+def test_repeats_are_averaged_and_the_holdout_has_none(digits: Dataset, tmp_path: Path) -> None:
+    parts = write_parts(digits, tmp_path, Split(folds=3, repeats=2, holdout=0.25))
+    _, arrays = merge(digits, parts, tmp_path)
+    blocks = range(digits.layout.blocks)
+    folds = [BlockReader(parts.plan, (name,)).read(blocks)[name] for name in ("fold", "fold_1")]
+    seen = folds[0] < 3
+    assert seen.sum() == 900
+    np.testing.assert_array_equal(arrays["count"], np.where(seen, 2, 0))
+    assert np.isnan(arrays["prediction"][~seen]).all()
+    of_repeat = [parts.values[3 * repeat + folds[repeat][seen], seen.nonzero()[0]] for repeat in range(2)]
+    expected = np.mean(of_repeat, axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(arrays["prediction"][seen], expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda own, other: own[:2], r"\d+ rows have no prediction"),
+        (lambda own, other: np.append(own, own[:1]), "1 rows are predicted twice"),
+        (lambda own, other: np.append(own, other[:2]), "2 rows are predicted and should not be"),
+    ],
+    ids=["lost", "twice", "another fold's"],
+)
+def test_each_row_must_be_predicted_once_by_the_model_that_has_not_seen_it(
+    fault: Callable[[np.ndarray, np.ndarray], np.ndarray], message: str, digits: Dataset, tmp_path: Path
+) -> None:
+    parts = write_parts(digits, tmp_path)
+    rows = fault(parts.held_out(0, 1), parts.held_out(1, 1))
+    write_part(parts.folders[0], 1, rows, parts.values[0, rows])
+    with pytest.raises(RunError, match=message):
+        merge(digits, parts, tmp_path)
     assert not (tmp_path / "oof.zarr" / "manifest.json").exists()
-
-
-def test_a_row_that_is_predicted_twice_is_an_error(digits: Dataset, tmp_path: Path) -> None:
-    folders, values = write_parts(digits, tmp_path)
-    write_part(folders[1], 0, np.array([1, 3, 4]), values[[1, 3, 4]])
-    with pytest.raises(RunError, match=r"1 rows are predicted twice \(the first is row 4"):
-        merge_predictions(digits, folders, tmp_path / "oof.zarr", SerialExecutor())

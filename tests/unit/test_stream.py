@@ -63,7 +63,7 @@ def test_the_stream_trains_a_model_in_a_plain_loop(digits: Dataset) -> None:
     [
         ({"split": "tst"}, "did you mean «test»"),
         ({"fold": 5}, "from 0 to 4"),
-        ({"fold": 0, "folds": 1}, "from 2 to 255"),
+        ({"fold": 0, "folds": 1}, "from 2 to 100"),
         ({"rank": 2, "world_size": 2}, "from 0 to 1"),
         ({"batch_size": 100}, "use 96 or 104"),
         ({"rows": np.array([1200])}, "from 0 to 1,199"),
@@ -78,15 +78,16 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, object], message
 
 
 def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Path) -> None:
-    from foldstream.training.folds import write_folds
+    from foldstream.training.plan_folds import make_plan
     from foldstream.training.run import RunFolder
+    from foldstream.training.split import Split
 
     from ..conftest import convert_file, table
 
     other = tmp_path / "other.csv"
     other.write_text(table(100))
     run = RunFolder(tmp_path / "run")
-    write_folds(convert_file(other, tmp_path / "other.zarr", label="label"), "kfold", 4, 0, run.folds)
+    make_plan(convert_file(other, tmp_path / "other.zarr", label="label"), Split("kfold", 4), run.folds)
     with pytest.raises(UsageError, match="belong to another dataset"):
         fs.stream(digits, fold=0, folds=run.root)
 

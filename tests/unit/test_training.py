@@ -14,12 +14,13 @@ from foldstream.storage.files import write_json
 from foldstream.storage.parts import read_part
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.fold_model import read_result
-from foldstream.training.folds import write_folds
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import check_model
 from foldstream.training.order import lane_count
+from foldstream.training.plan_folds import make_plan
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.split import Split
 
 
 def make_job(
@@ -28,13 +29,13 @@ def make_job(
     """A run of 3 folds over a dataset, its folds assigned."""
     model = options.pop("model", "digits-cnn")
     recipe, own = resolve_settings(model, settings or {})
-    base = TrainConfig(model, 3, "stratified", 2, 64, recipe=recipe, model_settings=own)
+    base = TrainConfig(model, Split(folds=3), 2, 64, recipe=recipe, model_settings=own)
     job = RunJob(
         str(dataset.root), dataset.identity, dataset.schema, dataset.statistics, replace(base, **options), None
     )
     run = RunFolder(root)
     write_json(run.job, asdict(job))
-    write_folds(dataset, "stratified", 3, 0, run.folds)
+    make_plan(dataset, base.split, run.folds)
     return job, run
 
 
@@ -218,14 +219,13 @@ def test_lanes_are_the_smallest_multiple_of_8_that_the_workers_divide(workers: i
     ("config", "message"),
     [
         (TrainConfig(batch_size=4), "use 8"),
-        (TrainConfig(batch_size=2048), "fewer than one batch"),
         (TrainConfig(epochs=0), "at least 1"),
-        (TrainConfig(folds=300), "from 2 to 255"),
+        (TrainConfig(split=Split(folds=300)), "from 2 to 100"),
     ],
 )
-def test_configurations_that_cannot_train_are_refused(config: TrainConfig, message: str) -> None:
+def test_configurations_that_cannot_train_are_refused(config: TrainConfig, message: str, digits: Dataset) -> None:
     with pytest.raises(UsageError, match=message):
-        check_config(config, "classification", 1000)
+        check_config(config, digits.schema)
 
 
 @pytest.mark.parametrize(
@@ -238,10 +238,10 @@ def test_configurations_that_cannot_train_are_refused(config: TrainConfig, messa
         ({"scheduler": "OneCycle"}, "did you mean «OneCycleLR»"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, digits: Dataset) -> None:
     def resolve_and_check() -> None:
         recipe, own = resolve_settings("mlp", settings)
-        check_config(TrainConfig("mlp", recipe=recipe, model_settings=own), "classification", 10_000)
+        check_config(TrainConfig("mlp", recipe=recipe, model_settings=own), digits.schema)
 
     with pytest.raises(UsageError, match=message):
         resolve_and_check()

@@ -1,0 +1,245 @@
+"""Groups stay whole, time never looks ahead, the user's folds are kept: as scikit-learn's splitters promise."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foldstream.cluster.jobs import split_rows
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import ConflictError, UsageError
+from foldstream.storage.fold_plan import FoldPlan
+from foldstream.training.filters import CodeFilter, held_out_rows, training_rows
+from foldstream.training.group_split import MOST_BUCKETS, bucket_count, buckets_of, deal
+from foldstream.training.plan_folds import make_plan
+from foldstream.training.split import Split, choose_split
+from foldstream.training.time_split import cut_time, sketch, value_at
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold, PredefinedSplit, StratifiedGroupKFold, TimeSeriesSplit
+
+from ..conftest import convert_file
+
+ROWS = 1500
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, np.ndarray]:
+    """120 patients of very different size, each with a class of its own that is more frequent; days, and folds."""
+    draw = np.random.default_rng(0)
+    patient = np.minimum(draw.geometric(0.02, ROWS), 120)
+    label = np.where(draw.random(ROWS) < 0.7, patient % 3, draw.integers(0, 3, ROWS))
+    return {
+        "patient": patient,
+        "day": draw.permutation(ROWS) * 2,
+        "month": draw.integers(0, 30, ROWS),
+        "part": draw.integers(-1, 4, ROWS),
+        "label": label,
+    }
+
+
+@pytest.fixture(scope="module")
+def dataset(columns: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The columns as a dataset, which has the patient's name as its key."""
+    path = tmp_path_factory.mktemp("columns") / "data.csv"
+    names = [f"patient {number}" for number in columns["patient"]]
+    lines = zip(names, *(columns[name] for name in ("patient", "day", "month", "part", "label")), strict=True)
+    text = "\n".join(",".join(map(str, line)) for line in lines)
+    path.write_text(f"name,patient,day,month,part,label\n{text}\n")
+    return convert_file(path, path.with_suffix(".zarr"), "label", id="name", task="classification")
+
+
+def rows_of(plan: FoldPlan, model: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the rows that a model trains on, and of those held out."""
+    blocks = range(plan.layout.blocks)
+    one, other = (np.flatnonzero(rows(plan, model).mask(blocks)) for rows in (training_rows, held_out_rows))
+    assert training_rows(plan, model).kept().sum() == len(one)
+    assert held_out_rows(plan, model).kept().sum() == len(other)
+    assert not np.intersect1d(one, other).size
+    return one, other
+
+
+def is_partition(plan: FoldPlan, models: range) -> bool:
+    """Whether each row is held out once."""
+    rows = np.concatenate([rows_of(plan, model)[1] for model in models])
+    return np.array_equal(np.sort(rows), np.arange(plan.rows))
+
+
+@pytest.mark.parametrize("column", ["patient", "name"])
+def test_groups_stay_whole_and_folds_are_as_even_as_scikit_learns(
+    column: str, dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    plan = make_plan(dataset, Split("group", 5, repeats=2, column=column), tmp_path / "plan")
+    groups, parts = columns["patient"], []
+    for repeat in range(2):
+        models = range(5 * repeat, 5 * repeat + 5)
+        assert is_partition(plan, models)
+        for model in models:
+            trained, held_out = rows_of(plan, model)
+            assert not np.intersect1d(groups[trained], groups[held_out]).size
+        parts.append([len(rows_of(plan, model)[1]) for model in models])
+    theirs = [len(held_out) for _, held_out in GroupKFold(5).split(groups, groups=groups)]
+    assert max(max(sizes) - min(sizes) for sizes in parts) <= max(max(theirs) - min(theirs), 10)
+    assert not np.array_equal(rows_of(plan, 0)[1], rows_of(plan, 5)[1])
+
+
+def test_stratified_groups_have_the_classes_as_even_as_scikit_learns(
+    dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    plan = make_plan(dataset, Split("stratified-group", 5, column="patient"), tmp_path / "plan")
+    y, groups = columns["label"], columns["patient"]
+    assert is_partition(plan, range(5))
+
+    def unevenness(parts: list[np.ndarray]) -> float:
+        return float(np.std([np.bincount(y[rows], minlength=3) for rows in parts], axis=0).max())
+
+    ours = [rows_of(plan, model)[1] for model in range(5)]
+    for rows in ours:
+        assert not np.intersect1d(groups[rows], np.delete(groups, rows)).size
+    theirs = [rows for _, rows in StratifiedGroupKFold(5).split(groups, y, groups)]
+    assert unevenness(ours) <= max(1.2 * unevenness(theirs), 5)
+
+
+def test_a_holdout_of_groups_is_whole_and_about_as_large_as_told(
+    dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    split = Split("group", 4, repeats=2, holdout=0.25, column="patient")
+    plan = make_plan(dataset, split, tmp_path / "plan")
+    seen = [np.concatenate(rows_of(plan, model)) for model in range(8)]
+    assert len({len(rows) for rows in seen}) == 1
+    held_out = np.setdiff1d(np.arange(ROWS), seen[0])
+    assert abs(len(held_out) - 0.25 * ROWS) < 0.03 * ROWS
+    assert not np.intersect1d(columns["patient"][held_out], columns["patient"][seen[0]]).size
+    counts = plan.counts(plan.holdout.array, plan.holdout.held_out)
+    assert counts.sum() == len(held_out)
+
+
+def test_time_is_cut_as_scikit_learn_cuts_it(dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Days differ by two, so that a gap of 10 is one of 5 rows."""
+    plan = make_plan(dataset, Split("time", 4, column="day", gap=10), tmp_path / "plan")
+    order = np.argsort(columns["day"])
+    for model, (trained, held_out) in enumerate(TimeSeriesSplit(4, gap=5).split(order)):
+        ours = rows_of(plan, model)
+        np.testing.assert_array_equal(ours[0], np.sort(order[trained]))
+        np.testing.assert_array_equal(ours[1], np.sort(order[held_out]))
+
+
+@pytest.mark.parametrize("gap", [0.0, 2.5])
+def test_no_model_of_time_sees_a_value_that_it_is_tried_on_or_a_later_one(
+    gap: float, dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    plan = make_plan(dataset, Split("time", 5, column="month", gap=gap, holdout=0.1), tmp_path / "plan")
+    month, last = columns["month"], -1
+    for model in range(5):
+        trained, held_out = rows_of(plan, model)
+        assert month[trained].max() < month[held_out].min() - gap
+        assert month[held_out].min() > last
+        last = int(month[held_out].max())
+    untouched = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
+    assert month[np.flatnonzero(untouched.mask(range(plan.layout.blocks)))].min() > last
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=10, max_size=200), st.integers(1, 20), st.integers(1, 3))
+def test_values_at_ranks_are_those_of_the_sorted_rows(values: list[int], shards: int, folds: int) -> None:
+    parts = np.array_split(np.array(values), min(shards, len(values)))
+    sketches = [sketch(part, len(parts)) for part in parts]
+    ranks = list(range(0, len(values), 3))
+    assert value_at(sketches, ranks) == np.sort(values)[ranks].tolist()
+
+
+def test_sketches_of_large_shards_cut_within_a_thousandth() -> None:
+    draw = np.random.default_rng(0)
+    shards = [draw.normal(size=50_000) + shard for shard in range(4)]
+    cut = cut_time([sketch(values, 4) for values in shards], 200_000, Split("time", 3, column="t"))
+    sizes = np.bincount(cut.codes(np.concatenate(shards)))
+    np.testing.assert_allclose(sizes, 50_000, rtol=4e-3)
+
+
+def test_the_users_folds_are_kept_and_minus_one_is_never_held_out(
+    dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    plan = make_plan(dataset, Split("column", column="part"), tmp_path / "plan")
+    for model, expected in enumerate(PredefinedSplit(columns["part"]).split()):
+        for ours, theirs in zip(rows_of(plan, model), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert len(plan.models) == 4
+
+
+def test_one_fold_is_tried_on_the_holdout(dataset: Dataset, tmp_path: Path) -> None:
+    plan = make_plan(dataset, Split("stratified", 1, holdout=0.33), tmp_path / "plan")
+    trained, held_out = rows_of(plan, 0)
+    assert len(held_out) == pytest.approx(0.33 * ROWS, abs=3)
+    assert len(trained) + len(held_out) == ROWS
+    assert not plan.holdout.held_out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.arange(1000), np.arange(1000) / 7, np.array([f"name {i}" for i in range(1000)], "S")],
+    ids=["numbers", "floats", "text"],
+)
+def test_equal_values_share_a_bucket_and_others_hardly_do(values: np.ndarray) -> None:
+    buckets = buckets_of(np.concatenate([values, values]), MOST_BUCKETS, 0)
+    np.testing.assert_array_equal(buckets[:1000], buckets[1000:])
+    assert len(np.unique(buckets)) > 980
+    assert buckets.max() < MOST_BUCKETS
+
+
+def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
+    counts = np.bincount(buckets_of(np.arange(1_000_000), bucket_count(1), 0), minlength=bucket_count(1))
+    bins = deal(counts[:, None], np.full(7, 1 / 7), 0)
+    sizes = np.bincount(bins, weights=counts)
+    assert sizes.max() - sizes.min() <= 2
+    assert bucket_count(10_000) == 512
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "group"}, "needs --group-column"),
+        ({"split": "kfold", "group_column": "patient"}, "takes no --group-column"),
+        ({"split": "groups"}, "did you mean «group»"),
+        ({"group_column": "patients"}, "did you mean «patient»"),
+        ({"order_column": "name"}, "it is text"),
+        ({"order_column": "part"}, "trains on 0 rows"),
+        ({"fold_column": "part", "repeats": 2}, "the same each time"),
+        ({"fold_column": "part", "holdout": 0.2}, "the column says"),
+        ({"order_column": "part", "folds": 6}, "too few different values"),
+        ({"fold_column": "day"}, "more than 255 folds"),
+        ({"gap": 3.0}, "only --split time has a gap"),
+        ({"order_column": "day", "gap": -1.0}, "must not be below 0"),
+        ({"holdout": 1.0}, "from 0.001 to 0.9"),
+        ({"folds": 1}, "from 2 to 100"),
+        ({"group_column": "part", "folds": 6}, "too few groups"),
+        ({"name": "../other"}, "is no name"),
+    ],
+    ids=str,
+)
+def test_splits_that_cannot_be_are_refused(options: dict[str, object], message: str, dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match=message):
+        split_rows(dataset.root, **{"name": "refused", **options})  # type: ignore[arg-type]
+    assert not (dataset.root / "splits" / "refused").exists()
+
+
+def test_a_dataset_holds_several_plans_by_name(dataset: Dataset) -> None:
+    weekly = split_rows(dataset.root, "weekly", order_column="day", gap=7)
+    again = split_rows(dataset.root, "weekly", order_column="day", gap=7)
+    assert weekly.identity == again.identity
+    with pytest.raises(ConflictError, match="--overwrite"):
+        split_rows(dataset.root, "weekly", order_column="day")
+    other = split_rows(dataset.root, "weekly", order_column="day", overwrite=True)
+    assert other.identity != weekly.identity
+    assert (split_rows(dataset.root, "patients", group_column="patient").root / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({}, "stratified"), ({"group_column": "patient"}, "group"), ({"order_column": "day"}, "time")],
+    ids=["none", "group", "order"],
+)
+def test_the_kind_follows_from_the_column(options: dict[str, str], kind: str, dataset: Dataset) -> None:
+    given: dict[str, object] = dict.fromkeys(("group_column", "order_column", "fold_column"))
+    choose: Callable[..., Split] = choose_split
+    split = choose(dataset.schema, "auto", 5, 0, 1, 0.0, gap=0.0, **{**given, **options})
+    assert split.kind == kind
