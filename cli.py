@@ -543,8 +543,14 @@ def show_summary(summary: dict[str, Any]) -> None:
     cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
     table.add_row("mean", "", "", *cells)
     console.print(table)
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    console.print(f"out-of-fold, all {summary['rows']:,} rows: {shown}", highlight=False)
+    for part, title in (("out_of_fold", "out-of-fold, all"), ("holdout", "seen by no model,")):
+        if part in summary:
+            intervals = summary[f"{part}_intervals"]
+            shown = ", ".join(
+                f"{name} {value:.4f} ({low:.4f} to {high:.4f})"
+                for (name, value), (low, high) in zip(summary[part].items(), intervals.values(), strict=True)
+            )
+            console.print(f"{title} {summary[f'{part}_rows']:,} rows: {shown}", highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:

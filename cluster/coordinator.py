@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from ..storage.errors import RunError
-from ..training.ray_train import FoldDriver, GroupRequest
+from ..training.fold_driver import FoldDriver, GroupRequest
 from .journal import Journal
 from .schedule import (
     Action,
@@ -117,7 +117,7 @@ class Coordinator:
         key = action.unit, action.attempt
         if isinstance(action, Start):
             driver = Driver.remote(self.patience)
-            self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit)))
+            self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit), driver))
         elif key in self.attempts:
             ray.kill(self.attempts.pop(key).driver)
 

@@ -15,21 +15,20 @@ import torch
 
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
-from ..storage.dataset import Dataset, open_arrays
+from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
 from ..storage.files import read_json, same_json, write_json
-from ..storage.fold_plan import open_plan
+from ..storage.fold_plan import ModelRows, open_plan
 from ..storage.machine import this_machine
 from ..storage.progress import Progress
 from ..training.batch import Rank
 from ..training.config import TrainConfig
 from ..training.filters import EveryRow
-from ..training.fold_model import is_done, read_result
+from ..training.fold_driver import GroupRequest
 from ..training.fused_stream import FusedStream
 from ..training.models import absolute_model, model_hash
 from ..training.plan_folds import make_plan
-from ..training.ray_train import GroupRequest
-from ..training.run import RunFolder, RunJob, load_job
+from ..training.run import RunFolder, RunJob, is_done, load_job, read_result
 from ..training.stream import Mixing, TrainStream
 from .coordinator import Coordinator
 from .journal import Journal
@@ -65,7 +64,7 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
     value = asdict(job)
     if run.job.exists():
-        differences = sorted(_differences(read_json(run.job), value))
+        differences = sorted({*_differences(read_json(run.job), value)})
         if differences:
             raise ConflictError(
                 f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
@@ -177,22 +176,33 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
     plan = open_plan(run.folds)
     folders = [run.fold(fold) for fold in range(len(plan.models))]
-    scores = merge_predictions(dataset, plan, tuple(folder.parts for folder in folders), run.oof, executor, progress)
-    covered = open_arrays(run.oof, "predictions").manifest.details["covered"]
-    summary = summarize([read_result(folder) for folder in folders], scores, covered)
+
+    def merge(models: Sequence[ModelRows], parts: Sequence[Path], root: Path) -> dict[str, Any]:
+        return merge_predictions(dataset, plan, models, parts, root, executor, progress)
+
+    report = {"out_of_fold": merge(plan.models, [folder.parts for folder in folders], run.oof)}
+    if plan.holdout.held_out:
+        every = [plan.holdout] * len(folders)
+        report["holdout"] = merge(every, [folder.holdout_parts for folder in folders], run.holdout)
+    write_json(run.report, {"classes": dataset.schema.classes, **report})
+    summary = summarize([read_result(folder) for folder in folders], report)
     write_json(run.summary, summary)
     return summary
 
 
-def summarize(results: list[dict[str, Any]], scores: dict[str, float], rows: int) -> dict[str, Any]:
-    """The folds' final metrics with mean and standard deviation, and the out-of-fold scores over all rows that are
-    held out from a model."""
+def summarize(results: list[dict[str, Any]], report: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The folds' final metrics with mean and standard deviation, and the scores over all rows that are held out from a
+    model, and over those that no model has seen."""
     folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
+    merged = report["out_of_fold"]
     spread = {}
-    for name in scores:
+    for name in merged["scores"]:
         values = [fold[name] for fold in folds]
         spread[name] = {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else 0.0}
-    return {"rows": rows, "folds": folds, "spread": spread, "out_of_fold": scores}
+    summary: dict[str, Any] = {"rows": merged["rows"], "folds": folds, "spread": spread}
+    for part, of_part in report.items():
+        summary |= {part: of_part["scores"], f"{part}_intervals": of_part["intervals"], f"{part}_rows": of_part["rows"]}
+    return summary
 
 
 def load_summary(run: RunFolder) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Out-of-fold predictions: the parts of all folds put together, shard by shard, with the proof of coverage.
+"""Merged predictions: the parts of all models put together, shard by shard, with the proof of coverage and a report.
 
-Each task writes one shard of the result and adds up the scores of its rows; memory is bounded by a shard.
+Each task writes one shard of the result and says what its predictions are worth; memory is bounded by a shard.
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,104 +12,167 @@ import numpy as np
 
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import RunError
-from ..storage.fold_plan import FoldPlan, among, open_plan
+from ..storage.fold_plan import FoldPlan, ModelRows, among, open_plan
 from ..storage.format import MANIFEST, ArraySpec, Manifest, Schema
 from ..storage.parts import read_part
 from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
 from ..storage.writer import WrittenShard, commit, create_arrays, write_shard
 from .executor import Executor
-
-SMALLEST_PROBABILITY = 1e-7
+from .scores import WORST, Classes, Tally, WorstRow, row_scores, worst_of
 
 
 @dataclass(frozen=True)
 class MergeTask:
-    """Merge one shard: `parts` are the folders of the parts of the models of the fold `plan`, in their order."""
+    """Merge one shard: `parts` are the folders of the models' parts, `models` the rows that each is to have predicted
+    by the fold `plan`."""
 
     dataset: str
     plan: str
     root: str
+    models: tuple[ModelRows, ...]
     parts: tuple[str, ...]
     shard: int
 
 
+@dataclass
+class Account:
+    """What the predictions of some rows are worth: merged, and each model's by itself."""
+
+    merged: Tally
+    models: list[Tally]
+    classes: Classes | None
+    worst: list[WorstRow]
+
+    def add(self, other: "Account") -> None:
+        self.merged.add(other.merged)
+        for model, of_model in zip(self.models, other.models, strict=True):
+            model.add(of_model)
+        if self.classes and other.classes:
+            self.classes.add(other.classes)
+        self.worst = worst_of(self.worst, other.worst)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.merged.to_json(),
+            "models": [model.to_json() for model in self.models],
+            **(self.classes.to_json() if self.classes else {}),
+            "worst": [asdict(row) for row in self.worst],
+        }
+
+
 @dataclass(frozen=True)
 class MergedShard:
-    """One shard as it was written, its rows that have a prediction, and sums of scores over them."""
+    """One shard as it was written, and the account of its rows that have a prediction."""
 
     written: WrittenShard
-    covered: int
-    sums: dict[str, float]
+    account: Account
 
 
 def merge_predictions(
     dataset: Dataset,
     plan: FoldPlan,
-    parts: tuple[Path, ...],
+    models: Sequence[ModelRows],
+    parts: Sequence[Path],
     root: Path,
     executor: Executor,
     progress: Progress = silent,
-) -> dict[str, float]:
-    """Merge the parts of a plan's models into arrays at `root`: `prediction` (N, outputs) float32, the mean over the
-    repeats, and `count` (N,) uint8.
+) -> dict[str, Any]:
+    """Merge the parts of some models, each of which has predicted its held-out rows of a plan, into arrays at `root`:
+    `prediction` (N, outputs) float32, the mean over the models of a row, and `count` (N,) uint8 of them.
 
-    Returns the out-of-fold scores. Raises RunError unless each model has predicted each of its held-out rows once, and
-    no others. What is merged already is opened.
+    Returns the report: rows, scores with intervals, each model's, confusion and calibration, the worst rows. Raises
+    RunError unless each model has predicted each of its rows once, and no others. What is merged already is opened.
     """
     if not (root / MANIFEST).exists():
-        _merge(dataset, plan, parts, root, executor, progress)
-    scores: dict[str, float] = open_arrays(root, "predictions").manifest.details["scores"]
-    return scores
+        layout, specs = dataset.layout, prediction_arrays(dataset.schema)
+        create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
+        places = str(dataset.place), str(plan.place), str(root), tuple(models), tuple(map(str, parts))
+        tasks = [MergeTask(*places, shard) for shard in range(layout.shards)]
+        written, account = [], None
+        for shard in in_order(executor.map(merge_shard, tasks)):
+            written.append(shard.written)
+            if account is None:
+                account = shard.account
+            else:
+                account.add(shard.account)
+            progress("merge", len(written), layout.shards, "shards")
+        details = {"dataset": dataset.identity, "report": account.to_json() if account else {}}
+        checksums = {spec.name: [crc for item in written for crc in item.checksums[spec.name]] for spec in specs}
+        entries = tuple(item.entry for item in written)
+        commit(root, Manifest("predictions", layout, specs, entries, details), checksums)
+    report: dict[str, Any] = open_arrays(root, "predictions").manifest.details["report"]
+    return report
 
 
-def _merge(
-    dataset: Dataset, plan: FoldPlan, parts: tuple[Path, ...], root: Path, executor: Executor, progress: Progress
-) -> None:
-    layout, specs = dataset.layout, prediction_arrays(dataset.schema)
-    create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
-    folders = tuple(map(str, parts))
-    tasks = [MergeTask(str(dataset.place), str(plan.place), str(root), folders, s) for s in range(layout.shards)]
-    merged: dict[int, MergedShard] = {}
-    progress("merge", 0, layout.shards, "shards")
-    for shard, result in executor.map(merge_shard, tasks):
-        merged[shard] = result
-        progress("merge", len(merged), layout.shards, "shards")
-    ordered = [merged[shard] for shard in range(layout.shards)]
-    covered = sum(item.covered for item in ordered)
-    details = {"dataset": dataset.identity, "scores": finish_scores(ordered, covered), "covered": covered}
-    checksums = {spec.name: [c for item in ordered for c in item.written.checksums[spec.name]] for spec in specs}
-    shards = tuple(item.written.entry for item in ordered)
-    commit(root, Manifest("predictions", layout, specs, shards, details), checksums)
+def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard]:
+    """Results by their positions: sums are the same however the tasks come in."""
+    early: dict[int, MergedShard] = {}
+    wanted = 0
+    for position, result in results:
+        early[position] = result
+        while wanted in early:
+            yield early.pop(wanted)
+            wanted += 1
 
 
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
-    """The arrays of merged predictions: NaN and a count of 0 stand where no fold predicted."""
+    """The arrays of merged predictions: NaN and a count of 0 stand where no model predicted."""
     return ArraySpec("prediction", "float32", (schema.outputs,)), ArraySpec("count", "uint8")
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
     """Gather one shard's parts from all models, prove coverage, score, write."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
-    layout, specs = dataset.layout, prediction_arrays(dataset.schema)
+    layout, specs, schema = dataset.layout, prediction_arrays(dataset.schema), dataset.schema
     start, stop = layout.shard_range(task.shard)
     blocks = layout.blocks_of(task.shard)
     codes = BlockReader(plan, [spec.name for spec in plan.manifest.arrays]).read(blocks)
-    total = np.zeros((stop - start, dataset.schema.outputs), np.float64)
-    count = np.zeros(stop - start, np.uint8)
-    for folder, model in zip(task.parts, plan.models, strict=True):
+    truth = BlockReader(dataset, [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]).read(blocks)
+    total, count = np.zeros((stop - start, schema.outputs)), np.zeros(stop - start, np.uint8)
+    tallies = []
+    for folder, model in zip(task.parts, task.models, strict=True):
         expected = np.flatnonzero(among(codes[model.array], model.held_out))
-        rows, values = read_part(Path(folder), task.shard) or (np.empty(0, np.int64), total[:0])
+        rows, values = read_part(Path(folder), task.shard) or (np.empty(0, np.int64), np.empty((0, schema.outputs)))
         check_coverage(expected, rows - start, folder)
         total[rows - start] += values
         count[rows - start] += 1
-    covered = count > 0
+        tallies.append(Tally.of(row_scores(schema, values, truth["y"][rows - start]), rows))
+    covered = np.flatnonzero(count)
     prediction = np.full(total.shape, np.nan, np.float32)
     prediction[covered] = total[covered] / count[covered, None]
-    y = BlockReader(dataset, ("y",)).read(blocks)["y"]
-    sums = score(dataset.schema, prediction[covered], y[covered])
     written = write_shard(Path(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
-    return MergedShard(written, int(covered.sum()), sums)
+    covering = {name: column[covered] for name, column in truth.items()}
+    return MergedShard(written, account_of(schema, prediction[covered], covering, start + covered, tallies))
+
+
+def account_of(
+    schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[Tally]
+) -> Account:
+    """The account of `rows` (rows,) by their numbers, with their merged `prediction` (rows, outputs) and what the
+    dataset says of them."""
+    y, scores = truth["y"], row_scores(schema, prediction, truth["y"])
+    losses = scores["loss"] if schema.classes else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
+    worst = [
+        WorstRow(
+            float(losses[i]),
+            int(rows[i]),
+            row_name(truth, i),
+            tuple(np.atleast_1d(y[i]).astype(float).tolist()),
+            tuple(prediction[i].tolist()),
+        )
+        for i in np.argsort(-losses, kind="stable")[:WORST]
+    ]
+    classes = Classes.of(prediction, y) if schema.classes else None
+    return Account(Tally.of(scores, rows), models, classes, worst)
+
+
+def row_name(truth: dict[str, np.ndarray], at: int) -> str:
+    """What the user calls a row: its key, or its place in the source."""
+    key = truth.get("key")
+    if key is None:
+        return str(truth["id"][at])
+    return bytes(key[at]).rstrip(b"\0").decode() if key.ndim == 2 else str(key[at])
 
 
 def check_coverage(expected: np.ndarray, rows: np.ndarray, folder: str) -> None:
@@ -126,23 +189,3 @@ def check_coverage(expected: np.ndarray, rows: np.ndarray, folder: str) -> None:
     told = "; ".join(f"{len(at):,} rows {what} (the first is row {at[0]})" for what, at in faults.items() if len(at))
     told = told or "the rows are not in order"
     raise RunError(f"{folder}, of one shard: {told}; remove the fold's folder and train it again")
-
-
-def score(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Sums over rows: of hits and losses for classes, of squared and absolute errors for quantities."""
-    if schema.task == "classification":
-        own = prediction[np.arange(len(y)), y.astype(np.int64)]
-        rank = (prediction > own[:, None]).sum(axis=1)
-        losses = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
-        return {"loss": float(losses.sum()), "accuracy": float((rank < 1).sum()), "top3": float((rank < 3).sum())}
-    error = prediction.astype(np.float64) - y.reshape(prediction.shape)
-    return {
-        **schema.by_label("rmse", np.square(error).sum(axis=0)),  # the root is drawn at the end
-        **schema.by_label("mae", np.abs(error).sum(axis=0)),
-    }
-
-
-def finish_scores(shards: list[MergedShard], rows: int) -> dict[str, Any]:
-    """Means over all rows, added up in the order of the shards."""
-    scores = {name: sum(shard.sums[name] for shard in shards) / rows for name in shards[0].sums}
-    return {name: math.sqrt(score) if name.startswith("rmse") else score for name, score in scores.items()}

@@ -8,12 +8,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from .errors import ForeignError
 
+Score = TypeVar("Score")
 FORMAT = 1
 MANIFEST = "manifest.json"
 WORK = ".work"
@@ -164,10 +165,11 @@ class Schema:
         """Values that a model gives a row: one a class, or one a label."""
         return len(self.classes) or len(self.labels) or 1
 
-    def by_label(self, name: str, values: Iterable[float]) -> dict[str, float]:
-        """A score of each label under its name: `rmse`, or `rmse/price`, `rmse/weight` where there are several."""
+    def by_label(self, name: str, values: Iterable[Score]) -> dict[str, Score]:
+        """A score of each label, or those of its rows, under its name: `rmse`, or `rmse/price` where there are several
+        labels."""
         names = [name] if len(self.labels) == 1 else [f"{name}/{label}" for label in self.labels]
-        return dict(zip(names, map(float, values), strict=True))
+        return dict(zip(names, values, strict=True))
 
     def arrays(self) -> tuple[ArraySpec, ...]:
         """The arrays of a dataset with this schema."""

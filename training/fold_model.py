@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import lr_scheduler
 from torch.utils.tensorboard import SummaryWriter
 
-from ..storage.files import read_json, write_json
+from ..storage.files import write_json
 from .batch import Batch
 from .checkpoint import load_checkpoint, save_checkpoint, save_weights
 from .config import Recipe
@@ -258,14 +258,3 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: in
             return lr_scheduler.ExponentialLR(optimizer, recipe.gamma)
         case _:
             return lr_scheduler.ConstantLR(optimizer, factor=1.0)
-
-
-def is_done(folder: FoldFolder) -> bool:
-    """Whether a fold has been trained to its end."""
-    return folder.done.exists()
-
-
-def read_result(folder: FoldFolder) -> dict[str, Any]:
-    """The result of a fold that is done: its number, final metrics, and the metrics of each epoch."""
-    result: dict[str, Any] = read_json(folder.done)
-    return result

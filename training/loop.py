@@ -13,7 +13,7 @@ import torch
 
 from ..storage.fold_plan import open_plan
 from .batch import Batch, Rank
-from .filters import RowFilter, held_out_rows, training_rows
+from .filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from .fold_model import FoldModel
 from .fold_parallel import Owners, exchange_rows
 from .fused_plan import Chunk
@@ -50,6 +50,7 @@ class FoldTrainer:
         plan = open_plan(run.folds)
         rows = {fold: training_rows(plan, fold) for fold in folds}
         self.held_out: dict[int, RowFilter] = {fold: held_out_rows(plan, fold) for fold in folds}
+        self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
         mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
         self.stream: TrainStream | FusedStream
         if len(folds) > 1:
@@ -209,8 +210,12 @@ class FoldTrainer:
         self.beat(False)
         predictors = {fold.fold: fold.final_predictor() for fold in folds}
         held_out = {fold: self.held_out[fold] for fold in predictors}
-        folders = {fold.fold: fold.folder for fold in folds}
-        predict_folds(predictors, chosen_rows(self.dataset, held_out, self.rank), folders)
+        parts = {fold.fold: fold.folder.parts for fold in folds}
+        predict_folds(predictors, chosen_rows(self.dataset, held_out, self.rank), parts)
+        if self.holdout.codes:
+            untouched = dict.fromkeys(predictors, self.holdout)
+            parts = {fold.fold: fold.folder.holdout_parts for fold in folds}
+            predict_folds(predictors, chosen_rows(self.dataset, untouched, self.rank), parts)
         self.process.wait()
         if self.process.leads:
             for fold in folds:

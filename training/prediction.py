@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .batch import Batch
 from .checkpoint import load_weights
 from .objective import Objective, Preparation, autocast, make_model
 from .row_stream import EVALUATION_BATCH, all_rows
-from .run import FoldFolder, RunFolder, RunJob
+from .run import RunFolder, RunJob
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,17 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
 def predict_folds(
     predictors: Mapping[int, Predictor],
     rows: Iterable[tuple[int, int, np.ndarray, Batch]],
-    folders: Mapping[int, FoldFolder],
+    folders: Mapping[int, Path],
 ) -> None:
     """Predict a rank's share of the folds' rows, as `chosen_rows` gives them: for each fold and each shard of the
-    dataset one part, written whole by one rank."""
+    dataset one part in the fold's folder, written whole by one rank."""
     for shard, group in groupby(rows, key=lambda item: item[1]):
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
         for fold, _, at, batch in group:
             parts[fold].append((at, predictors[fold](batch.x).numpy()))
         for fold, pieces in parts.items():
             rows_of, values = zip(*pieces, strict=True)
-            write_part(folders[fold].parts, shard, np.concatenate(rows_of), np.concatenate(values))
+            write_part(folders[fold], shard, np.concatenate(rows_of), np.concatenate(values))
 
 
 def predict_rows(job: RunJob, run: RunFolder, dataset: Dataset) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:

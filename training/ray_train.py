@@ -1,9 +1,8 @@
-"""Ray Train: the one place that knows it. A driver trains folds together, and listens for workers that hang."""
+"""Ray Train: the one place that knows it."""
 
 import os
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,68 +14,10 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ..storage.errors import RunError
+from .fold_driver import START_SECONDS, GroupRequest
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up
-START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
-LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
 BEAT_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class GroupRequest:
-    """Train `folds` of the run at `root` together, with `workers` workers. Ray keeps its own files by the `name`."""
-
-    root: Path
-    name: str
-    folds: tuple[int, ...]
-    workers: int
-    use_gpu: bool
-    memory: int | None = None
-    """Bytes that each worker's stream may hold."""
-    cache: int | None = None
-    """Bytes of local disk that each may use for blocks of an object store."""
-
-
-class FoldDriver:
-    """Drives one Ray Train run, in an actor: several may run at once, and what it has started ends with it."""
-
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.alive: dict[int, float] = {}
-        """When each worker's process was heard last."""
-        self.beats: dict[int, tuple[float, float]] = {}
-        """Of each worker's loop, when it was heard last, and for how long it may be silent."""
-
-    def train(self, request: GroupRequest) -> None:
-        """See `train_folds`."""
-        self.restart()
-        train_folds(request, ray.get_runtime_context().current_actor)
-
-    def restart(self) -> None:
-        """The workers start, for the first time or anew: none is heard for a while."""
-        self.alive, self.beats = {}, {-1: (monotonic(), START_SECONDS)}
-
-    def live(self, rank: int) -> None:
-        """A worker's process says that it is there."""
-        self.alive[rank] = monotonic()
-
-    def beat(self, rank: int, longest: float, working: bool) -> None:
-        """A worker's loop says that it goes on; `longest` is the longest pause that it has made, in seconds."""
-        self.beats.pop(-1, None)
-        self.beats[rank] = monotonic(), max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
-
-    def silence(self) -> float:
-        """The seconds for which a process was silent, or all loops were, if that is too long; else 0.
-
-        A loop that waits for another one, which writes, is silent too: so one that goes on is enough.
-        """
-        now = monotonic()
-        frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
-        if frozen > self.patience:
-            return frozen
-        beats = list(self.beats.values())
-        silent = all(now - heard > allowed for heard, allowed in beats)
-        return min((now - heard for heard, _ in beats), default=0.0) if silent else 0.0
 
 
 class Restarts(UserCallback):  # type: ignore[misc]
@@ -126,6 +67,7 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
     """
     # The controller asks its workers how they are at this interval, and every report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more, for news that nobody asks for
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     trainer = TorchTrainer(
         _train_worker,
@@ -160,10 +102,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     from ..storage.machine import keep_freed_memory
-    from .fold_model import is_done
     from .loop import FoldTrainer
     from .process import Process
-    from .run import RunFolder, load_job
+    from .run import RunFolder, is_done, load_job
 
     context = ray.train.get_context()
     mail = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_backend() != "gloo" else None

@@ -38,6 +38,16 @@ class RunFolder:
         return self.root / "oof.zarr"
 
     @property
+    def holdout(self) -> Path:
+        """The mean predictions of the rows that no model has seen."""
+        return self.root / "holdout.zarr"
+
+    @property
+    def report(self) -> Path:
+        """What the predictions are worth, in full."""
+        return self.root / "report.json"
+
+    @property
     def summary(self) -> Path:
         """The folds' results and the out-of-fold score; written last."""
         return self.root / "summary.json"
@@ -75,6 +85,11 @@ class FoldFolder:
     def parts(self) -> Path:
         """Predictions of the fold's rows, a file for each shard of the dataset."""
         return self.root / "predictions"
+
+    @property
+    def holdout_parts(self) -> Path:
+        """Predictions of the rows that no model has seen."""
+        return self.root / "holdout"
 
 
 @dataclass(frozen=True)
@@ -114,3 +129,14 @@ def load_job(run: RunFolder) -> RunJob:
             f"{run.root} is not a run (it has no {run.job.name}); «foldstream train DATASET RUN» makes one"
         )
     return RunJob.from_json(read_json(run.job))
+
+
+def is_done(folder: FoldFolder) -> bool:
+    """Whether a fold has been trained to its end."""
+    return folder.done.exists()
+
+
+def read_result(folder: FoldFolder) -> dict[str, Any]:
+    """The result of a fold that is done: its number, final metrics, and the metrics of each epoch."""
+    result: dict[str, Any] = read_json(folder.done)
+    return result

@@ -18,7 +18,7 @@ from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import describe_source
 from foldstream.storage.dataset import Dataset
 
-from ..conftest import EXAMPLES, table
+from ..conftest import EXAMPLES, convert_file, table
 
 MODEL = """
 from torch import nn
@@ -82,7 +82,9 @@ def test_folds_are_stratified_and_logged(trained: Path, digits: Dataset) -> None
     assert digits.rows == len(folds)
 
 
-def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(trained: Path, digits: Dataset) -> None:
+def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(
+    trained: Path, digits: Dataset, digits_csv: Path, tmp_path: Path
+) -> None:
     options = ("--folds", "3", "--epochs", "3", "--batch-size", "32", "--set", "hidden=32", "--set", "lr=0.01")
     model = ("--model", f"{trained.parent}/own.py:linear")
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
@@ -90,7 +92,17 @@ def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(trained:
     assert again.returncode == 0
     other = foldstream("train", digits.root, trained, *model, *options, "--seed", "1")
     assert other.returncode == 2
-    assert "holds another run: seed was 0, now 1" in other.stderr
+    assert "holds another run: seed was 0, now 1; choose" in other.stderr
+    fewer = convert_file(digits_csv, tmp_path / "fewer.zarr", "label", shape=(1, 28, 28), shuffle=1)
+    data = foldstream("train", fewer.root, trained, *model, *options)
+    assert data.returncode == 2
+    assert "the data are not the same" in data.stderr
+    source = trained.parent / "own.py"
+    source.write_text(MODEL + "\n")
+    changed = foldstream("train", digits.root, trained, *model, *options)
+    source.write_text(MODEL)
+    assert changed.returncode == 2
+    assert "the model's file has changed" in changed.stderr
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
@@ -193,7 +205,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--model", "{folder}/own.py:wrong"], "gives (2, 11) for 2 rows"),
         (["train", "{data}", "run", "--model", "{folder}/own.py:broken"], "ValueError: no such layer"),
         (["train", "{data}", "run", "--batch-size", "100"], "use 96 or 104"),
-        (["train", "{data}", "run", "--folds", "1"], "it must be from 2 to 255"),
+        (["train", "{data}", "run", "--folds", "1"], "it must be from 2 to 100"),
         (["train", "{data}", "run", "--split", "stratifed"], "did you mean «stratified»?"),
         (["train", "{data}", "run", "--set", "lrr=1"], "did you mean «lr»?"),
         (["train", "{data}", "run", "--set", "lr=fast"], "it must be of type float"),

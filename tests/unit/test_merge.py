@@ -3,19 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.merge import merge_predictions
+from foldstream.pipeline.scores import Tally, row_scores
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
+from foldstream.storage.format import Schema
 from foldstream.storage.parts import write_part
 from foldstream.storage.reader import BlockReader
 from foldstream.training.filters import held_out_rows
 from foldstream.training.plan_folds import make_plan
 from foldstream.training.split import Split
+from scipy.stats import bootstrap
+from sklearn.metrics import confusion_matrix
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,18 @@ def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> 
     return parts
 
 
-def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The scores, and the merged arrays."""
-    scores = merge_predictions(dataset, parts.plan, parts.folders, root / "oof.zarr", SerialExecutor())
+def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The report, and the merged arrays."""
+    plan = parts.plan
+    report = merge_predictions(dataset, plan, plan.models, parts.folders, root / "oof.zarr", SerialExecutor())
     reader = BlockReader(open_arrays(root / "oof.zarr", "predictions"), ("prediction", "count"))
-    return scores, reader.read(range(dataset.layout.blocks))
+    return report, reader.read(range(dataset.layout.blocks))
 
 
 def test_parts_are_merged_in_place_and_scored(digits: Dataset, tmp_path: Path) -> None:
     parts = write_parts(digits, tmp_path)
-    scores, arrays = merge(digits, parts, tmp_path)
+    report, arrays = merge(digits, parts, tmp_path)
+    scores = report["scores"]
     folds = BlockReader(parts.plan, ("fold",)).read(range(digits.layout.blocks))["fold"]
     values = parts.values[folds, np.arange(digits.rows)]
     y = BlockReader(digits, ("y",)).read(range(digits.layout.blocks))["y"]
@@ -77,6 +84,58 @@ def test_repeats_are_averaged_and_the_holdout_has_none(digits: Dataset, tmp_path
     of_repeat = [parts.values[3 * repeat + folds[repeat][seen], seen.nonzero()[0]] for repeat in range(2)]
     expected = np.mean(of_repeat, axis=0, dtype=np.float64).astype(np.float32)
     np.testing.assert_array_equal(arrays["prediction"][seen], expected)
+
+
+def test_the_report_tells_classes_apart_and_names_the_worst_rows(digits: Dataset, tmp_path: Path) -> None:
+    parts = write_parts(digits, tmp_path)
+    report, arrays = merge(digits, parts, tmp_path)
+    y = BlockReader(digits, ("y",)).read(range(digits.layout.blocks))["y"]
+    chosen = arrays["prediction"].argmax(axis=1)
+    table = np.zeros((10, 10), int)
+    for truth, predicted, count in report["confusion"]:
+        table[truth, predicted] = count
+    np.testing.assert_array_equal(table, confusion_matrix(y, chosen))
+    counts, hits, sums = np.transpose(report["calibration"])
+    assert counts.sum() == 1200
+    assert hits.sum() == (chosen == y).sum()
+    assert sums.sum() == pytest.approx(arrays["prediction"].max(axis=1).sum(dtype=np.float64))
+    losses = -np.log(np.maximum(arrays["prediction"][np.arange(1200), y].astype(np.float64), 1e-7))
+    order = np.argsort(-losses)[:100]
+    assert [row["row"] for row in report["worst"]] == order.tolist()
+    assert [row["truth"] for row in report["worst"]] == [[float(y[row])] for row in order]
+    assert [model["rows"] for model in report["models"]] == [600, 600]
+
+
+def test_bootstrap_intervals_are_those_of_resampled_rows() -> None:
+    """Against scipy's bootstrap of the mean, and exactly the same from shards."""
+    draw = np.random.default_rng(0)
+    scores = {"loss": draw.exponential(size=3000), "accuracy": (draw.random(3000) < 0.9).astype(float)}
+    whole = Tally.of(scores, np.arange(3000))
+    for name, values in scores.items():
+        theirs = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
+        width = theirs.high - theirs.low
+        np.testing.assert_allclose(whole.intervals()[name], theirs, atol=0.15 * width)
+    parts = [
+        Tally.of({name: values[rows] for name, values in scores.items()}, rows)
+        for rows in np.array_split(np.arange(3000), 7)
+    ]
+    for part in parts[1:]:
+        parts[0].add(part)
+    assert parts[0].scores() == pytest.approx(whole.scores())
+    for name, interval in whole.intervals().items():
+        assert parts[0].intervals()[name] == pytest.approx(interval)
+
+
+def test_quantities_are_scored_by_label() -> None:
+    schema = Schema(("a",), (1,), "uint8", ("price", "weight"), "regression", "float64")
+    scores = row_scores(schema, np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), np.array([[1.0, 0.0], [0.0, 4.0]]))
+    tally = Tally.of(scores, np.arange(2))
+    assert tally.scores() == {
+        "rmse/price": pytest.approx(4.5**0.5),
+        "rmse/weight": pytest.approx(2**0.5),
+        "mae/price": 1.5,
+        "mae/weight": 1.0,
+    }
 
 
 @pytest.mark.parametrize(

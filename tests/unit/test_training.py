@@ -13,13 +13,12 @@ from foldstream.storage.errors import UsageError
 from foldstream.storage.files import write_json
 from foldstream.storage.parts import read_part
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
-from foldstream.training.fold_model import read_result
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import check_model
 from foldstream.training.order import lane_count
 from foldstream.training.plan_folds import make_plan
 from foldstream.training.process import Process
-from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.run import RunFolder, RunJob, read_result
 from foldstream.training.split import Split
 
 

@@ -1,0 +1,71 @@
+"""A fold's driver: it has Ray Train train folds together, and listens for workers that hang.
+
+The command that starts drivers loads this, and not Ray Train, which takes seconds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
+LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """Train `folds` of the run at `root` together, with `workers` workers. Ray keeps its own files by the `name`."""
+
+    root: Path
+    name: str
+    folds: tuple[int, ...]
+    workers: int
+    use_gpu: bool
+    memory: int | None = None
+    """Bytes that each worker's stream may hold."""
+    cache: int | None = None
+    """Bytes of local disk that each may use for blocks of an object store."""
+
+
+class FoldDriver:
+    """Drives one Ray Train run, in an actor: several may run at once, and what it has started ends with it."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.alive: dict[int, float] = {}
+        """When each worker's process was heard last."""
+        self.beats: dict[int, tuple[float, float]] = {}
+        """Of each worker's loop, when it was heard last, and for how long it may be silent."""
+
+    def train(self, request: GroupRequest, driver: Any) -> None:
+        """See `train_folds`; `driver` is this one, as others call it."""
+        from .ray_train import train_folds
+
+        self.restart()
+        train_folds(request, driver)
+
+    def restart(self) -> None:
+        """The workers start, for the first time or anew: none is heard for a while."""
+        self.alive, self.beats = {}, {-1: (monotonic(), START_SECONDS)}
+
+    def live(self, rank: int) -> None:
+        """A worker's process says that it is there."""
+        self.alive[rank] = monotonic()
+
+    def beat(self, rank: int, longest: float, working: bool) -> None:
+        """A worker's loop says that it goes on; `longest` is the longest pause that it has made, in seconds."""
+        self.beats.pop(-1, None)
+        self.beats[rank] = monotonic(), max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
+
+    def silence(self) -> float:
+        """The seconds for which a process was silent, or all loops were, if that is too long; else 0.
+
+        A loop that waits for another one, which writes, is silent too: so one that goes on is enough.
+        """
+        now = monotonic()
+        frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
+        if frozen > self.patience:
+            return frozen
+        beats = list(self.beats.values())
+        silent = all(now - heard > allowed for heard, allowed in beats)
+        return min((now - heard for heard, _ in beats), default=0.0) if silent else 0.0
