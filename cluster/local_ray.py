@@ -46,12 +46,12 @@ def ray_cluster(workers: int) -> Iterator[str]:
 
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:
-    """See processes end, and end those that do not: an actor whose owner was killed may hang in its exit."""
-    _, alive = psutil.wait_procs(processes, timeout=END_SECONDS)
-    for process in alive:
+    """End processes that Ray has told to end: its dashboard takes seconds, and an actor whose owner was killed may hang
+    in its exit."""
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=END_SECONDS)
+    psutil.wait_procs(processes, timeout=END_SECONDS)
 
 
 def _dashboard(url: str | None) -> str:
