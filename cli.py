@@ -394,16 +394,36 @@ def predict(
         str | None, typer.Option(help="Names of its columns; else ImageId,Label, or of images path,label,probability.")
     ] = None,
     id: Annotated[str | None, typer.Option(help="Column of SOURCE that names the rows; else 1, 2, 3, …")] = None,
+    ensemble: Annotated[
+        str, typer.Option(help="How the folds' predictions become one: mean, median, vote, weighted.")
+    ] = "mean",
 ) -> None:
-    """Predict by the mean of all folds and write a CSV.
+    """Predict by all folds together and write a CSV.
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
     from .cluster import jobs
 
     with listening() as listener:
-        rows = jobs.predict(run, source, out, columns=columns.split(",") if columns else None, id=id, listener=listener)
+        names = columns.split(",") if columns else None
+        rows = jobs.predict(run, source, out, columns=names, id=id, ensemble=ensemble, listener=listener)
     console.print(f"{rows:,} predictions: {out}", highlight=False)
+
+
+@app.command()
+def oof(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="The table to write.")],
+) -> None:
+    """Write the out-of-fold predictions as a table: of each row, what models say that have not seen it.
+
+    Example: foldstream oof runs/digits oof.parquet
+    """
+    from .cluster import jobs
+
+    with listening() as listener:
+        rows = jobs.write_oof(run, out, listener=listener)
+    console.print(f"{rows:,} rows: {out}", highlight=False)
 
 
 @app.command("run")

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -23,18 +23,20 @@ from distributed import Client
 from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
 from ..pipeline.executor import Executor, SerialExecutor
+from ..pipeline.oof_table import WRITERS, write_table
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
-from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import ConflictError, UsageError, did_you_mean, disk_in_words
+from ..storage.dataset import Dataset, open_arrays, open_dataset
+from ..storage.errors import ConflictError, UsageError, check_choice, did_you_mean, disk_in_words
 from ..storage.files import names_in, write_atomic
 from ..storage.fold_plan import FoldPlan, open_plan
-from ..storage.format import MANIFEST, WORK, Schema
+from ..storage.format import MANIFEST, WORK, Schema, keys_of
 from ..storage.machine import parse_bytes
 from ..storage.object_path import AnyPath, locate
 from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, resolve_settings
+from ..training.ensemble import check_ensemble
 from ..training.models import check_model
 from ..training.order import lane_count
 from ..training.plan_folds import make_plan
@@ -202,13 +204,15 @@ def predict(
     *,
     columns: Sequence[str] | None = None,
     id: str | None = None,
+    ensemble: str = "mean",
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> int:
-    """Predict a dataset, a CSV file with the run's feature columns, or images, by the mean of all folds; write a CSV.
+    """Predict a dataset, a CSV file with the run's feature columns, or images, by all folds; write a CSV.
 
-    The CSV has the row's id (the `id` column's value, or its number counted from 1) and the class with the highest
-    mean probability, or the mean value of each label. `columns` are its names: by default ImageId and Label, or
+    `ensemble` says how the folds' predictions become one: mean, median, vote, or weighted by their held-out losses.
+    The CSV has the row's id (the `id` column's value, or its number counted from 1) and the most probable class, or
+    the value of each label. `columns` are its names: by default ImageId and Label, or
     ImageId and the labels where there are several. Of images it has each one's path, its class and the probability
     of that, or its values. Returns the rows written.
     """
@@ -218,14 +222,33 @@ def predict(
     names = tuple(columns or usual)
     if len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
-    target = Path(out).absolute()
-    if target.is_dir():
-        raise UsageError(f"{out} is a folder; name a CSV file in it")
+    check_ensemble(ensemble, bool(job.schema.classes))
+    target = _new_file(out)
     if id and job.schema.image:
         raise UsageError("--id names a column, and images have none; their paths name them")
     with _source_dataset(job, source, target, id, listener, client) as dataset:
         check_same_features(job.schema, dataset.schema, source)
-        return write_predictions(job, folder, dataset, target, names, listener.progress)
+        predicted = predict_rows(job, folder, dataset, ensemble)
+        return write_predictions(job.schema, predicted, dataset.rows, target, names, listener.progress)
+
+
+def write_oof(run: str | Path, out: str | Path, *, listener: Listener = SILENT) -> int:
+    """Write the out-of-fold predictions of a complete run as a table: OUT.csv or OUT.parquet.
+
+    A row of it has the row's name, its label, how many models have predicted it without having seen it, and their
+    mean: the class and each class's probability, or each label's value. Returns the rows written.
+    """
+    folder, _ = read_run(Path(run))
+    target = _new_file(out)
+    check_choice("the ending of OUT", target.suffix, tuple(WRITERS))
+    return write_table(load_job(folder).open_data(), open_arrays(folder.oof, "predictions"), target, listener.progress)
+
+
+def _new_file(out: str | Path) -> Path:
+    target = Path(out).absolute()
+    if target.is_dir():
+        raise UsageError(f"{out} is a folder; name a file in it")
+    return target
 
 
 def default_columns(schema: Schema) -> tuple[str, ...]:
@@ -269,29 +292,29 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
 
 
 def write_predictions(
-    job: RunJob, folder: RunFolder, dataset: Dataset, target: Path, columns: Sequence[str], progress: Progress
+    schema: Schema,
+    predicted: Iterable[tuple[dict[str, np.ndarray], np.ndarray]],
+    rows: int,
+    target: Path,
+    columns: Sequence[str],
+    progress: Progress,
 ) -> int:
-    """Write the folds' mean predictions of all rows as a CSV, atomically."""
+    """Write the predictions of all rows, as `predict_rows` gives them, as a CSV, atomically."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     done = 0
-    for arrays, predictions in predict_rows(job, folder, dataset):
-        writer.writerows(zip(row_names(arrays), *decide(job.schema, predictions), strict=True))
+    for arrays, predictions in predicted:
+        writer.writerows(zip(row_names(arrays), *decide(schema, predictions), strict=True))
         done += len(predictions)
-        progress("predict", done, dataset.rows, "rows")
+        progress("predict", done, rows, "rows")
     write_atomic(target, buffer.getvalue().encode())
     return done
 
 
 def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
     """What the first column calls the rows: the user's key, or the row's number from 1."""
-    key = arrays.get("key")
-    if key is None:
-        return list(arrays["id"] + 1)
-    if key.ndim == 2:
-        return [bytes(row).rstrip(b"\0").decode() for row in key]
-    return list(key)
+    return keys_of(arrays["key"]) if "key" in arrays else list(arrays["id"] + 1)
 
 
 def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import RunError
 from ..storage.fold_plan import FoldPlan, ModelRows, among, open_plan
-from ..storage.format import MANIFEST, ArraySpec, Manifest, Schema
+from ..storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
 from ..storage.parts import read_part
 from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
@@ -169,10 +169,7 @@ def account_of(
 
 def row_name(truth: dict[str, np.ndarray], at: int) -> str:
     """What the user calls a row: its key, or its place in the source."""
-    key = truth.get("key")
-    if key is None:
-        return str(truth["id"][at])
-    return bytes(key[at]).rstrip(b"\0").decode() if key.ndim == 2 else str(key[at])
+    return str(keys_of(truth["key"][[at]])[0] if "key" in truth else truth["id"][at])
 
 
 def check_coverage(expected: np.ndarray, rows: np.ndarray, folder: str) -> None:

@@ -189,6 +189,13 @@ class Schema:
         return cls(**{**value, **tuples, "categories": categories, "image": image})
 
 
+def keys_of(stored: np.ndarray) -> list[Any]:
+    """The user's keys of some rows, from what is stored: whole numbers (rows,), or UTF-8 (rows, width)."""
+    if stored.ndim == 2:
+        return [bytes(row).rstrip(b"\0").decode() for row in stored]
+    return list(stored)
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Per channel of `x` (the first axis of a sample): mean, standard deviation, least and greatest value; and how

@@ -15,9 +15,10 @@ from ..storage.fold_plan import open_plan
 from ..storage.parts import write_part
 from .batch import Batch
 from .checkpoint import load_weights
+from .ensemble import combine
 from .objective import Objective, Preparation, autocast, make_model
 from .row_stream import EVALUATION_BATCH, all_rows
-from .run import RunFolder, RunJob
+from .run import RunFolder, RunJob, read_result
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,19 @@ def predict_folds(
             write_part(folders[fold], shard, np.concatenate(rows_of), np.concatenate(values))
 
 
-def predict_rows(job: RunJob, run: RunFolder, dataset: Dataset) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """The mean of all folds' predictions for every row of a dataset, in order, from one pass over it.
+def predict_rows(
+    job: RunJob, run: RunFolder, dataset: Dataset, ensemble: str = "mean"
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """What all folds together, as an ensemble, predict for every row of a dataset, in order, from one pass over it.
 
     Yields (arrays of some rows: `id` and, if there, `key`; predictions (rows, outputs) float32).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictors = [load_predictor(job, run, fold, device) for fold in range(len(open_plan(run.folds).models))]
+    folds = range(len(open_plan(run.folds).models))
+    predictors = [load_predictor(job, run, fold, device) for fold in folds]
+    losses = [read_result(run.fold(fold))["metrics"]["loss"] for fold in folds]
     names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
     for arrays in all_rows(dataset, names):
         parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)
-        sums = [torch.stack([predictor(x) for predictor in predictors]).double().mean(dim=0) for x in parts]
-        yield arrays, torch.cat(sums).float().numpy()
+        every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
+        yield arrays, torch.cat([combine(one, ensemble, losses, bool(job.schema.classes)) for one in every]).numpy()

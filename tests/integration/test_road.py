@@ -9,6 +9,7 @@ from pathlib import Path
 
 import foldstream as fs
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from distributed import Client
@@ -118,6 +119,41 @@ def test_predictions_of_a_csv_and_of_its_dataset_agree(trained: Path, dask_clien
     fs.predict(trained, dataset.root, tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == out.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.csv", "sub.csv", "test.zarr"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_out_of_fold_predictions_as_a_table(ending: str, trained: Path, digits: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / f"oof.{ending}"
+    done = foldstream("oof", trained, out)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(out) if ending == "csv" else pd.read_parquet(out)
+    prediction = np.asarray(zarr.open_group(trained / "oof.zarr", mode="r")["prediction"][...])  # type: ignore[index]
+    assert table.columns[:4].tolist() == ["row", "label", "models", "predicted"]
+    np.testing.assert_allclose(table.iloc[:, 4:].to_numpy(), prediction, rtol=1e-6)
+    report = json.loads((trained / "report.json").read_text())["out_of_fold"]
+    accuracy = (table["label"].astype(str) == table["predicted"].astype(str)).mean()
+    assert report["scores"]["accuracy"] == pytest.approx(accuracy)
+    low, high = report["intervals"]["accuracy"]
+    assert low < accuracy < high
+    assert high - low < 0.1
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_holdout_is_scored_by_all_models_of_all_repeats(digits: Dataset, tmp_path: Path) -> None:
+    options = ("--folds", "2", "--repeats", "2", "--holdout", "0.25", "--epochs", "2", "--batch-size", "32")
+    done = foldstream("train", digits.root, tmp_path / "run", "--model", "mlp", *options)
+    assert done.returncode == 0, done.stderr
+    assert "out-of-fold, all 900 rows: accuracy" in done.stdout
+    assert "seen by no model, 300 rows: accuracy" in done.stdout
+    counts = [
+        np.asarray(zarr.open_group(tmp_path / "run" / name, mode="r")["count"][...])  # type: ignore[index]
+        for name in ("oof.zarr", "holdout.zarr")
+    ]
+    assert np.unique(counts[0], return_counts=True)[1].tolist() == [300, 900]
+    np.testing.assert_array_equal(counts[1], np.where(counts[0] == 0, 4, 0))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["holdout"]["accuracy"] > 0.6
+    assert len(summary["folds"]) == 4
 
 
 def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path) -> None:
