@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ..storage.errors import RunError
+from .saving import EACH_EPOCH, Saving
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up
 START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
@@ -35,6 +36,7 @@ class GroupRequest:
     """Bytes that each worker's stream may hold."""
     cache: int | None = None
     """Bytes of local disk that each may use for blocks of an object store."""
+    saving: Saving = EACH_EPOCH
 
 
 class FoldDriver:
@@ -134,6 +136,7 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
             "folds": list(request.folds),
             "memory": request.memory,
             "cache": request.cache,
+            "saving": request.saving,
             "driver": driver,
         },
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
@@ -177,5 +180,5 @@ def _train_worker(config: dict[str, Any]) -> None:
     process.wait()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)
-        FoldTrainer(job, run, left, process, config["memory"], config["cache"], beat).train()
+        FoldTrainer(job, run, left, process, config["memory"], config["cache"], beat, config["saving"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})
