@@ -338,6 +338,10 @@ def train(
     hang_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Silence after which a worker counts as failed.")
     ] = 30.0,
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TEXT", help="As in «1 epoch», «500 steps» or «10 minutes».")
+    ] = "1 epoch",
+    keep: Annotated[int, typer.Option(help="Checkpoints of each fold that stay: the last ones.")] = 1,
     set: Annotated[
         list[str],
         typer.Option(
@@ -377,6 +381,8 @@ def train(
             fold_mode=fold_mode,
             max_retries=max_retries,
             hang_timeout=hang_timeout,
+            checkpoint_every=checkpoint_every,
+            keep=keep,
             settings=parse_settings(set),
             listener=listener,
         )

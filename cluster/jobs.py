@@ -42,6 +42,7 @@ from ..training.order import lane_count
 from ..training.plan_folds import make_plan
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, load_job
+from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .local import dask_cluster, workers_released
@@ -87,6 +88,8 @@ def train(
     fold_mode: str = "auto",
     max_retries: int = 2,
     hang_timeout: float = 30.0,
+    checkpoint_every: str = "1 epoch",
+    keep: int = 1,
     settings: Mapping[str, Any] | None = None,
     listener: Listener = SILENT,
     client: Client | None = None,
@@ -99,6 +102,7 @@ def train(
     one pass over the data, "runs" as many at once as the cluster has room for; both give the same weights. What fails
     is begun again `max_retries` times, and then the other folds go on; a worker that is silent for `hang_timeout`
     seconds counts as failed.
+    A checkpoint is written after every `checkpoint_every`: "1 epoch", "500 steps", "10 minutes"; the last `keep` stay.
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
     `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
     fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
@@ -117,7 +121,8 @@ def train(
     if hang_timeout < SHORTEST_HANG:
         raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
-    execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode)
+    saving = parse_saving(checkpoint_every, keep)
+    execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving)
     parameters = check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
     with _task_executor(opened.rows, listener, client) as executor:
         job = plan_run(folder, opened, config, executor, listener.progress)

@@ -29,6 +29,7 @@ from ..training.fused_stream import FusedStream
 from ..training.models import absolute_model, model_hash
 from ..training.plan_folds import make_plan
 from ..training.run import RunFolder, RunJob, is_done, load_job, read_result
+from ..training.saving import EACH_EPOCH, Saving
 from ..training.stream import Mixing, TrainStream
 from .coordinator import Coordinator
 from .journal import Journal
@@ -43,7 +44,7 @@ MODEL_BYTES = 20  # of each parameter: itself, its gradient, two moments of its 
 @dataclass(frozen=True)
 class Execution:
     """How a run is carried out, which does not change its result: workers, bytes of memory and of cache for each one's
-    stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung."""
+    stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung, checkpoints."""
 
     workers: int
     memory: int | None = None
@@ -52,6 +53,7 @@ class Execution:
     hang_seconds: float = 30.0
     fold_mode: str = "auto"
     """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
+    saving: Saving = EACH_EPOCH
 
 
 def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress) -> RunJob:
@@ -107,9 +109,9 @@ def train_left(run: RunFolder, config: TrainConfig, execution: Execution, progre
     units = plan_units(folds_left(run), execution, torch.cuda.is_available())
 
     def request(name: str) -> GroupRequest:
-        use_gpu = units[name].demand.gpus > 0
+        unit, streams = units[name], (execution.memory, execution.cache)
         return GroupRequest(
-            run.root, name, units[name].folds, execution.workers, use_gpu, execution.memory, execution.cache
+            run.root, name, unit.folds, execution.workers, unit.demand.gpus > 0, *streams, execution.saving
         )
 
     coordinator = Coordinator(

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from .saving import EACH_EPOCH, Saving
+
 START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
 LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
 
@@ -25,6 +27,7 @@ class GroupRequest:
     """Bytes that each worker's stream may hold."""
     cache: int | None = None
     """Bytes of local disk that each may use for blocks of an object store."""
+    saving: Saving = EACH_EPOCH
 
 
 class FoldDriver:

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..storage.files import write_json
 from .batch import Batch
-from .checkpoint import load_checkpoint, save_checkpoint, save_weights
+from .checkpoint import Checkpoints, save_weights
 from .config import Recipe
 from .metrics import make_loss_metric, make_metrics, name_metrics
 from .models import parameter_groups
@@ -27,6 +27,7 @@ from .objective import Objective, Preparation, autocast, make_model
 from .prediction import Predictor
 from .process import Process
 from .run import FoldFolder, RunJob
+from .saving import EACH_EPOCH, Pace, Saving
 from .seeding import seed_of
 from .shares import Rows, Shares
 
@@ -35,9 +36,10 @@ PROGRESS_SECONDS = 1.0
 
 @dataclass
 class FoldState:
-    """Where a fold's training stands."""
+    """Where a fold's training stands: so many epochs are over, and steps of the next one up to an update."""
 
     epoch: int = 0
+    step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     """With early stopping: the lowest validation loss, its epoch and its weights."""
@@ -47,7 +49,9 @@ class FoldModel:
     """A fold's model, with its optimizer and its state. An epoch has `rows` rows, so many that its batches are full;
     `dropped` are left over."""
 
-    def __init__(self, job: RunJob, fold: int, folder: FoldFolder, process: Process, kept: int) -> None:
+    def __init__(
+        self, job: RunJob, fold: int, folder: FoldFolder, process: Process, kept: int, saving: Saving = EACH_EPOCH
+    ) -> None:
         self.job, self.config, self.recipe = job, job.config, job.config.recipe
         self.fold, self.folder, self.process = fold, folder, process
         self.steps, self.dropped = divmod(kept, self.config.batch_size)
@@ -62,8 +66,12 @@ class FoldModel:
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
         self.state = FoldState()
+        self.pace, self.checkpoints = Pace(saving), Checkpoints(folder.checkpoints, saving.keep)
+        self.saved_best = 0
+        self.within: dict[str, Any] | None = None
+        """What the shares of the epoch have that a checkpoint was written in, until it goes on."""
         self.losses = torch.zeros(1, dtype=torch.float64, device=process.device)
-        self.shown = 0.0
+        self.began = self.shown = self.earlier = 0.0
         self.logs: SummaryWriter | None = None
 
     @property
@@ -72,16 +80,25 @@ class FoldModel:
         patience, best = self.recipe.patience, self.state.best.get("epoch", 0)
         return self.state.epoch >= self.config.epochs or bool(patience and self.state.epoch - best >= patience)
 
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs, up to the last update."""
+        return self.state.epoch * self.steps + self.state.step
+
     def begin_epoch(self, numbers: Sequence[int], count: int, together: bool) -> None:
-        """Train the next epoch on the shares `numbers` of `count` of each batch; `together` with the other ranks,
-        which have the other shares."""
+        """Train the next epoch, or the rest of it, on the shares `numbers` of `count` of each batch; `together` with
+        the other ranks, which have the other shares."""
         self.shares = Shares(self.model, numbers, count)
         if not together:
             self.wrapped = self.model
         elif self.wrapped is self.model:
             self.wrapped = self.process.wrap(self.model)
         self.losses = torch.zeros(len(numbers), dtype=torch.float64, device=self.process.device)
-        self.shown = perf_counter()
+        self.began = self.shown = perf_counter()
+        self.earlier = 0.0
+        if self.within is not None:
+            self.set_within(self.within)
+            self.within = None
         self.wrapped.train()
 
     def train_step(self, parts: Sequence[Rows], step: int) -> None:
@@ -103,6 +120,7 @@ class FoldModel:
             self.losses[position] += loss.detach()
         if last_of_group:
             self.update()
+            self.state.step = step + 1
         if perf_counter() - self.shown > PROGRESS_SECONDS:
             self.shown = perf_counter()
             if process.leads or self.wrapped is self.model:
@@ -159,7 +177,7 @@ class FoldModel:
         if self.recipe.patience and metrics["loss"] < state.best.get("loss", math.inf):
             weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             state.best = {"loss": metrics["loss"], "epoch": state.epoch + 1, "weights": weights}
-        state.epoch += 1
+        state.epoch, state.step = state.epoch + 1, 0
         state.history.append(metrics)
 
     def training_state(self) -> dict[str, Any]:
@@ -179,22 +197,51 @@ class FoldModel:
 
     def state_within(self) -> dict[str, Any]:
         """What the next steps depend on, between two updates of an epoch."""
-        return {**self.training_state(), "buffers": self.shares.buffers, "losses": self.losses}
+        return {**self.training_state(), **self.state_of_shares()}
 
     def set_state_within(self, state: dict[str, Any]) -> None:
         self.set_training_state(state)
         self.losses.copy_(state["losses"])
         self.shares.set_buffers(state["buffers"])
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        save_checkpoint(self.folder.checkpoint, {**vars(self.state), **self.training_state()})
+    def state_of_shares(self) -> dict[str, Any]:
+        """What this rank's shares have of their own, and the seconds that they have taken."""
+        seconds = self.earlier + perf_counter() - self.began
+        return {"buffers": self.shares.buffers, "losses": self.losses, "seconds": seconds}
+
+    def set_within(self, state: dict[str, Any]) -> None:
+        """Go on with what all shares had. If they are more now, some begin with the same."""
+        chosen = [number % len(state["buffers"]) for number in self.shares.numbers]
+        self.shares.set_buffers([state["buffers"][share] for share in chosen])
+        self.losses.copy_(state["losses"][chosen])
+        self.earlier = state["seconds"]
+
+    def is_due(self) -> bool:
+        """Whether a checkpoint is due after the last update, on the rank that writes it."""
+        if self.state.step:
+            return self.pace.is_due(self.steps_done, self.recipe.accumulate)
+        last_group = (self.steps - 1) % self.recipe.accumulate + 1
+        return self.ended or self.pace.is_due_after(self.state.epoch, self.steps_done, last_group)
+
+    def save(self, within: dict[str, Any] | None = None) -> None:
+        """Write the checkpoint: between two epochs, or in one, `within` which all shares have what is given.
+
+        The best weights are part of it; for those who look they stand in a file of their own too.
+        """
+        state = self.state
+        if state.best and state.best["epoch"] != self.saved_best:
+            save_weights(self.folder.best, state.best["weights"])
+            self.saved_best = state.best["epoch"]
+        self.checkpoints.save(state.epoch, state.step, {**vars(state), **self.training_state(), "within": within})
+        self.pace.saved(self.steps_done)
 
     def load(self) -> None:
         """Go back to the last checkpoint, if there is one."""
-        if state := load_checkpoint(self.folder.checkpoint, self.process.device):
+        if state := self.checkpoints.load():
             self.set_training_state(state)
-            self.state = FoldState(state["epoch"], state["history"], state["best"])
+            self.state = FoldState(*(state[name] for name in ("epoch", "step", "history", "best")))
+            self.within, self.saved_best = state["within"], self.state.best.get("epoch", 0)
+            self.pace.saved(self.steps_done)
 
     def final_predictor(self) -> Predictor:
         """The model as it is to predict: with early stopping, by its best weights."""
@@ -203,11 +250,10 @@ class FoldModel:
         return Predictor(self.model, self.prepare, self.objective, self.process.device)
 
     def finish(self) -> None:
-        """Write weights and mark, now that all ranks have written their predictions, and drop the checkpoint."""
-        save_weights(self.folder.weights, self.model)
+        """Write weights and mark, now that all ranks have written their predictions."""
+        save_weights(self.folder.weights, self.model.state_dict())
         final = self.state.history[self.state.best["epoch"] - 1 if self.state.best else -1]
         write_json(self.folder.done, {"fold": self.fold, "metrics": final, "history": self.state.history})
-        self.folder.checkpoint.unlink()
 
     def write_progress(self, part_of_epoch: float) -> None:
         """Say how far the fold is, to whoever looks: the training does not wait for the disk."""

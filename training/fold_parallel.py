@@ -19,18 +19,22 @@ from .shares import Rows
 
 @dataclass(frozen=True)
 class Owners:
-    """Which of `world_size` ranks trains a fold in a chunk of its epoch."""
+    """Which of `world_size` ranks trains a fold in the chunk of `chunk_steps` steps that begins at a step of its epoch.
+
+    It depends on the step alone, so that it is the same wherever in an epoch the training begins.
+    """
 
     folds: tuple[int, ...]
     world_size: int
+    chunk_steps: int
 
-    def owner(self, fold: int, chunk: int) -> int:
+    def owner(self, fold: int, step: int) -> int:
         place = self.folds.index(fold)
         goes_round = place >= len(self.folds) // self.world_size * self.world_size
-        return (place + chunk * goes_round) % self.world_size
+        return (place + step // self.chunk_steps * goes_round) % self.world_size
 
     def home(self, fold: int) -> int:
-        """The rank that has the fold between epochs: that of its first chunk."""
+        """The rank that has the fold between epochs: that of an epoch's first chunk."""
         return self.owner(fold, 0)
 
     @property
@@ -59,7 +63,7 @@ def exchange_rows(
 
 def _post(number: int, chunk: Chunk, own: Rows, owners: Owners, process: Process) -> tuple[list[Rows], list[Work]]:
     """Begin to send a part, or to receive those of the others. Returns the parts of all ranks, and what to wait for."""
-    owner = owners.owner(chunk.model, chunk.number)
+    owner = owners.owner(chunk.model, chunk.steps.start)
     if owner != process.rank:
         return [], [process.start_send(tensor, owner, 1 + 2 * number + i) for i, tensor in enumerate(own)]
     parts, jobs = [], []

@@ -18,7 +18,7 @@ class Chunk:
 
     model: int
     number: int
-    """Among the model's chunks, from 0."""
+    """Among the model's chunks that are read, from 0."""
     last: bool
     steps: range
     loads: tuple[Load, ...]

@@ -4,7 +4,7 @@ Several folds are trained from one pass over the data: what is read for one of t
 process or in a group, with or without Ray.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ from .prediction import predict_folds
 from .process import Process, Work
 from .row_stream import chosen_rows
 from .run import RunFolder, RunJob
-from .shares import Rows, deal
+from .saving import EACH_EPOCH, Saving
+from .shares import Rows, deal, join_states
 from .stream import Mixing, TrainStream
 
 Item = TypeVar("Item")
@@ -43,8 +44,10 @@ class FoldTrainer:
         memory: int | None = None,
         cache: int | None = None,
         beat: Beat = lambda working: None,
+        saving: Saving = EACH_EPOCH,
     ) -> None:
         self.dataset, self.process, self.config, self.beat = job.open_data(), process, job.config, beat
+        self.saving = saving
         config = self.config
         self.rank = Rank(process.rank, process.world_size, memory, cache=cache)
         plan = open_plan(run.folds)
@@ -60,7 +63,8 @@ class FoldTrainer:
         self.shares = config.shares if process.world_size == 1 else process.world_size
         self.homes: dict[int, int] = {}
         """The ranks that have the newest state of a fold, where not all have it."""
-        self.folds = [FoldModel(job, fold, run.fold(fold), process, int(rows[fold].kept().sum())) for fold in folds]
+        kept = {fold: int(rows[fold].kept().sum()) for fold in folds}
+        self.folds = [FoldModel(job, fold, run.fold(fold), process, kept[fold], saving) for fold in folds]
         self.clock = Clock()
 
     def train(self, notify: Notify = lambda fold, metrics: None) -> None:
@@ -71,9 +75,10 @@ class FoldTrainer:
         left = self.folds
         for fold in left:
             fold.load()
+        self.process.wait()  # before one of them writes a checkpoint that another one would go on from
         try:
             while left:
-                # After a kill some may be an epoch behind the others, which wait for them.
+                # After a kill some may be some epochs behind the others, which wait for them.
                 epoch = min(fold.state.epoch for fold in left)
                 if going_on := [fold for fold in left if fold.state.epoch == epoch and not fold.ended]:
                     self.train_epoch(going_on, notify)
@@ -96,12 +101,12 @@ class FoldTrainer:
         self.beat(False)  # what is written may take its time
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
             trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped}
-            of_pass = {"seconds": seconds, "read_bytes": read, "ranks": ranks}
+            of_pass = {"seconds": fold.earlier + seconds, "read_bytes": read, "ranks": ranks}
             fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass})
             if self.process.leads:
                 fold.write_logs()
                 fold.write_progress(0)
-            if self.process.rank == self.homes.get(fold.fold, 0):
+            if self.process.rank == self.homes.get(fold.fold, 0) and fold.is_due():
                 with self.clock.measure("checkpoint"):
                     fold.save()
             notify(fold.fold, fold.state.history[-1])
@@ -113,13 +118,42 @@ class FoldTrainer:
         If there is a fold for every rank, each trains folds of its own; else all ranks train each fold together.
         """
         together = len(folds) < self.process.world_size
-        started = perf_counter()
+        started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saving.unit != "epoch"
         for fold, step, parts in self.clock.waiting(self.steps_together(folds) if together else self.own_steps(folds)):
             fold.train_step(parts, step)
             self.beat(True)
+            if within and fold.state.step == step + 1 < fold.steps:  # after an update
+                self.save_within(fold, together)
         seconds = perf_counter() - started
-        self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"]
+        written -= self.clock.spent["checkpoint"]
+        self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"] + written
         return seconds
+
+    def save_within(self, fold: FoldModel, together: bool) -> None:
+        """Write a checkpoint in the midst of an epoch, if it is due: by the rank that trains the fold, or if all do, by
+        the one that leads, with what the shares of the others have of their own."""
+        if not self.is_due(fold, together):
+            return
+        if not together or self.process.leads:
+            self.beat(False)
+        with self.clock.measure("checkpoint"):
+            own = fold.state_of_shares()
+            if of_ranks := self.process.gather(own) if together else [own]:
+                fold.save(join_states(of_ranks))
+        self.beat(True)
+
+    def is_due(self, fold: FoldModel, together: bool) -> bool:
+        """Whether a checkpoint is due in the midst of an epoch. Time is told by the clock of one rank: that of the
+        fold's home, or where all train it, of the leader, whom the others ask now and then."""
+        if self.saving.unit == "step":
+            return fold.is_due()
+        if not together:
+            return self.homes[fold.fold] == self.process.rank and fold.is_due()
+        if fold.steps_done < fold.pace.look_at:
+            return False
+        due, steps = self.process.collect(fold.pace.look(fold.steps_done))[0]
+        fold.pace.look_at = fold.steps_done + int(steps)
+        return bool(due)
 
     def steps_together(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
         """The steps of folds that all ranks train, each with its share of every batch."""
@@ -130,20 +164,21 @@ class FoldTrainer:
                 fold.set_training_state(self.process.broadcast(state, home))
             fold.begin_epoch([self.process.rank], self.shares, together=True)
         models = {fold.fold: fold for fold in folds}
-        for chunk, batch in self.chunks(folds[0].state.epoch, list(models)):
+        for chunk, batch in self.chunks(folds[0].state.epoch, {fold.fold: fold.state.step for fold in folds}):
             yield from steps_of(models[chunk.model], chunk, [(batch.x, batch.y)])
 
     def own_steps(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
         """The steps of the folds that this rank trains, with the rows of all shares."""
         process, models, sent = self.process, {fold.fold: fold for fold in folds}, list[Work]()
-        owners = Owners(tuple(models), process.world_size)
+        owners = Owners(tuple(models), process.world_size, self.stream.chunk.steps)
+        begun = {fold: models[fold].state.step for fold in owners.reading_order}
         for fold in folds:
             self.bring_home(fold, owners.home(fold.fold))
             fold.begin_epoch(range(self.shares), self.shares, together=False)
-        chunks = self.chunks(folds[0].state.epoch, owners.reading_order)
+        chunks = self.chunks(folds[0].state.epoch, begun)
         for chunk, parts in exchange_rows(chunks, owners, process):
             fold = models[chunk.model]
-            before, after = (owners.owner(chunk.model, chunk.number + step) for step in (-1, 1))
+            before, after = (owners.owner(chunk.model, chunk.steps.start + n * owners.chunk_steps) for n in (-1, 1))
             if chunk.number and before != process.rank:
                 fold.set_state_within(process.receive_state(before))
             dealt = parts if len(parts) > 1 else deal(parts[0], self.config.lanes, self.shares, len(chunk.steps))
@@ -152,7 +187,8 @@ class FoldTrainer:
             if goes_to != process.rank:
                 sent += process.start_send_state(fold.state_within(), goes_to)
         for fold in folds:
-            trained_last = owners.owner(fold.fold, -(-fold.steps // self.stream.chunk.steps) - 1)
+            last = fold.steps - 1 - (fold.steps - 1 - begun[fold.fold]) % owners.chunk_steps
+            trained_last = owners.owner(fold.fold, last)
             if owners.home(fold.fold) == process.rank != trained_last:
                 fold.set_state_within(process.receive_state(trained_last))
         for work in sent:
@@ -168,15 +204,17 @@ class FoldTrainer:
         elif now != home == self.process.rank:
             fold.set_training_state(self.process.receive_state(now))
 
-    def chunks(self, epoch: int, folds: Sequence[int]) -> Iterator[tuple[Chunk, Batch]]:
-        """This rank's part of an epoch's batches, some steps of one fold, then some of the next."""
+    def chunks(self, epoch: int, begun: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
+        """This rank's part of an epoch's batches, some steps of one fold, then some of the next, each from the step on
+        that it has `begun` with."""
         if isinstance(self.stream, FusedStream):
-            yield from self.stream.chunks(epoch, dict.fromkeys(folds, 0))
+            yield from self.stream.chunks(epoch, begun)
             return
-        self.stream.load_state_dict({"epoch": epoch, "step": 0})
-        steps = len(self.stream)
-        for step, batch in enumerate(self.stream):
-            yield Chunk(folds[0], step, step + 1 == steps, range(step, step + 1), (), step / steps), batch
+        ((fold, first),) = begun.items()
+        self.stream.load_state_dict({"epoch": epoch, "step": first})
+        steps = first + len(self.stream)
+        for step, batch in enumerate(self.stream, first):
+            yield Chunk(fold, step - first, step + 1 == steps, range(step, step + 1), (), step / steps), batch
 
     def spread(self, fold: FoldModel) -> float:
         """Give every rank the weights of a fold after a pass. Returns its mean training loss."""

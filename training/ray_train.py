@@ -76,6 +76,7 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
             "folds": list(request.folds),
             "memory": request.memory,
             "cache": request.cache,
+            "saving": request.saving,
             "driver": driver,
         },
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
@@ -118,5 +119,5 @@ def _train_worker(config: dict[str, Any]) -> None:
     process.wait()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)
-        FoldTrainer(job, run, left, process, config["memory"], config["cache"], beat).train()
+        FoldTrainer(job, run, left, process, config["memory"], config["cache"], beat, config["saving"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})

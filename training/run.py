@@ -64,8 +64,14 @@ class FoldFolder:
     tensorboard: Path
 
     @property
-    def checkpoint(self) -> Path:
-        return self.root / "checkpoint.pt"
+    def checkpoints(self) -> Path:
+        """The last checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """With early stopping, the weights of the best epoch so far."""
+        return self.checkpoints / "best.safetensors"
 
     @property
     def weights(self) -> Path:

@@ -8,6 +8,7 @@ comes to the weights, to the last bit, to which two ranks with one share each co
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,15 @@ class Shares:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         own = [module._buffers[name] for module, name in self.places]
         copies = [[buffer if buffer is None else buffer.clone() for buffer in own] for _ in self.numbers[1:]]
-        self.buffers = [own, *copies]
+        self._buffers = [own, *copies]
         self.drop_gradients()
+
+    @property
+    def buffers(self) -> list[list[Tensor | None]]:
+        """Those of each share, as they are now: a module may put others in their place."""
+        if len(self.numbers) == 1:
+            return [[module._buffers[name] for module, name in self.places]]
+        return self._buffers
 
     def set_buffers(self, values: Sequence[Sequence[Tensor | None]]) -> None:
         """Give each share the values of its buffers."""
@@ -49,10 +57,10 @@ class Shares:
             parameter.grad = gradient
         yield
         self.gradients[position] = [parameter.grad for parameter in self.parameters]
-        self.buffers[position] = [module._buffers[name] for module, name in self.places]
+        self._buffers[position] = [module._buffers[name] for module, name in self.places]
 
     def _use_buffers(self, position: int) -> None:
-        for (module, name), buffer in zip(self.places, self.buffers[position], strict=True):
+        for (module, name), buffer in zip(self.places, self._buffers[position], strict=True):
             module._buffers[name] = buffer
 
     def merge_gradients(self) -> None:
@@ -76,6 +84,12 @@ class Shares:
                 for buffer in buffers:
                     buffer.copy_(mean)
         self._use_buffers(0)
+
+
+def join_states(of_ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all shares have of their own, from what the ranks' shares have, in the order of the ranks."""
+    buffers = [buffers for state in of_ranks for buffers in state["buffers"]]
+    return {**of_ranks[0], "buffers": buffers, "losses": torch.cat([state["losses"] for state in of_ranks])}
 
 
 def deal(rows: Rows, lanes: int, count: int, steps: int = 1) -> list[Rows]:

@@ -34,8 +34,12 @@ def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
     family: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        for awaited in (run.fold(0).done, run.fold(1).done, run.fold(2).checkpoint):
-            while not awaited.exists():
+        for folder, awaited in (
+            (run.fold(0), "done.json"),
+            (run.fold(1), "done.json"),
+            (run.fold(2), "checkpoints/e*"),
+        ):
+            while not any(folder.root.glob(awaited)):
                 assert process.poll() is None, f"the command ended before {awaited}"
                 assert time.monotonic() < deadline, f"no {awaited}"
                 time.sleep(0.01)

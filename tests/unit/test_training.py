@@ -63,7 +63,7 @@ def test_a_model_learns_the_digits(digits: Dataset, tmp_path: Path) -> None:
     assert result["metrics"]["top3"] >= result["metrics"]["accuracy"]
     assert [h["epoch"] for h in result["history"]] == [1, 2, 3, 4, 5]
     assert result["history"][0]["rows"] + result["history"][0]["dropped"] == 800
-    assert not run.fold(1).checkpoint.exists()
+    assert [path.name for path in run.fold(1).checkpoints.iterdir()] == ["epoch-00005-step-000000000.safetensors"]
 
 
 @pytest.mark.parametrize(
