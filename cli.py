@@ -347,7 +347,8 @@ def train(
         typer.Option(
             metavar="NAME=VALUE",
             help="A setting, repeatable: optimizer, lr, weight_decay, momentum, scheduler, step_size, gamma, loss, "
-            "label_smoothing, precision, clip_grad_norm, accumulate, patience, or one of the model's own.",
+            "label_smoothing, precision, clip_grad_norm, accumulate, patience, or one of the model's own. Several "
+            "values with commas make a grid.",
         ),
     ] = [],  # noqa: B006 - Typer copies it
 ) -> None:
@@ -386,7 +387,7 @@ def train(
             settings=parse_settings(set),
             listener=listener,
         )
-    show_summary(summary)
+    show_result(summary)
 
 
 @app.command()
@@ -447,7 +448,7 @@ def run_job(
     with listening() as listener:
         summary = jobs.run_job(job, listener)
     if summary:
-        show_summary(summary)
+        show_result(summary)
     if "predict" in (tables := jobs.load_job_file(Path(job))):
         console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
 
@@ -550,6 +551,24 @@ def show_plan(plan: FoldPlan) -> None:
     if plan.holdout.held_out:
         count = plan.counts(plan.holdout.array, plan.holdout.held_out).sum()
         console.print(f"seen by no model: {count:,} of {plan.rows:,} rows", highlight=False)
+
+
+def show_result(summary: dict[str, Any]) -> None:
+    """Print how a run ended, or a grid of them."""
+    if "candidates" in summary:
+        show_grid(summary)
+    else:
+        show_summary(summary)
+
+
+def show_grid(grid: dict[str, Any]) -> None:
+    """Print the out-of-fold scores of a grid's candidates."""
+    names = list(grid["candidates"][0]["out_of_fold"])
+    table = Table("candidate", *names, "")
+    for candidate in grid["candidates"]:
+        cells = [f"{candidate['out_of_fold'][n]:.4f} ± {candidate['spread'][n]['std']:.4f}" for n in names]
+        table.add_row(candidate["name"], *cells, "best" if candidate["name"] == grid["best"] else "")
+    console.print(table)
 
 
 def show_summary(summary: dict[str, Any]) -> None:

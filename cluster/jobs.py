@@ -41,23 +41,23 @@ from ..training.models import check_model
 from ..training.order import lane_count
 from ..training.plan_folds import make_plan
 from ..training.prediction import predict_rows
-from ..training.run import RunFolder, RunJob, load_job
+from ..training.run import RunFolder, RunJob, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
+from .grid import candidate_folder, expand_grid, write_grid
 from .local import dask_cluster, workers_released
 from .local_ray import ray_cluster
 from .runs import (
     Execution,
     begun_with,
     choose_fold_mode,
-    folds_left,
     load_summary,
     merge_run,
-    model_count,
+    name_folds,
     plan_run,
     read_run,
-    train_left,
+    train_folds,
 )
 
 SHORTEST_HANG = 5.0  # seconds: below, what is only slow would count as hung
@@ -104,38 +104,60 @@ def train(
     seconds counts as failed.
     A checkpoint is written after every `checkpoint_every`: "1 epoch", "500 steps", "10 minutes"; the last `keep` stay.
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
-    `--set`: the recipe's names (lr, optimizer, …) and the model's own. Returns the summary: rows, metrics of each
-    fold, spread, out-of-fold scores. A run that was cut short goes on from its last checkpoints by the same call; one
-    that is complete returns at once. Raises UsageError before any worker starts.
+    `--set`: the recipe's names (lr, optimizer, …) and the model's own; a list of values makes a grid, whose candidates
+    are trained together. Returns the summary: rows, metrics of each fold, spread, out-of-fold scores; of a grid the
+    candidates' and the best one's name. A run that was cut short goes on from its last checkpoints by the same call;
+    one that is complete returns at once. Raises UsageError before any worker starts.
     """
-    opened, folder = open_dataset(dataset), RunFolder(Path(run).absolute())
-    recipe, own = resolve_settings(model, settings or {})
-    lanes, shares = begun_with(folder, workers) or (lane_count(workers), workers)
+    opened, root = open_dataset(dataset), RunFolder(Path(run).absolute())
     if plan:
         chosen_split = named_split(opened, plan)
     else:
         columns = group_column, order_column, gap, fold_column
         chosen_split = choose_split(opened.schema, split, folds, seed, repeats, holdout, *columns)
-    config = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, recipe, own)
-    check_config(config, opened.schema)
     if hang_timeout < SHORTEST_HANG:
         raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
     saving = parse_saving(checkpoint_every, keep)
     execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving)
-    parameters = check_model(model, opened.schema.sample_shape, opened.schema.outputs, own)
+    candidates = expand_grid(settings or {})
+    runs = {name: candidate_folder(root.root, name) for name in candidates}
+    begun = filter(None, (begun_with(folder, workers) for folder in runs.values()))
+    lanes, shares = next(begun, (lane_count(workers), workers))
+    common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares)
+    configs, parameters = configure(candidates, common, opened.schema)
     with _task_executor(opened.rows, listener, client) as executor:
-        job = plan_run(folder, opened, config, executor, listener.progress)
-    if folder.summary.exists():
-        return load_summary(folder)
-    mode, reason = choose_fold_mode(opened, model_count(folder), config, execution, parameters)
-    if folds_left(folder):
+        jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
+    named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], name).items()}
+    if not all(is_done(one.run.fold(one.fold)) for one in named.values()):
+        mode, reason = choose_fold_mode(opened, len(named), common, execution, parameters)
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
             listener.announce("fold mode", f"{mode}: {reason}")
-            train_left(folder, job.config, replace(execution, fold_mode=mode), listener.progress)
-    with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
-        return merge_run(folder, opened, executor, listener.progress)
+            train_folds(root, named, epochs, replace(execution, fold_mode=mode), listener.progress)
+    for folder in runs.values():
+        if not folder.summary.exists():
+            with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
+                merge_run(folder, opened, executor, listener.progress)
+    summaries = {name: load_summary(folder) for name, folder in runs.items()}
+    return write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
+
+
+def configure(
+    candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, schema: Schema
+) -> tuple[dict[str, TrainConfig], int]:
+    """What each candidate trains, from what is `common` to all and its settings; and the parameters of the
+    largest model.
+
+    Raises UsageError for what cannot be trained on data with this schema.
+    """
+    configs, parameters = {}, 0
+    for name, settings in candidates.items():
+        recipe, own = resolve_settings(common.model, settings)
+        configs[name] = replace(common, recipe=recipe, model_settings=own)
+        check_config(configs[name], schema)
+        parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
+    return configs, parameters
 
 
 def split_rows(

@@ -4,7 +4,7 @@ Every step is an artifact that is committed or absent, so a run that was killed 
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from ..training.fold_driver import GroupRequest
 from ..training.fused_stream import FusedStream
 from ..training.models import absolute_model, model_hash
 from ..training.plan_folds import make_plan
-from ..training.run import RunFolder, RunJob, is_done, load_job, read_result
+from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, folds_of, is_done, load_job, read_result
 from ..training.saving import EACH_EPOCH, Saving
 from ..training.stream import Mixing, TrainStream
 from .coordinator import Coordinator
+from .grid import best_folder
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit
@@ -104,28 +105,34 @@ def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
     return lanes, int(config["shares"])
 
 
-def train_left(run: RunFolder, config: TrainConfig, execution: Execution, progress: Progress) -> None:
-    """Train, on the Ray cluster that is connected, the folds that are not done."""
-    units = plan_units(folds_left(run), execution, torch.cuda.is_available())
+def train_folds(
+    root: RunFolder, folds: Mapping[str, RunFold], epochs: int, execution: Execution, progress: Progress
+) -> None:
+    """Train folds, by their names, on the Ray cluster that is connected; those that are done are passed over.
+
+    They are of the run at `root`, or of its candidates.
+    """
+    left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
+    units = plan_units(left, execution, torch.cuda.is_available())
 
     def request(name: str) -> GroupRequest:
         unit, streams = units[name], (execution.memory, execution.cache)
-        return GroupRequest(
-            run.root, name, unit.folds, execution.workers, unit.demand.gpus > 0, *streams, execution.saving
-        )
+        members = tuple((folds[fold].run.root, folds[fold].fold) for fold in unit.folds)
+        use_gpu = unit.demand.gpus > 0
+        return GroupRequest(root.root, name, members, execution.workers, use_gpu, *streams, execution.saving)
 
     coordinator = Coordinator(
-        Schedule(units, execution.max_retries), request, Journal(run.journal), execution.hang_seconds
+        Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_seconds
     )
-    with watch_folds(run, config, progress):
+    with watch_folds(folds, epochs, progress):
         coordinator.run()
 
 
-def plan_units(folds: Sequence[int], execution: Execution, use_gpu: bool) -> dict[str, Unit]:
+def plan_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dict[str, Unit]:
     """What is trained by one Ray Train run each: all folds from one pass, or each by itself."""
     groups = [tuple(folds)] if execution.fold_mode == "fused" else [(fold,) for fold in folds]
     demand = Demand(execution.workers, execution.workers * use_gpu, execution.workers * (execution.memory or 0))
-    names = [f"fold-{group[0]}" if len(group) == 1 else f"folds-{group[0]}-to-{group[-1]}" for group in groups]
+    names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in groups]
     return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 
 
@@ -169,9 +176,9 @@ def model_count(run: RunFolder) -> int:
     return len(open_plan(run.folds).models)
 
 
-def folds_left(run: RunFolder) -> tuple[int, ...]:
-    """The folds that are not done."""
-    return tuple(fold for fold in range(model_count(run)) if not is_done(run.fold(fold)))
+def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, RunFold]:
+    """All folds of a run by their names, which of a candidate of a grid say of which."""
+    return {f"{candidate} fold {one.fold}".strip(): one for one in folds_of(job, run, range(model_count(run)))}
 
 
 def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Progress) -> dict[str, Any]:
@@ -214,13 +221,17 @@ def load_summary(run: RunFolder) -> dict[str, Any]:
 
 
 @contextmanager
-def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iterator[None]:
-    """Report the folds' progress, read from the run's folder, while they are trained."""
-    ended, models = threading.Event(), model_count(run)
+def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -> Iterator[None]:
+    """Report the folds' progress, read from their folders, while they are trained."""
+    ended = threading.Event()
+
+    def report() -> None:
+        for name, one in folds.items():
+            report_fold(name, one.run.fold(one.fold), epochs, progress)
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
-            report_folds(run, models, config, progress)
+            report()
 
     watcher = threading.Thread(target=watch, name="foldstream-watch", daemon=True)
     watcher.start()
@@ -229,30 +240,27 @@ def watch_folds(run: RunFolder, config: TrainConfig, progress: Progress) -> Iter
     finally:
         ended.set()
         watcher.join()
-        report_folds(run, models, config, progress)
+        report()
 
 
-def report_folds(run: RunFolder, models: int, config: TrainConfig, progress: Progress) -> None:
-    """Tell the progress of every fold that has begun, in hundredths of an epoch."""
-    for fold in range(models):
-        folder = run.fold(fold)
-        with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
-            state = read_json(folder.progress)
-            hundredths = round(100 * state["epochs"])
-            done = 100 * config.epochs if is_done(folder) else min(hundredths, 100 * config.epochs - 1)
-            remark = ""
-            if state["history"]:
-                last = state["history"][-1]
-                shown = next(name for name in last if name == "accuracy" or name.startswith("rmse"))
-                remark = (
-                    f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
-                )
-            progress(f"fold {fold}", done, 100 * config.epochs, remark)
+def report_fold(name: str, folder: FoldFolder, epochs: int, progress: Progress) -> None:
+    """Tell the progress of a fold, if it has begun, in hundredths of an epoch."""
+    with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
+        state = read_json(folder.progress)
+        hundredths = round(100 * state["epochs"])
+        done = 100 * epochs if is_done(folder) else min(hundredths, 100 * epochs - 1)
+        remark = ""
+        if state["history"]:
+            last = state["history"][-1]
+            shown = next(key for key in last if key == "accuracy" or key.startswith("rmse"))
+            remark = f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
+        progress(name, done, 100 * epochs, remark)
 
 
 def read_run(root: Path) -> tuple[RunFolder, dict[str, Any]]:
-    """A complete run's folder and summary. Raises UsageError where it is not complete."""
-    run = RunFolder(root.absolute())
+    """A complete run's folder and summary, or those of a grid's best candidate. Raises UsageError where it is not
+    complete."""
+    run = RunFolder(best_folder(root.absolute()))
     load_job(run)
     if not run.summary.exists():
         raise UsageError(f"{root} is not a complete run; run its «foldstream train» command again to finish it")

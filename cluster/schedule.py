@@ -33,7 +33,7 @@ class Unit:
     """Folds that are trained by one Ray Train run, and what that demands."""
 
     name: str
-    folds: tuple[int, ...]
+    folds: tuple[str, ...]
     demand: Resources
 
 

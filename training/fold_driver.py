@@ -16,11 +16,12 @@ LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for tho
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Train `folds` of the run at `root` together, with `workers` workers. Ray keeps its own files by the `name`."""
+    """Train `folds`, each given by its run's folder and its number, together with `workers` workers. Ray keeps files of
+    its own at `root` by the `name`."""
 
     root: Path
     name: str
-    folds: tuple[int, ...]
+    folds: tuple[tuple[Path, int], ...]
     workers: int
     use_gpu: bool
     memory: int | None = None

@@ -26,7 +26,7 @@ from .models import parameter_groups
 from .objective import Objective, Preparation, autocast, make_model
 from .prediction import Predictor
 from .process import Process
-from .run import FoldFolder, RunJob
+from .run import RunFold
 from .saving import EACH_EPOCH, Pace, Saving
 from .seeding import seed_of
 from .shares import Rows, Shares
@@ -47,18 +47,17 @@ class FoldState:
 
 class FoldModel:
     """A fold's model, with its optimizer and its state. An epoch has `rows` rows, so many that its batches are full;
-    `dropped` are left over."""
+    `dropped` are left over. It has a `number` among those that are trained together."""
 
-    def __init__(
-        self, job: RunJob, fold: int, folder: FoldFolder, process: Process, kept: int, saving: Saving = EACH_EPOCH
-    ) -> None:
-        self.job, self.config, self.recipe = job, job.config, job.config.recipe
-        self.fold, self.folder, self.process = fold, folder, process
+    def __init__(self, number: int, trained: RunFold, process: Process, kept: int, saving: Saving = EACH_EPOCH) -> None:
+        self.number, self.fold, self.process = number, trained.fold, process
+        self.job, self.config, self.recipe = trained.job, trained.job.config, trained.job.config.recipe
+        self.folder = trained.run.fold(trained.fold)
         self.steps, self.dropped = divmod(kept, self.config.batch_size)
         self.rows = kept - self.dropped
-        self.objective = Objective(job.schema, job.statistics, self.recipe, process.device)
-        self.prepare = Preparation(job.statistics, job.schema.sample_shape).to(process.device)
-        self.model = make_model(job, fold).to(process.device)
+        self.objective = Objective(self.job.schema, self.job.statistics, self.recipe, process.device)
+        self.prepare = Preparation(self.job.statistics, self.job.schema.sample_shape).to(process.device)
+        self.model = make_model(self.job, self.fold).to(process.device)
         self.shares = Shares(self.model, [0], 1)
         self.wrapped = self.model
         self.optimizer = make_optimizer(self.model, self.recipe)
@@ -66,7 +65,7 @@ class FoldModel:
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
         self.state = FoldState()
-        self.pace, self.checkpoints = Pace(saving), Checkpoints(folder.checkpoints, saving.keep)
+        self.pace, self.checkpoints = Pace(saving), Checkpoints(self.folder.checkpoints, saving.keep)
         self.saved_best = 0
         self.within: dict[str, Any] | None = None
         """What the shares of the epoch have that a checkpoint was written in, until it goes on."""

@@ -6,6 +6,7 @@ process or in a group, with or without Ray.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import lcm
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from .fused_stream import FusedStream
 from .prediction import predict_folds
 from .process import Process, Work
 from .row_stream import chosen_rows
-from .run import RunFolder, RunJob
+from .run import RunFold
 from .saving import EACH_EPOCH, Saving
 from .shares import Rows, deal, join_states
 from .stream import Mixing, TrainStream
@@ -33,38 +34,38 @@ Notify = Callable[[int, dict[str, Any]], None]
 
 
 class FoldTrainer:
-    """Trains some folds of a run together on one rank."""
+    """Trains some folds together on one rank, of a run or of several that differ in their settings only."""
 
     def __init__(
         self,
-        job: RunJob,
-        run: RunFolder,
-        folds: Sequence[int],
+        folds: Sequence[RunFold],
         process: Process,
         memory: int | None = None,
         cache: int | None = None,
         beat: Beat = lambda working: None,
         saving: Saving = EACH_EPOCH,
     ) -> None:
-        self.dataset, self.process, self.config, self.beat = job.open_data(), process, job.config, beat
+        first = folds[0]
+        self.dataset, self.process, self.config, self.beat = first.job.open_data(), process, first.job.config, beat
         self.saving = saving
         config = self.config
         self.rank = Rank(process.rank, process.world_size, memory, cache=cache)
-        plan = open_plan(run.folds)
-        rows = {fold: training_rows(plan, fold) for fold in folds}
-        self.held_out: dict[int, RowFilter] = {fold: held_out_rows(plan, fold) for fold in folds}
+        plan = open_plan(first.run.folds)  # all have the same
+        rows = {number: training_rows(plan, one.fold) for number, one in enumerate(folds)}
+        self.held_out: dict[int, RowFilter] = {n: held_out_rows(plan, one.fold) for n, one in enumerate(folds)}
         self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
         mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
         self.stream: TrainStream | FusedStream
         if len(folds) > 1:
-            self.stream = FusedStream(self.dataset, rows, mixing, self.rank, config.recipe.accumulate)
+            together = lcm(*(one.job.config.recipe.accumulate for one in folds))
+            self.stream = FusedStream(self.dataset, rows, mixing, self.rank, together)
         else:
-            self.stream = TrainStream(self.dataset, rows[folds[0]], mixing, self.rank)
+            self.stream = TrainStream(self.dataset, rows[0], mixing, self.rank)
         self.shares = config.shares if process.world_size == 1 else process.world_size
         self.homes: dict[int, int] = {}
         """The ranks that have the newest state of a fold, where not all have it."""
-        kept = {fold: int(rows[fold].kept().sum()) for fold in folds}
-        self.folds = [FoldModel(job, fold, run.fold(fold), process, kept[fold], saving) for fold in folds]
+        kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
+        self.folds = [FoldModel(n, one, process, kept[n], saving) for n, one in enumerate(folds)]
         self.clock = Clock()
 
     def train(self, notify: Notify = lambda fold, metrics: None) -> None:
@@ -106,7 +107,7 @@ class FoldTrainer:
             if self.process.leads:
                 fold.write_logs()
                 fold.write_progress(0)
-            if self.process.rank == self.homes.get(fold.fold, 0) and fold.is_due():
+            if self.process.rank == self.homes.get(fold.number, 0) and fold.is_due():
                 with self.clock.measure("checkpoint"):
                     fold.save()
             notify(fold.fold, fold.state.history[-1])
@@ -148,7 +149,7 @@ class FoldTrainer:
         if self.saving.unit == "step":
             return fold.is_due()
         if not together:
-            return self.homes[fold.fold] == self.process.rank and fold.is_due()
+            return self.homes[fold.number] == self.process.rank and fold.is_due()
         if fold.steps_done < fold.pace.look_at:
             return False
         due, steps = self.process.collect(fold.pace.look(fold.steps_done))[0]
@@ -158,22 +159,22 @@ class FoldTrainer:
     def steps_together(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
         """The steps of folds that all ranks train, each with its share of every batch."""
         for fold in folds:
-            home = self.homes.pop(fold.fold, None)
+            home = self.homes.pop(fold.number, None)
             if home is not None:
                 state = fold.training_state() if home == self.process.rank else None
                 fold.set_training_state(self.process.broadcast(state, home))
             fold.begin_epoch([self.process.rank], self.shares, together=True)
-        models = {fold.fold: fold for fold in folds}
-        for chunk, batch in self.chunks(folds[0].state.epoch, {fold.fold: fold.state.step for fold in folds}):
+        models = {fold.number: fold for fold in folds}
+        for chunk, batch in self.chunks(folds[0].state.epoch, {fold.number: fold.state.step for fold in folds}):
             yield from steps_of(models[chunk.model], chunk, [(batch.x, batch.y)])
 
     def own_steps(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
         """The steps of the folds that this rank trains, with the rows of all shares."""
-        process, models, sent = self.process, {fold.fold: fold for fold in folds}, list[Work]()
+        process, models, sent = self.process, {fold.number: fold for fold in folds}, list[Work]()
         owners = Owners(tuple(models), process.world_size, self.stream.chunk.steps)
         begun = {fold: models[fold].state.step for fold in owners.reading_order}
         for fold in folds:
-            self.bring_home(fold, owners.home(fold.fold))
+            self.bring_home(fold, owners.home(fold.number))
             fold.begin_epoch(range(self.shares), self.shares, together=False)
         chunks = self.chunks(folds[0].state.epoch, begun)
         for chunk, parts in exchange_rows(chunks, owners, process):
@@ -187,17 +188,17 @@ class FoldTrainer:
             if goes_to != process.rank:
                 sent += process.start_send_state(fold.state_within(), goes_to)
         for fold in folds:
-            last = fold.steps - 1 - (fold.steps - 1 - begun[fold.fold]) % owners.chunk_steps
-            trained_last = owners.owner(fold.fold, last)
-            if owners.home(fold.fold) == process.rank != trained_last:
+            last = fold.steps - 1 - (fold.steps - 1 - begun[fold.number]) % owners.chunk_steps
+            trained_last = owners.owner(fold.number, last)
+            if owners.home(fold.number) == process.rank != trained_last:
                 fold.set_state_within(process.receive_state(trained_last))
         for work in sent:
             work.wait()
 
     def bring_home(self, fold: FoldModel, home: int) -> None:
         """Have the newest state of a fold on the rank that trains it first."""
-        now = self.homes.get(fold.fold, home)
-        self.homes[fold.fold] = home
+        now = self.homes.get(fold.number, home)
+        self.homes[fold.number] = home
         if now != home and now == self.process.rank:
             for work in self.process.start_send_state(fold.training_state(), home):
                 work.wait()
@@ -218,7 +219,7 @@ class FoldTrainer:
 
     def spread(self, fold: FoldModel) -> float:
         """Give every rank the weights of a fold after a pass. Returns its mean training loss."""
-        home = self.homes.get(fold.fold)
+        home = self.homes.get(fold.number)
         if home is None or self.process.world_size == 1:
             return fold.end_pass()
         own = {"loss": fold.end_pass(), "model": fold.model.state_dict()} if home == self.process.rank else None
@@ -229,7 +230,7 @@ class FoldTrainer:
 
     def evaluate(self, folds: Sequence[FoldModel]) -> list[dict[str, float]]:
         """Loss and metrics of the folds over all of their held-out rows, on every rank."""
-        models = {fold.fold: fold for fold in folds}
+        models = {fold.number: fold for fold in folds}
         for fold in folds:
             fold.begin_evaluation()
         held_out = {fold: self.held_out[fold] for fold in models}
@@ -246,13 +247,13 @@ class FoldTrainer:
     def finish(self, folds: Sequence[FoldModel]) -> None:
         """Write this rank's predictions, and once all ranks have written theirs, the weights and the mark."""
         self.beat(False)
-        predictors = {fold.fold: fold.final_predictor() for fold in folds}
+        predictors = {fold.number: fold.final_predictor() for fold in folds}
         held_out = {fold: self.held_out[fold] for fold in predictors}
-        parts = {fold.fold: fold.folder.parts for fold in folds}
+        parts = {fold.number: fold.folder.parts for fold in folds}
         predict_folds(predictors, chosen_rows(self.dataset, held_out, self.rank), parts)
         if self.holdout.codes:
             untouched = dict.fromkeys(predictors, self.holdout)
-            parts = {fold.fold: fold.folder.holdout_parts for fold in folds}
+            parts = {fold.number: fold.folder.holdout_parts for fold in folds}
             predict_folds(predictors, chosen_rows(self.dataset, untouched, self.rank), parts)
         self.process.wait()
         if self.process.leads:

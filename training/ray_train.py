@@ -72,8 +72,7 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
-            "root": str(request.root),
-            "folds": list(request.folds),
+            "folds": [(str(root), fold) for root, fold in request.folds],
             "memory": request.memory,
             "cache": request.cache,
             "saving": request.saving,
@@ -105,7 +104,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ..storage.machine import keep_freed_memory
     from .loop import FoldTrainer
     from .process import Process
-    from .run import RunFolder, is_done, load_job
+    from .run import RunFold, RunFolder, is_done, load_job
 
     context = ray.train.get_context()
     mail = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_backend() != "gloo" else None
@@ -113,11 +112,13 @@ def _train_worker(config: dict[str, Any]) -> None:
     if process.device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
         keep_freed_memory()
-    run = RunFolder(Path(config["root"]))
-    job = load_job(run)
-    left = [fold for fold in config["folds"] if not is_done(run.fold(fold))]
+    runs = {root: RunFolder(Path(root)) for root, _ in config["folds"]}
+    jobs = {root: load_job(run) for root, run in runs.items()}
+    left = [
+        RunFold(jobs[root], runs[root], fold) for root, fold in config["folds"] if not is_done(runs[root].fold(fold))
+    ]
     process.wait()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)
-        FoldTrainer(job, run, left, process, config["memory"], config["cache"], beat, config["saving"]).train()
+        FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})

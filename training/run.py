@@ -1,5 +1,6 @@
 """The folder of a run: which file stands where, and the job that a run is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -126,6 +127,20 @@ class RunJob:
         if dataset.identity != self.identity:
             raise ForeignError(f"{self.dataset} is not the dataset that the run was begun with; start a new run")
         return dataset
+
+
+@dataclass(frozen=True)
+class RunFold:
+    """One fold of a run, which is trained together with others of the same run, or of runs with other settings."""
+
+    job: RunJob
+    run: RunFolder
+    fold: int
+
+
+def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]:
+    """Some folds of a run."""
+    return [RunFold(job, run, fold) for fold in folds]
 
 
 def load_job(run: RunFolder) -> RunJob:

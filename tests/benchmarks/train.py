@@ -33,7 +33,7 @@ from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import parameter_groups
 from foldstream.training.objective import make_model
 from foldstream.training.process import Process
-from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.run import RunFolder, RunJob, folds_of
 from foldstream.training.split import Split
 from foldstream.training.stream import TrainStream
 from rich.console import Console
@@ -140,11 +140,11 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
     """A first epoch by Foldstream alone, a second by all in turns: its rows, and the seconds of each."""
     run, job = claim(case, folder)
     tensors = [torch.from_numpy(array) for array in rows_of(case, 0, CASES[case][1])]
-    least = FoldTrainer(job, run, [0], Process()).stream.memory_needed
-    trainer = FoldTrainer(job, run, [0], Process(), least)
+    least = FoldTrainer(folds_of(job, run, [0]), Process()).stream.memory_needed
+    trainer = FoldTrainer(folds_of(job, run, [0]), Process(), least)
     plain = [PlainLoop(trainer, tensors, default) for default in (True, False)]
     if plain_first:
-        trainer = FoldTrainer(job, run, [0], Process(), least)
+        trainer = FoldTrainer(folds_of(job, run, [0]), Process(), least)
     trainer.train_pass(trainer.folds)
     trainer.folds[0].state.epoch += 1
     turns: Any = Turns(trainer, plain, CASES[case][-1])

@@ -156,6 +156,25 @@ def test_a_holdout_is_scored_by_all_models_of_all_repeats(digits: Dataset, tmp_p
     assert len(summary["folds"]) == 4
 
 
+def test_a_grid_is_trained_together_and_its_best_candidate_predicts(digits: Dataset, tmp_path: Path) -> None:
+    command = ("train", digits.root, tmp_path / "run", "--model", "mlp", "--folds", "2", "--epochs", "1")
+    done = foldstream(*command, "--set", "lr=0.003,0.00001", "--set", "hidden=32")
+    assert done.returncode == 0, done.stderr
+    assert "fold mode: fused" in done.stdout
+    grid = json.loads((tmp_path / "run" / "grid.json").read_text())
+    assert [one["settings"] for one in grid["candidates"]] == [
+        {"lr": "0.003", "hidden": "32"},
+        {"lr": "0.00001", "hidden": "32"},
+    ]
+    assert grid["best"] == "lr=0.003"
+    scores = [one["out_of_fold"]["accuracy"] for one in grid["candidates"]]
+    assert scores[0] > scores[1]
+    more = foldstream(*command, "--set", "lr=0.003,0.00001,0.03", "--set", "hidden=32")
+    assert more.returncode == 0, more.stderr
+    assert len(json.loads((tmp_path / "run" / "grid.json").read_text())["candidates"]) == 3
+    assert fs.predict(tmp_path / "run", digits.root, tmp_path / "out.csv") == 1200
+
+
 def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text(table(5))

@@ -46,14 +46,15 @@ def test_a_line_that_was_cut_short_does_not_count(length: int, tmp_path: Path) -
     assert list(journal.read()) == [*EVENTS[:2], EVENTS[3]]
 
 
+FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
+
+
 def test_folds_are_one_unit_or_each_its_own() -> None:
     execution = Execution(2, memory=100)
-    fused = plan_units((0, 2, 3), replace(execution, fold_mode="fused"), use_gpu=True)
-    assert [(unit.folds, unit.demand) for unit in fused.values()] == [((0, 2, 3), Resources(2, 2, 200))]
-    runs = plan_units((0, 2, 3), replace(execution, fold_mode="runs"), use_gpu=False)
-    assert [(unit.folds, unit.demand) for unit in runs.values()] == [
-        ((fold,), Resources(2, 0, 200)) for fold in (0, 2, 3)
-    ]
+    fused = plan_units(FOLDS, replace(execution, fold_mode="fused"), use_gpu=True)
+    assert [(unit.folds, unit.demand) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
+    runs = plan_units(FOLDS, replace(execution, fold_mode="runs"), use_gpu=False)
+    assert [(unit.folds, unit.demand) for unit in runs.values()] == [((fold,), Resources(2, 0, 200)) for fold in FOLDS]
 
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.training.checkpoint import Checkpoints
-from foldstream.training.fold_model import read_result
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.process import Process
-from foldstream.training.run import RunFolder, RunJob
+from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 from foldstream.training.saving import Saving, parse_saving
 
 from .test_training import fold_bytes, make_job
@@ -85,7 +84,7 @@ def train_alone(job: RunJob, run: RunFolder, saving: Saving, mode: str, cuts: li
             for folds in groups:
                 left = [fold for fold in folds if not run.fold(fold).done.exists()]
                 if left:
-                    FoldTrainer(job, run, left, Process(), beat=beat, saving=saving).train()
+                    FoldTrainer(folds_of(job, run, left), Process(), beat=beat, saving=saving).train()
         except Cut:
             seen.append(positions(run))
     return seen
@@ -119,7 +118,7 @@ import sys
 from pathlib import Path
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.process import local_group
-from foldstream.training.run import RunFolder, load_job
+from foldstream.training.run import RunFolder, folds_of, load_job
 from foldstream.training.saving import parse_saving
 
 root, rendezvous, groups = RunFolder(Path(sys.argv[1])), sys.argv[2], sys.argv[3].split()
@@ -137,7 +136,7 @@ with local_group(rank, 2, rendezvous) as process:
         folds = [int(fold) for fold in group.split(",") if not root.fold(int(fold)).done.exists()]
         process.wait()
         if folds:
-            FoldTrainer(load_job(root), root, folds, process, beat=beat, saving=saving).train()
+            FoldTrainer(folds_of(load_job(root), root, folds), process, beat=beat, saving=saving).train()
 """
 GROUPS = {"runs": "0 1 2", "fused": "0,1,2"}
 

@@ -27,7 +27,7 @@ NODE = Resources(cpus=4)
 
 
 def make(folds: int = 3, cpus: float = 2, max_retries: int = 2) -> Schedule:
-    units = {f"fold {i}": Unit(f"fold {i}", (i,), Resources(cpus)) for i in range(folds)}
+    units = {f"fold {i}": Unit(f"fold {i}", (f"fold {i}",), Resources(cpus)) for i in range(folds)}
     return Schedule(units, max_retries)
 
 
@@ -92,7 +92,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
         self.units = {
-            f"fold {i}": Unit(f"fold {i}", (i,), Resources(self.draw.choice([1, 2, 3])))
+            f"fold {i}": Unit(f"fold {i}", (f"fold {i}",), Resources(self.draw.choice([1, 2, 3])))
             for i in range(self.draw.randint(1, 8))
         }
         self.schedule = Schedule(self.units, self.draw.randint(0, 3))

@@ -18,7 +18,7 @@ from foldstream.training.models import check_model
 from foldstream.training.order import lane_count
 from foldstream.training.plan_folds import make_plan
 from foldstream.training.process import Process
-from foldstream.training.run import RunFolder, RunJob, read_result
+from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 from foldstream.training.split import Split
 
 
@@ -49,7 +49,7 @@ def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_afte
             raise Cut
 
     try:
-        FoldTrainer(job, run, [1], process or Process()).train(notify)
+        FoldTrainer(folds_of(job, run, [1]), process or Process()).train(notify)
     except Cut:
         return b""
     return run.fold(1).weights.read_bytes()
@@ -108,12 +108,12 @@ import sys
 from pathlib import Path
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.process import local_group
-from foldstream.training.run import RunFolder, load_job
+from foldstream.training.run import RunFolder, folds_of, load_job
 
 rank, root, rendezvous = int(sys.argv[1]), RunFolder(Path(sys.argv[2])), sys.argv[3]
 with local_group(rank, 2, rendezvous) as process:
     for group in sys.argv[4].split():
-        FoldTrainer(load_job(root), root, [int(fold) for fold in group.split(",")], process).train()
+        FoldTrainer(folds_of(load_job(root), root, map(int, group.split(","))), process).train()
 """
 
 
@@ -138,9 +138,9 @@ def test_folds_from_one_pass_are_those_that_are_trained_one_by_one(
 ) -> None:
     job, one_by_one = make_job(digits, tmp_path / "runs", settings, epochs=5)
     for fold in range(3):
-        FoldTrainer(job, one_by_one, [fold], Process()).train()
+        FoldTrainer(folds_of(job, one_by_one, [fold]), Process()).train()
     _, fused = make_job(digits, tmp_path / "fused", settings, epochs=5)
-    FoldTrainer(job, fused, range(3), Process()).train()
+    FoldTrainer(folds_of(job, fused, range(3)), Process()).train()
     assert fold_bytes(fused) == fold_bytes(one_by_one)
     for fold in range(3):
         one, other = (read_result(run.fold(fold))["history"] for run in (fused, one_by_one))
@@ -148,10 +148,23 @@ def test_folds_from_one_pass_are_those_that_are_trained_one_by_one(
             assert [epoch[key] for epoch in one] == [epoch[key] for epoch in other]
 
 
+def test_candidates_from_one_pass_are_those_that_are_trained_one_by_one(digits: Dataset, tmp_path: Path) -> None:
+    together, alone = list[tuple[RunJob, RunFolder]](), list[tuple[RunJob, RunFolder]]()
+    candidates: list[dict[str, Any]] = [{"lr": 0.01}, {"accumulate": 2}, {"dropout": 0.5, "patience": 1}]
+    for number, settings in enumerate(candidates):
+        for group, name in ((together, "together"), (alone, "alone")):
+            job, run = make_job(digits, tmp_path / name / str(number), settings, epochs=3)
+            group.append((job, run))
+    for job, run in alone:
+        FoldTrainer(folds_of(job, run, range(3)), Process()).train()
+    FoldTrainer([one for job, run in together for one in folds_of(job, run, range(3))], Process()).train()
+    assert [fold_bytes(run) for _, run in together] == [fold_bytes(run) for _, run in alone]
+
+
 def test_a_trainer_is_silent_only_while_it_writes(digits: Dataset, tmp_path: Path) -> None:
     job, run = make_job(digits, tmp_path, epochs=2)
     beats: list[bool] = []
-    FoldTrainer(job, run, [0, 1], Process(), beat=beats.append).train()
+    FoldTrainer(folds_of(job, run, [0, 1]), Process(), beat=beats.append).train()
     writings = [position for position, working in enumerate(beats) if not working]
     assert len(writings) == 3, "two checkpoints, and the end"
     assert all(beats[position + 1] for position in writings[:2])
@@ -160,7 +173,7 @@ def test_a_trainer_is_silent_only_while_it_writes(digits: Dataset, tmp_path: Pat
 
 def test_a_pass_that_was_cut_goes_on_with_folds_at_different_epochs(digits: Dataset, tmp_path: Path) -> None:
     job, quiet = make_job(digits, tmp_path / "quiet", epochs=3)
-    FoldTrainer(job, quiet, range(3), Process()).train()
+    FoldTrainer(folds_of(job, quiet, range(3)), Process()).train()
     _, cut = make_job(digits, tmp_path / "cut", epochs=3)
 
     class Cut(BaseException):
@@ -171,9 +184,9 @@ def test_a_pass_that_was_cut_goes_on_with_folds_at_different_epochs(digits: Data
             raise Cut
 
     with pytest.raises(Cut):
-        FoldTrainer(job, cut, range(3), Process()).train(notify)
-    FoldTrainer(job, cut, [0], Process()).train()  # one of them alone, and the others from one pass
-    FoldTrainer(job, cut, [1, 2], Process()).train()
+        FoldTrainer(folds_of(job, cut, range(3)), Process()).train(notify)
+    FoldTrainer(folds_of(job, cut, [0]), Process()).train()  # one of them alone, and the others from one pass
+    FoldTrainer(folds_of(job, cut, [1, 2]), Process()).train()
     assert fold_bytes(cut) == fold_bytes(quiet)
 
 
@@ -200,7 +213,7 @@ def test_two_ranks_and_one_give_the_same_folds_from_one_pass_and_one_by_one(
         job, runs[name] = make_job(digits, tmp_path / name, settings, epochs=4, shares=2)
     train_on_two_ranks(runs["one by one"], "0 1 2", tmp_path / "meet-1")
     train_on_two_ranks(runs["fused"], "0,1,2", tmp_path / "meet-2")
-    FoldTrainer(job, runs["alone"], range(3), Process()).train()
+    FoldTrainer(folds_of(job, runs["alone"], range(3)), Process()).train()
     weights = {name: [run.fold(fold).weights.read_bytes() for fold in range(3)] for name, run in runs.items()}
     assert weights["fused"] == weights["one by one"]
     assert weights["alone"] == weights["one by one"]

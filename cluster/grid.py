@@ -1,0 +1,72 @@
+"""A grid of settings: a run for each candidate, in a folder of its own, trained together and compared."""
+
+import re
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..storage.errors import UsageError
+from ..storage.files import read_json, write_json
+from ..training.run import RunFolder
+
+GRID = "grid.json"
+MOST_CANDIDATES = 1000
+
+
+def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of every candidate by its name, as `lr=0.01,hidden=64`; of one that is alone by no name.
+
+    Values that are to be tried one by one are lists, or text with commas. Raises UsageError for too many.
+    """
+    values = {name: _values(value) for name, value in settings.items()}
+    varied = [name for name, of_name in values.items() if len(of_name) > 1]
+    candidates = {}
+    for chosen in product(*values.values()):
+        candidate = dict(zip(values, chosen, strict=True))
+        candidates[",".join(f"{name}={candidate[name]}" for name in varied)] = candidate
+        if len(candidates) > MOST_CANDIDATES:
+            raise UsageError(f"--set: more than {MOST_CANDIDATES:,} candidates; give fewer values")
+    return candidates
+
+
+def _values(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+
+
+def candidate_folder(root: Path, name: str) -> RunFolder:
+    """The folder of a candidate's run; of one that is alone, the run's own."""
+    return RunFolder(root / "candidates" / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
+
+
+def write_grid(root: Path, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the candidates, and write that down. Returns it.
+
+    The best has the highest out-of-fold accuracy, or of quantities the lowest mean of the folds' held-out losses.
+    """
+
+    def rank(name: str) -> tuple[float, float]:
+        summary = summaries[name]
+        losses = [fold["loss"] for fold in summary["folds"]]
+        return -summary["out_of_fold"].get("accuracy", 0.0), sum(losses) / len(losses)
+
+    grid = {
+        "best": min(candidates, key=rank),
+        "candidates": [
+            {"name": name, "settings": settings, "out_of_fold": summaries[name]["out_of_fold"]}
+            | {"spread": summaries[name]["spread"], "folder": str(candidate_folder(root, name).root.relative_to(root))}
+            for name, settings in candidates.items()
+        ],
+    }
+    write_json(root / GRID, grid)
+    return grid
+
+
+def best_folder(root: Path) -> Path:
+    """The run that is meant by a folder: its own, or its grid's best candidate."""
+    if not (root / GRID).exists():
+        return root
+    best: str = read_json(root / GRID)["best"]
+    return candidate_folder(root, best).root
