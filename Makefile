@@ -69,6 +69,11 @@ bench-codecs: install
 bench-order: install
 	$(BIN)/python -m tests.benchmarks.order build/bench-order.json
 
+# Simulated: 20 folds on 64 nodes that fail.
+.PHONY: bench-schedule
+bench-schedule: install
+	$(BIN)/python -m tests.benchmarks.schedule build/bench-schedule.json
+
 # Needs root, for a control group with a limit of memory.
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json

@@ -23,6 +23,8 @@ from foldstream.cluster.schedule import (
     Unit,
 )
 
+from ..benchmarks.simulated_cluster import BUSY, WOULD_FIT, Cluster
+
 NODE = Resources(cpus=4)
 
 
@@ -176,3 +178,12 @@ def test_a_thousand_schedules_keep_the_invariants(hundred: int) -> None:
             World(seed).run()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, run again by World({seed}).run(): {error}") from error
+
+
+@pytest.mark.parametrize("demand", [1, 4, 8])
+def test_no_fold_waits_for_nodes_that_are_idle_and_all_are_done_on_nodes_that_fail(demand: int) -> None:
+    cluster = Cluster(demand, between_failures=8, max_retries=1_000, seed=0)
+    cluster.run()
+    assert cluster.schedule.named(Status.DONE) == list(cluster.schedule.units)
+    assert cluster.spent[BUSY] > demand * sum(cluster.hours.values()), "no work was lost: nothing has failed"
+    assert cluster.spent[WOULD_FIT] == 0
