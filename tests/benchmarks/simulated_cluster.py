@@ -58,7 +58,7 @@ class Cluster:
 
     def __init__(self, demand: int, between_failures: float, max_retries: int, seed: int) -> None:
         self.demand, self.between_failures, self.draw = demand, between_failures, random.Random(seed)
-        units = [Unit(f"fold-{fold}", (fold,), Resources(gpus=demand)) for fold in range(FOLDS)]
+        units = [Unit(f"fold-{fold}", (f"fold-{fold}",), Resources(gpus=demand)) for fold in range(FOLDS)]
         self.schedule = Schedule({unit.name: unit for unit in units}, max_retries)
         location = math.log(FOLD_HOURS) - SPREAD**2 / 2
         self.hours = {unit.name: self.draw.lognormvariate(location, SPREAD) for unit in units}
