@@ -320,6 +320,7 @@ def train(
     plan: Annotated[
         str | None, typer.Option(metavar="NAME", help="Folds that «split» has made, instead of the options above.")
     ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Train one model more, on all rows.")] = False,
     epochs: Annotated[int, typer.Option(help="Passes over each fold's training rows.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Rows of a global batch, over all workers.")] = 128,
     workers: Annotated[int, typer.Option(help="Data-parallel workers.")] = 2,
@@ -372,6 +373,7 @@ def train(
             gap=gap,
             fold_column=fold_column,
             plan=plan,
+            refit=refit,
             epochs=epochs,
             batch_size=batch_size,
             workers=workers,
@@ -402,7 +404,7 @@ def predict(
     ] = None,
     id: Annotated[str | None, typer.Option(help="Column of SOURCE that names the rows; else 1, 2, 3, …")] = None,
     ensemble: Annotated[
-        str, typer.Option(help="How the folds' predictions become one: mean, median, vote, weighted.")
+        str, typer.Option(help="How the folds' predictions become one: mean, median, vote, weighted; or refit.")
     ] = "mean",
 ) -> None:
     """Predict by all folds together and write a CSV.

@@ -45,13 +45,12 @@ from ..training.run import RunFolder, RunJob, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
+from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
 from .grid import candidate_folder, expand_grid, write_grid
 from .local import dask_cluster, workers_released
 from .local_ray import ray_cluster
 from .runs import (
-    Execution,
     begun_with,
-    choose_fold_mode,
     load_summary,
     merge_run,
     name_folds,
@@ -78,6 +77,7 @@ def train(
     gap: float = 0.0,
     fold_column: str | None = None,
     plan: str | None = None,
+    refit: bool = False,
     epochs: int = 10,
     batch_size: int = 128,
     workers: int = 2,
@@ -96,7 +96,8 @@ def train(
 ) -> dict[str, Any]:
     """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
 
-    The folds are those of `split_rows`, or those of the dataset's `plan` of that name.
+    The folds are those of `split_rows`, or those of the dataset's `plan` of that name; `refit` trains one model more,
+    on all rows but the holdout.
     `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB"), and
     `cache` what it may keep on local disk of a dataset in an object store. `fold_mode` "fused" trains all folds from
     one pass over the data, "runs" as many at once as the cluster has room for; both give the same weights. What fails
@@ -124,7 +125,7 @@ def train(
     runs = {name: candidate_folder(root.root, name) for name in candidates}
     begun = filter(None, (begun_with(folder, workers) for folder in runs.values()))
     lanes, shares = next(begun, (lane_count(workers), workers))
-    common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares)
+    common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, refit)
     configs, parameters = configure(candidates, common, opened.schema)
     with _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
@@ -133,6 +134,7 @@ def train(
         mode, reason = choose_fold_mode(opened, len(named), common, execution, parameters)
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
+            mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)
             listener.announce("fold mode", f"{mode}: {reason}")
             train_folds(root, named, epochs, replace(execution, fold_mode=mode), listener.progress)
     for folder in runs.values():
@@ -237,7 +239,8 @@ def predict(
 ) -> int:
     """Predict a dataset, a CSV file with the run's feature columns, or images, by all folds; write a CSV.
 
-    `ensemble` says how the folds' predictions become one: mean, median, vote, or weighted by their held-out losses.
+    `ensemble` says how the folds' predictions become one: mean, median, vote, or weighted by their held-out losses; or
+    refit, for the model of a run with `refit` that was trained on all rows.
     The CSV has the row's id (the `id` column's value, or its number counted from 1) and the most probable class, or
     the value of each label. `columns` are its names: by default ImageId and Label, or
     ImageId and the labels where there are several. Of images it has each one's path, its class and the probability
@@ -249,7 +252,7 @@ def predict(
     names = tuple(columns or usual)
     if len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
-    check_ensemble(ensemble, bool(job.schema.classes))
+    check_ensemble(ensemble, bool(job.schema.classes), job.config.refit)
     target = _new_file(out)
     if id and job.schema.image:
         raise UsageError("--id names a column, and images have none; their paths name them")

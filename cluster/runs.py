@@ -6,7 +6,7 @@ Every step is an artifact that is committed or absent, so a run that was killed 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -16,45 +16,23 @@ import torch
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
-from ..storage.errors import ConflictError, DamagedError, UsageError, check_choice
+from ..storage.errors import ConflictError, DamagedError, UsageError
 from ..storage.files import read_json, same_json, write_json
 from ..storage.fold_plan import ModelRows, open_plan
-from ..storage.machine import this_machine
 from ..storage.progress import Progress
-from ..training.batch import Rank
 from ..training.config import TrainConfig
-from ..training.filters import EveryRow
 from ..training.fold_driver import GroupRequest
-from ..training.fused_stream import FusedStream
 from ..training.models import absolute_model, model_hash
 from ..training.plan_folds import make_plan
 from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, folds_of, is_done, load_job, read_result
-from ..training.saving import EACH_EPOCH, Saving
-from ..training.stream import Mixing, TrainStream
 from .coordinator import Coordinator
+from .fold_mode import Execution
 from .grid import best_folder
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit
 
 POLL_SECONDS = 0.5
-FOLD_MODES = ("auto", "fused", "runs")
-MODEL_BYTES = 20  # of each parameter: itself, its gradient, two moments of its optimizer, its best value so far
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is carried out, which does not change its result: workers, bytes of memory and of cache for each one's
-    stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung, checkpoints."""
-
-    workers: int
-    memory: int | None = None
-    cache: int | None = None
-    max_retries: int = 2
-    hang_seconds: float = 30.0
-    fold_mode: str = "auto"
-    """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
-    saving: Saving = EACH_EPOCH
 
 
 def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress) -> RunJob:
@@ -136,49 +114,12 @@ def plan_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dic
     return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 
 
-def choose_fold_mode(
-    dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int
-) -> tuple[str, str]:
-    """`fused` or `runs` for so many `models` of so many parameters, and why.
-
-    Raises UsageError if the workers' streams cannot do with the memory that they may use.
-    """
-    check_choice("--fold-mode", execution.fold_mode, FOLD_MODES)
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    place, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
-    mode, reason = execution.fold_mode, "as it was told"
-    needed = models * parameters * MODEL_BYTES
-    if mode == "auto":
-        mode, reason = "fused", "all folds from one pass over the data"
-        if needed > model_memory(execution.workers):
-            mode, reason = "runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker"
-    if mode == "fused":
-        try:
-            FusedStream(dataset, dict.fromkeys(range(models), every), mixing, place)
-        except UsageError:
-            if execution.fold_mode == "fused":
-                raise
-            mode, reason = "runs", "the memory does not suffice for one pass for all folds"
-    if mode == "runs":
-        TrainStream(dataset, every, mixing, place)
-    return mode, reason
-
-
-def model_memory(workers: int) -> int:
-    """Bytes that a worker's models may have: half of its GPU's, or of its part of this machine's."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory) // 2
-    return this_machine().memory // workers // 2
-
-
-def model_count(run: RunFolder) -> int:
-    """The models of a run: one for each fold of each repeat."""
-    return len(open_plan(run.folds).models)
-
-
 def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, RunFold]:
     """All folds of a run by their names, which of a candidate of a grid say of which."""
-    return {f"{candidate} fold {one.fold}".strip(): one for one in folds_of(job, run, range(model_count(run)))}
+    count = len(open_plan(run.folds).models)
+    titles = [f"fold {fold}" for fold in range(count)] + ["refit"] * job.config.refit
+    every = folds_of(job, run, range(len(titles)))
+    return {f"{candidate} {title}".strip(): one for title, one in zip(titles, every, strict=True)}
 
 
 def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Progress) -> dict[str, Any]:
@@ -252,8 +193,9 @@ def report_fold(name: str, folder: FoldFolder, epochs: int, progress: Progress) 
         remark = ""
         if state["history"]:
             last = state["history"][-1]
-            shown = next(key for key in last if key == "accuracy" or key.startswith("rmse"))
-            remark = f"loss {last['loss']:.4f}, {shown} {last[shown]:.4f}, {last['rows'] / last['seconds']:,.0f} rows/s"
+            shown = [key for key in last if key in ("loss", "accuracy") or key.startswith("rmse")] or ["train_loss"]
+            scores = ", ".join(f"{key} {last[key]:.4f}" for key in sorted(shown, reverse=True)[:2])
+            remark = f"{scores}, {last['rows'] / last['seconds']:,.0f} rows/s"
         progress(name, done, 100 * epochs, remark)
 
 

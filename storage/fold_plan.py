@@ -42,6 +42,13 @@ class FoldPlan(StoredArrays):
         """The rows that no model sees, to score all of them together."""
         return ModelRows(code_array(0), (), tuple(self.manifest.details["holdout"]))
 
+    def model(self, number: int) -> ModelRows:
+        """What a model sees. The one behind the last is that of no fold: it trains on all rows but the holdout."""
+        if number < len(self.models):
+            return self.models[number]
+        codes = range(self.block_table(f"{code_array(0)}_counts").shape[1])
+        return ModelRows(code_array(0), tuple(code for code in codes if code not in self.holdout.held_out), ())
+
     def counts(self, array: str, codes: tuple[int, ...]) -> np.ndarray:
         """Rows of every block with one of the codes, (blocks,) int64."""
         table = self.block_table(f"{array}_counts").astype(np.int64)

@@ -61,6 +61,8 @@ class TrainConfig:
     lanes: int = LANE_STEP
     shares: int = 1
     """Parts of a batch that are computed by themselves: the workers with which the run began."""
+    refit: bool = False
+    """Whether one more model is trained, on all rows but the holdout."""
     recipe: Recipe = field(default_factory=Recipe)
     model_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -81,6 +83,8 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
         raise UsageError("the dataset has no label to train on; convert its source with --label COLUMN")
     check_split(config.split, schema)
     check_batch_size(config.batch_size, config.lanes)
+    if config.refit and config.recipe.patience:
+        raise UsageError("--refit trains on all rows, and --set patience needs rows to stop by; leave one of them out")
     _check_recipe(config.recipe, schema.task)
 
 

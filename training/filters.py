@@ -53,13 +53,13 @@ class CodeFilter:
 
 def training_rows(plan: FoldPlan, model: int) -> CodeFilter:
     """The rows that a model of a plan trains on."""
-    rows = plan.models[model]
+    rows = plan.model(model)
     return CodeFilter(plan, rows.array, rows.train)
 
 
 def held_out_rows(plan: FoldPlan, model: int) -> CodeFilter:
     """The rows that are held out from a model of a plan."""
-    rows = plan.models[model]
+    rows = plan.model(model)
     return CodeFilter(plan, rows.array, rows.held_out)
 
 

@@ -14,16 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import lr_scheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from ..storage.files import write_json
 from .batch import Batch
 from .checkpoint import Checkpoints, save_weights
-from .config import Recipe
 from .metrics import make_loss_metric, make_metrics, name_metrics
-from .models import parameter_groups
 from .objective import Objective, Preparation, autocast, make_model
+from .optimizer import make_optimizer, make_scheduler
 from .prediction import Predictor
 from .process import Process
 from .run import RunFold
@@ -47,12 +45,15 @@ class FoldState:
 
 class FoldModel:
     """A fold's model, with its optimizer and its state. An epoch has `rows` rows, so many that its batches are full;
-    `dropped` are left over. It has a `number` among those that are trained together."""
+    `dropped` are left over. It has a `number` among those that are trained together, and is `tried` on held-out rows
+    if it has some."""
 
-    def __init__(self, number: int, trained: RunFold, process: Process, kept: int, saving: Saving = EACH_EPOCH) -> None:
+    def __init__(
+        self, number: int, trained: RunFold, process: Process, kept: int, tried: bool, saving: Saving = EACH_EPOCH
+    ) -> None:
         self.number, self.fold, self.process = number, trained.fold, process
         self.job, self.config, self.recipe = trained.job, trained.job.config, trained.job.config.recipe
-        self.folder = trained.run.fold(trained.fold)
+        self.folder, self.tried = trained.run.fold(trained.fold), tried
         self.steps, self.dropped = divmod(kept, self.config.batch_size)
         self.rows = kept - self.dropped
         self.objective = Objective(self.job.schema, self.job.statistics, self.recipe, process.device)
@@ -167,7 +168,9 @@ class FoldModel:
         self.metrics.update(predicted, y.long() if self.job.schema.classes else y.reshape(predicted.shape).float())
 
     def scores(self) -> dict[str, float]:
-        """Loss and metrics over all ranks' held-out rows, of which each rank asks."""
+        """Loss and metrics over all ranks' held-out rows, of which each rank asks. None where there are no such rows."""
+        if not self.tried:
+            return {}
         return {"loss": float(self.held_out_loss.compute()), **name_metrics(self.job.schema, self.metrics.compute())}
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
@@ -275,31 +278,3 @@ class FoldModel:
     def close(self) -> None:
         if self.logs is not None:
             self.logs.close()
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters.
-
-    Adam's update in one pass over the memory («fused») takes a third of the time of torch's default, on a CPU too.
-    """
-    options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
-    if recipe.optimizer in ("Adam", "AdamW") and all(p.is_floating_point() for p in model.parameters()):
-        options["fused"] = True
-    groups = parameter_groups(model, recipe.weight_decay)
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **options)
-    return optimizer
-
-
-def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:
-    """The recipe's schedule, stepped once an optimizer step, `updates` times in all."""
-    match recipe.scheduler:
-        case "OneCycleLR":
-            return lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=updates + 1)
-        case "CosineAnnealingLR":
-            return lr_scheduler.CosineAnnealingLR(optimizer, updates)
-        case "StepLR":
-            return lr_scheduler.StepLR(optimizer, recipe.step_size, recipe.gamma)
-        case "ExponentialLR":
-            return lr_scheduler.ExponentialLR(optimizer, recipe.gamma)
-        case _:
-            return lr_scheduler.ConstantLR(optimizer, factor=1.0)

@@ -65,7 +65,8 @@ class FoldTrainer:
         self.homes: dict[int, int] = {}
         """The ranks that have the newest state of a fold, where not all have it."""
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
-        self.folds = [FoldModel(n, one, process, kept[n], saving) for n, one in enumerate(folds)]
+        tried = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
+        self.folds = [FoldModel(n, one, process, kept[n], tried[n], saving) for n, one in enumerate(folds)]
         self.clock = Clock()
 
     def train(self, notify: Notify = lambda fold, metrics: None) -> None:

@@ -73,9 +73,10 @@ def predict_rows(
     Yields (arrays of some rows: `id` and, if there, `key`; predictions (rows, outputs) float32).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folds = range(len(open_plan(run.folds).models))
+    count = len(open_plan(run.folds).models)
+    folds = [count] if ensemble == "refit" else range(count)
     predictors = [load_predictor(job, run, fold, device) for fold in folds]
-    losses = [read_result(run.fold(fold))["metrics"]["loss"] for fold in folds]
+    losses = [read_result(run.fold(fold))["metrics"].get("loss", 1.0) for fold in folds]
     names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
     for arrays in all_rows(dataset, names):
         parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)

@@ -28,10 +28,10 @@ from foldstream.storage.progress import silent
 from foldstream.training import fold_model
 from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings
-from foldstream.training.fold_model import make_optimizer, make_scheduler
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import parameter_groups
 from foldstream.training.objective import make_model
+from foldstream.training.optimizer import make_optimizer, make_scheduler
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob, folds_of
 from foldstream.training.split import Split

@@ -141,7 +141,7 @@ def test_out_of_fold_predictions_as_a_table(ending: str, trained: Path, digits: 
 
 def test_a_holdout_is_scored_by_all_models_of_all_repeats(digits: Dataset, tmp_path: Path) -> None:
     options = ("--folds", "2", "--repeats", "2", "--holdout", "0.25", "--epochs", "2", "--batch-size", "32")
-    done = foldstream("train", digits.root, tmp_path / "run", "--model", "mlp", *options)
+    done = foldstream("train", digits.root, tmp_path / "run", "--model", "mlp", *options, "--refit")
     assert done.returncode == 0, done.stderr
     assert "out-of-fold, all 900 rows: accuracy" in done.stdout
     assert "seen by no model, 300 rows: accuracy" in done.stdout
@@ -154,6 +154,12 @@ def test_a_holdout_is_scored_by_all_models_of_all_repeats(digits: Dataset, tmp_p
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["holdout"]["accuracy"] > 0.6
     assert len(summary["folds"]) == 4
+    refit = json.loads((tmp_path / "run" / "folds" / "4" / "done.json").read_text())
+    assert refit["metrics"]["rows"] + refit["metrics"]["dropped"] == 900
+    outs = [tmp_path / f"{kind}.csv" for kind in ("mean", "refit")]
+    for out in outs:
+        assert foldstream("predict", tmp_path / "run", digits.root, out, "--ensemble", out.stem).returncode == 0
+    assert outs[0].read_bytes() != outs[1].read_bytes()
 
 
 def test_a_grid_is_trained_together_and_its_best_candidate_predicts(digits: Dataset, tmp_path: Path) -> None:

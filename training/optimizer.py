@@ -1,0 +1,38 @@
+"""The recipe's optimizer and schedule."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from .config import Recipe
+from .models import parameter_groups
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the model's parameters.
+
+    Adam's update in one pass over the memory («fused») takes a third of the time of torch's default, on a CPU too.
+    """
+    options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
+    if recipe.optimizer in ("Adam", "AdamW") and all(p.is_floating_point() for p in model.parameters()):
+        options["fused"] = True
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **options)
+    return optimizer
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:
+    """The recipe's schedule, stepped once an optimizer step, `updates` times in all."""
+    match recipe.scheduler:
+        case "OneCycleLR":
+            return lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=updates + 1)
+        case "CosineAnnealingLR":
+            return lr_scheduler.CosineAnnealingLR(optimizer, updates)
+        case "StepLR":
+            return lr_scheduler.StepLR(optimizer, recipe.step_size, recipe.gamma)
+        case "ExponentialLR":
+            return lr_scheduler.ExponentialLR(optimizer, recipe.gamma)
+        case _:
+            return lr_scheduler.ConstantLR(optimizer, factor=1.0)
