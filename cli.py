@@ -348,8 +348,8 @@ def train(
         typer.Option(
             metavar="NAME=VALUE",
             help="A setting, repeatable: optimizer, lr, weight_decay, momentum, scheduler, step_size, gamma, loss, "
-            "label_smoothing, precision, clip_grad_norm, accumulate, patience, or one of the model's own. Several "
-            "values with commas make a grid.",
+            "label_smoothing, precision, clip_grad_norm, accumulate, compile, deterministic, patience, or one of the "
+            "model's own. Several values with commas make a grid.",
         ),
     ] = [],  # noqa: B006 - Typer copies it
 ) -> None:

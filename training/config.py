@@ -43,6 +43,10 @@ class Recipe:
     """Largest norm of the gradient; 0: no clipping."""
     accumulate: int = 1
     """Batches whose gradients are added up for one optimizer step."""
+    compile: bool = False
+    """Whether training steps run through torch.compile, which needs a C++ compiler, and a while at the start."""
+    deterministic: bool = False
+    """Whether only deterministic algorithms are used on the GPU; on the CPU they always are."""
     patience: int = 0
     """Early stopping: epochs without a lower validation loss; then the best weights are kept. 0: none."""
 

@@ -5,14 +5,14 @@ whether it is trained alone or with others from one pass, and whether it was cut
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
@@ -61,6 +61,7 @@ class FoldModel:
         self.model = make_model(self.job, self.fold).to(process.device)
         self.shares = Shares(self.model, [0], 1)
         self.wrapped = self.model
+        self.forward = self.compiled(self.model)
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.updates = math.ceil(self.steps / self.recipe.accumulate)
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
@@ -89,10 +90,9 @@ class FoldModel:
         """Train the next epoch, or the rest of it, on the shares `numbers` of `count` of each batch; `together` with
         the other ranks, which have the other shares."""
         self.shares = Shares(self.model, numbers, count)
-        if not together:
-            self.wrapped = self.model
-        elif self.wrapped is self.model:
-            self.wrapped = self.process.wrap(self.model)
+        if together != (self.wrapped is not self.model):
+            self.wrapped = self.process.wrap(self.model) if together else self.model
+            self.forward = self.compiled(self.wrapped)
         self.losses = torch.zeros(len(numbers), dtype=torch.float64, device=self.process.device)
         self.began = self.shown = perf_counter()
         self.earlier = 0.0
@@ -113,7 +113,7 @@ class FoldModel:
             with self.shares.share(position), self.exchange(last_of_group):
                 x, y = (tensor.to(process.device, non_blocking=True) for tensor in (x, y))
                 with autocast(process.device, recipe.precision):
-                    loss = self.objective.loss(self.wrapped(self.prepare(x)), y)
+                    loss = self.objective.loss(self.forward(self.prepare(x)), y)
                 if step == first_of_group:  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
                 self.scaler.scale(loss / group if group > 1 else loss).backward()  # type: ignore[no-untyped-call]
@@ -125,6 +125,10 @@ class FoldModel:
             self.shown = perf_counter()
             if process.leads or self.wrapped is self.model:
                 self.write_progress((step + 1) / self.steps)
+
+    def compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What a training step calls: the model, compiled if the recipe says so, with the same parameters."""
+        return torch.compile(model) if self.recipe.compile else model
 
     def exchange(self, wanted: bool) -> AbstractContextManager[None]:
         """Where the ranks train together: have the backward pass average gradients over them, if it is wanted."""
@@ -168,7 +172,7 @@ class FoldModel:
         self.metrics.update(predicted, y.long() if self.job.schema.classes else y.reshape(predicted.shape).float())
 
     def scores(self) -> dict[str, float]:
-        """Loss and metrics over all ranks' held-out rows, of which each rank asks. None where there are no such rows."""
+        """Loss and metrics over all ranks' held-out rows, for which each rank asks. None where there are no rows."""
         if not self.tried:
             return {}
         return {"loss": float(self.held_out_loss.compute()), **name_metrics(self.job.schema, self.metrics.compute())}

@@ -1,6 +1,7 @@
 """One rank of a training group: its number, its device, and what it exchanges with the others."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ class Process:
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
+
+    def use_deterministic_algorithms(self) -> None:
+        """Have torch refuse what may give another result each time. cuBLAS reads its setting when it is first used."""
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
     def average_buffers(self, model: nn.Module) -> None:
         """Give every rank the mean of all ranks' buffers: batch norm's running statistics, over all rows."""

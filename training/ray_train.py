@@ -117,6 +117,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     left = [
         RunFold(jobs[root], runs[root], fold) for root, fold in config["folds"] if not is_done(runs[root].fold(fold))
     ]
+    if any(one.job.config.recipe.deterministic for one in left):
+        process.use_deterministic_algorithms()
     process.wait()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)

@@ -97,6 +97,15 @@ def test_early_stopping_keeps_the_best_weights(digits: Dataset, tmp_path: Path) 
     assert result["metrics"]["loss"] == min(losses)
 
 
+def test_a_compiled_model_learns_the_same(digits: Dataset, tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        job, run = make_job(digits, tmp_path / str(compiled), {"compile": compiled}, epochs=2, model="mlp")
+        train(job, run)
+        losses.append([epoch["train_loss"] for epoch in read_result(run.fold(1))["history"]])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> None:
     one, run_one = make_job(digits, tmp_path / "0", epochs=1, seed=0)
     two, run_two = make_job(digits, tmp_path / "1", epochs=1, seed=1)
