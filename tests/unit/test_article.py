@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from foldstream.training.config import resolve_settings
-from foldstream.training.fold_model import make_optimizer, make_scheduler
 from foldstream.training.models import ArticleCNN, build_model
+from foldstream.training.optimizer import make_optimizer, make_scheduler
 from scipy.signal import convolve2d
 from torch import nn
 from torch.nn import functional

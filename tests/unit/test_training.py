@@ -97,6 +97,7 @@ def test_early_stopping_keeps_the_best_weights(digits: Dataset, tmp_path: Path) 
     assert result["metrics"]["loss"] == min(losses)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about its own
 def test_a_compiled_model_learns_the_same(digits: Dataset, tmp_path: Path) -> None:
     losses = []
     for compiled in (False, True):
