@@ -34,7 +34,7 @@ def make_job(
     )
     run = RunFolder(root)
     write_json(run.job, asdict(job))
-    write_folds(dataset, "stratified", 3, 0, run.folds)
+    write_folds(dataset, job.config.split, 3, 0, run.folds)
     return job, run
 
 
