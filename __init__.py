@@ -5,6 +5,7 @@
     fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
     summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
     fs.predict("runs/digits", "test.csv", "submission.csv")
+    models = fs.load_models("runs/digits")  # plain torch modules, which take stored rows and give logits
 
     for x, y, id in fs.stream("digits.zarr", batch_size=256):  # a training loop of one's own
         ...
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .storage.dataset import Dataset
     from .storage.dataset import open_dataset as open
     from .storage.errors import FoldstreamError
+    from .training.export import export, load_models
     from .training.open_stream import normalizer, stream
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "Listener",
     "convert_csv",
     "convert_images",
+    "export",
+    "load_models",
     "normalizer",
     "open",
     "predict",
@@ -45,6 +49,8 @@ _HOMES = {
     "Listener": ("cluster.conversion", "Listener"),
     "convert_csv": ("cluster.conversion", "convert_csv"),
     "convert_images": ("cluster.conversion", "convert_images"),
+    "export": ("training.export", "export"),
+    "load_models": ("training.export", "load_models"),
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("storage.dataset", "open_dataset"),
     "predict": ("cluster.jobs", "predict"),

@@ -435,6 +435,22 @@ def oof(
     console.print(f"{rows:,} rows: {out}", highlight=False)
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for a file of each fold.")],
+    format: Annotated[str, typer.Option(help="torchscript, onnx or safetensors.")] = "torchscript",
+) -> None:
+    """Write the folds' models for use without Foldstream. They take stored rows, and give logits or values.
+
+    Example: foldstream export runs/digits exported --format onnx
+    """
+    from .training.export import export as export_models
+
+    for file in export_models(run, out, format=format):
+        console.print(str(file), highlight=False, soft_wrap=True)
+
+
 @app.command("run")
 def run_job(
     job: Annotated[

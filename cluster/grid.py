@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.errors import UsageError
-from ..storage.files import read_json, write_json
-from ..training.run import RunFolder
+from ..storage.files import write_json
+from ..training.run import GRID, RunFolder
 
-GRID = "grid.json"
 MOST_CANDIDATES = 1000
 
 
@@ -52,21 +51,15 @@ def write_grid(root: Path, candidates: Mapping[str, dict[str, Any]], summaries: 
         losses = [fold["loss"] for fold in summary["folds"]]
         return -summary["out_of_fold"].get("accuracy", 0.0), sum(losses) / len(losses)
 
+    best = min(candidates, key=rank)
     grid = {
-        "best": min(candidates, key=rank),
+        "best": best,
+        "folder": str(candidate_folder(root, best).root.relative_to(root)),
         "candidates": [
             {"name": name, "settings": settings, "out_of_fold": summaries[name]["out_of_fold"]}
-            | {"spread": summaries[name]["spread"], "folder": str(candidate_folder(root, name).root.relative_to(root))}
+            | {"spread": summaries[name]["spread"]}
             for name, settings in candidates.items()
         ],
     }
     write_json(root / GRID, grid)
     return grid
-
-
-def best_folder(root: Path) -> Path:
-    """The run that is meant by a folder: its own, or its grid's best candidate."""
-    if not (root / GRID).exists():
-        return root
-    best: str = read_json(root / GRID)["best"]
-    return candidate_folder(root, best).root

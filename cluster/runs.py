@@ -24,10 +24,9 @@ from ..training.config import TrainConfig
 from ..training.fold_driver import GroupRequest
 from ..training.models import absolute_model, model_hash
 from ..training.plan_folds import make_plan
-from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, folds_of, is_done, load_job, read_result
+from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, best_folder, folds_of, is_done, load_job, read_result
 from .coordinator import Coordinator
 from .fold_mode import Execution
-from .grid import best_folder
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit

@@ -11,6 +11,8 @@ from ..storage.files import read_json
 from ..storage.format import Schema, Statistics
 from .config import TrainConfig
 
+GRID = "grid.json"  # beside the runs of a grid's candidates, what they are worth
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -141,6 +143,14 @@ class RunFold:
 def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]:
     """Some folds of a run."""
     return [RunFold(job, run, fold) for fold in folds]
+
+
+def best_folder(root: Path) -> Path:
+    """The folder of the run that is meant by a folder: its own, or that of its grid's best candidate."""
+    if not (root / GRID).exists():
+        return root
+    folder: str = read_json(root / GRID)["folder"]
+    return root / folder
 
 
 def load_job(run: RunFolder) -> RunJob:

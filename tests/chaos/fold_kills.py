@@ -123,11 +123,13 @@ def main(victim: str, count: int, seed: int, dataset: Path) -> None:
         subprocess.run(command(dataset, root / "quiet"), check=True, stdout=subprocess.DEVNULL)
         expected = result(RunFolder(root / "quiet"))
         for number in range(count):
-            options = ["--fold-mode", draw.choice(["fused", "runs"])]
+            every = draw.choice(["1 epoch", "5 steps", "0.01 minutes"])
+            options = ["--fold-mode", draw.choice(["fused", "runs"]), "--checkpoint-every", every]
             run = root / f"{number}"
             told = disturb(dataset, run, victim, draw.random(), draw, options)
             assert result(RunFolder(run)) == expected, f"kill {number}: {told}"
-            print(f"{number:2} {victim:11} {options[1]:5} {told} -> the same weights and predictions", flush=True)
+            how = f"{options[1]:5} {every:12}"
+            print(f"{number:2} {victim:11} {how} {told} -> the same weights and predictions", flush=True)
     print(f"{count} kills of {victim}, seed {seed}: all as the undisturbed run")
 
 

@@ -34,7 +34,7 @@ def make_job(
     )
     run = RunFolder(root)
     write_json(run.job, asdict(job))
-    make_plan(dataset, base.split, run.folds)
+    make_plan(dataset, job.config.split, run.folds)
     return job, run
 
 
