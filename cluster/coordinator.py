@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..storage.errors import RunError
 from ..training.fold_driver import FoldDriver, GroupRequest
@@ -116,10 +117,15 @@ class Coordinator:
     def _act(self, action: Action) -> None:
         key = action.unit, action.attempt
         if isinstance(action, Start):
-            driver = Driver.remote(self.patience)
+            driver = self._start_driver()
             self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit), driver))
         elif key in self.attempts:
             ray.kill(self.attempts.pop(key).driver)
+
+    def _start_driver(self) -> Any:
+        """A driver on this node, with which Ray Train's controller stays: what a lost node takes are workers."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return Driver.options(scheduling_strategy=here).remote(self.patience)
 
     def _news(self) -> Iterator[Event]:
         """What has happened since the last call."""

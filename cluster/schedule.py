@@ -1,7 +1,8 @@
 """Which folds run when: a state machine without I/O, a clock or randomness. Events go in, actions come out.
 
 A *unit* is what one Ray Train run trains: a fold, or all folds from one pass. Units are admitted while the nodes that
-are there have what they demand. A unit that fails is begun again, `max_retries` times, and then the others go on.
+are there have what they demand. A unit that fails is begun again, `max_retries` times, and then the others go on; each
+node that is lost meanwhile allows it one failure more.
 Events may come twice, late or never: what ended is known by its attempt, and `Observed` says what is really there.
 """
 
@@ -120,6 +121,8 @@ class UnitState:
     status: Status = Status.WAITING
     attempt: int = 0
     failures: int = 0
+    excused: int = 0
+    """Failures that are put down to lost nodes: one for each since the unit was begun."""
     error: str | None = None
 
 
@@ -164,7 +167,7 @@ class Schedule:
             case NodeSeen(node, resources):
                 self.nodes[node] = resources
             case NodeLost(node):
-                self.nodes.pop(node, None)
+                self._lose(node)
             case Ended(unit, attempt, error) if self._runs(unit, attempt):
                 self._end(unit, error)
             case Silent(unit, attempt, seconds) if self._runs(unit, attempt):
@@ -176,6 +179,7 @@ class Schedule:
                         self._end(unit, "its driver is gone")
                 actions += [Stop(*one) for one in sorted(attempts) if not self._runs(*one)]
             case Restarted():
+                self.nodes = {}  # it may be another cluster
                 for unit in self.named(Status.RUNNING):
                     self.states[unit].status = Status.WAITING
         return [*actions, *self._admit()]
@@ -184,6 +188,13 @@ class Schedule:
         state = self.states.get(unit)
         return state is not None and state.status is Status.RUNNING and state.attempt == attempt
 
+    def _lose(self, node: str) -> None:
+        """Forget a node. Whether a failure was the unit's own is not known, and its news may come before or after."""
+        if self.nodes.pop(node, None):
+            for state in self.states.values():
+                begun = state.status is Status.RUNNING or (state.status is Status.WAITING and state.attempt > 0)
+                state.excused += begun
+
     def _end(self, unit: str, error: str | None) -> None:
         state = self.states[unit]
         state.error = error
@@ -191,7 +202,7 @@ class Schedule:
             state.status = Status.DONE
             return
         state.failures += 1
-        state.status = Status.FAILED if state.failures > self.max_retries else Status.WAITING
+        state.status = Status.FAILED if state.failures - state.excused > self.max_retries else Status.WAITING
 
     def _admit(self) -> Sequence[Start]:
         """Start what fits beside what runs, in order: a later unit that fits does not wait for an earlier one."""
@@ -207,8 +218,9 @@ class Schedule:
         """Raise AssertionError unless what always holds does."""
         for name, state in self.states.items():
             assert state.failures <= state.attempt, f"{name} failed more often than it was begun"
-            assert state.failures <= self.max_retries + 1, f"{name} was begun too often"
-            assert (state.status is Status.FAILED) == (state.failures > self.max_retries), f"{name}: {state}"
+            own = state.failures - state.excused
+            assert own <= self.max_retries + 1, f"{name} was begun too often"
+            assert (state.status is Status.FAILED) == (own > self.max_retries), f"{name}: {state}"
             assert state.status is not Status.DONE or state.error is None, f"{name} is done, with an error"
             assert state.attempt or state.status is Status.WAITING, f"{name} was never begun"
         for name in self.named(Status.WAITING):

@@ -1,8 +1,8 @@
 """Kills while folds are trained: python -m tests.chaos.fold_kills VICTIM COUNT SEED [DATASET].
 
-VICTIM is worker (a training worker), node (a Ray node with its workers), controller (Ray Train's), driver (a fold's)
-or coordinator (the command with all that it started, which is then run again). At COUNT moments drawn by SEED one is
-killed by SIGKILL; the weights and the out-of-fold predictions must be those of a run that was left alone.
+VICTIM is worker (a training worker), node (a Ray node with all that runs there), controller (Ray Train's), driver (a
+fold's) or coordinator (the command with all that it started, which is then run again). At COUNT moments drawn by SEED
+one is killed by SIGKILL; the weights and the out-of-fold predictions must be those of a run that was left alone.
 """
 
 import random
@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -27,14 +28,24 @@ VICTIMS = {
     "worker": "ray::RayTrainWorker",
     "controller": "ray::TrainController",
     "driver": "ray::FoldDriver",
+    "raylet": "/raylet/raylet ",
 }
 """How Ray names the processes."""
+NODE_CLUSTER = Path(__file__).with_name("node_cluster.py")
+CLUSTERS = [("3", "1", "away"), ("2", "1", "replaced"), ("3", "2", "away"), ("2", "2", "replaced")]
+"""Nodes, cores of each, and what becomes of a lost one: two workers are on two nodes or on one, and one is to spare, or
+has to come."""
 
 
 def command(dataset: Path, run: Path, *options: str) -> list[str]:
     """Train digits-cnn, which draws random numbers and has batch norm, with two workers."""
     fixed = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
     return [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *fixed, *options]
+
+
+def on_nodes(arguments: list[str], cluster: tuple[str, str, str]) -> list[str]:
+    """A command of foldstream as it is run on several Ray nodes."""
+    return [sys.executable, str(NODE_CLUSTER), *cluster, *arguments[3:]]
 
 
 def victims(session: int, victim: str) -> list[psutil.Process]:
@@ -47,6 +58,13 @@ def victims(session: int, victim: str) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return sorted(found, key=lambda process: process.pid)
+
+
+def nodes(session: int) -> list[list[psutil.Process]]:
+    """The processes of each Ray node that has training workers: its raylet, and all that this has started."""
+    workers = victims(session, "worker")
+    everyone = [[raylet, *raylet.children(recursive=True)] for raylet in victims(session, "raylet")]
+    return [node for node in everyone if any(worker in node for worker in workers)]
 
 
 def steps_done(run: RunFolder) -> float:
@@ -69,17 +87,32 @@ def wait_for(process: subprocess.Popen[bytes], run: RunFolder, epochs: float) ->
         time.sleep(0.005)
 
 
+def await_victims(process: subprocess.Popen[bytes], victim: str) -> list[list[psutil.Process]]:
+    """All of a kind, each with what dies with it, once there is one. Empty where the command has ended before."""
+    deadline, session = Deadline(), process.pid
+    while process.poll() is None:
+        alive = nodes(session) if victim == "node" else [[one] for one in victims(session, victim)]
+        if alive:
+            return alive
+        deadline.check(f"process of the kind {victim}")
+        time.sleep(0.05)
+    return []
+
+
 def kill(process: subprocess.Popen[bytes], victim: str, draw: random.Random) -> str:
     """Kill one of a kind. Returns what was killed."""
     if victim == "coordinator":
         kill_session(process)
         return "the session"
-    alive = victims(process.pid, victim)
+    alive = await_victims(process, victim)
     if not alive:
         return "nothing"
     chosen = draw.choice(alive)
-    chosen.kill()
-    return f"process {chosen.pid}"
+    titles = Counter(kind for kind in VICTIMS for one in victims(process.pid, kind) if one in chosen)
+    for one in chosen:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    return f"process {chosen[0].pid}: " + ", ".join(f"{count} {kind}" for kind, count in titles.items())
 
 
 @contextmanager
@@ -104,16 +137,21 @@ def result(run: RunFolder) -> tuple[list[bytes], bytes]:
 def disturb(dataset: Path, root: Path, victim: str, moment: float, draw: random.Random, options: list[str]) -> str:
     """A run in which one is killed when `moment` of all epochs is done. Returns what happened."""
     run, log = RunFolder(root), root.with_suffix(".log")
-    with training(command(dataset, root, *options), log) as process:
+    arguments = command(dataset, root, *options)
+    where = ""
+    if victim == "node":
+        cluster = draw.choice(CLUSTERS)
+        arguments, where = on_nodes(arguments, cluster), f"{'-'.join(cluster)} "
+    with training(arguments, log) as process:
         wait_for(process, run, moment * FOLDS * EPOCHS)
         at, killed = steps_done(run), kill(process, victim, draw)
         code = process.wait()
     if victim == "coordinator":
         assert code == -signal.SIGKILL
-        with training(command(dataset, root, *options), log) as process:
+        with training(arguments, log) as process:
             code = process.wait()
     assert code == 0, f"exit code {code}: {log.read_text()}"
-    return f"{killed} at {at:.2f} epochs"
+    return f"{where}{killed} at {at:.2f} epochs"
 
 
 def main(victim: str, count: int, seed: int, dataset: Path) -> None:

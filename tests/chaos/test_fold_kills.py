@@ -51,7 +51,7 @@ def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("victim", ["worker", "controller", "driver"])
+@pytest.mark.parametrize("victim", ["worker", "node", "controller", "driver"])
 def test_a_kill_leaves_the_weights_as_they_would_have_been(
     victim: str, undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
 ) -> None:

@@ -84,8 +84,26 @@ def test_what_vanished_is_begun_again_and_what_should_not_be_there_is_stopped() 
 def test_a_restart_of_the_coordinator_is_no_failure() -> None:
     schedule = make(1, max_retries=0)
     take(schedule, NodeSeen("a", NODE))
-    assert take(schedule, Restarted()) == [Start("fold 0", 2)]
+    assert take(schedule, Restarted()) == []
+    assert take(schedule, NodeSeen("b", NODE)) == [Start("fold 0", 2)]
     assert schedule.states["fold 0"].failures == 0
+
+
+def test_a_lost_node_allows_one_failure_more_whichever_news_comes_first() -> None:
+    schedule = make(1, max_retries=1)
+    take(schedule, NodeSeen("a", NODE), NodeSeen("b", NODE), NodeSeen("c", NODE))
+    assert take(schedule, NodeLost("c"), Ended("fold 0", 1, "its workers are gone")) == [Start("fold 0", 2)]
+    assert take(schedule, Ended("fold 0", 2, "its workers are gone"), NodeLost("b")) == [Start("fold 0", 3)]
+    assert take(schedule, NodeLost("b"), Ended("fold 0", 3, "no")) == [Start("fold 0", 4)]
+    assert take(schedule, Ended("fold 0", 4, "no")) == []
+    assert schedule.named(Status.FAILED) == ["fold 0"]
+
+
+def test_a_node_that_was_lost_before_a_unit_began_excuses_nothing() -> None:
+    schedule = make(1, max_retries=0)
+    take(schedule, NodeSeen("a", Resources(1)), NodeLost("a"), NodeSeen("b", NODE))
+    assert take(schedule, Ended("fold 0", 1, "no")) == []
+    assert schedule.named(Status.FAILED) == ["fold 0"]
 
 
 class World:
