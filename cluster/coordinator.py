@@ -15,7 +15,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..storage.errors import RunError
-from ..training.fold_driver import FoldDriver, GroupRequest
+from ..training.fold_driver import FoldDriver
+from ..training.group import GroupRequest
 from .journal import Journal
 from .schedule import (
     Action,

@@ -21,7 +21,7 @@ from ..storage.files import read_json, same_json, write_json
 from ..storage.fold_plan import ModelRows, open_plan
 from ..storage.progress import Progress
 from ..training.config import TrainConfig
-from ..training.fold_driver import GroupRequest
+from ..training.group import GroupRequest
 from ..training.models import absolute_model, model_hash
 from ..training.plan_folds import make_plan
 from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, best_folder, folds_of, is_done, load_job, read_result

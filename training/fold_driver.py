@@ -3,32 +3,12 @@
 The command that starts drivers loads this, and not Ray Train, which takes seconds.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from .saving import EACH_EPOCH, Saving
+from .group import START_SECONDS, GroupRequest
 
-START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
 LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
-
-
-@dataclass(frozen=True)
-class GroupRequest:
-    """Train `folds`, each given by its run's folder and its number, together with `workers` workers. Ray keeps files of
-    its own at `root` by the `name`."""
-
-    root: Path
-    name: str
-    folds: tuple[tuple[Path, int], ...]
-    workers: int
-    use_gpu: bool
-    memory: int | None = None
-    """Bytes that each worker's stream may hold."""
-    cache: int | None = None
-    """Bytes of local disk that each may use for blocks of an object store."""
-    saving: Saving = EACH_EPOCH
 
 
 class FoldDriver:

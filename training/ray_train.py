@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ..storage.errors import RunError
-from .fold_driver import START_SECONDS, GroupRequest
+from .group import START_SECONDS, GroupRequest
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up
 BEAT_SECONDS = 1.0

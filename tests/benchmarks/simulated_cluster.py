@@ -4,8 +4,8 @@
   are lognormal. A fold keeps the epochs that it has finished.
 - An attempt begins when the schedule says so and takes the first free nodes. If it loses one of them, Ray Train begins
   its workers again as soon as nodes suffice, RESTARTS times. After PATIENCE without nodes the coordinator finds it
-  silent. Its driver demands nothing, so Ray puts it on any node; if that one fails, so does the attempt.
-- News comes at once and the coordinator never dies.
+  silent.
+- News comes at once. The coordinator never dies, and with it live the drivers.
 """
 
 import heapq
@@ -43,7 +43,6 @@ class Attempt:
 
     unit: str
     number: int
-    driver: int
     nodes: set[int] = field(default_factory=set)
     since: float = math.inf
     due: float = math.inf
@@ -103,7 +102,7 @@ class Cluster:
         self.take(NodeSeen(str(node), Resources(gpus=1)))
 
     def lose(self, node: int) -> None:
-        """A node fails: attempts that had workers there begin them again, those that had their driver there fail."""
+        """A node fails: attempts that had workers there begin them again, or fail if they have done so too often."""
         self.later(self.draw.expovariate(1 / REPAIR_HOURS), partial(self.gain, node))
         self.alive.remove(node)
         self.free.discard(node)
@@ -113,7 +112,7 @@ class Cluster:
                 self.release(one)
                 self.wait(one)
                 one.restarts += 1
-            if node == one.driver or one.restarts > RESTARTS:
+            if one.restarts > RESTARTS:
                 self.drop(one)
                 events.append(Ended(one.unit, one.number, "a node is gone"))
         self.take(*events)
@@ -123,7 +122,7 @@ class Cluster:
         for event in events:
             for action in self.schedule.handle(event):
                 if isinstance(action, Start):
-                    one = Attempt(action.unit, action.attempt, self.draw.choice(sorted(self.alive)))
+                    one = Attempt(action.unit, action.attempt)
                     self.attempts[one.unit] = one
                     self.wait(one)
                 else:
