@@ -127,11 +127,12 @@ def train(
     lanes, shares = next(begun, (lane_count(workers), workers))
     common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, refit)
     configs, parameters = configure(candidates, common, opened.schema)
+    models = len(candidates) * (chosen_split.folds * chosen_split.repeats + refit)
+    mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
     with _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
     named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], name).items()}
     if not all(is_done(one.run.fold(one.fold)) for one in named.values()):
-        mode, reason = choose_fold_mode(opened, len(named), common, execution, parameters)
         with workers_released(client), ray_cluster(workers) as dashboard:
             listener.announce("Ray dashboard", dashboard)
             mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)

@@ -54,7 +54,12 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
     # A plan alone is what a kill has left that came before the job was written.
     if run.root.exists() and any(path != run.folds for path in run.root.iterdir()):
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
-    make_plan(dataset, config.split, run.folds, config.batch_size, executor.map, progress)
+    try:
+        make_plan(dataset, config.split, run.folds, config.batch_size, executor.map, progress)
+    except UsageError:
+        with suppress(OSError):  # where something else is in it
+            run.root.rmdir()
+        raise
     write_json(run.job, value)
     return job
 
