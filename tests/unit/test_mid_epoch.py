@@ -45,6 +45,9 @@ SETTINGS = {
 }
 
 
+FOREVER = 1 << 60
+
+
 class Cut(BaseException):
     pass
 
@@ -78,7 +81,7 @@ def train_alone(job: RunJob, run: RunFolder, saving: Saving, mode: str, cuts: li
     """Train all folds in this process, cut off after so many beats each time. Returns where the checkpoints stood."""
     groups = [[0, 1, 2]] if mode == "fused" else [[0], [1], [2]]
     seen = []
-    for beats in [*cuts, 1 << 60]:
+    for beats in [*cuts, FOREVER]:
         beat = cut_after(beats)
         try:
             for folds in groups:
@@ -143,12 +146,17 @@ GROUPS = {"runs": "0 1 2", "fused": "0,1,2"}
 
 def two_ranks(run: RunFolder, mode: str, every: str, meet: Path, beats: tuple[int, int]) -> None:
     """Train all folds with two processes, each of which is gone after so many beats, or as it misses the other."""
+    assert all(exit_codes(run, mode, every, meet, beats))
+
+
+def exit_codes(
+    run: RunFolder, mode: str, every: str, meet: Path, beats: tuple[int, int] = (FOREVER, FOREVER)
+) -> list[int]:
     arguments = [sys.executable, "-c", RANK, str(run.root), str(meet), GROUPS[mode], every]
     ranks = [
         subprocess.Popen([*arguments, str(rank), str(beats[rank])], stderr=subprocess.DEVNULL) for rank in range(2)
     ]
-    codes = [process.wait(timeout=200) for process in ranks]
-    assert all(codes)
+    return [process.wait(timeout=200) for process in ranks]
 
 
 @pytest.mark.parametrize(
@@ -169,3 +177,20 @@ def test_two_ranks(mode: str, every: str, window: int, model: str, digits: Datas
     train_alone(job, cut, Saving(), mode, [])
     assert fold_bytes(cut) == fold_bytes(quiet)
     assert histories(cut, "train_loss") == histories(quiet, "train_loss")
+
+
+@pytest.mark.parametrize(("window", "beats", "step"), [(8, 10, 1), (40, 82, 7)], ids=["one step", "steps"])
+def test_the_fold_that_goes_round_begins_at_the_other_rank(
+    window: int, beats: int, step: int, model: str, digits: Dataset, tmp_path: Path
+) -> None:
+    """One process is cut off in what is the second rank's chunk where there are two, of `one step` or in the midst of
+    five; two go on."""
+    options: dict[str, Any] = {"epochs": 2, "shares": 2, "window": window, "model": model}
+    job, quiet = make_job(digits, tmp_path / "quiet", **options)
+    train_alone(job, quiet, Saving(), "fused", [])
+    _, cut = make_job(digits, tmp_path / "cut", **options)
+    with pytest.raises(Cut):
+        FoldTrainer(job, cut, range(3), Process(), beat=cut_after(beats), saving=parse_saving("1 step", 1)).train()
+    assert positions(cut)[2] == (0, step)
+    assert exit_codes(cut, "fused", "1 epoch", tmp_path / "meet") == [0, 0]
+    assert fold_bytes(cut) == fold_bytes(quiet)
