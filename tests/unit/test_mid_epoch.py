@@ -189,8 +189,11 @@ def test_the_fold_that_goes_round_begins_at_the_other_rank(
     job, quiet = make_job(digits, tmp_path / "quiet", **options)
     train_alone(job, quiet, Saving(), "fused", [])
     _, cut = make_job(digits, tmp_path / "cut", **options)
+    trainer = FoldTrainer(
+        folds_of(job, cut, range(3)), Process(), beat=cut_after(beats), saving=parse_saving("1 step", 1)
+    )
     with pytest.raises(Cut):
-        FoldTrainer(folds_of(job, cut, range(3)), Process(), beat=cut_after(beats), saving=parse_saving("1 step", 1)).train()
+        trainer.train()
     assert positions(cut)[2] == (0, step)
     assert exit_codes(cut, "fused", "1 epoch", tmp_path / "meet") == [0, 0]
     assert fold_bytes(cut) == fold_bytes(quiet)
