@@ -18,6 +18,7 @@ from ..storage.errors import RunError
 from ..training.fold_driver import FoldDriver
 from ..training.group import GroupRequest
 from .journal import Journal
+from .reservations import free_reservations
 from .schedule import (
     Action,
     Ended,
@@ -139,6 +140,8 @@ class Coordinator:
             return
         self.looked = monotonic()
         yield from self._look_at_nodes()
+        if any(unit.failures for unit in self.schedule.states.values()):
+            free_reservations()
         for (unit, number), attempt in list(self.attempts.items()):
             seconds = self._silence(attempt)
             if seconds > self.patience:

@@ -14,7 +14,7 @@ import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.training.run import RunFolder
 
-from .fold_kills import command, disturb, result, training, victims, wait_for
+from .fold_kills import await_victims, command, disturb, result, steps_done, training, victims, wait_for
 
 HANGS = """
 import os
@@ -58,6 +58,20 @@ def test_a_kill_leaves_the_weights_as_they_would_have_been(
     told = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
     assert "nothing" not in told
     assert result(RunFolder(tmp_path / "run")) == undisturbed
+
+
+@pytest.mark.timeout(600)
+def test_a_controller_killed_while_its_workers_start_leaves_their_cores_to_the_next_one(
+    undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
+) -> None:
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    with training(command(digits.root, run.root), log) as process:
+        await_victims(process, "worker")
+        assert steps_done(run) == 0
+        victims(process.pid, "controller")[0].kill()
+        assert process.wait() == 0, log.read_text()
+    assert len(events(run, "Ended")) > 1
+    assert result(run) == undisturbed
 
 
 def events(run: RunFolder, kind: str) -> list[dict[str, object]]:
