@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import ray
+from ray._private import ray_constants
 
 from ..storage.machine import this_machine
 from .local import LOOPBACK, free_port
@@ -25,24 +26,36 @@ def ray_cluster(workers: int) -> Iterator[str]:
         yield _dashboard(ray.worker.get_dashboard_url())
         return
     before = psutil.Process().children(recursive=True)
-    context = ray.init(
-        address="local",
-        num_cpus=max(workers, this_machine().cores),
-        include_dashboard=True,
-        dashboard_host=LOOPBACK,
-        dashboard_port=free_port(RAY_DASHBOARD),
-        object_store_memory=RAY_OBJECT_STORE,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        _node_ip_address=LOOPBACK,
-    )
+    with loopback_alone():
+        context = ray.init(
+            address="local",
+            num_cpus=max(workers, this_machine().cores),
+            include_dashboard=True,
+            dashboard_host=LOOPBACK,
+            dashboard_port=free_port(RAY_DASHBOARD),
+            object_store_memory=RAY_OBJECT_STORE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            _node_ip_address=LOOPBACK,
+        )
     try:
         yield _dashboard(context.dashboard_url)
     finally:
         started = set(psutil.Process().children(recursive=True)) - set(before)
         ray.shutdown()
         end_processes(started)
+
+
+@contextmanager
+def loopback_alone() -> Iterator[None]:
+    """Have a node that is started meanwhile take the loopback address: by default Ray takes the machine's own in its
+    place, and listens on all interfaces."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:
