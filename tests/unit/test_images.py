@@ -264,14 +264,20 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
 
     killed: list[int] = []
 
+    def kill_one() -> bool:
+        for decoder in psutil.Process().children():
+            with suppress(psutil.Error):
+                if decoder.pid not in killed and has_open(decoder.pid, pipe.place):
+                    os.kill(decoder.pid, signal.SIGKILL)
+                    killed.append(decoder.pid)
+                    return True
+        return False
+
     def kill() -> None:
         while len(killed) < 2:
             with suppress(OSError), open_for_writing(pipe.place):  # somebody reads it: the decoder has come to it
-                for decoder in psutil.Process().children():
-                    with suppress(psutil.Error):
-                        if decoder.pid not in killed and has_open(decoder.pid, pipe.place):
-                            os.kill(decoder.pid, signal.SIGKILL)
-                            killed.append(decoder.pid)
+                while not kill_one():  # held open, or the decoder would come to the file's end
+                    time.sleep(0.01)
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill)
