@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from .storage.errors import DamagedError, FoldstreamError, UsageError
+from .storage.files import names_in
+from .storage.fold_plan import PLANS
 from .storage.format import LEFT_OUT
 
 if TYPE_CHECKING:
@@ -556,6 +558,8 @@ def show_dataset(dataset: Dataset) -> None:
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     table.add_row("shards", f"{layout.shards:,}, {stored / 1e6:,.1f} MB on disk")
+    if plans := names_in(dataset.place / PLANS):
+        table.add_row("fold plans", ", ".join(plans))
     console.print(table)
 
 

@@ -30,7 +30,7 @@ from ..pipeline.target import PLAN
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import ConflictError, UsageError, check_choice, did_you_mean, disk_in_words
 from ..storage.files import names_in, write_atomic
-from ..storage.fold_plan import FoldPlan, open_plan
+from ..storage.fold_plan import PLANS, FoldPlan, open_plan
 from ..storage.format import MANIFEST, WORK, Schema, keys_of
 from ..storage.machine import parse_bytes
 from ..storage.object_path import AnyPath, locate
@@ -202,14 +202,14 @@ def plan_place(dataset: Dataset, name: str) -> AnyPath:
     """Where a dataset keeps its fold plan of that name. Raises UsageError for what is no name."""
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UsageError(f"«{name}» is no name for a plan; use letters, digits, dashes and dots")
-    return dataset.place / "splits" / name
+    return dataset.place / PLANS / name
 
 
 def named_split(dataset: Dataset, name: str) -> Split:
     """The split of a dataset's plan. Raises UsageError where there is none of that name."""
     place = plan_place(dataset, name)
     if not (place / MANIFEST).exists():
-        there = names_in(dataset.place / "splits") or ["none"]
+        there = names_in(dataset.place / PLANS) or ["none"]
         raise UsageError(
             f"{dataset.place} has no plan «{name}», it has {', '.join(there)}; «foldstream split» makes one"
         )

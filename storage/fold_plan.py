@@ -13,6 +13,7 @@ from .dataset import StoredArrays, open_arrays
 from .format import ArraySpec
 from .object_path import AnyPath
 
+PLANS = "splits"  # the folder of a dataset's own plans, by their names
 MOST_CODES = 256  # that a byte holds
 
 
