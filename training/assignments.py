@@ -11,7 +11,7 @@ from ..storage.errors import UsageError
 from ..storage.fold_plan import MOST_CODES, ModelRows, code_array
 from ..storage.progress import Progress
 from ..storage.reader import BlockReader
-from .carrier import Carrier, Result
+from .carrier import Carrier, Result, results_of
 from .columns import find_column, read_column
 from .folds import kfold, stratified
 from .group_split import bucket_count, buckets_of, count_buckets, deal_buckets
@@ -144,14 +144,10 @@ class SurveyTask:
 def survey(dataset: Dataset, split: Split, carry_out: Carrier, progress: Progress) -> Assignment:
     """How the rows are assigned, from a look at the column that the kind needs. Raises UsageError where it has too few
     different values, or too many."""
-    shards = range(dataset.layout.shards)
+    tasks = [SurveyTask(str(dataset.place), shard, split) for shard in range(dataset.layout.shards)]
 
     def seen(function: Callable[[SurveyTask], Result]) -> list[Result]:
-        results: dict[int, Result] = {}
-        for shard, result in carry_out(function, (SurveyTask(str(dataset.place), shard, split) for shard in shards)):
-            results[shard] = result
-            progress("survey", len(results), len(shards), "shards")
-        return [results[shard] for shard in shards]
+        return results_of(carry_out, function, tasks, "survey", progress)
 
     match split.kind, split.column:
         case "kfold", _:

@@ -13,7 +13,7 @@ from ..storage.object_path import AnyPath, locate
 from ..storage.progress import Progress, silent
 from ..storage.writer import WrittenShard, commit, create_arrays, write_block_table, write_shard
 from .assignments import Assignment, survey
-from .carrier import Carrier, one_by_one
+from .carrier import Carrier, one_by_one, results_of
 from .split import Split
 
 
@@ -83,13 +83,10 @@ def assign_rows(
 ) -> list[tuple[WrittenShard, list[np.ndarray]]]:
     """Write the codes of all rows; see `write_codes` for what comes back of each shard."""
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
-    codes, shards = max(used.union(assignment.holdout)) + 1, range(dataset.layout.shards)
-    tasks = (CodeTask(str(dataset.place), str(root), shard, assignment, codes) for shard in shards)
-    written: dict[int, tuple[WrittenShard, list[np.ndarray]]] = {}
-    for shard, result in carry_out(write_codes, tasks):
-        written[shard] = result
-        progress("folds", len(written), len(shards), "shards")
-    return [written[shard] for shard in shards]
+    codes = max(used.union(assignment.holdout)) + 1
+    shards = range(dataset.layout.shards)
+    tasks = [CodeTask(str(dataset.place), str(root), shard, assignment, codes) for shard in shards]
+    return results_of(carry_out, write_codes, tasks, "folds", progress)
 
 
 def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int) -> None:
