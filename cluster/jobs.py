@@ -60,7 +60,7 @@ from .runs import (
 )
 
 SHORTEST_HANG = 5.0  # seconds: below, what is only slow would count as hung
-SMALL_WORK = 10_000_000
+SMALL_WORK = 10_000_000  # numbers that are handled in this process: in about a second
 
 
 def train(

@@ -17,6 +17,7 @@ COLUMN_OPTIONS = {
 """The option that names the column of a kind that has one."""
 MOST_FOLDS = 100  # of a repeat: time needs two codes a fold, and one for the holdout, in a byte
 MOST_REPEATS = 100
+MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are counted in a byte
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ def check_split(split: Split, schema: Schema) -> None:
         raise UsageError(f"--holdout {split.holdout:g}: it must be from 0.001 to 0.9, as in 0.33 for a third")
     if split.holdout and kind == "column":
         raise UsageError("--holdout: with --split column, the column says what is held out")
+    if split.holdout and split.folds * split.repeats > MOST_HOLDOUT_MODELS:
+        raise UsageError(
+            f"--holdout with {split.folds} folds, {split.repeats} times: at most {MOST_HOLDOUT_MODELS} models can be "
+            "counted in a byte; use fewer folds or repeats"
+        )
     if split.gap < 0:
         raise UsageError(f"--gap {split.gap:g}: it must not be below 0")
     if split.column:

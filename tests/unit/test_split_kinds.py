@@ -210,6 +210,7 @@ def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
         ({"gap": 3.0}, "only --split time has a gap"),
         ({"order_column": "day", "gap": -1.0}, "must not be below 0"),
         ({"holdout": 1.0}, "from 0.001 to 0.9"),
+        ({"holdout": 0.2, "folds": 10, "repeats": 26}, "at most 255 models"),
         ({"folds": 1}, "from 2 to 100"),
         ({"group_column": "part", "folds": 6}, "too few groups"),
         ({"name": "../other"}, "is no name"),
