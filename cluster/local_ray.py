@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic, sleep
 
 import psutil
 import ray
@@ -60,11 +61,24 @@ def loopback_alone() -> Iterator[None]:
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:
     """End processes that Ray has told to end: its dashboard takes seconds, and an actor whose owner was killed may hang
-    in its exit."""
-    for process in processes:
+    in its exit.
+
+    Those whose parent has ended too wait for the machine's first process to take note of it, which may be slow.
+    """
+    left = list(processes)
+    for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=END_SECONDS)
+    deadline = monotonic() + END_SECONDS
+    while (left := [process for process in left if _runs(process)]) and monotonic() < deadline:
+        sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _dashboard(url: str | None) -> str:

@@ -1,4 +1,9 @@
-"""Ray Train: the one place that knows it."""
+"""Ray Train: the one place that knows it.
+
+Ray's TorchTrainer would have a fold's driver and its controller load torch, one after the other, and start two
+processes that serve Ray's own datasets and watch over reservations, which the coordinator frees itself. On two cores
+these are eight seconds before the first step, so the trainer below is Ray's data-parallel one without them.
+"""
 
 import os
 import threading
@@ -9,8 +14,13 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer, get_device
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
+from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ..storage.errors import RunError
@@ -18,6 +28,34 @@ from .group import START_SECONDS, GroupRequest
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up
 BEAT_SECONDS = 1.0
+
+
+class MeetingPoint(Backend):  # type: ignore[misc]
+    """Tells all workers where the first one will wait for them, by the variables that torch.distributed reads."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        worker_group.execute(_set_environment, MASTER_ADDR=address, MASTER_PORT=str(port))
+
+
+def _set_environment(**variables: str) -> None:
+    os.environ.update(variables)
+
+
+class MeetingPointConfig(BackendConfig):  # type: ignore[misc]
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return MeetingPoint
+
+
+class FoldsTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray's data-parallel trainer, without the processes that folds have no use for."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        needless = DatasetsCallback, PlacementGroupCleanerCallback
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
 
 class Restarts(UserCallback):  # type: ignore[misc]
@@ -69,8 +107,10 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more, for news that nobody asks for
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
-    trainer = TorchTrainer(
+    get_or_create_autoscaling_coordinator()  # which the controller would wait for: this way they start together
+    trainer = FoldsTrainer(
         _train_worker,
+        backend_config=MeetingPointConfig(),
         train_loop_config={
             "folds": [(str(root), fold) for root, fold in request.folds],
             "memory": request.memory,
@@ -100,16 +140,24 @@ def _train_worker(config: dict[str, Any]) -> None:
     """
     import torch
     import torch.distributed as dist
+    from ray.train.torch import get_device
+    from ray.train.torch.config import _set_torch_distributed_env_vars
 
     from ..storage.machine import keep_freed_memory
     from .loop import FoldTrainer
     from .process import Process
     from .run import RunFold, RunFolder, is_done, load_job
 
-    context = ray.train.get_context()
-    mail = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_backend() != "gloo" else None
-    process = Process(context.get_world_rank(), context.get_world_size(), get_device(), mail)
-    if process.device.type == "cpu":
+    context, device, mail = ray.train.get_context(), get_device(), None
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    _set_torch_distributed_env_vars()  # what torchrun tells a worker, a user's model may ask for
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if workers > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=workers)
+        mail = dist.new_group(backend="gloo") if device.type == "cuda" else None
+    process = Process(rank, workers, device, mail)
+    if device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
         keep_freed_memory()
     runs = {root: RunFolder(Path(root)) for root, _ in config["folds"]}
@@ -124,3 +172,5 @@ def _train_worker(config: dict[str, Any]) -> None:
         beat = Pulse(config["driver"], process.rank)
         FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})
+    if workers > 1:
+        dist.destroy_process_group()

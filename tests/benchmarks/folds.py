@@ -26,7 +26,7 @@ from torch.nn import functional
 from .record import machine, write_section
 
 FOLDS, BATCH = 5, 128
-CASES = {"digits-cnn": 20, "mlp": 60}
+CASES = {"digits-cnn": 10, "mlp": 30}
 """Epochs of each model."""
 FACTORIES = {"digits-cnn": digits_cnn, "mlp": mlp}
 RATES = {"digits-cnn": (0.006, 0.02), "mlp": (0.003, 0.01)}
