@@ -20,7 +20,7 @@ import ray
 from distributed import Client, Scheduler
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.security import Security
-from ray._private.state import get_max_resources_from_cluster_config
+from ray._private.state import state as ray_state
 from ray.exceptions import RayActorError
 
 from ..storage.errors import UsageError
@@ -144,7 +144,7 @@ def dask_on_ray() -> Iterator[Client]:
     Ray may add nodes, there are more as there is work for them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     cores = sum(int(node["CPU"]) for node in nodes)
-    most = int((get_max_resources_from_cluster_config() or {}).get("CPU", 0))
+    most = int((ray_state.get_max_resources_from_cluster_config() or {}).get("CPU", 0))
     if not cores and not most:
         raise UsageError("no node of the Ray cluster has a core; add nodes, then run the same command again")
     memory = min((int(node["memory"] / node["CPU"]) for node in nodes), default=UNSEEN_MEMORY)

@@ -13,9 +13,8 @@ from .conversion import Listener
 
 @contextmanager
 def job_log(run: RunFolder, listener: Listener) -> Iterator[Listener]:
-    """A listener that also writes to a file of its own in the run's `logs`, once there is a run: addresses, begin and end
-    of each stage, and how the job ended. So few lines that the whole is written anew for each, as in a bucket it must
-    be."""
+    """A listener that also writes to a file of its own in the run's `logs`, once that is there: addresses, each stage's
+    begin and end, how the job ended. So few lines that all is written anew for each, as in a bucket it must be."""
     started, lines, stages = datetime.now(UTC), list[str](), dict[str, bool]()
     place = run.logs / f"{started:%Y-%m-%dT%H-%M-%S.%f}.log"
 

@@ -83,11 +83,11 @@ def normalizer(dataset: str | Path | Dataset) -> nn.Module:
     return Preparation(opened.statistics, opened.schema.sample_shape)
 
 
-def _folds(dataset: Dataset, folds: int | str | Path, seed: int) -> FoldPlan:
+def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:
     """The fold plan of a run or at a place, or one that is made now: stratified where there are classes."""
     if not isinstance(folds, int):
         place = locate(folds)
-        plan = open_plan(place if (place / MANIFEST).exists() else RunFolder(Path(folds)).folds)
+        plan = open_plan(place if (place / MANIFEST).exists() else RunFolder(place).folds)
         if plan.manifest.details["dataset"] != dataset.identity:
             raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.place}")
         return plan

@@ -1,5 +1,4 @@
-"""A job on a cluster of two real Ray nodes, by the command line: submitted, followed, resumed; and who else has a say in
-it."""
+"""A job on a cluster of two real Ray nodes, by the command line; and who else has a say in it."""
 
 import json
 import os

@@ -137,10 +137,7 @@ def train_on_two_ranks(run: RunFolder, groups: str, meet: Path) -> None:
 def fold_bytes(run: RunFolder) -> list[tuple[bytes, list[bytes]]]:
     """The weights and the predictions of every fold."""
     folders = [run.fold(fold) for fold in range(3)]
-    return [
-        (f.weights.read_bytes(), [part.read_bytes() for part in (f.parts / name for name in names_in(f.parts))])
-        for f in folders
-    ]
+    return [(f.weights.read_bytes(), [(f.parts / part).read_bytes() for part in names_in(f.parts)]) for f in folders]
 
 
 @pytest.mark.parametrize(
