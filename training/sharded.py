@@ -30,6 +30,8 @@ class ShardedModel:
 
     def __init__(self, whole: nn.Module, process: Process) -> None:
         self.module = copy.deepcopy(whole)
+        for parameter in self.module.parameters():
+            parameter.data = parameter.data.contiguous()  # channels last, for one, cannot be dealt out
         mesh = init_device_mesh(process.device.type, (process.world_size,))
         for block in blocks_of(self.module):
             fully_shard(block, mesh=mesh)
