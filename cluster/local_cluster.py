@@ -17,7 +17,7 @@ from .local import LOOPBACK, free_port
 from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE, await_end, end_processes
 from .ray_token import MODE, make_token
 
-RAY_PORT = 6379
+RAY_PORT, RAY_CLIENT = 6379, 10001
 START_SECONDS = 120
 STOP_SECONDS = 15
 
@@ -70,7 +70,7 @@ def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     port, web = free_port(RAY_PORT), free_port(RAY_DASHBOARD)
     address, dashboard = f"{LOOPBACK}:{port}", f"http://{LOOPBACK}:{web}"
     head = ["--head", "--port", str(port), "--dashboard-host", LOOPBACK, "--dashboard-port", str(web)]
-    head += ["--ray-client-server-port", "0"]  # none: jobs are submitted
+    head += ["--ray-client-server-port", str(free_port(RAY_CLIENT))]
     log = state_file().with_name("cluster.log")
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
