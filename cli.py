@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .cluster.ray_token import use_token
+from .cluster.ray_token import make_token, use_token
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.files import names_in
 from .storage.fold_plan import PLANS
@@ -613,6 +613,8 @@ def start_cluster(
 
     Example: foldstream cluster start --nodes 2
     """
+    make_token()
+    use_token()  # before Ray is loaded
     from .cluster import local_cluster
 
     show_cluster(local_cluster.start_cluster(nodes, cores))

@@ -15,7 +15,7 @@ from ..storage.files import read_json, write_json
 from ..storage.machine import this_machine
 from .local import LOOPBACK, free_port
 from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE, await_end, end_processes
-from .ray_token import MODE, make_token
+from .ray_token import MODE
 
 RAY_PORT, RAY_CLIENT = 6379, 10001
 START_SECONDS = 120
@@ -57,13 +57,12 @@ def current_cluster() -> LocalCluster | None:
 def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     """Start `nodes` nodes of `cores` cores each, by default this machine's in equal parts.
 
-    Raises ConflictError where one runs already, and RunError if a node does not come up.
+    The token must be there already. Raises ConflictError where one runs already, and RunError if a node does not come up.
     """
     if nodes < 1:
         raise UsageError(f"--nodes {nodes}: it must be at least 1")
     if running := current_cluster():
         raise ConflictError(f"a local cluster runs at {running.dashboard}; end it with «foldstream cluster stop»")
-    make_token()
     machine = this_machine()
     room = ["--num-cpus", str(cores or max(1, machine.cores // nodes))]
     room += ["--memory", str(machine.memory * 3 // 4 // nodes), "--object-store-memory", str(RAY_OBJECT_STORE)]
