@@ -24,7 +24,7 @@ from ray._private.state import state as ray_state
 from ray.exceptions import RayActorError
 
 from ..storage.errors import UsageError
-from .local import DASK_DASHBOARD, LOOPBACK, TASKS, free_port
+from .local import DASK_DASHBOARD, LOOPBACK, TASKS, free_port, on_loopback
 
 PREPARATION = "foldstream.pipeline.worker_setup"
 STOP_SECONDS = 5.0
@@ -92,7 +92,7 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
 
     def __init__(self, n_workers: int, *, memory: int, threads: int = 1, maximum: int = 0, **kwargs: Any) -> None:
         host = ray.util.get_node_ip_address()
-        security = Security() if host == LOOPBACK else Security.temporary()
+        security = Security() if on_loopback(host) else Security.temporary()
         options = {"threads": threads, "memory": memory, "encryption": _encryption(security)}
         worker = {"cls": RayDaskWorker, "options": options}
         listening = {

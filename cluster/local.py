@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
@@ -59,6 +60,11 @@ def connect(address: str) -> Iterator[Client]:
         ) from None
     with client:
         yield client
+
+
+def on_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return ip_address(address).is_loopback
 
 
 def free_port(wanted: int) -> int:

@@ -18,6 +18,7 @@ from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE, await_end, end_processes
 from .ray_token import MODE
 
 RAY_PORT, RAY_CLIENT = 6379, 10001
+HOST = "127.0.0.{}"  # each node has an address of its own; in the place of .1 Ray would take the machine's
 START_SECONDS = 120
 STOP_SECONDS = 15
 
@@ -57,7 +58,7 @@ def current_cluster() -> LocalCluster | None:
 def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     """Start `nodes` nodes of `cores` cores each, by default this machine's in equal parts.
 
-    The token must be there already. Raises ConflictError where one runs already, and RunError if a node does not come up.
+    The token must be there. Raises ConflictError where a cluster runs already, RunError if a node does not come up.
     """
     if nodes < 1:
         raise UsageError(f"--nodes {nodes}: it must be at least 1")
@@ -67,16 +68,16 @@ def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     room = ["--num-cpus", str(cores or max(1, machine.cores // nodes))]
     room += ["--memory", str(machine.memory * 3 // 4 // nodes), "--object-store-memory", str(RAY_OBJECT_STORE)]
     port, web = free_port(RAY_PORT), free_port(RAY_DASHBOARD)
-    address, dashboard = f"{LOOPBACK}:{port}", f"http://{LOOPBACK}:{web}"
+    address, dashboard = f"{HOST.format(2)}:{port}", f"http://{LOOPBACK}:{web}"
     head = ["--head", "--port", str(port), "--dashboard-host", LOOPBACK, "--dashboard-port", str(web)]
     head += ["--ray-client-server-port", str(free_port(RAY_CLIENT))]
     log = state_file().with_name("cluster.log")
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    started = [_start_node([*head, *room], log)]
+    started = [_start_node(2, [*head, *room], log)]
     try:
         _wait_for_nodes(dashboard, 1, started, log)
-        started += [_start_node(["--address", address, *room], log) for _ in range(nodes - 1)]
+        started += [_start_node(number, ["--address", address, *room], log) for number in range(3, nodes + 2)]
         _wait_for_nodes(dashboard, nodes, started, log)
     except BaseException:
         _end(started)
@@ -86,16 +87,14 @@ def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     return cluster
 
 
-def _start_node(arguments: list[str], log: Path) -> psutil.Process:
+def _start_node(number: int, arguments: list[str], log: Path) -> psutil.Process:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    command += ["--node-ip-address", LOOPBACK, "--dashboard-agent-listen-port", str(free_port(0)), *arguments]
+    command += ["--node-ip-address", HOST.format(number), *arguments]
     environment = {
         **os.environ,
         MODE: "token",
         # Commands of jobs are found where this one's Python is.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        # Without it Ray takes the machine's own address in the place of loopback.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     with open(log, "ab") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)

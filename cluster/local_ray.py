@@ -15,7 +15,7 @@ from ray._private import ray_constants
 
 from ..storage.errors import UsageError
 from ..storage.machine import this_machine
-from .local import LOOPBACK, free_port
+from .local import LOOPBACK, free_port, on_loopback
 from .ray_token import MODE, TOKEN_PATH, asks_for_token, make_token
 
 RAY_DASHBOARD = 8265
@@ -67,7 +67,7 @@ def connect_ray(address: str) -> Iterator[None]:
     except (ConnectionError, ValueError) as error:
         raise UsageError(f"--ray {address}: no Ray cluster answers there ({error}); look at the address") from None
     try:
-        if ray.util.get_node_ip_address() != LOOPBACK and not asks_for_token():
+        if not on_loopback(ray.util.get_node_ip_address()) and not asks_for_token():
             raise UsageError(
                 f"--ray {address}: whoever reaches that cluster may run code on it; start all its nodes with "
                 f"{MODE}=token and the same token file, which {TOKEN_PATH} names"
