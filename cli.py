@@ -482,11 +482,12 @@ def run_job(
     """
     from .cluster import jobs
 
+    tables = jobs.load_job_file(Path(job))  # of a job that was submitted the file goes when the cluster is left
     with listening() as listener:
         summary = jobs.run_job(job, listener, cluster=ray)
     if summary:
         show_result(summary)
-    if "predict" in (tables := jobs.load_job_file(Path(job))):
+    if "predict" in tables:
         console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ certificates that live as long as the cluster; the dashboard stays on loopback, 
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -42,15 +43,18 @@ class DaskWorkerActor:
         command += ["--nthreads", str(threads), "--memory-limit", str(memory)]
         command += ["--host", ray.util.get_node_ip_address(), "--no-dashboard", "--preload", PREPARATION]
         given = {"CUDA_VISIBLE_DEVICES": "", "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(encryption)}
+        self.stopping = False
         self.process = subprocess.Popen(command, env=os.environ | given, preexec_fn=end_with_parent)
         threading.Thread(target=self._watch, name="foldstream-nanny-watch", daemon=True).start()
 
     def _watch(self) -> None:
         self.process.wait()
-        os._exit(1)
+        if not self.stopping:
+            os._exit(1)
 
     def stop(self) -> None:
         """End the worker in peace: it removes what it has spilled."""
+        self.stopping = True
         self.process.terminate()
         self.process.wait()
 
@@ -110,6 +114,7 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
             worker=worker,
             security=security,
             name="foldstream-ray",
+            silence_logs=logging.ERROR,
             **kwargs,
         )
         self.bounds = n_workers, max(n_workers, maximum)

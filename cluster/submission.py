@@ -5,6 +5,7 @@ nodes read them where the job says that they are.
 """
 
 import asyncio
+import logging
 import os
 import re
 import shutil
@@ -56,6 +57,7 @@ def open_client(address: str | None) -> JobSubmissionClient:
     """A client of the cluster at an address, as http://host:8265, or else of the one that `find_address` finds. Raises
     UsageError where none answers, or does not let in."""
     place = find_address(address)
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of each upload
     try:
         return JobSubmissionClient(place)
     except ConnectionError:
@@ -161,7 +163,8 @@ def follow_log(client: JobSubmissionClient, job: str) -> Iterator[str]:
         if ended:
             break
     if (status := _status(client, job)) is not JobStatus.SUCCEEDED:
-        raise RunError(f"{job} has {status.value.lower()}: {client.get_job_info(job).message}")
+        message = str(client.get_job_info(job).message)
+        raise RunError(f"{job} has {status.value.lower()}: {message.splitlines()[0]}")
 
 
 def _status(client: JobSubmissionClient, job: str) -> JobStatus:
