@@ -150,7 +150,7 @@ def test_status_reads_the_run_alone_or_asks_for_the_jobs(
     folder, done = submitted
     shown = command(dict(os.environ, COLUMNS="200"), "status", folder / "run").stdout
     assert shown.count("2.0 of 2") == 2
-    assert "fold mode: " in shown
+    assert "predict: done" in shown
     assert shown.endswith("complete\n")
     number = done.stdout.partition(":")[0]
     assert command(home, "status", number).stdout == f"{number}: succeeded, run {folder}/run\n{shown}"
