@@ -50,7 +50,7 @@ def render(manifests: Sequence[Manifest]) -> str:
 def ray_job(
     job: str, files: Mapping[str, str], options: RayJobOptions, manifests: Sequence[Manifest] | None = None
 ) -> list[Manifest]:
-    """A ConfigMap of a job file and of the files that it names, then the manifests with what is the job's own filled in.
+    """A ConfigMap of a job file and of the files that it names, then the manifests with what is the job's filled in.
 
     `job` is the text of the job file, `files` the texts of those beside it (a model, labels) by name. `manifests` are
     base_manifests(), or an overlay's as «kubectl kustomize» builds it. Raises UsageError.
@@ -58,7 +58,9 @@ def ray_job(
     _check(options)
     filled = _copied(base_manifests() if manifests is None else manifests)
     if not any(manifest["kind"] == "RayJob" for manifest in filled):
-        raise UsageError("the manifests have no RayJob; build them with «kubectl kustomize deploy/kubernetes/overlays/…»")
+        raise UsageError(
+            "the manifests have no RayJob; build them with «kubectl kustomize deploy/kubernetes/overlays/gpu»"
+        )
     label = {"foldstream": options.name}
     for manifest in filled:
         manifest["metadata"] |= {"name": options.name, "labels": label}
@@ -118,8 +120,8 @@ def _config_name(options: RayJobOptions) -> str:
 def _check(options: RayJobOptions) -> None:
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", options.name) or len(options.name) > LONGEST_NAME:
         raise UsageError(
-            f"«{options.name}» cannot name a RayJob; take up to {LONGEST_NAME} small letters, digits and dashes, with a "
-            "letter first"
+            f"«{options.name}» cannot name a RayJob; take up to {LONGEST_NAME} small letters, digits and dashes, "
+            "with a letter first"
         )
     if not 0 <= options.min_workers <= options.max_workers or options.max_workers < 1:
         raise UsageError(f"from {options.min_workers} to {options.max_workers} workers: give a range such as 0 and 8")
