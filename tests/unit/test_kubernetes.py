@@ -36,8 +36,8 @@ def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
 
 
 def validate(manifest: Manifest) -> None:
-    """Hold a manifest against Kubernetes' schemas, closed to other fields; KubeRay's against its fields, and Kubernetes'
-    parts within against Kubernetes'."""
+    """Hold a manifest against Kubernetes' schemas, closed to other fields; KubeRay's against its fields, and what is
+    Kubernetes' own within against Kubernetes'."""
     if manifest["kind"] not in kuberay.SPECS:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
         return
