@@ -1,6 +1,6 @@
-"""KubeRay's own fields of ray.io/v1, as the reference of KubeRay 1.7 has them, closed to any other.
+"""KubeRay's own fields of ray.io/v1, of KubeRay 1.7, written by hand and closed to any other.
 
-Its CRDs come in no package, so these are written by hand. What is Kubernetes' own inside them (pod templates,
+Its CRDs come in no package. What is Kubernetes' own inside them (pod templates,
 resources, security contexts) is held against Kubernetes' schemas by the tests.
 """
 
