@@ -61,22 +61,6 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-@contextmanager
-def workers_released(client: Client | None) -> Iterator[None]:
-    """Let a cluster of ours do without workers for a while: training needs the cores. Its dashboard stays."""
-    cluster = getattr(client, "cluster", None)
-    if client is None or cluster is None:
-        yield
-        return
-    count = len(cluster.worker_spec)
-    cluster.scale(0)
-    try:
-        yield
-    finally:
-        cluster.scale(count)
-        client.wait_for_workers(1, timeout=START_SECONDS)
-
-
 def free_port(wanted: int) -> int:
     """`wanted` if nobody listens there on loopback, else a port that is free now."""
     for port in (wanted, 0):
