@@ -35,7 +35,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.venv/typecheck $(BIN)/mypy -p foldstream
-	$(BIN)/pytest -q tests/unit/test_house.py
+	$(BIN)/pytest -q tests/unit/test_house.py tests/unit/test_deploy.py tests/unit/test_kubernetes.py
 
 bench: bench-digits bench-folds bench-convert bench-stream bench-memory bench-train
 

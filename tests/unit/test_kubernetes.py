@@ -1,0 +1,214 @@
+"""A job as Kubernetes objects, and the manifests of deploy/kubernetes against the schemas of those who read them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from foldstream.cluster.kubernetes import Manifest, RayJobOptions, base_manifests, parse_manifests, ray_job, render
+from foldstream.storage.errors import UsageError
+
+from .. import kuberay
+from ..programs import find_program, run
+
+FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
+KUBERNETES = "1.33"
+JOB = '[train]\ndataset = "s3://bucket/digits.zarr"\nrun = "s3://bucket/run"\nmodel = "model.py:factory"\n'
+OPTIONS = RayJobOptions("digits", "registry/foldstream:1", 1, 4, "keys")
+
+
+def kustomized(folder: str) -> list[Manifest]:
+    return parse_manifests(run(find_program("kubectl"), "kustomize", FOLDER / folder))
+
+
+def cluster_spec(manifest: Manifest) -> Manifest:
+    spec: Manifest = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+    return spec
+
+
+def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
+    spec = cluster_spec(manifest)
+    yield spec["headGroupSpec"]["template"]
+    yield from (group["template"] for group in spec["workerGroupSpecs"])
+
+
+def validate(manifest: Manifest) -> None:
+    """Hold a manifest against Kubernetes' schemas, closed to other fields; KubeRay's against its fields, and what is
+    Kubernetes' own within against Kubernetes'."""
+    if manifest["kind"] not in kuberay.SPECS:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        return
+    assert manifest["apiVersion"] == "ray.io/v1"
+    jsonschema.validate(manifest["spec"], kuberay.SPECS[manifest["kind"]])
+    options = cluster_spec(manifest)["autoscalerOptions"]
+    sidecar = {"name": "autoscaler", "resources": options["resources"], "securityContext": options["securityContext"]}
+    for template in [*pod_templates(manifest), {"spec": {"containers": [sidecar]}}]:
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": manifest["metadata"], "template": template}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def at(manifest: Manifest, place: str, value: object) -> None:
+    """Put a value at a dotted place of a manifest."""
+    *way, last = place.split(".")
+    part: Any = manifest
+    for step in way:
+        part = part[int(step) if step.isdecimal() else step]
+    part[last] = value
+
+
+def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
+    return {manifest["kind"]: manifest for manifest in manifests}
+
+
+def test_the_job_file_and_what_it_names_travel_in_a_config_map() -> None:
+    config = ray_job(JOB, {"model.py": "def factory(): ..."}, OPTIONS)[0]
+    assert config["metadata"]["name"] == "digits-job"
+    assert config["data"] == {"job.toml": JOB, "model.py": "def factory(): ..."}
+
+
+def test_every_pod_of_the_job_has_its_image_files_secret_and_label() -> None:
+    spec = by_kind(ray_job(JOB, {}, OPTIONS))["RayJob"]["spec"]["rayClusterSpec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for template in (group["template"] for group in groups):
+        container = template["spec"]["containers"][0]
+        assert template["metadata"]["labels"] == {"foldstream": "digits"}
+        assert template["spec"]["volumes"] == [{"name": "job", "configMap": {"name": "digits-job"}}]
+        assert container["image"] == "registry/foldstream:1"
+        assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
+def test_workers_stay_within_the_bounds_asked_for() -> None:
+    spec = by_kind(ray_job(JOB, {}, OPTIONS))["RayJob"]["spec"]["rayClusterSpec"]
+    assert [(group["minReplicas"], group["maxReplicas"]) for group in spec["workerGroupSpecs"]] == [(1, 4)]
+
+
+def test_the_network_policy_lets_in_the_pods_of_this_job_alone() -> None:
+    policy = by_kind(ray_job(JOB, {}, OPTIONS))["NetworkPolicy"]["spec"]
+    own = {"podSelector": {"matchLabels": {"foldstream": "digits"}}}
+    assert policy["podSelector"] == own["podSelector"]
+    assert policy["ingress"][0] == {"from": [own]}
+
+
+def test_the_rest_is_the_base_as_it_stands() -> None:
+    name = base_manifests()[0]["metadata"]["name"]
+    same = RayJobOptions(name, "foldstream")
+    assert ray_job(JOB, {}, same)[1:] == base_manifests()
+
+
+def test_the_text_is_yaml_without_anchors_that_reads_as_the_manifests() -> None:
+    manifests = ray_job(JOB, {}, OPTIONS)
+    text = render(manifests)
+    assert list(yaml.safe_load_all(text)) == manifests
+    assert "&id" not in text
+
+
+def test_an_overlay_that_was_built_is_filled_in_as_the_base_is() -> None:
+    overlay = parse_manifests(render(base_manifests()).replace("foldstream\n", "foldstream:0.1.0-gpu\n", 1))
+    assert by_kind(ray_job(JOB, {}, OPTIONS, overlay))["RayJob"]["metadata"]["name"] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("job", "files", "options", "said"),
+    [
+        pytest.param(JOB, {}, RayJobOptions("Digits", "i"), "cannot name a RayJob", id="capital"),
+        pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 small letters", id="long"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "from 3 to 2 workers", id="bounds"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "from 0 to 0 workers", id="none"),
+        pytest.param(JOB, {"../model.py": ""}, RayJobOptions("d", "i"), "beside the job file", id="folder"),
+        pytest.param(JOB, {"job.toml": ""}, RayJobOptions("d", "i"), "beside the job file", id="taken"),
+        pytest.param("#" * (1 << 20), {}, RayJobOptions("d", "i"), "a ConfigMap holds 1,048,576", id="large"),
+    ],
+)
+def test_what_kubernetes_would_refuse_is_refused(
+    job: str, files: dict[str, str], options: RayJobOptions, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        ray_job(job, files, options)
+
+
+def test_manifests_without_a_ray_job_are_refused() -> None:
+    with pytest.raises(UsageError, match="no RayJob"):
+        ray_job(JOB, {}, OPTIONS, [])
+    with pytest.raises(UsageError, match="not valid YAML"):
+        parse_manifests("a: [")
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/cpu", "overlays/gpu", "overlays/spot", "cluster"])
+def test_every_kustomization_builds_into_what_the_schemas_allow(folder: str) -> None:
+    manifests = kustomized(folder)
+    own = "RayCluster" if folder == "cluster" else "RayJob"
+    assert sorted(manifest["kind"] for manifest in manifests) == sorted([own, "NetworkPolicy"])
+    for manifest in manifests:
+        validate(manifest)
+
+
+def test_what_submit_hands_in_is_what_the_schemas_allow() -> None:
+    for manifest in ray_job("[train]", {"model.py": ""}, RayJobOptions("digits", "registry/foldstream:1")):
+        validate(manifest)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("spec.backofLimit", id="of the job"),
+        pytest.param("spec.rayClusterSpec.enableAutoscaling", id="of the cluster"),
+        pytest.param("spec.rayClusterSpec.authOptions.token", id="of its authentication"),
+        pytest.param("spec.rayClusterSpec.workerGroupSpecs.0.minimum", id="of a worker group"),
+        pytest.param("spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.imagePolicy", id="of a pod"),
+        pytest.param("spec.rayClusterSpec.headGroupSpec.template.spec.securityContext.root", id="of its security"),
+        pytest.param("spec.rayClusterSpec.autoscalerOptions.securityContext.root", id="of the autoscaler's"),
+    ],
+)
+def test_a_field_that_is_none_fails(place: str) -> None:
+    job = base_manifests()[0]
+    validate(job)
+    at(job, place, "wrong")
+    with pytest.raises(jsonschema.ValidationError):
+        validate(job)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        pytest.param("spec.backoffLimit", "three", id="text for a number"),
+        pytest.param("spec.submissionMode", "Http", id="a mode that is none"),
+        pytest.param("spec.rayClusterSpec.authOptions.mode", "none", id="no token"),
+        pytest.param("spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", 0, id="a number for text"),
+    ],
+)
+def test_a_value_of_another_kind_fails(place: str, value: object) -> None:
+    job = base_manifests()[0]
+    at(job, place, value)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(job)
+
+
+def test_a_wrong_field_of_the_network_policy_fails() -> None:
+    policy = base_manifests()[1]
+    at(policy, "spec.ingres", [])
+    with pytest.raises(jsonschema.ValidationError):
+        validate(policy)
+
+
+def test_the_cluster_that_stays_has_the_jobs_spec_but_for_its_file() -> None:
+    (cluster,) = (one for one in kustomized("cluster") if one["kind"] == "RayCluster")
+    (job,) = (one for one in kustomized("overlays/cpu") if one["kind"] == "RayJob")
+    for template in pod_templates(job):
+        del template["spec"]["volumes"]
+        del template["spec"]["containers"][0]["volumeMounts"]
+    assert cluster["spec"] == job["spec"]["rayClusterSpec"]
+
+
+def test_no_pod_runs_as_root_or_holds_a_key() -> None:
+    for folder in ("overlays/gpu", "overlays/spot", "cluster"):
+        (manifest,) = (one for one in kustomized(folder) if one["kind"] in kuberay.SPECS)
+        assert cluster_spec(manifest)["authOptions"] == {"mode": "token"}
+        for pod in (template["spec"] for template in pod_templates(manifest)):
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            for container in pod["containers"]:
+                assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                assert "env" not in container
+                assert container["resources"].keys() == {"requests", "limits"}
