@@ -1,4 +1,7 @@
-"""Slurm on this machine, from Debian's packages: a controller and a node, on ports and in folders of their own."""
+"""Slurm on this machine, from Debian's packages: a controller and a node, on ports and in folders of their own.
+
+The node sees no processes but its own, as on a machine of its own: `ray symmetric-run` ends every Ray that it sees.
+"""
 
 import os
 import shutil
@@ -13,6 +16,7 @@ from ..object_store import free_ports
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
 START_SECONDS = 60
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 CONFIG = """
 ClusterName=foldstream
@@ -64,7 +68,10 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
             for command, is_up in (
                 (munge, (folder / "munge.socket").exists),
                 (["slurmctld", "-D"], lambda: _ask(environment) != ""),
-                (["slurmd", "-D"], lambda: _ask(environment) == "idle"),
+                (
+                    ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "slurmd", "-D"],
+                    lambda: _ask(environment) == "idle",
+                ),
             ):
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
                 deadline = time.monotonic() + START_SECONDS
