@@ -114,7 +114,7 @@ def try_conversion(
     unpacking = seconds.pop("open", 0.0) if taken.packed else 0.0
     sample = Sample(taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed)
     data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
-    sources = max(1, round(taken.sources * total / (taken.total or total)))
+    sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spilled = data.stored_bytes if texts and values.get("shuffle") is not None else 0
     return dataset, data, Conversion(sample, total, sources, data.layout.shards, spilled)
 
@@ -178,10 +178,8 @@ def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data) -> tup
         else choose_split(dataset.schema, *(options[name] for name in SPLIT))
     )
     workers, epochs = options["workers"], options["epochs"]
-    names = ("batch_size", "seed", "window")
-    common = TrainConfig(
-        options["model"], split, epochs, *(options[name] for name in names), lane_count(workers), workers, options["refit"]
-    )
+    shared = {name: options[name] for name in ("model", "batch_size", "seed", "window", "refit")}
+    common = TrainConfig(split=split, epochs=epochs, lanes=lane_count(workers), shares=workers, **shared)
     candidates = expand_grid(options["settings"] or {})
     configs, parameters = configure(candidates, common, dataset.schema)
     passes = epoch_passes(split, common.refit, len(candidates))

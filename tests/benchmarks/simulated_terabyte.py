@@ -13,7 +13,7 @@ import resource
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from foldstream.storage.progress import silent
 from foldstream.training.assignments import survey
 from foldstream.training.batch import Rank
 from foldstream.training.carrier import one_by_one
+from foldstream.training.folds import kfold
 from foldstream.training.fused_plan import plan_chunks
 from foldstream.training.fused_stream import FusedStream
 from foldstream.training.kernels import place_rows
@@ -48,10 +49,9 @@ from rich.markdown import Markdown
 from .record import machine, write_section
 from .simulated_cluster import Cluster
 
-SIDE = 128
-ROW_BYTES = SIDE * SIDE  # a gray picture: 128 of them are a block of 2 MiB
-BLOCK_ROWS, SHARD_BLOCKS, SHARDS = 128, 50, 10_000
-TEXT_ROW_BYTES, SOURCES = 40_000, 1_000  # of a row as text; files
+COLUMNS, ROW_BYTES = 1 << 13, 1 << 15  # numbers of 4 bytes: 64 rows of them are a block of 2 MiB
+BLOCK_ROWS, SHARD_BLOCKS, SHARDS = 64, 50, 10_000
+TEXT_ROW_BYTES, SOURCES = 80_000, 1_000  # of a row as text; files
 FOLDS, WORKERS, BATCH, WINDOW = 5, 16, 256, 8
 WORKER_MEMORY = 2 << 30
 WINDOWS_LOOKED_INTO = 40
@@ -89,19 +89,20 @@ def plan_shards(shards: int) -> ConvertPlan:
     """What feeds each shard, as the planner decides it; the shards larger than it would make them, to be so many."""
     rows = shards * SHARD_BLOCKS * BLOCK_ROWS - BLOCK_ROWS // 2
     sources = tuple(Source(f"/data/{number:04d}.csv", 0, 0) for number in range(SOURCES))
-    request = ConvertRequest(sources, ("label",), shape=(1, SIDE, SIDE))
-    features = tuple(f"pixel{number}" for number in range(ROW_BYTES))
+    request = ConvertRequest(sources, ("label",))
+    features = tuple(f"c{number}" for number in range(COLUMNS))
     columns = Columns(features, ("label",), (), ("label",))
     header = ("label", *features)
     texts = [CsvText(source.path, source.path, False, Dialect(), header, 0, 2, 0) for source in sources]
     piece_rows, first, pieces = PIECE_BYTES // TEXT_ROW_BYTES, 0, list[tuple[int, Piece]]()
     while first < rows:
         count = min(piece_rows, rows - first)
-        pieces.append((first * SOURCES // rows, Piece(first * TEXT_ROW_BYTES, (first + count) * TEXT_ROW_BYTES, 2, count)))
+        start, stop = first * TEXT_ROW_BYTES, (first + count) * TEXT_ROW_BYTES
+        pieces.append((first * SOURCES // rows, Piece(start, stop, 2, count)))
         first += count
-    zeros = np.zeros(ROW_BYTES)
+    zeros = np.zeros(COLUMNS)
     labels = {"label": TextFindings(frozenset(map(str, range(10))), "integer", 1)}
-    total = Findings(rows, zeros, zeros + 255, zeros, zeros.astype(np.int64), texts=labels)
+    total = Findings(rows, zeros, zeros + 255, zeros, zeros.astype(np.int64), broken=True, texts=labels)
     plan = plan_conversion(request, columns, texts, pieces, None, total)
     assert (plan.layout.rows, plan.layout.block_rows) == (rows, BLOCK_ROWS)
     assert plan.layout.shards >= shards
@@ -138,35 +139,39 @@ def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
 
 @dataclass(frozen=True, eq=False)
 class CodedRows:
-    """A model's training rows by the codes of all rows, (rows,) uint8, and their counts in the blocks, (blocks, codes);
-    a `RowFilter`."""
+    """A model's training rows: `codes(start, stop)` gives those of some rows, (stop - start,) uint8, and `counts` their
+    numbers in the blocks, (blocks, codes). A `RowFilter`."""
 
     layout: Layout
-    codes: np.ndarray
+    codes: Callable[[int, int], np.ndarray]
     counts: np.ndarray
     model: ModelRows
 
     def kept(self) -> np.ndarray:
-        kept: np.ndarray = self.counts[:, list(self.model.train)].sum(axis=1)
+        kept: np.ndarray = self.counts[:, list(self.model.train)].sum(axis=1, dtype=np.int64)
         return kept
 
     def mask(self, blocks: Sequence[int]) -> np.ndarray:
-        return among(np.concatenate([self.codes[slice(*self.layout.block_range(b))] for b in blocks]), self.model.train)
+        codes = [self.codes(*self.layout.block_range(block)) for block in blocks]
+        return among(np.concatenate(codes), self.model.train)
 
 
 def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
-    """Each model's rows, of codes that are worked out shard by shard."""
-    layout = dataset.layout
-    assignment = survey(dataset, Split("kfold", FOLDS), one_by_one, silent)
-    codes, counts = np.empty(layout.rows, np.uint8), np.empty((layout.blocks, FOLDS), np.int64)
+    """Each model's rows, by the codes of all rows, which are worked out shard by shard."""
+    layout, split = dataset.layout, Split("kfold", FOLDS)
+    assignment = survey(dataset, split, one_by_one, silent)
+    counts = np.empty((layout.blocks, FOLDS), np.uint16)
     for shard in range(layout.shards):
-        start, stop = layout.shard_range(shard)
-        (codes[start:stop],) = assignment.codes(dataset, shard)
-        for block in layout.blocks_of(shard):
-            counts[block] = np.bincount(codes[slice(*layout.block_range(block))], minlength=FOLDS)
+        (codes,) = assignment.codes(dataset, shard)
+        blocks = layout.blocks_of(shard)
+        counts[blocks] = [np.bincount(codes[rows], minlength=FOLDS) for rows in layout.joined(blocks)]
     check_counts(assignment, {"fold": counts.sum(axis=0)}, BATCH)
     assert counts.sum() == layout.rows
-    return {number: CodedRows(layout, codes, counts, model) for number, model in enumerate(assignment.models)}
+
+    def codes_of(start: int, stop: int) -> np.ndarray:
+        return kfold(start, stop, layout.rows, split)
+
+    return {number: CodedRows(layout, codes_of, counts, model) for number, model in enumerate(assignment.models)}
 
 
 def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
@@ -175,14 +180,17 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
     ranks = [Rank(rank, WORKERS, WORKER_MEMORY, threads=1) for rank in range(WORKERS)]
     streams = [FusedStream(dataset, rows, mixing, rank) for rank in ranks]  # refused if the memory does not suffice
     orders = {model: streams[0].order(model, epoch=0) for model in rows}
-    parts, reads, chunks = {model: array("q") for model in rows}, 0, 0
+    parts, reads, chunks = {model: array("i") for model in rows}, 0, 0
     for stream in streams:
         held: OrderedDict[tuple[int, int], None] = OrderedDict()
         for chunk in plan_chunks(orders, stream.lanes, dict.fromkeys(rows, 0), stream.chunk):
             chunks += 1
             for load in chunk.loads:
-                part = load.part
-                parts[chunk.model].extend((part.lane, part.window, part.start, part.stop))
+                part, known = load.part, parts[chunk.model]
+                if known and (known[-4], known[-3], known[-1]) == (part.lane, part.window, part.start):
+                    known[-1] = part.stop  # goes on where the one before ends
+                else:
+                    known.extend((part.lane, part.window, part.start, part.stop))
                 if (part.lane, part.window) not in held:
                     reads += 1
                     if len(held) == stream.windows:
@@ -190,7 +198,7 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
                 held[part.lane, part.window] = None
                 held.move_to_end((part.lane, part.window))
     for model, order in orders.items():
-        check_parts(np.frombuffer(parts[model], np.int64).reshape(-1, 4), order, rows[model])
+        check_parts(np.frombuffer(parts.pop(model), np.int32).reshape(-1, 4), order, rows[model])
     windows = sum(map(len, orders[0].window_ends))
     return {
         "steps": sum(order.steps for order in orders.values()),
@@ -211,7 +219,12 @@ def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
     assert start[0] == 0
     assert (stop - start).sum() == order.steps * BATCH
     assert 0 <= rows.kept().sum() - order.steps * BATCH < BATCH
-    bounds = [0, *(np.flatnonzero(~same) + 1).tolist(), len(parts)]
+    last = np.flatnonzero(~np.append(same, False))
+    for at, ends in enumerate(order.window_ends):
+        kept, ours = np.diff(ends, prepend=0), last[lane[last] == at]
+        assert (stop[ours] <= kept[window[ours]]).all(), "a window has no such row"
+    assert lane[-1] < order.lanes
+    bounds = [0, *(last + 1).tolist()]
     for at in np.linspace(0, len(bounds) - 2, WINDOWS_LOOKED_INTO).astype(int).tolist():
         of_window = parts[bounds[at] : bounds[at + 1]]
         blocks = order.window_blocks(*of_window[0, :2].tolist()).tolist()
@@ -238,7 +251,7 @@ def run_folds() -> Figures:
 def lines(figures: Figures) -> list[str]:
     """The table, in Markdown."""
     held = f"{figures['rows']:,} rows in {figures['blocks']:,} blocks and {figures['shards']:,} shards"
-    read = f"{figures['steps']:,} steps of {BATCH} rows, each row once; {figures['reads_a_window']:.3f} times for a window"
+    read = f"{figures['steps']:,} steps, each row once; each window is decoded {figures['reads_a_window']:.3f} times"
     need = f"{figures['worker_bytes'] / 1e6:,.0f} MB for each worker"
     done = f"done after {figures['mean_hours']:.1f} h in the mean, {figures['longest_hours']:.1f} h at most"
     results = {
