@@ -40,7 +40,8 @@ from .parquet import ParquetTable, open_table
 from .sources import COMPRESSED, PARQUET
 
 HEAD_BYTES = 256 << 10
-BROKEN = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # what a stream that is cut short raises
+BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
+"""What a stream raises that is damaged, or cut short."""
 
 
 @dataclass(frozen=True)

@@ -227,9 +227,9 @@ def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
     bounds = [0, *(last + 1).tolist()]
     for at in np.linspace(0, len(bounds) - 2, WINDOWS_LOOKED_INTO).astype(int).tolist():
         of_window = parts[bounds[at] : bounds[at + 1]]
-        blocks = order.window_blocks(*of_window[0, :2].tolist()).tolist()
-        mask = rows.mask(blocks)
-        mixed = order.window_rows(*of_window[0, :2].tolist(), len(mask))
+        place, number = of_window[0, :2].tolist()
+        mask = rows.mask(order.window_blocks(place, number).tolist())
+        mixed = order.window_rows(place, number, len(mask))
         times = np.zeros(len(mask), int)
         for begin, end in of_window[:, 2:].tolist():
             times += place_rows(mixed, mask, begin, np.arange(end - begin)) >= 0

@@ -82,8 +82,8 @@ def test_memory_and_disk_of_training_add_up() -> None:
 def test_nodes_share_the_work_and_cost_by_the_hour() -> None:
     conversion = Conversion(SAMPLE, source_bytes=7_200_000, sources=1_000, shards=1_000)
     one, two = look_ahead((1, 2), 10, 5, conversion, TRAINING, price=3.0)
-    assert (one.conversion, one.training) == (pytest.approx(432.0), pytest.approx(15.6))
-    assert (two.conversion, two.training) == (pytest.approx(216.0), pytest.approx(7.8))
+    assert [one.conversion, one.training] == pytest.approx([432.0, 15.6])
+    assert [two.conversion, two.training] == pytest.approx([216.0, 7.8])
     assert one.cost == two.cost == pytest.approx(3 * 447.6 / 3600)
     assert look_ahead((1,), 10, 5, None, None, None) == [Outlook(1, 0.0, 0.0)]
     assert outlook_row(Outlook(16, 5_400, 90, 2.0)) == ["16", "1.5 h", "1.5 min", "1.5 h", "48.80"]
