@@ -114,8 +114,8 @@ def epoch_passes(split: Split, refit: bool, candidates: int) -> Passes:
 
 @dataclass(frozen=True)
 class Training:
-    """Training with so many `workers`, each with `at_once` models of so many `parameters`, and blocks and batches in
-    `stream_bytes`.
+    """Training with so many `workers`, each with `batch` rows of a batch, `at_once` models of so many `parameters`, and
+    blocks and batches in `stream_bytes`.
 
     One worker takes `train_seconds` to train one model on a row, and `read_seconds` to read a row. In each epoch all
     rows are read `reads` times to train on them, and once to score them.
@@ -126,6 +126,7 @@ class Training:
     passes: Passes
     parameters: int
     workers: int
+    batch: int
     at_once: int
     reads: int
     stream_bytes: int

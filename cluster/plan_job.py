@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..pipeline.csv_dialect import CsvOptions
@@ -19,9 +20,11 @@ from ..pipeline.sample import SourceSample, sample_images, sample_texts
 from ..pipeline.sources import find_sources
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import FoldstreamError, RowError, SourceError, UsageError
-from ..storage.format import MANIFEST
+from ..storage.format import MANIFEST, Layout
 from ..storage.machine import keep_freed_memory, parse_bytes, this_machine
 from ..storage.object_path import locate
+from ..storage.reader import BlockReader
+from ..storage.writer import commit, create_arrays, write_shard
 from ..training.batch import Rank
 from ..training.config import TrainConfig
 from ..training.filters import EveryRow
@@ -38,6 +41,7 @@ from .jobs import CONVERSIONS, configure, load_job_file, named_split, train
 from .plan_text import Facts, assumptions, conversion_facts, data_facts, disk_fact, training_facts
 
 ANY_MEMORY = 1 << 60
+TRIAL_BLOCKS = 16  # of 2 MB: two for each of 8 lanes
 SPLIT = ("split", "folds", "seed", "repeats", "holdout", "group_column", "order_column", "gap", "fold_column")
 
 
@@ -79,7 +83,7 @@ def plan_job(
             dataset = open_dataset(tables[table]["out"] if table else tables["train"]["dataset"])
             data = measure(dataset)
         if "train" in tables:
-            training, left = try_training(tables["train"], dataset, data)
+            training, left = try_training(tables["train"], dataset, data, Path(name))
     facts = [
         *(conversion_facts(conversion, data) if conversion else []),
         *data_facts(data),
@@ -164,7 +168,7 @@ def measure(dataset: Dataset) -> Data:
     return Data(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
 
 
-def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data) -> tuple[Training, int]:
+def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data, folder: Path) -> tuple[Training, int]:
     """What training takes on `data`, by a trial on a `dataset` that is like it; and the bytes that the run leaves.
 
     Raises UsageError for what cannot be trained, or not in the memory that is given.
@@ -187,9 +191,10 @@ def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data) -> tup
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
     rank = Rank(0, workers, parse_bytes(options["memory"], "--memory") or ANY_MEMORY)
     stream = stream_bytes(replace_layout(dataset, data), common, at_once, rank)
-    costs = time_rows(dataset, next(iter(configs.values())), workers)
+    tried = dataset if dataset.layout == data.layout else with_blocks(dataset, data.layout.block_rows, folder / "tried")
+    batch, costs = time_rows(tried, next(iter(configs.values())), workers)
     training = Training(
-        data.rows, epochs, passes, parameters, workers, at_once, reads, stream, costs.training, costs.reading
+        data.rows, epochs, passes, parameters, workers, batch, at_once, reads, stream, costs.training, costs.reading
     )
     return training, training.bytes_left(dataset.schema.outputs, split.repeats, options["keep"])
 
@@ -197,6 +202,18 @@ def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data) -> tup
 def replace_layout(dataset: Dataset, data: Data) -> Dataset:
     """A dataset that is not there, of which only the layout and the arrays are known."""
     return Dataset(dataset.place, replace(dataset.manifest, layout=data.layout, shards=()), "")
+
+
+def with_blocks(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
+    """The rows of a sample again and again in blocks of so many rows: its own are smaller, and slower to read."""
+    specs = dataset.manifest.arrays
+    rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
+    layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
+    numbers = np.arange(layout.rows) % dataset.rows
+    create_arrays(root, layout, specs, {})
+    written = write_shard(root, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs})
+    commit(root, replace(dataset.manifest, layout=layout, shards=(written.entry,)), written.checksums)
+    return open_dataset(root)
 
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:
@@ -208,17 +225,18 @@ def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank)
     return FusedStream(dataset, dict.fromkeys(range(models), every), mixing, rank).memory_needed
 
 
-def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> Costs:
-    """What a row costs one of so many workers, which has one core, or a GPU, and decodes every block in every epoch."""
+def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, Costs]:
+    """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
+    decodes every block in every epoch."""
     if dataset.rows < LANE_STEP:
         raise UsageError(f"there are {dataset.rows} rows to try the training with, and it takes {LANE_STEP}")
-    rows = min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP
-    own = replace(config, batch_size=max(rows, LANE_STEP), lanes=LANE_STEP, shares=1)
+    rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
+    own = replace(config, batch_size=rows, lanes=LANE_STEP, shares=1)
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, own, None)
     needed = stream_bytes(dataset, own, 1, Rank(memory=ANY_MEMORY, threads=1))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if torch.cuda.is_available() else 1)
     try:
-        return try_rows(job, Rank(memory=needed, threads=1))
+        return rows, try_rows(job, Rank(memory=needed, threads=1))
     finally:
         torch.set_num_threads(threads)

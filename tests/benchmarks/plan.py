@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 COPIES = 12  # of the example's rows, so that there is enough to measure
 PICTURES = 400
 NODES, CORES, PRICE = (1, 4, 16), 64, 2.5
-TRAIN = "[train]\nrun = 'run'\nfolds = 5\nepochs = 5\nbatch_size = 512\nworkers = 64\n"
+TRAIN = "[train]\nrun = 'run'\nfolds = 5\nepochs = 5\nbatch_size = 4096\nworkers = 64\n"
 
 
 def write_digits(folder: Path) -> str:

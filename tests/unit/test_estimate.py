@@ -26,6 +26,7 @@ TRAINING = Training(
     passes=Passes(5, trained=4.0, scored=1.0),
     parameters=100,
     workers=2,
+    batch=32,
     at_once=5,
     reads=1,
     stream_bytes=10_000,

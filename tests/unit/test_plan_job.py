@@ -16,9 +16,13 @@ from foldstream.cluster import plan_job as planning
 from foldstream.cluster.plan_job import JobPlan, plan_job
 from foldstream.pipeline import sample as sampling
 from foldstream.pipeline.csv_dialect import CsvOptions
+from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.sample import sample_images, sample_texts
 from foldstream.pipeline.sources import find_sources
+from foldstream.pipeline.verify import find_damage
 from foldstream.storage.errors import ForeignError, SourceError, UsageError
+from foldstream.storage.progress import silent
+from foldstream.storage.reader import BlockReader
 from foldstream.training.trial import Costs
 from PIL import Image
 from pyarrow import csv, parquet
@@ -249,6 +253,18 @@ def test_options_that_do_not_fit_are_refused_as_by_run(tmp_path: Path, quick_tri
             plan_job(write_job(tmp_path, CSV + TRAIN + more), (1,))
     with pytest.raises(UsageError, match="has no sources; leave the option out"):
         plan_job(write_job(tmp_path, f"{TRAIN}dataset = 'data.zarr'\n"), (1,), source_bytes="1TB")
+
+
+def test_a_sample_is_tried_in_blocks_as_large_as_they_will_be(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(table(300))
+    sample = convert_file(tmp_path / "rows.csv", tmp_path / "data.zarr", "label", id="c0")
+    tried = planning.with_blocks(sample, 100, tmp_path / "tried")
+    assert (tried.rows, tried.layout.block_rows) == (planning.TRIAL_BLOCKS * 100, 100)
+    assert find_damage(tried, SerialExecutor(), silent) == []
+    names = ("x", "y", "key")
+    rows, again = (BlockReader(one, names).read(range(one.layout.blocks)) for one in (sample, tried))
+    for name in names:
+        assert np.array_equal(again[name][:600], np.concatenate([rows[name]] * 2))
 
 
 def test_a_faulty_row_is_named_in_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
