@@ -74,7 +74,7 @@ def assumptions(conversion: Conversion | None, training: Training | None, predic
     if training:
         lines += [
             "Training: each core of each node is a worker, or each GPU where there are some.",
-            f"Each is as fast as one was here with {training.batch:,} rows of a batch, as of the job's workers each has.",
+            f"Each is as fast as one was here with {training.batch:,} rows of a batch, as the job's workers have.",
             f"It is bound by {training.bound}: reading goes on beside it, as fast as from this machine's memory.",
             "The exchange of gradients between workers is not counted.",
             "Scoring a row takes a third of the time of training on it. No model stops early.",

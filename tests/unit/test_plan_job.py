@@ -125,14 +125,21 @@ WRITERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def text() -> bytes:
+    return table(60_000).encode()
+
+
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_the_rows_of_large_sources_are_estimated(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_of_large_sources_are_estimated(
+    suffix: str, text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sampling, "TEXT_BYTES", 400_000)
     monkeypatch.setattr(sampling, "PACKED_BYTES", 800_000)
     for number in range(6):
-        (tmp_path / f"rows{number}{suffix}").write_bytes(WRITERS[suffix](table(60_000, seed=number).encode()))
-    text = CSV.replace("['rows.csv']", f"['*{suffix}']").replace("data.zarr", "out/data.zarr")
-    facts = facts_of(plan_job(write_job(tmp_path, text), (1,)))
+        (tmp_path / f"rows{number}{suffix}").write_bytes(WRITERS[suffix](text))
+    job = CSV.replace("['rows.csv']", f"['*{suffix}']").replace("data.zarr", "out/data.zarr")
+    facts = facts_of(plan_job(write_job(tmp_path, job), (1,)))
     rows, sampled = (int(facts[name].split()[0].replace(",", "")) for name in ("rows", "sample"))
     assert sampled <= 180_000  # half of them: bzip2 packs more rows together than a sample has
     assert rows == pytest.approx(360_000, rel=0.03 if suffix in (".csv", ".parquet") else 0.1)
