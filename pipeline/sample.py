@@ -35,7 +35,7 @@ TEXT_BYTES = 32 << 20  # of plain text and of tables
 PACKED_BYTES = 4 << 20  # of what is unpacked
 UNPACKED_BYTES = 64 << 20  # that one file may become
 READ_BYTES = 8 << 10  # what is lost where a stream is cut off
-IMAGES = 256
+IMAGES = 4_096
 IMAGE_BYTES = 32 << 20
 MOST_LISTED = 200_000  # images
 
