@@ -26,6 +26,11 @@ demo: install
 test: install
 	$(BIN)/pytest
 
+# Jobs between hosts that are network namespaces; needs root. A part of `make test`.
+.PHONY: test-cluster
+test-cluster: install
+	$(BIN)/pytest tests/cluster
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,6 +73,11 @@ bench-codecs: install
 .PHONY: bench-order
 bench-order: install
 	$(BIN)/python -m tests.benchmarks.order build/bench-order.json
+
+# The demo run here, and submitted to a local cluster that is started and stopped for it.
+.PHONY: bench-submit
+bench-submit: install
+	$(BIN)/python -m tests.benchmarks.submit build/bench-submit.json
 
 # Simulated: 20 folds on 64 nodes that fail.
 .PHONY: bench-schedule

@@ -11,10 +11,12 @@ from time import monotonic
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..storage.errors import RunError
+from ..storage.files import remove_file
 from ..training.fold_driver import FoldDriver
 from ..training.group import GroupRequest
 from .journal import Journal
@@ -65,7 +67,7 @@ class Coordinator:
         self.patience = hang_seconds - FIND_SECONDS
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.looked = -LOOK_SECONDS
-        self.waits = False
+        self.waits = self.asked = False
 
     def run(self) -> None:
         """Return when every unit is done. Raises RunError where some were given up, once the others are done."""
@@ -81,6 +83,8 @@ class Coordinator:
         finally:
             for attempt in self.attempts.values():
                 ray.kill(attempt.driver)
+            if self.asked:
+                request_resources(bundles=[])
         failed = self.schedule.named(Status.FAILED)
         if failed:
             errors = "; ".join(f"{name}: {self.schedule.states[name].error}" for name in failed)
@@ -96,7 +100,7 @@ class Coordinator:
         for event in events:
             self.schedule.handle(event)
         if self.schedule.ended:
-            self.journal.path.unlink()
+            remove_file(self.journal.path)
             self.schedule.reset()
         elif events:
             self._take(Restarted())
@@ -107,6 +111,8 @@ class Coordinator:
         if waiting and not self.waits:
             demand = self.schedule.units[waiting[0]].demand
             log.warning("waiting for nodes: a fold needs %s, and there is %s", demand, self.schedule.capacity)
+            request_resources(bundles=_bundles(demand, self.request(waiting[0]).workers))
+            self.asked = True
         self.waits = bool(waiting)
         time.sleep(LOOK_SECONDS)
 
@@ -181,6 +187,12 @@ def _error_of(result: Any) -> str | None:
     except RayActorError:
         return "its driver has died"
     return None
+
+
+def _bundles(demand: Resources, workers: int) -> list[dict[str, float]]:
+    """What each of the workers needs, as Ray's autoscaler is told."""
+    whole = {"CPU": demand.cpus, "GPU": demand.gpus, "memory": float(demand.memory)}
+    return [{name: amount / workers for name, amount in whole.items() if amount} for _ in range(workers)]
 
 
 def _resources(given: dict[str, float]) -> Resources:

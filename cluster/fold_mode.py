@@ -79,15 +79,19 @@ def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution
     room = runs_at_once(ray.cluster_resources(), execution.workers)
     if execution.fold_mode != "auto" or mode == "runs" or min(room, models) < 2:
         return mode, reason
-    remote = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()))(try_rows)
+    remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(try_rows)
     costs = ray.get(remote.remote(job, Rank(memory=execution.memory, cache=execution.cache)))
     return faster_mode(costs, models, room, job.open_data().rows, execution.workers)
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:
     """How many runs the nodes have room for."""
-    gpus = resources.get("GPU", 0) if torch.cuda.is_available() else math.inf
-    return int(min(resources.get("CPU", 0), gpus) // workers)
+    return int(min(resources.get("CPU", 0), resources.get("GPU", math.inf)) // workers)
+
+
+def has_gpus() -> bool:
+    """Whether the Ray cluster that is connected has GPUs: then each worker takes one."""
+    return bool(ray.cluster_resources().get("GPU", 0))
 
 
 def faster_mode(costs: Costs, models: int, room: int, rows: int, workers: int) -> tuple[str, str]:

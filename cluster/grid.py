@@ -3,14 +3,15 @@
 import re
 from collections.abc import Mapping
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from ..storage.errors import UsageError
 from ..storage.files import write_json
+from ..storage.object_path import AnyPath
 from ..training.run import GRID, RunFolder
 
 MOST_CANDIDATES = 1000
+CANDIDATES = "candidates"
 
 
 def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -35,12 +36,12 @@ def _values(value: Any) -> list[Any]:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
 
 
-def candidate_folder(root: Path, name: str) -> RunFolder:
+def candidate_folder(root: AnyPath, name: str) -> RunFolder:
     """The folder of a candidate's run; of one that is alone, the run's own."""
-    return RunFolder(root / "candidates" / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
+    return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
 
 
-def write_grid(root: Path, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
+def write_grid(root: AnyPath, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the candidates, and write that down. Returns it.
 
     The best has the highest out-of-fold accuracy, or of quantities the lowest mean of the folds' held-out losses.
@@ -54,7 +55,7 @@ def write_grid(root: Path, candidates: Mapping[str, dict[str, Any]], summaries: 
     best = min(candidates, key=rank)
     grid = {
         "best": best,
-        "folder": str(candidate_folder(root, best).root.relative_to(root)),
+        "folder": str(candidate_folder(root, best).root).removeprefix(f"{root}/"),
         "candidates": [
             {"name": name, "settings": settings, "out_of_fold": summaries[name]["out_of_fold"]}
             | {"spread": summaries[name]["spread"]}

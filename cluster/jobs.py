@@ -6,11 +6,11 @@ The command line and `import foldstream` share it.
 import csv
 import io
 import re
-import shutil
 import tempfile
 import tomllib
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from inspect import signature
 from os.path import normpath
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from distributed import Client
 
 from ..pipeline.convert_images import ImageRequest
@@ -29,11 +30,11 @@ from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import ConflictError, UsageError, check_choice, did_you_mean, disk_in_words
-from ..storage.files import names_in, write_atomic
+from ..storage.files import names_in, remove_tree, whole_file
 from ..storage.fold_plan import PLANS, FoldPlan, open_plan
 from ..storage.format import MANIFEST, WORK, Schema, keys_of
 from ..storage.machine import parse_bytes
-from ..storage.object_path import AnyPath, locate
+from ..storage.object_path import AnyPath, ObjectPath, locate
 from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.ensemble import check_ensemble
@@ -45,10 +46,12 @@ from ..training.run import RunFolder, RunJob, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
+from .dask_on_ray import dask_on_ray, workers_released
 from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
 from .grid import candidate_folder, expand_grid, write_grid
-from .local import dask_cluster, workers_released
-from .local_ray import ray_cluster
+from .job_log import job_log
+from .local import dask_cluster
+from .local_ray import connect_ray, ray_cluster
 from .runs import (
     begun_with,
     load_summary,
@@ -110,7 +113,7 @@ def train(
     candidates' and the best one's name. A run that was cut short goes on from its last checkpoints by the same call;
     one that is complete returns at once. Raises UsageError before any worker starts.
     """
-    opened, root = open_dataset(dataset), RunFolder(Path(run).absolute())
+    opened, root = open_dataset(dataset), RunFolder(locate(run))
     if plan:
         chosen_split = named_split(opened, plan)
     else:
@@ -247,7 +250,7 @@ def predict(
     ImageId and the labels where there are several. Of images it has each one's path, its class and the probability
     of that, or its values. Returns the rows written.
     """
-    folder, _ = read_run(Path(run))
+    folder, _ = read_run(locate(run))
     job = load_job(folder)
     usual = default_columns(job.schema)
     names = tuple(columns or usual)
@@ -269,15 +272,15 @@ def write_oof(run: str | Path, out: str | Path, *, listener: Listener = SILENT) 
     A row of it has the row's name, its label, how many models have predicted it without having seen it, and their
     mean: the class and each class's probability, or each label's value. Returns the rows written.
     """
-    folder, _ = read_run(Path(run))
+    folder, _ = read_run(locate(run))
     target = _new_file(out)
-    check_choice("the ending of OUT", target.suffix, tuple(WRITERS))
+    check_choice("the ending of OUT", Path(str(target)).suffix, tuple(WRITERS))
     return write_table(load_job(folder).open_data(), open_arrays(folder.oof, "predictions"), target, listener.progress)
 
 
-def _new_file(out: str | Path) -> Path:
-    target = Path(out).absolute()
-    if target.is_dir():
+def _new_file(out: str | Path) -> AnyPath:
+    target = locate(out)
+    if isinstance(target, Path) and target.is_dir():
         raise UsageError(f"{out} is a folder; name a file in it")
     return target
 
@@ -291,15 +294,14 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 @contextmanager
 def _source_dataset(
-    job: RunJob, source: str | Path, target: Path, id: str | None, listener: Listener, client: Client | None
+    job: RunJob, source: str | Path, target: AnyPath, id: str | None, listener: Listener, client: Client | None
 ) -> Iterator[Dataset]:
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
         yield open_dataset(place)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    scratch = _scratch(target)
     try:
         if form := job.schema.image:
             images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
@@ -309,7 +311,15 @@ def _source_dataset(
             request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
             yield convert_request(request, scratch / "source.zarr", False, listener, client)
     finally:
-        shutil.rmtree(scratch)
+        remove_tree(scratch)
+
+
+def _scratch(target: AnyPath) -> AnyPath:
+    """A new place beside a file that is to be written."""
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    return ObjectPath(target.bucket, f"{target.key}.{uuid.uuid4().hex}")
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
@@ -326,21 +336,26 @@ def write_predictions(
     schema: Schema,
     predicted: Iterable[tuple[dict[str, np.ndarray], np.ndarray]],
     rows: int,
-    target: Path,
+    target: AnyPath,
     columns: Sequence[str],
     progress: Progress,
 ) -> int:
     """Write the predictions of all rows, as `predict_rows` gives them, as a CSV, atomically."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
     done = 0
-    for arrays, predictions in predicted:
-        writer.writerows(zip(row_names(arrays), *decide(schema, predictions), strict=True))
-        done += len(predictions)
-        progress("predict", done, rows, "rows")
-    write_atomic(target, buffer.getvalue().encode())
+    with whole_file(target) as file:
+        file.write(to_csv([columns]))
+        for arrays, predictions in predicted:
+            file.write(to_csv(zip(row_names(arrays), *decide(schema, predictions), strict=True)))
+            done += len(predictions)
+            progress("predict", done, rows, "rows")
     return done
+
+
+def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Rows as lines of CSV."""
+    lines = io.StringIO(newline="")
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue().encode()
 
 
 def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
@@ -357,15 +372,33 @@ def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
     return [list(values) for values in predictions.T]
 
 
-def run_job(path: str | Path, listener: Listener = SILENT) -> dict[str, Any]:
+@contextmanager
+def job_cluster(address: str | None) -> Iterator[Client]:
+    """Dask for a whole job: on this machine, or on the Ray cluster at an address, or on the one that is connected; on
+    that it trains then too."""
+    if address:
+        with connect_ray(address), dask_on_ray() as client:
+            yield client
+    else:
+        with dask_on_ray() if ray.is_initialized() else dask_cluster() as client:
+            yield client
+
+
+def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | None = None) -> dict[str, Any]:
     """Convert, train and predict as a TOML file says; each part that is done already is skipped.
+
+    It runs on this machine, or on the Ray cluster at the address `cluster` (`auto`: the one of which this machine is a
+    node), whose nodes must see the same files.
 
     Tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source,
     out, …) take the names of the functions' parameters, which are the flags' names. Paths are relative to the file.
     `train.dataset` and `predict.run` default to what the tables before them make. Returns the run's summary.
     """
     tables = load_job_file(Path(path))
-    with dask_cluster() as client:
+    logged = (
+        job_log(RunFolder(locate(tables["train"]["run"])), listener) if "train" in tables else nullcontext(listener)
+    )
+    with logged as listener, job_cluster(cluster) as client:
         listener.announce("Dask dashboard", client.dashboard_link)
         for table in CONVERSIONS.keys() & tables:
             CONVERSIONS[table](**tables[table], listener=listener, client=client)

@@ -4,10 +4,10 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ..storage.files import sync_directory
+from ..storage.object_path import AnyPath, ObjectPath
 from .schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
 
 KINDS: dict[str, type[Event]] = {
@@ -16,33 +16,37 @@ KINDS: dict[str, type[Event]] = {
 
 
 class Journal:
-    """A file of JSON lines. A line that a crash has cut short was not acted upon, and does not count."""
+    """A file of JSON lines, or an object, which is written anew for each. A line that a crash has cut short was not
+    acted upon, and does not count."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
 
     def read(self) -> Iterator[Event]:
         """All events, in their order."""
         if self.path.exists():
-            for line in self.path.read_text().splitlines(keepends=True):
-                if line.endswith("\n"):
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
                     yield from_json(json.loads(line))
 
     def append(self, event: Event) -> None:
-        """Add an event, and return when it is on the disk."""
+        """Add an event, and return when it is durable."""
+        line = json.dumps(to_json(event)).encode() + b"\n"
         new = not self.path.exists()
+        if isinstance(self.path, ObjectPath):
+            self.path.write_bytes(line if new else self.path.read_bytes() + line)
+            return
         with open(self.path, "r+b" if not new else "xb") as file:
             file.truncate(self._sound_length())
             file.seek(0, os.SEEK_END)
-            file.write(json.dumps(to_json(event)).encode() + b"\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
         if new:
             sync_directory(self.path.parent)
 
     def _sound_length(self) -> int:
-        data = self.path.read_bytes()
-        return data.rfind(b"\n") + 1
+        return self.path.read_bytes().rfind(b"\n") + 1
 
 
 def to_json(event: Event) -> dict[str, Any]:

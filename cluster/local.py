@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
@@ -61,20 +62,9 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-@contextmanager
-def workers_released(client: Client | None) -> Iterator[None]:
-    """Let a cluster of ours do without workers for a while: training needs the cores. Its dashboard stays."""
-    cluster = getattr(client, "cluster", None)
-    if client is None or cluster is None:
-        yield
-        return
-    count = len(cluster.worker_spec)
-    cluster.scale(0)
-    try:
-        yield
-    finally:
-        cluster.scale(count)
-        client.wait_for_workers(1, timeout=START_SECONDS)
+def on_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return ip_address(address).is_loopback
 
 
 def free_port(wanted: int) -> int:

@@ -1,4 +1,7 @@
-"""Ray on this machine for the time of a job. All servers listen on loopback only."""
+"""The Ray cluster of a job: one on this machine for as long as the job takes, or one that is there already.
+
+All servers that are started here listen on loopback only.
+"""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -7,10 +10,13 @@ from time import monotonic, sleep
 
 import psutil
 import ray
+import torch
 from ray._private import ray_constants
 
+from ..storage.errors import UsageError
 from ..storage.machine import this_machine
-from .local import LOOPBACK, free_port
+from .local import LOOPBACK, free_port, on_loopback
+from .ray_token import MODE, TOKEN_PATH, asks_for_token, make_token
 
 RAY_DASHBOARD = 8265
 END_SECONDS = 10
@@ -27,10 +33,12 @@ def ray_cluster(workers: int) -> Iterator[str]:
         yield _dashboard(ray.worker.get_dashboard_url())
         return
     before = psutil.Process().children(recursive=True)
+    make_token()
     with loopback_alone():
         context = ray.init(
             address="local",
             num_cpus=max(workers, this_machine().cores),
+            num_gpus=torch.cuda.device_count(),  # those that torch can use
             include_dashboard=True,
             dashboard_host=LOOPBACK,
             dashboard_port=free_port(RAY_DASHBOARD),
@@ -49,6 +57,27 @@ def ray_cluster(workers: int) -> Iterator[str]:
 
 
 @contextmanager
+def connect_ray(address: str) -> Iterator[None]:
+    """Connect to the Ray cluster at an address (`auto`: the one of which this machine is a node).
+
+    Raises UsageError where none answers, and where one off loopback lets in everybody.
+    """
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(f"--ray {address}: no Ray cluster answers there ({error}); look at the address") from None
+    try:
+        if not on_loopback(ray.util.get_node_ip_address()) and not asks_for_token():
+            raise UsageError(
+                f"--ray {address}: whoever reaches that cluster may run code on it; start all its nodes with "
+                f"{MODE}=token and the same token file, which {TOKEN_PATH} names"
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
 def loopback_alone() -> Iterator[None]:
     """Have a node that is started meanwhile take the loopback address: by default Ray takes the machine's own in its
     place, and listens on all interfaces."""
@@ -61,15 +90,20 @@ def loopback_alone() -> Iterator[None]:
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:
     """End processes that Ray has told to end: its dashboard takes seconds, and an actor whose owner was killed may hang
-    in its exit.
-
-    Those whose parent has ended too wait for the machine's first process to take note of it, which may be slow.
-    """
-    left = list(processes)
-    for process in left:
+    in its exit."""
+    every = list(processes)
+    for process in every:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    deadline = monotonic() + END_SECONDS
+    await_end(every, END_SECONDS)
+
+
+def await_end(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """Return when processes have ended, or when the time is over.
+
+    They need not be reaped: one whose parent has ended too waits for the machine's first process, which may be slow.
+    """
+    left, deadline = list(processes), monotonic() + seconds
     while (left := [process for process in left if _runs(process)]) and monotonic() < deadline:
         sleep(0.01)
 

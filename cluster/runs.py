@@ -6,27 +6,26 @@ Every step is an artifact that is committed or absent, so a run that was killed 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
-
-import torch
 
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, DamagedError, UsageError
-from ..storage.files import read_json, same_json, write_json
+from ..storage.files import names_in, read_json, same_json, write_atomic, write_json
 from ..storage.fold_plan import ModelRows, open_plan
+from ..storage.object_path import AnyPath
 from ..storage.progress import Progress
 from ..training.config import TrainConfig
 from ..training.group import GroupRequest
-from ..training.models import absolute_model, model_hash
+from ..training.models import model_file, model_hash
 from ..training.plan_folds import make_plan
 from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, best_folder, folds_of, is_done, load_job, read_result
 from .coordinator import Coordinator
-from .fold_mode import Execution
+from .fold_mode import Execution, has_gpus
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit
@@ -39,10 +38,11 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
 
     Raises ConflictError if it holds another job, and names what differs; UsageError if the data cannot be split so.
     """
-    model = absolute_model(config.model)
-    config = TrainConfig(**{**vars(config), "model": model})
-    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, config, model_hash(model))
-    value = asdict(job)
+    file, kept = model_file(config.model), config
+    if file:  # the run keeps it, so that it does not matter where it was
+        kept = replace(config, model=f"{file[0].name}:{file[1]}")
+    data = str(dataset.place), dataset.identity, dataset.schema, dataset.statistics
+    value = asdict(RunJob(*data, kept, model_hash(config.model)))
     if run.job.exists():
         differences = sorted({*_differences(read_json(run.job), value)})
         if differences:
@@ -50,18 +50,21 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
                 f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
                 "run's options"
             )
-        return job
-    # A plan alone is what a kill has left that came before the job was written.
-    if run.root.exists() and any(path != run.folds for path in run.root.iterdir()):
+        return load_job(run)
+    # A plan without a job is what a kill has left.
+    if set(names_in(run.root)) - {"folds.zarr", file[0].name if file else ""}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
         make_plan(dataset, config.split, run.folds, config.batch_size, executor.map, progress)
     except UsageError:
-        with suppress(OSError):  # where something else is in it
-            run.root.rmdir()
+        if isinstance(run.root, Path):
+            with suppress(OSError):  # where something else is in it
+                run.root.rmdir()
         raise
+    if file:
+        write_atomic(run.root / file[0].name, file[0].read_bytes())
     write_json(run.job, value)
-    return job
+    return load_job(run)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
@@ -95,13 +98,13 @@ def train_folds(
     They are of the run at `root`, or of its candidates.
     """
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
-    units = plan_units(left, execution, torch.cuda.is_available())
+    units = plan_units(left, execution, has_gpus())
 
     def request(name: str) -> GroupRequest:
         unit, streams = units[name], (execution.memory, execution.cache)
-        members = tuple((folds[fold].run.root, folds[fold].fold) for fold in unit.folds)
+        members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in unit.folds)
         use_gpu = unit.demand.gpus > 0
-        return GroupRequest(root.root, name, members, execution.workers, use_gpu, *streams, execution.saving)
+        return GroupRequest(name, members, execution.workers, use_gpu, *streams, execution.saving)
 
     coordinator = Coordinator(
         Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_seconds
@@ -131,7 +134,7 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     plan = open_plan(run.folds)
     folders = [run.fold(fold) for fold in range(len(plan.models))]
 
-    def merge(models: Sequence[ModelRows], parts: Sequence[Path], root: Path) -> dict[str, Any]:
+    def merge(models: Sequence[ModelRows], parts: Sequence[AnyPath], root: AnyPath) -> dict[str, Any]:
         return merge_predictions(dataset, plan, models, parts, root, executor, progress)
 
     report = {"out_of_fold": merge(plan.models, [folder.parts for folder in folders], run.oof)}
@@ -203,10 +206,10 @@ def report_fold(name: str, folder: FoldFolder, epochs: int, progress: Progress) 
         progress(name, done, 100 * epochs, remark)
 
 
-def read_run(root: Path) -> tuple[RunFolder, dict[str, Any]]:
+def read_run(root: AnyPath) -> tuple[RunFolder, dict[str, Any]]:
     """A complete run's folder and summary, or those of a grid's best candidate. Raises UsageError where it is not
     complete."""
-    run = RunFolder(best_folder(root.absolute()))
+    run = RunFolder(best_folder(root))
     load_job(run)
     if not run.summary.exists():
         raise UsageError(f"{root} is not a complete run; run its «foldstream train» command again to finish it")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from time import monotonic
 
 from distributed import Client, Future, KilledWorker, as_completed
 
@@ -9,6 +10,7 @@ from ..storage.errors import WorkerError
 from .executor import Result, Task
 
 WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
+LOOK_SECONDS = 1.0  # between two looks at how many threads there are: workers come and go
 
 
 class DaskExecutor:
@@ -20,10 +22,17 @@ class DaskExecutor:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._prepared: list[Future] = []
+        self._threads, self._looked = 0, -LOOK_SECONDS
 
     def prepare(self, function: Callable[[], None]) -> None:
         workers = self.client.nthreads()
         self._prepared += [self.client.submit(function, workers=[worker], pure=False) for worker in workers]
+
+    def _window(self) -> int:
+        """How many tasks may be in flight."""
+        if monotonic() - self._looked > LOOK_SECONDS:
+            self._threads, self._looked = sum(self.client.nthreads().values()), monotonic()
+        return WINDOW * max(1, self._threads)
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         numbered = enumerate(tasks)
@@ -37,12 +46,11 @@ class DaskExecutor:
                 futures.append(future)
             return futures
 
-        threads = sum(self.client.nthreads().values())
-        running = as_completed(submit(WINDOW * max(1, threads)))
+        running = as_completed(submit(self._window()))
         try:
             for future in running:
                 yield positions.pop(future), future.result()
-                running.update(submit(1))
+                running.update(submit(max(0, self._window() - len(positions))))
         except KilledWorker as error:
             raise WorkerError(
                 f"a task took {error.allowed_failures + 1} Dask workers with it, one after the other, most likely for "

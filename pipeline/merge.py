@@ -5,7 +5,6 @@ Each task writes one shard of the result and says what its predictions are worth
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import RunError
 from ..storage.fold_plan import FoldPlan, ModelRows, among, open_plan
 from ..storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
+from ..storage.object_path import AnyPath, locate
 from ..storage.parts import read_part
 from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
@@ -73,8 +73,8 @@ def merge_predictions(
     dataset: Dataset,
     plan: FoldPlan,
     models: Sequence[ModelRows],
-    parts: Sequence[Path],
-    root: Path,
+    parts: Sequence[AnyPath],
+    root: AnyPath,
     executor: Executor,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def merge_shard(task: MergeTask) -> MergedShard:
     tallies = []
     for folder, model in zip(task.parts, task.models, strict=True):
         expected = np.flatnonzero(among(codes[model.array], model.held_out))
-        rows, values = read_part(Path(folder), task.shard) or (np.empty(0, np.int64), np.empty((0, schema.outputs)))
+        rows, values = read_part(locate(folder), task.shard) or (np.empty(0, np.int64), np.empty((0, schema.outputs)))
         check_coverage(expected, rows - start, folder)
         total[rows - start] += values
         count[rows - start] += 1
@@ -141,7 +141,7 @@ def merge_shard(task: MergeTask) -> MergedShard:
     covered = np.flatnonzero(count)
     prediction = np.full(total.shape, np.nan, np.float32)
     prediction[covered] = total[covered] / count[covered, None]
-    written = write_shard(Path(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
+    written = write_shard(locate(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
     covering = {name: column[covered] for name, column in truth.items()}
     return MergedShard(written, account_of(schema, prediction[covered], covering, start + covered, tallies))
 

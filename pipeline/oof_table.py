@@ -11,6 +11,7 @@ from pyarrow import csv, parquet
 from ..storage.dataset import Dataset, StoredArrays
 from ..storage.files import whole_file
 from ..storage.format import Schema, keys_of
+from ..storage.object_path import AnyPath
 from ..storage.progress import Progress
 from ..storage.reader import BlockReader
 
@@ -18,7 +19,7 @@ WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".
 """By the ending of the file."""
 
 
-def write_table(dataset: Dataset, predictions: StoredArrays, target: Path, progress: Progress) -> int:
+def write_table(dataset: Dataset, predictions: StoredArrays, target: AnyPath, progress: Progress) -> int:
     """Write the merged predictions of a dataset's rows to a file, atomically. Returns the rows."""
     layout = dataset.layout
     names = [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]
@@ -29,7 +30,7 @@ def write_table(dataset: Dataset, predictions: StoredArrays, target: Path, progr
             truth = BlockReader(dataset, names).read(blocks)
             merged = BlockReader(predictions, ("prediction", "count")).read(blocks)
             table = table_of(dataset.schema, truth, merged)
-            writer = writer or WRITERS[target.suffix](file, table.schema)
+            writer = writer or WRITERS[Path(str(target)).suffix](file, table.schema)
             writer.write_table(table)
             progress("table", layout.shard_range(shard)[1], layout.rows, "rows")
         if writer:

@@ -151,8 +151,10 @@ def content_hash(*parts: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def clean_temporaries(directory: Path) -> None:
-    """Remove what writers that were killed left behind under `directory`: ours, and zarr's."""
+def clean_temporaries(directory: AnyPath) -> None:
+    """Remove what writers that were killed left under `directory`: ours, and zarr's. An object store has none."""
+    if isinstance(directory, ObjectPath):
+        return
     for pattern in (".*.tmp", "*.partial"):
         for leftover in directory.rglob(pattern):
             leftover.unlink(missing_ok=True)

@@ -212,6 +212,10 @@ def locate(place: str | Path | ObjectPath) -> AnyPath:
         return Path(place).absolute()
     check_choice("the scheme", scheme, SCHEMES)
     bucket, _, key = rest.strip("/").partition("/")
+    if "@" in bucket:
+        raise UsageError(
+            f"a URL of {scheme} with credentials in it; put those into the environment, and name the bucket"
+        )
     if not bucket or not key:
         raise UsageError(f"{place}: name a bucket and what is in it, as in {scheme}://bucket/digits.zarr")
     return ObjectPath(f"{scheme}://{bucket}", key)

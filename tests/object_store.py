@@ -1,4 +1,5 @@
-"""A real S3 server on loopback: SeaweedFS, which checks signatures and honours conditional writes."""
+"""A real S3 server, on loopback or a host of a test's own: SeaweedFS, which checks signatures and honours conditional
+writes."""
 
 import json
 import os
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def object_server() -> Iterator[ObjectServer]:
-    """A server for as long as the block lasts, its address and keys in the environment of this process."""
+def object_server(address: str = "127.0.0.1", host: Sequence[str] = ()) -> Iterator[ObjectServer]:
+    """A server for as long as the block lasts, its address and keys in the environment of this process. `host` is what
+    runs a command on the host that has the address."""
     with tempfile.TemporaryDirectory(prefix="object-server-") as folder:
         config = Path(folder, "identities.json")
         credentials = [{"accessKey": KEY, "secretKey": SECRET}]
@@ -62,15 +64,15 @@ def object_server() -> Iterator[ObjectServer]:
                  "s3.port", "s3.port.grpc")  # fmt: skip
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         options = [f"-{name}={port}" for name, port in ports.items()]
-        options += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-s3.config={config}", "-s3"]
+        options += [f"-ip={address}", f"-ip.bind={address}", f"-dir={folder}", f"-s3.config={config}", "-s3"]
         options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=50", "-master.volumeSizeLimitMB=64"]
-        command = [str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "server", *options]
+        command = [*host, str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "server", *options]
         log = open(Path(folder, "log"), "wb")  # noqa: SIM115 - closed below, after the server
         server = ObjectServer(
             {
                 "AWS_ACCESS_KEY_ID": KEY,
                 "AWS_SECRET_ACCESS_KEY": SECRET,
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}",
+                "AWS_ENDPOINT_URL": f"http://{address}:{ports['s3.port']}",
                 "AWS_REGION": "us-east-1",
                 "AWS_ALLOW_HTTP": "true",
             },

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from fnmatch import fnmatch
 from typing import Any
 
 import safetensors
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..storage.errors import DamagedError, UsageError
-from ..storage.files import clean_temporaries, content_hash, to_json, write_atomic
+from ..storage.files import clean_temporaries, content_hash, names_in, remove_file, to_json, write_atomic
+from ..storage.object_path import AnyPath
 
 log = logging.getLogger(__name__)
 
@@ -28,33 +29,33 @@ METADATA = "foldstream"
 class Checkpoints:
     """The checkpoints in a fold's folder, named by how far they are; the last `keep` stay."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: AnyPath, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
-    def stored(self) -> list[Path]:
-        """All that are there, the newest last."""
-        return sorted(self.folder.glob("epoch-*-step-*.safetensors"))
+    def stored(self) -> list[str]:
+        """The names of all that are there, the newest last."""
+        return [name for name in names_in(self.folder) if fnmatch(name, "epoch-*-step-*.safetensors")]
 
     def save(self, epoch: int, step: int, state: Mapping[str, Any]) -> None:
         """Store the state after so many epochs, and steps of the next one, and remove what is not to stay.
 
         What is further on is left from before a damage, and goes too. Raises what `pack` raises.
         """
-        own = self.folder / f"epoch-{epoch:05}-step-{step:09}.safetensors"
-        write_atomic(own, pack(state))
+        own = f"epoch-{epoch:05}-step-{step:09}.safetensors"
+        write_atomic(self.folder / own, pack(state))
         stored = self.stored()
-        staying = [path for path in stored if path <= own][-self.keep :]
-        for path in stored:
-            if path not in staying:
-                path.unlink()
+        staying = [name for name in stored if name <= own][-self.keep :]
+        for name in stored:
+            if name not in staying:
+                remove_file(self.folder / name)
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, or None if there is none yet. Raises DamagedError if all are damaged."""
         clean_temporaries(self.folder)
         stored = self.stored()
-        for path in reversed(stored):
+        for name in reversed(stored):
             try:
-                return unpack(path.read_bytes(), str(path))
+                return unpack((self.folder / name).read_bytes(), str(self.folder / name))
             except DamagedError as error:
                 log.warning("%s; the one before it is looked for", error)
         if stored:
@@ -177,12 +178,12 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+def save_weights(path: AnyPath, weights: Mapping[str, Tensor]) -> None:
     """Store a model's parameters and buffers as safetensors, atomically. Equal weights give equal bytes."""
     write_atomic(path, safetensors.torch.save({name: row_by_row(tensor) for name, tensor in weights.items()}))
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: AnyPath) -> dict[str, Tensor]:
     """A stored model's parameters and buffers. Raises DamagedError for a file that is missing or not whole."""
     try:
         return safetensors.torch.load(path.read_bytes())

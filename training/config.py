@@ -16,6 +16,7 @@ from .split import Split, check_split
 LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
 SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")
 PRECISIONS = ("float32", "bfloat16", "float16")
+STRATEGIES = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Recipe:
     """Batches whose gradients are added up for one optimizer step."""
     compile: bool = False
     """Whether training steps run through torch.compile, which needs a C++ compiler, and a while at the start."""
+    strategy: str = "ddp"
+    """How workers share a fold: ddp, each has the whole model; fsdp, each has its part of weights and optimizer."""
+    sync_batchnorm: bool = False
+    """Whether batch norm goes by the whole batch, over all workers: on GPUs only."""
     deterministic: bool = False
     """Whether only deterministic algorithms are used on the GPU; on the CPU they always are."""
     patience: int = 0
@@ -95,6 +100,9 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
 def _check_recipe(recipe: Recipe, task: str) -> None:
     check_choice("--set scheduler", recipe.scheduler, SCHEDULERS)
     check_choice("--set precision", recipe.precision, PRECISIONS)
+    check_choice("--set strategy", recipe.strategy, STRATEGIES)
+    if (recipe.strategy, recipe.precision) == ("fsdp", "float16"):
+        raise UsageError("--set strategy=fsdp does not scale gradients as float16 needs it; use precision=bfloat16")
     check_choice("--set loss", recipe.loss, ("auto", *LOSSES))
     optimizers = [
         name

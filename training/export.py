@@ -16,6 +16,7 @@ from torch.jit._trace import TracerWarning
 from ..storage.errors import UsageError, check_choice
 from ..storage.files import write_atomic, write_json
 from ..storage.fold_plan import open_plan
+from ..storage.object_path import AnyPath, locate
 from .checkpoint import row_by_row
 from .prediction import load_predictor
 from .run import RunFolder, best_folder, is_done, load_job
@@ -38,7 +39,7 @@ class LabelUnits(nn.Module):
         return (outputs.double() * self.std + self.mean).float()
 
 
-def load_models(run: str | Path) -> list[nn.Module]:
+def load_models(run: str | AnyPath) -> list[nn.Module]:
     """The models of all folds of a run, in their order, as plain torch modules on the CPU, in evaluation mode.
 
     Each takes rows as the dataset stores them, (rows, *sample_shape), and gives float32: for classes logits,
@@ -47,7 +48,7 @@ def load_models(run: str | Path) -> list[nn.Module]:
     what the factory made, and for quantities `units`. Of a grid they are those of the best candidate. Raises UsageError
     where folds are not trained to their end.
     """
-    folder = RunFolder(best_folder(Path(run).absolute()))
+    folder = RunFolder(best_folder(locate(run)))
     job = load_job(folder)
     folds = range(len(open_plan(folder.folds).models))
     if left := [str(fold) for fold in folds if not is_done(folder.fold(fold))]:
@@ -63,7 +64,7 @@ def load_models(run: str | Path) -> list[nn.Module]:
     return models
 
 
-def export(run: str | Path, out: str | Path, *, format: str = "torchscript") -> list[Path]:
+def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript") -> list[Path]:
     """Write what `load_models` gives into the folder `out`, a file for each fold, and `export.json`, whose `schema`
     says what the columns of a row are, and what the outputs stand for. Returns the folds' files.
 
@@ -71,10 +72,10 @@ def export(run: str | Path, out: str | Path, *, format: str = "torchscript") -> 
     names of `state_dict`). Raises UsageError for another one, and for onnx where its packages are not installed.
     """
     check_choice("--format", format, FORMATS)
-    folder = Path(out).absolute()
+    folder = Path(str(out)).absolute()
     if folder.is_file():
         raise UsageError(f"{out} is a file; name a folder for the folds' files")
-    models, schema = load_models(run), load_job(RunFolder(best_folder(Path(run).absolute()))).schema
+    models, schema = load_models(run), load_job(RunFolder(best_folder(locate(run)))).schema
     ending, encode = FORMATS[format]
     rows = torch.from_numpy(np.zeros((EXAMPLE_ROWS, *schema.sample_shape), schema.x_dtype))
     files = [folder / f"fold-{fold}{ending}" for fold in range(len(models))]

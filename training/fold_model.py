@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
 from ..storage.files import write_json
 from .batch import Batch
 from .checkpoint import Checkpoints, save_weights
+from .event_logs import open_logs
 from .metrics import make_loss_metric, make_metrics, name_metrics
 from .objective import Objective, Preparation, autocast, make_model
 from .optimizer import make_optimizer, make_scheduler
@@ -29,7 +29,16 @@ from .saving import EACH_EPOCH, Pace, Saving
 from .seeding import seed_of
 from .shares import Rows, Shares
 
+if TYPE_CHECKING:
+    from .sharded import ShardedModel
+
 PROGRESS_SECONDS = 1.0
+
+
+def _shard(model: nn.Module, process: Process) -> "ShardedModel":
+    from .sharded import ShardedModel  # only here: it takes a second to load
+
+    return ShardedModel(model, process)
 
 
 @dataclass
@@ -58,11 +67,15 @@ class FoldModel:
         self.rows = kept - self.dropped
         self.objective = Objective(self.job.schema, self.job.statistics, self.recipe, process.device)
         self.prepare = Preparation(self.job.statistics, self.job.schema.sample_shape).to(process.device)
-        self.model = make_model(self.job, self.fold).to(process.device)
-        self.shares = Shares(self.model, [0], 1)
+        self.model = process.prepare(make_model(self.job, self.fold).to(process.device), self.recipe.sync_batchnorm)
+        self.sharded = (
+            _shard(self.model, process) if self.recipe.strategy == "fsdp" and process.world_size > 1 else None
+        )
+        self.trained = self.sharded.module if self.sharded else self.model
+        self.shares = Shares(self.trained, [0], 1)
         self.wrapped = self.model
         self.forward = self.compiled(self.model)
-        self.optimizer = make_optimizer(self.model, self.recipe)
+        self.optimizer = make_optimizer(self.trained, self.recipe)
         self.updates = math.ceil(self.steps / self.recipe.accumulate)
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
@@ -73,7 +86,12 @@ class FoldModel:
         """What the shares of the epoch have that a checkpoint was written in, until it goes on."""
         self.losses = torch.zeros(1, dtype=torch.float64, device=process.device)
         self.began = self.shown = self.earlier = 0.0
-        self.logs: SummaryWriter | None = None
+        self.logs: Any = None
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether its steps are exchanges in which all ranks take part."""
+        return self.sharded is not None or (self.recipe.sync_batchnorm and self.process.world_size > 1)
 
     @property
     def ended(self) -> bool:
@@ -89,9 +107,10 @@ class FoldModel:
     def begin_epoch(self, numbers: Sequence[int], count: int, together: bool) -> None:
         """Train the next epoch, or the rest of it, on the shares `numbers` of `count` of each batch; `together` with
         the other ranks, which have the other shares."""
-        self.shares = Shares(self.model, numbers, count)
+        self.shares = Shares(self.trained, numbers, count)
         if together != (self.wrapped is not self.model):
-            self.wrapped = self.process.wrap(self.model) if together else self.model
+            alike = self.trained if self.sharded else self.process.wrap(self.model)
+            self.wrapped = alike if together else self.model
             self.forward = self.compiled(self.wrapped)
         self.losses = torch.zeros(len(numbers), dtype=torch.float64, device=self.process.device)
         self.began = self.shown = perf_counter()
@@ -132,6 +151,8 @@ class FoldModel:
 
     def exchange(self, wanted: bool) -> AbstractContextManager[None]:
         """Where the ranks train together: have the backward pass average gradients over them, if it is wanted."""
+        if self.sharded:
+            self.sharded.exchange(wanted)
         if isinstance(self.wrapped, DistributedDataParallel) and not wanted:
             return self.wrapped.no_sync()
         return nullcontext()
@@ -141,7 +162,7 @@ class FoldModel:
         self.shares.merge_gradients()
         if self.recipe.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad_norm)
+            nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
@@ -152,7 +173,9 @@ class FoldModel:
             self.shares.average_buffers()
             total = self.losses.sum()
         else:
-            self.process.average_buffers(self.model)
+            self.process.average_buffers(self.trained)
+            if self.sharded:
+                self.sharded.gather_weights(self.model)
             total = self.process.total(self.losses.sum())
         return total.item() / (self.steps * self.shares.count)
 
@@ -188,16 +211,21 @@ class FoldModel:
 
     def training_state(self) -> dict[str, Any]:
         """What the next steps depend on, between two epochs."""
+        if self.sharded:
+            self.sharded.gather_weights(self.model)
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.sharded.gather_state(self.optimizer) if self.sharded else self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def set_training_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sharded:
+            self.sharded.set_state(state["model"], self.optimizer, state["optimizer"])
+        else:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
 
@@ -230,16 +258,19 @@ class FoldModel:
         return self.ended or self.pace.is_due_after(self.state.epoch, self.steps_done, last_group)
 
     def save(self, within: dict[str, Any] | None = None) -> None:
-        """Write the checkpoint: between two epochs, or in one, `within` which all shares have what is given.
+        """Write the checkpoint: between two epochs, or in one, `within` which all shares have what is given. With a
+        sharded model all ranks take part, and the one that leads writes.
 
         The best weights are part of it; for those who look they stand in a file of their own too.
         """
-        state = self.state
+        state, training = self.state, self.training_state()
+        self.pace.saved(self.steps_done)
+        if self.sharded and not self.process.leads:
+            return
         if state.best and state.best["epoch"] != self.saved_best:
             save_weights(self.folder.best, state.best["weights"])
             self.saved_best = state.best["epoch"]
-        self.checkpoints.save(state.epoch, state.step, {**vars(state), **self.training_state(), "within": within})
-        self.pace.saved(self.steps_done)
+        self.checkpoints.save(state.epoch, state.step, {**vars(state), **training, "within": within})
 
     def load(self) -> None:
         """Go back to the last checkpoint, if there is one."""
@@ -269,7 +300,7 @@ class FoldModel:
     def write_logs(self) -> None:
         """Write the last epoch to TensorBoard. An epoch that is done over after a kill replaces the first one."""
         if self.logs is None:
-            self.logs = SummaryWriter(str(self.folder.tensorboard), purge_step=self.state.epoch)
+            self.logs = open_logs(self.folder.tensorboard, self.state.epoch)
         metrics = self.state.history[-1]
         for rank, spent in enumerate(metrics["ranks"]):
             for name, seconds in spent.items():

@@ -1,7 +1,6 @@
 """What a group of workers is to train together."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from .saving import EACH_EPOCH, Saving
 
@@ -10,12 +9,10 @@ START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Train `folds`, each given by its run's folder and its number, together with `workers` workers. Ray keeps files of
-    its own at `root` by the `name`."""
+    """Train `folds`, each given by its run's folder and its number, together with `workers` workers, by a `name`."""
 
-    root: Path
     name: str
-    folds: tuple[tuple[Path, int], ...]
+    folds: tuple[tuple[str, int], ...]
     workers: int
     use_gpu: bool
     memory: int | None = None

@@ -108,18 +108,25 @@ class FoldTrainer:
             if self.process.leads:
                 fold.write_logs()
                 fold.write_progress(0)
-            if self.process.rank == self.homes.get(fold.number, 0) and fold.is_due():
+            if self.saves(fold):
                 with self.clock.measure("checkpoint"):
                     fold.save()
             notify(fold.fold, fold.state.history[-1])
         self.beat(True)
 
+    def saves(self, fold: FoldModel) -> bool:
+        """Whether this rank has a part in a checkpoint of the fold after its epoch, and one is due."""
+        if fold.sharded:
+            return bool(self.process.collect([fold.is_due()])[0][0])
+        return self.process.rank == self.homes.get(fold.number, 0) and fold.is_due()
+
     def train_pass(self, folds: Sequence[FoldModel]) -> float:
         """One pass over the training rows of some folds. Returns its seconds.
 
-        If there is a fold for every rank, each trains folds of its own; else all ranks train each fold together.
+        If there is a fold for every rank, each trains folds of its own; else, or where a model is dealt over the ranks,
+        all ranks train each fold together.
         """
-        together = len(folds) < self.process.world_size
+        together = len(folds) < self.process.world_size or any(fold.needs_all for fold in folds)
         started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saving.unit != "epoch"
         for fold, step, parts in self.clock.waiting(self.steps_together(folds) if together else self.own_steps(folds)):
             fold.train_step(parts, step)
@@ -140,8 +147,9 @@ class FoldTrainer:
             self.beat(False)
         with self.clock.measure("checkpoint"):
             own = fold.state_of_shares()
-            if of_ranks := self.process.gather(own) if together else [own]:
-                fold.save(join_states(of_ranks))
+            of_ranks = self.process.gather(own) if together else [own]
+            if of_ranks or fold.sharded:
+                fold.save(join_states(of_ranks) if of_ranks else None)
         self.beat(True)
 
     def is_due(self, fold: FoldModel, together: bool) -> bool:

@@ -3,20 +3,22 @@
 A model gives logits, (rows, outputs); softmax belongs to the loss and to prediction.
 """
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
+import linecache
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..storage.errors import UsageError, did_you_mean
+from ..storage.files import content_hash
+from ..storage.object_path import locate
 
 Factory = Callable[..., nn.Module]
 
@@ -179,31 +181,37 @@ def _import(place: str, name: str) -> Any:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        path = Path(place)
-        if not path.is_file():
-            raise UsageError(f"--model {name}: there is no file {place}")
-        spec = importlib.util.spec_from_file_location(f"foldstream_model_{path.stem}", path)
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return _run_file(place)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"--model {name} does not import: {type(error).__name__}: {error}") from error
 
 
-def absolute_model(name: str) -> str:
-    """The name with its file's path made absolute: workers run in other folders."""
-    place, separator, attribute = name.rpartition(":")
-    return f"{Path(place).absolute()}:{attribute}" if separator and place.endswith(".py") else name
+def _run_file(place: str) -> ModuleType:
+    """The module that a file or an object gives. Raises UsageError if there is none."""
+    try:
+        source = locate(place).read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise UsageError(f"--model {place}: there is no such file") from None
+    module = ModuleType(f"foldstream_model_{Path(place).stem}")
+    module.__file__ = place
+    exec(compile(source, place, "exec"), module.__dict__)
+    # Errors show their lines by this, and TorchScript reads a model's.
+    linecache.cache[place] = (len(source), None, source.decode().splitlines(keepends=True), place)
+    return module
+
+
+def model_file(name: str) -> tuple[Path, str] | None:
+    """The file and the factory of `path/to/file.py:factory`, None for other models."""
+    place, _, attribute = name.rpartition(":")
+    return (Path(place), attribute) if place.endswith(".py") else None
 
 
 def model_hash(name: str) -> str | None:
-    """SHA-256 of a user's model file, None for other models."""
+    """SHA-256 of a user's model file, which may be an object, None for other models."""
     place = name.rpartition(":")[0]
-    return hashlib.sha256(Path(place).read_bytes()).hexdigest() if place.endswith(".py") else None
+    return content_hash(locate(place).read_bytes()) if place.endswith(".py") else None
 
 
 def settings_of(factory: Factory) -> dict[str, Any]:

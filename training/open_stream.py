@@ -12,7 +12,7 @@ from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import parse_bytes
-from ..storage.object_path import locate
+from ..storage.object_path import AnyPath, locate
 from .batch import Rank, Transform
 from .filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
 from .objective import Preparation
@@ -29,7 +29,7 @@ def stream(
     *,
     batch_size: int = 256,
     fold: int | None = None,
-    folds: int | str | Path = 5,
+    folds: int | str | AnyPath = 5,
     split: str = "train",
     rows: np.ndarray | None = None,
     rank: int = 0,
@@ -83,11 +83,11 @@ def normalizer(dataset: str | Path | Dataset) -> nn.Module:
     return Preparation(opened.statistics, opened.schema.sample_shape)
 
 
-def _folds(dataset: Dataset, folds: int | str | Path, seed: int) -> FoldPlan:
+def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:
     """The fold plan of a run or at a place, or one that is made now: stratified where there are classes."""
     if not isinstance(folds, int):
         place = locate(folds)
-        plan = open_plan(place if (place / MANIFEST).exists() else RunFolder(Path(folds)).folds)
+        plan = open_plan(place if (place / MANIFEST).exists() else RunFolder(place).folds)
         if plan.manifest.details["dataset"] != dataset.identity:
             raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.place}")
         return plan

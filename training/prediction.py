@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..storage.dataset import Dataset
 from ..storage.fold_plan import open_plan
+from ..storage.object_path import AnyPath
 from ..storage.parts import write_part
 from .batch import Batch
 from .checkpoint import load_weights
@@ -52,7 +52,7 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
 def predict_folds(
     predictors: Mapping[int, Predictor],
     rows: Iterable[tuple[int, int, np.ndarray, Batch]],
-    folders: Mapping[int, Path],
+    folders: Mapping[int, AnyPath],
 ) -> None:
     """Predict a rank's share of the folds' rows, as `chosen_rows` gives them: for each fold and each shard of the
     dataset one part in the fold's folder, written whole by one rank."""

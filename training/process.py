@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..storage.errors import UsageError
+
 Work = Any
 """What torch gives for a transfer that was begun: `wait()` returns when it is done."""
 STATE_TAG = 0  # of states that go from rank to rank; other messages have tags from 1 on
@@ -31,6 +33,15 @@ class Process:
     def leads(self) -> bool:
         """Whether this is the rank that writes what is written once."""
         return self.rank == 0
+
+    def prepare(self, model: nn.Module, sync_batchnorm: bool) -> nn.Module:
+        """The model as it is trained by several ranks, with batch norm over the whole batch if it is wanted. Raises
+        UsageError where torch has none."""
+        if not sync_batchnorm or self.world_size == 1:
+            return model
+        if self.device.type != "cuda":
+            raise UsageError("--set sync_batchnorm=true: torch has it on GPUs only; leave it out here")
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: gradients are averaged over the ranks.

@@ -6,9 +6,9 @@ these are eight seconds before the first step, so the trainer below is Ray's dat
 """
 
 import os
+import tempfile
 import threading
 import time
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -108,11 +108,18 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more, for news that nobody asks for
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     get_or_create_autoscaling_coordinator()  # which the controller would wait for: this way they start together
+    with tempfile.TemporaryDirectory(
+        prefix="foldstream-ray-"
+    ) as folder:  # Ray's own marks; our checkpoints are the run's
+        _fit(request, driver, folder)
+
+
+def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
     trainer = FoldsTrainer(
         _train_worker,
         backend_config=MeetingPointConfig(),
         train_loop_config={
-            "folds": [(str(root), fold) for root, fold in request.folds],
+            "folds": request.folds,
             "memory": request.memory,
             "cache": request.cache,
             "saving": request.saving,
@@ -120,8 +127,8 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
         },
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
         run_config=RunConfig(
-            name=f"ray/{request.name}",
-            storage_path=str(request.root),
+            name=request.name,
+            storage_path=folder,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[Restarts(driver)],
         ),
@@ -144,6 +151,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray.train.torch.config import _set_torch_distributed_env_vars
 
     from ..storage.machine import keep_freed_memory
+    from ..storage.object_path import locate
     from .loop import FoldTrainer
     from .process import Process
     from .run import RunFold, RunFolder, is_done, load_job
@@ -160,7 +168,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
         keep_freed_memory()
-    runs = {root: RunFolder(Path(root)) for root, _ in config["folds"]}
+    runs = {root: RunFolder(locate(root)) for root, _ in config["folds"]}
     jobs = {root: load_job(run) for root, run in runs.items()}
     left = [
         RunFold(jobs[root], runs[root], fold) for root, fold in config["folds"] if not is_done(runs[root].fold(fold))

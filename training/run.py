@@ -1,15 +1,16 @@
 """The folder of a run: which file stands where, and the job that a run is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import ForeignError
+from ..storage.errors import ConflictError, ForeignError
 from ..storage.files import read_json
 from ..storage.format import Schema, Statistics
+from ..storage.object_path import AnyPath
 from .config import TrainConfig
+from .models import model_file, model_hash
 
 GRID = "grid.json"  # beside the runs of a grid's candidates, what they are worth
 
@@ -18,42 +19,52 @@ GRID = "grid.json"  # beside the runs of a grid's candidates, what they are wort
 class RunFolder:
     """Names inside a run's folder."""
 
-    root: Path
+    root: AnyPath
 
     @property
-    def job(self) -> Path:
+    def job(self) -> AnyPath:
         """What the run is; written first."""
         return self.root / "run.json"
 
     @property
-    def folds(self) -> Path:
+    def folds(self) -> AnyPath:
         """The fold of every row."""
         return self.root / "folds.zarr"
 
     @property
-    def journal(self) -> Path:
+    def journal(self) -> AnyPath:
         """What happened to the folds' attempts; the coordinator's own."""
         return self.root / "journal.jsonl"
 
     @property
-    def oof(self) -> Path:
+    def logs(self) -> AnyPath:
+        """What the job's attempts have told, a file each."""
+        return self.root / "logs"
+
+    @property
+    def oof(self) -> AnyPath:
         """The merged out-of-fold predictions."""
         return self.root / "oof.zarr"
 
     @property
-    def holdout(self) -> Path:
+    def holdout(self) -> AnyPath:
         """The mean predictions of the rows that no model has seen."""
         return self.root / "holdout.zarr"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         """What the predictions are worth, in full."""
         return self.root / "report.json"
 
     @property
-    def summary(self) -> Path:
+    def summary(self) -> AnyPath:
         """The folds' results and the out-of-fold score; written last."""
         return self.root / "summary.json"
+
+    def model(self, name: str) -> str:
+        """A model's name, where it is a file that of the copy in this folder: workers may be on other machines."""
+        file = model_file(name)
+        return f"{self.root / file[0].name}:{file[1]}" if file else name
 
     def fold(self, fold: int) -> "FoldFolder":
         return FoldFolder(self.root / "folds" / str(fold), self.root / "tensorboard" / f"fold-{fold}")
@@ -63,40 +74,40 @@ class RunFolder:
 class FoldFolder:
     """Names inside a fold's folder."""
 
-    root: Path
-    tensorboard: Path
+    root: AnyPath
+    tensorboard: AnyPath
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         """The last checkpoints."""
         return self.root / "checkpoints"
 
     @property
-    def best(self) -> Path:
+    def best(self) -> AnyPath:
         """With early stopping, the weights of the best epoch so far."""
         return self.checkpoints / "best.safetensors"
 
     @property
-    def weights(self) -> Path:
+    def weights(self) -> AnyPath:
         return self.root / "model.safetensors"
 
     @property
-    def progress(self) -> Path:
+    def progress(self) -> AnyPath:
         """How far the fold's training is; for those who watch."""
         return self.root / "progress.json"
 
     @property
-    def done(self) -> Path:
+    def done(self) -> AnyPath:
         """The fold's result; written last."""
         return self.root / "done.json"
 
     @property
-    def parts(self) -> Path:
+    def parts(self) -> AnyPath:
         """Predictions of the fold's rows, a file for each shard of the dataset."""
         return self.root / "predictions"
 
     @property
-    def holdout_parts(self) -> Path:
+    def holdout_parts(self) -> AnyPath:
         """Predictions of the rows that no model has seen."""
         return self.root / "holdout"
 
@@ -145,7 +156,7 @@ def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]
     return [RunFold(job, run, fold) for fold in folds]
 
 
-def best_folder(root: Path) -> Path:
+def best_folder(root: AnyPath) -> AnyPath:
     """The folder of the run that is meant by a folder: its own, or that of its grid's best candidate."""
     if not (root / GRID).exists():
         return root
@@ -154,12 +165,19 @@ def best_folder(root: Path) -> Path:
 
 
 def load_job(run: RunFolder) -> RunJob:
-    """The job of the run in a folder. Raises ForeignError where there is none."""
+    """The job of the run in a folder. Raises ForeignError where there is none, and ConflictError where the model's file
+    in it is not the one that the run was begun with."""
     if not run.job.exists():
-        raise ForeignError(
-            f"{run.root} is not a run (it has no {run.job.name}); «foldstream train DATASET RUN» makes one"
-        )
-    return RunJob.from_json(read_json(run.job))
+        raise ForeignError(f"{run.root} is not a run (it has no run.json); «foldstream train DATASET RUN» makes one")
+    job = RunJob.from_json(read_json(run.job))
+    job = replace(job, config=replace(job.config, model=run.model(job.config.model)))
+    try:
+        unchanged = job.model_hash == model_hash(job.config.model)
+    except FileNotFoundError:
+        unchanged = False
+    if not unchanged:
+        raise ConflictError(f"{job.config.model} is not what the run was begun with; put it back, or start a new run")
+    return job
 
 
 def is_done(folder: FoldFolder) -> bool:

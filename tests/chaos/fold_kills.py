@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import zarr
 from foldstream.storage.files import read_json
+from foldstream.storage.object_path import AnyPath
 from foldstream.training.run import RunFolder
 
 from .processes import Deadline, assert_session_ended, kill_session, session_processes, start
@@ -37,7 +38,7 @@ CLUSTERS = [("3", "1", "away"), ("2", "1", "replaced"), ("3", "2", "away"), ("2"
 has to come."""
 
 
-def command(dataset: Path, run: Path, *options: str) -> list[str]:
+def command(dataset: AnyPath, run: AnyPath, *options: str) -> list[str]:
     """Train digits-cnn, which draws random numbers and has batch norm, with two workers."""
     fixed = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
     return [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *fixed, *options]

@@ -76,7 +76,7 @@ def test_a_controller_killed_while_its_workers_start_leaves_their_cores_to_the_n
 
 def events(run: RunFolder, kind: str) -> list[dict[str, object]]:
     """The journal's events of a kind."""
-    lines = map(json.loads, run.journal.read_text().splitlines())
+    lines = map(json.loads, run.journal.read_bytes().splitlines())
     return [line for line in lines if line["event"] == kind]
 
 

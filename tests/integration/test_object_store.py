@@ -6,9 +6,10 @@ from pathlib import Path
 import foldstream as fs
 import obstore
 import pytest
+from foldstream.cluster.jobs import write_oof
 from foldstream.storage.block_cache import FOLDER
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import DamagedError, DatasetError, ForeignError, UsageError
+from foldstream.storage.errors import ConflictError, DamagedError, DatasetError, ForeignError, UsageError
 from foldstream.storage.object_path import _open_store
 
 from ..object_store import ObjectServer, object_server
@@ -92,7 +93,62 @@ def test_what_is_not_there_or_not_allowed_is_said(server: ObjectServer, monkeypa
     _open_store.cache_clear()
 
 
-def test_a_run_trains_from_a_bucket(bucket: str, tmp_path: Path) -> None:
-    summary = fs.train(bucket, tmp_path / "run", model="mlp", folds=2, epochs=2, workers=1, batch_size=64)
-    assert summary["rows"] == 1200
-    assert summary["out_of_fold"]["accuracy"] > 0.5
+MODEL = """
+from torch import nn
+
+def linear(sample_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, outputs))
+"""
+
+
+def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectServer, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(MODEL)
+    options = {
+        "model": f"{tmp_path}/own.py:linear",
+        "folds": 2,
+        "epochs": 2,
+        "workers": 1,
+        "batch_size": 64,
+        "holdout": 0.2,
+    }
+    remote, local = "s3://bucket/runs/first", tmp_path / "run"
+    summary = fs.train(bucket, remote, **options)  # type: ignore[arg-type]
+    expected = fs.train(bucket, local, **options)  # type: ignore[arg-type]
+    assert summary["out_of_fold"] == expected["out_of_fold"]
+    assert summary["holdout"] == expected["holdout"]
+    for path in ("folds/0/model.safetensors", "folds/1/model.safetensors", "own.py", "run.json"):
+        assert bytes(obstore.get(server.store, f"runs/first/{path}").bytes()) == (local / path).read_bytes(), path
+    stored = [str(item["path"]) for batch in obstore.list(server.store, "runs/first") for item in batch]
+    assert any("/tensorboard/fold-0/events.out" in name for name in stored)
+    assert sum("/checkpoints/epoch-" in name for name in stored) == 2
+    (tmp_path / "own.py").unlink()
+    (model, _), (same, _) = fs.load_models(remote), fs.load_models(local)
+    assert all(one.equal(other) for one, other in zip(model.parameters(), same.parameters(), strict=True))
+    for run, folder in ((remote, "s3://bucket/out"), (str(local), str(tmp_path))):
+        assert fs.predict(run, bucket, f"{folder}/predictions.csv") == 1200
+        assert write_oof(run, f"{folder}/oof.csv") == 1200
+        assert write_oof(run, f"{folder}/oof.parquet") == 1200
+    for name in ("predictions.csv", "oof.csv", "oof.parquet"):
+        assert bytes(obstore.get(server.store, f"out/{name}").bytes()) == (tmp_path / name).read_bytes(), name
+
+
+def test_a_run_in_a_bucket_goes_on_and_refuses_another_job(bucket: str, server: ObjectServer) -> None:
+    place = "s3://bucket/runs/second"
+    options = {"model": "mlp", "folds": 2, "epochs": 2, "workers": 1, "batch_size": 64}
+    summary = fs.train(bucket, place, **options)  # type: ignore[arg-type]
+    weights = bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes())
+    for name in ("folds/1/done.json", "folds/1/model.safetensors", "summary.json", "report.json"):
+        obstore.delete(server.store, f"runs/second/{name}")
+    again = fs.train(bucket, place, **options)  # type: ignore[arg-type]
+    assert again["out_of_fold"] == summary["out_of_fold"]
+    assert bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes()) == weights
+    with pytest.raises(ConflictError, match="epochs was 2, now 3"):
+        fs.train(bucket, place, **{**options, "epochs": 3})  # type: ignore[arg-type]
+    with pytest.raises(ConflictError, match="holds something that is not a run"):
+        fs.train(bucket, "s3://bucket/digits.zarr", **options)  # type: ignore[arg-type]
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="into the environment") as refused:
+        fs.open("s3://AKIAX:topsecret@bucket/digits.zarr")
+    assert "topsecret" not in str(refused.value)

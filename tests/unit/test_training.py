@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.storage.files import write_json
+from foldstream.storage.files import names_in, write_json
 from foldstream.storage.parts import read_part
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.loop import FoldTrainer
@@ -63,7 +63,7 @@ def test_a_model_learns_the_digits(digits: Dataset, tmp_path: Path) -> None:
     assert result["metrics"]["top3"] >= result["metrics"]["accuracy"]
     assert [h["epoch"] for h in result["history"]] == [1, 2, 3, 4, 5]
     assert result["history"][0]["rows"] + result["history"][0]["dropped"] == 800
-    assert [path.name for path in run.fold(1).checkpoints.iterdir()] == ["epoch-00005-step-000000000.safetensors"]
+    assert names_in(run.fold(1).checkpoints) == ["epoch-00005-step-000000000.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def train_on_two_ranks(run: RunFolder, groups: str, meet: Path) -> None:
 def fold_bytes(run: RunFolder) -> list[tuple[bytes, list[bytes]]]:
     """The weights and the predictions of every fold."""
     folders = [run.fold(fold) for fold in range(3)]
-    return [(f.weights.read_bytes(), [part.read_bytes() for part in sorted(f.parts.iterdir())]) for f in folders]
+    return [(f.weights.read_bytes(), [(f.parts / part).read_bytes() for part in names_in(f.parts)]) for f in folders]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""Hosts of our own on this machine: network namespaces on a switch, which share nothing but the network between them.
+
+Needs root and `ip`. Each host has a loopback of its own, and an address 10.77.0.N; this machine is 10.77.0.254.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NET = "10.77.0"
+SWITCH, UPLINK = "fs-switch", "fs-uplink"
+
+
+def why_not() -> str:
+    """Why there can be no hosts here, or nothing."""
+    if os.geteuid():
+        return "hosts of one's own need root"
+    if not shutil.which("ip"):
+        return "there is no «ip» (Debian: iproute2)"
+    if subprocess.run(["ip", "netns", "add", "fs-probe"], capture_output=True).returncode:
+        return "network namespaces cannot be made here"
+    subprocess.run(["ip", "netns", "delete", "fs-probe"], check=True)
+    return ""
+
+
+@dataclass
+class Host:
+    """A host by its number."""
+
+    number: int
+    environment: dict[str, str]
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"fs-host-{self.number}"
+
+    @property
+    def address(self) -> str:
+        return f"{NET}.{self.number}"
+
+    @property
+    def shell(self) -> list[str]:
+        """What runs a command on it."""
+        return ["ip", "netns", "exec", self.name]
+
+    def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a command on it."""
+        with open(log, "ab") as out:
+            process = subprocess.Popen([*self.shell, *command], env=self.environment, stdout=out, stderr=out)
+        self.started.append(process)
+        return process
+
+    def run(self, command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on it."""
+        given = self.environment | environment
+        return subprocess.run([*self.shell, *command], env=given, capture_output=True, text=True, timeout=900)
+
+    def kill(self) -> None:
+        """SIGKILL to all that runs on it, as when its power is cut."""
+        while pids := subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout.split():
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            for process in self.started:
+                process.wait()
+            self.started.clear()
+
+    def set_link(self, up: bool) -> None:
+        """Cut its cable, or put it back."""
+        _ip("-n", SWITCH, "link", "set", f"port-{self.number}", "up" if up else "down")
+
+    def slow(self, rate: str) -> None:
+        """Let no more through its cable, in either direction, than a rate as `20mbit`."""
+        shape = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
+        for space, device in ((SWITCH, f"port-{self.number}"), (self.name, "cable")):
+            subprocess.run(["ip", "netns", "exec", space, "tc", "qdisc", "replace", "dev", device, *shape], check=True)
+
+
+@contextmanager
+def hosts(count: int, environment: dict[str, str]) -> Iterator[list[Host]]:
+    """So many hosts on one switch. In the end all that runs on them is killed."""
+    every = [Host(number, environment) for number in range(1, count + 1)]
+    try:
+        _ip("netns", "add", SWITCH)
+        _ip("-n", SWITCH, "link", "add", "switch", "type", "bridge")
+        _ip("-n", SWITCH, "link", "set", "switch", "up")
+        _ip("link", "add", UPLINK, "type", "veth", "peer", "name", "port-0", "netns", SWITCH)
+        _plug_in("port-0")
+        _ip("address", "add", f"{NET}.254/24", "dev", UPLINK)
+        _ip("link", "set", UPLINK, "up")
+        for host in every:
+            port = f"port-{host.number}"
+            _ip("netns", "add", host.name)
+            _ip("-n", SWITCH, "link", "add", port, "type", "veth", "peer", "name", "cable", "netns", host.name)
+            _plug_in(port)
+            _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
+            _ip("-n", host.name, "link", "set", "cable", "up")
+            _ip("-n", host.name, "link", "set", "lo", "up")
+        yield every
+    finally:
+        for host in every:
+            host.kill()
+        subprocess.run(["ip", "link", "delete", UPLINK], capture_output=True)
+        for space in (SWITCH, *(host.name for host in every)):
+            subprocess.run(["ip", "netns", "delete", space], capture_output=True)
+
+
+def _plug_in(port: str) -> None:
+    _ip("-n", SWITCH, "link", "set", port, "master", "switch")
+    _ip("-n", SWITCH, "link", "set", port, "up")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)

@@ -1,0 +1,86 @@
+"""Slurm on this machine, from Debian's packages: a controller and a node, on ports and in folders of their own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..object_store import free_ports
+
+TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
+START_SECONDS = 60
+
+CONFIG = """
+ClusterName=foldstream
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/linear
+MpiDefault=none
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def why_not() -> str:
+    """Why there can be no Slurm here, or nothing."""
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    return f"there is no {', '.join(missing)} (Debian: slurm-wlm, munge)" if missing else ""
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[dict[str, str]]:
+    """A Slurm of one node. Yields the environment in which its commands find it."""
+    controller, node = free_ports(2)
+    host, cores = socket.gethostname(), len(os.sched_getaffinity(0))
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    config = folder / "slurm.conf"
+    config.write_text(CONFIG.format(host=host, controller=controller, node=node, folder=folder, cores=cores))
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o600)
+    environment = os.environ | {"SLURM_CONF": str(config)}
+    munge = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
+    munge += [f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
+    started: list[subprocess.Popen[bytes]] = []
+    with open(folder / "log", "wb") as log:
+        try:
+            for command, is_up in (
+                (munge, (folder / "munge.socket").exists),
+                (["slurmctld", "-D"], lambda: _ask(environment) != ""),
+                (["slurmd", "-D"], lambda: _ask(environment) == "idle"),
+            ):
+                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+                deadline = time.monotonic() + START_SECONDS
+                while not is_up():
+                    ended = started[-1].poll() is not None or time.monotonic() > deadline
+                    assert not ended, (folder / "log").read_text()[-3000:]
+                    time.sleep(0.2)
+            yield environment
+        finally:
+            for process in reversed(started):
+                process.terminate()
+            for process in started:
+                process.wait()
+
+
+def _ask(environment: dict[str, str]) -> str:
+    """The node's state, or nothing while the controller does not answer."""
+    asked = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
+    return asked.stdout.strip()

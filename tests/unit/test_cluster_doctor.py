@@ -1,0 +1,50 @@
+"""What a cluster's nodes say is compared, and what is not well has a remedy."""
+
+from dataclasses import replace
+
+import pytest
+from foldstream.cluster.cluster_doctor import NodeFacts, compare_nodes
+
+VERSIONS = {"python": "3.11.2", "torch": "2.13.0"}
+GIB = 1 << 30
+FIRST = NodeFacts("10.0.0.1", VERSIONS, 100.0, (), "", 8 * GIB, 90 * GIB, "", (99.9, 100.1))
+SECOND = replace(FIRST, address="10.0.0.2")
+
+
+def ill(second: NodeFacts, storage: str | None = None) -> dict[str, str]:
+    return {one.name: f"{one.value} | {one.remedy}" for one in compare_nodes([FIRST, second], storage) if not one.well}
+
+
+def test_equal_nodes_are_well() -> None:
+    assert not ill(SECOND, "s3://bucket/runs")
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "told"),
+    [
+        ({"versions": VERSIONS | {"torch": "2.12.0"}}, "torch", "2.13.0 on 10.0.0.1; 2.12.0 on 10.0.0.2"),
+        ({"clock": 105.0}, "clocks", "4.90 s at most, on 10.0.0.2"),
+        ({"clock": 90.0}, "clocks", "9.90 s at most, on 10.0.0.2"),
+        ({"unreachable": ("10.0.0.1",)}, "network", "10.0.0.2 does not reach 10.0.0.1"),
+        ({"shared_memory": GIB // 2}, "shared memory", "0.5 GiB free at least, too little on 10.0.0.2"),
+        ({"disk": GIB}, "disk", "1.0 GiB free at least, too little on 10.0.0.2"),
+        ({"storage": "access denied"}, "storage", "access denied on 10.0.0.2"),
+    ],
+)
+def test_what_differs_is_found_with_its_node_and_its_remedy(changed: dict[str, object], name: str, told: str) -> None:
+    found = ill(replace(SECOND, **changed), "s3://bucket/runs")  # type: ignore[arg-type]
+    assert list(found) == [name]
+    assert told in found[name]
+    assert not found[name].endswith("| ")
+
+
+def test_gpus_of_other_builds_are_found() -> None:
+    first = replace(FIRST, gpus=("H100",), nccl="2.27.5")
+    second = replace(SECOND, gpus=("H100", "H100"), nccl="2.26.2")
+    found = {one.name: one for one in compare_nodes([first, second], None)}
+    assert found["GPUs"].value == "1 (H100) on 10.0.0.1; 2 (H100) on 10.0.0.2"
+    assert not found["NCCL"].well
+
+
+def test_a_slow_answer_is_no_skew() -> None:
+    assert not ill(replace(SECOND, asked=(90.0, 110.0)))
