@@ -84,6 +84,14 @@ bench-submit: install
 bench-schedule: install
 	$(BIN)/python -m tests.benchmarks.schedule build/bench-schedule.json
 
+# The planner, the order and the coordinator over the metadata of 1 TB; and what 1 TB takes on 1, 4 and 16 nodes.
+.PHONY: bench-terabyte bench-plan
+bench-terabyte: install
+	$(BIN)/python -m tests.benchmarks.simulated_terabyte build/bench-terabyte.json
+
+bench-plan: install
+	$(BIN)/python -m tests.benchmarks.plan
+
 # Needs root, for a control group with a limit of memory.
 bench-memory: install
 	$(BIN)/python -m tests.benchmarks.memory build/bench-memory.json

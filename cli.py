@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .cluster.conversion import Listener
     from .cluster.doctor import Finding
     from .cluster.local_cluster import LocalCluster
+    from .cluster.plan_job import JobPlan
     from .storage.dataset import Dataset
     from .storage.fold_plan import FoldPlan
 
@@ -492,6 +493,25 @@ def run_job(
 
 
 @app.command()
+def plan(
+    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="As «run» takes it.")],
+    nodes: Annotated[str, typer.Option(help="Numbers of nodes.")] = "1,4,16",
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores of a node; else as many as this machine has.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of a node for an hour.")] = None,
+    source_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of all sources, as 1TB, if those that are here are only some.")
+    ] = None,
+) -> None:
+    """Say what a job will need, from a sample of its sources: rows, bytes, memory, disk, hours, cost. Nothing runs.
+
+    Example: foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
+    """
+    from .cluster.plan_job import plan_job
+
+    show_needs(plan_job(job, parse_integers("--nodes", nodes) or (), cores, price, source_bytes))
+
+
+@app.command()
 def submit(
     job: Annotated[str, typer.Argument(metavar="JOB.toml", help="As of «foldstream run».")],
     to: ToOption = None,
@@ -777,6 +797,22 @@ def show_plan(plan: FoldPlan) -> None:
     if plan.holdout.held_out:
         count = plan.counts(plan.holdout.array, plan.holdout.held_out).sum()
         console.print(f"seen by no model: {count:,} of {plan.rows:,} rows", highlight=False)
+
+
+def show_needs(plan: JobPlan) -> None:
+    """Print what a job needs, how long it takes, and what that takes for granted."""
+    from .cluster.plan_text import OUTLOOK, outlook_row
+
+    facts = Table(box=None, show_header=False)
+    for fact in plan.facts:
+        facts.add_row(*fact)
+    console.print(facts)
+    table = Table(*OUTLOOK)
+    for outlook in plan.outlooks:
+        table.add_row(*outlook_row(outlook))
+    console.print(table)
+    for line in plan.assumptions:
+        console.print(line, highlight=False)
 
 
 def show_result(summary: dict[str, Any]) -> None:

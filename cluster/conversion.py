@@ -13,6 +13,7 @@ from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
 from ..pipeline.csv_dialect import CsvOptions
 from ..pipeline.dask_executor import DaskExecutor
+from ..pipeline.executor import Executor, SerialExecutor
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import is_converted
@@ -41,12 +42,19 @@ SILENT = Listener()
 
 @contextmanager
 def dask_executor(
-    listener: Listener, client: Client | None, address: str | None = None, report: Path | None = None
-) -> Iterator[DaskExecutor]:
-    """An executor on the given Dask client, on the scheduler at an address, or on a cluster of its own.
+    listener: Listener,
+    client: Client | SerialExecutor | None,
+    address: str | None = None,
+    report: Path | None = None,
+) -> Iterator[Executor]:
+    """An executor on the given Dask client, on the scheduler at an address, or on a cluster of its own; or the one
+    that is given, which works in this process.
 
     Dask's own account of the work goes to the HTML file `report`.
     """
+    if isinstance(client, SerialExecutor):
+        yield client
+        return
     with nullcontext(client) if client else connect(address) if address else dask_cluster() as connected:
         assert connected is not None
         if client is None:
@@ -77,7 +85,7 @@ def convert_csv(
     dask: str | None = None,
     report: str | Path | None = None,
     listener: Listener = SILENT,
-    client: Client | None = None,
+    client: Client | SerialExecutor | None = None,
 ) -> Dataset:
     """Convert CSV files (plain, .gz, .bz2, .xz, .zst), folders of them or patterns into a dataset at `out`.
 
@@ -140,7 +148,7 @@ def convert_images(
     dask: str | None = None,
     report: str | Path | None = None,
     listener: Listener = SILENT,
-    client: Client | None = None,
+    client: Client | SerialExecutor | None = None,
 ) -> Dataset:
     """Convert images in folders, patterns and .tar or .zip archives into a dataset at `out`.
 
@@ -199,7 +207,7 @@ def convert_request(
     root: AnyPath,
     overwrite: bool,
     listener: Listener,
-    client: Client | None,
+    client: Client | SerialExecutor | None,
     address: str | None = None,
     report: Path | None = None,
 ) -> Dataset:

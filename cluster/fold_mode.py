@@ -18,9 +18,9 @@ from ..training.run import RunJob
 from ..training.saving import EACH_EPOCH, Saving
 from ..training.stream import Mixing, TrainStream
 from ..training.trial import Costs, try_rows
+from .estimate import MODEL_BYTES
 
 FOLD_MODES = ("auto", "fused", "runs")
-MODEL_BYTES = 20  # of each parameter: itself, its gradient, two moments of its optimizer, its best value so far
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution
     if execution.fold_mode != "auto" or mode == "runs" or min(room, models) < 2:
         return mode, reason
     remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(try_rows)
-    costs = ray.get(remote.remote(job, execution.memory, execution.cache))
+    costs = ray.get(remote.remote(job, Rank(memory=execution.memory, cache=execution.cache)))
     return faster_mode(costs, models, room, job.open_data().rows, execution.workers)
 
 

@@ -40,6 +40,8 @@ from .parquet import ParquetTable, open_table
 from .sources import COMPRESSED, PARQUET
 
 HEAD_BYTES = 256 << 10
+BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
+"""What a stream raises that is damaged, or cut short."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,9 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
 def _unpack(task: OpenTask, suffix: str) -> OpenedText:
     path = task.source.path
     try:
-        with closing(open_stream(locate(path))) as raw, closing(_decompressed(raw, suffix)) as stream:
+        with closing(open_stream(locate(path))) as raw, closing(decompressed(raw, suffix)) as stream:
             return _unpack_stream(task, stream)
-    except (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError) as error:  # type: ignore[misc]
+    except BROKEN as error:
         if isinstance(error, OSError) and error.errno:  # of the disk: what is no stream of its kind has no number
             raise
         raise SourceError(f"{path} is not a whole {suffix} file ({error}); fetch or compress it again") from None
@@ -140,7 +142,7 @@ def _unpack(task: OpenTask, suffix: str) -> OpenedText:
         ) from None
 
 
-def _decompressed(stream: Any, suffix: str) -> Any:
+def decompressed(stream: Any, suffix: str) -> Any:
     """A stream of bytes decompressed."""
     match suffix:
         case ".gz":

@@ -32,7 +32,7 @@ class ParquetTable:
 
 def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
     """A file's columns, its pieces and the values of its first rows as text. Raises SourceError."""
-    with _opened(source.path) as file:
+    with opened(source.path) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
         firsts = [0, *itertools.accumulate(counts)]
@@ -45,7 +45,8 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
     return ParquetTable(source.path, header), tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
 
 
-def _opened(path: str) -> parquet.ParquetFile:
+def opened(path: str) -> parquet.ParquetFile:
+    """A file, or an object, as Parquet. Raises SourceError if it is not."""
     place = locate(path)
     try:
         return parquet.ParquetFile(open_stream(place) if isinstance(place, ObjectPath) else place)
@@ -98,7 +99,7 @@ class TableReader:
         """The next rows, at most so many."""
         if self._batches is None:
             wanted = [*dict.fromkeys((*self.columns.features, *self.columns.texts))]
-            file = _opened(self.source.path)
+            file = opened(self.source.path)
             self._batches = file.iter_batches(rows, row_groups=[self.piece.start], columns=wanted)
         while self._rest is None or not self._rest.num_rows:
             self._rest = next(self._batches)

@@ -61,10 +61,17 @@ class FusedStream:
         """For each model the rows of every block that it trains on, (blocks,) int64."""
         return {model: rows.kept() for model, rows in self.rows.items()}
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Rows of every block, (blocks,) int64: one array for all models' orders."""
+        return self.dataset.layout.block_sizes()
+
     def order(self, model: int, epoch: int) -> EpochOrder:
         """The order of an epoch of a model."""
-        sizes, mixing = self.dataset.layout.block_sizes(), self.mixing
-        return EpochOrder(sizes, self.kept[model], mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch)
+        mixing = self.mixing
+        return EpochOrder(
+            self.sizes, self.kept[model], mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch
+        )
 
     @property
     def window_rows(self) -> int:

@@ -14,7 +14,7 @@ Everything here is O(blocks) in time and memory, and any position is reached dir
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ..storage.errors import UsageError
 from .seeding import permutation
 
 LANE_STEP = 8
+EPOCHS = 2  # whose order of blocks is kept: this one's and the next one's
 BLOCK_STREAM, ROW_STREAM = 1, 2  # keep the two uses of the generator apart
 
 
@@ -67,7 +68,7 @@ class EpochOrder:
     @cached_property
     def blocks(self) -> np.ndarray:
         """The blocks in the order of this epoch, (blocks,) int64: lane l has every L-th from the l-th."""
-        return permutation(len(self.sizes), self.seed, self.epoch, BLOCK_STREAM)
+        return mixed_blocks(len(self.sizes), self.seed, self.epoch)
 
     @cached_property
     def steps(self) -> int:
@@ -147,6 +148,14 @@ class EpochOrder:
             if end > start:
                 yield Slice(lane, window, start - base, end - base)
             start, window = end, window + 1
+
+
+@lru_cache(EPOCHS)
+def mixed_blocks(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of so many blocks, (count,) int64: one array, read only, for all models that are trained together."""
+    blocks = permutation(count, seed, epoch, BLOCK_STREAM)
+    blocks.setflags(write=False)
+    return blocks
 
 
 def lane_count(workers: int) -> int:

@@ -1,12 +1,12 @@
 """A short trial of what a row costs one worker: to read it, and to train one model on it."""
 
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, repeat
 from time import perf_counter
 
 import torch
 
-from .batch import Rank
+from .batch import ALONE, Batch, Rank
 from .filters import EveryRow
 from .objective import Objective, Preparation, autocast, make_model
 from .optimizer import make_optimizer
@@ -25,21 +25,25 @@ class Costs:
     training: float
 
 
-def try_rows(job: RunJob, memory: int | None = None, cache: int | None = None) -> Costs:
+def try_rows(job: RunJob, rank: Rank = ALONE) -> Costs:
     """Read a run's data for a second, and train its model for another one, on this machine's GPU if it has one.
 
     Nothing is written.
     """
     config, dataset = job.config, job.open_data()
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    stream = TrainStream(dataset, EveryRow(dataset.layout), mixing, Rank(0, 1, memory, cache=cache))
-    started, rows = perf_counter(), 0
-    for batch in stream:
-        rows += len(batch.x)
-        if perf_counter() - started > TRIAL_SECONDS:
-            break
-    reading = (perf_counter() - started) / rows
+    reading, batch = _time_reading(TrainStream(dataset, EveryRow(dataset.layout), mixing, rank))
     return Costs(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
+
+
+def _time_reading(stream: TrainStream) -> tuple[float, Batch]:
+    """Seconds of a row, epoch after epoch, behind the first batch, for which compiled code is loaded; and a batch."""
+    batches = chain.from_iterable(repeat(stream))
+    batch, rows, started = next(batches), 0, perf_counter()
+    while perf_counter() - started < TRIAL_SECONDS:
+        batch = next(batches)
+        rows += len(batch.x)
+    return (perf_counter() - started) / rows, batch
 
 
 def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -55,9 +55,18 @@ class Cluster:
     A fold demands `demand` nodes; a node fails `between_failures` hours after it was there, in the mean.
     """
 
-    def __init__(self, demand: int, between_failures: float, max_retries: int, seed: int) -> None:
+    def __init__(
+        self,
+        demand: int,
+        between_failures: float,
+        max_retries: int,
+        seed: int,
+        folds: int = FOLDS,
+        nodes: int = NODES,
+    ) -> None:
         self.demand, self.between_failures, self.draw = demand, between_failures, random.Random(seed)
-        units = [Unit(f"fold-{fold}", (f"fold-{fold}",), Resources(gpus=demand)) for fold in range(FOLDS)]
+        units = [Unit(f"fold-{fold}", (f"fold-{fold}",), Resources(gpus=demand)) for fold in range(folds)]
+        self.nodes = nodes
         self.schedule = Schedule({unit.name: unit for unit in units}, max_retries)
         location = math.log(FOLD_HOURS) - SPREAD**2 / 2
         self.hours = {unit.name: self.draw.lognormvariate(location, SPREAD) for unit in units}
@@ -72,7 +81,7 @@ class Cluster:
 
     def run(self) -> None:
         """Go on until each fold is done or given up."""
-        for node in range(NODES):
+        for node in range(self.nodes):
             self.gain(node)
         while not self.schedule.ended:
             time, _, happen = heapq.heappop(self.agenda)

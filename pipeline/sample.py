@@ -1,0 +1,198 @@
+"""A small part of a conversion's sources in files of its own: converting it shows what all of them will take.
+
+Of texts and tables the first rows of some files, of images some of those that are listed: a few megabytes, whatever the
+sources' size.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePath, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from ..storage.errors import SourceError
+from ..storage.format import Source
+from ..storage.object_path import locate, read_bytes
+from .csv_cut import PACKER
+from .csv_dialect import MARK_OF_UTF8, CsvOptions, find_dialect, find_encoding, padded
+from .csv_kernels import count_rows, skip_rows
+from .csv_open import BROKEN, decompressed
+from .image_files import ImageFile, read_image
+from .image_list import Listed, is_image, open_place, top_folder
+from .parquet import opened
+from .sources import COMPRESSED, PARQUET
+
+SOURCES = 4  # files that rows are taken from
+TEXT_BYTES = 32 << 20  # of plain text and of tables
+PACKED_BYTES = 4 << 20  # of what is unpacked
+UNPACKED_BYTES = 64 << 20  # that one file may become
+READ_BYTES = 8 << 10  # what is lost where a stream is cut off
+IMAGES = 4_096
+IMAGE_BYTES = 32 << 20
+MOST_LISTED = 200_000  # images
+
+
+@dataclass(frozen=True)
+class SourceSample:
+    """`places` to convert in place of the sources, made from `bytes` of their `total`, which is None where there were
+    too many to list. `origins` says of each copy what it was taken from. Texts that are unpacked take `packed` bytes
+    in the work folder."""
+
+    places: tuple[str, ...]
+    bytes: int
+    total: int | None
+    sources: int
+    packed: int = 0
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A place, the bytes of its source that it stands for, and those that its text takes where it is unpacked."""
+
+    place: str
+    bytes: int
+    packed: int = 0
+
+
+def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -> SourceSample:
+    """The first rows of some texts or tables. A source that is small is taken whole, and as it is."""
+    chosen = sources[:: -(-len(sources) // SOURCES)]
+    parts, origins = [], {}
+    for number, source in enumerate(chosen):
+        target = folder / f"{number:04d}" / PurePath(source.path).name
+        target.parent.mkdir()
+        if source.path.lower().endswith(PARQUET):
+            parts.append(_first_of_table(source, TEXT_BYTES // len(chosen), target))
+        else:
+            packed = PurePath(source.path).suffix.lower() in COMPRESSED
+            most = (PACKED_BYTES if packed else TEXT_BYTES) // len(chosen)
+            parts.append(_first_of_text(source, options, most, target))
+        origins[str(target)] = source.path
+    return SourceSample(
+        tuple(part.place for part in parts),
+        sum(part.bytes for part in parts),
+        sum(source.bytes for source in sources),
+        len(sources),
+        sum(part.packed for part in parts),
+        origins,
+    )
+
+
+def _first_of_table(source: Source, most: int, target: Path) -> _Part:
+    with opened(source.path) as file:
+        rows = file.metadata.num_rows
+        wanted = max(1, rows * most // source.bytes)
+        if wanted >= rows:
+            return _Part(source.path, source.bytes)
+        batch = next(file.iter_batches(wanted))
+    parquet.write_table(pa.Table.from_batches([batch]), target)
+    return _Part(str(target), round(source.bytes * batch.num_rows / rows))
+
+
+def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
+    """Whole rows from about the first `most` bytes of a text, written as the source is: compressed, encoded."""
+    suffix = PurePath(source.path).suffix.lower()
+    raw = read_bytes(locate(source.path), 0, min(most, source.bytes))
+    data, used = _unpacked(raw, suffix)
+    encoding = find_encoding(data, options)
+    unpacked = suffix in COMPRESSED or encoding != "utf-8"
+    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(data).encode() if unpacked else data
+    packed = len(PACKER.encode(text)) if unpacked else 0
+    if used == source.bytes:
+        return _Part(source.path, source.bytes, packed)
+    kept = _whole_rows(source.path, text.removeprefix(MARK_OF_UTF8), options)
+    if not kept and used == len(raw):
+        return _first_of_text(source, options, 4 * most, target)
+    if not kept:
+        raise SourceError(f"{source.path}: no row ends in {len(text):,} bytes; is it a CSV file?")
+    target.write_bytes(_compressed(kept.decode().encode(encoding, "replace") if unpacked else kept, suffix))
+    share = len(kept) / len(text)
+    return _Part(str(target), round(used * share), round(packed * share))
+
+
+def _unpacked(raw: bytes, suffix: str) -> tuple[bytes, int]:
+    """What the beginning of a file holds, as far as that goes, and the bytes that it takes."""
+    file, parts, length = io.BytesIO(raw), list[bytes](), 0
+    stream = decompressed(file, suffix)
+    with suppress(*BROKEN):  # where it goes on behind what was read; what is really broken its conversion finds
+        while length < UNPACKED_BYTES and (data := stream.read(READ_BYTES)):
+            parts.append(data)
+            length += len(data)
+    return b"".join(parts), file.tell()
+
+
+def _compressed(text: bytes, suffix: str) -> bytes:
+    """Text as a file with this suffix has it, packed quickly."""
+    match suffix:
+        case ".gz":
+            return gzip.compress(text, 1)
+        case ".bz2":
+            return bz2.compress(text, 1)
+        case ".xz":
+            return lzma.compress(text, preset=0)
+        case ".zst":
+            return bytes(pa.compress(text, "zstd", asbytes=True))
+        case _:
+            return text
+
+
+def _whole_rows(path: str, text: bytes, options: CsvOptions) -> bytes:
+    """A text without its last row, which may be cut off; nothing if less than a header and a row are left."""
+    if not text.strip():
+        return b""
+    marks, rows = find_dialect(path, text, "utf-8", options).marks(), padded(text)
+    _, count, _ = count_rows(rows, False, marks)
+    return text[: skip_rows(rows, count - 1, marks)] if count > 2 else b""
+
+
+def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
+    """Some of the images of folders, archives and patterns, evenly from the list of all, or of the first ones."""
+    listed = list(islice(_listed(places), MOST_LISTED + 1))
+    if not listed:
+        raise SourceError(f"{places[0]} has no images; name a folder, a pattern, or a .tar or .zip archive of some")
+    total = sum(image.length for _, _, image in listed)
+    count = min(IMAGES, max(SOURCES, IMAGE_BYTES * len(listed) // total))
+    chosen = listed[:: -(-len(listed) // count)]
+    copies = {container: folder / f"{number:04d}" for number, (container, _, _) in enumerate(chosen)}
+    for container, archive, image in chosen:
+        place = container if archive else f"{container}/{image.path}"
+        target = copies[container] / _path_in_copy(image)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(read_image(ImageFile(place, image.offset, image.length, image.packed)))
+    return SourceSample(
+        tuple(map(str, copies.values())),
+        sum(image.length for _, _, image in chosen),
+        None if len(listed) > MOST_LISTED else total,
+        len(listed),
+        origins={str(copy): container for container, copy in copies.items()},
+    )
+
+
+def _listed(places: Sequence[str]) -> Iterator[tuple[str, bool, Listed]]:
+    """The images of all places, with the folder or archive that each lies in. Raises SourceError for a place that is
+    not there."""
+    for place in places:
+        for container, archive, images in open_place(place):
+            for image in images:
+                if image.length and is_image(image.path) and _stays_inside(image.path):
+                    yield container, archive, image
+
+
+def _stays_inside(path: str) -> bool:
+    """Whether an archive's path, joined to a folder, is one in that folder."""
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts
+
+
+def _path_in_copy(image: Listed) -> str:
+    """Where an image goes, so that it has the same class there."""
+    return image.path if image.name in (None, top_folder(image.path)) else f"{image.name}/{image.path}"

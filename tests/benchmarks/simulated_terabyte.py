@@ -1,0 +1,286 @@
+"""`make bench-terabyte`: a terabyte of which only the metadata are there, and what is decided over it. Nothing is read.
+
+- The planner assigns pieces of text to shards; the manifest is that of so many shards; the rows get their fold's code.
+- Every rank's plan of an epoch of all folds' models from one pass: each row once, and each window decoded about once.
+- The coordinator's schedule of folds on nodes that fail, by the virtual clock of `simulated_cluster.py`.
+
+python -m tests.benchmarks.simulated_terabyte RESULT.json. It may take a minute and 500 MB.
+"""
+
+import hashlib
+import json
+import resource
+import sys
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from foldstream.cluster.schedule import Status
+from foldstream.pipeline.csv_cut import PIECE_BYTES, CsvText, Piece
+from foldstream.pipeline.csv_dialect import Dialect
+from foldstream.pipeline.csv_rows import Columns
+from foldstream.pipeline.findings import Findings, TextFindings
+from foldstream.pipeline.plan import ConvertPlan, ConvertRequest, plan_conversion
+from foldstream.pipeline.write import shard_task
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.fold_plan import ModelRows, among
+from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
+from foldstream.storage.progress import silent
+from foldstream.training.assignments import survey
+from foldstream.training.batch import Rank
+from foldstream.training.carrier import one_by_one
+from foldstream.training.folds import kfold
+from foldstream.training.fused_plan import plan_chunks
+from foldstream.training.fused_stream import FusedStream
+from foldstream.training.kernels import place_rows
+from foldstream.training.order import EpochOrder
+from foldstream.training.plan_folds import check_counts
+from foldstream.training.split import Split
+from foldstream.training.stream import Mixing
+from rich.console import Console
+from rich.markdown import Markdown
+
+from .record import machine, write_section
+from .simulated_cluster import Cluster
+
+COLUMNS, ROW_BYTES = 1 << 13, 1 << 15  # numbers of 4 bytes: 64 rows of them are a block of 2 MiB
+BLOCK_ROWS, SHARD_BLOCKS, SHARDS = 64, 50, 10_000
+TEXT_ROW_BYTES, SOURCES = 80_000, 1_000  # of a row as text; files
+FOLDS, WORKERS, BATCH, WINDOW = 5, 16, 256, 8
+WORKER_MEMORY = 2 << 30
+WINDOWS_LOOKED_INTO = 40
+NODES, NODES_OF_A_FOLD, FOLDS_TO_RUN, FAILS_EVERY, RUNS = 16, 4, 20, 48.0, 20  # of the schedule; hours, seeds
+MOST_SECONDS, MOST_BYTES = 60, 500e6
+Figures = dict[str, Any]
+
+
+def simulate(shards: int = SHARDS) -> Figures:
+    """All of it, for so many shards. Raises AssertionError if anything is not as it must be."""
+    figures: Figures = {"shards": shards}
+    with timed(figures, "planner"):
+        plan = plan_shards(shards)
+    figures |= {"blocks": plan.layout.blocks, "rows": plan.layout.rows, "bytes": plan.layout.rows * ROW_BYTES}
+    with timed(figures, "manifest"):
+        dataset, figures["manifest_bytes"] = commit_in_memory(plan)
+    del plan
+    with timed(figures, "folds"):
+        rows = assign_folds(dataset)
+    with timed(figures, "order"):
+        figures |= read_an_epoch(dataset, rows)
+    with timed(figures, "coordinator"):
+        figures |= run_folds()
+    return figures
+
+
+@contextmanager
+def timed(figures: Figures, name: str) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    figures[f"{name}_seconds"] = perf_counter() - started
+
+
+def plan_shards(shards: int) -> ConvertPlan:
+    """What feeds each shard, as the planner decides it; the shards larger than it would make them, to be so many."""
+    rows = shards * SHARD_BLOCKS * BLOCK_ROWS - BLOCK_ROWS // 2
+    sources = tuple(Source(f"/data/{number:04d}.csv", 0, 0) for number in range(SOURCES))
+    request = ConvertRequest(sources, ("label",))
+    features = tuple(f"c{number}" for number in range(COLUMNS))
+    columns = Columns(features, ("label",), (), ("label",))
+    header = ("label", *features)
+    texts = [CsvText(source.path, source.path, False, Dialect(), header, 0, 2, 0) for source in sources]
+    piece_rows, first, pieces = PIECE_BYTES // TEXT_ROW_BYTES, 0, list[tuple[int, Piece]]()
+    while first < rows:
+        count = min(piece_rows, rows - first)
+        start, stop = first * TEXT_ROW_BYTES, (first + count) * TEXT_ROW_BYTES
+        pieces.append((first * SOURCES // rows, Piece(start, stop, 2, count)))
+        first += count
+    zeros = np.zeros(COLUMNS)
+    labels = {"label": TextFindings(frozenset(map(str, range(10))), "integer", 1)}
+    total = Findings(rows, zeros, zeros + 255, zeros, zeros.astype(np.int64), broken=True, texts=labels)
+    plan = plan_conversion(request, columns, texts, pieces, None, total)
+    assert (plan.layout.rows, plan.layout.block_rows) == (rows, BLOCK_ROWS)
+    assert plan.layout.shards >= shards
+    plan = replace(plan, layout=replace(plan.layout, shard_blocks=SHARD_BLOCKS))
+    assert plan.layout.shards == shards
+    for shard in range(shards):
+        start, stop = plan.layout.shard_range(shard)
+        task = shard_task(Path("/data.zarr"), plan, shard)
+        ends = [piece.first_row + piece.rows for piece in task.pieces]
+        assert task.pieces[0].first_row <= start < ends[0]
+        assert [piece.first_row for piece in task.pieces[1:]] == ends[:-1]
+        assert ends[-1] >= stop > task.pieces[-1].first_row
+    return plan
+
+
+def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
+    """The dataset whose manifest conversion would write; and the bytes of that, read back."""
+    layout, specs = plan.layout, plan.schema.arrays()
+    names = [spec.name for spec in specs]
+    entries = []
+    for shard in range(layout.shards):
+        start, stop = layout.shard_range(shard)
+        digest = hashlib.sha256(str(shard).encode()).hexdigest()
+        lengths = {spec.name: (stop - start) * spec.row_bytes for spec in specs}
+        entries.append(ShardEntry(stop - start, lengths, dict.fromkeys(names, digest)))
+    details = {"schema": asdict(plan.schema)}
+    data = json.dumps(Manifest("dataset", layout, specs, tuple(entries), details).to_json()).encode()
+    manifest = Manifest.from_json(json.loads(data), "here")
+    assert manifest.layout == layout
+    assert len(manifest.shards) == layout.shards
+    assert Schema.from_json(manifest.details["schema"]) == plan.schema
+    return Dataset(Path("/data.zarr"), manifest, hashlib.sha256(data).hexdigest()), len(data)
+
+
+@dataclass(frozen=True, eq=False)
+class CodedRows:
+    """A model's training rows: `codes(start, stop)` gives those of some rows, (stop - start,) uint8, and `counts` their
+    numbers in the blocks, (blocks, codes). A `RowFilter`."""
+
+    layout: Layout
+    codes: Callable[[int, int], np.ndarray]
+    counts: np.ndarray
+    model: ModelRows
+
+    def kept(self) -> np.ndarray:
+        kept: np.ndarray = self.counts[:, list(self.model.train)].sum(axis=1, dtype=np.int64)
+        return kept
+
+    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+        codes = [self.codes(*self.layout.block_range(block)) for block in blocks]
+        return among(np.concatenate(codes), self.model.train)
+
+
+def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
+    """Each model's rows, by the codes of all rows, which are worked out shard by shard."""
+    layout, split = dataset.layout, Split("kfold", FOLDS)
+    assignment = survey(dataset, split, one_by_one, silent)
+    counts = np.empty((layout.blocks, FOLDS), np.uint16)
+    for shard in range(layout.shards):
+        (codes,) = assignment.codes(dataset, shard)
+        blocks = layout.blocks_of(shard)
+        counts[blocks] = [np.bincount(codes[rows], minlength=FOLDS) for rows in layout.joined(blocks)]
+    check_counts(assignment, {"fold": counts.sum(axis=0)}, BATCH)
+    assert counts.sum() == layout.rows
+
+    def codes_of(start: int, stop: int) -> np.ndarray:
+        return kfold(start, stop, layout.rows, split)
+
+    return {number: CodedRows(layout, codes_of, counts, model) for number, model in enumerate(assignment.models)}
+
+
+def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
+    """What every rank reads in an epoch of all models."""
+    mixing = Mixing(BATCH, WORKERS, WINDOW, seed=0)
+    ranks = [Rank(rank, WORKERS, WORKER_MEMORY, threads=1) for rank in range(WORKERS)]
+    streams = [FusedStream(dataset, rows, mixing, rank) for rank in ranks]  # refused if the memory does not suffice
+    orders = {model: streams[0].order(model, epoch=0) for model in rows}
+    parts, reads, chunks = {model: array("i") for model in rows}, 0, 0
+    for stream in streams:
+        held: OrderedDict[tuple[int, int], None] = OrderedDict()
+        for chunk in plan_chunks(orders, stream.lanes, dict.fromkeys(rows, 0), stream.chunk):
+            chunks += 1
+            for load in chunk.loads:
+                part, known = load.part, parts[chunk.model]
+                if known and (known[-4], known[-3], known[-1]) == (part.lane, part.window, part.start):
+                    known[-1] = part.stop  # goes on where the one before ends
+                else:
+                    known.extend((part.lane, part.window, part.start, part.stop))
+                if (part.lane, part.window) not in held:
+                    reads += 1
+                    if len(held) == stream.windows:
+                        held.popitem(last=False)
+                held[part.lane, part.window] = None
+                held.move_to_end((part.lane, part.window))
+    for model, order in orders.items():
+        check_parts(np.frombuffer(parts.pop(model), np.int32).reshape(-1, 4), order, rows[model])
+    windows = sum(map(len, orders[0].window_ends))
+    return {
+        "steps": sum(order.steps for order in orders.values()),
+        "chunks": chunks,
+        "windows": windows,
+        "reads_a_window": reads / windows,
+        "worker_bytes": max(stream.memory_needed for stream in streams),
+    }
+
+
+def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
+    """Raise AssertionError unless the parts of all ranks, (parts, 4) of lane, window, start and stop, hold each of the
+    kept rows once, but for the rest that is less than a batch."""
+    parts = parts[np.lexsort(parts.T[[2, 1, 0]])]
+    lane, window, start, stop = parts.T
+    same = (lane[1:] == lane[:-1]) & (window[1:] == window[:-1])
+    assert np.array_equal(start[1:], np.where(same, stop[:-1], 0)), "a row comes twice, or is left out"
+    assert start[0] == 0
+    assert (stop - start).sum() == order.steps * BATCH
+    assert 0 <= rows.kept().sum() - order.steps * BATCH < BATCH
+    last = np.flatnonzero(~np.append(same, False))
+    for at, ends in enumerate(order.window_ends):
+        kept, ours = np.diff(ends, prepend=0), last[lane[last] == at]
+        assert (stop[ours] <= kept[window[ours]]).all(), "a window has no such row"
+    assert lane[-1] < order.lanes
+    bounds = [0, *(last + 1).tolist()]
+    for at in np.linspace(0, len(bounds) - 2, WINDOWS_LOOKED_INTO).astype(int).tolist():
+        of_window = parts[bounds[at] : bounds[at + 1]]
+        place, number = of_window[0, :2].tolist()
+        mask = rows.mask(order.window_blocks(place, number).tolist())
+        mixed = order.window_rows(place, number, len(mask))
+        times = np.zeros(len(mask), int)
+        for begin, end in of_window[:, 2:].tolist():
+            times += place_rows(mixed, mask, begin, np.arange(end - begin)) >= 0
+        assert times.sum() == of_window[-1, 3]
+        assert (times <= mask).all(), "a row of a window comes twice, or is of the held-out fold"
+
+
+def run_folds() -> Figures:
+    """Folds on nodes that fail, until all are done."""
+    hours = []
+    for seed in range(RUNS):
+        cluster = Cluster(NODES_OF_A_FOLD, FAILS_EVERY, 1_000, seed, FOLDS_TO_RUN, NODES)
+        cluster.run()
+        assert cluster.schedule.named(Status.DONE) == list(cluster.hours)
+        hours.append(cluster.now)
+    return {"mean_hours": sum(hours) / RUNS, "longest_hours": max(hours)}
+
+
+def lines(figures: Figures) -> list[str]:
+    """The table, in Markdown."""
+    held = f"{figures['rows']:,} rows in {figures['blocks']:,} blocks and {figures['shards']:,} shards"
+    read = f"{figures['steps']:,} steps, each row once; each window is decoded {figures['reads_a_window']:.3f} times"
+    need = f"{figures['worker_bytes'] / 1e6:,.0f} MB for each worker"
+    done = f"done after {figures['mean_hours']:.1f} h in the mean, {figures['longest_hours']:.1f} h at most"
+    results = {
+        "planner": ("which pieces of text feed which shard", held),
+        "manifest": ("the manifest, written and read", f"{figures['manifest_bytes'] / 1e6:.1f} MB of JSON"),
+        "folds": (f"the code of every row, {FOLDS} folds", "each row in one of them"),
+        "order": (f"what {WORKERS} workers read in an epoch of {FOLDS} models", f"{read}; {need}"),
+        "coordinator": (f"{FOLDS_TO_RUN} folds of {NODES_OF_A_FOLD} nodes on {NODES} that fail, {RUNS} times", done),
+    }
+    return [
+        "| what is worked out | seconds | result |",
+        "|---|---:|---|",
+        *(f"| {what} | {figures[f'{name}_seconds']:.1f} | {result} |" for name, (what, result) in results.items()),
+        f"| all | {figures['seconds']:.1f} | {figures['peak_bytes'] / 1e6:,.0f} MB of memory at most |",
+    ]
+
+
+def main(result: Path) -> None:
+    started = perf_counter()
+    figures = simulate()
+    figures["seconds"] = perf_counter() - started
+    figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    result.parent.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(figures, indent=2) + "\n")
+    Console(width=140).print(Markdown("\n".join(lines(figures))))
+    assert figures["seconds"] < MOST_SECONDS
+    assert figures["peak_bytes"] < MOST_BYTES
+    write_section("terabyte", [f"`make bench-terabyte` on {machine()}.", "", *lines(figures)])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

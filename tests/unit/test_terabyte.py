@@ -1,0 +1,31 @@
+"""A hundredth of the simulated terabyte: it asserts what must hold. `make bench-terabyte` does all of it."""
+
+import numpy as np
+import pytest
+from foldstream.storage.fold_plan import ModelRows
+from foldstream.storage.format import Layout
+from foldstream.training.loads import plan_loads
+from foldstream.training.order import EpochOrder
+
+from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, simulate
+
+
+def test_the_plans_of_all_workers_hold_each_row_once() -> None:
+    figures = simulate(100)
+    assert (figures["shards"], figures["blocks"]) == (100, 5_000)
+    assert 1 <= figures["reads_a_window"] < 1.1
+
+
+@pytest.mark.parametrize("column", [0, 1, 2, 3], ids=["lane", "window", "start", "stop"])
+def test_a_plan_that_is_wrong_in_one_number_is_found(column: int) -> None:
+    layout = Layout(20_000, 50, 10)
+    codes = np.arange(layout.rows, dtype=np.uint8) % 2
+    counts = np.stack([np.bincount(part, minlength=2) for part in codes.reshape(-1, 50)])
+    rows = CodedRows(layout, lambda start, stop: codes[start:stop], counts, ModelRows("fold", (0,), (1,)))
+    order = EpochOrder(layout.block_sizes(), rows.kept(), lanes=8, window=4, batch_size=BATCH, seed=0, epoch=0)
+    loads = (load.part for load in plan_loads(order, range(8), 0))
+    parts = np.array([(part.lane, part.window, part.start, part.stop) for part in loads])
+    check_parts(parts, order, rows)
+    parts[len(parts) // 2, column] += 1
+    with pytest.raises((AssertionError, IndexError)):
+        check_parts(parts, order, rows)
