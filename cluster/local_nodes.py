@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from time import sleep
 
 import psutil
 import ray
@@ -40,7 +41,8 @@ def main(nodes: int, cores: int, memory: int, file: Path) -> None:
         cluster.head_node = global_worker.node
         for _ in range(nodes - 1):
             cluster.add_node(**room, memory=memory, node_ip_address=LOOPBACK)
-        cluster.wait_for_nodes(START_SECONDS)
+    while sum(node["Alive"] for node in ray.nodes()) < nodes:
+        sleep(0.1)
     own = psutil.Process()
     address = ray.get_runtime_context().gcs_address
     where = {"address": address, "dashboard": f"http://{context.dashboard_url}", "nodes": nodes}

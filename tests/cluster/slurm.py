@@ -69,7 +69,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
                 (munge, (folder / "munge.socket").exists),
                 (["slurmctld", "-D"], lambda: _ask(environment) != ""),
                 (
-                    ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "slurmd", "-D"],
+                    [*ALONE, "slurmd", "-D"],
                     lambda: _ask(environment) == "idle",
                 ),
             ):
