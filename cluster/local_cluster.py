@@ -17,6 +17,7 @@ from .local_ray import await_end, end_processes
 from .ray_token import MODE
 
 STOP_SECONDS = 15
+ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without it Ray takes the machine's own address in the place of loopback
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     command = [sys.executable, "-m", "foldstream.cluster.local_nodes", *map(str, room), str(file)]
     # Commands of jobs are found where this one's Python is.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, MODE: "token", "PATH": path}
+    environment = {**os.environ, MODE: "token", "PATH": path, ALONE: "0"}
     log = file.with_name("cluster.log")
     with open(log, "wb") as out:
         started = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
