@@ -57,7 +57,8 @@ def open_client(address: str | None) -> JobSubmissionClient:
     """A client of the cluster at an address, as http://host:8265, or else of the one that `find_address` finds. Raises
     UsageError where none answers, or does not let in."""
     place = find_address(address)
-    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells of each upload
+    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each upload
     try:
         return JobSubmissionClient(place)
     except ConnectionError:
