@@ -1,6 +1,7 @@
 """Files that are whole or absent: written to a temporary name, fsynced, renamed."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ def whole_file(place: AnyPath, durable: bool = True) -> Iterator[Any]:
     """
     if isinstance(place, ObjectPath):
         with obstore.open_writer(place.store, place.key) as stream:  # what is not closed in peace is not put in place
-            yield stream
+            yield _Sink(stream)
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
@@ -41,6 +42,20 @@ def whole_file(place: AnyPath, durable: bool = True) -> Iterator[Any]:
         raise
     if durable:
         sync_directory(place.parent)
+
+
+class _Sink(io.RawIOBase):
+    """What writes an object, as a file that others may write to: they must not close it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data))
+        return len(data)
 
 
 def write_atomic(place: AnyPath, data: bytes, durable: bool = True) -> None:
