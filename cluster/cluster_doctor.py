@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -39,7 +39,7 @@ class NodeFacts:
     storage: str
     asked: tuple[float, float] = (0.0, 0.0)
     """When it was asked and when it had answered, by the clock of who asks."""
-    unreachable: tuple[str, ...] = field(default=())
+    unreachable: tuple[str, ...] = ()
     """Addresses of nodes to which it could not connect."""
 
 
@@ -126,14 +126,11 @@ def ask_nodes(storage: str | None) -> list[NodeFacts]:
 
 
 def _ask(actor: Any, storage: str | None, unreachable: tuple[str, ...]) -> NodeFacts:
-    ray.get(actor.port.remote())  # it is there, and what it loads is loaded
-    ray.get(actor.facts.remote(None), timeout=ASK_SECONDS)
+    first = ray.get(actor.facts.remote(storage), timeout=ASK_SECONDS)  # loads torch, so its clock tells little
     asked = time.time()
     facts = ray.get(actor.facts.remote(None), timeout=ASK_SECONDS)
     answered = time.time()
-    if storage:
-        facts["storage"] = ray.get(actor.facts.remote(storage), timeout=ASK_SECONDS)["storage"]
-    return NodeFacts(**facts, asked=(asked, answered), unreachable=unreachable)
+    return NodeFacts(**{**facts, "storage": first["storage"]}, asked=(asked, answered), unreachable=unreachable)
 
 
 def compare_nodes(nodes: Sequence[NodeFacts], storage: str | None) -> list[Finding]:

@@ -19,8 +19,6 @@ from .local import LOOPBACK, free_port
 from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE, loopback_alone
 from .ray_token import make_token
 
-START_SECONDS = 120
-
 
 def main(nodes: int, cores: int, memory: int, file: Path) -> None:
     make_token()
