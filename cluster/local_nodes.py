@@ -1,6 +1,7 @@
 """The process that a local cluster is: python -m foldstream.cluster.local_nodes NODES CORES MEMORY FILE.
 
-Once all nodes are up it writes down in FILE where they are; on SIGTERM it ends them, and itself.
+Its environment keeps Ray to loopback. Once all nodes are up it writes down in FILE where they are; on SIGTERM it ends
+them, and itself.
 """
 
 import logging
@@ -16,29 +17,28 @@ from ray.cluster_utils import Cluster
 
 from ..storage.files import write_json
 from .local import LOOPBACK, free_port
-from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE, loopback_alone
+from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE
 from .ray_token import make_token
 
 
 def main(nodes: int, cores: int, memory: int, file: Path) -> None:
     make_token()
     room = {"num_cpus": cores, "object_store_memory": RAY_OBJECT_STORE}
-    with loopback_alone():
-        context = ray.init(
-            "local",
-            **room,
-            _memory=memory,
-            include_dashboard=True,
-            dashboard_host=LOOPBACK,
-            dashboard_port=free_port(RAY_DASHBOARD),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address=LOOPBACK,
-        )
-        cluster = Cluster(shutdown_at_exit=False)
-        cluster.head_node = global_worker.node
-        for _ in range(nodes - 1):
-            cluster.add_node(**room, memory=memory, node_ip_address=LOOPBACK)
+    context = ray.init(
+        "local",
+        **room,
+        _memory=memory,
+        include_dashboard=True,
+        dashboard_host=LOOPBACK,
+        dashboard_port=free_port(RAY_DASHBOARD),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address=LOOPBACK,
+    )
+    cluster = Cluster(shutdown_at_exit=False)
+    cluster.head_node = global_worker.node
+    for _ in range(nodes - 1):
+        cluster.add_node(**room, memory=memory, node_ip_address=LOOPBACK)
     while sum(node["Alive"] for node in ray.nodes()) < nodes:
         sleep(0.1)
     own = psutil.Process()

@@ -5,8 +5,9 @@ All servers that are started here listen on loopback only.
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from time import monotonic, sleep
+from urllib.parse import urlsplit
 
 import psutil
 import ray
@@ -19,6 +20,7 @@ from .local import LOOPBACK, free_port, on_loopback
 from .ray_token import MODE, TOKEN_PATH, asks_for_token, make_token
 
 RAY_DASHBOARD = 8265
+LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 END_SECONDS = 10
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
@@ -62,14 +64,20 @@ def connect_ray(address: str) -> Iterator[None]:
 
     Raises UsageError where none answers, and where one off loopback lets in everybody.
     """
+    host = urlsplit(f"//{address}").hostname or ""
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        with loopback_alone() if host in LOOPBACK_NAMES else nullcontext():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError) as error:
-        raise UsageError(f"--ray {address}: no Ray cluster answers there ({error}); look at the address") from None
+        if "InvalidAuthToken" in str(error.__cause__):
+            told = f"it asks for a token, and {TOKEN_PATH} does not name a file with that; copy it from the cluster"
+        else:
+            told = f"nothing answers there ({error}); look at the address, HOST:6379 or auto"
+        raise UsageError(f"Ray cluster {address}: {told}") from None
     try:
         if not on_loopback(ray.util.get_node_ip_address()) and not asks_for_token():
             raise UsageError(
-                f"--ray {address}: whoever reaches that cluster may run code on it; start all its nodes with "
+                f"Ray cluster {address}: whoever reaches it may run code on it; start all its nodes with "
                 f"{MODE}=token and the same token file, which {TOKEN_PATH} names"
             )
         yield
@@ -79,8 +87,8 @@ def connect_ray(address: str) -> Iterator[None]:
 
 @contextmanager
 def loopback_alone() -> Iterator[None]:
-    """Have a node that is started meanwhile take the loopback address: by default Ray takes the machine's own in its
-    place, and listens on all interfaces."""
+    """Have a node that is started or connected meanwhile keep to the loopback address: by default Ray takes the
+    machine's own in its place, and listens on all interfaces."""
     before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         yield

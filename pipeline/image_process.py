@@ -4,7 +4,6 @@ import atexit
 import json
 import mmap
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from multiprocessing.connection import wait
 from time import monotonic
 
 import numpy as np
@@ -104,7 +104,7 @@ class ImageDecoder:
             return self._ended()
         number, since, rest = -1, monotonic(), b""
         while True:
-            if select.select([process.stdout], [], [], min(LOOK_SECONDS, seconds))[0]:
+            if wait([process.stdout], min(LOOK_SECONDS, seconds)):
                 data = os.read(process.stdout.fileno(), 1 << 16)
                 if not data:
                     return self._ended()

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from foldstream.cluster.ray_token import TOKEN_PATH
+from foldstream.cluster.local_cluster import ALONE
+from foldstream.cluster.ray_token import MODE, TOKEN_PATH
 
 from ..chaos.fold_kills import NODE_CLUSTER
 from ..conftest import EXAMPLES
@@ -36,6 +37,12 @@ settings = {{ hidden = 16 }}
 [predict]
 source = "{test}"
 out = "predictions.csv"
+"""
+TRY = """
+import sys
+import ray
+ray.init(sys.argv[1])
+ray.get(ray.remote(lambda path: open(path, "w").close()).remote(sys.argv[2]))
 """
 MODEL = """
 from torch import nn
@@ -186,7 +193,7 @@ def test_who_has_no_token_gets_nothing_from_any_port(home: dict[str, str], tmp_p
             try:
                 answer = requests.request(method, f"http://127.0.0.1:{port}{path}", json=evil, timeout=1)
             except requests.RequestException:
-                continue  # no HTTP
+                break  # no HTTP
             answers[port, method, path] = answer.status_code
             told = f"port {port}: {method} {path} gives {answer.status_code}, {answer.text[:200]}"
             counts = answer.text.startswith("# HELP")  # for Prometheus
@@ -201,11 +208,29 @@ def test_who_has_no_token_gets_nothing_from_any_port(home: dict[str, str], tmp_p
         refused = command(wrong, "jobs", "--to", state["dashboard"])
         assert refused.returncode
         assert TOKEN_PATH in refused.stderr
-    code = f"ray.get(ray.remote(lambda: open('{tmp_path}/ran', 'w')).remote())"
-    for mode in ("token", "disabled"):
-        line = [sys.executable, "-c", f"import ray; ray.init('{state['address']}'); {code}"]
-        assert subprocess.run(line, env=dict(stranger, RAY_AUTH_MODE=mode), capture_output=True).returncode
-    assert not (tmp_path / "ran").exists()
+    for own, mode, enters in ((stranger, "token", False), (stranger, "disabled", False), (home, "token", True)):
+        environment = dict(own, **{MODE: mode, ALONE: "0"})
+        tried = subprocess.run(
+            [sys.executable, "-c", TRY, state["address"], f"{tmp_path}/ran"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert (tried.returncode == 0) == (tmp_path / "ran").exists() == enters, tried.stderr
+        assert ("InvalidAuthToken" in tried.stderr) != enters
+
+
+def test_the_doctor_examines_all_nodes(home: dict[str, str], tmp_path: Path) -> None:
+    address = json.loads((Path(home["FOLDSTREAM_HOME"]) / "cluster.json").read_text())["address"]
+    examined = command(home, "doctor", "--cluster", address, "--storage", str(tmp_path / "place"))
+    assert not examined.returncode, examined.stderr
+    assert "127.0.0.1, 127.0.0.1" in examined.stdout
+    assert "each node reaches each" in examined.stdout
+    assert "can be written and read from each node" in " ".join(examined.stdout.split())
+    (tmp_path / "token").write_text("0" * 64)
+    refused = command({**home, TOKEN_PATH: str(tmp_path / "token")}, "doctor", "--cluster", address)
+    assert refused.returncode == 2
+    assert TOKEN_PATH in refused.stderr
 
 
 def test_secrets_stay_where_they_are(

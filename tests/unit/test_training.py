@@ -2,21 +2,23 @@
 
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from foldstream.cluster.runs import plan_run
+from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.storage.files import names_in, write_json
+from foldstream.storage.files import names_in
 from foldstream.storage.parts import read_part
+from foldstream.storage.progress import silent
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import check_model
 from foldstream.training.order import lane_count
-from foldstream.training.plan_folds import make_plan
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 from foldstream.training.split import Split
@@ -29,13 +31,8 @@ def make_job(
     model = options.pop("model", "digits-cnn")
     recipe, own = resolve_settings(model, settings or {})
     base = TrainConfig(model, Split(folds=3), 2, 64, recipe=recipe, model_settings=own)
-    job = RunJob(
-        str(dataset.root), dataset.identity, dataset.schema, dataset.statistics, replace(base, **options), None
-    )
     run = RunFolder(root)
-    write_json(run.job, asdict(job))
-    make_plan(dataset, job.config.split, run.folds)
-    return job, run
+    return plan_run(run, dataset, replace(base, **options), SerialExecutor(), silent), run
 
 
 def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_after: int = 99) -> bytes:
