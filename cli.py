@@ -516,11 +516,27 @@ def submit(
     job: Annotated[str, typer.Argument(metavar="JOB.toml", help="As of «foldstream run».")],
     to: ToOption = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show what it prints, until it ends.")] = False,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Make a cluster for it by KubeRay.")] = False,
+    image: Annotated[str, typer.Option(help="With --kubernetes: of deploy/docker, in your registry.")] = "",
+    name: Annotated[str, typer.Option(help="With --kubernetes: the RayJob's; by default the run's.")] = "",
+    nodes: Annotated[str, typer.Option(metavar="MIN:MAX", help="With --kubernetes: worker pods.")] = "0:8",
+    secret: Annotated[str, typer.Option(help="With --kubernetes: it holds the storage's keys.")] = "foldstream-storage",
+    manifests: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="With --kubernetes: a kustomization to fill in.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --kubernetes: only print the manifests.")] = False,
 ) -> None:
     """Have a Ray cluster run a job file. The same job submitted again goes on where it was.
 
     Example: foldstream submit examples/digits/job.toml --follow
     """
+    if kubernetes:
+        if to or follow:
+            raise UsageError("--to and --follow are for a cluster that is there; --kubernetes makes one for the job")
+        _submit_to_kubernetes(Path(job), image, name, nodes, secret, manifests, dry_run)
+        return
+    if dry_run or image or name or manifests:
+        raise UsageError("--dry-run, --image, --name and --manifests go with --kubernetes")
     from .cluster import submission
 
     client = submission.open_client(to)
@@ -530,6 +546,31 @@ def submit(
     if follow:
         for piece in submission.follow_log(client, submitted.id):
             console.out(piece, end="", highlight=False)
+
+
+def _submit_to_kubernetes(
+    job: Path, image: str, name: str, nodes: str, secret: str, folder: str | None, dry_run: bool
+) -> None:
+    from .cluster.jobs import load_job_file
+    from .cluster.kubectl import apply_job, job_manifests
+    from .cluster.kubernetes import RayJobOptions, job_name, render
+
+    if not image:
+        raise UsageError("--kubernetes needs --image REGISTRY/foldstream:TAG; deploy/docker/Dockerfile builds it")
+    least, separator, most = nodes.partition(":")
+    if not (separator and least.isdecimal() and most.isdecimal()):
+        raise UsageError(f"--nodes {nodes}: give the fewest and the most worker pods, as 0:8")
+    run = load_job_file(job).get("train", {}).get("run", job.stem)
+    options = RayJobOptions(name or job_name(run), image, int(least), int(most), secret)
+    made = job_manifests(job, options, folder)
+    if dry_run:
+        print(render(made), end="")
+        return
+    apply_job(made, options.name)
+    console.print(
+        f"RayJob {options.name}; «kubectl get rayjob {options.name} --watch» follows it, and so does", end=" "
+    )
+    console.print(f"«foldstream status {run}»", highlight=False, soft_wrap=True)
 
 
 @app.command("jobs")

@@ -454,6 +454,14 @@ def load_job_file(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def job_places(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The files, folders and URLs that a job reads and writes; not its model's file."""
+    for values in tables.values():
+        for name in JOB_PATHS:
+            if given := values.get(name):
+                yield from given if isinstance(given, list) else [given]
+
+
 def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     """Make a table's paths absolute: they are relative to the job file."""
     for name in JOB_PATHS:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,18 @@ def parse_manifests(text: str) -> list[Manifest]:
 
 def render(manifests: Sequence[Manifest]) -> str:
     """Manifests as the YAML text that «kubectl apply -f -» takes."""
-    return yaml.safe_dump_all(_copied(manifests), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump_all(_copied(manifests), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines line by line."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def ray_job(
@@ -70,6 +81,24 @@ def ray_job(
             manifest["spec"]["podSelector"]["matchLabels"] = label
             manifest["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] = label
     return [_config_map(job, files, options, label), *filled]
+
+
+def check_places(places: Iterable[str], manifests: Sequence[Manifest]) -> None:
+    """Raise UsageError for a file or folder that the pods do not see: no URL, and in no volume that they mount."""
+    specs = [manifest["spec"]["rayClusterSpec"] for manifest in manifests if manifest["kind"] == "RayJob"]
+    containers = [template["spec"]["containers"][0] for spec in specs for template in _pod_templates(spec)]
+    mounted = {mount["mountPath"] for ray in containers for mount in ray.get("volumeMounts", ())}
+    for place in places:
+        if "://" not in place and not any(Path(place).is_relative_to(folder) for folder in mounted):
+            raise UsageError(
+                f"{place} is on this machine, which the pods do not see; put it into a bucket and write its URL into "
+                "the job file, or give --manifests that mount a volume there"
+            )
+
+
+def job_name(run: str) -> str:
+    """A RayJob's name from a run's place: its last part, in letters that Kubernetes allows."""
+    return re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")[:LONGEST_NAME].rstrip("-")
 
 
 def _fill_cluster(spec: Manifest, options: RayJobOptions, label: dict[str, str]) -> None:

@@ -104,7 +104,7 @@ class ImageDecoder:
             return self._ended()
         number, since, rest = -1, monotonic(), b""
         while True:
-            if wait([process.stdout], min(LOOK_SECONDS, seconds)):
+            if wait([process.stdout.fileno()], min(LOOK_SECONDS, seconds)):
                 data = os.read(process.stdout.fileno(), 1 << 16)
                 if not data:
                     return self._ended()

@@ -1,5 +1,6 @@
 """A job as Kubernetes objects, and the manifests of deploy/kubernetes against the schemas of those who read them."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,17 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from foldstream.cluster.kubernetes import Manifest, RayJobOptions, base_manifests, parse_manifests, ray_job, render
-from foldstream.storage.errors import UsageError
+from foldstream.cluster.kubectl import apply_job, job_manifests
+from foldstream.cluster.kubernetes import (
+    Manifest,
+    RayJobOptions,
+    base_manifests,
+    job_name,
+    parse_manifests,
+    ray_job,
+    render,
+)
+from foldstream.storage.errors import RunError, UsageError
 
 from .. import kuberay
 from ..programs import find_program, run
@@ -17,6 +27,7 @@ from ..programs import find_program, run
 FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
 KUBERNETES = "1.33"
 JOB = '[train]\ndataset = "s3://bucket/digits.zarr"\nrun = "s3://bucket/run"\nmodel = "model.py:factory"\n'
+MOUNT = {"name": "job", "mountPath": "/shared"}
 OPTIONS = RayJobOptions("digits", "registry/foldstream:1", 1, 4, "keys")
 
 
@@ -108,6 +119,50 @@ def test_the_text_is_yaml_without_anchors_that_reads_as_the_manifests() -> None:
 def test_an_overlay_that_was_built_is_filled_in_as_the_base_is() -> None:
     overlay = parse_manifests(render(base_manifests()).replace("foldstream\n", "foldstream:0.1.0-gpu\n", 1))
     assert by_kind(ray_job(JOB, {}, OPTIONS, overlay))["RayJob"]["metadata"]["name"] == "digits"
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    (tmp_path / "model.py").write_text("def factory(): ...")
+    (tmp_path / "job.toml").write_text(JOB)
+    return tmp_path / "job.toml"
+
+
+@pytest.mark.parametrize("folder", [None, "overlays/gpu"])
+def test_a_job_file_becomes_manifests_with_its_model_beside_it(folder: str | None, job_file: Path) -> None:
+    config, *rest = job_manifests(job_file, OPTIONS, folder and str(FOLDER / folder))
+    job = tomllib.loads(config["data"]["job.toml"])
+    assert job["train"]["model"] == "model.py:factory"
+    assert config["data"]["model.py"] == "def factory(): ..."
+    for template in pod_templates(by_kind(rest)["RayJob"]):
+        assert template["spec"]["containers"][0]["image"] == OPTIONS.image
+
+
+def test_a_place_that_the_pods_do_not_see_is_refused(job_file: Path, tmp_path: Path) -> None:
+    job_file.write_text(JOB.replace("s3://bucket/run", "/shared/run"))
+    with pytest.raises(UsageError, match="/shared/run is on this machine"):
+        job_manifests(job_file, OPTIONS)
+    mounted = base_manifests()
+    for template in pod_templates(mounted[0]):
+        template["spec"]["containers"][0]["volumeMounts"] = [MOUNT]
+    (tmp_path / "all.yaml").write_text(render(mounted))
+    (tmp_path / "kustomization.yaml").write_text("resources: [all.yaml]")
+    assert job_manifests(job_file, OPTIONS, str(tmp_path))
+
+
+def test_what_kubectl_says_is_told(job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    manifests = job_manifests(job_file, OPTIONS)
+    with pytest.raises(RunError, match=r"rayjobs\.ray\.io digits .*» failed: The connection"):
+        apply_job(manifests, "digits")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="kubectl is not installed"):
+        apply_job(manifests, "digits")
+
+
+def test_a_job_is_named_as_its_run() -> None:
+    assert job_name("s3://bucket/runs/My_Digits.2/") == "my-digits-2"
+    assert len(job_name("s3://bucket/" + "long-" * 20)) <= 47
 
 
 @pytest.mark.parametrize(
