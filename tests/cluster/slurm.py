@@ -16,7 +16,9 @@ from ..object_store import free_ports
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
 START_SECONDS = 60
-ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", '"$@"; exit', "init")
+"""A view of processes of one's own. Its first process reaps the orphans, as slurmd would not: a step whose ended
+processes are still listed does not end."""
 
 CONFIG = """
 ClusterName=foldstream
@@ -68,10 +70,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
             for command, is_up in (
                 (munge, (folder / "munge.socket").exists),
                 (["slurmctld", "-D"], lambda: _ask(environment) != ""),
-                (
-                    [*ALONE, "slurmd", "-D"],
-                    lambda: _ask(environment) == "idle",
-                ),
+                ([*ALONE, "slurmd", "-D"], lambda: _ask(environment) == "idle"),
             ):
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
                 deadline = time.monotonic() + START_SECONDS
