@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,8 @@ class BlockReader:
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
         opened = REMOTE_SHARDS if isinstance(dataset.place, ObjectPath) else OPEN_SHARDS
-        self._shard = lru_cache(opened)(self._open_shard)
+        # Of the dataset alone: with a method of this reader, shards would stay open until a collection of cycles.
+        self._shard = lru_cache(opened)(partial(_open_shard, dataset))
         self._scratch = _Scratch()
         self.bytes_read = 0
         """Of blocks, as they are stored, from the dataset's place."""
@@ -76,7 +77,7 @@ class BlockReader:
         try:
             decode_block(stored, checksum, whole)
         except DamagedError as error:
-            raise self._damaged(spec, block // layout.shard_blocks, str(error), block) from None
+            raise _damaged(self.dataset, spec, block // layout.shard_blocks, str(error), block) from None
         if whole is not out:
             out[...] = whole[: len(out)]
 
@@ -93,27 +94,29 @@ class BlockReader:
 
         return self.cache.read((spec.name, block), lambda: bytes(read())) if self.cache else read()
 
-    def _open_shard(self, spec: ArraySpec, number: int) -> "_Shard":
-        """Open a shard, check its length and read its index."""
-        layout, size = self.dataset.layout, self.dataset.manifest.shards[number].lengths[spec.name]
-        path, tail = self.dataset.place / shard_key(spec, number), index_bytes(layout)
-        try:
-            shard: _Shard = _RemoteShard(path) if isinstance(path, ObjectPath) else _LocalShard(path, size)
-            index = shard.read(size - tail, np.empty(tail, np.uint8))
-            shard.index = decode_index(bytes(index), layout)
-        except FileNotFoundError:
-            raise self._damaged(spec, number, "the file is missing") from None
-        except DamagedError as error:
-            raise self._damaged(spec, number, str(error)) from None
-        return shard
 
-    def _damaged(self, spec: ArraySpec, shard: int, reason: str, block: int | None = None) -> DamagedError:
-        layout = self.dataset.layout
-        start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
-        return DamagedError(
-            f"{self.dataset.place / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
-            "restore the file from a copy, or convert the source again with --overwrite"
-        )
+def _open_shard(dataset: StoredArrays, spec: ArraySpec, number: int) -> "_Shard":
+    """Open a shard, check its length and read its index."""
+    size, tail = dataset.manifest.shards[number].lengths[spec.name], index_bytes(dataset.layout)
+    path = dataset.place / shard_key(spec, number)
+    try:
+        shard: _Shard = _RemoteShard(path) if isinstance(path, ObjectPath) else _LocalShard(path, size)
+        index = shard.read(size - tail, np.empty(tail, np.uint8))
+        shard.index = decode_index(bytes(index), dataset.layout)
+    except FileNotFoundError:
+        raise _damaged(dataset, spec, number, "the file is missing") from None
+    except DamagedError as error:
+        raise _damaged(dataset, spec, number, str(error)) from None
+    return shard
+
+
+def _damaged(dataset: StoredArrays, spec: ArraySpec, shard: int, reason: str, block: int | None = None) -> DamagedError:
+    layout = dataset.layout
+    start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
+    return DamagedError(
+        f"{dataset.place / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
+        "restore the file from a copy, or convert the source again with --overwrite"
+    )
 
 
 class _Scratch(threading.local):

@@ -160,12 +160,15 @@ class _EpochReading:
     def chunks(self, steps: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
         """Threads take tasks in the order in which they were given, and all that a task waits for was given before
         it: so whatever is waited for has begun."""
-        for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape):
-            while not self.memory.free:
+        try:
+            for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape):
+                while not self.memory.free:
+                    yield self._take()
+                self._start(chunk)
+            while self.ready:
                 yield self._take()
-            self._start(chunk)
-        while self.ready:
-            yield self._take()
+        finally:
+            self.ready.clear()  # they refer to this: files would stay open until a collection of cycles
 
     def _take(self) -> tuple[Chunk, Batch]:
         chunk, hand_over = self.ready.popleft()

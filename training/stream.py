@@ -212,18 +212,21 @@ class _EpochReading:
         Threads take tasks in the order in which they were given, and all that a task waits for was given before it:
         so whatever is waited for has begun.
         """
-        loads = plan_loads(self.order, self.stream.lanes, self.step)
-        upcoming = next(loads, None)
-        chunks = range(-(-(self.order.steps - self.step) // self.shape.steps))
-        for chunk in chunks:
-            while upcoming and upcoming.first < (chunk + 1) * self.shape.lane_rows:
-                while not self._find_slots(upcoming):
-                    yield from self._take()
-                self._start(upcoming)
-                upcoming = next(loads, None)
-            self._finish(chunk)
-        while self.ready:
-            yield from self._take()
+        try:
+            loads = plan_loads(self.order, self.stream.lanes, self.step)
+            upcoming = next(loads, None)
+            chunks = range(-(-(self.order.steps - self.step) // self.shape.steps))
+            for chunk in chunks:
+                while upcoming and upcoming.first < (chunk + 1) * self.shape.lane_rows:
+                    while not self._find_slots(upcoming):
+                        yield from self._take()
+                    self._start(upcoming)
+                    upcoming = next(loads, None)
+                self._finish(chunk)
+            while self.ready:
+                yield from self._take()
+        finally:
+            self.ready.clear()  # they refer to this: files would stay open until a collection of cycles
 
     def _take(self) -> list[Batch]:
         """The next chunk's batches. A loop that keeps more than a few gets copies: reading never waits for it."""

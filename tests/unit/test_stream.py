@@ -1,5 +1,7 @@
 """`fs.stream` and its errors."""
 
+import gc
+import os
 from pathlib import Path
 
 import foldstream as fs
@@ -103,3 +105,16 @@ def test_the_machine_has_something() -> None:
     machine = this_machine()
     assert machine.cores >= 1
     assert 2**28 < machine.memory < 2**50
+
+
+def test_files_are_closed_with_the_stream(digits: Dataset) -> None:
+    """By reference counts: many streams, one after the other, must not run out of descriptors."""
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for split in ("train", "test"):
+            for _ in range(3):
+                assert len(next(iter(fs.stream(digits, batch_size=64, fold=0, split=split))).id)
+    finally:
+        gc.enable()
+    assert len(os.listdir("/proc/self/fd")) <= before
