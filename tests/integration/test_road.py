@@ -262,7 +262,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{folder}", "run"], "holds no dataset"),
         (["train", "{data}", "run", "--model", "digits-cn"], "did you mean «digits-cnn»?"),
         (["train", "{data}", "run", "--model", "{folder}/own.py:missing"], "there is no function «missing»"),
-        (["train", "{data}", "run", "--model", "{folder}/none.py:f"], "there is no file"),
+        (["train", "{data}", "run", "--model", "{folder}/none.py:f"], "there is no such file"),
         (["train", "{data}", "run", "--model", "{folder}/own.py:wrong"], "gives (2, 11) for 2 rows"),
         (["train", "{data}", "run", "--model", "{folder}/own.py:broken"], "ValueError: no such layer"),
         (["train", "{data}", "run", "--batch-size", "100"], "use 96 or 104"),
