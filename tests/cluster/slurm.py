@@ -5,6 +5,7 @@ The node sees no processes but its own, as on a machine of its own: `ray symmetr
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -81,7 +82,8 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
             yield environment
         finally:
             for process in reversed(started):
-                process.terminate()
+                # «unshare» heeds no other signal, and takes with it what it has started.
+                process.send_signal(signal.SIGKILL if process.args[0] == ALONE[0] else signal.SIGTERM)
             for process in started:
                 process.wait()
 

@@ -1,6 +1,5 @@
 """The same job by sbatch, on a real Slurm of one node: what `foldstream run` gives."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +8,7 @@ import pytest
 
 from .slurm import slurm, why_not
 
-# It does not pass yet where the node sees no other processes: docs/how-it-works.md, «What is next».
-REASON = why_not() or ("" if os.environ.get("FOLDSTREAM_SLURM") else "does not pass yet; FOLDSTREAM_SLURM=1 runs it")
-pytestmark = [pytest.mark.skipif(bool(REASON), reason=REASON), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(900)]
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "slurm" / "foldstream.sbatch"
 JOB = """
