@@ -12,6 +12,7 @@ import time
 from time import monotonic
 from typing import Any
 
+import psutil
 import ray
 import ray.train
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
@@ -41,6 +42,12 @@ class MeetingPoint(Backend):  # type: ignore[misc]
 
 
 def _set_environment(**variables: str) -> None:
+    """Also have Gloo listen where Ray's node does: it would take the address that the host's name has, which many
+    systems put on loopback."""
+    own = ray.util.get_node_ip_address()
+    for interface, addresses in psutil.net_if_addrs().items():
+        if own in (address.address for address in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.update(variables)
 
 
