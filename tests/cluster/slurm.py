@@ -65,7 +65,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     environment = os.environ | {"SLURM_CONF": str(config)}
     munge = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
     munge += [f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
     with open(folder / "log", "wb") as log:
         try:
             for command, is_up in (
@@ -73,18 +73,19 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
                 (["slurmctld", "-D"], lambda: _ask(environment) != ""),
                 ([*ALONE, "slurmd", "-D"], lambda: _ask(environment) == "idle"),
             ):
-                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                # «unshare» heeds no other signal, and takes with it what it has started.
+                started.append((process, signal.SIGKILL if command[0] == ALONE[0] else signal.SIGTERM))
                 deadline = time.monotonic() + START_SECONDS
                 while not is_up():
-                    ended = started[-1].poll() is not None or time.monotonic() > deadline
+                    ended = process.poll() is not None or time.monotonic() > deadline
                     assert not ended, (folder / "log").read_text()[-3000:]
                     time.sleep(0.2)
             yield environment
         finally:
-            for process in reversed(started):
-                # «unshare» heeds no other signal, and takes with it what it has started.
-                process.send_signal(signal.SIGKILL if process.args[0] == ALONE[0] else signal.SIGTERM)
-            for process in started:
+            for process, end in reversed(started):
+                process.send_signal(end)
+            for process, _ in started:
                 process.wait()
 
 
