@@ -78,9 +78,10 @@ def _submit_to_kubernetes(
     least, separator, most = nodes.partition(":")
     if not (separator and least.isdecimal() and most.isdecimal()):
         raise UsageError(f"--nodes {nodes}: give the fewest and the most worker pods, as 0:8")
-    run = load_job_file(job).get("train", {}).get("run", job.stem)
+    tables = load_job_file(job)
+    run = tables.get("train", {}).get("run", job.stem)
     options = RayJobOptions(name or job_name(run), image, int(least), int(most), secret)
-    made = job_manifests(job, options, folder)
+    made = job_manifests(tables, options, folder)
     if dry_run:
         console.out(render(made), end="", highlight=False)
         return

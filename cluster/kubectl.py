@@ -4,11 +4,11 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..storage.errors import ConflictError, RunError, UsageError
-from .jobs import job_places, load_job_file
+from .jobs import job_places
 from .kubernetes import (
-    JOB_FILE,
     Manifest,
     RayJobOptions,
     base_manifests,
@@ -17,24 +17,24 @@ from .kubernetes import (
     ray_job,
     render,
 )
-from .submission import pack_job
+from .submission import JOB, pack_job
 
 ENDED = ("Complete", "Failed")
 KUBECTL_SECONDS = 120
 
 
-def job_manifests(job: Path, options: RayJobOptions, folder: str | None = None) -> list[Manifest]:
-    """What Kubernetes needs to run a job file: deploy/kubernetes/base, or the kustomization in a folder, filled in.
-
-    Raises UsageError where the job names what the pods do not see, or the job file is not right.
+def job_manifests(
+    tables: dict[str, dict[str, Any]], options: RayJobOptions, folder: str | None = None
+) -> list[Manifest]:
+    """What Kubernetes needs to run a job, given by its file's tables: deploy/kubernetes/base, or the kustomization in a
+    folder, filled in. Raises UsageError where the job names what the pods do not see.
     """
-    tables = load_job_file(job)
     manifests = parse_manifests(_kubectl("kustomize", folder)) if folder else base_manifests()
     check_places(job_places(tables), manifests)
     with tempfile.TemporaryDirectory(prefix="foldstream-job-") as name:
         pack_job(tables, Path(name))
         texts = {path.name: path.read_text() for path in Path(name).iterdir()}
-    return ray_job(texts.pop(JOB_FILE), texts, options, manifests)
+    return ray_job(texts.pop(JOB), texts, options, manifests)
 
 
 def apply_job(manifests: list[Manifest], name: str) -> None:

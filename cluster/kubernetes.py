@@ -59,7 +59,7 @@ _Dumper.add_representer(str, _text)
 
 
 def ray_job(
-    job: str, files: Mapping[str, str], options: RayJobOptions, manifests: Sequence[Manifest] | None = None
+    job: str, files: Mapping[str, str], options: RayJobOptions, manifests: Sequence[Manifest]
 ) -> list[Manifest]:
     """A ConfigMap of a job file and of the files that it names, then the manifests with what is the job's filled in.
 
@@ -67,7 +67,7 @@ def ray_job(
     base_manifests(), or an overlay's as «kubectl kustomize» builds it. Raises UsageError.
     """
     _check(options)
-    filled = _copied(base_manifests() if manifests is None else manifests)
+    filled = _copied(manifests)
     if not any(manifest["kind"] == "RayJob" for manifest in filled):
         raise UsageError(
             "the manifests have no RayJob; build them with «kubectl kustomize deploy/kubernetes/overlays/gpu»"

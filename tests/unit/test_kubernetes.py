@@ -9,6 +9,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from foldstream.cluster.jobs import load_job_file
 from foldstream.cluster.kubectl import apply_job, job_manifests
 from foldstream.cluster.kubernetes import (
     Manifest,
@@ -75,13 +76,13 @@ def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 
 def test_the_job_file_and_what_it_names_travel_in_a_config_map() -> None:
-    config = ray_job(JOB, {"model.py": "def factory(): ..."}, OPTIONS)[0]
+    config = ray_job(JOB, {"model.py": "def factory(): ..."}, OPTIONS, base_manifests())[0]
     assert config["metadata"]["name"] == "digits-job"
     assert config["data"] == {"job.toml": JOB, "model.py": "def factory(): ..."}
 
 
 def test_every_pod_of_the_job_has_its_image_files_secret_and_label() -> None:
-    spec = by_kind(ray_job(JOB, {}, OPTIONS))["RayJob"]["spec"]["rayClusterSpec"]
+    spec = by_kind(ray_job(JOB, {}, OPTIONS, base_manifests()))["RayJob"]["spec"]["rayClusterSpec"]
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     for template in (group["template"] for group in groups):
         container = template["spec"]["containers"][0]
@@ -92,12 +93,12 @@ def test_every_pod_of_the_job_has_its_image_files_secret_and_label() -> None:
 
 
 def test_workers_stay_within_the_bounds_asked_for() -> None:
-    spec = by_kind(ray_job(JOB, {}, OPTIONS))["RayJob"]["spec"]["rayClusterSpec"]
+    spec = by_kind(ray_job(JOB, {}, OPTIONS, base_manifests()))["RayJob"]["spec"]["rayClusterSpec"]
     assert [(group["minReplicas"], group["maxReplicas"]) for group in spec["workerGroupSpecs"]] == [(1, 4)]
 
 
 def test_the_network_policy_lets_in_the_pods_of_this_job_alone() -> None:
-    policy = by_kind(ray_job(JOB, {}, OPTIONS))["NetworkPolicy"]["spec"]
+    policy = by_kind(ray_job(JOB, {}, OPTIONS, base_manifests()))["NetworkPolicy"]["spec"]
     own = {"podSelector": {"matchLabels": {"foldstream": "digits"}}}
     assert policy["podSelector"] == own["podSelector"]
     assert policy["ingress"][0] == {"from": [own]}
@@ -106,11 +107,11 @@ def test_the_network_policy_lets_in_the_pods_of_this_job_alone() -> None:
 def test_the_rest_is_the_base_as_it_stands() -> None:
     name = base_manifests()[0]["metadata"]["name"]
     same = RayJobOptions(name, "foldstream")
-    assert ray_job(JOB, {}, same)[1:] == base_manifests()
+    assert ray_job(JOB, {}, same, base_manifests())[1:] == base_manifests()
 
 
 def test_the_text_is_yaml_without_anchors_that_reads_as_the_manifests() -> None:
-    manifests = ray_job(JOB, {}, OPTIONS)
+    manifests = ray_job(JOB, {}, OPTIONS, base_manifests())
     text = render(manifests)
     assert list(yaml.safe_load_all(text)) == manifests
     assert "&id" not in text
@@ -130,7 +131,7 @@ def job_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("folder", [None, "overlays/gpu"])
 def test_a_job_file_becomes_manifests_with_its_model_beside_it(folder: str | None, job_file: Path) -> None:
-    config, *rest = job_manifests(job_file, OPTIONS, folder and str(FOLDER / folder))
+    config, *rest = job_manifests(load_job_file(job_file), OPTIONS, folder and str(FOLDER / folder))
     job = tomllib.loads(config["data"]["job.toml"])
     assert job["train"]["model"] == "model.py:factory"
     assert config["data"]["model.py"] == "def factory(): ..."
@@ -141,18 +142,18 @@ def test_a_job_file_becomes_manifests_with_its_model_beside_it(folder: str | Non
 def test_a_place_that_the_pods_do_not_see_is_refused(job_file: Path, tmp_path: Path) -> None:
     job_file.write_text(JOB.replace("s3://bucket/run", "/shared/run"))
     with pytest.raises(UsageError, match="/shared/run is on this machine"):
-        job_manifests(job_file, OPTIONS)
+        job_manifests(load_job_file(job_file), OPTIONS)
     mounted = base_manifests()
     for template in pod_templates(mounted[0]):
         template["spec"]["containers"][0]["volumeMounts"] = [MOUNT]
     (tmp_path / "all.yaml").write_text(render(mounted))
     (tmp_path / "kustomization.yaml").write_text("resources: [all.yaml]")
-    assert job_manifests(job_file, OPTIONS, str(tmp_path))
+    assert job_manifests(load_job_file(job_file), OPTIONS, str(tmp_path))
 
 
 def test_what_kubectl_says_is_told(job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    manifests = job_manifests(job_file, OPTIONS)
+    manifests = job_manifests(load_job_file(job_file), OPTIONS)
     with pytest.raises(RunError, match=r"rayjobs\.ray\.io digits .*» failed: The connection"):
         apply_job(manifests, "digits")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -181,7 +182,7 @@ def test_what_kubernetes_would_refuse_is_refused(
     job: str, files: dict[str, str], options: RayJobOptions, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        ray_job(job, files, options)
+        ray_job(job, files, options, base_manifests())
 
 
 def test_manifests_without_a_ray_job_are_refused() -> None:
@@ -201,7 +202,9 @@ def test_every_kustomization_builds_into_what_the_schemas_allow(folder: str) -> 
 
 
 def test_what_submit_hands_in_is_what_the_schemas_allow() -> None:
-    for manifest in ray_job("[train]", {"model.py": ""}, RayJobOptions("digits", "registry/foldstream:1")):
+    for manifest in ray_job(
+        "[train]", {"model.py": ""}, RayJobOptions("digits", "registry/foldstream:1"), base_manifests()
+    ):
         validate(manifest)
 
 
