@@ -17,9 +17,7 @@ from ..object_store import free_ports
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
 START_SECONDS = 60
-ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", '"$@"; exit', "init")
-"""A view of processes of one's own. Its first process reaps the orphans, as slurmd would not: a step whose ended
-processes are still listed does not end."""
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 CONFIG = """
 ClusterName=foldstream
