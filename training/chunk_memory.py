@@ -3,6 +3,7 @@
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -43,4 +44,4 @@ class ChunkMemory:
 
 def as_bytes(rows: np.ndarray) -> np.ndarray:
     """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
-    return rows.reshape(len(rows), -1).view(np.uint8)
+    return rows.reshape(len(rows), prod(rows.shape[1:])).view(np.uint8)

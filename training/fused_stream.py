@@ -22,8 +22,8 @@ from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .fused_plan import Chunk, plan_chunks
 from .kernels import place_rows
-from .loads import ChunkShape, Load, fit_chunk
-from .order import EpochOrder
+from .loads import ChunkShape, fit_chunk
+from .order import EpochOrder, Slice, lanes_of
 from .stream import Mixing, check_mixing, note_next_use
 
 CHUNK_BYTES = 4 << 20
@@ -46,7 +46,7 @@ class FusedStream:
     ) -> None:
         check_mixing(mixing, rank)
         self.dataset, self.rows, self.mixing, self.rank, self.group = dataset, rows, mixing, rank, group
-        self.lanes = range(rank.rank, mixing.lanes, rank.world_size)
+        self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
         self.specs = column_specs(dataset)
         self.row_bytes = sum(spec.row_bytes for spec in self.specs)
         self.idle: list[dict[str, np.ndarray]] = []
@@ -112,11 +112,15 @@ class FusedStream:
         """The local cache of blocks that come from an object store."""
         return open_cache(self.dataset, self.rank)
 
-    def chunks(self, epoch: int, steps: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
+    def chunks(
+        self, epoch: int, steps: Mapping[int, int], for_others: bool = False
+    ) -> Iterator[tuple[Chunk, Batch, Batch]]:
         """The rest of an epoch for those models that `steps` names, each from its step on.
 
         Yields some steps of one model, then some of the next, each with the rows of its batches, one batch after the
-        other; on every rank those of the same steps.
+        other; on every rank those of the same steps. With `for_others` the ranks read the tails of their lanes for each
+        other: the rows that other ranks read are missing in the batches, and beside these come the tails that this rank
+        has read, one after the other.
         """
         orders = {model: self.order(model, epoch) for model in steps}
         if self.cache:
@@ -124,7 +128,7 @@ class FusedStream:
         windows: dict[tuple[int, int], _Window] = {}
         try:
             with reading_threads(self.dataset, self.rank) as threads:
-                yield from _EpochReading(self, orders, threads, windows).chunks(steps)
+                yield from _EpochReading(self, orders, threads, windows).chunks(steps, for_others)
         finally:
             self.memory.reclaim()
             self.idle += [window.memory for window in windows.values()]
@@ -142,6 +146,13 @@ class _Window:
     uses: list[Future[None]] = field(default_factory=list)
 
 
+def _put_rows(window: _Window, model: int, start: int, places: np.ndarray, memory: ChunkMemory) -> None:
+    """Put those rows of a window that the model keeps, from the `start`-th on, at the places."""
+    for read in window.reads:
+        read.result()
+    memory.put(window.columns, place_rows(window.order.result(), window.masks[model].result(), start, places))
+
+
 class _EpochReading:
     """Reads an epoch for several models. Of the `windows` the one that was used last comes last."""
 
@@ -155,13 +166,15 @@ class _EpochReading:
         self.stream, self.orders, self.threads, self.windows = stream, orders, threads, windows
         self.any_order = next(iter(orders.values()))
         self.memory, self.shape = stream.memory, stream.chunk
-        self.ready: deque[tuple[Chunk, Callable[[], Batch]]] = deque()
+        self.ready: deque[tuple[Chunk, Callable[[], tuple[Batch, Batch]]]] = deque()
 
-    def chunks(self, steps: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
+    def chunks(self, steps: Mapping[int, int], for_others: bool) -> Iterator[tuple[Chunk, Batch, Batch]]:
         """Threads take tasks in the order in which they were given, and all that a task waits for was given before
         it: so whatever is waited for has begun."""
+        rank, mixing = self.stream.rank, self.stream.mixing
+        ranks = [lanes_of(number, rank.world_size, mixing.lanes) for number in range(rank.world_size * for_others)]
         try:
-            for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape):
+            for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape, ranks):
                 while not self.memory.free:
                     yield self._take()
                 self._start(chunk)
@@ -170,38 +183,39 @@ class _EpochReading:
         finally:
             self.ready.clear()  # they refer to this: files would stay open until a collection of cycles
 
-    def _take(self) -> tuple[Chunk, Batch]:
+    def _take(self) -> tuple[Chunk, Batch, Batch]:
         chunk, hand_over = self.ready.popleft()
         rows = len(chunk.steps) * self.shape.batch_rows
-        return chunk, Batch(*(column[:rows] for column in hand_over()))
+        batch, tails = hand_over()
+        return chunk, Batch(*(column[:rows] for column in batch)), tails
 
     def _start(self, chunk: Chunk) -> None:
         """Have the threads put a chunk's rows into memory."""
-        slot, puts = self.memory.free.popleft(), list[Future[None]]()
-        for load in chunk.loads:
-            window = self._window(load.part.lane, load.part.window)
-            if chunk.model not in window.masks:
-                blocks = self._blocks(load.part.lane, load.part.window)
-                window.masks[chunk.model] = self.threads.submit(self.stream.rows[chunk.model].mask, blocks)
-            puts.append(self.threads.submit(self._put, window, chunk.model, load, slot))
-            window.uses.append(puts[-1])
-        hand_over: Callable[[], Batch] = partial(self._hand_over, slot, puts)
+        slot = self.memory.free.popleft()
+        puts = [self._put(chunk.model, load.part, self.shape.places(load, [slot]), self.memory) for load in chunk.loads]
+        tails = [load.part for _, load in chunk.tails_of(self.stream.rank.rank)]
+        apart, first = ChunkMemory(self.stream.specs, 1, sum(part.rows for part in tails)), 0
+        for part in tails:
+            puts.append(self._put(chunk.model, part, np.arange(first, first + part.rows), apart))
+            first += part.rows
+        hand_over: Callable[[], tuple[Batch, Batch]] = partial(self._hand_over, slot, apart, puts)
         if torch.cuda.is_available():
             hand_over = self.threads.submit(hand_over).result
         self.ready.append((chunk, hand_over))
 
-    def _hand_over(self, slot: int, puts: Sequence[Future[None]]) -> Batch:
+    def _hand_over(self, slot: int, apart: ChunkMemory, puts: Sequence[Future[None]]) -> tuple[Batch, Batch]:
         for put in puts:
             put.result()
-        return as_batch(self.memory.lend(slot))
+        return as_batch(self.memory.lend(slot)), as_batch(apart.lend(0))
 
-    def _put(self, window: _Window, model: int, load: Load, slot: int) -> None:
-        """Put the rows of a load at their places."""
-        for read in window.reads:
-            read.result()
-        places = self.shape.places(load, [slot])
-        rows = place_rows(window.order.result(), window.masks[model].result(), load.part.start, places)
-        self.memory.put(window.columns, rows)
+    def _put(self, model: int, part: Slice, places: np.ndarray, memory: ChunkMemory) -> Future[None]:
+        """Have the threads put the rows of a slice at their places."""
+        window = self._window(part.lane, part.window)
+        if model not in window.masks:
+            mask = self.stream.rows[model].mask
+            window.masks[model] = self.threads.submit(mask, self._blocks(part.lane, part.window))
+        window.uses.append(self.threads.submit(_put_rows, window, model, part.start, places, memory))
+        return window.uses[-1]
 
     def _blocks(self, lane: int, window: int) -> list[int]:
         blocks: list[int] = self.any_order.window_blocks(lane, window).tolist()

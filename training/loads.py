@@ -6,7 +6,7 @@ Positions count the rows that a lane gives from the step on at which the reading
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,13 +35,24 @@ class Load:
 
 def plan_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
     """All loads from the given step on, in the order in which their first rows are needed."""
-    courses = [_lane_loads(order, number, lane, step) for number, lane in enumerate(lanes)]
+    return _as_needed(_lane_loads(order, number, lane, step) for number, lane in enumerate(lanes))
+
+
+def plan_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
+    """Those of the loads that fill the rank's lanes up from the tails of other ranks' lanes."""
+    own = [order.segments[lane][0].stop for lane in lanes]
+    courses = [_lane_loads(order, number, lane, step, own[number]) for number, lane in enumerate(lanes)]
+    return (load for load in _as_needed(courses) if load.part.lane not in lanes)
+
+
+def _as_needed(courses: Iterable[Iterator[Load]]) -> Iterator[Load]:
     return heapq.merge(*courses, key=lambda load: load.first)
 
 
-def _lane_loads(order: EpochOrder, number: int, lane: int, step: int) -> Iterator[Load]:
-    first = 0
-    for part in order.slices(lane, step * order.per_lane):
+def _lane_loads(order: EpochOrder, number: int, lane: int, step: int, skipped: int = 0) -> Iterator[Load]:
+    """A lane's loads from the step on, without the first `skipped` rows of the epoch."""
+    first = max(0, skipped - step * order.per_lane)
+    for part in order.slices(lane, step * order.per_lane + first):
         yield Load(part, number, first)
         first += part.rows
 

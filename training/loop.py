@@ -174,7 +174,7 @@ class FoldTrainer:
                 fold.set_training_state(self.process.broadcast(state, home))
             fold.begin_epoch([self.process.rank], self.shares, together=True)
         models = {fold.number: fold for fold in folds}
-        for chunk, batch in self.chunks(folds[0].state.epoch, {fold.number: fold.state.step for fold in folds}):
+        for chunk, batch, _ in self.chunks(folds[0].state.epoch, {fold.number: fold.state.step for fold in folds}):
             yield from steps_of(models[chunk.model], chunk, [(batch.x, batch.y)])
 
     def own_steps(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
@@ -185,8 +185,8 @@ class FoldTrainer:
         for fold in folds:
             self.bring_home(fold, owners.home(fold.number))
             fold.begin_epoch(range(self.shares), self.shares, together=False)
-        chunks = self.chunks(folds[0].state.epoch, begun)
-        for chunk, parts in exchange_rows(chunks, owners, process):
+        chunks = self.chunks(folds[0].state.epoch, begun, for_others=True)
+        for chunk, parts in exchange_rows(chunks, self.stream.chunk, owners, process):
             fold = models[chunk.model]
             before, after = (owners.owner(chunk.model, chunk.steps.start + n * owners.chunk_steps) for n in (-1, 1))
             if chunk.number and before != process.rank:
@@ -214,17 +214,20 @@ class FoldTrainer:
         elif now != home == self.process.rank:
             fold.set_training_state(self.process.receive_state(now))
 
-    def chunks(self, epoch: int, begun: Mapping[int, int]) -> Iterator[tuple[Chunk, Batch]]:
+    def chunks(
+        self, epoch: int, begun: Mapping[int, int], for_others: bool = False
+    ) -> Iterator[tuple[Chunk, Batch, Batch]]:
         """This rank's part of an epoch's batches, some steps of one fold, then some of the next, each from the step on
-        that it has `begun` with."""
+        that it has `begun` with; and the tails that it has read `for_others`."""
         if isinstance(self.stream, FusedStream):
-            yield from self.stream.chunks(epoch, begun)
+            yield from self.stream.chunks(epoch, begun, for_others)
             return
         ((fold, first),) = begun.items()
         self.stream.load_state_dict({"epoch": epoch, "step": first})
         steps = first + len(self.stream)
         for step, batch in enumerate(self.stream, first):
-            yield Chunk(fold, step - first, step + 1 == steps, range(step, step + 1), (), step / steps), batch
+            chunk = Chunk(fold, step - first, step + 1 == steps, range(step, step + 1), (), step / steps)
+            yield chunk, batch, Batch(*(tensor[:0] for tensor in batch))
 
     def spread(self, fold: FoldModel) -> float:
         """Give every rank the weights of a fold after a pass. Returns its mean training loss."""

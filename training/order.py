@@ -168,6 +168,11 @@ def lane_count(workers: int) -> int:
     return lanes
 
 
+def lanes_of(rank: int, world_size: int, lanes: int) -> range:
+    """The lanes that a rank reads."""
+    return range(rank, lanes, world_size)
+
+
 def check_batch_size(batch_size: int, lanes: int) -> None:
     """Raise UsageError, naming sizes near by, unless the lanes can share a global batch evenly."""
     if batch_size < 1 or batch_size % lanes:

@@ -24,7 +24,7 @@ from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .kernels import place_rows
 from .loads import ChunkShape, Load, fit_chunk, plan_loads
-from .order import EpochOrder, check_batch_size
+from .order import EpochOrder, check_batch_size, lanes_of
 from .seeding import seed_of
 
 CHUNK_BYTES = 8 << 20
@@ -79,7 +79,7 @@ class TrainStream(IterableDataset[Batch]):
     ) -> None:
         check_mixing(mixing, rank)
         self.dataset, self.rows, self.mixing, self.rank, self.transform = dataset, rows, mixing, rank, transform
-        self.lanes = range(rank.rank, mixing.lanes, rank.world_size)
+        self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
         self.epoch, self.step = epoch, 0
         self._taken = (epoch, 0)
         self._order: EpochOrder | None = None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.training.batch import Rank
 from foldstream.training.filters import RowFilter, SubsetFilter, training_rows
+from foldstream.training.fold_parallel import fill_up
 from foldstream.training.fused_stream import FusedStream
 from foldstream.training.loads import plan_loads
 from foldstream.training.plan_folds import make_plan
+from foldstream.training.shares import Rows
 from foldstream.training.split import Split
 from foldstream.training.stream import Mixing, TrainStream
 from hypothesis import HealthCheck, given, settings
@@ -47,7 +50,7 @@ def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.T
 
 def fused_batches(stream: FusedStream, epoch: int, steps: Mapping[int, int]) -> dict[int, list[list[torch.Tensor]]]:
     got: dict[int, list[list[torch.Tensor]]] = {model: [] for model in steps}
-    for chunk, rows in stream.chunks(epoch, steps):
+    for chunk, rows, _ in stream.chunks(epoch, steps):
         batches = zip(*(torch.split(tensor.clone(), stream.chunk.batch_rows) for tensor in rows), strict=True)
         for step, batch in zip(chunk.steps, batches, strict=True):
             assert step == steps[chunk.model] + len(got[chunk.model])
@@ -85,17 +88,53 @@ def test_a_rank_reads_each_of_its_blocks_once_an_epoch(world_size: int, datasets
     dataset = datasets[2]
     for seed in range(5):
         for rank in range(world_size):
-            read, wanted = read_blocks(dataset, Mixing(16, 8, 4, seed), Rank(rank, world_size, threads=2))
-            assert read == wanted
-            if world_size == 1:
-                assert sorted(read) == list(range(dataset.layout.blocks))
+            stream, read = counting_stream(dataset, Mixing(16, 8, 4, seed), rank, world_size)
+            for _ in stream.chunks(0, dict.fromkeys(range(FOLDS), 0)):
+                pass
+            orders = [stream.order(fold, 0) for fold in range(FOLDS)]
+            loads = (load.part for order in orders for load in plan_loads(order, stream.lanes, 0))
+            windows = {(part.lane, part.window) for part in loads}  # of its lanes, and tails that fill them up
+            assert read == Counter(block for window in windows for block in orders[0].window_blocks(*window).tolist())
 
 
-def read_blocks(dataset: Dataset, mixing: Mixing, rank: Rank) -> tuple[Counter[int], Counter[int]]:
-    """The blocks that a rank reads in an epoch without a block to spare in memory, and those that have its rows: of
-    its lanes, and of the tails of others that fill them up."""
-    needed = FusedStream(dataset, fold_filters(dataset), mixing, rank).memory_needed
-    stream = FusedStream(dataset, fold_filters(dataset), mixing, Rank(rank.rank, rank.world_size, needed, 2))
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_ranks_that_read_tails_for_each_other_read_every_block_once(world_size: int, datasets: list[Dataset]) -> None:
+    dataset, moved = datasets[2], 0
+    for seed in range(5):
+        mixing, total = Mixing(16, 8, 4, seed), Counter[int]()
+        begun = {fold: 3 * fold for fold in range(FOLDS)} if seed else dict.fromkeys(range(FOLDS), 0)
+        of_ranks = []
+        for rank in range(world_size):
+            stream, read = counting_stream(dataset, mixing, rank, world_size)
+            taken = [
+                (chunk, *((rows.x.clone(), rows.y.clone()) for rows in both))
+                for chunk, *both in stream.chunks(1, begun, for_others=True)
+            ]
+            of_ranks.append(taken)
+            total += read
+        assert sorted(total) == list(range(dataset.layout.blocks))
+        assert set(total.values()) == {1}
+        got: dict[int, list[list[Rows]]] = {fold: [[] for _ in range(world_size)] for fold in begun}
+        for of_all in zip(*of_ranks, strict=True):
+            chunk = of_all[0][0]
+            parts, tails = ([one[rows] for one in of_all] for rows in (1, 2))
+            fill_up(parts, tails, chunk, stream.chunk)
+            moved += sum(len(x) for x, _ in tails)
+            for rank, part in enumerate(parts):
+                got[chunk.model][rank].append(part)
+        for fold, rank in product(begun, range(world_size)):
+            own = TrainStream(dataset, fold_filters(dataset)[fold], mixing, Rank(rank, world_size, threads=2))
+            batches = own_batches(own, 1, begun[fold])
+            for column in range(2):
+                joined = torch.cat([part[column] for part in got[fold][rank]])
+                assert torch.equal(joined, torch.cat([batch[column] for batch in batches]))
+    assert (moved > 0) == (world_size > 1)
+
+
+def counting_stream(dataset: Dataset, mixing: Mixing, rank: int, world_size: int) -> tuple[FusedStream, Counter[int]]:
+    """A stream without a block to spare in memory, and how often it has read each block."""
+    needed = FusedStream(dataset, fold_filters(dataset), mixing, Rank(rank, world_size, threads=2)).memory_needed
+    stream = FusedStream(dataset, fold_filters(dataset), mixing, Rank(rank, world_size, needed, 2))
     assert stream.blocks.kept == 0
     read: Counter[int] = Counter()
     plain = stream.blocks.read_into
@@ -105,19 +144,14 @@ def read_blocks(dataset: Dataset, mixing: Mixing, rank: Rank) -> tuple[Counter[i
         plain(block, out)
 
     stream.blocks.read_into = counting  # type: ignore[method-assign]
-    for _ in stream.chunks(0, dict.fromkeys(range(FOLDS), 0)):
-        pass
-    orders = [stream.order(fold, 0) for fold in range(FOLDS)]
-    loads = (load.part for order in orders for load in plan_loads(order, stream.lanes, 0))
-    windows = {(part.lane, part.window) for part in loads}
-    return read, Counter(block for window in windows for block in orders[0].window_blocks(*window).tolist())
+    return stream, read
 
 
 def test_rows_hold_while_the_next_ones_are_taken(datasets: list[Dataset]) -> None:
     dataset = datasets[1]
     stream = FusedStream(dataset, fold_filters(dataset), Mixing(16, 8, 2))
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for _, rows in stream.chunks(0, {0: 0, 1: 0}):
+    for _, rows, _ in stream.chunks(0, {0: 0, 1: 0}):
         assert all(torch.equal(x, copy) for x, copy in held)
         held = [*held[-3:], (rows.x, rows.x.clone())]
 
