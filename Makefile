@@ -26,7 +26,8 @@ demo: install
 test: install
 	$(BIN)/pytest
 
-# Jobs between hosts that are network namespaces; needs root. A part of `make test`.
+# Jobs between hosts that are network namespaces, and on Slurm; needs root, `ip`, munge and Slurm, and is skipped without.
+# A part of `make test`.
 .PHONY: test-cluster
 test-cluster: install
 	$(BIN)/pytest tests/cluster

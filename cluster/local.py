@@ -62,9 +62,12 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-def on_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address."""
-    return ip_address(address).is_loopback
+def on_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host, by its address or name."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def free_port(wanted: int) -> int:

@@ -20,7 +20,6 @@ from .local import LOOPBACK, free_port, on_loopback
 from .ray_token import MODE, TOKEN_PATH, asks_for_token, make_token
 
 RAY_DASHBOARD = 8265
-LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 END_SECONDS = 10
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
@@ -66,7 +65,7 @@ def connect_ray(address: str) -> Iterator[None]:
     """
     host = urlsplit(f"//{address}").hostname or ""
     try:
-        with loopback_alone() if host in LOOPBACK_NAMES else nullcontext():
+        with loopback_alone() if on_loopback(host) else nullcontext():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError) as error:
         if "InvalidAuthToken" in str(error.__cause__):

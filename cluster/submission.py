@@ -23,7 +23,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ..storage.errors import RunError, UsageError
 from ..training.models import model_file
 from .jobs import load_job_file
-from .local import LOOPBACK
+from .local import LOOPBACK, on_loopback
 from .local_cluster import current_cluster
 from .ray_token import TOKEN_PATH
 
@@ -131,8 +131,8 @@ def dashboards(client: JobSubmissionClient, address: str) -> dict[str, str]:
 def tunnel_to(address: str, dashboard: str) -> str:
     """The command by which a dashboard on loopback of a cluster's head is seen here; empty if the head is here."""
     head, port = urlsplit(address).hostname or "", urlsplit(dashboard).port
-    on_loopback = urlsplit(dashboard).hostname == LOOPBACK
-    return f"ssh -N -L {port}:{LOOPBACK}:{port} {head}" if on_loopback and head not in (LOOPBACK, "localhost") else ""
+    far = on_loopback(urlsplit(dashboard).hostname or "") and not on_loopback(head)
+    return f"ssh -N -L {port}:{LOOPBACK}:{port} {head}" if far else ""
 
 
 def stop_job(client: JobSubmissionClient, job: str) -> bool:

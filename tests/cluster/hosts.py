@@ -75,11 +75,19 @@ class Host:
         """Cut its cable, or put it back."""
         _ip("-n", SWITCH, "link", "set", f"port-{self.number}", "up" if up else "down")
 
-    def slow(self, rate: str) -> None:
-        """Let no more through its cable, in either direction, than a rate as `20mbit`."""
+    @contextmanager
+    def slowed(self, rate: str) -> Iterator[None]:
+        """Meanwhile no more goes through its cable, in either direction, than a rate as `20mbit`."""
         shape = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
+        self._queue("replace", *shape)
+        try:
+            yield
+        finally:
+            self._queue("delete", "root")
+
+    def _queue(self, action: str, *how: str) -> None:
         for space, device in ((SWITCH, f"port-{self.number}"), (self.name, "cable")):
-            subprocess.run(["ip", "netns", "exec", space, "tc", "qdisc", "replace", "dev", device, *shape], check=True)
+            subprocess.run(["ip", "netns", "exec", space, "tc", "qdisc", action, "dev", device, *how], check=True)
 
 
 @contextmanager

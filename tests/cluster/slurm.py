@@ -44,8 +44,13 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 def why_not() -> str:
     """Why there can be no Slurm here, or nothing."""
-    missing = [tool for tool in TOOLS if not shutil.which(tool)]
-    return f"there is no {', '.join(missing)} (Debian: slurm-wlm, munge)" if missing else ""
+    if os.geteuid():
+        return "a Slurm of one's own needs root"
+    if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
+        return f"there is no {', '.join(missing)} (Debian: slurm-wlm, munge)"
+    if subprocess.run([*ALONE, "true"], capture_output=True).returncode:
+        return "namespaces of processes cannot be made here"
+    return ""
 
 
 @contextmanager
