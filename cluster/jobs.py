@@ -42,7 +42,7 @@ from ..training.models import check_model
 from ..training.order import lane_count
 from ..training.plan_folds import make_plan
 from ..training.prediction import predict_rows
-from ..training.run import RunFolder, RunJob, is_done, load_job
+from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
@@ -146,7 +146,9 @@ def train(
             with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
                 merge_run(folder, opened, executor, listener.progress)
     summaries = {name: load_summary(folder) for name, folder in runs.items()}
-    return write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
+    result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
+    listener.announce("report", str(RunFolder(best_folder(root.root)).page))
+    return result
 
 
 def configure(

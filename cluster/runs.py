@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from ..pipeline.executor import Executor
@@ -29,6 +28,8 @@ from .fold_mode import Execution, has_gpus
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit
+from .views.facts import spread
+from .views.report import write_report
 
 POLL_SECONDS = 0.5
 
@@ -141,7 +142,7 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     if plan.holdout.held_out:
         every = [plan.holdout] * len(folders)
         report["holdout"] = merge(every, [folder.holdout_parts for folder in folders], run.holdout)
-    write_json(run.report, {"classes": dataset.schema.classes, **report})
+    write_report(run, load_job(run), dataset, report)
     summary = summarize([read_result(folder) for folder in folders], report)
     write_json(run.summary, summary)
     return summary
@@ -152,11 +153,8 @@ def summarize(results: list[dict[str, Any]], report: dict[str, dict[str, Any]]) 
     model, and over those that no model has seen."""
     folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
     merged = report["out_of_fold"]
-    spread = {}
-    for name in merged["scores"]:
-        values = [fold[name] for fold in folds]
-        spread[name] = {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else 0.0}
-    summary: dict[str, Any] = {"rows": merged["rows"], "folds": folds, "spread": spread}
+    scores = [{name: fold[name] for name in merged["scores"]} for fold in folds]
+    summary: dict[str, Any] = {"rows": merged["rows"], "folds": folds, "spread": spread(scores)}
     for part, of_part in report.items():
         summary |= {part: of_part["scores"], f"{part}_intervals": of_part["intervals"], f"{part}_rows": of_part["rows"]}
     return summary

@@ -24,7 +24,7 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
     the greatest of the dataset. Raises UsageError where rows are no pictures.
     """
     shape = dataset.schema.sample_shape
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+    if not is_picture(shape):
         raise UsageError(
             f"--preview: rows of shape {shape} are no pictures; those of images, or of --shape 1,28,28, are"
         )
@@ -51,6 +51,11 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
     sheet.save(buffer, "PNG")
     write_atomic(target, buffer.getvalue())
     return len(rows)
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Whether a sample of a shape can be drawn."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def picture_of(sample: np.ndarray, dataset: Dataset) -> Image.Image:

@@ -178,9 +178,12 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
-def save_weights(path: AnyPath, weights: Mapping[str, Tensor]) -> None:
-    """Store a model's parameters and buffers as safetensors, atomically. Equal weights give equal bytes."""
-    write_atomic(path, safetensors.torch.save({name: row_by_row(tensor) for name, tensor in weights.items()}))
+def save_weights(path: AnyPath, weights: Mapping[str, Tensor]) -> str:
+    """Store a model's parameters and buffers as safetensors, atomically. Equal weights give equal bytes, whose hash is
+    returned."""
+    data = safetensors.torch.save({name: row_by_row(tensor) for name, tensor in weights.items()})
+    write_atomic(path, data)
+    return content_hash(data)
 
 
 def load_weights(path: AnyPath) -> dict[str, Tensor]:

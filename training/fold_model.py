@@ -288,9 +288,10 @@ class FoldModel:
 
     def finish(self) -> None:
         """Write weights and mark, now that all ranks have written their predictions."""
-        save_weights(self.folder.weights, self.model.state_dict())
+        weights = save_weights(self.folder.weights, self.model.state_dict())
         final = self.state.history[self.state.best["epoch"] - 1 if self.state.best else -1]
-        write_json(self.folder.done, {"fold": self.fold, "metrics": final, "history": self.state.history})
+        result = {"fold": self.fold, "metrics": final, "history": self.state.history, "weights": weights}
+        write_json(self.folder.done, result)
 
     def write_progress(self, part_of_epoch: float) -> None:
         """Say how far the fold is, to whoever looks: the training does not wait for the disk."""

@@ -53,8 +53,18 @@ class RunFolder:
 
     @property
     def report(self) -> AnyPath:
-        """What the predictions are worth, in full."""
+        """All that there is to say about the run, for programs."""
         return self.root / "report.json"
+
+    @property
+    def page(self) -> AnyPath:
+        """The same as a page."""
+        return self.root / "report.html"
+
+    @property
+    def text(self) -> AnyPath:
+        """The same as Markdown."""
+        return self.root / "report.md"
 
     @property
     def summary(self) -> AnyPath:

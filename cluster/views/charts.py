@@ -1,0 +1,102 @@
+"""Charts as SVG: drawn by the page's own style, so that they follow its colours, light or dark."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from statistics import fmean
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 480, 260  # in the units of the drawing, which is as wide as its column
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 34  # what the axes' numbers need
+TICKS = 5
+
+Point = tuple[float, float]
+
+
+def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
+    """A score over the epochs. A family has a curve for each fold; it is drawn as the band from the least to the
+    greatest, and their mean."""
+    values = [value for curves in families.values() for curve in curves for value in curve if math.isfinite(value)]
+    epochs = max((len(curve) for curves in families.values() for curve in curves), default=0)
+    if not values:
+        return Markup("")
+    frame = Frame((1, max(epochs, 2)), (min(values), max(values)))
+    parts = [*frame.axes("epoch", whole=True)]
+    for number, curves in enumerate(families.values()):
+        every = enumerate(zip_longest(*curves, fillvalue=math.nan), 1)  # a fold may have ended before the others
+        by_epoch = {epoch: seen for epoch, of_epoch in every if (seen := list(filter(math.isfinite, of_epoch)))}
+        lowest = [(epoch, min(seen)) for epoch, seen in by_epoch.items()]
+        highest = [(epoch, max(seen)) for epoch, seen in by_epoch.items()]
+        means = [(epoch, fmean(seen)) for epoch, seen in by_epoch.items()]
+        parts.append(
+            Markup('<polygon class="band s{}" points="{}"/>').format(number, frame.points(lowest + highest[::-1]))
+        )
+        parts.append(Markup('<polyline class="line s{}" points="{}"/>').format(number, frame.points(means)))
+        if len(means) == 1:
+            parts.append(
+                Markup('<circle class="dot s{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(number, *frame.at(*means[0]))
+            )
+    return drawing(f"{name} over the epochs", parts)
+
+
+def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
+    """Of bins of the highest probability (rows, hits, sum of probabilities): how often it was right, against it."""
+    frame = Frame((0.0, 1.0), (0.0, 1.0))
+    parts = [*frame.axes("probability of the most probable class")]
+    parts.append(Markup('<polyline class="ideal" points="{}"/>').format(frame.points([(0, 0), (1, 1)])))
+    seen = [(total / rows, hits / rows, rows) for rows, hits, total in bins if rows]
+    parts.append(Markup('<polyline class="line s0" points="{}"/>').format(frame.points([(p, h) for p, h, _ in seen])))
+    for probability, hits, rows in seen:
+        told = f"{rows:,.0f} rows: {probability:.3f}, right {hits:.3f}"
+        parts.append(
+            Markup('<circle class="dot s0" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}</title></circle>').format(
+                *frame.at(probability, hits), told
+            )
+        )
+    return drawing("share that was right, by probability", parts)
+
+
+class Frame:
+    """The axes of a chart: from what is measured to places in the drawing."""
+
+    def __init__(self, across: Point, up: Point) -> None:
+        self.across, self.up = across, up if up[0] < up[1] else (up[0] - 0.5, up[1] + 0.5)
+
+    def at(self, x: float, y: float) -> Point:
+        """The place of a point."""
+        along = (x - self.across[0]) / (self.across[1] - self.across[0])
+        height = (y - self.up[0]) / (self.up[1] - self.up[0])
+        return LEFT + along * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM)
+
+    def points(self, points: Sequence[Point]) -> str:
+        return " ".join("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
+
+    def axes(self, name: str, whole: bool = False) -> Iterator[Markup]:
+        """Lines and numbers of both axes, and the name of the one across."""
+        for value in ticks(*self.up):
+            x, y = self.at(self.across[0], value)
+            yield Markup('<line class="grid" x1="{:.1f}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                x, WIDTH - RIGHT, y, y
+            )
+            yield Markup('<text class="left" x="{:.1f}" y="{:.1f}">{:.5g}</text>').format(x - 6, y + 4, value)
+        for value in ticks(*self.across, whole):
+            x, y = self.at(value, self.up[0])
+            yield Markup('<text class="below" x="{:.1f}" y="{:.1f}">{:.5g}</text>').format(x, y + 16, value)
+        yield Markup('<text class="below" x="{}" y="{}">{}</text>').format((LEFT + WIDTH) / 2, HEIGHT - 2, name)
+
+
+def ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """Round numbers from `low` to `high`, some five of them; of epochs `whole` ones."""
+    rough = (high - low) / TICKS
+    power = 10 ** math.floor(math.log10(rough))
+    step = min((power * factor for factor in (1, 2, 5, 10)), key=lambda one: abs(one - rough))
+    step = max(1, round(step)) if whole else step
+    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def drawing(title: str, parts: Sequence[Markup]) -> Markup:
+    """A whole picture, with what it shows for those who do not see it."""
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, title, Markup("").join(parts)
+    )

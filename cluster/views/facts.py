@@ -1,0 +1,144 @@
+"""What there is to say about a complete run, as JSON: the report in its three forms says this and nothing else."""
+
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from statistics import fmean, stdev
+from typing import Any
+
+from ...storage.dataset import Dataset
+from ...storage.fold_plan import FoldPlan, open_plan
+from ...training.config import Recipe
+from ...training.run import RunFolder, RunJob, read_result
+from ...training.split import COLUMN_OPTIONS
+
+VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
+NOT_SCORES = ("seconds", "read_bytes")  # of an epoch's figures
+TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
+"""What a rank's seconds are spent on."""
+
+
+def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run whose folds are done, with the reports of its `merged` predictions by their parts,
+    `out_of_fold` and perhaps `holdout`."""
+    plan = open_plan(run.folds)
+    results = [read_result(run.fold(fold)) for fold in range(len(plan.models))]
+    reports = {part: {**report, **class_scores(job, report)} for part, report in merged.items()}
+    return {
+        "run": str(run.root),
+        "command": command(job, run),
+        "data": data_facts(dataset),
+        "model": {"name": job.config.model.rpartition("/")[2], "hash": job.model_hash, "settings": settings(job)},
+        "folds": (folds := [fold_facts(plan, result) for result in results]),
+        "spread": spread([fold["scores"] for fold in folds]),
+        "classes": list(dataset.schema.classes),
+        **reports,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+    }
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """Which dataset it is, and what it has."""
+    schema, stored = dataset.schema, sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
+    return {
+        "place": str(dataset.place),
+        "identity": dataset.identity,
+        "rows": dataset.rows,
+        "left_out": dataset.left_out,
+        "sample": f"{schema.x_dtype} {'×'.join(map(str, schema.sample_shape))}",
+        "labels": list(schema.labels),
+        "stored_bytes": stored,
+    }
+
+
+def settings(job: RunJob) -> dict[str, Any]:
+    """The settings of `--set` that are not the recipe's defaults, and the model's own."""
+    recipe = asdict(job.config.recipe)
+    return {one.name: recipe[one.name] for one in fields(Recipe) if recipe[one.name] != one.default} | dict(
+        job.config.model_settings
+    )
+
+
+def command(job: RunJob, run: RunFolder) -> str:
+    """The command that trains the run again, to the last bit, in another folder."""
+    config, split = job.config, job.config.split
+    options: dict[str, Any] = {
+        "--model": config.model,
+        "--split": split.kind,
+        COLUMN_OPTIONS.get(split.kind, ""): split.column,
+        "--folds": split.folds,
+        "--repeats": split.repeats if split.repeats > 1 else None,
+        "--holdout": split.holdout or None,
+        "--gap": split.gap or None,
+        "--epochs": config.epochs,
+        "--batch-size": config.batch_size,
+        "--workers": config.shares,
+        "--seed": config.seed,
+        "--window": config.window,
+    }
+    words = ["foldstream", "train", job.dataset, f"{run.root}-again"]
+    words += [str(word) for option, value in options.items() if value is not None for word in (option, value)]
+    words += ["--refit"] * config.refit
+    words += [word for name, value in settings(job).items() for word in ("--set", f"{name}={value}")]
+    return shlex.join(words)
+
+
+def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A fold: its rows, its final scores, the curves of its scores over the epochs, and what it took."""
+    fold, history = result["fold"], result["history"]
+    rows = plan.models[fold]
+    named = [name for name, value in history[-1].items() if isinstance(value, float) and name not in NOT_SCORES]
+    ranks = [rank for epoch in history for rank in epoch["ranks"]]
+    seconds = sum(epoch["seconds"] for epoch in history)
+    return {
+        "fold": fold,
+        "training_rows": int(plan.counts(rows.array, rows.train).sum()),
+        "held_out_rows": int(plan.counts(rows.array, rows.held_out).sum()),
+        "epochs": len(history),
+        "scores": {name: result["metrics"][name] for name in named},
+        "curves": {name: [epoch[name] for epoch in history] for name in named},
+        "seconds": seconds,
+        "rows_per_second": sum(epoch["rows"] for epoch in history) / seconds,
+        "read_bytes": int(sum(epoch["read_bytes"] for epoch in history)),
+        "spent": {name: sum(rank[name] for rank in ranks) for name in TIMES},
+        "weights": result["weights"],
+    }
+
+
+def spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over the folds of each score that all of them have."""
+    common = [name for name in scores[0] if all(name in of_fold for of_fold in scores)]
+    by_name = {name: [of_fold[name] for of_fold in scores] for name in common}
+    return {
+        name: {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else 0.0}
+        for name, values in by_name.items()
+    }
+
+
+def class_scores(job: RunJob, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows, precision, recall and F1 of each class, from the confusion of all; nothing where there are no classes."""
+    if not job.schema.classes:
+        return {}
+    true, chosen, hit = (dict.fromkeys(range(len(job.schema.classes)), 0) for _ in range(3))
+    for truth, most_probable, rows in report["confusion"]:
+        true[truth] += rows
+        chosen[most_probable] += rows
+        hit[truth] += rows * (truth == most_probable)
+    return {"by_class": list(_by_class(job.schema.classes, true, chosen, hit))}
+
+
+def _by_class(
+    names: Sequence[str], true: Mapping[int, int], chosen: Mapping[int, int], hit: Mapping[int, int]
+) -> Iterator[dict[str, Any]]:
+    """A score that has nothing to count is None: of a class that never comes, or was never chosen."""
+    for code, name in enumerate(names):
+        either = true[code] + chosen[code]
+        yield {
+            "name": name,
+            "rows": true[code],
+            "precision": hit[code] / chosen[code] if chosen[code] else None,
+            "recall": hit[code] / true[code] if true[code] else None,
+            "f1": 2 * hit[code] / either if either else None,
+        }

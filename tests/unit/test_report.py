@@ -1,0 +1,165 @@
+"""The report of a run says what its record says, in each of its forms, whatever the rows are called."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from foldstream.cluster.runs import merge_run
+from foldstream.cluster.views.charts import ticks
+from foldstream.cluster.views.report import number
+from foldstream.pipeline.executor import SerialExecutor
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.files import read_json
+from foldstream.storage.progress import silent
+from foldstream.training.loop import FoldTrainer
+from foldstream.training.process import Process
+from foldstream.training.run import RunFolder, folds_of
+from foldstream.training.split import Split
+from sklearn.metrics import precision_recall_fscore_support
+
+from ..conftest import convert_file, table
+from .test_training import make_job
+
+
+class Tables(HTMLParser):
+    """The cells of all tables of a page, row by row, and the names of all elements."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.elements: set[str] = set()
+        self.inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside &= tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.tables[-1][-1][-1] += data
+
+
+def complete_run(dataset: Dataset, root: Path, **options: Any) -> RunFolder:
+    """A run of three folds that is trained and merged in this process."""
+    job, run = make_job(dataset, root, **options)
+    FoldTrainer(folds_of(job, run, range(3)), Process()).train()
+    merge_run(run, dataset, SerialExecutor(), silent)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return complete_run(digits, tmp_path_factory.mktemp("report") / "run", model="mlp", settings={"lr": "0.01"})
+
+
+def test_the_scores_of_classes_are_those_of_scikit_learn(run: RunFolder, digits: Dataset) -> None:
+    facts = read_json(run.report)
+    predicted = np.asarray(zarr.open_group(run.oof, mode="r")["prediction"][...]).argmax(axis=1)  # type: ignore[index]
+    y = np.asarray(zarr.open_group(digits.root, mode="r")["y"][...])  # type: ignore[index]
+    expected = np.stack(precision_recall_fscore_support(y, predicted))
+    got = [[one[name] for one in facts["out_of_fold"]["by_class"]] for name in ("precision", "recall", "f1", "rows")]
+    np.testing.assert_allclose(got, expected)
+
+
+def test_the_tables_of_the_page_have_the_figures_of_the_record(run: RunFolder) -> None:
+    facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
+    folds, classes, matrix, times = page.tables
+    names = list(facts["spread"])
+    assert folds[0] == ["fold", "trained on", "held out", "epochs", *names]
+    for shown, fold in zip(folds[1:-1], facts["folds"], strict=True):
+        counts = [str(fold["fold"]), f"{fold['training_rows']:,}", f"{fold['held_out_rows']:,}", str(fold["epochs"])]
+        assert shown == [*counts, *(number(fold["scores"][name]) for name in names)]
+    done = [read_json(run.fold(fold).done) for fold in range(3)]
+    for fold, result in zip(facts["folds"], done, strict=True):
+        assert fold["scores"] == {name: result["metrics"][name] for name in names}
+        assert fold["weights"] == result["weights"]
+        assert fold["curves"]["loss"] == [epoch["loss"] for epoch in result["history"]]
+    by_class = facts["out_of_fold"]["by_class"]
+    assert [row[:2] for row in classes[1:]] == [[one["name"], str(one["rows"])] for one in by_class]
+    counted = {(t, c): int(cell) for t, row in enumerate(matrix[1:]) for c, cell in enumerate(row[1:]) if cell != "·"}
+    assert counted == {(t, c): rows for t, c, rows in facts["out_of_fold"]["confusion"]}
+    assert [row[2] for row in times[1:]] == [f"{fold['rows_per_second']:,.0f}" for fold in facts["folds"]]
+    summary = read_json(run.summary)
+    assert {name: facts["spread"][name] for name in summary["spread"]} == summary["spread"]
+
+
+def test_the_page_needs_nothing_else(run: RunFolder) -> None:
+    page = run.page.read_bytes().decode()
+    assert not Tables(page).elements & {"script", "iframe", "object", "embed"}
+    assert set(re.findall(r'(?:src|href)="(data:)?', page)) == {"data:"}
+    assert "url(" not in page
+    assert page.count("data:image/png") == len(read_json(run.report)["out_of_fold"]["worst"]) == 100
+
+
+def test_markdown_says_the_same(run: RunFolder) -> None:
+    facts, text = read_json(run.report), run.text.read_bytes().decode()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert ["accuracy", number(facts["out_of_fold"]["scores"]["accuracy"])] in [row[:2] for row in rows]
+    for one in facts["out_of_fold"]["by_class"]:
+        scores = [number(one[name]) for name in ("precision", "recall", "f1")]
+        assert [one["name"], f"{one['rows']:,}", *scores] in rows
+    assert facts["command"] in text
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    lines = table(300, seed=1).replace(",a\n", ",<i>a</i>|&\n")
+    (tmp_path / "rows.csv").write_text(lines)
+    data = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label")
+    run = complete_run(data, tmp_path / "run", model="mlp", batch_size=16)
+    page = Tables(run.page.read_bytes().decode())
+    assert "i" not in page.elements
+    assert "<i>a</i>|&" in [row[0] for row in page.tables[1]]
+    assert "| <i>a</i>\\|& |" in run.text.read_bytes().decode()
+
+
+def test_quantities_have_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(table(300).replace("label", "word"))
+    data = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label=("c0", "c2"), task="regression")
+    run = complete_run(data, tmp_path / "run", model="mlp", split=Split("kfold", 3), batch_size=16)
+    facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
+    folds, worst, _ = page.tables
+    assert folds[0][4:] == ["loss", "mae/c0", "mae/c2", "rmse/c0", "rmse/c2", "train_loss"]
+    row = facts["out_of_fold"]["worst"][0]
+    told = [", ".join(map(number, row[name])) for name in ("truth", "prediction")]
+    assert worst[1] == [row["name"], *told, number(row["loss"])]
+
+
+def test_of_many_classes_the_pairs_are_shown_that_are_taken_for_each_other(tmp_path: Path) -> None:
+    header, *rows = table(400).splitlines()
+    lines = [f"{row.rpartition(',')[0]},word {int(row.split(',')[0]) % 40:02}" for row in rows]
+    (tmp_path / "rows.csv").write_text("\n".join([header, *lines]) + "\n")
+    data = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label")
+    run = complete_run(data, tmp_path / "run", model="mlp", split=Split("kfold", 3), batch_size=16)
+    confusion = read_json(run.report)["out_of_fold"]["confusion"]
+    pairs = Tables(run.page.read_bytes().decode()).tables[2][1:]
+    assert len(pairs) == 25
+    most = sorted((rows for truth, chosen, rows in confusion if truth != chosen), reverse=True)
+    assert [int(rows) for _, _, rows in pairs] == most[:25]
+    assert all(truth != chosen for truth, chosen, _ in pairs)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.8, 0.97), (-3, 3), (1e-7, 3e-7), (12, 90_000), (0.5, 1.5)])
+def test_ticks_are_round_and_within(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 3 <= len(found) <= 11
+    assert low - 1e-9 <= found[0] <= found[-1] <= high * (1 + 1e-9)
+    assert all(len(f"{tick:.12g}".strip("-0.").replace(".", "").split("e")[0]) <= 4 for tick in found)
+
+
+def test_ticks_of_epochs_are_whole() -> None:
+    assert ticks(1, 3, whole=True) == [1, 2, 3]
+    assert ticks(1, 5000, whole=True) == [1000, 2000, 3000, 4000, 5000]
