@@ -156,14 +156,34 @@ def status(
     state = run_status(locate(run))
     table = Table("fold", "epochs", "state", "loss")
     for fold in state.folds:
-        name = "done" if fold.done else "begun" if fold.epochs else "waiting"
         loss = f"{fold.scores['loss']:.4f}" if "loss" in fold.scores else ""
-        table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.of}", name, loss)
+        table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.of}", fold.state, loss)
     console.print(table)
     for failure in state.failures:
         console.print(f"failed: {failure}", highlight=False, markup=False, soft_wrap=True)
     console.out(state.log, end="", highlight=False)
     console.print("complete" if state.complete else "not complete")
+
+
+@commands.command()
+def watch(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, also in a bucket, under way or over.")],
+    port: Annotated[int, typer.Option(help="Of this machine; another one if it is taken.")] = 5006,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Show a run on a page of its own, until Ctrl-C: its folds, curves, where the time goes, what has failed.
+
+    Example: foldstream watch runs/digits --open
+    """
+    from .local import LOOPBACK
+    from .views.watch import run_server
+
+    with run_server(locate(run), port) as server:
+        address = f"http://{LOOPBACK}:{server.port}"
+        console.print(f"{run}: {address}, Ctrl-C ends it", highlight=False, soft_wrap=True)
+        if open:
+            typer.launch(address)
+        server.io_loop.start()
 
 
 @commands.command()

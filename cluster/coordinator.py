@@ -125,6 +125,7 @@ class Coordinator:
     def _act(self, action: Action) -> None:
         key = action.unit, action.attempt
         if isinstance(action, Start):
+            self.journal.note_start(action, self.schedule.units[action.unit].folds)
             driver = self._start_driver()
             self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit), driver))
         elif key in self.attempts:

@@ -1,14 +1,16 @@
-"""The journal of a run's schedule: every event, durable before anything is done about it."""
+"""The journal of a run's schedule: every event, durable before anything is done about it; and for those who look, when
+it happened, and which attempts were begun."""
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..storage.files import sync_directory
 from ..storage.object_path import AnyPath, ObjectPath
-from .schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
+from .schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent, Start
 
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind for kind in (NodeSeen, NodeLost, Ended, Silent, Observed, Restarted)
@@ -22,16 +24,28 @@ class Journal:
     def __init__(self, path: AnyPath) -> None:
         self.path = path
 
-    def read(self) -> Iterator[Event]:
-        """All events, in their order."""
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """All that was written, in its order: events by their names and fields, and attempts as they were begun, each
+        with its `time` in seconds since 1970."""
         if self.path.exists():
             for line in self.path.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
-                    yield from_json(json.loads(line))
+                    yield json.loads(line)
+
+    def read(self) -> Iterator[Event]:
+        """All events, in their order."""
+        return (from_json(line) for line in self.lines() if "event" in line)
 
     def append(self, event: Event) -> None:
         """Add an event, and return when it is durable."""
-        line = json.dumps(to_json(event)).encode() + b"\n"
+        self._write(to_json(event))
+
+    def note_start(self, start: Start, folds: Sequence[str]) -> None:
+        """Add that an attempt at a unit of some folds is begun."""
+        self._write({"start": start.unit, "attempt": start.attempt, "folds": list(folds)})
+
+    def _write(self, value: dict[str, Any]) -> None:
+        line = json.dumps({**value, "time": time.time()}).encode() + b"\n"
         new = not self.path.exists()
         if isinstance(self.path, ObjectPath):
             self.path.write_bytes(line if new else self.path.read_bytes() + line)
@@ -57,7 +71,7 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Event:
-    fields = {name: item for name, item in value.items() if name != "event"}
+    fields = {name: item for name, item in value.items() if name not in ("event", "time")}
     if "resources" in fields:
         fields["resources"] = Resources(**fields["resources"])
     if "attempts" in fields:

@@ -1,8 +1,8 @@
 """How far a run is, read from its folder: it may be on another machine, in a bucket, running, dead or complete."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..storage.errors import DamagedError
@@ -12,57 +12,141 @@ from ..training.run import RunFolder, is_done, load_job
 from .grid import CANDIDATES
 from .journal import Journal
 from .runs import name_folds
-from .schedule import Ended, Silent
+
+Line = dict[str, Any]
+"""Of the journal."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a fold's time, in seconds since 1970: `waiting`, or an attempt at it, by its number, that is
+    `running` or has ended: `done`, `failed`, or `cut short` with the command. `stop` is None where it goes on."""
+
+    state: str
+    attempt: int
+    start: float
+    stop: float | None
 
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """A fold: its name, `done` or not, its epochs so far of how many, and the scores of the last one."""
+    """A fold: its name, its epochs so far of how many, the metrics of each, its newest checkpoint, and its time."""
 
     name: str
     done: bool
     epochs: float
     of: int
-    scores: dict[str, Any]
+    history: list[dict[str, Any]]
+    checkpoint: str
+    unit: str
+    """With which it was trained last: all folds of one pass, or itself."""
+    spans: list[Span]
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Those of the last epoch."""
+        return self.history[-1] if self.history else {}
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.done:
+            return "done"
+        return self.spans[-1].state if self.spans else "begun" if self.epochs else "waiting"
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run: whether all of it is done, its folds, what has failed on the way, and its last log."""
+    """A run: whether all of it is done, its folds, what has happened, with its time, what has failed, its last log."""
 
     complete: bool
     folds: list[FoldStatus]
-    failures: list[str]
-    log: str
+    events: list[tuple[float, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    log: str = ""
 
 
 def run_status(root: AnyPath) -> RunStatus:
     """The status of a run, or of a grid with all of its candidates. Raises ForeignError where there is none."""
     names = names_in(root / CANDIDATES)
     runs = {name: RunFolder(root / CANDIDATES / name) for name in names} or {"": RunFolder(root)}
-    folds = [fold for name, run in runs.items() for fold in _folds(name, run)]
-    logs = names_in(RunFolder(root).logs)
+    lines, logs = list(Journal(RunFolder(root).journal).lines()), names_in(RunFolder(root).logs)
+    folds = [fold for name, run in runs.items() for fold in _folds(name, run, lines)]
     return RunStatus(
         all(run.summary.exists() for run in runs.values()),
         folds,
-        list(_failures(RunFolder(root))),
+        [(line["time"], told) for line in lines if (told := in_words(line))],
+        [told for line in lines if (told := failure(line))],
         (RunFolder(root).logs / logs[-1]).read_bytes().decode() if logs else "",
     )
 
 
-def _folds(candidate: str, run: RunFolder) -> Iterator[FoldStatus]:
+def _folds(candidate: str, run: RunFolder, lines: Sequence[Line]) -> Iterator[FoldStatus]:
     job = load_job(run)
     for name, one in name_folds(job, run, candidate).items():
         folder, state = run.fold(one.fold), dict[str, Any](epochs=0.0, history=[])
         with suppress(FileNotFoundError, DamagedError):  # it has not begun, or a crash of the machine has emptied it
             state = read_json(folder.progress)
-        last = state["history"][-1] if state["history"] else {}
-        yield FoldStatus(name, is_done(folder), state["epochs"], job.config.epochs, last)
+        stored = [kept for kept in names_in(folder.checkpoints) if kept.startswith("epoch-")]
+        units = [line["start"] for line in lines if name in line.get("folds", ())]
+        yield FoldStatus(
+            name,
+            is_done(folder),
+            state["epochs"],
+            job.config.epochs,
+            state["history"],
+            stored[-1] if stored else "",
+            units[-1] if units else name,
+            list(spans_of(name, lines)),
+        )
 
 
-def _failures(run: RunFolder) -> Iterator[str]:
-    for event in Journal(run.journal).read():
-        if isinstance(event, Ended) and event.error:
-            yield f"{event.unit}, attempt {event.attempt}: {event.error}"
-        elif isinstance(event, Silent):
-            yield f"{event.unit}, attempt {event.attempt}: silent for {event.seconds:.0f} s"
+def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
+    """A fold's time, from the journal's lines. The last span goes on: with what the one before has ended in, if no
+    attempt is under way."""
+    state, since, unit, attempt = "waiting", lines[0]["time"] if lines else 0.0, "", 0
+    for line in lines:
+        begun = fold in line.get("folds", ())
+        if begun or (state == "running" and (following := ending(line, unit, attempt))):
+            yield Span(state if begun else following, attempt, since, line["time"])
+            state, since = "running" if begun else following, line["time"]
+        if begun:
+            unit, attempt = line["start"], line["attempt"]
+    if lines:
+        yield Span(state, attempt, since, None)
+
+
+def ending(line: Line, unit: str, attempt: int) -> str:
+    """What an attempt ends in by a line of the journal; nothing if it goes on."""
+    if line.get("event") == "Restarted":
+        return "cut short"
+    if line.get("event") == "Observed":
+        return "" if [unit, attempt] in line["attempts"] else "failed"
+    if (line.get("unit"), line.get("attempt")) != (unit, attempt):
+        return ""
+    return "failed" if failure(line) else "done"
+
+
+def failure(line: Mapping[str, Any]) -> str:
+    """What has failed by a line of the journal; nothing if that tells of something else."""
+    if line.get("event") == "Ended" and line["error"]:
+        return f"{line['unit']}, attempt {line['attempt']}: {line['error']}"
+    if line.get("event") == "Silent":
+        return f"{line['unit']}, attempt {line['attempt']}: silent for {line['seconds']:.0f} s"
+    return ""
+
+
+def in_words(line: Mapping[str, Any]) -> str:
+    """What a line of the journal tells; nothing for what is looked at again and again."""
+    match line:
+        case {"start": unit, "attempt": attempt}:
+            return f"{unit}, attempt {attempt}: begun"
+        case {"event": "Ended", "unit": unit, "attempt": attempt, "error": None}:
+            return f"{unit}, attempt {attempt}: done"
+        case {"event": "NodeSeen", "resources": has}:
+            return f"a node with {has['cpus']:g} cores, {has['gpus']:g} GPUs, {has['memory'] / 1e9:,.1f} GB is there"
+        case {"event": "NodeLost"}:
+            return "a node is lost"
+        case {"event": "Restarted"}:
+            return "the command was begun again"
+    return failure(line)

@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from ...pipeline.preview import is_picture, picture_of
@@ -17,6 +16,7 @@ from ...storage.reader import BlockReader
 from ...training.run import RunFolder, RunJob
 from .charts import calibration_chart, curves_chart
 from .facts import TIMES, run_facts
+from .pages import number, share, template
 
 MOST_IN_MATRIX = 30  # classes
 MOST_PAIRS = 25  # of classes that are taken for each other, where a matrix would be too large
@@ -28,14 +28,6 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
     """Write report.html, report.md and report.json into a run whose folds are done, with the reports of its `merged`
     predictions by their parts."""
     facts = run_facts(run, job, dataset, merged)
-    pages = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters |= {"number": number, "duration": duration, "cell": cell}
     seen = {
         **facts,
         "parts": {part: facts[part] for part in merged},
@@ -47,8 +39,8 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
         "confusion": {part: confusion(facts[part], len(job.schema.classes)) for part in merged if job.schema.classes},
         "worst": {part: worst_rows(facts[part]["worst"], job.schema, dataset) for part in merged},
     }
-    write_atomic(run.page, pages.get_template("report.html").render(seen).encode())
-    write_atomic(run.text, pages.get_template("report.md").render(seen).encode())
+    write_atomic(run.page, template("report.html").render(seen).encode())
+    write_atomic(run.text, template("report.md").render(seen).encode())
     write_json(run.report, facts)
 
 
@@ -101,27 +93,3 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
             picture_of(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
             told[-1]["picture"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return told
-
-
-def number(value: float | None) -> str:
-    """Four digits behind the point, or as many of a large or tiny number as tell it."""
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.4g}"
-
-
-def share(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
-def cell(value: object) -> str:
-    """Text in a cell of a table in Markdown."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, _ = divmod(round(seconds), 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

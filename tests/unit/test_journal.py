@@ -1,10 +1,11 @@
 """The journal of a run's schedule."""
 
+import time
 from pathlib import Path
 
 import pytest
 from foldstream.cluster.journal import Journal
-from foldstream.cluster.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
+from foldstream.cluster.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent, Start
 
 EVENTS: list[Event] = [
     NodeSeen("a", Resources(2.0, 1.0, 1 << 34)),
@@ -23,6 +24,17 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
     for event in EVENTS:
         journal.append(event)
     assert list(Journal(journal.path).read()) == EVENTS
+
+
+def test_starts_and_times_are_for_those_who_look(tmp_path: Path) -> None:
+    journal, before = Journal(tmp_path / "journal.jsonl"), time.time()
+    journal.append(EVENTS[0])
+    journal.note_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
+    journal.append(EVENTS[1])
+    assert list(journal.read()) == EVENTS[:2]
+    seen, start, ended = journal.lines()
+    assert start == {"start": "fold-0-to-fold-1", "attempt": 1, "folds": ["fold 0", "fold 1"], "time": start["time"]}
+    assert before <= seen["time"] <= start["time"] <= ended["time"] <= time.time()
 
 
 @pytest.mark.parametrize("length", [1, 10, 40])

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from foldstream.cluster.runs import merge_run
 from foldstream.cluster.views.charts import ticks
-from foldstream.cluster.views.report import number
+from foldstream.cluster.views.pages import number
 from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json

@@ -1,0 +1,133 @@
+"""The page of a run: what its folds do and have done, how well they learn, and what their time goes to."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bokeh.document import Document
+from bokeh.layouts import column, row
+from bokeh.models import ColumnDataSource, FactorRange, HoverTool
+from bokeh.models.widgets import Div
+from bokeh.palettes import Category10
+from bokeh.plotting import figure
+
+from ..status import FoldStatus, RunStatus
+from .curves import MOST_LINES, Curve, curves_of, score_names, shares_of_time
+from .facts import TIMES
+from .pages import template
+
+STATES = {
+    "waiting": "#8a949e",
+    "running": "#3b82c4",
+    "done": "#2e8b57",
+    "failed": "#c0392b",
+    "cut short": "#c98a1b",
+}
+SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
+GOING_ON = ("waiting", "running")
+MEAN = "#707a84"
+THEMES = {"light": ("light_minimal", "#ffffff"), "dark": ("dark_minimal", "#14181c")}
+
+
+class RunPage:
+    """A run's page in a document, which shows a status, and then others."""
+
+    def __init__(self, document: Document, title: str, scheme: str, status: RunStatus) -> None:
+        self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
+        self.head, self.folds, self.events = (Div(sizing_mode="stretch_width") for _ in range(3))
+        self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
+        self.lanes_figure, self.spent_figure = self._draw_lanes(), self._draw_spent()
+        self.curves: dict[str, ColumnDataSource] = {}
+        self.charts = row([], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
+        parts = [self.head, self.folds, self.lanes_figure, self.charts, self.spent_figure, self.events]
+        document.add_root(column(*parts, sizing_mode="stretch_width"))
+        document.title, document.theme = title, THEMES[scheme][0]
+        document.template = template("live.html")
+        document.template_variables["scheme"] = scheme
+        self.show(status)
+
+    def show(self, status: RunStatus) -> None:
+        """Show a status; of the one before, what has not changed stays."""
+        if status is self.status:
+            return
+        new = [len(fold.history) for fold in self.status.folds] != [len(fold.history) for fold in status.folds]
+        self.status = status
+        self.head.text = template("head.html").render(title=self.title, status=status)
+        self.folds.text = template("folds.html").render(folds=status.folds, scores=score_names(status.folds))
+        self.events.text = template("events.html").render(events=status.events[::-1], failures=status.failures)
+        self._show_lanes(status.folds)
+        if new:
+            for curve in curves_of(status.folds):
+                self._show_curve(curve)
+            self._show_spent(status.folds)
+
+    def _figure(self, title: str, **options: Any) -> Any:
+        drawn = figure(title=title, name=title, toolbar_location=None, sizing_mode="stretch_width", **options)
+        drawn.background_fill_color = drawn.border_fill_color = THEMES[self.scheme][1]
+        return drawn
+
+    def _draw_lanes(self) -> Any:
+        drawn = self._figure("folds over time (UTC)", x_axis_type="datetime", y_range=FactorRange())
+        drawn.xaxis.ticker.desired_num_ticks = 3
+        drawn.hbar("fold", right="stop", height=0.7, left="start", color="color", source=self.lanes)
+        drawn.add_tools(HoverTool(tooltips=[("fold", "@fold"), ("state", "@state"), ("attempt", "@attempt")]))
+        return drawn
+
+    def _draw_spent(self) -> Any:
+        drawn = self._figure("time of the last epoch, %", x_range=(0, 100), y_range=FactorRange())
+        labels = [name.replace("_", " ") for name in TIMES]
+        drawn.hbar_stack(
+            list(TIMES), y="rank", height=0.7, color=list(SPENT.values()), source=self.spent, legend_label=labels
+        )
+        drawn.add_layout(drawn.legend[0], "above")
+        drawn.legend.orientation = "horizontal"
+        return drawn
+
+    def _show_lanes(self, folds: Sequence[FoldStatus]) -> None:
+        now = datetime.now(UTC).timestamp()
+        spans = [(fold.name, span) for fold in folds for span in fold.spans if span.stop or span.state in GOING_ON]
+        _set_rows(self.lanes_figure, [fold.name for fold in folds], 80)
+        self.lanes.data = {
+            "fold": [name for name, _ in spans],
+            "state": [span.state for _, span in spans],
+            "attempt": [span.attempt for _, span in spans],
+            "start": [1000 * span.start for _, span in spans],
+            "stop": [1000 * (span.stop or now) for _, span in spans],
+            "color": [STATES[span.state] for _, span in spans],
+        }
+
+    def _show_spent(self, folds: Sequence[FoldStatus]) -> None:
+        shares = shares_of_time(folds)
+        _set_rows(self.spent_figure, list(shares), 90)
+        by_name = {name: [of_rank[name] for of_rank in shares.values()] for name in TIMES}
+        self.spent.data = {"rank": list(shares), **by_name}
+
+    def _show_curve(self, curve: Curve) -> None:
+        if curve.name in self.curves:
+            self.curves[curve.name].data = dict(curve.points)
+            return
+        source = self.curves[curve.name] = ColumnDataSource(dict(curve.points), name=curve.name)
+        chart, dash = self._chart(curve.chart), "dashed" if curve.family == "training" else "solid"
+        if curve.fold is None:
+            chart.varea("epoch", "low", "high", color=MEAN, alpha=0.2, source=source)
+            chart.line("epoch", "value", color=MEAN, line_width=3, line_dash=dash, source=source)
+        else:
+            color = Category10[MOST_LINES][curve.fold]
+            chart.line("epoch", "value", color=color, line_dash=dash, source=source)
+
+    def _chart(self, title: str) -> Any:
+        """The figure of that title, which is made if need be."""
+        for drawn in self.charts.children:
+            if drawn.name == title:
+                return drawn
+        drawn = self._figure(title, height=280, min_width=320)
+        drawn.xaxis.axis_label = "epoch"
+        self.charts.children = [*self.charts.children, drawn]
+        return drawn
+
+
+def _set_rows(drawn: Any, names: Sequence[str], above: int) -> None:
+    """Give a figure a row for each name, the first on top, and a height for them beside what is `above`."""
+    if drawn.y_range.factors != names[::-1]:
+        drawn.y_range.factors = list(names[::-1])
+        drawn.height = above + 26 * len(names)

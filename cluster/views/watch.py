@@ -1,0 +1,64 @@
+"""A server for a run's page, on loopback: it reads the run's record, wherever the run is and whether it is over."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from bokeh.application import Application
+from bokeh.application.handlers import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.server import Server
+
+from ...storage.errors import DamagedError
+from ...storage.object_path import AnyPath
+from ..local import LOOPBACK, free_port
+from ..status import RunStatus, run_status
+from .run_page import RunPage
+
+WATCH_PORT = 5006
+LOOK_SECONDS = 1.0
+
+
+@dataclass
+class Record:
+    """A run's status, read again and again by a thread of its own: a bucket may take its time to answer."""
+
+    root: AnyPath
+    status: RunStatus
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def follow(self) -> None:
+        while not self.ended.wait(LOOK_SECONDS):
+            with suppress(FileNotFoundError, DamagedError):  # of a file that is written just now
+                self.status = run_status(self.root)
+
+
+@contextmanager
+def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
+    """A server for the page of the run at `root`, on the port or on a free one. Raises ForeignError where there is no
+    run."""
+    record = Record(root, run_status(root))
+    reader = threading.Thread(target=record.follow, name="foldstream-record", daemon=True)
+
+    def open_page(document: Document) -> None:
+        context: Any = document.session_context
+        scheme = "dark" if context.request.arguments.get("scheme") == [b"dark"] else "light"
+        page = RunPage(document, str(root), scheme, record.status)
+        document.add_periodic_callback(lambda: page.show(record.status), int(1000 * LOOK_SECONDS))
+
+    port = free_port(port)
+    origins = [f"{host}:{port}" for host in (LOOPBACK, "localhost")]
+    application = Application(FunctionHandler(open_page))
+    options: dict[str, Any] = {"port": port, "address": LOOPBACK, "allow_websocket_origin": origins}
+    server = Server({"/": application}, **options)
+    server.start()
+    reader.start()
+    try:
+        yield server
+    finally:
+        record.ended.set()
+        reader.join()
+        server.stop()
+        server.unlisten()
