@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -183,7 +184,8 @@ def watch(
         console.print(f"{run}: {address}, Ctrl-C ends it", highlight=False, soft_wrap=True)
         if open:
             typer.launch(address)
-        server.io_loop.start()
+        with suppress(KeyboardInterrupt):
+            server.io_loop.start()
 
 
 @commands.command()

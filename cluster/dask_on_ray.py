@@ -25,7 +25,7 @@ from ray._private.state import state as ray_state
 from ray.exceptions import RayActorError
 
 from ..storage.errors import UsageError
-from .local import DASK_DASHBOARD, LOOPBACK, TASKS, free_port, on_loopback
+from .local import DASK_DASHBOARD, LOOPBACK, SCHEDULER_PRELOADS, free_port, on_loopback
 
 PREPARATION = "foldstream.pipeline.worker_setup"
 STOP_SECONDS = 5.0
@@ -104,7 +104,7 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
             "protocol": "tls" if security.require_encryption else "tcp",
             "security": security,
             "dashboard_address": f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
-            "preload": TASKS,
+            "preload": SCHEDULER_PRELOADS,
         }
         # A worker whose node was lost comes back by itself once there is room, however late.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "7 days"})

@@ -16,8 +16,13 @@ LOOPBACK = "127.0.0.1"
 DASK_DASHBOARD = 8787
 START_SECONDS = 120
 CONNECT_SECONDS = 20
-TASKS = ["foldstream.pipeline.convert", "foldstream.pipeline.convert_images"]
-"""Where tasks come from: the scheduler reads them, and loads this as it starts, while the workers start too."""
+SCHEDULER_PRELOADS = [
+    "foldstream.pipeline.convert",
+    "foldstream.pipeline.convert_images",
+    "foldstream.cluster.views.dask_page",
+]
+"""Where tasks come from, for the scheduler reads them: it loads this as it starts, while the workers start too. And our
+page in its dashboard."""
 
 
 @contextmanager
@@ -40,7 +45,7 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
         n_workers=count,
         threads_per_worker=1,
         worker_kwargs=options,
-        scheduler_kwargs={"preload": TASKS},
+        scheduler_kwargs={"preload": SCHEDULER_PRELOADS},
         dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
         silence_logs=logging.ERROR,
     )

@@ -191,13 +191,13 @@ def write_shards(
     seed = plan.request["shuffle"]
     if seed is None:
         make = partial(shard_task, root, plan)
-        misfits = carry_out(plan, write_shard_task, make, left, "convert", executor, progress)
+        misfits = carry_out(plan, root, write_shard_task, make, left, "convert", executor, progress)
         return misfits[0] if misfits else None
 
     def task(shard: int) -> ShuffleTask:
         return ShuffleTask(shard_task(root, plan, shard), seed)
 
     unread = [shard for shard in shards if left and not spill_note(root, shard).exists()]
-    misfits = carry_out(plan, spill_rows, task, unread, "spread", executor, progress)
-    misfits = misfits or carry_out(plan, gather_shard, task, left, "gather", executor, progress)
+    misfits = carry_out(plan, root, spill_rows, task, unread, "spread", executor, progress)
+    misfits = misfits or carry_out(plan, root, gather_shard, task, left, "gather", executor, progress)
     return misfits[0] if misfits else None

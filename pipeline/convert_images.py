@@ -112,6 +112,11 @@ class ImagePlan:
         """Images that are left out."""
         return len(self.faults)
 
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of all images, encoded as they are."""
+        return int(pc.sum(self.images.table["length"]).as_py())
+
 
 @dataclass(frozen=True)
 class ImageTask:
@@ -237,7 +242,7 @@ def write_images(
         return ImageTask(str(root), plan.layout, plan.schema, shard, content_hash(data))
 
     stop = plan.request["on_error"] == "stop"
-    found = carry_out(plan, write_image_shard, task, left, "convert", executor, progress, stop)
+    found = carry_out(plan, root, write_image_shard, task, left, "convert", executor, progress, stop)
     if not found:
         write_faults(plan, root)
         return plan

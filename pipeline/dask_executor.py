@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
+from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
@@ -10,6 +11,7 @@ from ..storage.errors import WorkerError
 from .executor import Result, Task
 
 WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
+TOPIC = "foldstream"  # of the events that Dask keeps
 LOOK_SECONDS = 1.0  # between two looks at how many threads there are: workers come and go
 
 
@@ -27,6 +29,9 @@ class DaskExecutor:
     def prepare(self, function: Callable[[], None]) -> None:
         workers = self.client.nthreads()
         self._prepared += [self.client.submit(function, workers=[worker], pure=False) for worker in workers]
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        self.client.log_event(TOPIC, facts)
 
     def _window(self) -> int:
         """How many tasks may be in flight."""

@@ -1,7 +1,7 @@
 """How independent tasks are carried out. The serial executor is the reference that Dask's is tested against."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -18,9 +18,16 @@ class Executor(Protocol):
         """Have every worker call a function that spares later tasks time; nothing waits for it."""
         ...
 
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Say how far a conversion is, to those who look at the executor's dashboard if it has one."""
+        ...
+
 
 class SerialExecutor:
     """One task after the other, in this thread."""
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        pass
 
     def prepare(self, function: Callable[[], None]) -> None:
         function()

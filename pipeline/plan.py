@@ -118,6 +118,11 @@ class ConvertPlan:
     left_out: int = 0
     """Faulty rows of all sources that are left out."""
 
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of all sources, packed as they are."""
+        return sum(source["bytes"] for source in self.request["sources"])
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "texts": [text_to_json(text) for text in self.texts]}
 

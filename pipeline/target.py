@@ -42,7 +42,8 @@ FAULT_HEADER = b"file,line,column,reason\n"
 
 
 class Plan(Protocol):
-    """What is written to a target. `left_out` are faulty rows or files of the sources that are not."""
+    """What is written to a target. `left_out` are faulty rows or files of the sources that are not; `source_bytes` has
+    all of them together."""
 
     @property
     def layout(self) -> Layout: ...
@@ -52,6 +53,8 @@ class Plan(Protocol):
     def request(self) -> dict[str, Any]: ...
     @property
     def left_out(self) -> int: ...
+    @property
+    def source_bytes(self) -> int: ...
 
 
 def is_converted(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
@@ -136,6 +139,7 @@ def clear_target(root: AnyPath) -> None:
 
 def carry_out(
     plan: Plan,
+    root: AnyPath,
     function: Callable[[Task], Result | None],
     make: Callable[[int], Task],
     shards: Sequence[int],
@@ -151,19 +155,56 @@ def carry_out(
     """
     hindrances: list[Result] = []
     given: Iterable[int] = takewhile(lambda _: not (to_first and hindrances), shards)
-    done = plan.layout.rows - sum(stop - start for start, stop in map(plan.layout.shard_range, shards))
-    started, before = perf_counter(), done
-    progress(stage, done, plan.layout.rows, "rows")
+    account = Account(plan, root, stage, set(range(plan.layout.shards)) - set(shards))
+    started, before = perf_counter(), account.rows
+    progress(stage, before, plan.layout.rows, "rows")
+    executor.tell(account.facts())
     for position, hindrance in executor.map(function, (make(shard) for shard in given)):
         if hindrance is not None:
             hindrances.append(hindrance)
             continue
-        start, stop = plan.layout.shard_range(shards[position])
-        done += stop - start
+        account.add(shards[position])
+        executor.tell(account.facts())
+        done = account.rows
         rate = (done - before) / (perf_counter() - started)
         megabytes = rate * plan.schema.arrays()[0].row_bytes / 1e6
         progress(stage, done, plan.layout.rows, f"rows, {rate:,.0f} rows/s, {megabytes:,.0f} MB/s")
     return hindrances
+
+
+class Account:
+    """How far a stage is, of which some shards are `done` already."""
+
+    def __init__(self, plan: Plan, root: AnyPath, stage: str, done: Iterable[int]) -> None:
+        self.plan, self.root, self.stage = plan, root, stage
+        self.shards = self.rows = self.written = 0
+        for shard in done:
+            self.add(shard)
+
+    def add(self, shard: int) -> None:
+        """A shard is done."""
+        start, stop = self.plan.layout.shard_range(shard)
+        self.shards += 1
+        self.rows += stop - start
+        if (receipt := receipt_path(self.root, shard)).exists():
+            self.written += sum(read_json(receipt)["entry"]["lengths"].values())
+
+    def facts(self) -> dict[str, Any]:
+        """For those who look: `bytes_read` is the share of the sources that the rows are, `bytes_decoded` what these
+        take in memory, `bytes_written` what their shards do."""
+        layout = self.plan.layout
+        return {
+            "place": str(self.root),
+            "stage": self.stage,
+            "rows": layout.rows,
+            "rows_done": self.rows,
+            "shards": layout.shards,
+            "shards_done": self.shards,
+            "bytes_read": self.plan.source_bytes * self.rows // layout.rows,
+            "bytes_decoded": self.rows * sum(spec.row_bytes for spec in self.plan.schema.arrays()),
+            "bytes_written": self.written,
+            "left_out": self.plan.left_out,
+        }
 
 
 def attributes(plan: Plan) -> dict[str, Any]:

@@ -1,15 +1,42 @@
 """What people see, in a real browser."""
 
+import random
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import foldstream as fs
 import pytest
+from distributed import Client
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
-from playwright.sync_api import Browser
+from foldstream.training.run import RunFolder
+from playwright.sync_api import Browser, Page, expect
 
 from ..browser import chromium, serious_issues, watch_page
+from ..chaos.fold_kills import kill, training, wait_for
 from ..unit.test_report import complete_run
+
+ARTEFACTS = Path(__file__).parents[2] / "build" / "pages"
+SLOW = """
+import time
+
+from torch import nn
+
+class Pause(nn.Module):
+    def forward(self, x):
+        time.sleep(0.05 * self.training)  # so that there is something to see
+        return x
+
+def slow(sample_shape, outputs):
+    return nn.Sequential(Pause(), nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, outputs))
+"""
 
 WIDTHS = {"light": 1100, "dark": 400}  # of the screen in pixels, in each colour scheme
 
@@ -18,6 +45,12 @@ WIDTHS = {"light": 1100, "dark": 400}  # of the screen in pixels, in each colour
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser
+
+
+def artefact(name: str) -> Path:
+    """Where a picture of a page is kept."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    return ARTEFACTS / name
 
 
 @pytest.fixture(scope="module")
@@ -46,4 +79,118 @@ def test_the_report_opens_offline_and_can_be_read(scheme: str, report: Path, bro
     assert page.locator("code").first.inner_text() == facts["command"]
     assert serious_issues(page) == []
     assert told == []
+    page.screenshot(path=artefact(f"report-{scheme}.png"), full_page=True)
     page.close()
+
+
+def test_dasks_page_shows_a_conversion_as_it_goes(
+    digits_csv: Path, dask_client: Client, browser: Browser, tmp_path: Path
+) -> None:
+    header, *rows = digits_csv.read_text().splitlines(keepends=True)
+    (tmp_path / "many.csv").write_text(header + "".join(rows * 100))
+    page = browser.new_page()
+    told, _ = watch_page(page)
+    page.goto(dask_client.dashboard_link.replace("/status", "/foldstream"))
+    assert "Foldstream" in page.locator(".navbar a").all_inner_texts()
+    seen: list[list[str]] = []
+    with ThreadPoolExecutor(1) as threads:
+        converting = threads.submit(
+            fs.convert_csv, tmp_path / "many.csv", tmp_path / "many.zarr", label="label", client=dask_client
+        )
+        numbers = page.locator(".scores strong")
+        while not seen or seen[-1] != ["120,000", "8"]:
+            page.wait_for_timeout(100)
+            shown = numbers.all_inner_texts()
+            if page.locator("h1").inner_text() == str(tmp_path / "many.zarr") and shown[:2] not in seen:
+                seen.append(shown[:2])
+        dataset = converting.result()
+    assert len(seen) > 2, "the numbers have moved"
+    assert seen == sorted(seen, key=lambda one: int(one[0].replace(",", "")))
+    stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
+    source = (tmp_path / "many.csv").stat().st_size
+    assert numbers.all_inner_texts()[2:5] == [f"{source / 1e6:,.1f} MB", f"{stored / 1e6:,.1f} MB", "0"]
+    rates = source_data(page, "rates")
+    assert len(rates["rows"]) == dataset.layout.shards
+    assert source_data(page, "memory")["limit"] == [worker["memory_limit"] for worker in workers_of(dask_client)]
+    page.screenshot(path=artefact("conversion.png"), full_page=True)
+    assert [line for line in told if "rror" in line] == []
+    page.close()
+
+
+def workers_of(client: Client) -> list[dict[str, Any]]:
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sorted(workers, key=lambda worker: str(worker["name"]))
+
+
+def source_data(page: Page, name: str) -> dict[str, list[Any]]:
+    """The columns of a data source of the page, by its name."""
+    found: dict[str, list[Any]] = page.evaluate(
+        "name => Object.fromEntries(Object.entries(Bokeh.documents[0].get_model_by_name(name).data)"
+        ".map(([column, values]) => [column, Array.from(values)]))",
+        name,
+    )
+    return found
+
+
+def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SLOW)
+    options = ["--folds", "5", "--epochs", "4", "--batch-size", "64", "--workers", "1", "--fold-mode", "runs"]
+    command = [sys.executable, "-m", "foldstream.cli", "train", str(digits.root), str(tmp_path / "run"), *options]
+    with training([*command, "--model", f"{tmp_path}/own.py:slow"], tmp_path / "log") as trained:
+        wait_for(trained, RunFolder(tmp_path / "run"), 0.1)
+        with started_watch(tmp_path / "run") as address:
+            page = browser.new_page()
+            told, _ = watch_page(page)
+            page.goto(address)
+            states = page.locator("tbody tr td:nth-child(2)")
+            page.wait_for_function(
+                "Bokeh.documents[0]?.get_model_by_name('loss, held out, fold 0')?.data.value.length > 0"
+            )
+            assert states.all_inner_texts()[0] == "running"
+            assert states.all_inner_texts()[-1] == "waiting"
+            before = len(source_data(page, "loss, held out, fold 0")["value"])
+            kill(trained, "worker", random.Random(0))
+            expect(states.filter(has_text="attempt 2").first).to_be_visible(timeout=60_000)
+            assert page.locator(".events .failed").count() == 1
+            page.screenshot(path=artefact("run-under-way.png"), full_page=True)
+            expect(page.locator(".state")).to_have_text("complete: 5 of 5 folds done", timeout=240_000)
+            assert trained.wait() == 0
+            assert len(source_data(page, "loss, held out, fold 0")["value"]) > before
+            for fold in range(5):
+                history = read_json(tmp_path / "run" / "folds" / str(fold) / "done.json")["history"]
+                for name, chart in {
+                    "loss": "loss, held out",
+                    "train_loss": "loss, training",
+                    "accuracy": "accuracy, held out",
+                }.items():
+                    shown = source_data(page, f"{chart}, fold {fold}")
+                    assert shown == {"epoch": [1, 2, 3, 4], "value": [epoch[name] for epoch in history]}
+            lanes = source_data(page, "lanes")
+            ended = [state for fold, state in zip(lanes["fold"], lanes["state"], strict=True) if state == "done"]
+            assert len(ended) == 5
+            assert lanes["state"].count("failed") == 1
+            assert [line for line in told if "rror" in line] == []
+            page.close()
+            for scheme, width in WIDTHS.items():
+                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+                page.goto(address)
+                expect(page.locator(".state")).to_have_text("complete: 5 of 5 folds done")
+                page.wait_for_function("Bokeh.documents[0]?.is_idle")
+                assert page.evaluate("document.documentElement.scrollWidth") == width
+                assert serious_issues(page) == []
+                page.screenshot(path=artefact(f"run-{scheme}.png"), full_page=True)
+                page.close()
+
+
+@contextmanager
+def started_watch(run: Path) -> Iterator[str]:
+    """The command that watches a run. Yields its page's address."""
+    command = [sys.executable, "-m", "foldstream.cli", "watch", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
+        assert watching.stdout
+        address = re.search(r"http://\S+(?=,)", watching.stdout.readline())
+        assert address, watching.stdout.read()
+        yield address[0]
+        watching.send_signal(signal.SIGINT)
+        told = watching.stdout.read()
+    assert watching.returncode == 0, told
