@@ -1,5 +1,5 @@
 """The command line: one function a command, each a call of the public API. It and `cluster/commands.py`, which has the
-commands about clusters, are the only places that print.
+commands about clusters, are the only places that print, by `cluster/terminal.py`.
 
 Each command imports what it needs: `--help` waits neither for Dask nor for torch, `convert` not for torch.
 """
@@ -7,18 +7,16 @@ Each command imports what it needs: `--help` waits neither for Dask nor for torc
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .cluster.commands import commands
 from .cluster.ray_token import use_token
+from .cluster.terminal import choose_output, console, errors, listening, tell
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.files import names_in
 from .storage.fold_plan import PLANS
@@ -26,7 +24,6 @@ from .storage.format import LEFT_OUT
 from .storage.object_path import locate
 
 if TYPE_CHECKING:
-    from .cluster.conversion import Listener
     from .cluster.plan_job import JobPlan
     from .storage.dataset import Dataset
     from .storage.fold_plan import FoldPlan
@@ -41,8 +38,6 @@ app = typer.Typer(
 convert_app = typer.Typer(help="Convert source files into a dataset.", no_args_is_help=True)
 app.add_typer(convert_app, name="convert")
 app.add_typer(commands)
-console = Console()
-errors = Console(stderr=True)
 
 SourcesArgument = Annotated[
     list[str],
@@ -61,41 +56,16 @@ FoldOption = Annotated[str | None, typer.Option(help="Column of folds of your ow
 OutArgument = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Where the dataset is to be.")]
 
 
-class Bars:
-    """Progress as bars, one a stage. Where there is no terminal, a line when a stage begins and one when it ends."""
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print lines of JSON: progress, then the result.")] = False,
+) -> None:
+    """Train PyTorch models, with k-fold cross validation, on data larger than memory.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-        self._ended: set[str] = set()
-
-    def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), remark=remark)
-        self._progress.update(self._tasks[stage], completed=done if total else 1, total=max(total, 1), remark=remark)
-        if done >= total and stage not in self._ended:
-            self._ended.add(stage)
-            if not console.is_terminal:
-                console.print(f"{stage}: {remark}", highlight=False)
-
-
-@contextmanager
-def listening() -> Iterator[Listener]:
-    """Progress bars and addresses on the console for the time of a job."""
-    from .cluster.conversion import Listener
-
-    progress = Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with progress:
-        yield Listener(Bars(progress), lambda name, address: console.print(f"{name}: {address}", highlight=False))
+    Example: foldstream --json run examples/digits/job.toml
+    """
+    choose_output(quiet, json)
 
 
 def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
@@ -210,7 +180,7 @@ def convert_csv(
             report=report,
             listener=listener,
         )
-    show_dataset(dataset)
+    tell(dataset.facts(), lambda: show_dataset(dataset))
 
 
 @convert_app.command("images")
@@ -267,7 +237,7 @@ def convert_images(
             report=report,
             listener=listener,
         )
-    show_dataset(dataset)
+    tell(dataset.facts(), lambda: show_dataset(dataset))
 
 
 @app.command()
@@ -397,7 +367,7 @@ def train(
             settings=parse_settings(set),
             listener=listener,
         )
-    show_result(summary)
+    tell(summary, lambda: show_result(summary))
 
 
 @app.command()
@@ -424,7 +394,7 @@ def predict(
     with listening() as listener:
         names = columns.split(",") if columns else None
         rows = jobs.predict(run, source, out, columns=names, id=id, ensemble=ensemble, listener=listener)
-    console.print(f"{rows:,} predictions: {out}", highlight=False)
+    tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
 
 
 @app.command()
@@ -440,7 +410,7 @@ def oof(
 
     with listening() as listener:
         rows = jobs.write_oof(run, out, listener=listener)
-    console.print(f"{rows:,} rows: {out}", highlight=False)
+    tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
 
 
 @app.command()
@@ -481,7 +451,7 @@ def run_job(
     with listening() as listener:
         summary = jobs.run_job(job, listener, cluster=ray)
     if summary:
-        show_result(summary)
+        tell(summary, lambda: show_result(summary))
     if "predict" in tables:
         console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
 
@@ -542,12 +512,13 @@ def info(
 
         if preview:
             raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")
-        show_summary(read_run(locate(path))[1])
+        summary = read_run(locate(path))[1]
+        tell(summary, lambda: show_summary(summary))
         return
     from .storage.dataset import open_dataset
 
     dataset = open_dataset(path)
-    show_dataset(dataset)
+    tell(dataset.facts(), lambda: show_dataset(dataset))
     if preview:
         from .pipeline.preview import draw_preview
 
@@ -573,8 +544,7 @@ def show_dataset(dataset: Dataset) -> None:
     for label in schema.labels if schema.task == "regression" else ():
         table.add_row("label", f"{label}, a quantity")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
-    stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
-    table.add_row("shards", f"{layout.shards:,}, {stored / 1e6:,.1f} MB on disk")
+    table.add_row("shards", f"{layout.shards:,}, {dataset.facts()['stored_bytes'] / 1e6:,.1f} MB on disk")
     if plans := names_in(dataset.place / PLANS):
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)

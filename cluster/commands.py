@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..storage.errors import UsageError
 from ..storage.object_path import locate
 from .ray_token import make_token, use_token
+from .terminal import console
 
 if TYPE_CHECKING:
     from .doctor import Finding
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 cluster_app = typer.Typer(help="A Ray cluster on this machine, to try what a cluster does.", no_args_is_help=True)
 commands.add_typer(cluster_app, name="cluster")
-console = Console()
 
 ToOption = Annotated[
     str | None,

@@ -200,7 +200,8 @@ def report_fold(name: str, folder: FoldFolder, epochs: int, progress: Progress) 
             last = state["history"][-1]
             shown = [key for key in last if key in ("loss", "accuracy") or key.startswith("rmse")] or ["train_loss"]
             scores = ", ".join(f"{key} {last[key]:.4f}" for key in sorted(shown, reverse=True)[:2])
-            remark = f"{scores}, {last['rows'] / last['seconds']:,.0f} rows/s"
+            waited = max(rank["data_wait"] / (sum(rank.values()) or 1.0) for rank in last["ranks"])
+            remark = f"{scores}, {last['rows'] / last['seconds']:,.0f} rows/s, {waited:.0%} data wait"
         progress(name, done, 100 * epochs, remark)
 
 

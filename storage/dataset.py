@@ -73,6 +73,21 @@ class Dataset(StoredArrays):
         """Faulty rows of the sources that were left out; `left_out.csv` lists them."""
         return int(self.manifest.details.get("left_out", 0))
 
+    def facts(self) -> dict[str, Any]:
+        """Which dataset it is and what it has, as JSON."""
+        schema = self.schema
+        return {
+            "place": str(self.place),
+            "identity": self.identity,
+            "rows": self.rows,
+            "left_out": self.left_out,
+            "sample": f"{schema.x_dtype} {'×'.join(map(str, schema.sample_shape))}",
+            "labels": list(schema.labels),
+            "classes": list(schema.classes),
+            "shards": self.layout.shards,
+            "stored_bytes": sum(sum(entry.lengths.values()) for entry in self.manifest.shards),
+        }
+
     @property
     def class_totals(self) -> tuple[int, ...]:
         """Rows of each class."""

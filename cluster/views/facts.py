@@ -29,27 +29,12 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
     return {
         "run": str(run.root),
         "command": command(job, run),
-        "data": data_facts(dataset),
+        "data": dataset.facts(),
         "model": {"name": job.config.model.rpartition("/")[2], "hash": job.model_hash, "settings": settings(job)},
         "folds": (folds := [fold_facts(plan, result) for result in results]),
         "spread": spread([fold["scores"] for fold in folds]),
-        "classes": list(dataset.schema.classes),
         **reports,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
-    }
-
-
-def data_facts(dataset: Dataset) -> dict[str, Any]:
-    """Which dataset it is, and what it has."""
-    schema, stored = dataset.schema, sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
-    return {
-        "place": str(dataset.place),
-        "identity": dataset.identity,
-        "rows": dataset.rows,
-        "left_out": dataset.left_out,
-        "sample": f"{schema.x_dtype} {'×'.join(map(str, schema.sample_shape))}",
-        "labels": list(schema.labels),
-        "stored_bytes": stored,
     }
 
 
