@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cluster.callbacks import Callback
     from .cluster.conversion import Listener, convert_csv, convert_images, verify
     from .cluster.jobs import predict, run_job, split_rows, train
     from .storage.dataset import Dataset
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .training.open_stream import normalizer, stream
 
 __all__ = [
+    "Callback",
     "Dataset",
     "FoldstreamError",
     "Listener",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": ("cluster.callbacks", "Callback"),
     "Dataset": ("storage.dataset", "Dataset"),
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.conversion", "Listener"),

@@ -321,6 +321,14 @@ def train(
         str, typer.Option(metavar="TEXT", help="As in «1 epoch», «500 steps» or «10 minutes».")
     ] = "1 epoch",
     keep: Annotated[int, typer.Option(help="Checkpoints of each fold that stay: the last ones.")] = 1,
+    callback: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[=ARGUMENT]",
+            help="Who is told what happens, repeatable: mlflow=EXPERIMENT, wandb=PROJECT, prometheus=PORT, "
+            "path/to/file.py:factory or package.module:factory.",
+        ),
+    ] = [],  # noqa: B006 - Typer copies it
     set: Annotated[
         list[str],
         typer.Option(
@@ -365,6 +373,7 @@ def train(
             checkpoint_every=checkpoint_every,
             keep=keep,
             settings=parse_settings(set),
+            callbacks=callback,
             listener=listener,
         )
     tell(summary, lambda: show_result(summary))

@@ -45,6 +45,7 @@ from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
+from .callbacks import Callback, load_callback, told
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .dask_on_ray import dask_on_ray, workers_released
 from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
@@ -94,6 +95,7 @@ def train(
     checkpoint_every: str = "1 epoch",
     keep: int = 1,
     settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[str | Callback] = (),
     listener: Listener = SILENT,
     client: Client | None = None,
 ) -> dict[str, Any]:
@@ -109,7 +111,8 @@ def train(
     A checkpoint is written after every `checkpoint_every`: "1 epoch", "500 steps", "10 minutes"; the last `keep` stay.
     `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
     `--set`: the recipe's names (lr, optimizer, …) and the model's own; a list of values makes a grid, whose candidates
-    are trained together. Returns the summary: rows, metrics of each fold, spread, out-of-fold scores; of a grid the
+    are trained together. `callbacks` are told what happens: a `Callback`, or what `--callback` takes for one.
+    Returns the summary: rows, metrics of each fold, spread, out-of-fold scores; of a grid the
     candidates' and the best one's name. A run that was cut short goes on from its last checkpoints by the same call;
     one that is complete returns at once. Raises UsageError before any worker starts.
     """
@@ -123,6 +126,7 @@ def train(
         raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
     saving = parse_saving(checkpoint_every, keep)
+    listeners = [one if isinstance(one, Callback) else load_callback(one) for one in callbacks]
     execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving)
     candidates = expand_grid(settings or {})
     runs = {name: candidate_folder(root.root, name) for name in candidates}
@@ -135,18 +139,22 @@ def train(
     with _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
     named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], name).items()}
-    if not all(is_done(one.run.fold(one.fold)) for one in named.values()):
-        with workers_released(client), ray_cluster(workers) as dashboard:
-            listener.announce("Ray dashboard", dashboard)
-            mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)
-            listener.announce("fold mode", f"{mode}: {reason}")
-            train_folds(root, named, epochs, replace(execution, fold_mode=mode), listener.progress)
-    for folder in runs.values():
-        if not folder.summary.exists():
-            with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
-                merge_run(folder, opened, executor, listener.progress)
-    summaries = {name: load_summary(folder) for name, folder in runs.items()}
-    result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
+    new = not all(folder.summary.exists() for folder in runs.values())
+    with told(listeners if new else (), root.root) as happening:
+        happening.tell("run_begun", str(root.root), list(named), common.to_json())
+        if not all(is_done(one.run.fold(one.fold)) for one in named.values()):
+            with workers_released(client), ray_cluster(workers) as dashboard:
+                listener.announce("Ray dashboard", dashboard)
+                mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)
+                listener.announce("fold mode", f"{mode}: {reason}")
+                train_folds(root, named, epochs, replace(execution, fold_mode=mode), listener.progress)
+        for folder in runs.values():
+            if not folder.summary.exists():
+                with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
+                    merge_run(folder, opened, executor, listener.progress)
+        summaries = {name: load_summary(folder) for name, folder in runs.items()}
+        result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
+        happening.end(summaries[result.get("best", "")])
     listener.announce("report", str(RunFolder(best_folder(root.root)).page))
     return result
 
@@ -470,9 +478,15 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         if name in values:
             given = values[name]
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
-    model = values.get("model", "")
-    if ".py:" in model:
-        values["model"] = normpath(base / model)
+    for name in ("model", "callbacks"):
+        if name in values:
+            given = values[name]
+            values[name] = _code(base, given) if isinstance(given, str) else [_code(base, one) for one in given]
+
+
+def _code(base: Path, name: str) -> str:
+    """`path/to/file.py:factory`, whose path is relative to a folder, absolute; another name as it is."""
+    return normpath(base / name) if ".py:" in name else name
 
 
 def _from(base: Path, place: str) -> str:

@@ -19,8 +19,9 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a fold's time, in seconds since 1970: `waiting`, or an attempt at it, by its number, that is
-    `running` or has ended: `done`, `failed`, or `cut short` with the command. `stop` is None where it goes on."""
+    """A stretch of a fold's time, in seconds since 1970: an attempt at it, by its number, `running` or ended
+    (`done`, `failed`, or `cut short` with the command); or `waiting` after that attempt. `stop` is None while it goes
+    on."""
 
     state: str
     attempt: int
@@ -41,6 +42,8 @@ class FoldStatus:
     unit: str
     """With which it was trained last: all folds of one pass, or itself."""
     spans: list[Span]
+    errors: dict[int, str] = field(default_factory=dict)
+    """By the attempts that have failed."""
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -52,7 +55,9 @@ class FoldStatus:
         """In a word."""
         if self.done:
             return "done"
-        return self.spans[-1].state if self.spans else "begun" if self.epochs else "waiting"
+        if self.spans:
+            return "failed" if self.spans[-1].state == "waiting" and self.errors else self.spans[-1].state
+        return "begun" if self.epochs else "waiting"
 
 
 @dataclass(frozen=True)
@@ -98,27 +103,28 @@ def _folds(candidate: str, run: RunFolder, lines: Sequence[Line]) -> Iterator[Fo
             stored[-1] if stored else "",
             units[-1] if units else name,
             list(spans_of(name, lines)),
+            {line["attempt"]: told for line in lines if line.get("unit") in units and (told := reason(line))},
         )
 
 
 def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
-    """A fold's time, from the journal's lines. The last span goes on: with what the one before has ended in, if no
-    attempt is under way."""
+    """A fold's time, from the journal's lines, until it is done."""
     state, since, unit, attempt = "waiting", lines[0]["time"] if lines else 0.0, "", 0
     for line in lines:
         begun = fold in line.get("folds", ())
-        if begun or (state == "running" and (following := ending(line, unit, attempt))):
-            yield Span(state if begun else following, attempt, since, line["time"])
-            state, since = "running" if begun else following, line["time"]
+        ended = ending(line, unit, attempt, begun) if state == "running" else ""
+        if begun or ended:
+            yield Span(ended or state, attempt, since, line["time"])
+            state, since = "running" if begun else "done" if ended == "done" else "waiting", line["time"]
         if begun:
             unit, attempt = line["start"], line["attempt"]
-    if lines:
+    if lines and state != "done":
         yield Span(state, attempt, since, None)
 
 
-def ending(line: Line, unit: str, attempt: int) -> str:
-    """What an attempt ends in by a line of the journal; nothing if it goes on."""
-    if line.get("event") == "Restarted":
+def ending(line: Line, unit: str, attempt: int, followed: bool) -> str:
+    """What an attempt ends in by a line of the journal, perhaps because another one follows; nothing if it goes on."""
+    if followed or line.get("event") == "Restarted":
         return "cut short"
     if line.get("event") == "Observed":
         return "" if [unit, attempt] in line["attempts"] else "failed"
@@ -129,11 +135,14 @@ def ending(line: Line, unit: str, attempt: int) -> str:
 
 def failure(line: Mapping[str, Any]) -> str:
     """What has failed by a line of the journal; nothing if that tells of something else."""
-    if line.get("event") == "Ended" and line["error"]:
-        return f"{line['unit']}, attempt {line['attempt']}: {line['error']}"
+    return f"{line['unit']}, attempt {line['attempt']}: {told}" if (told := reason(line)) else ""
+
+
+def reason(line: Mapping[str, Any]) -> str:
+    """Why an attempt has failed by a line of the journal."""
     if line.get("event") == "Silent":
-        return f"{line['unit']}, attempt {line['attempt']}: silent for {line['seconds']:.0f} s"
-    return ""
+        return f"silent for {line['seconds']:.0f} s"
+    return line["error"] or "" if line.get("event") == "Ended" else ""
 
 
 def in_words(line: Mapping[str, Any]) -> str:

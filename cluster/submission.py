@@ -87,16 +87,32 @@ def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
 
 
 def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Write a job's tables into a folder, and the file of its model beside it."""
+    """Write a job's tables into a folder, and the files of its model and callbacks beside it. Raises UsageError for two
+    files of one name."""
     tables = {table: dict(values) for table, values in tables.items()}
-    if file := model_file(tables.get("train", {}).get("model", "")):
-        path, factory = file
-        shutil.copyfile(path, folder / path.name)
-        tables["train"]["model"] = f"{path.name}:{factory}"
+    if train := tables.get("train"):
+        code = {name: train[name] for name in ("model", "callbacks") if name in train}
+        tables["train"] |= {
+            name: _pack(given, folder) if isinstance(given, str) else [_pack(one, folder) for one in given]
+            for name, given in code.items()
+        }
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)
     (folder / JOB).write_text(tomli_w.dumps(tables))
+
+
+def _pack(name: str, folder: Path) -> str:
+    """Copy the file of `path/to/file.py:factory` into a folder, and say what it is called there; another name as it
+    is."""
+    if not (file := model_file(name)):
+        return name
+    path, factory = file
+    target = folder / path.name
+    if target.exists() and target.read_bytes() != path.read_bytes():
+        raise UsageError(f"{path}: another file of the job is called {path.name} too; rename one of them")
+    shutil.copyfile(path, target)
+    return f"{path.name}:{factory}"
 
 
 def list_jobs(client: JobSubmissionClient) -> list[tuple[str, str, str]]:

@@ -170,30 +170,31 @@ def load_factory(name: str) -> Factory:
             f"--model «{name}» is not known: {did_you_mean(name, BUILT_IN)}give one of {', '.join(BUILT_IN)}, "
             "path/to/file.py:factory, or package.module:factory"
         )
-    factory = getattr(_import(place, name), attribute, None)
+    factory = getattr(import_module(place, "--model", name), attribute, None)
     if not callable(factory):
         raise UsageError(f"--model {name}: there is no function «{attribute}» in {place}")
     return factory  # type: ignore[no-any-return]
 
 
-def _import(place: str, name: str) -> Any:
-    """Import a module by name, or a file by its path. Raises UsageError with the reason."""
+def import_module(place: str, option: str, name: str) -> Any:
+    """Import a module by name, or a file by its path, as an option with that name asks. Raises UsageError with the
+    reason."""
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        return _run_file(place)
+        return _run_file(place, option)
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"--model {name} does not import: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{option} {name} does not import: {type(error).__name__}: {error}") from error
 
 
-def _run_file(place: str) -> ModuleType:
+def _run_file(place: str, option: str) -> ModuleType:
     """The module that a file or an object gives. Raises UsageError if there is none."""
     try:
         source = locate(place).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        raise UsageError(f"--model {place}: there is no such file") from None
+        raise UsageError(f"{option} {place}: there is no such file") from None
     module = ModuleType(f"foldstream_model_{Path(place).stem}")
     module.__file__ = place
     exec(compile(source, place, "exec"), module.__dict__)

@@ -24,7 +24,6 @@ STATES = {
     "cut short": "#c98a1b",
 }
 SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
-GOING_ON = ("waiting", "running")
 MEAN = "#707a84"
 THEMES = {"light": ("light_minimal", "#ffffff"), "dark": ("dark_minimal", "#14181c")}
 
@@ -85,7 +84,7 @@ class RunPage:
 
     def _show_lanes(self, folds: Sequence[FoldStatus]) -> None:
         now = datetime.now(UTC).timestamp()
-        spans = [(fold.name, span) for fold in folds for span in fold.spans if span.stop or span.state in GOING_ON]
+        spans = [(fold.name, span) for fold in folds for span in fold.spans]
         _set_rows(self.lanes_figure, [fold.name for fold in folds], 80)
         self.lanes.data = {
             "fold": [name for name, _ in spans],

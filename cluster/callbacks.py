@@ -1,0 +1,168 @@
+"""Callbacks: code of the user's own that is told what happens in a run.
+
+They run in the process of the command, and are told by the run's record: what they do costs the training no step. A run
+that goes on tells of what is new only.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
+from typing import Any
+
+from ..storage.errors import DamagedError, UsageError, did_you_mean
+from ..storage.object_path import AnyPath
+from ..training.models import import_module
+from .status import FoldStatus, RunStatus, Span, run_status
+
+GROUP = "foldstream.callbacks"
+"""The group of entry points by which a package offers callbacks."""
+
+LOOK_SECONDS = 0.5
+FAILED = ("failed", "cut short")
+
+log = logging.getLogger(__name__)
+
+Moment = tuple[str, tuple[Any, ...]]
+"""A method of `Callback`, and what it is called with."""
+
+
+class Callback:
+    """What happens in a run, a method each; those that are not wanted stay as they are. A fold is its name, as
+    «fold 0»."""
+
+    def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
+        """The command trains the folds of a run that are left, by its configuration."""
+
+    def fold_begun(self, fold: str, attempt: int) -> None:
+        """An attempt at a fold, counted from 1, is under way."""
+
+    def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """An epoch, counted from 1, is over: its losses and scores, rows, seconds, and `ranks`, what each spent its
+        seconds on."""
+
+    def checkpoint_written(self, fold: str, name: str) -> None:
+        """A checkpoint of that name is in the fold's folder."""
+
+    def fold_failed(self, fold: str, attempt: int, error: str) -> None:
+        """An attempt has failed."""
+
+    def fold_ended(self, fold: str, metrics: Mapping[str, Any]) -> None:
+        """A fold is trained to its end; the metrics are those of its last epoch."""
+
+    def run_ended(self, summary: Mapping[str, Any]) -> None:
+        """All folds are merged; the summary is what `train` returns, of a grid that of the best candidate."""
+
+    def close(self) -> None:
+        """The command leaves the run, however it has ended."""
+
+
+def load_callback(name: str) -> Callback:
+    """The callback that `NAME` or `NAME=ARGUMENT` means: an entry point of the group «foldstream.callbacks», as
+    `mlflow=EXPERIMENT`, or `path/to/file.py:factory` or `package.module:factory`. The argument, text, goes to it.
+
+    Raises UsageError where there is none.
+    """
+    target, separator, argument = name.partition("=")
+    place, colon, attribute = target.rpartition(":")
+    factory = getattr(import_module(place, "--callback", target), attribute, None) if colon else _offered(target)
+    try:
+        made = factory(*[argument] * bool(separator)) if callable(factory) else None
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--callback {target} needs {error.name}; install that: pip install {error.name}") from None
+    if not isinstance(made, Callback):
+        raise UsageError(f"--callback {target}: it gives no foldstream.Callback")
+    return made
+
+
+def _offered(name: str) -> Any:
+    """What a package offers by an entry point. Raises UsageError."""
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in offered:
+        raise UsageError(
+            f"--callback «{name}» is not known: {did_you_mean(name, offered)}there are {', '.join(sorted(offered))}, "
+            "path/to/file.py:factory, and package.module:factory"
+        )
+    return offered[name].load()
+
+
+@contextmanager
+def told(callbacks: Sequence[Callback], root: AnyPath) -> Iterator["Callbacks"]:
+    """Callbacks that are told, by a thread of their own, what comes to the record of a run, until it is left."""
+    every = Callbacks(callbacks, root)
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(FileNotFoundError, DamagedError):  # of a file that is written just now
+                every.follow(run_status(root))
+
+    follower = threading.Thread(target=follow, name="foldstream-callbacks", daemon=True)
+    if callbacks:
+        follower.start()
+    try:
+        yield every
+    finally:
+        ended.set()
+        if callbacks:
+            follower.join()
+            every.tell("close")
+
+
+class Callbacks:
+    """Several callbacks of the run at `root`, told by one status after the other."""
+
+    def __init__(self, callbacks: Sequence[Callback], root: AnyPath) -> None:
+        self.callbacks, self.root, self.before = list(callbacks), root, run_status(root)
+        self.lock = threading.Lock()
+
+    def follow(self, status: RunStatus) -> None:
+        """Tell what is new in a status."""
+        with self.lock:
+            for name, arguments in moments(self.before, status):
+                self.tell(name, *arguments)
+            self.before = status
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """Tell what is new, and then that the run has ended."""
+        if self.callbacks:
+            self.follow(run_status(self.root))
+        self.tell("run_ended", summary)
+
+    def tell(self, name: str, *arguments: Any) -> None:
+        """Tell all of a moment. One that fails at it is logged, and told no more: the run goes on."""
+        for callback in list(self.callbacks):
+            try:
+                getattr(callback, name)(*arguments)
+            except Exception:  # the user's own code, of whatever kind
+                log.exception("%s.%s failed; it is told no more, and the run goes on", type(callback).__name__, name)
+                self.callbacks.remove(callback)
+
+
+def moments(before: RunStatus, after: RunStatus) -> Iterator[Moment]:
+    """What has happened from one status of a run to another, fold by fold."""
+    known = {fold.name: fold for fold in before.folds}
+    for fold in after.folds:
+        yield from _moments_of(known[fold.name], fold)
+
+
+def _moments_of(before: FoldStatus, after: FoldStatus) -> Iterator[Moment]:
+    """Attempts are known by when they were begun: their numbers begin anew after a run that has failed."""
+    begun, failed = ({span.start for span in attempts_of(before, *states)} for states in ((), FAILED))
+    for span in attempts_of(after):
+        if span.start not in begun:
+            yield "fold_begun", (after.name, span.attempt)
+        if span.state in FAILED and span.start not in failed:
+            yield "fold_failed", (after.name, span.attempt, after.errors.get(span.attempt, span.state))
+    for number in range(len(before.history), len(after.history)):
+        yield "epoch_ended", (after.name, number + 1, after.history[number])
+    if after.checkpoint and after.checkpoint != before.checkpoint:
+        yield "checkpoint_written", (after.name, after.checkpoint)
+    if after.done and not before.done:
+        yield "fold_ended", (after.name, after.scores)
+
+
+def attempts_of(fold: FoldStatus, *states: str) -> list[Span]:
+    """The attempts at a fold, or those in certain states."""
+    return [span for span in fold.spans if (span.state in states if states else span.state != "waiting")]

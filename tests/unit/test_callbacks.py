@@ -1,0 +1,100 @@
+"""What callbacks are told, and which there are."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import foldstream as fs
+import pytest
+from foldstream.cluster.callbacks import Callback, load_callback, moments
+from foldstream.cluster.status import FoldStatus, RunStatus, Span
+from foldstream.storage.errors import UsageError
+
+EPOCHS = [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
+WAITING = FoldStatus("fold 0", False, 0.0, 3, [], "", "fold 0", [Span("waiting", 0, 0.0, None)])
+RUNNING = replace(
+    WAITING, epochs=1.0, history=EPOCHS[:1], spans=[Span("waiting", 0, 0.0, 1.0), Span("running", 1, 1.0, None)]
+)
+FAILED = replace(
+    RUNNING,
+    checkpoint="epoch-00001-step-000000000.safetensors",
+    spans=[RUNNING.spans[0], Span("failed", 1, 1.0, 5.0), Span("waiting", 1, 5.0, None)],
+    errors={1: "a worker died"},
+)
+AGAIN = replace(FAILED, spans=[*FAILED.spans[:2], Span("waiting", 1, 5.0, 5.1), Span("running", 2, 5.1, None)])
+DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, spans=[*AGAIN.spans[:3], Span("done", 2, 5.1, 9.0)])
+
+
+def told(before: FoldStatus, after: FoldStatus) -> list[tuple[str, tuple[Any, ...]]]:
+    return list(moments(RunStatus(False, [before]), RunStatus(False, [after])))
+
+
+def test_what_is_new_is_told_once() -> None:
+    assert told(WAITING, RUNNING) == [("fold_begun", ("fold 0", 1)), ("epoch_ended", ("fold 0", 1, EPOCHS[0]))]
+    assert told(RUNNING, FAILED) == [
+        ("fold_failed", ("fold 0", 1, "a worker died")),
+        ("checkpoint_written", ("fold 0", FAILED.checkpoint)),
+    ]
+    assert told(FAILED, AGAIN) == [("fold_begun", ("fold 0", 2))]
+    assert told(AGAIN, DONE) == [
+        *(("epoch_ended", ("fold 0", epoch, EPOCHS[epoch - 1])) for epoch in (2, 3)),
+        ("fold_ended", ("fold 0", EPOCHS[2])),
+    ]
+    for status in (WAITING, RUNNING, FAILED, AGAIN, DONE):
+        assert told(status, status) == []
+
+
+def test_between_two_looks_much_may_happen() -> None:
+    assert [name for name, _ in told(WAITING, DONE)] == [
+        "fold_begun",
+        "fold_failed",
+        "fold_begun",
+        *["epoch_ended"] * 3,
+        "checkpoint_written",
+        "fold_ended",
+    ]
+
+
+OWN = """
+import foldstream as fs
+
+class Own(fs.Callback):
+    def __init__(self, text="nothing"):
+        self.text = text
+
+def wrong():
+    return 3
+"""
+
+
+def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    made: Any = [load_callback(f"{tmp_path}/own.py:Own{argument}") for argument in ("", "=a=b", "=")]
+    assert [one.text for one in made] == ["nothing", "a=b", ""]
+    assert all(isinstance(one, fs.Callback) for one in made)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mlflo", "did you mean «mlflow»"),
+        ("{folder}/own.py:wrong", "it gives no foldstream.Callback"),
+        ("{folder}/own.py:none", "it gives no foldstream.Callback"),
+        ("{folder}/no.py:Own", "there is no such file"),
+        ("prometheus=http", "give a port"),
+    ],
+)
+def test_what_is_none_is_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(UsageError, match=message):
+        load_callback(name.format(folder=tmp_path))
+
+
+def test_every_moment_may_be_left_out() -> None:
+    summary: Mapping[str, Any] = {}
+    nothing = Callback()
+    nothing.run_begun("run", ["fold 0"], {})
+    nothing.epoch_ended("fold 0", 1, {})
+    nothing.run_ended(summary)
+    nothing.close()
