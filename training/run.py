@@ -71,13 +71,18 @@ class RunFolder:
         """The folds' results and the out-of-fold score; written last."""
         return self.root / "summary.json"
 
+    @property
+    def tensorboard(self) -> AnyPath:
+        """TensorBoard's files: a folder for each fold, and one for the report."""
+        return self.root / "tensorboard"
+
     def model(self, name: str) -> str:
         """A model's name, where it is a file that of the copy in this folder: workers may be on other machines."""
         file = model_file(name)
         return f"{self.root / file[0].name}:{file[1]}" if file else name
 
     def fold(self, fold: int) -> "FoldFolder":
-        return FoldFolder(self.root / "folds" / str(fold), self.root / "tensorboard" / f"fold-{fold}")
+        return FoldFolder(self.root / "folds" / str(fold), self.tensorboard / f"fold-{fold}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from ...pipeline.preview import is_picture, picture_of
@@ -13,12 +14,14 @@ from ...storage.dataset import Dataset
 from ...storage.files import write_atomic, write_json
 from ...storage.format import Schema
 from ...storage.reader import BlockReader
+from ...training.event_logs import open_logs
 from ...training.run import RunFolder, RunJob
 from .charts import calibration_chart, curves_chart
 from .facts import TIMES, run_facts
 from .pages import number, share, template
 
 MOST_IN_MATRIX = 30  # classes
+PICTURE = 320  # pixels of a confusion, across and down
 MOST_PAIRS = 25  # of classes that are taken for each other, where a matrix would be too large
 TITLES = {"out_of_fold": "Out of fold", "holdout": "Holdout"}
 LOSSES = {"training": "train_loss", "held out": "loss"}  # in one chart
@@ -40,8 +43,29 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
         "worst": {part: worst_rows(facts[part]["worst"], job.schema, dataset) for part in merged},
     }
     write_atomic(run.page, template("report.html").render(seen).encode())
-    write_atomic(run.text, template("report.md").render(seen).encode())
+    text = template("report.md").render(seen)
+    write_atomic(run.text, text.encode())
     write_json(run.report, facts)
+    log_report(run, text, {part: facts[part] for part in merged if job.schema.classes})
+
+
+def log_report(run: RunFolder, text: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Have TensorBoard show the report as text, and each part's confusion as a picture."""
+    logs = open_logs(run.tensorboard / "report", 0)
+    logs.add_text("report", text)
+    for part, report in parts.items():
+        logs.add_image(f"{part}/confusion", confusion_picture(report), dataformats="HW")
+    logs.close()
+
+
+def confusion_picture(report: Mapping[str, Any]) -> np.ndarray:
+    """True classes downwards, most probable ones across, (height, width) uint8: the darker, the more of its class."""
+    classes = len(report["by_class"])
+    shares = np.zeros((classes, classes))
+    for truth, chosen, rows in report["confusion"]:
+        shares[truth, chosen] = rows / report["by_class"][truth]["rows"]
+    pixels = np.round(255 * (1 - shares)).astype(np.uint8)
+    return np.kron(pixels, np.ones((max(1, PICTURE // classes),) * 2, np.uint8))
 
 
 def draw_curves(folds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Markup, list[str]]]:

@@ -1,5 +1,6 @@
 """The report of a run says what its record says, in each of its forms, whatever the rows are called."""
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,9 @@ from foldstream.training.loop import FoldTrainer
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, folds_of
 from foldstream.training.split import Split
+from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ..conftest import convert_file, table
 from .test_training import make_job
@@ -113,6 +116,21 @@ def test_markdown_says_the_same(run: RunFolder) -> None:
         scores = [number(one[name]) for name in ("precision", "recall", "f1")]
         assert [one["name"], f"{one['rows']:,}", *scores] in rows
     assert facts["command"] in text
+
+
+def test_tensorboard_shows_the_report_and_the_confusion(run: RunFolder) -> None:
+    events = EventAccumulator(str(run.tensorboard / "report"))
+    events.Reload()
+    (text,) = events.Tensors("report/text_summary")
+    assert text.tensor_proto.string_val[0] == run.text.read_bytes()
+    (picture,) = events.Images("out_of_fold/confusion")
+    pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)).convert("L"))
+    cells = 255 - pixels[16::32, 16::32].astype(float)
+    report = read_json(run.report)["out_of_fold"]
+    expected = np.zeros((10, 10))
+    for truth, chosen, rows in report["confusion"]:
+        expected[truth, chosen] = 255 * rows / report["by_class"][truth]["rows"]
+    np.testing.assert_allclose(cells, expected, atol=0.51)
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
