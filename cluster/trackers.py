@@ -33,23 +33,29 @@ class Mlflow(Callback):
     def __init__(self, experiment: str = "foldstream") -> None:
         import mlflow
 
-        self.mlflow, self.experiment = mlflow, experiment
+        self.client, self.experiment = mlflow.MlflowClient(), experiment
+        self.run, self.status = "", "FAILED"
 
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
-        self.mlflow.set_experiment(self.experiment)
-        self.mlflow.start_run(run_name=PurePosixPath(run).name)
-        self.mlflow.set_tag("foldstream.run", run)
-        self.mlflow.log_params(flat(config))
+        known = self.client.get_experiment_by_name(self.experiment)
+        experiment = known.experiment_id if known else self.client.create_experiment(self.experiment)
+        begun = self.client.create_run(experiment, run_name=PurePosixPath(run).name, tags={"foldstream.run": run})
+        self.run = begun.info.run_id
+        for name, value in flat(config).items():
+            self.client.log_param(self.run, name, value)
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
-        named = {f"{fold}/{name}": value for name, value in numbers_of(metrics).items()}
-        self.mlflow.log_metrics(named, step=epoch)
+        for name, value in numbers_of(metrics).items():
+            self.client.log_metric(self.run, f"{fold}/{name}", value, step=epoch)
 
     def run_ended(self, summary: Mapping[str, Any]) -> None:
-        self.mlflow.log_metrics({f"out_of_fold/{name}": value for name, value in summary["out_of_fold"].items()})
+        for name, value in summary["out_of_fold"].items():
+            self.client.log_metric(self.run, f"out_of_fold/{name}", value)
+        self.status = "FINISHED"
 
     def close(self) -> None:
-        self.mlflow.end_run()
+        if self.run:
+            self.client.set_terminated(self.run, self.status)
 
 
 class Wandb(Callback):

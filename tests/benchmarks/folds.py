@@ -118,7 +118,7 @@ def lines(model: str, figures: dict[str, Any], stored: int) -> list[str]:
         table.append(f"| {name} | {one['seconds']:.1f} | {one['seconds'] / loop:.2f} | {one['accuracy']:.4f} |")
     first, *rest = figures[FUSED]["read_bytes"]
     told = f"Fused, the first epoch of all folds read {first:,.0f} bytes of the {stored:,} that the blocks have"
-    return [*table, "", f"{told}, the others {max(rest, default=0):,.0f}: the blocks stayed in memory.", ""]
+    return [*table, "", f"{told}, the others at most {max(rest, default=0):,.0f}: blocks stayed in memory.", ""]
 
 
 def main(digits: Path, result: Path, cases: Sequence[str]) -> None:

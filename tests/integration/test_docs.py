@@ -1,0 +1,65 @@
+"""Each command that README and tutorials show is run as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from foldstream.cli import app
+from typer.main import get_command
+
+from ..conftest import table
+
+ROOT = Path(__file__).parents[2]
+MADE = ("make demo", "make test")  # the last command of the tutorial on digits, and this very run
+
+
+def blocks(path: Path) -> list[str]:
+    """The commands of a page, block by block, in a shell's words."""
+    found = re.findall(r"^```(?:bash)?\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for block in found if not block.startswith(MADE) and "foldstream " in block]
+
+
+def run_blocks(commands: list[str], folder: Path) -> None:
+    """Run blocks in a folder that looks like the project's."""
+    for name in ("examples", ".venv"):
+        (folder / name).symlink_to(ROOT / name)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "FOLDSTREAM_HOME": str(folder / "home"), "COLUMNS": "200"}
+    for block in commands:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "tutorials").glob("*.md")), ids=lambda page: page.stem)
+def test_the_tutorial_is_run(page: Path, tmp_path: Path) -> None:
+    run_blocks(blocks(page), tmp_path)
+    (prediction,) = tmp_path.glob("build/*/*.csv")
+    assert len(prediction.read_text().splitlines()) > 20
+
+
+def test_the_commands_of_the_readme_are_run(tmp_path: Path) -> None:
+    header, *rows = table(300).replace("label", "word").splitlines()
+    for name, part in (("train", rows), ("test", rows[:50])):
+        columns = [line.rsplit(",", 2) for line in [header, *part]]
+        kept = [f"{first},{price}" if name == "train" else first for first, price, _ in columns]
+        (tmp_path / f"{name}.csv").write_text("\n".join(kept).replace("c3", "price") + "\n")
+    own, cluster, *folders = blocks(ROOT / "README.md")
+    assert "cluster start" in cluster
+    assert all("cli.py" in block for block in folders)
+    run_blocks([own, cluster], tmp_path)
+    assert (tmp_path / "predictions.csv").read_text().startswith("id,price\n")
+    assert (tmp_path / "build" / "demo" / "submission.csv").exists()
+
+
+def test_every_command_has_an_example() -> None:
+    def walk(command: object, name: str) -> list[str]:
+        inner = getattr(command, "commands", {})
+        own = [] if inner or "Example: foldstream" in (getattr(command, "help", "") or "") else [name]
+        return own + [missing for key, one in inner.items() for missing in walk(one, f"{name} {key}")]
+
+    assert walk(get_command(app), "foldstream") == []
