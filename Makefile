@@ -15,6 +15,9 @@ install: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@# Editors and mypy find the root folder by the package's name through this link.
 	mkdir -p .venv/typecheck && ln -sfn ../.. .venv/typecheck/foldstream
+	@# The reference is made of these alone: that walk would enter .venv again and again.
+	mkdir -p .venv/reference/foldstream
+	cd .venv/reference/foldstream && ln -sfn ../../../__init__.py ../../../cli.py ../../../cluster ../../../pipeline ../../../storage ../../../training .
 	touch $@
 
 demo: install
@@ -36,7 +39,13 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.venv/typecheck $(BIN)/mypy -p foldstream
+	$(MAKE) -s docs
 	$(BIN)/pytest -q tests/unit/test_house.py tests/unit/test_deploy.py tests/unit/test_kubernetes.py
+
+# The documentation as a site, in build/site; a link that leads nowhere fails it.
+.PHONY: docs
+docs: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 bench: bench-digits bench-folds bench-convert bench-stream bench-memory bench-train
 
