@@ -49,7 +49,7 @@ def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
     if not longest:
         return
     for name in names:
-        chart, family = FAMILIES.get(name, (name, "training" if name == RATE else "held out"))
+        chart, family = FAMILIES.get(name, (name, "training pass" if name == RATE else "held out"))
         values = np.full((len(folds), longest), np.nan)
         for number, fold in enumerate(folds):
             values[number, : len(fold.history)] = [value_of(epoch, name) for epoch in fold.history]

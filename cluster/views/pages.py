@@ -1,5 +1,6 @@
 """The templates of all pages, and how they write numbers."""
 
+import re
 from datetime import UTC, datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
@@ -34,6 +35,14 @@ def clock(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def checkpoint(name: str) -> str:
+    """A checkpoint's file in words: so many epochs, and steps of the next one."""
+    if not (found := re.search(r"epoch-(\d+)-step-(\d+)", name)):
+        return ""
+    epochs, steps = map(int, found.groups())
+    return f"epoch {epochs}, step {steps}" if steps else f"epoch {epochs}"
+
+
 def cell(value: object) -> str:
     """Text in a cell of a table in Markdown."""
     return str(value).replace("|", "\\|").replace("\n", " ")
@@ -46,4 +55,4 @@ _pages = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_pages.filters |= {"number": number, "duration": duration, "clock": clock, "cell": cell}
+_pages.filters |= {"number": number, "duration": duration, "clock": clock, "cell": cell, "checkpoint": checkpoint}

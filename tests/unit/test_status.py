@@ -98,7 +98,7 @@ def test_the_mean_is_of_those_folds_that_have_come_as_far() -> None:
         "high": [4.0, 2.0, 1.0],
     }
     assert curves["loss, held out, fold 1"]["value"].tolist() == [2.0]
-    assert curves["rows/s, training, fold 0"]["value"].tolist() == [200.0] * 3
+    assert curves["rows/s, training pass, fold 0"]["value"].tolist() == [200.0] * 3
 
 
 def test_long_curves_are_thinned_and_end_where_they_end() -> None:
