@@ -26,8 +26,9 @@ demo: install
 	cp build/demo/submission.csv submission.csv
 	@echo "submission.csv: $$(head -n 1 submission.csv), $$(($$(wc -l < submission.csv) - 1)) rows"
 
+# PYTEST="--budget 3000": after so many seconds no long test is begun.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST)
 
 # Jobs between hosts that are network namespaces, and on Slurm; needs root, `ip`, munge and Slurm, and is skipped without.
 # A part of `make test`.

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Clusters start slowly: tests that need one share it for the session."""
 
 import gzip
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,27 @@ from foldstream.storage.dataset import Dataset
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
 
+STARTED = time.monotonic()
+
 WriteCsv = Callable[..., Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--budget", type=float, metavar="SECONDS", help="Begin no test that is marked long after so much time."
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come last."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is not None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = item.config.getoption("--budget")
+    if budget and item.get_closest_marker("long") and time.monotonic() - STARTED > budget:
+        pytest.skip(f"the {budget:.0f} seconds of --budget are over")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from foldstream.training.run import RunFolder
 
 from .fold_kills import await_victims, command, disturb, result, steps_done, training, victims, wait_for
 
+pytestmark = pytest.mark.long
+
 HANGS = """
 import os
 import time

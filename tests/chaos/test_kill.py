@@ -14,6 +14,8 @@ from foldstream.storage.files import read_json
 from foldstream.storage.object_path import AnyPath
 from foldstream.training.run import RunFolder
 
+pytestmark = pytest.mark.long
+
 FOLDS, EPOCHS = 3, 20  # epochs enough that the third fold still runs when the workers notice that all others died
 PATIENCE_SECONDS = 240
 

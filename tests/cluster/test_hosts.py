@@ -20,7 +20,11 @@ from foldstream.storage.object_path import _open_store
 from ..object_store import BUCKET, ObjectServer, object_server
 from .hosts import Host, hosts, why_not
 
-pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.timeout(1500),
+    pytest.mark.long,
+]
 
 JOB = """
 [convert.csv]

@@ -8,7 +8,7 @@ import pytest
 
 from .slurm import slurm, why_not
 
-pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(900), pytest.mark.long]
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "slurm" / "foldstream.sbatch"
 JOB = """

@@ -12,6 +12,8 @@ from typer.main import get_command
 
 from ..conftest import table
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 MADE = ("make demo", "make test")  # the last command of the tutorial on digits, and this very run
 
