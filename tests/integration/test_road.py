@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,18 @@ def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(
     assert changed.returncode == 2
     assert "the model's file has changed" in changed.stderr
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_command_of_the_report_trains_the_same_weights(trained: Path) -> None:
+    name, *words = shlex.split(json.loads((trained / "report.json").read_text())["command"])
+    assert name == "foldstream"
+    assert words[:3:2] == ["train", f"{trained}-again"]
+    done = foldstream(*words)
+    assert done.returncode == 0, done.stderr
+    assert f"report: {trained}-again/report.html" in done.stdout
+    for fold in range(3):
+        weights = [Path(f"{run}/folds/{fold}/model.safetensors").read_bytes() for run in (trained, f"{trained}-again")]
+        assert weights[0] == weights[1]
 
 
 def test_predictions_of_a_csv_and_of_its_dataset_agree(trained: Path, dask_client: Client, tmp_path: Path) -> None:
