@@ -16,7 +16,7 @@ from rich.table import Table
 
 from .cluster.commands import commands
 from .cluster.ray_token import use_token
-from .cluster.terminal import choose_output, console, errors, listening, tell
+from .cluster.terminal import choose_output, console, errors, listening, tell, tell_programs
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.files import names_in
 from .storage.fold_plan import PLANS
@@ -277,7 +277,8 @@ def split(
             overwrite=overwrite,
             listener=listener,
         )
-    show_plan(plan)
+    rows = [plan.counts(rows.array, rows.held_out).sum() for rows in plan.models]
+    tell({"plan": str(plan.place), "held_out_rows": [int(count) for count in rows]}, lambda: show_plan(plan))
 
 
 @app.command()
@@ -500,6 +501,7 @@ def verify(
     for damage in damages:
         rows = f"rows {damage.first_row:,} to {damage.last_row:,} of {damage.array}"
         console.print(f"{damage.path}: {damage.reason} ({rows})", highlight=False, soft_wrap=True)
+    tell_programs({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
     if damages and not repair:
         raise DamagedError(f"{len(damages)} damaged files in {dataset}; mend them with --repair, or restore a copy")
     console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is whole")

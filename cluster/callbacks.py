@@ -6,12 +6,11 @@ that goes on tells of what is new only.
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Self
 
-from ..storage.errors import DamagedError, UsageError, did_you_mean
+from ..storage.errors import FoldstreamError, UsageError, did_you_mean
 from ..storage.object_path import AnyPath
 from ..training.models import import_module
 from .status import FoldStatus, RunStatus, Span, run_status
@@ -33,7 +32,7 @@ class Callback:
     «fold 0»."""
 
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
-        """The command trains the folds of a run that are left, by its configuration."""
+        """The command trains those folds of a run that are left, by its configuration."""
 
     def fold_begun(self, fold: str, attempt: int) -> None:
         """An attempt at a fold, counted from 1, is under way."""
@@ -58,22 +57,26 @@ class Callback:
         """The command leaves the run, however it has ended."""
 
 
-def load_callback(name: str) -> Callback:
-    """The callback that `NAME` or `NAME=ARGUMENT` means: an entry point of the group «foldstream.callbacks», as
-    `mlflow=EXPERIMENT`, or `path/to/file.py:factory` or `package.module:factory`. The argument, text, goes to it.
+def find_callback(name: str) -> Callable[[], Callback]:
+    """What makes the callback that `NAME` or `NAME=ARGUMENT` means: an entry point of the group «foldstream.callbacks»,
+    as `mlflow=EXPERIMENT`, or `path/to/file.py:factory` or `package.module:factory`. The argument, text, goes to it.
 
-    Raises UsageError where there is none.
+    Raises UsageError where there is none, and then where it makes none.
     """
     target, separator, argument = name.partition("=")
     place, colon, attribute = target.rpartition(":")
     factory = getattr(import_module(place, "--callback", target), attribute, None) if colon else _offered(target)
-    try:
-        made = factory(*[argument] * bool(separator)) if callable(factory) else None
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--callback {target} needs {error.name}; install that: pip install {error.name}") from None
-    if not isinstance(made, Callback):
-        raise UsageError(f"--callback {target}: it gives no foldstream.Callback")
-    return made
+
+    def make() -> Callback:
+        try:
+            made = factory(*[argument] * bool(separator)) if callable(factory) else None
+        except ModuleNotFoundError as error:
+            raise UsageError(f"--callback {target} needs {error.name}; pip install {error.name}") from None
+        if not isinstance(made, Callback):
+            raise UsageError(f"--callback {target}: it gives no foldstream.Callback")
+        return made
+
+    return make
 
 
 def _offered(name: str) -> Any:
@@ -87,57 +90,64 @@ def _offered(name: str) -> Any:
     return offered[name].load()
 
 
-@contextmanager
-def told(callbacks: Sequence[Callback], root: AnyPath) -> Iterator["Callbacks"]:
-    """Callbacks that are told, by a thread of their own, what comes to the record of a run, until it is left."""
-    every = Callbacks(callbacks, root)
-    ended = threading.Event()
-
-    def follow() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            with suppress(FileNotFoundError, DamagedError):  # of a file that is written just now
-                every.follow(run_status(root))
-
-    follower = threading.Thread(target=follow, name="foldstream-callbacks", daemon=True)
-    if callbacks:
-        follower.start()
-    try:
-        yield every
-    finally:
-        ended.set()
-        if callbacks:
-            follower.join()
-            every.tell("close")
-
-
 class Callbacks:
-    """Several callbacks of the run at `root`, told by one status after the other."""
+    """Several callbacks, told by a thread of their own what comes to the record of the run at `root`, until it is
+    left."""
 
     def __init__(self, callbacks: Sequence[Callback], root: AnyPath) -> None:
-        self.callbacks, self.root, self.before = list(callbacks), root, run_status(root)
-        self.lock = threading.Lock()
+        self.callbacks, self.root, self.failed = callbacks, root, list[Callback]()
+        self.before = run_status(root) if callbacks else RunStatus(False, [])
+        self.lock, self.ended = threading.RLock(), threading.Event()
+        self.follower = threading.Thread(target=self._follow, name="foldstream-callbacks", daemon=True)
 
-    def follow(self, status: RunStatus) -> None:
-        """Tell what is new in a status."""
-        with self.lock:
-            for name, arguments in moments(self.before, status):
-                self.tell(name, *arguments)
-            self.before = status
+    def __enter__(self) -> Self:
+        if self.callbacks:
+            self.follower.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+        self.tell("close")
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """Tell what is new, and then that the run has ended."""
-        if self.callbacks:
-            self.follow(run_status(self.root))
+        self._stop()
         self.tell("run_ended", summary)
 
     def tell(self, name: str, *arguments: Any) -> None:
-        """Tell all of a moment. One that fails at it is logged, and told no more: the run goes on."""
-        for callback in list(self.callbacks):
+        """Tell all of a moment. One that fails is logged, and told no more until it is closed: the run goes on."""
+        with self.lock:
+            for callback in self.callbacks:
+                if callback in self.failed and name != "close":
+                    continue
+                try:
+                    getattr(callback, name)(*arguments)
+                except Exception:  # the user's own code, of whatever kind
+                    log.exception("%s.%s failed; it is told no more, the run goes on", type(callback).__name__, name)
+                    self.failed.append(callback)
+
+    def _follow(self) -> None:
+        while not self.ended.wait(LOOK_SECONDS):
+            self._look()
+
+    def _stop(self) -> None:
+        """Look once more, and no more."""
+        if self.callbacks and not self.ended.is_set():
+            self.ended.set()
+            self.follower.join()
+            self._look()
+
+    def _look(self) -> None:
+        """Tell what has come to the record since the last look."""
+        with self.lock:
             try:
-                getattr(callback, name)(*arguments)
-            except Exception:  # the user's own code, of whatever kind
-                log.exception("%s.%s failed; it is told no more, and the run goes on", type(callback).__name__, name)
-                self.callbacks.remove(callback)
+                status = run_status(self.root)
+            except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
+                log.warning("the record of %s cannot be read just now: %s", self.root, error)
+                return
+            for name, arguments in moments(self.before, status):
+                self.tell(name, *arguments)
+            self.before = status
 
 
 def moments(before: RunStatus, after: RunStatus) -> Iterator[Moment]:
@@ -154,7 +164,7 @@ def _moments_of(before: FoldStatus, after: FoldStatus) -> Iterator[Moment]:
         if span.start not in begun:
             yield "fold_begun", (after.name, span.attempt)
         if span.state in FAILED and span.start not in failed:
-            yield "fold_failed", (after.name, span.attempt, after.errors.get(span.attempt, span.state))
+            yield "fold_failed", (after.name, span.attempt, span.error or span.state)
     for number in range(len(before.history), len(after.history)):
         yield "epoch_ended", (after.name, number + 1, after.history[number])
     if after.checkpoint and after.checkpoint != before.checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from ..storage.errors import UsageError
 from ..storage.object_path import locate
 from .ray_token import make_token, use_token
-from .terminal import console
+from .terminal import console, tell, tell_programs
 
 if TYPE_CHECKING:
     from .doctor import Finding
@@ -101,9 +102,11 @@ def list_jobs(to: ToOption = None) -> None:
     from . import submission
 
     table = Table("job", "status", "run")
-    for row in submission.list_jobs(submission.open_client(to)):
+    jobs = submission.list_jobs(submission.open_client(to))
+    for row in jobs:
         table.add_row(*row)
-    console.print(table)
+    named = [dict(zip(("job", "status", "run"), row, strict=True)) for row in jobs]
+    tell({"jobs": named}, lambda: console.print(table))
 
 
 @commands.command()
@@ -162,7 +165,7 @@ def status(
     for failure in state.failures:
         console.print(f"failed: {failure}", highlight=False, markup=False, soft_wrap=True)
     console.out(state.log, end="", highlight=False)
-    console.print("complete" if state.complete else "not complete")
+    tell(asdict(state), lambda: console.print("complete" if state.complete else "not complete"))
 
 
 @commands.command()
@@ -181,6 +184,7 @@ def watch(
     with run_server(locate(run), port) as server:
         address = f"http://{LOOPBACK}:{server.port}"
         console.print(f"{run}: {address}, Ctrl-C ends it", highlight=False, soft_wrap=True)
+        tell_programs({"name": run, "value": address})
         if open:
             typer.launch(address)
         with suppress(KeyboardInterrupt):

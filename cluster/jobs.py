@@ -45,7 +45,7 @@ from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
-from .callbacks import Callback, load_callback, told
+from .callbacks import Callback, Callbacks, find_callback
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .dask_on_ray import dask_on_ray, workers_released
 from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
@@ -126,7 +126,7 @@ def train(
         raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
     saving = parse_saving(checkpoint_every, keep)
-    listeners = [one if isinstance(one, Callback) else load_callback(one) for one in callbacks]
+    makers = [find_callback(one) if isinstance(one, str) else one for one in callbacks]
     execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving)
     candidates = expand_grid(settings or {})
     runs = {name: candidate_folder(root.root, name) for name in candidates}
@@ -138,11 +138,14 @@ def train(
     mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
     with _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
-    named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], name).items()}
+    titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
+    named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
+    left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
     new = not all(folder.summary.exists() for folder in runs.values())
-    with told(listeners if new else (), root.root) as happening:
-        happening.tell("run_begun", str(root.root), list(named), common.to_json())
-        if not all(is_done(one.run.fold(one.fold)) for one in named.values()):
+    made = [one if isinstance(one, Callback) else one() for one in makers] if new else []
+    with Callbacks(made, root.root) as happening:
+        happening.tell("run_begun", str(root.root), left, describe(configs, candidates))
+        if left:
             with workers_released(client), ray_cluster(workers) as dashboard:
                 listener.announce("Ray dashboard", dashboard)
                 mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)
@@ -157,6 +160,16 @@ def train(
         happening.end(summaries[result.get("best", "")])
     listener.announce("report", str(RunFolder(best_folder(root.root)).page))
     return result
+
+
+def describe(configs: Mapping[str, TrainConfig], candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The configuration of a run; of a grid what is common to its candidates, and their settings."""
+    value = next(iter(configs.values())).to_json()
+    if len(configs) == 1:
+        return value
+    return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
+        "candidates": candidates
+    }
 
 
 def configure(
@@ -478,10 +491,11 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         if name in values:
             given = values[name]
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
-    for name in ("model", "callbacks"):
-        if name in values:
-            given = values[name]
-            values[name] = _code(base, given) if isinstance(given, str) else [_code(base, one) for one in given]
+    if "model" in values:
+        values["model"] = _code(base, values["model"])
+    if "callbacks" in values:
+        parts = [one.partition("=") for one in values["callbacks"]]
+        values["callbacks"] = [_code(base, code) + separator + argument for code, separator, argument in parts]
 
 
 def _code(base: Path, name: str) -> str:

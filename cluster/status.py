@@ -27,6 +27,8 @@ class Span:
     attempt: int
     start: float
     stop: float | None
+    error: str = ""
+    """Why it has failed."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class FoldStatus:
     unit: str
     """With which it was trained last: all folds of one pass, or itself."""
     spans: list[Span]
-    errors: dict[int, str] = field(default_factory=dict)
-    """By the attempts that have failed."""
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -56,7 +56,8 @@ class FoldStatus:
         if self.done:
             return "done"
         if self.spans:
-            return "failed" if self.spans[-1].state == "waiting" and self.errors else self.spans[-1].state
+            failed = self.spans[-1].state == "waiting" and any(span.error for span in self.spans)
+            return "failed" if failed else self.spans[-1].state
         return "begun" if self.epochs else "waiting"
 
 
@@ -75,7 +76,8 @@ def run_status(root: AnyPath) -> RunStatus:
     """The status of a run, or of a grid with all of its candidates. Raises ForeignError where there is none."""
     names = names_in(root / CANDIDATES)
     runs = {name: RunFolder(root / CANDIDATES / name) for name in names} or {"": RunFolder(root)}
-    lines, logs = list(Journal(RunFolder(root).journal).lines()), names_in(RunFolder(root).logs)
+    lines = [line for line in Journal(RunFolder(root).journal).lines() if "time" in line]  # once they had none
+    logs = names_in(RunFolder(root).logs)
     folds = [fold for name, run in runs.items() for fold in _folds(name, run, lines)]
     return RunStatus(
         all(run.summary.exists() for run in runs.values()),
@@ -92,18 +94,18 @@ def _folds(candidate: str, run: RunFolder, lines: Sequence[Line]) -> Iterator[Fo
         folder, state = run.fold(one.fold), dict[str, Any](epochs=0.0, history=[])
         with suppress(FileNotFoundError, DamagedError):  # it has not begun, or a crash of the machine has emptied it
             state = read_json(folder.progress)
+        done = is_done(folder)
         stored = [kept for kept in names_in(folder.checkpoints) if kept.startswith("epoch-")]
         units = [line["start"] for line in lines if name in line.get("folds", ())]
         yield FoldStatus(
             name,
-            is_done(folder),
+            done,
             state["epochs"],
             job.config.epochs,
             state["history"],
             stored[-1] if stored else "",
             units[-1] if units else name,
-            list(spans_of(name, lines)),
-            {line["attempt"]: told for line in lines if line.get("unit") in units and (told := reason(line))},
+            [span for span in spans_of(name, lines) if span.stop or not done],
         )
 
 
@@ -114,7 +116,7 @@ def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
         begun = fold in line.get("folds", ())
         ended = ending(line, unit, attempt, begun) if state == "running" else ""
         if begun or ended:
-            yield Span(ended or state, attempt, since, line["time"])
+            yield Span(ended or state, attempt, since, line["time"], reason(line) if ended == "failed" else "")
             state, since = "running" if begun else "done" if ended == "done" else "waiting", line["time"]
         if begun:
             unit, attempt = line["start"], line["attempt"]

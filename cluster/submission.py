@@ -90,12 +90,12 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     """Write a job's tables into a folder, and the files of its model and callbacks beside it. Raises UsageError for two
     files of one name."""
     tables = {table: dict(values) for table, values in tables.items()}
-    if train := tables.get("train"):
-        code = {name: train[name] for name in ("model", "callbacks") if name in train}
-        tables["train"] |= {
-            name: _pack(given, folder) if isinstance(given, str) else [_pack(one, folder) for one in given]
-            for name, given in code.items()
-        }
+    train = tables.get("train", {})
+    if "model" in train:
+        train["model"] = _pack(train["model"], folder)
+    if "callbacks" in train:
+        parts = [one.partition("=") for one in train["callbacks"]]
+        train["callbacks"] = [_pack(code, folder) + separator + argument for code, separator, argument in parts]
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)

@@ -3,6 +3,7 @@
 Each takes an argument by `--callback NAME=ARGUMENT`: an experiment, a project, a port.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +28,11 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def mlflow_name(name: str) -> str:
+    """A name as MLflow allows it."""
+    return re.sub(r"[^\w./: -]", "_", name)
+
+
 class Mlflow(Callback):
     """A run of MLflow for the run, with each fold's metrics by its epochs. Where to: MLFLOW_TRACKING_URI."""
 
@@ -42,15 +48,15 @@ class Mlflow(Callback):
         begun = self.client.create_run(experiment, run_name=PurePosixPath(run).name, tags={"foldstream.run": run})
         self.run = begun.info.run_id
         for name, value in flat(config).items():
-            self.client.log_param(self.run, name, value)
+            self.client.log_param(self.run, mlflow_name(name), value)
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         for name, value in numbers_of(metrics).items():
-            self.client.log_metric(self.run, f"{fold}/{name}", value, step=epoch)
+            self.client.log_metric(self.run, mlflow_name(f"{fold}/{name}"), value, step=epoch)
 
     def run_ended(self, summary: Mapping[str, Any]) -> None:
         for name, value in summary["out_of_fold"].items():
-            self.client.log_metric(self.run, f"out_of_fold/{name}", value)
+            self.client.log_metric(self.run, mlflow_name(f"out_of_fold/{name}"), value)
         self.status = "FINISHED"
 
     def close(self) -> None:
@@ -102,8 +108,11 @@ class Prometheus(Callback):
         )
         self.begun = Counter("foldstream_attempts", "Attempts at a fold.", ["fold"], registry=registry)
         self.failed = Counter("foldstream_failures", "Attempts that have failed.", ["fold"], registry=registry)
-        self.done = Gauge("foldstream_folds_done", "Folds that are trained to their end.", registry=registry)
-        self.server, self.thread = start_http_server(int(port), LOOPBACK, registry)
+        self.done = Gauge("foldstream_folds_done", "Folds that were trained to their end.", registry=registry)
+        try:
+            self.server, self.thread = start_http_server(int(port), LOOPBACK, registry)
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"--callback prometheus={port}: {error}; give another port") from None
 
     def fold_begun(self, fold: str, attempt: int) -> None:
         self.begun.labels(fold).inc()

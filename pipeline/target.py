@@ -5,7 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -177,21 +177,23 @@ class Account:
 
     def __init__(self, plan: Plan, root: AnyPath, stage: str, done: Iterable[int]) -> None:
         self.plan, self.root, self.stage = plan, root, stage
-        self.shards = self.rows = self.written = 0
-        for shard in done:
-            self.add(shard)
+        earlier = list(done)
+        self.shards = len(earlier)
+        self.rows = sum(stop - start for start, stop in map(plan.layout.shard_range, earlier))
+        self.written = self.decoded = 0
 
     def add(self, shard: int) -> None:
-        """A shard is done."""
+        """A shard is done now."""
         start, stop = self.plan.layout.shard_range(shard)
         self.shards += 1
         self.rows += stop - start
-        if (receipt := receipt_path(self.root, shard)).exists():
-            self.written += sum(read_json(receipt)["entry"]["lengths"].values())
+        with suppress(FileNotFoundError):  # a stage that does not write shards yet
+            self.written += sum(read_json(receipt_path(self.root, shard))["entry"]["lengths"].values())
+            self.decoded += (stop - start) * sum(spec.row_bytes for spec in self.plan.schema.arrays())
 
     def facts(self) -> dict[str, Any]:
-        """For those who look: `bytes_read` is the share of the sources that the rows are, `bytes_decoded` what these
-        take in memory, `bytes_written` what their shards do."""
+        """For those who look: `bytes_read` is the share of the sources that the rows are; `bytes_written` are those of
+        the shards that this attempt has written, which take `bytes_decoded` in memory."""
         layout = self.plan.layout
         return {
             "place": str(self.root),
@@ -201,7 +203,7 @@ class Account:
             "shards": layout.shards,
             "shards_done": self.shards,
             "bytes_read": self.plan.source_bytes * self.rows // layout.rows,
-            "bytes_decoded": self.rows * sum(spec.row_bytes for spec in self.plan.schema.arrays()),
+            "bytes_decoded": self.decoded,
             "bytes_written": self.written,
             "left_out": self.plan.left_out,
         }

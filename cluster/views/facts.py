@@ -3,18 +3,19 @@
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from statistics import fmean, stdev
 from typing import Any
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan, open_plan
-from ...training.config import Recipe
+from ...training.config import resolve_settings
 from ...training.run import RunFolder, RunJob, read_result
 from ...training.split import COLUMN_OPTIONS
 
 VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
+PLAN = "again"  # of folds that have a seed of their own
 NOT_SCORES = ("seconds", "read_bytes")  # of an epoch's figures
 TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
 """What a rank's seconds are spent on."""
@@ -39,35 +40,44 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
 
 
 def settings(job: RunJob) -> dict[str, Any]:
-    """The settings of `--set` that are not the recipe's defaults, and the model's own."""
-    recipe = asdict(job.config.recipe)
-    return {one.name: recipe[one.name] for one in fields(Recipe) if recipe[one.name] != one.default} | dict(
-        job.config.model_settings
-    )
+    """The settings of `--set` without which the model's recipe would be another, and the model's own."""
+    usual, _ = resolve_settings(job.config.model, {})
+    differing = {name: value for name, value in asdict(job.config.recipe).items() if value != getattr(usual, name)}
+    return differing | dict(job.config.model_settings)
 
 
 def command(job: RunJob, run: RunFolder) -> str:
     """The command that trains the run again, to the last bit, in another folder."""
     config, split = job.config, job.config.split
-    options: dict[str, Any] = {
-        "--model": config.model,
+    folds: dict[str, Any] = {
         "--split": split.kind,
         COLUMN_OPTIONS.get(split.kind, ""): split.column,
         "--folds": split.folds,
         "--repeats": split.repeats if split.repeats > 1 else None,
         "--holdout": split.holdout or None,
         "--gap": split.gap or None,
+    }
+    first = ""
+    if split.seed != config.seed:  # the folds are those of a plan
+        first = f"{shlex.join(['foldstream', 'split', job.dataset, '--name', PLAN, *_words(folds, split.seed)])} && "
+        folds = {"--plan": PLAN}
+    options = {
+        "--model": config.model,
+        **folds,
         "--epochs": config.epochs,
         "--batch-size": config.batch_size,
         "--workers": config.shares,
-        "--seed": config.seed,
         "--window": config.window,
     }
-    words = ["foldstream", "train", job.dataset, f"{run.root}-again"]
-    words += [str(word) for option, value in options.items() if value is not None for word in (option, value)]
+    words = ["foldstream", "train", job.dataset, f"{run.root}-again", *_words(options, config.seed)]
     words += ["--refit"] * config.refit
     words += [word for name, value in settings(job).items() for word in ("--set", f"{name}={value}")]
-    return shlex.join(words)
+    return first + shlex.join(words)
+
+
+def _words(options: Mapping[str, Any], seed: int) -> list[str]:
+    given = {**options, "--seed": seed}
+    return [str(word) for option, value in given.items() if value is not None for word in (option, value)]
 
 
 def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
         "rows_per_second": sum(epoch["rows"] for epoch in history) / seconds,
         "read_bytes": int(sum(epoch["read_bytes"] for epoch in history)),
         "spent": {name: sum(rank[name] for rank in ranks) for name in TIMES},
-        "weights": result["weights"],
+        "weights": result.get("weights", "–"),
     }
 
 

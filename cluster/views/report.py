@@ -21,6 +21,7 @@ from .facts import TIMES, run_facts
 from .pages import number, share, template
 
 MOST_IN_MATRIX = 30  # classes
+MOST_PICTURED = 1000  # classes
 PICTURE = 320  # pixels of a confusion, across and down
 MOST_PAIRS = 25  # of classes that are taken for each other, where a matrix would be too large
 TITLES = {"out_of_fold": "Out of fold", "holdout": "Holdout"}
@@ -54,6 +55,8 @@ def log_report(run: RunFolder, text: str, parts: Mapping[str, Mapping[str, Any]]
     logs = open_logs(run.tensorboard / "report", 0)
     logs.add_text("report", text)
     for part, report in parts.items():
+        if len(report["by_class"]) > MOST_PICTURED:
+            continue
         logs.add_image(f"{part}/confusion", confusion_picture(report), dataformats="HW")
     logs.close()
 

@@ -1,8 +1,9 @@
 """A server for a run's page, on loopback: it reads the run's record, wherever the run is and whether it is over."""
 
+import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,13 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.server.server import Server
 
-from ...storage.errors import DamagedError
+from ...storage.errors import FoldstreamError
 from ...storage.object_path import AnyPath
 from ..local import LOOPBACK, free_port
 from ..status import RunStatus, run_status
 from .run_page import RunPage
+
+log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
 LOOK_SECONDS = 1.0
@@ -31,8 +34,10 @@ class Record:
 
     def follow(self) -> None:
         while not self.ended.wait(LOOK_SECONDS):
-            with suppress(FileNotFoundError, DamagedError):  # of a file that is written just now
+            try:
                 self.status = run_status(self.root)
+            except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
+                log.warning("the record of %s cannot be read just now: %s", self.root, error)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.callbacks import Callback, load_callback, moments
+from foldstream.cluster.callbacks import Callback, find_callback, moments
 from foldstream.cluster.status import FoldStatus, RunStatus, Span
 from foldstream.storage.errors import UsageError
 
@@ -19,8 +19,7 @@ RUNNING = replace(
 FAILED = replace(
     RUNNING,
     checkpoint="epoch-00001-step-000000000.safetensors",
-    spans=[RUNNING.spans[0], Span("failed", 1, 1.0, 5.0), Span("waiting", 1, 5.0, None)],
-    errors={1: "a worker died"},
+    spans=[RUNNING.spans[0], Span("failed", 1, 1.0, 5.0, "a worker died"), Span("waiting", 1, 5.0, None)],
 )
 AGAIN = replace(FAILED, spans=[*FAILED.spans[:2], Span("waiting", 1, 5.0, 5.1), Span("running", 2, 5.1, None)])
 DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, spans=[*AGAIN.spans[:3], Span("done", 2, 5.1, 9.0)])
@@ -70,7 +69,7 @@ def wrong():
 
 def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
-    made: Any = [load_callback(f"{tmp_path}/own.py:Own{argument}") for argument in ("", "=a=b", "=")]
+    made: Any = [find_callback(f"{tmp_path}/own.py:Own{argument}")() for argument in ("", "=a=b", "=")]
     assert [one.text for one in made] == ["nothing", "a=b", ""]
     assert all(isinstance(one, fs.Callback) for one in made)
 
@@ -88,7 +87,7 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
 def test_what_is_none_is_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises(UsageError, match=message):
-        load_callback(name.format(folder=tmp_path))
+        find_callback(name.format(folder=tmp_path))()
 
 
 def test_every_moment_may_be_left_out() -> None:

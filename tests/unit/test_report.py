@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import zarr
 from foldstream.cluster.runs import merge_run
 from foldstream.cluster.views.charts import ticks
+from foldstream.cluster.views.facts import command
 from foldstream.cluster.views.pages import number
 from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import Dataset
@@ -131,6 +133,19 @@ def test_tensorboard_shows_the_report_and_the_confusion(run: RunFolder) -> None:
     for truth, chosen, rows in report["confusion"]:
         expected[truth, chosen] = 255 * rows / report["by_class"][truth]["rows"]
     np.testing.assert_allclose(cells, expected, atol=0.51)
+
+
+def test_the_command_says_what_would_else_be_another_training(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(digits, tmp_path / "run", settings={"lr": "0.003", "weight_decay": "0.02"})
+    told = command(job, run)
+    assert "--set lr=0.003" in told, "the default of all recipes, but not that of digits-cnn"
+    assert "weight_decay" not in told
+    planned = replace(job, config=replace(job.config, split=Split("group", 4, seed=7, column="patient")))
+    assert command(planned, run).split(" && ")[0] == (
+        f"foldstream split {digits.place} --name again --split group --group-column patient --folds 4 --seed 7"
+    )
+    assert "--plan again" in command(planned, run)
+    assert "--folds" not in command(planned, run).split(" && ")[1]
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:

@@ -38,14 +38,18 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
             lines_of(BOTH, Ended(BOTH[0], 1, "died"), ("fold-1", 2, ["fold 1"]), ("fold-0", 2, ["fold 0"])),
             [
                 Span("waiting", 0, 0.0, 0.0),
-                Span("failed", 1, 0.0, 1.0),
+                Span("failed", 1, 0.0, 1.0, "died"),
                 Span("waiting", 1, 1.0, 2.0),
                 Span("running", 2, 2.0, None),
             ],
         ),
         (
             lines_of(BOTH, LOST, Silent(BOTH[0], 1, 31.0)),
-            [Span("waiting", 0, 0.0, 0.0), Span("failed", 1, 0.0, 2.0), Span("waiting", 1, 2.0, None)],
+            [
+                Span("waiting", 0, 0.0, 0.0),
+                Span("failed", 1, 0.0, 2.0, "silent for 31 s"),
+                Span("waiting", 1, 2.0, None),
+            ],
         ),
         (
             lines_of(BOTH, Observed(frozenset({(BOTH[0], 1)})), Observed(frozenset())),
