@@ -178,7 +178,7 @@ def watch(
 
     Example: foldstream watch runs/digits --open
     """
-    from .local import LOOPBACK
+    from .loopback import LOOPBACK
     from .views.watch import run_server
 
     with run_server(locate(run), port) as server:

@@ -25,7 +25,8 @@ from ray._private.state import state as ray_state
 from ray.exceptions import RayActorError
 
 from ..storage.errors import UsageError
-from .local import DASK_DASHBOARD, LOOPBACK, SCHEDULER_PRELOADS, free_port, on_loopback
+from .local import DASK_DASHBOARD, SCHEDULER_PRELOADS
+from .loopback import LOOPBACK, free_port, on_loopback
 
 PREPARATION = "foldstream.pipeline.worker_setup"
 STOP_SECONDS = 5.0

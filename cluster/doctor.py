@@ -11,8 +11,9 @@ from time import perf_counter
 import torch
 
 from ..storage.machine import this_machine
-from .local import DASK_DASHBOARD, LOOPBACK
+from .local import DASK_DASHBOARD
 from .local_ray import RAY_DASHBOARD
+from .loopback import LOOPBACK
 
 PACKAGES = ("foldstream", "torch", "ray", "dask", "distributed", "zarr", "numpy", "pyarrow")
 CHECK_FLOATS = 230_400

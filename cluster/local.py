@@ -1,18 +1,16 @@
 """Dask on this machine for the time of a job. All servers listen on loopback only."""
 
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 
 from distributed import Client
 from distributed.deploy.subprocess import SubprocessCluster
 
 from ..storage.errors import UsageError
 from ..storage.machine import this_machine
+from .loopback import LOOPBACK, free_port
 
-LOOPBACK = "127.0.0.1"
 DASK_DASHBOARD = 8787
 START_SECONDS = 120
 CONNECT_SECONDS = 20
@@ -65,24 +63,3 @@ def connect(address: str) -> Iterator[Client]:
         ) from None
     with client:
         yield client
-
-
-def on_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host, by its address or name."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def free_port(wanted: int) -> int:
-    """`wanted` if nobody listens there on loopback, else a port that is free now."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    return 0

@@ -12,7 +12,7 @@ import psutil
 from ..storage.errors import ConflictError, RunError, UsageError
 from ..storage.files import read_json
 from ..storage.machine import this_machine
-from .local_ray import await_end, end_processes
+from .processes import await_end, end_processes
 from .ray_token import MODE
 
 START_SECONDS, STOP_SECONDS = 120, 15

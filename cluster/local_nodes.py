@@ -16,8 +16,8 @@ from ray._private.worker import global_worker
 from ray.cluster_utils import Cluster
 
 from ..storage.files import write_json
-from .local import LOOPBACK, free_port
 from .local_ray import RAY_DASHBOARD, RAY_OBJECT_STORE
+from .loopback import LOOPBACK, free_port
 from .ray_token import make_token
 
 

@@ -4,9 +4,8 @@ All servers that are started here listen on loopback only.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from time import monotonic, sleep
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 import psutil
@@ -16,11 +15,11 @@ from ray._private import ray_constants
 
 from ..storage.errors import UsageError
 from ..storage.machine import this_machine
-from .local import LOOPBACK, free_port, on_loopback
+from .loopback import LOOPBACK, free_port, on_loopback
+from .processes import end_processes
 from .ray_token import MODE, TOKEN_PATH, asks_for_token, make_token
 
 RAY_DASHBOARD = 8265
-END_SECONDS = 10
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
 
@@ -93,33 +92,6 @@ def loopback_alone() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def end_processes(processes: Iterable[psutil.Process]) -> None:
-    """End processes that Ray has told to end: its dashboard takes seconds, and an actor whose owner was killed may hang
-    in its exit."""
-    every = list(processes)
-    for process in every:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    await_end(every, END_SECONDS)
-
-
-def await_end(processes: Iterable[psutil.Process], seconds: float) -> None:
-    """Return when processes have ended, or when the time is over.
-
-    They need not be reaped: one whose parent has ended too waits for the machine's first process, which may be slow.
-    """
-    left, deadline = list(processes), monotonic() + seconds
-    while (left := [process for process in left if _runs(process)]) and monotonic() < deadline:
-        sleep(0.01)
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _dashboard(url: str | None) -> str:

@@ -23,8 +23,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ..storage.errors import RunError, UsageError
 from ..training.models import model_file
 from .jobs import load_job_file
-from .local import LOOPBACK, on_loopback
 from .local_cluster import current_cluster
+from .loopback import LOOPBACK, on_loopback
 from .ray_token import TOKEN_PATH
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..storage.errors import UsageError
 from .callbacks import Callback
-from .local import LOOPBACK
+from .loopback import LOOPBACK
 
 PROMETHEUS_PORT = 9464
 

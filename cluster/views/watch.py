@@ -14,7 +14,7 @@ from bokeh.server.server import Server
 
 from ...storage.errors import FoldstreamError
 from ...storage.object_path import AnyPath
-from ..local import LOOPBACK, free_port
+from ..loopback import LOOPBACK, free_port
 from ..status import RunStatus, run_status
 from .run_page import RunPage
 

@@ -1,0 +1,36 @@
+"""Processes that were told to end, and how long that is waited for."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from time import monotonic, sleep
+
+import psutil
+
+END_SECONDS = 10
+
+
+def end_processes(processes: Iterable[psutil.Process]) -> None:
+    """End processes that Ray has told to end: its dashboard takes seconds, and an actor whose owner was killed may hang
+    in its exit."""
+    every = list(processes)
+    for process in every:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    await_end(every, END_SECONDS)
+
+
+def await_end(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """Return when processes have ended, or when the time is over.
+
+    They need not be reaped: one whose parent has ended too waits for the machine's first process, which may be slow.
+    """
+    left, deadline = list(processes), monotonic() + seconds
+    while (left := [process for process in left if _runs(process)]) and monotonic() < deadline:
+        sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
