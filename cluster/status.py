@@ -105,7 +105,7 @@ def _folds(candidate: str, run: RunFolder, lines: Sequence[Line]) -> Iterator[Fo
             state["history"],
             stored[-1] if stored else "",
             units[-1] if units else name,
-            [span for span in spans_of(name, lines) if span.stop or not done],
+            [span for span in spans_of(name, lines) if span.stop or not (done and span.state == "waiting")],
         )
 
 
