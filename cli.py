@@ -555,7 +555,7 @@ def show_dataset(dataset: Dataset) -> None:
     for label in schema.labels if schema.task == "regression" else ():
         table.add_row("label", f"{label}, a quantity")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
-    table.add_row("shards", f"{layout.shards:,}, {dataset.facts()['stored_bytes'] / 1e6:,.1f} MB on disk")
+    table.add_row("shards", f"{layout.shards:,}, {dataset.stored_bytes / 1e6:,.1f} MB on disk")
     if plans := names_in(dataset.place / PLANS):
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)

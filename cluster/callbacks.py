@@ -79,6 +79,12 @@ def find_callback(name: str) -> Callable[[], Callback]:
     return make
 
 
+def map_code(name: str, change: Callable[[str], str]) -> str:
+    """`NAME=ARGUMENT` with another name, which the change makes of it."""
+    target, separator, argument = name.partition("=")
+    return change(target) + separator + argument
+
+
 def _offered(name: str) -> Any:
     """What a package offers by an entry point. Raises UsageError."""
     offered = {point.name: point for point in entry_points(group=GROUP)}

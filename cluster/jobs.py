@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from os.path import normpath
 from pathlib import Path
@@ -45,7 +46,7 @@ from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
-from .callbacks import Callback, Callbacks, find_callback
+from .callbacks import Callback, Callbacks, find_callback, map_code
 from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
 from .dask_on_ray import dask_on_ray, workers_released
 from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
@@ -494,8 +495,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     if "model" in values:
         values["model"] = _code(base, values["model"])
     if "callbacks" in values:
-        parts = [one.partition("=") for one in values["callbacks"]]
-        values["callbacks"] = [_code(base, code) + separator + argument for code, separator, argument in parts]
+        values["callbacks"] = [map_code(one, partial(_code, base)) for one in values["callbacks"]]
 
 
 def _code(base: Path, name: str) -> str:

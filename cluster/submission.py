@@ -22,6 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ..storage.errors import RunError, UsageError
 from ..training.models import model_file
+from .callbacks import map_code
 from .jobs import load_job_file
 from .local_cluster import current_cluster
 from .loopback import LOOPBACK, on_loopback
@@ -94,8 +95,7 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     if "model" in train:
         train["model"] = _pack(train["model"], folder)
     if "callbacks" in train:
-        parts = [one.partition("=") for one in train["callbacks"]]
-        train["callbacks"] = [_pack(code, folder) + separator + argument for code, separator, argument in parts]
+        train["callbacks"] = [map_code(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)

@@ -63,14 +63,14 @@ class Bars:
         self._told: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
-        ended = done >= total
-        if ended > (stage in self._ended) or monotonic() - self._told.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
+        ended = done >= total and stage not in self._ended
+        if ended or monotonic() - self._told.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
             self._told[stage] = monotonic()
             tell_programs({"stage": stage, "done": done, "total": total, "remark": remark})
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), remark=remark)
         self._progress.update(self._tasks[stage], completed=done if total else 1, total=max(total, 1), remark=remark)
-        if ended and stage not in self._ended:
+        if ended:
             self._ended.add(stage)
             if not console.is_terminal:
                 console.print(f"{stage}: {remark}", highlight=False)

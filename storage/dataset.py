@@ -85,8 +85,13 @@ class Dataset(StoredArrays):
             "labels": list(schema.labels),
             "classes": list(schema.classes),
             "shards": self.layout.shards,
-            "stored_bytes": sum(sum(entry.lengths.values()) for entry in self.manifest.shards),
+            "stored_bytes": self.stored_bytes,
         }
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all shards, as they are stored."""
+        return sum(sum(entry.lengths.values()) for entry in self.manifest.shards)
 
     @property
     def class_totals(self) -> tuple[int, ...]:

@@ -67,7 +67,8 @@ class ConversionPage:
         """Show how it is now."""
         events = conversion_of(self.scheduler.get_events(TOPIC) or ())
         workers = sorted(self.scheduler.workers.values(), key=lambda worker: str(worker.name))
-        self.rates.data = rates_of(events)
+        rates = rates_of(events)
+        self.rates.data = rates
         self.memory.data = {
             "worker": [str(worker.name) for worker in workers],
             "used": [worker.metrics["memory"] for worker in workers],
@@ -79,7 +80,7 @@ class ConversionPage:
             self.memory_figure.height = 80 + 26 * len(names)
         running = sum(len(worker.executing) for worker in workers)
         last = events[-1][1] if events else None
-        left = seconds_left(events)
+        left = seconds_left(last, rates["rows"]) if last else None
         self.facts.text = template("conversion.html").render(last=last, running=running, left=left)
 
     def _draw_rate(self, name: str, title: str) -> Any:
@@ -124,9 +125,8 @@ def rates_of(events: Sequence[Event]) -> dict[str, Any]:
     return rates
 
 
-def seconds_left(events: Sequence[Event]) -> float | None:
+def seconds_left(last: Mapping[str, Any], rates: Sequence[float]) -> float | None:
     """Until the last row at the last rate; None while there is none."""
-    rates = rates_of(events)["rows"]
     if not rates or not rates[-1]:
         return None
-    return float((events[-1][1]["rows"] - events[-1][1]["rows_done"]) / rates[-1])
+    return float((last["rows"] - last["rows_done"]) / rates[-1])
