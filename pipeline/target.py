@@ -177,6 +177,8 @@ class Account:
 
     def __init__(self, plan: Plan, root: AnyPath, stage: str, done: Iterable[int]) -> None:
         self.plan, self.root, self.stage = plan, root, stage
+        self.source_bytes = plan.source_bytes  # a sum over all files, once
+        self.row_bytes = sum(spec.row_bytes for spec in plan.schema.arrays())
         earlier = list(done)
         self.shards = len(earlier)
         self.rows = sum(stop - start for start, stop in map(plan.layout.shard_range, earlier))
@@ -189,7 +191,7 @@ class Account:
         self.rows += stop - start
         with suppress(FileNotFoundError):  # a stage that does not write shards yet
             self.written += sum(read_json(receipt_path(self.root, shard))["entry"]["lengths"].values())
-            self.decoded += (stop - start) * sum(spec.row_bytes for spec in self.plan.schema.arrays())
+            self.decoded += (stop - start) * self.row_bytes
 
     def facts(self) -> dict[str, Any]:
         """For those who look: `bytes_read` is the share of the sources that the rows are; `bytes_written` are those of
@@ -202,7 +204,7 @@ class Account:
             "rows_done": self.rows,
             "shards": layout.shards,
             "shards_done": self.shards,
-            "bytes_read": self.plan.source_bytes * self.rows // layout.rows,
+            "bytes_read": self.source_bytes * self.rows // layout.rows,
             "bytes_decoded": self.decoded,
             "bytes_written": self.written,
             "left_out": self.plan.left_out,
