@@ -3,20 +3,24 @@
 One kill of each kind; `python -m tests.chaos.fold_kills` does any number at drawn moments.
 """
 
-import json
 import os
 import random
 import signal
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
+from foldstream.cluster.journal import Journal
+from foldstream.cluster.schedule import Ended, Silent
 from foldstream.storage.dataset import Dataset
 from foldstream.training.run import RunFolder
 
 from .fold_kills import await_victims, command, disturb, result, steps_done, training, victims, wait_for
 
 pytestmark = pytest.mark.long
+
+Kind = TypeVar("Kind", Ended, Silent)
 
 HANGS = """
 import os
@@ -72,14 +76,13 @@ def test_a_controller_killed_while_its_workers_start_leaves_their_cores_to_the_n
         assert steps_done(run) == 0
         victims(process.pid, "controller")[0].kill()
         assert process.wait() == 0, log.read_text()
-    assert len(events(run, "Ended")) > 1
+    assert len(events(run, Ended)) > 1
     assert result(run) == undisturbed
 
 
-def events(run: RunFolder, kind: str) -> list[dict[str, object]]:
+def events(run: RunFolder, kind: type[Kind]) -> list[Kind]:
     """The journal's events of a kind."""
-    lines = map(json.loads, run.journal.read_bytes().splitlines())
-    return [line for line in lines if line["event"] == kind]
+    return [event for event in Journal(run.journal).read() if isinstance(event, kind)]
 
 
 @pytest.mark.timeout(600)
@@ -90,8 +93,8 @@ def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset
     with training(command(digits.root, run.root, *options), log) as process:
         assert process.wait() == 0, log.read_text()
     assert (tmp_path / "flag").exists()
-    (silent,) = events(run, "Silent")
-    assert 3 < silent["seconds"] <= 6  # type: ignore[operator]
+    (silent,) = events(run, Silent)
+    assert 3 < silent.seconds <= 6
     assert result(run)[0]
 
 
@@ -105,6 +108,6 @@ def test_a_worker_that_was_stopped_is_ended(
         stopped = victims(process.pid, "worker")[0]
         os.kill(stopped.pid, signal.SIGSTOP)
         assert process.wait() == 0, log.read_text()
-    assert events(run, "Silent")
+    assert events(run, Silent)
     assert not psutil.pid_exists(stopped.pid), "the stopped worker may write once it goes on"
     assert result(run) == undisturbed
