@@ -24,7 +24,7 @@ from distributed import Client
 
 from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
-from ..pipeline.executor import Executor, SerialExecutor
+from ..pipeline.executor import RUN, Executor, SerialExecutor
 from ..pipeline.oof_table import WRITERS, write_table
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
@@ -47,7 +47,7 @@ from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .callbacks import Callback, Callbacks, find_callback, map_code
-from .conversion import SILENT, Listener, convert_csv, convert_images, convert_request, dask_executor
+from .conversion import SILENT, Listener, absolute, convert_csv, convert_images, convert_request, dask_executor
 from .dask_on_ray import dask_on_ray, workers_released
 from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
 from .grid import candidate_folder, expand_grid, write_grid
@@ -139,6 +139,7 @@ def train(
     mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
     with _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
+        executor.tell(RUN, {"place": absolute(run)})
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
     left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
@@ -155,6 +156,7 @@ def train(
         for folder in runs.values():
             if not folder.summary.exists():
                 with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
+                    executor.tell(RUN, {"place": absolute(run)})
                     merge_run(folder, opened, executor, listener.progress)
         summaries = {name: load_summary(folder) for name, folder in runs.items()}
         result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]

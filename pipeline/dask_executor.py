@@ -11,7 +11,6 @@ from ..storage.errors import WorkerError
 from .executor import Result, Task
 
 WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
-TOPIC = "foldstream"  # of the events that Dask keeps
 LOOK_SECONDS = 1.0  # between two looks at how many threads there are: workers come and go
 
 
@@ -30,8 +29,8 @@ class DaskExecutor:
         workers = self.client.nthreads()
         self._prepared += [self.client.submit(function, workers=[worker], pure=False) for worker in workers]
 
-    def tell(self, facts: dict[str, Any]) -> None:
-        self.client.log_event(TOPIC, facts)
+    def tell(self, page: str, facts: dict[str, Any]) -> None:
+        self.client.log_event(page, facts)
 
     def _window(self) -> int:
         """How many tasks may be in flight."""

@@ -6,6 +6,9 @@ from typing import Any, Protocol, TypeVar
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+CONVERSION, RUN = "foldstream", "foldstream-run"
+"""Our pages in a dashboard."""
+
 
 class Executor(Protocol):
     """Carries out tasks that do not depend on each other."""
@@ -18,15 +21,16 @@ class Executor(Protocol):
         """Have every worker call a function that spares later tasks time; nothing waits for it."""
         ...
 
-    def tell(self, facts: dict[str, Any]) -> None:
-        """Say how far a conversion is, to those who look at the executor's dashboard if it has one."""
+    def tell(self, page: str, facts: dict[str, Any]) -> None:
+        """Say how far something is, on one of our pages, to those who look at the executor's dashboard if it has
+        one."""
         ...
 
 
 class SerialExecutor:
     """One task after the other, in this thread."""
 
-    def tell(self, facts: dict[str, Any]) -> None:
+    def tell(self, page: str, facts: dict[str, Any]) -> None:
         pass
 
     def prepare(self, function: Callable[[], None]) -> None:

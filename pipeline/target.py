@@ -29,7 +29,7 @@ from ..storage.format import LEFT_OUT, MANIFEST, WORK, Layout, Manifest, Schema,
 from ..storage.object_path import AnyPath, ObjectPath
 from ..storage.progress import Progress
 from ..storage.writer import commit, write_block_table
-from .executor import Executor, Task
+from .executor import CONVERSION, Executor, Task
 from .moments import Moments, merge_moments
 from .shuffle import SPILLED
 from .write import RECEIPTS, receipt_path
@@ -158,13 +158,13 @@ def carry_out(
     account = Account(plan, root, stage, set(range(plan.layout.shards)) - set(shards))
     started, before = perf_counter(), account.rows
     progress(stage, before, plan.layout.rows, "rows")
-    executor.tell(account.facts())
+    executor.tell(CONVERSION, account.facts())
     for position, hindrance in executor.map(function, (make(shard) for shard in given)):
         if hindrance is not None:
             hindrances.append(hindrance)
             continue
         account.add(shards[position])
-        executor.tell(account.facts())
+        executor.tell(CONVERSION, account.facts())
         done = account.rows
         rate = (done - before) / (perf_counter() - started)
         megabytes = rate * plan.schema.arrays()[0].row_bytes / 1e6

@@ -1,6 +1,8 @@
-"""Our page in Dask's dashboard: how far a conversion is. A scheduler that preloads this module has it in its menu.
+"""Our pages in Dask's dashboard: how far a conversion is, and the run that is trained. A scheduler that preloads this
+module has them in its menu.
 
-What it shows are the events that the converting process logs with the scheduler, and what that knows of its workers.
+What the first shows are the events that the converting process logs with the scheduler, and what that knows of its
+workers; what the second shows is the run's record, of which the scheduler is told where it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +11,6 @@ from typing import Any
 from bokeh.document import Document
 from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, FactorRange, NumeralTickFormatter
-from bokeh.models.widgets import Div
 from bokeh.plotting import figure
 from distributed import Scheduler
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
@@ -17,10 +18,12 @@ from distributed.dashboard.core import BokehApplication
 from distributed.dashboard.scheduler import template_variables
 from tornado.ioloop import IOLoop
 
-from ...pipeline.dask_executor import TOPIC
+from ...pipeline.executor import CONVERSION, RUN
+from ...storage.object_path import locate
 from .pages import template
+from .run_page import RunPage, panel
+from .watch import LOOK_SECONDS, Record
 
-PAGE = "foldstream"
 UPDATE_MS = 250
 RATE_SECONDS = 5.0  # over which a rate is taken
 COLORS = {"rows": "#3b82c4", "bytes": "#c98a1b", "memory": "#2e8b57", "limit": "#d9dee3"}
@@ -30,23 +33,67 @@ Event = tuple[float, Mapping[str, Any]]
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Add the page to a scheduler's dashboard. Dask calls it as the scheduler starts."""
+    """Add the pages to a scheduler's dashboard. Dask calls it as the scheduler starts."""
     variables = template_variables(scheduler)
-    application = BokehApplication({f"/{PAGE}": open_page}, scheduler, prefix="", template_variables=variables)
+    pages = {CONVERSION: open_conversion, RUN: open_run}
+    routes = {f"/{name}": page for name, page in pages.items()}
+    application = BokehApplication(routes, scheduler, prefix="", template_variables=variables)
     scheduler.http_application.add_application(application)
     application.initialize(IOLoop.current())
-    variables["pages"].append(PAGE)
+    variables["pages"] += pages
 
 
-def open_page(scheduler: Scheduler, variables: Mapping[str, Any], document: Document) -> None:
-    """The page in a document of its own."""
+def open_conversion(scheduler: Scheduler, variables: Mapping[str, Any], document: Document) -> None:
+    """The page of the newest conversion, in a document of its own."""
     page = ConversionPage(scheduler)
     page.update()
-    document.add_root(page.root)
+    document.add_periodic_callback(page.update, UPDATE_MS)
+    _fill(document, variables, page.root)
+
+
+def open_run(scheduler: Scheduler, variables: Mapping[str, Any], document: Document) -> None:
+    """The page of the newest run, in a document of its own."""
+    page = NewestRun(scheduler)
+    page.update()
+    document.add_periodic_callback(page.update, int(1000 * LOOK_SECONDS))
+    document.on_session_destroyed(lambda context: page.leave())
+    _fill(document, variables, page.root)
+
+
+def _fill(document: Document, variables: Mapping[str, Any], root: Any) -> None:
+    document.add_root(root)
     document.title, document.theme = "Foldstream", BOKEH_THEME
     document.template = env.get_template("simple.html")
     document.template_variables.update(variables)
-    document.add_periodic_callback(page.update, UPDATE_MS)
+
+
+class NewestRun:
+    """The page of the run that this scheduler was told of last, read while somebody looks at it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler, self.place = scheduler, ""
+        self.record: Record | None = None
+        nothing = panel(light=True)
+        nothing.text = "<p>No run has begun.</p>"
+        self.root = column(nothing, sizing_mode="stretch_width")
+
+    def update(self) -> None:
+        """Show how it is now."""
+        events = self.scheduler.get_events(RUN) or ()
+        place = events[-1][1]["place"] if events else ""
+        if place != self.place:
+            self.leave()
+            self.place, self.record = place, Record(locate(place))
+            self.record.start()
+            self.page = RunPage(place, "light", self.record.status, inside=True)
+            self.root.children = [self.page.root]
+        elif self.record:
+            self.page.show(self.record.status)
+
+    def leave(self) -> None:
+        """Read it no more."""
+        if self.record:
+            self.record.stop()
 
 
 class ConversionPage:
@@ -54,7 +101,7 @@ class ConversionPage:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        self.facts = Div(sizing_mode="stretch_width", name="facts")
+        self.facts = panel(light=True)
         self.rates = ColumnDataSource({name: [] for name in ("time", "rows", "bytes")}, name="rates")
         self.memory = ColumnDataSource({name: [] for name in ("worker", "used", "limit")}, name="memory")
         self.memory_figure = self._draw_memory()
@@ -65,7 +112,7 @@ class ConversionPage:
 
     def update(self) -> None:
         """Show how it is now."""
-        events = conversion_of(self.scheduler.get_events(TOPIC) or ())
+        events = conversion_of(self.scheduler.get_events(CONVERSION) or ())
         workers = sorted(self.scheduler.workers.values(), key=lambda worker: str(worker.name))
         rates = rates_of(events)
         self.rates.data = rates

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bokeh.document import Document
 from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool
 from bokeh.models.widgets import Div
@@ -25,24 +24,28 @@ STATES = {
 }
 SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
 MEAN = "#707a84"
-THEMES = {"light": ("light_minimal", "#ffffff"), "dark": ("dark_minimal", "#14181c")}
+PAPER = {"light": "#ffffff", "dark": "#14181c"}
+
+
+def panel(*, light: bool = False) -> Div:
+    """A place for HTML in a page of Bokeh, in the style of all pages; with the `light` colours where the page sets
+    none, as Dask's dashboard."""
+    styles = ["page.css"] + ["light.css"] * light
+    return Div(sizing_mode="stretch_width", stylesheets=[template(name).render() for name in styles])
 
 
 class RunPage:
-    """A run's page in a document, which shows a status, and then others."""
+    """A run's page, which shows a status, and then others; `inside` another page, which does not set its colours."""
 
-    def __init__(self, document: Document, title: str, scheme: str, status: RunStatus) -> None:
+    def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
-        self.head, self.folds, self.events = (Div(sizing_mode="stretch_width") for _ in range(3))
+        self.head, self.folds, self.events = (panel(light=inside) for _ in range(3))
         self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
         self.lanes_figure, self.spent_figure = self._draw_lanes(), self._draw_spent()
         self.curves: dict[str, ColumnDataSource] = {}
         self.charts = row([], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
         parts = [self.head, self.folds, self.lanes_figure, self.charts, self.spent_figure, self.events]
-        document.add_root(column(*parts, sizing_mode="stretch_width"))
-        document.title, document.theme = title, THEMES[scheme][0]
-        document.template = template("live.html")
-        document.template_variables["scheme"] = scheme
+        self.root = column(*parts, sizing_mode="stretch_width")
         self.show(status)
 
     def show(self, status: RunStatus) -> None:
@@ -62,7 +65,7 @@ class RunPage:
 
     def _figure(self, title: str, **options: Any) -> Any:
         drawn = figure(title=title, name=title, toolbar_location=None, sizing_mode="stretch_width", **options)
-        drawn.background_fill_color = drawn.border_fill_color = THEMES[self.scheme][1]
+        drawn.background_fill_color = drawn.border_fill_color = PAPER[self.scheme]
         return drawn
 
     def _draw_lanes(self) -> Any:

@@ -16,12 +16,14 @@ from ...storage.errors import FoldstreamError
 from ...storage.object_path import AnyPath
 from ..loopback import LOOPBACK, free_port
 from ..status import RunStatus, run_status
+from .pages import template
 from .run_page import RunPage
 
 log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
 LOOK_SECONDS = 1.0
+THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 
 @dataclass
@@ -29,15 +31,27 @@ class Record:
     """A run's status, read again and again by a thread of its own: a bucket may take its time to answer."""
 
     root: AnyPath
-    status: RunStatus
+    status: RunStatus = field(default_factory=lambda: RunStatus(False, []))
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def follow(self) -> None:
-        while not self.ended.wait(LOOK_SECONDS):
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._follow, name="foldstream-record", daemon=True)
+
+    def start(self) -> None:
+        self.reader.start()
+
+    def stop(self) -> None:
+        """Have the thread end, without waiting for it."""
+        self.ended.set()
+
+    def _follow(self) -> None:
+        ended = False
+        while not ended:
             try:
                 self.status = run_status(self.root)
             except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
                 log.warning("the record of %s cannot be read just now: %s", self.root, error)
+            ended = self.ended.wait(LOOK_SECONDS)
 
 
 @contextmanager
@@ -45,12 +59,15 @@ def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
     """A server for the page of the run at `root`, on the port or on a free one. Raises ForeignError where there is no
     run."""
     record = Record(root, run_status(root))
-    reader = threading.Thread(target=record.follow, name="foldstream-record", daemon=True)
 
     def open_page(document: Document) -> None:
         context: Any = document.session_context
         scheme = "dark" if context.request.arguments.get("scheme") == [b"dark"] else "light"
-        page = RunPage(document, str(root), scheme, record.status)
+        page = RunPage(str(root), scheme, record.status)
+        document.add_root(page.root)
+        document.title, document.theme = str(root), THEMES[scheme]
+        document.template = template("live.html")
+        document.template_variables["scheme"] = scheme
         document.add_periodic_callback(lambda: page.show(record.status), int(1000 * LOOK_SECONDS))
 
     port = free_port(port)
@@ -59,11 +76,11 @@ def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
     options: dict[str, Any] = {"port": port, "address": LOOPBACK, "allow_websocket_origin": origins}
     server = Server({"/": application}, **options)
     server.start()
-    reader.start()
+    record.start()
     try:
         yield server
     finally:
-        record.ended.set()
-        reader.join()
+        record.stop()
+        record.reader.join()
         server.stop()
         server.unlisten()
