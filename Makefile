@@ -90,6 +90,11 @@ bench-order: install
 bench-submit: install
 	$(BIN)/python -m tests.benchmarks.submit build/bench-submit.json
 
+# What it costs the training that somebody looks at its page; needs chromium.
+.PHONY: bench-watch
+bench-watch: install
+	$(BIN)/python -m tests.benchmarks.watch $(DIGITS) build/bench-watch.json
+
 # Simulated: 20 folds on 64 nodes that fail.
 .PHONY: bench-schedule
 bench-schedule: install

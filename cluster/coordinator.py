@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..storage.errors import RunError
 from ..storage.files import remove_file
-from ..training.fold_driver import FoldDriver
+from ..training.fold_driver import FoldDriver, Health
 from ..training.group import GroupRequest
 from .journal import Journal
 from .reservations import free_reservations
@@ -45,12 +45,15 @@ FIND_SECONDS = 2 * LOOK_SECONDS + POLL_SECONDS  # from a silence's end of patien
 
 @dataclass
 class Attempt:
-    """An attempt that is under way: its driver, its result to come, and a question to the driver."""
+    """An attempt that is under way: its driver, its result to come, and a question to the driver how its workers
+    are."""
 
     driver: Any
     result: Any
     question: Any = None
     asked: float = 0.0
+    deaths: int = 0
+    """That the journal knows of."""
 
 
 class Coordinator:
@@ -150,9 +153,12 @@ class Coordinator:
         if any(unit.failures for unit in self.schedule.states.values()):
             free_reservations()
         for (unit, number), attempt in list(self.attempts.items()):
-            seconds = self._silence(attempt)
-            if seconds > self.patience:
-                yield Silent(unit, number, seconds)
+            health = self._health(attempt)
+            for reason in health.deaths[attempt.deaths :]:
+                self.journal.note_death(unit, number, reason)
+            attempt.deaths = max(attempt.deaths, len(health.deaths))
+            if health.silence > self.patience:
+                yield Silent(unit, number, health.silence)
         running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.named(Status.RUNNING)}
         if running != self.attempts.keys():
             yield Observed(frozenset(self.attempts))
@@ -165,18 +171,18 @@ class Coordinator:
             if self.schedule.nodes.get(node) != resources:
                 yield NodeSeen(node, resources)
 
-    def _silence(self, attempt: Attempt) -> float:
-        """Seconds for which a worker of an attempt has been silent beyond its measure, or its driver."""
+    def _health(self, attempt: Attempt) -> Health:
+        """How the workers of an attempt are, by its driver; one that does not answer is silent itself."""
         if attempt.question is None:
-            attempt.question, attempt.asked = attempt.driver.silence.remote(), monotonic()
+            attempt.question, attempt.asked = attempt.driver.health.remote(), monotonic()
         if not ray.wait([attempt.question], timeout=0)[0]:
-            return monotonic() - attempt.asked
+            return Health(monotonic() - attempt.asked, ())
         answer, attempt.question = attempt.question, None
         try:
-            seconds: float = ray.get(answer)
+            health: Health = ray.get(answer)
         except RayActorError:
-            return 0.0  # its result says so too
-        return seconds
+            return Health(0.0, ())  # its result says so too
+        return health
 
 
 def _error_of(result: Any) -> str | None:

@@ -1,5 +1,5 @@
 """The journal of a run's schedule: every event, durable before anything is done about it; and for those who look, when
-it happened, and which attempts were begun."""
+it happened, which attempts were begun, and which workers replaced."""
 
 import json
 import os
@@ -25,8 +25,8 @@ class Journal:
         self.path = path
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All that was written, in its order: events by their names and fields, and attempts as they were begun, each
-        with its `time` in seconds since 1970."""
+        """All that was written, in its order: events by their names and fields, attempts as they were begun, workers as
+        they were replaced, each with its `time` in seconds since 1970."""
         if self.path.exists():
             for line in self.path.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
@@ -43,6 +43,10 @@ class Journal:
     def note_start(self, start: Start, folds: Sequence[str]) -> None:
         """Add that an attempt at a unit of some folds is begun."""
         self._write({"start": start.unit, "attempt": start.attempt, "folds": list(folds)})
+
+    def note_death(self, unit: str, attempt: int, reason: str) -> None:
+        """Add that an attempt at a unit goes on with other workers."""
+        self._write({"replaced": unit, "attempt": attempt, "reason": reason})
 
     def _write(self, value: dict[str, Any]) -> None:
         line = json.dumps({**value, "time": time.time()}).encode() + b"\n"

@@ -137,11 +137,14 @@ def ending(line: Line, unit: str, attempt: int, followed: bool) -> str:
 
 def failure(line: Mapping[str, Any]) -> str:
     """What has failed by a line of the journal; nothing if that tells of something else."""
-    return f"{line['unit']}, attempt {line['attempt']}: {told}" if (told := reason(line)) else ""
+    unit = line.get("replaced") or line.get("unit")
+    return f"{unit}, attempt {line['attempt']}: {told}" if (told := reason(line)) else ""
 
 
 def reason(line: Mapping[str, Any]) -> str:
-    """Why an attempt has failed by a line of the journal."""
+    """Why an attempt, or a worker of it, has failed by a line of the journal."""
+    if "replaced" in line:
+        return f"{line['reason']}; from the last checkpoint others go on"
     if line.get("event") == "Silent":
         return f"silent for {line['seconds']:.0f} s"
     return line["error"] or "" if line.get("event") == "Ended" else ""

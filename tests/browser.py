@@ -1,8 +1,14 @@
 """A real browser without a window: Debian's chromium."""
 
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -50,3 +56,29 @@ def serious_issues(page: Page) -> list[str]:
         if issue["impact"] in ("serious", "critical")
         for node in issue["nodes"]
     ]
+
+
+def source_data(page: Page, name: str) -> dict[str, list[Any]]:
+    """The columns of a data source of the page, by its name."""
+    found: dict[str, list[Any]] = page.evaluate(
+        "name => Object.fromEntries(Object.entries(Bokeh.documents[0].get_model_by_name(name).data)"
+        ".map(([column, values]) => [column, Array.from(values)]))",
+        name,
+    )
+    return found
+
+
+@contextmanager
+def started_watch(run: Path) -> Iterator[str]:
+    """The command that watches a run. Yields its page's address."""
+    command = [sys.executable, "-m", "foldstream.cli", "watch", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
+        assert watching.stdout
+        address = re.search(r"http://\S+(?=,)", watching.stdout.readline())
+        assert address, watching.stdout.read()
+        try:
+            yield address[0]
+        finally:
+            watching.send_signal(signal.SIGINT)
+        told = watching.stdout.read()
+    assert watching.returncode == 0, told

@@ -3,6 +3,7 @@
 The command that starts drivers loads this, and not Ray Train, which takes seconds.
 """
 
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -11,11 +12,22 @@ from .group import START_SECONDS, GroupRequest
 LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
 
 
+@dataclass(frozen=True)
+class Health:
+    """How the workers of an attempt are."""
+
+    silence: float
+    """The seconds for which a process was silent, or all loops were, if that is too long; else 0."""
+    deaths: tuple[str, ...]
+    """Why workers were replaced, each time that they were."""
+
+
 class FoldDriver:
     """Drives one Ray Train run, in an actor: several may run at once, and what it has started ends with it."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
+        self.deaths: tuple[str, ...] = ()
         self.alive: dict[int, float] = {}
         """When each worker's process was heard last."""
         self.beats: dict[int, tuple[float, float]] = {}
@@ -25,11 +37,16 @@ class FoldDriver:
         """See `train_folds`; `driver` is this one, as others call it."""
         from .ray_train import train_folds
 
-        self.restart()
+        self._start()
         train_folds(request, driver)
 
-    def restart(self) -> None:
-        """The workers start, for the first time or anew: none is heard for a while."""
+    def replace(self, reason: str) -> None:
+        """Workers have died, and all start anew."""
+        self.deaths += (reason,)
+        self._start()
+
+    def _start(self) -> None:
+        """None is heard for a while."""
         self.alive, self.beats = {}, {-1: (monotonic(), START_SECONDS)}
 
     def live(self, rank: int) -> None:
@@ -41,11 +58,12 @@ class FoldDriver:
         self.beats.pop(-1, None)
         self.beats[rank] = monotonic(), max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
 
-    def silence(self) -> float:
-        """The seconds for which a process was silent, or all loops were, if that is too long; else 0.
+    def health(self) -> Health:
+        """How the workers are."""
+        return Health(self._silence(), self.deaths)
 
-        A loop that waits for another one, which writes, is silent too: so one that goes on is enough.
-        """
+    def _silence(self) -> float:
+        """A loop that waits for another one, which writes, is silent too: so one that goes on is enough."""
         now = monotonic()
         frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
         if frozen > self.patience:

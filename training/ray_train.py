@@ -9,6 +9,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -21,6 +22,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -66,13 +68,22 @@ class FoldsTrainer(DataParallelTrainer):  # type: ignore[misc]
 
 
 class Restarts(UserCallback):  # type: ignore[misc]
-    """Tells the driver that Ray Train starts the workers anew."""
+    """Tells the driver that Ray Train starts the workers anew, and why."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ray.get(self.driver.restart.remote())
+        ray.get(self.driver.replace.remote(_reason(worker_exceptions)))
+
+
+def _reason(failures: Mapping[int, Exception]) -> str:
+    """Why workers are replaced, from what each rank has raised: where some have died, the others miss them."""
+    dead = [str(rank) for rank, error in sorted(failures.items()) if isinstance(error, WorkerHealthCheckFailedError)]
+    if dead:
+        return f"worker {', '.join(dead)} has died"
+    rank, error = min(failures.items())
+    return f"worker {rank}: {str(error).strip().splitlines()[-1]}"
 
 
 class Pulse:
@@ -113,6 +124,7 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
     # The controller asks its workers how they are at this interval, and every report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more, for news that nobody asks for
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # for Ray's dashboard
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     get_or_create_autoscaling_coordinator()  # which the controller would wait for: this way they start together
     with tempfile.TemporaryDirectory(

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from foldstream.cluster.journal import Journal
 from foldstream.cluster.schedule import Ended, Silent
+from foldstream.cluster.status import run_status
 from foldstream.storage.dataset import Dataset
 from foldstream.training.run import RunFolder
 
@@ -64,6 +65,8 @@ def test_a_kill_leaves_the_weights_as_they_would_have_been(
     told = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
     assert "nothing" not in told
     assert result(RunFolder(tmp_path / "run")) == undisturbed
+    if victim == "worker":  # which Ray Train replaces
+        assert any("has died" in failure for failure in run_status(tmp_path / "run").failures)
 
 
 @pytest.mark.timeout(600)

@@ -1,13 +1,9 @@
 """What people see, in a real browser."""
 
 import random
-import re
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,9 @@ from distributed import Client
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
-from ..browser import chromium, serious_issues, watch_page
+from ..browser import chromium, serious_issues, source_data, started_watch, watch_page
 from ..chaos.fold_kills import kill, training, wait_for
 from ..unit.test_report import complete_run
 
@@ -123,16 +119,6 @@ def workers_of(client: Client) -> list[dict[str, Any]]:
     return sorted(workers, key=lambda worker: str(worker["name"]))
 
 
-def source_data(page: Page, name: str) -> dict[str, list[Any]]:
-    """The columns of a data source of the page, by its name."""
-    found: dict[str, list[Any]] = page.evaluate(
-        "name => Object.fromEntries(Object.entries(Bokeh.documents[0].get_model_by_name(name).data)"
-        ".map(([column, values]) => [column, Array.from(values)]))",
-        name,
-    )
-    return found
-
-
 def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(SLOW)
     options = ["--folds", "5", "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "1"]
@@ -180,19 +166,3 @@ def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browse
                 assert serious_issues(page) == []
                 page.screenshot(path=artefact(f"run-{scheme}.png"), full_page=True)
                 page.close()
-
-
-@contextmanager
-def started_watch(run: Path) -> Iterator[str]:
-    """The command that watches a run. Yields its page's address."""
-    command = [sys.executable, "-m", "foldstream.cli", "watch", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
-        assert watching.stdout
-        address = re.search(r"http://\S+(?=,)", watching.stdout.readline())
-        assert address, watching.stdout.read()
-        try:
-            yield address[0]
-        finally:
-            watching.send_signal(signal.SIGINT)
-        told = watching.stdout.read()
-    assert watching.returncode == 0, told

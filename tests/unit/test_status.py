@@ -12,15 +12,16 @@ from foldstream.cluster.views.curves import MOST_POINTS, curves_of, shares_of_ti
 SEEN, LOST = NodeSeen("a", Resources(2.0, 0.0, 8_000_000_000)), NodeLost("a")
 
 
-def lines_of(*happened: Event | tuple[str, int, list[str]]) -> list[dict[str, Any]]:
-    """The journal's lines of what happened, a second each; a tuple is a start."""
+def lines_of(*happened: Event | tuple[str, int, list[str]] | dict[str, Any]) -> list[dict[str, Any]]:
+    """The journal's lines of what happened, a second each; a tuple is a start, a dictionary the line itself."""
     lines = []
     for second, one in enumerate(happened):
-        line = dict(zip(("start", "attempt", "folds"), one, strict=True)) if isinstance(one, tuple) else to_json(one)
-        lines.append({**line, "time": float(second)})
+        line = dict(zip(("start", "attempt", "folds"), one, strict=True)) if isinstance(one, tuple) else one
+        lines.append({**(line if isinstance(line, dict) else to_json(line)), "time": float(second)})
     return lines
 
 
+DEATH = {"replaced": "fold-0-to-fold-1", "attempt": 1, "reason": "worker 1 has died"}
 BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
 
 
@@ -64,20 +65,31 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
                 Span("running", 2, 3.0, None),
             ],
         ),
+        (lines_of(BOTH, DEATH), [Span("waiting", 0, 0.0, 0.0), Span("running", 1, 0.0, None)]),
     ],
-    ids=["nothing", "a node", "running", "done", "failed and begun again", "silent", "vanished", "restarted"],
+    ids=[
+        "nothing",
+        "a node",
+        "running",
+        "done",
+        "failed and begun again",
+        "silent",
+        "vanished",
+        "restarted",
+        "a worker replaced",
+    ],
 )
 def test_a_folds_time_is_told_by_the_journal(lines: list[dict[str, Any]], spans: list[Span]) -> None:
     assert list(spans_of("fold 1", lines)) == spans
 
 
 def test_events_in_words() -> None:
-    told = [
-        in_words(line) for line in lines_of(SEEN, BOTH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()))
-    ]
+    happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset())
+    told = [in_words(line) for line in lines_of(*happened)]
     assert told == [
         "a node with 2 cores, 0 GPUs, 8.0 GB is there",
         "fold-0-to-fold-1, attempt 1: begun",
+        "fold-0-to-fold-1, attempt 1: worker 1 has died; from the last checkpoint others go on",
         "fold-0-to-fold-1, attempt 1: no such layer",
         "a node is lost",
         "",
