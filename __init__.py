@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cluster.callbacks import Callback
     from .cluster.conversion import Listener, convert_csv, convert_images, verify
-    from .cluster.jobs import predict, run_job, split_rows, train
+    from .cluster.job_file import run_job
+    from .cluster.jobs import predict, split_rows, train
     from .storage.dataset import Dataset
     from .storage.dataset import open_dataset as open
     from .storage.errors import FoldstreamError
@@ -57,7 +58,7 @@ _HOMES = {
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("storage.dataset", "open_dataset"),
     "predict": ("cluster.jobs", "predict"),
-    "run_job": ("cluster.jobs", "run_job"),
+    "run_job": ("cluster.job_file", "run_job"),
     "split_rows": ("cluster.jobs", "split_rows"),
     "stream": ("training.open_stream", "stream"),
     "verify": ("cluster.conversion", "verify"),

@@ -60,7 +60,7 @@ def options(
     choose_output(quiet, json)
 
 
-def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
+def parse_integers(option: str, text: str | None, example: str) -> tuple[int, ...] | None:
     """`1,28,28` as numbers. Raises UsageError."""
     if text is None:
         return None
@@ -69,13 +69,13 @@ def parse_integers(option: str, text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
-        raise UsageError(f"{option} «{text}»: give positive whole numbers with commas, as in 1,28,28")
+        raise UsageError(f"{option} «{text}»: give positive whole numbers with commas, as in {example}")
     return numbers
 
 
 def parse_size(text: str | None) -> int | tuple[int, ...] | None:
     """`64` as a number, `48,64` as two. Raises UsageError."""
-    numbers = parse_integers("--size", text)
+    numbers = parse_integers("--size", text, "64 or 48,64")
     return numbers[0] if numbers and len(numbers) == 1 else numbers
 
 
@@ -153,7 +153,7 @@ def convert_csv(
             out,
             label=label,
             id=id,
-            shape=parse_integers("--shape", shape),
+            shape=parse_integers("--shape", shape, "1,28,28"),
             dtype=dtype,
             task=task,
             ignore=ignore,
@@ -447,11 +447,11 @@ def run_job(
 
     Example: foldstream run examples/digits/job.toml
     """
-    from .cluster import jobs
+    from .cluster import job_file
 
-    tables = jobs.load_job_file(Path(job))  # of a job that was submitted the file goes when the cluster is left
+    tables = job_file.load_job_file(Path(job))  # of a job that was submitted the file goes when the cluster is left
     with listening() as listener:
-        summary = jobs.run_job(job, listener, cluster=ray)
+        summary = job_file.run_job(job, listener, cluster=ray)
     if summary:
         tell(summary, lambda: show_result(summary))
     if "predict" in tables:
@@ -474,7 +474,7 @@ def plan(
     """
     from .cluster.plan_job import plan_job
 
-    show_needs(plan_job(job, parse_integers("--nodes", nodes) or (), cores, price, source_bytes))
+    show_needs(plan_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any, Self
 from ..storage.errors import FoldstreamError, UsageError, did_you_mean
 from ..storage.object_path import AnyPath
 from ..training.models import import_module
+from ..training.user_code import in_words
 from .status import FoldStatus, RunStatus, Span, run_status
 
 GROUP = "foldstream.callbacks"
@@ -22,6 +23,8 @@ LOOK_SECONDS = 0.5
 FAILED = ("failed", "cut short")
 
 log = logging.getLogger(__name__)
+
+CallbackMaker = Callable[[], "Callback"]
 
 Moment = tuple[str, tuple[Any, ...]]
 """A method of `Callback`, and what it is called with."""
@@ -57,7 +60,7 @@ class Callback:
         """The command leaves the run, however it has ended."""
 
 
-def find_callback(name: str) -> Callable[[], Callback]:
+def find_callback(name: str) -> CallbackMaker:
     """What makes the callback that `NAME` or `NAME=ARGUMENT` means: an entry point of the group «foldstream.callbacks»,
     as `mlflow=EXPERIMENT`, or `path/to/file.py:factory` or `package.module:factory`. The argument, text, goes to it.
 
@@ -66,14 +69,20 @@ def find_callback(name: str) -> Callable[[], Callback]:
     target, separator, argument = name.partition("=")
     place, colon, attribute = target.rpartition(":")
     factory = getattr(import_module(place, "--callback", target), attribute, None) if colon else _offered(target)
+    if not callable(factory):
+        raise UsageError(f"--callback {target}: there is no function «{attribute}» in {place}")
 
     def make() -> Callback:
         try:
-            made = factory(*[argument] * bool(separator)) if callable(factory) else None
+            made = factory(*[argument] * bool(separator))
+        except UsageError:
+            raise
         except ModuleNotFoundError as error:
             raise UsageError(f"--callback {target} needs {error.name}; pip install {error.name}") from None
+        except Exception as error:  # the user's own code, of whatever kind
+            raise UsageError(f"--callback {name} cannot be made: {in_words(error)}") from error
         if not isinstance(made, Callback):
-            raise UsageError(f"--callback {target}: it gives no foldstream.Callback")
+            raise UsageError(f"--callback {target} gives {type(made).__name__}, not a foldstream.Callback")
         return made
 
     return make

@@ -70,7 +70,7 @@ def submit(
 def _submit_to_kubernetes(
     job: Path, image: str, name: str, nodes: str, secret: str, folder: str | None, dry_run: bool
 ) -> None:
-    from .jobs import load_job_file
+    from .job_file import load_job_file
     from .kubectl import apply_job, job_manifests
     from .kubernetes import RayJobOptions, job_name, render
 

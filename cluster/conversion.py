@@ -1,8 +1,9 @@
 """What users call to convert, on a Dask cluster that is given or started for it; and who listens to a job."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..pipeline.sources import find_sources
 from ..pipeline.target import is_converted
 from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import UsageError, disk_in_words
+from ..storage.errors import UsageError, did_you_mean, disk_in_words
 from ..storage.format import ImageForm
 from ..storage.object_path import AnyPath, locate
 from ..storage.progress import Progress, silent
@@ -55,6 +56,8 @@ def dask_executor(
     if isinstance(client, SerialExecutor):
         yield client
         return
+    if report and not report.parent.is_dir():
+        raise UsageError(f"--report {report}: there is no folder {report.parent}")
     with nullcontext(client) if client else connect(address) if address else dask_cluster() as connected:
         assert connected is not None
         if client is None:
@@ -123,7 +126,7 @@ def convert_csv(
         like=None if like is None else open_dataset(like).schema,
         on_error=on_error,
         shuffle=shuffle,
-        csv=csv if isinstance(csv, CsvOptions) else CsvOptions(**(csv or {})),
+        csv=csv if isinstance(csv, CsvOptions) else csv_options(csv or {}),
     )
     written = None if report is None else Path(report).absolute()
     return convert_request(request, locate(out), overwrite, listener, client, dask, written)
@@ -192,13 +195,24 @@ def absolute(place: str | Path) -> str:
     return str(place) if "://" in str(place) else str(Path(place).absolute())
 
 
+def csv_options(given: Mapping[str, Any]) -> CsvOptions:
+    """How CSV files are written, from a mapping. Raises UsageError for what is not known."""
+    known = [one.name for one in fields(CsvOptions)]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"csv: «{name}» is not known; {did_you_mean(name, known)}there are {', '.join(known)}")
+    return CsvOptions(**given)
+
+
 def parse_missing(text: str) -> tuple[str, float | None]:
     """`constant=0` as a way and its value; another way as it is. Raises UsageError."""
     way, separator, value = text.partition("=")
     try:
         constant = float(value) if separator else None
     except ValueError:
-        raise UsageError(f"--missing {text}: give a number, as in constant=0") from None
+        constant = math.nan
+    if constant is not None and not math.isfinite(constant):
+        raise UsageError(f"--missing {text}: give a number, as in constant=0")
     return way, constant
 
 

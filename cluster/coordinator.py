@@ -15,13 +15,14 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..storage.errors import RunError
+from ..storage.errors import AttemptError, FoldstreamError, RunError
 from ..storage.files import remove_file
 from ..training.fold_driver import FoldDriver, Health
 from ..training.group import GroupRequest
 from .journal import Journal
 from .reservations import free_reservations
 from .schedule import (
+    GONE,
     Action,
     Ended,
     Event,
@@ -91,10 +92,13 @@ class Coordinator:
         failed = self.schedule.named(Status.FAILED)
         if failed:
             errors = "; ".join(f"{name}: {self.schedule.states[name].error}" for name in failed)
-            done = len(self.schedule.units) - len(failed)
+            units = self.schedule.units
+            done = sum(len(unit.folds) for name, unit in units.items() if name not in failed)
+            left = sum(len(unit.folds) for unit in units.values())
             raise RunError(
-                f"training failed, the run is incomplete: {errors}. {done} of {len(self.schedule.units)} are done and "
-                "kept: once it is mended, run the same command again"
+                f"training failed, the run is incomplete: {errors}. Of the {left} folds that were left {done} are done "
+                f"now and kept; «foldstream status {self.journal.path.parent}» shows what happened. Once it is mended, "
+                "run the same command again"
             )
 
     def _go_on(self) -> None:
@@ -113,7 +117,12 @@ class Coordinator:
         waiting = self.schedule.named(Status.WAITING)
         if waiting and not self.waits:
             demand = self.schedule.units[waiting[0]].demand
-            log.warning("waiting for nodes: a fold needs %s, and there is %s", demand, self.schedule.capacity)
+            log.warning(
+                "waiting for nodes: a fold needs %s, and there are %s; add nodes, or stop this with Ctrl-C and begin a "
+                "new run with fewer --workers or less --memory",
+                demand,
+                self.schedule.capacity,
+            )
             request_resources(bundles=_bundles(demand, self.request(waiting[0]).workers))
             self.asked = True
         self.waits = bool(waiting)
@@ -121,6 +130,8 @@ class Coordinator:
 
     def _take(self, event: Event) -> None:
         self.journal.append(event)
+        if isinstance(event, Ended) and event.error:
+            log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
         for action in self.schedule.handle(event):
             self._act(action)
         self.schedule.check()
@@ -144,7 +155,7 @@ class Coordinator:
         for (unit, number), attempt in list(self.attempts.items()):
             if ray.wait([attempt.result], timeout=0)[0]:
                 del self.attempts[unit, number]
-                yield Ended(unit, number, _error_of(attempt.result))
+                yield Ended(unit, number, *_error_of(attempt.result))
                 ray.kill(attempt.driver)
         if monotonic() - self.looked < LOOK_SECONDS:
             return
@@ -156,6 +167,7 @@ class Coordinator:
             health = self._health(attempt)
             for reason in health.deaths[attempt.deaths :]:
                 self.journal.note_death(unit, number, reason)
+                log.warning("%s, attempt %d: %s; from the last checkpoint others go on", unit, number, reason)
             attempt.deaths = max(attempt.deaths, len(health.deaths))
             if health.silence > self.patience:
                 yield Silent(unit, number, health.silence)
@@ -185,15 +197,17 @@ class Coordinator:
         return health
 
 
-def _error_of(result: Any) -> str | None:
+def _error_of(result: Any) -> tuple[str | None, bool]:
+    """Why an attempt has failed, if it has, and whether it would fail again."""
     try:
         ray.get(result)
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
-        return str(cause).strip() or type(cause).__name__
+        final = isinstance(cause, FoldstreamError) and not isinstance(cause, AttemptError)
+        return str(cause).strip() or type(cause).__name__, final
     except RayActorError:
-        return "its driver has died"
-    return None
+        return GONE, False
+    return None, False
 
 
 def _bundles(demand: Resources, workers: int) -> list[dict[str, float]]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from ..storage.dataset import Dataset
-from ..storage.errors import UsageError, check_choice
+from ..storage.errors import FoldstreamError, RunError, UsageError, check_choice
 from ..storage.machine import this_machine
 from ..training.batch import Rank
 from ..training.config import TrainConfig
@@ -18,6 +19,7 @@ from ..training.run import RunJob
 from ..training.saving import EACH_EPOCH, Saving
 from ..training.stream import Mixing, TrainStream
 from ..training.trial import Costs, try_rows
+from ..training.user_code import noted
 from .estimate import MODEL_BYTES
 
 FOLD_MODES = ("auto", "fused", "runs")
@@ -80,7 +82,12 @@ def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution
     if execution.fold_mode != "auto" or mode == "runs" or min(room, models) < 2:
         return mode, reason
     remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(try_rows)
-    costs = ray.get(remote.remote(job, Rank(memory=execution.memory, cache=execution.cache)))
+    try:
+        costs = ray.get(remote.remote(job, Rank(memory=execution.memory, cache=execution.cache)))
+    except RayTaskError as error:
+        if isinstance(error.cause, FoldstreamError):
+            raise error.cause from None
+        raise RunError(f"--model {job.config.model} fails on a batch of the data: {noted(error.cause)}") from error
     return faster_mode(costs, models, room, job.open_data().rows, execution.workers)
 
 

@@ -1,25 +1,18 @@
-"""What users call besides the conversion: train, predict, and all three from one file.
-
-The command line and `import foldstream` share it.
-"""
+"""What users call besides the conversion: split, train, predict. The command line and `import foldstream` share it."""
 
 import csv
 import io
 import re
 import tempfile
-import tomllib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from inspect import signature
-from os.path import normpath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from distributed import Client
 
 from ..pipeline.convert_images import ImageRequest
@@ -30,7 +23,7 @@ from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
 from ..storage.dataset import Dataset, open_arrays, open_dataset
-from ..storage.errors import ConflictError, UsageError, check_choice, did_you_mean, disk_in_words
+from ..storage.errors import ConflictError, RowError, UsageError, check_choice, disk_in_words
 from ..storage.files import names_in, remove_tree, whole_file
 from ..storage.fold_plan import PLANS, FoldPlan, open_plan
 from ..storage.format import MANIFEST, WORK, Schema, keys_of
@@ -40,20 +33,19 @@ from ..storage.progress import Progress
 from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.ensemble import check_ensemble
 from ..training.models import check_model
+from ..training.optimizer import try_recipe
 from ..training.order import lane_count
 from ..training.plan_folds import make_plan
 from ..training.prediction import predict_rows
 from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
-from .callbacks import Callback, Callbacks, find_callback, map_code
-from .conversion import SILENT, Listener, absolute, convert_csv, convert_images, convert_request, dask_executor
-from .dask_on_ray import dask_on_ray, workers_released
-from .fold_mode import Execution, choose_fold_mode, settle_fold_mode
+from .callbacks import Callback, CallbackMaker, Callbacks, find_callback
+from .conversion import SILENT, Listener, absolute, convert_request, dask_executor
+from .dask_on_ray import workers_released
+from .fold_mode import FOLD_MODES, Execution, choose_fold_mode, settle_fold_mode
 from .grid import candidate_folder, expand_grid, write_grid
-from .job_log import job_log
-from .local import dask_cluster
-from .local_ray import connect_ray, ray_cluster
+from .local_ray import ray_cluster
 from .runs import (
     begun_with,
     load_summary,
@@ -123,13 +115,19 @@ def train(
     else:
         columns = group_column, order_column, gap, fold_column
         chosen_split = choose_split(opened.schema, split, folds, seed, repeats, holdout, *columns)
-    if hang_timeout < SHORTEST_HANG:
-        raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
-    bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
-    saving = parse_saving(checkpoint_every, keep)
-    makers = [find_callback(one) if isinstance(one, str) else one for one in callbacks]
-    execution = Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving)
-    candidates = expand_grid(settings or {})
+    execution, candidates, makers = settle_training(
+        model,
+        workers,
+        memory,
+        cache,
+        fold_mode,
+        max_retries,
+        hang_timeout,
+        checkpoint_every,
+        keep,
+        settings,
+        callbacks,
+    )
     runs = {name: candidate_folder(root.root, name) for name in candidates}
     begun = filter(None, (begun_with(folder, workers) for folder in runs.values()))
     lanes, shares = next(begun, (lane_count(workers), workers))
@@ -137,18 +135,20 @@ def train(
     configs, parameters = configure(candidates, common, opened.schema)
     models = len(candidates) * (chosen_split.folds * chosen_split.repeats + refit)
     mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
-    with _task_executor(opened.rows, listener, client) as executor:
+    with disk_in_words(root.root), _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
         executor.tell(RUN, {"place": absolute(run)})
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
     left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
+    if 0 < len(left) < len(named):
+        listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are done already")
     new = not all(folder.summary.exists() for folder in runs.values())
-    made = [one if isinstance(one, Callback) else one() for one in makers] if new else []
-    with Callbacks(made, root.root) as happening:
+    made = [make() for make in makers] if new else []
+    with disk_in_words(root.root), Callbacks(made, root.root) as happening:
         happening.tell("run_begun", str(root.root), left, describe(configs, candidates))
         if left:
-            with workers_released(client), ray_cluster(workers) as dashboard:
+            with workers_released(client), ray_cluster(workers, execution.memory or 0) as dashboard:
                 listener.announce("Ray dashboard", dashboard)
                 mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)
                 listener.announce("fold mode", f"{mode}: {reason}")
@@ -163,6 +163,43 @@ def train(
         happening.end(summaries[result.get("best", "")])
     listener.announce("report", str(RunFolder(best_folder(root.root)).page))
     return result
+
+
+def settle_training(
+    model: str,
+    workers: int,
+    memory: str | int | None,
+    cache: str | int | None,
+    fold_mode: str,
+    max_retries: int,
+    hang_timeout: float,
+    checkpoint_every: str,
+    keep: int,
+    settings: Mapping[str, Any] | None,
+    callbacks: Sequence[str | Callback],
+) -> tuple[Execution, dict[str, dict[str, Any]], list[CallbackMaker]]:
+    """How to train, the candidates' settings by their names, and what makes the callbacks, from arguments of `train`.
+
+    Raises UsageError for what is wrong whatever the data are.
+    """
+    check_choice("--fold-mode", fold_mode, FOLD_MODES)
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: it must be at least 1")
+    if max_retries < 0:
+        raise UsageError(f"--max-retries {max_retries}: it must be at least 0")
+    if hang_timeout < SHORTEST_HANG:
+        raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
+    bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
+    saving = parse_saving(checkpoint_every, keep)
+    makers = [find_callback(one) if isinstance(one, str) else partial(_same, one) for one in callbacks]
+    candidates = expand_grid(settings or {})
+    for of_one in candidates.values():
+        try_recipe(resolve_settings(model, of_one)[0])
+    return Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving), candidates, makers
+
+
+def _same(callback: Callback) -> Callback:
+    return callback
 
 
 def describe(configs: Mapping[str, TrainConfig], candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -283,10 +320,10 @@ def predict(
     if len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
     check_ensemble(ensemble, bool(job.schema.classes), job.config.refit)
-    target = _new_file(out)
+    target = new_file(out)
     if id and job.schema.image:
         raise UsageError("--id names a column, and images have none; their paths name them")
-    with _source_dataset(job, source, target, id, listener, client) as dataset:
+    with disk_in_words(target), _source_dataset(job, source, target, id, listener, client) as dataset:
         check_same_features(job.schema, dataset.schema, source)
         predicted = predict_rows(job, folder, dataset, ensemble)
         return write_predictions(job.schema, predicted, dataset.rows, target, names, listener.progress)
@@ -299,12 +336,14 @@ def write_oof(run: str | Path, out: str | Path, *, listener: Listener = SILENT) 
     mean: the class and each class's probability, or each label's value. Returns the rows written.
     """
     folder, _ = read_run(locate(run))
-    target = _new_file(out)
+    target = new_file(out)
     check_choice("the ending of OUT", Path(str(target)).suffix, tuple(WRITERS))
-    return write_table(load_job(folder).open_data(), open_arrays(folder.oof, "predictions"), target, listener.progress)
+    predictions = open_arrays(folder.oof, "predictions")
+    with disk_in_words(target):
+        return write_table(load_job(folder).open_data(), predictions, target, listener.progress)
 
 
-def _new_file(out: str | Path) -> AnyPath:
+def new_file(out: str | Path) -> AnyPath:
     target = locate(out)
     if isinstance(target, Path) and target.is_dir():
         raise UsageError(f"{out} is a folder; name a file in it")
@@ -325,6 +364,8 @@ def _source_dataset(
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
+        if id:
+            raise UsageError(f"--id names a column of a CSV file, and {source} is a dataset, which has its rows' names")
         yield open_dataset(place)
         return
     scratch = _scratch(target)
@@ -335,9 +376,21 @@ def _source_dataset(
                 yield write_images(images, scratch / "source.zarr", executor, listener.progress)
         else:
             request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
-            yield convert_request(request, scratch / "source.zarr", False, listener, client)
+            yield _convert_source(request, scratch / "source.zarr", job, listener, client)
     finally:
         remove_tree(scratch)
+
+
+def _convert_source(
+    request: ConvertRequest, out: AnyPath, job: RunJob, listener: Listener, client: Client | None
+) -> Dataset:
+    """Convert what is to be predicted. Raises RowError with a remedy of which `predict` has no option itself."""
+    try:
+        return convert_request(request, out, False, listener, client)
+    except RowError as error:
+        convert = f"«foldstream convert csv FILE OUT.zarr --like {job.dataset}»"
+        remedy = f"mend the row, or use {convert}, which has options for such rows, and predict OUT.zarr"
+        raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
 
 
 def _scratch(target: AnyPath) -> AnyPath:
@@ -350,11 +403,19 @@ def _scratch(target: AnyPath) -> AnyPath:
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
     """Raise UsageError unless a dataset has the columns and the shape that a run was trained on."""
-    if (expected.features, expected.sample_shape) != (found.features, found.sample_shape):
-        missing = [name for name in expected.features if name not in found.features][:5]
+    kinds = [(one.features, one.sample_shape, one.categories, one.dates) for one in (expected, found)]
+    if kinds[0] != kinds[1]:
+        missing = [name for name in expected.features if name not in found.features]
+        told = f"samples of shape {found.sample_shape} where the run has {expected.sample_shape}"
+        if missing:
+            told = f"it lacks {', '.join(missing[:5])}" + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        elif expected.features != found.features:
+            told = "they are others, or in another order"
+        elif expected.sample_shape == found.sample_shape:
+            told = "its categories or dates became other numbers"
         raise UsageError(
-            f"{source} does not have the run's columns: samples of shape {found.sample_shape} where the run has "
-            f"{expected.sample_shape}" + (f", missing {', '.join(missing)}" if missing else "")
+            f"{source} does not have the run's columns: {told}; give predict the source itself, or convert that with "
+            "--like and the dataset that the run was trained on"
         )
 
 
@@ -396,115 +457,3 @@ def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
         names = [schema.classes[code] for code in predictions.argmax(axis=1)]
         return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]
     return [list(values) for values in predictions.T]
-
-
-@contextmanager
-def job_cluster(address: str | None) -> Iterator[Client]:
-    """Dask for a whole job: on this machine, or on the Ray cluster at an address, or on the one that is connected; on
-    that it trains then too."""
-    if address:
-        with connect_ray(address), dask_on_ray() as client:
-            yield client
-    else:
-        with dask_on_ray() if ray.is_initialized() else dask_cluster() as client:
-            yield client
-
-
-def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | None = None) -> dict[str, Any]:
-    """Convert, train and predict as a TOML file says; each part that is done already is skipped.
-
-    It runs on this machine, or on the Ray cluster at the address `cluster` (`auto`: the one of which this machine is a
-    node), whose nodes must see the same files.
-
-    Tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source,
-    out, …) take the names of the functions' parameters, which are the flags' names. Paths are relative to the file.
-    `train.dataset` and `predict.run` default to what the tables before them make. Returns the run's summary.
-    """
-    tables = load_job_file(Path(path))
-    logged = (
-        job_log(RunFolder(locate(tables["train"]["run"])), listener) if "train" in tables else nullcontext(listener)
-    )
-    with logged as listener, job_cluster(cluster) as client:
-        listener.announce("Dask dashboard", client.dashboard_link)
-        for table in CONVERSIONS.keys() & tables:
-            CONVERSIONS[table](**tables[table], listener=listener, client=client)
-        summary = train(**tables["train"], listener=listener, client=client) if "train" in tables else {}
-        if "predict" in tables:
-            predict(**tables["predict"], listener=listener, client=client)
-    return summary
-
-
-CONVERSIONS: dict[str, Callable[..., Any]] = {"convert.csv": convert_csv, "convert.images": convert_images}
-JOB_TABLES: dict[str, Callable[..., Any]] = {**CONVERSIONS, "train": train, "predict": predict}
-JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source")
-
-
-def load_job_file(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of a job file, checked, with absolute paths. Raises UsageError for names that are not known."""
-    try:
-        tables = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist; give a job file in TOML") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
-    if isinstance(tables.get("convert"), dict):
-        nested = tables.pop("convert")
-        tables = {**{f"convert.{kind}": values for kind, values in nested.items()}, **tables}
-    for table, values in tables.items():
-        if table not in JOB_TABLES:
-            raise UsageError(
-                f"{path}: table «{table}» is not known; {did_you_mean(table, JOB_TABLES)}there are "
-                f"{', '.join(JOB_TABLES)}"
-            )
-        if not isinstance(values, dict):
-            raise UsageError(f"{path}: «{table}» is a table; write [{table}], and below it what is in it")
-        known = [name for name in signature(JOB_TABLES[table]).parameters if name not in ("listener", "client")]
-        for name in values:
-            if name not in known:
-                raise UsageError(
-                    f"{path}: «{name}» in [{table}] is not known; {did_you_mean(name, known)}there are "
-                    f"{', '.join(known)}"
-                )
-        _resolve_paths(values, path.absolute().parent)
-    converted = [tables[table].get("out") for table in CONVERSIONS if table in tables]
-    if len(converted) > 1:
-        raise UsageError(f"{path}: there is one dataset to train on; write {' or '.join(CONVERSIONS)}, not both")
-    if converted and "train" in tables:
-        tables["train"].setdefault("dataset", converted[0])
-    if "train" in tables and "predict" in tables:
-        tables["predict"].setdefault("run", tables["train"].get("run"))
-    for table, values in tables.items():
-        for name, parameter in signature(JOB_TABLES[table]).parameters.items():
-            if parameter.default is parameter.empty and name not in values:
-                raise UsageError(f"{path}: [{table}] needs «{name}»")
-    return tables
-
-
-def job_places(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The files, folders and URLs that a job reads and writes; not its model's file."""
-    for values in tables.values():
-        for name in JOB_PATHS:
-            if given := values.get(name):
-                yield from given if isinstance(given, list) else [given]
-
-
-def _resolve_paths(values: dict[str, Any], base: Path) -> None:
-    """Make a table's paths absolute: they are relative to the job file."""
-    for name in JOB_PATHS:
-        if name in values:
-            given = values[name]
-            values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
-    if "model" in values:
-        values["model"] = _code(base, values["model"])
-    if "callbacks" in values:
-        values["callbacks"] = [map_code(one, partial(_code, base)) for one in values["callbacks"]]
-
-
-def _code(base: Path, name: str) -> str:
-    """`path/to/file.py:factory`, whose path is relative to a folder, absolute; another name as it is."""
-    return normpath(base / name) if ".py:" in name else name
-
-
-def _from(base: Path, place: str) -> str:
-    """A path that is relative to a folder, absolute; a URL as it is."""
-    return place if "://" in place else normpath(base / place)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.errors import ConflictError, RunError, UsageError
-from .jobs import job_places
+from .job_file import job_places
 from .kubernetes import (
     Manifest,
     RayJobOptions,

@@ -62,4 +62,10 @@ def connect(address: str) -> Iterator[Client]:
             f"--dask {address}: no scheduler answers there ({error}); start one with «dask scheduler», and workers"
         ) from None
     with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError:
+            raise UsageError(
+                f"--dask {address}: the scheduler there has no workers; start some, with «dask worker {address}»"
+            ) from None
         yield client

@@ -24,21 +24,34 @@ RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
 
 @contextmanager
-def ray_cluster(workers: int) -> Iterator[str]:
-    """A Ray node for `workers` training workers, or the cluster that is connected already.
+def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
+    """A Ray node for `workers` training workers, each with `memory` bytes, or the cluster that is connected already.
 
-    Yields the dashboard's address. A node that was started here ends here.
+    Yields the dashboard's address. A node that was started here ends here. Raises UsageError where this machine has not
+    so much.
     """
     if ray.is_initialized():
         yield _dashboard(ray.worker.get_dashboard_url())
         return
+    machine, gpus = this_machine(), torch.cuda.device_count()  # those that torch can use
+    if 0 < gpus < workers:
+        raise UsageError(
+            f"--workers {workers}: each takes a GPU, and this machine has {gpus}; use --workers {gpus}, or train on "
+            'the CPU with CUDA_VISIBLE_DEVICES=""'
+        )
+    if workers * memory > machine.memory:
+        raise UsageError(
+            f"--memory {memory / 1e9:,.1f}GB for each of {workers} workers: this machine has "
+            f"{machine.memory / 1e9:,.1f} GB; use less --memory or fewer --workers"
+        )
     before = psutil.Process().children(recursive=True)
     make_token()
     with loopback_alone():
         context = ray.init(
             address="local",
-            num_cpus=max(workers, this_machine().cores),
-            num_gpus=torch.cuda.device_count(),  # those that torch can use
+            num_cpus=max(workers, machine.cores),
+            num_gpus=gpus,
+            _memory=machine.memory,
             include_dashboard=True,
             dashboard_host=LOOPBACK,
             dashboard_port=free_port(RAY_DASHBOARD),
@@ -66,6 +79,8 @@ def connect_ray(address: str) -> Iterator[None]:
     try:
         with loopback_alone() if on_loopback(host) else nullcontext():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except RuntimeError as error:  # of versions that differ
+        raise UsageError(f"Ray cluster {address}: {error}; have the same Python and Ray here as there") from None
     except (ConnectionError, ValueError) as error:
         if "InvalidAuthToken" in str(error.__cause__):
             told = f"it asks for a token, and {TOKEN_PATH} does not name a file with that; copy it from the cluster"

@@ -37,7 +37,8 @@ from ..training.trial import Costs, try_rows
 from .conversion import Listener
 from .estimate import Conversion, Data, Outlook, Sample, Training, epoch_passes, estimate_data, look_ahead
 from .grid import expand_grid
-from .jobs import CONVERSIONS, configure, load_job_file, named_split, train
+from .job_file import CONVERSIONS, load_job_file
+from .jobs import configure, named_split, train
 from .plan_text import Facts, assumptions, conversion_facts, data_facts, disk_fact, training_facts
 
 ANY_MEMORY = 1 << 60

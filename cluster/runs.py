@@ -3,6 +3,7 @@
 Every step is an artifact that is committed or absent, so a run that was killed goes on by the same calls.
 """
 
+import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ from .views.facts import spread
 from .views.report import write_report
 
 POLL_SECONDS = 0.5
+OTHER_DATA = "the data are not the same"
+LONGEST_VALUE = 60
 
 
 def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress) -> RunJob:
@@ -39,6 +42,8 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
 
     Raises ConflictError if it holds another job, and names what differs; UsageError if the data cannot be split so.
     """
+    if isinstance(run.root, Path) and run.root.is_file():
+        raise ConflictError(f"{run.root} is a file; choose a folder for the run")
     file, kept = model_file(config.model), config
     if file:  # the run keeps it, so that it does not matter where it was
         kept = replace(config, model=f"{file[0].name}:{file[1]}")
@@ -46,6 +51,8 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
     value = asdict(RunJob(*data, kept, model_hash(config.model)))
     if run.job.exists():
         differences = sorted({*_differences(read_json(run.job), value)})
+        if OTHER_DATA in differences:  # its statistics follow from that
+            differences = [OTHER_DATA]
         if differences:
             raise ConflictError(
                 f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
@@ -74,8 +81,13 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), key)
     elif not same_json(old, new):
-        words = {"identity": "the data are not the same", "model_hash": "the model's file has changed"}
-        yield words.get(name, f"{name} was {old}, now {new}")
+        words = {"identity": OTHER_DATA, "model_hash": "the model's file has changed"}
+        yield words.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
+
+
+def shorten(value: object) -> str:
+    """A value as text, which may be a long list."""
+    return textwrap.shorten(str(value), LONGEST_VALUE, placeholder="…")
 
 
 def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:

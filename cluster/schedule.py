@@ -2,13 +2,19 @@
 
 A *unit* is what one Ray Train run trains: a fold, or all folds from one pass. Units are admitted while the nodes that
 are there have what they demand. A unit that fails is begun again, `max_retries` times, and then the others go on; each
-node that is lost meanwhile allows it one failure more.
+node that is lost meanwhile allows it one failure more. What would fail again, as a wrong value in the data, is not.
 Events may come twice, late or never: what ended is known by its attempt, and `Observed` says what is really there.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+
+SILENCE = "a worker did nothing for {:.0f} s; if the model or the disk is only slow, give a longer --hang-timeout"
+GONE = (
+    "the process that drives its workers has died, most likely for want of memory or with its node; with fewer "
+    "--workers or a smaller --batch-size it needs less"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Ended:
     unit: str
     attempt: int
     error: str | None = None
+    final: bool = False
+    """Whether it would fail again."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ class UnitState:
     excused: int = 0
     """Failures that are put down to lost nodes: one for each since the unit was begun."""
     error: str | None = None
+    final: bool = False
+    """Whether the last failure would come again."""
 
 
 @dataclass
@@ -168,15 +178,15 @@ class Schedule:
                 self.nodes[node] = resources
             case NodeLost(node):
                 self._lose(node)
-            case Ended(unit, attempt, error) if self._runs(unit, attempt):
-                self._end(unit, error)
+            case Ended(unit, attempt, error, final) if self._runs(unit, attempt):
+                self._end(unit, error, final)
             case Silent(unit, attempt, seconds) if self._runs(unit, attempt):
-                self._end(unit, f"a worker was silent for {seconds:.0f} s")
+                self._end(unit, SILENCE.format(seconds))
                 actions.append(Stop(unit, attempt))
             case Observed(attempts):
                 for unit in self.named(Status.RUNNING):
                     if (unit, self.states[unit].attempt) not in attempts:
-                        self._end(unit, "its driver is gone")
+                        self._end(unit, GONE)
                 actions += [Stop(*one) for one in sorted(attempts) if not self._runs(*one)]
             case Restarted():
                 self.nodes = {}  # it may be another cluster
@@ -195,14 +205,15 @@ class Schedule:
                 begun = state.status is Status.RUNNING or (state.status is Status.WAITING and state.attempt > 0)
                 state.excused += begun
 
-    def _end(self, unit: str, error: str | None) -> None:
+    def _end(self, unit: str, error: str | None, final: bool = False) -> None:
         state = self.states[unit]
-        state.error = error
+        state.error, state.final = error, final
         if error is None:
             state.status = Status.DONE
             return
         state.failures += 1
-        state.status = Status.FAILED if state.failures - state.excused > self.max_retries else Status.WAITING
+        given_up = final or state.failures - state.excused > self.max_retries
+        state.status = Status.FAILED if given_up else Status.WAITING
 
     def _admit(self) -> Sequence[Start]:
         """Start what fits beside what runs, in order: a later unit that fits does not wait for an earlier one."""
@@ -220,7 +231,7 @@ class Schedule:
             assert state.failures <= state.attempt, f"{name} failed more often than it was begun"
             own = state.failures - state.excused
             assert own <= self.max_retries + 1, f"{name} was begun too often"
-            assert (state.status is Status.FAILED) == (own > self.max_retries), f"{name}: {state}"
+            assert (state.status is Status.FAILED) == (state.final or own > self.max_retries), f"{name}: {state}"
             assert state.status is not Status.DONE or state.error is None, f"{name} is done, with an error"
             assert state.attempt or state.status is Status.WAITING, f"{name} was never begun"
         for name in self.named(Status.WAITING):

@@ -23,7 +23,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ..storage.errors import RunError, UsageError
 from ..training.models import model_file
 from .callbacks import map_code
-from .jobs import load_job_file
+from .job_file import load_job_file
 from .local_cluster import current_cluster
 from .loopback import LOOPBACK, on_loopback
 from .ray_token import TOKEN_PATH
@@ -66,6 +66,8 @@ def open_client(address: str | None) -> JobSubmissionClient:
         raise UsageError(
             f"--to {place}: no Ray dashboard answers there; look at the address, or tunnel to it"
         ) from None
+    except RuntimeError as error:
+        raise UsageError(f"--to {place}: what answers there is no Ray dashboard of this version ({error})") from None
     except AuthenticationError:
         raise UsageError(
             f"--to {place}: it asks for a token; have {TOKEN_PATH} name a file with the cluster's"

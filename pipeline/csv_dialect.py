@@ -47,6 +47,8 @@ class CsvOptions:
         check_choice("--header", self.header, HEADERS)
         for option in ("delimiter", "quote", "comment", "decimal", "thousands"):
             given = getattr(self, option)
+            if given == r"\t":
+                raise UsageError(f"--{option} {given}: for a tab write --{option} $'{given}'")
             if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0" or given in "0123456789+-eE"):
                 raise UsageError(f"--{option} «{given}»: give one ASCII character that no number has")
 
@@ -212,7 +214,10 @@ def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:
     """The names in a header. Raises SourceError for names that are missing, stand twice or are not UTF-8."""
     for position, name in enumerate(row):
         if not name.strip():
-            raise SourceError(f"{path}, line {line}: column {position + 1} has no name; name it in the header")
+            raise SourceError(
+                f"{path}, line {line}: column {position + 1} has no name; name it in the header "
+                "(pandas writes such a column, the index; save with index=False)"
+            )
         if name in row[:position]:
             raise SourceError(f"{path}, line {line}: two columns are named «{name}»; rename one")
         if any("\udc80" <= letter <= "\udcff" for letter in name):

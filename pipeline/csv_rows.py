@@ -31,7 +31,7 @@ from .csv_kernels import (
     skip_rows,
 )
 
-REMEDY = "mend or remove the row"
+ABSENT = "the value is missing"
 MOST_DIGITS = 4000  # that Python makes an int of
 ODD_FIELDS = 1 << 16
 FAULTS = 1024
@@ -160,9 +160,9 @@ class RowReader:
             leave_out(x, chunk, wrong)
         return chunk
 
-    def text_error(self, chunk: Chunk, row: int, name: str, reason: str) -> RowError:
+    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
         """The error for a text of a chunk that says what it must not."""
-        return self._error(int(chunk.begins[row, self.columns.texts.index(name)]), name, reason)
+        return self._error(int(chunk.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
 
     def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
         """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
@@ -179,7 +179,7 @@ class RowReader:
             chunk.missing = np.stack(gone, axis=1).astype(np.int64)
         else:
             for i in np.flatnonzero(absent).tolist():
-                wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], "the value is missing"))
+                wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], ABSENT))
         there = np.flatnonzero(~absent)
         values, reasons = parse_numbers(texts.take(pa.array(there)))
         for i, reason in reasons.items():
@@ -217,7 +217,7 @@ class RowReader:
             texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
             for row in np.flatnonzero(absent.to_numpy(zero_copy_only=False)).tolist():
                 if name in self.columns.required:
-                    complain(row, "the value is missing")
+                    complain(row, ABSENT)
         if name not in self.columns.dates:
             return texts
         dates, reasons = parse_dates(texts)
@@ -238,8 +238,8 @@ class RowReader:
     def _field_error(self, odd: np.ndarray, reason: str) -> RowError:
         return self._error(int(odd[2]), self.source.header[int(odd[1])], reason)
 
-    def _error(self, offset: int, column: str | None, reason: str) -> RowError:
-        return RowError(self.source.path, self._line(offset), column, reason, REMEDY)
+    def _error(self, offset: int, column: str | None, reason: str, remedy: str = "") -> RowError:
+        return RowError(self.source.path, self._line(offset), column, reason, remedy or remedy_of(reason))
 
     def _line(self, offset: int) -> int:
         return self.piece.line + count_lines(self.text[:offset])
@@ -325,6 +325,16 @@ def plain_numbers(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
     plain = pc.replace_substring(texts, thousands, "") if thousands else texts
     plain = pc.replace_substring(plain, decimal, ".")
     return pc.if_else(pc.match_substring_regex(texts, pattern), plain, "")
+
+
+def remedy_of(reason: str) -> str:
+    """What to do about a row that is wrong for this reason."""
+    how = "mend or remove the row"
+    if reason == ABSENT:
+        how = "fill it, have --missing mean fill such numbers (or constant=0, or indicator)"
+    elif reason.endswith("number"):
+        how = "mend it, take a column of words by --category, leave it out by --ignore"
+    return f"{how}, or leave such rows out by --on-error skip"
 
 
 def parse_number(text: str) -> float | int | str:

@@ -84,7 +84,10 @@ def list_images(places: Sequence[str], folder: Path) -> ImageList:
                     digest.update("".join(f"{row}\n" for row in rows).encode(errors="surrogateescape"))
                     writer.write_batch(_record(rows, len(containers) - 1))
             if not found:
-                raise SourceError(f"{place} has no images; name a folder, a pattern, or a .tar or .zip archive of some")
+                raise SourceError(
+                    f"{place} has no images; name a folder, a pattern, or a .tar or .zip "
+                    "archive of some (a .tar.gz is to be unpacked first)"
+                )
     table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
     return ImageList(table, tuple(containers), digest.hexdigest(), passed_over)
 

@@ -13,7 +13,7 @@ from ..storage.errors import RowError, SourceError
 from ..storage.format import Source
 from ..storage.object_path import ObjectPath, locate, open_stream
 from .csv_cut import Piece
-from .csv_rows import REMEDY, Chunk, Columns, Numbers, leave_out
+from .csv_rows import ABSENT, Chunk, Columns, Numbers, leave_out, remedy_of
 
 SAMPLE_ROWS = 100
 
@@ -91,9 +91,9 @@ class TableReader:
             leave_out(x, chunk, wrong)
         return chunk
 
-    def text_error(self, chunk: Chunk, row: int, name: str, reason: str) -> RowError:
+    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
         """The error for a text of a chunk that says what it must not."""
-        return self._error(int(chunk.begins[row, 0]), name, reason)
+        return self._error(int(chunk.begins[row, 0]), name, reason, remedy)
 
     def _next(self, rows: int) -> pa.RecordBatch:
         """The next rows, at most so many."""
@@ -119,7 +119,7 @@ class TableReader:
             chunk.missing = np.concatenate([chunk.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
         elif len(gaps):
             for row in gaps.tolist():
-                wrong.setdefault(row, self._error(self.position + row, name, "the value is missing"))
+                wrong.setdefault(row, self._error(self.position + row, name, ABSENT))
         if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
             values = column.cast(pa.int64()).fill_null(0).to_numpy()
             fitting = self.numbers.fit_whole(values)
@@ -153,11 +153,12 @@ class TableReader:
             raise SourceError(f"{self.source.path}, column «{name}»: {error}; leave it out with --ignore") from None
         if name in self.columns.required and values.null_count:
             for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
-                wrong.setdefault(row, self._error(self.position + row, name, "the value is missing"))
+                wrong.setdefault(row, self._error(self.position + row, name, ABSENT))
         return values
 
-    def _error(self, position: int, column: str, reason: str) -> RowError:
-        return RowError(self.source.path, self.piece.line + position, column, reason, REMEDY, unit="row")
+    def _error(self, position: int, column: str, reason: str, remedy: str = "") -> RowError:
+        place = self.source.path, self.piece.line + position, column
+        return RowError(*place, reason, remedy or remedy_of(reason), unit="row")
 
 
 def _none() -> np.ndarray:

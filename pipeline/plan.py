@@ -160,6 +160,7 @@ def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Seque
     header, path = texts[0].header, texts[0].path
     like = request.like
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
+    named += [(name, "--ignore") for name in request.ignore]
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     for name, option in named:
         if name and name not in header:
@@ -370,7 +371,10 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
     if len(labels) > 1:
         raise UsageError(f"--task classification: give one --label; {', '.join(labels)} together can be a regression")
     if label.distinct is None:
-        raise UsageError(f"--task classification: the label «{name}» has too many distinct values to be classes")
+        raise UsageError(
+            f"--task classification: the label «{name}» has too many distinct values to be classes; "
+            "use --task regression, or another --label"
+        )
     classes = sorted(label.distinct, key=(lambda v: (float(v), v)) if label.kind != "text" else str)
     if len(classes) < 2:
         raise UsageError(f"the label «{name}» has one value, «{classes[0]}»; a classifier needs two")

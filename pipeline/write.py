@@ -207,6 +207,8 @@ class ShardFiller:
     def _misfit(self, reason: str) -> None:
         if self.task.sampled:
             raise MisfitError(reason)
+        if self.task.given:
+            raise SourceError(f"the source does not fit the data that it is to be like: {reason}; mend the source")
         raise SourceError(
             f"the sources changed while they were converted ({reason}); run the command again with --overwrite once "
             "they rest"
@@ -248,7 +250,10 @@ class ShardFiller:
             if not self.task.given:
                 self._misfit(f"«{value}» in «{name}»")
             if not self.task.unknown or name in self.schema.labels:
-                raise reader.text_error(chunk, row, name, f"«{value}» is no value that the training data has")
+                remedy = "mend or remove the row"
+                if name not in self.schema.labels:
+                    remedy = "mend the row, or have --unknown code give such values a code of their own"
+                raise reader.text_error(chunk, row, name, f"«{value}» is no value that the training data has", remedy)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
         return found

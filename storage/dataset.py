@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 
 from .errors import DamagedError, ForeignError, IncompleteError, UsageError
-from .files import content_hash, parse_json
+from .files import content_hash, names_in, parse_json
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
 from .object_path import AnyPath, locate
 from .writer import BLOCKS, zarr_store
@@ -126,10 +126,12 @@ def open_dataset(path: str | AnyPath) -> Dataset:
     """
     root = locate(path)
     if isinstance(root, Path):
+        if root.is_file():
+            raise ForeignError(
+                f"{root} is a file, not a dataset; «foldstream convert csv {path} OUT.zarr --label COLUMN» makes one"
+            )
         if not root.exists():
             raise ForeignError(f"{root} does not exist; «foldstream convert csv SOURCE {path} --label COLUMN» makes it")
-        if not (root / MANIFEST).exists() and (root / WORK).exists():
-            raise IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it")
     return Dataset(*_load(root, "dataset"))
 
 
@@ -143,6 +145,8 @@ def _load(root: AnyPath, kind: str) -> tuple[AnyPath, Manifest, str]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
+        if names_in(root / WORK):
+            raise IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it") from None
         raise ForeignError(
             f"{root} holds no {kind} of Foldstream's (it has no {MANIFEST}); give another path"
         ) from None

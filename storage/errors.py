@@ -11,6 +11,7 @@
     │   └── DamagedError    bytes are missing or changed: restore or convert again
     ├── WorkerError         give the workers more memory
     ├── RunError            look at the run: a fold failed, coverage is not exact
+    │   └── AttemptError    another attempt may succeed: a worker or a node has died
     └── DiskError           look at the disk: it is full, or may not be written
 
 Each message says what is wrong, where, and the remedy. The command line shows the message alone and exits
@@ -94,6 +95,10 @@ class WorkerError(FoldstreamError):
 
 class RunError(FoldstreamError):
     """A training run failed or its results contradict each other."""
+
+
+class AttemptError(RunError):
+    """An attempt at a fold has failed through no fault that is known to come again."""
 
 
 class DiskError(FoldstreamError):

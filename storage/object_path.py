@@ -210,6 +210,8 @@ def locate(place: str | Path | ObjectPath) -> AnyPath:
     scheme, separator, rest = str(place).partition("://")
     if not separator:
         return Path(place).absolute()
+    if scheme in ("http", "https"):
+        raise UsageError(f"{place}: download it, and give the file's path; object stores are s3://, gs:// and az://")
     check_choice("the scheme", scheme, SCHEMES)
     bucket, _, key = rest.strip("/").partition("/")
     if "@" in bucket:

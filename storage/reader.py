@@ -115,7 +115,7 @@ def _damaged(dataset: StoredArrays, spec: ArraySpec, shard: int, reason: str, bl
     start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
     return DamagedError(
         f"{dataset.place / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
-        "restore the file from a copy, or convert the source again with --overwrite"
+        f"mend it from the sources with «foldstream verify {dataset.place} --repair», or restore the file from a copy"
     )
 
 

@@ -1,6 +1,7 @@
 """What a run trains and how, as frozen values that are checked before any worker starts."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -17,6 +18,18 @@ LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
 SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")
 PRECISIONS = ("float32", "bfloat16", "float16")
 STRATEGIES = ("ddp", "fsdp")
+LEAST = {
+    "weight_decay": 0.0,
+    "momentum": 0.0,
+    "step_size": 1,
+    "gamma": 0.0,
+    "label_smoothing": 0.0,
+    "clip_grad_norm": 0.0,
+    "accumulate": 1,
+    "patience": 0,
+}
+"""The least values of a recipe's numbers."""
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,8 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
         if value < 1:
             raise UsageError(f"{name} {value}: it must be at least 1")
     if schema.task is None:
-        raise UsageError("the dataset has no label to train on; convert its source with --label COLUMN")
+        how = "--labels FILE.csv, or a folder for each class," if schema.image else "--label COLUMN"
+        raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
     check_split(config.split, schema)
     check_batch_size(config.batch_size, config.lanes)
     if config.refit and config.recipe.patience:
@@ -111,11 +125,17 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
     ]
     check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
     if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
-        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}")
+        fitting = "cross_entropy" if task == "classification" else ", ".join(sorted({*LOSSES} - {"cross_entropy"}))
+        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or leave it out")
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
-    if recipe.lr <= 0 or recipe.accumulate < 1 or recipe.patience < 0:
-        raise UsageError("lr must be above 0, accumulate at least 1, patience at least 0")
+    if not 0 < recipe.lr < math.inf:
+        raise UsageError(f"--set lr={recipe.lr}: it must be above 0")
+    for name, least in LEAST.items():
+        if not least <= getattr(recipe, name) < math.inf:
+            raise UsageError(f"--set {name}={getattr(recipe, name)}: it must be at least {least:g}")
+    if recipe.label_smoothing > 1:
+        raise UsageError(f"--set label_smoothing={recipe.label_smoothing}: it must be from 0 to 1")
 
 
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
@@ -150,4 +170,4 @@ def _typed(name: str, value: Any, kind: type) -> Any:
             raise ValueError
         return kind(float(value)) if kind is int else kind(value)
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"--set {name}={value}: it must be of type {kind.__name__}") from None
+        raise UsageError(f"--set {name}={value}: it must be {KINDS[kind]}") from None

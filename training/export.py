@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from ..storage.errors import UsageError, check_choice
+from ..storage.errors import UsageError, check_choice, disk_in_words
 from ..storage.files import write_atomic, write_json
 from ..storage.fold_plan import open_plan
 from ..storage.object_path import AnyPath, locate
 from .checkpoint import row_by_row
 from .prediction import load_predictor
 from .run import RunFolder, best_folder, is_done, load_job
+from .user_code import in_words
 
 EXAMPLE_ROWS = 2  # what a model is traced with; other numbers of rows give the same
 
@@ -80,7 +81,16 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
     rows = torch.from_numpy(np.zeros((EXAMPLE_ROWS, *schema.sample_shape), schema.x_dtype))
     files = [folder / f"fold-{fold}{ending}" for fold in range(len(models))]
     for file, model in zip(files, models, strict=True):
-        write_atomic(file, encode(model, rows))
+        try:
+            data = encode(model, rows)
+        except UsageError:
+            raise
+        except Exception as error:  # of torch or of the user's own model, of whatever kind
+            raise UsageError(
+                f"--format {format}: torch cannot make it of this model: {in_words(error)}; safetensors it always can"
+            ) from error
+        with disk_in_words(folder):
+            write_atomic(file, data)
     output = "logits" if schema.classes else "values"
     about = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
     write_json(folder / "export.json", about)

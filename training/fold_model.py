@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..storage.errors import RunError
 from ..storage.files import write_json
 from .batch import Batch
 from .checkpoint import Checkpoints, save_weights
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .sharded import ShardedModel
 
 PROGRESS_SECONDS = 1.0
+LOSSES = {"train_loss": "training", "loss": "held-out"}
 
 
 def _shard(model: nn.Module, process: Process) -> "ShardedModel":
@@ -201,8 +203,18 @@ class FoldModel:
         return {"loss": float(self.held_out_loss.compute()), **name_metrics(self.job.schema, self.metrics.compute())}
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
-        """Take the metrics of an epoch, and with early stopping remember the weights of the lowest validation loss."""
+        """Take the metrics of an epoch, and with early stopping remember the weights of the lowest validation loss.
+
+        Raises RunError where a loss is not finite: from there no step leads back.
+        """
         state = self.state
+        for name, words in LOSSES.items():
+            if not math.isfinite(metrics.get(name, 0.0)):
+                raise RunError(
+                    f"fold {self.fold}, epoch {state.epoch + 1}: the {words} loss is {metrics[name]}, the "
+                    f"training diverges; in a new run lower the learning rate (--set lr=…, it is {self.recipe.lr:g}), "
+                    "or clip the gradients (--set clip_grad_norm=1)"
+                )
         if self.recipe.patience and metrics["loss"] < state.best.get("loss", math.inf):
             weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             state.best = {"loss": metrics["loss"], "epoch": state.epoch + 1, "weights": weights}

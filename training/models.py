@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..storage.errors import UsageError, did_you_mean
 from ..storage.files import content_hash
 from ..storage.object_path import locate
+from .user_code import in_words
 
 Factory = Callable[..., nn.Module]
 
@@ -186,7 +187,7 @@ def import_module(place: str, option: str, name: str) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{option} {name} does not import: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{option} {name} does not import: {in_words(error)}; mend it there") from error
 
 
 def _run_file(place: str, option: str) -> ModuleType:
@@ -236,7 +237,7 @@ def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings
     except Exception as error:
         raise UsageError(
             f"--model {name}: the factory failed for samples of shape {sample_shape} and {outputs} outputs: "
-            f"{type(error).__name__}: {error}"
+            f"{in_words(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"--model {name}: the factory gave {type(model).__name__}, not a torch.nn.Module")
@@ -253,10 +254,13 @@ def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings
         with torch.inference_mode():
             out = model(torch.zeros(2, *sample_shape))
     except Exception as error:
-        raise UsageError(f"--model {name} fails on samples of shape {sample_shape}: {error}") from error
+        raise UsageError(f"--model {name} fails on samples of shape {sample_shape}: {in_words(error)}") from error
     if not isinstance(out, Tensor) or tuple(out.shape) != (2, outputs):
         given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise UsageError(f"--model {name} gives {given} for 2 rows, but the data needs (2, {outputs})")
+        raise UsageError(
+            f"--model {name} gives {given} for 2 rows, but the data needs (2, {outputs}): its last layer "
+            f"must have {outputs} outputs"
+        )
     return sum(p.numel() for p in model.parameters())
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from ..storage.errors import UsageError
 from .config import Recipe
 from .models import parameter_groups
 
@@ -22,6 +23,22 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **options)
     return optimizer
+
+
+def try_recipe(recipe: Recipe) -> None:
+    """Raise UsageError unless the recipe's optimizer and schedule make a step."""
+    model = nn.Linear(2, 2, bias=False)
+    try:
+        optimizer = make_optimizer(model, recipe)
+        scheduler = make_scheduler(optimizer, recipe, 1)
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise UsageError(
+            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train: {error}; use others, "
+            "as AdamW and OneCycleLR"
+        ) from error
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:

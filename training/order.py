@@ -178,4 +178,7 @@ def check_batch_size(batch_size: int, lanes: int) -> None:
     if batch_size < 1 or batch_size % lanes:
         below = batch_size // lanes * lanes
         near = " or ".join(str(size) for size in (below, below + lanes) if size > 0)
-        raise UsageError(f"--batch-size {batch_size}: {lanes} lanes must share a batch evenly; use {near}")
+        raise UsageError(
+            f"--batch-size {batch_size}: it must be a multiple of {lanes}, the lanes that share each batch, "
+            f"of which the number of --workers is a divisor; use {near}"
+        )

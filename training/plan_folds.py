@@ -64,9 +64,8 @@ def make_plan(
     written = assign_rows(dataset, assignment, root, carry_out, progress)
     tables = [np.concatenate([counts[repeat] for _, counts in written]) for repeat in range(len(specs))]
     try:
-        check_counts(
-            assignment, {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}, batch_size
-        )
+        totals = {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}
+        check_counts(assignment, totals, batch_size, split.kind)
     except UsageError:
         remove_tree(root)
         raise
@@ -89,8 +88,9 @@ def assign_rows(
     return results_of(carry_out, write_codes, tasks, "folds", progress)
 
 
-def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int) -> None:
-    """Raise UsageError unless every model has a batch of rows to train on, and rows that are held out.
+def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int, kind: str) -> None:
+    """Raise UsageError unless every model of a split of this kind has a batch of rows to train on, and rows that are
+    held out.
 
     `totals` are the rows of each code, (codes,), in each array.
     """
@@ -101,5 +101,5 @@ def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_si
         if trained < batch_size:
             raise UsageError(
                 f"fold {number} trains on {trained:,} rows, fewer than a batch of {batch_size}; use a smaller "
-                "--batch-size, fewer folds or a smaller --gap"
+                "--batch-size" + (", fewer --folds or a smaller --gap" if kind == "time" else "")
             )

@@ -23,14 +23,18 @@ from ray.train.backend import Backend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from ..storage.errors import RunError
+from ..storage.errors import AttemptError, FoldstreamError, RunError
 from .group import START_SECONDS, GroupRequest
+from .user_code import noted, noting_lines
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up
 BEAT_SECONDS = 1.0
+FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError
+"""What a worker raises that it would raise again: nobody's death causes these."""
 
 
 class MeetingPoint(Backend):  # type: ignore[misc]
@@ -66,6 +70,10 @@ class FoldsTrainer(DataParallelTrainer):  # type: ignore[misc]
         needless = DatasetsCallback, PlacementGroupCleanerCallback
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        policy = Retries(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**options | {"failure_policy": policy})
+
 
 class Restarts(UserCallback):  # type: ignore[misc]
     """Tells the driver that Ray Train starts the workers anew, and why."""
@@ -82,8 +90,22 @@ def _reason(failures: Mapping[int, Exception]) -> str:
     dead = [str(rank) for rank, error in sorted(failures.items()) if isinstance(error, WorkerHealthCheckFailedError)]
     if dead:
         return f"worker {', '.join(dead)} has died"
-    rank, error = min(failures.items())
-    return f"worker {rank}: {str(error).strip().splitlines()[-1]}"
+    rank, error = min(failures.items(), key=lambda one: (not isinstance(one[1], FINAL), one[0]))
+    return str(error) if isinstance(error, FoldstreamError) else f"worker {rank}: {noted(error)}"
+
+
+def _is_final(failures: Mapping[int, Exception]) -> bool:
+    """Whether what the ranks have raised would come again."""
+    dead = any(isinstance(error, WorkerHealthCheckFailedError) for error in failures.values())
+    return not dead and any(isinstance(error, FINAL) for error in failures.values())
+
+
+class Retries(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray's policy, but what would fail again is not tried again."""
+
+    def _is_retryable_error(self, training_failed_error: TrainingFailedError) -> bool:
+        final = _is_final(getattr(training_failed_error, "worker_failures", {}))
+        return not final and super()._is_retryable_error(training_failed_error)
 
 
 class Pulse:
@@ -118,8 +140,8 @@ class Pulse:
 def train_folds(request: GroupRequest, driver: Any) -> None:
     """Train folds with Ray Train on the cluster that is connected, and return when all are done.
 
-    Workers that die are started again from the last checkpoint, MAX_FAILURES times. Raises RunError with the workers'
-    own error after that.
+    Workers that die are started again from the last checkpoint, MAX_FAILURES times; AttemptError comes after that.
+    Raises RunError with the workers' own error where that would come again.
     """
     # The controller asks its workers how they are at this interval, and every report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
@@ -155,8 +177,9 @@ def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        reason = str(error).strip().splitlines()
-        raise RunError(reason[-1] if reason else str(error)) from None
+        failures = getattr(error, "worker_failures", {})
+        told = _reason(failures) if failures else str(error).strip().splitlines()[-1]
+        raise (RunError if _is_final(failures) else AttemptError)(told) from None
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -169,6 +192,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
     from ray.train.torch.config import _set_torch_distributed_env_vars
 
+    from ..storage.errors import disk_in_words
     from ..storage.machine import keep_freed_memory
     from ..storage.object_path import locate
     from .loop import FoldTrainer
@@ -197,7 +221,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     process.wait()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)
-        FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
+        with noting_lines(), disk_in_words(left[0].run.root):
+            FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})
     if workers > 1:
         dist.destroy_process_group()

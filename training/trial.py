@@ -12,6 +12,7 @@ from .objective import Objective, Preparation, autocast, make_model
 from .optimizer import make_optimizer
 from .run import RunJob
 from .stream import Mixing, TrainStream
+from .user_code import noting_lines
 
 TRIAL_SECONDS = 1.0  # of reading, and of training
 WARM_UP_STEPS = 3
@@ -33,7 +34,8 @@ def try_rows(job: RunJob, rank: Rank = ALONE) -> Costs:
     config, dataset = job.config, job.open_data()
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     reading, batch = _time_reading(TrainStream(dataset, EveryRow(dataset.layout), mixing, rank))
-    return Costs(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
+    with noting_lines():
+        return Costs(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
 
 
 def _time_reading(stream: TrainStream) -> tuple[float, Batch]:

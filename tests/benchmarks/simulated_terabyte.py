@@ -165,7 +165,7 @@ def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
         (codes,) = assignment.codes(dataset, shard)
         blocks = layout.blocks_of(shard)
         counts[blocks] = [np.bincount(codes[rows], minlength=FOLDS) for rows in layout.joined(blocks)]
-    check_counts(assignment, {"fold": counts.sum(axis=0)}, BATCH)
+    check_counts(assignment, {"fold": counts.sum(axis=0)}, BATCH, split.kind)
     assert counts.sum() == layout.rows
 
     def codes_of(start: int, stop: int) -> np.ndarray:

@@ -48,6 +48,23 @@ def make(sample_shape, outputs, flag=""):
     return HangsOnce(digits_cnn(sample_shape, outputs), flag)
 """
 
+FAILS = """
+from torch import nn
+
+class Fails(nn.Module):
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps == 20:
+            raise ValueError("no more than 20 steps")
+        return self.model(x)
+
+def make(sample_shape, outputs):
+    from foldstream.training.models import digits_cnn
+    made = Fails()
+    made.steps, made.model = 0, digits_cnn(sample_shape, outputs)
+    return made
+"""
+
 
 @pytest.fixture(scope="module")
 def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], bytes]:
@@ -99,6 +116,20 @@ def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset
     (silent,) = events(run, Silent)
     assert 3 < silent.seconds <= 6
     assert result(run)[0]
+
+
+@pytest.mark.timeout(600)
+def test_what_fails_again_and_again_is_tried_once(digits: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(FAILS)
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    with training(command(digits.root, run.root, "--model", f"{tmp_path}/fails.py:make"), log) as process:
+        assert process.wait() == 1
+    (ended,) = events(run, Ended)
+    assert ended.final
+    told = log.read_text().replace("\n", " ")
+    assert "fails.py, line 8: ValueError: no more than 20 steps" in told
+    assert "run the same command again" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.timeout(600)

@@ -1,8 +1,22 @@
 """Ray on this machine: who can reach it, and what is left of it."""
 
 import psutil
+import pytest
 import ray
+import torch
 from foldstream.cluster.local_ray import ray_cluster
+from foldstream.storage.errors import UsageError
+
+
+def test_more_workers_than_gpus_are_refused_and_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="this machine has 1; use --workers 1"), ray_cluster(2):
+        pass
+
+
+def test_more_memory_than_there_is_is_refused_and_does_not_wait() -> None:
+    with pytest.raises(UsageError, match="use less --memory or fewer --workers"), ray_cluster(2, 1 << 50):
+        pass
 
 
 def test_every_server_listens_on_loopback_and_ends() -> None:

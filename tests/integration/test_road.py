@@ -282,7 +282,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--folds", "1"], "it must be from 2 to 100"),
         (["train", "{data}", "run", "--split", "stratifed"], "did you mean «stratified»?"),
         (["train", "{data}", "run", "--set", "lrr=1"], "did you mean «lr»?"),
-        (["train", "{data}", "run", "--set", "lr=fast"], "it must be of type float"),
+        (["train", "{data}", "run", "--set", "lr=fast"], "it must be a number"),
         (["train", "{data}", "run", "--batch-size", "1024"], "fewer than a batch of 1024"),
         (["train", "{data}", "run", "--memory", "100KB"], "smaller --window"),
         (["train", "{data}", "run", "--fold-mode", "fussed"], "did you mean «fused»?"),
@@ -292,6 +292,8 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
         (["run", "{folder}/job.toml"], "«lable» in [convert.csv] is not known; did you mean «label»?"),
         (["info", "{folder}"], "holds no dataset"),
+        (["info", "{csv}"], "is a file, not a dataset; «foldstream convert csv"),
+        (["convert", "csv", "{csv}", "out.zarr", "--ignore", "pixell3"], "did you mean «pixel3»?"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )

@@ -11,6 +11,7 @@ EVENTS: list[Event] = [
     NodeSeen("a", Resources(2.0, 1.0, 1 << 34)),
     Ended("fold-0", 1),
     Ended("fold-1", 1, "no «such» layer\nsecond line"),
+    Ended("fold-1", 1, "no disk", final=True),
     Silent("fold-1", 2, 30.5),
     Observed(frozenset({("fold-2", 1), ("fold-3", 2)})),
     NodeLost("a"),

@@ -9,7 +9,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from foldstream.cluster.jobs import load_job_file
+from foldstream.cluster.job_file import load_job_file
 from foldstream.cluster.kubectl import apply_job, job_manifests
 from foldstream.cluster.kubernetes import (
     Manifest,

@@ -99,6 +99,14 @@ def test_a_lost_node_allows_one_failure_more_whichever_news_comes_first() -> Non
     assert schedule.named(Status.FAILED) == ["fold 0"]
 
 
+def test_what_would_fail_again_is_given_up_at_once_and_the_others_go_on() -> None:
+    schedule = make(2, cpus=4)
+    take(schedule, NodeSeen("a", NODE))
+    assert take(schedule, Ended("fold 0", 1, "a loss that is nan", final=True)) == [Start("fold 1", 1)]
+    assert take(schedule, Ended("fold 1", 1)) == []
+    assert (schedule.named(Status.FAILED), schedule.named(Status.DONE)) == (["fold 0"], ["fold 1"])
+
+
 def test_a_node_that_was_lost_before_a_unit_began_excuses_nothing() -> None:
     schedule = make(1, max_retries=0)
     take(schedule, NodeSeen("a", Resources(1)), NodeLost("a"), NodeSeen("b", NODE))
@@ -156,7 +164,7 @@ class World:
                 unit, attempt = self.draw.choice(sorted(self.running))
                 self.running.discard((unit, attempt))
                 error = "failed" if self.draw.random() < 0.3 else None
-                self.tell(Ended(unit, attempt, error))
+                self.tell(Ended(unit, attempt, error, final=error is not None and self.draw.random() < 0.1))
             case 5 if self.running:
                 self.tell(Silent(*self.draw.choice(sorted(self.running)), 30.0))
             case 6:

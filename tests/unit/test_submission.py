@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from foldstream.cluster.jobs import load_job_file
+from foldstream.cluster.job_file import load_job_file
 from foldstream.cluster.ray_token import MODE, TOKEN, TOKEN_PATH, make_token, use_token
 from foldstream.cluster.submission import pack_job, tunnel_to
 

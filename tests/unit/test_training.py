@@ -11,13 +11,14 @@ import pytest
 from foldstream.cluster.runs import plan_run
 from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import UsageError
+from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.files import names_in
 from foldstream.storage.parts import read_part
 from foldstream.storage.progress import silent
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import check_model
+from foldstream.training.optimizer import try_recipe
 from foldstream.training.order import lane_count
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
@@ -102,6 +103,13 @@ def test_a_compiled_model_learns_the_same(digits: Dataset, tmp_path: Path) -> No
         train(job, run)
         losses.append([epoch["train_loss"] for epoch in read_result(run.fold(1))["history"]])
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_remedy(digits: Dataset, tmp_path: Path) -> None:
+    settings = {"lr": 1e30, "optimizer": "SGD", "scheduler": "ConstantLR", "hidden": 8}
+    job, run = make_job(digits, tmp_path, settings, model="mlp")
+    with pytest.raises(RunError, match=r"fold 1, epoch 1: the training loss is (nan|inf), .* --set lr="):
+        train(job, run)
 
 
 def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> None:
@@ -253,7 +261,10 @@ def test_configurations_that_cannot_train_are_refused(config: TrainConfig, messa
         ({"optimizer": "Adamw"}, "did you mean «AdamW»"),
         ({"loss": "mse_loss"}, "does not fit a classification"),
         ({"momentum": 0.9}, "AdamW has no momentum"),
-        ({"accumulate": "1.5"}, "must be of type int"),
+        ({"accumulate": "1.5"}, "it must be a whole number"),
+        ({"lr": "nan"}, "it must be above 0"),
+        ({"step_size": 0}, "step_size=0: it must be at least 1"),
+        ({"optimizer": "LBFGS"}, "optimizer=LBFGS .* cannot train"),
         ({"scheduler": "OneCycle"}, "did you mean «OneCycleLR»"),
     ],
 )
@@ -261,6 +272,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
     def resolve_and_check() -> None:
         recipe, own = resolve_settings("mlp", settings)
         check_config(TrainConfig("mlp", recipe=recipe, model_settings=own), digits.schema)
+        try_recipe(recipe)
 
     with pytest.raises(UsageError, match=message):
         resolve_and_check()
