@@ -14,7 +14,7 @@ from ..storage.errors import FoldstreamError, UsageError, did_you_mean
 from ..storage.object_path import AnyPath
 from ..training.models import import_module
 from ..training.user_code import in_words
-from .status import FoldStatus, RunStatus, Span, run_status
+from .status import FoldStatus, RunRecord, RunStatus, Span
 
 GROUP = "foldstream.callbacks"
 """The group of entry points by which a package offers callbacks."""
@@ -111,7 +111,8 @@ class Callbacks:
 
     def __init__(self, callbacks: Sequence[Callback], root: AnyPath) -> None:
         self.callbacks, self.root, self.failed = callbacks, root, list[Callback]()
-        self.before = run_status(root) if callbacks else RunStatus(False, [])
+        self.record = RunRecord(root)
+        self.before = self.record.look() if callbacks else RunStatus(False, [])
         self.lock, self.ended = threading.RLock(), threading.Event()
         self.follower = threading.Thread(target=self._follow, name="foldstream-callbacks", daemon=True)
 
@@ -156,7 +157,7 @@ class Callbacks:
         """Tell what has come to the record since the last look."""
         with self.lock:
             try:
-                status = run_status(self.root)
+                status = self.record.look()
             except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
                 log.warning("the record of %s cannot be read just now: %s", self.root, error)
                 return

@@ -150,7 +150,7 @@ def status(
     Example: foldstream status runs/digits
     """
     from . import submission
-    from .status import run_status
+    from .status import last_log, run_status
 
     if submission.is_number(run):
         job = run
@@ -164,8 +164,9 @@ def status(
     console.print(table)
     for failure in state.failures:
         console.print(f"failed: {failure}", highlight=False, markup=False, soft_wrap=True)
-    console.out(state.log, end="", highlight=False)
-    tell(asdict(state), lambda: console.print("complete" if state.complete else "not complete"))
+    log = last_log(locate(run))
+    console.out(log, end="", highlight=False)
+    tell({**asdict(state), "log": log}, lambda: console.print("complete" if state.complete else "not complete"))
 
 
 @commands.command()

@@ -87,6 +87,7 @@ class Coordinator:
         finally:
             for attempt in self.attempts.values():
                 ray.kill(attempt.driver)
+            self.journal.note_stop()
             if self.asked:
                 request_resources(bundles=[])
         failed = self.schedule.named(Status.FAILED)
@@ -167,7 +168,7 @@ class Coordinator:
             health = self._health(attempt)
             for reason in health.deaths[attempt.deaths :]:
                 self.journal.note_death(unit, number, reason)
-                log.warning("%s, attempt %d: %s; from the last checkpoint others go on", unit, number, reason)
+                log.warning("%s, attempt %d: %s", unit, number, reason)
             attempt.deaths = max(attempt.deaths, len(health.deaths))
             if health.silence > self.patience:
                 yield Silent(unit, number, health.silence)

@@ -37,7 +37,7 @@ from ..training.optimizer import try_recipe
 from ..training.order import lane_count
 from ..training.plan_folds import make_plan
 from ..training.prediction import predict_rows
-from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job
+from ..training.run import RunFolder, RunJob, best_folder, is_done, load_job, name_folds
 from ..training.saving import parse_saving
 from ..training.split import Split, choose_split
 from .callbacks import Callback, CallbackMaker, Callbacks, find_callback
@@ -50,7 +50,6 @@ from .runs import (
     begun_with,
     load_summary,
     merge_run,
-    name_folds,
     plan_run,
     read_run,
     train_folds,

@@ -1,5 +1,6 @@
 """The journal of a run's schedule: every event, durable before anything is done about it; and for those who look, when
-it happened, which attempts were begun, and which workers replaced."""
+it happened, which attempts were begun, which workers replaced, and
+when a command has stopped."""
 
 import json
 import os
@@ -26,7 +27,7 @@ class Journal:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """All that was written, in its order: events by their names and fields, attempts as they were begun, workers as
-        they were replaced, each with its `time` in seconds since 1970."""
+        they were replaced, and stops, each with its `time` in seconds since 1970."""
         if self.path.exists():
             for line in self.path.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
@@ -47,6 +48,10 @@ class Journal:
     def note_death(self, unit: str, attempt: int, reason: str) -> None:
         """Add that an attempt at a unit goes on with other workers."""
         self._write({"replaced": unit, "attempt": attempt, "reason": reason})
+
+    def note_stop(self) -> None:
+        """Add that the command goes on with nothing, having come to its end or been told to stop."""
+        self._write({"stopped": True})
 
     def _write(self, value: dict[str, Any]) -> None:
         line = json.dumps({**value, "time": time.time()}).encode() + b"\n"

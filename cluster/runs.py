@@ -14,7 +14,7 @@ from typing import Any
 from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
-from ..storage.errors import ConflictError, DamagedError, UsageError
+from ..storage.errors import ConflictError, UsageError
 from ..storage.files import names_in, read_json, same_json, write_atomic, write_json
 from ..storage.fold_plan import ModelRows, open_plan
 from ..storage.object_path import AnyPath
@@ -23,12 +23,13 @@ from ..training.config import TrainConfig
 from ..training.group import GroupRequest
 from ..training.models import model_file, model_hash
 from ..training.plan_folds import make_plan
-from ..training.run import FoldFolder, RunFold, RunFolder, RunJob, best_folder, folds_of, is_done, load_job, read_result
+from ..training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, read_result
 from .coordinator import Coordinator
 from .fold_mode import Execution, has_gpus
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit
+from .status import FoldRecord
 from .views.facts import spread
 from .views.report import write_report
 
@@ -134,14 +135,6 @@ def plan_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dic
     return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 
 
-def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, RunFold]:
-    """All folds of a run by their names, which of a candidate of a grid say of which."""
-    count = len(open_plan(run.folds).models)
-    titles = [f"fold {fold}" for fold in range(count)] + ["refit"] * job.config.refit
-    every = folds_of(job, run, range(len(titles)))
-    return {f"{candidate} {title}".strip(): one for title, one in zip(titles, every, strict=True)}
-
-
 def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
     plan = open_plan(run.folds)
@@ -182,10 +175,13 @@ def load_summary(run: RunFolder) -> dict[str, Any]:
 def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -> Iterator[None]:
     """Report the folds' progress, read from their folders, while they are trained."""
     ended = threading.Event()
+    records = {name: FoldRecord(one.run.fold(one.fold)) for name, one in folds.items()}
 
     def report() -> None:
-        for name, one in folds.items():
-            report_fold(name, one.run.fold(one.fold), epochs, progress)
+        for name, record in records.items():
+            record.look()
+            if record.heard:
+                report_fold(name, record, epochs, progress)
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
@@ -201,20 +197,17 @@ def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -
         report()
 
 
-def report_fold(name: str, folder: FoldFolder, epochs: int, progress: Progress) -> None:
-    """Tell the progress of a fold, if it has begun, in hundredths of an epoch."""
-    with suppress(FileNotFoundError, DamagedError):  # a crash of the machine may have left it empty
-        state = read_json(folder.progress)
-        hundredths = round(100 * state["epochs"])
-        done = 100 * epochs if is_done(folder) else min(hundredths, 100 * epochs - 1)
-        remark = ""
-        if state["history"]:
-            last = state["history"][-1]
-            shown = [key for key in last if key in ("loss", "accuracy") or key.startswith("rmse")] or ["train_loss"]
-            scores = ", ".join(f"{key} {last[key]:.4f}" for key in sorted(shown, reverse=True)[:2])
-            waited = max(rank["data_wait"] / (sum(rank.values()) or 1.0) for rank in last["ranks"])
-            remark = f"{scores}, {last['rows'] / last['seconds']:,.0f} rows/s, {waited:.0%} data wait"
-        progress(name, done, 100 * epochs, remark)
+def report_fold(name: str, record: FoldRecord, epochs: int, progress: Progress) -> None:
+    """Tell the progress of a fold that has begun, in hundredths of an epoch."""
+    done = 100 * epochs if record.done else min(round(100 * record.epochs), 100 * epochs - 1)
+    remark = ""
+    if record.history:
+        last = record.history[-1]
+        shown = [key for key in last if key in ("loss", "accuracy") or key.startswith("rmse")] or ["train_loss"]
+        scores = ", ".join(f"{key} {last[key]:.4f}" for key in sorted(shown, reverse=True)[:2])
+        waited = max(rank["data_wait"] / (sum(rank.values()) or 1.0) for rank in last["ranks"])
+        remark = f"{scores}, {last['rows'] / last['seconds']:,.0f} rows/s, {waited:.0%} data wait"
+    progress(name, done, 100 * epochs, remark)
 
 
 def read_run(root: AnyPath) -> tuple[RunFolder, dict[str, Any]]:

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..storage.errors import DamagedError
 from ..storage.files import names_in, read_json
 from ..storage.object_path import AnyPath
-from ..training.run import RunFolder, is_done, load_job
+from ..training.run import FoldFolder, RunFolder, is_done, load_job, name_folds
 from .grid import CANDIDATES
 from .journal import Journal
-from .runs import name_folds
 
 Line = dict[str, Any]
 """Of the journal."""
@@ -21,7 +20,7 @@ Line = dict[str, Any]
 class Span:
     """A stretch of a fold's time, in seconds since 1970: an attempt at it, by its number, `running` or ended
     (`done`, `failed`, or `cut short` with the command); or `waiting` after that attempt. `stop` is None while it goes
-    on."""
+    on, as far as is known: a command that was killed says nothing."""
 
     state: str
     attempt: int
@@ -33,7 +32,8 @@ class Span:
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """A fold: its name, its epochs so far of how many, the metrics of each, its newest checkpoint, and its time."""
+    """A fold: its name and its candidate's, its epochs so far of how many, the metrics of each, its newest checkpoint,
+    and its time."""
 
     name: str
     done: bool
@@ -44,6 +44,9 @@ class FoldStatus:
     unit: str
     """With which it was trained last: all folds of one pass, or itself."""
     spans: list[Span]
+    heard: float = 0.0
+    """When it said something of itself last, in seconds since 1970."""
+    candidate: str = ""
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -55,78 +58,138 @@ class FoldStatus:
         """In a word."""
         if self.done:
             return "done"
-        if self.spans:
-            failed = self.spans[-1].state == "waiting" and any(span.error for span in self.spans)
-            return "failed" if failed else self.spans[-1].state
-        return "begun" if self.epochs else "waiting"
+        if self.spans and self.spans[-1].stop is None:
+            return self.spans[-1].state
+        tried = [span.state for span in self.spans if span.state != "waiting"]
+        return tried[-1] if tried else "begun" if self.epochs else "waiting"
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run: whether all of it is done, its folds, what has happened, with its time, what has failed, its last log."""
+    """A run: whether all of it is done, its folds, what has happened, with its time, and what has failed."""
 
     complete: bool
     folds: list[FoldStatus]
     events: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    log: str = ""
+
+    @property
+    def heard(self) -> float:
+        """When it said something of itself last, in seconds since 1970."""
+        return max([*(fold.heard for fold in self.folds), *(time for time, _ in self.events[-1:])], default=0.0)
+
+
+class FoldRecord:
+    """What the folder of a fold tells of it, to be looked at again and again: what cannot have changed is not read."""
+
+    def __init__(self, folder: FoldFolder) -> None:
+        self.folder, self.done = folder, False
+        self.epochs = self.heard = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.checkpoint = ""
+
+    def look(self) -> None:
+        """Read what is new."""
+        if self.done:
+            return
+        self.done = is_done(self.folder)
+        with suppress(FileNotFoundError, DamagedError):  # it has not begun, or a crash of the machine has emptied it
+            state = read_json(self.folder.progress)
+            self.epochs, self.heard = state["epochs"], state["time"]
+            if int(self.epochs) > len(self.history):  # after a kill they are fewer for a while, and the same
+                self.history = read_json(self.folder.history)
+        stored = [name for name in names_in(self.folder.checkpoints) if name.startswith("epoch-")]
+        self.checkpoint = stored[-1] if stored else ""
+
+
+class RunRecord:
+    """What the folder of a run tells of it, or that of a grid with all of its candidates."""
+
+    def __init__(self, root: AnyPath) -> None:
+        self.root = root
+        self.runs: dict[str, dict[str, FoldRecord]] = {}
+        self.epochs: dict[str, int] = {}
+        self.complete: set[str] = set()
+
+    def look(self) -> RunStatus:
+        """The run's status now. Raises ForeignError where there is none."""
+        names = names_in(self.root / CANDIDATES)
+        for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
+            self._look_at(name, RunFolder(run))
+        # Journals of old had no times.
+        lines = [line for line in Journal(RunFolder(self.root).journal).lines() if "time" in line]
+        folds = [
+            _status(name, record, self.epochs[candidate], lines, candidate)
+            for candidate, records in self.runs.items()
+            for name, record in records.items()
+        ]
+        return RunStatus(
+            self.complete == self.runs.keys(),
+            folds,
+            [(line["time"], told) for line in lines if (told := in_words(line))],
+            [told for line in lines if (told := failure(line))],
+        )
+
+    def _look_at(self, candidate: str, run: RunFolder) -> None:
+        if candidate not in self.runs:
+            job = load_job(run)
+            named = name_folds(job, run, candidate)
+            self.runs[candidate] = {name: FoldRecord(run.fold(one.fold)) for name, one in named.items()}
+            self.epochs[candidate] = job.config.epochs
+        if candidate not in self.complete:
+            if run.summary.exists():
+                self.complete.add(candidate)
+            for record in self.runs[candidate].values():
+                record.look()
 
 
 def run_status(root: AnyPath) -> RunStatus:
     """The status of a run, or of a grid with all of its candidates. Raises ForeignError where there is none."""
-    names = names_in(root / CANDIDATES)
-    runs = {name: RunFolder(root / CANDIDATES / name) for name in names} or {"": RunFolder(root)}
-    lines = [line for line in Journal(RunFolder(root).journal).lines() if "time" in line]  # once they had none
+    return RunRecord(root).look()
+
+
+def last_log(root: AnyPath) -> str:
+    """What the last attempt at a run's job has told; nothing if it keeps none."""
     logs = names_in(RunFolder(root).logs)
-    folds = [fold for name, run in runs.items() for fold in _folds(name, run, lines)]
-    return RunStatus(
-        all(run.summary.exists() for run in runs.values()),
-        folds,
-        [(line["time"], told) for line in lines if (told := in_words(line))],
-        [told for line in lines if (told := failure(line))],
-        (RunFolder(root).logs / logs[-1]).read_bytes().decode() if logs else "",
-    )
+    return (RunFolder(root).logs / logs[-1]).read_bytes().decode() if logs else ""
 
 
-def _folds(candidate: str, run: RunFolder, lines: Sequence[Line]) -> Iterator[FoldStatus]:
-    job = load_job(run)
-    for name, one in name_folds(job, run, candidate).items():
-        folder, state = run.fold(one.fold), dict[str, Any](epochs=0.0, history=[])
-        with suppress(FileNotFoundError, DamagedError):  # it has not begun, or a crash of the machine has emptied it
-            state = read_json(folder.progress)
-        done = is_done(folder)
-        stored = [kept for kept in names_in(folder.checkpoints) if kept.startswith("epoch-")]
-        units = [line["start"] for line in lines if name in line.get("folds", ())]
-        yield FoldStatus(
-            name,
-            done,
-            state["epochs"],
-            job.config.epochs,
-            state["history"],
-            stored[-1] if stored else "",
-            units[-1] if units else name,
-            [span for span in spans_of(name, lines) if span.stop or not (done and span.state == "waiting")],
-        )
+def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], candidate: str) -> FoldStatus:
+    units = [line["start"] for line in lines if name in line.get("folds", ())]
+    spans = list(spans_of(name, lines))
+    if record.done and spans and spans[-1].stop is None:  # its end is not in the journal, or others go on
+        last = spans.pop()
+        if last.state == "running":
+            spans.append(replace(last, state="done", stop=max(last.start, record.heard)))
+    unit = units[-1] if units else name
+    of_record = record.epochs, epochs, record.history, record.checkpoint
+    return FoldStatus(name, record.done, *of_record, unit, spans, record.heard, candidate)
 
 
 def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
-    """A fold's time, from the journal's lines, until it is done."""
-    state, since, unit, attempt = "waiting", lines[0]["time"] if lines else 0.0, "", 0
+    """A fold's time, from the journal's lines, until it is done, or the command that would go on with it has ended."""
+    state, since, unit, attempt, done = "waiting", lines[0]["time"] if lines else 0.0, "", 0, False
     for line in lines:
         begun = fold in line.get("folds", ())
         ended = ending(line, unit, attempt, begun) if state == "running" else ""
-        if begun or ended:
+        stopped = "stopped" in line
+        if state and (begun or ended or stopped):
             yield Span(ended or state, attempt, since, line["time"], reason(line) if ended == "failed" else "")
-            state, since = "running" if begun else "done" if ended == "done" else "waiting", line["time"]
+        if begun or ended or stopped:
+            done = done or ended == "done"
+            over = stopped or done or line.get("final")
+            state, since = "running" if begun else "" if over else "waiting", line["time"]
+        if line.get("event") == "Restarted" and not state and not done:
+            state, since = "waiting", line["time"]
         if begun:
             unit, attempt = line["start"], line["attempt"]
-    if lines and state != "done":
+    if lines and state:
         yield Span(state, attempt, since, None)
 
 
 def ending(line: Line, unit: str, attempt: int, followed: bool) -> str:
     """What an attempt ends in by a line of the journal, perhaps because another one follows; nothing if it goes on."""
-    if followed or line.get("event") == "Restarted":
+    if followed or line.get("event") == "Restarted" or "stopped" in line:
         return "cut short"
     if line.get("event") == "Observed":
         return "" if [unit, attempt] in line["attempts"] else "failed"
@@ -144,7 +207,7 @@ def failure(line: Mapping[str, Any]) -> str:
 def reason(line: Mapping[str, Any]) -> str:
     """Why an attempt, or a worker of it, has failed by a line of the journal."""
     if "replaced" in line:
-        return f"{line['reason']}; from the last checkpoint others go on"
+        return str(line["reason"])
     if line.get("event") == "Silent":
         return f"silent for {line['seconds']:.0f} s"
     return line["error"] or "" if line.get("event") == "Ended" else ""
@@ -163,4 +226,6 @@ def in_words(line: Mapping[str, Any]) -> str:
             return "a node is lost"
         case {"event": "Restarted"}:
             return "the command was begun again"
+        case {"stopped": True}:
+            return "the command has ended"
     return failure(line)

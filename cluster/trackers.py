@@ -70,7 +70,7 @@ class Wandb(Callback):
     def __init__(self, project: str = "foldstream") -> None:
         import wandb
 
-        self.wandb, self.project = wandb, project
+        self.wandb, self.project, self.code = wandb, project, 1
         self.run: Any = None
 
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
@@ -83,10 +83,11 @@ class Wandb(Callback):
 
     def run_ended(self, summary: Mapping[str, Any]) -> None:
         self.run.summary.update({f"out_of_fold/{name}": value for name, value in summary["out_of_fold"].items()})
+        self.code = 0
 
     def close(self) -> None:
         if self.run:
-            self.run.finish()
+            self.run.finish(exit_code=self.code)
 
 
 class Prometheus(Callback):
@@ -108,7 +109,9 @@ class Prometheus(Callback):
         )
         self.begun = Counter("foldstream_attempts", "Attempts at a fold.", ["fold"], registry=registry)
         self.failed = Counter("foldstream_failures", "Attempts that have failed.", ["fold"], registry=registry)
-        self.done = Gauge("foldstream_folds_done", "Folds that were trained to their end.", registry=registry)
+        self.done = Gauge(
+            "foldstream_folds_done", "Folds that this command has trained to their end.", registry=registry
+        )
         try:
             self.server, self.thread = start_http_server(int(port), LOOPBACK, registry)
         except (OSError, OverflowError) as error:

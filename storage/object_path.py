@@ -116,6 +116,16 @@ class ObjectPath:
         """The names of all objects behind this one and its slash, relative to it, in order."""
         return [name for name, _ in self.sizes()]
 
+    def names(self) -> list[str]:
+        """The first parts of the names of all objects behind this one and its slash, in order."""
+        prefix = f"{self.key}/" if self.key else ""
+        try:
+            found = obstore.list_with_delimiter(self.store, prefix)
+        except BaseError as error:
+            raise self._refused(error) from None
+        paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+        return sorted({str(path).removeprefix(prefix) for path in paths})
+
     def remove(self) -> None:
         """Remove the object, if there is one."""
         self._remove([self.key])

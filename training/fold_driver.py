@@ -49,12 +49,20 @@ class FoldDriver:
         """None is heard for a while."""
         self.alive, self.beats = {}, {-1: (monotonic(), START_SECONDS)}
 
-    def live(self, rank: int) -> None:
-        """A worker's process says that it is there."""
-        self.alive[rank] = monotonic()
+    def group(self) -> int:
+        """The number of the workers that were started last: those of before are to be gone."""
+        return len(self.deaths)
 
-    def beat(self, rank: int, longest: float, working: bool) -> None:
-        """A worker's loop says that it goes on; `longest` is the longest pause that it has made, in seconds."""
+    def live(self, rank: int, group: int) -> None:
+        """The process of a worker of a group says that it is there."""
+        if group == self.group():
+            self.alive[rank] = monotonic()
+
+    def beat(self, rank: int, group: int, longest: float, working: bool) -> None:
+        """The loop of a worker of a group says that it goes on; `longest` is the longest pause that it has made, in
+        seconds. Raises RuntimeError for a worker that was replaced, so that it does not write."""
+        if group != self.group():
+            raise RuntimeError(f"worker {rank} was replaced")
         self.beats.pop(-1, None)
         self.beats[rank] = monotonic(), max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
 

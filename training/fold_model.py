@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..storage.errors import RunError
 from ..storage.files import write_json
+from ..storage.object_path import ObjectPath
 from .batch import Batch
 from .checkpoint import Checkpoints, save_weights
 from .event_logs import open_logs
@@ -33,7 +34,7 @@ from .shares import Rows, Shares
 if TYPE_CHECKING:
     from .sharded import ShardedModel
 
-PROGRESS_SECONDS = 1.0
+PROGRESS_SECONDS, BUCKET_SECONDS = 1.0, 15.0  # between two words about progress: in a bucket each takes its time
 LOSSES = {"train_loss": "training", "loss": "held-out"}
 
 
@@ -82,6 +83,7 @@ class FoldModel:
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
         self.state = FoldState()
+        self.pause = BUCKET_SECONDS if isinstance(self.folder.root, ObjectPath) else PROGRESS_SECONDS
         self.pace, self.checkpoints = Pace(saving), Checkpoints(self.folder.checkpoints, saving.keep)
         self.saved_best = 0
         self.within: dict[str, Any] | None = None
@@ -142,7 +144,7 @@ class FoldModel:
         if last_of_group:
             self.update()
             self.state.step = step + 1
-        if perf_counter() - self.shown > PROGRESS_SECONDS:
+        if perf_counter() - self.shown > self.pause:
             self.shown = perf_counter()
             if process.leads or self.wrapped is self.model:
                 self.write_progress((step + 1) / self.steps)
@@ -305,10 +307,15 @@ class FoldModel:
         result = {"fold": self.fold, "metrics": final, "history": self.state.history, "weights": weights}
         write_json(self.folder.done, result)
 
-    def write_progress(self, part_of_epoch: float) -> None:
+    def write_progress(self, part_of_epoch: float = 0.0) -> None:
         """Say how far the fold is, to whoever looks: the training does not wait for the disk."""
-        progress = {"epochs": self.state.epoch + part_of_epoch, "history": self.state.history}
+        progress = {"epochs": self.state.epoch + part_of_epoch, "time": time()}
         write_json(self.folder.progress, progress, durable=False)
+
+    def write_history(self) -> None:
+        """Say how the epochs so far went, to whoever looks."""
+        write_json(self.folder.history, self.state.history, durable=False)
+        self.write_progress()
 
     def write_logs(self) -> None:
         """Write the last epoch to TensorBoard. An epoch that is done over after a kill replaces the first one."""

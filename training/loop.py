@@ -107,7 +107,7 @@ class FoldTrainer:
             fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass})
             if self.process.leads:
                 fold.write_logs()
-                fold.write_progress(0)
+                fold.write_history()
             if self.saves(fold):
                 with self.clock.measure("checkpoint"):
                     fold.save()

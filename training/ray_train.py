@@ -116,13 +116,13 @@ class Pulse:
     """
 
     def __init__(self, driver: Any, rank: int) -> None:
-        self.driver, self.rank = driver, rank
+        self.driver, self.rank, self.group = driver, rank, ray.get(driver.group.remote())
         self.longest, self.last, self.sent = 0.0, monotonic(), 0.0
         threading.Thread(target=self._live, name="foldstream-pulse", daemon=True).start()
 
     def _live(self) -> None:
         while True:
-            self.driver.live.remote(self.rank)
+            self.driver.live.remote(self.rank, self.group)
             time.sleep(BEAT_SECONDS)
 
     def __call__(self, working: bool = True) -> None:
@@ -132,7 +132,7 @@ class Pulse:
         self.last = now
         if now - self.sent > BEAT_SECONDS or not working:
             self.sent = now
-            heard = self.driver.beat.remote(self.rank, self.longest, working)
+            heard = self.driver.beat.remote(self.rank, self.group, self.longest, working)
             if not working:
                 ray.get(heard)
 

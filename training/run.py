@@ -7,6 +7,7 @@ from typing import Any, Self
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, ForeignError
 from ..storage.files import read_json
+from ..storage.fold_plan import open_plan
 from ..storage.format import Schema, Statistics
 from ..storage.object_path import AnyPath
 from .config import TrainConfig
@@ -108,8 +109,13 @@ class FoldFolder:
 
     @property
     def progress(self) -> AnyPath:
-        """How far the fold's training is; for those who watch."""
+        """How far the fold's training is, and when that was; for those who watch."""
         return self.root / "progress.json"
+
+    @property
+    def history(self) -> AnyPath:
+        """The metrics of each epoch so far; for those who watch."""
+        return self.root / "history.json"
 
     @property
     def done(self) -> AnyPath:
@@ -169,6 +175,14 @@ class RunFold:
 def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]:
     """Some folds of a run."""
     return [RunFold(job, run, fold) for fold in folds]
+
+
+def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, RunFold]:
+    """All folds of a run by their names, which of a candidate of a grid say of which."""
+    count = len(open_plan(run.folds).models)
+    titles = [f"fold {fold}" for fold in range(count)] + ["refit"] * job.config.refit
+    every = folds_of(job, run, range(len(titles)))
+    return {f"{candidate} {title}".strip(): one for title, one in zip(titles, every, strict=True)}
 
 
 def best_folder(root: AnyPath) -> AnyPath:

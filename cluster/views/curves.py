@@ -1,7 +1,8 @@
 """What the curves of a run's page are, from the metrics of its folds' epochs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ..status import FoldStatus
 from .facts import NOT_SCORES, TIMES
 
-MOST_POINTS = 1000  # of a curve: of more every n-th is drawn, and the last
+MOST_POINTS = 1000  # of a curve: of more every second, fourth, … is drawn, and the last
 MOST_LINES = 10  # folds with curves of their own; of more only mean and band are drawn
 FAMILIES = {"train_loss": ("loss", "training"), "loss": ("loss", "held out")}
 """The chart that a score is drawn in, and what it is there, where it is not alone."""
@@ -22,17 +23,19 @@ Points = dict[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve of a chart: of a fold by its place among the folds, or the mean of all."""
+    """A curve of a chart: whose it is, what it tells, and the number of its colour; the `mean` of folds has none where
+    all are drawn."""
 
     chart: str
     family: str
-    fold: int | None
+    of: str
+    color: int | None
     points: Points
 
     @property
     def name(self) -> str:
         """In the page."""
-        return f"{self.chart}, {self.family}, {'mean' if self.fold is None else f'fold {self.fold}'}"
+        return f"{self.chart}, {self.family}, {self.of}"
 
 
 def score_names(folds: Sequence[FoldStatus]) -> list[str]:
@@ -42,41 +45,97 @@ def score_names(folds: Sequence[FoldStatus]) -> list[str]:
 
 
 def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
-    """All curves, those of a chart one after the other: each fold's, as far as it has come, and their mean over those
-    that have come as far."""
-    names = [*sorted(score_names(folds), key=lambda name: (name not in FAMILIES, name)), RATE]
-    longest = max((len(fold.history) for fold in folds), default=0)
-    if not longest:
-        return
-    for name in names:
-        chart, family = FAMILIES.get(name, (name, "training pass" if name == RATE else "held out"))
-        values = np.full((len(folds), longest), np.nan)
-        for number, fold in enumerate(folds):
-            values[number, : len(fold.history)] = [value_of(epoch, name) for epoch in fold.history]
+    """All curves, those of a chart one after the other: each fold's, as far as it has come, and the mean of each
+    candidate's folds, over those that have come as far."""
+    begun = [(number, fold) for number, fold in enumerate(folds) if fold.history]
+    candidates = list(dict.fromkeys(fold.candidate for fold in folds))
+    for name in sorted(score_names(folds), key=lambda name: (name not in FAMILIES, name)):
+        chart, family = FAMILIES.get(name, (name, "held out"))
         if len(folds) <= MOST_LINES:
-            for number, fold in enumerate(folds):
-                yield Curve(chart, family, number, thinned({"value": values[number, : len(fold.history)]}))
-        there = values[:, ~np.isnan(values).all(axis=0)]
-        sums = {"value": np.nanmean(there, axis=0), "low": np.nanmin(there, axis=0), "high": np.nanmax(there, axis=0)}
-        yield Curve(chart, family, None, thinned(sums))
+            for number, fold in begun:
+                chosen = places(len(fold.history))
+                yield Curve(chart, family, fold.name, number, points(chosen, value=scores_of(fold, name, chosen)))
+        for number, candidate in enumerate(candidates):
+            own = [fold for _, fold in begun if fold.candidate == candidate and not fold.name.endswith("refit")]
+            if own:
+                color = number % MOST_LINES if candidate and len(folds) > MOST_LINES else None
+                yield Curve(chart, family, f"{candidate} mean".strip(), color, mean_of(own, name))
+    for number, (unit, rates) in enumerate(rates_of(folds).items()):
+        chosen = places(len(rates))
+        yield Curve(RATE, "training pass", unit, number % MOST_LINES, points(chosen, value=rates[chosen]))
 
 
-def value_of(epoch: Mapping[str, Any], name: str) -> float:
-    """A score of an epoch, or its rate."""
-    return float(epoch["rows"] / epoch["seconds"] if name == RATE else epoch.get(name, np.nan))
+def scores_of(fold: FoldStatus, name: str, chosen: np.ndarray) -> np.ndarray:
+    """A score of some epochs, given by their places; NaN where there is none."""
+    there = (fold.history[place] if place < len(fold.history) else {} for place in chosen)
+    return np.array([epoch.get(name, np.nan) for epoch in there], float)
 
 
-def thinned(columns: Points) -> Points:
-    """Some of a curve's points, and with `epoch` where they belong: the first is that of epoch 1."""
-    count = len(columns["value"])
-    chosen = np.arange(count - 1, -1, -max(1, -(-count // MOST_POINTS)))[::-1]
-    return {"epoch": 1 + chosen, **{name: values[chosen] for name, values in columns.items()}}
+def mean_of(folds: Sequence[FoldStatus], name: str) -> Points:
+    """The mean of a score over some folds, and its band."""
+    chosen = places(max(len(fold.history) for fold in folds))
+    values = np.stack([scores_of(fold, name, chosen) for fold in folds])
+    there = ~np.isnan(values).all(axis=0)
+    values = values[:, there]
+    band = {"low": np.nanmin(values, axis=0), "high": np.nanmax(values, axis=0)}
+    return points(chosen[there], value=np.nanmean(values, axis=0), **band)
+
+
+def rates_of(folds: Sequence[FoldStatus]) -> dict[str, np.ndarray]:
+    """Rows a second of each unit's training passes, (epochs,): those of all its folds together, which share the
+    seconds."""
+    units: dict[str, list[FoldStatus]] = {}
+    for fold in folds:
+        if fold.history:
+            units.setdefault(fold.unit, []).append(fold)
+    rates = {}
+    for unit, members in units.items():
+        rows, seconds = np.zeros((2, max(len(fold.history) for fold in members)))
+        for fold in members:
+            rows[: len(fold.history)] += [epoch["rows"] for epoch in fold.history]
+            seconds[: len(fold.history)] = [epoch["seconds"] for epoch in fold.history]
+        rates[unit] = rows / seconds
+    return rates
+
+
+def places(count: int) -> np.ndarray:
+    """Which of so many epochs are drawn: those that were stay while more come, until there are twice as many."""
+    stride = 1
+    while count > MOST_POINTS * stride:
+        stride *= 2
+    return np.unique(np.append(np.arange(0, count, stride), count - 1))
+
+
+def points(chosen: np.ndarray, **columns: np.ndarray) -> Points:
+    """Points at the epochs of some places: the first place is that of epoch 1."""
+    return {"epoch": 1 + chosen, **columns}
+
+
+def seconds_left(folds: Sequence[FoldStatus]) -> float | None:
+    """Until all folds are trained, if those that wait take as long as the others, as many at once as run now; None
+    while no epoch is over."""
+    left: dict[str, float] = {}
+    known: list[float] = []
+    running = {fold.unit for fold in folds if fold.state == "running"}
+    for fold in folds:
+        if fold.history:
+            known.append(sum(fold.history[-1]["ranks"][0][name] for name in TIMES))
+            if not fold.done:
+                left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.of - fold.epochs) * known[-1])
+    if not known or not running:
+        return None
+    for fold in folds:
+        if not fold.history and not fold.done:
+            left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.of - fold.epochs) * fmean(known))
+    return sum(left.values()) / len(running)
 
 
 def shares_of_time(folds: Sequence[FoldStatus]) -> dict[str, dict[str, float]]:
-    """What the ranks of each unit spent the last epoch's time on, in per cent, by their names."""
+    """What the ranks of each unit that runs, or of each that ran, spent the last epoch's time on, in per cent, by their
+    names."""
     units: dict[str, list[dict[str, Any]]] = {}
-    for fold in sorted(folds, key=lambda fold: len(fold.history)):  # of several the one that is the furthest
+    running = [fold for fold in folds if fold.state == "running"]
+    for fold in sorted(running or folds, key=lambda fold: len(fold.history)):  # of several the one that is the furthest
         if fold.history:
             units[fold.unit] = fold.history[-1]["ranks"]
     shares = {}

@@ -162,7 +162,7 @@ def rates_of(events: Sequence[Event]) -> dict[str, Any]:
     first = 0
     for number in range(1, len(events)):
         when, now = events[number]
-        while first < number - 1 and when - events[first][0] > RATE_SECONDS:
+        while first + 1 < number and when - events[first + 1][0] >= RATE_SECONDS:
             first += 1
         before, then = events[first]
         seconds = max(when - before, 1e-3)

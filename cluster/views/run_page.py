@@ -1,5 +1,6 @@
 """The page of a run: what its folds do and have done, how well they learn, and what their time goes to."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from bokeh.palettes import Category10
 from bokeh.plotting import figure
 
 from ..status import FoldStatus, RunStatus
-from .curves import MOST_LINES, Curve, curves_of, score_names, shares_of_time
+from .curves import MOST_LINES, Curve, curves_of, rates_of, score_names, seconds_left, shares_of_time
 from .facts import TIMES
 from .pages import template
 
@@ -24,6 +25,9 @@ STATES = {
 }
 SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
 MEAN = "#707a84"
+QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
+MOST_PIXELS = 2000  # of a figure's height
+LANE_STEPS = 1000  # of all time, in which a lane grows: it is drawn anew for each
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
@@ -39,12 +43,15 @@ class RunPage:
 
     def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
-        self.head, self.folds, self.events = (panel(light=inside) for _ in range(3))
+        self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
+        self.legend.text = template("legend.html").render(states=STATES)
         self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
         self.lanes_figure, self.spent_figure = self._draw_lanes(), self._draw_spent()
         self.curves: dict[str, ColumnDataSource] = {}
         self.charts = row([], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
-        parts = [self.head, self.folds, self.lanes_figure, self.charts, self.spent_figure, self.events]
+        self.key = panel(light=inside)
+        drawn = [self.lanes_figure, self.legend, self.spent_figure, self.key, self.charts]
+        parts = [self.head, self.folds, *drawn, self.events]
         self.root = column(*parts, sizing_mode="stretch_width")
         self.show(status)
 
@@ -54,13 +61,21 @@ class RunPage:
             return
         new = [len(fold.history) for fold in self.status.folds] != [len(fold.history) for fold in status.folds]
         self.status = status
-        self.head.text = template("head.html").render(title=self.title, status=status)
-        self.folds.text = template("folds.html").render(folds=status.folds, scores=score_names(status.folds))
-        self.events.text = template("events.html").render(events=status.events[::-1], failures=status.failures)
-        self._show_lanes(status.folds)
+        now = datetime.now(UTC).timestamp()
+        rates = {unit: of_unit[-1] for unit, of_unit in rates_of(status.folds).items()}
+        quiet = not status.complete and now - status.heard > QUIET_SECONDS
+        left = None if quiet else seconds_left(status.folds)
+        self.head.text = template("head.html").render(title=self.title, status=status, quiet=quiet, left=left)
+        names = score_names(status.folds)
+        self.folds.text = template("folds.html").render(folds=status.folds, scores=names, rates=rates)
+        self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
+        self._show_lanes(status.folds, status.heard if quiet else now)
         if new:
-            for curve in curves_of(status.folds):
+            curves = list(curves_of(status.folds))
+            for curve in curves:
                 self._show_curve(curve)
+            colors = {curve.of: _color(curve) for curve in curves}
+            self.key.text = template("key.html").render(colors=colors)
             self._show_spent(status.folds)
 
     def _figure(self, title: str, **options: Any) -> Any:
@@ -85,9 +100,11 @@ class RunPage:
         drawn.legend.orientation = "horizontal"
         return drawn
 
-    def _show_lanes(self, folds: Sequence[FoldStatus]) -> None:
-        now = datetime.now(UTC).timestamp()
+    def _show_lanes(self, folds: Sequence[FoldStatus], now: float) -> None:
         spans = [(fold.name, span) for fold in folds for span in fold.spans]
+        first = min((span.start for _, span in spans), default=now)
+        step = max(1.0, (now - first) / LANE_STEPS)
+        now = first + math.ceil((now - first) / step) * step
         _set_rows(self.lanes_figure, [fold.name for fold in folds], 80)
         self.lanes.data = {
             "fold": [name for name, _ in spans],
@@ -110,12 +127,12 @@ class RunPage:
             return
         source = self.curves[curve.name] = ColumnDataSource(dict(curve.points), name=curve.name)
         chart, dash = self._chart(curve.chart), "dashed" if curve.family == "training" else "solid"
-        if curve.fold is None:
-            chart.varea("epoch", "low", "high", color=MEAN, alpha=0.2, source=source)
-            chart.line("epoch", "value", color=MEAN, line_width=3, line_dash=dash, source=source)
-        else:
-            color = Category10[MOST_LINES][curve.fold]
-            chart.line("epoch", "value", color=color, line_dash=dash, source=source)
+        color, width = _color(curve), 2
+        if "low" in curve.points:
+            chart.varea("epoch", "low", "high", color=color, alpha=0.2, source=source)
+            width = 3
+        label = f"{curve.of}, {curve.family}"
+        chart.line("epoch", "value", color=color, line_width=width, line_dash=dash, source=source, name=label)
 
     def _chart(self, title: str) -> Any:
         """The figure of that title, which is made if need be."""
@@ -124,12 +141,17 @@ class RunPage:
                 return drawn
         drawn = self._figure(title, height=280, min_width=320)
         drawn.xaxis.axis_label = "epoch"
+        drawn.add_tools(HoverTool(tooltips=[("", "$name"), ("epoch", "@epoch"), ("", "@value{0.[0000]}")]))
         self.charts.children = [*self.charts.children, drawn]
         return drawn
+
+
+def _color(curve: Curve) -> str:
+    return MEAN if curve.color is None else Category10[MOST_LINES][curve.color]
 
 
 def _set_rows(drawn: Any, names: Sequence[str], above: int) -> None:
     """Give a figure a row for each name, the first on top, and a height for them beside what is `above`."""
     if drawn.y_range.factors != names[::-1]:
         drawn.y_range.factors = list(names[::-1])
-        drawn.height = above + 26 * len(names)
+        drawn.height = above + min(26 * len(names), MOST_PIXELS)

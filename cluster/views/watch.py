@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from bokeh.application import Application
@@ -15,14 +16,14 @@ from bokeh.server.server import Server
 from ...storage.errors import FoldstreamError
 from ...storage.object_path import AnyPath
 from ..loopback import LOOPBACK, free_port
-from ..status import RunStatus, run_status
+from ..status import RunRecord, RunStatus, run_status
 from .pages import template
 from .run_page import RunPage
 
 log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, LOOK_SHARE = 1.0, 100.0  # between two looks at the record: a second, or a hundred times what one takes
 THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 
@@ -35,6 +36,7 @@ class Record:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self.record = RunRecord(self.root)
         self.reader = threading.Thread(target=self._follow, name="foldstream-record", daemon=True)
 
     def start(self) -> None:
@@ -45,13 +47,14 @@ class Record:
         self.ended.set()
 
     def _follow(self) -> None:
-        ended = False
-        while not ended:
+        pause = 0.0
+        while not self.status.complete and not self.ended.wait(pause):
+            began = perf_counter()
             try:
-                self.status = run_status(self.root)
+                self.status = self.record.look()
             except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
                 log.warning("the record of %s cannot be read just now: %s", self.root, error)
-            ended = self.ended.wait(LOOK_SECONDS)
+            pause = max(LOOK_SECONDS, LOOK_SHARE * (perf_counter() - began))
 
 
 @contextmanager
@@ -81,6 +84,6 @@ def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
         yield server
     finally:
         record.stop()
-        record.reader.join()
+        record.reader.join(LOOK_SECONDS)
         server.stop()
         server.unlisten()

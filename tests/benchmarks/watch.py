@@ -17,6 +17,8 @@ import numpy as np
 import psutil
 from foldstream.cluster.status import run_status
 from foldstream.cluster.views.facts import TIMES
+from foldstream.storage.files import read_json
+from foldstream.training.run import RunFolder
 
 from ..browser import chromium, source_data, started_watch
 from ..chaos.processes import start
@@ -55,7 +57,8 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def epochs_done(run: Path) -> int:
-    return min(len(fold.history) for fold in run_status(run).folds)
+    """By a file of some bytes: this is to cost nothing itself."""
+    return int(read_json(RunFolder(run).fold(0).progress)["epochs"])
 
 
 def measure(dataset: Path, run: Path) -> dict[str, Any]:

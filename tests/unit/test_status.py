@@ -1,5 +1,6 @@
 """What a run's record tells those who watch it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from foldstream.cluster.journal import to_json
 from foldstream.cluster.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
 from foldstream.cluster.status import FoldStatus, Span, in_words, spans_of
-from foldstream.cluster.views.curves import MOST_POINTS, curves_of, shares_of_time
+from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
+from foldstream.cluster.views.dask_page import rates_of as conversion_rates
 
 SEEN, LOST = NodeSeen("a", Resources(2.0, 0.0, 8_000_000_000)), NodeLost("a")
 
@@ -21,6 +23,7 @@ def lines_of(*happened: Event | tuple[str, int, list[str]] | dict[str, Any]) -> 
     return lines
 
 
+STOP = {"stopped": True}
 DEATH = {"replaced": "fold-0-to-fold-1", "attempt": 1, "reason": "worker 1 has died"}
 BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
 
@@ -66,6 +69,23 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
             ],
         ),
         (lines_of(BOTH, DEATH), [Span("waiting", 0, 0.0, 0.0), Span("running", 1, 0.0, None)]),
+        (
+            lines_of(BOTH, STOP, Restarted(), (BOTH[0], 2, BOTH[2])),
+            [
+                Span("waiting", 0, 0.0, 0.0),
+                Span("cut short", 1, 0.0, 1.0),
+                Span("waiting", 1, 2.0, 3.0),
+                Span("running", 2, 3.0, None),
+            ],
+        ),
+        (
+            lines_of(BOTH, Ended(BOTH[0], 1, "nan", final=True), STOP),
+            [Span("waiting", 0, 0.0, 0.0), Span("failed", 1, 0.0, 1.0, "nan")],
+        ),
+        (
+            lines_of(BOTH, Ended(BOTH[0], 1), STOP, Restarted()),
+            [Span("waiting", 0, 0.0, 0.0), Span("done", 1, 0.0, 1.0)],
+        ),
     ],
     ids=[
         "nothing",
@@ -77,6 +97,9 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
         "vanished",
         "restarted",
         "a worker replaced",
+        "stopped and begun again",
+        "given up",
+        "done before",
     ],
 )
 def test_a_folds_time_is_told_by_the_journal(lines: list[dict[str, Any]], spans: list[Span]) -> None:
@@ -84,15 +107,16 @@ def test_a_folds_time_is_told_by_the_journal(lines: list[dict[str, Any]], spans:
 
 
 def test_events_in_words() -> None:
-    happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset())
+    happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
     told = [in_words(line) for line in lines_of(*happened)]
     assert told == [
         "a node with 2 cores, 0 GPUs, 8.0 GB is there",
         "fold-0-to-fold-1, attempt 1: begun",
-        "fold-0-to-fold-1, attempt 1: worker 1 has died; from the last checkpoint others go on",
+        "fold-0-to-fold-1, attempt 1: worker 1 has died",
         "fold-0-to-fold-1, attempt 1: no such layer",
         "a node is lost",
         "",
+        "the command has ended",
     ]
 
 
@@ -106,7 +130,12 @@ def fold(number: int, losses: list[float]) -> FoldStatus:
 
 def test_the_mean_is_of_those_folds_that_have_come_as_far() -> None:
     curves = {curve.name: curve.points for curve in curves_of([fold(0, [4.0, 2.0, 1.0]), fold(1, [2.0]), fold(2, [])])}
-    assert list(curves)[:4] == [f"loss, held out, {name}" for name in ("fold 0", "fold 1", "fold 2", "mean")]
+    assert list(curves) == [
+        "loss, held out, fold 0",
+        "loss, held out, fold 1",
+        "loss, held out, mean",
+        "rows/s, training pass, all",
+    ]
     assert {name: points.tolist() for name, points in curves["loss, held out, mean"].items()} == {
         "epoch": [1, 2, 3],
         "value": [3.0, 2.0, 1.0],
@@ -114,15 +143,40 @@ def test_the_mean_is_of_those_folds_that_have_come_as_far() -> None:
         "high": [4.0, 2.0, 1.0],
     }
     assert curves["loss, held out, fold 1"]["value"].tolist() == [2.0]
-    assert curves["rows/s, training pass, fold 0"]["value"].tolist() == [200.0] * 3
 
 
-def test_long_curves_are_thinned_and_end_where_they_end() -> None:
+def test_the_rate_of_a_pass_is_that_of_all_its_folds() -> None:
+    folds = [fold(0, [4.0, 2.0, 1.0]), fold(1, [2.0])]
+    assert {unit: rates.tolist() for unit, rates in rates_of(folds).items()} == {"all": [400.0, 200.0, 200.0]}
+
+
+def test_each_candidate_has_a_mean_of_its_own_without_its_refit() -> None:
+    grid = [
+        replace(fold(number, [loss]), name=f"{candidate} {name}", candidate=candidate)
+        for candidate, losses in {"lr=1": (1.0, 3.0, 9.0), "lr=2": (2.0, 4.0, 9.0)}.items()
+        for number, (name, loss) in enumerate(zip(("fold 0", "fold 1", "refit"), losses, strict=True))
+    ]
+    means = {curve.of: curve.points["value"].tolist() for curve in curves_of(grid) if "low" in curve.points}
+    assert means == {"lr=1 mean": [2.0], "lr=2 mean": [3.0]}
+
+
+def test_long_curves_are_thinned_so_that_what_was_drawn_stays() -> None:
     losses = np.linspace(5, 1, 7 * MOST_POINTS + 3).tolist()
-    points = next(iter(curves_of([fold(0, losses)]))).points
-    assert MOST_POINTS / 2 < len(points["epoch"]) <= MOST_POINTS
-    assert points["epoch"][-1] == len(losses)
-    np.testing.assert_array_equal(points["value"], np.array(losses)[points["epoch"] - 1])
+    drawn = next(iter(curves_of([fold(0, losses)]))).points
+    assert MOST_POINTS / 2 < len(drawn["epoch"]) <= MOST_POINTS + 1
+    assert drawn["epoch"][-1] == len(losses)
+    np.testing.assert_array_equal(drawn["value"], np.array(losses)[drawn["epoch"] - 1])
+    more = next(iter(curves_of([fold(0, [*losses, 1.0])]))).points
+    assert more["epoch"][: len(drawn["epoch"]) - 1].tolist() == drawn["epoch"][:-1].tolist()
+
+
+def test_the_time_that_is_left_is_that_of_all_units_by_as_many_as_run() -> None:
+    running = [Span("running", 1, 0.0, None)]
+    begun = replace(fold(0, [1.0, 1.0]), unit="fold-0", spans=running)  # 4 s an epoch, 7 are left
+    waits = replace(fold(1, []), unit="fold-1", spans=[Span("waiting", 0, 0.0, None)])
+    assert seconds_left([begun, waits]) == 7 * 4 + 9 * 4
+    assert seconds_left([begun, replace(begun, unit="fold-2")]) == 7 * 4
+    assert seconds_left([waits]) is None
 
 
 def test_nothing_is_drawn_before_the_first_epoch() -> None:
@@ -133,3 +187,11 @@ def test_nothing_is_drawn_before_the_first_epoch() -> None:
 def test_the_time_of_folds_that_are_trained_together_is_told_once() -> None:
     shares = shares_of_time([fold(0, [1.0]), fold(1, [1.0])])
     assert shares == {"all, rank 0": {"data_wait": 25.0, "compute": 50.0, "evaluate": 25.0, "checkpoint": 0.0}}
+
+
+def test_a_burst_of_shards_is_no_high_rate() -> None:
+    """Two workers end a shard each at nearly the same time, every ten seconds."""
+    times = [when for ten in range(5) for when in (10.0 * ten, 10.0 * ten + 0.01)]
+    events = [(when, {"rows_done": 100 * n, "bytes_read": 0}) for n, when in enumerate(times)]
+    assert max(conversion_rates(events)["rows"][1:]) < 100
+    assert conversion_rates(events)["rows"][-1] == pytest.approx(30, abs=15)
