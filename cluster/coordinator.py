@@ -96,10 +96,11 @@ class Coordinator:
             units = self.schedule.units
             done = sum(len(unit.folds) for name, unit in units.items() if name not in failed)
             left = sum(len(unit.folds) for unit in units.values())
+            run = str(self.journal.path).rpartition("/")[0]
             raise RunError(
                 f"training failed, the run is incomplete: {errors}. Of the {left} folds that were left {done} are done "
-                f"now and kept; «foldstream status {self.journal.path.parent}» shows what happened. Once it is mended, "
-                "run the same command again"
+                f"now and kept; «foldstream status {run}» shows what happened. Once it is mended, run the same command "
+                "again"
             )
 
     def _go_on(self) -> None:

@@ -116,7 +116,7 @@ class ObjectPath:
         """The names of all objects behind this one and its slash, relative to it, in order."""
         return [name for name, _ in self.sizes()]
 
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The first parts of the names of all objects behind this one and its slash, in order."""
         prefix = f"{self.key}/" if self.key else ""
         try:

@@ -64,7 +64,7 @@ def test_what_is_wrong_in_a_job_is_told_before_it_converts(
 def test_the_line_of_a_model_that_fails_is_told(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(FAILS)
     with pytest.raises(UsageError, match=r"own\.py, line 5: AttributeError: .*Linaer"):
-        fs.train(digits.place, tmp_path / "run", model=f"{tmp_path}/own.py:fails")
+        fs.train(digits.root, tmp_path / "run", model=f"{tmp_path}/own.py:fails")
 
 
 def test_options_of_csv_files_that_are_not_known_are_refused() -> None:

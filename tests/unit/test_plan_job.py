@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from foldstream.cluster import conversion, jobs
+from foldstream.cluster import conversion, job_file, jobs
 from foldstream.cluster import plan_job as planning
 from foldstream.cluster.plan_job import JobPlan, plan_job
 from foldstream.pipeline import sample as sampling
@@ -38,7 +38,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
         raise AssertionError("a plan starts no cluster")
 
-    for module in (conversion, jobs):
+    for module in (conversion, job_file):
         monkeypatch.setattr(module, "dask_cluster", start)
     monkeypatch.setattr(jobs, "ray_cluster", start)
 

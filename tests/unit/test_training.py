@@ -108,7 +108,7 @@ def test_a_compiled_model_learns_the_same(digits: Dataset, tmp_path: Path) -> No
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_remedy(digits: Dataset, tmp_path: Path) -> None:
     settings = {"lr": 1e30, "optimizer": "SGD", "scheduler": "ConstantLR", "hidden": 8}
     job, run = make_job(digits, tmp_path, settings, model="mlp")
-    with pytest.raises(RunError, match=r"fold 1, epoch 1: the training loss is (nan|inf), .* --set lr="):
+    with pytest.raises(RunError, match=r"fold 1, epoch 1: the training loss is (nan|inf), .* \(--set lr="):
         train(job, run)
 
 
