@@ -114,6 +114,27 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     page.close()
 
 
+def test_dasks_page_shows_the_run_that_is_trained_beside_it(
+    digits: Dataset, dask_client: Client, browser: Browser, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    told, _ = watch_page(page)
+    page.goto(dask_client.dashboard_link.replace("/status", "/foldstream-run"))
+    assert "Foldstream-Run" in page.locator(".navbar a").all_inner_texts()
+    options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64, "workers": 1}
+    with ThreadPoolExecutor(1) as threads:
+        trained = threads.submit(fs.train, digits.root, tmp_path / "run", client=dask_client, **options)
+        expect(page.locator("h1")).to_have_text(str(tmp_path / "run"), timeout=60_000)
+        trained.result()
+    expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done")
+    for fold in range(2):
+        history = read_json(RunFolder(tmp_path / "run").fold(fold).done)["history"]
+        assert source_data(page, f"loss, held out, fold {fold}")["value"] == [epoch["loss"] for epoch in history]
+    page.screenshot(path=artefact("run-in-dask.png"), full_page=True)
+    assert [line for line in told if "rror" in line] == []
+    page.close()
+
+
 def workers_of(client: Client) -> list[dict[str, Any]]:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return sorted(workers, key=lambda worker: str(worker["name"]))
