@@ -60,9 +60,10 @@ def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
             if own:
                 color = number % MOST_LINES if candidate and len(folds) > MOST_LINES else None
                 yield Curve(chart, family, f"{candidate} mean".strip(), color, mean_of(own, name))
-    for number, (unit, rates) in enumerate(rates_of(folds).items()):
-        chosen = places(len(rates))
-        yield Curve(RATE, "training pass", unit, number % MOST_LINES, points(chosen, value=rates[chosen]))
+    for unit, rates in rates_of(folds).items():
+        chosen, members = places(len(rates)), [number for number, fold in enumerate(folds) if fold.unit == unit]
+        whose, color = unit if len(members) > 1 else folds[members[0]].name, members[0] % MOST_LINES
+        yield Curve(RATE, "training pass", whose, color, points(chosen, value=rates[chosen]))
 
 
 def scores_of(fold: FoldStatus, name: str, chosen: np.ndarray) -> np.ndarray:
