@@ -17,6 +17,7 @@ from distributed import Client
 
 from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
+from ..pipeline.csv_rows import ABSENT
 from ..pipeline.executor import RUN, Executor, SerialExecutor
 from ..pipeline.oof_table import WRITERS, write_table
 from ..pipeline.plan import ConvertRequest
@@ -307,8 +308,9 @@ def predict(
 
     `ensemble` says how the folds' predictions become one: mean, median, vote, or weighted by their held-out losses; or
     refit, for the model of a run with `refit` that was trained on all rows.
-    The CSV has the row's id (the `id` column's value, or its number counted from 1) and the most probable class, or
-    the value of each label. `columns` are its names: by default ImageId and Label, or
+    The CSV has the row's id (the value of the `id` column, or of the one that names the training rows if it is there,
+    or its number counted from 1) and the most probable class, or the value of each label. `columns` are its names: by
+    default ImageId and Label, or
     ImageId and the labels where there are several. Of images it has each one's path, its class and the probability
     of that, or its values. Returns the rows written.
     """
@@ -389,6 +391,8 @@ def _convert_source(
     except RowError as error:
         convert = f"«foldstream convert csv FILE OUT.zarr --like {job.dataset}»"
         remedy = f"mend the row, or use {convert}, which has options for such rows, and predict OUT.zarr"
+        if error.reason == ABSENT:
+            remedy = "fill it, or convert the training data with --missing mean, which fills such, and train again"
         raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
 
 

@@ -67,6 +67,11 @@ class ConvertRequest:
         check_choice("--unknown", self.unknown, UNKNOWN)
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: give a seed from 0 to 2⁶³ - 1")
+        if self.like and self.missing != "error":
+            raise UsageError(
+                f"--missing {self.missing}: with --like the training data's fillings are taken; if they have none, "
+                "convert those with --missing, and train again"
+            )
         if (self.missing == "constant") != (self.constant is not None):
             raise UsageError("--missing constant needs a value, and no other way has one: --missing constant=0")
 
@@ -154,8 +159,8 @@ class ConvertPlan:
 def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Sequence[Sequence[str]]) -> Columns:
     """Which columns are features, in which order, and which of all are text.
 
-    Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has.
-    Raises UsageError for a column that is not there, and for sources whose columns differ.
+    Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has: then
+    others are passed over. Raises UsageError for a column that is not there, and for sources whose columns differ.
     """
     header, path = texts[0].header, texts[0].path
     like = request.like
@@ -165,14 +170,13 @@ def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Seque
     for name, option in named:
         if name and name not in header:
             raise UsageError(f"{option}: {path} has no column «{name}»{suggest(name, header)}")
-    aside = {*request.labels, request.id, *request.ignore}
-    if like:
-        aside |= {*like.labels, like.key} - set(like.features)
+    key = key_of(request, texts)
+    aside = {*request.labels, key, *request.ignore}
     features = like.features if like else tuple(name for name in header if name not in aside)
     for text in texts:
         missing = [name for name in features if name not in text.header]
-        extra = [name for name in text.header if name not in features and name not in aside]
-        lost = [name for name in (*request.labels, request.id) if name and name not in text.header]
+        extra = [name for name in text.header if name not in features and name not in aside and not like]
+        lost = [name for name in (*request.labels, key) if name and name not in text.header]
         if missing or extra or lost:
             differences = _differences([*missing, *lost], extra, text.header)
             raise UsageError(f"{text.path} has other columns than expected: {differences}")
@@ -182,9 +186,15 @@ def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Seque
         categories, dates = tuple(like.categories), tuple(like.dates)
     else:
         categories, dates = find_kinds(request, texts[0], features, sample)
-    own = tuple(name for name in (*request.labels, request.id) if name)
+    own = tuple(name for name in (*request.labels, key) if name)
     required = own if request.gaps else (*own, *categories, *dates)
     return Columns(features, tuple(dict.fromkeys((*own, *categories, *dates))), dates, required)
+
+
+def key_of(request: ConvertRequest, texts: Sequence[Text]) -> str | None:
+    """The column that names the rows: that of `id`, or the one that names those of `like`, if it is there."""
+    likes = request.like.key if request.like else None
+    return request.id or (likes if all(likes in text.header for text in texts) else None)
 
 
 def find_kinds(
@@ -265,6 +275,7 @@ def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) ->
         fills = choose_fills(request, columns, total, dates)
         gaps = [name for name, count in zip(features, total.missing, strict=True) if count and name not in categories]
         indicators = tuple(gaps) if request.missing == "indicator" else ()
+    key = request.id or (like.key if like and like.key in columns.texts else None)
     values = len(features) + len(indicators)
     shape = request.shape or (like.sample_shape if like else (values,))
     if prod(shape) != values:
@@ -275,11 +286,11 @@ def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) ->
             "number"
         )
     schema = Schema(
-        features, shape, "uint8", key=request.id, categories=categories, dates=dates, fills=fills, indicators=indicators
+        features, shape, "uint8", key=key, categories=categories, dates=dates, fills=fills, indicators=indicators
     )
-    if request.id:
-        key = total.texts[request.id]
-        schema = replace(schema, key_width=None if key.kind == "integer" else max(1, key.width))
+    if key:
+        names = total.texts[key]
+        schema = replace(schema, key_width=None if names.kind == "integer" else max(1, names.width))
     labels = request.labels
     if labels and like and like.labels == labels:
         schema = replace(schema, labels=labels, task=like.task, y_dtype=like.y_dtype, classes=like.classes)

@@ -1,6 +1,5 @@
 """The page of a run: what its folds do and have done, how well they learn, and what their time goes to."""
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +26,7 @@ SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=Tru
 MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
 MOST_PIXELS = 2000  # of a figure's height
-LANE_STEPS = 1000  # of all time, in which a lane grows: it is drawn anew for each
+GROWTH = 0.02  # of a run's time, after which its figures are drawn anew: a browser on the same machine takes its share
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
@@ -43,6 +42,7 @@ class RunPage:
 
     def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
+        self.next_drawing = 0.0
         self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
         self.legend.text = template("legend.html").render(states=STATES)
         self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
@@ -59,8 +59,7 @@ class RunPage:
         """Show a status; of the one before, what has not changed stays."""
         if status is self.status:
             return
-        new = [len(fold.history) for fold in self.status.folds] != [len(fold.history) for fold in status.folds]
-        self.status = status
+        before, self.status = self.status, status
         now = datetime.now(UTC).timestamp()
         rates = {unit: of_unit[-1] for unit, of_unit in rates_of(status.folds).items()}
         quiet = not status.complete and now - status.heard > QUIET_SECONDS
@@ -69,14 +68,19 @@ class RunPage:
         names = score_names(status.folds)
         self.folds.text = template("folds.html").render(folds=status.folds, scores=names, rates=rates)
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
-        self._show_lanes(status.folds, status.heard if quiet else now)
-        if new:
-            curves = list(curves_of(status.folds))
-            for curve in curves:
-                self._show_curve(curve)
-            colors = {curve.of: _color(curve) for curve in curves}
-            self.key.text = template("key.html").render(colors=colors)
-            self._show_spent(status.folds)
+        same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
+        if now >= self.next_drawing or status.complete or not same:
+            first = min((span.start for fold in status.folds for span in fold.spans), default=now)
+            self.next_drawing = now + GROWTH * (now - first)
+            self._draw(status.folds, status.heard if quiet else now)
+
+    def _draw(self, folds: Sequence[FoldStatus], now: float) -> None:
+        self._show_lanes(folds, now)
+        curves = list(curves_of(folds))
+        for curve in curves:
+            self._show_curve(curve)
+        self.key.text = template("key.html").render(colors={curve.of: _color(curve) for curve in curves})
+        self._show_spent(folds)
 
     def _figure(self, title: str, **options: Any) -> Any:
         drawn = figure(title=title, name=title, toolbar_location=None, sizing_mode="stretch_width", **options)
@@ -102,9 +106,6 @@ class RunPage:
 
     def _show_lanes(self, folds: Sequence[FoldStatus], now: float) -> None:
         spans = [(fold.name, span) for fold in folds for span in fold.spans]
-        first = min((span.start for _, span in spans), default=now)
-        step = max(1.0, (now - first) / LANE_STEPS)
-        now = first + math.ceil((now - first) / step) * step
         _set_rows(self.lanes_figure, [fold.name for fold in folds], 80)
         self.lanes.data = {
             "fold": [name for name, _ in spans],

@@ -23,7 +23,7 @@ from .run_page import RunPage
 log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
-LOOK_SECONDS, LOOK_SHARE = 5.0, 100.0  # between two looks at the record: five seconds, or a hundred times what one takes
+LOOK_SECONDS, LOOK_SHARE = 5.0, 100.0  # between two looks at the record: five seconds, or 100 times what one takes
 THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 

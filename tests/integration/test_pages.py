@@ -1,6 +1,7 @@
 """What people see, in a real browser."""
 
 import random
+import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,9 @@ from typing import Any
 
 import foldstream as fs
 import pytest
+import requests
 from distributed import Client
+from foldstream.cluster.ray_token import token_path
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder
@@ -135,6 +138,15 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
     page.close()
 
 
+def runs_in_rays_dashboard(log: str) -> dict[str, dict[str, Any]]:
+    """Ray Train's runs, by their names, as the dashboard has them whose address a command has told."""
+    address = re.search(r"Ray dashboard: (http://\S+)", log)
+    assert address, log
+    token = {"Authorization": f"Bearer {token_path().read_text()}"}
+    told = requests.get(f"{address[1]}/api/train/v2/runs/v1", headers=token, timeout=30).json()
+    return {run["name"]: run for run in told["train_runs"]}
+
+
 def workers_of(client: Client) -> list[dict[str, Any]]:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return sorted(workers, key=lambda worker: str(worker["name"]))
@@ -155,6 +167,9 @@ def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browse
                 "Bokeh.documents[0]?.get_model_by_name('loss, held out, fold 0')?.data.value.length > 0"
             )
             assert {"running", "waiting"} <= set(states.all_inner_texts())
+            train_runs = runs_in_rays_dashboard((tmp_path / "log").read_text())
+            assert {run["status"] for run in train_runs.values()} == {"RUNNING"}
+            assert {"fold-0", "fold-1"} & train_runs.keys()
             before = len(source_data(page, "loss, held out, fold 0")["value"])
             kill(trained, "driver", random.Random(0))
             expect(states.filter(has_text="attempt 2").first).to_be_visible(timeout=60_000)

@@ -8,6 +8,7 @@ import pytest
 from foldstream.pipeline import csv_cut
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError, UsageError
+from foldstream.storage.format import keys_of
 from foldstream.storage.reader import BlockReader
 
 from ..conftest import WriteCsv, convert_file, table
@@ -176,6 +177,17 @@ def test_a_test_set_takes_the_columns_and_codes_of_the_training_set(write_csv: W
     assert read_all(coded)["x"][0, 1] == 2
     with pytest.raises(UsageError, match="missing: «a»"):
         convert_file(write_csv("colour,day\nred,2026-01-02\n", "lacks.csv"), tmp_path / "lacks", like=train.schema)
+
+
+def test_a_test_set_is_named_as_the_training_set_and_may_have_more_columns(write_csv: WriteCsv, tmp_path: Path) -> None:
+    text = "name,a,note,label\nr1,1,u,x\nr2,2,v,y\n"
+    train = convert_file(write_csv(text), tmp_path / "train", label="label", id="name", ignore=("note",))
+    more = write_csv("note,name,a,more\nw,r9,5,7\n", "more.csv")
+    test = read_all(convert_file(more, tmp_path / "test", like=train.schema))
+    assert (test["x"].tolist(), keys_of(test["key"])) == ([[5]], ["r9"])
+    assert convert_file(write_csv("a\n5\n", "less.csv"), tmp_path / "less", like=train.schema).schema.key is None
+    with pytest.raises(UsageError, match="--missing mean: with --like the training data's fillings are taken"):
+        convert_file(more, tmp_path / "filled", like=train.schema, missing="mean")
 
 
 @pytest.mark.parametrize(
