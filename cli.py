@@ -294,7 +294,9 @@ def train(
     refit: Annotated[bool, typer.Option("--refit", help="Train one model more, on all rows.")] = False,
     epochs: Annotated[int, typer.Option(help="Passes over each fold's training rows.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Rows of a global batch, over all workers.")] = 128,
-    workers: Annotated[int, typer.Option(help="Data-parallel workers.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="Data-parallel workers; else two, or one where there is one GPU.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds, order, weights and dropout.")] = 0,
     window: Annotated[int, typer.Option(help="Blocks of each lane that are mixed at once.")] = 8,
     memory: Annotated[

@@ -76,9 +76,11 @@ def check_job(tables: Mapping[str, Mapping[str, Any]]) -> None:
     if train_table := tables.get("train"):
         call = signature(train).bind(**train_table)
         call.apply_defaults()
-        settle_training(**{name: call.arguments[name] for name in signature(settle_training).parameters})
+        execution, *_ = settle_training(
+            **{name: call.arguments[name] for name in signature(settle_training).parameters}
+        )
         if not RunFolder(locate(train_table["run"])).job.exists():
-            check_batch_size(call.arguments["batch_size"], lane_count(call.arguments["workers"]))
+            check_batch_size(call.arguments["batch_size"], lane_count(execution.workers))
     if predict_table := tables.get("predict"):
         check_choice("--ensemble", predict_table.get("ensemble", "mean"), ENSEMBLES)
         new_file(predict_table["out"])

@@ -46,7 +46,7 @@ from .conversion import SILENT, Listener, absolute, convert_request, dask_execut
 from .dask_on_ray import workers_released
 from .fold_mode import FOLD_MODES, Execution, choose_fold_mode, settle_fold_mode
 from .grid import candidate_folder, expand_grid, write_grid
-from .local_ray import ray_cluster
+from .local_ray import ray_cluster, usual_workers
 from .runs import (
     begun_with,
     load_summary,
@@ -77,7 +77,7 @@ def train(
     refit: bool = False,
     epochs: int = 10,
     batch_size: int = 128,
-    workers: int = 2,
+    workers: int | None = None,
     seed: int = 0,
     window: int = 8,
     memory: str | int | None = None,
@@ -93,6 +93,7 @@ def train(
     client: Client | None = None,
 ) -> dict[str, Any]:
     """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
+    Unless it is said there are two workers, or one where there is one GPU: each takes one.
 
     The folds are those of `split_rows`, or those of the dataset's `plan` of that name; `refit` trains one model more,
     on all rows but the holdout.
@@ -129,6 +130,7 @@ def train(
         callbacks,
     )
     runs = {name: candidate_folder(root.root, name) for name in candidates}
+    workers = execution.workers
     begun = filter(None, (begun_with(folder, workers) for folder in runs.values()))
     lanes, shares = next(begun, (lane_count(workers), workers))
     common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, refit)
@@ -167,7 +169,7 @@ def train(
 
 def settle_training(
     model: str,
-    workers: int,
+    workers: int | None,
     memory: str | int | None,
     cache: str | int | None,
     fold_mode: str,
@@ -183,6 +185,7 @@ def settle_training(
     Raises UsageError for what is wrong whatever the data are.
     """
     check_choice("--fold-mode", fold_mode, FOLD_MODES)
+    workers = usual_workers() if workers is None else workers
     if workers < 1:
         raise UsageError(f"--workers {workers}: it must be at least 1")
     if max_retries < 0:

@@ -23,6 +23,11 @@ RAY_DASHBOARD = 8265
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
 
+def usual_workers() -> int:
+    """How many workers train unless it is said: two, or one on a machine with one GPU, which each takes."""
+    return min(2, torch.cuda.device_count() or 2)
+
+
 @contextmanager
 def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
     """A Ray node for `workers` training workers, each with `memory` bytes, or the cluster that is connected already.

@@ -39,6 +39,7 @@ from .estimate import Conversion, Data, Outlook, Sample, Training, epoch_passes,
 from .grid import expand_grid
 from .job_file import CONVERSIONS, load_job_file
 from .jobs import configure, named_split, train
+from .local_ray import usual_workers
 from .plan_text import Facts, assumptions, conversion_facts, data_facts, disk_fact, training_facts
 
 ANY_MEMORY = 1 << 60
@@ -182,7 +183,7 @@ def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data, folder
         if options["plan"]
         else choose_split(dataset.schema, *(options[name] for name in SPLIT))
     )
-    workers, epochs = options["workers"], options["epochs"]
+    workers, epochs = options["workers"] or usual_workers(), options["epochs"]
     shared = {name: options[name] for name in ("model", "batch_size", "seed", "window", "refit")}
     common = TrainConfig(split=split, epochs=epochs, lanes=lane_count(workers), shares=workers, **shared)
     candidates = expand_grid(options["settings"] or {})

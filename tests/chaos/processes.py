@@ -83,3 +83,19 @@ class Deadline:
 
     def check(self, awaited: str) -> None:
         assert time.monotonic() < self.end, f"no {awaited}"
+
+
+def refusal(arguments: list[str], log: Path) -> str:
+    """What a command prints when it fails with exit code 1, as it must."""
+    process = start(arguments, log)
+    code = process.wait(PATIENCE_SECONDS)
+    assert_session_ended(process.pid)
+    printed = log.read_text()
+    assert code == 1, printed
+    assert "Traceback" not in printed
+    return printed.rpartition("error: ")[2]
+
+
+def remount(disk: Path, option: str) -> None:
+    """Mount a small disk with another option."""
+    subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)

@@ -1,0 +1,50 @@
+"""What is wrong with disk or data while folds are trained is said in words, once, and with it mended the same command
+ends as if it had never been."""
+
+import shutil
+from pathlib import Path
+
+import foldstream as fs
+import pytest
+from foldstream.cluster.journal import Journal
+from foldstream.cluster.schedule import Ended
+from foldstream.storage.dataset import Dataset, open_dataset
+from foldstream.training.run import RunFolder
+
+from .fold_kills import command, result
+from .processes import finish, refusal, remount, start
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+
+def failures(run: RunFolder) -> list[bool]:
+    """Of each attempt that has failed, whether it was the last."""
+    return [event.final for event in Journal(run.journal).read() if isinstance(event, Ended) and event.error]
+
+
+def test_a_disk_that_fills_up_is_said_in_words_and_with_more_room_the_run_goes_on(
+    digits: Dataset, small_disk: Path, tmp_path: Path
+) -> None:
+    run, log = RunFolder(small_disk / "run"), tmp_path / "log"
+    message = refusal(command(digits.root, run.root), log).replace("\n", " ")
+    assert "the disk is full; make room there, then run the same command again" in message
+    remount(small_disk, "size=200m")
+    finish(start(command(digits.root, run.root), log), log)
+    assert result(run)[0]
+
+
+def test_a_damaged_shard_is_named_and_once_it_is_repaired_the_run_goes_on(digits: Dataset, tmp_path: Path) -> None:
+    data = open_dataset(shutil.copytree(digits.root, tmp_path / "data.zarr"))
+    shard = next(path for path in sorted((tmp_path / "data.zarr" / "x" / "c").rglob("*")) if path.is_file())
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    message = refusal(command(data.root, run.root), log).replace("\n", " ")
+    assert f"{shard}: " in message
+    assert "(rows " in message
+    assert f"«foldstream verify {data.root} --repair»" in message
+    assert failures(run) == [True]
+    fs.verify(data.root, repair=True)
+    assert shard.read_bytes() == whole
+    finish(start(command(data.root, run.root), log), log)
+    assert result(run)[0]
