@@ -29,7 +29,7 @@ from ..storage.writer import create_arrays
 from .csv_cut import CsvText, Cut, Piece, cut_ranges, cut_tasks, resolve_cuts
 from .csv_open import OpenedText, OpenTask, open_source
 from .csv_rows import Columns
-from .executor import Executor, Task
+from .executor import CONVERSION, Executor, Task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
 from .plan import ConvertPlan, ConvertRequest, choose_columns, plan_conversion
 from .shuffle import SPILLED, ShuffleTask, gather_shard, spill_note, spill_rows
@@ -110,13 +110,15 @@ def cut_sources(request: ConvertRequest, root: AnyPath, executor: Executor, prog
         OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
         for i, source in enumerate(request.sources)
     ]
-    opened: list[OpenedText] = _run(executor, open_source, tasks, "open", "sources", progress)
+    opened: list[OpenedText] = _run(executor, open_source, tasks, "open", "sources", shown(progress, executor, root))
     texts = [one.text for one in opened]
     progress("dialect", 1, 1, texts[0].describe())
     columns = choose_columns(request, texts, opened[0].sample)
     plain = {i: text for i, text in enumerate(texts) if isinstance(text, CsvText) and opened[i].pieces is None}
     ranges = [(i, task) for i, text in plain.items() for task in cut_tasks(text)]
-    counts: list[list[Cut]] = _run(executor, cut_ranges, [task for _, task in ranges], "cut", "ranges", progress)
+    counts: list[list[Cut]] = _run(
+        executor, cut_ranges, [task for _, task in ranges], "cut", "ranges", shown(progress, executor, root)
+    )
     cuts: dict[int, list[Cut]] = {i: [] for i in plain}
     for (i, _), count in zip(ranges, counts, strict=True):
         cuts[i] += count
@@ -152,12 +154,22 @@ def plan_by_scan(
         ScanTask(texts[i], piece, columns, request.gaps, faults)
         for (i, piece), faults in zip(pieces, lists, strict=True)
     ]
-    found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", progress)
+    found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", shown(progress, executor, root))
     total = merge_findings(found, len(columns.features))
     if not total.rows:
         faulty = f" that are not faulty ({total.left_out:,} are)" if total.left_out else ""
         raise SourceError(f"{texts[0].path} has no rows{faulty}; there is nothing to convert")
     return plan_conversion(request, columns, texts, pieces, found, total)
+
+
+def shown(progress: Progress, executor: Executor, root: AnyPath) -> Progress:
+    """Progress of the conversion into `root` that is told to those who look at the executor's dashboard, too."""
+
+    def tell(stage: str, done: int, total: int, remark: str = "") -> None:
+        progress(stage, done, total, remark)
+        executor.tell(CONVERSION, {"place": str(root), "stage": stage, "done": done, "total": total, "unit": remark})
+
+    return tell
 
 
 def _run(

@@ -157,8 +157,11 @@ def conversion_of(events: Sequence[Event]) -> list[Event]:
 
 
 def rates_of(events: Sequence[Event]) -> dict[str, Any]:
-    """Rows and megabytes a second over the last seconds, at each event but the first: `time` in ms since 1970."""
+    """Rows and megabytes a second over the last seconds, at each event but the first: `time` in ms since 1970. Nothing
+    of a stage that comes before any rows."""
     rates: dict[str, list[float]] = {"time": [], "rows": [], "bytes": []}
+    if events and "rows_done" not in events[-1][1]:
+        return rates
     first = 0
     for number in range(1, len(events)):
         when, now = events[number]
