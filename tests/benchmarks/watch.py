@@ -25,7 +25,7 @@ from ..chaos.processes import start
 from .folds import timed
 from .record import machine, write_section
 
-FOLDS, EPOCHS, TURN = 5, 120, 1
+FOLDS, EPOCHS, TURN = 2, 200, 2
 """Folds, epochs of each, and epochs in a turn."""
 POLL_SECONDS = 0.1
 NOBODY, SERVER, BROWSER = "nobody", "the server, a page open elsewhere", "the server, and the browser here"
