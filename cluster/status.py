@@ -1,5 +1,6 @@
 """How far a run is, read from its folder: it may be on another machine, in a bucket, running, dead or complete."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,11 @@ class RunStatus:
     folds: list[FoldStatus]
     events: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    @property
+    def begun(self) -> float:
+        """When its first fold was to be trained, in seconds since 1970; infinite before that."""
+        return min((span.start for fold in self.folds for span in fold.spans), default=math.inf)
 
     @property
     def heard(self) -> float:

@@ -26,7 +26,7 @@ SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=Tru
 MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
 MOST_PIXELS = 2000  # of a figure's height
-GROWTH, LONGEST_PAUSE = 0.02, 60.0  # of a run's time, or seconds, after which its figures are drawn anew
+GROWTH, LONGEST_PAUSE = 0.05, 60.0  # of a run's time, or seconds, after which its figures are drawn anew
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
@@ -70,8 +70,7 @@ class RunPage:
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
         if now >= self.next_drawing or status.complete or not same:
-            first = min((span.start for fold in status.folds for span in fold.spans), default=now)
-            self.next_drawing = now + min(GROWTH * (now - first), LONGEST_PAUSE)
+            self.next_drawing = now + min(GROWTH * max(0.0, now - status.begun), LONGEST_PAUSE)
             self._draw(status.folds, status.heard if quiet else now)
 
     def _draw(self, folds: Sequence[FoldStatus], now: float) -> None:

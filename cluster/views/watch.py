@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from bokeh.application import Application
@@ -23,7 +23,12 @@ from .run_page import RunPage
 log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
-LOOK_SECONDS, LOOK_SHARE = 5.0, 100.0  # between two looks at the record: five seconds, or 100 times what one takes
+LOOK_SECONDS = 1.0  # between two looks of a page at what was read
+LOOKS = 2.0, 10.0
+"""Seconds between two looks at the record: at the beginning, and later, for a browser on the machine that trains takes
+its share of that."""
+GROWTH = 0.02  # of the run's time until the next look, between these
+LOOK_SHARE = 100.0  # of what a look takes, at least
 THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 
@@ -54,7 +59,8 @@ class Record:
                 self.status = self.record.look()
             except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
                 log.warning("the record of %s cannot be read just now: %s", self.root, error)
-            pause = max(LOOK_SECONDS, LOOK_SHARE * (perf_counter() - began))
+            growth = GROWTH * (time() - self.status.begun)
+            pause = max(min(max(growth, LOOKS[0]), LOOKS[1]), LOOK_SHARE * (perf_counter() - began))
 
 
 @contextmanager
