@@ -25,7 +25,7 @@ from ..pipeline.sources import find_sources
 from ..pipeline.target import PLAN
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import ConflictError, RowError, UsageError, check_choice, disk_in_words
-from ..storage.files import names_in, remove_tree, whole_file
+from ..storage.files import exclusive, names_in, remove_tree, whole_file
 from ..storage.fold_plan import PLANS, FoldPlan, open_plan
 from ..storage.format import MANIFEST, WORK, Schema, keys_of
 from ..storage.machine import parse_bytes
@@ -137,9 +137,29 @@ def train(
     configs, parameters = configure(candidates, common, opened.schema)
     models = len(candidates) * (chosen_split.folds * chosen_split.repeats + refit)
     mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
-    with disk_in_words(root.root), _task_executor(opened.rows, listener, client) as executor:
+    busy = f"{root.root} is being trained by another command; wait for it to end, or stop it"
+    with disk_in_words(root.root), exclusive(root.root, busy):
+        return _train_runs(opened, root, configs, candidates, execution, mode, reason, makers, listener, client)
+
+
+def _train_runs(
+    opened: Dataset,
+    root: RunFolder,
+    configs: Mapping[str, TrainConfig],
+    candidates: Mapping[str, dict[str, Any]],
+    execution: Execution,
+    mode: str,
+    reason: str,
+    makers: Sequence[CallbackMaker],
+    listener: Listener,
+    client: Client | None,
+) -> dict[str, Any]:
+    """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
+    runs = {name: candidate_folder(root.root, name) for name in configs}
+    place = {"place": absolute(str(root.root))}
+    with _task_executor(opened.rows, listener, client) as executor:
         jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
-        executor.tell(RUN, {"place": absolute(run)})
+        executor.tell(RUN, place)
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
     left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
@@ -147,18 +167,19 @@ def train(
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are done already")
     new = not all(folder.summary.exists() for folder in runs.values())
     made = [make() for make in makers] if new else []
-    with disk_in_words(root.root), Callbacks(made, root.root) as happening:
+    with Callbacks(made, root.root) as happening:
         happening.tell("run_begun", str(root.root), left, describe(configs, candidates))
         if left:
-            with workers_released(client), ray_cluster(workers, execution.memory or 0) as dashboard:
+            job = next(iter(jobs.values()))
+            with workers_released(client), ray_cluster(execution.workers, execution.memory or 0) as dashboard:
                 listener.announce("Ray dashboard", dashboard)
-                mode, reason = settle_fold_mode(mode, reason, next(iter(jobs.values())), len(named), execution)
+                mode, reason = settle_fold_mode(mode, reason, job, len(named), execution)
                 listener.announce("fold mode", f"{mode}: {reason}")
-                train_folds(root, named, epochs, replace(execution, fold_mode=mode), listener.progress)
+                train_folds(root, named, job.config.epochs, replace(execution, fold_mode=mode), listener.progress)
         for folder in runs.values():
             if not folder.summary.exists():
                 with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
-                    executor.tell(RUN, {"place": absolute(run)})
+                    executor.tell(RUN, place)
                     merge_run(folder, opened, executor, listener.progress)
         summaries = {name: load_summary(folder) for name, folder in runs.items()}
         result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]

@@ -43,8 +43,6 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
 
     Raises ConflictError if it holds another job, and names what differs; UsageError if the data cannot be split so.
     """
-    if isinstance(run.root, Path) and run.root.is_file():
-        raise ConflictError(f"{run.root} is a file; choose a folder for the run")
     file, kept = model_file(config.model), config
     if file:  # the run keeps it, so that it does not matter where it was
         kept = replace(config, model=f"{file[0].name}:{file[1]}")

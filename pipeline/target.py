@@ -1,7 +1,5 @@
 """The place that a conversion writes to: who may, what is there already, tasks that write shards, and the commit."""
 
-import fcntl
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +16,7 @@ from ..storage.dataset import open_dataset
 from ..storage.errors import ConflictError
 from ..storage.files import (
     clean_temporaries,
+    exclusive,
     names_in,
     read_json,
     remove_file,
@@ -88,20 +87,12 @@ def lock_target(root: AnyPath) -> Iterator[None]:
                 remove_tree(root / WORK)
         return
     made = not root.exists()
-    (root / WORK).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / WORK, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError(f"{root} is being converted by another process; wait for it to end") from None
+    with exclusive(root / WORK, f"{root} is being converted by another process; wait for it to end"):
         try:
             yield
         finally:
             if (root / WORK).exists() and not (root / WORK / PLAN).exists():
                 remove_tree(root if made else root / WORK)
-    finally:
-        os.close(descriptor)
 
 
 def load_plan(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> Any:

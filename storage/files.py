@@ -1,5 +1,6 @@
 """Files that are whole or absent: written to a temporary name, fsynced, renamed."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 import obstore
 
-from .errors import DamagedError
+from .errors import ConflictError, DamagedError
 from .object_path import AnyPath, ObjectPath
 
 
@@ -119,6 +120,30 @@ def names_in(place: AnyPath) -> list[str]:
     if isinstance(place, ObjectPath):
         return list(place.names())
     return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+
+
+@contextmanager
+def exclusive(folder: AnyPath, busy: str) -> Iterator[None]:
+    """Have a folder for oneself, which is made if need be. The system frees its lock when the holder dies; in an object
+    store there is none.
+
+    Raises ConflictError for a file, and in the words `busy` where another process has the folder.
+    """
+    if isinstance(folder, ObjectPath):
+        yield
+        return
+    if folder.is_file():
+        raise ConflictError(f"{folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(busy) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(directory: Path) -> None:

@@ -6,7 +6,8 @@ import foldstream as fs
 import pytest
 from foldstream.cluster.conversion import csv_options
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import UsageError
+from foldstream.storage.errors import ConflictError, UsageError
+from foldstream.storage.files import exclusive
 
 JOB = """
 [convert.csv]
@@ -65,6 +66,18 @@ def test_the_line_of_a_model_that_fails_is_told(digits: Dataset, tmp_path: Path)
     (tmp_path / "own.py").write_text(FAILS)
     with pytest.raises(UsageError, match=r"own\.py, line 5: AttributeError: .*Linaer"):
         fs.train(digits.root, tmp_path / "run", model=f"{tmp_path}/own.py:fails")
+
+
+def test_a_run_is_trained_by_one_command_at_a_time(digits: Dataset, tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run", "busy"), pytest.raises(ConflictError, match="by another command; wait for it"):
+        fs.train(digits.root, tmp_path / "run", model="mlp", folds=2)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_file_is_no_place_for_a_run(digits: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(ConflictError, match="is a file; name a folder"):
+        fs.train(digits.root, tmp_path / "run", model="mlp", folds=2)
 
 
 def test_options_of_csv_files_that_are_not_known_are_refused() -> None:
