@@ -88,7 +88,7 @@ class NewestRun:
             self.page = RunPage(place, "light", self.record.status, inside=True)
             self.root.children = [self.page.root]
         elif self.record:
-            self.page.show(self.record.status)
+            self.page.show(self.record.status, self.record.problem)
 
     def leave(self) -> None:
         """Read it no more."""

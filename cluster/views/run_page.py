@@ -42,7 +42,7 @@ class RunPage:
 
     def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
-        self.next_drawing = 0.0
+        self.next_drawing, self.problem = 0.0, ""
         self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
         self.legend.text = template("legend.html").render(states=STATES)
         self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
@@ -55,16 +55,18 @@ class RunPage:
         self.root = column(*parts, sizing_mode="stretch_width")
         self.show(status)
 
-    def show(self, status: RunStatus) -> None:
-        """Show a status; of the one before, what has not changed stays."""
-        if status is self.status:
+    def show(self, status: RunStatus, problem: str = "") -> None:
+        """Show a status, and why there is no newer one; of the one before, what has not changed stays."""
+        if status is self.status and problem == self.problem:
             return
-        before, self.status = self.status, status
+        before, self.status, self.problem = self.status, status, problem
         now = datetime.now(UTC).timestamp()
         rates = {unit: of_unit[-1] for unit, of_unit in rates_of(status.folds).items()}
         quiet = not status.complete and now - status.heard > QUIET_SECONDS
         left = None if quiet else seconds_left(status.folds)
-        self.head.text = template("head.html").render(title=self.title, status=status, quiet=quiet, left=left)
+        self.head.text = template("head.html").render(
+            title=self.title, status=status, quiet=quiet, left=left, problem=problem
+        )
         names = score_names(status.folds)
         self.folds.text = template("folds.html").render(folds=status.folds, scores=names, rates=rates)
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})

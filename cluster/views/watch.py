@@ -38,6 +38,8 @@ class Record:
 
     root: AnyPath
     status: RunStatus = field(default_factory=lambda: RunStatus(False, []))
+    problem: str = ""
+    """Why it could not be read the last time."""
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -56,9 +58,10 @@ class Record:
         while not self.status.complete and not self.ended.wait(pause):
             began = perf_counter()
             try:
-                self.status = self.record.look()
+                self.status, self.problem = self.record.look(), ""
             except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
-                log.warning("the record of %s cannot be read just now: %s", self.root, error)
+                self.problem = f"the record cannot be read just now: {error}"
+                log.warning("%s: %s", self.root, self.problem)
             growth = GROWTH * (time() - self.status.begun)
             pause = max(min(max(growth, LOOKS[0]), LOOKS[1]), LOOK_SHARE * (perf_counter() - began))
 
@@ -77,7 +80,7 @@ def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
         document.title, document.theme = str(root), THEMES[scheme]
         document.template = template("live.html")
         document.template_variables["scheme"] = scheme
-        document.add_periodic_callback(lambda: page.show(record.status), int(1000 * LOOK_SECONDS))
+        document.add_periodic_callback(lambda: page.show(record.status, record.problem), int(1000 * LOOK_SECONDS))
 
     port = free_port(port)
     origins = [f"{host}:{port}" for host in (LOOPBACK, "localhost")]
