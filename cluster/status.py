@@ -8,7 +8,7 @@ from typing import Any
 
 from ..storage.errors import DamagedError
 from ..storage.files import names_in, read_json
-from ..storage.object_path import AnyPath
+from ..storage.object_path import AnyPath, ObjectPath
 from ..training.run import FoldFolder, RunFolder, is_done, load_job, name_folds
 from .grid import CANDIDATES
 from .journal import Journal
@@ -119,7 +119,8 @@ class RunRecord:
 
     def look(self) -> RunStatus:
         """The run's status now. Raises ForeignError where there is none."""
-        names = names_in(self.root / CANDIDATES)
+        candidates = self.root / CANDIDATES  # of which not all files are to be listed each time
+        names = candidates.names() if isinstance(candidates, ObjectPath) else names_in(candidates)
         for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
             self._look_at(name, RunFolder(run))
         # Journals of old had no times.

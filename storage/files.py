@@ -118,7 +118,7 @@ def remove_file(place: AnyPath) -> None:
 def names_in(place: AnyPath) -> list[str]:
     """The names in a folder, or the first parts of those of all objects behind a name and a slash, in order."""
     if isinstance(place, ObjectPath):
-        return list(place.names())
+        return sorted({name.partition("/")[0] for name in place.list()})
     return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 

@@ -117,14 +117,15 @@ class ObjectPath:
         return [name for name, _ in self.sizes()]
 
     def names(self) -> Sequence[str]:
-        """The first parts of the names of all objects behind this one and its slash, in order."""
+        """The first parts of the names of all objects behind this one and its slash, in order; some stores also have
+        folders that have become empty."""
         prefix = f"{self.key}/" if self.key else ""
         try:
             found = obstore.list_with_delimiter(self.store, prefix)
         except BaseError as error:
             raise self._refused(error) from None
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
-        return sorted({str(path).removeprefix(prefix) for path in paths})
+        return sorted({str(path).removeprefix(prefix) for path in paths if str(path).startswith(prefix)})
 
     def remove(self) -> None:
         """Remove the object, if there is one."""
