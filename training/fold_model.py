@@ -65,7 +65,7 @@ class FoldModel:
     ) -> None:
         self.number, self.fold, self.process = number, trained.fold, process
         self.job, self.config, self.recipe = trained.job, trained.job.config, trained.job.config.recipe
-        self.folder, self.tried = trained.run.fold(trained.fold), tried
+        self.run, self.folder, self.tried = trained.run, trained.run.fold(trained.fold), tried
         self.steps, self.dropped = divmod(kept, self.config.batch_size)
         self.rows = kept - self.dropped
         self.objective = Objective(self.job.schema, self.job.statistics, self.recipe, process.device)
@@ -213,9 +213,9 @@ class FoldModel:
         for name, words in LOSSES.items():
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise RunError(
-                    f"fold {self.fold}, epoch {state.epoch + 1}: the {words} loss is {metrics[name]}, the "
-                    f"training diverges; in a new run lower the learning rate (--set lr=…, it is {self.recipe.lr:g}), "
-                    "or clip the gradients (--set clip_grad_norm=1)"
+                    f"{self.run.root}, fold {self.fold}, epoch {state.epoch + 1}: the {words} loss is {metrics[name]}, "
+                    f"the training diverges; in a new run lower the learning rate (--set lr=…, it is "
+                    f"{self.recipe.lr:g}), or clip the gradients (--set clip_grad_norm=1)"
                 )
         if self.recipe.patience and metrics["loss"] < state.best.get("loss", math.inf):
             weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
