@@ -12,11 +12,11 @@ import psutil
 from ..storage.errors import ConflictError, RunError, UsageError
 from ..storage.files import read_json
 from ..storage.machine import this_machine
+from .loopback import ALONE
 from .processes import await_end, end_processes
 from .ray_token import MODE
 
 START_SECONDS, STOP_SECONDS = 120, 15
-ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # without it Ray takes the machine's own address in the place of loopback
 
 
 @dataclass(frozen=True)

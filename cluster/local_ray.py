@@ -4,6 +4,7 @@ All servers that are started here listen on loopback only.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from ray._private import ray_constants
 
 from ..storage.errors import UsageError
 from ..storage.machine import this_machine
-from .loopback import LOOPBACK, free_port, on_loopback
+from .loopback import ALONE, LOOPBACK, free_port, on_loopback
 from .processes import end_processes
 from .ray_token import MODE, TOKEN_PATH, asks_for_token, make_token
 
@@ -106,12 +107,17 @@ def connect_ray(address: str) -> Iterator[None]:
 @contextmanager
 def loopback_alone() -> Iterator[None]:
     """Have a node that is started or connected meanwhile keep to the loopback address: by default Ray takes the
-    machine's own in its place, and listens on all interfaces."""
+    machine's own in its place, and listens on all interfaces. Its processes are told too: the dashboard's connect to
+    it."""
     before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    told, os.environ[ALONE] = os.environ.get(ALONE), "0"
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ALONE]
+        if told is not None:
+            os.environ[ALONE] = told
 
 
 def _dashboard(url: str | None) -> str:

@@ -3,6 +3,8 @@
 import socket
 from ipaddress import ip_address
 
+ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Where this variable is 0, Ray does not take the machine's own address in the place of loopback."""
 LOOPBACK = "127.0.0.1"
 
 
