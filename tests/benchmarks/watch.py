@@ -26,7 +26,7 @@ from ..chaos.processes import start
 from .folds import timed
 from .record import machine, write_section
 
-FOLDS, EPOCHS, TURN, LAST = 2, 240, 2, 60
+FOLDS, EPOCHS, TURN, LAST = 2, 200, 2, 50
 """Folds, epochs of each, epochs in a turn, and how many in the end a browser looks at."""
 POLL_SECONDS = 0.1
 NOBODY, SERVER, BROWSER = "nobody", "the server", "the browser"
