@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from foldstream.cluster.local_cluster import ALONE
+from foldstream.cluster.loopback import ALONE
 from foldstream.cluster.ray_token import MODE, TOKEN_PATH
 
 from ..chaos.fold_kills import NODE_CLUSTER
