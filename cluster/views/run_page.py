@@ -27,6 +27,7 @@ MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
 MOST_PIXELS = 2000  # of a figure's height
 GROWTH, LONGEST_PAUSE = 0.05, 60.0  # of a run's time, or seconds, after which its figures are drawn anew
+LINES = "solid: held out, or of a pass; dashed: training; a mean has the band of its folds"
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
@@ -44,7 +45,7 @@ class RunPage:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
         self.next_drawing, self.problem = 0.0, ""
         self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
-        self.legend.text = template("legend.html").render(states=STATES)
+        self.legend.text = template("key.html").render(colors=STATES, note="")
         self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
         self.lanes_figure, self.spent_figure = self._draw_lanes(), self._draw_spent()
         self.curves: dict[str, ColumnDataSource] = {}
@@ -80,7 +81,7 @@ class RunPage:
         curves = list(curves_of(folds))
         for curve in curves:
             self._show_curve(curve)
-        self.key.text = template("key.html").render(colors={curve.of: _color(curve) for curve in curves})
+        self.key.text = template("key.html").render(colors={curve.of: _color(curve) for curve in curves}, note=LINES)
         self._show_spent(folds)
 
     def _figure(self, title: str, **options: Any) -> Any:
