@@ -86,7 +86,7 @@ class NewestRun:
             self.place, self.record = place, Record(locate(place))
             self.record.start()
             self.page = RunPage(place, "light", self.record.status, inside=True)
-            self.root.children = [self.page.root]
+            self.root.children = self.page.parts
         elif self.record:
             self.page.show(self.record.status, self.record.problem)
 

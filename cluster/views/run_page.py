@@ -26,7 +26,7 @@ SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=Tru
 MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
 MOST_PIXELS = 2000  # of a figure's height
-GROWTH, LONGEST_PAUSE = 0.05, 60.0  # of a run's time, or seconds, after which its figures are drawn anew
+GROWTH, LONGEST_PAUSE = 0.1, 60.0  # of a run's time, or seconds, after which its figures are drawn anew
 LINES = "solid: held out, or of a pass; dashed: training; a mean has the band of its folds"
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
@@ -39,11 +39,13 @@ def panel(*, light: bool = False) -> Div:
 
 
 class RunPage:
-    """A run's page, which shows a status, and then others; `inside` another page, which does not set its colours."""
+    """A run's page, which shows a status, and then others; `inside` another page, which does not set its colours. Its
+    `parts` stand one below the other; where each is a root of its document, a new text has no figure painted anew."""
 
     def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
         self.next_drawing, self.problem = 0.0, ""
+        self.progress: list[Any] | None = None
         self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
         self.legend.text = template("key.html").render(colors=STATES, note="")
         self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
@@ -52,8 +54,7 @@ class RunPage:
         self.charts = row([], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
         self.key = panel(light=inside)
         drawn = [self.lanes_figure, self.legend, self.spent_figure, self.key, self.charts]
-        parts = [self.head, self.folds, *drawn, self.events]
-        self.root = column(*parts, sizing_mode="stretch_width")
+        self.parts = [self.head, self.folds, *drawn, self.events]
         self.show(status)
 
     def show(self, status: RunStatus, problem: str = "") -> None:
@@ -74,10 +75,15 @@ class RunPage:
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
         if now >= self.next_drawing or status.complete or not same:
             self.next_drawing = now + min(GROWTH * max(0.0, now - status.begun), LONGEST_PAUSE)
-            self._draw(status.folds, status.heard if quiet else now)
+            self._show_lanes(status.folds, status.heard if quiet else now)
+            self._show_epochs(status.folds)
 
-    def _draw(self, folds: Sequence[FoldStatus], now: float) -> None:
-        self._show_lanes(folds, now)
+    def _show_epochs(self, folds: Sequence[FoldStatus]) -> None:
+        """Draw what is told once an epoch."""
+        progress = [(len(fold.history), fold.unit, fold.state) for fold in folds]
+        if progress == self.progress:
+            return
+        self.progress = progress
         curves = list(curves_of(folds))
         for curve in curves:
             self._show_curve(curve)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
 LOOK_SECONDS = 1.0  # between two looks of a page at what was read
-LOOKS = 2.0, 10.0
+LOOKS = 2.0, 30.0
 """Seconds between two looks at the record: at the beginning, and later, for a browser on the machine that trains takes
 its share of that."""
 GROWTH = 0.02  # of the run's time until the next look, between these
@@ -76,7 +76,8 @@ def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
         context: Any = document.session_context
         scheme = "dark" if context.request.arguments.get("scheme") == [b"dark"] else "light"
         page = RunPage(str(root), scheme, record.status)
-        document.add_root(page.root)
+        for part in page.parts:
+            document.add_root(part)
         document.title, document.theme = str(root), THEMES[scheme]
         document.template = template("live.html")
         document.template_variables["scheme"] = scheme
