@@ -1,9 +1,9 @@
 """`make bench-watch`: what it costs the training that somebody looks at its page.
 
-python -m tests.benchmarks.watch DIGITS RESULT.json. One run on all cores, in turns of a few epochs: nobody looks; then
-`foldstream watch` serves a page that is open somewhere. Who does not look is stopped by SIGSTOP, so each turn with the
-server stands between two without, on a machine of the same speed. For the last quarter a browser on this machine draws
-the page, and what server and browser take of a core is counted.
+python -m tests.benchmarks.watch DIGITS RESULT.json. One run on all cores of many short epochs, its page served
+and drawn by a browser on the same machine all the time. What these take of a core comes in bursts, a few in a minute, so most
+epochs are without: how much longer those last into which one falls, beside the epochs around them, gives what a second
+of it costs the training, on a machine whose speed changes from minute to minute.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +27,41 @@ from ..chaos.processes import start
 from .folds import timed
 from .record import machine, write_section
 
-FOLDS, EPOCHS, TURN, LAST = 2, 200, 2, 50
-"""Folds, epochs of each, epochs in a turn, and how many in the end a browser looks at."""
-POLL_SECONDS = 0.1
-NOBODY, SERVER, BROWSER = "nobody", "the server", "the browser"
-DRAWS = 10_000
-"""Of the bootstrap."""
+FOLDS, EPOCHS = 2, 800
+POLL_SECONDS = 0.05
+AROUND = 7  # epochs on each side that one is compared with
+LAGS = (-1, 0, 1)
+"""Epochs, beside that in which a burst was seen, that it may have fallen into."""
+BLOCK, DRAWS = 20, 10_000
+"""Of the bootstrap: epochs that are drawn together, and how often."""
+SERVER, BROWSER = "server", "browser"
 
 
 def watchers() -> dict[str, list[psutil.Process]]:
-    """This process's children that watch: the server, and what belongs to the browser."""
+    """The server, and the processes of the browser, of this process's descendants."""
     found: dict[str, list[psutil.Process]] = {SERVER: [], BROWSER: []}
-    for child in psutil.Process().children():
-        kind = SERVER if "watch" in child.cmdline() else BROWSER
-        if "train" not in child.cmdline():
-            found[kind] += [child, *child.children(recursive=True)]
+    for process in psutil.Process().children(recursive=True):
+        command = process.cmdline()
+        if "watch" in command:
+            found[SERVER].append(process)
+        elif command and "chrom" in command[0]:
+            found[BROWSER].append(process)
     return found
 
 
-def let(condition: str, found: dict[str, list[psutil.Process]]) -> None:
-    """Have those look who look under a condition, and no others."""
-    for kind, processes in found.items():
-        looks = condition == BROWSER or kind == condition
-        for process in processes:
-            process.resume() if looks else process.suspend()
+class Meter:
+    """What processes take of a core, to the nanosecond."""
 
+    def __init__(self, processes: Sequence[psutil.Process]) -> None:
+        self.processes, self.threads = processes, dict[str, int]()
 
-def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    def read(self) -> float:
+        """The core seconds so far of all their threads, also of those that have ended since they were last read."""
+        for process in self.processes:
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended just now
+                    self.threads[thread.name] = int((thread / "schedstat").read_text().split()[0])
+        return sum(self.threads.values()) / 1e9
 
 
 def epochs_done(run: Path) -> int:
@@ -62,7 +70,8 @@ def epochs_done(run: Path) -> int:
 
 
 def measure(dataset: Path, run: Path) -> dict[str, Any]:
-    """The seconds of each epoch, and who looked at it; the seconds that watchers took of a core."""
+    """The seconds of each epoch that was watched from its beginning to its end, and the core seconds of those who
+    watched it."""
     options = ["--model", "mlp", "--folds", str(FOLDS), "--epochs", str(EPOCHS), "--fold-mode", "fused"]
     command = [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *options]
     training = start(command, run.with_suffix(".log"))
@@ -73,22 +82,15 @@ def measure(dataset: Path, run: Path) -> dict[str, Any]:
     with started_watch(run) as address, chromium() as browser:
         page = browser.new_page()
         page.goto(address)
-        page.wait_for_function("Bokeh.documents[0]?.is_idle")
-        found, looked = watchers(), dict[int, str]()
-        used, before, condition = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0), ""
+        page.wait_for_function("window.Bokeh?.documents[0]?.is_idle")
+        meters = {kind: Meter(processes) for kind, processes in watchers().items()}
+        taken: dict[int, dict[str, float]] = {}
         while training.poll() is None:
             done = epochs_done(run)
-            if done not in looked:
-                looked[done] = BROWSER if done >= EPOCHS - LAST else (NOBODY, SERVER)[done // TURN % 2]
+            if done not in taken:
+                taken[done] = {kind: meter.read() for kind, meter in meters.items()}
                 print(f"{done} of {EPOCHS}", end="\r", flush=True)
-                for kind, processes in found.items():
-                    now = cpu_seconds(processes)
-                    used[kind] += (now - before[kind]) * (condition == BROWSER)
-                    before[kind] = now
-                condition = looked[done]
-                let(condition, found)
             time.sleep(POLL_SECONDS)
-        let(BROWSER, found)
         page.wait_for_function(
             f"Bokeh.documents[0].get_model_by_name('loss, held out, fold 0').data.epoch.at(-1) == {EPOCHS}"
         )
@@ -96,33 +98,32 @@ def measure(dataset: Path, run: Path) -> dict[str, Any]:
     if training.wait():
         raise SystemExit(run.with_suffix(".log").read_text())
     ranks = [epoch["ranks"][0] for epoch in run_status(run).folds[0].history]
-    seconds = [sum(spent[name] for name in TIMES) for spent in ranks]
-    return {"seconds": seconds, "looked": [looked.get(epoch, "") for epoch in range(EPOCHS)], "used": used}
+    watched = [done for done in sorted(taken) if done > min(taken) and {done, done + 1} <= taken.keys()]
+    return {
+        "seconds": [sum(ranks[epoch][name] for name in TIMES) for epoch in watched],
+        **{kind: [taken[epoch + 1][kind] - taken[epoch][kind] for epoch in watched] for kind in meters},
+    }
 
 
-def costs(seconds: Sequence[float], looked: Sequence[str]) -> np.ndarray:
-    """By how much each turn with the server was slower than the turns around it, as shares."""
-    turns = [(looked[at], float(np.mean(seconds[at : at + TURN]))) for at in range(0, EPOCHS, TURN)]
-    whole = [len({*looked[at : at + TURN]}) == 1 for at in range(0, EPOCHS, TURN)]
-    found = [
-        turns[at][1] / np.mean([turns[at - 1][1], turns[at + 1][1]]) - 1
-        for at in range(1, len(turns) - 1)
-        if turns[at][0] == SERVER and turns[at + 1][0] == NOBODY and all(whole[at - 1 : at + 2])
-    ]
-    return np.array(found)
+def beside(values: np.ndarray) -> np.ndarray:
+    """By how much each is above the mean of those around it."""
+    window = np.ones(2 * AROUND + 1)
+    return values - np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean of the middle half, and where 95 % of those lie that are drawn from the values again."""
-    rng = np.random.default_rng(0)
-
-    def middle(drawn: np.ndarray) -> np.ndarray:
-        quarter = drawn.shape[-1] // 4
-        kept: np.ndarray = np.sort(drawn, axis=-1)[..., quarter : drawn.shape[-1] - quarter].mean(axis=-1)
-        return kept
-
-    low, high = np.quantile(middle(rng.choice(values, (DRAWS, len(values)))), [0.025, 0.975])
-    return float(middle(values)), float(low), float(high)
+def seconds_for_a_second(seconds: np.ndarray, taken: np.ndarray) -> tuple[float, float, float]:
+    """How much longer the training takes for a core second of the watchers, by least squares, and where 95 % of the
+    answers lie if blocks of epochs are drawn again."""
+    above = beside(seconds)
+    near = np.stack([np.roll(beside(taken), lag) for lag in LAGS], axis=1)
+    blocks = np.array_split(np.arange(len(seconds)), len(seconds) // BLOCK)
+    squares = np.stack([near[block].T @ near[block] for block in blocks])
+    products = np.stack([near[block].T @ above[block] for block in blocks])
+    drawn = np.random.default_rng(0).integers(len(blocks), size=(DRAWS, len(blocks)))
+    answers = np.linalg.solve(squares[drawn].sum(1), products[drawn].sum(1)[..., None])[..., 0].sum(1)
+    answer = np.linalg.solve(squares.sum(0), products.sum(0)).sum()
+    low, high = np.quantile(answers, [0.025, 0.975])
+    return float(answer), float(low), float(high)
 
 
 def main(digits: Path, result: Path) -> None:
@@ -133,17 +134,22 @@ def main(digits: Path, result: Path) -> None:
         figures = measure(dataset, Path(name, "run"))
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=2) + "\n")
-    lines = [f"`make bench-watch` on {machine()}; mlp, {FOLDS} folds, {EPOCHS} epochs, in turns of {TURN}.", ""]
-    slower = costs(figures["seconds"], figures["looked"])
-    middle, low, high = interval(slower)
-    lines.append(
-        f"With the server, and a page open elsewhere, {len(slower)} turns were slower than those around them by "
-        f"{middle:.2%} (95 % of means of drawn turns: {low:.2%} to {high:.2%})."
-    )
-    watched = sum(seconds for seconds, who in zip(figures["seconds"], figures["looked"], strict=True) if who == BROWSER)
-    shares = {kind: used / watched for kind, used in figures["used"].items()}
-    told = f"{shares[SERVER]:.2%} of a core, a browser beside it, which draws without a GPU, {shares[BROWSER]:.2%}"
-    lines += ["", f"In the last {LAST} epochs, {watched:.0f} s, the server took {told}.", ""]
+    seconds, server, browser = (np.array(figures[name]) for name in ("seconds", SERVER, BROWSER))
+    cost = seconds_for_a_second(seconds, server + browser)
+    rows = [("page open here", server + browser), ("page open elsewhere", server)]
+    lines = [
+        f"`make bench-watch` on {machine()}; mlp, {FOLDS} folds, {len(seconds)} epochs of {seconds.mean():.2f} s.",
+        "",
+        f"A second that watchers take of a core costs the training {cost[0]:.2f} s ({cost[1]:.2f} to {cost[2]:.2f}).",
+        "",
+        "| | of a core | training slower by | 95 % |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, taken in rows:
+        share = taken.sum() / seconds.sum()
+        middle, low, high = (factor * share for factor in cost)
+        lines.append(f"| {name} | {share:.2%} | {middle:.2%} | {low:.2%} to {high:.2%} |")
+    lines.append("")
     print("\n".join(lines))
     write_section("watch", lines)
 
