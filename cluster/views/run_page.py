@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bokeh.layouts import column, row
+from bokeh.layouts import row
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool
 from bokeh.models.widgets import Div
 from bokeh.palettes import Category10
@@ -26,7 +26,8 @@ SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=Tru
 MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
 MOST_PIXELS = 2000  # of a figure's height
-GROWTH, LONGEST_PAUSE = 0.1, 60.0  # of a run's time, or seconds, after which its figures are drawn anew
+GROWTH, PAUSES = 0.1, (10.0, 60.0)
+"""Of a run's time, and seconds between which that lies, until its figures are drawn anew."""
 LINES = "solid: held out, or of a pass; dashed: training; a mean has the band of its folds"
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
@@ -74,7 +75,7 @@ class RunPage:
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
         if now >= self.next_drawing or status.complete or not same:
-            self.next_drawing = now + min(GROWTH * max(0.0, now - status.begun), LONGEST_PAUSE)
+            self.next_drawing = now + min(max(GROWTH * (now - status.begun), PAUSES[0]), PAUSES[1])
             self._show_lanes(status.folds, status.heard if quiet else now)
             self._show_epochs(status.folds)
 

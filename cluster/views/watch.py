@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
 LOOK_SECONDS = 1.0  # between two looks of a page at what was read
-LOOKS = 2.0, 30.0
+LOOKS = 4.0, 30.0
 """Seconds between two looks at the record: at the beginning, and later, for a browser on the machine that trains takes
 its share of that."""
 GROWTH = 0.02  # of the run's time until the next look, between these
