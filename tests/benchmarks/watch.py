@@ -3,8 +3,8 @@
 python -m tests.benchmarks.watch DIGITS RESULT.json. One run on all cores of many short epochs, its page served and
 drawn by a browser on the same machine all the time. What these take of a core comes in bursts, a few in a minute, so
 most epochs are without: how much longer those last into which one falls, beside the epochs around them, gives what a
-second of it costs the training, on a machine whose speed changes from minute to minute. In the end, which does not
-count, the page is loaded again and again, for bursts that are seen well.
+second of it costs the training, on a machine whose speed changes from minute to minute. In the end, told apart, the
+page is loaded again and again: a burst that takes all cores.
 """
 
 import json
@@ -29,7 +29,7 @@ from .folds import timed
 from .record import machine, write_section
 
 FOLDS, EPOCHS, LAST, RELOAD = 2, 800, 160, 10
-"""Folds, epochs of each; how many in the end in which the page is loaded anew, after so many: bursts that are large."""
+"""Folds, epochs of each; how many of them, in the end, in which the page is loaded anew after so many."""
 EARLY_SECONDS = 300.0
 POLL_SECONDS = 0.05
 AROUND = 7  # epochs on each side that one is compared with
@@ -140,8 +140,10 @@ def main(digits: Path, result: Path) -> None:
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=2) + "\n")
     seconds, server, browser = (np.array(figures[name]) for name in ("seconds", SERVER, BROWSER))
-    cost = seconds_for_a_second(seconds, server + browser)
     counted = len(seconds) - LAST
+    cost, of_loading = (
+        seconds_for_a_second(seconds[part], (server + browser)[part]) for part in (slice(counted), slice(counted, None))
+    )
     early = int(np.searchsorted(seconds.cumsum(), EARLY_SECONDS))
     parts = {
         "page open elsewhere": (server, 0),
@@ -151,7 +153,9 @@ def main(digits: Path, result: Path) -> None:
     lines = [
         f"`make bench-watch` on {machine()}; mlp, {FOLDS} folds, {counted} epochs of {seconds.mean():.2f} s.",
         "",
-        f"A second that watchers take of a core costs the training {cost[0]:.2f} s ({cost[1]:.2f} to {cost[2]:.2f}).",
+        "A second that watchers take of a core costs the training "
+        f"{cost[0]:.2f} s ({cost[1]:.2f} to {cost[2]:.2f}) in these epochs, and "
+        f"{of_loading[0]:.2f} s ({of_loading[1]:.2f} to {of_loading[2]:.2f}) where it loads the page, by all cores.",
         "",
         "| | of a core | training slower by | 95 % |",
         "|---|---:|---:|---:|",
