@@ -26,9 +26,12 @@ demo: install
 	cp build/demo/submission.csv submission.csv
 	@echo "submission.csv: $$(head -n 1 submission.csv), $$(($$(wc -l < submission.csv) - 1)) rows"
 
-# PYTEST="--budget 3000": after so many seconds no long test is begun.
+# Tests that need no cluster run side by side, each process with one thread: on two cores, threads that wait for each
+# other's turn make some of them twenty times slower. PYTEST="--budget 3000": after so many seconds no long test is begun.
+ALONE := tests/contracts tests/property tests/unit
 test: install
-	$(BIN)/pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ALONE) $(PYTEST)
+	$(BIN)/pytest $(addprefix --ignore=,$(ALONE)) $(PYTEST)
 
 # Jobs between hosts that are network namespaces, and on Slurm; needs root, `ip`, munge and Slurm, and is skipped without.
 # A part of `make test`.
