@@ -106,17 +106,24 @@ def _offered(name: str) -> Any:
 
 
 class Callbacks:
-    """Several callbacks, told by a thread of their own what comes to the record of the run at `root`, until it is
-    left."""
+    """Several callbacks, made and told by a thread of their own what comes to the record of the run at `root`, until
+    it is left."""
 
-    def __init__(self, callbacks: Sequence[Callback], root: AnyPath) -> None:
-        self.callbacks, self.root, self.failed = callbacks, root, list[Callback]()
+    def __init__(self, makers: Sequence[CallbackMaker], root: AnyPath) -> None:
+        self.makers, self.root = makers, root
+        self.callbacks, self.failed = list[Callback](), list[Callback]()
         self.record = RunRecord(root)
-        self.before = self.record.look() if callbacks else RunStatus(False, [])
+        self.before = self.record.look() if makers else RunStatus(False, [])
         self.lock, self.ended = threading.RLock(), threading.Event()
         self.follower = threading.Thread(target=self._follow, name="foldstream-callbacks", daemon=True)
 
     def __enter__(self) -> Self:
+        try:
+            for make in self.makers:
+                self.callbacks.append(make())
+        except UsageError:
+            self.tell("close")
+            raise
         if self.callbacks:
             self.follower.start()
         return self

@@ -166,8 +166,7 @@ def _train_runs(
     if 0 < len(left) < len(named):
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are done already")
     new = not all(folder.summary.exists() for folder in runs.values())
-    made = [make() for make in makers] if new else []
-    with Callbacks(made, root.root) as happening:
+    with Callbacks(makers if new else [], root.root) as happening:
         happening.tell("run_begun", str(root.root), left, describe(configs, candidates))
         if left:
             job = next(iter(jobs.values()))

@@ -7,9 +7,12 @@ from typing import Any
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.callbacks import Callback, find_callback, moments
+from foldstream.cluster.callbacks import Callback, Callbacks, find_callback, moments
 from foldstream.cluster.status import FoldStatus, RunStatus, Span
+from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
+
+from .test_training import make_job
 
 EPOCHS = [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
 WAITING = FoldStatus("fold 0", False, 0.0, 3, [], "", "fold 0", [Span("waiting", 0, 0.0, None)])
@@ -88,6 +91,21 @@ def test_what_is_none_is_refused(name: str, message: str, tmp_path: Path) -> Non
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises(UsageError, match=message):
         find_callback(name.format(folder=tmp_path))()
+
+
+def test_what_was_made_before_one_that_cannot_be_is_closed(digits: Dataset, tmp_path: Path) -> None:
+    _, run = make_job(digits, tmp_path / "run")
+    closed = []
+
+    class Open(Callback):
+        def close(self) -> None:
+            closed.append(self)
+
+    (tmp_path / "own.py").write_text(OWN)
+    makers = [Open, find_callback(f"{tmp_path}/own.py:wrong")]
+    with pytest.raises(UsageError, match="gives int"), Callbacks(makers, run.root):
+        pass
+    assert len(closed) == 1
 
 
 def test_every_moment_may_be_left_out() -> None:
