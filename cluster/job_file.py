@@ -15,6 +15,7 @@ from distributed import Client
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.object_path import locate
+from ..training.config import KINDS
 from ..training.ensemble import ENSEMBLES
 from ..training.order import check_batch_size, lane_count
 from ..training.run import RunFolder
@@ -66,7 +67,7 @@ def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | Non
 
 CONVERSIONS: dict[str, Callable[..., Any]] = {"convert.csv": convert_csv, "convert.images": convert_images}
 JOB_TABLES: dict[str, Callable[..., Any]] = {**CONVERSIONS, "train": train, "predict": predict}
-KINDS = {str: '"text"', int: "a whole number", float: "a number", bool: "true or false"}
+TOML_KINDS = KINDS | {str: '"text"'}
 JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source")
 
 
@@ -152,10 +153,10 @@ def _fits(value: Any, hint: Any) -> bool:
 def _kinds(hint: Any) -> str:
     """The kinds of values that an annotation allows, as they are written in TOML."""
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(dict.fromkeys(_kinds(one) for one in get_args(hint) if one in KINDS or get_origin(one)))
+        return " or ".join(dict.fromkeys(_kinds(one) for one in get_args(hint) if one in TOML_KINDS or get_origin(one)))
     if get_origin(hint) is Sequence:
         return f"a list of {_kinds(get_args(hint)[0])}"
-    return KINDS.get(hint, "a table")
+    return TOML_KINDS.get(hint, "a table")
 
 
 def job_places(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
