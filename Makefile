@@ -27,7 +27,7 @@ demo: install
 	@echo "submission.csv: $$(head -n 1 submission.csv), $$(($$(wc -l < submission.csv) - 1)) rows"
 
 # Tests that need no cluster run side by side, each process with one thread: on two cores, threads that wait for each
-# other's turn make some of them twenty times slower. PYTEST="--budget 3000": after so many seconds no long test is begun.
+# other's turn make some of them twenty times slower. PYTEST="--budget 3300": after so many seconds no long test is begun.
 ALONE := tests/contracts tests/property tests/unit
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ALONE) $(PYTEST)
