@@ -106,8 +106,8 @@ def _offered(name: str) -> Any:
 
 
 class Callbacks:
-    """Several callbacks, made and told by a thread of their own what comes to the record of the run at `root`, until
-    it is left."""
+    """Several callbacks, made when it is entered. A thread of their own tells them what comes to the record of the run
+    at `root`, until it is left."""
 
     def __init__(self, makers: Sequence[CallbackMaker], root: AnyPath) -> None:
         self.makers, self.root = makers, root

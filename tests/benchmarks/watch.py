@@ -119,8 +119,8 @@ def beside(values: np.ndarray) -> np.ndarray:
 def seconds_for_a_second(seconds: np.ndarray, taken: np.ndarray) -> tuple[float, float, float]:
     """How much longer the training takes for a core second of the watchers, by least squares, and where 95 % of the
     answers lie if blocks of epochs are drawn again."""
-    above = beside(seconds)
-    near = np.stack([np.roll(beside(taken), lag) for lag in LAGS], axis=1)
+    above, bursts = beside(seconds), beside(taken)
+    near = np.stack([np.roll(bursts, lag) for lag in LAGS], axis=1)
     blocks = np.array_split(np.arange(len(seconds)), len(seconds) // BLOCK)
     squares = np.stack([near[block].T @ near[block] for block in blocks])
     products = np.stack([near[block].T @ above[block] for block in blocks])
@@ -151,7 +151,7 @@ def main(digits: Path, result: Path) -> None:
         f"the same, after {EARLY_SECONDS / 60:.0f} minutes": (server + browser, early),
     }
     lines = [
-        f"`make bench-watch` on {machine()}; mlp, {FOLDS} folds, {counted} epochs of {seconds.mean():.2f} s.",
+        f"`make bench-watch` on {machine()}; mlp, {FOLDS} folds, {counted} epochs of {seconds[:counted].mean():.2f} s.",
         "",
         "A second that watchers take of a core costs the training "
         f"{cost[0]:.2f} s ({cost[1]:.2f} to {cost[2]:.2f}) in these epochs, and "

@@ -1,13 +1,12 @@
 """`fs.stream` and its errors."""
 
 import gc
-import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import foldstream as fs
 import numpy as np
+import psutil
 import pytest
 import torch
 from foldstream.storage.dataset import Dataset, open_dataset
@@ -127,8 +126,5 @@ def test_files_are_closed_with_the_stream(digits: Dataset, tmp_path: Path) -> No
 
 def open_files(dataset: Dataset) -> list[str]:
     """Those of a dataset that this process has open; a file of another that is closed meanwhile counts for nothing."""
-    targets = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):
-            targets.append(os.readlink(descriptor))
-    return [target for target in targets if target.startswith(str(dataset.place))]
+    paths = [file.path for file in psutil.Process().open_files()]
+    return [path for path in paths if path.startswith(str(dataset.place))]
