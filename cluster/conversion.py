@@ -14,7 +14,6 @@ from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
 from ..pipeline.csv_dialect import CsvOptions
 from ..pipeline.dask_executor import DaskExecutor
-from ..pipeline.executor import Executor, SerialExecutor
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
 from ..pipeline.target import is_converted
@@ -23,7 +22,7 @@ from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, did_you_mean, disk_in_words
 from ..storage.format import ImageForm
 from ..storage.object_path import AnyPath, locate
-from ..storage.progress import Progress, silent
+from ..storage.tasks import Executor, Progress, SerialExecutor, silent
 from .local import connect, dask_cluster
 
 Announce = Callable[[str, str], None]

@@ -18,7 +18,6 @@ from distributed import Client
 from ..pipeline.convert_images import ImageRequest
 from ..pipeline.convert_images import convert_images as write_images
 from ..pipeline.csv_rows import ABSENT
-from ..pipeline.executor import RUN, Executor, SerialExecutor
 from ..pipeline.oof_table import WRITERS, write_table
 from ..pipeline.plan import ConvertRequest
 from ..pipeline.sources import find_sources
@@ -30,7 +29,7 @@ from ..storage.fold_plan import PLANS, FoldPlan, open_plan
 from ..storage.format import MANIFEST, WORK, Schema, keys_of
 from ..storage.machine import parse_bytes
 from ..storage.object_path import AnyPath, ObjectPath, locate
-from ..storage.progress import Progress
+from ..storage.tasks import RUN, Executor, Progress, SerialExecutor
 from ..training.config import TrainConfig, check_config, resolve_settings
 from ..training.ensemble import check_ensemble
 from ..training.models import check_model
@@ -47,14 +46,7 @@ from .dask_on_ray import workers_released
 from .fold_mode import FOLD_MODES, Execution, choose_fold_mode, settle_fold_mode
 from .grid import candidate_folder, expand_grid, write_grid
 from .local_ray import ray_cluster, usual_workers
-from .runs import (
-    begun_with,
-    load_summary,
-    merge_run,
-    plan_run,
-    read_run,
-    train_folds,
-)
+from .runs import begun_with, load_summary, merge_run, plan_run, read_run, train_folds
 
 SHORTEST_HANG = 5.0  # seconds: below, what is only slow would count as hung
 SMALL_WORK = 10_000_000  # numbers that are handled in this process: in about a second
@@ -284,7 +276,7 @@ def split_rows(
     if (root / MANIFEST).exists() and not overwrite and named_split(opened, name) != wanted:
         raise ConflictError(f"{root} holds another plan; choose another name, or replace it with --overwrite")
     with _task_executor(opened.rows, listener, client) as executor:
-        return make_plan(opened, wanted, root, carry_out=executor.map, progress=listener.progress)
+        return make_plan(opened, wanted, root, executor=executor, progress=listener.progress)
 
 
 def plan_place(dataset: Dataset, name: str) -> AnyPath:

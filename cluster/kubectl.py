@@ -8,15 +8,7 @@ from typing import Any
 
 from ..storage.errors import ConflictError, RunError, UsageError
 from .job_file import job_places
-from .kubernetes import (
-    Manifest,
-    RayJobOptions,
-    base_manifests,
-    check_places,
-    parse_manifests,
-    ray_job,
-    render,
-)
+from .kubernetes import Manifest, RayJobOptions, base_manifests, check_places, parse_manifests, ray_job, render
 from .submission import JOB, pack_job
 
 ENDED = ("Complete", "Failed")

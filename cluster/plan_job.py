@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from ..pipeline.csv_dialect import CsvOptions
-from ..pipeline.executor import SerialExecutor
 from ..pipeline.sample import SourceSample, sample_images, sample_texts
 from ..pipeline.sources import find_sources
 from ..storage.dataset import Dataset, open_dataset
@@ -24,6 +23,7 @@ from ..storage.format import MANIFEST, Layout
 from ..storage.machine import keep_freed_memory, parse_bytes, this_machine
 from ..storage.object_path import locate
 from ..storage.reader import BlockReader
+from ..storage.tasks import SerialExecutor
 from ..storage.writer import commit, create_arrays, write_shard
 from ..training.batch import Rank
 from ..training.config import TrainConfig

@@ -11,14 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.executor import Executor
 from ..pipeline.merge import merge_predictions
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, UsageError
 from ..storage.files import names_in, read_json, same_json, write_atomic, write_json
 from ..storage.fold_plan import ModelRows, open_plan
 from ..storage.object_path import AnyPath
-from ..storage.progress import Progress
+from ..storage.tasks import Executor, Progress
 from ..training.config import TrainConfig
 from ..training.group import GroupRequest
 from ..training.models import model_file, model_hash
@@ -62,7 +61,7 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
     if set(names_in(run.root)) - {"folds.zarr", file[0].name if file else ""}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
-        make_plan(dataset, config.split, run.folds, config.batch_size, executor.map, progress)
+        make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
     except UsageError:
         if isinstance(run.root, Path):
             with suppress(OSError):  # where something else is in it

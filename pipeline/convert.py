@@ -15,35 +15,18 @@ from typing import TypeVar
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, SourceError, UsageError
-from ..storage.files import (
-    clean_temporaries,
-    create_json,
-    names_in,
-    remove_tree,
-    write_json,
-)
+from ..storage.files import clean_temporaries, create_json, names_in, remove_tree, write_json
 from ..storage.format import MANIFEST, WORK
 from ..storage.object_path import AnyPath
-from ..storage.progress import Progress, silent
+from ..storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ..storage.writer import create_arrays
 from .csv_cut import CsvText, Cut, Piece, cut_ranges, cut_tasks, resolve_cuts
 from .csv_open import OpenedText, OpenTask, open_source
 from .csv_rows import Columns
-from .executor import CONVERSION, Executor, Task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
 from .plan import ConvertPlan, ConvertRequest, choose_columns, plan_conversion
 from .shuffle import SPILLED, ShuffleTask, gather_shard, spill_note, spill_rows
-from .target import (
-    FAULTS,
-    PLAN,
-    attributes,
-    carry_out,
-    clear_target,
-    commit_plan,
-    is_converted,
-    load_plan,
-    lock_target,
-)
+from .target import FAULTS, PLAN, attributes, carry_out, clear_target, commit_plan, is_converted, load_plan, lock_target
 from .texts import Text
 from .write import RECEIPTS, has_receipt, shard_task, write_shard_task
 

@@ -18,37 +18,18 @@ import pyarrow.compute as pc
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, SourceError, UsageError, check_choice
-from ..storage.files import (
-    clean_temporaries,
-    content_hash,
-    create_json,
-    names_in,
-    read_json,
-    remove_tree,
-    write_atomic,
-)
+from ..storage.files import clean_temporaries, content_hash, create_json, names_in, read_json, remove_tree, write_atomic
 from ..storage.format import WORK, ImageForm, Layout, Schema, choose_layout
 from ..storage.object_path import AnyPath, locate
-from ..storage.progress import Progress, silent
+from ..storage.tasks import Executor, Progress, silent
 from ..storage.writer import create_arrays
-from .executor import Executor
 from .image_files import ImageFile
 from .image_labels import Labels, encode_labels, label_by_file, label_by_folder
 from .image_list import ImageList, list_images
 from .image_process import decode_images, start_decoder
 from .plan import ON_ERROR, TASKS
 from .shuffle import shuffled_places
-from .target import (
-    FAULTS,
-    PLAN,
-    attributes,
-    carry_out,
-    clear_target,
-    commit_plan,
-    is_converted,
-    load_plan,
-    lock_target,
-)
+from .target import FAULTS, PLAN, attributes, carry_out, clear_target, commit_plan, is_converted, load_plan, lock_target
 from .write import RECEIPTS, finish_shard, has_receipt, receipt_path
 
 LISTS = "lists"

@@ -8,7 +8,7 @@ from typing import Any
 from distributed import Client, Future, KilledWorker, as_completed
 
 from ..storage.errors import WorkerError
-from .executor import Result, Task
+from ..storage.tasks import Result, Task
 
 WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
 LOOK_SECONDS = 1.0  # between two looks at how many threads there are: workers come and go

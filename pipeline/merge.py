@@ -15,10 +15,9 @@ from ..storage.fold_plan import FoldPlan, ModelRows, among, open_plan
 from ..storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
 from ..storage.object_path import AnyPath, locate
 from ..storage.parts import read_part
-from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
+from ..storage.tasks import Executor, Progress, silent
 from ..storage.writer import WrittenShard, commit, create_arrays, write_shard
-from .executor import Executor
 from .scores import WORST, Classes, Tally, WorstRow, row_scores, worst_of
 
 

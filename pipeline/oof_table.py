@@ -12,8 +12,8 @@ from ..storage.dataset import Dataset, StoredArrays
 from ..storage.files import whole_file
 from ..storage.format import Schema, keys_of
 from ..storage.object_path import AnyPath
-from ..storage.progress import Progress
 from ..storage.reader import BlockReader
+from ..storage.tasks import Progress
 
 WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
 """By the ending of the file."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..storage.compiled import compiled
 from ..storage.format import Schema
+from ..storage.random import GOLDEN, mix64
 
 SMALLEST_PROBABILITY = 1e-7
 REPLICATES = 500
@@ -42,6 +43,9 @@ def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[st
     return {**schema.by_label("rmse", np.square(error).T), **schema.by_label("mae", np.abs(error).T)}
 
 
+mixed = compiled(mix64)
+
+
 @compiled
 def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Add the scores of rows, `values` (rows, scores), to `out` (replicates, 1 + scores), each row as often as the
@@ -55,10 +59,8 @@ def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.
         number = np.uint64(0)
         for replicate in range(len(out)):
             if replicate % 4 == 0:
-                state += np.uint64(0x9E3779B97F4A7C15)
-                number = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                number ^= number >> np.uint64(31)
+                state += GOLDEN
+                number = mixed(state)
             draws = weights[number & np.uint64(0xFFFF)]
             number >>= np.uint64(16)
             if draws:

@@ -17,6 +17,7 @@ from ..storage.errors import DamagedError
 from ..storage.files import read_json, write_atomic, write_json
 from ..storage.format import WORK, ArraySpec
 from ..storage.object_path import AnyPath, locate, read_bytes
+from ..storage.random import GOLDEN, mix64
 from .csv_cut import PACKER
 from .write import MisfitError, ShardTask, finish_shard, read_shard
 
@@ -33,10 +34,7 @@ def shuffled_places(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     while len(values):
         left, right = values >> shift, values & mask
         for turn in range(ROUNDS):
-            mixed = right + np.uint64(((turn + 1) * 0x9E3779B97F4A7C15 + seed) % 2**64)
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64 (Steele 2014)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            mixed ^= mixed >> np.uint64(31)
+            mixed = mix64(right + np.uint64(((turn + 1) * int(GOLDEN) + seed) % 2**64))
             left, right = right, left ^ (mixed & mask)
         values = (left << shift) | right
         inside = values < np.uint64(count)

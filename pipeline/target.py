@@ -26,9 +26,8 @@ from ..storage.files import (
 )
 from ..storage.format import LEFT_OUT, MANIFEST, WORK, Layout, Manifest, Schema, ShardEntry, Statistics
 from ..storage.object_path import AnyPath, ObjectPath
-from ..storage.progress import Progress
+from ..storage.tasks import CONVERSION, Executor, Progress, Task
 from ..storage.writer import commit, write_block_table
-from .executor import CONVERSION, Executor, Task
 from .moments import Moments, merge_moments
 from .shuffle import SPILLED
 from .write import RECEIPTS, receipt_path

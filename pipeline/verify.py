@@ -10,12 +10,11 @@ from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import DamagedError, SourceError
 from ..storage.files import content_hash
 from ..storage.object_path import AnyPath
-from ..storage.progress import Progress, silent
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
+from ..storage.tasks import Executor, Progress, silent
 from .convert import cut_sources, plan_by_scan, write_shards
 from .convert_images import ImageRequest, plan_images, write_images
-from .executor import Executor
 from .image_list import list_images
 from .plan import ConvertRequest
 from .sources import describe_source

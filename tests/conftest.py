@@ -11,10 +11,10 @@ import pytest
 from distributed import Client
 from foldstream.cluster.local import dask_cluster
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import describe_source
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.tasks import SerialExecutor
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
 

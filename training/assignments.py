@@ -9,9 +9,8 @@ import numpy as np
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError
 from ..storage.fold_plan import MOST_CODES, ModelRows, code_array
-from ..storage.progress import Progress
 from ..storage.reader import BlockReader
-from .carrier import Carrier, Result, results_of
+from ..storage.tasks import Executor, Progress, Result, run_tasks
 from .columns import find_column, read_column
 from .folds import kfold, stratified
 from .group_split import bucket_count, buckets_of, count_buckets, deal_buckets
@@ -141,13 +140,13 @@ class SurveyTask:
     split: Split
 
 
-def survey(dataset: Dataset, split: Split, carry_out: Carrier, progress: Progress) -> Assignment:
+def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progress) -> Assignment:
     """How the rows are assigned, from a look at the column that the kind needs. Raises UsageError where it has too few
     different values, or too many."""
     tasks = [SurveyTask(str(dataset.place), shard, split) for shard in range(dataset.layout.shards)]
 
     def seen(function: Callable[[SurveyTask], Result]) -> list[Result]:
-        return results_of(carry_out, function, tasks, "survey", progress)
+        return run_tasks(executor, function, tasks, "survey", progress)
 
     match split.kind, split.column:
         case "kfold", _:

@@ -8,7 +8,8 @@ A holdout is drawn first, from groups of a thousand, and the folds are those of 
 
 import numpy as np
 
-from .seeding import hash64, seed_of
+from ..storage.random import hash64
+from .seeding import seed_of
 from .split import Split
 
 HOLDOUT_GROUP = 1000

@@ -7,8 +7,9 @@ StratifiedGroupKFold do with groups; Graham 1969 bounds what that costs in balan
 
 import numpy as np
 
+from ..storage.random import hash64
 from .folds import HOLDOUT_KEY, repeat_seed
-from .seeding import hash64, permutation
+from .seeding import permutation
 from .split import Split
 
 MOST_BUCKETS = 1 << 16

@@ -3,6 +3,9 @@
 import numpy as np
 
 from ..storage.compiled import compiled
+from ..storage.random import GOLDEN, mix64
+
+mixed = compiled(mix64)
 
 
 @compiled
@@ -16,10 +19,8 @@ def shuffled(size: int, key: np.uint64) -> np.ndarray:
     order = np.empty(size, np.int64)
     state = key
     for i in range(size):
-        state += np.uint64(0x9E3779B97F4A7C15)
-        number = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        number ^= number >> np.uint64(31)
+        state += GOLDEN
+        number = mixed(state)
         j = np.int64(((number >> np.uint64(32)) * np.uint64(i + 1)) >> np.uint64(32))
         order[i] = order[j]
         order[j] = i

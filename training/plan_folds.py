@@ -10,10 +10,9 @@ from ..storage.files import remove_tree, same_json
 from ..storage.fold_plan import FoldPlan, code_arrays, open_plan
 from ..storage.format import MANIFEST, Manifest
 from ..storage.object_path import AnyPath, locate
-from ..storage.progress import Progress, silent
+from ..storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
 from ..storage.writer import WrittenShard, commit, create_arrays, write_block_table, write_shard
 from .assignments import Assignment, survey
-from .carrier import Carrier, one_by_one, results_of
 from .split import Split
 
 
@@ -44,7 +43,7 @@ def make_plan(
     split: Split,
     root: AnyPath,
     batch_size: int = 1,
-    carry_out: Carrier = one_by_one,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> FoldPlan:
     """Assign every row of a dataset, and store the plan at `root`. If it is there already, it is opened; one of another
@@ -58,10 +57,11 @@ def make_plan(
         if same_json({name: plan.manifest.details[name] for name in wanted}, wanted):
             return plan
         remove_tree(root)
-    assignment = survey(dataset, split, carry_out, progress)
+    executor = executor or SerialExecutor()
+    assignment = survey(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(split.repeats)
     create_arrays(root, layout, specs, {"foldstream": {"split": asdict(split)}})
-    written = assign_rows(dataset, assignment, root, carry_out, progress)
+    written = assign_rows(dataset, assignment, root, executor, progress)
     tables = [np.concatenate([counts[repeat] for _, counts in written]) for repeat in range(len(specs))]
     try:
         totals = {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}
@@ -78,14 +78,14 @@ def make_plan(
 
 
 def assign_rows(
-    dataset: Dataset, assignment: Assignment, root: AnyPath, carry_out: Carrier, progress: Progress
+    dataset: Dataset, assignment: Assignment, root: AnyPath, executor: Executor, progress: Progress
 ) -> list[tuple[WrittenShard, list[np.ndarray]]]:
     """Write the codes of all rows; see `write_codes` for what comes back of each shard."""
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
     codes = max(used.union(assignment.holdout)) + 1
     shards = range(dataset.layout.shards)
     tasks = [CodeTask(str(dataset.place), str(root), shard, assignment, codes) for shard in shards]
-    return results_of(carry_out, write_codes, tasks, "folds", progress)
+    return run_tasks(executor, write_codes, tasks, "folds", progress)
 
 
 def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int, kind: str) -> None:

@@ -18,8 +18,8 @@ from distributed.dashboard.core import BokehApplication
 from distributed.dashboard.scheduler import template_variables
 from tornado.ioloop import IOLoop
 
-from ...pipeline.executor import CONVERSION, RUN
 from ...storage.object_path import locate
+from ...storage.tasks import CONVERSION, RUN
 from .pages import template
 from .run_page import RunPage, panel
 from .watch import LOOK_SECONDS, Record

@@ -31,10 +31,9 @@ from foldstream.pipeline.write import shard_task
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
 from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
-from foldstream.storage.progress import silent
+from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.assignments import survey
 from foldstream.training.batch import Rank
-from foldstream.training.carrier import one_by_one
 from foldstream.training.folds import kfold
 from foldstream.training.fused_plan import plan_chunks
 from foldstream.training.fused_stream import FusedStream
@@ -159,7 +158,7 @@ class CodedRows:
 def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
     """Each model's rows, by the codes of all rows, which are worked out shard by shard."""
     layout, split = dataset.layout, Split("kfold", FOLDS)
-    assignment = survey(dataset, split, one_by_one, silent)
+    assignment = survey(dataset, split, SerialExecutor(), silent)
     counts = np.empty((layout.blocks, FOLDS), np.uint16)
     for shard in range(layout.shards):
         (codes,) = assignment.codes(dataset, shard)

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from foldstream.cluster.runs import plan_run
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
-from foldstream.storage.progress import silent
+from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training import fold_model
 from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.executor import Result, SerialExecutor, Task
 from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import describe_source
+from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from .convert_kills import strike_conversions
 

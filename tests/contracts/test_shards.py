@@ -8,14 +8,7 @@ import pytest
 import zarr
 from foldstream.storage.errors import DamagedError
 from foldstream.storage.format import ArraySpec, Layout
-from foldstream.storage.shards import (
-    MISSING,
-    decode_block,
-    decode_index,
-    encode_shard,
-    index_bytes,
-    shard_key,
-)
+from foldstream.storage.shards import MISSING, decode_block, decode_index, encode_shard, index_bytes, shard_key
 from foldstream.storage.writer import create_arrays
 
 SPECS = [

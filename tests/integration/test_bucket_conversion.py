@@ -20,7 +20,6 @@ import pyarrow as pa
 import pytest
 from foldstream.pipeline.convert import convert
 from foldstream.pipeline.convert_images import ImageRequest, convert_images
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import describe_source, find_sources
 from foldstream.pipeline.write import write_shard_task
@@ -28,6 +27,7 @@ from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm
 from foldstream.storage.object_path import _open_store, locate
+from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 
 from ..conftest import contents, table

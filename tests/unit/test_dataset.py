@@ -10,13 +10,13 @@ import pytest
 import xarray
 import zarr
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.executor import Result, SerialExecutor, Task
 from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import describe_source
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError, UsageError
 from foldstream.storage.format import choose_layout
 from foldstream.storage.reader import BlockReader
+from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from ..conftest import convert_file
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from foldstream.storage.random import hash64
 from foldstream.training.folds import kfold, stratified
-from foldstream.training.seeding import hash64, seed_of
+from foldstream.training.seeding import seed_of
 from foldstream.training.split import Split
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -18,7 +18,6 @@ import numpy as np
 import psutil
 import pytest
 from foldstream.pipeline.convert_images import ImageRequest, convert_images
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.image_decode import MOST_PIXELS, ImageError
 from foldstream.pipeline.image_decode import decode_image as decode_into
 from foldstream.pipeline.image_files import ImageFile
@@ -27,6 +26,7 @@ from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError, UsageError
 from foldstream.storage.format import LEFT_OUT, ImageForm
+from foldstream.storage.tasks import SerialExecutor
 from PIL import Image, ImageOps
 
 from ..conftest import contents, convert_file

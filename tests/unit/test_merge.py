@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.merge import merge_predictions
 from foldstream.pipeline.scores import Tally, row_scores
 from foldstream.storage.dataset import Dataset, open_arrays
@@ -16,6 +15,7 @@ from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.format import Schema
 from foldstream.storage.parts import write_part
 from foldstream.storage.reader import BlockReader
+from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.filters import held_out_rows
 from foldstream.training.plan_folds import make_plan
 from foldstream.training.split import Split

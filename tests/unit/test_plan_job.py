@@ -16,13 +16,12 @@ from foldstream.cluster import plan_job as planning
 from foldstream.cluster.plan_job import JobPlan, plan_job
 from foldstream.pipeline import sample as sampling
 from foldstream.pipeline.csv_dialect import CsvOptions
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.sample import sample_images, sample_texts
 from foldstream.pipeline.sources import find_sources
 from foldstream.pipeline.verify import find_damage
 from foldstream.storage.errors import ForeignError, SourceError, UsageError
-from foldstream.storage.progress import silent
 from foldstream.storage.reader import BlockReader
+from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.trial import Costs
 from PIL import Image
 from pyarrow import csv, parquet

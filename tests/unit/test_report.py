@@ -14,10 +14,9 @@ from foldstream.cluster.runs import merge_run
 from foldstream.cluster.views.charts import ticks
 from foldstream.cluster.views.facts import command
 from foldstream.cluster.views.pages import number
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
-from foldstream.storage.progress import silent
+from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.process import Process
 from foldstream.training.run import RunFolder, folds_of

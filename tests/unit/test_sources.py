@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.convert import convert
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.plan import ConvertRequest
 from foldstream.pipeline.sources import find_sources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError
+from foldstream.storage.tasks import SerialExecutor
 
 from ..conftest import contents, table
 

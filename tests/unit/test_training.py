@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from foldstream.cluster.runs import plan_run
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.files import names_in
 from foldstream.storage.parts import read_part
-from foldstream.storage.progress import silent
+from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.loop import FoldTrainer
 from foldstream.training.models import check_model

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from foldstream.pipeline.executor import SerialExecutor
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DamagedError, SourceError
 from foldstream.storage.shards import shard_key
+from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.filters import EveryRow
 from foldstream.training.stream import Mixing, TrainStream
 
