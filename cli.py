@@ -145,7 +145,7 @@ def convert_csv(
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
     from .cluster import conversion
-    from .pipeline.csv_dialect import MISSING, CsvOptions
+    from .pipeline.csv.dialect import MISSING, CsvOptions
 
     with listening() as listener:
         dataset = conversion.convert_csv(
@@ -525,7 +525,7 @@ def info(
     dataset = open_dataset(path)
     tell(dataset.facts(), lambda: show_dataset(dataset))
     if preview:
-        from .pipeline.preview import draw_preview
+        from .pipeline.images.preview import draw_preview
 
         console.print(f"{draw_preview(dataset, Path(preview))} rows: {preview}", highlight=False, soft_wrap=True)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from distributed import Client, performance_report
 
-from ..pipeline.convert import convert
-from ..pipeline.convert_images import ImageRequest
-from ..pipeline.convert_images import convert_images as write_images
-from ..pipeline.csv_dialect import CsvOptions
+from ..pipeline.csv.dialect import CsvOptions
 from ..pipeline.dask_executor import DaskExecutor
-from ..pipeline.plan import ConvertRequest
-from ..pipeline.sources import find_sources
-from ..pipeline.target import is_converted
+from ..pipeline.images.convert import convert_images as write_images
+from ..pipeline.images.plan import ImageRequest
+from ..pipeline.tables.convert import convert
+from ..pipeline.tables.plan import ConvertRequest
+from ..pipeline.tables.sources import find_sources
+from ..pipeline.target.claim import is_converted
 from ..pipeline.verify import Damage, find_damage, repair_shards
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, did_you_mean, disk_in_words

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from ..pipeline.convert_images import ImageRequest
-from ..pipeline.convert_images import convert_images as write_images
-from ..pipeline.csv_rows import ABSENT
-from ..pipeline.oof_table import WRITERS, write_table
-from ..pipeline.plan import ConvertRequest
-from ..pipeline.sources import find_sources
-from ..pipeline.target import PLAN
+from ..pipeline.csv.row_batch import ABSENT
+from ..pipeline.images.convert import convert_images as write_images
+from ..pipeline.images.plan import ImageRequest
+from ..pipeline.predictions.oof_table import WRITERS, write_table
+from ..pipeline.tables.plan import ConvertRequest
+from ..pipeline.tables.sources import find_sources
+from ..pipeline.target.claim import PLAN
 from ..storage.dataset import Dataset, open_arrays, open_dataset
 from ..storage.errors import ConflictError, RowError, UsageError, check_choice, disk_in_words
 from ..storage.files import exclusive, names_in, remove_tree, whole_file

@@ -15,8 +15,8 @@ DASK_DASHBOARD = 8787
 START_SECONDS = 120
 CONNECT_SECONDS = 20
 SCHEDULER_PRELOADS = [
-    "foldstream.pipeline.convert",
-    "foldstream.pipeline.convert_images",
+    "foldstream.pipeline.tables.convert",
+    "foldstream.pipeline.images.convert",
     "foldstream.cluster.views.dask_page",
 ]
 """Where tasks come from, for the scheduler reads them: it loads this as it starts, while the workers start too. And our

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..pipeline.csv_dialect import CsvOptions
+from ..pipeline.csv.dialect import CsvOptions
 from ..pipeline.sample import SourceSample, sample_images, sample_texts
-from ..pipeline.sources import find_sources
+from ..pipeline.tables.sources import find_sources
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import FoldstreamError, RowError, SourceError, UsageError
 from ..storage.format import MANIFEST, Layout

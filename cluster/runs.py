@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..pipeline.merge import merge_predictions
+from ..pipeline.predictions.merge import merge_predictions
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, UsageError
 from ..storage.files import names_in, read_json, same_json, write_atomic, write_json

@@ -21,14 +21,14 @@ from pyarrow import parquet
 from ..storage.errors import SourceError
 from ..storage.format import Source
 from ..storage.object_path import locate, read_bytes
-from .csv_cut import PACKER
-from .csv_dialect import MARK_OF_UTF8, CsvOptions, find_dialect, find_encoding, padded
-from .csv_kernels import count_rows, skip_rows
-from .csv_open import BROKEN, decompressed
-from .image_files import ImageFile, read_image
-from .image_list import Listed, is_image, open_place, top_folder
-from .parquet import opened
-from .sources import COMPRESSED, PARQUET
+from .csv.cut import PACKER
+from .csv.dialect import MARK_OF_UTF8, CsvOptions, find_dialect, find_encoding, padded
+from .csv.kernels import count_rows, skip_rows
+from .csv.open import BROKEN, COMPRESSED, decompressed
+from .images.files import ImageFile, read_image
+from .images.list import Listed, is_image, open_place, top_folder
+from .tables.parquet import opened
+from .tables.sources import PARQUET
 
 SOURCES = 4  # files that rows are taken from
 TEXT_BYTES = 32 << 20  # of plain text and of tables

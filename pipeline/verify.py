@@ -13,12 +13,13 @@ from ..storage.object_path import AnyPath
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
 from ..storage.tasks import Executor, Progress, silent
-from .convert import cut_sources, plan_by_scan, write_shards
-from .convert_images import ImageRequest, plan_images, write_images
-from .image_list import list_images
-from .plan import ConvertRequest
-from .sources import describe_source
-from .target import Plan
+from .images.convert import write_images
+from .images.list import list_images
+from .images.plan import ImageRequest, plan_images
+from .tables.convert import cut_sources, plan_by_scan, write_shards
+from .tables.plan import ConvertRequest
+from .tables.sources import describe_source
+from .target.claim import Plan
 
 
 @dataclass(frozen=True)

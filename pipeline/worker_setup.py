@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..storage.machine import keep_freed_memory
-from . import convert_images, write  # noqa: F401 - loaded here, so that the first task does not wait for it
-from .csv_kernels import count_lines
+from .csv.kernels import count_lines
+from .images import convert  # noqa: F401 - loaded here, so that the first task does not wait for it
+from .tables import fill  # noqa: F401 - loaded here, so that the first task does not wait for it
 
 
 def dask_setup(worker: object) -> None:

@@ -20,7 +20,7 @@ with the class's `exit_code`: 2 where the user's input is at fault, 1 where it i
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 DISK_TROUBLES = {
@@ -133,3 +133,11 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
         raise UsageError(
             f"{option} «{value}» is not known: {did_you_mean(value, choices)}choose from {', '.join(choices)}"
         )
+
+
+def suggest(name: str, names: Sequence[str]) -> str:
+    """The nearest of the columns' names, or the first of them, for the end of a message."""
+    if hint := did_you_mean(name, names):
+        return f"; {hint.strip()}"
+    shown = ", ".join(f"«{n}»" for n in names[:8])
+    return f"; its columns are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")

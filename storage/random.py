@@ -29,3 +29,24 @@ def hash64(*keys: int | np.ndarray) -> np.ndarray:
     for key in keys:
         state = mix64(state + np.asarray(key).astype(np.uint64) + GOLDEN)
     return state
+
+
+ROUNDS = 6
+
+
+def shuffled_places(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Where the rows at positions `rows` (n,) int64 of `count` go, (n,) int64: a permutation of all positions."""
+    half = next(bits for bits in range(1, 32) if 1 << 2 * bits >= count)
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    places = np.empty(len(rows), np.int64)
+    open_rows, values = np.arange(len(rows)), rows.astype(np.uint64)
+    while len(values):
+        left, right = values >> shift, values & mask
+        for turn in range(ROUNDS):
+            mixed = mix64(right + np.uint64(((turn + 1) * int(GOLDEN) + seed) % 2**64))
+            left, right = right, left ^ (mixed & mask)
+        values = (left << shift) | right
+        inside = values < np.uint64(count)
+        places[open_rows[inside]] = values[inside].astype(np.int64)
+        open_rows, values = open_rows[~inside], values[~inside]
+    return places

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from distributed import Client
 from foldstream.cluster.local import dask_cluster
-from foldstream.pipeline.convert import convert
-from foldstream.pipeline.plan import ConvertRequest
-from foldstream.pipeline.sources import describe_source
+from foldstream.pipeline.tables.convert import convert
+from foldstream.pipeline.tables.plan import ConvertRequest
+from foldstream.pipeline.tables.sources import describe_source
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.tasks import SerialExecutor
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ...pipeline.preview import is_picture, picture_of
+from ...pipeline.images.preview import is_picture, picture_of
 from ...storage.dataset import Dataset
 from ...storage.files import write_atomic, write_json
 from ...storage.format import Schema

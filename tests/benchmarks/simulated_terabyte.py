@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 from foldstream.cluster.schedule import Status
-from foldstream.pipeline.csv_cut import PIECE_BYTES, CsvText, Piece
-from foldstream.pipeline.csv_dialect import Dialect
-from foldstream.pipeline.csv_rows import Columns
-from foldstream.pipeline.findings import Findings, TextFindings
-from foldstream.pipeline.plan import ConvertPlan, ConvertRequest, plan_conversion
-from foldstream.pipeline.write import shard_task
+from foldstream.pipeline.csv.cut import PIECE_BYTES, CsvText
+from foldstream.pipeline.csv.dialect import Dialect
+from foldstream.pipeline.csv.row_batch import Columns, Piece
+from foldstream.pipeline.tables.fill import shard_task
+from foldstream.pipeline.tables.findings import Findings
+from foldstream.pipeline.tables.plan import ConvertPlan, ConvertRequest, plan_conversion
+from foldstream.pipeline.target.labels import TextFindings
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
 from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from foldstream.pipeline.write import RECEIPTS
+from foldstream.pipeline.target.receipts import RECEIPTS
 from foldstream.storage.files import content_hash, read_json
 from foldstream.storage.format import MANIFEST, WORK
 from PIL import Image

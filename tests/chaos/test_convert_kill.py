@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from foldstream.pipeline.convert import convert
-from foldstream.pipeline.plan import ConvertRequest
-from foldstream.pipeline.sources import describe_source
+from foldstream.pipeline.tables.convert import convert
+from foldstream.pipeline.tables.plan import ConvertRequest
+from foldstream.pipeline.tables.sources import describe_source
 from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from .convert_kills import strike_conversions

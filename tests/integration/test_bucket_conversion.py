@@ -18,11 +18,12 @@ import obstore
 import psutil
 import pyarrow as pa
 import pytest
-from foldstream.pipeline.convert import convert
-from foldstream.pipeline.convert_images import ImageRequest, convert_images
-from foldstream.pipeline.plan import ConvertRequest
-from foldstream.pipeline.sources import describe_source, find_sources
-from foldstream.pipeline.write import write_shard_task
+from foldstream.pipeline.images.convert import convert_images
+from foldstream.pipeline.images.plan import ImageRequest
+from foldstream.pipeline.tables.convert import convert
+from foldstream.pipeline.tables.fill import write_shard_task
+from foldstream.pipeline.tables.plan import ConvertRequest
+from foldstream.pipeline.tables.sources import describe_source, find_sources
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm

@@ -10,7 +10,7 @@ from pathlib import Path
 import foldstream as fs
 import numpy as np
 import pytest
-from foldstream.pipeline.preview import CELL, MARGIN, draw_preview
+from foldstream.pipeline.images.preview import CELL, MARGIN, draw_preview
 from foldstream.storage.dataset import Dataset
 from PIL import Image
 

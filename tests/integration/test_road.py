@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import zarr
 from distributed import Client
-from foldstream.pipeline.convert import convert
 from foldstream.pipeline.dask_executor import DaskExecutor
-from foldstream.pipeline.plan import ConvertRequest
-from foldstream.pipeline.sources import describe_source
+from foldstream.pipeline.tables.convert import convert
+from foldstream.pipeline.tables.plan import ConvertRequest
+from foldstream.pipeline.tables.sources import describe_source
 from foldstream.storage.dataset import Dataset
 
 from ..conftest import EXAMPLES, convert_file, table

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from foldstream.pipeline import csv_cut
+from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.format import keys_of

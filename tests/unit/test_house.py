@@ -1,6 +1,7 @@
-"""The import rule: cli -> cluster -> (pipeline | training) -> storage, relative imports, no circles."""
+"""The house: cli -> cluster -> (pipeline | training) -> storage, and an order inside each of these folders."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = {"storage": 0, "pipeline": 1, "training": 1, "cluster": 2, "cli": 3, "__init__": 3}
+ROOMS = {
+    "pipeline": ["csv", "target", "tables images predictions", "*"],
+}
+"""The order of the rooms in a folder, from below; `*` are the modules beside them. What stands together must not import
+each other."""
 FRAMEWORKS = {
     "storage": {"dask", "distributed", "ray", "torch"},
     "pipeline": {"ray", "torch"},
     "training": {"dask", "distributed"},
 }
 ONLY_IN = {"ray": {"training/ray_train.py", "cluster/local_ray.py"}, "distributed": {"pipeline/dask_executor.py"}}
+MOST_FILES, LEAST_FILES = 14, 3
 
 
 def modules() -> list[Path]:
@@ -30,6 +37,17 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((0, alias.name) for alias in node.names)
 
 
+def imported_modules(path: Path) -> Iterator[tuple[str, ...]]:
+    """The names, from the root on, of the modules of ours that a file imports."""
+    own = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*own[: len(own) - node.level + 1], *(node.module.split(".") if node.module else ()))
+            for alias in node.names:
+                inner = ROOT.joinpath(*base, alias.name)
+                yield (*base, alias.name) if inner.with_suffix(".py").exists() or inner.is_dir() else base
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_downwards(path: Path) -> None:
     own = path.relative_to(ROOT).with_suffix("").parts
@@ -40,6 +58,43 @@ def test_imports_point_downwards(path: Path) -> None:
             assert first not in FRAMEWORKS.get(own[0], set()), f"{path} knows {first}"
         elif level == len(own):
             assert own[0] == first or LAYERS[own[0]] > LAYERS[first], f"{path} imports {module}"
+
+
+def room_of(parts: tuple[str, ...], rooms: list[str]) -> str | None:
+    """The room of a folder in which a module stands, if it is one of the folder's."""
+    named = {name for room in rooms for name in room.split()}
+    return next((name for name in parts[1:2] if name in named), "*")
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_rooms_of_a_folder_import_downwards(folder: str) -> None:
+    rooms = ROOMS[folder]
+    height = {name: number for number, room in enumerate(rooms) for name in room.split()}
+    for path in (ROOT / folder).rglob("*.py"):
+        own = room_of(path.relative_to(ROOT).with_suffix("").parts, rooms)
+        for module in imported_modules(path):
+            if module[0] == folder and (other := room_of(module, rooms)) != own:
+                assert height[other] < height[own], f"{path.relative_to(ROOT)} imports {'.'.join(module)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    named = {path.relative_to(ROOT).with_suffix("").parts: path for path in modules()}
+    graph = {name: {module for module in imported_modules(path) if module in named} for name, path in named.items()}
+    while free := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in free}
+    assert not graph, sorted(".".join(name) for name in graph)
+
+
+def test_a_folder_has_so_many_files_that_one_sees_them_all() -> None:
+    counts = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for path in modules()} - {ROOT}}
+    assert {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > MOST_FILES} == {}
+    assert {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n < LEAST_FILES} == {}
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_a_folder_says_what_lives_in_it(path: Path) -> None:
+    said = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert len(re.findall(r"[.:](?=\s|$)", said)) >= 3 or path.parent == ROOT, f"{path} says: {said}"
 
 
 @pytest.mark.parametrize("framework", ONLY_IN)

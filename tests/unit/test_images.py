@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from foldstream.pipeline.convert_images import ImageRequest, convert_images
-from foldstream.pipeline.image_decode import MOST_PIXELS, ImageError
-from foldstream.pipeline.image_decode import decode_image as decode_into
-from foldstream.pipeline.image_files import ImageFile
-from foldstream.pipeline.image_process import decode_images
+from foldstream.pipeline.images.convert import convert_images
+from foldstream.pipeline.images.decode import MOST_PIXELS, ImageError
+from foldstream.pipeline.images.decode import decode_image as decode_into
+from foldstream.pipeline.images.files import ImageFile
+from foldstream.pipeline.images.plan import ImageRequest
+from foldstream.pipeline.images.watchdog import decode_images
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError, UsageError

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from foldstream.pipeline import csv_cut
+from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.storage.errors import RowError, SourceError
 
 from ..conftest import contents, convert_file, table

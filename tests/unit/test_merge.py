@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.pipeline.merge import merge_predictions
-from foldstream.pipeline.scores import Tally, row_scores
+from foldstream.pipeline.predictions.merge import merge_predictions
+from foldstream.pipeline.predictions.scores import Tally, row_scores
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan

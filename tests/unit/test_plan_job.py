@@ -15,9 +15,9 @@ from foldstream.cluster import conversion, job_file, jobs
 from foldstream.cluster import plan_job as planning
 from foldstream.cluster.plan_job import JobPlan, plan_job
 from foldstream.pipeline import sample as sampling
-from foldstream.pipeline.csv_dialect import CsvOptions
+from foldstream.pipeline.csv.dialect import CsvOptions
 from foldstream.pipeline.sample import sample_images, sample_texts
-from foldstream.pipeline.sources import find_sources
+from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.verify import find_damage
 from foldstream.storage.errors import ForeignError, SourceError, UsageError
 from foldstream.storage.reader import BlockReader

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foldstream.pipeline.shuffle import shuffled_places
 from foldstream.storage.errors import UsageError
+from foldstream.storage.random import shuffled_places
 from foldstream.storage.reader import BlockReader
 
 from ..conftest import WriteCsv, convert_file, table

@@ -1,0 +1,225 @@
+"""How a CSV file is written: delimiter, quote, header, encoding, comment, decimal point, missing markers.
+
+What the user does not say is taken from the file's first rows, and shown.
+"""
+
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any, Self
+
+import numpy as np
+
+from ...storage.errors import SourceError, UsageError, check_choice
+from .kernels import find_rows
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
+DELIMITERS = ",\t;|"
+HEADERS = ("auto", "first", "none")
+SAMPLE_ROWS = 100
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+MARK_OF_UTF8 = b"\xef\xbb\xbf"
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
+
+
+@dataclass(frozen=True)
+class CsvOptions:
+    """What the user says of a file's dialect; None and "auto" are for us to see."""
+
+    delimiter: str | None = None
+    quote: str = '"'
+    comment: str | None = None
+    decimal: str | None = None
+    thousands: str = ""
+    missing: tuple[str, ...] = MISSING
+    encoding: str | None = None
+    header: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("--header", self.header, HEADERS)
+        for option in ("delimiter", "quote", "comment", "decimal", "thousands"):
+            given = getattr(self, option)
+            if given == r"\t":
+                raise UsageError(f"--{option} {given}: for a tab write --{option} $'{given}'")
+            if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0" or given in "0123456789+-eE"):
+                raise UsageError(f"--{option} «{given}»: give one ASCII character that no number has")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{**value, "missing": tuple(value["missing"])})
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one file is written. `comment` and `thousands` are empty where there are none."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    comment: str = ""
+    decimal: str = "."
+    thousands: str = ""
+    missing: tuple[str, ...] = MISSING
+    encoding: str = "utf-8"
+    header: bool = True
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{**value, "missing": tuple(value["missing"])})
+
+    def marks(self) -> np.ndarray:
+        """The bytes that `kernels.py` looks for, (4,) int64: delimiter, quote, comment, decimal point."""
+        return np.array([ord(m) if m else -1 for m in (self.delimiter, self.quote, self.comment, self.decimal)])
+
+    def describe(self) -> str:
+        """In words, for the console."""
+        names = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
+        parts = [f"delimiter {names.get(self.delimiter, self.delimiter)}", f"encoding {self.encoding}"]
+        parts.append("names in the first row" if self.header else "no header: columns named 0, 1, 2, …")
+        if self.decimal != ".":
+            parts.append(f"decimal point «{self.decimal}»")
+        if self.comment:
+            parts.append(f"comments from «{self.comment}»")
+        return ", ".join(parts)
+
+
+def padded(data: bytes) -> np.ndarray:
+    """Text as `kernels.py` takes it: a line end of ours behind it, (length + 1,) uint8."""
+    return np.frombuffer(data + b"\n", np.uint8)
+
+
+def find_encoding(head: bytes, options: CsvOptions) -> str:
+    """The encoding of a file by its first bytes: what the user says, what a byte order mark says, or UTF-8.
+
+    Raises UsageError for one that Python does not know.
+    """
+    if options.encoding:
+        try:
+            return _codec_name(options.encoding)
+        except LookupError:
+            raise UsageError(f"--encoding {options.encoding} is not known; try utf-8, utf-16 or latin-1") from None
+    marked = [name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)]
+    return marked[0] if marked else "utf-8"
+
+
+def _codec_name(name: str) -> str:
+    codec = codecs.lookup(name).name
+    return "utf-8" if codec in ("utf-8-sig", "ascii") else codec
+
+
+def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> Dialect:
+    """The dialect of a text by its first rows, as UTF-8 without a byte order mark.
+
+    Raises SourceError for a text without a row.
+    """
+    comment = options.comment if options.comment is not None else ""
+    dialect = Dialect(
+        quote=options.quote,
+        comment=comment,
+        thousands=options.thousands,
+        missing=options.missing,
+        encoding=encoding,
+    )
+    delimiter = options.delimiter or _find_delimiter(path, head, dialect)
+    dialect = replace(dialect, delimiter=delimiter, decimal=options.decimal or ".")
+    if options.comment is None and head.lstrip(b"\r\n \t").startswith(b"#") and _comments_lead(head, dialect):
+        dialect = replace(dialect, comment="#")
+    rows = sample_rows(head, dialect)
+    if not rows:
+        raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
+    if options.decimal is None and delimiter != "," and _has_decimal_commas(rows):
+        dialect = replace(dialect, decimal=",")
+    marks = [m for m in (dialect.delimiter, dialect.quote, dialect.decimal, dialect.comment) if m]
+    # A delimiter that stands within quotes may well separate thousands.
+    if len(set(marks)) < len(marks) or dialect.thousands in marks[1:]:
+        raise UsageError(
+            f"{path}: delimiter «{dialect.delimiter}», quote «{dialect.quote}», decimal «{dialect.decimal}», comment "
+            f"«{dialect.comment}» and thousands «{dialect.thousands}» must differ; give them as options"
+        )
+    header = options.header == "first" or (options.header == "auto" and not _is_data(rows[0], dialect))
+    return replace(dialect, header=header)
+
+
+def sample_rows(head: bytes, dialect: Dialect, most: int = SAMPLE_ROWS) -> list[list[str]]:
+    """The fields of the first rows that are whole in `head`."""
+    bounds = find_rows(padded(head), dialect.marks(), most).tolist()
+    if len(bounds) > 1 and not 0 <= bounds[-1][1] <= len(head):
+        bounds.pop()  # it may be cut short
+    return [split_row(head[begin:end] if end >= 0 else head[begin:], dialect) for begin, end in bounds]
+
+
+def split_row(row: bytes, dialect: Dialect) -> list[str]:
+    """The fields of one row."""
+    text = row.decode(errors="surrogateescape")
+    quote = re.escape(dialect.quote)
+    quoted = re.compile(f"{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*)(?:{quote}|$)") if quote else None
+    plain = re.compile(f"[^{re.escape(dialect.delimiter + dialect.comment)}\r\n]*")
+    fields, at = [], 0
+    while True:
+        within = quoted.match(text, at) if quoted else None
+        behind = plain.match(text, within.end() if within else at)
+        assert behind
+        inner = within[1].replace(2 * dialect.quote, dialect.quote) if within else ""
+        fields.append(inner + behind[0])
+        at = behind.end() + 1
+        if text[at - 1 : at] != dialect.delimiter:
+            return fields
+
+
+def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
+    """The candidate that gives all rows the same number of fields, the most of them."""
+    best, most = ",", 1
+    names = [suffix.lower() for suffix in PurePath(path).suffixes]
+    candidates = "\t" + DELIMITERS if ".tsv" in names else DELIMITERS
+    for candidate in candidates:
+        rows = sample_rows(head, replace(dialect, delimiter=candidate), 20)
+        counts = [len(row) for row in rows if not row[0].startswith("#")]  # they may be comments
+        common = max(set(counts), key=counts.count, default=0)
+        if common > most and counts.count(common) >= 0.8 * len(counts):
+            best, most = candidate, common
+    return best
+
+
+def _comments_lead(head: bytes, dialect: Dialect) -> bool:
+    """Whether the rows that begin with # are no rows: they have other numbers of fields than the rest."""
+    rows = sample_rows(head, dialect)
+    marked = [len(row) for row in rows if row[0].startswith("#")]
+    others = {len(row) for row in rows if not row[0].startswith("#")}
+    return bool(others) and (len(others) == 1 and any(count not in others for count in marked))
+
+
+def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
+    fields = [field for row in rows[1:] for field in row]
+    return any(map(COMMA_NUMBER.fullmatch, fields)) and not any(re.fullmatch(r"-?\d+\.\d+", f) for f in fields)
+
+
+def is_number(field: str, dialect: Dialect) -> bool:
+    """Whether a field reads as a number."""
+    plain = field.replace(dialect.thousands, "") if dialect.thousands else field
+    return NUMBER.fullmatch(plain.replace(dialect.decimal, ".")) is not None
+
+
+def _is_data(row: Sequence[str], dialect: Dialect) -> bool:
+    return all(is_number(field, dialect) for field in row)
+
+
+def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:
+    """The names in a header. Raises SourceError for names that are missing, stand twice or are not UTF-8."""
+    for position, name in enumerate(row):
+        if not name.strip():
+            raise SourceError(
+                f"{path}, line {line}: column {position + 1} has no name; name it in the header "
+                "(pandas writes such a column, the index; save with index=False)"
+            )
+        if name in row[:position]:
+            raise SourceError(f"{path}, line {line}: two columns are named «{name}»; rename one")
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise SourceError(f"{path}, line {line}: the header is not UTF-8; give --encoding latin-1, or what it is")
+    return tuple(row)

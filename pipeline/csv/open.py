@@ -1,0 +1,217 @@
+"""Opening a CSV source: its dialect and header; and unpacking one that cannot be entered in the middle.
+
+What is compressed, or not UTF-8, is read once from its beginning to its end, and its rows are kept as packed UTF-8 in
+the conversion's work folder: from then on both kinds are read in parallel, piece by piece.
+"""
+
+import bz2
+import codecs
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import PurePath
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from isal import igzip, igzip_lib
+
+from ...storage.errors import SourceError
+from ...storage.files import whole_file
+from ...storage.format import Source
+from ...storage.object_path import locate, open_stream, read_bytes
+from .cut import PACKER, PIECE_BYTES, CsvText, check_length, count_text
+from .dialect import (
+    MARK_OF_UTF8,
+    CsvOptions,
+    Dialect,
+    column_names,
+    find_dialect,
+    find_encoding,
+    padded,
+    sample_rows,
+    split_row,
+)
+from .kernels import count_lines, find_rows
+from .row_batch import Piece
+
+HEAD_BYTES = 256 << 10
+BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
+"""What a stream raises that is damaged, or cut short."""
+
+
+def open_text(
+    source: Source, options: CsvOptions, unpacked: str
+) -> tuple[CsvText, tuple[Piece, ...] | None, list[list[str]]]:
+    """A source's text, its pieces if they are known already (those of one that was unpacked, to the file `unpacked`,
+    are), and the fields of its first rows.
+
+    Raises SourceError for a file that is empty, has a header only, whose compression is broken or cut short, or whose
+    bytes are not of its encoding.
+    """
+    path = source.path
+    suffix = PurePath(path).suffix.lower()
+    head = read_bytes(locate(path), 0, min(HEAD_BYTES, source.bytes))
+    encoding = "utf-8" if suffix in COMPRESSED else find_encoding(head, options)
+    if suffix in COMPRESSED or encoding != "utf-8":
+        return _unpack(path, options, unpacked, suffix)
+    skipped = len(MARK_OF_UTF8) if head.startswith(MARK_OF_UTF8) else 0
+    while True:
+        whole = len(head) == source.bytes
+        begin = _read_begin(path, head[skipped:], encoding, options, whole)
+        if begin:
+            break
+        head = read_bytes(locate(path), 0, min(4 * len(head), source.bytes))
+    text = CsvText(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
+    return text, None, sample_rows(head[text.start :], text.dialect)
+
+
+@dataclass(frozen=True)
+class _Begin:
+    dialect: Dialect
+    header: tuple[str, ...]
+    start: int
+    line: int
+
+
+def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whole: bool) -> _Begin | None:
+    """Dialect and header from a text's beginning, and where the rows begin; None if it has to be longer.
+
+    `head` is UTF-8 without a byte order mark, `whole` whether nothing follows it.
+    """
+    if not head.strip():
+        if whole:
+            raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
+        return None
+    dialect = find_dialect(path, head, encoding, options)
+    [[first, end]] = find_rows(padded(head), dialect.marks(), 1).tolist()
+    if dialect.comment and options.comment is None:
+        # Lines before the first row are comments, as far as we see; a # behind it may belong to a text.
+        dialect = replace(dialect, comment="")
+        [[_, end]] = find_rows(padded(head[first:]), dialect.marks(), 1).tolist()
+        end += first if end >= 0 else 0
+    if not whole and not 0 <= end < len(head):
+        check_length(path, 1, len(head))
+        return None
+    end = min(end, len(head)) if end >= 0 else len(head)
+    fields = split_row(head[first:end], dialect)
+    line = 1 + count_lines(np.frombuffer(head[:first], np.uint8))
+    if not dialect.header:
+        return _Begin(dialect, tuple(map(str, range(len(fields)))), first, line)
+    if head[end - 1 : end + 1] == b"\r\n":  # past_row stops behind the CR
+        end += 1
+    return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(np.frombuffer(head[:end], np.uint8)))
+
+
+def _unpack(
+    path: str, options: CsvOptions, unpacked: str, suffix: str
+) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
+    try:
+        with closing(open_stream(locate(path))) as raw, closing(decompressed(raw, suffix)) as stream:
+            return _unpack_stream(path, options, unpacked, stream)
+    except BROKEN as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk: what is no stream of its kind has no number
+            raise
+        raise SourceError(f"{path} is not a whole {suffix} file ({error}); fetch or compress it again") from None
+    except UnicodeError as error:
+        raise SourceError(
+            f"{path} is not text in {error.encoding if isinstance(error, UnicodeDecodeError) else 'its encoding'} "
+            f"({error}); give --encoding"
+        ) from None
+
+
+def decompressed(stream: Any, suffix: str) -> Any:
+    """A stream of bytes decompressed."""
+    match suffix:
+        case ".gz":
+            return igzip.IGzipFile(fileobj=stream)
+        case ".bz2":
+            return bz2.BZ2File(stream)
+        case ".xz":
+            return lzma.LZMAFile(stream)
+        case ".zst":
+            return pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd")
+        case _:
+            return stream
+
+
+def _decoded(stream: Any, encoding: str, first: bytes) -> Iterator[bytes]:
+    """The stream's text as UTF-8 without a byte order mark, `first` being what was read of it already."""
+    data, begun = first, False
+    decoder = codecs.getincrementaldecoder(encoding)()
+    while data:
+        if encoding == "utf-8":
+            yield data if begun else data.removeprefix(MARK_OF_UTF8)
+        else:
+            text = decoder.decode(data)
+            yield (text if begun else text.removeprefix("\ufeff")).encode()
+        begun = True
+        data = stream.read(PIECE_BYTES)
+    if encoding != "utf-8":
+        decoder.decode(b"", final=True)
+
+
+def _unpack_stream(
+    path: str, options: CsvOptions, unpacked: str, stream: Any
+) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
+    first = bytes(stream.read(PIECE_BYTES))
+    encoding = find_encoding(first, options)
+    blocks = _decoded(stream, encoding, first)
+    head, begin, whole = b"", None, False
+    while begin is None:
+        block = next(blocks, None)
+        whole = block is None
+        head += block or b""
+        begin = _read_begin(path, head, encoding, options, whole)
+    text = CsvText(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
+    with whole_file(locate(unpacked)) as store:
+        pieces, length = _store_pieces(text, head[begin.start :], blocks, store)
+    if not pieces:
+        raise SourceError(f"{path} has a header and no rows; there is nothing to convert")
+    sample = sample_rows(head[begin.start : begin.start + HEAD_BYTES], begin.dialect)
+    return replace(text, bytes=length), tuple(pieces), sample
+
+
+def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:
+    """Cut a stream of text into pieces of whole rows and store them one after the other, each packed by itself."""
+    pieces: list[Piece] = []
+    carry, pending, rows = first, b"", 0
+    line, inside, at = text.line, False, 0
+
+    def store_pending() -> None:
+        nonlocal at, line
+        if rows:
+            data = PACKER.encode(pending)
+            store.write(data)
+            pieces.append(Piece(at, at + len(data), line, rows))
+            at += len(data)
+        line += count_lines(np.frombuffer(pending, np.uint8))
+
+    for block in chain(blocks, [None]):
+        # A stretch ends behind its last line end, so that the next begins at the start of a line.
+        end = len(carry) if block is None else carry.rfind(b"\n") + 1 or _last_return(carry)
+        stretch, carry = carry[:end], carry[end:] + (block or b"")
+        if not stretch:
+            check_length(text.path, line, len(carry))
+            continue
+        _, outside, if_inside = count_text(padded(stretch), text.dialect)
+        count = if_inside if inside else outside
+        inside = count.inside
+        pending += stretch[: count.first] if count.rows else stretch
+        if count.rows:
+            store_pending()
+            pending, rows = stretch[count.first :], count.rows
+        check_length(text.path, line, len(pending))
+    store_pending()
+    return pieces, at
+
+
+def _last_return(data: bytes) -> int:
+    """The position behind the last CR that surely is not half of a CRLF, 0 if there is none."""
+    return data.rfind(b"\r", 0, len(data) - 1) + 1
+
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")

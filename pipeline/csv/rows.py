@@ -1,0 +1,269 @@
+"""From the text of a piece to numbers and texts, strictly; and to the place of every fault.
+
+The compiled reader takes what is plainly a number. What is not (an empty field, "1e400", "+5", quotes around it, digits
+beyond an int64) comes here field by field: there is one grammar and one meaning for both.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...storage.errors import RowError
+from ...storage.object_path import locate
+from .cut import PACKER, CsvText, read_text
+from .dialect import padded
+from .kernels import (
+    AFTER_QUOTE,
+    FIELDS,
+    LARGEST_EXACT,
+    LEFT_OPEN,
+    NUMBER,
+    SKIP,
+    TEXT,
+    copy_texts,
+    count_lines,
+    read_rows,
+    skip_rows,
+)
+from .row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
+
+MOST_DIGITS = 4000  # that Python makes an int of
+ODD_FIELDS = 1 << 16
+FAULTS = 1024
+
+
+class RowReader:
+    """Reads the rows of one piece, some at a time.
+
+    `fills` (numbers,) stand where a number is missing; without them a missing number is a fault.
+    """
+
+    def __init__(
+        self,
+        source: CsvText,
+        piece: Piece,
+        columns: Columns,
+        numbers: Numbers,
+        fills: np.ndarray | None = None,
+        skip: int = 0,
+    ) -> None:
+        self.source, self.piece, self.columns, self.numbers, self.fills = source, piece, columns, numbers, fills
+        self.text = read_piece(source, piece)
+        self.length = len(self.text) - 1
+        self.marks = source.dialect.marks()
+        self.position = skip_rows(self.text, skip, self.marks) if skip else 0
+        self.roles, self.places = column_roles(source.header, columns)
+        self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
+        self.faulty = np.empty((FAULTS, 3), np.int32)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the piece was read."""
+        return self.position >= self.length
+
+    def read(self, x: np.ndarray) -> Chunk:
+        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
+        spans = np.empty((len(x), len(self.columns.texts), 2), np.int32)
+        rows, self.position, odds, bad = read_rows(
+            self.text, self.position, self.marks, self.roles, self.places, self.numbers.limits(), x, spans,
+            self.odd, self.faulty,
+        )  # fmt: skip
+        faults = [self._row_error(*entry) for entry in self.faulty[:bad].tolist()]
+        chunk = Chunk(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), faults)
+        wrong: dict[int, RowError] = {}
+        if odds:
+            self._settle(self.odd[:odds], x, chunk, wrong)
+        chunk.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
+        if wrong:
+            leave_out(x, chunk, wrong)
+        return chunk
+
+    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text of a chunk that says what it must not."""
+        return self._error(int(chunk.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
+
+    def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
+        """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
+        dialect = self.source.dialect
+        texts = pc.ascii_trim_whitespace(decode(self._copy(odd[:, 2:])[0]))
+        absent = pc.is_in(texts, pa.array(dialect.missing)).to_numpy(zero_copy_only=False)
+        written = texts
+        if dialect.thousands or dialect.decimal != ".":
+            texts = plain_numbers(texts, dialect.thousands, dialect.decimal)
+        places = self.places[odd[:, 1]]
+        if self.fills is not None:
+            gone = odd[absent, 0], places[absent]
+            x[gone] = self.fills[places[absent]]
+            chunk.missing = np.stack(gone, axis=1).astype(np.int64)
+        else:
+            for i in np.flatnonzero(absent).tolist():
+                wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], ABSENT))
+        there = np.flatnonzero(~absent)
+        values, reasons = parse_numbers(texts.take(pa.array(there)))
+        for i, reason in reasons.items():
+            if not texts[there[i]].as_py():
+                reason = _no_number(written[there[i]].as_py())
+            wrong.setdefault(int(odd[there[i], 0]), self._field_error(odd[there[i]], reason))
+        large = np.abs(values) >= LARGEST_EXACT  # 2⁵³ may be what 2⁵³ + 1 was rounded to
+        fitting = self.numbers.fit(values) & ~large
+        x[odd[there[fitting], 0], places[there[fitting]]] = values[fitting]
+        chunk.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
+        for i in there[large].tolist():
+            value = parse_number(texts[i].as_py())
+            assert not isinstance(value, str)
+            if self.numbers.fits_large(value) if isinstance(value, int) else self.numbers.fit(np.array([value]))[0]:
+                x[odd[i, 0], places[i]] = value
+            else:
+                chunk.misfits.append(value)
+
+    def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
+        """The texts or dates of a column, null where one is missing."""
+        raw, plain = self._copy(spans)
+
+        def complain(row: int, reason: str) -> None:
+            wrong.setdefault(row, self._error(int(spans[row, 0]), name, reason))
+
+        if not plain:
+            for row, value in enumerate(raw.to_pylist()):
+                if not _is_utf8(pa.array([value])):
+                    complain(row, "not UTF-8 text (if all of it is Latin-1, give --encoding latin-1)")
+                elif b"\0" in value:
+                    complain(row, "a NUL byte in a text")
+        texts = decode(raw)
+        absent = pc.is_in(texts, pa.array(self.source.dialect.missing))
+        if absent.true_count:
+            texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
+            for row in np.flatnonzero(absent.to_numpy(zero_copy_only=False)).tolist():
+                if name in self.columns.required:
+                    complain(row, ABSENT)
+        if name not in self.columns.dates:
+            return texts
+        dates, reasons = parse_dates(texts)
+        for row, reason in reasons.items():
+            complain(row, reason)
+        return dates
+
+    def _copy(self, spans: np.ndarray) -> tuple[pa.Array, bool]:
+        """The bytes of some fields, doubled quotes as one; and whether they are ASCII without zero bytes, or UTF-8."""
+        out = np.empty(int((spans[:, 1] - spans[:, 0]).sum()), np.uint8)
+        ends = np.empty(len(spans) + 1, np.int32)
+        ascii, zero = copy_texts(self.text, spans, self.marks[1], out, ends)
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(out)]
+        kind = pa.string() if ascii else pa.binary()
+        raw = pa.Array.from_buffers(kind, len(spans), buffers)
+        return (raw if ascii and not zero else raw.cast(pa.binary())), not zero and (ascii or _is_utf8(raw))
+
+    def _field_error(self, odd: np.ndarray, reason: str) -> RowError:
+        return self._error(int(odd[2]), self.source.header[int(odd[1])], reason)
+
+    def _error(self, offset: int, column: str | None, reason: str, remedy: str = "") -> RowError:
+        return RowError(self.source.path, self._line(offset), column, reason, remedy or remedy_of(reason))
+
+    def _line(self, offset: int) -> int:
+        return self.piece.line + count_lines(self.text[:offset])
+
+    def _row_error(self, kind: int, offset: int, fields: int) -> RowError:
+        reasons = {
+            FIELDS: f"{fields} fields where the header has {len(self.source.header)}",
+            AFTER_QUOTE: f"text behind the closing quote of field {fields}",
+            LEFT_OPEN: "a quote is left open to the end of the file",
+        }
+        return self._error(offset, None, reasons[kind])
+
+
+def read_piece(source: CsvText, piece: Piece) -> np.ndarray:
+    """The text of a piece, padded."""
+    place = locate(source.place)
+    if not source.packed:
+        return read_text(place, piece.start, piece.stop)
+    return padded(PACKER.decode(read_text(place, piece.start, piece.stop)[:-1]))
+
+
+def column_roles(header: Sequence[str], columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """What `read_rows` wants to know of each column of a text: its role, and its place among the features or texts."""
+    roles = np.full(len(header), SKIP, np.int64)
+    places = np.zeros(len(header), np.uint64)
+    positions = {name: position for position, name in enumerate(header)}
+    for role, names in ((NUMBER, columns.features), (TEXT, columns.texts)):
+        for place, name in enumerate(names):
+            roles[positions[name]], places[positions[name]] = role, place
+    return roles, places
+
+
+def decode(raw: pa.Array) -> pa.Array:
+    """Bytes as text; what is not UTF-8 is replaced."""
+    if pa.types.is_string(raw.type):
+        return raw
+    if _is_utf8(raw):
+        return raw.cast(pa.string())
+    return pa.array([value.decode(errors="replace") for value in raw.to_pylist()], pa.string())
+
+
+def _is_utf8(raw: pa.Array) -> bool:
+    try:
+        raw.cast(pa.string()).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
+    """The numbers that texts are, (n,) float64, rounded to the nearest; and for those that are none, why."""
+    try:
+        values = texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        if np.isfinite(values).all():
+            return values, {}
+    except pa.ArrowInvalid:
+        pass
+    parsed = [parse_number(text) for text in texts.to_pylist()]
+    reasons = {i: value for i, value in enumerate(parsed) if isinstance(value, str)}
+    return np.array([np.nan if isinstance(value, str) else float(value) for value in parsed]), reasons
+
+
+def plain_numbers(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
+    """Numbers as Python writes them; "" for what is none in this way of writing, though it might be in Python's."""
+    digits = rf"\d+({re.escape(thousands)}\d+)*" if thousands else r"\d+"
+    point = re.escape(decimal)
+    pattern = rf"^[+-]?({digits}({point}\d*)?|{point}\d+)([eE][+-]?\d+)?$"
+    plain = pc.replace_substring(texts, thousands, "") if thousands else texts
+    plain = pc.replace_substring(plain, decimal, ".")
+    return pc.if_else(pc.match_substring_regex(texts, pattern), plain, "")
+
+
+def parse_number(text: str) -> float | int | str:
+    """The number that a text is, an int if it is written as one; else what is wrong with it."""
+    if "_" in text or not text.isascii():
+        return _no_number(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return _no_number(text)
+    if not math.isfinite(number):
+        return _no_number(text, "finite ")
+    return int(text) if text.lstrip("+-").isdigit() and len(text) < MOST_DIGITS else number
+
+
+def _no_number(text: str, kind: str = "") -> str:
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return f"«{shown}» is not a {kind}number"
+
+
+def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Dates and times as ISO 8601 has them, as seconds since 1970 (UTC); and for texts that are none, why."""
+    kind = pa.timestamp("s")
+    try:
+        return texts.cast(kind), {}
+    except pa.ArrowInvalid:
+        pass
+    dates, reasons = [], {}
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            dates.append(pa.scalar(text, pa.string()).cast(kind).as_py())
+        except pa.ArrowInvalid:
+            reasons[row] = f"«{text[:40]}» is not a date such as 2026-11-24 or 2026-11-24 18:30:00"
+            dates.append(None)
+    return pa.array(dates, kind), reasons

@@ -1,0 +1,175 @@
+"""One image file to one sample: bytes in, an array of the size and colour that were asked for out.
+
+Whatever cannot be decoded to what it shows is refused with a reason; nothing is guessed.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import simplejpeg
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ...storage.format import ImageForm
+from .fit import Box, fit_image, upright
+
+# Formats with a signature of their own, decoded in this process: Pillow's others start programs (EPS) or take any file
+# for theirs (TGA). Not all are built in everywhere.
+KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
+Image.init()
+FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
+MOST_PIXELS = 200_000_000
+FAULTS = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, zlib.error, EOFError, LookupError, TypeError)
+"""What Pillow raises for files that are not what they seem."""
+JPEG = b"\xff\xd8\xff"
+TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG lies as it is shown
+START_OF_SCAN = 0xDA
+TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+WITHOUT_RANGE = ("I", "F")
+
+
+class ImageError(Exception):
+    """Why a file gives no sample."""
+
+
+def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
+    """Put the first frame of an image file into `out`, (channels, height, width) of the form's dtype.
+
+    Raises ImageError.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that is not used
+            if not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                    _decode(image, form, out)
+    except UnidentifiedImageError:
+        raise ImageError("it is no image of a known format") from None
+    except MemoryError:
+        raise ImageError("it needs more memory than there is") from None
+    except (*FAULTS, Image.DecompressionBombError) as error:
+        raise ImageError(f"it cannot be decoded ({error or type(error).__name__})") from None
+
+
+def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
+    """Decode a JPEG at a half, a quarter or an eighth of its size, where that is enough for what is drawn.
+
+    Returns False, and leaves it to Pillow to say what it is, if there is anything unusual about it.
+    """
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        if color not in ("YCbCr", "RGB", "Gray"):
+            return False
+        _check_pixels(width, height)
+        turn = 1
+        metadata = data[: _pixels_at(data)]
+        if any(sign in metadata for sign in TURNING):
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                turn = _orientation(image)
+        box, drawn = _fit_turned(width, height, turn, form)
+        enough = max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
+        part = next((part for part in (8, 4, 2) if part * enough <= 1), 1)
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if form.color == "gray" else "RGB",
+            min_width=-(-width // part),
+            min_height=-(-height // part),
+        )
+    except (ValueError, UnidentifiedImageError):
+        return False
+    scale = pixels.shape[1] / width, pixels.shape[0] / height
+    box = box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]
+    _draw(pixels, box, _place(drawn, turn, form, out))
+    return True
+
+
+def _pixels_at(data: bytes) -> int:
+    """Where the pixels of a JPEG begin, behind segments that say how long they are: its end if one does not."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF != data[at + 1]:
+        if data[at + 1] == START_OF_SCAN:
+            return at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return len(data)
+
+
+def _decode(image: Image.Image, form: ImageForm, out: np.ndarray) -> None:
+    """Decode any image with Pillow."""
+    width, height = image.size
+    _check_pixels(width, height)
+    image.load()  # before EXIF: some formats would read their pixels to find it, and a second load hides what was wrong
+    turn = _orientation(image)
+    box, drawn = _fit_turned(width, height, turn, form)
+    _draw(_pixels(image, form), box, _place(drawn, turn, form, out))
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ImageError(f"it has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}")
+
+
+def _fit_turned(width: int, height: int, turn: int, form: ImageForm) -> tuple[Box, tuple[int, int]]:
+    """`fit_image` for an image that lies in its file by EXIF's orientation `turn`."""
+    rows, columns = form.size if turn < 5 else form.size[::-1]
+    return fit_image(width, height, columns, rows, form.fit)
+
+
+def _place(drawn: tuple[int, int], turn: int, form: ImageForm, out: np.ndarray) -> np.ndarray:
+    """The part of the sample `out` where the image is drawn, as it lies in its file; the rest is filled."""
+    across, down = drawn if turn < 5 else drawn[::-1]
+    if (down, across) != form.size:
+        out[...] = form.ground * (257 if form.dtype == "uint16" else 1)
+    left, upper = round((form.size[1] - across) / 2), round((form.size[0] - down) / 2)
+    return upright(out[:, upper : upper + down, left : left + across], turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 (upright) where there is none or none that can be read."""
+    try:
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except FAULTS:
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def _pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
+    """The image in gray or RGB, (height, width, channels), transparency over the background; of uint16 where there
+    are 16 bits and the form keeps them, else of uint8."""
+    if image.mode in WITHOUT_RANGE:
+        raise ImageError("its numbers of 32 bits have no range that is known; save it with 8 or 16 bits")
+    if image.mode in DEEP:
+        deep = np.asarray(image).astype(np.uint16)
+        if form.dtype == "uint16":
+            return np.repeat(deep[..., None], form.sample_shape[0], axis=2)
+        image = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode in TRANSPARENT or "transparency" in image.info:
+        ground = Image.new("RGBA", image.size, (form.ground,) * 3)
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    mode = "L" if form.color == "gray" else "RGB"
+    values = np.asarray(image if image.mode == mode else image.convert(mode))
+    return values if values.ndim == 3 else values[..., None]
+
+
+def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
+    """Draw the box of `pixels` on all of `out`, (channels, height, width), which may have more bits."""
+    size = out.shape[:0:-1]
+    if size == pixels.shape[1::-1] and box == (0, 0, *size):
+        drawn = pixels.transpose(2, 0, 1)
+    elif pixels.dtype == np.uint16:
+        planes = (Image.fromarray(plane.astype(np.float32)) for plane in pixels.transpose(2, 0, 1))
+        resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
+        drawn = np.rint(np.stack(resized)).astype(np.uint16)
+    else:
+        from .resize import resize  # here: what compiles it takes half a second, and many need none
+
+        direct = out.dtype == np.uint8 and out.flags.c_contiguous
+        drawn = out if direct else np.empty(out.shape, np.uint8)
+        resize(np.ascontiguousarray(pixels), box, drawn)
+        if direct:
+            return
+    out[...] = drawn * np.uint16(257) if out.dtype != drawn.dtype else drawn

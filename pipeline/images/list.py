@@ -1,0 +1,231 @@
+"""Which images there are: those of folders, patterns and archives, each with its class, listed to a file.
+
+A list takes about a hundred bytes an image, is written as the places are walked and mapped into memory afterwards.
+"""
+
+import glob
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from PIL import Image
+
+from ...storage.errors import SourceError
+from ...storage.object_path import AnyPath, ObjectPath, locate, open_stream
+from .decode import FORMATS
+from .files import DEFLATED, STORED
+
+ARCHIVES = (".tar", ".zip")
+UNSUITED = (".eps", ".heic", ".heif", ".pcx", ".psd", ".svg", ".tga")  # images, and refused as such by name
+CLASS = ".cls"  # of a WebDataset sample
+BATCH = 10_000
+SCHEMA = pa.schema(
+    {"path": "string", "container": "int32", "offset": "int64", "length": "int64", "packed": "int8", "class": "string"}
+)
+
+
+class Listed(NamedTuple):
+    """An image: its path within its container, where its bytes are there, its class if the place says one, and when
+    its file was changed."""
+
+    path: str
+    offset: int
+    length: int
+    packed: int
+    name: str | None
+    changed: int = 0
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """All images in the order of their places and paths. `containers` are folders and archives, with whether they are
+    archives; `digest` is a SHA-256 of all that was listed, `passed_over` the number of files that are no images."""
+
+    table: pa.Table
+    containers: tuple[tuple[str, bool], ...]
+    digest: str
+    passed_over: int
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def name(self, number: int) -> str:
+        """An image's path in full, for messages."""
+        place, _ = self.containers[self.table["container"][number].as_py()]
+        return f"{place}/{self.table['path'][number].as_py()}"
+
+
+def list_images(places: Sequence[str], folder: Path) -> ImageList:
+    """List the images of folders, archives, files and patterns, local or in a bucket, to a file in `folder`.
+
+    Raises SourceError for a place that is not there or has none, and for an archive that cannot be read.
+    """
+    containers: list[tuple[str, bool]] = []
+    digest, passed_over = hashlib.sha256(), 0
+    target = folder / "images.arrow"
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for place in places:
+            found = 0
+            for container, archive, images in open_place(place):
+                containers.append((container, archive))
+                digest.update(f"{container}\n".encode())
+                for batch in _batches(images):
+                    rows = [row for row in batch if is_image(row.path)]
+                    passed_over += len(batch) - len(rows)
+                    found += len(rows)
+                    digest.update("".join(f"{row}\n" for row in rows).encode(errors="surrogateescape"))
+                    writer.write_batch(_record(rows, len(containers) - 1))
+            if not found:
+                raise SourceError(
+                    f"{place} has no images; name a folder, a pattern, or a .tar or .zip "
+                    "archive of some (a .tar.gz is to be unpacked first)"
+                )
+    table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
+    return ImageList(table, tuple(containers), digest.hexdigest(), passed_over)
+
+
+def _batches(images: Iterable[Listed]) -> Iterator[list[Listed]]:
+    batch = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _record(rows: Sequence[Listed], container: int) -> pa.RecordBatch:
+    paths, offsets, lengths, packed, names, _ = zip(*rows, strict=True) if rows else ([],) * 6
+    columns = [paths, [container] * len(rows), offsets, lengths, packed, names]
+    return pa.record_batch(
+        [pa.array(list(column), kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA
+    )
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is meant to be an image, by its name."""
+    name = path.rpartition("/")[2]
+    return os.path.splitext(name)[1].lower() in suffixes() and name[0] != "." and "__MACOSX" not in path.split("/")
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Of the formats that are decoded, and of others that people take for images."""
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUITED)
+
+
+def open_place(place: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
+    """The folders and archives that a place names: each one's path, whether it is an archive, what lies in it."""
+    if "://" in place:
+        yield from _open_objects(place)
+        return
+    path = Path(place)
+    if path.is_dir():
+        base, files = path, sorted_files(path)
+    elif path.is_file():
+        base, files = path.parent, iter([path.name])
+    elif glob.has_magic(place):
+        fixed = path.parts
+        base = Path(*fixed[: next(i for i, part in enumerate(fixed) if glob.has_magic(part))])
+        matched = sorted(glob.glob(place, recursive=True))
+        files = iter([os.path.relpath(name, base) for name in matched if Path(name).is_file()])
+    else:
+        raise SourceError(f"{place} does not exist; check the path")
+    base = base.absolute()
+    archives: list[str] = []
+
+    def plain() -> Iterator[Listed]:
+        for name in files:
+            if name.lower().endswith(ARCHIVES):
+                archives.append(name)
+                continue
+            status = os.stat(f"{base}/{name}")
+            yield Listed(name, 0, status.st_size, -1, top_folder(name), status.st_mtime_ns)
+
+    yield str(base), False, plain()
+    for name in archives:
+        yield str(base / name), True, open_archive(base / name)
+
+
+def _open_objects(url: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
+    place = locate(url)
+    assert isinstance(place, ObjectPath)
+    names = [(name, size) for name, size in place.sizes()]
+    if not names and url.lower().endswith(ARCHIVES):
+        yield url, True, open_archive(place)
+        return
+    plain = (Listed(name, 0, size, -1, top_folder(name)) for name, size in names if not name.lower().endswith(ARCHIVES))
+    yield str(place), False, plain
+    for name, _ in names:
+        if name.lower().endswith(ARCHIVES):
+            yield str(place / name), True, open_archive(place / name)
+
+
+def sorted_files(folder: Path) -> Iterator[str]:
+    """All files under a folder by their paths from there, folder by folder, each in order."""
+    for base, folders, names in os.walk(folder):
+        folders.sort()
+        inner = os.path.relpath(base, folder)
+        for name in sorted(names):
+            yield name if inner == "." else f"{inner}/{name}"
+
+
+def top_folder(path: str) -> str | None:
+    """The first folder of a path, which is the image's class where there are such folders."""
+    first, separator, _ = path.partition("/")
+    return first if separator else None
+
+
+def open_archive(place: AnyPath) -> Iterator[Listed]:
+    """What lies in a tar or zip archive, in its order. A folder that all of it lies in is no class."""
+    try:
+        with open_stream(place) as stream:
+            members = list(_zip_members(stream, place) if str(place).lower().endswith(".zip") else _tar_members(stream))
+    except FileNotFoundError:
+        raise SourceError(f"{place} does not exist; check the path") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise SourceError(f"{place} cannot be read as an archive ({error}); pack it again, uncompressed") from None
+    images = [member for member in members if is_image(member.path)]
+    while images and len({top_folder(image.path) for image in images}) == 1 and top_folder(images[0].path):
+        cut = len(top_folder(images[0].path) or "") + 1
+        images = [image._replace(path=image.path[cut:]) for image in images]
+    for image in images:
+        yield image._replace(name=image.name or top_folder(image.path))
+
+
+def _zip_members(stream: object, place: AnyPath) -> Iterator[Listed]:
+    with zipfile.ZipFile(stream) as archive:  # type: ignore[call-overload]
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            if info.flag_bits & 1 or info.compress_type not in (STORED, DEFLATED):
+                raise SourceError(f"{place}: {info.filename} is encrypted or packed in a way not known; pack it again")
+            yield Listed(info.filename, info.header_offset, info.compress_size, info.compress_type, None)
+
+
+def _tar_members(stream: object) -> Iterator[Listed]:
+    """Files of a tar archive; those whose names differ in what follows the first dot are one WebDataset sample."""
+    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+        files = (member for member in archive if member.isreg() and not member.issparse())
+        for _, group in groupby(files, key=lambda member: _sample_key(member.name)):
+            members = list(group)
+            name = None
+            for member in members:
+                if member.name.endswith(CLASS):
+                    content = archive.extractfile(member)
+                    name = content.read().decode(errors="replace").strip() if content else None
+            for member in members:
+                yield Listed(member.name, member.offset_data, member.size, -1, name)
+
+
+def _sample_key(path: str) -> str:
+    folder, separator, name = path.rpartition("/")
+    return folder + separator + name.partition(".")[0]

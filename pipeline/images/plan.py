@@ -1,0 +1,143 @@
+"""Which images become which rows, decided before anything is written."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ...storage.errors import SourceError, UsageError, check_choice
+from ...storage.format import ImageForm, Layout, Schema, choose_layout
+from ...storage.random import shuffled_places
+from ..target.labels import ON_ERROR, TASKS
+from .labels import Labels, encode_labels, label_by_file, label_by_folder
+from .list import ImageList
+
+KEY = "path"
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What the user asked for. `labels` is a CSV file of paths and labels, of which `label` names some; without one
+    the images' folders are their classes. `shuffle` is the seed of their order, None for that of their paths.
+    `listing` is the digest of all that was found."""
+
+    sources: tuple[str, ...]
+    form: ImageForm
+    labels: str | None = None
+    label: tuple[str, ...] = ()
+    task: str = "auto"
+    labelled: bool = True
+    on_error: str = "stop"
+    shuffle: int | None = 0
+    like: Schema | None = None
+    listing: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("--on-error", self.on_error, ON_ERROR)
+        check_choice("--task", self.task, TASKS)
+        check_choice("--color", self.form.color, ("rgb", "gray"))
+        check_choice("--fit", self.form.fit, ("pad", "crop", "stretch"))
+        check_choice("--background", self.form.background, ("white", "black"))
+        check_choice("--dtype", self.form.dtype, ("uint8", "uint16"))
+        if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
+            raise UsageError(f"--shuffle {self.shuffle}: give a seed from 0 to 2⁶³ - 1, or none")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "sources": tuple(value["sources"]),
+                "label": tuple(value["label"]),
+                "form": ImageForm.from_json(value["form"]),
+                "like": value["like"] and Schema.from_json(value["like"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """What is written: the images at positions `order` of the list, (rows,) int64, with their labels."""
+
+    layout: Layout
+    schema: Schema
+    request: dict[str, Any]
+    images: ImageList
+    y: np.ndarray
+    order: np.ndarray
+    faults: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> int:
+        """Images that are left out."""
+        return len(self.faults)
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of all images, encoded as they are."""
+        return int(pc.sum(self.images.table["length"]).as_py())
+
+
+def plan_images(request: ImageRequest, images: ImageList) -> ImagePlan:
+    """Decide everything but what cannot be decoded. Raises SourceError for images without a label, unless they are to
+    be left out, and where nothing is left."""
+    labels = _find_labels(request, images)
+    if labels.lost and request.on_error == "stop":
+        raise SourceError(
+            f"{request.labels} names {len(labels.lost):,} images that are not there, the first «{labels.lost[0]}»; "
+            "name their folder too, or pass over them with --on-error skip"
+        )
+    of_labels, y = encode_labels(labels, request.task, request.like)
+    paths = images.table["path"]
+    schema = replace(
+        of_labels,
+        sample_shape=request.form.sample_shape,
+        x_dtype=request.form.dtype,
+        key=KEY,
+        key_width=pc.max(pc.binary_length(paths)).as_py(),
+        image=request.form,
+    )
+    count = len(images)
+    order = np.arange(count)
+    if request.shuffle is not None:
+        order = np.argsort(shuffled_places(order, count, request.shuffle))
+    layout = choose_layout(count, schema.arrays()[0].row_bytes)
+    plan = ImagePlan(layout, schema, asdict(request), images, y, order)
+    return leave_out(plan, labels.faults) if labels.faults else plan
+
+
+def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
+    if not request.labelled:
+        return Labels()
+    if request.labels:
+        return label_by_file(images.table["path"].combine_chunks(), request.labels, request.label)
+    if request.label:
+        raise UsageError("--label names columns of the CSV that --labels names; give that too")
+    return label_by_folder(images.table["class"].combine_chunks())
+
+
+def leave_out(plan: ImagePlan, faults: Mapping[int, str]) -> ImagePlan:
+    """The plan without some images of the list, by their numbers with what is wrong with them.
+
+    The last ones of the order take their places, so that all other rows stay where they are. Raises SourceError if
+    they are not to be left out, or none would be left.
+    """
+    first = min(faults)
+    if plan.request["on_error"] == "stop":
+        more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
+        raise SourceError(
+            f"{plan.images.name(first)}: {faults[first]}{more}; mend or remove it, or leave such images out with "
+            "--on-error skip"
+        )
+    rows = plan.layout.rows - len(faults)
+    if not rows:
+        raise SourceError(
+            f"none of the {len(plan.images):,} images is sound, as {plan.images.name(first)}: {faults[first]}"
+        )
+    bad = np.isin(plan.order, list(faults))
+    order = plan.order[:rows].copy()
+    order[bad[:rows]] = plan.order[rows:][~bad[rows:]]
+    layout = replace(plan.layout, rows=rows)
+    return replace(plan, layout=layout, order=order, faults={**plan.faults, **faults})

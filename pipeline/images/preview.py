@@ -1,0 +1,83 @@
+"""A contact sheet: some rows of a dataset as pictures with their labels, to see whether a conversion was right."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ...storage.dataset import Dataset
+from ...storage.errors import UsageError
+from ...storage.files import write_atomic
+from ...storage.format import Schema
+from ...storage.reader import BlockReader
+
+COLUMNS, LINES = 8, 5
+CELL, MARGIN, TEXT = 112, 8, 12  # pixels: of a picture, around it, of its label's height
+INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (225, 225, 225)
+
+
+def draw_preview(dataset: Dataset, target: Path) -> int:
+    """Draw up to 40 rows, evenly from all of the dataset, to a PNG file. Returns how many.
+
+    Samples must be (height, width) or (1 or 3, height, width); numbers other than uint8 are drawn from the least to
+    the greatest of the dataset. Raises UsageError where rows are no pictures.
+    """
+    shape = dataset.schema.sample_shape
+    if not is_picture(shape):
+        raise UsageError(
+            f"--preview: rows of shape {shape} are no pictures; those of images, or of --shape 1,28,28, are"
+        )
+    names = [spec.name for spec in dataset.schema.arrays() if spec.name != "id"]
+    reader = BlockReader(dataset, names)
+    rows = np.unique(np.linspace(0, dataset.rows - 1, COLUMNS * LINES).astype(int))
+    lines = -(-len(rows) // COLUMNS)
+    across, down = CELL + 2 * MARGIN, CELL + 2 * MARGIN + TEXT
+    sheet = Image.new("RGB", (COLUMNS * across, lines * down), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
+    for number, row in enumerate(rows):
+        block, place = divmod(int(row), dataset.layout.block_rows)
+        arrays = {name: values[place] for name, values in reader.read([block]).items()}
+        left, upper = number % COLUMNS * across + MARGIN, number // COLUMNS * down + MARGIN
+        picture = picture_of(arrays["x"], dataset)
+        spare = CELL - picture.width, CELL - picture.height
+        sheet.paste(picture, (left + spare[0] // 2, upper + spare[1] // 2))
+        draw.rectangle((left - 1, upper - 1, left + CELL, upper + CELL), outline=FRAME)
+        text = caption(arrays, dataset.schema, int(row))
+        while len(text) > 1 and font.getlength(text) > CELL:
+            text = f"{text[:-2]}…"
+        draw.text((left + CELL / 2, upper + CELL + 2), text, INK, font, anchor="ma")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_atomic(target, buffer.getvalue())
+    return len(rows)
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Whether a sample of a shape can be drawn."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+
+
+def picture_of(sample: np.ndarray, dataset: Dataset) -> Image.Image:
+    """A sample, as large as a cell; small ones with their pixels as squares."""
+    if sample.dtype != np.uint8:
+        least, most = min(dataset.statistics.minimum), max(dataset.statistics.maximum)
+        sample = np.clip((sample - least) / ((most - least) or 1) * 255, 0, 255).astype(np.uint8)
+    planes = sample if sample.ndim == 3 else sample[None]
+    pixels = planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
+    picture = Image.fromarray(pixels).convert("RGB")
+    scale = CELL / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def caption(arrays: dict[str, np.ndarray], schema: Schema, row: int) -> str:
+    """What stands below a picture: its class or its quantities, else its key or its number."""
+    if schema.classes:
+        return schema.classes[int(arrays["y"])]
+    if schema.labels:
+        return ", ".join(f"{value:.4g}" for value in np.atleast_1d(arrays["y"]))
+    key = arrays.get("key")
+    if key is None:
+        return f"row {row:,}"
+    return bytes(key).rstrip(b"\0").decode().rpartition("/")[2] if key.ndim else str(key)

@@ -1,0 +1,165 @@
+"""Decoding in a process of its own, watched: one that hangs is ended, one that dies is followed by another."""
+
+import atexit
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from multiprocessing.connection import wait
+from time import monotonic
+
+import numpy as np
+
+from ...storage.errors import WorkerError
+from ...storage.format import ImageForm
+from .child import HEAD, samples_in
+from .files import ImageFile
+
+MOST_SECONDS = 60.0  # for one file, or until a new process begins
+LOOK_SECONDS = 1.0
+
+
+@contextmanager
+def decode_images(
+    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
+) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    """The samples of files, (files, channels, height, width), and the positions of those that gave none with the
+    reason. The samples hold until the end of the context.
+
+    Each file gets `seconds`; a file at which the process dies twice is one that gives no sample.
+    """
+    try:
+        decoder = _idle.pop()
+    except IndexError:
+        decoder = ImageDecoder()
+    try:
+        yield decoder.decode(files, form, seconds)
+    finally:
+        _idle.append(decoder)
+
+
+def start_decoder() -> None:
+    """Start a process, if none is idle, for who will want to decode: it takes half a second to be there."""
+    if not _idle:
+        decoder = ImageDecoder()
+        decoder.start()
+        _idle.append(decoder)
+
+
+class ImageDecoder:
+    """A process that decodes, and memory that it shares with this one."""
+
+    def __init__(self) -> None:
+        self._descriptor = _anonymous_file()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment: dict[str, str] = {}
+        self._memory = self._mapped(HEAD.size)
+        atexit.register(self.close)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        os.ftruncate(self._descriptor, size)
+        return mmap.mmap(self._descriptor, size)
+
+    def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> tuple[np.ndarray, dict[int, str]]:
+        """See `decode_images`."""
+        if self._environment != os.environ:
+            self.close()  # credentials of a store may have been set since it started
+        size = HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize
+        if size > len(self._memory):
+            self._memory = self._mapped(size)
+        faults: dict[int, str] = {}
+        died_at, first = -1, 0
+        places = [(file.place, file.offset, file.length, file.packed) for file in files]
+        while first < len(files):
+            HEAD.pack_into(self._memory, 0, -1)
+            request = {"form": asdict(form), "files": places, "first": first}
+            end = self._ask(json.dumps(request).encode() + b"\n", faults, seconds)
+            if end is None:
+                break
+            (first,) = HEAD.unpack_from(self._memory)
+            if first < 0:
+                raise WorkerError(f"the process that decodes images ended before it began: {end}")
+            if died_at == first or end.startswith("it took"):
+                faults[first] = end
+                first += 1
+            else:
+                died_at = first  # perhaps for want of memory at this moment: once more
+        return samples_in(self._memory, len(files), form), faults
+
+    def _ask(self, request: bytes, faults: dict[int, str], seconds: float) -> str | None:
+        """Have files decoded. Returns why the process ended, None if it tried all of them."""
+        process = self._process or self.start()
+        assert process.stdin
+        assert process.stdout
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+        except BrokenPipeError:
+            return self._ended()
+        number, since, rest = -1, monotonic(), b""
+        while True:
+            if wait([process.stdout.fileno()], min(LOOK_SECONDS, seconds)):
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    return self._ended()
+                *lines, rest = (rest + data).split(b"\n")
+                for message in map(json.loads, lines):
+                    if "error" in message:
+                        raise WorkerError(f"the process that decodes images failed: {message['error']}")
+                    if "done" in message:
+                        return None
+                    faults[message["fault"][0]] = message["fault"][1]
+            (at,) = HEAD.unpack_from(self._memory)
+            if at != number:
+                number, since = at, monotonic()
+            elif monotonic() - since > (seconds if at >= 0 else MOST_SECONDS):
+                self.close()
+                return f"it took longer than {seconds:g} s to decode"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process."""
+        self._environment = dict(os.environ)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "foldstream.pipeline.images.child", str(self._descriptor)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libraries in C write warnings there, a file a line
+            pass_fds=(self._descriptor,),
+        )
+        return self._process
+
+    def _ended(self) -> str:
+        assert self._process
+        code = self._process.wait()
+        self.close()
+        return f"the decoder died of it ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process:
+            assert process.stdin
+            assert process.stdout
+            process.kill()
+            process.wait()
+            with suppress(BrokenPipeError):  # of a request that it did not take any more
+                process.stdin.close()
+            process.stdout.close()
+
+
+_idle: list[ImageDecoder] = []
+"""Decoders of this process that are not in use: starting one takes as long as decoding some hundred photographs."""
+
+
+def _anonymous_file() -> int:
+    """A file without a name: in memory on Linux, elsewhere in the temporary folder."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("foldstream")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,61 @@
+"""Out-of-fold predictions as a table, for other tools: written shard by shard."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from ...storage.dataset import Dataset, StoredArrays
+from ...storage.files import whole_file
+from ...storage.format import Schema, keys_of
+from ...storage.object_path import AnyPath
+from ...storage.reader import BlockReader
+from ...storage.tasks import Progress
+
+WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
+"""By the ending of the file."""
+
+
+def write_table(dataset: Dataset, predictions: StoredArrays, target: AnyPath, progress: Progress) -> int:
+    """Write the merged predictions of a dataset's rows to a file, atomically. Returns the rows."""
+    layout = dataset.layout
+    names = [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]
+    with whole_file(target) as file:
+        writer = None
+        for shard in range(layout.shards):
+            blocks = layout.blocks_of(shard)
+            truth = BlockReader(dataset, names).read(blocks)
+            merged = BlockReader(predictions, ("prediction", "count")).read(blocks)
+            table = table_of(dataset.schema, truth, merged)
+            writer = writer or WRITERS[Path(str(target)).suffix](file, table.schema)
+            writer.write_table(table)
+            progress("table", layout.shard_range(shard)[1], layout.rows, "rows")
+        if writer:
+            writer.close()
+    return layout.rows
+
+
+def table_of(schema: Schema, truth: dict[str, np.ndarray], merged: dict[str, np.ndarray]) -> pa.Table:
+    """Some rows: their name (the user's key, or their place in the source), labels, the count of models, and the
+    prediction, which is empty where no model was left to make one."""
+    prediction, count = merged["prediction"], merged["count"]
+    name = schema.key or ("path" if schema.image else "row")
+    columns: dict[str, Any] = {name: keys_of(truth["key"]) if "key" in truth else truth["id"]}
+    missing = count == 0
+    if schema.classes:
+        classes = np.array(schema.classes)
+        columns[schema.labels[0]] = classes[truth["y"].astype(int)]
+        columns["models"] = count
+        chosen = classes[np.nan_to_num(prediction).argmax(axis=1)]
+        columns["predicted"] = pa.array(chosen.tolist(), mask=missing)
+        outputs = [f"probability_{name}" for name in schema.classes]
+    else:
+        truths = truth["y"].reshape(len(count), -1)
+        columns |= {label: truths[:, i] for i, label in enumerate(schema.labels)}
+        columns["models"] = count
+        outputs = [f"predicted_{label}" for label in schema.labels]
+    columns |= {output: pa.array(prediction[:, i], mask=missing) for i, output in enumerate(outputs)}
+    return pa.table(columns)

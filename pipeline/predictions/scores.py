@@ -1,0 +1,162 @@
+"""What predictions are worth: scores with bootstrap intervals, confusion, calibration, and the worst rows.
+
+Everything is made of sums that are added up shard by shard, so it costs the same memory at any number of rows.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Any
+
+import numpy as np
+
+from ...storage.compiled import compiled
+from ...storage.format import Schema
+from ...storage.random import GOLDEN, mix64
+
+SMALLEST_PROBABILITY = 1e-7
+REPLICATES = 500
+INTERVAL = (2.5, 97.5)  # percentiles between which a score lies in 95 of 100 samples
+BINS = 15
+WORST = 100
+_POISSON = np.repeat(
+    np.arange(9, dtype=np.uint8),
+    np.diff(np.rint(65536 * np.cumsum([0.0, *(math.exp(-1) / math.factorial(k) for k in range(9))])).astype(int)),
+)
+"""How often a row is drawn into a replicate, by 16 random bits: a Poisson distribution of mean 1."""
+
+
+def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores of each row, (rows,) float64: hits and loss for classes, squared and absolute errors for quantities.
+
+    `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth. The mean over
+    rows is the score; of `rmse` its root.
+    """
+    if schema.task == "classification":
+        own = prediction[np.arange(len(y)), y.astype(np.int64)]
+        rank = (prediction > own[:, None]).sum(axis=1)
+        losses = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
+        return {"loss": losses, "accuracy": (rank < 1).astype(np.float64), "top3": (rank < 3).astype(np.float64)}
+    error = prediction.astype(np.float64) - y.reshape(prediction.shape)
+    return {**schema.by_label("rmse", np.square(error).T), **schema.by_label("mae", np.abs(error).T)}
+
+
+mixed = compiled(mix64)
+
+
+@compiled
+def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    """Add the scores of rows, `values` (rows, scores), to `out` (replicates, 1 + scores), each row as often as the
+    replicate has drawn it; the first column counts the draws.
+
+    A Poisson bootstrap (Hanley and MacGibbon 2006): how often row number `rows[i]` is drawn depends on that number
+    alone, by SplitMix64, so shards can be resampled apart from each other.
+    """
+    for i in range(len(rows)):
+        state = np.uint64(rows[i] + 1) * np.uint64(0xD1342543DE82EF95)
+        number = np.uint64(0)
+        for replicate in range(len(out)):
+            if replicate % 4 == 0:
+                state += GOLDEN
+                number = mixed(state)
+            draws = weights[number & np.uint64(0xFFFF)]
+            number >>= np.uint64(16)
+            if draws:
+                out[replicate, 0] += draws
+                for j in range(values.shape[1]):
+                    out[replicate, j + 1] += draws * values[i, j]
+
+
+@dataclass
+class Tally:
+    """Sums of scores over some rows, and of each bootstrap replicate of them, (replicates, 1 + scores)."""
+
+    names: tuple[str, ...]
+    rows: int = 0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    resampled: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @classmethod
+    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray) -> "Tally":
+        """The tally of rows by their numbers, (rows,) int64, and their scores."""
+        values = np.stack(list(scores.values()), axis=1)
+        resampled = np.zeros((REPLICATES, 1 + values.shape[1]))
+        resample(values, rows, _POISSON, resampled)
+        return cls(tuple(scores), len(rows), values.sum(axis=0), resampled)
+
+    def add(self, other: "Tally") -> None:
+        self.rows += other.rows
+        self.sums = self.sums + other.sums
+        self.resampled = self.resampled + other.resampled
+
+    def scores(self) -> dict[str, float]:
+        """The scores over all rows."""
+        return {
+            name: _finished(name, total) for name, total in zip(self.names, self.sums / max(self.rows, 1), strict=True)
+        }
+
+    def intervals(self) -> dict[str, list[float]]:
+        """Between which values 95 % of the bootstrap's replicates lie."""
+        means = self.resampled[:, 1:] / np.maximum(self.resampled[:, :1], 1)
+        bounds = np.percentile(means, INTERVAL, axis=0)
+        return {name: [_finished(name, v) for v in bounds[:, i]] for i, name in enumerate(self.names)}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": self.rows, "scores": self.scores(), "intervals": self.intervals()}
+
+
+def _finished(name: str, mean: float) -> float:
+    return math.sqrt(mean) if name.startswith("rmse") else float(mean)
+
+
+@dataclass
+class Classes:
+    """How classes are told apart: how often each (true class, most probable class) comes, and in equal bins of the
+    highest probability the rows, the hits and the sum of that probability, (bins, 3)."""
+
+    confusion: Counter[tuple[int, int]]
+    calibration: np.ndarray
+
+    @classmethod
+    def of(cls, prediction: np.ndarray, y: np.ndarray) -> "Classes":
+        """Of rows with probabilities `prediction` (rows, classes) and class codes `y` (rows,)."""
+        chosen, truth = prediction.argmax(axis=1), y.astype(np.int64)
+        pairs, counts = np.unique(np.stack([truth, chosen], axis=1), axis=0, return_counts=True)
+        confusion = Counter({(int(t), int(c)): int(n) for (t, c), n in zip(pairs, counts, strict=True)})
+        highest = prediction.max(axis=1).astype(np.float64) if len(y) else np.zeros(0)
+        bins = np.minimum((highest * BINS).astype(int), BINS - 1)
+        columns = (None, (chosen == truth).astype(np.float64), highest)
+        return cls(confusion, np.stack([np.bincount(bins, column, BINS) for column in columns], axis=1))
+
+    def add(self, other: "Classes") -> None:
+        self.confusion.update(other.confusion)
+        self.calibration = self.calibration + other.calibration
+
+    def to_json(self) -> dict[str, Any]:
+        """`confusion`: (true class, most probable class, rows); `calibration`: in equal bins of the probability (rows,
+        hits, sum of probabilities); `calibration_error`: the mean distance of accuracy from probability over rows."""
+        _, hits, highest = self.calibration.T
+        error = np.abs(hits - highest).sum() / max(self.calibration[:, 0].sum(), 1)
+        return {
+            "confusion": [[*pair, count] for pair, count in sorted(self.confusion.items())],
+            "calibration": self.calibration.tolist(),
+            "calibration_error": float(error),
+        }
+
+
+@dataclass(frozen=True, order=True)
+class WorstRow:
+    """A row with a large loss, or squared errors. `name` is the user's key, or the row's place in the source."""
+
+    loss: float
+    row: int
+    name: str
+    truth: tuple[float, ...]
+    prediction: tuple[float, ...]
+
+
+def worst_of(*groups: Sequence[WorstRow]) -> list[WorstRow]:
+    """The worst rows of some groups, the worst first."""
+    return nlargest(WORST, (row for group in groups for row in group))

@@ -1,0 +1,240 @@
+"""Writing one shard: its rows parsed into arrays, counted, and put in place with a receipt."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...storage.errors import SourceError
+from ...storage.format import Layout, Schema
+from ...storage.object_path import AnyPath
+from ..csv.row_batch import Chunk, Columns, Numbers
+from ..target.receipts import finish_shard
+from .findings import DAY, date_seconds
+from .plan import FLOATS, ConvertPlan, PlannedPiece
+from .readers import Reader, Text, open_reader
+
+CHUNK_BYTES = 8 << 20  # of `x`, read at once
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Write one shard of every array from the pieces that hold its rows, then its receipt.
+
+    `sampled`: what does not fit the schema is no fault, but shows that the schema is not that of all the data.
+    `rounded`: numbers may be rounded to the dtype of `x`. `marked`: missing numbers have columns that mark them.
+    `given`: categories and classes are those of another dataset; with `unknown`, one that is not among them gets the
+    code behind all others.
+    """
+
+    root: str
+    layout: Layout
+    schema: Schema
+    columns: Columns
+    shard: int
+    texts: dict[int, Text]
+    pieces: tuple[PlannedPiece, ...]
+    sampled: bool
+    rounded: bool
+    marked: bool
+    given: bool
+    unknown: bool
+
+
+class MisfitError(Exception):
+    """What a sample showed does not hold for all rows."""
+
+
+def shard_task(root: AnyPath, plan: ConvertPlan, shard: int) -> ShardTask:
+    """The task of writing a shard of a plan."""
+    pieces = plan.pieces_of(shard)
+    return ShardTask(
+        str(root),
+        plan.layout,
+        plan.schema,
+        plan.columns,
+        shard,
+        {piece.text: plan.texts[piece.text] for piece in pieces},
+        pieces,
+        plan.sampled,
+        plan.request["dtype"] in FLOATS,
+        plan.request["missing"] == "indicator" and not plan.request["like"],
+        plan.request["like"] is not None,
+        plan.request["unknown"] == "code",
+    )
+
+
+def write_shard_task(task: ShardTask) -> str | None:
+    """Carry out a task. Returns what does not fit the schema of a sample, if anything does not; else None."""
+    try:
+        arrays, missing = read_shard(task)
+    except MisfitError as misfit:
+        return str(misfit)
+    finish_shard(task, arrays, missing)
+    return None
+
+
+def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Parse the rows of a shard: its arrays, and the missing values of each feature. Raises MisfitError."""
+    start, stop = task.layout.shard_range(task.shard)
+    arrays = {spec.name: spec.empty(stop - start) for spec in task.schema.arrays()}
+    arrays["id"][:] = np.arange(start, stop)
+    filler = ShardFiller(task, arrays)
+    for planned in task.pieces:
+        first, last = max(start, planned.first_row), min(stop, planned.first_row + planned.rows)
+        filler.fill(planned, first - planned.first_row, slice(first - start, last - start))
+    return arrays, filler.missing
+
+
+class ShardFiller:
+    """Puts the rows of pieces into the arrays of one shard, and counts the missing values of each feature."""
+
+    def __init__(self, task: ShardTask, arrays: dict[str, np.ndarray]) -> None:
+        self.task, self.schema, self.columns, self.arrays = task, task.schema, task.columns, arrays
+        self.missing = np.zeros(len(self.schema.features), np.int64)
+        self.x = arrays["x"].reshape(len(arrays["x"]), -1)
+        self.chunk_rows = max(1, CHUNK_BYTES // self.x[:1].nbytes)
+        self.numbers = Numbers(self.schema.x_dtype, task.rounded)
+        self.classes = pa.array(self.schema.classes, pa.string())
+        self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
+        fills = np.array([self.schema.fills.get(name, 0.0) for name in self.schema.features])
+        self.fills = fills.astype(self.schema.x_dtype) if self.schema.fills else None
+
+    def fill(self, planned: PlannedPiece, skip: int, rows: slice) -> None:
+        """Put rows of a piece, those behind the first `skip`, at the places `rows` of the shard.
+
+        Raises RowError for a faulty row that is not to be left out, MisfitError, and SourceError if the piece is not
+        what it was when it was scanned.
+        """
+        text = self.task.texts[planned.text]
+        passed = 0 if planned.left_out else skip
+        reader = open_reader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
+        if skip > passed:
+            self._pass_over(reader, skip, planned)
+        at = rows.start
+        while at < rows.stop and not reader.ended:
+            window = slice(at, min(at + self.chunk_rows, rows.stop))
+            into = self.x[window] if not self.schema.indicators else self._buffer(window.stop - at)
+            chunk = reader.read(into)
+            self._check(chunk, planned)
+            place = slice(at, at + chunk.rows)
+            if self.schema.indicators:
+                self.x[place, : into.shape[1]] = into[: chunk.rows]
+                self.x[place, into.shape[1] :] = 0
+            if chunk.rows:
+                self._place(reader, chunk, place)
+            at += chunk.rows
+        if at != rows.stop:
+            raise SourceError(
+                f"{text.path} changed while it was converted (rows are gone that were there); "
+                "run the command again with --overwrite once it rests"
+            )
+
+    def _buffer(self, rows: int) -> np.ndarray:
+        """Room for the features alone: the compiled reader wants rows without gaps."""
+        return np.empty((rows, len(self.schema.features)), self.x.dtype)
+
+    def _pass_over(self, reader: Reader, rows: int, planned: PlannedPiece) -> None:
+        """Read the first sound rows of a piece with faulty ones for nothing."""
+        scratch = self._buffer(min(rows, self.chunk_rows))
+        while rows and not reader.ended:
+            chunk = reader.read(scratch[:rows])
+            self._check(chunk, planned)
+            rows -= chunk.rows
+
+    def _check(self, chunk: Chunk, planned: PlannedPiece) -> None:
+        if chunk.faults and not planned.left_out:
+            raise chunk.faults[0]
+        if chunk.misfits:
+            self._misfit(f"{chunk.misfits[0]} is no {self.schema.x_dtype}")
+
+    def _misfit(self, reason: str) -> None:
+        if self.task.sampled:
+            raise MisfitError(reason)
+        if self.task.given:
+            raise SourceError(f"the source does not fit the data that it is to be like: {reason}; mend the source")
+        raise SourceError(
+            f"the sources changed while they were converted ({reason}); run the command again with --overwrite once "
+            "they rest"
+        )
+
+    def _place(self, reader: Reader, chunk: Chunk, rows: slice) -> None:
+        """Put what is not a plain number into the arrays: categories, dates, marks of missing values, labels, key."""
+        schema, x = self.schema, self.x[rows]
+        texts = dict(zip(self.columns.texts, chunk.texts, strict=True))
+        gaps = {schema.features[i]: chunk.missing[chunk.missing[:, 1] == i, 0] for i in np.unique(chunk.missing[:, 1])}
+        for name in (*schema.categories, *schema.dates):
+            position, values = schema.features.index(name), texts[name]
+            if values.null_count:
+                gaps[name] = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
+            if name in schema.dates:
+                x[:, position] = self._dates(name, values)
+            else:
+                x[:, position] = self._codes(reader, chunk, name, values.fill_null(""), self.categories[name])
+        for name, gone in gaps.items():
+            self.missing[schema.features.index(name)] += len(gone)
+            if name in schema.indicators:
+                x[gone, len(schema.features) + schema.indicators.index(name)] = 1
+            elif self.task.marked and name not in schema.categories:
+                self._misfit(f"«{name}» has missing values")
+        if schema.task == "classification":
+            (label,) = schema.labels
+            self.arrays["y"][rows] = self._codes(reader, chunk, label, texts[label], self.classes)
+        elif schema.labels:
+            of_labels = [self._quantities(name, texts[name]) for name in schema.labels]
+            self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
+        if schema.key:
+            self._place_key(rows, texts[schema.key])
+
+    def _codes(self, reader: Reader, chunk: Chunk, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
+        codes = pc.index_in(values, known)
+        if codes.null_count:
+            row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
+            value = values[row].as_py()
+            if not self.task.given:
+                self._misfit(f"«{value}» in «{name}»")
+            if not self.task.unknown or name in self.schema.labels:
+                remedy = "mend or remove the row"
+                if name not in self.schema.labels:
+                    remedy = "mend the row, or have --unknown code give such values a code of their own"
+                raise reader.text_error(chunk, row, name, f"«{value}» is no value that the training data has", remedy)
+            codes = codes.fill_null(len(known))
+        found: np.ndarray = codes.to_numpy()
+        return found
+
+    def _dates(self, name: str, values: pa.Array) -> np.ndarray:
+        seconds = date_seconds(values)
+        if self.schema.dates[name] == "days":
+            if (seconds[~np.isnan(seconds)] % DAY).any():
+                self._misfit(f"«{name}» has times of day")
+            seconds = seconds / DAY
+        missing = np.isnan(seconds)
+        seconds[missing] = self.schema.fills.get(name, 0.0)
+        stored = seconds.astype(self.x.dtype)
+        if not self.task.rounded and (stored[~missing].astype(np.float64) != seconds[~missing]).any():
+            self._misfit(f"a date of «{name}» is no {self.schema.x_dtype}")
+        return stored
+
+    def _quantities(self, label: str, values: pa.Array) -> np.ndarray:
+        try:
+            numbers: np.ndarray = values.cast(pa.float64()).to_numpy()
+        except pa.ArrowInvalid:
+            numbers = np.array([np.nan])
+        if not np.isfinite(numbers).all():
+            self._misfit(f"the label «{label}» is not a number everywhere")
+        return numbers
+
+    def _place_key(self, rows: slice, values: pa.Array) -> None:
+        schema = self.schema
+        if schema.key_width is None:
+            try:
+                self.arrays["key"][rows] = values.cast(pa.int64()).to_numpy()
+            except pa.ArrowInvalid:
+                self._misfit(f"«{schema.key}» is not a whole number everywhere")
+            return
+        raw = values.cast(pa.binary())
+        if pc.max(pc.binary_length(raw)).as_py() > schema.key_width:
+            self._misfit(f"«{schema.key}» is longer than {schema.key_width} bytes")
+        keys = raw.to_numpy(zero_copy_only=False).astype(f"S{schema.key_width}")
+        self.arrays["key"][rows] = keys.view(np.uint8).reshape(-1, schema.key_width)

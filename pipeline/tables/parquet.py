@@ -1,0 +1,164 @@
+"""Parquet files as sources: a piece is a row group, and its columns go the way of the fields of a CSV."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from ...storage.errors import RowError, SourceError
+from ...storage.format import Source
+from ...storage.object_path import ObjectPath, locate, open_stream
+from ..csv.row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
+
+SAMPLE_ROWS = 100
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """One file: its columns' names. Pieces begin and stop at numbers of row groups, and their lines are rows."""
+
+    path: str
+    header: tuple[str, ...]
+
+    def describe(self) -> str:
+        """In words, for the console."""
+        return "Parquet"
+
+
+def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
+    """A file's columns, its pieces and the values of its first rows as text. Raises SourceError."""
+    with opened(source.path) as file:
+        groups = range(file.metadata.num_row_groups)
+        counts = [file.metadata.row_group(group).num_rows for group in groups]
+        firsts = [0, *itertools.accumulate(counts)]
+        first = next(file.iter_batches(SAMPLE_ROWS), None)
+        header = tuple(file.schema_arrow.names)
+    if first is None:
+        raise SourceError(f"{source.path} has no rows; there is nothing to convert")
+    columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in first.columns]
+    pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
+    return ParquetTable(source.path, header), tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
+
+
+def opened(path: str) -> parquet.ParquetFile:
+    """A file, or an object, as Parquet. Raises SourceError if it is not."""
+    place = locate(path)
+    try:
+        return parquet.ParquetFile(open_stream(place) if isinstance(place, ObjectPath) else place)
+    except pa.ArrowInvalid as error:
+        raise SourceError(f"{path} is not a whole Parquet file ({error}); fetch or write it again") from None
+
+
+class TableReader:
+    """Reads the rows of one row group, some at a time, as `RowReader` does those of a piece of CSV."""
+
+    def __init__(
+        self,
+        source: ParquetTable,
+        piece: Piece,
+        columns: Columns,
+        numbers: Numbers,
+        fills: np.ndarray | None = None,
+        skip: int = 0,
+    ) -> None:
+        self.source, self.piece, self.columns, self.numbers, self.fills = source, piece, columns, numbers, fills
+        self.position, self.skip = 0, skip
+        self._batches: Iterator[pa.RecordBatch] | None = None
+        self._rest: pa.RecordBatch | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the piece was read."""
+        return self.position >= self.piece.rows
+
+    def read(self, x: np.ndarray) -> Chunk:
+        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
+        batch = self._next(len(x))
+        chunk = Chunk(batch.num_rows, [], np.empty((batch.num_rows, len(self.columns.texts)), np.int64), _none(), [])
+        chunk.begins[:] = (self.position + np.arange(batch.num_rows))[:, None]
+        wrong: dict[int, RowError] = {}
+        for place, name in enumerate(self.columns.features):
+            if name not in self.columns.texts:
+                self._place(batch.column(name), name, place, x, chunk, wrong)
+        chunk.texts = [self._texts(batch.column(name), name, wrong) for name in self.columns.texts]
+        self.position += batch.num_rows
+        if wrong:
+            leave_out(x, chunk, wrong)
+        return chunk
+
+    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text of a chunk that says what it must not."""
+        return self._error(int(chunk.begins[row, 0]), name, reason, remedy)
+
+    def _next(self, rows: int) -> pa.RecordBatch:
+        """The next rows, at most so many."""
+        if self._batches is None:
+            wanted = [*dict.fromkeys((*self.columns.features, *self.columns.texts))]
+            file = opened(self.source.path)
+            self._batches = file.iter_batches(rows, row_groups=[self.piece.start], columns=wanted)
+        while self._rest is None or not self._rest.num_rows:
+            self._rest = next(self._batches)
+            passed = min(self.skip, self._rest.num_rows)
+            self._rest = self._rest.slice(passed)
+            self.skip -= passed
+            self.position += passed
+        batch, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return batch
+
+    def _place(
+        self, column: pa.Array, name: str, place: int, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]
+    ) -> None:
+        """Put a column of numbers into `x`."""
+        gaps = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False))
+        if len(gaps) and self.fills is not None:
+            chunk.missing = np.concatenate([chunk.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
+        elif len(gaps):
+            for row in gaps.tolist():
+                wrong.setdefault(row, self._error(self.position + row, name, ABSENT))
+        if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+            values = column.cast(pa.int64()).fill_null(0).to_numpy()
+            fitting = self.numbers.fit_whole(values)
+        else:
+            values = self._decimals(column, name).fill_null(0.0).to_numpy().copy()
+            for row in np.flatnonzero(np.isinf(values)).tolist():
+                wrong.setdefault(row, self._error(self.position + row, name, "the value is not finite"))
+            values[~np.isfinite(values)] = 0
+            fitting = self.numbers.fit(values)
+        chunk.misfits += values[~fitting].tolist()
+        with np.errstate(invalid="ignore", over="ignore"):
+            x[: len(values), place] = values
+        if self.fills is not None:
+            x[gaps, place] = self.fills[place]
+
+    def _decimals(self, column: pa.Array, name: str) -> pa.Array:
+        try:
+            return column.cast(pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise SourceError(
+                f"{self.source.path}, column «{name}»: {column.type} is no type of numbers, text or dates; leave it "
+                f"out with --ignore «{name}»"
+            ) from None
+
+    def _texts(self, column: pa.Array, name: str, wrong: dict[int, RowError]) -> pa.Array:
+        """A column as text, or as dates."""
+        kind = pa.timestamp("s") if name in self.columns.dates else pa.string()
+        try:
+            values = column.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise SourceError(f"{self.source.path}, column «{name}»: {error}; leave it out with --ignore") from None
+        if name in self.columns.required and values.null_count:
+            for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
+                wrong.setdefault(row, self._error(self.position + row, name, ABSENT))
+        return values
+
+    def _error(self, position: int, column: str, reason: str, remedy: str = "") -> RowError:
+        place = self.source.path, self.piece.line + position, column
+        return RowError(*place, reason, remedy or remedy_of(reason), unit="row")
+
+
+def _none() -> np.ndarray:
+    return np.zeros((0, 2), np.int64)

@@ -1,0 +1,103 @@
+"""A shuffle of all rows as they are written, larger than memory, in two passes.
+
+Where a row goes is a pure function of its position, the number of rows and the seed: a permutation by a Feistel
+network (Luby and Rackoff 1988), walked until it falls within the rows (Black and Rogaway 2002). So any worker can work
+it out for any row, and the result does not depend on how many there are. The first pass reads the source in order and
+writes, for each stretch of rows that would be a shard, one file with the rows sorted by the shard that they go to; the
+second gathers each shard from all of those files.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import google_crc32c
+import numpy as np
+
+from ...storage.errors import DamagedError
+from ...storage.files import read_json, write_atomic, write_json
+from ...storage.format import WORK, ArraySpec
+from ...storage.object_path import AnyPath, locate, read_bytes
+from ...storage.random import shuffled_places
+from ..csv.cut import PACKER
+from ..target.claim import SPILLED
+from ..target.receipts import finish_shard
+from .fill import MisfitError, ShardTask, read_shard
+
+
+@dataclass(frozen=True)
+class ShuffleTask:
+    """One shard of a shuffle with `seed`: of the first pass the stretch of the source that `write` names, of the
+    second the shard itself."""
+
+    write: ShardTask
+    seed: int
+
+
+def spill_rows(task: ShuffleTask) -> str | None:
+    """First pass: sort a stretch of the source by the shards that its rows go to. Returns a misfit as
+    `write_shard_task` does."""
+    write, layout = task.write, task.write.layout
+    try:
+        arrays, missing = read_shard(write)
+    except MisfitError as misfit:
+        return str(misfit)
+    shards = shuffled_places(arrays["id"], layout.rows, task.seed) // layout.shard_rows
+    order = np.argsort(shards, kind="stable")
+    bounds = np.searchsorted(shards[order], np.arange(layout.shards + 1))
+    root, specs = locate(write.root), write.schema.arrays()
+    segments = []
+    for shard in range(layout.shards):
+        rows = order[bounds[shard] : bounds[shard + 1]]
+        data = PACKER.encode(b"".join(arrays[spec.name][rows].tobytes() for spec in specs)) if len(rows) else b""
+        segments.append(data + struct.pack("<I", google_crc32c.value(data)))
+    head = 8 * (layout.shards + 1)
+    offsets = np.cumsum([head, *map(len, segments)], dtype="<i8")
+    write_atomic(spill_path(root, write.shard), b"".join([offsets.tobytes(), *segments]))
+    write_json(spill_note(root, write.shard), missing.tolist())
+    return None
+
+
+def spill_path(root: AnyPath, shard: int) -> AnyPath:
+    return root / WORK / SPILLED / f"{shard:08d}"
+
+
+def spill_note(root: AnyPath, shard: int) -> AnyPath:
+    """How many values of each feature are missing in a spilled file; written after it."""
+    return root / WORK / SPILLED / f"{shard:08d}.json"
+
+
+def gather_shard(task: ShuffleTask) -> str | None:
+    """Second pass: put together one shard from all spilled files, and write it with its receipt."""
+    write, layout = task.write, task.write.layout
+    root, specs = locate(write.root), write.schema.arrays()
+    start, stop = layout.shard_range(write.shard)
+    arrays = {spec.name: spec.empty(stop - start) for spec in specs}
+    filled = np.zeros(stop - start, bool)
+    for spilled in range(layout.shards):
+        rows = _read_segment(root, spilled, write.shard, specs)
+        places = shuffled_places(rows["id"], layout.rows, task.seed) - start
+        for name, values in rows.items():
+            arrays[name][places] = values
+        filled[places] = True
+    if not filled.all():
+        raise DamagedError(f"{spill_path(root, 0)} and those beside it lack rows; start anew with --overwrite")
+    finish_shard(write, arrays, np.array(read_json(spill_note(root, write.shard))))
+    return None
+
+
+def _read_segment(root: AnyPath, spilled: int, shard: int, specs: tuple[ArraySpec, ...]) -> dict[str, np.ndarray]:
+    """The rows of one spilled file that go to one shard."""
+    path = spill_path(root, spilled)
+    start, stop = np.frombuffer(read_bytes(path, 8 * shard, 16), "<i8").tolist()
+    raw = read_bytes(path, start, stop - start)
+    data, checksum = raw[:-4], raw[-4:]
+    if len(raw) != stop - start or struct.pack("<I", google_crc32c.value(data)) != checksum:
+        raise DamagedError(f"{path} fails its checksum (bytes {start} to {stop}); start anew with --overwrite")
+    buffer = np.frombuffer(PACKER.decode(data), np.uint8) if data else np.empty(0, np.uint8)
+    count = len(buffer) // sum(spec.row_bytes for spec in specs)
+    rows, at = {}, 0
+    for spec in specs:
+        part = buffer[at : at + count * spec.row_bytes]
+        rows[spec.name] = part.view(spec.dtype).reshape(count, *spec.row_shape)
+        at += count * spec.row_bytes
+    return rows

@@ -1,0 +1,82 @@
+"""What a column of text holds, and what that makes of labels: classes or numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...storage.errors import UsageError
+
+DISTINCT_LIMIT = 65_536  # values of a text column kept apart; beyond this it is a quantity, or a name
+
+
+@dataclass(frozen=True)
+class TextFindings:
+    """What a column of text holds: its distinct values (None: too many), the kind that fits all of them ("integer",
+    "number" or "text"), and the bytes of the longest."""
+
+    distinct: frozenset[str] | None
+    kind: str
+    width: int
+
+    @classmethod
+    def of(cls, texts: pa.Array) -> "TextFindings":
+        distinct = pc.unique(texts.drop_null())
+        values = frozenset(distinct.to_pylist()) if len(distinct) <= DISTINCT_LIMIT else None
+        return cls(values, text_kind(distinct), pc.max(pc.binary_length(distinct)).as_py() or 0)
+
+    def merged(self, other: "TextFindings") -> "TextFindings":
+        kind = max(self.kind, other.kind, key=["integer", "number", "text"].index)
+        distinct = None
+        if self.distinct is not None and other.distinct is not None:
+            joined = self.distinct | other.distinct
+            distinct = joined if len(joined) <= DISTINCT_LIMIT else None
+        return TextFindings(distinct, kind, max(self.width, other.width))
+
+
+def text_kind(texts: pa.Array) -> str:
+    """The narrowest kind that all texts are of."""
+    for kind, target in (("integer", pa.int64()), ("number", pa.float64())):
+        try:
+            values = texts.cast(target)
+        except pa.ArrowInvalid:
+            continue
+        if kind == "integer" or pc.all(pc.is_finite(values), min_count=0).as_py():
+            return kind
+    return "text"
+
+
+CLASS_LIMIT = 100  # whole numbers with no more distinct values than this are taken for classes
+
+
+TASKS = ("auto", "classification", "regression")
+
+
+ON_ERROR = ("stop", "skip")
+
+
+def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str, tuple[str, ...]]:
+    """Task, dtype of `y` and classes."""
+    name, label = next(iter(labels.items()))
+    if task == "auto":
+        few = label.distinct is not None and len(label.distinct) <= CLASS_LIMIT
+        one_of_few = label.kind == "text" or (label.kind == "integer" and few)
+        task = "classification" if one_of_few and len(labels) == 1 else "regression"
+    if task == "regression":
+        for name, label in labels.items():
+            if label.kind == "text":
+                remedy = "several labels must all be numbers" if len(labels) > 1 else "use classification"
+                raise UsageError(f"--task regression: the label «{name}» holds text; {remedy}")
+        return task, "float64", ()
+    if len(labels) > 1:
+        raise UsageError(f"--task classification: give one --label; {', '.join(labels)} together can be a regression")
+    if label.distinct is None:
+        raise UsageError(
+            f"--task classification: the label «{name}» has too many distinct values to be classes; "
+            "use --task regression, or another --label"
+        )
+    classes = sorted(label.distinct, key=(lambda v: (float(v), v)) if label.kind != "text" else str)
+    if len(classes) < 2:
+        raise UsageError(f"the label «{name}» has one value, «{classes[0]}»; a classifier needs two")
+    return task, np.min_scalar_type(len(classes) - 1).name, tuple(classes)

@@ -1,0 +1,72 @@
+"""Receipts: what a shard that was written holds, beside it until the commit gathers them."""
+
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...storage.files import content_hash, read_json, write_json
+from ...storage.format import WORK, ArraySpec, Layout, Schema
+from ...storage.object_path import AnyPath, locate
+from ...storage.shards import shard_key
+from ...storage.writer import write_shard
+from .moments import Moments
+
+RECEIPTS = "receipts"
+
+
+class WritingTask(Protocol):
+    """The shard that a task writes, and where."""
+
+    @property
+    def root(self) -> str: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def shard(self) -> int: ...
+
+
+def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: str) -> None:
+    """Write a shard's arrays, then its receipt, with some notes of the task's own."""
+    root = locate(task.root)
+    written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)
+    write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, missing), **notes})
+
+
+def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
+    """What a receipt says of a shard's rows: moments of channels and of labels, class counts, missing values."""
+    schema, x = task.schema, arrays["x"]
+    moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
+    y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task == "regression" else None
+    return {
+        "moments": moments.to_json(),
+        "y_moments": y and y.to_json(),
+        "class_counts": count_classes(arrays, task.layout, schema).tolist(),
+        "missing": missing.tolist(),
+    }
+
+
+def receipt_path(root: AnyPath, shard: int) -> AnyPath:
+    return root / WORK / RECEIPTS / f"{shard:08d}.json"
+
+
+def has_receipt(root: AnyPath, specs: tuple[ArraySpec, ...], shard: int) -> bool:
+    """Whether a shard is in place: its receipt is there, and its files have the bytes that it names."""
+    path = receipt_path(root, shard)
+    if not path.exists():
+        return False
+    receipt = read_json(path)["entry"]
+    for spec in specs:
+        file = root / shard_key(spec, shard)
+        if not file.exists() or content_hash(file.read_bytes()) != receipt["hashes"][spec.name]:
+            return False
+    return True
+
+
+def count_classes(arrays: dict[str, np.ndarray], layout: Layout, schema: Schema) -> np.ndarray:
+    """Rows of each class in every block of one shard, (blocks, classes) int64; no columns without classes."""
+    y = arrays["y"] if schema.classes else np.zeros(0, np.int64)
+    blocks = [y[start : start + layout.block_rows] for start in range(0, len(arrays["id"]), layout.block_rows)]
+    return np.stack([np.bincount(block, minlength=len(schema.classes)) for block in blocks])
