@@ -17,14 +17,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cluster.callbacks import Callback
-    from .cluster.conversion import Listener, convert_csv, convert_images, verify
-    from .cluster.job_file import run_job
-    from .cluster.jobs import predict, split_rows, train
+    from .cluster.api.conversion import convert_csv, convert_images, verify
+    from .cluster.api.job_file import run_job
+    from .cluster.api.predict import predict
+    from .cluster.api.split import split_rows
+    from .cluster.api.train import train
+    from .cluster.callbacks.callback import Callback
+    from .cluster.listener import Listener
     from .storage.dataset import Dataset
     from .storage.dataset import open_dataset as open
     from .storage.errors import FoldstreamError
-    from .training.export import export, load_models
+    from .training.model.export import export, load_models
     from .training.open_stream import normalizer, stream
 
 __all__ = [
@@ -47,22 +50,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Callback": ("cluster.callbacks", "Callback"),
+    "Callback": ("cluster.callbacks.callback", "Callback"),
     "Dataset": ("storage.dataset", "Dataset"),
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
-    "Listener": ("cluster.conversion", "Listener"),
-    "convert_csv": ("cluster.conversion", "convert_csv"),
-    "convert_images": ("cluster.conversion", "convert_images"),
-    "export": ("training.export", "export"),
-    "load_models": ("training.export", "load_models"),
+    "Listener": ("cluster.listener", "Listener"),
+    "convert_csv": ("cluster.api.conversion", "convert_csv"),
+    "convert_images": ("cluster.api.conversion", "convert_images"),
+    "export": ("training.model.export", "export"),
+    "load_models": ("training.model.export", "load_models"),
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("storage.dataset", "open_dataset"),
-    "predict": ("cluster.jobs", "predict"),
-    "run_job": ("cluster.job_file", "run_job"),
-    "split_rows": ("cluster.jobs", "split_rows"),
+    "predict": ("cluster.api.predict", "predict"),
+    "run_job": ("cluster.api.job_file", "run_job"),
+    "split_rows": ("cluster.api.split", "split_rows"),
     "stream": ("training.open_stream", "stream"),
-    "verify": ("cluster.conversion", "verify"),
-    "train": ("cluster.jobs", "train"),
+    "verify": ("cluster.api.conversion", "verify"),
+    "train": ("cluster.api.train", "train"),
 }
 
 

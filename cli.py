@@ -1,5 +1,5 @@
-"""The command line: one function a command, each a call of the public API. It and `cluster/commands.py`, which has the
-commands about clusters, are the only places that print, by `cluster/terminal.py` and `cluster/tables.py`.
+"""The command line: one function a command, each a call of the public API. It and `cluster/terminal/` are the only
+places that print.
 
 Each command imports what it needs: `--help` waits neither for Dask nor for torch, `convert` not for torch.
 """
@@ -13,10 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .cluster.commands import commands
-from .cluster.ray_token import use_token
-from .cluster.tables import show_dataset, show_needs, show_plan, show_result, show_summary
-from .cluster.terminal import choose_output, console, errors, listening, tell, tell_programs
+from .cluster.ray.auth import use_token
+from .cluster.terminal.commands import commands
+from .cluster.terminal.output import choose_output, console, errors, listening, tell, tell_programs
+from .cluster.terminal.tables import show_dataset, show_needs, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.object_path import locate
 
@@ -144,7 +144,7 @@ def convert_csv(
 
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
-    from .cluster import conversion
+    from .cluster.api import conversion
     from .pipeline.csv.dialect import MISSING, CsvOptions
 
     with listening() as listener:
@@ -207,7 +207,7 @@ def convert_images(
 
     Example: foldstream convert images photos/ photos.zarr --size 64 --fit crop
     """
-    from .cluster import conversion
+    from .cluster.api import conversion
 
     with listening() as listener:
         dataset = conversion.convert_images(
@@ -251,7 +251,7 @@ def split(
 
     Example: foldstream split trips.zarr --name weekly --split time --order-column day --gap 7
     """
-    from .cluster import jobs
+    from .cluster.api import split as jobs
 
     with listening() as listener:
         plan = jobs.split_rows(
@@ -338,7 +338,7 @@ def train(
 
     Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
     """
-    from .cluster import jobs
+    from .cluster.api import train as jobs
 
     with listening() as listener:
         summary = jobs.train(
@@ -393,7 +393,7 @@ def predict(
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
-    from .cluster import jobs
+    from .cluster.api import predict as jobs
 
     with listening() as listener:
         names = columns.split(",") if columns else None
@@ -410,7 +410,7 @@ def oof(
 
     Example: foldstream oof runs/digits oof.parquet
     """
-    from .cluster import jobs
+    from .cluster.api import predict as jobs
 
     with listening() as listener:
         rows = jobs.write_oof(run, out, listener=listener)
@@ -427,7 +427,7 @@ def export(
 
     Example: foldstream export runs/digits exported --format onnx
     """
-    from .training.export import export as export_models
+    from .training.model.export import export as export_models
 
     for file in export_models(run, out, format=format):
         console.print(str(file), highlight=False, soft_wrap=True)
@@ -449,7 +449,7 @@ def run_job(
 
     Example: foldstream run examples/digits/job.toml
     """
-    from .cluster import job_file
+    from .cluster.api import job_file
 
     tables = job_file.load_job_file(Path(job))  # of a job that was submitted the file goes when the cluster is left
     with listening() as listener:
@@ -474,7 +474,7 @@ def plan(
 
     Example: foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
     """
-    from .cluster.plan_job import plan_job
+    from .cluster.planning.job import plan_job
 
     show_needs(plan_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
 
@@ -488,7 +488,7 @@ def verify(
 
     Example: foldstream verify digits.zarr --repair
     """
-    from .cluster import conversion
+    from .cluster.api import conversion
 
     with listening() as listener:
         damages = conversion.verify(dataset, repair=repair, listener=listener)
@@ -513,7 +513,7 @@ def info(
     Example: foldstream info photos.zarr --preview photos.png
     """
     if (locate(path) / "run.json").exists():
-        from .cluster.runs import read_run
+        from .cluster.runs.run import read_run
 
         if preview:
             raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")

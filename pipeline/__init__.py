@@ -1,4 +1,5 @@
-"""CSV and images to dataset, and parts of predictions to merged predictions.
+"""CSV, Parquet and images to datasets, and parts of predictions to merged predictions.
 
-A pure plan first, then tasks that carry it out, then Dask, in `dask_executor.py` alone.
+`tables/convert.py`, `images/convert.py` and `predictions/merge.py` are the entries, and take an executor for tasks.
+Dask stands in `dask_executor.py` alone; nothing here knows the training.
 """

@@ -1,4 +1,5 @@
-"""The dataset on disk: format, blocks, manifest, verified reads, atomic commits.
+"""The dataset on disk: format, blocks, manifest, verified reads, atomic commits; and what all folders need.
 
-Knows zarr and numpy. Knows nothing of Dask, Ray or torch.
+Everything imports from here: errors, places, tasks, random numbers.
+Nothing here knows Dask, Ray or torch.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client
-from foldstream.cluster.local import dask_cluster
+from foldstream.cluster.dask.local import dask_cluster
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import describe_source

@@ -1,4 +1,5 @@
-"""Folds, the order of samples, the stream, models, the loop, checkpoints and prediction.
+"""Training: splits, the stream of batches, models, the loop, and Ray Train around it.
 
-Everything here runs with torch alone; Ray Train stands in `ray_train.py` only.
+`open_stream.py` and `model/export.py` are public; the cluster starts runs by `ray/`.
+Nothing here knows the pipeline: data come as a dataset.
 """

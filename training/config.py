@@ -10,9 +10,9 @@ import torch
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Schema
-from .models import DEFAULTS, load_factory, settings_of
-from .order import LANE_STEP, check_batch_size
-from .split import Split, check_split
+from .splits.split import Split, check_split
+from .stream.order import LANE_STEP, check_batch_size
+from .zoo.factory import DEFAULTS, load_factory, settings_of
 
 LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
 SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")

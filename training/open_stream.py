@@ -13,15 +13,15 @@ from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import parse_bytes
 from ..storage.object_path import AnyPath, locate
-from .batch import Rank, Transform
-from .filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
-from .objective import Preparation
-from .order import lane_count
-from .plan_folds import make_plan
-from .row_stream import RowStream
+from .model.objective import Preparation
 from .run import RunFolder
-from .split import Split, check_split
-from .stream import Mixing, TrainStream
+from .splits.plan import make_plan
+from .splits.split import Split, check_split
+from .stream.batch import Rank, Transform
+from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
+from .stream.order import lane_count
+from .stream.rows import RowStream
+from .stream.single import Mixing, TrainStream
 
 
 def stream(

@@ -11,7 +11,7 @@ from ..storage.fold_plan import open_plan
 from ..storage.format import Schema, Statistics
 from ..storage.object_path import AnyPath
 from .config import TrainConfig
-from .models import model_file, model_hash
+from .zoo.factory import model_file, model_hash
 
 GRID = "grid.json"  # beside the runs of a grid's candidates, what they are worth
 

@@ -1,1 +1,5 @@
-"""What people look at: the report of a run that is complete, and the pages of work that is under way."""
+"""What people look at: the report of a complete run, and the pages of work that is under way.
+
+The API writes the report; `watch.py` serves a run's page, and Dask's scheduler preloads `dask_page.py`.
+Nothing here changes a run: pages read its record.
+"""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..status import FoldStatus
+from ..runs.status import FoldStatus
 from .facts import NOT_SCORES, TIMES
 
 MOST_POINTS = 1000  # of a curve: of more every second, fourth, … is drawn, and the last

@@ -12,7 +12,7 @@ from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan, open_plan
 from ...training.config import resolve_settings
 from ...training.run import RunFolder, RunJob, read_result
-from ...training.split import COLUMN_OPTIONS
+from ...training.splits.split import COLUMN_OPTIONS
 
 VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
 PLAN = "again"  # of folds that have a seed of their own

@@ -14,7 +14,7 @@ from ...storage.dataset import Dataset
 from ...storage.files import write_atomic, write_json
 from ...storage.format import Schema
 from ...storage.reader import BlockReader
-from ...training.event_logs import open_logs
+from ...training.engine.event_logs import open_logs
 from ...training.run import RunFolder, RunJob
 from .charts import calibration_chart, curves_chart
 from .facts import TIMES, run_facts

@@ -10,7 +10,7 @@ from bokeh.models.widgets import Div
 from bokeh.palettes import Category10
 from bokeh.plotting import figure
 
-from ..status import FoldStatus, RunStatus
+from ..runs.status import FoldStatus, RunStatus
 from .curves import MOST_LINES, Curve, curves_of, rates_of, score_names, seconds_left, shares_of_time
 from .facts import TIMES
 from .pages import template

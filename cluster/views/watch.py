@@ -16,7 +16,7 @@ from bokeh.server.server import Server
 from ...storage.errors import FoldstreamError
 from ...storage.object_path import AnyPath
 from ..loopback import LOOPBACK, free_port
-from ..status import RunRecord, RunStatus, run_status
+from ..runs.status import RunRecord, RunStatus, run_status
 from .pages import template
 from .run_page import RunPage
 

@@ -1,4 +1,4 @@
-"""Images to dataset: list, label, order, write every shard once, commit. What `tables/convert.py` promises holds here too.
+"""Images to dataset: list, label, order, write every shard once, commit. As `tables/convert.py` promises.
 
 A file that gives no sample stops the conversion before the commit, or is left out: then the last files of the order
 take the places of such files, so that only the shards that had some, and the last ones, are written again.

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import zarr
 from foldstream import convert_csv
-from foldstream.cluster.local import dask_cluster
+from foldstream.cluster.dask.local import dask_cluster
 from pyarrow import csv as pa_csv
 from rich.console import Console
 from rich.table import Table

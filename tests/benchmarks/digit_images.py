@@ -14,7 +14,7 @@ from typing import Any
 
 import foldstream as fs
 import numpy as np
-from foldstream.cluster.local import dask_cluster
+from foldstream.cluster.dask.local import dask_cluster
 from foldstream.storage.dataset import Dataset
 from PIL import Image
 

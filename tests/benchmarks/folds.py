@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import zarr
 from foldstream.storage.files import read_json
-from foldstream.training.models import digits_cnn, mlp
+from foldstream.training.zoo.networks import digits_cnn, mlp
 from rich.console import Console
 from rich.markdown import Markdown
 from torch.nn import functional

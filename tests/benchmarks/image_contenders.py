@@ -37,7 +37,7 @@ def decode(path: str, color: str, size: int, reduced: bool = False) -> np.ndarra
 
 def foldstream(folder: Path, out: Path, color: str, size: int) -> tuple[int, float]:
     from foldstream import convert_images
-    from foldstream.cluster.local import dask_cluster
+    from foldstream.cluster.dask.local import dask_cluster
 
     with dask_cluster(WORKERS) as client:
         client.wait_for_workers(WORKERS)

@@ -12,8 +12,8 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from foldstream.training.loads import plan_loads
-from foldstream.training.order import EpochOrder
+from foldstream.training.stream.loads import plan_loads
+from foldstream.training.stream.order import EpochOrder
 from rich.console import Console
 from rich.table import Table
 

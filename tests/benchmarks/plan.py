@@ -7,8 +7,8 @@ import gzip
 import tempfile
 from pathlib import Path
 
-from foldstream.cluster.plan_job import plan_job
-from foldstream.cluster.plan_text import OUTLOOK, outlook_row
+from foldstream.cluster.planning.job import plan_job
+from foldstream.cluster.planning.text import OUTLOOK, outlook_row
 from PIL import Image
 from rich.console import Console
 from rich.markdown import Markdown

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean, quantiles
 
-from foldstream.cluster.schedule import Status
+from foldstream.cluster.runs.schedule import Status
 from rich.console import Console
 from rich.markdown import Markdown
 

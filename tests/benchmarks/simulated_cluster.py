@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from foldstream.cluster.schedule import (
+from foldstream.cluster.runs.schedule import (
     Ended,
     Event,
     NodeLost,
@@ -32,7 +32,7 @@ FOLDS, NODES, EPOCHS = 20, 64, 20
 FOLD_HOURS, SPREAD = 4.0, 0.2  # mean of a fold's hours, standard deviation of their logarithm
 REPAIR_HOURS = 0.5
 RESTART_HOURS = 1 / 60  # until the workers of a fold that lost one train again
-RESTARTS, PATIENCE = 2, 600 / 3600  # MAX_FAILURES and START_SECONDS of training/ray_train.py, which loads Ray
+RESTARTS, PATIENCE = 2, 600 / 3600  # MAX_FAILURES and START_SECONDS of training/ray/train.py, which loads Ray
 BUSY, NONE_WAITS, TOO_FEW, WOULD_FIT = "busy", "no fold waits", "too few for a fold", "a fold would fit"
 IDLE = (NONE_WAITS, TOO_FEW, WOULD_FIT)
 

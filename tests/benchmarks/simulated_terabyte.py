@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from foldstream.cluster.schedule import Status
+from foldstream.cluster.runs.schedule import Status
 from foldstream.pipeline.csv.cut import PIECE_BYTES, CsvText
 from foldstream.pipeline.csv.dialect import Dialect
 from foldstream.pipeline.csv.row_batch import Columns, Piece
@@ -33,16 +33,16 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
 from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.assignments import survey
-from foldstream.training.batch import Rank
-from foldstream.training.folds import kfold
-from foldstream.training.fused_plan import plan_chunks
-from foldstream.training.fused_stream import FusedStream
-from foldstream.training.kernels import place_rows
-from foldstream.training.order import EpochOrder
-from foldstream.training.plan_folds import check_counts
-from foldstream.training.split import Split
-from foldstream.training.stream import Mixing
+from foldstream.training.splits.assignments import survey
+from foldstream.training.splits.folds import kfold
+from foldstream.training.splits.plan import check_counts
+from foldstream.training.splits.split import Split
+from foldstream.training.stream.batch import Rank
+from foldstream.training.stream.fused import FusedStream
+from foldstream.training.stream.fused_plan import plan_chunks
+from foldstream.training.stream.kernels import place_rows
+from foldstream.training.stream.order import EpochOrder
+from foldstream.training.stream.single import Mixing
 from rich.console import Console
 from rich.markdown import Markdown
 

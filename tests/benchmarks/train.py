@@ -20,21 +20,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from foldstream.cluster.runs import plan_run
+from foldstream.cluster.runs.run import plan_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training import fold_model
-from foldstream.training.batch import Batch
 from foldstream.training.config import TrainConfig, resolve_settings
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.models import parameter_groups
-from foldstream.training.objective import make_model
-from foldstream.training.optimizer import make_optimizer, make_scheduler
-from foldstream.training.process import Process
+from foldstream.training.engine import fold_model
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
+from foldstream.training.model.objective import make_model
+from foldstream.training.model.optimizer import make_optimizer, make_scheduler, parameter_groups
 from foldstream.training.run import RunFolder, RunJob, folds_of
-from foldstream.training.split import Split
-from foldstream.training.stream import TrainStream
+from foldstream.training.splits.split import Split
+from foldstream.training.stream.batch import Batch
+from foldstream.training.stream.single import TrainStream
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional

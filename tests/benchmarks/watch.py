@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from foldstream.cluster.status import run_status
+from foldstream.cluster.runs.status import run_status
 from foldstream.cluster.views.facts import TIMES
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import psutil
 import pytest
-from foldstream.cluster.journal import Journal
-from foldstream.cluster.schedule import Ended, Silent
-from foldstream.cluster.status import run_status
+from foldstream.cluster.runs.journal import Journal
+from foldstream.cluster.runs.schedule import Ended, Silent
+from foldstream.cluster.runs.status import run_status
 from foldstream.storage.dataset import Dataset
 from foldstream.training.run import RunFolder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.journal import Journal
-from foldstream.cluster.schedule import Ended
+from foldstream.cluster.runs.journal import Journal
+from foldstream.cluster.runs.schedule import Ended
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.training.run import RunFolder
 

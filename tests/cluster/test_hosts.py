@@ -14,7 +14,7 @@ from pathlib import Path
 
 import obstore
 import pytest
-from foldstream.cluster.ray_token import MODE, TOKEN_PATH
+from foldstream.cluster.ray.auth import MODE, TOKEN_PATH
 from foldstream.storage.object_path import _open_store
 
 from ..object_store import BUCKET, ObjectServer, object_server

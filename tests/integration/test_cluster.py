@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 from foldstream.cluster.loopback import ALONE
-from foldstream.cluster.ray_token import MODE, TOKEN_PATH
+from foldstream.cluster.ray.auth import MODE, TOKEN_PATH
 
 from ..chaos.fold_kills import NODE_CLUSTER
 from ..conftest import EXAMPLES

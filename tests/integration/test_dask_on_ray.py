@@ -8,8 +8,8 @@ import psutil
 import pytest
 import ray
 from distributed import Client
-from foldstream.cluster.dask_on_ray import RayDaskCluster, dask_on_ray, workers_released
-from foldstream.cluster.local_ray import ray_cluster
+from foldstream.cluster.dask.on_ray import RayDaskCluster, dask_on_ray, workers_released
+from foldstream.cluster.ray.job_cluster import ray_cluster
 
 MEMORY = 500 << 20
 

@@ -4,7 +4,7 @@ import psutil
 import pytest
 import ray
 import torch
-from foldstream.cluster.local_ray import ray_cluster
+from foldstream.cluster.ray.job_cluster import ray_cluster
 from foldstream.storage.errors import UsageError
 
 

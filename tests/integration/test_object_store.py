@@ -6,7 +6,7 @@ from pathlib import Path
 import foldstream as fs
 import obstore
 import pytest
-from foldstream.cluster.jobs import write_oof
+from foldstream.cluster.api.predict import write_oof
 from foldstream.storage.block_cache import FOLDER
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, DamagedError, DatasetError, ForeignError, UsageError

@@ -12,7 +12,7 @@ import foldstream as fs
 import pytest
 import requests
 from distributed import Client
-from foldstream.cluster.ray_token import token_path
+from foldstream.cluster.ray.auth import token_path
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.training.run import RunFolder

@@ -10,15 +10,15 @@ import pytest
 import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.training.batch import Rank
-from foldstream.training.filters import RowFilter, SubsetFilter, training_rows
-from foldstream.training.fold_parallel import fill_up
-from foldstream.training.fused_stream import FusedStream
-from foldstream.training.loads import plan_loads
-from foldstream.training.plan_folds import make_plan
-from foldstream.training.shares import Rows
-from foldstream.training.split import Split
-from foldstream.training.stream import Mixing, TrainStream
+from foldstream.training.engine.fold_parallel import fill_up
+from foldstream.training.engine.shares import Rows
+from foldstream.training.splits.plan import make_plan
+from foldstream.training.splits.split import Split
+from foldstream.training.stream.batch import Rank
+from foldstream.training.stream.filters import RowFilter, SubsetFilter, training_rows
+from foldstream.training.stream.fused import FusedStream
+from foldstream.training.stream.loads import plan_loads
+from foldstream.training.stream.single import Mixing, TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

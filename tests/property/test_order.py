@@ -3,7 +3,7 @@
 import tracemalloc
 
 import numpy as np
-from foldstream.training.order import EpochOrder
+from foldstream.training.stream.order import EpochOrder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

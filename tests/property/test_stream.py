@@ -11,12 +11,12 @@ import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.fold_plan import FoldPlan
-from foldstream.training.batch import Batch, Rank
-from foldstream.training.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
-from foldstream.training.plan_folds import make_plan
-from foldstream.training.row_stream import RowStream
-from foldstream.training.split import Split
-from foldstream.training.stream import Mixing, TrainStream
+from foldstream.training.splits.plan import make_plan
+from foldstream.training.splits.split import Split
+from foldstream.training.stream.batch import Batch, Rank
+from foldstream.training.stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
+from foldstream.training.stream.rows import RowStream
+from foldstream.training.stream.single import Mixing, TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader

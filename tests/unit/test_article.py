@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from foldstream.training.config import resolve_settings
-from foldstream.training.models import ArticleCNN, build_model
-from foldstream.training.optimizer import make_optimizer, make_scheduler
+from foldstream.training.model.optimizer import make_optimizer, make_scheduler
+from foldstream.training.zoo.factory import build_model
+from foldstream.training.zoo.networks import ArticleCNN
 from scipy.signal import convolve2d
 from torch import nn
 from torch.nn import functional

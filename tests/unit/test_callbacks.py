@@ -7,8 +7,8 @@ from typing import Any
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.callbacks import Callback, Callbacks, find_callback, moments
-from foldstream.cluster.status import FoldStatus, RunStatus, Span
+from foldstream.cluster.callbacks.callback import Callback, Callbacks, find_callback, moments
+from foldstream.cluster.runs.status import FoldStatus, RunStatus, Span
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 

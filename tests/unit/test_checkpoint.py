@@ -9,8 +9,9 @@ import pytest
 import safetensors
 import torch
 from foldstream.storage.errors import DamagedError, UsageError
-from foldstream.training.checkpoint import Checkpoints, load_weights, pack, save_weights, unpack
-from foldstream.training.saving import EACH_EPOCH, Pace, Saving, parse_saving
+from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
+from foldstream.training.engine.saving import EACH_EPOCH, Pace, Saving, parse_saving
+from foldstream.training.model.weights import load_weights, save_weights
 from torch import nn
 
 TIED = torch.arange(6.0).reshape(2, 3)

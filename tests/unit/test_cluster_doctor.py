@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from foldstream.cluster.cluster_doctor import NodeFacts, compare_nodes
+from foldstream.cluster.doctor.cluster_doctor import NodeFacts, compare_nodes
 
 VERSIONS = {"python": "3.11.2", "torch": "2.13.0"}
 GIB = 1 << 30

@@ -1,7 +1,7 @@
 """What a job will need: the arithmetic, by figures that were worked out by hand."""
 
 import pytest
-from foldstream.cluster.estimate import (
+from foldstream.cluster.planning.estimate import (
     DASK_BYTES,
     TEXT_BYTES,
     TRAINING_BYTES,
@@ -15,9 +15,9 @@ from foldstream.cluster.estimate import (
     estimate_data,
     look_ahead,
 )
-from foldstream.cluster.plan_text import assumptions, outlook_row, size_text, time_text, training_facts
+from foldstream.cluster.planning.text import assumptions, outlook_row, size_text, time_text, training_facts
 from foldstream.storage.format import Layout
-from foldstream.training.split import Split
+from foldstream.training.splits.split import Split
 
 SAMPLE = Sample(source_bytes=1_000, rows=20, stored_bytes=300, seconds=0.5, unpack_seconds=0.1, packed_bytes=400)
 TRAINING = Training(

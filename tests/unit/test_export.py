@@ -12,12 +12,12 @@ from foldstream.cli import app
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.files import read_json
-from foldstream.training.export import FORMATS
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.prediction import load_predictor
-from foldstream.training.process import Process
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
+from foldstream.training.model.export import FORMATS
+from foldstream.training.model.prediction import load_predictor
 from foldstream.training.run import RunFolder, folds_of, load_job
-from foldstream.training.split import Split
+from foldstream.training.splits.split import Split
 from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner

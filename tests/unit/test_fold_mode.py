@@ -3,18 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from foldstream.cluster.fold_mode import Execution, choose_fold_mode, faster_mode
-from foldstream.cluster.runs import plan_units
-from foldstream.cluster.schedule import Resources
+from foldstream.cluster.runs.fold_mode import Execution, choose_fold_mode, faster_mode
+from foldstream.cluster.runs.run import plan_units
+from foldstream.cluster.runs.schedule import Resources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.training.batch import Rank
 from foldstream.training.config import TrainConfig
-from foldstream.training.filters import EveryRow
-from foldstream.training.fused_stream import FusedStream
+from foldstream.training.model.trial import Costs, try_rows
 from foldstream.training.run import RunJob
-from foldstream.training.stream import Mixing
-from foldstream.training.trial import Costs, try_rows
+from foldstream.training.stream.batch import Rank
+from foldstream.training.stream.filters import EveryRow
+from foldstream.training.stream.fused import FusedStream
+from foldstream.training.stream.single import Mixing
 
 FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from foldstream.storage.random import hash64
-from foldstream.training.folds import kfold, stratified
 from foldstream.training.seeding import seed_of
-from foldstream.training.split import Split
+from foldstream.training.splits.folds import kfold, stratified
+from foldstream.training.splits.split import Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.conversion import csv_options
+from foldstream.cluster.api.conversion import csv_options
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.files import exclusive

@@ -4,8 +4,18 @@ import time
 from pathlib import Path
 
 import pytest
-from foldstream.cluster.journal import Journal
-from foldstream.cluster.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent, Start
+from foldstream.cluster.runs.journal import Journal
+from foldstream.cluster.runs.schedule import (
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Silent,
+    Start,
+)
 
 EVENTS: list[Event] = [
     NodeSeen("a", Resources(2.0, 1.0, 1 << 34)),

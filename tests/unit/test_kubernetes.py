@@ -9,9 +9,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from foldstream.cluster.job_file import load_job_file
-from foldstream.cluster.kubectl import apply_job, job_manifests
-from foldstream.cluster.kubernetes import (
+from foldstream.cluster.api.job_file import load_job_file
+from foldstream.cluster.submit.kubectl import apply_job, job_manifests
+from foldstream.cluster.submit.kubernetes import (
     Manifest,
     RayJobOptions,
     base_manifests,

@@ -16,9 +16,9 @@ from foldstream.storage.format import Schema
 from foldstream.storage.parts import write_part
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
-from foldstream.training.filters import held_out_rows
-from foldstream.training.plan_folds import make_plan
-from foldstream.training.split import Split
+from foldstream.training.splits.plan import make_plan
+from foldstream.training.splits.split import Split
+from foldstream.training.stream.filters import held_out_rows
 from scipy.stats import bootstrap
 from sklearn.metrics import confusion_matrix
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from foldstream.storage.dataset import Dataset
-from foldstream.training.checkpoint import Checkpoints
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.process import Process
+from foldstream.training.engine.checkpoint import Checkpoints
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
+from foldstream.training.engine.saving import Saving, parse_saving
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
-from foldstream.training.saving import Saving, parse_saving
 
 from .test_training import fold_bytes, make_job
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foldstream.storage.dataset import Dataset
-from foldstream.training.filters import EveryRow
-from foldstream.training.stream import Mixing, TrainStream
+from foldstream.training.stream.filters import EveryRow
+from foldstream.training.stream.single import Mixing, TrainStream
 
 from ..datasets import write_dataset
 

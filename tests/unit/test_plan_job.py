@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from foldstream.cluster import conversion, job_file, jobs
-from foldstream.cluster import plan_job as planning
-from foldstream.cluster.plan_job import JobPlan, plan_job
+from foldstream.cluster.api import conversion, job_file
+from foldstream.cluster.api import train as jobs
+from foldstream.cluster.planning import job as planning
+from foldstream.cluster.planning.job import JobPlan, plan_job
 from foldstream.pipeline import sample as sampling
 from foldstream.pipeline.csv.dialect import CsvOptions
 from foldstream.pipeline.sample import sample_images, sample_texts
@@ -22,7 +23,7 @@ from foldstream.pipeline.verify import find_damage
 from foldstream.storage.errors import ForeignError, SourceError, UsageError
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.trial import Costs
+from foldstream.training.model.trial import Costs
 from PIL import Image
 from pyarrow import csv, parquet
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from foldstream.cluster.runs import merge_run
+from foldstream.cluster.api.summary import merge_run
 from foldstream.cluster.views.charts import ticks
 from foldstream.cluster.views.facts import command
 from foldstream.cluster.views.pages import number
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.files import read_json
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.process import Process
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
 from foldstream.training.run import RunFolder, folds_of
-from foldstream.training.split import Split
+from foldstream.training.splits.split import Split
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from foldstream.cluster.schedule import (
+from foldstream.cluster.runs.schedule import (
     Action,
     Ended,
     Event,

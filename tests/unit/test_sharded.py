@@ -11,10 +11,10 @@ import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
-from foldstream.training.models import BUILT_IN
-from foldstream.training.process import Process
+from foldstream.training.engine.process import Process
+from foldstream.training.engine.sharded import blocks_of
 from foldstream.training.run import RunFolder, read_result
-from foldstream.training.sharded import blocks_of
+from foldstream.training.zoo.factory import BUILT_IN
 
 from .test_training import make_job
 

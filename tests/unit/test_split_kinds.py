@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foldstream.cluster.jobs import split_rows
+from foldstream.cluster.api.split import split_rows
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import FoldPlan
-from foldstream.training.filters import CodeFilter, held_out_rows, training_rows
-from foldstream.training.group_split import MOST_BUCKETS, bucket_count, buckets_of, deal
-from foldstream.training.plan_folds import make_plan
-from foldstream.training.split import Split, choose_split
-from foldstream.training.time_split import cut_time, sketch, value_at
+from foldstream.training.splits.grouped import MOST_BUCKETS, bucket_count, buckets_of, deal
+from foldstream.training.splits.ordered import cut_time, sketch, value_at
+from foldstream.training.splits.plan import make_plan
+from foldstream.training.splits.split import Split, choose_split
+from foldstream.training.stream.filters import CodeFilter, held_out_rows, training_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, PredefinedSplit, StratifiedGroupKFold, TimeSeriesSplit

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.cluster.journal import to_json
-from foldstream.cluster.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
-from foldstream.cluster.status import FoldStatus, Span, in_words, spans_of
+from foldstream.cluster.runs.journal import to_json
+from foldstream.cluster.runs.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
+from foldstream.cluster.runs.status import FoldStatus, Span, in_words, spans_of
 from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
 from foldstream.cluster.views.dask_page import rates_of as conversion_rates
 

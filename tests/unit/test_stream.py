@@ -81,9 +81,9 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, object], message
 
 
 def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Path) -> None:
-    from foldstream.training.plan_folds import make_plan
     from foldstream.training.run import RunFolder
-    from foldstream.training.split import Split
+    from foldstream.training.splits.plan import make_plan
+    from foldstream.training.splits.split import Split
 
     from ..conftest import convert_file, table
 

@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from foldstream.cluster.job_file import load_job_file
-from foldstream.cluster.ray_token import MODE, TOKEN, TOKEN_PATH, make_token, use_token
-from foldstream.cluster.submission import pack_job, tunnel_to
+from foldstream.cluster.api.job_file import load_job_file
+from foldstream.cluster.ray.auth import MODE, TOKEN, TOKEN_PATH, make_token, use_token
+from foldstream.cluster.submit.submission import pack_job, tunnel_to
 
 JOB = """
 [convert.csv]

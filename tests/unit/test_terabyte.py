@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from foldstream.storage.fold_plan import ModelRows
 from foldstream.storage.format import Layout
-from foldstream.training.loads import plan_loads
-from foldstream.training.order import EpochOrder
+from foldstream.training.stream.loads import plan_loads
+from foldstream.training.stream.order import EpochOrder
 
 from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, simulate
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.cluster.runs import plan_run
+from foldstream.cluster.runs.run import plan_run
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.files import names_in
 from foldstream.storage.parts import read_part
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.models import check_model
-from foldstream.training.optimizer import try_recipe
-from foldstream.training.order import lane_count
-from foldstream.training.process import Process
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
+from foldstream.training.model.optimizer import try_recipe
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
-from foldstream.training.split import Split
+from foldstream.training.splits.split import Split
+from foldstream.training.stream.order import lane_count
+from foldstream.training.zoo.factory import check_model
 
 
 def make_job(
@@ -278,7 +278,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
 
 
 def test_a_model_of_a_package_is_found_by_its_name() -> None:
-    check_model("foldstream.training.models:mlp", (4,), 2, {"hidden": 8})
+    check_model("foldstream.training.zoo.factory:mlp", (4,), 2, {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
         check_model("operator:contains", (4,), 2, {})
     with pytest.raises(UsageError, match="does not import: ModuleNotFoundError"):

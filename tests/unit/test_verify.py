@@ -11,8 +11,8 @@ from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DamagedError, SourceError
 from foldstream.storage.shards import shard_key
 from foldstream.storage.tasks import SerialExecutor
-from foldstream.training.filters import EveryRow
-from foldstream.training.stream import Mixing, TrainStream
+from foldstream.training.stream.filters import EveryRow
+from foldstream.training.stream.single import Mixing, TrainStream
 
 from ..conftest import WriteCsv, convert_file, table
 

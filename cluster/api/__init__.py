@@ -1,0 +1,5 @@
+"""What users call: convert, split, train, predict, verify, and a job file that does all of it.
+
+The command line and `import foldstream` share it; planning and submission read job files here.
+Nothing here prints.
+"""

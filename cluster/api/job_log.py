@@ -1,0 +1,42 @@
+"""The log of a job, kept with its run: it outlives the machine that the job has run on."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from ...storage.files import write_atomic
+from ...training.run import RunFolder
+from ..listener import Listener
+
+
+@contextmanager
+def job_log(run: RunFolder, listener: Listener) -> Iterator[Listener]:
+    """A listener that also writes to a file of its own in the run's `logs`, once that is there: addresses, each stage's
+    begin and end, how the job ended. So few lines that all is written anew for each, as in a bucket it must be."""
+    started, lines, stages = datetime.now(UTC), list[str](), dict[str, bool]()
+    place = run.logs / f"{started:%Y-%m-%dT%H-%M-%S.%f}.log"
+
+    def write(text: str) -> None:
+        lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
+        if run.job.exists():
+            write_atomic(place, "".join(lines).encode())
+
+    def progress(stage: str, done: int, total: int, remark: str = "") -> None:
+        listener.progress(stage, done, total, remark)
+        if stages.get(stage) is not (ended := done >= total):
+            stages[stage] = ended
+            write(f"{stage}: {'done' if ended else 'begun'}{f', {remark}' if remark else ''}")
+
+    def announce(name: str, what: str) -> None:
+        listener.announce(name, what)
+        write(f"{name}: {what}")
+
+    write(f"on {platform.node()}")
+    try:
+        yield replace(listener, progress=progress, announce=announce)
+    except BaseException as error:
+        write(f"{type(error).__name__}: {error}")
+        raise
+    write("done")

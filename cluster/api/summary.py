@@ -1,0 +1,44 @@
+"""What comes after the last fold: merged predictions, the report, the run's summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...pipeline.predictions.merge import merge_predictions
+from ...storage.dataset import Dataset
+from ...storage.files import write_json
+from ...storage.fold_plan import ModelRows, open_plan
+from ...storage.object_path import AnyPath
+from ...storage.tasks import Executor, Progress
+from ...training.run import RunFolder, load_job, read_result
+from ..views.facts import spread
+from ..views.report import write_report
+
+
+def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Merge the folds' predictions, sum up, and with that complete the run. Returns its summary."""
+    plan = open_plan(run.folds)
+    folders = [run.fold(fold) for fold in range(len(plan.models))]
+
+    def merge(models: Sequence[ModelRows], parts: Sequence[AnyPath], root: AnyPath) -> dict[str, Any]:
+        return merge_predictions(dataset, plan, models, parts, root, executor, progress)
+
+    report = {"out_of_fold": merge(plan.models, [folder.parts for folder in folders], run.oof)}
+    if plan.holdout.held_out:
+        every = [plan.holdout] * len(folders)
+        report["holdout"] = merge(every, [folder.holdout_parts for folder in folders], run.holdout)
+    write_report(run, load_job(run), dataset, report)
+    summary = summarize([read_result(folder) for folder in folders], report)
+    write_json(run.summary, summary)
+    return summary
+
+
+def summarize(results: list[dict[str, Any]], report: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The folds' final metrics with mean and standard deviation, and the scores over all rows that are held out from a
+    model, and over those that no model has seen."""
+    folds = [{"fold": result["fold"], **result["metrics"]} for result in results]
+    merged = report["out_of_fold"]
+    scores = [{name: fold[name] for name in merged["scores"]} for fold in folds]
+    summary: dict[str, Any] = {"rows": merged["rows"], "folds": folds, "spread": spread(scores)}
+    for part, of_part in report.items():
+        summary |= {part: of_part["scores"], f"{part}_intervals": of_part["intervals"], f"{part}_rows": of_part["rows"]}
+    return summary

@@ -1,0 +1,176 @@
+"""Dask on Ray: the workers are Ray actors, so that Ray accounts for their cores and memory, and sees what is wanted.
+
+The scheduler and its dashboard run in the process that makes the cluster. Off loopback all talk is over TLS, by
+certificates that live as long as the cluster; the dashboard stays on loopback, for it knows no password.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import dask
+import ray
+from distributed import Client, Scheduler
+from distributed.deploy.spec import ProcessInterface, SpecCluster
+from distributed.security import Security
+from ray._private.state import state as ray_state
+from ray.exceptions import RayActorError
+
+from ...storage.errors import UsageError
+from ..loopback import LOOPBACK, free_port, on_loopback
+from .local import DASK_DASHBOARD, SCHEDULER_PRELOADS
+
+PREPARATION = "foldstream.pipeline.worker_setup"
+STOP_SECONDS = 5.0
+NODE_SECONDS = 1800  # in which a cloud gives a node
+UNSEEN_MEMORY = 2 << 30  # of a core, where there is no node yet
+PR_SET_PDEATHSIG = 1
+
+
+class DaskWorkerActor:
+    """A Dask worker under its nanny, in a child process that ends with this actor; if it ends by itself, so does the
+    actor, and Ray starts another one, on another node if it must."""
+
+    def __init__(self, scheduler: str, name: str, threads: int, memory: int, encryption: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--name", name]
+        command += ["--nthreads", str(threads), "--memory-limit", str(memory)]
+        command += ["--host", ray.util.get_node_ip_address(), "--no-dashboard", "--preload", PREPARATION]
+        given = {"CUDA_VISIBLE_DEVICES": "", "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(encryption)}
+        self.stopping = False
+        self.process = subprocess.Popen(command, env=os.environ | given, preexec_fn=end_with_parent)
+        threading.Thread(target=self._watch, name="foldstream-nanny-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        self.process.wait()
+        if not self.stopping:
+            os._exit(1)
+
+    def stop(self) -> None:
+        """End the worker in peace: it removes what it has spilled."""
+        self.stopping = True
+        self.process.terminate()
+        self.process.wait()
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the thread that has started it does, whatever ends that."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class RayDaskWorker(ProcessInterface):  # type: ignore[misc]
+    """A worker of the cluster, as Dask handles it: it may wait for a node with room."""
+
+    def __init__(self, scheduler: str, *, name: object, threads: int, memory: int, encryption: dict[str, Any]) -> None:
+        super().__init__(scheduler=scheduler, name=name)
+        self.arguments = scheduler, str(name), threads, memory, encryption
+        self.actor: Any = None
+
+    async def start(self) -> None:
+        _, _, threads, memory, _ = self.arguments
+        room = {"num_cpus": threads, "memory": memory, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+        self.actor = ray.remote(DaskWorkerActor).options(**room).remote(*self.arguments)
+        await super().start()
+
+    async def close(self) -> None:
+        if self.actor is not None:
+            actor, self.actor = self.actor, None
+            with suppress(RayActorError, TimeoutError):  # it may be gone, or not there yet
+                await asyncio.wait_for(actor.stop.remote(), STOP_SECONDS)
+            ray.kill(actor)
+        await super().close()
+
+
+class RayDaskCluster(SpecCluster):  # type: ignore[misc]
+    """A Dask cluster on the Ray cluster that is connected, with `n_workers` workers of `threads` threads (Ray's CPUs)
+    and `memory` bytes each; up to `maximum` if there is work for more. It may be scaled, and may `adapt`.
+
+    Workers that have no room wait for nodes.
+    """
+
+    def __init__(self, n_workers: int, *, memory: int, threads: int = 1, maximum: int = 0, **kwargs: Any) -> None:
+        host = ray.util.get_node_ip_address()
+        security = Security() if on_loopback(host) else Security.temporary()
+        options = {"threads": threads, "memory": memory, "encryption": _encryption(security)}
+        worker = {"cls": RayDaskWorker, "options": options}
+        listening = {
+            "host": host,
+            "protocol": "tls" if security.require_encryption else "tcp",
+            "security": security,
+            "dashboard_address": f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
+            "preload": SCHEDULER_PRELOADS,
+        }
+        # A worker whose node was lost comes back by itself once there is room, however late.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "7 days"})
+        super().__init__(
+            workers=dict.fromkeys(range(n_workers), worker),
+            scheduler={"cls": Scheduler, "options": listening},
+            worker=worker,
+            security=security,
+            name="foldstream-ray",
+            silence_logs=logging.ERROR,
+            **kwargs,
+        )
+        self.bounds = n_workers, max(n_workers, maximum)
+        self.adaptive = self.adapt(*self.bounds) if maximum > n_workers else None
+
+    def release(self) -> None:
+        """Give Ray all cores back. The scheduler and its dashboard stay."""
+        if self.adaptive:
+            self.adaptive.stop()
+        self.scale(0)
+
+    def restore(self) -> None:
+        """Have as many workers as at first, and more again if there is work for them."""
+        self.scale(self.bounds[0])
+        if self.adaptive:
+            self.adaptive = self.adapt(*self.bounds)
+
+
+def _encryption(security: Security) -> dict[str, Any]:
+    """Dask's configuration of a worker that is to talk by the certificates of `security`."""
+    if not security.require_encryption:
+        return {}
+    tls = {"ca-file": security.tls_ca_file}
+    for role in ("worker", "client", "scheduler"):
+        tls[role] = {"cert": getattr(security, f"tls_{role}_cert"), "key": getattr(security, f"tls_{role}_key")}
+    return {"distributed": {"comm": {"require-encryption": True, "tls": tls}}}
+
+
+@contextmanager
+def dask_on_ray() -> Iterator[Client]:
+    """A Dask worker on every core of the Ray cluster that is connected, each with its share of its node's memory. Where
+    Ray may add nodes, there are more as there is work for them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    cores = sum(int(node["CPU"]) for node in nodes)
+    most = int((ray_state.get_max_resources_from_cluster_config() or {}).get("CPU", 0))
+    if not cores and not most:
+        raise UsageError("no node of the Ray cluster has a core; add nodes, then run the same command again")
+    memory = min((int(node["memory"] / node["CPU"]) for node in nodes), default=UNSEEN_MEMORY)
+    with RayDaskCluster(max(1, cores), memory=memory, maximum=most) as cluster, Client(cluster) as client:
+        client.wait_for_workers(1, timeout=NODE_SECONDS)
+        yield client
+
+
+@contextmanager
+def workers_released(client: Client | None) -> Iterator[None]:
+    """Let a cluster of ours do without workers for a while: training needs the cores. Its dashboard stays."""
+    cluster = getattr(client, "cluster", None)
+    if client is None or cluster is None:
+        yield
+        return
+    count = len(cluster.worker_spec)
+    on_ray = isinstance(cluster, RayDaskCluster)
+    cluster.release() if on_ray else cluster.scale(0)
+    try:
+        yield
+    finally:
+        cluster.restore() if on_ray else cluster.scale(count)
+        client.wait_for_workers(1, timeout=NODE_SECONDS)

@@ -1,0 +1,85 @@
+"""Is this machine ready, and is its GPU used? Facts, and the article's check with the times side by side."""
+
+import platform
+import shutil
+import socket
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from ...storage.machine import this_machine
+from ..dask.local import DASK_DASHBOARD
+from ..loopback import LOOPBACK
+from ..ray.job_cluster import RAY_DASHBOARD
+
+PACKAGES = ("foldstream", "torch", "ray", "dask", "distributed", "zarr", "numpy", "pyarrow")
+CHECK_FLOATS = 230_400
+CHECK_TIMES = 1_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact, and what to do if it is not well."""
+
+    name: str
+    value: str
+    well: bool = True
+    remedy: str = ""
+
+
+def examine(folder: Path = Path()) -> list[Finding]:
+    """Facts about the machine, as seen from `folder`."""
+    machine = this_machine()
+    free = shutil.disk_usage(folder).free
+    findings = [
+        Finding("python", platform.python_version()),
+        *(Finding(name, version(name)) for name in PACKAGES),
+        Finding("cores", str(machine.cores), machine.cores >= 2, "one core works, slowly: two workers share it"),
+        Finding("memory", f"{machine.memory / 2**30:.1f} GiB", machine.memory >= 2 << 30, "use a machine with 2 GiB"),
+        Finding(
+            "disk free", f"{free / 2**30:.1f} GiB", free >= 1 << 30, f"make room on the disk of {folder.absolute()}"
+        ),
+        *(_port(name, port) for name, port in (("Dask dashboard", DASK_DASHBOARD), ("Ray dashboard", RAY_DASHBOARD))),
+    ]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return (
+        [*findings, *(Finding(f"GPU {i}", name) for i, name in enumerate(gpus))]
+        if gpus
+        else [
+            *findings,
+            Finding("GPU", "none that torch can use: training runs on the CPU"),
+        ]
+    )
+
+
+def _port(name: str, port: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return Finding(name, f"port {port} is taken", False, "another port is chosen; its address is shown")
+    return Finding(name, f"port {port} is free")
+
+
+def time_devices() -> dict[str, float]:
+    """Seconds for exp over 230,400 floats, 1,000 times, on the CPU and on each GPU: how the article tells that a GPU
+    is used. If a GPU's time is not far below the CPU's, it is not."""
+    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
+    return {str(device): _time_exp(device) for device in devices}
+
+
+def _time_exp(device: torch.device) -> float:
+    values = torch.rand(CHECK_FLOATS, device=device)
+    torch.exp(values)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = perf_counter()
+    for _ in range(CHECK_TIMES):
+        torch.exp(values)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - started

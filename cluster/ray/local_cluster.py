@@ -1,0 +1,90 @@
+"""A Ray cluster of several nodes on this machine, on loopback, for trying: it stays until it is stopped."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+
+from ...storage.errors import ConflictError, RunError, UsageError
+from ...storage.files import read_json
+from ...storage.machine import this_machine
+from ..loopback import ALONE
+from .auth import MODE
+from .processes import await_end, end_processes
+
+START_SECONDS, STOP_SECONDS = 120, 15
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """Where its head listens, and the process that it is, by its id and when that was started."""
+
+    address: str
+    dashboard: str
+    nodes: int
+    pid: int
+    started: float
+
+    def process(self) -> psutil.Process | None:
+        """Its process, if that runs."""
+        if psutil.pid_exists(self.pid) and (process := psutil.Process(self.pid)).create_time() == self.started:
+            return process
+        return None
+
+
+def state_file() -> Path:
+    """Where it is written down that there is a local cluster."""
+    return Path(os.environ.get("FOLDSTREAM_HOME") or Path.home() / ".foldstream") / "cluster.json"
+
+
+def current_cluster() -> LocalCluster | None:
+    """The local cluster, if one runs."""
+    if not state_file().exists():
+        return None
+    cluster = LocalCluster(**read_json(state_file()))
+    return cluster if cluster.process() else None
+
+
+def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
+    """Start `nodes` nodes of `cores` cores each, by default this machine's in equal parts.
+
+    Raises ConflictError where a cluster runs already, RunError if a node does not come up.
+    """
+    if nodes < 1:
+        raise UsageError(f"--nodes {nodes}: it must be at least 1")
+    if running := current_cluster():
+        raise ConflictError(f"a local cluster runs at {running.dashboard}; end it with «foldstream cluster stop»")
+    machine, file = this_machine(), state_file()
+    room = [nodes, cores or max(1, machine.cores // nodes), machine.memory * 3 // 4 // nodes]
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "foldstream.cluster.ray.local_nodes", *map(str, room), str(file)]
+    # Commands of jobs are found where this one's Python is.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, MODE: "token", "PATH": path, ALONE: "0"}
+    log = file.with_name("cluster.log")
+    with open(log, "wb") as out:
+        started = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    deadline = monotonic() + START_SECONDS
+    while not (cluster := current_cluster()):
+        if started.poll() is not None or monotonic() > deadline:
+            started.kill()
+            raise RunError(f"the nodes of the cluster did not come up; {log} says why")
+        sleep(0.1)
+    return cluster
+
+
+def stop_cluster() -> bool:
+    """End the local cluster, and all that runs on it. Returns whether there was one."""
+    cluster = current_cluster()
+    if cluster and (process := cluster.process()):
+        every = [process, *process.children(recursive=True)]
+        process.terminate()
+        await_end([process], STOP_SECONDS)
+        end_processes(every)
+    state_file().unlink(missing_ok=True)
+    return cluster is not None

@@ -1,0 +1,66 @@
+"""A grid of settings: a run for each candidate, in a folder of its own, trained together and compared."""
+
+import re
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from ...storage.errors import UsageError
+from ...storage.files import write_json
+from ...storage.object_path import AnyPath
+from ...training.run import GRID, RunFolder
+
+MOST_CANDIDATES = 1000
+CANDIDATES = "candidates"
+
+
+def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of every candidate by its name, as `lr=0.01,hidden=64`; of one that is alone by no name.
+
+    Values that are to be tried one by one are lists, or text with commas. Raises UsageError for too many.
+    """
+    values = {name: _values(value) for name, value in settings.items()}
+    varied = [name for name, of_name in values.items() if len(of_name) > 1]
+    candidates = {}
+    for chosen in product(*values.values()):
+        candidate = dict(zip(values, chosen, strict=True))
+        candidates[",".join(f"{name}={candidate[name]}" for name in varied)] = candidate
+        if len(candidates) > MOST_CANDIDATES:
+            raise UsageError(f"--set: more than {MOST_CANDIDATES:,} candidates; give fewer values")
+    return candidates
+
+
+def _values(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+
+
+def candidate_folder(root: AnyPath, name: str) -> RunFolder:
+    """The folder of a candidate's run; of one that is alone, the run's own."""
+    return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
+
+
+def write_grid(root: AnyPath, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the candidates, and write that down. Returns it.
+
+    The best has the highest out-of-fold accuracy, or of quantities the lowest mean of the folds' held-out losses.
+    """
+
+    def rank(name: str) -> tuple[float, float]:
+        summary = summaries[name]
+        losses = [fold["loss"] for fold in summary["folds"]]
+        return -summary["out_of_fold"].get("accuracy", 0.0), sum(losses) / len(losses)
+
+    best = min(candidates, key=rank)
+    grid = {
+        "best": best,
+        "folder": str(candidate_folder(root, best).root).removeprefix(f"{root}/"),
+        "candidates": [
+            {"name": name, "settings": settings, "out_of_fold": summaries[name]["out_of_fold"]}
+            | {"spread": summaries[name]["spread"]}
+            for name, settings in candidates.items()
+        ],
+    }
+    write_json(root / GRID, grid)
+    return grid

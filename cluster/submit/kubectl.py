@@ -1,0 +1,59 @@
+"""Jobs on Kubernetes, by the user's own kubectl: it has the address and the credentials of the cluster."""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...storage.errors import ConflictError, RunError, UsageError
+from ..api.job_file import job_places
+from .kubernetes import Manifest, RayJobOptions, base_manifests, check_places, parse_manifests, ray_job, render
+from .submission import JOB, pack_job
+
+ENDED = ("Complete", "Failed")
+KUBECTL_SECONDS = 120
+
+
+def job_manifests(
+    tables: dict[str, dict[str, Any]], options: RayJobOptions, folder: str | None = None
+) -> list[Manifest]:
+    """What Kubernetes needs to run a job, given by its file's tables: deploy/kubernetes/base, or the kustomization in a
+    folder, filled in. Raises UsageError where the job names what the pods do not see.
+    """
+    manifests = parse_manifests(_kubectl("kustomize", folder)) if folder else base_manifests()
+    check_places(job_places(tables), manifests)
+    with tempfile.TemporaryDirectory(prefix="foldstream-job-") as name:
+        pack_job(tables, Path(name))
+        texts = {path.name: path.read_text() for path in Path(name).iterdir()}
+    return ray_job(texts.pop(JOB), texts, options, manifests)
+
+
+def apply_job(manifests: list[Manifest], name: str) -> None:
+    """Hand a job in. One of that name that has ended is removed before, so that this one goes on where it was.
+
+    Raises ConflictError where one of that name runs, RunError where kubectl fails.
+    """
+    found = _kubectl("get", "rayjobs.ray.io", name, "--ignore-not-found", "-o", "json")
+    if found.strip():
+        status = json.loads(found).get("status", {}).get("jobDeploymentStatus", "")
+        if status not in ENDED:
+            raise ConflictError(
+                f"RayJob {name} has not ended ({status or 'it has just begun'}); wait, or end it with «kubectl delete "
+                f"rayjob {name}», or give this one another --name"
+            )
+        _kubectl("delete", "rayjobs.ray.io", name)
+    _kubectl("apply", "-f", "-", text=render(manifests))
+
+
+def _kubectl(*arguments: str, text: str | None = None) -> str:
+    command = ["kubectl", *arguments]
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=KUBECTL_SECONDS)
+    except FileNotFoundError:
+        raise UsageError("kubectl is not installed; install it, or print the manifests with --dry-run") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(f"«{' '.join(command)}» did not end within {KUBECTL_SECONDS} s") from None
+    if done.returncode:
+        raise RunError(f"«{' '.join(command)}» failed: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout

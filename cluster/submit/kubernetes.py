@@ -1,0 +1,156 @@
+"""A job as Kubernetes objects: the manifests of deploy/kubernetes/base, filled in. Nothing here talks to a cluster."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...storage.errors import UsageError
+
+Manifest = dict[str, Any]
+BASE = Path(__file__).parents[1] / "deploy/kubernetes/base"
+JOB_FILE = "job.toml"
+LONGEST_NAME = 47  # of a RayJob: KubeRay derives the names of other objects from it
+CONFIG_MAP_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RayJobOptions:
+    """What a job needs besides its file. `secret` holds the storage's environment, such as AWS_ACCESS_KEY_ID."""
+
+    name: str
+    image: str
+    min_workers: int = 0
+    max_workers: int = 8
+    secret: str = "foldstream-storage"
+
+
+def base_manifests() -> list[Manifest]:
+    """The RayJob and the NetworkPolicy of deploy/kubernetes/base."""
+    return parse_manifests("\n---\n".join((BASE / name).read_text() for name in ("job.yaml", "network-policy.yaml")))
+
+
+def parse_manifests(text: str) -> list[Manifest]:
+    """The documents of a YAML text, such as «kubectl kustomize» prints. Raises UsageError."""
+    try:
+        return [document for document in yaml.safe_load_all(text) if document]
+    except yaml.YAMLError as error:
+        raise UsageError(f"the manifests are not valid YAML: {error}") from None
+
+
+def render(manifests: Sequence[Manifest]) -> str:
+    """Manifests as the YAML text that «kubectl apply -f -» takes."""
+    return yaml.dump_all(_copied(manifests), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines line by line."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def ray_job(
+    job: str, files: Mapping[str, str], options: RayJobOptions, manifests: Sequence[Manifest]
+) -> list[Manifest]:
+    """A ConfigMap of a job file and of the files that it names, then the manifests with what is the job's filled in.
+
+    `job` is the text of the job file, `files` the texts of those beside it (a model, labels) by name. `manifests` are
+    base_manifests(), or an overlay's as «kubectl kustomize» builds it. Raises UsageError.
+    """
+    _check(options)
+    filled = _copied(manifests)
+    if not any(manifest["kind"] == "RayJob" for manifest in filled):
+        raise UsageError(
+            "the manifests have no RayJob; build them with «kubectl kustomize deploy/kubernetes/overlays/gpu»"
+        )
+    label = {"foldstream": options.name}
+    for manifest in filled:
+        manifest["metadata"] |= {"name": options.name, "labels": label}
+        if manifest["kind"] == "RayJob":
+            _fill_cluster(manifest["spec"]["rayClusterSpec"], options, label)
+        elif manifest["kind"] == "NetworkPolicy":
+            manifest["spec"]["podSelector"]["matchLabels"] = label
+            manifest["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] = label
+    return [_config_map(job, files, options, label), *filled]
+
+
+def check_places(places: Iterable[str], manifests: Sequence[Manifest]) -> None:
+    """Raise UsageError for a file or folder that the pods do not see: no URL, and in no volume that they mount."""
+    specs = [manifest["spec"]["rayClusterSpec"] for manifest in manifests if manifest["kind"] == "RayJob"]
+    containers = [template["spec"]["containers"][0] for spec in specs for template in _pod_templates(spec)]
+    mounted = {mount["mountPath"] for ray in containers for mount in ray.get("volumeMounts", ())}
+    for place in places:
+        if "://" not in place and not any(Path(place).is_relative_to(folder) for folder in mounted):
+            raise UsageError(
+                f"{place} is on this machine, which the pods do not see; put it into a bucket and write its URL into "
+                "the job file, or give --manifests that mount a volume there"
+            )
+
+
+def job_name(run: str) -> str:
+    """A RayJob's name from a run's place: its last part, in letters that Kubernetes allows."""
+    return re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")[:LONGEST_NAME].rstrip("-")
+
+
+def _fill_cluster(spec: Manifest, options: RayJobOptions, label: dict[str, str]) -> None:
+    for group in spec["workerGroupSpecs"]:
+        group |= {"minReplicas": options.min_workers, "maxReplicas": options.max_workers}
+    for template in _pod_templates(spec):
+        template["metadata"]["labels"] = label
+        for volume in template["spec"]["volumes"]:
+            if volume["name"] == "job":
+                volume["configMap"]["name"] = _config_name(options)
+        ray = template["spec"]["containers"][0]
+        ray |= {"image": options.image, "envFrom": [{"secretRef": {"name": options.secret}}]}
+
+
+def _pod_templates(spec: Manifest) -> Iterator[Manifest]:
+    yield spec["headGroupSpec"]["template"]
+    yield from (group["template"] for group in spec["workerGroupSpecs"])
+
+
+def _copied(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """A copy whose parts are shared no more: in YAML they would show as anchors."""
+    copied: list[Manifest] = json.loads(json.dumps(list(manifests)))
+    return copied
+
+
+def _config_map(job: str, files: Mapping[str, str], options: RayJobOptions, label: dict[str, str]) -> Manifest:
+    for name in files:
+        if not re.fullmatch(r"[-._a-zA-Z0-9]+", name) or name == JOB_FILE:
+            raise UsageError(
+                f"{name} cannot go with a job to Kubernetes; put it beside the job file, under a name of letters, "
+                "digits, dots, dashes and underscores"
+            )
+    data = {JOB_FILE: job, **files}
+    size = sum(len(text.encode()) for text in data.values())
+    if size >= CONFIG_MAP_BYTES:
+        raise UsageError(
+            f"the job file and what it names have {size:,} bytes, and a ConfigMap holds {CONFIG_MAP_BYTES:,}; put the "
+            "larger files into the image or into the storage"
+        )
+    metadata = {"name": _config_name(options), "labels": label}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def _config_name(options: RayJobOptions) -> str:
+    return f"{options.name}-job"
+
+
+def _check(options: RayJobOptions) -> None:
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", options.name) or len(options.name) > LONGEST_NAME:
+        raise UsageError(
+            f"«{options.name}» cannot name a RayJob; take up to {LONGEST_NAME} small letters, digits and dashes, "
+            "with a letter first"
+        )
+    if not 0 <= options.min_workers <= options.max_workers or options.max_workers < 1:
+        raise UsageError(f"from {options.min_workers} to {options.max_workers} workers: give a range such as 0 and 8")

@@ -1,0 +1,298 @@
+"""The commands that have to do with clusters, for the command line: one function a command."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ...storage.errors import UsageError
+from ...storage.object_path import locate
+from ..ray.auth import make_token, use_token
+from .output import console, tell, tell_programs
+
+if TYPE_CHECKING:
+    from ..doctor.doctor import Finding
+    from ..ray.local_cluster import LocalCluster
+
+commands = typer.Typer()
+cluster_app = typer.Typer(help="A Ray cluster on this machine, to try what a cluster does.", no_args_is_help=True)
+commands.add_typer(cluster_app, name="cluster")
+
+ToOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="The cluster's, as http://HOST:8265; else the local cluster's."),
+]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's number, as «foldstream jobs» shows it.")]
+
+
+@commands.command()
+def submit(
+    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="As of «foldstream run».")],
+    to: ToOption = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show what it prints, until it ends.")] = False,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Make a cluster for it by KubeRay.")] = False,
+    image: Annotated[str, typer.Option(help="With --kubernetes: of deploy/docker, in your registry.")] = "",
+    name: Annotated[str, typer.Option(help="With --kubernetes: the RayJob's; by default the run's.")] = "",
+    nodes: Annotated[str, typer.Option(metavar="MIN:MAX", help="With --kubernetes: worker pods.")] = "0:8",
+    secret: Annotated[str, typer.Option(help="With --kubernetes: it holds the storage's keys.")] = "foldstream-storage",
+    manifests: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="With --kubernetes: a kustomization to fill in.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --kubernetes: only print the manifests.")] = False,
+) -> None:
+    """Have a Ray cluster run a job file. The same job submitted again goes on where it was.
+
+    Example: foldstream submit examples/digits/job.toml --follow
+    """
+    if kubernetes:
+        if to or follow:
+            raise UsageError("--to and --follow are for a cluster that is there; --kubernetes makes one for the job")
+        _submit_to_kubernetes(Path(job), image, name, nodes, secret, manifests, dry_run)
+        return
+    if dry_run or image or name or manifests:
+        raise UsageError("--dry-run, --image, --name and --manifests go with --kubernetes")
+    from ..submit import submission
+
+    client = submission.open_client(to)
+    submitted = submission.submit(Path(job), client)
+    sent = ", ".join(f"{name} ({size:,} bytes)" for name, size in submitted.files.items())
+    console.print(f"{submitted.id}: sent {sent}", highlight=False, soft_wrap=True)
+    if follow:
+        for piece in submission.follow_log(client, submitted.id):
+            console.out(piece, end="", highlight=False)
+
+
+def _submit_to_kubernetes(
+    job: Path, image: str, name: str, nodes: str, secret: str, folder: str | None, dry_run: bool
+) -> None:
+    from ..api.job_file import load_job_file
+    from ..submit.kubectl import apply_job, job_manifests
+    from ..submit.kubernetes import RayJobOptions, job_name, render
+
+    if not image:
+        raise UsageError("--kubernetes needs --image REGISTRY/foldstream:TAG; deploy/docker/Dockerfile builds it")
+    least, separator, most = nodes.partition(":")
+    if not (separator and least.isdecimal() and most.isdecimal()):
+        raise UsageError(f"--nodes {nodes}: give the fewest and the most worker pods, as 0:8")
+    tables = load_job_file(job)
+    run = tables.get("train", {}).get("run", job.stem)
+    options = RayJobOptions(name or job_name(run), image, int(least), int(most), secret)
+    made = job_manifests(tables, options, folder)
+    if dry_run:
+        console.out(render(made), end="", highlight=False)
+        return
+    apply_job(made, options.name)
+    console.print(
+        f"RayJob {options.name}; «kubectl get rayjob {options.name} --watch» follows it, and so does", end=" "
+    )
+    console.print(f"«foldstream status {run}»", highlight=False, soft_wrap=True)
+
+
+@commands.command("jobs")
+def list_jobs(to: ToOption = None) -> None:
+    """List the jobs that a cluster was given.
+
+    Example: foldstream jobs --to http://127.0.0.1:8265
+    """
+    from ..submit import submission
+
+    table = Table("job", "status", "run")
+    jobs = submission.list_jobs(submission.open_client(to))
+    for row in jobs:
+        table.add_row(*row)
+    named = [dict(zip(("job", "status", "run"), row, strict=True)) for row in jobs]
+    tell({"jobs": named}, lambda: console.print(table))
+
+
+@commands.command()
+def logs(
+    job: JobArgument,
+    to: ToOption = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the job ends.")] = False,
+) -> None:
+    """Show what a job prints. With --follow the exit status is the job's.
+
+    Example: foldstream logs raysubmit_8rTq1Zb4 --follow
+    """
+    from ..submit import submission
+
+    client = submission.open_client(to)
+    for piece in submission.follow_log(client, job) if follow else [submission.read_log(client, job)]:
+        console.out(piece, end="", highlight=False)
+
+
+@commands.command()
+def stop(job: JobArgument, to: ToOption = None) -> None:
+    """End a job. Submitted again it goes on where it was.
+
+    Example: foldstream stop raysubmit_8rTq1Zb4
+    """
+    from ..submit import submission
+
+    ran = submission.stop_job(submission.open_client(to), job)
+    console.print(f"{job}: {'stopped' if ran else 'it had ended'}", highlight=False)
+
+
+@commands.command()
+def status(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN|JOB", help="Folder of a run, also in a bucket; or a job's number.")
+    ],
+    to: ToOption = None,
+) -> None:
+    """Show how far a run is, wherever it runs, what has failed on the way, and its last log.
+
+    Example: foldstream status runs/digits
+    """
+    from ..runs.status import last_log, run_status
+    from ..submit import submission
+
+    if submission.is_number(run):
+        job = run
+        name, run = submission.find_job(submission.open_client(to), job)
+        console.print(f"{job}: {name.lower()}, run {run}", highlight=False, soft_wrap=True)
+    state = run_status(locate(run))
+    table = Table("fold", "epochs", "state", "loss")
+    for fold in state.folds:
+        loss = f"{fold.scores['loss']:.4f}" if "loss" in fold.scores else ""
+        table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.of}", fold.state, loss)
+    console.print(table)
+    for failure in state.failures:
+        console.print(f"failed: {failure}", highlight=False, markup=False, soft_wrap=True)
+    log = last_log(locate(run))
+    console.out(log, end="", highlight=False)
+    tell({**asdict(state), "log": log}, lambda: console.print("complete" if state.complete else "not complete"))
+
+
+@commands.command()
+def watch(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, also in a bucket, under way or over.")],
+    port: Annotated[int, typer.Option(help="Of this machine; another one if it is taken.")] = 5006,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Show a run on a page of its own, until Ctrl-C: its folds, curves, where the time goes, what has failed.
+
+    Example: foldstream watch runs/digits --open
+    """
+    from ..loopback import LOOPBACK
+    from ..views.watch import run_server
+
+    with run_server(locate(run), port) as server:
+        address = f"http://{LOOPBACK}:{server.port}"
+        console.print(f"{run}: {address}, Ctrl-C ends it", highlight=False, soft_wrap=True)
+        tell_programs({"name": run, "value": address})
+        if open:
+            typer.launch(address)
+        with suppress(KeyboardInterrupt):
+            server.io_loop.start()
+
+
+@commands.command()
+def dashboard(
+    to: ToOption = None,
+    open: Annotated[bool, typer.Option("--open", help="Open Ray's in the browser.")] = False,
+) -> None:
+    """Show where a cluster's dashboards are, and how to reach those on its head.
+
+    Example: foldstream dashboard --to http://10.0.0.5:8265
+    """
+    from ..submit import submission
+
+    address = submission.find_address(to)
+    for name, link in submission.dashboards(submission.open_client(address), address).items():
+        tunnel = submission.tunnel_to(address, link)
+        console.print(f"{name}: {link}" + (f" by {tunnel}" if tunnel else ""), highlight=False, soft_wrap=True)
+    if open:
+        typer.launch(address)
+
+
+@cluster_app.command("start")
+def start_cluster(
+    nodes: Annotated[int, typer.Option(help="Nodes, which share this machine.")] = 1,
+    cores: Annotated[int | None, typer.Option(help="Cores of each node; else this machine's in equal parts.")] = None,
+) -> None:
+    """Start a Ray cluster on this machine, on loopback, which stays until it is stopped.
+
+    Example: foldstream cluster start --nodes 2
+    """
+    make_token()
+    use_token()  # before Ray is loaded
+    from ..ray import local_cluster
+
+    show_cluster(local_cluster.start_cluster(nodes, cores))
+
+
+@cluster_app.command("stop")
+def stop_cluster() -> None:
+    """End the local cluster, and all that runs on it.
+
+    Example: foldstream cluster stop
+    """
+    from ..ray import local_cluster
+
+    console.print("stopped" if local_cluster.stop_cluster() else "no local cluster runs")
+
+
+@cluster_app.command("status")
+def cluster_status() -> None:
+    """Show whether a local cluster runs, and where.
+
+    Example: foldstream cluster status
+    """
+    from ..ray import local_cluster
+
+    if cluster := local_cluster.current_cluster():
+        show_cluster(cluster)
+    else:
+        console.print("no local cluster runs; «foldstream cluster start» starts one")
+
+
+@commands.command()
+def doctor(
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Examine the nodes of a Ray cluster, as HOST:6379 or auto.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="With --cluster: a folder or URL that each node is to write to.")
+    ] = None,
+) -> None:
+    """Examine this machine and time the CPU against each GPU, or examine the nodes of a cluster.
+
+    Example: foldstream doctor --cluster auto --storage s3://bucket/runs
+    """
+    if storage and not cluster:
+        raise UsageError("--storage is tried from the nodes of a cluster; give --cluster ADDRESS too")
+    if cluster:
+        from ..doctor.cluster_doctor import examine_cluster
+        from ..ray.job_cluster import connect_ray
+
+        with connect_ray(cluster):
+            show_findings(examine_cluster(storage))
+        return
+    from ..doctor.doctor import CHECK_FLOATS, CHECK_TIMES, examine, time_devices
+
+    show_findings(examine())
+    console.print(f"exp over {CHECK_FLOATS:,} floats, {CHECK_TIMES:,} times:", highlight=False)
+    for device, seconds in time_devices().items():
+        console.print(f"  {device}: {seconds:.3f} s", highlight=False)
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """Print what was found, with the remedies."""
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.well else "[yellow]look[/]"
+        table.add_row(mark, finding.name, finding.value, finding.remedy if not finding.well else "")
+    console.print(table)
+
+
+def show_cluster(cluster: LocalCluster) -> None:
+    """Print where a local cluster is."""
+    console.print(f"nodes: {cluster.nodes}", highlight=False)
+    console.print(f"dashboard, and address for --to: {cluster.dashboard}", highlight=False)
+    console.print(f"address for --ray: {cluster.address}", highlight=False)

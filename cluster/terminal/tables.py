@@ -1,0 +1,115 @@
+"""What the commands print of datasets, fold plans, needs and results, as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ...storage.files import names_in
+from ...storage.fold_plan import PLANS
+from ...storage.format import LEFT_OUT
+from .output import console
+
+if TYPE_CHECKING:
+    from ...storage.dataset import Dataset
+    from ...storage.fold_plan import FoldPlan
+    from ..planning.job import JobPlan
+
+
+def show_dataset(dataset: Dataset) -> None:
+    """Print what a dataset holds."""
+    schema, layout = dataset.schema, dataset.layout
+    table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
+    table.add_row("rows", f"{dataset.rows:,}")
+    if dataset.left_out:
+        what = "images" if schema.image else "rows"
+        table.add_row("left out", f"{dataset.left_out:,} faulty {what}, see {dataset.place / LEFT_OUT}")
+    origin = f"{len(schema.features):,} columns"
+    if schema.image:
+        origin = f"images, {schema.image.color}, {schema.image.fit}"
+    table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {origin}")
+    if schema.classes:
+        counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
+        more = f" and {len(schema.classes) - 20} more" if len(schema.classes) > 20 else ""
+        table.add_row("label", f"{schema.labels[0]}, {len(schema.classes)} classes ({counts}{more})")
+    for label in schema.labels if schema.task == "regression" else ():
+        table.add_row("label", f"{label}, a quantity")
+    table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
+    table.add_row("shards", f"{layout.shards:,}, {dataset.stored_bytes / 1e6:,.1f} MB on disk")
+    if plans := names_in(dataset.place / PLANS):
+        table.add_row("fold plans", ", ".join(plans))
+    console.print(table)
+
+
+def show_plan(plan: FoldPlan) -> None:
+    """Print how many rows each model trains on and is scored by."""
+    table = Table("model", "training rows", "held-out rows", title=str(plan.place), title_justify="left")
+    for number, rows in enumerate(plan.models):
+        cells = (f"{plan.counts(rows.array, codes).sum():,}" for codes in (rows.train, rows.held_out))
+        table.add_row(str(number), *cells)
+    console.print(table)
+    if plan.holdout.held_out:
+        count = plan.counts(plan.holdout.array, plan.holdout.held_out).sum()
+        console.print(f"seen by no model: {count:,} of {plan.rows:,} rows", highlight=False)
+
+
+def show_needs(plan: JobPlan) -> None:
+    """Print what a job needs, how long it takes, and what that takes for granted."""
+    from ..planning.text import OUTLOOK, outlook_row
+
+    facts = Table(box=None, show_header=False)
+    for fact in plan.facts:
+        facts.add_row(*fact)
+    console.print(facts)
+    table = Table(*OUTLOOK)
+    for outlook in plan.outlooks:
+        table.add_row(*outlook_row(outlook))
+    console.print(table)
+    for line in plan.assumptions:
+        console.print(line, highlight=False)
+
+
+def show_result(summary: dict[str, Any]) -> None:
+    """Print how a run ended, or a grid of them."""
+    if "candidates" in summary:
+        show_grid(summary)
+    else:
+        show_summary(summary)
+
+
+def show_grid(grid: dict[str, Any]) -> None:
+    """Print the out-of-fold scores of a grid's candidates."""
+    names = list(grid["candidates"][0]["out_of_fold"])
+    table = Table("candidate", *names, "")
+    for candidate in grid["candidates"]:
+        cells = [f"{candidate['out_of_fold'][n]:.4f} ± {candidate['spread'][n]['std']:.4f}" for n in names]
+        table.add_row(candidate["name"], *cells, "best" if candidate["name"] == grid["best"] else "")
+    console.print(table)
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Print the folds' table and the out-of-fold scores.
+
+    Its seconds are those of a fold's last epoch: in all, and those that its slowest rank waited for data.
+    """
+    scores = summary["out_of_fold"]
+    names = list(dict.fromkeys(("loss", *scores)))
+    table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
+    for fold in summary["folds"]:
+        cells = [f"{fold[name]:.4f}" for name in names]
+        waited = max(rank["data_wait"] for rank in fold["ranks"])
+        cells += [f"{fold['seconds']:.1f}", f"{waited:.2f}"]
+        table.add_row(str(fold["fold"]), f"{fold['rows']:,.0f}", f"{fold['epoch']:.0f}", *cells)
+    spread = summary["spread"]
+    cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
+    table.add_row("mean", "", "", *cells)
+    console.print(table)
+    for part, title in (("out_of_fold", "out-of-fold, all"), ("holdout", "seen by no model,")):
+        if part in summary:
+            intervals = summary[f"{part}_intervals"]
+            shown = ", ".join(
+                f"{name} {value:.4f} ({low:.4f} to {high:.4f})"
+                for (name, value), (low, high) in zip(summary[part].items(), intervals.values(), strict=True)
+            )
+            console.print(f"{title} {summary[f'{part}_rows']:,} rows: {shown}", highlight=False, soft_wrap=True)

@@ -1,0 +1,36 @@
+"""TensorBoard's event files, in a folder or in an object store by the credentials that datasets have too."""
+
+from tensorboard.compat.tensorflow_stub.io.gfile import register_filesystem
+from torch.utils.tensorboard import SummaryWriter
+
+from ...storage.object_path import SCHEMES, AnyPath, ObjectPath, locate
+
+
+class _Objects:
+    """As much of a file system as TensorBoard's writer needs: it keeps a file, and writes all of it at each flush."""
+
+    def exists(self, filename: bytes | str) -> bool:
+        return True
+
+    def makedirs(self, path: bytes | str) -> None:
+        """There are no folders in a store."""
+
+    def join(self, path: bytes | str, *paths: bytes | str) -> str:
+        return "/".join(map(_text, (path, *paths)))
+
+    def write(self, filename: bytes | str, content: bytes, binary_mode: bool = False) -> None:
+        place = locate(_text(filename))
+        assert isinstance(place, ObjectPath)
+        place.write_bytes(content)
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def open_logs(folder: AnyPath, purge_step: int) -> SummaryWriter:
+    """A writer of event files in a folder, in which what was written from `purge_step` on counts no more."""
+    if isinstance(folder, ObjectPath):
+        for scheme in SCHEMES:
+            register_filesystem(scheme, _Objects())
+    return SummaryWriter(str(folder), purge_step=purge_step)

@@ -1,0 +1,84 @@
+"""What trained models say: of a fold's own rows into parts to be merged, and of new rows by all folds together."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...storage.dataset import Dataset
+from ...storage.fold_plan import open_plan
+from ...storage.object_path import AnyPath
+from ...storage.parts import write_part
+from ..run import RunFolder, RunJob, read_result
+from ..stream.batch import Batch
+from ..stream.rows import EVALUATION_BATCH, all_rows
+from .ensemble import combine
+from .objective import Objective, Preparation, autocast, make_model
+from .weights import load_weights
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model with what stands before and after it."""
+
+    model: nn.Module
+    prepare: Preparation
+    objective: Objective
+    device: torch.device
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Probabilities (rows, classes) or values (rows, labels) of stored rows, float32 on the CPU."""
+        self.model.eval()
+        with autocast(self.device, self.objective.recipe.precision):
+            outputs = self.model(self.prepare(x.to(self.device)))
+        return self.objective.predict(outputs).cpu()
+
+
+def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device) -> Predictor:
+    """The model of a fold that is done."""
+    model = make_model(job, fold)
+    model.load_state_dict(load_weights(run.fold(fold).weights))
+    prepare = Preparation(job.statistics, job.schema.sample_shape).to(device)
+    return Predictor(
+        model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe, device), device
+    )
+
+
+def predict_folds(
+    predictors: Mapping[int, Predictor],
+    rows: Iterable[tuple[int, int, np.ndarray, Batch]],
+    folders: Mapping[int, AnyPath],
+) -> None:
+    """Predict a rank's share of the folds' rows, as `chosen_rows` gives them: for each fold and each shard of the
+    dataset one part in the fold's folder, written whole by one rank."""
+    for shard, group in groupby(rows, key=lambda item: item[1]):
+        parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        for fold, _, at, batch in group:
+            parts[fold].append((at, predictors[fold](batch.x).numpy()))
+        for fold, pieces in parts.items():
+            rows_of, values = zip(*pieces, strict=True)
+            write_part(folders[fold], shard, np.concatenate(rows_of), np.concatenate(values))
+
+
+def predict_rows(
+    job: RunJob, run: RunFolder, dataset: Dataset, ensemble: str = "mean"
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """What all folds together, as an ensemble, predict for every row of a dataset, in order, from one pass over it.
+
+    Yields (arrays of some rows: `id` and, if there, `key`; predictions (rows, outputs) float32).
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = len(open_plan(run.folds).models)
+    folds = [count] if ensemble == "refit" else range(count)
+    predictors = [load_predictor(job, run, fold, device) for fold in folds]
+    losses = [read_result(run.fold(fold))["metrics"].get("loss", 1.0) for fold in folds]
+    names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
+    for arrays in all_rows(dataset, names):
+        parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)
+        every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
+        yield arrays, torch.cat([combine(one, ensemble, losses, bool(job.schema.classes)) for one in every]).numpy()

@@ -1,0 +1,33 @@
+"""A trained model's parameters and buffers as a file of safetensors."""
+
+from collections.abc import Mapping
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ...storage.errors import DamagedError
+from ...storage.files import content_hash, write_atomic
+from ...storage.object_path import AnyPath
+
+
+def row_by_row(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that shares its memory with no other tensor."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def save_weights(path: AnyPath, weights: Mapping[str, Tensor]) -> str:
+    """Store a model's parameters and buffers as safetensors, atomically. Equal weights give equal bytes, whose hash is
+    returned."""
+    data = safetensors.torch.save({name: row_by_row(tensor) for name, tensor in weights.items()})
+    write_atomic(path, data)
+    return content_hash(data)
+
+
+def load_weights(path: AnyPath) -> dict[str, Tensor]:
+    """A stored model's parameters and buffers. Raises DamagedError for a file that is missing or not whole."""
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (FileNotFoundError, safetensors.SafetensorError) as error:
+        raise DamagedError(f"{path} cannot be read ({error}); remove the fold's folder and train it again") from None

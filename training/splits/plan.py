@@ -1,0 +1,105 @@
+"""Making a fold plan: every shard's codes by a task of its own, then the commit."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ...storage.dataset import Dataset, open_dataset
+from ...storage.errors import UsageError
+from ...storage.files import remove_tree, same_json
+from ...storage.fold_plan import FoldPlan, code_arrays, open_plan
+from ...storage.format import MANIFEST, Manifest
+from ...storage.object_path import AnyPath, locate
+from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
+from ...storage.writer import WrittenShard, commit, create_arrays, write_block_table, write_shard
+from .assignments import Assignment, survey
+from .split import Split
+
+
+@dataclass(frozen=True)
+class CodeTask:
+    """Write the codes of one shard."""
+
+    dataset: str
+    root: str
+    shard: int
+    assignment: Assignment
+    codes: int
+
+
+def write_codes(task: CodeTask) -> tuple[WrittenShard, list[np.ndarray]]:
+    """What was written, and the rows of each code in each of its blocks, (blocks, codes) for each repeat."""
+    dataset = open_dataset(task.dataset)
+    layout, codes = dataset.layout, task.assignment.codes(dataset, task.shard)
+    specs = code_arrays(len(codes))
+    arrays = {spec.name: of_repeat for spec, of_repeat in zip(specs, codes, strict=True)}
+    blocks = layout.joined(layout.blocks_of(task.shard))
+    counts = [np.stack([np.bincount(of_repeat[rows], minlength=task.codes) for rows in blocks]) for of_repeat in codes]
+    return write_shard(locate(task.root), layout, specs, task.shard, arrays), counts
+
+
+def make_plan(
+    dataset: Dataset,
+    split: Split,
+    root: AnyPath,
+    batch_size: int = 1,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+) -> FoldPlan:
+    """Assign every row of a dataset, and store the plan at `root`. If it is there already, it is opened; one of another
+    split is replaced.
+
+    Raises UsageError where the data cannot be split so, or a model would have less than a batch to train on.
+    """
+    wanted = {"split": asdict(split), "dataset": dataset.identity}
+    if (root / MANIFEST).exists():
+        plan = open_plan(root)
+        if same_json({name: plan.manifest.details[name] for name in wanted}, wanted):
+            return plan
+        remove_tree(root)
+    executor = executor or SerialExecutor()
+    assignment = survey(dataset, split, executor, progress)
+    layout, specs = dataset.layout, code_arrays(split.repeats)
+    create_arrays(root, layout, specs, {"foldstream": {"split": asdict(split)}})
+    written = assign_rows(dataset, assignment, root, executor, progress)
+    tables = [np.concatenate([counts[repeat] for _, counts in written]) for repeat in range(len(specs))]
+    try:
+        totals = {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}
+        check_counts(assignment, totals, batch_size, split.kind)
+    except UsageError:
+        remove_tree(root)
+        raise
+    for spec, table in zip(specs, tables, strict=True):
+        write_block_table(root, f"{spec.name}_counts", table.astype(np.uint32))
+    details = {**wanted, "models": [asdict(model) for model in assignment.models], "holdout": assignment.holdout}
+    checksums = {spec.name: [crc for shard, _ in written for crc in shard.checksums[spec.name]] for spec in specs}
+    commit(root, Manifest("folds", layout, specs, tuple(shard.entry for shard, _ in written), details), checksums)
+    return open_plan(root)
+
+
+def assign_rows(
+    dataset: Dataset, assignment: Assignment, root: AnyPath, executor: Executor, progress: Progress
+) -> list[tuple[WrittenShard, list[np.ndarray]]]:
+    """Write the codes of all rows; see `write_codes` for what comes back of each shard."""
+    used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
+    codes = max(used.union(assignment.holdout)) + 1
+    shards = range(dataset.layout.shards)
+    tasks = [CodeTask(str(dataset.place), str(root), shard, assignment, codes) for shard in shards]
+    return run_tasks(executor, write_codes, tasks, "folds", progress)
+
+
+def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int, kind: str) -> None:
+    """Raise UsageError unless every model of a split of this kind has a batch of rows to train on, and rows that are
+    held out.
+
+    `totals` are the rows of each code, (codes,), in each array.
+    """
+    for number, rows in enumerate(assignment.models):
+        held_out, trained = (int(totals[rows.array][list(codes)].sum()) for codes in (rows.held_out, rows.train))
+        if not held_out:
+            raise UsageError(f"fold {number} has no rows: too few groups or rows for so many folds; use fewer")
+        if trained < batch_size:
+            raise UsageError(
+                f"fold {number} trains on {trained:,} rows, fewer than a batch of {batch_size}; use a smaller "
+                "--batch-size" + (", fewer --folds or a smaller --gap" if kind == "time" else "")
+            )

@@ -1,0 +1,47 @@
+"""Memory for chunks of batches, used again and again: fresh pages would cost more than the rows that go into them."""
+
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import numpy as np
+
+from ...storage.format import ArraySpec
+from .kernels import scatter
+
+
+class ChunkMemory:
+    """`slots` slots of `rows` rows each. A slot that is lent comes back when nobody holds a tensor of it."""
+
+    def __init__(self, specs: Sequence[ArraySpec], slots: int, rows: int) -> None:
+        self.rows, self._slots = rows, range(slots)
+        self._columns = {spec.name: spec.empty(slots * rows) for spec in specs}
+        self._bytes = tuple(map(as_bytes, self._columns.values()))
+        self.free = deque(self._slots)
+        self.lent: set[int] = set()
+
+    def reclaim(self) -> None:
+        """Free the slots whose chunks were given up before they were full."""
+        self.free.extend(slot for slot in self._slots if slot not in self.lent and slot not in self.free)
+
+    def put(self, arrays: Mapping[str, np.ndarray], places: np.ndarray) -> None:
+        """Put row i of every array, (rows, *row_shape), at places[i], unless that is negative."""
+        scatter(tuple(as_bytes(arrays[name]) for name in self._columns), places, self._bytes)
+
+    def lend(self, slot: int) -> dict[str, np.ndarray]:
+        """The columns of a full slot. Those beside `x` are small, and often kept for long: they are copies."""
+        part = slice(slot * self.rows, (slot + 1) * self.rows)
+        columns = {name: column[part] for name, column in self._columns.items()}
+        self.lent.add(slot)
+        weakref.finalize(columns["x"], self._take_back, slot).atexit = False
+        return {name: column if name == "x" else column.copy() for name, column in columns.items()}
+
+    def _take_back(self, slot: int) -> None:
+        self.free.append(slot)  # first, so that `reclaim`, in another thread, never sees it in neither
+        self.lent.discard(slot)
+
+
+def as_bytes(rows: np.ndarray) -> np.ndarray:
+    """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
+    return rows.reshape(len(rows), prod(rows.shape[1:])).view(np.uint8)

@@ -1,0 +1,58 @@
+"""Decoded blocks for the threads of a stream: read when they are wanted, or kept in memory."""
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...storage.block_cache import BlockCache
+from ...storage.dataset import Dataset
+from ...storage.format import ArraySpec
+from ...storage.reader import BlockReader
+
+
+class DecodedBlocks:
+    """The dataset's blocks, of which the first stay decoded once they have been read: as many as `memory` bytes hold.
+
+    Each block is read once an epoch, so none is worth more than another.
+    """
+
+    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], memory: int, cache: BlockCache | None) -> None:
+        self.dataset, self.specs = dataset, specs
+        self.kept = memory // (dataset.layout.block_rows * sum(spec.row_bytes for spec in specs))
+        self._reader = BlockReader(dataset, [spec.name for spec in specs], cache)
+        self._scratch = _Scratch(specs, dataset.layout.block_rows)
+        self._decoded: dict[int, dict[str, np.ndarray]] = {}
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that were read from the dataset's place so far."""
+        return self._reader.bytes_read
+
+    def rows(self, block: int) -> dict[str, np.ndarray]:
+        """All rows of a block, each array (rows, *row_shape). They may hold only until the thread's next call."""
+        if block in self._decoded:
+            return self._decoded[block]
+        start, stop = self.dataset.layout.block_range(block)
+        kept = block < self.kept
+        memory = {spec.name: spec.empty(stop - start) for spec in self.specs} if kept else self._scratch.columns
+        rows = {name: column[: stop - start] for name, column in memory.items()}
+        self._reader.read_into([block], rows)
+        if kept:
+            self._decoded[block] = rows
+        return rows
+
+    def read_into(self, block: int, out: Mapping[str, np.ndarray]) -> None:
+        """All rows of a block into arrays of its length."""
+        if block < self.kept:
+            for name, column in self.rows(block).items():
+                out[name][...] = column
+        else:
+            self._reader.read_into([block], out)
+
+
+class _Scratch(threading.local):
+    """Memory of each thread for one decoded block."""
+
+    def __init__(self, specs: Sequence[ArraySpec], rows: int) -> None:
+        self.columns = {spec.name: spec.empty(rows) for spec in specs}

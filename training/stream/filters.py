@@ -1,0 +1,107 @@
+"""Which rows of a dataset take part: counts a block for the order, masks a window for the stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ...storage.errors import UsageError
+from ...storage.fold_plan import FoldPlan, among
+from ...storage.format import Layout
+from ...storage.reader import BlockReader
+
+
+class RowFilter(Protocol):
+    """A choice of rows that is made block by block."""
+
+    def kept(self) -> np.ndarray:
+        """Chosen rows of every block, (blocks,) int64."""
+        ...
+
+    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+        """Which rows of `blocks` are chosen, one block after the other, (rows,) bool."""
+        ...
+
+
+@dataclass(frozen=True)
+class EveryRow:
+    """All rows."""
+
+    layout: Layout
+
+    def kept(self) -> np.ndarray:
+        return self.layout.block_sizes()
+
+    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+        return np.ones(sum(stop - start for start, stop in map(self.layout.block_range, blocks)), bool)
+
+
+class CodeFilter:
+    """The rows that have one of some codes in an array of a fold plan."""
+
+    def __init__(self, plan: FoldPlan, array: str, codes: tuple[int, ...]) -> None:
+        self.plan, self.array, self.codes = plan, array, codes
+        self._reader = BlockReader(plan, (array,))
+
+    def kept(self) -> np.ndarray:
+        return self.plan.counts(self.array, self.codes)
+
+    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+        return among(self._reader.read(blocks)[self.array], self.codes)
+
+
+def training_rows(plan: FoldPlan, model: int) -> CodeFilter:
+    """The rows that a model of a plan trains on."""
+    rows = plan.model(model)
+    return CodeFilter(plan, rows.array, rows.train)
+
+
+def held_out_rows(plan: FoldPlan, model: int) -> CodeFilter:
+    """The rows that are held out from a model of a plan."""
+    rows = plan.model(model)
+    return CodeFilter(plan, rows.array, rows.held_out)
+
+
+class SubsetFilter:
+    """The rows that a boolean array of all rows, or an array of row numbers, names. Held in memory, a byte a row."""
+
+    def __init__(self, layout: Layout, rows: np.ndarray) -> None:
+        self.layout = layout
+        given = np.asarray(rows)
+        if given.dtype != bool:
+            self.chosen = np.zeros(layout.rows, bool)
+            if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() < layout.rows):
+                raise UsageError(f"rows: give row numbers from 0 to {layout.rows - 1:,}, or a boolean for every row")
+            self.chosen[given] = True
+        elif given.shape == (layout.rows,):
+            self.chosen = given
+        else:
+            raise UsageError(f"rows: {given.shape} booleans, but the dataset has {layout.rows:,} rows")
+
+    def kept(self) -> np.ndarray:
+        starts = np.arange(0, self.layout.rows, self.layout.block_rows)
+        return np.add.reduceat(self.chosen, starts, dtype=np.int64)
+
+    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+        return np.concatenate([self.chosen[slice(*self.layout.block_range(block))] for block in blocks])
+
+
+@dataclass(frozen=True)
+class Both:
+    """The rows that two filters choose. Counting them reads both once."""
+
+    layout: Layout
+    one: RowFilter
+    other: RowFilter
+
+    def kept(self) -> np.ndarray:
+        one, other = self.one.kept(), self.other.kept()
+        undecided = np.flatnonzero((one > 0) & (other > 0))
+        counts = np.zeros(self.layout.blocks, np.int64)
+        counts[undecided] = [self.mask([block]).sum() for block in undecided.tolist()]
+        return counts
+
+    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+        mask: np.ndarray = self.one.mask(blocks) & self.other.mask(blocks)
+        return mask

@@ -1,0 +1,127 @@
+"""Rows in the dataset's order, each exactly once over all ranks: for evaluation and prediction."""
+
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from ...storage.dataset import Dataset
+from ...storage.format import ArraySpec
+from ...storage.reader import BlockReader
+from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads
+from .filters import RowFilter
+
+READ_BYTES = 32 << 20  # what is read at once
+EVALUATION_BATCH = 512
+IDLE_BUFFERS = 6
+
+
+class RowStream(IterableDataset[Batch]):
+    """This rank's share of the chosen rows, in the dataset's order, in batches of up to `batch_size` rows.
+
+    Rank r visits the shards r, r + R, …: over all ranks every row comes exactly once, at any world size.
+    """
+
+    def __init__(
+        self, dataset: Dataset, rows: RowFilter, rank: Rank = ALONE, batch_size: int = EVALUATION_BATCH
+    ) -> None:
+        self.dataset, self.rows, self.rank, self.batch_size = dataset, rows, rank, batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for _, _, _, batch in chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size))
+
+
+def chosen_rows(
+    dataset: Dataset, rows: Mapping[int, RowFilter], rank: Rank = ALONE, batch_size: int = EVALUATION_BATCH
+) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
+    """The rows of several filters from one pass: each filter's batches are those that it has alone.
+
+    Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, which is of
+    one shard.
+    """
+    layout, specs = dataset.layout, column_specs(dataset)
+    kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0)
+    shards = range(rank.rank, layout.shards, rank.world_size)
+    groups = (group for shard in shards for group in _runs(dataset, layout.blocks_of(shard)))
+    wanted = filter(None, ([block for block in group if kept[block]] for group in groups))
+    buffers = {spec.name: _Buffers(spec) for spec in specs}
+    with reading_threads(dataset, rank) as threads:
+        for blocks, arrays in _read_ahead(BlockReader(dataset, [spec.name for spec in specs]), wanted, threads):
+            positions = np.concatenate([np.arange(*layout.block_range(block)) for block in blocks])
+            for number, chosen in rows.items():
+                inside = np.flatnonzero(chosen.mask(blocks))
+                for first in range(0, len(inside), batch_size):
+                    part = inside[first : first + batch_size]
+                    batch = make_batch({name: buffers[name].take(column, part) for name, column in arrays.items()})
+                    yield number, blocks[0] // layout.shard_blocks, positions[part], batch
+
+
+def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    """All rows of a dataset in order, some blocks at a time: the named arrays, each (rows, *row_shape)."""
+    runs = _runs(dataset, range(dataset.layout.blocks))
+    with reading_threads(dataset, ALONE) as threads:
+        for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
+            yield arrays
+
+
+def _runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Blocks in groups that are read at once."""
+    count = max(1, READ_BYTES // (dataset.layout.block_rows * dataset.spec("x").row_bytes))
+    return (blocks[first : first + count] for first in range(0, len(blocks), count))
+
+
+def _read_ahead(
+    reader: BlockReader, runs: Iterable[Sequence[int]], threads: ThreadPoolExecutor
+) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
+    """Read groups of blocks, the next one while one is in use."""
+    layout = reader.dataset.layout
+    reading: deque[tuple[Sequence[int], dict[str, np.ndarray], list[Future[None]]]] = deque()
+    for blocks in runs:
+        rows = sum(stop - start for start, stop in map(layout.block_range, blocks))
+        arrays = {spec.name: spec.empty(rows) for spec in reader.specs}
+        reading.append((blocks, arrays, reader.start(blocks, arrays, threads)))
+        if len(reading) > 1:
+            yield _finished(*reading.popleft())
+    for group in reading:
+        yield _finished(*group)
+
+
+def _finished(
+    blocks: Sequence[int], arrays: dict[str, np.ndarray], jobs: list[Future[None]]
+) -> tuple[Sequence[int], dict[str, np.ndarray]]:
+    for job in jobs:
+        job.result()
+    return blocks, arrays
+
+
+class _Buffers:
+    """Memory for gathered rows, used again once nobody holds a tensor of it: fresh pages cost more than the copying."""
+
+    def __init__(self, spec: ArraySpec) -> None:
+        self.spec = spec
+        self.dtype = torch.from_numpy(spec.empty(0)).dtype
+        self.idle: deque[np.ndarray] = deque(maxlen=IDLE_BUFFERS)
+
+    def take(self, column: np.ndarray, rows: np.ndarray) -> Tensor:
+        """The given rows as a tensor of their own, pinned where there is a GPU to send it to."""
+        if torch.cuda.is_available():  # torch itself uses pinned memory again
+            out = torch.empty((len(rows), *self.spec.row_shape), dtype=self.dtype, pin_memory=True)
+        else:
+            out = torch.from_numpy(self._reused(len(rows)))
+        # Positions are in range by construction; any other mode would copy the rows once more.
+        np.take(column, rows, axis=0, out=out.numpy(), mode="clip")
+        return out
+
+    def _reused(self, rows: int) -> np.ndarray:
+        """An array over idle memory. It goes back when the array, which torch's tensors hold, is gone."""
+        memory = self.idle.popleft() if self.idle else self.spec.empty(rows)
+        if len(memory) < rows:
+            memory = self.spec.empty(rows)
+        array = memory[:rows]
+        weakref.finalize(array, self.idle.append, memory).atexit = False
+        return array
