@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster.api.conversion import convert_csv, convert_images, verify
-    from .cluster.api.job_file import run_job
+    from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
     from .cluster.api.train import train
@@ -61,7 +61,7 @@ _HOMES = {
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("storage.dataset", "open_dataset"),
     "predict": ("cluster.api.predict", "predict"),
-    "run_job": ("cluster.api.job_file", "run_job"),
+    "run_job": ("cluster.api.job", "run_job"),
     "split_rows": ("cluster.api.split", "split_rows"),
     "stream": ("training.open_stream", "stream"),
     "verify": ("cluster.api.conversion", "verify"),

@@ -9,13 +9,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from .cluster.ray.auth import use_token
+from .cluster.requests import (
+    ConvertImagesRequest,
+    ConvertTablesRequest,
+    PredictRequest,
+    Session,
+    SplitRequest,
+    TrainRequest,
+)
 from .cluster.terminal.commands import commands
 from .cluster.terminal.output import choose_output, console, errors, listening, tell, tell_programs
+from .cluster.terminal.request_options import request_command
 from .cluster.terminal.tables import show_dataset, show_needs, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.object_path import locate
@@ -30,22 +39,6 @@ app = typer.Typer(
 convert_app = typer.Typer(help="Convert source files into a dataset.", no_args_is_help=True)
 app.add_typer(convert_app, name="convert")
 app.add_typer(commands)
-
-SourcesArgument = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCE…", help="CSV files, plain, .gz, .bz2, .xz or .zst; folders of them; patterns."),
-]
-FoldsOption = Annotated[int, typer.Option(help="Number of folds.")]
-SplitOption = Annotated[
-    str, typer.Option(help="kfold, stratified, group, stratified-group, time or column; auto: by label and column.")
-]
-RepeatsOption = Annotated[int, typer.Option(help="Times that the rows are split, each time into other folds.")]
-HoldoutOption = Annotated[float, typer.Option(metavar="SHARE", help="Of the rows, as 0.33, that no model sees.")]
-GroupOption = Annotated[str | None, typer.Option(help="Column of group splits: its values are never cut apart.")]
-OrderOption = Annotated[str | None, typer.Option(help="Column of a time split: folds train on earlier rows only.")]
-GapOption = Annotated[float, typer.Option(help="Between training and held-out rows of a time split, as its column.")]
-FoldOption = Annotated[str | None, typer.Option(help="Column of folds of your own; -1: never held out.")]
-OutArgument = Annotated[str, typer.Argument(metavar="OUT.zarr", help="Where the dataset is to be.")]
 
 
 @app.callback()
@@ -73,331 +66,70 @@ def parse_integers(option: str, text: str | None, example: str) -> tuple[int, ..
     return numbers
 
 
-def parse_size(text: str | None) -> int | tuple[int, ...] | None:
-    """`64` as a number, `48,64` as two. Raises UsageError."""
-    numbers = parse_integers("--size", text, "64 or 48,64")
-    return numbers[0] if numbers and len(numbers) == 1 else numbers
-
-
-def parse_seed(text: str) -> int | None:
-    """A seed, or None for `none`. Raises UsageError."""
-    if text != "none" and not text.isdecimal():
-        raise UsageError(f"--shuffle «{text}»: give a whole number, or none")
-    return None if text == "none" else int(text)
-
-
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` pairs as a dict of text. Raises UsageError."""
-    settings = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name:
-            raise UsageError(f"--set «{pair}»: write NAME=VALUE, as in lr=0.01")
-        settings[name] = value
-    return settings
-
-
-@convert_app.command("csv")
-def convert_csv(
-    sources: SourcesArgument,
-    out: OutArgument,
-    label: Annotated[
-        list[str], typer.Option(help="Column to learn, repeatable for numbers. Without it: rows to predict.")
-    ] = [],  # noqa: B006
-    id: Annotated[str | None, typer.Option(help="Column to keep beside the rows, as `key`.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of a sample, as in 1,28,28; else a vector.")] = None,
-    dtype: Annotated[str, typer.Option(help="Type of the values; auto: the narrowest that is exact.")] = "auto",
-    task: Annotated[str, typer.Option(help="classification or regression; auto: by the label's values.")] = "auto",
-    ignore: Annotated[list[str], typer.Option(help="Column to leave out, repeatable.")] = [],  # noqa: B006
-    category: Annotated[list[str], typer.Option(help="Column of categories, repeatable; others are seen.")] = [],  # noqa: B006
-    date: Annotated[list[str], typer.Option(help="Column of dates, repeatable; others are seen.")] = [],  # noqa: B006
-    missing: Annotated[
-        str, typer.Option(help="What stands for a missing number: error, mean, constant=VALUE, or indicator.")
-    ] = "error",
-    like: Annotated[
-        str | None, typer.Option(help="Dataset whose columns, categories and fillings to take, as for a test set.")
-    ] = None,
-    unknown: Annotated[str, typer.Option(help="A category that --like lacks: error, or a code of its own.")] = "error",
-    on_error: Annotated[
-        str, typer.Option(help="stop at the first faulty row, or skip: leave them out and list them.")
-    ] = "stop",
-    shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Shuffle all rows as they are written.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Between fields; else seen from the first rows.")] = None,
-    quote: Annotated[str, typer.Option(help="Around fields; empty for none.")] = '"',
-    comment: Annotated[str | None, typer.Option(help="Begins a comment; else seen from the first lines.")] = None,
-    decimal: Annotated[str | None, typer.Option(help="Decimal point; else seen from the first rows.")] = None,
-    thousands: Annotated[str, typer.Option(help="Between groups of digits.")] = "",
-    encoding: Annotated[str | None, typer.Option(help="Else UTF-8, or what a byte order mark says.")] = None,
-    header: Annotated[
-        str, typer.Option(help="first: names in the first row; none; auto: none if it is numbers.")
-    ] = "auto",
-    missing_marker: Annotated[
-        list[str], typer.Option(help="Text that means a missing value, besides empty, NA, NaN, null, None; repeatable.")
-    ] = [],  # noqa: B006
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset at OUT.")] = False,
-    dask: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786; else workers here.")
-    ] = None,
-    report: Annotated[str | None, typer.Option(help="HTML file for Dask's account of the work.")] = None,
-) -> None:
-    """Convert CSV files into a dataset: chunked Zarr arrays with a manifest. The same command resumes.
+@request_command(convert_app, ConvertTablesRequest, "csv")
+def convert_csv(request: ConvertTablesRequest) -> None:
+    """Convert CSV or Parquet files into a dataset: chunked Zarr arrays with a manifest. The same command resumes.
 
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
-    from .cluster.api import conversion
-    from .pipeline.csv.dialect import MISSING, CsvOptions
+    from .cluster.api.conversion import convert_tables
 
     with listening() as listener:
-        dataset = conversion.convert_csv(
-            sources,
-            out,
-            label=label,
-            id=id,
-            shape=parse_integers("--shape", shape, "1,28,28"),
-            dtype=dtype,
-            task=task,
-            ignore=ignore,
-            category=category,
-            date=date,
-            missing=missing,
-            like=like,
-            unknown=unknown,
-            on_error=on_error,
-            shuffle=shuffle,
-            csv=CsvOptions(
-                delimiter, quote, comment, decimal, thousands, (*MISSING, *missing_marker), encoding, header
-            ),
-            overwrite=overwrite,
-            dask=dask,
-            report=report,
-            listener=listener,
-        )
+        dataset = convert_tables(request, Session(listener=listener))
     tell(dataset.facts(), lambda: show_dataset(dataset))
 
 
-@convert_app.command("images")
-def convert_images(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE…", help="Folders of images, patterns, .tar or .zip archives, also in a bucket."),
-    ],
-    out: OutArgument,
-    size: Annotated[str | None, typer.Option(help="Of a sample, as in 64, or 48,64 (height and width).")] = None,
-    color: Annotated[str, typer.Option(help="rgb or gray.")] = "rgb",
-    fit: Annotated[str, typer.Option(help="Other proportions: pad, crop to the middle, or stretch.")] = "pad",
-    background: Annotated[str, typer.Option(help="white or black: of padding, and behind transparency.")] = "white",
-    dtype: Annotated[str, typer.Option(help="uint8, or uint16 to keep 16 bits of gray.")] = "uint8",
-    labels: Annotated[str | None, typer.Option(help="CSV file of paths and labels; else folders are classes.")] = None,
-    label: Annotated[
-        list[str], typer.Option(help="Column of --labels to learn, repeatable for numbers; else the second.")
-    ] = [],  # noqa: B006
-    task: Annotated[str, typer.Option(help="classification or regression; auto: by the label's values.")] = "auto",
-    like: Annotated[str | None, typer.Option(help="Dataset whose form and classes to take, as for a test set.")] = None,
-    on_error: Annotated[
-        str, typer.Option(help="stop at images that cannot be decoded, or skip: leave them out and list them.")
-    ] = "stop",
-    shuffle: Annotated[str, typer.Option(metavar="SEED", help="Seed of the images' order; none: by path.")] = "0",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset at OUT.")] = False,
-    dask: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786; else workers here.")
-    ] = None,
-    report: Annotated[str | None, typer.Option(help="HTML file for Dask's account of the work.")] = None,
-) -> None:
+@request_command(convert_app, ConvertImagesRequest, "images")
+def convert_images(request: ConvertImagesRequest) -> None:
     """Convert images into a dataset of samples of one size. The same command resumes.
 
     Example: foldstream convert images photos/ photos.zarr --size 64 --fit crop
     """
-    from .cluster.api import conversion
+    from .cluster.api.conversion import convert_image_files
 
     with listening() as listener:
-        dataset = conversion.convert_images(
-            sources,
-            out,
-            size=parse_size(size),
-            color=color,
-            fit=fit,
-            background=background,
-            dtype=dtype,
-            labels=labels,
-            label=label,
-            task=task,
-            like=like,
-            on_error=on_error,
-            shuffle=parse_seed(shuffle),
-            overwrite=overwrite,
-            dask=dask,
-            report=report,
-            listener=listener,
-        )
+        dataset = convert_image_files(request, Session(listener=listener))
     tell(dataset.facts(), lambda: show_dataset(dataset))
 
 
-@app.command()
-def split(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
-    name: Annotated[str, typer.Option(help="Of the plan; a dataset may hold several.")] = "default",
-    folds: FoldsOption = 5,
-    split: SplitOption = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
-    repeats: RepeatsOption = 1,
-    holdout: HoldoutOption = 0.0,
-    group_column: GroupOption = None,
-    order_column: OrderOption = None,
-    gap: GapOption = 0.0,
-    fold_column: FoldOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another plan of that name.")] = False,
-) -> None:
-    """Assign the rows to folds, keep that with the dataset, and show it. «train --plan NAME» uses it.
+@request_command(app, SplitRequest, "split")
+def split(request: SplitRequest) -> None:
+    """Assign the rows to folds, keep the plan with the dataset, and show it. 'train --plan NAME' uses it.
 
     Example: foldstream split trips.zarr --name weekly --split time --order-column day --gap 7
     """
-    from .cluster.api import split as jobs
+    from .cluster.api.split import assign_folds
 
     with listening() as listener:
-        plan = jobs.split_rows(
-            dataset,
-            name,
-            folds=folds,
-            split=split,
-            seed=seed,
-            repeats=repeats,
-            holdout=holdout,
-            group_column=group_column,
-            order_column=order_column,
-            gap=gap,
-            fold_column=fold_column,
-            overwrite=overwrite,
-            listener=listener,
-        )
+        plan = assign_folds(request, Session(listener=listener))
     rows = [plan.counts(rows.array, rows.held_out).sum() for rows in plan.models]
     tell({"plan": str(plan.place), "held_out_rows": [int(count) for count in rows]}, lambda: show_plan(plan))
 
 
-@app.command()
-def train(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of the run: weights, predictions, logs.")],
-    model: Annotated[
-        str, typer.Option(help="digits-cnn, article-cnn, mlp, path/to/file.py:factory or package.module:factory.")
-    ] = "digits-cnn",
-    folds: FoldsOption = 5,
-    split: SplitOption = "auto",
-    repeats: RepeatsOption = 1,
-    holdout: HoldoutOption = 0.0,
-    group_column: GroupOption = None,
-    order_column: OrderOption = None,
-    gap: GapOption = 0.0,
-    fold_column: FoldOption = None,
-    plan: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Folds that «split» has made, instead of the options above.")
-    ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Train one model more, on all rows.")] = False,
-    epochs: Annotated[int, typer.Option(help="Passes over each fold's training rows.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Rows of a global batch, over all workers.")] = 128,
-    workers: Annotated[
-        int | None, typer.Option(help="Data-parallel workers; else two, or one where there is one GPU.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of folds, order, weights and dropout.")] = 0,
-    window: Annotated[int, typer.Option(help="Blocks of each lane that are mixed at once.")] = 8,
-    memory: Annotated[
-        str | None, typer.Option(help="Bound of each worker's stream, such as 2GB; else an eighth of all, shared.")
-    ] = None,
-    cache: Annotated[
-        str | None, typer.Option(help="Local disk of each worker for a dataset in an object store, such as 50GB.")
-    ] = None,
-    fold_mode: Annotated[
-        str, typer.Option(help="fused: all folds from one pass over the data; runs: each by itself; auto chooses.")
-    ] = "auto",
-    max_retries: Annotated[int, typer.Option(help="New attempts at a fold that fails, before the others go on.")] = 2,
-    hang_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Silence after which a worker counts as failed.")
-    ] = 30.0,
-    checkpoint_every: Annotated[
-        str, typer.Option(metavar="TEXT", help="As in «1 epoch», «500 steps» or «10 minutes».")
-    ] = "1 epoch",
-    keep: Annotated[int, typer.Option(help="Checkpoints of each fold that stay: the last ones.")] = 1,
-    callback: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME[=ARGUMENT]",
-            help="Who is told what happens, repeatable: mlflow=EXPERIMENT, wandb=PROJECT, prometheus=PORT, "
-            "path/to/file.py:factory or package.module:factory.",
-        ),
-    ] = [],  # noqa: B006 - Typer copies it
-    set: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A setting, repeatable: optimizer, lr, weight_decay, momentum, scheduler, step_size, gamma, loss, "
-            "label_smoothing, precision, clip_grad_norm, accumulate, compile, strategy (ddp or fsdp), sync_batchnorm, "
-            "deterministic, patience, or one of the model's own. Several values with commas make a grid.",
-        ),
-    ] = [],  # noqa: B006 - Typer copies it
-) -> None:
+@request_command(app, TrainRequest, "train")
+def train(request: TrainRequest) -> None:
     """Train k folds with Ray Train and merge their out-of-fold predictions. The same command resumes.
 
     Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
     """
-    from .cluster.api import train as jobs
+    from .cluster.api.train import run_training
 
     with listening() as listener:
-        summary = jobs.train(
-            dataset,
-            run,
-            model=model,
-            folds=folds,
-            split=split,
-            repeats=repeats,
-            holdout=holdout,
-            group_column=group_column,
-            order_column=order_column,
-            gap=gap,
-            fold_column=fold_column,
-            plan=plan,
-            refit=refit,
-            epochs=epochs,
-            batch_size=batch_size,
-            workers=workers,
-            seed=seed,
-            window=window,
-            memory=memory,
-            cache=cache,
-            fold_mode=fold_mode,
-            max_retries=max_retries,
-            hang_timeout=hang_timeout,
-            checkpoint_every=checkpoint_every,
-            keep=keep,
-            settings=parse_settings(set),
-            callbacks=callback,
-            listener=listener,
-        )
+        summary = run_training(request, Session(listener=listener))
     tell(summary, lambda: show_result(summary))
 
 
-@app.command()
-def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A dataset, a CSV with the run's columns, or images.")
-    ],
-    out: Annotated[str, typer.Argument(metavar="OUT.csv", help="The CSV to write.")],
-    columns: Annotated[
-        str | None, typer.Option(help="Names of its columns; else ImageId,Label, or of images path,label,probability.")
-    ] = None,
-    id: Annotated[str | None, typer.Option(help="Column of SOURCE that names the rows; else 1, 2, 3, …")] = None,
-    ensemble: Annotated[
-        str, typer.Option(help="How the folds' predictions become one: mean, median, vote, weighted; or refit.")
-    ] = "mean",
-) -> None:
-    """Predict by all folds together and write a CSV.
+@request_command(app, PredictRequest, "predict")
+def predict(request: PredictRequest) -> None:
+    """Predict with all folds together and write a CSV file.
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
-    from .cluster.api import predict as jobs
+    from .cluster.api.predict import predict_source
 
     with listening() as listener:
-        names = columns.split(",") if columns else None
-        rows = jobs.predict(run, source, out, columns=names, id=id, ensemble=ensemble, listener=listener)
+        rows = predict_source(request, Session(listener=listener))
+    out = str(request.out)
     tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
 
 
@@ -410,10 +142,10 @@ def oof(
 
     Example: foldstream oof runs/digits oof.parquet
     """
-    from .cluster.api import predict as jobs
+    from .cluster.api.predict import write_oof
 
     with listening() as listener:
-        rows = jobs.write_oof(run, out, listener=listener)
+        rows = write_oof(run, out, progress=listener.progress)
     tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
 
 
@@ -434,7 +166,7 @@ def export(
 
 
 @app.command("run")
-def run_job(
+def run(
     job: Annotated[
         str, typer.Argument(metavar="JOB.toml", help="Tables [convert.csv] or [convert.images], [train], [predict].")
     ],
@@ -449,11 +181,12 @@ def run_job(
 
     Example: foldstream run examples/digits/job.toml
     """
-    from .cluster.api import job_file
+    from .cluster.api.job import run_job
+    from .cluster.api.job_file import load_job_file
 
-    tables = job_file.load_job_file(Path(job))  # of a job that was submitted the file goes when the cluster is left
+    tables = load_job_file(Path(job))  # now: the file of a submitted job is removed once the cluster is left
     with listening() as listener:
-        summary = job_file.run_job(job, listener, cluster=ray)
+        summary = run_job(job, listener, cluster=ray)
     if summary:
         tell(summary, lambda: show_result(summary))
     if "predict" in tables:

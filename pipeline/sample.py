@@ -22,9 +22,10 @@ from ..storage.errors import SourceError
 from ..storage.format import Source
 from ..storage.object_path import locate, read_bytes
 from .csv.cut import PACKER
-from .csv.dialect import MARK_OF_UTF8, CsvOptions, find_dialect, find_encoding, padded
+from .csv.dialect import MARK_OF_UTF8, find_dialect, find_encoding, padded
 from .csv.kernels import count_rows, skip_rows
 from .csv.open import BROKEN, COMPRESSED, decompressed
+from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
 from .images.list import Listed, is_image, open_place, top_folder
 from .tables.parquet import opened

@@ -48,17 +48,27 @@ def _cgroup_limits() -> list[int]:
     return limits
 
 
-def parse_bytes(text: str | int | None, option: str) -> int | None:
-    """A number of bytes: 2000000, "500MB", "1.5 GiB"; None as it is. Raises UsageError that names the option."""
+def parse_bytes(text: str | int | None) -> int | None:
+    """A number of bytes: 2000000, "500MB", "1.5 GiB"; None as it is. Raises ValueError."""
     if text is None:
         return None
+    if not isinstance(text, int | str) or isinstance(text, bool):
+        raise ValueError("must be a whole number of bytes, or text such as 500MB or 2GiB")
     compact = str(text).replace(" ", "").upper()
     digits = compact.rstrip("BKMGTI")
     unit = compact[len(digits) :] or "B"
     try:
         return int(float(digits) * UNITS[unit])
     except (ValueError, KeyError):
-        raise UsageError(f"{option} {text}: give bytes, such as 500MB or 2GiB") from None
+        raise ValueError("must be a number of bytes, such as 500MB or 2GiB") from None
+
+
+def check_bytes(text: str | int | None, option: str) -> int | None:
+    """`parse_bytes`, but UsageError names the option."""
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from None
 
 
 def keep_freed_memory() -> None:

@@ -4,7 +4,7 @@ The serial executor is the reference that Dask's is tested against.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -13,6 +13,7 @@ CONVERSION, RUN = "foldstream", "foldstream-run"
 """Our pages in a dashboard."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Called with the stage's name, the units done, the units in all, and a short remark (a rate, a loss)."""
 

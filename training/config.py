@@ -1,173 +1,169 @@
-"""What a run trains and how, as frozen values that are checked before any worker starts."""
+"""What a run trains and how it is carried out, as frozen options that are checked before any worker starts.
 
-import inspect
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+`TrainConfig` decides the result: equal configurations on equal data give equal weights. `Execution` decides how that
+result is reached, and changes nothing in it.
+"""
 
-import torch
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from ..storage.errors import UsageError, check_choice, did_you_mean
-from ..storage.format import Schema
-from .splits.split import Split, check_split
-from .stream.order import LANE_STEP, check_batch_size
-from .zoo.factory import DEFAULTS, load_factory, settings_of
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ..storage.machine import parse_bytes
+from ..storage.options import Cli, Options
+from .splits.split import Split
 
 LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
-SCHEDULERS = ("OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR")
-PRECISIONS = ("float32", "bfloat16", "float16")
-STRATEGIES = ("ddp", "fsdp")
-LEAST = {
-    "weight_decay": 0.0,
-    "momentum": 0.0,
-    "step_size": 1,
-    "gamma": 0.0,
-    "label_smoothing": 0.0,
-    "clip_grad_norm": 0.0,
-    "accumulate": 1,
-    "patience": 0,
-}
-"""The least values of a recipe's numbers."""
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as hung
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Options):
     """How the weights are found. The names are torch's; each can be given by `--set NAME=VALUE`."""
 
-    optimizer: str = "AdamW"
-    """Any class of torch.optim."""
-    lr: float = 0.003
-    weight_decay: float = 0.01
-    momentum: float = 0.0
-    """For optimizers that have it."""
-    scheduler: str = "OneCycleLR"
-    """OneCycleLR, CosineAnnealingLR (both over the whole run), StepLR, ExponentialLR (per step), ConstantLR."""
-    step_size: int = 100
-    """Optimizer steps between StepLR's decays."""
-    gamma: float = 0.1
-    """Factor of a decay of StepLR or ExponentialLR."""
-    loss: str = "auto"
-    """A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for quantities."""
-    label_smoothing: float = 0.0
-    precision: str = "float32"
-    """bfloat16 or float16: autocast, with gradient scaling for float16."""
-    clip_grad_norm: float = 0.0
-    """Largest norm of the gradient; 0: no clipping."""
-    accumulate: int = 1
-    """Batches whose gradients are added up for one optimizer step."""
-    compile: bool = False
-    """Whether training steps run through torch.compile, which needs a C++ compiler, and a while at the start."""
-    strategy: str = "ddp"
-    """How workers share a fold: ddp, each has the whole model; fsdp, each has its part of weights and optimizer."""
-    sync_batchnorm: bool = False
-    """Whether batch norm goes by the whole batch, over all workers: on GPUs only."""
-    deterministic: bool = False
-    """Whether only deterministic algorithms are used on the GPU; on the CPU they always are."""
-    patience: int = 0
-    """Early stopping: epochs without a lower validation loss; then the best weights are kept. 0: none."""
+    optimizer: str = Field(default="AdamW", description="Any class of torch.optim.")
+    lr: float = Field(default=0.003, gt=0, description="Learning rate; the maximum of OneCycleLR.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of weights; biases and norms have none.")
+    momentum: float = Field(default=0.0, ge=0, description="For optimizers that have it.")
+    scheduler: Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR"] = Field(
+        default="OneCycleLR",
+        description="OneCycleLR and CosineAnnealingLR run over all epochs; StepLR; ExponentialLR per step; ConstantLR.",
+    )
+    step_size: int = Field(default=100, ge=1, description="Optimizer steps between StepLR's decays.")
+    gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR or ExponentialLR.")
+    loss: Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"] = Field(
+        default="auto",
+        description="A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for regression.",
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, le=1, description="Label smoothing of cross_entropy.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="bfloat16 or float16: autocast, with gradient scaling for float16."
+    )
+    clip_grad_norm: float = Field(default=0.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
+    accumulate: int = Field(default=1, ge=1, description="Batches whose gradients are summed for one optimizer step.")
+    compile: bool = Field(
+        default=False, description="Run training steps through torch.compile, which needs a C++ compiler."
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="How workers share a fold: ddp, each has the whole model; fsdp, each has a part of it.",
+    )
+    sync_batchnorm: bool = Field(
+        default=False, description="Compute batch norm over the whole batch of all workers, on GPUs only."
+    )
+    deterministic: bool = Field(
+        default=False, description="Use deterministic algorithms only on the GPU; on the CPU they always are."
+    )
+    patience: int = Field(
+        default=0, ge=0, description="Early stopping: epochs without a lower validation loss; 0: never stop early."
+    )
+
+
+class TrainingOptions(Options):
+    """What decides the result of a training, as a user gives it; the split stands apart."""
+
+    panel: ClassVar[str] = "Training"
+
+    model: str = Field(
+        default="digits-cnn",
+        description="Model: digits-cnn, article-cnn, mlp, path/to/file.py:factory or package.module:factory.",
+    )
+    epochs: int = Field(default=10, ge=1, description="Number of passes over each fold's training rows.")
+    batch_size: int = Field(default=128, ge=1, description="Rows per global batch, over all workers.")
+    seed: int = Field(default=0, description="Seed of the folds, the order of samples, the weights and dropout.")
+    window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
+    refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
+
+
+class TrainConfig(TrainingOptions):
+    """A run's configuration, settled: nothing in it depends on the machine any more."""
+
+    split: Split = Field(default=Split())
+    lanes: int = Field(default=8)
+    """A multiple of `LANE_STEP` (stream/order.py), which the number of workers divides."""
+    shares: int = Field(default=1)
+    """Parts of a batch that are computed by themselves: the number of workers with which the run began."""
+    recipe: Recipe = Field(default=Recipe())
+    model_settings: dict[str, Any] = Field(default={})
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """A run: model, folds, epochs, seeds. Equal configurations on equal data give equal weights."""
+class CheckpointPolicy:
+    """A checkpoint after every `every` epochs, steps or minutes; the last `keep` of a fold stay."""
 
-    model: str = "digits-cnn"
-    split: Split = field(default_factory=Split)
-    epochs: int = 10
-    batch_size: int = 128
-    seed: int = 0
-    window: int = 8
-    """Blocks of a lane that are mixed at once."""
-    lanes: int = LANE_STEP
-    shares: int = 1
-    """Parts of a batch that are computed by themselves: the workers with which the run began."""
-    refit: bool = False
-    """Whether one more model is trained, on all rows but the holdout."""
-    recipe: Recipe = field(default_factory=Recipe)
-    model_settings: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{**value, "split": Split.from_json(value["split"]), "recipe": Recipe(**value["recipe"])})
+    every: float = 1
+    unit: str = "epoch"
+    keep: int = 1
 
 
-def check_config(config: TrainConfig, schema: Schema) -> None:
-    """Raise UsageError for a configuration that cannot train on data with this schema."""
-    for name, value in (("--epochs", config.epochs), ("--batch-size", config.batch_size), ("--window", config.window)):
-        if value < 1:
-            raise UsageError(f"{name} {value}: it must be at least 1")
-    if schema.task is None:
-        how = "--labels FILE.csv, or a folder for each class," if schema.image else "--label COLUMN"
-        raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
-    check_split(config.split, schema)
-    check_batch_size(config.batch_size, config.lanes)
-    if config.refit and config.recipe.patience:
-        raise UsageError("--refit trains on all rows, and --set patience needs rows to stop by; leave one of them out")
-    _check_recipe(config.recipe, schema.task)
+def parse_interval(text: str) -> tuple[float, str]:
+    """`1 epoch`, `500 steps` or `10 minutes` as a number and its unit. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(epoch|step|minute)s?", text.strip())
+    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    if number <= 0 or (unit != "minute" and number % 1):
+        raise ValueError(
+            "must be a whole number of epochs or steps, or a number of minutes, e.g. '1 epoch', '500 steps' or "
+            "'10 minutes'"
+        )
+    return number, unit
 
 
-def _check_recipe(recipe: Recipe, task: str) -> None:
-    check_choice("--set scheduler", recipe.scheduler, SCHEDULERS)
-    check_choice("--set precision", recipe.precision, PRECISIONS)
-    check_choice("--set strategy", recipe.strategy, STRATEGIES)
-    if (recipe.strategy, recipe.precision) == ("fsdp", "float16"):
-        raise UsageError("--set strategy=fsdp does not scale gradients as float16 needs it; use precision=bfloat16")
-    check_choice("--set loss", recipe.loss, ("auto", *LOSSES))
-    optimizers = [
-        name
-        for name, item in vars(torch.optim).items()
-        if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
-    ]
-    check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
-    if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
-        fitting = "cross_entropy" if task == "classification" else ", ".join(sorted({*LOSSES} - {"cross_entropy"}))
-        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or leave it out")
-    if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
-        raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
-    if not 0 < recipe.lr < math.inf:
-        raise UsageError(f"--set lr={recipe.lr}: it must be above 0")
-    for name, least in LEAST.items():
-        if not least <= getattr(recipe, name) < math.inf:
-            raise UsageError(f"--set {name}={getattr(recipe, name)}: it must be at least {least:g}")
-    if recipe.label_smoothing > 1:
-        raise UsageError(f"--set label_smoothing={recipe.label_smoothing}: it must be from 0 to 1")
+def _check_interval(text: str) -> str:
+    parse_interval(text)
+    return text
 
 
-def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """Sort `--set` values into the recipe and the model's own settings.
-
-    The recipe's names come first; the rest must be parameters of the model's factory. Raises UsageError with the
-    nearest name for one that is neither, and for a value of the wrong type.
-    """
-    own = settings_of(load_factory(model))
-    known = {item.name: item for item in fields(Recipe)}
-    recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
-    rest: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in known:
-            recipe[name] = _typed(name, value, type(known[name].default))
-        elif name in own or "**" in own:
-            default = own.get(name)
-            typed = isinstance(default, bool | int | float | str)
-            rest[name] = _typed(name, value, type(default)) if typed else value
-        else:
-            names = [*known, *own]
-            raise UsageError(f"--set {name}: not a setting: {did_you_mean(name, names)}there are {', '.join(names)}")
-    return Recipe(**recipe), rest
+Bytes = Annotated[int | str | None, BeforeValidator(parse_bytes), Cli(metavar="SIZE")]
+"""A number of bytes, also as text such as "2GB"; checked values are int or None."""
 
 
-def _typed(name: str, value: Any, kind: type) -> Any:
-    """A setting's value as the type of its default."""
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[str(value).lower()]
-        if kind is int and float(value) != int(float(value)):
-            raise ValueError
-        return kind(float(value)) if kind is int else kind(value)
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"--set {name}={value}: it must be {KINDS[kind]}") from None
+class Execution(Options):
+    """How a run is carried out, which does not change its result."""
+
+    panel: ClassVar[str] = "Execution"
+
+    workers: int | None = Field(
+        default=None, ge=1, description="Data-parallel workers; by default two, or one where there is one GPU."
+    )
+    memory: Bytes = Field(
+        default=None,
+        description="Memory limit of each worker's stream, e.g. 2GB; by default an eighth of the machine's, shared by "
+        "its workers.",
+    )
+    cache: Bytes = Field(
+        default=None, description="Local disk for each worker's blocks of a dataset in an object store, e.g. 50GB."
+    )
+    fold_mode: Literal["auto", "fused", "runs"] = Field(
+        default="auto",
+        description="fused: train all folds in one pass over the data; runs: train each fold separately; auto chooses.",
+    )
+    max_retries: int = Field(
+        default=2, ge=0, description="Retries of a fold that fails, before the other folds continue without it."
+    )
+    hang_timeout: float = Field(
+        default=30.0, ge=SHORTEST_HANG, description="Seconds of silence after which a worker counts as failed."
+    )
+    checkpoint_every: Annotated[str, AfterValidator(_check_interval), Cli(metavar="INTERVAL")] = Field(
+        default="1 epoch", description="Checkpoint interval: '1 epoch', '500 steps' or '10 minutes'."
+    )
+    keep: int = Field(default=1, ge=1, description="Number of most recent checkpoints to keep for each fold.")
+
+    @property
+    def world_size(self) -> int:
+        """Workers of each run, once their number is settled."""
+        return self.workers or 1
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory limit of each worker's stream."""
+        return parse_bytes(self.memory)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The local disk of each worker."""
+        return parse_bytes(self.cache)
+
+    @property
+    def checkpoints(self) -> CheckpointPolicy:
+        """When checkpoints are written, and how many stay."""
+        return CheckpointPolicy(*parse_interval(self.checkpoint_every), self.keep)

@@ -11,12 +11,13 @@ from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
-from ..storage.machine import parse_bytes
+from ..storage.machine import check_bytes
 from ..storage.object_path import AnyPath, locate
 from .model.objective import Preparation
 from .run import RunFolder
+from .splits.choose import check_split
 from .splits.plan import make_plan
-from .splits.split import Split, check_split
+from .splits.split import Split
 from .stream.batch import Rank, Transform
 from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
 from .stream.order import lane_count
@@ -70,7 +71,7 @@ def stream(
         chosen = held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
     if rows is not None:
         chosen = Both(opened.layout, chosen, SubsetFilter(opened.layout, rows))
-    place = Rank(rank, world_size, parse_bytes(memory, "memory"), threads, parse_bytes(cache, "cache"))
+    place = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
         return RowStream(opened, chosen, place, batch_size)
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
@@ -91,7 +92,7 @@ def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:
         if plan.manifest.details["dataset"] != dataset.identity:
             raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.place}")
         return plan
-    split = Split("stratified" if dataset.schema.task == "classification" else "kfold", folds, seed)
+    split = Split(kind="stratified" if dataset.schema.task == "classification" else "kfold", folds=folds, seed=seed)
     check_split(split, dataset.schema)
     # A byte a row, computed again in each process: small beside the data, and gone with the process.
     root = Path(_scratch().name) / f"{dataset.identity[:16]}-{split.kind}-{folds}-{seed}"

@@ -1,7 +1,7 @@
 """The folder of a run: which file stands where, and the job that a run is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from ..storage.dataset import Dataset, open_dataset
@@ -144,6 +144,11 @@ class RunJob:
     config: TrainConfig
     model_hash: str | None
 
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "schema": asdict(self.schema), "statistics": asdict(self.statistics)} | {
+            "config": self.config.model_dump()
+        }
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         return cls(
@@ -151,7 +156,7 @@ class RunJob:
             value["identity"],
             Schema.from_json(value["schema"]),
             Statistics.from_json(value["statistics"]),
-            TrainConfig.from_json(value["config"]),
+            TrainConfig.model_validate(value["config"]),
             value["model_hash"],
         )
 
@@ -199,7 +204,7 @@ def load_job(run: RunFolder) -> RunJob:
     if not run.job.exists():
         raise ForeignError(f"{run.root} is not a run (it has no run.json); «foldstream train DATASET RUN» makes one")
     job = RunJob.from_json(read_json(run.job))
-    job = replace(job, config=replace(job.config, model=run.model(job.config.model)))
+    job = replace(job, config=job.config.model_copy(update={"model": run.model(job.config.model)}))
     try:
         unchanged = job.model_hash == model_hash(job.config.model)
     except FileNotFoundError:

@@ -1,14 +1,11 @@
-"""What users call to convert, on a Dask cluster that is given or started for it; and who listens to a job."""
+"""Conversion and verification, on a Dask cluster that is given or started for it."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from distributed import Client
 
-from ...pipeline.csv.dialect import CsvOptions
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.plan import ImageRequest
 from ...pipeline.tables.convert import convert
@@ -17,136 +14,138 @@ from ...pipeline.tables.sources import find_sources
 from ...pipeline.target.claim import is_converted
 from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import UsageError, did_you_mean, disk_in_words
+from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
 from ...storage.object_path import AnyPath, locate
-from ...storage.tasks import SerialExecutor
 from ..dask.executor import dask_executor
 from ..listener import SILENT, Listener
+from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Session
+from .entry import entry
 
 
-def convert_csv(
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    label: str | Sequence[str] | None = None,
-    id: str | None = None,
-    shape: Sequence[int] | None = None,
-    dtype: str = "auto",
-    task: str = "auto",
-    ignore: Sequence[str] = (),
-    category: Sequence[str] = (),
-    date: Sequence[str] = (),
-    missing: str = "error",
-    like: str | Path | None = None,
-    unknown: str = "error",
-    on_error: str = "stop",
-    shuffle: int | None = None,
-    csv: CsvOptions | Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    dask: str | None = None,
-    report: str | Path | None = None,
-    listener: Listener = SILENT,
-    client: Client | SerialExecutor | None = None,
-) -> Dataset:
-    """Convert CSV files (plain, .gz, .bz2, .xz, .zst), folders of them or patterns into a dataset at `out`.
+class ConvertTablesCall(ConvertTablesRequest, Session):
+    """The keywords of `foldstream.convert_csv`."""
 
-    `label` is the column to learn (or several, all numbers), `id` one to keep beside the rows as `key`, `shape` the
-    shape of a sample (by default a vector of all other columns but those that `ignore` names). Columns of text become
-    codes, dates a number of days or seconds; `category` and `date` name columns whose first rows would mislead.
-    `missing` says what stands where a number is missing: "error", "mean", "constant=0", or "indicator" (the mean, and
-    a column that marks it).
-    `like` is a dataset whose columns, categories and fillings are taken over, as for a test set; `unknown="code"`
-    gives a category that it lacks a code of its own. With `on_error="skip"` faulty rows are left out and listed in the
-    dataset's `left_out.csv`. `shuffle` is the seed of a shuffle of all rows as they are written. `csv` says how the
-    files are written, where that is not seen from their first rows.
 
-    `dask` is the address of a scheduler whose workers see the same files; else workers are started here. `report`
-    names an HTML file for Dask's account of the work. A conversion that was cut short is resumed by the same call.
-    Raises SourceError for a faulty file or row, UsageError for options that do not fit.
+@entry(ConvertTablesCall, ConvertTablesRequest)
+def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
+    """Convert CSV files (plain, .gz, .bz2, .xz, .zst) and Parquet files into a dataset.
+
+    Columns of text become category codes, dates a number of days or seconds. A conversion that was interrupted resumes
+    by the same call, and gives the same bytes.
+
+    Args:
+        sources: Files, folders of them, patterns, or URLs.
+        out: Where to write the dataset.
+        label: Column to learn, or several regression targets.
+        id: Column that identifies the rows; it is kept beside them as `key`.
+        shape: Shape of a sample; by default a vector of all other columns but those that `ignore` names.
+        missing: What replaces a missing number: "error", "mean", "constant=0", or "indicator" (the mean, and a column
+            that marks it).
+        like: Dataset whose columns, categories and fill values are reused, as for a test set.
+        on_error: "stop" at the first invalid row, or "skip" such rows; the dataset's `left_out.csv` lists them.
+        csv: `CsvOptions`, or a mapping of them, where they are not detected.
+        client: Dask client; by default workers start on this machine.
+        **options: All other options of `foldstream convert csv`; its `--help` describes them.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        SourceError: A file or a row is invalid.
+        UsageError: An option does not fit the data.
+        ConflictError: There is something else at `out`.
+
+    Example:
+        >>> fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
     """
-    given = [sources] if isinstance(sources, str | Path) else list(sources)
-    if not given:
-        raise UsageError("no source is given; name at least one CSV file")
-    way, constant = parse_missing(missing)
-    request = ConvertRequest(
-        find_sources([str(source) for source in given]),
-        labels=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label or ())),
-        id=id,
-        shape=tuple(shape) if shape else None,
-        dtype=dtype,
-        task=task,
-        ignore=tuple(ignore),
-        categories=tuple(category),
-        dates=tuple(date),
-        missing=way,
-        constant=constant,
-        unknown=unknown,
-        like=None if like is None else open_dataset(like).schema,
-        on_error=on_error,
-        shuffle=shuffle,
-        csv=csv if isinstance(csv, CsvOptions) else csv_options(csv or {}),
-    )
-    written = None if report is None else Path(report).absolute()
-    return convert_request(request, locate(out), overwrite, listener, client, dask, written)
+    return convert_tables(request, session)
 
 
-def convert_images(
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    size: int | Sequence[int] | None = None,
-    color: str = "rgb",
-    fit: str = "pad",
-    background: str = "white",
-    dtype: str = "uint8",
-    labels: str | Path | None = None,
-    label: str | Sequence[str] | None = None,
-    task: str = "auto",
-    like: str | Path | None = None,
-    on_error: str = "stop",
-    shuffle: int | None = 0,
-    overwrite: bool = False,
-    dask: str | None = None,
-    report: str | Path | None = None,
-    listener: Listener = SILENT,
-    client: Client | SerialExecutor | None = None,
-) -> Dataset:
-    """Convert images in folders, patterns and .tar or .zip archives into a dataset at `out`.
+def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
+    """Convert what a request names; see `convert_csv`."""
+    like = None if request.like is None else open_dataset(str(request.like)).schema
+    conversion = ConvertRequest.of(find_sources(request.places), request, like)
+    root = locate(str(request.out))
+    return convert_request(conversion, root, request.overwrite, session, request.dask, report_file(request))
 
-    Samples are (channels, height, width), `color` is "rgb" or "gray", `size` their height and width or one number for
-    both. `fit` says what becomes of other proportions: "pad" (with the `background`, "white" or "black", over which
-    transparent images are laid too), "crop" to the middle, or "stretch". `dtype="uint16"` keeps 16 bits of gray.
+
+def report_file(request: ConversionRequest) -> Path | None:
+    """The file of Dask's report; absolute, since workers may be in another folder."""
+    return None if request.report is None else Path(request.report).absolute()
+
+
+class ConvertImagesCall(ConvertImagesRequest, Session):
+    """The keywords of `foldstream.convert_images`."""
+
+
+@entry(ConvertImagesCall, ConvertImagesRequest)
+def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
+    """Convert images in folders, patterns and .tar or .zip archives into a dataset.
+
+    Samples are (channels, height, width).
 
     An image's class is the folder that it lies in; or `labels` is a CSV file whose first column names the images and
-    whose second, or those that `label` names, are their labels. Images are shuffled by the seed `shuffle`; None leaves
-    them in the order of their paths, which are kept as `key`. `like` is a dataset whose form and classes are taken
-    over. With `on_error="skip"` images that cannot be decoded are left out and listed in the dataset's
-    `left_out.csv`. The rest is as with `convert_csv`.
+    whose second, or those that `label` names, are their labels. Their paths are kept as `key`.
+
+    Args:
+        sources: Folders, patterns, archives, or URLs.
+        out: Where to write the dataset.
+        size: Height and width of a sample, or one number for both.
+        fit: How other aspect ratios fit: "pad" (with the `background`), "crop" to the center, or "stretch".
+        shuffle: Seed of the order of the images; None: by path.
+        like: Dataset whose form and classes are reused, as for a test set.
+        on_error: "stop" at the first image that cannot be decoded, or "skip" such images; `left_out.csv` lists them.
+        client: Dask client; by default workers start on this machine.
+        **options: All other options of `foldstream convert images`; its `--help` describes them.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        SourceError: An image cannot be decoded, or there is none.
+        UsageError: An option does not fit.
+        ConflictError: There is something else at `out`.
+
+    Example:
+        >>> fs.convert_images("photos/", "photos.zarr", size=64, fit="crop")
     """
-    taken = None if like is None else open_dataset(like).schema
-    if taken and not taken.image:
-        raise UsageError(f"--like {like}: it was not made from images")
-    if (size is None) == (taken is None):
-        raise UsageError("give the samples' --size, as in 64 or 48,64 (height and width), or --like DATASET, not both")
-    both = (size, size) if isinstance(size, int) else tuple(size or ())
-    if not taken and (len(both) != 2 or min(both) < 1):
-        raise UsageError(f"--size {','.join(map(str, both))}: give one number, or height and width, as in 48,64")
-    form = taken.image if taken and taken.image else ImageForm((both[0], both[1]), color, fit, background, dtype)
-    request = ImageRequest(
-        tuple(map(absolute, [sources] if isinstance(sources, str | Path) else sources)),
+    return convert_image_files(request, session)
+
+
+def convert_image_files(request: ConvertImagesRequest, session: Session) -> Dataset:
+    """Convert what a request names; see `convert_images`."""
+    conversion, root = image_conversion(request), locate(str(request.out))
+    with (
+        disk_in_words(root),
+        dask_executor(session.listener, session.client, request.dask, report_file(request)) as executor,
+    ):
+        return write_images(conversion, root, executor, session.listener.progress, request.overwrite)
+
+
+def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
+    """The conversion that a request asks for. Raises UsageError."""
+    like = None if request.like is None else open_dataset(str(request.like)).schema
+    if like and not like.image:
+        raise UsageError(f"--like {request.like}: it was not made from images")
+    if (request.size is None) == (like is None):
+        raise UsageError("give the samples' --size, e.g. 64 or 48,64 (height and width), or --like DATASET, not both")
+    if like and like.image:
+        form = like.image
+    else:
+        form = ImageForm(
+            cast(tuple[int, int], request.size), request.color, request.fit, request.background, request.dtype
+        )
+    return ImageRequest(
+        tuple(map(absolute, request.places)),
         form,
-        labels=None if labels is None else absolute(labels),
-        label=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label or ())),
-        task=task,
-        on_error=on_error,
-        shuffle=shuffle,
-        like=taken,
+        labels=None if request.labels is None else absolute(str(request.labels)),
+        label=cast(tuple[str, ...], request.label),
+        task=request.task,
+        on_error=request.on_error,
+        shuffle=request.shuffle,
+        like=like,
     )
-    root = locate(out)
-    written = None if report is None else Path(report).absolute()
-    with disk_in_words(root), dask_executor(listener, client, dask, written) as executor:
-        return write_images(request, root, executor, listener.progress, overwrite)
 
 
 def absolute(place: str | Path) -> str:
@@ -154,51 +153,42 @@ def absolute(place: str | Path) -> str:
     return str(place) if "://" in str(place) else str(Path(place).absolute())
 
 
-def csv_options(given: Mapping[str, Any]) -> CsvOptions:
-    """How CSV files are written, from a mapping. Raises UsageError for what is not known."""
-    known = [one.name for one in fields(CsvOptions)]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"csv: «{name}» is not known; {did_you_mean(name, known)}there are {', '.join(known)}")
-    return CsvOptions(**given)
-
-
-def parse_missing(text: str) -> tuple[str, float | None]:
-    """`constant=0` as a way and its value; another way as it is. Raises UsageError."""
-    way, separator, value = text.partition("=")
-    try:
-        constant = float(value) if separator else None
-    except ValueError:
-        constant = math.nan
-    if constant is not None and not math.isfinite(constant):
-        raise UsageError(f"--missing {text}: give a number, as in constant=0")
-    return way, constant
-
-
 def convert_request(
     request: ConvertRequest,
     root: AnyPath,
     overwrite: bool,
-    listener: Listener,
-    client: Client | SerialExecutor | None,
+    session: Session,
     address: str | None = None,
     report: Path | None = None,
 ) -> Dataset:
-    if is_converted(root, asdict(request), overwrite):
+    """Convert tables, unless that is done already."""
+    if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
-    with disk_in_words(root), dask_executor(listener, client, address, report) as executor:
-        return convert(request, root, executor, listener.progress, overwrite)
+    with disk_in_words(root), dask_executor(session.listener, session.client, address, report) as executor:
+        return convert(request, root, executor, session.listener.progress, overwrite)
 
 
 def verify(
-    dataset: str | Path, *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
+    dataset: str | PathLike[str], *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
 ) -> list[Damage]:
-    """Read all of a dataset and return every file that is damaged or missing.
+    """Read all of a dataset and find every file that is damaged or missing.
 
-    With `repair`, the damaged shards are converted again from the sources, which must be as they were: SourceError
-    if they are not. The files that are returned are then whole again.
+    Args:
+        dataset: Dataset to read.
+        repair: Convert the damaged shards again from the sources, which must be unchanged.
+        listener: Notified of progress and of the dashboard's address.
+        client: Dask client; by default workers start on this machine.
+
+    Returns:
+        The damaged files; with `repair`, they are whole again.
+
+    Raises:
+        SourceError: The sources have changed, so nothing can be repaired from them.
+
+    Example:
+        >>> fs.verify("digits.zarr", repair=True)
     """
-    opened = open_dataset(dataset)
+    opened = open_dataset(str(dataset))
     with dask_executor(listener, client) as executor:
         damages = find_damage(opened, executor, listener.progress)
         if damages and repair:

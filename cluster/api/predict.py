@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client
 
 from ...pipeline.csv.row_batch import ABSENT
 from ...pipeline.images.convert import convert_images as write_images
@@ -24,65 +23,81 @@ from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
 from ...storage.files import remove_tree, whole_file
 from ...storage.format import MANIFEST, WORK, Schema, keys_of
 from ...storage.object_path import AnyPath, ObjectPath, locate
-from ...storage.tasks import Progress
+from ...storage.tasks import Progress, silent
 from ...training.model.ensemble import check_ensemble
 from ...training.model.prediction import predict_rows
 from ...training.run import RunJob, load_job
 from ..dask.executor import dask_executor
-from ..listener import SILENT, Listener
+from ..requests import PredictRequest, Session
 from ..runs.run import read_run
 from .conversion import convert_request
+from .entry import entry
 
 
-def predict(
-    run: str | Path,
-    source: str | Path,
-    out: str | Path,
-    *,
-    columns: Sequence[str] | None = None,
-    id: str | None = None,
-    ensemble: str = "mean",
-    listener: Listener = SILENT,
-    client: Client | None = None,
-) -> int:
-    """Predict a dataset, a CSV file with the run's feature columns, or images, by all folds; write a CSV.
+class PredictCall(PredictRequest, Session):
+    """The keywords of `foldstream.predict`."""
 
-    `ensemble` says how the folds' predictions become one: mean, median, vote, or weighted by their held-out losses; or
-    refit, for the model of a run with `refit` that was trained on all rows.
-    The CSV has the row's id (the value of the `id` column, or of the one that names the training rows if it is there,
-    or its number counted from 1) and the most probable class, or the value of each label. `columns` are its names: by
-    default ImageId and Label, or
-    ImageId and the labels where there are several. Of images it has each one's path, its class and the probability
-    of that, or its values. Returns the rows written.
+
+@entry(PredictCall, PredictRequest)
+def predict(request: PredictRequest, session: Session) -> int:
+    """Predict a dataset, a CSV file with the run's feature columns, or images, by all folds; write a CSV file.
+
+    The CSV file has the row's identifier (the value of the `id` column, or of the column that identifies the training
+    rows if the source has it, or its number counted from 1) and the most probable class, or the value of each label.
+    For images it has the path, the class and its probability, or the values.
+
+    Args:
+        run: Folder of a complete run.
+        source: What to predict.
+        out: CSV file to write.
+        columns: Its column names; by default ImageId and Label, or ImageId and the labels where there are several.
+        id: Column of the source that identifies the rows.
+        ensemble: How the folds' predictions are combined: "mean", "median", "vote", "weighted" by their held-out
+            losses, or "refit", the model that was trained on all rows.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        UsageError: An option does not fit the run.
+        SourceError: The source cannot be read, or does not have the run's columns.
+
+    Example:
+        >>> fs.predict("runs/digits", "test.csv", "submission.csv")
     """
-    folder, _ = read_run(locate(run))
+    return predict_source(request, session)
+
+
+def predict_source(request: PredictRequest, session: Session) -> int:
+    """Predict what a request names; see `predict`."""
+    folder, _ = read_run(locate(str(request.run)))
     job = load_job(folder)
     usual = default_columns(job.schema)
-    names = tuple(columns or usual)
+    names = tuple(request.columns or usual)
     if len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
-    check_ensemble(ensemble, bool(job.schema.classes), job.config.refit)
-    target = new_file(out)
-    if id and job.schema.image:
-        raise UsageError("--id names a column, and images have none; their paths name them")
-    with disk_in_words(target), _source_dataset(job, source, target, id, listener, client) as dataset:
+    check_ensemble(request.ensemble, bool(job.schema.classes), job.config.refit)
+    target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
+    if request.id and job.schema.image:
+        raise UsageError("--id names a column, but images have none; their paths identify them")
+    with disk_in_words(target), _source_dataset(job, source, target, request.id, session) as dataset:
         check_same_features(job.schema, dataset.schema, source)
-        predicted = predict_rows(job, folder, dataset, ensemble)
-        return write_predictions(job.schema, predicted, dataset.rows, target, names, listener.progress)
+        predicted = predict_rows(job, folder, dataset, request.ensemble)
+        return write_predictions(job.schema, predicted, dataset.rows, target, names, progress)
 
 
-def write_oof(run: str | Path, out: str | Path, *, listener: Listener = SILENT) -> int:
+def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:
     """Write the out-of-fold predictions of a complete run as a table: OUT.csv or OUT.parquet.
 
-    A row of it has the row's name, its label, how many models have predicted it without having seen it, and their
-    mean: the class and each class's probability, or each label's value. Returns the rows written.
+    Each row has the row's identifier, its label, the number of models that predicted it without having seen it, and
+    their mean: the class and each class's probability, or each label's value. Returns the rows written.
     """
     folder, _ = read_run(locate(run))
     target = new_file(out)
     check_choice("the ending of OUT", Path(str(target)).suffix, tuple(WRITERS))
     predictions = open_arrays(folder.oof, "predictions")
     with disk_in_words(target):
-        return write_table(load_job(folder).open_data(), predictions, target, listener.progress)
+        return write_table(load_job(folder).open_data(), predictions, target, progress)
 
 
 def new_file(out: str | Path) -> AnyPath:
@@ -100,9 +115,7 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 
 @contextmanager
-def _source_dataset(
-    job: RunJob, source: str | Path, target: AnyPath, id: str | None, listener: Listener, client: Client | None
-) -> Iterator[Dataset]:
+def _source_dataset(job: RunJob, source: str, target: AnyPath, id: str | None, session: Session) -> Iterator[Dataset]:
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
@@ -114,21 +127,19 @@ def _source_dataset(
     try:
         if form := job.schema.image:
             images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
-            with disk_in_words(scratch), dask_executor(listener, client) as executor:
-                yield write_images(images, scratch / "source.zarr", executor, listener.progress)
+            with disk_in_words(scratch), dask_executor(session.listener, session.client) as executor:
+                yield write_images(images, scratch / "source.zarr", executor, session.listener.progress)
         else:
             request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
-            yield _convert_source(request, scratch / "source.zarr", job, listener, client)
+            yield _convert_source(request, scratch / "source.zarr", job, session)
     finally:
         remove_tree(scratch)
 
 
-def _convert_source(
-    request: ConvertRequest, out: AnyPath, job: RunJob, listener: Listener, client: Client | None
-) -> Dataset:
+def _convert_source(request: ConvertRequest, out: AnyPath, job: RunJob, session: Session) -> Dataset:
     """Convert what is to be predicted. Raises RowError with a remedy of which `predict` has no option itself."""
     try:
-        return convert_request(request, out, False, listener, client)
+        return convert_request(request, out, False, session)
     except RowError as error:
         convert = f"«foldstream convert csv FILE OUT.zarr --like {job.dataset}»"
         remedy = f"mend the row, or use {convert}, which has options for such rows, and predict OUT.zarr"

@@ -1,221 +1,148 @@
-"""What users call besides the conversion: split, train, predict. The command line and `import foldstream` share it."""
+"""Training: a request, checked against the data, becomes the runs of its candidates, which are trained and merged."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from distributed import Client
-
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import UsageError, check_choice, disk_in_words
+from ...storage.errors import disk_in_words
 from ...storage.files import exclusive
 from ...storage.format import Schema
-from ...storage.machine import parse_bytes
 from ...storage.object_path import locate
 from ...storage.tasks import RUN
-from ...training.config import TrainConfig, check_config, resolve_settings
-from ...training.engine.saving import parse_saving
+from ...training.config import TrainConfig, TrainingOptions
 from ...training.model.optimizer import try_recipe
-from ...training.run import RunFolder, best_folder, is_done, name_folds
-from ...training.splits.split import choose_split
+from ...training.run import RunFold, RunFolder, best_folder, is_done, name_folds
+from ...training.settings import check_config, resolve_settings
+from ...training.splits.choose import choose_split
+from ...training.splits.split import Split
 from ...training.stream.order import lane_count
 from ...training.zoo.factory import check_model
 from ..callbacks.callback import Callback, CallbackMaker, Callbacks, find_callback
-from ..dask.executor import _task_executor
+from ..dask.executor import task_executor
 from ..dask.on_ray import workers_released
-from ..listener import SILENT, Listener
 from ..ray.job_cluster import ray_cluster, usual_workers
-from ..runs.fold_mode import FOLD_MODES, Execution, choose_fold_mode, settle_fold_mode
+from ..requests import Session, TrainRequest
+from ..runs.fold_mode import FoldMode, choose_fold_mode, settle_fold_mode
 from ..runs.grid import candidate_folder, expand_grid, write_grid
 from ..runs.run import begun_with, load_summary, plan_run, train_folds
 from .conversion import absolute
+from .entry import entry
 from .split import named_split
 from .summary import merge_run
 
-SHORTEST_HANG = 5.0  # seconds: below, what is only slow would count as hung
+
+class TrainCall(TrainRequest, Session):
+    """The keywords of `foldstream.train`."""
 
 
-def train(
-    dataset: str | Path,
-    run: str | Path,
-    *,
-    model: str = "digits-cnn",
-    folds: int = 5,
-    split: str = "auto",
-    repeats: int = 1,
-    holdout: float = 0.0,
-    group_column: str | None = None,
-    order_column: str | None = None,
-    gap: float = 0.0,
-    fold_column: str | None = None,
-    plan: str | None = None,
-    refit: bool = False,
-    epochs: int = 10,
-    batch_size: int = 128,
-    workers: int | None = None,
-    seed: int = 0,
-    window: int = 8,
-    memory: str | int | None = None,
-    cache: str | int | None = None,
-    fold_mode: str = "auto",
-    max_retries: int = 2,
-    hang_timeout: float = 30.0,
-    checkpoint_every: str = "1 epoch",
-    keep: int = 1,
-    settings: Mapping[str, Any] | None = None,
-    callbacks: Sequence[str | Callback] = (),
-    listener: Listener = SILENT,
-    client: Client | None = None,
-) -> dict[str, Any]:
-    """Train `folds` models on a dataset with `workers` data-parallel workers, and merge their out-of-fold predictions.
-    Unless it is said there are two workers, or one where there is one GPU: each takes one.
+@dataclass(frozen=True)
+class Training:
+    """A request that was checked against its data: the runs of all candidates, by name, and what they train."""
 
-    The folds are those of `split_rows`, or those of the dataset's `plan` of that name; `refit` trains one model more,
-    on all rows but the holdout.
-    `window` blocks of each lane are mixed at once; `memory` bounds what a worker's stream may hold ("2GB"), and
-    `cache` what it may keep on local disk of a dataset in an object store. `fold_mode` "fused" trains all folds from
-    one pass over the data, "runs" as many at once as the cluster has room for; both give the same weights. What fails
-    is begun again `max_retries` times, and then the other folds go on; a worker that is silent for `hang_timeout`
-    seconds counts as failed.
-    A checkpoint is written after every `checkpoint_every`: "1 epoch", "500 steps", "10 minutes"; the last `keep` stay.
-    `model` is a built-in name, "path/to/file.py:factory" or "package.module:factory"; `settings` are those of
-    `--set`: the recipe's names (lr, optimizer, …) and the model's own; a list of values makes a grid, whose candidates
-    are trained together. `callbacks` are told what happens: a `Callback`, or what `--callback` takes for one.
-    Returns the summary: rows, metrics of each fold, spread, out-of-fold scores; of a grid the
-    candidates' and the best one's name. A run that was cut short goes on from its last checkpoints by the same call;
-    one that is complete returns at once. Raises UsageError before any worker starts.
+    request: TrainRequest
+    dataset: Dataset
+    root: RunFolder
+    candidates: dict[str, dict[str, Any]]
+    configs: dict[str, TrainConfig]
+    mode: FoldMode
+
+    @property
+    def runs(self) -> dict[str, RunFolder]:
+        """The folders of the candidates' runs."""
+        return {name: candidate_folder(self.root.root, name) for name in self.candidates}
+
+
+def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
+    """Train a model for each fold, and merge their out-of-fold predictions; see `train`."""
+    training = check_training(request)
+    root = training.root.root
+    busy = f"{root} is being trained by another command; wait for it to end, or stop it"
+    with disk_in_words(root), exclusive(root, busy):
+        return train_runs(training, session)
+
+
+@entry(TrainCall, TrainRequest)
+def train(request: TrainRequest, session: Session) -> dict[str, Any]:
+    """Train a model for each fold with Ray Train, and merge their out-of-fold predictions.
+
+    A run that was interrupted resumes from its last checkpoints by the same call; a complete one returns at once. The
+    result does not depend on the number of workers, the fold mode, or interruptions.
+
+    Args:
+        dataset: Dataset to train on.
+        run: Folder of the run, local or in an object store.
+        model: Built-in name, "path/to/file.py:factory" or "package.module:factory".
+        settings: Settings of the recipe (lr, optimizer, …) and of the model. A list of values makes a grid, whose
+            candidates are trained together.
+        callbacks: `Callback` objects, or text as `--callback` takes it.
+        listener: Notified of progress and of the dashboards' addresses.
+        client: Dask client for the merge; by default Dask starts here where there is much to do.
+        **options: All other options of `foldstream train`; `foldstream train --help` describes them.
+
+    Returns:
+        The summary: rows, the metrics of each fold, their spread, and out-of-fold scores; for a grid the candidates and
+        the name of the best one.
+
+    Raises:
+        UsageError: An option does not fit, before any worker starts.
+        ConflictError: The folder holds another run.
+        RunError: Folds failed more often than they are retried.
+
+    Example:
+        >>> summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
+        >>> summary["out_of_fold"]["accuracy"]
     """
-    opened, root = open_dataset(dataset), RunFolder(locate(run))
-    if plan:
-        chosen_split = named_split(opened, plan)
-    else:
-        columns = group_column, order_column, gap, fold_column
-        chosen_split = choose_split(opened.schema, split, folds, seed, repeats, holdout, *columns)
-    execution, candidates, makers = settle_training(
-        model,
-        workers,
-        memory,
-        cache,
-        fold_mode,
-        max_retries,
-        hang_timeout,
-        checkpoint_every,
-        keep,
-        settings,
-        callbacks,
-    )
-    runs = {name: candidate_folder(root.root, name) for name in candidates}
-    workers = execution.workers
-    begun = filter(None, (begun_with(folder, workers) for folder in runs.values()))
+    return run_training(request, session)
+
+
+def check_training(request: TrainRequest) -> Training:
+    """Check a request against its data. Raises UsageError."""
+    dataset, root = open_dataset(str(request.dataset)), RunFolder(locate(str(request.run)))
+    split = named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
+    request, candidates = settle_request(request)
+    workers = request.world_size
+    folders = (candidate_folder(root.root, name) for name in candidates)
+    begun = filter(None, (begun_with(folder, workers) for folder in folders))
     lanes, shares = next(begun, (lane_count(workers), workers))
-    common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, refit)
-    configs, parameters = configure(candidates, common, opened.schema)
-    models = len(candidates) * (chosen_split.folds * chosen_split.repeats + refit)
-    mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
-    busy = f"{root.root} is being trained by another command; wait for it to end, or stop it"
-    with disk_in_words(root.root), exclusive(root.root, busy):
-        return _train_runs(opened, root, configs, candidates, execution, mode, reason, makers, listener, client)
+    common = common_config(request, split, lanes, shares)
+    configs, parameters = configure(candidates, common, dataset.schema)
+    models = len(candidates) * (split.folds * split.repeats + request.refit)
+    mode = choose_fold_mode(dataset, models, common, request, parameters)
+    return Training(request, dataset, root, candidates, configs, mode)
 
 
-def _train_runs(
-    opened: Dataset,
-    root: RunFolder,
-    configs: Mapping[str, TrainConfig],
-    candidates: Mapping[str, dict[str, Any]],
-    execution: Execution,
-    mode: str,
-    reason: str,
-    makers: Sequence[CallbackMaker],
-    listener: Listener,
-    client: Client | None,
-) -> dict[str, Any]:
-    """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
-    runs = {name: candidate_folder(root.root, name) for name in configs}
-    place = {"place": absolute(str(root.root))}
-    with _task_executor(opened.rows, listener, client) as executor:
-        jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
-        executor.tell(RUN, place)
-    titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
-    named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
-    left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
-    if 0 < len(left) < len(named):
-        listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are done already")
-    new = not all(folder.summary.exists() for folder in runs.values())
-    with Callbacks(makers if new else [], root.root) as happening:
-        happening.tell("run_begun", str(root.root), left, describe(configs, candidates))
-        if left:
-            job = next(iter(jobs.values()))
-            with workers_released(client), ray_cluster(execution.workers, execution.memory or 0) as dashboard:
-                listener.announce("Ray dashboard", dashboard)
-                mode, reason = settle_fold_mode(mode, reason, job, len(named), execution)
-                listener.announce("fold mode", f"{mode}: {reason}")
-                train_folds(root, named, job.config.epochs, replace(execution, fold_mode=mode), listener.progress)
-        for folder in runs.values():
-            if not folder.summary.exists():
-                with _task_executor(opened.rows * opened.schema.outputs, listener, client) as executor:
-                    executor.tell(RUN, place)
-                    merge_run(folder, opened, executor, listener.progress)
-        summaries = {name: load_summary(folder) for name, folder in runs.items()}
-        result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
-        happening.end(summaries[result.get("best", "")])
-    listener.announce("report", str(RunFolder(best_folder(root.root)).page))
-    return result
+def settle_request(request: TrainRequest) -> tuple[TrainRequest, dict[str, dict[str, Any]]]:
+    """A request with its number of workers, and the candidates' settings by their names.
 
-
-def settle_training(
-    model: str,
-    workers: int | None,
-    memory: str | int | None,
-    cache: str | int | None,
-    fold_mode: str,
-    max_retries: int,
-    hang_timeout: float,
-    checkpoint_every: str,
-    keep: int,
-    settings: Mapping[str, Any] | None,
-    callbacks: Sequence[str | Callback],
-) -> tuple[Execution, dict[str, dict[str, Any]], list[CallbackMaker]]:
-    """How to train, the candidates' settings by their names, and what makes the callbacks, from arguments of `train`.
-
-    Raises UsageError for what is wrong whatever the data are.
+    Raises UsageError for whatever is wrong independently of the data.
     """
-    check_choice("--fold-mode", fold_mode, FOLD_MODES)
-    workers = usual_workers() if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers {workers}: it must be at least 1")
-    if max_retries < 0:
-        raise UsageError(f"--max-retries {max_retries}: it must be at least 0")
-    if hang_timeout < SHORTEST_HANG:
-        raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
-    bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
-    saving = parse_saving(checkpoint_every, keep)
-    makers = [find_callback(one) if isinstance(one, str) else partial(_same, one) for one in callbacks]
-    candidates = expand_grid(settings or {})
-    for of_one in candidates.values():
-        try_recipe(resolve_settings(model, of_one)[0])
-    return Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving), candidates, makers
+    callback_makers(request)
+    candidates = expand_grid(request.settings or {})
+    for settings in candidates.values():
+        try_recipe(resolve_settings(request.model, settings)[0])
+    return request.model_copy(update={"workers": request.workers or usual_workers()}), candidates
+
+
+def callback_makers(request: TrainRequest) -> list[CallbackMaker]:
+    """What makes the callbacks of a request. Raises UsageError for one that cannot be found."""
+    return [find_callback(one) if isinstance(one, str) else partial(_same, one) for one in request.callbacks]
 
 
 def _same(callback: Callback) -> Callback:
     return callback
 
 
-def describe(configs: Mapping[str, TrainConfig], candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The configuration of a run; of a grid what is common to its candidates, and their settings."""
-    value = next(iter(configs.values())).to_json()
-    if len(configs) == 1:
-        return value
-    return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
-        "candidates": candidates
-    }
+def common_config(request: TrainRequest, split: Split, lanes: int, shares: int) -> TrainConfig:
+    """What all candidates of a request have in common."""
+    return TrainConfig(**request.part(TrainingOptions), split=split, lanes=lanes, shares=shares)
 
 
 def configure(
     candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, schema: Schema
 ) -> tuple[dict[str, TrainConfig], int]:
-    """What each candidate trains, from what is `common` to all and its settings; and the parameters of the
+    """What each candidate trains, from what is `common` to all and its settings; and the number of parameters of the
     largest model.
 
     Raises UsageError for what cannot be trained on data with this schema.
@@ -223,7 +150,78 @@ def configure(
     configs, parameters = {}, 0
     for name, settings in candidates.items():
         recipe, own = resolve_settings(common.model, settings)
-        configs[name] = replace(common, recipe=recipe, model_settings=own)
+        configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
         check_config(configs[name], schema)
         parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
     return configs, parameters
+
+
+def train_runs(training: Training, session: Session) -> dict[str, Any]:
+    """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
+    runs, root, listener = training.runs, training.root.root, session.listener
+    named = plan_runs(training, session)
+    left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
+    if 0 < len(left) < len(named):
+        listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
+    incomplete = {name: folder for name, folder in runs.items() if not folder.summary.exists()}
+    makers = callback_makers(training.request) if incomplete else []
+    with Callbacks(makers, root) as callbacks:
+        callbacks.tell("run_begun", str(root), left, describe(training))
+        if left:
+            train_left(training, named, session)
+        for folder in incomplete.values():
+            merge(training, folder, session)
+        summaries = {name: load_summary(folder) for name, folder in runs.items()}
+        result = write_grid(root, training.candidates, summaries) if len(runs) > 1 else summaries[""]
+        callbacks.end(summaries[result.get("best", "")])
+    listener.announce("report", str(RunFolder(best_folder(root)).page))
+    return result
+
+
+def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
+    """Assign the folds of all runs. Returns the folds by their names."""
+    dataset, runs = training.dataset, training.runs
+    with task_executor(dataset.rows, session.listener, session.client) as executor:
+        jobs = {
+            name: plan_run(runs[name], dataset, config, executor, session.listener.progress)
+            for name, config in training.configs.items()
+        }
+        executor.tell(RUN, _run_page(training))
+    titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
+    return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
+
+
+def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
+    """Train the folds that are not complete, on the Ray cluster of the job."""
+    request, listener = training.request, session.listener
+    with workers_released(session.client), ray_cluster(request.world_size, request.memory_bytes or 0) as dashboard:
+        listener.announce("Ray dashboard", dashboard)
+        job = next(iter(folds.values())).job
+        mode = settle_fold_mode(training.mode, job, len(folds), request)
+        listener.announce("fold mode", f"{mode.name}: {mode.reason}")
+        # Callbacks stay in this process: workers get the rest of the request as it is.
+        settled = request.model_copy(update={"fold_mode": mode.name, "callbacks": ()})
+        train_folds(training.root, folds, request.epochs, settled, listener.progress)
+
+
+def merge(training: Training, run: RunFolder, session: Session) -> None:
+    """Merge the predictions of a run whose folds are complete."""
+    dataset = training.dataset
+    with task_executor(dataset.rows * dataset.schema.outputs, session.listener, session.client) as executor:
+        executor.tell(RUN, _run_page(training))
+        merge_run(run, dataset, executor, session.listener.progress)
+
+
+def _run_page(training: Training) -> dict[str, str]:
+    """Where the dashboard's page finds the run."""
+    return {"place": absolute(str(training.root.root))}
+
+
+def describe(training: Training) -> dict[str, Any]:
+    """The configuration of a run; of a grid what is common to its candidates, and their settings."""
+    value = next(iter(training.configs.values())).model_dump()
+    if len(training.configs) == 1:
+        return value
+    return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
+        "candidates": training.candidates
+    }

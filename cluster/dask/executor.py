@@ -42,7 +42,7 @@ SMALL_WORK = 10_000_000  # numbers that are handled in this process: in about a 
 
 
 @contextmanager
-def _task_executor(size: int, listener: Listener, client: Client | None) -> Iterator[Executor]:
+def task_executor(size: int, listener: Listener, client: Client | None) -> Iterator[Executor]:
     """Dask, or where there is little to do (`size` numbers, a second's work) this process: a cluster takes seconds to
     start."""
     if client is None and size <= SMALL_WORK:

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...pipeline.csv.dialect import CsvOptions
+from ...pipeline.csv.options import CsvOptions
 from ...pipeline.sample import SourceSample, sample_images, sample_texts
 from ...pipeline.tables.sources import find_sources
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
 from ...storage.format import MANIFEST, Layout
-from ...storage.machine import keep_freed_memory, parse_bytes, this_machine
+from ...storage.machine import check_bytes, keep_freed_memory, this_machine
 from ...storage.object_path import locate
 from ...storage.reader import BlockReader
 from ...storage.tasks import SerialExecutor
@@ -28,24 +27,23 @@ from ...storage.writer import commit, create_arrays, write_shard
 from ...training.config import TrainConfig
 from ...training.model.trial import Costs, try_rows
 from ...training.run import RunJob
-from ...training.splits.split import choose_split
+from ...training.splits.choose import choose_split
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
 from ...training.stream.order import LANE_STEP, lane_count
 from ...training.stream.single import Mixing, TrainStream
-from ..api.job_file import CONVERSIONS, load_job_file
+from ..api.conversion import convert_image_files, convert_tables
+from ..api.job_file import load_job_file, parse_job
 from ..api.split import named_split
-from ..api.train import configure, train
+from ..api.train import common_config, configure, settle_request
 from ..listener import Listener
-from ..ray.job_cluster import usual_workers
-from ..runs.grid import expand_grid
+from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from .estimate import Conversion, Data, Outlook, Sample, Training, epoch_passes, estimate_data, look_ahead
 from .text import Facts, assumptions, conversion_facts, data_facts, disk_fact, training_facts
 
 ANY_MEMORY = 1 << 60
 TRIAL_BLOCKS = 16  # of 2 MB: two for each of 8 lanes
-SPLIT = ("split", "folds", "seed", "repeats", "holdout", "group_column", "order_column", "gap", "fold_column")
 
 
 @dataclass(frozen=True)
@@ -69,24 +67,23 @@ def plan_job(
     `price` is that of a node for an hour. `source_bytes` ("1TB") is the size of all sources, where those that are here
     are only some of them. Raises what `run_job` raises for sources that are not there and options that do not fit.
     """
-    tables, bound = load_job_file(Path(path)), parse_bytes(source_bytes, "--source-bytes")
-    table = next(iter(CONVERSIONS.keys() & tables), None)
-    if table is None and "train" not in tables:
-        raise UsageError(f"{path} neither converts nor trains: there is nothing to plan")
-    if table is None and bound:
-        raise UsageError(f"--source-bytes {source_bytes}: {path} has no sources; leave the option out")
+    job, bound = parse_job(load_job_file(Path(path))), check_bytes(source_bytes, "--source-bytes")
+    if job.convert is None and job.train is None:
+        raise UsageError(f"{path} neither converts nor trains: there is nothing to estimate")
+    if job.convert is None and bound:
+        raise UsageError(f"--source-bytes {source_bytes}: {path} has no sources; remove the option")
     cores = cores or this_machine().cores
     trainers = torch.cuda.device_count() or cores
     keep_freed_memory()
     conversion, training, left = None, None, 0
     with tempfile.TemporaryDirectory(prefix="foldstream-plan-") as name:
-        if table and (bound or not (locate(tables[table]["out"]) / MANIFEST).exists()):
-            dataset, data, conversion = try_conversion(table, tables[table], bound, Path(name))
+        if job.convert and (bound or not (locate(str(job.convert.out)) / MANIFEST).exists()):
+            dataset, data, conversion = try_conversion(job.convert, bound, Path(name))
         else:
-            dataset = open_dataset(tables[table]["out"] if table else tables["train"]["dataset"])
+            dataset = open_dataset(str(job.convert.out if job.convert else job.train.dataset if job.train else ""))
             data = measure(dataset)
-        if "train" in tables:
-            training, left = try_training(tables["train"], dataset, data, Path(name))
+        if job.train:
+            training, left = try_training(job.train, dataset, data, Path(name))
     facts = [
         *(conversion_facts(conversion, data) if conversion else []),
         *data_facts(data),
@@ -94,50 +91,53 @@ def plan_job(
         disk_fact(data, conversion, left),
     ]
     outlooks = look_ahead(nodes, cores, trainers, conversion, training, price)
-    return JobPlan(facts, outlooks, assumptions(conversion, training, "predict" in tables))
+    return JobPlan(facts, outlooks, assumptions(conversion, training, job.predict is not None))
 
 
 def try_conversion(
-    table: str, values: Mapping[str, Any], bound: int | None, folder: Path
+    request: ConvertTablesRequest | ConvertImagesRequest, bound: int | None, folder: Path
 ) -> tuple[Dataset, Data, Conversion]:
     """Convert a sample of the sources. Returns its dataset, that which all of the sources will make, and their
     conversion. They have `bound` bytes, where that is given."""
-    places = [values["sources"]] if isinstance(values["sources"], str) else values["sources"]
-    texts = table == "convert.csv"
     copies = folder / "sources"
     copies.mkdir()
-    if texts:
-        taken = sample_texts(find_sources(places), CsvOptions(**values.get("csv", {})), copies)
+    if isinstance(request, ConvertTablesRequest):
+        taken = sample_texts(find_sources(request.places), CsvOptions.model_validate(request.csv), copies)
     else:
-        taken = sample_images(places, copies)
+        taken = sample_images(request.places, copies)
     total = bound or taken.total
     if total is None:
         raise UsageError(
-            f"{places[0]} has more than {taken.sources - 1:,} images; say how large all of them are, as in "
+            f"{request.places[0]} has more than {taken.sources - 1:,} images; give the size of all of them, e.g. "
             "--source-bytes 1TB"
         )
-    dataset, seconds = convert_sample(table, values, taken, folder)
+    dataset, seconds = convert_sample(request, taken, folder)
     made = measure(dataset)
     unpacking = seconds.pop("open", 0.0) if taken.packed else 0.0
     sample = Sample(taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed)
     data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
-    spilled = data.stored_bytes if texts and values.get("shuffle") is not None else 0
-    return dataset, data, Conversion(sample, total, sources, data.layout.shards, spilled)
+    spills = isinstance(request, ConvertTablesRequest) and request.shuffle is not None
+    return dataset, data, Conversion(sample, total, sources, data.layout.shards, data.stored_bytes if spills else 0)
 
 
 def convert_sample(
-    table: str, values: Mapping[str, Any], sample: SourceSample, folder: Path
+    request: ConvertTablesRequest | ConvertImagesRequest, sample: SourceSample, folder: Path
 ) -> tuple[Dataset, dict[str, float]]:
-    """Convert a sample as the job says, in this process, twice: the first time compiled code is loaded. Returns the
+    """Convert a sample as the job asks, in this process, twice: the first time compiled code is loaded. Returns the
     dataset and the seconds of each stage of the second time."""
-    options = {**values, "sources": list(sample.places), "dask": None, "report": None, "client": SerialExecutor()}
-    if "labels" in values:
-        options["on_error"] = "skip"  # it names images that are not in the sample
+    here: dict[str, Any] = {"sources": sample.places, "dask": None, "report": None}
+    if isinstance(request, ConvertImagesRequest) and request.labels is not None:
+        here["on_error"] = "skip"  # it names images that are not in the sample
     for out in (folder / "first", folder / "second"):
         clock = StageClock()
-        with told_of(sample.origins | {str(out): values["out"]}):
-            dataset = CONVERSIONS[table](**{**options, "out": str(out), "listener": Listener(clock)})
+        own = request.model_copy(update={**here, "out": str(out)})
+        session = Session(listener=Listener(clock), client=SerialExecutor())
+        with told_of(sample.origins | {str(out): str(request.out)}):
+            if isinstance(own, ConvertTablesRequest):
+                dataset = convert_tables(own, session)
+            else:
+                dataset = convert_image_files(own, session)
     return dataset, clock.seconds
 
 
@@ -171,35 +171,28 @@ def measure(dataset: Dataset) -> Data:
     return Data(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
 
 
-def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data, folder: Path) -> tuple[Training, int]:
+def try_training(request: TrainRequest, dataset: Dataset, data: Data, folder: Path) -> tuple[Training, int]:
     """What training takes on `data`, by a trial on a `dataset` that is like it; and the bytes that the run leaves.
 
     Raises UsageError for what cannot be trained, or not in the memory that is given.
     """
-    bound = signature(train).bind(**values)
-    bound.apply_defaults()
-    options = bound.arguments
-    split = (
-        named_split(dataset, options["plan"])
-        if options["plan"]
-        else choose_split(dataset.schema, *(options[name] for name in SPLIT))
-    )
-    workers, epochs = options["workers"] or usual_workers(), options["epochs"]
-    shared = {name: options[name] for name in ("model", "batch_size", "seed", "window", "refit")}
-    common = TrainConfig(split=split, epochs=epochs, lanes=lane_count(workers), shares=workers, **shared)
-    candidates = expand_grid(options["settings"] or {})
+    request, candidates = settle_request(request)
+    split = named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
+    workers, epochs = request.world_size, request.epochs
+    common = common_config(request, split, lane_count(workers), workers)
     configs, parameters = configure(candidates, common, dataset.schema)
     passes = epoch_passes(split, common.refit, len(candidates))
-    fused = options["fold_mode"] != "runs"
+    fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
-    rank = Rank(0, workers, parse_bytes(options["memory"], "--memory") or ANY_MEMORY)
-    stream = stream_bytes(replace_layout(dataset, data), common, at_once, rank)
+    stream = stream_bytes(
+        replace_layout(dataset, data), common, at_once, Rank(0, workers, request.memory_bytes or ANY_MEMORY)
+    )
     tried = dataset if dataset.layout == data.layout else with_blocks(dataset, data.layout.block_rows, folder / "tried")
     batch, costs = time_rows(tried, next(iter(configs.values())), workers)
     training = Training(
         data.rows, epochs, passes, parameters, workers, batch, at_once, reads, stream, costs.training, costs.reading
     )
-    return training, training.bytes_left(dataset.schema.outputs, split.repeats, options["keep"])
+    return training, training.bytes_left(dataset.schema.outputs, split.repeats, request.keep)
 
 
 def replace_layout(dataset: Dataset, data: Data) -> Dataset:
@@ -234,7 +227,7 @@ def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int,
     if dataset.rows < LANE_STEP:
         raise UsageError(f"there are {dataset.rows} rows to try the training with, and it takes {LANE_STEP}")
     rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
-    own = replace(config, batch_size=rows, lanes=LANE_STEP, shares=1)
+    own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, own, None)
     needed = stream_bytes(dataset, own, 1, Rank(memory=ANY_MEMORY, threads=1))
     threads = torch.get_num_threads()

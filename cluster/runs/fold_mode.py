@@ -1,18 +1,16 @@
 """Whether all folds are trained from one pass over the data, or each in a run of its own."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
 from ray.exceptions import RayTaskError
 
 from ...storage.dataset import Dataset
-from ...storage.errors import FoldstreamError, RunError, UsageError, check_choice
+from ...storage.errors import FoldstreamError, RunError, UsageError
 from ...storage.machine import this_machine
-from ...training.config import TrainConfig
-from ...training.engine.saving import EACH_EPOCH, Saving
+from ...training.config import Execution, TrainConfig
 from ...training.model.optimizer import MODEL_BYTES
 from ...training.model.trial import Costs, try_rows
 from ...training.run import RunJob
@@ -22,50 +20,39 @@ from ...training.stream.fused import FusedStream
 from ...training.stream.single import Mixing, TrainStream
 from ...training.zoo.user_code import noted
 
-FOLD_MODES = ("auto", "fused", "runs")
 
+class FoldMode(NamedTuple):
+    """`fused`: all folds from one pass over the data; `runs`: each by itself. And why."""
 
-@dataclass(frozen=True)
-class Execution:
-    """How a run is carried out, which does not change its result: workers, bytes of memory and of cache for each one's
-    stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung, checkpoints."""
-
-    workers: int
-    memory: int | None = None
-    cache: int | None = None
-    max_retries: int = 2
-    hang_seconds: float = 30.0
-    fold_mode: str = "auto"
-    """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
-    saving: Saving = EACH_EPOCH
+    name: str
+    reason: str
 
 
 def choose_fold_mode(
     dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int
-) -> tuple[str, str]:
-    """`fused` or `runs` for so many `models` of so many parameters, and why.
+) -> FoldMode:
+    """The fold mode for `models` models of so many parameters.
 
-    Raises UsageError if the workers' streams cannot do with the memory that they may use.
+    Raises UsageError if the workers' streams do not fit into the memory that they may use.
     """
-    check_choice("--fold-mode", execution.fold_mode, FOLD_MODES)
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    place, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
-    mode, reason = execution.fold_mode, "as it was told"
+    place, every = Rank(0, execution.world_size, execution.memory_bytes), EveryRow(dataset.layout)
+    mode = FoldMode(execution.fold_mode, "as requested")
     needed = models * parameters * MODEL_BYTES
-    if mode == "auto":
-        mode, reason = "fused", "all folds from one pass over the data"
-        if needed > model_memory(execution.workers):
-            mode, reason = "runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker"
-    if mode == "fused":
+    if mode.name == "auto":
+        mode = FoldMode("fused", "all folds in one pass over the data")
+        if needed > model_memory(execution.world_size):
+            mode = FoldMode("runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker")
+    if mode.name == "fused":
         try:
             FusedStream(dataset, dict.fromkeys(range(models), every), mixing, place)
         except UsageError:
             if execution.fold_mode == "fused":
                 raise
-            mode, reason = "runs", "the memory does not suffice for one pass for all folds"
-    if mode == "runs":
+            mode = FoldMode("runs", "there is not enough memory to train all folds in one pass")
+    if mode.name == "runs":
         TrainStream(dataset, every, mixing, place)
-    return mode, reason
+    return mode
 
 
 def model_memory(workers: int) -> int:
@@ -75,20 +62,21 @@ def model_memory(workers: int) -> int:
     return this_machine().memory // workers // 2
 
 
-def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution: Execution) -> tuple[str, str]:
-    """The fold mode on the Ray cluster that is connected, and why: if the memory allows one pass, and there is room for
-    several runs at once, a short trial decides what is faster."""
-    room = runs_at_once(ray.cluster_resources(), execution.workers)
-    if execution.fold_mode != "auto" or mode == "runs" or min(room, models) < 2:
-        return mode, reason
+def settle_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execution) -> FoldMode:
+    """The fold mode on the Ray cluster that is connected: if the memory allows one pass, and there is room for several
+    runs at once, a short trial decides which is faster."""
+    room = runs_at_once(ray.cluster_resources(), execution.world_size)
+    if execution.fold_mode != "auto" or mode.name == "runs" or min(room, models) < 2:
+        return mode
     remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(try_rows)
+    rank = Rank(memory=execution.memory_bytes, cache=execution.cache_bytes)
     try:
-        costs = ray.get(remote.remote(job, Rank(memory=execution.memory, cache=execution.cache)))
+        costs = ray.get(remote.remote(job, rank))
     except RayTaskError as error:
         if isinstance(error.cause, FoldstreamError):
             raise error.cause from None
         raise RunError(f"--model {job.config.model} fails on a batch of the data: {noted(error.cause)}") from error
-    return faster_mode(costs, models, room, job.open_data().rows, execution.workers)
+    return faster_mode(costs, models, room, job.open_data().rows, execution.world_size)
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:
@@ -101,14 +89,14 @@ def has_gpus() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0))
 
 
-def faster_mode(costs: Costs, models: int, room: int, rows: int, workers: int) -> tuple[str, str]:
+def faster_mode(costs: Costs, models: int, room: int, rows: int, workers: int) -> FoldMode:
     """What is faster where `room` runs fit at once, by what a row costs a worker: it reads while it trains.
 
     One pass reads once for all models and has the workers of one run; runs read for each model by itself.
     """
     one_pass = max(models * costs.training, costs.reading) * rows / workers
     at_once = math.ceil(models / room) * max(costs.training, costs.reading) * rows / workers
-    told = (
-        f"an epoch of all models takes about {one_pass:,.1f} s from one pass, {at_once:,.1f} s by {room} runs at once"
+    reason = (
+        f"an epoch of all models takes about {one_pass:,.1f} s in one pass, {at_once:,.1f} s as {room} runs at once"
     )
-    return ("fused" if one_pass <= at_once else "runs"), told
+    return FoldMode("fused" if one_pass <= at_once else "runs", reason)

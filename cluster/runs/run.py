@@ -7,7 +7,6 @@ import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from ...storage.errors import ConflictError, UsageError
 from ...storage.files import names_in, read_json, same_json, write_atomic, write_json
 from ...storage.object_path import AnyPath
 from ...storage.tasks import Executor, Progress
-from ...training.config import TrainConfig
+from ...training.config import Execution, TrainConfig
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
 from .coordinator import Coordinator
-from .fold_mode import Execution, has_gpus
+from .fold_mode import has_gpus
 from .journal import Journal
 from .schedule import Resources as Demand
 from .schedule import Schedule, Unit
@@ -40,9 +39,9 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
     """
     file, kept = model_file(config.model), config
     if file:  # the run keeps it, so that it does not matter where it was
-        kept = replace(config, model=f"{file[0].name}:{file[1]}")
+        kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
     data = str(dataset.place), dataset.identity, dataset.schema, dataset.statistics
-    value = asdict(RunJob(*data, kept, model_hash(config.model)))
+    value = RunJob(*data, kept, model_hash(config.model)).to_json()
     if run.job.exists():
         differences = sorted({*_differences(read_json(run.job), value)})
         if OTHER_DATA in differences:  # its statistics follow from that
@@ -108,13 +107,12 @@ def train_folds(
     units = plan_units(left, execution, has_gpus())
 
     def request(name: str) -> GroupRequest:
-        unit, streams = units[name], (execution.memory, execution.cache)
+        unit = units[name]
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in unit.folds)
-        use_gpu = unit.demand.gpus > 0
-        return GroupRequest(name, members, execution.workers, use_gpu, *streams, execution.saving)
+        return GroupRequest(name, members, unit.demand.gpus > 0, execution)
 
     coordinator = Coordinator(
-        Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_seconds
+        Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_timeout
     )
     with watch_folds(folds, epochs, progress):
         coordinator.run()
@@ -123,7 +121,8 @@ def train_folds(
 def plan_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dict[str, Unit]:
     """What is trained by one Ray Train run each: all folds from one pass, or each by itself."""
     groups = [tuple(folds)] if execution.fold_mode == "fused" else [(fold,) for fold in folds]
-    demand = Demand(execution.workers, execution.workers * use_gpu, execution.workers * (execution.memory or 0))
+    workers = execution.world_size
+    demand = Demand(workers, workers * use_gpu, workers * (execution.memory_bytes or 0))
     names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in groups]
     return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 

@@ -2,20 +2,24 @@
 
 import platform
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from statistics import fmean, stdev
 from typing import Any
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan, open_plan
-from ...training.config import resolve_settings
+from ...storage.options import Options
+from ...training.config import TrainingOptions
 from ...training.run import RunFolder, RunJob, read_result
-from ...training.splits.split import COLUMN_OPTIONS
+from ...training.settings import resolve_settings
+from ...training.splits.split import options_of
+from ..requests import SplitRequest, TrainRequest, words_of
 
 VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
 PLAN = "again"  # of folds that have a seed of their own
+ALWAYS_SPLIT = {"split", "folds"}
+"""Options of a split that the command states, defaults or not."""
 NOT_SCORES = ("seconds", "read_bytes")  # of an epoch's figures
 TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
 """What a rank's seconds are spent on."""
@@ -42,42 +46,27 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
 def settings(job: RunJob) -> dict[str, Any]:
     """The settings of `--set` without which the model's recipe would be another, and the model's own."""
     usual, _ = resolve_settings(job.config.model, {})
-    differing = {name: value for name, value in asdict(job.config.recipe).items() if value != getattr(usual, name)}
+    differing = {name: value for name, value in job.config.recipe.model_dump().items() if value != getattr(usual, name)}
     return differing | dict(job.config.model_settings)
 
 
 def command(job: RunJob, run: RunFolder) -> str:
     """The command that trains the run again, to the last bit, in another folder."""
-    config, split = job.config, job.config.split
-    folds: dict[str, Any] = {
-        "--split": split.kind,
-        COLUMN_OPTIONS.get(split.kind, ""): split.column,
-        "--folds": split.folds,
-        "--repeats": split.repeats if split.repeats > 1 else None,
-        "--holdout": split.holdout or None,
-        "--gap": split.gap or None,
-    }
-    first = ""
-    if split.seed != config.seed:  # the folds are those of a plan
-        first = f"{shlex.join(['foldstream', 'split', job.dataset, '--name', PLAN, *_words(folds, split.seed)])} && "
-        folds = {"--plan": PLAN}
-    options = {
-        "--model": config.model,
-        **folds,
-        "--epochs": config.epochs,
-        "--batch-size": config.batch_size,
-        "--workers": config.shares,
-        "--window": config.window,
-    }
-    words = ["foldstream", "train", job.dataset, f"{run.root}-again", *_words(options, config.seed)]
-    words += ["--refit"] * config.refit
-    words += [word for name, value in settings(job).items() for word in ("--set", f"{name}={value}")]
-    return first + shlex.join(words)
+    config, data = job.config, {"dataset": job.dataset, "run": f"{run.root}-again"}
+    options = {**config.part(TrainingOptions), "workers": config.shares, "settings": settings(job)}
+    always, first = {*TrainingOptions.model_fields, "workers"}, ""
+    if config.split.seed != config.seed:  # the folds are those of a plan
+        plan = {"dataset": job.dataset, "name": PLAN, "seed": config.split.seed, **options_of(config.split)}
+        first = _shell("split", SplitRequest.model_validate(plan), {"name", *ALWAYS_SPLIT, "seed"}) + " && "
+        options["plan"] = PLAN
+    else:
+        options |= options_of(config.split)
+        always |= ALWAYS_SPLIT
+    return first + _shell("train", TrainRequest.model_validate({**data, **options}), always)
 
 
-def _words(options: Mapping[str, Any], seed: int) -> list[str]:
-    given = {**options, "--seed": seed}
-    return [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+def _shell(command: str, request: Options, always: Iterable[str]) -> str:
+    return shlex.join(["foldstream", command, *words_of(request, always)])
 
 
 def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...storage.errors import SourceError, UsageError, check_choice
+from ...storage.errors import SourceError, UsageError
 from .kernels import find_rows
+from .options import MISSING, CsvOptions
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
 DELIMITERS = ",\t;|"
-HEADERS = ("auto", "first", "none")
 SAMPLE_ROWS = 100
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -28,33 +27,6 @@ BYTE_ORDER_MARKS = {
 MARK_OF_UTF8 = b"\xef\xbb\xbf"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
-
-
-@dataclass(frozen=True)
-class CsvOptions:
-    """What the user says of a file's dialect; None and "auto" are for us to see."""
-
-    delimiter: str | None = None
-    quote: str = '"'
-    comment: str | None = None
-    decimal: str | None = None
-    thousands: str = ""
-    missing: tuple[str, ...] = MISSING
-    encoding: str | None = None
-    header: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_choice("--header", self.header, HEADERS)
-        for option in ("delimiter", "quote", "comment", "decimal", "thousands"):
-            given = getattr(self, option)
-            if given == r"\t":
-                raise UsageError(f"--{option} {given}: for a tab write --{option} $'{given}'")
-            if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0" or given in "0123456789+-eE"):
-                raise UsageError(f"--{option} «{given}»: give one ASCII character that no number has")
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{**value, "missing": tuple(value["missing"])})
 
 
 @dataclass(frozen=True)

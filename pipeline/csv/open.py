@@ -24,18 +24,9 @@ from ...storage.files import whole_file
 from ...storage.format import Source
 from ...storage.object_path import locate, open_stream, read_bytes
 from .cut import PACKER, PIECE_BYTES, CsvText, check_length, count_text
-from .dialect import (
-    MARK_OF_UTF8,
-    CsvOptions,
-    Dialect,
-    column_names,
-    find_dialect,
-    find_encoding,
-    padded,
-    sample_rows,
-    split_row,
-)
+from .dialect import MARK_OF_UTF8, Dialect, column_names, find_dialect, find_encoding, padded, sample_rows, split_row
 from .kernels import count_lines, find_rows
+from .options import CsvOptions
 from .row_batch import Piece
 
 HEAD_BYTES = 256 << 10

@@ -8,7 +8,6 @@ is contradicted by no row holds for all; where a row does contradict, all rows a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -47,7 +46,7 @@ def convert(
     the data, and ConflictError where `root` holds something else. With `overwrite`, a dataset at `root` is replaced;
     it stays until all rows were read and the new one is planned, so that a typing error does not cost it.
     """
-    fingerprint = asdict(request)
+    fingerprint = request.to_json()
     if is_converted(root, fingerprint, overwrite):
         remove_tree(root / WORK)
         return open_dataset(root)

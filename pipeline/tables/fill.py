@@ -12,7 +12,8 @@ from ...storage.object_path import AnyPath
 from ..csv.row_batch import Chunk, Columns, Numbers
 from ..target.receipts import finish_shard
 from .findings import DAY, date_seconds
-from .plan import FLOATS, ConvertPlan, PlannedPiece
+from .options import FLOATS
+from .plan import ConvertPlan, PlannedPiece
 from .readers import Reader, Text, open_reader
 
 CHUNK_BYTES = 8 << 20  # of `x`, read at once

@@ -17,15 +17,15 @@ import pyarrow as pa
 from ...storage.errors import UsageError, check_choice, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
 from ..csv.cut import CsvText
-from ..csv.dialect import CsvOptions, Dialect, is_number
+from ..csv.dialect import Dialect, is_number
+from ..csv.options import CsvOptions, as_texts
 from ..csv.row_batch import Columns, Piece
 from ..csv.rows import parse_dates
 from ..target.labels import ON_ERROR, TASKS, choose_labels
 from .findings import DAY, Findings
+from .options import FLOATS, INTEGERS, TableOptions, parse_missing
 from .readers import Text, text_from_json, text_to_json
 
-INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
-FLOATS = ("float32", "float64")
 DTYPES = ("auto", *INTEGERS, *FLOATS)
 MISSING = ("error", "mean", "constant", "indicator")
 UNKNOWN = ("error", "code")
@@ -82,6 +82,33 @@ class ConvertRequest:
         return self.missing != "error"
 
     @classmethod
+    def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None) -> Self:
+        """The conversion of sources that a user's options ask for; `like` is the schema that it must fit."""
+        missing, constant = parse_missing(options.missing)
+        return cls(
+            tuple(sources),
+            labels=as_texts(options.label),
+            id=options.id,
+            shape=tuple(options.shape) if options.shape else None,
+            dtype=options.dtype,
+            task=options.task,
+            ignore=as_texts(options.ignore),
+            categories=as_texts(options.category),
+            dates=as_texts(options.date),
+            missing=missing,
+            constant=constant,
+            unknown=options.unknown,
+            like=like,
+            on_error=options.on_error,
+            shuffle=options.shuffle,
+            csv=CsvOptions.model_validate(options.csv),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What identifies the conversion; stored with it."""
+        return {**asdict(self), "csv": self.csv.model_dump()}
+
+    @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         tuples = {name: tuple(value[name]) for name in ("labels", "ignore", "categories", "dates")}
         return cls(
@@ -91,7 +118,7 @@ class ConvertRequest:
                 "sources": tuple(Source(**source) for source in value["sources"]),
                 "shape": value["shape"] and tuple(value["shape"]),
                 "like": value["like"] and Schema.from_json(value["like"]),
-                "csv": CsvOptions.from_json(value["csv"]),
+                "csv": CsvOptions.model_validate(value["csv"]),
             }
         )
 
@@ -251,7 +278,9 @@ def plan_conversion(
             first += rows
     layout = choose_layout(first, schema.arrays()[0].row_bytes)
     sampled = findings is None
-    return ConvertPlan(layout, schema, columns, tuple(texts), tuple(planned), asdict(request), sampled, total.left_out)
+    return ConvertPlan(
+        layout, schema, columns, tuple(texts), tuple(planned), request.to_json(), sampled, total.left_out
+    )
 
 
 def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) -> Schema:

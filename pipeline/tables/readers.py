@@ -8,8 +8,9 @@ import numpy as np
 
 from ...storage.format import Source
 from ..csv.cut import CsvText
-from ..csv.dialect import CsvOptions, Dialect
+from ..csv.dialect import Dialect
 from ..csv.open import open_text
+from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
 from .parquet import ParquetTable, TableReader, open_table

@@ -35,7 +35,7 @@ def decode(path: str, color: str, size: int, reduced: bool = False) -> np.ndarra
         return np.asarray(colored.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def foldstream(folder: Path, out: Path, color: str, size: int) -> tuple[int, float]:
+def foldstream(folder: Path, out: Path, color: Any, size: int) -> tuple[int, float]:
     from foldstream import convert_images
     from foldstream.cluster.dask.local import dask_cluster
 

@@ -158,7 +158,7 @@ class CodedRows:
 
 def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
     """Each model's rows, by the codes of all rows, which are worked out shard by shard."""
-    layout, split = dataset.layout, Split("kfold", FOLDS)
+    layout, split = dataset.layout, Split(kind="kfold", folds=FOLDS)
     assignment = survey(dataset, split, SerialExecutor(), silent)
     counts = np.empty((layout.blocks, FOLDS), np.uint16)
     for shard in range(layout.shards):

@@ -24,13 +24,14 @@ from foldstream.cluster.runs.run import plan_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.config import TrainConfig, resolve_settings
+from foldstream.training.config import TrainConfig
 from foldstream.training.engine import fold_model
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.objective import make_model
 from foldstream.training.model.optimizer import make_optimizer, make_scheduler, parameter_groups
 from foldstream.training.run import RunFolder, RunJob, folds_of
+from foldstream.training.settings import resolve_settings
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.batch import Batch
 from foldstream.training.stream.single import TrainStream
@@ -122,7 +123,7 @@ def claim(case: str, folder: Path) -> tuple[RunFolder, RunJob]:
     """The run of five folds in a folder that has the case's dataset."""
     model, _, _, _, _, batch_size, _ = CASES[case]
     recipe, own = resolve_settings(model, {})
-    config = TrainConfig(model, Split(), 2, batch_size, recipe=recipe, model_settings=own)
+    config = TrainConfig(model=model, split=Split(), epochs=2, batch_size=batch_size, recipe=recipe, model_settings=own)
     run = RunFolder(folder / "run")
     return run, plan_run(run, open_dataset(folder / "data"), config, SerialExecutor(), silent)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
-from foldstream.pipeline.csv.dialect import MISSING, CsvOptions, padded
+from foldstream.pipeline.csv.dialect import padded
 from foldstream.pipeline.csv.kernels import count_lines, find_rows
+from foldstream.pipeline.csv.options import MISSING, CsvOptions
 from foldstream.storage.errors import RowError, SourceError
 from hypothesis import given, settings
 from hypothesis import strategies as st

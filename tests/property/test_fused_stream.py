@@ -39,7 +39,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
 
 
 def fold_filters(dataset: Dataset) -> dict[int, RowFilter]:
-    plan = make_plan(dataset, Split("kfold", FOLDS), Path(dataset.root).with_suffix(".folds"))
+    plan = make_plan(dataset, Split(kind="kfold", folds=FOLDS), Path(dataset.root).with_suffix(".folds"))
     return {fold: training_rows(plan, fold) for fold in range(FOLDS)}
 
 

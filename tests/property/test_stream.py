@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
         csv = root / f"{rows}.csv"
         csv.write_text(table(rows, seed=rows))
         datasets.append(convert_file(csv, root / f"{rows}.zarr", label="label"))
-    plans = tuple(make_plan(d, Split("kfold", FOLDS), d.root.with_suffix(".folds")) for d in datasets)
+    plans = tuple(make_plan(d, Split(kind="kfold", folds=FOLDS), d.root.with_suffix(".folds")) for d in datasets)
     return Data(tuple(datasets), plans)
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from foldstream.training.config import resolve_settings
 from foldstream.training.model.optimizer import make_optimizer, make_scheduler
+from foldstream.training.settings import resolve_settings
 from foldstream.training.zoo.factory import build_model
 from foldstream.training.zoo.networks import ArticleCNN
 from scipy.signal import convolve2d

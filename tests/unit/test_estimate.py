@@ -53,11 +53,11 @@ def test_a_conversion_takes_as_many_rounds_as_its_shards_and_its_sources() -> No
 @pytest.mark.parametrize(
     ("split", "refit", "candidates", "passes"),
     [
-        (Split("kfold", 5), False, 1, Passes(5, 4.0, 1.0)),
-        (Split("kfold", 5), True, 2, Passes(12, 10.0, 2.0)),
-        (Split("kfold", 4, repeats=3), False, 1, Passes(12, 9.0, 3.0)),
-        (Split("kfold", 2, holdout=0.5), True, 1, Passes(3, 1.0, 0.5)),
-        (Split("kfold", 1, holdout=0.25), False, 1, Passes(1, 0.75, 0.25)),
+        (Split(kind="kfold", folds=5), False, 1, Passes(5, 4.0, 1.0)),
+        (Split(kind="kfold", folds=5), True, 2, Passes(12, 10.0, 2.0)),
+        (Split(kind="kfold", folds=4, repeats=3), False, 1, Passes(12, 9.0, 3.0)),
+        (Split(kind="kfold", folds=2, holdout=0.5), True, 1, Passes(3, 1.0, 0.5)),
+        (Split(kind="kfold", folds=1, holdout=0.25), False, 1, Passes(1, 0.75, 0.25)),
     ],
     ids=["folds", "refit and a grid", "repeats", "holdout", "one fold"],
 )

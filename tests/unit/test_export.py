@@ -35,7 +35,7 @@ def run(request: pytest.FixtureRequest, digits: Dataset, tmp_path_factory: pytes
     if request.param == "mlp of quantities":
         (root / "rows.csv").write_text(table(600).replace("label", "word"))
         data = convert_file(root / "rows.csv", root / "rows.zarr", label=("c0", "c2"), task="regression")
-        job, run = make_job(data, root / "run", epochs=1, model="mlp", split=Split("kfold", 3))
+        job, run = make_job(data, root / "run", epochs=1, model="mlp", split=Split(kind="kfold", folds=3))
     else:
         job, run = make_job(digits, root / "run", epochs=1, model=request.param)
     FoldTrainer(folds_of(job, run, range(3)), Process()).train()

@@ -1,14 +1,12 @@
 """What decides how folds are trained: the memory, the room on the nodes, and a short trial."""
 
-from dataclasses import replace
-
 import pytest
-from foldstream.cluster.runs.fold_mode import Execution, choose_fold_mode, faster_mode
+from foldstream.cluster.runs.fold_mode import choose_fold_mode, faster_mode
 from foldstream.cluster.runs.run import plan_units
 from foldstream.cluster.runs.schedule import Resources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.training.config import TrainConfig
+from foldstream.training.config import Execution, TrainConfig
 from foldstream.training.model.trial import Costs, try_rows
 from foldstream.training.run import RunJob
 from foldstream.training.stream.batch import Rank
@@ -20,27 +18,28 @@ FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 
 
 def test_folds_are_one_unit_or_each_its_own() -> None:
-    execution = Execution(2, memory=100)
-    fused = plan_units(FOLDS, replace(execution, fold_mode="fused"), use_gpu=True)
+    execution = Execution(workers=2, memory=100)
+    fused = plan_units(FOLDS, execution.model_copy(update={"fold_mode": "fused"}), use_gpu=True)
     assert [(unit.folds, unit.demand) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
-    runs = plan_units(FOLDS, replace(execution, fold_mode="runs"), use_gpu=False)
+    runs = plan_units(FOLDS, execution.model_copy(update={"fold_mode": "runs"}), use_gpu=False)
     assert [(unit.folds, unit.demand) for unit in runs.values()] == [((fold,), Resources(2, 0, 200)) for fold in FOLDS]
 
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     config = TrainConfig()
-    assert choose_fold_mode(digits, 5, config, Execution(2), 1000)[0] == "fused"
-    mode, reason = choose_fold_mode(digits, 5, config, Execution(2), 10**12)
+    assert choose_fold_mode(digits, 5, config, Execution(workers=2), 1000)[0] == "fused"
+    mode, reason = choose_fold_mode(digits, 5, config, Execution(workers=2), 10**12)
     assert mode == "runs"
     assert "5 models at once need 100,000.0 GB" in reason
     rows = dict.fromkeys(range(5), EveryRow(digits.layout))
     needed = FusedStream(digits, rows, Mixing(config.batch_size), Rank(0, 2)).memory_needed
-    enough, short = Execution(2, memory=needed, fold_mode="fused"), Execution(2, memory=needed - 1, fold_mode="fused")
+    enough, short = (
+        Execution(workers=2, memory=needed, fold_mode="fused"),
+        Execution(workers=2, memory=needed - 1, fold_mode="fused"),
+    )
     assert choose_fold_mode(digits, 5, config, enough, 1000)[0] == "fused"
     with pytest.raises(UsageError, match="--fold-mode runs"):
         choose_fold_mode(digits, 5, config, short, 1000)
-    with pytest.raises(UsageError, match="did you mean «fused»"):
-        choose_fold_mode(digits, 5, config, Execution(2, fold_mode="fussed"), 1000)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +50,11 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
 def test_what_a_row_costs_decides_where_several_runs_fit(reading: float, training: float, room: int, mode: str) -> None:
     chosen, reason = faster_mode(Costs(reading, training), 5, room, 10_000, 2)
     assert chosen == mode
-    assert f"by {room} runs at once" in reason
+    assert f"as {room} runs at once" in reason
 
 
 def test_a_trial_tells_what_a_row_costs(digits: Dataset) -> None:
-    config = TrainConfig("mlp", batch_size=64)
+    config = TrainConfig(model="mlp", batch_size=64)
     job = RunJob(str(digits.root), digits.identity, digits.schema, digits.statistics, config, None)
     costs = try_rows(job)
     assert 0 < costs.reading < 1e-2

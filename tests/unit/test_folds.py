@@ -29,7 +29,7 @@ def test_stratified_folds_differ_by_one_row_at_most_in_all_and_in_each_class(
     rows: int, folds: int, seed: int, classes: int, holdout: float, repeat: int
 ) -> None:
     y = np.random.default_rng(seed).integers(0, classes, rows)
-    codes = split_in_runs(y, classes, Split("stratified", folds, seed, holdout=holdout), rows, repeat)
+    codes = split_in_runs(y, classes, Split(kind="stratified", folds=folds, seed=seed, holdout=holdout), rows, repeat)
     sizes = np.bincount(codes, minlength=folds + 1)
     assert sizes[:folds].max() - sizes[:folds].min() <= 1
     for code in range(classes):
@@ -51,7 +51,7 @@ def test_stratified_folds_do_not_depend_on_how_the_rows_are_cut(
 @settings(max_examples=100, deadline=None)
 @given(st.integers(2, 3000), st.integers(2, 10), st.integers(0, 100), HOLDOUTS)
 def test_kfold_is_even_and_stable_when_rows_are_appended(rows: int, folds: int, more: int, holdout: float) -> None:
-    split = Split("kfold", folds, 3, holdout=holdout)
+    split = Split(kind="kfold", folds=folds, seed=3, holdout=holdout)
     codes = kfold(0, rows, rows, split)
     sizes = np.bincount(codes, minlength=folds + 1)
     assert sizes[:folds].max() - sizes[:folds].min() <= 1
@@ -69,7 +69,7 @@ def test_repeats_have_other_folds_and_the_same_holdout() -> None:
 
 
 def test_another_seed_gives_other_folds() -> None:
-    assert kfold(0, 100, 100, Split("kfold")).tolist() != kfold(0, 100, 100, Split("kfold", seed=1)).tolist()
+    assert kfold(0, 100, 100, Split(kind="kfold")).tolist() != kfold(0, 100, 100, Split(kind="kfold", seed=1)).tolist()
 
 
 def test_hash64_is_fixed_for_ever() -> None:
@@ -85,6 +85,6 @@ def test_seed_of_is_half_of_hash64() -> None:
 
 @pytest.mark.parametrize("folds", [2, 5, 10])
 def test_folds_are_mixed_over_the_rows(folds: int) -> None:
-    codes = kfold(0, 5000, 5000, Split("kfold", folds))
+    codes = kfold(0, 5000, 5000, Split(kind="kfold", folds=folds))
     ordered = np.arange(5000) % folds
     assert (codes == ordered).mean() == pytest.approx(1 / folds, abs=0.05)

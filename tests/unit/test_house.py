@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {"storage": 0, "pipeline": 1, "training": 1, "cluster": 2, "cli": 3, "__init__": 3}
 ROOMS = {
     "pipeline": ["csv", "target", "tables images predictions", "*"],
-    "training": ["seeding", "splits stream zoo", "config", "run", "model", "engine", "ray", "open_stream"],
+    "training": ["seeding", "splits stream zoo", "config", "settings", "run", "model", "engine", "ray", "open_stream"],
     "cluster": [
         "listener loopback",
+        "requests",
         "ray",
         "dask runs",
         "callbacks views doctor",

@@ -1,10 +1,10 @@
 """A job file that is wrong is refused before any work is done, with what is wrong in it and what to write instead."""
 
 from pathlib import Path
+from typing import Any
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.api.conversion import csv_options
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.files import exclusive
@@ -35,18 +35,18 @@ def fails(sample_shape, outputs):
 @pytest.mark.parametrize(
     ("train", "predict", "message"),
     [
-        ('epochs = "10"', "", r"«epochs» in \[train\] is '10'; it must be a whole number"),
-        ("refit = 1", "", "it must be true or false"),
-        ('callbacks = "mlflow"', "", 'it must be a list of "text"'),
-        ("memory = 1.5", "", 'it must be "text" or a whole number'),
-        ('settings = "lr=1"', "", "it must be a table"),
-        ('model = "digits-cn"', "", "did you mean «digits-cnn»"),
+        ('epochs = "10"', "", r"\[train\] epochs = '10': must be a whole number"),
+        ("refit = 1", "", "refit = 1: must be true or false"),
+        ('callbacks = "mlflow"', "", "callbacks = 'mlflow': must be a list"),
+        ("memory = 1.5", "", "must be a whole number of bytes, or text such as 500MB"),
+        ('settings = "lr=1"', "", "settings = .lr=1.: must be a table"),
+        ('model = "digits-cn"', "", "did you mean .digits-cnn."),
         ("batch_size = 100", "", "it must be a multiple of 8, .*use 96 or 104"),
-        ("settings = {lrr = 1}", "", "did you mean «lr»"),
-        ("max_retries = -1", "", "it must be at least 0"),
-        ("workers = 0", "", "it must be at least 1"),
-        ('checkpoint_every = "1 day"', "", "--checkpoint-every"),
-        ("", 'ensemble = "average"', "--ensemble «average» is not known"),
+        ("settings = {lrr = 1}", "", "did you mean .lr."),
+        ("max_retries = -1", "", "max_retries = -1: must be at least 0"),
+        ("workers = 0", "", "workers = 0: must be at least 1"),
+        ('checkpoint_every = "1 day"', "", "checkpoint_every = .1 day.: must be a whole number of epochs"),
+        ("", 'ensemble = "average"', "ensemble = .average. is not known"),
         ("", 'source = "nothing.csv"', r"\[predict\] source: .*nothing.csv does not exist"),
     ],
 )
@@ -80,6 +80,16 @@ def test_a_file_is_no_place_for_a_run(digits: Dataset, tmp_path: Path) -> None:
         fs.train(digits.root, tmp_path / "run", model="mlp", folds=2)
 
 
-def test_options_of_csv_files_that_are_not_known_are_refused() -> None:
-    with pytest.raises(UsageError, match="did you mean «delimiter»"):
-        csv_options({"delimitr": ";"})
+def test_unknown_options_of_csv_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--delimitr is not an option: did you mean .delimiter."):
+        fs.convert_csv("rows.csv", tmp_path / "rows.zarr", csv={"delimitr": ";"})
+
+
+def test_unknown_keywords_are_refused(digits: Dataset, tmp_path: Path) -> None:
+    train: Any = fs.train
+    with pytest.raises(UsageError, match=r"--epoch is not an option: did you mean .epochs."):
+        train(digits.root, tmp_path / "run", epoch=3)
+    with pytest.raises(TypeError, match="multiple values for argument 'run'"):
+        train(digits.root, tmp_path / "run", run=tmp_path)
+    with pytest.raises(TypeError, match="takes 2 positional arguments"):
+        train(digits.root, tmp_path / "run", 3)

@@ -16,7 +16,7 @@ import pytest
 from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv import open as csv_open
 from foldstream.pipeline.csv.cut import CsvText, cut_ranges, cut_tasks, resolve_cuts
-from foldstream.pipeline.csv.dialect import CsvOptions
+from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.csv.row_batch import Columns, Numbers, Piece
 from foldstream.pipeline.csv.rows import RowReader
 from foldstream.pipeline.tables.readers import OpenTask, open_source

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from foldstream.pipeline.csv.dialect import CsvOptions
+from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.storage.errors import RowError, SourceError
 from foldstream.storage.reader import BlockReader
 from pyarrow import csv as pa_csv

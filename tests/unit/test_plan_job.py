@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from foldstream.cluster.api import conversion, job_file
-from foldstream.cluster.api import train as jobs
+from foldstream.cluster.api import job
+from foldstream.cluster.api import train as training
+from foldstream.cluster.dask import executor
 from foldstream.cluster.planning import job as planning
 from foldstream.cluster.planning.job import JobPlan, plan_job
 from foldstream.pipeline import sample as sampling
-from foldstream.pipeline.csv.dialect import CsvOptions
+from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.sample import sample_images, sample_texts
 from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.verify import find_damage
@@ -38,9 +39,9 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
         raise AssertionError("a plan starts no cluster")
 
-    for module in (conversion, job_file):
+    for module in (executor, job):
         monkeypatch.setattr(module, "dask_cluster", start)
-    monkeypatch.setattr(jobs, "ray_cluster", start)
+    monkeypatch.setattr(training, "ray_cluster", start)
 
 
 @pytest.fixture
@@ -252,13 +253,13 @@ def test_options_that_do_not_fit_are_refused_as_by_run(tmp_path: Path, quick_tri
     (tmp_path / "rows.csv").write_text(table(300))
     for more, message in (
         ("folds = 1\n", "--folds 1"),
-        ("window = 0\n", "--window 0"),
+        ("window = 0\n", "window = 0"),
         ("memory = '1kB'\n", "--memory 1,000"),
         ("settings = {lr = 'fast'}\n", "--set lr"),
     ):
         with pytest.raises(UsageError, match=message):
             plan_job(write_job(tmp_path, CSV + TRAIN + more), (1,))
-    with pytest.raises(UsageError, match="has no sources; leave the option out"):
+    with pytest.raises(UsageError, match="has no sources; remove the option"):
         plan_job(write_job(tmp_path, f"{TRAIN}dataset = 'data.zarr'\n"), (1,), source_bytes="1TB")
 
 

@@ -139,7 +139,9 @@ def test_the_command_says_what_would_else_be_another_training(digits: Dataset, t
     told = command(job, run)
     assert "--set lr=0.003" in told, "the default of all recipes, but not that of digits-cnn"
     assert "weight_decay" not in told
-    planned = replace(job, config=replace(job.config, split=Split("group", 4, seed=7, column="patient")))
+    planned = replace(
+        job, config=job.config.model_copy(update={"split": Split(kind="group", folds=4, seed=7, column="patient")})
+    )
     assert command(planned, run).split(" && ")[0] == (
         f"foldstream split {digits.place} --name again --split group --group-column patient --folds 4 --seed 7"
     )
@@ -161,7 +163,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 def test_quantities_have_no_classes(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(table(300).replace("label", "word"))
     data = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label=("c0", "c2"), task="regression")
-    run = complete_run(data, tmp_path / "run", model="mlp", split=Split("kfold", 3), batch_size=16)
+    run = complete_run(data, tmp_path / "run", model="mlp", split=Split(kind="kfold", folds=3), batch_size=16)
     facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
     folds, worst, _ = page.tables
     assert folds[0][4:] == ["loss", "mae/c0", "mae/c2", "rmse/c0", "rmse/c2", "train_loss"]
@@ -175,7 +177,7 @@ def test_of_many_classes_the_pairs_are_shown_that_are_taken_for_each_other(tmp_p
     lines = [f"{row.rpartition(',')[0]},word {int(row.split(',')[0]) % 40:02}" for row in rows]
     (tmp_path / "rows.csv").write_text("\n".join([header, *lines]) + "\n")
     data = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label")
-    run = complete_run(data, tmp_path / "run", model="mlp", split=Split("kfold", 3), batch_size=16)
+    run = complete_run(data, tmp_path / "run", model="mlp", split=Split(kind="kfold", folds=3), batch_size=16)
     confusion = read_json(run.report)["out_of_fold"]["confusion"]
     pairs = Tables(run.page.read_bytes().decode()).tables[2][1:]
     assert len(pairs) == 25

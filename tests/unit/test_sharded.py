@@ -10,10 +10,11 @@ import safetensors.torch
 import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.training.config import TrainConfig, check_config, resolve_settings
+from foldstream.training.config import TrainConfig
 from foldstream.training.engine.process import Process
 from foldstream.training.engine.sharded import blocks_of
 from foldstream.training.run import RunFolder, read_result
+from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.zoo.factory import BUILT_IN
 
 from .test_training import make_job
@@ -113,7 +114,7 @@ def test_blocks_are_the_members_of_rows_that_have_weights() -> None:
 def test_what_cannot_be_is_refused(digits: Dataset) -> None:
     def check(**settings: Any) -> None:
         recipe, _ = resolve_settings("mlp", settings)
-        check_config(TrainConfig("mlp", recipe=recipe), digits.schema)
+        check_config(TrainConfig(model="mlp", recipe=recipe), digits.schema)
 
     with pytest.raises(UsageError, match="choose from ddp, fsdp"):
         check(strategy="zero")

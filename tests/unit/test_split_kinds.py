@@ -1,6 +1,5 @@
 """Groups stay whole, time never looks ahead, the user's folds are kept: as scikit-learn's splitters promise."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,11 @@ from foldstream.cluster.api.split import split_rows
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import FoldPlan
+from foldstream.training.splits.choose import choose_split
 from foldstream.training.splits.grouped import MOST_BUCKETS, bucket_count, buckets_of, deal
 from foldstream.training.splits.ordered import cut_time, sketch, value_at
 from foldstream.training.splits.plan import make_plan
-from foldstream.training.splits.split import Split, choose_split
+from foldstream.training.splits.split import Split, SplitOptions
 from foldstream.training.stream.filters import CodeFilter, held_out_rows, training_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +69,7 @@ def is_partition(plan: FoldPlan, models: range) -> bool:
 def test_groups_stay_whole_and_folds_are_as_even_as_scikit_learns(
     column: str, dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    plan = make_plan(dataset, Split("group", 5, repeats=2, column=column), tmp_path / "plan")
+    plan = make_plan(dataset, Split(kind="group", folds=5, repeats=2, column=column), tmp_path / "plan")
     groups, parts = columns["patient"], []
     for repeat in range(2):
         models = range(5 * repeat, 5 * repeat + 5)
@@ -86,7 +86,7 @@ def test_groups_stay_whole_and_folds_are_as_even_as_scikit_learns(
 def test_stratified_groups_have_the_classes_as_even_as_scikit_learns(
     dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    plan = make_plan(dataset, Split("stratified-group", 5, column="patient"), tmp_path / "plan")
+    plan = make_plan(dataset, Split(kind="stratified-group", folds=5, column="patient"), tmp_path / "plan")
     y, groups = columns["label"], columns["patient"]
     assert is_partition(plan, range(5))
 
@@ -103,7 +103,7 @@ def test_stratified_groups_have_the_classes_as_even_as_scikit_learns(
 def test_a_holdout_of_groups_is_whole_and_about_as_large_as_told(
     dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    split = Split("group", 4, repeats=2, holdout=0.25, column="patient")
+    split = Split(kind="group", folds=4, repeats=2, holdout=0.25, column="patient")
     plan = make_plan(dataset, split, tmp_path / "plan")
     seen = [np.concatenate(rows_of(plan, model)) for model in range(8)]
     assert len({len(rows) for rows in seen}) == 1
@@ -116,7 +116,7 @@ def test_a_holdout_of_groups_is_whole_and_about_as_large_as_told(
 
 def test_time_is_cut_as_scikit_learn_cuts_it(dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path) -> None:
     """Days differ by two, so that a gap of 10 is one of 5 rows."""
-    plan = make_plan(dataset, Split("time", 4, column="day", gap=10), tmp_path / "plan")
+    plan = make_plan(dataset, Split(kind="time", folds=4, column="day", gap=10), tmp_path / "plan")
     order = np.argsort(columns["day"])
     for model, (trained, held_out) in enumerate(TimeSeriesSplit(4, gap=5).split(order)):
         ours = rows_of(plan, model)
@@ -128,7 +128,7 @@ def test_time_is_cut_as_scikit_learn_cuts_it(dataset: Dataset, columns: dict[str
 def test_no_model_of_time_sees_a_value_that_it_is_tried_on_or_a_later_one(
     gap: float, dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    plan = make_plan(dataset, Split("time", 5, column="month", gap=gap, holdout=0.1), tmp_path / "plan")
+    plan = make_plan(dataset, Split(kind="time", folds=5, column="month", gap=gap, holdout=0.1), tmp_path / "plan")
     month, last = columns["month"], -1
     for model in range(5):
         trained, held_out = rows_of(plan, model)
@@ -151,7 +151,7 @@ def test_values_at_ranks_are_those_of_the_sorted_rows(values: list[int], shards:
 def test_sketches_of_large_shards_cut_within_a_thousandth() -> None:
     draw = np.random.default_rng(0)
     shards = [draw.normal(size=50_000) + shard for shard in range(4)]
-    cut = cut_time([sketch(values, 4) for values in shards], 200_000, Split("time", 3, column="t"))
+    cut = cut_time([sketch(values, 4) for values in shards], 200_000, Split(kind="time", folds=3, column="t"))
     sizes = np.bincount(cut.codes(np.concatenate(shards)))
     np.testing.assert_allclose(sizes, 50_000, rtol=4e-3)
 
@@ -159,7 +159,7 @@ def test_sketches_of_large_shards_cut_within_a_thousandth() -> None:
 def test_the_users_folds_are_kept_and_minus_one_is_never_held_out(
     dataset: Dataset, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    plan = make_plan(dataset, Split("column", column="part"), tmp_path / "plan")
+    plan = make_plan(dataset, Split(kind="column", column="part"), tmp_path / "plan")
     for model, expected in enumerate(PredefinedSplit(columns["part"]).split()):
         for ours, theirs in zip(rows_of(plan, model), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -167,7 +167,7 @@ def test_the_users_folds_are_kept_and_minus_one_is_never_held_out(
 
 
 def test_one_fold_is_tried_on_the_holdout(dataset: Dataset, tmp_path: Path) -> None:
-    plan = make_plan(dataset, Split("stratified", 1, holdout=0.33), tmp_path / "plan")
+    plan = make_plan(dataset, Split(kind="stratified", folds=1, holdout=0.33), tmp_path / "plan")
     trained, held_out = rows_of(plan, 0)
     assert len(held_out) == pytest.approx(0.33 * ROWS, abs=3)
     assert len(trained) + len(held_out) == ROWS
@@ -198,22 +198,22 @@ def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
     ("options", "message"),
     [
         ({"split": "group"}, "needs --group-column"),
-        ({"split": "kfold", "group_column": "patient"}, "takes no --group-column"),
+        ({"split": "kfold", "group_column": "patient"}, "does not take --group-column"),
         ({"split": "groups"}, "did you mean «group»"),
         ({"group_column": "patients"}, "did you mean «patient»"),
         ({"order_column": "name"}, "it is text"),
         ({"order_column": "part"}, "trains on 0 rows"),
         ({"fold_column": "part", "repeats": 2}, "the same each time"),
-        ({"fold_column": "part", "holdout": 0.2}, "the column says"),
+        ({"fold_column": "part", "holdout": 0.2}, "the column decides"),
         ({"order_column": "part", "folds": 6}, "too few different values"),
         ({"fold_column": "day"}, "more than 255 folds"),
         ({"gap": 3.0}, "only --split time has a gap"),
-        ({"order_column": "day", "gap": -1.0}, "must not be below 0"),
+        ({"order_column": "day", "gap": -1.0}, "--gap -1.0: must be at least 0"),
         ({"holdout": 1.0}, "from 0.001 to 0.9"),
         ({"holdout": 0.2, "folds": 10, "repeats": 26}, "at most 255 models"),
         ({"folds": 1}, "from 2 to 100"),
         ({"group_column": "part", "folds": 6}, "too few groups"),
-        ({"name": "../other"}, "is no name"),
+        ({"name": "../other"}, "is not a valid name"),
     ],
     ids=str,
 )
@@ -240,7 +240,4 @@ def test_a_dataset_holds_several_plans_by_name(dataset: Dataset) -> None:
     ids=["none", "group", "order"],
 )
 def test_the_kind_follows_from_the_column(options: dict[str, str], kind: str, dataset: Dataset) -> None:
-    given: dict[str, object] = dict.fromkeys(("group_column", "order_column", "fold_column"))
-    choose: Callable[..., Split] = choose_split
-    split = choose(dataset.schema, "auto", 5, 0, 1, 0.0, gap=0.0, **{**given, **options})
-    assert split.kind == kind
+    assert choose_split(dataset.schema, SplitOptions.parse(options), seed=0).kind == kind

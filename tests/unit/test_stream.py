@@ -90,7 +90,7 @@ def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Pat
     other = tmp_path / "other.csv"
     other.write_text(table(100))
     run = RunFolder(tmp_path / "run")
-    make_plan(convert_file(other, tmp_path / "other.zarr", label="label"), Split("kfold", 4), run.folds)
+    make_plan(convert_file(other, tmp_path / "other.zarr", label="label"), Split(kind="kfold", folds=4), run.folds)
     with pytest.raises(UsageError, match="belong to another dataset"):
         fs.stream(digits, fold=0, folds=run.root)
 
@@ -99,7 +99,7 @@ def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Pat
     ("text", "size"), [("1000", 1000), ("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("64kb", 64000)]
 )
 def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
-    assert parse_bytes(text, "--memory") == size
+    assert parse_bytes(text) == size
 
 
 def test_the_machine_has_something() -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.files import names_in
 from foldstream.storage.parts import read_part
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.config import TrainConfig, check_config, resolve_settings
+from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.optimizer import try_recipe
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
+from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.order import lane_count
 from foldstream.training.zoo.factory import check_model
@@ -30,9 +30,9 @@ def make_job(
     """A run of 3 folds over a dataset, its folds assigned."""
     model = options.pop("model", "digits-cnn")
     recipe, own = resolve_settings(model, settings or {})
-    base = TrainConfig(model, Split(folds=3), 2, 64, recipe=recipe, model_settings=own)
+    base = TrainConfig(model=model, split=Split(folds=3), epochs=2, batch_size=64, recipe=recipe, model_settings=own)
     run = RunFolder(root)
-    return plan_run(run, dataset, replace(base, **options), SerialExecutor(), silent), run
+    return plan_run(run, dataset, base.model_copy(update=options), SerialExecutor(), silent), run
 
 
 def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_after: int = 99) -> bytes:
@@ -245,7 +245,6 @@ def test_lanes_are_the_smallest_multiple_of_8_that_the_workers_divide(workers: i
     ("config", "message"),
     [
         (TrainConfig(batch_size=4), "use 8"),
-        (TrainConfig(epochs=0), "at least 1"),
         (TrainConfig(split=Split(folds=300)), "from 2 to 100"),
     ],
 )
@@ -257,20 +256,20 @@ def test_configurations_that_cannot_train_are_refused(config: TrainConfig, messa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "Adamw"}, "did you mean «AdamW»"),
+        ({"optimizer": "Adamw"}, "did you mean .AdamW."),
         ({"loss": "mse_loss"}, "does not fit a classification"),
         ({"momentum": 0.9}, "AdamW has no momentum"),
-        ({"accumulate": "1.5"}, "it must be a whole number"),
-        ({"lr": "nan"}, "it must be above 0"),
-        ({"step_size": 0}, "step_size=0: it must be at least 1"),
+        ({"accumulate": "1.5"}, "--set accumulate=1.5: must be a whole number"),
+        ({"lr": "nan"}, "--set lr=nan: must be finite"),
+        ({"step_size": 0}, "step_size=0: must be at least 1"),
         ({"optimizer": "LBFGS"}, "optimizer=LBFGS .* cannot train"),
-        ({"scheduler": "OneCycle"}, "did you mean «OneCycleLR»"),
+        ({"scheduler": "OneCycle"}, "did you mean .OneCycleLR."),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, digits: Dataset) -> None:
     def resolve_and_check() -> None:
         recipe, own = resolve_settings("mlp", settings)
-        check_config(TrainConfig("mlp", recipe=recipe, model_settings=own), digits.schema)
+        check_config(TrainConfig(model="mlp", recipe=recipe, model_settings=own), digits.schema)
         try_recipe(recipe)
 
     with pytest.raises(UsageError, match=message):

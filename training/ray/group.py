@@ -2,21 +2,17 @@
 
 from dataclasses import dataclass
 
-from ..engine.saving import EACH_EPOCH, Saving
+from ..config import Execution
 
 START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
 
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Train `folds`, each given by its run's folder and its number, together with `workers` workers, by a `name`."""
+    """Train `folds`, each given by its run's folder and its number, in one Ray Train run called `name`, as the user's
+    request says."""
 
     name: str
     folds: tuple[tuple[str, int], ...]
-    workers: int
     use_gpu: bool
-    memory: int | None = None
-    """Bytes that each worker's stream may hold."""
-    cache: int | None = None
-    """Bytes of local disk that each may use for blocks of an object store."""
-    saving: Saving = EACH_EPOCH
+    request: Execution

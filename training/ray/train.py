@@ -159,14 +159,8 @@ def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
     trainer = FoldsTrainer(
         _train_worker,
         backend_config=MeetingPointConfig(),
-        train_loop_config={
-            "folds": request.folds,
-            "memory": request.memory,
-            "cache": request.cache,
-            "saving": request.saving,
-            "driver": driver,
-        },
-        scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
+        train_loop_config={"folds": request.folds, "request": request.request, "driver": driver},
+        scaling_config=ScalingConfig(num_workers=request.request.world_size, use_gpu=request.use_gpu),
         run_config=RunConfig(
             name=request.name,
             storage_path=folder,
@@ -222,7 +216,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     if left:
         beat = Pulse(config["driver"], process.rank)
         with noting_lines(), disk_in_words(left[0].run.root):
-            FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
+            request = config["request"]
+            limits = request.memory_bytes, request.cache_bytes
+            FoldTrainer(left, process, *limits, beat, request.checkpoints).train()
     ray.train.report({"folds": float(len(config["folds"]))})
     if workers > 1:
         dist.destroy_process_group()

@@ -51,7 +51,7 @@ def make_plan(
 
     Raises UsageError where the data cannot be split so, or a model would have less than a batch to train on.
     """
-    wanted = {"split": asdict(split), "dataset": dataset.identity}
+    wanted = {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():
         plan = open_plan(root)
         if same_json({name: plan.manifest.details[name] for name in wanted}, wanted):
@@ -60,7 +60,7 @@ def make_plan(
     executor = executor or SerialExecutor()
     assignment = survey(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(split.repeats)
-    create_arrays(root, layout, specs, {"foldstream": {"split": asdict(split)}})
+    create_arrays(root, layout, specs, {"foldstream": {"split": split.model_dump()}})
     written = assign_rows(dataset, assignment, root, executor, progress)
     tables = [np.concatenate([counts[repeat] for _, counts in written]) for repeat in range(len(specs))]
     try:

@@ -1,105 +1,83 @@
-"""How rows become folds, as a frozen value that is checked before anything is read."""
+"""How rows become folds, as frozen values that are checked before anything is read."""
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import ClassVar, Literal, get_args
 
-from ...storage.errors import UsageError, check_choice
-from ...storage.format import Schema
-from .columns import find_column
+from pydantic import Field
 
-KINDS = ("kfold", "stratified", "group", "stratified-group", "time", "column")
+from ...storage.options import Options
+
+Kind = Literal["kfold", "stratified", "group", "stratified-group", "time", "column"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 COLUMN_OPTIONS = {
-    "group": "--group-column",
-    "stratified-group": "--group-column",
-    "time": "--order-column",
-    "column": "--fold-column",
+    "group": "group_column",
+    "stratified-group": "group_column",
+    "time": "order_column",
+    "column": "fold_column",
 }
 """The option that names the column of a kind that has one."""
-MOST_FOLDS = 100  # of a repeat: time needs two codes a fold, and one for the holdout, in a byte
+MOST_FOLDS = 100  # per repeat: time needs two codes a fold, and one for the holdout, in a byte
 MOST_REPEATS = 100
-MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are counted in a byte
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(Options):
     """Which rows are held out from which model.
 
-    kfold: by position; stratified: alike in each class; group, stratified-group: all rows with one value of `column`
-    stay together; time: fold f is tried on a stretch of `column`'s values and trains on all earlier ones, less a
-    `gap` in the column's own units; column: the user's own folds, where -1 is never held out.
+    kfold: by position; stratified: the same class distribution in each fold; group, stratified-group: all rows with
+    one value of `column` stay together; time: fold f is evaluated on a range of `column`'s values and trains on all
+    earlier ones, less a `gap` in the column's own units; column: the user's own folds, where -1 is never held out.
 
-    `repeats` times over with other folds each; a share `holdout` of the rows is seen by no model and scores all of
-    them together.
+    The split is repeated `repeats` times with other folds; a fraction `holdout` of the rows is hidden from every model
+    and scores all of them together.
     """
 
-    kind: str = "stratified"
-    folds: int = 5
-    seed: int = 0
-    repeats: int = 1
-    holdout: float = 0.0
-    column: str | None = None
-    gap: float = 0.0
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**value)
+    kind: Kind = Field(default="stratified")
+    folds: int = Field(default=5)
+    seed: int = Field(default=0)
+    repeats: int = Field(default=1, ge=1, le=MOST_REPEATS)
+    holdout: float = Field(default=0.0)
+    column: str | None = Field(default=None)
+    gap: float = Field(default=0.0, ge=0)
 
 
-def choose_split(
-    schema: Schema,
-    kind: str,
-    folds: int,
-    seed: int,
-    repeats: int,
-    holdout: float,
-    group_column: str | None,
-    order_column: str | None,
-    gap: float,
-    fold_column: str | None,
-) -> Split:
-    """The split that options ask for, `kind` "auto" by the column that they name. Raises UsageError."""
-    given = {"--group-column": group_column, "--order-column": order_column, "--fold-column": fold_column}
-    named = {option: column for option, column in given.items() if column}
-    if kind == "auto":
-        kind = "stratified" if schema.task == "classification" else "kfold"
-        for fitting, option in (("group", "--group-column"), ("time", "--order-column"), ("column", "--fold-column")):
-            kind = fitting if option in named else kind
-    check_choice("--split", kind, KINDS)
-    wanted = COLUMN_OPTIONS.get(kind)
-    if wanted and wanted not in named:
-        raise UsageError(f"--split {kind} needs {wanted} COLUMN")
-    if other := [option for option in named if option != wanted]:
-        raise UsageError(f"--split {kind} takes no {other[0]}; leave it out, or choose another kind")
-    if gap and kind != "time":
-        raise UsageError(f"--gap {gap:g}: only --split time has a gap")
-    split = Split(kind, folds, seed, repeats, holdout, named.get(wanted or ""), gap)
-    check_split(split, schema)
-    return split
+class SplitOptions(Options):
+    """The split that a user asks for: its kind may follow from the data and the column that is named."""
+
+    panel: ClassVar[str] = "Folds"
+
+    folds: int = Field(default=5, description="Number of folds.")
+    split: Literal["auto"] | Kind = Field(
+        default="auto",
+        description="Kind of split: kfold, stratified, group, stratified-group, time or column; auto: stratified for "
+        "classes, kfold for regression, or the kind whose column is given.",
+    )
+    repeats: int = Field(
+        default=1, ge=1, le=MOST_REPEATS, description="Number of times the split is repeated, with different folds."
+    )
+    holdout: float = Field(
+        default=0.0, description="Fraction of rows hidden from every model, e.g. 0.33; they score all models together."
+    )
+    group_column: str | None = Field(
+        default=None, description="Column for group splits: rows with the same value stay in the same fold."
+    )
+    order_column: str | None = Field(
+        default=None, description="Column for time splits: each fold trains on earlier rows only."
+    )
+    gap: float = Field(
+        default=0.0, ge=0, description="Gap between training and held-out rows of a time split, in the column's units."
+    )
+    fold_column: str | None = Field(
+        default=None, description="Column with your own fold numbers; -1 marks rows that are never held out."
+    )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named, by option."""
+        named = {option: getattr(self, option) for option in dict.fromkeys(COLUMN_OPTIONS.values())}
+        return {option: column for option, column in named.items() if column}
 
 
-def check_split(split: Split, schema: Schema) -> None:
-    """Raise UsageError for a split that data with this schema cannot have."""
-    kind = split.kind
-    if kind.startswith("stratified") and schema.task != "classification":
-        other = "group" if split.column else "kfold"
-        raise UsageError(f"--split {kind} needs classes; use --split {other} for a regression")
-    fewest = 1 if split.holdout or kind in ("time", "column") else 2
-    if not fewest <= split.folds <= MOST_FOLDS:
-        raise UsageError(f"--folds {split.folds}: it must be from {fewest} to {MOST_FOLDS}")
-    if not 1 <= split.repeats <= MOST_REPEATS:
-        raise UsageError(f"--repeats {split.repeats}: it must be from 1 to {MOST_REPEATS}")
-    if split.repeats > 1 and (kind in ("time", "column") or split.folds == 1):
-        raise UsageError(f"--repeats {split.repeats}: --split {kind} with {split.folds} folds is the same each time")
-    if not (split.holdout == 0 or 0.001 <= split.holdout <= 0.9):
-        raise UsageError(f"--holdout {split.holdout:g}: it must be from 0.001 to 0.9, as in 0.33 for a third")
-    if split.holdout and kind == "column":
-        raise UsageError("--holdout: with --split column, the column says what is held out")
-    if split.holdout and split.folds * split.repeats > MOST_HOLDOUT_MODELS:
-        raise UsageError(
-            f"--holdout with {split.folds} folds, {split.repeats} times: at most {MOST_HOLDOUT_MODELS} models can be "
-            "counted in a byte; use fewer folds or repeats"
-        )
-    if split.gap < 0:
-        raise UsageError(f"--gap {split.gap:g}: it must not be below 0")
-    if split.column:
-        find_column(schema, split.column)
+def options_of(split: Split) -> dict[str, object]:
+    """The options, by name, that ask for a split."""
+    shared = {name: getattr(split, name) for name in Split.model_fields.keys() & SplitOptions.model_fields.keys()}
+    column = {COLUMN_OPTIONS[split.kind]: split.column} if split.kind in COLUMN_OPTIONS else {}
+    return {**shared, "split": split.kind, **column}

@@ -1,0 +1,58 @@
+"""Calls from Python: a function's keywords are the fields of its request."""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature
+from typing import Any, ParamSpec, TypeVar
+
+from ...storage.options import Options
+from ..requests import Session
+
+P = ParamSpec("P")
+Request = TypeVar("Request", bound=Options)
+Result = TypeVar("Result")
+
+
+def entry(
+    call: Callable[P, Options], request: type[Request]
+) -> Callable[[Callable[[Request, Session], Result]], Callable[P, Result]]:
+    """Make of a function of a request and a session one of the request's fields, by position or by keyword.
+
+    `call` is a class that has the fields of the request and those of `Session`: type checkers take the function's
+    parameters from it.
+    """
+
+    def decorate(function: Callable[[Request, Session], Result]) -> Callable[P, Result]:
+        fields = request.model_fields
+        positional = [name for name, field in fields.items() if field.kw_only is False]
+
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> Result:
+            if len(args) > len(positional):
+                raise TypeError(f"{function.__name__}() takes {len(positional)} positional arguments, not {len(args)}")
+            values: dict[str, Any] = dict(zip(positional, args, strict=False))
+            if twice := values.keys() & kwargs.keys():
+                raise TypeError(f"{function.__name__}() got multiple values for argument '{min(twice)}'")
+            values |= kwargs
+            session = {name: values.pop(name) for name in Session.model_fields if name in values}
+            return function(request.parse(values), Session(**session))
+
+        called.__signature__ = signature_of(request)  # type: ignore[attr-defined]
+        return called
+
+    return decorate
+
+
+def signature_of(request: type[Options]) -> Signature:
+    """The parameters of a call, for help() and notebooks."""
+    parameters = [
+        Parameter(
+            name,
+            Parameter.POSITIONAL_OR_KEYWORD if field.kw_only is False else Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.is_required() else field.get_default(call_default_factory=True),
+            annotation=field.annotation,
+        )
+        for kind in (request, Session)
+        for name, field in kind.model_fields.items()
+    ]
+    return Signature(sorted(parameters, key=lambda one: (one.kind, one.default is not Parameter.empty)))

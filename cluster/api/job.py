@@ -1,0 +1,96 @@
+"""A whole job: it is checked, then converts, trains and predicts, on one cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray
+from distributed import Client
+
+from ...storage.errors import UsageError
+from ...storage.object_path import locate
+from ...training.run import RunFolder
+from ...training.stream.order import check_batch_size, lane_count
+from ..dask.local import dask_cluster
+from ..dask.on_ray import dask_on_ray
+from ..listener import SILENT, Listener
+from ..ray.job_cluster import connect_ray
+from ..requests import ConvertTablesRequest, PredictRequest, Session, TrainRequest
+from .conversion import convert_image_files, convert_tables
+from .job_file import Job, load_job_file, parse_job
+from .job_log import job_log
+from .predict import new_file, predict_source
+from .train import run_training, settle_request
+
+
+@contextmanager
+def job_cluster(address: str | None) -> Iterator[Client]:
+    """Dask for a whole job: on this machine, or on the Ray cluster at an address or already connected, on which the job
+    trains then too."""
+    if address:
+        with connect_ray(address), dask_on_ray() as client:
+            yield client
+    else:
+        with dask_on_ray() if ray.is_initialized() else dask_cluster() as client:
+            yield client
+
+
+def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | None = None) -> dict[str, Any]:
+    """Convert, train and predict as a TOML file says; each part that is complete is skipped.
+
+    Tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source,
+    out, …) take the names of the functions' keywords. Paths are relative to the file. `train.dataset` and `predict.run`
+    default to what the tables before them make.
+
+    Args:
+        path: The TOML file.
+        listener: Notified of progress and of the dashboards' addresses.
+        cluster: Address of a Ray cluster whose nodes see the same files; "auto" for that of which this machine is a
+            node. By default the job runs on this machine.
+
+    Returns:
+        The run's summary, as `train` returns it.
+
+    Raises:
+        UsageError: The file is not valid, or an option does not fit.
+
+    Example:
+        >>> fs.run_job("examples/digits/job.toml")
+    """
+    job = parse_job(load_job_file(Path(path)))
+    check_job(job)
+    logged = job_log(RunFolder(locate(str(job.train.run))), listener) if job.train else nullcontext(listener)
+    with logged as listener, job_cluster(cluster) as client:
+        listener.announce("Dask dashboard", client.dashboard_link)
+        session = Session(listener=listener, client=client)
+        if job.convert:
+            convert = convert_tables if isinstance(job.convert, ConvertTablesRequest) else convert_image_files
+            convert(job.convert, session)  # type: ignore[arg-type]
+        summary = run_training(job.train, session) if job.train else {}
+        if job.predict:
+            predict_source(job.predict, session)
+    return summary
+
+
+def check_job(job: Job) -> None:
+    """Raise UsageError for whatever is wrong with training or prediction independently of the data: not only once they
+    are converted."""
+    if job.train:
+        _check_train(job.train)
+    if job.predict:
+        _check_predict(job.predict, job)
+
+
+def _check_train(request: TrainRequest) -> None:
+    settled, _ = settle_request(request)
+    if not RunFolder(locate(str(request.run))).job.exists():
+        check_batch_size(request.batch_size, lane_count(settled.world_size))
+
+
+def _check_predict(request: PredictRequest, job: Job) -> None:
+    new_file(str(request.out))
+    source, made = locate(str(request.source)), [str(part.out) for part in (job.convert, request) if part]
+    missing = isinstance(source, Path) and not source.exists() and not set("*?[") & set(str(source))
+    if missing and request.source not in made:
+        raise UsageError(f"[predict] source: {source} does not exist")

@@ -1,0 +1,170 @@
+"""The requests: what a user asks of each command, composed of its owners' parts.
+
+A command's options and help, the keywords of `fs.NAME(...)`, a table of a job file and the command in a report all
+derive from these classes. Their modules load neither torch nor Ray nor Dask: `--help` waits for them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import BeforeValidator, Field, InstanceOf
+
+from ..pipeline.images.options import ImageOptions
+from ..pipeline.tables.options import TableOptions
+from ..storage.errors import UsageError
+from ..storage.options import Cli, Options, flag_of
+from ..training.config import Execution, Recipe, TrainingOptions
+from ..training.splits.split import SplitOptions
+from .listener import SILENT, Listener
+
+
+class Session(Options):
+    """Who watches a call from Python, and on which Dask cluster it works; no part of what is asked."""
+
+    listener: InstanceOf[Listener] = Field(default=SILENT)
+    client: Any = Field(default=None)
+
+
+def as_text(value: Any) -> Any:
+    """A path as text; any other value as it is."""
+    return fspath(value) if isinstance(value, PathLike) else value
+
+
+Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]
+"""A local path or the URL of something in an object store; checked values are text."""
+
+
+def as_paths(value: Any) -> Any:
+    """One path or several as a tuple of text. Raises ValueError where there is none."""
+    paths = tuple(map(as_text, [value] if isinstance(value, str | PathLike) else value))
+    if not paths:
+        raise ValueError("name at least one file or folder")
+    return paths
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs as a dict of text. Raises UsageError."""
+    settings = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--set {pair}: write NAME=VALUE, e.g. lr=0.01")
+        settings[name] = value
+    return settings
+
+
+def parse_names(text: str) -> list[str]:
+    """`id,label` as a list."""
+    return text.split(",")
+
+
+class ConversionRequest(Options):
+    """What all conversions have in common."""
+
+    sources: Annotated[
+        str | PathLike[str] | Sequence[str | PathLike[str]],
+        BeforeValidator(as_paths),
+        Cli(metavar="SOURCE…", repeatable=True),
+    ] = Field(kw_only=False, description="Files, folders of them, patterns, or URLs of them in an object store.")
+    out: Annotated[Location, Cli(metavar="OUT.zarr")] = Field(kw_only=False, description="Where to write the dataset.")
+    like: Annotated[Location | None, Cli(metavar="DATASET")] = Field(
+        default=None,
+        description="Dataset whose columns, categories, fill values and classes to reuse, e.g. for a test set.",
+    )
+    overwrite: bool = Field(default=False, description="Replace an existing dataset.")
+    dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
+        default=None,
+        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default workers start on this machine.",
+    )
+    report: Annotated[Location | None, Cli(metavar="FILE.html")] = Field(
+        default=None, description="HTML file for Dask's performance report."
+    )
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The sources as text."""
+        return cast(tuple[str, ...], self.sources)
+
+
+class ConvertTablesRequest(ConversionRequest, TableOptions):
+    """Convert CSV and Parquet files into a dataset."""
+
+
+class ConvertImagesRequest(ConversionRequest, ImageOptions):
+    """Convert images into a dataset of samples of one size."""
+
+
+class TrainRequest(Execution, SplitOptions, TrainingOptions):
+    """Train k folds with Ray Train and merge their out-of-fold predictions."""
+
+    panel: ClassVar[str] = TrainingOptions.panel
+
+    dataset: Location = Field(kw_only=False, description="Dataset to train on, made by 'foldstream convert'.")
+    run: Location = Field(kw_only=False, description="Folder of the run: weights, predictions, report, logs.")
+    plan: Annotated[str | None, Cli(metavar="NAME")] = Field(
+        default=None, description="Fold plan made by 'foldstream split', instead of the split options."
+    )
+    settings: Annotated[
+        Mapping[str, Any] | None, Cli(flag="--set", metavar="NAME=VALUE", parse=parse_settings, repeatable=True)
+    ] = Field(
+        default=None,
+        description=f"Setting, repeatable: {', '.join(Recipe.model_fields)}, or one of the model's own. Several values "
+        "separated by commas make a grid.",
+    )
+    callbacks: Annotated[
+        list[Any] | tuple[Any, ...], Cli(flag="--callback", metavar="NAME[=ARGUMENT]", repeatable=True)
+    ] = Field(
+        default=(),
+        description="Callback, repeatable: mlflow=EXPERIMENT, wandb=PROJECT, prometheus=PORT, path/to/file.py:factory "
+        "or package.module:factory.",
+    )
+
+
+class SplitRequest(SplitOptions):
+    """Assign the rows of a dataset to folds, and keep the plan with the dataset."""
+
+    panel: ClassVar[str] = Options.panel
+
+    dataset: Location = Field(kw_only=False, description="Dataset to split.")
+    name: str = Field(default="default", kw_only=False, description="Name of the plan; a dataset may have several.")
+    seed: int = Field(default=0, description="Seed of the folds.")
+    overwrite: bool = Field(default=False, description="Replace another plan of that name.")
+
+
+class PredictRequest(Options):
+    """Predict new rows by all folds together, and write a CSV file."""
+
+    run: Location = Field(kw_only=False, description="Folder of a complete run.")
+    source: Location = Field(
+        kw_only=False, description="Dataset, CSV file with the run's feature columns, or folder of images."
+    )
+    out: Annotated[Location, Cli(metavar="OUT.csv")] = Field(kw_only=False, description="CSV file to write.")
+    columns: Annotated[list[str] | tuple[str, ...] | None, Cli(metavar="NAME,NAME", parse=parse_names)] = Field(
+        default=None,
+        description="Column names of the CSV file; by default ImageId,Label, or for images path,label,probability.",
+    )
+    id: str | None = Field(
+        default=None, description="Column of the source that identifies the rows; by default they are numbered from 1."
+    )
+    ensemble: Literal["mean", "vote", "median", "weighted", "refit"] = Field(
+        default="mean",
+        description="How the folds' predictions are combined: mean, median, vote, weighted by held-out loss, or "
+        "refit, the model that was trained on all rows.",
+    )
+
+
+def words_of(request: Options, always: Iterable[str] = ()) -> list[str]:
+    """The arguments that ask the command line for a request: those that differ from the defaults, and `always` some
+    more, which hold when defaults change."""
+    kind, shown = type(request), {*request.changed(), *always}
+    words = [str(getattr(request, name)) for name, field in kind.model_fields.items() if field.kw_only is False]
+    for name, field in kind.model_fields.items():
+        value, flag = getattr(request, name), flag_of(kind, name)
+        if name not in shown or field.kw_only is False or value is None or value is False:
+            continue
+        if isinstance(value, Mapping):
+            words += [word for key, one in value.items() for word in (flag, f"{key}={one}")]
+        else:
+            words += [flag] if value is True else [flag, str(value)]
+    return words

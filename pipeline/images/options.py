@@ -1,0 +1,57 @@
+"""What a user says about the conversion of images."""
+
+from os import PathLike, fspath
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ...storage.options import Cli, Options
+from ..target.options import OnError, Seed, Task, Texts, parse_numbers
+
+
+def parse_size(value: Any) -> Any:
+    """`64` or `48,64` as (height, width). Raises ValueError."""
+    numbers = parse_numbers((value,) if isinstance(value, int) else value)
+    if isinstance(numbers, tuple):
+        if len(numbers) > 2:
+            raise ValueError("must be one number, or height and width, e.g. 48,64")
+        return (numbers[0], numbers[-1])
+    return numbers
+
+
+def parse_seed(value: Any) -> Any:
+    """A seed as text, or `none`, as what it says. Raises ValueError."""
+    if isinstance(value, str):
+        if value != "none" and not value.isdecimal():
+            raise ValueError("must be a whole number, or none")
+        return None if value == "none" else int(value)
+    return value
+
+
+class ImageOptions(Options):
+    """What becomes of image files."""
+
+    size: Annotated[int | tuple[int, ...] | list[int] | None, BeforeValidator(parse_size), Cli(metavar="N|H,W")] = (
+        Field(default=None, description="Size of a sample, e.g. 64, or 48,64 for height and width.")
+    )
+    color: Literal["rgb", "gray"] = Field(default="rgb", description="Color of a sample: rgb or gray.")
+    fit: Literal["pad", "crop", "stretch"] = Field(
+        default="pad", description="How other aspect ratios fit: pad, crop to the center, or stretch."
+    )
+    background: Literal["white", "black"] = Field(
+        default="white", description="Color of the padding, and behind transparent pixels: white or black."
+    )
+    dtype: Literal["uint8", "uint16"] = Field(default="uint8", description="uint8, or uint16 to keep 16-bit gray.")
+    labels: Annotated[
+        str | PathLike[str] | None, BeforeValidator(lambda v: fspath(v) if isinstance(v, PathLike) else v)
+    ] = Field(default=None, description="CSV file of image paths and labels; by default folders are classes.")
+    label: Texts = Field(
+        default=(), description="Column of --labels to learn, repeatable for several numbers; by default the second."
+    )
+    task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
+    on_error: OnError = Field(
+        default="stop", description="stop at the first image that cannot be decoded, or skip such images and list them."
+    )
+    shuffle: Annotated[Seed | None, BeforeValidator(parse_seed), Cli(metavar="SEED", text=True)] = Field(
+        default=0, description="Seed for the order of the images; none: by path."
+    )

@@ -1,0 +1,68 @@
+"""What a user says about the conversion of tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ...storage.options import Cli, Options
+from ..csv.options import CsvOptions
+from ..target.options import OnError, Seed, Task, Texts, parse_numbers
+
+INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
+FLOATS = ("float32", "float64")
+
+
+def parse_missing(text: str) -> tuple[str, float | None]:
+    """`constant=0` as a strategy and its value; another strategy as it is. Raises ValueError."""
+    strategy, separator, value = text.partition("=")
+    if strategy not in ("error", "mean", "constant", "indicator"):
+        raise ValueError("must be error, mean, constant=VALUE or indicator")
+    try:
+        constant = float(value) if separator else None
+    except ValueError:
+        constant = math.nan
+    if (constant is not None) != (strategy == "constant") or (constant is not None and not math.isfinite(constant)):
+        raise ValueError("constant needs a number, e.g. constant=0, and no other strategy takes one")
+    return strategy, constant
+
+
+def _check_missing(text: str) -> str:
+    parse_missing(text)
+    return text
+
+
+class TableOptions(Options):
+    """What becomes of the columns of CSV and Parquet files."""
+
+    label: Texts = Field(
+        default=(),
+        description="Column to learn, repeatable for several regression targets; without it, rows to predict.",
+    )
+    id: str | None = Field(default=None, description="Column that identifies the rows; kept beside them, not learned.")
+    shape: Annotated[Sequence[int] | None, BeforeValidator(parse_numbers), Cli(metavar="N,N,N")] = Field(
+        default=None, description="Shape of a sample, e.g. 1,28,28; by default a vector."
+    )
+    dtype: Literal["auto", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"] = (
+        Field(default="auto", description="Type of the values; auto: the narrowest that holds all of them exactly.")
+    )
+    task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
+    ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
+    category: Texts = Field(
+        default=(), description="Column of categories, repeatable, for numbers that are codes; text is detected."
+    )
+    date: Texts = Field(default=(), description="Column of dates, repeatable, where they are not detected.")
+    missing: Annotated[str, AfterValidator(_check_missing)] = Field(
+        default="error", description="What replaces a missing number: error, mean, constant=VALUE or indicator."
+    )
+    unknown: Literal["error", "code"] = Field(
+        default="error", description="What becomes of a category that --like does not have: error, or its own code."
+    )
+    on_error: OnError = Field(
+        default="stop", description="stop at the first invalid row, or skip such rows and list them."
+    )
+    shuffle: Seed | None = Field(default=None, description="Seed for shuffling all rows as they are written.")
+    csv: Annotated[CsvOptions | Mapping[str, Any], BeforeValidator(CsvOptions.model_validate)] = Field(
+        default=CsvOptions()
+    )

@@ -1,0 +1,33 @@
+"""Options that conversions of tables and of images have in common."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ...storage.options import Cli
+from ..csv.options import as_texts
+
+Texts = Annotated[str | Sequence[str] | None, BeforeValidator(as_texts), Cli(repeatable=True)]
+"""Some texts, also one alone; checked values are a tuple."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+OnError = Literal["stop", "skip"]
+
+
+Task = Literal["auto", "classification", "regression"]
+
+
+def parse_numbers(value: Any) -> Any:
+    """`1,28,28` as a tuple of positive numbers; lists as tuples. Raises ValueError."""
+    numbers = value
+    if isinstance(value, str):
+        numbers = tuple(int(part) if part.strip().isdecimal() else 0 for part in value.split(","))
+    if isinstance(numbers, list | tuple):
+        if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ValueError("must be positive whole numbers separated by commas, e.g. 1,28,28")
+        return tuple(numbers)
+    return numbers

@@ -1,0 +1,152 @@
+"""Options as typed values: the base of every request, of which each part stands with its owner.
+
+A field's name, type, bounds and description are the only place where an option is defined. The command line, keywords
+in Python, job files and stored runs derive from it. This module and those that define parts load nothing heavy:
+`--help` waits for them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from .errors import UsageError, did_you_mean
+
+REASONS = {
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be finite",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "is_instance_of": "must be a list",
+    "dict_type": "must be a table",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+"""What pydantic's kinds of errors mean to the user; the others carry their own words."""
+
+
+@dataclass(frozen=True)
+class Cli:
+    """How the command line spells a field where its name does not say it: as metadata of the field's type."""
+
+    flag: str | None = None
+    metavar: str | None = None
+    parse: Callable[[Any], Any] | None = None
+    """From what the command line gives, text or a list of text, to the field's value."""
+    repeatable: bool = False
+    """Whether the option may be given several times: its value is a list of text."""
+    text: bool = False
+    """Whether a number may also be given as a word."""
+
+
+class Options(BaseModel):
+    """Some options, checked and frozen."""
+
+    panel: ClassVar[str] = "Options"
+    """The heading of these options in a command's help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, name: Callable[[str], str] | None = None, strict: bool = True) -> Self:
+        """The options that values by name are.
+
+        `name` is what a message calls a field, as "fold_mode =" in a file; by default its flag. With `strict=False`
+        text is read as what it says, such as "0.01" as a number. Raises UsageError for unknown names and for values
+        that do not fit.
+        """
+        try:
+            return cls.model_validate({key: plain(value) for key, value in values.items()}, strict=strict)
+        except ValidationError as error:
+            raise UsageError(explain(error, cls, name)) from None
+
+    def part(self, kind: type["Options"]) -> dict[str, Any]:
+        """The values of the fields that a part defines."""
+        return {name: getattr(self, name) for name in kind.model_fields}
+
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults, by name."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if field.is_required() or getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number as Python's own; any other value as it is."""
+    return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0 else value
+
+
+def flag_of(kind: type[Options], name: str) -> str:
+    """What the command line calls a field."""
+    given = spelling(kind.model_fields[name]).flag if name in kind.model_fields else None
+    return given or f"--{name.replace('_', '-')}"
+
+
+def spelling(field: FieldInfo) -> Cli:
+    """How the command line spells a field."""
+    return next((item for item in field.metadata if isinstance(item, Cli)), Cli())
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The values of a `Literal`, also inside a union; none for another type."""
+    if getattr(annotation, "__origin__", None) is Literal:
+        return get_args(annotation)
+    return tuple(choice for part in get_args(annotation) for choice in choices_of(part))
+
+
+def options_in(annotation: Any) -> type[Options] | None:
+    """The options that a type is or admits, if any."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return annotation
+    return next(filter(None, map(options_in, get_args(annotation))), None)
+
+
+def explain(error: ValidationError, kind: type[Options], name: Callable[[str], str] | None) -> str:
+    """The first error in the user's words: which option, its value, what is wrong with it, and the remedy."""
+    errors = error.errors(include_url=False)
+    place = errors[0]["loc"]
+    if not place:
+        return str(errors[0].get("ctx", {}).get("error", errors[0]["msg"]))
+    field, depth = str(place[0]), 1
+    called = (name or partial(flag_of, kind))(field)
+    if len(place) > 1 and field in kind.model_fields and (inner := options_in(kind.model_fields[field].annotation)):
+        kind, field, depth = inner, str(place[1]), 2
+        called = flag_of(kind, field) if name is None else f"{called.removesuffix(' =')}.{field}"
+    if errors[0]["type"] == "missing":
+        return f"{called.removesuffix(' =')} is required"
+    if errors[0]["type"] == "extra_forbidden":
+        return f"{called.removesuffix(' =')} is not an option{nearest(field, kind.model_fields)}"
+    value = errors[0]["input"]
+    choices = choices_of(kind.model_fields[field].annotation) if field in kind.model_fields else ()
+    if choices and isinstance(value, str):
+        return f"{called.removesuffix('=')} '{value}' is not known{nearest(value, choices)}"
+    in_file = called.endswith(" =")
+    shown = value if isinstance(value, str) and value and not in_file else repr(value)
+    separator = "" if called.endswith("=") and not in_file else " "
+    return f"{called}{separator}{shown}: {reason_of([one for one in errors if one['loc'][:depth] == place[:depth]])}"
+
+
+def reason_of(errors: Sequence[Any]) -> str:
+    """What is wrong with one field, which may be of several types."""
+    words = [REASONS.get(one["type"], str(one.get("ctx", {}).get("error", one["msg"]))) for one in errors]
+    first, *others = dict.fromkeys(text.format(**one.get("ctx", {})) for text, one in zip(words, errors, strict=True))
+    return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all of them."""
+    known = list(names)
+    return f": {did_you_mean(name, known)}choose from {', '.join(known)}"

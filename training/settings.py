@@ -1,0 +1,81 @@
+"""Settings against the code that takes them: torch's optimizers, the model's factory, the data's schema."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..storage.errors import UsageError, check_choice, did_you_mean
+from ..storage.format import Schema
+from .config import LOSSES, Recipe, TrainConfig
+from .splits.choose import check_split
+from .stream.order import check_batch_size
+from .zoo.factory import DEFAULTS, load_factory, settings_of
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def check_config(config: TrainConfig, schema: Schema) -> None:
+    """Raise UsageError for a configuration that cannot train on data with this schema."""
+    if schema.task is None:
+        how = "--labels FILE.csv, or a folder for each class," if schema.image else "--label COLUMN"
+        raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
+    check_split(config.split, schema)
+    check_batch_size(config.batch_size, config.lanes)
+    if config.refit and config.recipe.patience:
+        raise UsageError(
+            "--refit trains on all rows, but --set patience needs held-out rows to stop early; use one of them"
+        )
+    _check_recipe(config.recipe, schema.task)
+
+
+def _check_recipe(recipe: Recipe, task: str) -> None:
+    if (recipe.strategy, recipe.precision) == ("fsdp", "float16"):
+        raise UsageError("--set strategy=fsdp does not support float16's gradient scaling; use precision=bfloat16")
+    optimizers = [
+        name
+        for name, item in vars(torch.optim).items()
+        if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
+    ]
+    check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
+    if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
+        fitting = "cross_entropy" if task == "classification" else ", ".join(sorted({*LOSSES} - {"cross_entropy"}))
+        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or remove it")
+    if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
+        raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
+
+
+def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """Sort `--set` values into the recipe and the model's own settings.
+
+    The recipe's names come first; the rest must be parameters of the model's factory. Raises UsageError with the
+    nearest name for one that is neither, and for a value of the wrong type.
+    """
+    own = settings_of(load_factory(model))
+    recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
+    rest: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in Recipe.model_fields:
+            recipe[name] = value
+        elif name in own or "**" in own:
+            default = own.get(name)
+            rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
+        else:
+            names = [*Recipe.model_fields, *own]
+            raise UsageError(
+                f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
+            )
+    return Recipe.parse(recipe, name=lambda field: f"--set {field}=", strict=False), rest
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    """A setting's value as the type of its default."""
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return kind(float(value)) if kind is int else kind(value)
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"--set {name}={value}: must be {KINDS[kind]}") from None

@@ -1,0 +1,56 @@
+"""The split that options ask for, checked against the data's schema."""
+
+from ...storage.errors import UsageError
+from ...storage.format import Schema
+from ...storage.options import flag_of
+from .columns import find_column
+from .split import COLUMN_OPTIONS, MOST_FOLDS, Split, SplitOptions
+
+MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are counted in a byte
+
+
+def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
+    """The split that options ask for, with an automatic kind by the columns that they name. Raises UsageError."""
+    kind, named = options.split, options.columns
+    if kind == "auto":
+        kind = "stratified" if schema.task == "classification" else "kfold"
+        for fitting in ("group", "time", "column"):
+            kind = fitting if COLUMN_OPTIONS[fitting] in named else kind
+    wanted = COLUMN_OPTIONS.get(kind)
+    if wanted and wanted not in named:
+        raise UsageError(f"--split {kind} needs {flag_of(SplitOptions, wanted)} COLUMN")
+    if other := [option for option in named if option != wanted]:
+        flag = flag_of(SplitOptions, other[0])
+        raise UsageError(f"--split {kind} does not take {flag}; remove it, or choose another kind of split")
+    if options.gap and kind != "time":
+        raise UsageError(f"--gap {options.gap:g}: only --split time has a gap")
+    shared = {name: getattr(options, name) for name in ("folds", "repeats", "holdout", "gap")}
+    split = Split(kind=kind, seed=seed, column=named.get(wanted or ""), **shared)
+    check_split(split, schema)
+    return split
+
+
+def check_split(split: Split, schema: Schema) -> None:
+    """Raise UsageError for a split that data with this schema cannot have."""
+    kind = split.kind
+    if kind.startswith("stratified") and schema.task != "classification":
+        other = "group" if split.column else "kfold"
+        raise UsageError(f"--split {kind} needs classes; use --split {other} for a regression")
+    fewest = 1 if split.holdout or kind in ("time", "column") else 2
+    if not fewest <= split.folds <= MOST_FOLDS:
+        raise UsageError(f"--folds {split.folds}: must be from {fewest} to {MOST_FOLDS}")
+    if split.repeats > 1 and (kind in ("time", "column") or split.folds == 1):
+        raise UsageError(
+            f"--repeats {split.repeats}: --split {kind} with {split.folds} folds is the same each time; leave it at 1"
+        )
+    if not (split.holdout == 0 or 0.001 <= split.holdout <= 0.9):
+        raise UsageError(f"--holdout {split.holdout:g}: must be from 0.001 to 0.9, e.g. 0.33 for a third")
+    if split.holdout and kind == "column":
+        raise UsageError("--holdout: with --split column, the column decides which rows are held out")
+    if split.holdout and split.folds * split.repeats > MOST_HOLDOUT_MODELS:
+        raise UsageError(
+            f"--holdout with {split.folds} folds and {split.repeats} repeats: at most {MOST_HOLDOUT_MODELS} models can "
+            "be counted in a byte; use fewer folds or repeats"
+        )
+    if split.column:
+        find_column(schema, split.column)
