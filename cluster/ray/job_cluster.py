@@ -42,8 +42,8 @@ def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
     machine, gpus = this_machine(), torch.cuda.device_count()  # those that torch can use
     if 0 < gpus < workers:
         raise UsageError(
-            f"--workers {workers}: each worker needs a GPU, and this machine has {gpus}; use --workers {gpus}, or train "
-            'on the CPU with CUDA_VISIBLE_DEVICES=""'
+            f"--workers {workers}: each worker needs a GPU, and this machine has {gpus}; use --workers {gpus}, or "
+            'train on the CPU with CUDA_VISIBLE_DEVICES=""'
         )
     if workers * memory > machine.memory:
         raise UsageError(
