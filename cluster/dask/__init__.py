@@ -1,5 +1,5 @@
-"""Dask clusters: on this machine, at an address, or as actors inside Ray; and the executor of a job on one of them.
+"""Dask clusters: on this machine, at an address, or as Ray actors; and the executor that runs a job on one of them.
 
-Others import `executor.py`, and `on_ray.py` where Ray accounts for the workers.
+Others import `executor.py`, and `on_ray.py` if Ray accounts for the workers.
 Nothing here knows what the tasks do.
 """

@@ -1,4 +1,4 @@
-"""The executor of a job: Dask, or this process where there is little to do."""
+"""The executor of a job: Dask, or this process if there is little work."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,16 +20,16 @@ def dask_executor(
     address: str | None = None,
     report: Path | None = None,
 ) -> Iterator[Executor]:
-    """An executor on the given Dask client, on the scheduler at an address, or on a cluster of its own; or the one
-    that is given, which works in this process.
+    """An executor on the given Dask client, on the scheduler at an address, or on its own cluster; or the given
+    executor, which works in this process.
 
-    Dask's own account of the work goes to the HTML file `report`.
+    Dask's performance report is written to the HTML file `report`.
     """
     if isinstance(client, SerialExecutor):
         yield client
         return
     if report and not report.parent.is_dir():
-        raise UsageError(f"--report {report}: there is no folder {report.parent}")
+        raise UsageError(f"--report {report}: the folder {report.parent} does not exist")
     with nullcontext(client) if client else connect(address) if address else dask_cluster() as connected:
         assert connected is not None
         if client is None:
@@ -38,12 +38,12 @@ def dask_executor(
             yield DaskExecutor(connected)
 
 
-SMALL_WORK = 10_000_000  # numbers that are handled in this process: in about a second
+SMALL_WORK = 10_000_000  # values that this process handles itself, in about a second
 
 
 @contextmanager
 def task_executor(size: int, listener: Listener, client: Client | None) -> Iterator[Executor]:
-    """Dask, or where there is little to do (`size` numbers, a second's work) this process: a cluster takes seconds to
+    """Dask, or this process if there is little work (`size` values, about a second): a cluster takes seconds to
     start."""
     if client is None and size <= SMALL_WORK:
         yield SerialExecutor()

@@ -1,4 +1,4 @@
-"""Dask on this machine for the time of a job. All servers listen on loopback only."""
+"""Dask on this machine for the duration of a job. All servers listen on loopback only."""
 
 import logging
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ SCHEDULER_PRELOADS = [
     "foldstream.pipeline.images.convert",
     "foldstream.cluster.views.dask_page",
 ]
-"""Where tasks come from, for the scheduler reads them: it loads this as it starts, while the workers start too. And our
-page in its dashboard."""
+"""Modules that the scheduler imports while the workers start: those of the tasks, which it deserializes, and our page
+in its dashboard."""
 
 
 @contextmanager
 def dask_cluster(workers: int | None = None) -> Iterator[Client]:
-    """Dask workers in processes of their own, one thread each, sharing three quarters of the memory.
+    """Dask workers in their own processes, with one thread each. Together they use three quarters of the memory.
 
-    They are started by command and not by fork or spawn, so that a plain script may call this without a main guard.
+    They are started by a command, not by fork or spawn, so that a plain script may call this without a main guard.
     """
     machine = this_machine()
     count = workers or machine.cores
@@ -54,18 +54,19 @@ def dask_cluster(workers: int | None = None) -> Iterator[Client]:
 
 @contextmanager
 def connect(address: str) -> Iterator[Client]:
-    """A client of the scheduler at an address. Raises UsageError where none answers."""
+    """A client of the scheduler at an address. Raises UsageError if none answers, or if it has no workers."""
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"--dask {address}: no scheduler answers there ({error}); start one with «dask scheduler», and workers"
+            f"--dask {address}: no scheduler answers there ({error}); start one with 'dask scheduler', and workers "
+            f"with 'dask worker {address}'"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError:
             raise UsageError(
-                f"--dask {address}: the scheduler there has no workers; start some, with «dask worker {address}»"
+                f"--dask {address}: the scheduler there has no workers; start some with 'dask worker {address}'"
             ) from None
         yield client

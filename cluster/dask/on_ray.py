@@ -1,7 +1,7 @@
-"""Dask on Ray: the workers are Ray actors, so that Ray accounts for their cores and memory, and sees what is wanted.
+"""Dask on Ray: the workers are Ray actors, so that Ray accounts for their cores and memory, and sees the demand.
 
-The scheduler and its dashboard run in the process that makes the cluster. Off loopback all talk is over TLS, by
-certificates that live as long as the cluster; the dashboard stays on loopback, for it knows no password.
+The scheduler and its dashboard run in the process that creates the cluster. Off loopback, all connections use TLS, with
+certificates that live as long as the cluster. The dashboard stays on loopback, since it has no authentication.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ import ray
 from distributed import Client, Scheduler
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.security import Security
-from ray._private.state import state as ray_state
 from ray.exceptions import RayActorError
 
 from ...storage.errors import UsageError
+from ...training.ray.internals import most_cores
 from ..loopback import LOOPBACK, free_port, on_loopback
 from .local import DASK_DASHBOARD, SCHEDULER_PRELOADS
 
 PREPARATION = "foldstream.pipeline.worker_setup"
 STOP_SECONDS = 5.0
-NODE_SECONDS = 1800  # in which a cloud gives a node
-UNSEEN_MEMORY = 2 << 30  # of a core, where there is no node yet
+NODE_SECONDS = 1800  # in which a cloud provides a node
+UNSEEN_MEMORY = 2 << 30  # per core, while the cluster has no node yet
 PR_SET_PDEATHSIG = 1
 
 
 class DaskWorkerActor:
-    """A Dask worker under its nanny, in a child process that ends with this actor; if it ends by itself, so does the
-    actor, and Ray starts another one, on another node if it must."""
+    """A Dask worker and its nanny, in a child process that ends with this actor. If the child ends by itself, so does
+    the actor, and Ray starts another one, on another node if necessary."""
 
     def __init__(self, scheduler: str, name: str, threads: int, memory: int, encryption: dict[str, Any]) -> None:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--name", name]
@@ -54,19 +54,19 @@ class DaskWorkerActor:
             os._exit(1)
 
     def stop(self) -> None:
-        """End the worker in peace: it removes what it has spilled."""
+        """Stop the worker gracefully: it removes its spilled data."""
         self.stopping = True
         self.process.terminate()
         self.process.wait()
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when the thread that has started it does, whatever ends that."""
+    """Have the kernel kill this process when the thread that started it ends, for whatever reason."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class RayDaskWorker(ProcessInterface):  # type: ignore[misc]
-    """A worker of the cluster, as Dask handles it: it may wait for a node with room."""
+    """A worker of the cluster, as Dask sees it. It may have to wait for a node with free resources."""
 
     def __init__(self, scheduler: str, *, name: object, threads: int, memory: int, encryption: dict[str, Any]) -> None:
         super().__init__(scheduler=scheduler, name=name)
@@ -82,17 +82,17 @@ class RayDaskWorker(ProcessInterface):  # type: ignore[misc]
     async def close(self) -> None:
         if self.actor is not None:
             actor, self.actor = self.actor, None
-            with suppress(RayActorError, TimeoutError):  # it may be gone, or not there yet
+            with suppress(RayActorError, TimeoutError):  # it may have died, or not have started
                 await asyncio.wait_for(actor.stop.remote(), STOP_SECONDS)
             ray.kill(actor)
         await super().close()
 
 
 class RayDaskCluster(SpecCluster):  # type: ignore[misc]
-    """A Dask cluster on the Ray cluster that is connected, with `n_workers` workers of `threads` threads (Ray's CPUs)
-    and `memory` bytes each; up to `maximum` if there is work for more. It may be scaled, and may `adapt`.
+    """A Dask cluster on the connected Ray cluster, with `n_workers` workers of `threads` threads (Ray's CPUs) and
+    `memory` bytes each, and up to `maximum` workers if there is work for them. It supports `scale` and `adapt`.
 
-    Workers that have no room wait for nodes.
+    Workers that do not fit wait for nodes.
     """
 
     def __init__(self, n_workers: int, *, memory: int, threads: int = 1, maximum: int = 0, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
             "dashboard_address": f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
             "preload": SCHEDULER_PRELOADS,
         }
-        # A worker whose node was lost comes back by itself once there is room, however late.
+        # A worker whose node was lost restarts by itself once resources are free, however late.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "7 days"})
         super().__init__(
             workers=dict.fromkeys(range(n_workers), worker),
@@ -122,20 +122,20 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
         self.adaptive = self.adapt(*self.bounds) if maximum > n_workers else None
 
     def release(self) -> None:
-        """Give Ray all cores back. The scheduler and its dashboard stay."""
+        """Return all cores to Ray. The scheduler and its dashboard keep running."""
         if self.adaptive:
             self.adaptive.stop()
         self.scale(0)
 
     def restore(self) -> None:
-        """Have as many workers as at first, and more again if there is work for them."""
+        """Start as many workers as at first, and more if there is work for them."""
         self.scale(self.bounds[0])
         if self.adaptive:
             self.adaptive = self.adapt(*self.bounds)
 
 
 def _encryption(security: Security) -> dict[str, Any]:
-    """Dask's configuration of a worker that is to talk by the certificates of `security`."""
+    """The Dask configuration of a worker that uses the certificates of `security`."""
     if not security.require_encryption:
         return {}
     tls = {"ca-file": security.tls_ca_file}
@@ -146,13 +146,13 @@ def _encryption(security: Security) -> dict[str, Any]:
 
 @contextmanager
 def dask_on_ray() -> Iterator[Client]:
-    """A Dask worker on every core of the Ray cluster that is connected, each with its share of its node's memory. Where
-    Ray may add nodes, there are more as there is work for them."""
+    """A Dask worker on every core of the connected Ray cluster, each with its share of its node's memory. If Ray can
+    add nodes, workers are added while there is work for them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     cores = sum(int(node["CPU"]) for node in nodes)
-    most = int((ray_state.get_max_resources_from_cluster_config() or {}).get("CPU", 0))
+    most = most_cores()
     if not cores and not most:
-        raise UsageError("no node of the Ray cluster has a core; add nodes, then run the same command again")
+        raise UsageError("no node of the Ray cluster has any cores; add nodes, then run the same command again")
     memory = min((int(node["memory"] / node["CPU"]) for node in nodes), default=UNSEEN_MEMORY)
     with RayDaskCluster(max(1, cores), memory=memory, maximum=most) as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=NODE_SECONDS)
@@ -161,7 +161,7 @@ def dask_on_ray() -> Iterator[Client]:
 
 @contextmanager
 def workers_released(client: Client | None) -> Iterator[None]:
-    """Let a cluster of ours do without workers for a while: training needs the cores. Its dashboard stays."""
+    """Stop the workers of our own cluster in this context: training needs the cores. Its dashboard keeps running."""
     cluster = getattr(client, "cluster", None)
     if client is None or cluster is None:
         yield

@@ -1,5 +1,5 @@
-"""Ray clusters: that of a job, a local one for trying, the token that every server asks for, processes to end.
+"""Ray clusters: that of a job, a local one to try things on, the token that every server requires, ending processes.
 
-Others import `job_cluster.py` and `auth.py`.
+Others import `job_cluster.py` and `auth.py`. What is private in Ray is used through `training/ray/internals.py`.
 Nothing here knows Dask, runs or folds.
 """

@@ -1,6 +1,7 @@
-"""Ray's token: every Ray server that we start or reach asks for it, on loopback too.
+"""Ray's token: every Ray server that we start or connect to requires it, on loopback too.
 
-Whoever reaches a Ray server without one may run code there. Ray would make the file readable by all.
+Anybody who can reach a Ray server without a token can run code on it. Ray itself would make the token file
+world-readable.
 """
 
 import os
@@ -11,12 +12,12 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def token_path() -> Path:
-    """Where Ray looks for the token, if it is not in the environment itself."""
+    """Path of the token file, which Ray reads unless the environment contains the token itself."""
     return Path(os.environ.get(TOKEN_PATH) or Path.home() / ".ray" / "auth_token")
 
 
 def make_token() -> None:
-    """See to it that there is a token, for its owner's eyes alone."""
+    """Create the token file unless a token exists, and make it readable by its owner only."""
     path = token_path()
     if TOKEN in os.environ:
         return
@@ -27,21 +28,21 @@ def make_token() -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # another command was faster
+    except FileExistsError:  # another command has just created it
         return
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
 
 
 def use_token() -> None:
-    """Have this process, and those that it starts, show the token if there is one, unless RAY_AUTH_MODE says other.
+    """Make this process and its children send the token if one exists, unless RAY_AUTH_MODE is set otherwise.
 
-    Ray reads that when it is loaded, so this comes before.
+    Call it before Ray is imported, which reads that variable.
     """
     if TOKEN in os.environ or token_path().exists():
         os.environ.setdefault(MODE, "token")
 
 
 def asks_for_token() -> bool:
-    """Whether the Ray cluster that is connected lets in only those who show the token."""
+    """Whether the connected Ray cluster accepts only clients that send the token."""
     return os.environ.get(MODE, "").lower() == "token"

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, on loopback, for trying: it stays until it is stopped."""
+"""A Ray cluster of several nodes on this machine, on loopback, to try things on. It runs until it is stopped."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ START_SECONDS, STOP_SECONDS = 120, 15
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """Where its head listens, and the process that it is, by its id and when that was started."""
+    """The addresses of a local cluster, and its process: id and start time."""
 
     address: str
     dashboard: str
@@ -30,19 +30,19 @@ class LocalCluster:
     started: float
 
     def process(self) -> psutil.Process | None:
-        """Its process, if that runs."""
+        """The process of the cluster, if it is running."""
         if psutil.pid_exists(self.pid) and (process := psutil.Process(self.pid)).create_time() == self.started:
             return process
         return None
 
 
 def state_file() -> Path:
-    """Where it is written down that there is a local cluster."""
+    """Path of the file that describes the running local cluster."""
     return Path(os.environ.get("FOLDSTREAM_HOME") or Path.home() / ".foldstream") / "cluster.json"
 
 
 def current_cluster() -> LocalCluster | None:
-    """The local cluster, if one runs."""
+    """The local cluster, if one is running."""
     if not state_file().exists():
         return None
     cluster = LocalCluster(**read_json(state_file()))
@@ -50,20 +50,22 @@ def current_cluster() -> LocalCluster | None:
 
 
 def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
-    """Start `nodes` nodes of `cores` cores each, by default this machine's in equal parts.
+    """Start `nodes` nodes with `cores` cores each, by default an equal part of this machine's.
 
-    Raises ConflictError where a cluster runs already, RunError if a node does not come up.
+    Raises ConflictError if a cluster is already running, RunError if a node does not start.
     """
     if nodes < 1:
-        raise UsageError(f"--nodes {nodes}: it must be at least 1")
+        raise UsageError(f"--nodes {nodes}: must be at least 1")
     if running := current_cluster():
-        raise ConflictError(f"a local cluster runs at {running.dashboard}; end it with «foldstream cluster stop»")
+        raise ConflictError(
+            f"a local cluster is already running at {running.dashboard}; stop it with 'foldstream cluster stop'"
+        )
     machine, file = this_machine(), state_file()
     room = [nodes, cores or max(1, machine.cores // nodes), machine.memory * 3 // 4 // nodes]
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "foldstream.cluster.ray.local_nodes", *map(str, room), str(file)]
-    # Commands of jobs are found where this one's Python is.
+    # Jobs find their commands beside this process's Python.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, MODE: "token", "PATH": path, ALONE: "0"}
     log = file.with_name("cluster.log")
@@ -73,13 +75,13 @@ def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     while not (cluster := current_cluster()):
         if started.poll() is not None or monotonic() > deadline:
             started.kill()
-            raise RunError(f"the nodes of the cluster did not come up; {log} says why")
+            raise RunError(f"the nodes of the cluster did not start; see {log} for the reason")
         sleep(0.1)
     return cluster
 
 
 def stop_cluster() -> bool:
-    """End the local cluster, and all that runs on it. Returns whether there was one."""
+    """Stop the local cluster and everything that runs on it. Returns whether one was running."""
     cluster = current_cluster()
     if cluster and (process := cluster.process()):
         every = [process, *process.children(recursive=True)]

@@ -1,7 +1,7 @@
-"""The process that a local cluster is: python -m foldstream.cluster.ray.local_nodes NODES CORES MEMORY FILE.
+"""The process of a local cluster: python -m foldstream.cluster.ray.local_nodes NODES CORES MEMORY FILE.
 
-Its environment keeps Ray to loopback. Once all nodes are up it writes down in FILE where they are; on SIGTERM it ends
-them, and itself.
+Its environment keeps Ray on loopback. Once all nodes run, it writes their addresses to FILE; on SIGTERM it ends them
+and itself.
 """
 
 import logging
@@ -12,10 +12,9 @@ from time import sleep
 
 import psutil
 import ray
-from ray._private.worker import global_worker
-from ray.cluster_utils import Cluster
 
 from ...storage.files import write_json
+from ...training.ray.internals import cluster_of_this_node, start_node
 from ..loopback import LOOPBACK, free_port
 from .auth import make_token
 from .job_cluster import RAY_DASHBOARD, RAY_OBJECT_STORE
@@ -24,19 +23,17 @@ from .job_cluster import RAY_DASHBOARD, RAY_OBJECT_STORE
 def main(nodes: int, cores: int, memory: int, file: Path) -> None:
     make_token()
     room = {"num_cpus": cores, "object_store_memory": RAY_OBJECT_STORE}
-    context = ray.init(
-        "local",
+    context = start_node(
+        LOOPBACK,
+        memory,
         **room,
-        _memory=memory,
         include_dashboard=True,
         dashboard_host=LOOPBACK,
         dashboard_port=free_port(RAY_DASHBOARD),
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address=LOOPBACK,
     )
-    cluster = Cluster(shutdown_at_exit=False)
-    cluster.head_node = global_worker.node
+    cluster = cluster_of_this_node()
     for _ in range(nodes - 1):
         cluster.add_node(**room, memory=memory, node_ip_address=LOOPBACK)
     while sum(node["Alive"] for node in ray.nodes()) < nodes:

@@ -1,4 +1,4 @@
-"""Processes that were told to end, and how long that is waited for."""
+"""Ending processes, and waiting for their end."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,8 +10,8 @@ END_SECONDS = 10
 
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:
-    """End processes that Ray has told to end: its dashboard takes seconds, and an actor whose owner was killed may hang
-    in its exit."""
+    """Kill processes that Ray has asked to exit: its dashboard takes seconds, and an actor whose owner was killed may
+    hang in its exit."""
     every = list(processes)
     for process in every:
         with suppress(psutil.NoSuchProcess):
@@ -20,9 +20,9 @@ def end_processes(processes: Iterable[psutil.Process]) -> None:
 
 
 def await_end(processes: Iterable[psutil.Process], seconds: float) -> None:
-    """Return when processes have ended, or when the time is over.
+    """Return when all processes have ended, or after some seconds.
 
-    They need not be reaped: one whose parent has ended too waits for the machine's first process, which may be slow.
+    A zombie counts as ended: if its parent has ended too, init has to reap it, which may be slow.
     """
     left, deadline = list(processes), monotonic() + seconds
     while (left := [process for process in left if _runs(process)]) and monotonic() < deadline:

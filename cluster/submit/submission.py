@@ -5,7 +5,6 @@ nodes read them where the job says that they are.
 """
 
 import asyncio
-import logging
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ...storage.errors import RunError, UsageError
+from ...training.ray.internals import silence_upload_logs
 from ...training.zoo.factory import model_file
 from ..api.job_file import load_job_file
 from ..callbacks.callback import map_code
@@ -58,8 +58,7 @@ def open_client(address: str | None) -> JobSubmissionClient:
     """A client of the cluster at an address, as http://host:8265, or else of the one that `find_address` finds. Raises
     UsageError where none answers, or does not let in."""
     place = find_address(address)
-    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each upload
+    silence_upload_logs()
     try:
         return JobSubmissionClient(place)
     except ConnectionError:

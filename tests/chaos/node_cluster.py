@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import ray
 from foldstream import cli
-from ray._private.worker import global_worker
+from foldstream.training.ray.internals import cluster_of_this_node, start_node
 from ray.cluster_utils import Cluster
 
 LOOPBACK = "127.0.0.1"
@@ -27,18 +27,15 @@ def connect() -> Cluster:
     """Start a head without cores, and connect to it."""
     os.environ.update(QUICK)
     # With a dashboard, which Ray Train asks whether a controller is alive before it gives back what that reserved.
-    ray.init(
-        "local",
+    start_node(
+        LOOPBACK,
         num_cpus=0,
         include_dashboard=True,
         object_store_memory=OBJECT_STORE,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address=LOOPBACK,
     )
-    cluster = Cluster(shutdown_at_exit=False)
-    cluster.head_node = global_worker.node  # one that Cluster starts on loopback is not found by ray.init
-    return cluster
+    return cluster_of_this_node()
 
 
 def fill(cluster: Cluster, count: int, cores: int) -> None:

@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import ray
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.sdk import fillout_defaults
 
 from ..programs import find_program, run
 
@@ -18,20 +18,27 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 VM_FILES = sorted((DEPLOY / "vm").glob("*.yaml"))
 RAY_DASHBOARDS = Path(ray.__file__).parent / "dashboard/modules/metrics/dashboards"
+RAY_SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+"""What Ray checks a file against before it starts a cluster."""
 JOBS = {"ray_running_jobs", "ray_finished_jobs_total"}
 """Ray has these, and no panel for them."""
 
 
 @pytest.mark.parametrize("path", VM_FILES, ids=lambda path: path.stem)
 def test_ray_accepts_the_file(path: Path) -> None:
-    validate_config(prepare_config(yaml.safe_load(path.read_text())))
+    config = fillout_defaults(yaml.safe_load(path.read_text()))
+    jsonschema.validate(config, RAY_SCHEMA)
+    if "available_node_types" in config:
+        types = config["available_node_types"]
+        assert config["head_node_type"] in types
+        assert sum(one.get("min_workers", 0) for one in types.values()) <= config["max_workers"]
 
 
 @pytest.mark.parametrize("path", VM_FILES, ids=lambda path: path.stem)
 def test_a_wrong_field_fails(path: Path) -> None:
-    config = prepare_config(yaml.safe_load(path.read_text())) | {"max_worker": 3}
+    config = fillout_defaults(yaml.safe_load(path.read_text())) | {"max_worker": 3}
     with pytest.raises(jsonschema.ValidationError, match="max_worker"):
-        validate_config(config)
+        jsonschema.validate(config, RAY_SCHEMA)
 
 
 @pytest.mark.parametrize("path", VM_FILES, ids=lambda path: path.stem)

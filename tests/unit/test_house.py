@@ -31,6 +31,8 @@ FRAMEWORKS = {
     "training": {"dask", "distributed"},
 }
 ONLY_IN = {"ray": "training/ray/", "distributed": "pipeline/dask_executor.py"}
+RAY_INTERNALS = "training/ray/internals.py", "tests/contracts/test_ray_internals.py"
+PRIVATE_OF_RAY = re.compile(r"ray\.([\w.]+\.)?(_(?!_)\w*|v2|worker|generated)(\.[\w.]+)?")
 MOST_FILES, LEAST_FILES = 14, 3
 
 
@@ -116,3 +118,47 @@ def test_a_framework_stands_in_one_place_of_its_folder(framework: str) -> None:
     }
     assert users
     assert all(user.startswith(ONLY_IN[framework]) for user in users), users
+
+
+def private_parts_of_ray(path: Path) -> Iterator[str]:
+    """What a file imports from Ray, or reads of it, that Ray does not export."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value]  # the name of a logger
+        yield from (
+            name for name in names if re.fullmatch(r"ray\.([\w.]+\.)?(_(?!_)\w*|v2|worker|generated)(\.[\w.]+)?", name)
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from ray._private import state",
+        "from ray import _private",
+        "import ray._private.worker as worker",
+        "from ray.train._internal.utils import get_address_and_port",
+        "from ray.train.v2.api.exceptions import TrainingFailedError",
+        "from ray.train.torch.config import _set_torch_distributed_env_vars",
+        "import ray; ray._private.state",
+        "import ray; ray.worker.get_dashboard_url()",
+    ],
+)
+def test_private_parts_of_ray_are_seen(text: str, tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(text)
+    assert list(private_parts_of_ray(tmp_path / "user.py"))
+
+
+def test_only_one_file_knows_the_internals_of_ray() -> None:
+    files = {*modules(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")}
+    others = {str(path.relative_to(ROOT)): path for path in files}
+    for name in (*RAY_INTERNALS, "tests/unit/test_house.py"):
+        others.pop(name)
+    found = {name: known for name, path in others.items() if (known := list(private_parts_of_ray(path)))}
+    assert found == {}, f"use {RAY_INTERNALS[0]}"

@@ -1,5 +1,5 @@
-"""The one place of the training that knows Ray Train: a driver for each group of folds, and its workers.
+"""Ray Train: a driver for each group of folds, its workers, and the one file that knows Ray's internals.
 
 `group.py` and `driver.py` load neither Ray Train nor torch: the command that starts drivers imports them.
-Nothing here trains: workers call the engine.
+`internals.py` is for `cluster/` too. Nothing here trains: workers call the engine.
 """

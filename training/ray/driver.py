@@ -1,6 +1,6 @@
-"""A fold's driver: it has Ray Train train folds together, and listens for workers that hang.
+"""The driver of a group of folds: it trains them with Ray Train, and notices workers that hang.
 
-The command that starts drivers loads this, and not Ray Train, which takes seconds.
+The command that starts drivers imports this module, which therefore does not load Ray Train: that takes seconds.
 """
 
 from dataclasses import dataclass
@@ -9,73 +9,76 @@ from typing import Any
 
 from .group import START_SECONDS, GroupRequest
 
-LONGEST_TIMES = 5.0  # the longest pause so far, as a measure of silence for those that are slow by nature
+LONGEST_TIMES = 5.0  # how many times its longest pause so far a worker may be silent: some are slow by nature
 
 
 @dataclass(frozen=True)
 class Health:
-    """How the workers of an attempt are."""
+    """The health of the workers of an attempt."""
 
     silence: float
-    """The seconds for which a process was silent, or all loops were, if that is too long; else 0."""
+    """Seconds for which a process, or every training loop, has been silent, if that is too long; else 0."""
     deaths: tuple[str, ...]
-    """Why workers were replaced, each time that they were."""
+    """The reason for each restart of the workers."""
 
 
 class FoldDriver:
-    """Drives one Ray Train run, in an actor: several may run at once, and what it has started ends with it."""
+    """An actor that drives one Ray Train run. Several may run at once; what an actor has started ends with it."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.deaths: tuple[str, ...] = ()
         self.alive: dict[int, float] = {}
-        """When each worker's process was heard last."""
-        self.beats: dict[int, tuple[float, float]] = {}
-        """Of each worker's loop, when it was heard last, and for how long it may be silent."""
+        """When the process of each rank last reported."""
+        self.heartbeats: dict[int, tuple[float, float]] = {}
+        """When the training loop of each rank last sent a heartbeat, and for how many seconds it may be silent."""
 
     def train(self, request: GroupRequest, driver: Any) -> None:
-        """See `train_folds`; `driver` is this one, as others call it."""
+        """See `train_folds`; `driver` is the handle of this actor."""
         from .train import train_folds
 
         self._start()
         train_folds(request, driver)
 
     def replace(self, reason: str) -> None:
-        """Workers have died, and all start anew."""
+        """Note that all workers are restarted, and why."""
         self.deaths += (reason,)
         self._start()
 
     def _start(self) -> None:
-        """None is heard for a while."""
-        self.alive, self.beats = {}, {-1: (monotonic(), START_SECONDS)}
+        """Allow the workers to be silent while they start."""
+        self.alive, self.heartbeats = {}, {-1: (monotonic(), START_SECONDS)}
 
     def group(self) -> int:
-        """The number of the workers that were started last: those of before are to be gone."""
+        """The number of the current worker group. Workers of earlier groups must stop."""
         return len(self.deaths)
 
-    def live(self, rank: int, group: int) -> None:
-        """The process of a worker of a group says that it is there."""
+    def report_alive(self, rank: int, group: int) -> None:
+        """Called by the process of a worker, whatever its training loop does."""
         if group == self.group():
             self.alive[rank] = monotonic()
 
-    def beat(self, rank: int, group: int, longest: float, working: bool) -> None:
-        """The loop of a worker of a group says that it goes on; `longest` is the longest pause that it has made, in
-        seconds. Raises RuntimeError for a worker that was replaced, so that it does not write."""
+    def heartbeat(self, rank: int, group: int, longest: float, working: bool) -> None:
+        """Called by the training loop of a worker; `longest` is its longest pause so far, in seconds.
+
+        Raises RuntimeError for a worker that was replaced, so that it does not write.
+        """
         if group != self.group():
             raise RuntimeError(f"worker {rank} was replaced")
-        self.beats.pop(-1, None)
-        self.beats[rank] = monotonic(), max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
+        self.heartbeats.pop(-1, None)
+        allowed = max(self.patience, LONGEST_TIMES * longest) if working else START_SECONDS
+        self.heartbeats[rank] = monotonic(), allowed
 
     def health(self) -> Health:
-        """How the workers are."""
+        """The health of the workers now."""
         return Health(self._silence(), self.deaths)
 
     def _silence(self) -> float:
-        """A loop that waits for another one, which writes, is silent too: so one that goes on is enough."""
+        """A loop that waits for another one to write is silent too, so a single active loop is enough."""
         now = monotonic()
         frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
         if frozen > self.patience:
             return frozen
-        beats = list(self.beats.values())
-        silent = all(now - heard > allowed for heard, allowed in beats)
-        return min((now - heard for heard, _ in beats), default=0.0) if silent else 0.0
+        heartbeats = list(self.heartbeats.values())
+        silent = all(now - heard > allowed for heard, allowed in heartbeats)
+        return min((now - heard for heard, _ in heartbeats), default=0.0) if silent else 0.0

@@ -1,10 +1,10 @@
-"""What a group of workers is to train together."""
+"""What a group of workers trains together."""
 
 from dataclasses import dataclass
 
 from ..config import Execution
 
-START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
+START_SECONDS = 600.0  # for which a worker that starts, or writes, may be silent
 
 
 @dataclass(frozen=True)
