@@ -1,7 +1,7 @@
-"""A small network for textures that changes its training pictures: a model of one's own, with augmentation.
+"""A small network for textures that augments its training images: an example of a user-defined model.
 
-Random numbers are drawn from torch, which Foldstream seeds before each step: a run that was cut short ends as one that
-was not.
+Random numbers come from torch, which Foldstream seeds before each step. A resumed run therefore gives the same result
+as an uninterrupted one.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Augment(nn.Module):
-    """While training, mirror and turn a batch at random, and dim or brighten each of its pictures."""
+    """In training mode, flip and rotate each batch at random, and change the brightness of each image."""
 
     def __init__(self, brightness: float) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Augment(nn.Module):
 def texture_net(
     sample_shape: tuple[int, ...], outputs: int, width: int = 16, brightness: float = 0.2, dropout: float = 0.2
 ) -> nn.Module:
-    """Three convolutions, each half as large and twice as wide as the one before, and the mean over the picture."""
+    """Three convolutions, each with half the resolution and twice the channels of the last, then mean pooling."""
     parts: list[nn.Module] = [Augment(brightness)]
     channels = sample_shape[0]
     for wide in (width, 2 * width, 4 * width):
