@@ -22,7 +22,19 @@ from ...training.ray.group import GroupRequest
 from .journal import Journal
 from ..ray.reservations import free_reservations
 from .schedule import (
-    GONE, Action, Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Schedule, Silent, Start, Status,
+    GONE,
+    Action,
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Schedule,
+    Silent,
+    Start,
+    Status,
 )
 
 Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens while it trains

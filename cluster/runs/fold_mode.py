@@ -20,7 +20,7 @@ from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
 from ...training.stream.single import Mixing, TrainStream
-from ...training.zoo.user_code import noted
+from ...training.zoo.user_code import read_error_note
 
 FOLD_MODES = ("auto", "fused", "runs")
 
@@ -87,7 +87,9 @@ def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution
     except RayTaskError as error:
         if isinstance(error.cause, FoldstreamError):
             raise error.cause from None
-        raise RunError(f"--model {job.config.model} fails on a batch of the data: {noted(error.cause)}") from error
+        raise RunError(
+            f"--model {job.config.model} fails on a batch of the data: {read_error_note(error.cause)}"
+        ) from error
     return faster_mode(costs, models, room, job.open_data().rows, execution.workers)
 
 

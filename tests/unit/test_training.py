@@ -281,10 +281,10 @@ def test_a_model_of_a_package_is_found_by_its_name() -> None:
     check_model("foldstream.training.zoo.factory:mlp", (4,), 2, {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
         check_model("operator:contains", (4,), 2, {})
-    with pytest.raises(UsageError, match="does not import: ModuleNotFoundError"):
+    with pytest.raises(UsageError, match="cannot be imported: ModuleNotFoundError"):
         check_model("no_such_package.models:make", (4,), 2, {})
 
 
-def test_built_in_picture_models_refuse_vectors() -> None:
+def test_built_in_image_models_refuse_vectors() -> None:
     with pytest.raises(UsageError, match="--shape 1,28,28"):
         check_model("digits-cnn", (784,), 10, {})

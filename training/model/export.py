@@ -18,7 +18,7 @@ from ...storage.files import write_atomic, write_json
 from ...storage.fold_plan import open_plan
 from ...storage.object_path import AnyPath, locate
 from ..run import RunFolder, best_folder, is_done, load_job
-from ..zoo.user_code import in_words
+from ..zoo.user_code import describe_error
 from .prediction import load_predictor
 from .weights import row_by_row
 
@@ -87,7 +87,7 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
             raise
         except Exception as error:  # of torch or of the user's own model, of whatever kind
             raise UsageError(
-                f"--format {format}: torch cannot make it of this model: {in_words(error)}; safetensors it always can"
+                f"--format {format}: torch cannot make it of this model: {describe_error(error)}; safetensors it always can"
             ) from error
         with disk_in_words(folder):
             write_atomic(file, data)

@@ -10,7 +10,7 @@ from ..run import RunJob
 from ..stream.batch import ALONE, Batch, Rank
 from ..stream.filters import EveryRow
 from ..stream.single import Mixing, TrainStream
-from ..zoo.user_code import noting_lines
+from ..zoo.user_code import add_error_notes
 from .objective import Objective, Preparation, autocast, make_model
 from .optimizer import make_optimizer
 
@@ -34,7 +34,7 @@ def try_rows(job: RunJob, rank: Rank = ALONE) -> Costs:
     config, dataset = job.config, job.open_data()
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     reading, batch = _time_reading(TrainStream(dataset, EveryRow(dataset.layout), mixing, rank))
-    with noting_lines():
+    with add_error_notes():
         return Costs(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
 
 

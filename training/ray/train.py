@@ -28,7 +28,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ..zoo.user_code import noted, noting_lines
+from ..zoo.user_code import read_error_note, add_error_notes
 from .group import START_SECONDS, GroupRequest
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up
@@ -91,7 +91,7 @@ def _reason(failures: Mapping[int, Exception]) -> str:
     if dead:
         return f"worker {', '.join(dead)} has died"
     rank, error = min(failures.items(), key=lambda one: (not isinstance(one[1], FINAL), one[0]))
-    return str(error) if isinstance(error, FoldstreamError) else f"worker {rank}: {noted(error)}"
+    return str(error) if isinstance(error, FoldstreamError) else f"worker {rank}: {read_error_note(error)}"
 
 
 def _is_final(failures: Mapping[int, Exception]) -> bool:
@@ -221,7 +221,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     process.wait()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)
-        with noting_lines(), disk_in_words(left[0].run.root):
+        with add_error_notes(), disk_in_words(left[0].run.root):
             FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})
     if workers > 1:
