@@ -13,7 +13,7 @@ from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import parse_bytes
 from ..storage.object_path import AnyPath, locate
-from .model.objective import Preparation
+from .model.objective import Normalizer
 from .run import RunFolder
 from .splits.plan import make_plan
 from .splits.split import Split, check_split
@@ -80,7 +80,7 @@ def stream(
 def normalizer(dataset: str | Path | Dataset) -> nn.Module:
     """A module that makes of stored rows, on the device where they are, centred and scaled float32 by channel."""
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Preparation(opened.statistics, opened.schema.sample_shape)
+    return Normalizer(opened.statistics, opened.schema.sample_shape)
 
 
 def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:

@@ -17,7 +17,7 @@ from ...storage.object_path import locate
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig, check_config, resolve_settings
 from ...training.engine.saving import parse_saving
-from ...training.model.optimizer import try_recipe
+from ...training.model.optimizer import check_optimizer
 from ...training.run import RunFolder, best_folder, is_done, name_folds
 from ...training.splits.split import choose_split
 from ...training.stream.order import lane_count
@@ -194,7 +194,7 @@ def settle_training(
     makers = [find_callback(one) if isinstance(one, str) else partial(_same, one) for one in callbacks]
     candidates = expand_grid(settings or {})
     for of_one in candidates.values():
-        try_recipe(resolve_settings(model, of_one)[0])
+        check_optimizer(resolve_settings(model, of_one)[0])
     return Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving), candidates, makers
 
 

@@ -14,7 +14,7 @@ from ...storage.machine import this_machine
 from ...training.config import TrainConfig
 from ...training.engine.saving import EACH_EPOCH, Saving
 from ...training.model.optimizer import MODEL_BYTES
-from ...training.model.trial import Costs, try_rows
+from ...training.model.row_costs import RowCosts, measure_row_costs
 from ...training.run import RunJob
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
@@ -81,7 +81,7 @@ def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution
     room = runs_at_once(ray.cluster_resources(), execution.workers)
     if execution.fold_mode != "auto" or mode == "runs" or min(room, models) < 2:
         return mode, reason
-    remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(try_rows)
+    remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(measure_row_costs)
     try:
         costs = ray.get(remote.remote(job, Rank(memory=execution.memory, cache=execution.cache)))
     except RayTaskError as error:
@@ -103,7 +103,7 @@ def has_gpus() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0))
 
 
-def faster_mode(costs: Costs, models: int, room: int, rows: int, workers: int) -> tuple[str, str]:
+def faster_mode(costs: RowCosts, models: int, room: int, rows: int, workers: int) -> tuple[str, str]:
     """What is faster where `room` runs fit at once, by what a row costs a worker: it reads while it trains.
 
     One pass reads once for all models and has the workers of one run; runs read for each model by itself.

@@ -19,7 +19,7 @@ MODEL = """
 import torch
 from torch import nn
 
-from foldstream.training.models import digits_cnn
+from foldstream.training.zoo.networks import digits_cnn
 
 
 class Counts(nn.Module):

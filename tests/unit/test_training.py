@@ -17,7 +17,7 @@ from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
-from foldstream.training.model.optimizer import try_recipe
+from foldstream.training.model.optimizer import check_optimizer
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.order import lane_count
@@ -271,7 +271,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
     def resolve_and_check() -> None:
         recipe, own = resolve_settings("mlp", settings)
         check_config(TrainConfig("mlp", recipe=recipe, model_settings=own), digits.schema)
-        try_recipe(recipe)
+        check_optimizer(recipe)
 
     with pytest.raises(UsageError, match=message):
         resolve_and_check()

@@ -28,7 +28,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ..zoo.user_code import read_error_note, add_error_notes
+from ..zoo.user_code import add_error_notes, read_error_note
 from .group import START_SECONDS, GroupRequest
 
 MAX_FAILURES = 2  # deaths of workers after which a driver gives up

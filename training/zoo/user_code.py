@@ -23,7 +23,7 @@ def is_user_code(file: str) -> bool:
 
 @contextmanager
 def add_error_notes() -> Iterator[None]:
-    """Add a note with the description to each error that leaves the block: pickling drops the traceback, but not notes."""
+    """Add its description as a note to an error that leaves the block: pickling drops the traceback, but no notes."""
     try:
         yield
     except Exception as error:
