@@ -38,8 +38,8 @@ def check_optimizer(recipe: Recipe) -> None:
         scheduler.step()
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
-            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train: {error}; choose others, "
-            "e.g. optimizer=AdamW with scheduler=OneCycleLR"
+            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train: {error}; "
+            "choose others, e.g. optimizer=AdamW with scheduler=OneCycleLR"
         ) from error
 
 
