@@ -168,7 +168,7 @@ class RunJob:
 
 @dataclass(frozen=True)
 class RunFold:
-    """One fold of a run. It may be trained together with other folds of the same run, or of runs with other settings."""
+    """One fold of a run. It may be trained together with other folds, of the same run or of other candidates."""
 
     job: RunJob
     run: RunFolder
