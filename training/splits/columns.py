@@ -26,10 +26,10 @@ def find_column(schema: Schema, name: str) -> Column:
     for array, names in (("y", schema.labels), ("x", schema.features)):
         if name in names:
             return Column(name, array, names.index(name))
-    names = [*filter(None, [schema.key]), *schema.labels, *schema.features]
+    known = [*filter(None, [schema.key]), *schema.labels, *schema.features]
     raise UsageError(
-        f"the dataset has no column '{name}'. {did_you_mean(name, names)}Its columns are {', '.join(names[:8])}"
-        f"{', …' if len(names) > 8 else ''}; to keep a column that is not a feature, convert with --id COLUMN"
+        f"the dataset has no column '{name}'. {did_you_mean(name, known)}Its columns are {', '.join(known[:8])}"
+        f"{', …' if len(known) > 8 else ''}; to keep a column that is not a feature, convert with --id COLUMN"
     )
 
 

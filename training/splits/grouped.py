@@ -61,8 +61,8 @@ def distribute(counts: np.ndarray, shares: np.ndarray, *seeds: int) -> np.ndarra
     """Distribute buckets among bins that should get `shares`, (bins,), of every class. Returns (buckets,) uint8.
 
     `counts` are the rows of each bucket in each class, (buckets, classes). Buckets are taken by size, largest first,
-    and in random order among those of about the same size. Each goes to the bin where the squared distance from the shares,
-    summed over classes, grows least. Empty buckets go to the first bin.
+    and in random order among those of about the same size. Each goes to the bin where the
+    squared distance from the shares, summed over classes, grows least. Empty buckets go to the first bin.
     """
     sizes = counts.sum(axis=1)
     order = permutation(len(counts), *seeds)
