@@ -43,12 +43,12 @@ Figures = dict[str, float]
 
 
 def bounds(hours: Collection[float], demand: int) -> Figures:
-    """Bounds of the hours to completion without failures: the minimum, the minimum if no fold moves, the maximum."""
-    places, longest, work = NODES // demand, max(hours), sum(hours)
+    """Bounds of the hours to completion without failures: the least, the least if no fold moves, and the most."""
+    slots, longest, work = NODES // demand, max(hours), sum(hours)
     falling = sorted(hours, reverse=True)
-    # Among the longest k * places + 1 folds, some slot runs k + 1 of them: at best the shortest ones.
-    stacked = [sum(falling[k * places - k : k * places + 1]) for k in range((FOLDS - 1) // places + 1)]
-    least, most = max(longest, work * demand / NODES), work / places + (1 - 1 / places) * longest
+    # Among the longest k * slots + 1 folds, some slot runs k + 1 of them: at best the shortest ones.
+    stacked = [sum(falling[k * slots - k : k * slots + 1]) for k in range((FOLDS - 1) // slots + 1)]
+    least, most = max(longest, work * demand / NODES), work / slots + (1 - 1 / slots) * longest
     return {"least": least, "unmoved": max(least, *stacked), "most": most}
 
 
@@ -71,7 +71,7 @@ def lines(demand: int, figures: dict[str, list[Figures]]) -> list[str]:
     """The table of one demand as Markdown."""
     least, unmoved, most = (fmean(run[bound] for run in figures["never"]) for bound in ("least", "unmoved", "most"))
     table = [
-        f"**{demand} node{'s' * (demand > 1)} per fold, {min(FOLDS, NODES // demand)} folds at once**; without failures "
+        f"**{demand} node{'s' * (demand > 1)} per fold, {min(FOLDS, NODES // demand)} folds at once**; without failure "
         f"at least {least:.2f} h, {unmoved:.2f} h if no fold moves, and at most {most:.2f} h (Graham):",
         "",
         f"| {' | '.join(COLUMNS)} |",
