@@ -1,4 +1,4 @@
-"""A real browser without a window: Debian's chromium."""
+"""A real headless browser: Chromium from Debian."""
 
 import re
 import shutil
@@ -14,23 +14,23 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-expect.set_options(timeout=30_000)  # a page of ours is drawn every ten seconds
+expect.set_options(timeout=30_000)  # our pages are redrawn every ten seconds
 PLACES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str:
-    """Where the browser is. Skips the test where there is none."""
+    """The path of the browser. Skips the test if it is not installed."""
     for name in PLACES:
         if path := shutil.which(name):
             return path
-    pytest.skip("there is no chromium on this machine (Debian: chromium)")
+    pytest.skip("Chromium is not installed (Debian package: chromium)")
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     path = find_chromium()
     with sync_playwright() as playwright:
-        # Its own sandbox wants a user without rights, and these tests open pages of ours alone.
+        # Chromium's sandbox requires an unprivileged user. These tests open only our own pages.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             yield browser
@@ -39,17 +39,17 @@ def chromium() -> Iterator[Browser]:
 
 
 def watch_page(page: Page) -> tuple[list[str], list[str]]:
-    """What a page writes to its console from now on, and what it asks for beyond its own data."""
-    told: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url) if not request.url.startswith("data:") else None)
-    return told, asked
+    """Record the console messages of a page, and the URLs that it requests, except for `data:` URLs."""
+    messages: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url) if not request.url.startswith("data:") else None)
+    return messages, requests
 
 
 def serious_issues(page: Page) -> list[str]:
-    """What axe-core finds on a page that keeps people from reading it."""
+    """The serious and critical accessibility violations that axe-core finds on a page."""
     found = Axe().run(page).response["violations"]
     return [
         f"{issue['id']}: {node['html'][:200]}"
@@ -60,7 +60,7 @@ def serious_issues(page: Page) -> list[str]:
 
 
 def source_data(page: Page, name: str) -> dict[str, list[Any]]:
-    """The columns of a data source of the page, by its name."""
+    """The columns of a Bokeh data source of the page, found by its name."""
     found: dict[str, list[Any]] = page.evaluate(
         "name => Object.fromEntries(Object.entries(Bokeh.documents[0].get_model_by_name(name).data)"
         ".map(([column, values]) => [column, Array.from(values)]))",
@@ -71,7 +71,7 @@ def source_data(page: Page, name: str) -> dict[str, list[Any]]:
 
 @contextmanager
 def started_watch(run: Path) -> Iterator[str]:
-    """The command that watches a run. Yields its page's address."""
+    """Run 'foldstream watch' on a run. Yields the URL of its page."""
     command = [sys.executable, "-m", "foldstream.cli", "watch", str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watching:
         assert watching.stdout
@@ -81,5 +81,5 @@ def started_watch(run: Path) -> Iterator[str]:
             yield address[0]
         finally:
             watching.send_signal(signal.SIGINT)
-        told = watching.stdout.read()
-    assert watching.returncode == 0, told
+        output = watching.stdout.read()
+    assert watching.returncode == 0, output

@@ -25,12 +25,12 @@ WriteCsv = Callable[..., Path]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--budget", type=float, metavar="SECONDS", help="Begin no test that is marked long after so much time."
+        "--budget", type=float, metavar="SECONDS", help="Skip tests marked long that would start after this time."
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests come last."""
+    """Run long tests last."""
     items.sort(key=lambda item: item.get_closest_marker("long") is not None)
 
 
@@ -38,12 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     budget = item.config.getoption("--budget")
     if budget and item.get_closest_marker("long") and time.monotonic() - STARTED > budget:
-        pytest.skip(f"the {budget:.0f} seconds of --budget are over")
+        pytest.skip(f"the --budget of {budget:.0f} seconds is used up")
 
 
 @pytest.fixture(scope="session")
 def digits_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 1,200 rows of the example's digits."""
+    """A CSV file with the first 1,200 rows of the digits example."""
     target = tmp_path_factory.mktemp("digits") / "digits.csv"
     with gzip.open(EXAMPLES / "train.csv.gz", "rt") as source:
         target.write_text("".join(line for line, _ in zip(source, range(1201), strict=False)))
@@ -52,21 +52,21 @@ def digits_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits(digits_csv: Path) -> Dataset:
-    """1,200 digits, converted. Read only."""
+    """A dataset of 1,200 digits, shared by tests, which must not modify it."""
     request = ConvertRequest((describe_source(str(digits_csv)),), labels=("label",), shape=(1, 28, 28))
     return convert(request, digits_csv.parent / "digits.zarr", SerialExecutor())
 
 
 @pytest.fixture(scope="session")
 def dask_client() -> Iterator[Client]:
-    """Two Dask workers for the session."""
+    """A Dask cluster of two workers, shared by the session."""
     with dask_cluster(2) as client:
         yield client
 
 
 @pytest.fixture
 def write_csv(tmp_path: Path) -> WriteCsv:
-    """Write text into a CSV file and return its path."""
+    """A function that writes text to a CSV file and returns its path."""
 
     def write(text: str, name: str = "data.csv") -> Path:
         path = tmp_path / name
@@ -84,12 +84,12 @@ def convert_file(path: Path, out: Path, label: Any = (), **options: object) -> D
 
 
 def contents(dataset: Dataset) -> list[dict[str, str]]:
-    """The hashes of all files, shard by shard."""
+    """The content hashes of each shard."""
     return [entry.hashes for entry in dataset.manifest.shards]
 
 
 def table(rows: int, seed: int = 0, columns: int = 4) -> str:
-    """A CSV of whole numbers and a label that depends on them."""
+    """A CSV of integers, with a label that depends on them."""
     values = np.random.default_rng(seed).integers(0, 100, (rows, columns))
     names = ",".join(f"c{i}" for i in range(columns))
     lines = (",".join(map(str, [*row, "abc"[row.sum() % 3]])) for row in values)

@@ -1,4 +1,4 @@
-"""Datasets straight from arrays, for tests and benchmarks of what comes after conversion."""
+"""Datasets written directly from arrays, for tests and benchmarks of training."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +13,7 @@ MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layout: Layout | None = None) -> Dataset:
-    """A dataset of `rows` rows: `make(start, stop)` gives x (rows, *sample_shape) and class codes y (rows,)."""
+    """Write a dataset of `rows` rows. `make(start, stop)` returns x (rows, *sample_shape) and class codes y (rows,)."""
     sample, _ = make(0, 1)
     channels = sample.shape[1] if sample.ndim > 1 else 1
     schema = Schema(

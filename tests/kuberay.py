@@ -1,7 +1,7 @@
-"""KubeRay's own fields of ray.io/v1, of KubeRay 1.7, written by hand and closed to any other.
+"""JSON schemas of the ray.io/v1 resources of KubeRay 1.7. They are written by hand and reject unknown fields.
 
-Its CRDs come in no package. What is Kubernetes' own inside them (pod templates,
-resources, security contexts) is held against Kubernetes' schemas by the tests.
+No package contains KubeRay's CRDs. The parts of them that Kubernetes defines (pod templates, resources, security
+contexts) are validated against Kubernetes' own schemas by the tests.
 """
 
 from typing import Any

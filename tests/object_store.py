@@ -1,4 +1,4 @@
-"""A real S3 server, on loopback or a host of a test's own: SeaweedFS, which checks signatures and honours conditional
+"""A real S3 server on loopback or on a test host: SeaweedFS, which verifies signatures and supports conditional
 writes."""
 
 import json
@@ -22,7 +22,7 @@ WAIT_SECONDS = 60.0
 
 @dataclass
 class ObjectServer:
-    """A running server with one bucket. `environment` is what a client needs to reach it."""
+    """A running server with one bucket. `environment` holds the variables that clients need to reach it."""
 
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
@@ -32,7 +32,7 @@ class ObjectServer:
         return S3Store.from_url(f"s3://{BUCKET}")
 
     def upload(self, folder: Path, name: str) -> str:
-        """Put all files of a folder under `name`; returns its URL."""
+        """Upload all files of a folder under the prefix `name`. Returns its URL."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 obstore.put(self.store, f"{name}/{path.relative_to(folder)}", path.read_bytes())
@@ -53,8 +53,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def object_server(address: str = "127.0.0.1", host: Sequence[str] = ()) -> Iterator[ObjectServer]:
-    """A server for as long as the block lasts, its address and keys in the environment of this process. `host` is what
-    runs a command on the host that has the address."""
+    """Run a server for the duration of the block. Its address and keys are set in the environment of this process.
+
+    `host` is the command prefix that runs a command on the host with this address.
+    """
     with tempfile.TemporaryDirectory(prefix="object-server-") as folder:
         config = Path(folder, "identities.json")
         credentials = [{"accessKey": KEY, "secretKey": SECRET}]
@@ -91,7 +93,7 @@ def object_server(address: str = "127.0.0.1", host: Sequence[str] = ()) -> Itera
 
 
 def _make_bucket(server: ObjectServer, log: Path) -> None:
-    """Create the bucket, by the first write that succeeds."""
+    """Create the bucket by writing to it until a write succeeds."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Programs that tests call."""
+"""External programs that tests run."""
 
 import shutil
 import subprocess
@@ -9,16 +9,16 @@ import pytest
 
 
 def find_program(name: str) -> str:
-    """A program that a package has put beside Python, or that the machine has; else the test is skipped."""
+    """Find a program next to Python or on the PATH. Skips the test if it is not installed."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not on this machine")
+        pytest.skip(f"{name} is not installed")
     return found
 
 
 def run(*command: str | Path) -> str:
-    """What a command prints; where it fails, its errors are the failure's text."""
+    """Run a command and return its output. If it fails, its output becomes the assertion message."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

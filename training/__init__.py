@@ -1,5 +1,5 @@
-"""Training: splits, the stream of batches, models, the loop, and Ray Train around it.
+"""Training: splits, the stream of batches, models, the training loop, and Ray Train around it.
 
-`open_stream.py` and `model/export.py` are public; the cluster starts runs by `ray/`.
-Nothing here knows the pipeline: data come as a dataset.
+`open_stream.py` and `model/export.py` are public, and `cluster/` starts runs through `ray/`.
+Nothing here may import the pipeline: data arrive as a committed dataset.
 """

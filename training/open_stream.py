@@ -1,4 +1,4 @@
-"""A dataset as batches for a training loop of one's own, without Ray: `fs.stream` and `fs.normalizer`."""
+"""Batches of a dataset for a custom training loop, without Ray: `fs.stream` and `fs.normalizer`."""
 
 import tempfile
 from functools import cache
@@ -13,7 +13,7 @@ from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import check_bytes
 from ..storage.object_path import AnyPath, locate
-from .model.objective import Preparation
+from .model.objective import Normalizer
 from .run import RunFolder
 from .splits.choose import check_split
 from .splits.plan import make_plan
@@ -44,59 +44,111 @@ def stream(
     threads: int | None = None,
     transform: Transform | None = None,
 ) -> TrainStream | RowStream:
-    """Stream a dataset as batches `(x, y, id)` of tensors in the dataset's dtypes.
+    """Stream a dataset as batches `(x, y, id)` of tensors in the dataset's dtypes, without Ray.
 
-    `split="train"` mixes the rows: global batches of `batch_size` rows, of which each rank gets its share; an
-    iteration is an epoch, the next one the next. With a `fold`, the rows of that fold are left out; `folds` is their
-    number, or the run or the fold plan whose folds are meant. `split="test"` gives the other rows, or without a fold
-    all of them, each once, in the dataset's order. `rows` restricts both to a subset: a boolean for every row, or row
-    numbers.
+    Args:
+        dataset: A dataset, or its location.
+        batch_size: Rows of a batch; for `split="train"`, of the global batch that the ranks share.
+        fold: With `split="train"`, stream the rows that the model of this fold trains on, and with `split="test"` its
+            held-out rows. None: all rows.
+        folds: The number of folds, stratified for a classification, or the location of a run or of a fold plan whose
+            folds are used.
+        split: `"train"` shuffles the rows, and each rank gets its share of every global batch. `"test"` yields each
+            row exactly once, in the order of the dataset.
+        rows: A subset to restrict the stream to: a boolean mask over all rows, or row indices.
+        rank: The rank of this process among `world_size` processes.
+        world_size: The number of processes that share the batches. It must divide `lanes`.
+        seed: The seed of the shuffle, and of the folds if `folds` is a number.
+        epoch: The first epoch. Each further iteration of a training stream yields the next epoch.
+        window: Blocks of each lane that are shuffled together.
+        lanes: Lanes of the shuffle, a divisor of `batch_size`. None: the smallest multiple of 8 that `world_size`
+            divides. Streams with equal lanes see the same global batches at any world size.
+        memory: The limit on the memory of the stream, e.g. `"2GB"`. None: an eighth of the machine's.
+        cache: The limit on the local disk space in which blocks of a dataset in an object store are cached. None: a
+            tenth of the free space.
+        threads: Threads that read and decode. None: one per core for local data, 16 for data in an object store.
+        transform: A function applied to each training batch. It gets the batch and a torch.Generator that is seeded by
+            the batch's position.
 
-    `window` blocks of each of `lanes` lanes are mixed at once. `memory` bounds what is held ("2GB"; else an
-    eighth of the machine's), `cache` what is kept on local disk of a dataset in an object store (else a tenth of what
-    is free). `transform` gets each batch of the training split and a torch.Generator that is seeded by the batch's
-    position.
-    Raises UsageError for what does not fit together.
+    Returns:
+        An iterable over batches. It reads ahead in its own threads; a torch.utils.data.DataLoader takes it with
+        `batch_size=None` and `num_workers=0`.
+
+    Raises:
+        UsageError: Arguments are out of range or do not fit together, or the folds belong to another dataset.
+        DatasetError: The dataset or the fold plan does not exist, is incomplete or is damaged.
+
+    Example:
+        >>> normalize = fs.normalizer("digits.zarr")
+        >>> for x, y, id in fs.stream("digits.zarr", fold=0, batch_size=128):
+        ...     loss = functional.cross_entropy(model(normalize(x)), y.long())
     """
     check_choice("split", split, ("train", "test"))
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     if not 0 <= rank < world_size:
-        raise UsageError(f"rank {rank}: it must be from 0 to {world_size - 1}")
-    chosen: RowFilter = EveryRow(opened.layout)
+        raise UsageError(f"rank {rank} is out of range; it must be from 0 to {world_size - 1}")
+    selected: RowFilter = EveryRow(opened.layout)
     if fold is not None:
-        plan = _folds(opened, folds, seed)
-        count = len(plan.models)
-        if not 0 <= fold < count:
-            raise UsageError(f"fold {fold}: it must be from 0 to {count - 1}")
-        chosen = held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
+        selected = _rows_of_fold(_folds(opened, folds, seed), fold, split)
     if rows is not None:
-        chosen = Both(opened.layout, chosen, SubsetFilter(opened.layout, rows))
-    place = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
+        selected = Both(opened.layout, selected, SubsetFilter(opened.layout, rows))
+    reader = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
-        return RowStream(opened, chosen, place, batch_size)
+        return RowStream(opened, selected, reader, batch_size)
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
-    return TrainStream(opened, chosen, mixing, place, epoch, transform)
+    return TrainStream(opened, selected, mixing, reader, epoch, transform)
 
 
 def normalizer(dataset: str | Path | Dataset) -> nn.Module:
-    """A module that makes of stored rows, on the device where they are, centred and scaled float32 by channel."""
+    """Create a module that turns stored rows into standardized float32 input for a model.
+
+    Args:
+        dataset: A dataset, or its location.
+
+    Returns:
+        A module that takes rows as the dataset stores them, (rows, *sample_shape), and returns float32 of the same
+        shape, in which each channel has mean 0 and standard deviation 1 over the dataset. Move it to the device of the
+        rows with `.to(device)`.
+
+    Raises:
+        DatasetError: The dataset does not exist or is incomplete.
+
+    Example:
+        >>> normalize = fs.normalizer("digits.zarr")
+        >>> x, y, id = next(iter(fs.stream("digits.zarr")))
+        >>> logits = model(normalize(x))
+    """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Preparation(opened.statistics, opened.schema.sample_shape)
+    return Normalizer(opened.statistics, opened.schema.sample_shape)
+
+
+def _rows_of_fold(plan: FoldPlan, fold: int, split: str) -> RowFilter:
+    """The rows that the model of a fold trains on, or its held-out rows for the split `test`."""
+    count = len(plan.models)
+    if not 0 <= fold < count:
+        raise UsageError(f"fold {fold} is out of range; it must be from 0 to {count - 1}")
+    return held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
 
 
 def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:
-    """The fold plan of a run or at a place, or one that is made now: stratified where there are classes."""
+    """Open the fold plan of a run or at a location, or create one with a number of folds.
+
+    New folds are stratified for a classification.
+    """
     if not isinstance(folds, int):
-        place = locate(folds)
-        plan = open_plan(place if (place / MANIFEST).exists() else RunFolder(place).folds)
+        root = locate(folds)
+        plan = open_plan(root if (root / MANIFEST).exists() else RunFolder(root).folds)
         if plan.manifest.details["dataset"] != dataset.identity:
-            raise UsageError(f"the folds of {folds} belong to another dataset than {dataset.place}")
+            raise UsageError(
+                f"the folds of {folds} belong to another dataset than {dataset.place}; "
+                "choose a run on this dataset, or a number of folds"
+            )
         return plan
     split = Split(kind="stratified" if dataset.schema.task == "classification" else "kfold", folds=folds, seed=seed)
     check_split(split, dataset.schema)
-    # A byte a row, computed again in each process: small beside the data, and gone with the process.
-    root = Path(_scratch().name) / f"{dataset.identity[:16]}-{split.kind}-{folds}-{seed}"
-    return make_plan(dataset, split, root)
+    # One byte per row, computed again by each process: small compared with the data, and removed with the process.
+    scratch = Path(_scratch().name) / f"{dataset.identity[:16]}-{split.kind}-{folds}-{seed}"
+    return make_plan(dataset, split, scratch)
 
 
 @cache

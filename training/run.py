@@ -1,4 +1,4 @@
-"""The folder of a run: which file stands where, and the job that a run is."""
+"""The layout of a run's folder, and the job that defines the run."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -13,18 +13,18 @@ from ..storage.object_path import AnyPath
 from .config import TrainConfig
 from .zoo.factory import model_file, model_hash
 
-GRID = "grid.json"  # beside the runs of a grid's candidates, what they are worth
+GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names inside a run's folder."""
+    """Paths inside a run's folder."""
 
     root: AnyPath
 
     @property
     def job(self) -> AnyPath:
-        """What the run is; written first."""
+        """The definition of the run; written first."""
         return self.root / "run.json"
 
     @property
@@ -34,12 +34,12 @@ class RunFolder:
 
     @property
     def journal(self) -> AnyPath:
-        """What happened to the folds' attempts; the coordinator's own."""
+        """The events of the folds' attempts; only the coordinator writes it."""
         return self.root / "journal.jsonl"
 
     @property
     def logs(self) -> AnyPath:
-        """What the job's attempts have told, a file each."""
+        """The logs of the job's attempts, one file each."""
         return self.root / "logs"
 
     @property
@@ -49,22 +49,22 @@ class RunFolder:
 
     @property
     def holdout(self) -> AnyPath:
-        """The mean predictions of the rows that no model has seen."""
+        """The combined predictions of the holdout, i.e. of rows that no model has trained on."""
         return self.root / "holdout.zarr"
 
     @property
     def report(self) -> AnyPath:
-        """All that there is to say about the run, for programs."""
+        """The report of the run as JSON."""
         return self.root / "report.json"
 
     @property
     def page(self) -> AnyPath:
-        """The same as a page."""
+        """The report as a web page."""
         return self.root / "report.html"
 
     @property
     def text(self) -> AnyPath:
-        """The same as Markdown."""
+        """The report as Markdown."""
         return self.root / "report.md"
 
     @property
@@ -74,11 +74,11 @@ class RunFolder:
 
     @property
     def tensorboard(self) -> AnyPath:
-        """TensorBoard's files: a folder for each fold, and one for the report."""
+        """TensorBoard event files: a folder for each fold, and one for the report."""
         return self.root / "tensorboard"
 
     def model(self, name: str) -> str:
-        """A model's name, where it is a file that of the copy in this folder: workers may be on other machines."""
+        """The name of the model. A file is replaced by its copy in this folder: workers may be on other machines."""
         file = model_file(name)
         return f"{self.root / file[0].name}:{file[1]}" if file else name
 
@@ -88,54 +88,55 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class FoldFolder:
-    """Names inside a fold's folder."""
+    """Paths inside a fold's folder."""
 
     root: AnyPath
     tensorboard: AnyPath
 
     @property
     def checkpoints(self) -> AnyPath:
-        """The last checkpoints."""
+        """The most recent checkpoints."""
         return self.root / "checkpoints"
 
     @property
     def best(self) -> AnyPath:
-        """With early stopping, the weights of the best epoch so far."""
+        """The weights of the best epoch so far, if early stopping is enabled."""
         return self.checkpoints / "best.safetensors"
 
     @property
     def weights(self) -> AnyPath:
+        """The final weights."""
         return self.root / "model.safetensors"
 
     @property
     def progress(self) -> AnyPath:
-        """How far the fold's training is, and when that was; for those who watch."""
+        """The progress of the fold's training with its time, for monitoring."""
         return self.root / "progress.json"
 
     @property
     def history(self) -> AnyPath:
-        """The metrics of each epoch so far; for those who watch."""
+        """The metrics of each epoch so far, for monitoring."""
         return self.root / "history.json"
 
     @property
     def done(self) -> AnyPath:
-        """The fold's result; written last."""
+        """The fold's result, and the marker of its completion; written last."""
         return self.root / "done.json"
 
     @property
     def parts(self) -> AnyPath:
-        """Predictions of the fold's rows, a file for each shard of the dataset."""
+        """Predictions of the fold's held-out rows, one file per shard of the dataset."""
         return self.root / "predictions"
 
     @property
     def holdout_parts(self) -> AnyPath:
-        """Predictions of the rows that no model has seen."""
+        """Predictions of the holdout, one file per shard of the dataset."""
         return self.root / "holdout"
 
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run as it was begun: its data by identity, its configuration, the user's model by hash."""
+    """A run as it was started: the identity of its data, its configuration, and the hash of the user's model file."""
 
     dataset: str
     identity: str
@@ -161,16 +162,18 @@ class RunJob:
         )
 
     def open_data(self) -> Dataset:
-        """The run's dataset. Raises ForeignError if another one stands in its place now."""
+        """Open the run's dataset. Raises ForeignError if another dataset has replaced it."""
         dataset = open_dataset(self.dataset)
         if dataset.identity != self.identity:
-            raise ForeignError(f"{self.dataset} is not the dataset that the run was begun with; start a new run")
+            raise ForeignError(
+                f"{self.dataset} is not the dataset that the run was started with; restore it, or start a new run"
+            )
         return dataset
 
 
 @dataclass(frozen=True)
 class RunFold:
-    """One fold of a run, which is trained together with others of the same run, or of runs with other settings."""
+    """One fold of a run. It may be trained together with other folds, of the same run or of other candidates."""
 
     job: RunJob
     run: RunFolder
@@ -178,12 +181,12 @@ class RunFold:
 
 
 def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]:
-    """Some folds of a run."""
+    """The given folds of a run."""
     return [RunFold(job, run, fold) for fold in folds]
 
 
 def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, RunFold]:
-    """All folds of a run by their names, which of a candidate of a grid say of which."""
+    """All folds of a run, and its refit, by name. In a grid search, names start with that of the candidate."""
     count = len(open_plan(run.folds).models)
     titles = [f"fold {fold}" for fold in range(count)] + ["refit"] * job.config.refit
     every = folds_of(job, run, range(len(titles)))
@@ -191,7 +194,7 @@ def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, Ru
 
 
 def best_folder(root: AnyPath) -> AnyPath:
-    """The folder of the run that is meant by a folder: its own, or that of its grid's best candidate."""
+    """The folder of a run: `root` itself, or for a grid search that of its best candidate."""
     if not (root / GRID).exists():
         return root
     folder: str = read_json(root / GRID)["folder"]
@@ -199,10 +202,15 @@ def best_folder(root: AnyPath) -> AnyPath:
 
 
 def load_job(run: RunFolder) -> RunJob:
-    """The job of the run in a folder. Raises ForeignError where there is none, and ConflictError where the model's file
-    in it is not the one that the run was begun with."""
+    """Read the job of the run in a folder.
+
+    Raises ForeignError if the folder is not a run, and ConflictError if its model file is missing or has changed since
+    the run was started.
+    """
     if not run.job.exists():
-        raise ForeignError(f"{run.root} is not a run (it has no run.json); «foldstream train DATASET RUN» makes one")
+        raise ForeignError(
+            f"{run.root} is not a run (it has no run.json); start one with 'foldstream train DATASET RUN'"
+        )
     job = RunJob.from_json(read_json(run.job))
     job = replace(job, config=job.config.model_copy(update={"model": run.model(job.config.model)}))
     try:
@@ -210,16 +218,18 @@ def load_job(run: RunFolder) -> RunJob:
     except FileNotFoundError:
         unchanged = False
     if not unchanged:
-        raise ConflictError(f"{job.config.model} is not what the run was begun with; put it back, or start a new run")
+        raise ConflictError(
+            f"{job.config.model} is missing or has changed since the run was started; restore it, or start a new run"
+        )
     return job
 
 
 def is_done(folder: FoldFolder) -> bool:
-    """Whether a fold has been trained to its end."""
+    """Whether a fold is fully trained."""
     return folder.done.exists()
 
 
 def read_result(folder: FoldFolder) -> dict[str, Any]:
-    """The result of a fold that is done: its number, final metrics, and the metrics of each epoch."""
+    """Read the result of a fully trained fold: its index, its final metrics, and the metrics of each epoch."""
     result: dict[str, Any] = read_json(folder.done)
     return result

@@ -1,4 +1,4 @@
-"""Seeds and permutations as pure functions of integers; see `storage/random.py`."""
+"""Seeds and permutations as pure functions of integers. `storage/random.py` has the hash that they use."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ mixed = compiled(mix64)
 def shuffled(size: int, key: np.uint64) -> np.ndarray:
     """A random permutation of `size` items, at most 2³², keyed by 64 bits, (size,) int64.
 
-    Fisher and Yates' shuffle, inside out (Durstenfeld 1964), by the numbers of SplitMix64 (Steele et al. 2014), each
-    scaled by its upper half (Lemire 2019). Written out, because numpy does not promise that `Generator.permutation`
-    stays the same from release to release.
+    The inside-out Fisher-Yates shuffle (Durstenfeld 1964) with random numbers from SplitMix64 (Steele et al. 2014),
+    whose upper halves are scaled to the range by multiplication (Lemire 2019). It is implemented here because NumPy
+    does not guarantee that `Generator.permutation` is stable across releases.
     """
     order = np.empty(size, np.int64)
     state = key
@@ -36,7 +36,8 @@ def permutation(size: int, *keys: int) -> np.ndarray:
 
 
 def seed_of(*keys: int) -> int:
-    """A seed for torch from integers: half of their `hash64`, compiled, because training asks every step."""
+    """A seed for torch from integers: their `hash64` without its lowest bit. Compiled, because training calls it every
+    step."""
     state = 0
     for key in keys:
         state = int(mixed(np.uint64((state + key + int(GOLDEN)) & _MASK)))

@@ -12,7 +12,7 @@ from ...storage.format import Schema
 from ...storage.object_path import locate
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig, TrainingOptions
-from ...training.model.optimizer import try_recipe
+from ...training.model.optimizer import check_optimizer
 from ...training.run import RunFold, RunFolder, best_folder, is_done, name_folds
 from ...training.settings import check_config, resolve_settings
 from ...training.splits.choose import choose_split
@@ -121,7 +121,7 @@ def settle_request(request: TrainRequest) -> tuple[TrainRequest, dict[str, dict[
     callback_makers(request)
     candidates = expand_grid(request.settings or {})
     for settings in candidates.values():
-        try_recipe(resolve_settings(request.model, settings)[0])
+        check_optimizer(resolve_settings(request.model, settings)[0])
     return request.model_copy(update={"workers": request.workers or usual_workers()}), candidates
 
 

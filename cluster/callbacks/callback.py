@@ -13,7 +13,7 @@ from typing import Any, Self
 from ...storage.errors import FoldstreamError, UsageError, did_you_mean
 from ...storage.object_path import AnyPath
 from ...training.zoo.factory import import_module
-from ...training.zoo.user_code import in_words
+from ...training.zoo.user_code import describe_error
 from ..runs.status import FoldStatus, RunRecord, RunStatus, Span
 
 GROUP = "foldstream.callbacks"
@@ -80,7 +80,7 @@ def find_callback(name: str) -> CallbackMaker:
         except ModuleNotFoundError as error:
             raise UsageError(f"--callback {target} needs {error.name}; pip install {error.name}") from None
         except Exception as error:  # the user's own code, of whatever kind
-            raise UsageError(f"--callback {name} cannot be made: {in_words(error)}") from error
+            raise UsageError(f"--callback {name} cannot be made: {describe_error(error)}") from error
         if not isinstance(made, Callback):
             raise UsageError(f"--callback {target} gives {type(made).__name__}, not a foldstream.Callback")
         return made

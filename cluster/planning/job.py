@@ -25,7 +25,7 @@ from ...storage.reader import BlockReader
 from ...storage.tasks import SerialExecutor
 from ...storage.writer import commit, create_arrays, write_shard
 from ...training.config import TrainConfig
-from ...training.model.trial import Costs, try_rows
+from ...training.model.row_costs import RowCosts, measure_row_costs
 from ...training.run import RunJob
 from ...training.splits.choose import choose_split
 from ...training.stream.batch import Rank
@@ -221,7 +221,7 @@ def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank)
     return FusedStream(dataset, dict.fromkeys(range(models), every), mixing, rank).memory_needed
 
 
-def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, Costs]:
+def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, RowCosts]:
     """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
     decodes every block in every epoch."""
     if dataset.rows < LANE_STEP:
@@ -233,6 +233,6 @@ def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int,
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if torch.cuda.is_available() else 1)
     try:
-        return rows, try_rows(job, Rank(memory=needed, threads=1))
+        return rows, measure_row_costs(job, Rank(memory=needed, threads=1))
     finally:
         torch.set_num_threads(threads)

@@ -12,13 +12,13 @@ from ...storage.errors import FoldstreamError, RunError, UsageError
 from ...storage.machine import this_machine
 from ...training.config import Execution, TrainConfig
 from ...training.model.optimizer import MODEL_BYTES
-from ...training.model.trial import Costs, try_rows
+from ...training.model.row_costs import RowCosts, measure_row_costs
 from ...training.run import RunJob
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
 from ...training.stream.single import Mixing, TrainStream
-from ...training.zoo.user_code import noted
+from ...training.zoo.user_code import read_error_note
 
 
 class FoldMode(NamedTuple):
@@ -68,14 +68,16 @@ def settle_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execut
     room = runs_at_once(ray.cluster_resources(), execution.world_size)
     if execution.fold_mode != "auto" or mode.name == "runs" or min(room, models) < 2:
         return mode
-    remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(try_rows)
+    remote = ray.remote(num_cpus=1, num_gpus=int(has_gpus()))(measure_row_costs)
     rank = Rank(memory=execution.memory_bytes, cache=execution.cache_bytes)
     try:
         costs = ray.get(remote.remote(job, rank))
     except RayTaskError as error:
         if isinstance(error.cause, FoldstreamError):
             raise error.cause from None
-        raise RunError(f"--model {job.config.model} fails on a batch of the data: {noted(error.cause)}") from error
+        raise RunError(
+            f"--model {job.config.model} fails on a batch of the data: {read_error_note(error.cause)}"
+        ) from error
     return faster_mode(costs, models, room, job.open_data().rows, execution.world_size)
 
 
@@ -89,7 +91,7 @@ def has_gpus() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0))
 
 
-def faster_mode(costs: Costs, models: int, room: int, rows: int, workers: int) -> FoldMode:
+def faster_mode(costs: RowCosts, models: int, room: int, rows: int, workers: int) -> FoldMode:
     """What is faster where `room` runs fit at once, by what a row costs a worker: it reads while it trains.
 
     One pass reads once for all models and has the workers of one run; runs read for each model by itself.

@@ -1,4 +1,4 @@
-"""`make bench-codecs`: how small each codec makes a block of each kind of rows, and how fast it is, in one thread.
+"""`make bench-codecs`: compression ratio and single-threaded speed of codecs on blocks of each kind of rows.
 
 python -m tests.benchmarks.codecs RESULT.json
 """
@@ -22,7 +22,7 @@ from rich.table import Table
 from .rows import KINDS
 
 TIMES = 9
-BLOCKS = 8  # read by turns, so that none stays in the processor's cache
+BLOCKS = 8  # processed in turn, so that none stays in the CPU cache
 
 
 def codecs(itemsize: int) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def codecs(itemsize: int) -> dict[str, Any]:
 
 
 def seconds(work: Callable[[Any], Any], blocks: list[Any]) -> float:
-    """The median over several times of the seconds for one block."""
+    """Seconds per block, the median of several rounds."""
     times = []
     for _ in range(TIMES):
         started = perf_counter()

@@ -1,8 +1,8 @@
-"""One contender of the stream's benchmark in a process of its own: random batches of 256 rows, epoch after epoch.
+"""Runs one contender of the stream benchmark in its own process: random batches of 256 rows, epoch after epoch.
 
-python contenders.py NAME FOLDER prints JSON: rows/s of each epoch and the seconds to the first batch. FOLDER holds
-`x.npy`, `y.npy` and `dataset` (Foldstream's); what a peer needs beside them it writes there first.
-The peers run in a venv of their own, so this file imports what it needs where it needs it.
+python contenders.py NAME FOLDER prints JSON: rows/s of each epoch and the seconds to the first batch. FOLDER contains
+`x.npy`, `y.npy` and `dataset` (in Foldstream's format). A peer first converts them to its own format there.
+The peers have their own venv, so each function imports what it needs.
 """
 
 import json
@@ -20,11 +20,11 @@ import numpy as np
 
 BATCH = 256
 EPOCHS = 6  # the first one warms up
-SECONDS = 1.0  # an epoch that takes longer is cut short: the rate is known by then
-PEER_ROWS = 60_000  # what the slow ones write and read
+SECONDS = 1.0  # an epoch that takes longer is stopped early, because the rate is known by then
+PEER_ROWS = 60_000  # for the slow peers
 
 Epochs = Callable[[Path], Callable[[int], Iterator[Any]]]
-"""From the folder to a function that gives the batches of an epoch; a batch's length is that of its first column."""
+"""Takes the folder, and returns a function from an epoch to its batches. The first column of a batch has its length."""
 
 
 def rows(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -32,14 +32,14 @@ def rows(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def peer_rows(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """At most 60,000 rows and 100 MB."""
+    """The first rows, at most 60,000 and 100 MB."""
     x, y = rows(folder)
     count = min(len(x), PEER_ROWS, 100_000_000 // x[0].nbytes)
     return x[:count], y[:count]
 
 
 def foldstream(folder: Path, all_from_disk: bool = False) -> Callable[[int], Iterator[Any]]:
-    """As it comes, or with the memory that its windows need and none for blocks that stay decoded."""
+    """With default settings, or with memory for its windows only, so that no decoded blocks are kept."""
     import foldstream as fs
 
     stream: Any = fs.stream(folder / "dataset", batch_size=BATCH)
@@ -126,16 +126,16 @@ def litdata(folder: Path, workers: int = 0, tensors: bool = False) -> Callable[[
 
 
 def stand_in_for(name: str) -> type:
-    """A class by any name but Python's own."""
+    """An empty class of any name; names with leading double underscores are refused."""
     if name.startswith("__"):
         raise AttributeError(name)
     return type(name, (), {})
 
 
 def mosaicml_streaming(folder: Path, workers: int = 0) -> Callable[[int], Iterator[Any]]:
-    import transformers.utils.import_utils  # noqa: F401 - looks for torchvision, before the stand-in is there
+    import transformers.utils.import_utils  # noqa: F401 - checks for torchvision, so it must come before the stand-in
 
-    # The package imports torchvision for picture files, which are not used here.
+    # The package imports torchvision for image files, which are not used here.
     for name in ("", ".transforms", ".transforms.functional", ".datasets", ".datasets.folder"):
         stand_in: Any = types.ModuleType(f"torchvision{name}")
         stand_in.__path__ = []
@@ -174,9 +174,9 @@ def webdataset(folder: Path, workers: int = 0) -> Callable[[int], Iterator[Any]]
 
 
 def measure(epochs: Callable[[int], Iterator[Any]], started: float, once_started: bool) -> dict[str, Any]:
-    """Rows a second of each epoch but the first, and the seconds from the start to the first batch of all.
+    """Rows per second of each epoch but the first, and the seconds from the start to the very first batch.
 
-    With `once_started` an epoch is timed from its first batch on.
+    With `once_started`, the time of an epoch starts at its first batch.
     """
     rates, first = [], 0.0
     for number in range(EPOCHS):
@@ -216,7 +216,7 @@ CONTENDERS: dict[str, Epochs] = {
 }
 
 if __name__ == "__main__":
-    made = CONTENDERS[sys.argv[1]](Path(sys.argv[2]))  # loading into memory and writing a peer's files is not counted
+    made = CONTENDERS[sys.argv[1]](Path(sys.argv[2]))  # loading into memory and writing a peer's files are not timed
     figures = measure(made, time.perf_counter(), once_started=sys.argv[1] == "Ray Data, once started")
     print("RESULT" + json.dumps(figures), flush=True)
-    os._exit(0)  # peers' threads and servers of this process are not waited for
+    os._exit(0)  # do not wait for threads and servers that the peers have started

@@ -1,7 +1,7 @@
-"""`make bench-convert`: CSV to Zarr, against what people use today; all on the same file, in one run.
+"""`make bench-convert`: CSV to Zarr, compared with common tools on the same file, in one run.
 
-python -m tests.benchmarks.convert DIGITS RESULT.json [CASE…]. Each contender runs in a process of its own, by turns,
-ROUNDS times; the figure is the median. Dask's and our clusters have two workers and are started before the clock.
+python -m tests.benchmarks.convert DIGITS RESULT.json [CASE…]. The contenders take turns, each in its own
+process, ROUNDS times, and the median counts. The Dask clusters have two workers and are started before timing.
 """
 
 import gzip
@@ -35,7 +35,7 @@ CATEGORIES = [f"category-{letter}" for letter in "abcdefgh"]
 
 
 def make_digits(digits: Path, target: Path) -> None:
-    """The full digits repeated to a gigabyte."""
+    """The full digits, repeated up to one gigabyte."""
     with gzip.open(digits / "train.csv.gz", "rb") as file:
         header, rows = file.readline(), file.read()
     with open(target, "wb") as out:
@@ -45,7 +45,7 @@ def make_digits(digits: Path, target: Path) -> None:
 
 
 def make_packed(digits: Path, target: Path) -> None:
-    """The same, compressed."""
+    """The same file, compressed."""
     plain = target.with_suffix("")
     make_digits(digits, plain)
     with open(plain, "rb") as file, gzip.open(target, "wb", 6) as out:
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 def dtypes_of(path: Path) -> dict[str, Any]:
-    """What each column holds, told to those who can be told: they need not find out."""
+    """The dtype of each column, for the tools that accept dtypes instead of inferring them."""
     header = pd.read_csv(path, nrows=0).columns
     if "pixel0" in header:
         return dict.fromkeys(header, np.uint8)
@@ -88,9 +88,9 @@ def dtypes_of(path: Path) -> dict[str, Any]:
 
 
 def make_coder() -> Callable[[Any], Any]:
-    """A function that makes a frame's columns numbers: categories as codes, dates as days.
+    """A function that turns the columns of a frame into numbers: categories into codes, dates into days.
 
-    Made anew each time, so that it goes to Dask's workers by value: they do not have this module.
+    It is a closure, so that it is pickled by value for Dask's workers, which cannot import this module.
     """
 
     def code(frame: Any) -> Any:
@@ -135,7 +135,7 @@ def with_dask(path: Path, out: Path) -> float:
 
 
 def with_pyarrow(path: Path, out: Path) -> float:
-    """Parsing into memory alone, with two threads, nothing written."""
+    """Parses into memory with two threads; nothing is written."""
     pa.set_cpu_count(2)
     started = perf_counter()
     known = {np.uint8: pa.uint8(), np.float64: pa.float64(), "datetime64[s]": pa.date32()}
@@ -169,7 +169,7 @@ def run(name: str, path: str, out: str, results: Any) -> None:
 
 
 def measure(name: str, path: Path, folder: Path) -> float:
-    """Seconds of one contender, in a process of its own."""
+    """Seconds of one contender, in its own process."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=run, args=(name, str(path), str(folder / "out"), results))

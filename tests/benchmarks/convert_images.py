@@ -1,7 +1,8 @@
-"""`make bench-convert-images`: image files to samples on disk, against what people use today; one run, same files.
+"""`make bench-convert-images`: image files to samples on disk, compared with common tools on the same files.
 
-python -m tests.benchmarks.convert_images PEERS_PYTHON DIGITS RESULT.json [CASE…]. Each contender runs in a process of
-its own with two workers, by turns, ROUNDS times; the figure is the median. Ours is timed from a started Dask cluster.
+python -m tests.benchmarks.convert_images PEERS_PYTHON DIGITS RESULT.json [CASE…]. The contenders take turns, each
+in its own process with two workers, ROUNDS times, and the median counts. Foldstream's Dask cluster is started before
+timing.
 """
 
 import csv
@@ -34,7 +35,7 @@ WHERE = "import importlib.util as i; print(i.find_spec('skimage').submodule_sear
 
 
 def make_photographs(folder: Path, peers_python: str, digits: Path) -> None:
-    """JPEG files of 500 x 375, quality 90: parts of three photographs, half of them mirrored."""
+    """JPEG files of 500 x 375 pixels, quality 90: crops of three photographs, half of them mirrored."""
     data = Path(subprocess.run([peers_python, "-c", WHERE], capture_output=True, text=True).stdout.strip()) / "data"
     draws = np.random.default_rng(0)
     scenes = [Image.open(data / name).convert("RGB") for name in SCENES]
@@ -50,7 +51,7 @@ def make_photographs(folder: Path, peers_python: str, digits: Path) -> None:
 
 
 def make_digits(folder: Path, peers_python: str, digits: Path) -> None:
-    """PNG files of 28 x 28, in a folder for each digit."""
+    """PNG files of 28 x 28 pixels, in a folder for each digit."""
     with gzip.open(digits / "train.csv.gz", "rt") as file:
         for number, (label, *pixels) in enumerate(islice(csv.reader(file), 1, DIGITS + 1)):
             target = folder / label / f"{number:05d}.png"
@@ -65,7 +66,7 @@ CASES: dict[str, tuple[Callable[[Path, str, Path], None], str, int]] = {
 
 
 def measure(name: str, folder: Path, color: str, size: int, peers_python: str) -> dict[str, Any]:
-    """Seconds and images of one contender, in a process of its own."""
+    """Seconds and images of one contender, in its own process."""
     out = folder.parent / "out"
     python = peers_python if name in PEERS else sys.executable
     command = [python, str(HERE / "image_contenders.py"), name, str(folder), str(out), color, str(size)]
@@ -79,7 +80,7 @@ def measure(name: str, folder: Path, color: str, size: int, peers_python: str) -
 
 
 def lines(case: str, rates: dict[str, list[float]]) -> list[str]:
-    """The table of a case, in Markdown."""
+    """The table of one case as Markdown."""
     own = median(rates["Foldstream"])
     table = [f"**{case}**:", "", "| | images/s | Foldstream is |", "|---|---:|---:|"]
     for contender, of_rounds in rates.items():
@@ -95,7 +96,7 @@ def main(peers_python: str, digits: Path, result: Path, cases: list[str]) -> Non
             folder = Path(name, "images")
             folder.mkdir()
             make(folder, peers_python, digits)
-            os.sync()  # else the first contenders share the disk with what was just written
+            os.sync()  # otherwise the first contenders compete with write-back for the disk
             count = sum(1 for _ in folder.rglob("*.*"))
             rates: dict[str, list[float]] = {contender: [] for contender in CONTENDERS}
             for _ in range(ROUNDS):

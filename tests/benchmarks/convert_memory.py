@@ -1,9 +1,9 @@
-"""`make bench-convert-memory`: peak memory of converting 1 GB and 10 GB of CSV, and 10 GB under a limit of 2 GB; and
-of converting 10,000 and 100,000 images.
+"""`make bench-convert-memory`: peak memory of converting 1 GB and 10 GB of CSV, 10 GB under a limit of 2 GB, and
+10,000 and 100,000 images.
 
-python -m tests.benchmarks.convert_memory RESULT.json [csv|images]. What is measured is the command with all of its
-processes: their proportional set sizes, in which a page that some share counts once. The limit is a control group's
-(version 1 or 2), which needs root.
+python -m tests.benchmarks.convert_memory RESULT.json [csv|images]. The figure is the sum of the proportional set sizes
+of all processes of the command, in which shared pages count once. The limit is set with a control group (version 1 or
+2), which requires root.
 """
 
 import gzip
@@ -31,12 +31,12 @@ SMALL, LARGE = 10**9, 10**10
 FEW, MANY = 10_000, 100_000
 LIMIT = 2 * 10**9
 SAMPLE_SECONDS = 0.05
-LISTING_SECONDS = 1.0  # finding the processes takes longer than asking them
+LISTING_SECONDS = 1.0  # listing the processes takes longer than reading their memory
 ROLES = {"distributed.Scheduler": "scheduler", "distributed.Nanny": "nanny", "spawn_main": "worker", "cli": "command"}
 
 
 def write_digits(target: Path, size: int) -> None:
-    """The example's digits repeated to `size` bytes."""
+    """The example's digits, repeated up to `size` bytes."""
     with gzip.open(EXAMPLE, "rb") as file:
         header, rows = file.readline(), file.read()
     with open(target, "wb") as out:
@@ -46,7 +46,7 @@ def write_digits(target: Path, size: int) -> None:
 
 
 def repeat_images(folder: Path, target: Path, count: int) -> None:
-    """The files of a folder with class folders under so many names that there are `count`."""
+    """Hard-link the files of a folder with class folders repeatedly, until there are `count` files."""
     files = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size > 100]
     for number in range(count):
         source = files[number % len(files)]
@@ -56,7 +56,7 @@ def repeat_images(folder: Path, target: Path, count: int) -> None:
 
 
 def role(process: psutil.Process) -> str:
-    """What a process of the command is there for."""
+    """The role of a process of the command."""
     with suppress(psutil.NoSuchProcess):
         line = " ".join(process.cmdline())
         return next((name for sign, name in ROLES.items() if sign in line), "other")
@@ -64,7 +64,7 @@ def role(process: psutil.Process) -> str:
 
 
 def held_bytes(pid: int) -> tuple[int, int]:
-    """A process's share of memory, and of it what is backed by no file. Nothing for one that has ended."""
+    """The proportional set size of a process, and its anonymous part. Zeros for a process that has ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         sizes = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in lines)}
@@ -73,7 +73,7 @@ def held_bytes(pid: int) -> tuple[int, int]:
 
 
 def watch(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The peak of a command's memory until it ends, and which processes held it then."""
+    """The peak memory of a command until it ends, and its distribution among processes at that moment."""
     figures: dict[str, Any] = {"peak_bytes": 0, "peak_anonymous_bytes": 0, "at_peak": {}}
     roles: dict[int, str] = {}
     listed = 0.0
@@ -94,7 +94,7 @@ def watch(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 
 def run(source: Path, out: Path, group: Path | None = None) -> dict[str, Any]:
-    """Convert by the command line, in a control group if one is given; what it printed is kept if it fails."""
+    """Run the conversion command, in a control group if one is given. If it fails, its output is returned."""
 
     def enter() -> None:
         if group:
@@ -139,7 +139,7 @@ def main(result: Path, kinds: list[str]) -> None:
     for kind in kinds or KINDS:
         with tempfile.TemporaryDirectory(prefix="bench-convert-memory-") as name:
             figures |= KINDS[kind](Path(name))
-    table = Table("source", "s", "peak, MB", "of it anonymous, MB", "at the peak, MB", title="memory of conversion")
+    table = Table("source", "s", "peak, MB", "peak anonymous, MB", "at the peak, MB", title="memory of conversion")
     for case, one in figures.items():
         parts = ", ".join(f"{who.split()[0]} {size / 1e6:,.0f}" for who, size in sorted(one["at_peak"].items()))
         peaks = (f"{one[kind] / 1e6:,.0f}" for kind in ("peak_bytes", "peak_anonymous_bytes"))

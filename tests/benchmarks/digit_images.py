@@ -1,6 +1,6 @@
-"""`make bench-digit-images`: the digits as PNG files give what their CSV gives: arrays, weights, predictions.
+"""`make bench-digit-images`: digits as PNG files give the same arrays, scores and predictions as their CSV.
 
-python -m tests.benchmarks.digit_images DIGITS. Raises AssertionError where they differ.
+python -m tests.benchmarks.digit_images DIGITS. Raises AssertionError if they differ.
 """
 
 import csv
@@ -20,7 +20,7 @@ from PIL import Image
 
 
 def write_images(source: Path, folder: Path, labels: Path) -> None:
-    """Every row of a CSV as a PNG file named by its number; the labels, if it has any, as a CSV of their own."""
+    """Write every row of a CSV as a PNG file named by its index, and the labels, if there are any, to another CSV."""
     folder.mkdir()
     with gzip.open(source, "rt") as file, open(labels, "w") as out:
         rows = csv.reader(file)

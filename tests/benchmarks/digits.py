@@ -1,4 +1,4 @@
-"""The whole road on the full digits: seconds of each command, out-of-fold accuracy, training rows a second.
+"""All commands on the full digits: seconds of each, out-of-fold accuracy, training rows per second.
 
 Run by `make bench-digits`: python digits.py FOLDER RESULT.json
 """

@@ -1,4 +1,4 @@
-"""Stream epochs of a dataset and print JSON: seconds of each and the process's peak memory in bytes.
+"""Streams epochs of a dataset, and prints JSON: seconds of each epoch, and the peak memory of the process in bytes.
 
 python epoch.py DATASET EPOCHS MEMORY
 """

@@ -1,8 +1,8 @@
-"""`make bench-folds`: five folds by Foldstream, in its modes, and by a plain PyTorch loop with the data in memory.
+"""`make bench-folds`: five folds trained by Foldstream in each mode, and by a plain PyTorch loop with data in memory.
 
-python -m tests.benchmarks.folds DIGITS RESULT.json [CASE…]. Each contender is a command of its own, from its start to
-its end, with all cores: Ray's start counts, and so does loading the data. The plain loop comes first and last, and its
-time is the mean of both, because these machines change their speed.
+python -m tests.benchmarks.folds DIGITS RESULT.json [CASE…]. Each contender is a separate command that uses all cores,
+timed from start to end, including Ray's startup and loading the data. The plain loop runs first and last, and its time
+is the mean of both runs, because the speed of these machines varies.
 """
 
 import json
@@ -40,7 +40,7 @@ MODES = {
 
 
 def plain(model: str, dataset: Path) -> float:
-    """What one writes by hand: a fold after the other. Returns the accuracy of the held-out rows of all folds."""
+    """A loop as one would write it by hand, one fold after the other. Returns the accuracy on all held-out rows."""
     arrays = zarr.open_group(dataset, mode="r")
     x, y = (torch.from_numpy(np.asarray(arrays[name][...])) for name in ("x", "y"))  # type: ignore[index]
     y, mean, std = y.long(), x.float().mean(), x.float().std()
@@ -76,7 +76,7 @@ def plain_fold(
 
 
 def timed(command: Sequence[str]) -> tuple[float, str]:
-    """Seconds of a command, and the last line that it prints."""
+    """Run a command. Returns its seconds and the last line of its output."""
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - started
@@ -86,7 +86,7 @@ def timed(command: Sequence[str]) -> tuple[float, str]:
 
 
 def train(model: str, dataset: Path, run: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Seconds, accuracy, and bytes read in each epoch of one way to train."""
+    """Train with Foldstream. Returns the seconds, the accuracy, and the bytes read in each epoch."""
     common = ["--model", model, "--epochs", str(CASES[model]), "--batch-size", str(BATCH), "--folds", str(FOLDS)]
     command = [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *common, *options]
     seconds, _ = timed(command)
@@ -96,7 +96,7 @@ def train(model: str, dataset: Path, run: Path, options: Sequence[str]) -> dict[
 
 
 def measure(model: str, dataset: Path, folder: Path) -> dict[str, Any]:
-    """All contenders on one model."""
+    """Run all contenders on one model."""
     loop = [sys.executable, "-m", "foldstream.tests.benchmarks.folds", "--plain", model, str(dataset)]
     first, accuracy = timed(loop)
     figures: dict[str, Any] = {PLAIN: {"rounds": [first], "accuracy": float(accuracy)}}
@@ -110,15 +110,15 @@ def measure(model: str, dataset: Path, folder: Path) -> dict[str, Any]:
 
 
 def lines(model: str, figures: dict[str, Any], stored: int) -> list[str]:
-    """A model's table in Markdown."""
+    """The table of one model as Markdown."""
     loop = figures[PLAIN]["seconds"]
     table = [f"**{model}**, {FOLDS} folds, {CASES[model]} epochs:", "", "| | s | of the plain loop | accuracy |"]
     table.append("|---|---:|---:|---:|")
     for name, one in figures.items():
         table.append(f"| {name} | {one['seconds']:.1f} | {one['seconds'] / loop:.2f} | {one['accuracy']:.4f} |")
     first, *rest = figures[FUSED]["read_bytes"]
-    told = f"Fused, the first epoch of all folds read {first:,.0f} bytes of the {stored:,} that the blocks have"
-    return [*table, "", f"{told}, the others at most {max(rest, default=0):,.0f}: blocks stayed in memory.", ""]
+    reads = f"In fused mode, the first epoch of all folds read {first:,.0f} of the {stored:,} bytes of the blocks"
+    return [*table, "", f"{reads}, the others at most {max(rest, default=0):,.0f}: blocks stayed in memory.", ""]
 
 
 def main(digits: Path, result: Path, cases: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""One contender of the images' benchmark in a process of its own: a folder of class folders, with two workers.
+"""Runs one contender of the image benchmark in its own process: a folder of class folders, with two workers.
 
-python image_contenders.py NAME FOLDER OUT COLOR SIZE prints JSON: the images that were done and the seconds.
-The peers run in a venv of their own, so this file imports what it needs where it needs it.
+python image_contenders.py NAME FOLDER OUT COLOR SIZE prints JSON: the number of processed images and the seconds.
+The peers have their own venv, so each function imports what it needs.
 """
 
 import json
@@ -21,13 +21,13 @@ WORKERS = 2
 
 
 def files_of(folder: Path) -> list[tuple[str, int]]:
-    """Every image with the number of its class."""
+    """Every image with the index of its class."""
     classes = sorted(path.name for path in folder.iterdir())
     return sorted((str(path), classes.index(path.parent.name)) for path in folder.rglob("*.*"))
 
 
 def decode(path: str, color: str, size: int, reduced: bool = False) -> np.ndarray:
-    """As anyone would with Pillow: opened, converted, resized to a square."""
+    """Decode an image with Pillow: open it, convert the colors, resize to a square."""
     with Image.open(path) as image:
         if reduced:
             image.draft(None, (size, size))
@@ -51,7 +51,7 @@ def only_count(file: tuple[str, int], color: str, size: int, reduced: bool) -> i
 
 
 def decode_alone(folder: Path, out: Path, color: str, size: int, reduced: bool = False) -> tuple[int, float]:
-    """Decoded and resized by processes, and thrown away."""
+    """Decodes and resizes in worker processes; the results are discarded."""
     files = files_of(folder)
     with multiprocessing.Pool(WORKERS) as pool:
         started = perf_counter()
@@ -60,7 +60,7 @@ def decode_alone(folder: Path, out: Path, color: str, size: int, reduced: bool =
 
 
 class ImageFolder:
-    """As torchvision's, with its usual transforms."""
+    """Like torchvision's ImageFolder, with its usual transforms."""
 
     def __init__(self, folder: Path, color: str, size: int) -> None:
         self.files, self.color, self.size = files_of(folder), color, size
@@ -77,7 +77,7 @@ class ImageFolder:
 
 
 def image_folder(folder: Path, out: Path, color: str, size: int) -> tuple[int, float]:
-    """Read as torch users do, a batch after the other, nothing written."""
+    """Reads batches with a DataLoader, as torch users do; nothing is written."""
     from torch.utils.data import DataLoader
 
     started = perf_counter()

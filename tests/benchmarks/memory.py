@@ -1,6 +1,7 @@
-"""`make bench-memory`: peak memory against ten times the data, and speed under a limit of a quarter of the data.
+"""`make bench-memory`: peak memory as the data grow tenfold, and speed with memory for a quarter of the data.
 
-python -m tests.benchmarks.memory RESULT.json. The limit is a control group's (version 1 or 2), which needs root.
+python -m tests.benchmarks.memory RESULT.json. The limit is set with a control group (version 1 or 2), which requires
+root.
 """
 
 import json
@@ -27,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 def run(dataset: Path, group: Path | None = None) -> dict[str, Any]:
-    """Stream in a process of its own, in a control group if one is given."""
+    """Stream a dataset in a separate process, in a control group if one is given."""
 
     def enter() -> None:
         if group:
@@ -41,7 +42,7 @@ def run(dataset: Path, group: Path | None = None) -> dict[str, Any]:
 
 @contextmanager
 def limited(limit: int) -> Iterator[Path]:
-    """A control group with a limit of memory, page cache included."""
+    """A control group with a memory limit, which includes the page cache."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     old = next((path for _, controllers, path in lines if controllers == "memory"), None)
     parent = Path("/sys/fs/cgroup/memory" + old if old else "/sys/fs/cgroup" + lines[-1][2])

@@ -1,4 +1,4 @@
-"""`make bench-order`: the order of a billion rows, at the first step and at one in the middle.
+"""`make bench-order`: time and memory to compute the order of a billion rows, at the start and mid-epoch.
 
 python -m tests.benchmarks.order RESULT.json
 """
@@ -23,7 +23,7 @@ TIMES = 5
 
 
 def begin(part: float) -> None:
-    """Find an epoch's order and its first loads from a part of it on, as a stream that resumes there does."""
+    """Compute an epoch's order and the first loads from a fraction of it on, like a stream that resumes there."""
     sizes = np.full(BLOCKS, BLOCK_ROWS)
     order = EpochOrder(sizes, sizes * 4 // 5, lanes=8, window=8, batch_size=256, seed=0, epoch=3)
     for load in islice(plan_loads(order, range(8), int(order.steps * part)), LOADS):

@@ -1,6 +1,6 @@
-"""`make bench-plan`: what `foldstream plan` says of two jobs of a terabyte, from what one core of this machine does.
+"""`make bench-plan`: estimates by `foldstream plan` for two jobs of a terabyte, from the speed of one core.
 
-python -m tests.benchmarks.plan. The sources that are here are a sample of that: the example's digits, and photographs.
+python -m tests.benchmarks.plan. The local sources are samples of the terabyte: the example's digits, and photographs.
 """
 
 import gzip
@@ -17,14 +17,14 @@ from .record import machine, write_section
 from .rows import make_pictures
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COPIES = 12  # of the example's rows, so that there is enough to measure
+COPIES = 12  # copies of the example's rows, so that there is enough to measure
 PICTURES = 400
 NODES, CORES, PRICE = (1, 4, 16), 64, 2.5
 TRAIN = "[train]\nrun = 'run'\nfolds = 5\nepochs = 5\nbatch_size = 4096\nworkers = 64\n"
 
 
 def write_digits(folder: Path) -> str:
-    """Digits as CSV. Returns a job that learns them."""
+    """Write digits as CSV. Returns a job that trains on them."""
     header, *rows = gzip.decompress((EXAMPLES / "digits" / "train.csv.gz").read_bytes()).splitlines(keepends=True)
     (folder / "digits.csv").write_bytes(b"".join([header, *rows * COPIES]))
     convert = "[convert.csv]\nsources = ['digits.csv']\nout = 'data.zarr'\nlabel = 'label'\nshape = [1, 28, 28]\n"
@@ -32,12 +32,12 @@ def write_digits(folder: Path) -> str:
 
 
 def write_photographs(folder: Path) -> str:
-    """Parts of photographs as JPEG files of 375 x 375. Returns a job that learns them."""
+    """Write crops of photographs as JPEG files of 375 x 375 pixels. Returns a job that trains on them."""
     x, y = make_pictures(375)(0, PICTURES)
-    for number, (picture, label) in enumerate(zip(x, y, strict=True)):
+    for number, (image, label) in enumerate(zip(x, y, strict=True)):
         target = folder / "photographs" / str(label) / f"{number:04d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.transpose(1, 2, 0)).save(target, quality=90)
+        Image.fromarray(image.transpose(1, 2, 0)).save(target, quality=90)
     convert = "[convert.images]\nsources = ['photographs']\nout = 'data.zarr'\nsize = 64\n"
     return f"{convert}{TRAIN}model = '{EXAMPLES / 'textures' / 'model.py'}:texture_net'\n"
 
@@ -55,14 +55,14 @@ def main() -> None:
             job = Path(name, "job.toml")
             job.write_text(write(Path(name)))
             plan = plan_job(job, NODES, CORES, PRICE, "1TB")
-        text += [f"**{title}**:", "", "| what | how much |", "|---|---|"]
+        text += [f"**{title}**:", "", "| quantity | estimate |", "|---|---|"]
         text += [*(f"| {name} | {value} |" for name, value in plan.facts), ""]
         text += [f"| {' | '.join(OUTLOOK)} |", "|---:|---:|---:|---:|---:|"]
         text += [*(f"| {' | '.join(outlook_row(outlook))} |" for outlook in plan.outlooks), ""]
-    text += ["What both take for granted:", "", *(f"- {line}" for line in plan.assumptions)]
+    text += ["Assumptions of both estimates:", "", *(f"- {line}" for line in plan.assumptions)]
     Console(width=140).print(Markdown("\n".join(text)))
-    told = f"`foldstream plan JOB.toml --source-bytes 1TB --cores {CORES} --price {PRICE:.2f}`, 5 folds, 5 epochs;"
-    write_section("plan", [f"{told} `make bench-plan` on {machine()}.", "", *text])
+    line = f"`foldstream plan JOB.toml --source-bytes 1TB --cores {CORES} --price {PRICE:.2f}`, 5 folds, 5 epochs;"
+    write_section("plan", [f"{line} `make bench-plan` on {machine()}.", "", *text])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`make bench-readers`: blocks of a dataset in random order, read by us, zarr-python, zarrs and tensorstore.
+"""`make bench-readers`: blocks of a dataset read in random order by Foldstream, zarr-python, zarrs and tensorstore.
 
-python -m tests.benchmarks.readers PEERS_PYTHON RESULT.json prints a table. With `--one NAME DATASET` in place of both,
-the file is one reader in a process of its own, which prints JSON: decoded bytes a second of each round.
+python -m tests.benchmarks.readers PEERS_PYTHON RESULT.json prints a table. With `--one NAME DATASET` instead,
+it runs one reader in its own process and prints JSON: decoded bytes per second of each round.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 6  # the first one warms up
-AT_ONCE = 16  # blocks a call
+AT_ONCE = 16  # blocks per call
 THREADS = 2
 ROWS = {"digits": 300_000, "table": 900_000, "3x64x64": 20_000}
 
@@ -42,7 +42,7 @@ def zarr_python(dataset: Path) -> ReadBlocks:
 
 
 def by_threads(array: Any) -> ReadBlocks:
-    """One block a call, in as many threads as the others have: blocks in random order are no slice."""
+    """Reads one block per call, with as many threads as the others: blocks in random order do not form a slice."""
     from concurrent.futures import ThreadPoolExecutor
 
     rows, threads = array.chunks[0], ThreadPoolExecutor(THREADS)
@@ -78,7 +78,7 @@ READERS = {"Foldstream": foldstream, "zarr-python": zarr_python, "zarrs": zarrs,
 
 
 def measure(name: str, dataset: Path) -> list[float]:
-    """Decoded bytes a second of each round over all whole blocks but the first."""
+    """Decoded bytes per second over all full blocks, for each round but the first."""
     meta = json.loads((dataset / "manifest.json").read_text())
     layout, spec = meta["layout"], next(array for array in meta["arrays"] if array["name"] == "x")
     block_bytes = layout["block_rows"] * int(np.prod(spec["row_shape"])) * np.dtype(spec["dtype"]).itemsize

@@ -1,4 +1,4 @@
-"""The rows that benchmarks run on: real digits, table rows, and crops of real photographs in two sizes."""
+"""Rows for benchmarks: real digits, random tables, and crops of real photographs in two sizes."""
 
 import gzip
 from functools import cache
@@ -25,7 +25,7 @@ def photographs() -> np.ndarray:
 
 
 def make_digits(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """The example's digits again and again, each time brightened a little, so that no block equals another."""
+    """The example's digits, repeated, and brightened a little each time, so that no two blocks are equal."""
     numbers = np.arange(start, stop)
     rows = digits()[numbers % len(digits())]
     x = rows[:, 1:]
@@ -33,14 +33,14 @@ def make_digits(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_table(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normal numbers: nothing to compress but the exponents."""
+    """Normally distributed numbers, of which only the exponents are compressible."""
     generator = np.random.default_rng(start)
     x = generator.standard_normal((stop - start, 64), np.float32)
     return x, (x[:, 0] > 0).astype(np.uint8)
 
 
 def make_pictures(size: int) -> MakeRows:
-    """Crops of the photographs at random places."""
+    """Crops of the photographs at random positions."""
 
     def make(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(start)

@@ -1,10 +1,10 @@
-"""`make bench-schedule`: 20 folds on 64 nodes that fail, simulated: hours until all are done, idle and lost work.
+"""`make bench-schedule`: simulates 20 folds on 64 nodes that fail: hours to completion, idle time, lost work.
 
-python -m tests.benchmarks.schedule RESULT.json. Each figure is of SEEDS runs whose folds may fail as often as they
-like; «given up by default» counts the folds that the default of `--max-retries` gives up in the same situation.
+python -m tests.benchmarks.schedule RESULT.json. Each figure is the mean of SEEDS runs with unlimited retries. "given up
+by default" counts the folds that the default of `--max-retries` gives up in the same situation.
 
-m folds at a time, in any order, are done after at most work / m + (1 - 1 / m) longest if no node fails, which is
-2 - 1 / m times the least (R. L. Graham, Bounds on Multiprocessing Timing Anomalies, SIAM J. Appl. Math. 17, 1969).
+If no node fails, m folds at a time, in any order, take at most work / m + (1 - 1 / m) longest, which is 2 - 1 / m times
+the minimum (R. L. Graham, Bounds on Multiprocessing Timing Anomalies, SIAM J. Appl. Math. 17, 1969).
 """
 
 import json
@@ -26,9 +26,9 @@ from .simulated_cluster import BUSY, FOLD_HOURS, FOLDS, IDLE, NODES, WOULD_FIT, 
 SEEDS = 200
 DEFAULT_RETRIES, MANY_RETRIES = 2, 1_000
 DEMANDS = (1, 4, 8)
-"""Nodes of a fold."""
+"""Nodes per fold."""
 BETWEEN_FAILURES = {"never": math.inf, "30 days": 720.0, "2 days": 48.0, "8 h": 8.0}
-"""Mean hours between two failures of a node."""
+"""Mean hours between failures of a node."""
 COLUMNS = (
     "a node fails every",
     "all done, h",
@@ -43,21 +43,21 @@ Figures = dict[str, float]
 
 
 def bounds(hours: Collection[float], demand: int) -> Figures:
-    """Of the hours until all folds are done, without failures: the least, that if no fold is moved, and the most."""
-    places, longest, work = NODES // demand, max(hours), sum(hours)
+    """Bounds of the hours to completion without failures: the least, the least if no fold moves, and the most."""
+    slots, longest, work = NODES // demand, max(hours), sum(hours)
     falling = sorted(hours, reverse=True)
-    # Of the longest k * places + 1 folds some place has k + 1: at best the shortest of them.
-    stacked = [sum(falling[k * places - k : k * places + 1]) for k in range((FOLDS - 1) // places + 1)]
-    least, most = max(longest, work * demand / NODES), work / places + (1 - 1 / places) * longest
+    # Among the longest k * slots + 1 folds, some slot runs k + 1 of them: at best the shortest ones.
+    stacked = [sum(falling[k * slots - k : k * slots + 1]) for k in range((FOLDS - 1) // slots + 1)]
+    least, most = max(longest, work * demand / NODES), work / slots + (1 - 1 / slots) * longest
     return {"least": least, "unmoved": max(least, *stacked), "most": most}
 
 
 def simulate(demand: int, between_failures: float, seed: int) -> Figures:
-    """The figures of one run: hours, and shares of the hours of the nodes that were there."""
+    """Simulate one run. Returns its hours, and fractions of the hours of all live nodes."""
     cluster = Cluster(demand, between_failures, MANY_RETRIES, seed)
     cluster.run()
     assert cluster.schedule.named(Status.DONE) == list(cluster.hours)
-    assert cluster.spent[WOULD_FIT] == 0, f"seed {seed}: a fold waited that would have fitted"
+    assert cluster.spent[WOULD_FIT] == 0, f"seed {seed}: a fold waited although it would have fitted"
     spent = sum(cluster.spent.values())
     figures = {"hours": cluster.now} | bounds(cluster.hours.values(), demand)
     figures |= {reason: cluster.spent[reason] / spent for reason in IDLE}
@@ -68,10 +68,10 @@ def simulate(demand: int, between_failures: float, seed: int) -> Figures:
 
 
 def lines(demand: int, figures: dict[str, list[Figures]]) -> list[str]:
-    """The table of a demand, in Markdown."""
+    """The table of one demand as Markdown."""
     least, unmoved, most = (fmean(run[bound] for run in figures["never"]) for bound in ("least", "unmoved", "most"))
     table = [
-        f"**{demand} node{'s' * (demand > 1)} a fold, {min(FOLDS, NODES // demand)} folds at once**; without failures "
+        f"**{demand} node{'s' * (demand > 1)} per fold, {min(FOLDS, NODES // demand)} folds at once**; without failure "
         f"at least {least:.2f} h, {unmoved:.2f} h if no fold moves, and at most {most:.2f} h (Graham):",
         "",
         f"| {' | '.join(COLUMNS)} |",
@@ -99,8 +99,10 @@ def main(result: Path) -> None:
     result.write_text(json.dumps(figures, indent=2) + "\n")
     text = [line for demand, one in figures.items() for line in lines(demand, one)]
     Console(width=140).print(Markdown("\n".join(text)))
-    told = f"{FOLDS} folds of {FOLD_HOURS:g} h in the mean on {NODES} nodes, {SEEDS} seeded runs: the same anywhere."
-    write_section("schedule", [f"`make bench-schedule`: {told}", "", *text])
+    setup = (
+        f"{FOLDS} folds of {FOLD_HOURS:g} h on average on {NODES} nodes, {SEEDS} seeded runs, reproducible anywhere."
+    )
+    write_section("schedule", [f"`make bench-schedule`: {setup}", "", *text])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Folds on nodes that fail, with no training: the product's schedule is told what happens by a virtual clock, in hours.
+"""Simulates folds on nodes that fail, without training: the real schedule, driven by a virtual clock in hours.
 
-- Nodes of one GPU fail by Poisson processes and are back after a time of exponential distribution. The hours of folds
-  are lognormal. A fold keeps the epochs that it has finished.
-- An attempt begins when the schedule says so and takes the first free nodes. If it loses one of them, Ray Train begins
-  its workers again as soon as nodes suffice, RESTARTS times. After PATIENCE without nodes the coordinator finds it
-  silent.
-- News comes at once. The coordinator never dies, and with it live the drivers.
+- Nodes with one GPU fail by Poisson processes, and return after an exponentially distributed time. The hours of a fold
+  are lognormally distributed. A fold keeps its completed epochs.
+- An attempt starts when the schedule requests it, on the first free nodes. If it loses a node, Ray Train restarts its
+  workers as soon as there are enough nodes, up to RESTARTS times. After PATIENCE without nodes, the coordinator
+  considers it silent.
+- Events arrive without delay. The coordinator never dies, and neither do the drivers.
 """
 
 import heapq
@@ -31,7 +31,7 @@ from foldstream.cluster.runs.schedule import (
 FOLDS, NODES, EPOCHS = 20, 64, 20
 FOLD_HOURS, SPREAD = 4.0, 0.2  # mean of a fold's hours, standard deviation of their logarithm
 REPAIR_HOURS = 0.5
-RESTART_HOURS = 1 / 60  # until the workers of a fold that lost one train again
+RESTART_HOURS = 1 / 60  # from the loss of a worker until its fold trains again
 RESTARTS, PATIENCE = 2, 600 / 3600  # MAX_FAILURES and START_SECONDS of training/ray/train.py, which loads Ray
 BUSY, NONE_WAITS, TOO_FEW, WOULD_FIT = "busy", "no fold waits", "too few for a fold", "a fold would fit"
 IDLE = (NONE_WAITS, TOO_FEW, WOULD_FIT)
@@ -39,7 +39,7 @@ IDLE = (NONE_WAITS, TOO_FEW, WOULD_FIT)
 
 @dataclass
 class Attempt:
-    """An attempt at a fold. On its nodes it trains from `since` on; it is over at `due`, or silent if it has none."""
+    """An attempt at a fold. It trains on `nodes` from `since` on. At `due` it is done or, without nodes, silent."""
 
     unit: str
     number: int
@@ -50,9 +50,9 @@ class Attempt:
 
 
 class Cluster:
-    """Nodes that fail, folds that take their time, and the schedule, which is told everything and obeyed.
+    """Nodes that fail, folds that train, and the schedule, which receives every event and whose actions are performed.
 
-    A fold demands `demand` nodes; a node fails `between_failures` hours after it was there, in the mean.
+    A fold requires `demand` nodes. A node fails `between_failures` hours after it has joined, on average.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Cluster:
         self.alive: set[int] = set()
         self.free: set[int] = set()
         self.spent = dict.fromkeys((BUSY, *IDLE), 0.0)
-        """Hours of the nodes that are there: busy, or idle for one of three reasons."""
+        """Hours of live nodes: busy, or idle for one of three reasons."""
         self.now, self.serial = 0.0, 0
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
 
     def run(self) -> None:
-        """Go on until each fold is done or given up."""
+        """Run until each fold is done or given up."""
         for node in range(self.nodes):
             self.gain(node)
         while not self.schedule.ended:
@@ -90,20 +90,20 @@ class Cluster:
             happen()
 
     def count(self, hours: float) -> None:
-        """Add up what the nodes have done for some hours."""
+        """Account for the use of the nodes over some hours."""
         waits = self.schedule.named(Status.WAITING) or any(not one.nodes for one in self.attempts.values())
         reason = NONE_WAITS if not waits else TOO_FEW if len(self.free) < self.demand else WOULD_FIT
         self.spent[reason] += hours * len(self.free)
         self.spent[BUSY] += hours * len(self.alive - self.free)
 
     def later(self, hours: float, happen: Callable[[], None]) -> float:
-        """Have something happen in some hours. Returns when that is."""
+        """Schedule an action in some hours. Returns its time."""
         self.serial += 1
         heapq.heappush(self.agenda, (self.now + hours, self.serial, happen))
         return self.now + hours
 
     def gain(self, node: int) -> None:
-        """A node is there, until it fails."""
+        """A node joins, until it fails."""
         self.alive.add(node)
         self.free.add(node)
         if self.between_failures < math.inf:
@@ -111,7 +111,7 @@ class Cluster:
         self.take(NodeSeen(str(node), Resources(gpus=1)))
 
     def lose(self, node: int) -> None:
-        """A node fails: attempts that had workers there begin them again, or fail if they have done so too often."""
+        """A node fails. Attempts with workers there restart them, or fail if they have restarted too often."""
         self.later(self.draw.expovariate(1 / REPAIR_HOURS), partial(self.gain, node))
         self.alive.remove(node)
         self.free.discard(node)
@@ -127,7 +127,7 @@ class Cluster:
         self.take(*events)
 
     def take(self, *events: Event) -> None:
-        """Tell the schedule, do what it says, and give free nodes to attempts that have none, the oldest first."""
+        """Pass events to the schedule, perform its actions, and give free nodes to waiting attempts, oldest first."""
         for event in events:
             for action in self.schedule.handle(event):
                 if isinstance(action, Start):
@@ -142,11 +142,11 @@ class Cluster:
                 self.place(one)
 
     def wait(self, one: Attempt) -> None:
-        """For nodes, with patience."""
+        """Let an attempt wait for nodes, for at most PATIENCE."""
         one.due = self.later(PATIENCE, partial(self.end, one))
 
     def place(self, one: Attempt) -> None:
-        """An attempt gets the first free nodes, and trains the epochs that its fold has left."""
+        """Give an attempt the first free nodes, to train the remaining epochs of its fold."""
         one.nodes = set(sorted(self.free)[: self.demand])
         self.free -= one.nodes
         start = RESTART_HOURS if one.number + one.restarts > 1 else 0.0
@@ -154,18 +154,18 @@ class Cluster:
         one.since, one.due = self.now + start, self.later(start + left, partial(self.end, one))
 
     def release(self, one: Attempt) -> None:
-        """An attempt has no nodes any more; the epochs that it has finished stay."""
+        """Release the nodes of an attempt. Its fold keeps its completed epochs."""
         self.epochs[one.unit] += int(max(0.0, self.now - one.since) / self.hours[one.unit] * EPOCHS)
         self.free |= one.nodes & self.alive
         one.nodes, one.since = set(), math.inf
 
     def drop(self, one: Attempt) -> None:
-        """An attempt is no more."""
+        """Remove an attempt."""
         self.release(one)
         del self.attempts[one.unit]
 
     def end(self, one: Attempt) -> None:
-        """An attempt is done, or was without nodes for too long, unless something has come between."""
+        """End an attempt that is done or has waited too long for nodes, unless its due time has changed since."""
         if self.attempts.get(one.unit) is not one or one.due != self.now:
             return
         if one.nodes:

@@ -1,8 +1,8 @@
-"""`make bench-terabyte`: a terabyte of which only the metadata are there, and what is decided over it. Nothing is read.
+"""`make bench-terabyte`: every decision about a terabyte of which only metadata exist. No data are read.
 
-- The planner assigns pieces of text to shards; the manifest is that of so many shards; the rows get their fold's code.
-- Every rank's plan of an epoch of all folds' models from one pass: each row once, and each window decoded about once.
-- The coordinator's schedule of folds on nodes that fail, by the virtual clock of `simulated_cluster.py`.
+- Pieces of text are assigned to shards, a manifest of that many shards is written, and every row gets its fold code.
+- Every rank schedules its reads for an epoch in fused mode: each row once, and each window decoded about once.
+- The coordinator schedules folds on nodes that fail, on the virtual clock of `simulated_cluster.py`.
 
 python -m tests.benchmarks.simulated_terabyte RESULT.json. It may take a minute and 500 MB.
 """
@@ -51,7 +51,7 @@ from .simulated_cluster import Cluster
 
 COLUMNS, ROW_BYTES = 1 << 13, 1 << 15  # numbers of 4 bytes: 64 rows of them are a block of 2 MiB
 BLOCK_ROWS, SHARD_BLOCKS, SHARDS = 64, 50, 10_000
-TEXT_ROW_BYTES, SOURCES = 80_000, 1_000  # of a row as text; files
+TEXT_ROW_BYTES, SOURCES = 80_000, 1_000  # bytes of a row as text; files
 FOLDS, WORKERS, BATCH, WINDOW = 5, 16, 256, 8
 WORKER_MEMORY = 2 << 30
 WINDOWS_LOOKED_INTO = 40
@@ -61,7 +61,7 @@ Figures = dict[str, Any]
 
 
 def simulate(shards: int = SHARDS) -> Figures:
-    """All of it, for so many shards. Raises AssertionError if anything is not as it must be."""
+    """Run the whole simulation for a number of shards. Raises AssertionError if an invariant does not hold."""
     figures: Figures = {"shards": shards}
     with timed(figures, "planner"):
         plan = plan_shards(shards)
@@ -86,7 +86,7 @@ def timed(figures: Figures, name: str) -> Iterator[None]:
 
 
 def plan_shards(shards: int) -> ConvertPlan:
-    """What feeds each shard, as the planner decides it; the shards larger than it would make them, to be so many."""
+    """Decide which pieces each shard is made of. The shards are larger than usual, to match the given number."""
     rows = shards * SHARD_BLOCKS * BLOCK_ROWS - BLOCK_ROWS // 2
     sources = tuple(Source(f"/data/{number:04d}.csv", 0, 0) for number in range(SOURCES))
     request = ConvertRequest(sources, ("label",))
@@ -119,7 +119,7 @@ def plan_shards(shards: int) -> ConvertPlan:
 
 
 def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
-    """The dataset whose manifest conversion would write; and the bytes of that, read back."""
+    """The dataset with the manifest that a conversion would write, read back from JSON, and the size of the JSON."""
     layout, specs = plan.layout, plan.schema.arrays()
     names = [spec.name for spec in specs]
     entries = []
@@ -139,8 +139,11 @@ def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
 
 @dataclass(frozen=True, eq=False)
 class CodedRows:
-    """A model's training rows: `codes(start, stop)` gives those of some rows, (stop - start,) uint8, and `counts` their
-    numbers in the blocks, (blocks, codes). A `RowFilter`."""
+    """The training rows of a model, as a `RowFilter`.
+
+    `codes(start, stop)` returns the codes of those rows, (stop - start,) uint8. `counts` are the rows of each code in
+    each block, (blocks, codes).
+    """
 
     layout: Layout
     codes: Callable[[int, int], np.ndarray]
@@ -157,7 +160,7 @@ class CodedRows:
 
 
 def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
-    """Each model's rows, by the codes of all rows, which are worked out shard by shard."""
+    """The training rows of each model. The codes of all rows are computed shard by shard."""
     layout, split = dataset.layout, Split(kind="kfold", folds=FOLDS)
     assignment = survey(dataset, split, SerialExecutor(), silent)
     counts = np.empty((layout.blocks, FOLDS), np.uint16)
@@ -175,10 +178,10 @@ def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
 
 
 def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
-    """What every rank reads in an epoch of all models."""
+    """Schedule the reads of every rank in an epoch of all models."""
     mixing = Mixing(BATCH, WORKERS, WINDOW, seed=0)
     ranks = [Rank(rank, WORKERS, WORKER_MEMORY, threads=1) for rank in range(WORKERS)]
-    streams = [FusedStream(dataset, rows, mixing, rank) for rank in ranks]  # refused if the memory does not suffice
+    streams = [FusedStream(dataset, rows, mixing, rank) for rank in ranks]  # raises an error if the memory is too small
     orders = {model: streams[0].order(model, epoch=0) for model in rows}
     parts, reads, chunks = {model: array("i") for model in rows}, 0, 0
     for stream in streams:
@@ -188,7 +191,7 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
             for load in chunk.loads:
                 part, known = load.part, parts[chunk.model]
                 if known and (known[-4], known[-3], known[-1]) == (part.lane, part.window, part.start):
-                    known[-1] = part.stop  # goes on where the one before ends
+                    known[-1] = part.stop  # continues where the previous part ends
                 else:
                     known.extend((part.lane, part.window, part.start, part.stop))
                 if (part.lane, part.window) not in held:
@@ -210,19 +213,21 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
 
 
 def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
-    """Raise AssertionError unless the parts of all ranks, (parts, 4) of lane, window, start and stop, hold each of the
-    kept rows once, but for the rest that is less than a batch."""
+    """Assert that the parts of all ranks contain each kept row exactly once, except for a rest of less than a batch.
+
+    `parts` is (parts, 4): lane, window, start and stop.
+    """
     parts = parts[np.lexsort(parts.T[[2, 1, 0]])]
     lane, window, start, stop = parts.T
     same = (lane[1:] == lane[:-1]) & (window[1:] == window[:-1])
-    assert np.array_equal(start[1:], np.where(same, stop[:-1], 0)), "a row comes twice, or is left out"
+    assert np.array_equal(start[1:], np.where(same, stop[:-1], 0)), "a row is missing or repeated"
     assert start[0] == 0
     assert (stop - start).sum() == order.steps * BATCH
     assert 0 <= rows.kept().sum() - order.steps * BATCH < BATCH
     last = np.flatnonzero(~np.append(same, False))
     for at, ends in enumerate(order.window_ends):
         kept, ours = np.diff(ends, prepend=0), last[lane[last] == at]
-        assert (stop[ours] <= kept[window[ours]]).all(), "a window has no such row"
+        assert (stop[ours] <= kept[window[ours]]).all(), "a part exceeds its window"
     assert lane[-1] < order.lanes
     bounds = [0, *(last + 1).tolist()]
     for at in np.linspace(0, len(bounds) - 2, WINDOWS_LOOKED_INTO).astype(int).tolist():
@@ -234,11 +239,11 @@ def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
         for begin, end in of_window[:, 2:].tolist():
             times += place_rows(mixed, mask, begin, np.arange(end - begin)) >= 0
         assert times.sum() == of_window[-1, 3]
-        assert (times <= mask).all(), "a row of a window comes twice, or is of the held-out fold"
+        assert (times <= mask).all(), "a row of a window is repeated, or belongs to the held-out fold"
 
 
 def run_folds() -> Figures:
-    """Folds on nodes that fail, until all are done."""
+    """Simulate folds on nodes that fail, until all are done."""
     hours = []
     for seed in range(RUNS):
         cluster = Cluster(NODES_OF_A_FOLD, FAILS_EVERY, 1_000, seed, FOLDS_TO_RUN, NODES)
@@ -249,7 +254,7 @@ def run_folds() -> Figures:
 
 
 def lines(figures: Figures) -> list[str]:
-    """The table, in Markdown."""
+    """The results as a Markdown table."""
     held = f"{figures['rows']:,} rows in {figures['blocks']:,} blocks and {figures['shards']:,} shards"
     read = f"{figures['steps']:,} steps, each row once; each window is decoded {figures['reads_a_window']:.3f} times"
     need = f"{figures['worker_bytes'] / 1e6:,.0f} MB for each worker"

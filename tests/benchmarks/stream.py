@@ -1,4 +1,4 @@
-"""`make bench-stream`: rows a second of random batches, out of core and in memory, against other libraries.
+"""`make bench-stream`: rows per second of random batches, out of core and in memory, compared with other libraries.
 
 python -m tests.benchmarks.stream PEERS_PYTHON RESULT.json [KIND ...]
 """
@@ -25,12 +25,12 @@ from .rows import KINDS
 
 HERE = Path(__file__).parent
 PEERS = ("LitData", "MosaicML Streaming", "WebDataset")
-SAMPLE_SECONDS = 1.0  # looking at all processes takes time from the one that is measured
+SAMPLE_SECONDS = 1.0  # sampling all processes slows down the one that is measured
 LIMIT_SECONDS = 300
 
 
 def prepare(kind: str, folder: Path) -> None:
-    """Write the rows of a kind in every form that a contender reads."""
+    """Write the rows of one kind in every format that a contender reads."""
     count, make = KINDS[kind]
     write_dataset(folder / "dataset", count, make)
     first, _ = make(0, 1)
@@ -41,11 +41,11 @@ def prepare(kind: str, folder: Path) -> None:
         part = slice(start, min(start + step, count))
         x[part], y[part] = make(part.start, part.stop)
     np.save(folder / "y.npy", y)
-    os.sync()  # else the first contenders share the disk with what was just written
+    os.sync()  # otherwise the first contenders compete with write-back for the disk
 
 
 def run(name: str, folder: Path, peers_python: str) -> dict[str, Any]:
-    """Run a contender in a process of its own. Returns its figures and the peak memory of its process tree."""
+    """Run a contender in its own process. Returns its figures and the peak memory of its process tree."""
     python = peers_python if name.startswith(PEERS) else sys.executable
     if not Path(python).exists():
         return {"failed": "not installed"}
@@ -66,7 +66,7 @@ def run(name: str, folder: Path, peers_python: str) -> dict[str, Any]:
     try:
         out, errors = process.communicate(timeout=LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
-        return {"failed": f"no end in {LIMIT_SECONDS} s"}
+        return {"failed": f"timeout after {LIMIT_SECONDS} s"}
     finally:
         ended.set()
         sampler.join()
@@ -120,7 +120,7 @@ def main(peers_python: str, result: Path, kinds: list[str]) -> None:
 
 
 def lines(kind: str, of_kind: dict[str, Any]) -> list[str]:
-    """The table of one kind of rows, in Markdown."""
+    """The table of one kind of rows as Markdown."""
     size = f"{of_kind['rows']:,} rows of {of_kind['row_bytes']:,} bytes"
     header = "| loader | rows/s | MB/s | first batch, s | peak, MB | Foldstream is |"
     table = [f"**{kind}**, {size}:", "", header, "|---|---:|---:|---:|---:|---:|"]

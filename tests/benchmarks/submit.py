@@ -1,7 +1,7 @@
-"""`make bench-submit`: what a local cluster costs: the demo run by the command, and submitted to a cluster for it.
+"""`make bench-submit`: the cost of a local cluster: the demo run directly, and submitted to a new cluster.
 
-python -m tests.benchmarks.submit RESULT.json. Starting the cluster, waiting for the job's end and stopping the cluster
-count. The predictions must be the same bytes.
+python -m tests.benchmarks.submit RESULT.json. The time includes starting the cluster, waiting for the job, and stopping
+the cluster. The predictions must be identical.
 """
 
 import json
@@ -20,7 +20,7 @@ ROUNDS = 2
 
 
 def foldstream(*arguments: object, **environment: str) -> float:
-    """Seconds of a command."""
+    """Run a foldstream command. Returns its seconds."""
     started = perf_counter()
     line = [sys.executable, "-m", "foldstream.cli", *map(str, arguments)]
     done = subprocess.run(line, env=os.environ | environment, capture_output=True, text=True)
@@ -30,14 +30,14 @@ def foldstream(*arguments: object, **environment: str) -> float:
 
 
 def job_in(folder: Path) -> Path:
-    """The demo's job and data, whose results go to `folder`/build/demo."""
-    place = folder / "examples" / "digits"
-    shutil.copytree(EXAMPLE, place)
-    return place / "job.toml"
+    """Copy the demo's job and data, whose results go to `folder`/build/demo. Returns the job file."""
+    target = folder / "examples" / "digits"
+    shutil.copytree(EXAMPLE, target)
+    return target / "job.toml"
 
 
 def measure(folder: Path) -> tuple[float, dict[str, float]]:
-    """Seconds of the demo run here, and of each step of having a cluster do it."""
+    """Seconds of the demo when run directly, and of each step when submitted to a cluster."""
     here, there = job_in(folder / "here"), job_in(folder / "there")
     alone, home = foldstream("run", here), {"FOLDSTREAM_HOME": str(folder)}
     steps = {"start": foldstream("cluster", "start", **home)}

@@ -1,11 +1,11 @@
-"""`make bench-train`: Foldstream's loop from disk against a plain PyTorch loop over tensors in memory.
+"""`make bench-train`: Foldstream's loop from disk, compared with a plain PyTorch loop over tensors in memory.
 
-python -m tests.benchmarks.train RESULT.json. Same model, same batches, same steps, one process. The two take turns of
-a fraction of a second, so that a machine whose speed changes slows both alike. Where weights and rows happen to lie in
-memory makes two copies of one loop differ by up to 3 %, so each epoch that counts has a process of its own, and what
-is reported is their mean. Foldstream gets no memory to keep decoded blocks in: every block is read and decoded in
-every epoch. What our reading threads do while the plain loop has its turn counts as our time (measured with one torch
-thread, where all other CPU time is theirs).
+python -m tests.benchmarks.train RESULT.json. Both use the same model, batches and steps in one process. They take turns
+of a fraction of a second, so that changes in the machine's speed affect both alike. The placement of weights and rows
+in memory makes two copies of the same loop differ by up to 3 %, so each measured epoch has its own process, and the
+mean is reported. Foldstream gets no memory to keep decoded blocks in, so every block is read and decoded in every
+epoch. The CPU time of Foldstream's reading threads during the plain loop's turns counts as Foldstream's time (measured
+with one torch thread, where all other CPU time is theirs).
 """
 
 import json
@@ -42,19 +42,19 @@ from torch.nn import functional
 from ..datasets import write_dataset
 from .rows import make_digits, make_table
 
-PROCESSES = 6  # for each case; every other one makes the plain loop first
-PLAIN = ("default", "same")  # plain loops with torch's default optimizer, and with ours
+PROCESSES = 6  # for each case; every other one creates the plain loop first
+PLAIN = ("default", "same")  # plain loops with torch's default optimizer, and with Foldstream's
 CASES = {
     "digits-cnn, digits": ("digits-cnn", 60_000, make_digits, 10, (1, 28, 28), 128, 2),
     "mlp, table": ("mlp", 300_000, make_table, 2, (64,), 256, 8),
 }
-"""Model, rows, what makes them, classes, shape, rows of a batch, batches of a turn."""
+"""Model, rows, the function that makes them, classes, sample shape, batch size, batches per turn."""
 
 
 class PlainLoop:
-    """What one writes by hand: tensors in memory, the batches' rows by index_select. `seconds` are those of its turns.
+    """A loop as one would write it by hand: tensors in memory, batches by index_select. `seconds` counts its turns.
 
-    With torch's default optimizer or, to compare the rest alone, with Foldstream's.
+    It uses torch's default optimizer or, to compare everything else, Foldstream's.
     """
 
     def __init__(self, trainer: FoldTrainer, tensors: Sequence[torch.Tensor], default: bool) -> None:
@@ -84,14 +84,14 @@ class PlainLoop:
 
 
 class Turns:
-    """A trainer's stream that stops after every few batches, to let the plain loops train on the same ones."""
+    """A trainer's stream that pauses every few batches, so that the plain loops can train on the same batches."""
 
     def __init__(self, trainer: FoldTrainer, plain: Sequence[PlainLoop], batches: int) -> None:
         assert isinstance(trainer.stream, TrainStream)
         self.stream, self.plain, self.batches = trainer.stream, plain, batches
         self.load_state_dict = trainer.stream.load_state_dict
         self.aside = self.stopped = 0.0
-        """CPU seconds of our reading threads in the plain loops' turns, and all seconds of those."""
+        """CPU seconds of Foldstream's reading threads during the plain loops' turns, and the seconds of these turns."""
 
     def __iter__(self) -> Iterator[Batch]:
         turn: list[torch.Tensor] = []
@@ -113,14 +113,14 @@ class Turns:
 
 
 def rows_of(case: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a case from start to stop: x of the model's shape, and y."""
+    """The rows of a case from `start` to `stop`: x in the shape of the model's input, and y."""
     _, _, make, _, shape, _, _ = CASES[case]
     x, y = make(start, stop)
     return x.reshape(-1, *shape), y
 
 
 def claim(case: str, folder: Path) -> tuple[RunFolder, RunJob]:
-    """The run of five folds in a folder that has the case's dataset."""
+    """The run of five folds on the case's dataset in a folder."""
     model, _, _, _, _, batch_size, _ = CASES[case]
     recipe, own = resolve_settings(model, {})
     config = TrainConfig(model=model, split=Split(), epochs=2, batch_size=batch_size, recipe=recipe, model_settings=own)
@@ -136,7 +136,7 @@ def prepare(case: str, folder: Path) -> None:
 
 
 def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
-    """A first epoch by Foldstream alone, a second by all in turns: its rows, and the seconds of each."""
+    """Train one epoch with Foldstream alone, and one in turns. Returns its rows, and the seconds of each loop."""
     run, job = claim(case, folder)
     tensors = [torch.from_numpy(array) for array in rows_of(case, 0, CASES[case][1])]
     least = FoldTrainer(folds_of(job, run, [0]), Process()).stream.memory_needed
@@ -148,7 +148,7 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
     trainer.folds[0].state.epoch += 1
     turns: Any = Turns(trainer, plain, CASES[case][-1])
     trainer.stream = turns
-    fold_model.PROGRESS_SECONDS *= 3  # of all three loops, and so every second of ours
+    fold_model.PROGRESS_SECONDS *= 3  # the loops take turns, so this is about every second of Foldstream's time
     foldstream = trainer.train_pass(trainer.folds) - turns.stopped + turns.aside
     default, same = (one.seconds for one in plain)
     return {
@@ -161,7 +161,7 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
 
 
 def measure(case: str, threads: int, folder: Path) -> dict[str, Any]:
-    """`compare` in one process after the other: rows a second over all of them, ratios, and those of each process."""
+    """Run `compare` in several processes. Returns rows per second, ratios, and the ratios of each process."""
     command = [sys.executable, "-m", "foldstream.tests.benchmarks.train", "--one", case, str(threads), str(folder)]
     epochs = []
     for number in range(PROCESSES):

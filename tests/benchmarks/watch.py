@@ -1,10 +1,10 @@
-"""`make bench-watch`: what it costs the training that somebody looks at its page.
+"""`make bench-watch`: the slowdown of training while its page is open.
 
-python -m tests.benchmarks.watch DIGITS RESULT.json. One run on all cores of many short epochs, its page served and
-drawn by a browser on the same machine all the time. What these take of a core comes in bursts, a few in a minute, so
-most epochs are without: how much longer those last into which one falls, beside the epochs around them, gives what a
-second of it costs the training, on a machine whose speed changes from minute to minute. In the end, told apart, the
-page is loaded again and again: a burst that takes all cores.
+python -m tests.benchmarks.watch DIGITS RESULT.json. One run trains many short epochs on all cores, while its page is
+served and drawn by a browser on the same machine. Server and browser use a core in bursts, a few per minute, so most
+epochs have none. An epoch with a burst is compared with the epochs around it, which gives the cost to training of one
+second of core time, even though the speed of the machine changes from minute to minute. The last epochs are evaluated
+separately: there the page is reloaded repeatedly, a burst on all cores.
 """
 
 import json
@@ -29,19 +29,19 @@ from .folds import timed
 from .record import machine, write_section
 
 FOLDS, EPOCHS, LAST, RELOAD = 2, 800, 160, 10
-"""Folds, epochs of each; how many of them, in the end, in which the page is loaded anew after so many."""
+"""Folds; epochs of each; how many of the last epochs reload the page; and after how many epochs they do."""
 EARLY_SECONDS = 300.0
 POLL_SECONDS = 0.05
-AROUND = 7  # epochs on each side that one is compared with
+AROUND = 7  # neighboring epochs on each side that an epoch is compared with
 LAGS = (-1, 0, 1)
-"""Epochs, beside that in which a burst was seen, that it may have fallen into."""
+"""Offsets of the epochs that a burst may have affected, relative to the epoch in which it was observed."""
 BLOCK, DRAWS = 20, 10_000
-"""Of the bootstrap: epochs that are drawn together, and how often."""
+"""Bootstrap: epochs that are resampled together, and the number of resamples."""
 SERVER, BROWSER = "server", "browser"
 
 
 def watchers() -> dict[str, list[psutil.Process]]:
-    """The server, and the processes of the browser, of this process's descendants."""
+    """The server and the browser processes among the descendants of this process."""
     found: dict[str, list[psutil.Process]] = {SERVER: [], BROWSER: []}
     for process in psutil.Process().children(recursive=True):
         command = process.cmdline()
@@ -53,28 +53,27 @@ def watchers() -> dict[str, list[psutil.Process]]:
 
 
 class Meter:
-    """What processes take of a core, to the nanosecond."""
+    """Measures the CPU time of processes, to the nanosecond."""
 
     def __init__(self, processes: Sequence[psutil.Process]) -> None:
         self.processes, self.threads = processes, dict[str, int]()
 
     def read(self) -> float:
-        """The core seconds so far of all their threads, also of those that have ended since they were last read."""
+        """CPU seconds so far of all threads, including those that have ended since the last reading."""
         for process in self.processes:
             for thread in Path(f"/proc/{process.pid}/task").iterdir():
-                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended just now
+                with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
                     self.threads[thread.name] = int((thread / "schedstat").read_text().split()[0])
         return sum(self.threads.values()) / 1e9
 
 
 def epochs_done(run: Path) -> int:
-    """By a file of some bytes: this is to cost nothing itself."""
+    """Completed epochs, from a small file, so that the measurement itself costs nothing."""
     return int(read_json(RunFolder(run).fold(0).progress)["epochs"])
 
 
 def measure(dataset: Path, run: Path) -> dict[str, Any]:
-    """The seconds of each epoch that was watched from its beginning to its end, and the core seconds of those who
-    watched it."""
+    """The seconds of each epoch that was watched from start to end, and the CPU seconds that the watchers used."""
     options = ["--model", "mlp", "--folds", str(FOLDS), "--epochs", str(EPOCHS), "--fold-mode", "fused"]
     command = [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *options]
     training = start(command, run.with_suffix(".log"))
@@ -111,14 +110,13 @@ def measure(dataset: Path, run: Path) -> dict[str, Any]:
 
 
 def beside(values: np.ndarray) -> np.ndarray:
-    """By how much each is above the mean of those around it."""
+    """The difference between each value and the mean of the values around it."""
     window = np.ones(2 * AROUND + 1)
     return values - np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
 def seconds_for_a_second(seconds: np.ndarray, taken: np.ndarray) -> tuple[float, float, float]:
-    """How much longer the training takes for a core second of the watchers, by least squares, and where 95 % of the
-    answers lie if blocks of epochs are drawn again."""
+    """The slowdown of training per CPU second of the watchers, by least squares, with its 95 % block bootstrap CI."""
     above, bursts = beside(seconds), beside(taken)
     near = np.stack([np.roll(bursts, lag) for lag in LAGS], axis=1)
     blocks = np.array_split(np.arange(len(seconds)), len(seconds) // BLOCK)
@@ -153,9 +151,9 @@ def main(digits: Path, result: Path) -> None:
     lines = [
         f"`make bench-watch` on {machine()}; mlp, {FOLDS} folds, {counted} epochs of {seconds[:counted].mean():.2f} s.",
         "",
-        "A second that watchers take of a core costs the training "
+        "One CPU second of the watchers costs the training "
         f"{cost[0]:.2f} s ({cost[1]:.2f} to {cost[2]:.2f}) in these epochs, and "
-        f"{of_loading[0]:.2f} s ({of_loading[1]:.2f} to {of_loading[2]:.2f}) where it loads the page, by all cores.",
+        f"{of_loading[0]:.2f} s ({of_loading[1]:.2f} to {of_loading[2]:.2f}) while the page loads on all cores.",
         "",
         "| | of a core | training slower by | 95 % |",
         "|---|---:|---:|---:|",

@@ -1,8 +1,8 @@
-"""Conversions that are killed at moments drawn from a seed: python -m tests.chaos.convert_kills KIND COUNT SEED.
+"""Kills conversions at random moments drawn from a seed: python -m tests.chaos.convert_kills KIND COUNT SEED.
 
-KIND is csv or images. A kill strikes the command with all of its processes, or one of its Dask workers. One target may
-be struck some times in a row; then the same command is run to its end, and all that it leaves must equal what an
-undisturbed run leaves.
+KIND is csv or images. Each kill hits either the command with all of its processes, or one of its Dask workers. One
+target may be killed several times in a row. Then the same command runs to completion, and its output must equal that of
+an undisturbed run.
 """
 
 import csv
@@ -40,7 +40,7 @@ from .processes import (
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits" / "train.csv.gz"
 SOURCE_BYTES = 45_000_000
 IN_A_ROW = 3
-# Each stage begins with what the command has printed then. A run that resumes begins with a later one than `open`.
+# The output with which each stage begins. A run that resumes skips some stages after `open`.
 CSV_SIGNS = {
     "start": "",
     "open": "Dask dashboard: ",
@@ -55,7 +55,7 @@ IMAGE_SIGNS = {"start": "", "list": "Dask dashboard: ", "write": "list: ", "comm
 
 @dataclass(frozen=True)
 class Quiet:
-    """A source and its undisturbed conversion: the files by their hashes, and the seconds of each stage that it has."""
+    """A source and its undisturbed conversion: the hash of each file, and the seconds that each stage took."""
 
     source: Path
     files: dict[str, str]
@@ -64,7 +64,7 @@ class Quiet:
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: of whom, how long after the command's start, in which stage, and what was in place then."""
+    """One kill: its victim, the seconds since the command's start, the stage, and what had been written by then."""
 
     source: str
     whom: str
@@ -79,9 +79,9 @@ class Kill:
 
 
 def make_csv(folder: Path) -> list[Path]:
-    """The example's digits repeated, compressed; and the same, not, with a last row that the sample does not show.
+    """Two files of repeated example digits: one compressed, one plain with a last row that the sample misses.
 
-    A 300 there: the first plan's uint8 does not hold it, and all that was written is written anew.
+    That row contains a 300, which does not fit into the uint8 that the sample suggests, so all shards are rewritten.
     """
     with gzip.open(EXAMPLE, "rb") as file:
         header, rows = file.readline(), file.read()
@@ -94,14 +94,14 @@ def make_csv(folder: Path) -> list[Path]:
 
 
 def make_images(folder: Path) -> list[Path]:
-    """A folder of digits as PNG files, a few of which end too early: shards that had such are written again."""
+    """A folder of digits as PNG files, a few of which are truncated: shards with such files are written twice."""
     root = folder / "images"
     with gzip.open(EXAMPLE, "rt") as file:
         for number, (label, *pixels) in enumerate(islice(csv.reader(file), 1, None)):
-            picture = io.BytesIO()
-            Image.fromarray(np.array(pixels, np.uint8).reshape(28, 28)).save(picture, "png")
+            image = io.BytesIO()
+            Image.fromarray(np.array(pixels, np.uint8).reshape(28, 28)).save(image, "png")
             (root / label).mkdir(parents=True, exist_ok=True)
-            data = picture.getvalue()
+            data = image.getvalue()
             (root / label / f"{number:05d}.png").write_bytes(data[:90] if number % 1000 == 7 else data)
     return [root]
 
@@ -110,12 +110,12 @@ KINDS = {"csv": make_csv, "images": make_images}
 
 
 def signs_of(source: Path) -> dict[str, str]:
-    """The stages of a source's conversion with what has been printed when they begin."""
+    """The stages of a source's conversion, with the output that marks the start of each."""
     return IMAGE_SIGNS if source.is_dir() else CSV_SIGNS
 
 
 def hashes(root: Path) -> dict[str, str]:
-    """The hash of every file under a folder by its name there; folders too, so that an empty one is seen."""
+    """The hash of every file under a folder, by relative path. Folders are included, so that empty ones are noticed."""
     return {
         str(path.relative_to(root)): content_hash(path.read_bytes()) if path.is_file() else "folder"
         for path in sorted(root.rglob("*"))
@@ -123,7 +123,7 @@ def hashes(root: Path) -> dict[str, str]:
 
 
 def await_sign(process: subprocess.Popen[bytes], log: Path, sign: str) -> bool:
-    """Wait until a command has printed a sign. False if it ends before."""
+    """Wait until a command has printed a sign. Returns False if the command ends first."""
     deadline = Deadline()
     while sign not in log.read_text():
         if process.poll() is not None:
@@ -134,12 +134,12 @@ def await_sign(process: subprocess.Popen[bytes], log: Path, sign: str) -> bool:
 
 
 def convert_quietly(source: Path, root: Path) -> Quiet:
-    """Convert without a kill and remove the result."""
+    """Convert without kills, and remove the result."""
     log = root.with_suffix(".log")
     process = start(convert_command(source, root), log)
     begins = {stage: time.monotonic() for stage, sign in signs_of(source).items() if await_sign(process, log, sign)}
     finish(process, log)
-    # What a sign that never came waited for is the whole run; such a stage is none of this source.
+    # Waiting for a sign that never comes lasts until the end of the run. Such a stage does not occur for this source.
     ends = [*list(begins.values())[1:], time.monotonic()]
     seconds = {stage: end - begin for (stage, begin), end in zip(begins.items(), ends, strict=True)}
     files = hashes(root)
@@ -148,7 +148,7 @@ def convert_quietly(source: Path, root: Path) -> Quiet:
 
 
 def stages_ahead(quiet: Quiet, root: Path) -> dict[str, str]:
-    """The stages that a run will pass from what is at `root`, with their signs."""
+    """The stages that a run will go through, given what exists at `root`, with their signs."""
     plan, signs, stages = root / WORK / "plan.json", signs_of(quiet.source), list(quiet.seconds)
     if plan.exists() and not quiet.source.is_dir():
         first = "write" if read_json(plan)["sampled"] else "rewrite"
@@ -157,7 +157,7 @@ def stages_ahead(quiet: Quiet, root: Path) -> dict[str, str]:
 
 
 def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator) -> Kill | None:
-    """Start the command and kill it, or one worker of it, at a drawn moment. None if it ended before."""
+    """Start the command, and kill it or one of its workers at a random moment. Returns None if it ends first."""
     ahead = stages_ahead(quiet, root)
     stage = str(draws.choice(list(ahead)))
     delay = draws.uniform(0, quiet.seconds[stage])
@@ -184,7 +184,7 @@ def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator) -> K
 
 
 def strike_in_a_row(quiet: Quiet, root: Path, draws: np.random.Generator, most: int) -> list[Kill]:
-    """Kill conversions into one target some times, then let the last go on to its end, and hold it to the quiet one."""
+    """Kill conversions to one target several times, then let one complete, and compare its files."""
     log, kills = root.with_suffix(".log"), list[Kill]()
     for _ in range(min(most, int(draws.integers(1, IN_A_ROW + 1)))):
         kill = strike(quiet, root, log, draws)
@@ -201,15 +201,17 @@ def strike_in_a_row(quiet: Quiet, root: Path, draws: np.random.Generator, most: 
 
 
 def strike_conversions(
-    folder: Path, kind: str, wanted: int, seed: int, tell: Callable[[str], None] = lambda line: None
+    folder: Path, kind: str, wanted: int, seed: int, report: Callable[[str], None] = lambda line: None
 ) -> list[Kill]:
-    """Kill conversions of a kind of sources in turn until `wanted` have struck. Raises AssertionError after one that
-    left other files."""
+    """Kill conversions of each source in turn until there were `wanted` kills.
+
+    Raises AssertionError if a conversion leaves other files than the undisturbed one.
+    """
     draws = np.random.default_rng(seed)
     quiets = [convert_quietly(source, folder / "quiet.zarr") for source in KINDS[kind](folder)]
     for quiet in quiets:
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in quiet.seconds.items())
-        tell(f"undisturbed, {quiet.source.name}: {stages} s")
+        report(f"undisturbed, {quiet.source.name}: {stages} s")
     kills: list[Kill] = []
     for number in count():
         if len(kills) == wanted:
@@ -218,7 +220,7 @@ def strike_conversions(
         struck = strike_in_a_row(quiet, folder / f"target-{number}.zarr", draws, wanted - len(kills))
         for kill in struck:
             kills.append(kill)
-            tell(f"{len(kills):2} target {number:2}: {kill} -> the same {len(quiet.files)} files")
+            report(f"{len(kills):2} target {number:2}: {kill} -> the same {len(quiet.files)} files")
     raise AssertionError("unreachable")
 
 
@@ -227,7 +229,7 @@ def main(kind: str, wanted: int, seed: int) -> None:
         kills = strike_conversions(Path(name), kind, wanted, seed, lambda line: print(line, flush=True))
     stages = Counter(kill.stage for kill in kills)
     workers = sum(kill.whom == "worker" for kill in kills)
-    print(f"{len(kills)} kills, {workers} of them of one worker: {dict(stages)}; every result is the undisturbed one")
+    print(f"{len(kills)} kills, {workers} of a single worker: {dict(stages)}; every result equals the undisturbed one")
 
 
 if __name__ == "__main__":

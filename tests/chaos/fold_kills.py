@@ -1,8 +1,8 @@
-"""Kills while folds are trained: python -m tests.chaos.fold_kills VICTIM COUNT SEED [DATASET].
+"""Kills processes during training: python -m tests.chaos.fold_kills VICTIM COUNT SEED DATASET.
 
-VICTIM is worker (a training worker), node (a Ray node with all that runs there), controller (Ray Train's), driver (a
-fold's) or coordinator (the command with all that it started, which is then run again). At COUNT moments drawn by SEED
-one is killed by SIGKILL; the weights and the out-of-fold predictions must be those of a run that was left alone.
+VICTIM is worker (a training worker), node (a Ray node with all of its processes), controller (of Ray Train), driver (of
+a fold) or coordinator (the command with all of its processes, which is then run again). At each of COUNT moments drawn
+from SEED, one victim gets SIGKILL. The weights and the out-of-fold predictions must equal those of an undisturbed run.
 """
 
 import random
@@ -31,26 +31,26 @@ VICTIMS = {
     "driver": "ray::FoldDriver",
     "raylet": "/raylet/raylet ",
 }
-"""How Ray names the processes."""
+"""A part of the command line by which a process of each kind is recognized."""
 NODE_CLUSTER = Path(__file__).with_name("node_cluster.py")
 CLUSTERS = [("3", "1", "away"), ("2", "1", "replaced"), ("3", "2", "away"), ("2", "2", "replaced")]
-"""Nodes, cores of each, and what becomes of a lost one: two workers are on two nodes or on one, and one is to spare, or
-has to come."""
+"""Nodes, cores per node, and whether a lost node is replaced or stays away. The two workers share one node or use two,
+and after a loss they move to a spare node or wait for the replacement."""
 
 
 def command(dataset: AnyPath, run: AnyPath, *options: str) -> list[str]:
-    """Train digits-cnn, which draws random numbers and has batch norm, with two workers."""
+    """The command that trains digits-cnn, which uses random numbers and batch norm, with two workers."""
     fixed = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
     return [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *fixed, *options]
 
 
 def on_nodes(arguments: list[str], cluster: tuple[str, str, str]) -> list[str]:
-    """A command of foldstream as it is run on several Ray nodes."""
+    """A foldstream command, run on a cluster of several Ray nodes."""
     return [sys.executable, str(NODE_CLUSTER), *cluster, *arguments[3:]]
 
 
 def victims(session: int, victim: str) -> list[psutil.Process]:
-    """The processes of a session that are of a kind, in the order of their ids."""
+    """The processes of a session that are of one kind, ordered by process id."""
     found = []
     for process in session_processes(session):
         try:
@@ -62,14 +62,14 @@ def victims(session: int, victim: str) -> list[psutil.Process]:
 
 
 def nodes(session: int) -> list[list[psutil.Process]]:
-    """The processes of each Ray node that has training workers: its raylet, and all that this has started."""
+    """The processes of each Ray node that has training workers: the raylet and its descendants."""
     workers = victims(session, "worker")
     everyone = [[raylet, *raylet.children(recursive=True)] for raylet in victims(session, "raylet")]
     return [node for node in everyone if any(worker in node for worker in workers)]
 
 
 def steps_done(run: RunFolder) -> float:
-    """Epochs of all folds together."""
+    """The number of epochs that all folds together have completed."""
     total = 0.0
     for fold in range(FOLDS):
         folder = run.fold(fold)
@@ -81,7 +81,7 @@ def steps_done(run: RunFolder) -> float:
 
 
 def wait_for(process: subprocess.Popen[bytes], run: RunFolder, epochs: float) -> None:
-    """Return when a run has come so far, or has ended."""
+    """Wait until a run has completed so many epochs, or has ended."""
     deadline = Deadline()
     while process.poll() is None and steps_done(run) < epochs:
         deadline.check(f"{epochs} epochs in {run.root}")
@@ -89,7 +89,7 @@ def wait_for(process: subprocess.Popen[bytes], run: RunFolder, epochs: float) ->
 
 
 def await_victims(process: subprocess.Popen[bytes], victim: str) -> list[list[psutil.Process]]:
-    """All of a kind, each with what dies with it, once there is one. Empty where the command has ended before."""
+    """Wait for victims of a kind. Returns each with the processes that die with it; empty if the command ends first."""
     deadline, session = Deadline(), process.pid
     while process.poll() is None:
         alive = nodes(session) if victim == "node" else [[one] for one in victims(session, victim)]
@@ -101,7 +101,7 @@ def await_victims(process: subprocess.Popen[bytes], victim: str) -> list[list[ps
 
 
 def kill(process: subprocess.Popen[bytes], victim: str, draw: random.Random) -> str:
-    """Kill one of a kind. Returns what was killed."""
+    """Kill one victim of a kind. Returns a description of what was killed."""
     if victim == "coordinator":
         kill_session(process)
         return "the session"
@@ -118,7 +118,7 @@ def kill(process: subprocess.Popen[bytes], victim: str, draw: random.Random) -> 
 
 @contextmanager
 def training(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that trains, all of whose processes are gone in the end."""
+    """Start a training command. On exit, it must leave no process behind."""
     process = start(arguments, log)
     try:
         yield process
@@ -129,14 +129,14 @@ def training(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes
 
 
 def result(run: RunFolder) -> tuple[list[bytes], bytes]:
-    """The weights of all folds, and the out-of-fold predictions, each row of which is covered once."""
+    """The weights of all folds and the out-of-fold predictions, after a check that these cover each row once."""
     oof = zarr.open_group(run.oof, mode="r")
     assert (oof["count"][...] == 1).all()  # type: ignore[index, union-attr]
     return [run.fold(fold).weights.read_bytes() for fold in range(FOLDS)], oof["prediction"][...].tobytes()  # type: ignore[index, union-attr]
 
 
 def disturb(dataset: Path, root: Path, victim: str, moment: float, draw: random.Random, options: list[str]) -> str:
-    """A run in which one is killed when `moment` of all epochs is done. Returns what happened."""
+    """Run a command and kill one victim when the fraction `moment` of all epochs is done. Returns what happened."""
     run, log = RunFolder(root), root.with_suffix(".log")
     arguments = command(dataset, root, *options)
     where = ""
@@ -165,11 +165,11 @@ def main(victim: str, count: int, seed: int, dataset: Path) -> None:
             every = draw.choice(["1 epoch", "5 steps", "0.01 minutes"])
             options = ["--fold-mode", draw.choice(["fused", "runs"]), "--checkpoint-every", every]
             run = root / f"{number}"
-            told = disturb(dataset, run, victim, draw.random(), draw, options)
-            assert result(RunFolder(run)) == expected, f"kill {number}: {told}"
+            what = disturb(dataset, run, victim, draw.random(), draw, options)
+            assert result(RunFolder(run)) == expected, f"kill {number}: {what}"
             how = f"{options[1]:5} {every:12}"
-            print(f"{number:2} {victim:11} {how} {told} -> the same weights and predictions", flush=True)
-    print(f"{count} kills of {victim}, seed {seed}: all as the undisturbed run")
+            print(f"{number:2} {victim:11} {how} {what} -> the same weights and predictions", flush=True)
+    print(f"{count} kills of {victim}, seed {seed}: every result equals the undisturbed run")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command line on a small cluster of real Ray nodes: python tests/chaos/node_cluster.py NODES CORES LOST ARGUMENTS.
 
-Beside a head without cores there are NODES nodes of CORES cores each, on loopback. One that is lost is «replaced», or
-stays «away».
+The cluster has a head without cores and NODES nodes of CORES cores each, on loopback. LOST is `replaced` if a lost node
+is replaced, or `away` if it is not.
 """
 
 import logging
@@ -18,13 +18,13 @@ from ray.cluster_utils import Cluster
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE = 100 << 20
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 QUICK = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "500"}
-"""A node that does not answer five times in a row is dead: by default after 15 s, here after 2.5."""
+"""A node is considered dead after five failed health checks: by default after 15 s, here after 2.5 s."""
 
 
 def connect() -> Cluster:
-    """Start a head without cores, and connect to it."""
+    """Start a head without cores and connect to it."""
     os.environ.update(QUICK)
     # With a dashboard, which Ray Train asks whether a controller is alive before it gives back what that reserved.
     start_node(
@@ -49,11 +49,11 @@ def fill(cluster: Cluster, count: int, cores: int) -> None:
 
 @contextmanager
 def ray_nodes(count: int, cores: int, replaced: bool) -> Iterator[None]:
-    """Connect to a head and so many nodes, all of which end in the end."""
+    """Start a head and `count` nodes, and connect to them. On exit, all are stopped."""
     cluster, ended = connect(), threading.Event()
 
     def keep() -> None:
-        while replaced and not ended.wait(LOOK_SECONDS):
+        while replaced and not ended.wait(POLL_SECONDS):
             fill(cluster, count, cores)
 
     keeper = threading.Thread(target=keep, name="foldstream-nodes")

@@ -1,4 +1,4 @@
-"""The command line in a session of its own, so that all of its processes are found, however they came to be."""
+"""Runs the command line in its own session, so that all of its processes can be found, whatever started them."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 
 PATIENCE_SECONDS = 240
-WORKER = "spawn_main"  # what Dask's nannies start
+WORKER = "spawn_main"  # in the command line of the workers that Dask nannies start
 
 
 def convert_command(source: Path, out: Path) -> list[str]:
-    """The command that converts a CSV file of digits, or a folder of images of which some may be faulty."""
+    """The command that converts a CSV file of digits, or a folder of images, some of which may be invalid."""
     command = [sys.executable, "-m", "foldstream.cli", "convert"]
     if source.is_dir():
         return [*command, "images", str(source), str(out), "--size", "96", "--on-error", "skip"]
@@ -22,13 +22,13 @@ def convert_command(source: Path, out: Path) -> list[str]:
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own; all that it prints goes to the file `log`."""
+    """Start a command in its own session, with its output redirected to the file `log`."""
     with open(log, "wb") as file:
         return subprocess.Popen(arguments, start_new_session=True, stdout=file, stderr=subprocess.STDOUT)
 
 
 def session_processes(session: int) -> list[psutil.Process]:
-    """All processes of a session that is led by the process with this id, also those whose parent is gone."""
+    """All processes of the session whose leader has this id, including orphans."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -40,7 +40,7 @@ def session_processes(session: int) -> list[psutil.Process]:
 
 
 def dask_workers(session: int) -> list[psutil.Process]:
-    """The Dask workers of a session, without the nannies that look after them."""
+    """The Dask workers of a session, without their nannies."""
     workers = []
     for process in session_processes(session):
         try:
@@ -52,20 +52,20 @@ def dask_workers(session: int) -> list[psutil.Process]:
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for the whole group of a command."""
+    """Send SIGKILL to the process group of a command."""
     if session_processes(process.pid):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def assert_session_ended(session: int) -> None:
-    """Wait until no process of a session is left."""
+    """Assert that all processes of a session end within a minute."""
     _, alive = psutil.wait_procs(session_processes(session), timeout=60)
     assert not alive, f"processes outlive their command: {alive}"
 
 
 def finish(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for a command that must succeed, with all of its processes."""
+    """Wait for a command and all of its processes. It must succeed."""
     try:
         code = process.wait(PATIENCE_SECONDS)
     finally:
@@ -76,17 +76,17 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Deadline:
-    """Raises where what is awaited does not come."""
+    """Raises AssertionError if something does not happen in time."""
 
     def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
         self.end = time.monotonic() + seconds
 
     def check(self, awaited: str) -> None:
-        assert time.monotonic() < self.end, f"no {awaited}"
+        assert time.monotonic() < self.end, f"timeout while waiting for: {awaited}"
 
 
 def refusal(arguments: list[str], log: Path) -> str:
-    """What a command prints when it fails with exit code 1, as it must."""
+    """Run a command that must fail with exit code 1. Returns its error message."""
     process = start(arguments, log)
     code = process.wait(PATIENCE_SECONDS)
     assert_session_ended(process.pid)
@@ -97,5 +97,5 @@ def refusal(arguments: list[str], log: Path) -> str:
 
 
 def remount(disk: Path, option: str) -> None:
-    """Mount a small disk with another option."""
+    """Remount a small disk with another option."""
     subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)

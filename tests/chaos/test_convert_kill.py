@@ -1,4 +1,4 @@
-"""Conversion survives SIGKILL at any moment. `python -m tests.chaos.convert_kills csv 30 0` does more of the same."""
+"""Conversion survives SIGKILL at any moment. `python -m tests.chaos.convert_kills csv 30 0` does more kills."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_a_conversion_killed_at_any_moment_ends_with_the_same_files(kind: str, t
 
 
 class HalfWriting(SerialExecutor):
-    """Leaves beside the arrays what a worker leaves that is killed while it writes and whose task another repeats."""
+    """Leaves a temporary file behind, as a worker does that is killed while it writes a shard."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

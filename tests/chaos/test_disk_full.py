@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: an error in words, nothing committed, and the same command resumes."""
+"""A full or read-only disk: a clear error, nothing committed, and the same command resumes."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ LARGE_ENOUGH = "size=200m"
 
 @pytest.fixture(scope="module")
 def quiets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Quiet]:
-    """Undisturbed conversions of both sources by the sources' names."""
+    """The undisturbed conversion of each source, by the name of the source."""
     folder = tmp_path_factory.mktemp("quiet")
     return {source.name: convert_quietly(source, folder / "quiet.zarr") for source in make_csv(folder)}
 
@@ -21,7 +21,7 @@ def quiets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Quiet]:
 @pytest.mark.parametrize(
     "name", [pytest.param("misleads.csv", id="while shards are written"), pytest.param("fits.csv.gz", id="unpacking")]
 )
-def test_a_full_disk_is_said_in_words_and_with_more_room_the_command_resumes(
+def test_a_full_disk_is_reported_and_with_more_space_the_command_resumes(
     quiets: dict[str, Quiet], small_disk: Path, tmp_path: Path, name: str
 ) -> None:
     quiet, out, log = quiets[name], small_disk / "out.zarr", tmp_path / "log"
@@ -33,7 +33,7 @@ def test_a_full_disk_is_said_in_words_and_with_more_room_the_command_resumes(
     assert hashes(out) == quiet.files
 
 
-def test_a_read_only_disk_is_said_in_words(quiets: dict[str, Quiet], small_disk: Path, tmp_path: Path) -> None:
+def test_a_read_only_disk_is_reported(quiets: dict[str, Quiet], small_disk: Path, tmp_path: Path) -> None:
     remount(small_disk, "ro")
     message = refusal(convert_command(quiets["misleads.csv"].source, small_disk / "out.zarr"), tmp_path / "log")
     assert message.startswith(f"{small_disk / 'out.zarr'}: the disk is read-only; make it writable")

@@ -1,6 +1,6 @@
-"""What dies or hangs while folds are trained costs no more than the work since the last checkpoint.
+"""A process that dies or hangs during training costs no more than the work since the last checkpoint.
 
-One kill of each kind; `python -m tests.chaos.fold_kills` does any number at drawn moments.
+These tests kill each kind of process once. `python -m tests.chaos.fold_kills` kills any number at random moments.
 """
 
 import os
@@ -79,10 +79,10 @@ def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tu
 def test_a_kill_leaves_the_weights_as_they_would_have_been(
     victim: str, undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
 ) -> None:
-    told = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
-    assert "nothing" not in told
+    what = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
+    assert "nothing" not in what
     assert result(RunFolder(tmp_path / "run")) == undisturbed
-    if victim == "worker":  # which Ray Train replaces
+    if victim == "worker":  # Ray Train restarts it
         assert any("has died" in failure for failure in run_status(tmp_path / "run").failures)
 
 
@@ -101,7 +101,7 @@ def test_a_controller_killed_while_its_workers_start_leaves_their_cores_to_the_n
 
 
 def events(run: RunFolder, kind: type[Kind]) -> list[Kind]:
-    """The journal's events of a kind."""
+    """The journal's events of one kind."""
     return [event for event in Journal(run.journal).read() if isinstance(event, kind)]
 
 
@@ -119,23 +119,21 @@ def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset
 
 
 @pytest.mark.timeout(600)
-def test_what_fails_again_and_again_is_tried_once(digits: Dataset, tmp_path: Path) -> None:
+def test_an_error_that_would_recur_is_not_retried(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(FAILS)
     run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
     with training(command(digits.root, run.root, "--model", f"{tmp_path}/fails.py:make"), log) as process:
         assert process.wait() == 1
     (ended,) = events(run, Ended)
     assert ended.final
-    told = log.read_text().replace("\n", " ")
-    assert "fails.py, line 8: ValueError: no more than 20 steps" in told
-    assert "run the same command again" in told
-    assert "Traceback" not in told
+    output = log.read_text().replace("\n", " ")
+    assert "fails.py, line 8: ValueError: no more than 20 steps" in output
+    assert "run the same command again" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.timeout(600)
-def test_a_worker_that_was_stopped_is_ended(
-    undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
-) -> None:
+def test_a_stopped_worker_is_killed(undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path) -> None:
     run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
     with training(command(digits.root, run.root, "--hang-timeout", "6"), log) as process:
         wait_for(process, run, 4)
@@ -143,5 +141,5 @@ def test_a_worker_that_was_stopped_is_ended(
         os.kill(stopped.pid, signal.SIGSTOP)
         assert process.wait() == 0, log.read_text()
     assert events(run, Silent)
-    assert not psutil.pid_exists(stopped.pid), "the stopped worker may write once it goes on"
+    assert not psutil.pid_exists(stopped.pid), "the stopped worker could still write if it continued"
     assert result(run) == undisturbed

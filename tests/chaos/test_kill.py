@@ -1,4 +1,4 @@
-"""Real SIGKILLs of whole process groups: the same command afterwards ends with the bytes of an undisturbed run."""
+"""SIGKILL for a whole process group: the same command then gives the same bytes as an undisturbed run."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ from foldstream.training.run import RunFolder
 
 pytestmark = pytest.mark.long
 
-FOLDS, EPOCHS = 3, 20  # epochs enough that the third fold still runs when the workers notice that all others died
+FOLDS, EPOCHS = 3, 20  # enough epochs that the third fold still trains when its workers notice the kill
 PATIENCE_SECONDS = 240
 
 
 def command(dataset: Dataset, run: AnyPath) -> list[str]:
-    """Train digits-cnn (batch norm, dropout, shifts: all that draws random numbers) with two workers."""
+    """The command that trains digits-cnn (batch norm, dropout, random shifts) with two workers."""
     options = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
     options += ["--fold-mode", "runs"]
     return [sys.executable, "-m", "foldstream.cli", "train", str(dataset.root), str(run), *options]
@@ -32,7 +32,7 @@ def weights(run: RunFolder) -> list[bytes]:
 
 
 def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
-    """Start a command in a process group of its own and kill the group once its third fold has a checkpoint."""
+    """Start a command in its own process group, and kill the group once its third fold has a checkpoint."""
     process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     family: list[psutil.Process] = []
     try:
@@ -46,7 +46,7 @@ def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
                 assert process.poll() is None, f"the command ended before {awaited}"
                 assert time.monotonic() < deadline, f"no {awaited}"
                 time.sleep(0.01)
-            # Listing processes takes as long as a short fold: it is done well before the kill is due.
+            # Listing processes takes as long as a short fold, so it is done well before the kill is due.
             family = family or psutil.Process(process.pid).children(recursive=True)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

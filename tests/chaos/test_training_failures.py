@@ -1,5 +1,5 @@
-"""What is wrong with disk or data while folds are trained is said in words, once, and with it mended the same command
-ends as if it had never been."""
+"""A disk or data error during training is reported clearly, once. Once it is fixed, the same command completes the
+run."""
 
 import shutil
 from pathlib import Path
@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def failures(run: RunFolder) -> list[bool]:
-    """Of each attempt that has failed, whether it was the last."""
+    """For each failed attempt, whether it was final."""
     return [event.final for event in Journal(run.journal).read() if isinstance(event, Ended) and event.error]
 
 
-def test_a_disk_that_fills_up_is_said_in_words_and_with_more_room_the_run_goes_on(
+def test_a_full_disk_is_reported_and_with_more_space_the_run_resumes(
     digits: Dataset, small_disk: Path, tmp_path: Path
 ) -> None:
     run, log = RunFolder(small_disk / "run"), tmp_path / "log"
@@ -33,7 +33,7 @@ def test_a_disk_that_fills_up_is_said_in_words_and_with_more_room_the_run_goes_o
     assert result(run)[0]
 
 
-def test_a_damaged_shard_is_named_and_once_it_is_repaired_the_run_goes_on(digits: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named_and_once_it_is_repaired_the_run_resumes(digits: Dataset, tmp_path: Path) -> None:
     data = open_dataset(shutil.copytree(digits.root, tmp_path / "data.zarr"))
     shard = next(path for path in sorted((tmp_path / "data.zarr" / "x" / "c").rglob("*")) if path.is_file())
     whole = shard.read_bytes()

@@ -1,6 +1,6 @@
-"""Hosts of our own on this machine: network namespaces on a switch, which share nothing but the network between them.
+"""Simulated hosts on this machine: network namespaces on a switch, which share nothing but the network between them.
 
-Needs root and `ip`. Each host has a loopback of its own, and an address 10.77.0.N; this machine is 10.77.0.254.
+Requires root and `ip`. Each host has its own loopback and the address 10.77.0.N; this machine has 10.77.0.254.
 """
 
 import os
@@ -17,20 +17,20 @@ SWITCH, UPLINK = "fs-switch", "fs-uplink"
 
 
 def why_not() -> str:
-    """Why there can be no hosts here, or nothing."""
+    """The reason why simulated hosts cannot run on this machine; empty if they can."""
     if os.geteuid():
-        return "hosts of one's own need root"
+        return "simulated hosts require root"
     if not shutil.which("ip"):
-        return "there is no «ip» (Debian: iproute2)"
+        return "'ip' is not installed (Debian package: iproute2)"
     if subprocess.run(["ip", "netns", "add", "fs-probe"], capture_output=True).returncode:
-        return "network namespaces cannot be made here"
+        return "this machine does not allow network namespaces"
     subprocess.run(["ip", "netns", "delete", "fs-probe"], check=True)
     return ""
 
 
 @dataclass
 class Host:
-    """A host by its number."""
+    """A simulated host, identified by its number."""
 
     number: int
     environment: dict[str, str]
@@ -46,23 +46,23 @@ class Host:
 
     @property
     def shell(self) -> list[str]:
-        """What runs a command on it."""
+        """The prefix that runs a command on the host."""
         return ["ip", "netns", "exec", self.name]
 
     def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        """Start a command on it."""
+        """Start a command on the host."""
         with open(log, "ab") as out:
             process = subprocess.Popen([*self.shell, *command], env=self.environment, stdout=out, stderr=out)
         self.started.append(process)
         return process
 
     def run(self, command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on it."""
+        """Run a command on the host and wait for it."""
         given = self.environment | environment
         return subprocess.run([*self.shell, *command], env=given, capture_output=True, text=True, timeout=900)
 
     def kill(self) -> None:
-        """SIGKILL to all that runs on it, as when its power is cut."""
+        """Send SIGKILL to every process on the host, as if its power was cut."""
         while pids := subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout.split():
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -72,12 +72,12 @@ class Host:
             self.started.clear()
 
     def set_link(self, up: bool) -> None:
-        """Cut its cable, or put it back."""
+        """Connect or disconnect the network cable."""
         _ip("-n", SWITCH, "link", "set", f"port-{self.number}", "up" if up else "down")
 
     @contextmanager
     def slowed(self, rate: str) -> Iterator[None]:
-        """Meanwhile no more goes through its cable, in either direction, than a rate as `20mbit`."""
+        """Limit the bandwidth of the cable in both directions to a rate such as `20mbit`."""
         shape = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms"]
         self._queue("replace", *shape)
         try:
@@ -92,7 +92,7 @@ class Host:
 
 @contextmanager
 def hosts(count: int, environment: dict[str, str]) -> Iterator[list[Host]]:
-    """So many hosts on one switch. In the end all that runs on them is killed."""
+    """Create hosts on one switch. On exit, all their processes are killed."""
     every = [Host(number, environment) for number in range(1, count + 1)]
     try:
         _ip("netns", "add", SWITCH)

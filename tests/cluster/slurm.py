@@ -1,6 +1,6 @@
-"""Slurm on this machine, from Debian's packages: a controller and a node, on ports and in folders of their own.
+"""Slurm on this machine, from Debian's packages: a controller and a node, with their own ports and folders.
 
-The node sees no processes but its own, as on a machine of its own: `ray symmetric-run` ends every Ray that it sees.
+The node sees only its own processes, as on a separate machine, because `ray symmetric-run` stops every Ray it sees.
 """
 
 import os
@@ -43,19 +43,19 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str:
-    """Why there can be no Slurm here, or nothing."""
+    """The reason why Slurm cannot run on this machine; empty if it can."""
     if os.geteuid():
-        return "a Slurm of one's own needs root"
+        return "starting Slurm requires root"
     if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
-        return f"there is no {', '.join(missing)} (Debian: slurm-wlm, munge)"
+        return f"{', '.join(missing)} not installed (Debian packages: slurm-wlm, munge)"
     if subprocess.run([*ALONE, "true"], capture_output=True).returncode:
-        return "namespaces of processes cannot be made here"
+        return "this machine does not allow process namespaces"
     return ""
 
 
 @contextmanager
 def slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """A Slurm of one node. Yields the environment in which its commands find it."""
+    """Run Slurm with one node. Yields the environment in which its commands find it."""
     controller, node = free_ports(2)
     host, cores = socket.gethostname(), len(os.sched_getaffinity(0))
     for name in ("state", "spool"):
@@ -77,7 +77,7 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
                 ([*ALONE, "slurmd", "-D"], lambda: _ask(environment) == "idle"),
             ):
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-                # «unshare» heeds no other signal, and takes with it what it has started.
+                # `unshare` ignores every other signal. Its child processes end with it.
                 started.append((process, signal.SIGKILL if command[0] == ALONE[0] else signal.SIGTERM))
                 deadline = time.monotonic() + START_SECONDS
                 while not is_up():
@@ -93,6 +93,6 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _ask(environment: dict[str, str]) -> str:
-    """The node's state, or nothing while the controller does not answer."""
+    """The state of the node; empty while the controller does not respond."""
     asked = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
     return asked.stdout.strip()

@@ -1,8 +1,8 @@
 """A job on three hosts that share nothing but a network and an object store: `make test-cluster`.
 
-Each host is a network namespace with a Ray node of its own; another one has the object store, and one is to spare. The
-same job file is run in this process's place first; whatever happens to the hosts, the predictions and the weights are
-the same bytes.
+Each host is a network namespace with its own Ray node. Another host runs the object store, and one is a spare. The same
+job file is first run on this machine alone. Whatever happens to the hosts, the predictions and the weights must be
+identical to the last byte.
 """
 
 import os
@@ -54,7 +54,7 @@ from torch import nn
 
 class Pause(nn.Module):
     def forward(self, x):
-        time.sleep(0.05 * self.training)  # so that there is a while in which to disturb it
+        time.sleep(0.05 * self.training)  # so that training lasts long enough to be disturbed
         return x
 
 def linear(sample_shape, outputs, hidden=8):
@@ -63,12 +63,12 @@ def linear(sample_shape, outputs, hidden=8):
 RESULTS = ["predictions.csv", *(f"run/folds/{fold}/model.safetensors" for fold in range(3))]
 PARTS = 6
 SUPERVISED = 'while true; do "$@"; sleep 1; done'
-"""What a host's service manager does: a node that has ended is started again."""
+"""Restarts a node that has ended, as the service manager of a host would."""
 
 
 @dataclass
 class Site:
-    """The hosts, the first of which is the head, one to spare, and the store."""
+    """The hosts, of which the first is the head, a spare host, and the object store."""
 
     hosts: list[Host]
     spare: Host
@@ -76,7 +76,7 @@ class Site:
     folder: Path
 
     def start_node(self, host: Host, head: Host) -> None:
-        """Have a host run a Ray node, and start it again if it ends."""
+        """Start a Ray node on a host. All nodes but the head are restarted if they end."""
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         ray += ["--node-ip-address", host.address, "--num-cpus", "1", "--object-store-memory", str(100 << 20)]
         ray += ["--memory", str(3 << 30)]
@@ -85,7 +85,7 @@ class Site:
         host.start([*shell, *ray, *where] if host is not head else [*ray, *where], self.folder / f"{host.name}.log")
 
     def start(self) -> None:
-        """Start the cluster, and return when all nodes are there."""
+        """Start the cluster and wait until all nodes are alive."""
         head = self.hosts[0]
         for host in self.hosts:
             self.start_node(host, head)
@@ -100,7 +100,7 @@ class Site:
             host.kill()
 
     def submit(self, name: str) -> list[str]:
-        """The command that has the cluster run the job by a name, in whose place its results will be."""
+        """The command that submits the job to the cluster. Its results go under `name` in the bucket."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         (folder / "own.py").write_text(MODEL)
@@ -120,7 +120,7 @@ class Site:
         return [bytes(obstore.get(self.store.store, f"{name}/{path}").bytes()) for path in RESULTS]
 
     def wait_for(self, name: str, path: Callable[[str], bool]) -> None:
-        """Return when there is an object of the job whose name is as wanted."""
+        """Wait until the job has written an object whose path matches."""
         deadline = time.monotonic() + 300
         while not any(path(str(item["path"])) for batch in obstore.list(self.store.store, name) for item in batch):
             assert time.monotonic() < deadline
@@ -147,7 +147,7 @@ def site(digits_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def expected(site: Site) -> list[bytes]:
-    """What the job gives on this machine, without a cluster."""
+    """The results of the job on this machine, without a cluster."""
     command = site.submit("alone")
     alone = site.hosts[0].run([sys.executable, "-m", "foldstream.cli", "run", command[4]])
     assert alone.returncode == 0, alone.stdout + alone.stderr
@@ -162,7 +162,7 @@ def cluster(site: Site) -> Iterator[Site]:
 
 
 def begun(path: str) -> bool:
-    """Whether a checkpoint is written: training is under way."""
+    """Whether the path is a checkpoint, which means that training is under way."""
     return "/checkpoints/" in path
 
 
@@ -206,7 +206,7 @@ def test_a_host_may_be_cut_off_and_come_back(cluster: Site, expected: list[bytes
     job = head.start(cluster.submit("cut"), cluster.folder / "cut.log")
     cluster.wait_for("cut", begun)
     victim.set_link(up=False)
-    time.sleep(60)  # as long as the issue says
+    time.sleep(60)  # longer than a brief network outage
     victim.set_link(up=True)
     assert job.wait() == 0, (cluster.folder / "cut.log").read_text()
     assert cluster.results("cut") == expected

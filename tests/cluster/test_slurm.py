@@ -1,4 +1,4 @@
-"""The same job by sbatch, on a real Slurm of one node: what `foldstream run` gives."""
+"""A job submitted with sbatch to a real Slurm with one node gives the same results as `foldstream run`."""
 
 import subprocess
 import sys

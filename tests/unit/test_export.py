@@ -98,7 +98,7 @@ def test_safetensors_are_the_weights_of_the_modules(run: RunFolder, tmp_path: Pa
 def test_what_cannot_be_exported_is_refused(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, run = make_job(digits, tmp_path / "run", epochs=1, model="mlp")
     FoldTrainer(folds_of(job, run, [1]), Process()).train()
-    with pytest.raises(UsageError, match="folds 0, 2 are left"):
+    with pytest.raises(UsageError, match="folds 0, 2 are not fully trained"):
         fs.load_models(run.root)
     FoldTrainer(folds_of(job, run, [0, 2]), Process()).train()
     with pytest.raises(UsageError, match="did you mean «onnx»"):

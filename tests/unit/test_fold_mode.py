@@ -7,7 +7,7 @@ from foldstream.cluster.runs.schedule import Resources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.training.config import Execution, TrainConfig
-from foldstream.training.model.trial import Costs, try_rows
+from foldstream.training.model.row_costs import RowCosts, measure_row_costs
 from foldstream.training.run import RunJob
 from foldstream.training.stream.batch import Rank
 from foldstream.training.stream.filters import EveryRow
@@ -48,7 +48,7 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     ids=["reading counts", "training counts", "no room", "room for all"],
 )
 def test_what_a_row_costs_decides_where_several_runs_fit(reading: float, training: float, room: int, mode: str) -> None:
-    chosen, reason = faster_mode(Costs(reading, training), 5, room, 10_000, 2)
+    chosen, reason = faster_mode(RowCosts(reading, training), 5, room, 10_000, 2)
     assert chosen == mode
     assert f"as {room} runs at once" in reason
 
@@ -56,6 +56,6 @@ def test_what_a_row_costs_decides_where_several_runs_fit(reading: float, trainin
 def test_a_trial_tells_what_a_row_costs(digits: Dataset) -> None:
     config = TrainConfig(model="mlp", batch_size=64)
     job = RunJob(str(digits.root), digits.identity, digits.schema, digits.statistics, config, None)
-    costs = try_rows(job)
+    costs = measure_row_costs(job)
     assert 0 < costs.reading < 1e-2
     assert 0 < costs.training < 1e-2

@@ -24,7 +24,7 @@ from foldstream.pipeline.verify import find_damage
 from foldstream.storage.errors import ForeignError, SourceError, UsageError
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.model.trial import Costs
+from foldstream.training.model.row_costs import RowCosts
 from PIL import Image
 from pyarrow import csv, parquet
 
@@ -47,7 +47,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial whose figures are known."""
-    monkeypatch.setattr(planning, "try_rows", lambda job, rank: Costs(reading=1e-6, training=1e-3))
+    monkeypatch.setattr(planning, "measure_row_costs", lambda job, rank: RowCosts(reading=1e-6, training=1e-3))
 
 
 def write_job(folder: Path, text: str) -> Path:

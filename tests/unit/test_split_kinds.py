@@ -9,7 +9,7 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import FoldPlan
 from foldstream.training.splits.choose import choose_split
-from foldstream.training.splits.grouped import MOST_BUCKETS, bucket_count, buckets_of, deal
+from foldstream.training.splits.grouped import MOST_BUCKETS, bucket_count, buckets_of, distribute
 from foldstream.training.splits.ordered import cut_time, sketch, value_at
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split, SplitOptions
@@ -188,7 +188,7 @@ def test_equal_values_share_a_bucket_and_others_hardly_do(values: np.ndarray) ->
 
 def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
     counts = np.bincount(buckets_of(np.arange(1_000_000), bucket_count(1), 0), minlength=bucket_count(1))
-    bins = deal(counts[:, None], np.full(7, 1 / 7), 0)
+    bins = distribute(counts[:, None], np.full(7, 1 / 7), 0)
     sizes = np.bincount(bins, weights=counts)
     assert sizes.max() - sizes.min() <= 2
     assert bucket_count(10_000) == 512
@@ -201,11 +201,11 @@ def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
         ({"split": "kfold", "group_column": "patient"}, "does not take --group-column"),
         ({"split": "groups"}, "did you mean «group»"),
         ({"group_column": "patients"}, "did you mean «patient»"),
-        ({"order_column": "name"}, "it is text"),
+        ({"order_column": "name"}, "is text"),
         ({"order_column": "part"}, "trains on 0 rows"),
         ({"fold_column": "part", "repeats": 2}, "the same each time"),
         ({"fold_column": "part", "holdout": 0.2}, "the column decides"),
-        ({"order_column": "part", "folds": 6}, "too few different values"),
+        ({"order_column": "part", "folds": 6}, "too few distinct values"),
         ({"fold_column": "day"}, "more than 255 folds"),
         ({"gap": 3.0}, "only --split time has a gap"),
         ({"order_column": "day", "gap": -1.0}, "--gap -1.0: must be at least 0"),

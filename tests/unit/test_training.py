@@ -16,7 +16,7 @@ from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
-from foldstream.training.model.optimizer import try_recipe
+from foldstream.training.model.optimizer import check_optimizer
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.splits.split import Split
@@ -270,7 +270,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
     def resolve_and_check() -> None:
         recipe, own = resolve_settings("mlp", settings)
         check_config(TrainConfig(model="mlp", recipe=recipe, model_settings=own), digits.schema)
-        try_recipe(recipe)
+        check_optimizer(recipe)
 
     with pytest.raises(UsageError, match=message):
         resolve_and_check()
@@ -280,10 +280,10 @@ def test_a_model_of_a_package_is_found_by_its_name() -> None:
     check_model("foldstream.training.zoo.factory:mlp", (4,), 2, {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
         check_model("operator:contains", (4,), 2, {})
-    with pytest.raises(UsageError, match="does not import: ModuleNotFoundError"):
+    with pytest.raises(UsageError, match="cannot be imported: ModuleNotFoundError"):
         check_model("no_such_package.models:make", (4,), 2, {})
 
 
-def test_built_in_picture_models_refuse_vectors() -> None:
+def test_built_in_image_models_refuse_vectors() -> None:
     with pytest.raises(UsageError, match="--shape 1,28,28"):
         check_model("digits-cnn", (784,), 10, {})

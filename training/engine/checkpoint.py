@@ -20,7 +20,7 @@ from torch import Tensor
 from ...storage.errors import DamagedError, UsageError
 from ...storage.files import clean_temporaries, content_hash, names_in, remove_file, to_json, write_atomic
 from ...storage.object_path import AnyPath
-from ..model.weights import row_by_row
+from ..model.weights import contiguous_copy
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _flatten_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> d
         )
     while place in tensors:  # a key with a dot in it can look like two keys
         place += "_"
-    tensors[place] = row_by_row(tensor)
+    tensors[place] = contiguous_copy(tensor)
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     dense = tensor.permute(order).is_contiguous()
     return {"$tensor": place} if tensor.is_contiguous() or not dense else {"$tensor": [place, *tensor.stride()]}

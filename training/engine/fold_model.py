@@ -19,7 +19,7 @@ from ...storage.errors import RunError
 from ...storage.files import write_json
 from ...storage.object_path import ObjectPath
 from ..model.metrics import make_loss_metric, make_metrics, name_metrics
-from ..model.objective import Objective, Preparation, autocast, make_model
+from ..model.objective import Normalizer, Objective, autocast, make_model
 from ..model.optimizer import make_optimizer, make_scheduler
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
@@ -70,7 +70,7 @@ class FoldModel:
         self.steps, self.dropped = divmod(kept, self.config.batch_size)
         self.rows = kept - self.dropped
         self.objective = Objective(self.job.schema, self.job.statistics, self.recipe, process.device)
-        self.prepare = Preparation(self.job.statistics, self.job.schema.sample_shape).to(process.device)
+        self.prepare = Normalizer(self.job.statistics, self.job.schema.sample_shape).to(process.device)
         self.model = process.prepare(make_model(self.job, self.fold).to(process.device), self.recipe.sync_batchnorm)
         self.sharded = (
             _shard(self.model, process) if self.recipe.strategy == "fsdp" and process.world_size > 1 else None

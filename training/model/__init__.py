@@ -1,5 +1,5 @@
-"""What surrounds a network: stored rows to its input, loss, optimizer, metrics, weights, predictions, export.
+"""What surrounds a network: input normalization, loss, optimizer, metrics, weights, predictions, export.
 
-The engine and the jobs import from here.
-Nothing here knows epochs, ranks or checkpoints.
+The engine and `cluster/` may import from here.
+Nothing here may know about epochs, ranks or checkpoints.
 """

@@ -1,4 +1,4 @@
-"""How the predictions of several models become one."""
+"""Ensembles: how the predictions of several models are combined."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,23 @@ ENSEMBLES = ("mean", "vote", "median", "weighted", "refit")
 
 
 def check_ensemble(kind: str, classes: bool, refit: bool) -> None:
-    """Raise UsageError for an ensemble that is not known, or that there is not: of quantities, or without `refit`."""
+    """Raise UsageError for an unknown ensemble, for `vote` on a regression, and for `refit` without a refit model."""
     check_choice("--ensemble", kind, ENSEMBLES)
     if kind == "vote" and not classes:
-        raise UsageError("--ensemble vote: models vote for classes; of quantities take mean, median or weighted")
+        raise UsageError("--ensemble vote: voting requires classes; for a regression use mean, median or weighted")
     if kind == "refit" and not refit:
-        raise UsageError("--ensemble refit: the run has no model of all rows; train one with --refit")
+        raise UsageError("--ensemble refit: this run has no model trained on all rows; train one with --refit")
 
 
 def combine(predictions: Tensor, kind: str, losses: Sequence[float], classes: bool) -> Tensor:
-    """One prediction, (rows, outputs) float32, from those of all models, `predictions` (models, rows, outputs), which
-    are probabilities where there are `classes`.
+    """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs) float32.
 
-    mean, also of the one model of a refit; median, of probabilities scaled to a sum of 1; vote: the share of models for
-    which a class is the most probable, where the mean probability decides between equals; weighted: a mean in which a
-    model counts by the inverse of its held-out loss, `losses` (models,).
+    With `classes`, predictions are probabilities. The kinds:
+
+    - mean, and refit, which has one model: the mean.
+    - median: the median; probabilities are rescaled to sum to 1.
+    - vote: for each class, the fraction of models that find it the most probable. The mean probability breaks ties.
+    - weighted: the mean weighted by the inverse of each model's held-out loss, `losses` (models,).
     """
     exact = predictions.double()
     match kind:
@@ -37,7 +39,7 @@ def combine(predictions: Tensor, kind: str, losses: Sequence[float], classes: bo
             return (middle / middle.sum(dim=1, keepdim=True) if classes else middle).float()
         case "vote":
             votes = functional.one_hot(exact.argmax(dim=2), exact.shape[2]).double().mean(dim=0)
-            # Less than half a vote, so that it decides between equals only.
+            # The mean counts for less than half a vote, so it only breaks ties.
             return ((votes + exact.mean(dim=0) / (2 * len(exact))) / (1 + 1 / (2 * len(exact)))).float()
         case _:
             weights = 1 / torch.tensor(losses, dtype=torch.float64).clamp_min(1e-12)

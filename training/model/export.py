@@ -1,4 +1,4 @@
-"""Trained models for use without Foldstream: as plain torch modules, and as files that others read."""
+"""Trained models for use without Foldstream, as plain torch modules and as files in standard formats."""
 
 import io
 import warnings
@@ -18,15 +18,15 @@ from ...storage.files import write_atomic, write_json
 from ...storage.fold_plan import open_plan
 from ...storage.object_path import AnyPath, locate
 from ..run import RunFolder, best_folder, is_done, load_job
-from ..zoo.user_code import in_words
+from ..zoo.user_code import describe_error
 from .prediction import load_predictor
-from .weights import row_by_row
+from .weights import contiguous_copy
 
-EXAMPLE_ROWS = 2  # what a model is traced with; other numbers of rows give the same
+EXAMPLE_ROWS = 2  # models are traced with so many rows; any number gives the same trace
 
 
-class LabelUnits(nn.Module):
-    """From what a model says of centred and scaled quantities to the labels' own units, (rows, labels) float32."""
+class UnscaleTargets(nn.Module):
+    """Converts outputs for standardized regression targets to the targets' own units, (rows, labels) float32."""
 
     mean: Tensor
     std: Tensor
@@ -41,41 +41,78 @@ class LabelUnits(nn.Module):
 
 
 def load_models(run: str | AnyPath) -> list[nn.Module]:
-    """The models of all folds of a run, in their order, as plain torch modules on the CPU, in evaluation mode.
+    """Load the models of all folds of a run as plain torch modules.
 
-    Each takes rows as the dataset stores them, (rows, *sample_shape), and gives float32: for classes logits,
-    (rows, classes), whose mean softmax over the folds is what `predict` goes by; for quantities values in their own
-    units, (rows, labels). It is a Sequential of `prepare`, which centres and scales each channel, `model`, which is
-    what the factory made, and for quantities `units`. Of a grid they are those of the best candidate. Raises UsageError
-    where folds are not trained to their end.
+    Each module is a Sequential of `prepare`, which standardizes each channel, `model`, which the factory created, and
+    for a regression `units`, which returns targets to their own units.
+
+    Args:
+        run: The folder of the run. For a grid search, the models of the best candidate are loaded.
+
+    Returns:
+        A module per fold, in order, on the CPU and in evaluation mode. Each takes rows as the dataset stores them,
+        (rows, *sample_shape), and returns float32: for classification logits, (rows, classes), of which `predict`
+        averages the softmax over the folds; for a regression values in the targets' own units, (rows, labels).
+
+    Raises:
+        UsageError: Some folds are not fully trained.
+        ForeignError: The folder is not a run.
+        ConflictError: The run's model file has changed since the run was started.
+        DamagedError: The weights of a fold are missing or damaged.
+
+    Example:
+        >>> models = fs.load_models("runs/digits")
+        >>> batch = next(iter(fs.stream("digits.zarr", split="test")))
+        >>> probabilities = sum(model(batch.x).softmax(dim=1) for model in models) / len(models)
     """
     folder = RunFolder(best_folder(locate(run)))
     job = load_job(folder)
     folds = range(len(open_plan(folder.folds).models))
-    if left := [str(fold) for fold in folds if not is_done(folder.fold(fold))]:
-        raise UsageError(f"{run} is not complete, folds {', '.join(left)} are left; run its command again to finish it")
+    if unfinished := [str(fold) for fold in folds if not is_done(folder.fold(fold))]:
+        raise UsageError(
+            f"{run} is incomplete: folds {', '.join(unfinished)} are not fully trained; run the same command again to "
+            "resume it"
+        )
     models: list[nn.Module] = []
     for fold in folds:
-        with torch.random.fork_rng(devices=[]):  # a model's first weights are drawn from a seed of their own
+        with torch.random.fork_rng(devices=[]):  # initializing a model seeds the global generator
             predictor = load_predictor(job, folder, fold, torch.device("cpu"))
         parts: list[tuple[str, nn.Module]] = [("prepare", predictor.prepare), ("model", predictor.model)]
         if not job.schema.classes:
-            parts.append(("units", LabelUnits(*predictor.objective.units)))
+            parts.append(("units", UnscaleTargets(*predictor.objective.units)))
         models.append(nn.Sequential(OrderedDict(parts)).eval())
     return models
 
 
 def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript") -> list[Path]:
-    """Write what `load_models` gives into the folder `out`, a file for each fold, and `export.json`, whose `schema`
-    says what the columns of a row are, and what the outputs stand for. Returns the folds' files.
+    """Write the models that `load_models` returns to files that need no Foldstream to read.
 
-    `format` is torchscript (`torch.jit.load`), onnx (input `x`, output `y`) or safetensors (the weights alone, by the
-    names of `state_dict`). Raises UsageError for another one, and for onnx where its packages are not installed.
+    Besides the models, `export.json` lists the files, and whether the outputs are `logits` or `values`. Its `schema`
+    describes the columns of a row and the classes or targets.
+
+    Args:
+        run: The folder of the run, or of a grid search, whose best candidate is exported.
+        out: The folder to write to. It is created if necessary.
+        format: `torchscript` (read by `torch.jit.load`), `onnx` (input `x`, output `y`), or `safetensors` (the weights
+            alone, under the names of `state_dict`).
+
+    Returns:
+        The model files, one per fold, in order.
+
+    Raises:
+        UsageError: The format is unknown or cannot represent the model, its packages are not installed, `out` is a
+            file, or some folds are not fully trained.
+        ForeignError: The folder is not a run.
+        DiskError: The files cannot be written.
+
+    Example:
+        >>> fs.export("runs/digits", "exported", format="onnx")
+        [PosixPath('/home/ada/exported/fold-0.onnx'), ...]
     """
     check_choice("--format", format, FORMATS)
     folder = Path(str(out)).absolute()
     if folder.is_file():
-        raise UsageError(f"{out} is a file; name a folder for the folds' files")
+        raise UsageError(f"{out} is a file; choose a folder for the model files")
     models, schema = load_models(run), load_job(RunFolder(best_folder(locate(run)))).schema
     ending, encode = FORMATS[format]
     rows = torch.from_numpy(np.zeros((EXAMPLE_ROWS, *schema.sample_shape), schema.x_dtype))
@@ -85,24 +122,25 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
             data = encode(model, rows)
         except UsageError:
             raise
-        except Exception as error:  # of torch or of the user's own model, of whatever kind
+        except Exception as error:  # torch and user code may raise anything
             raise UsageError(
-                f"--format {format}: torch cannot make it of this model: {in_words(error)}; safetensors it always can"
+                f"--format {format}: torch cannot export this model: {describe_error(error)}; "
+                "use --format safetensors, which works for every model"
             ) from error
         with disk_in_words(folder):
             write_atomic(file, data)
     output = "logits" if schema.classes else "values"
-    about = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
-    write_json(folder / "export.json", about)
+    description = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
+    write_json(folder / "export.json", description)
     return files
 
 
 def to_torchscript(model: nn.Module, rows: Tensor) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        # torch would rather have torch.export, which those who ask for TorchScript cannot load.
+        # torch recommends torch.export instead, whose files torch.jit.load cannot read.
         warnings.simplefilter("ignore", DeprecationWarning)
-        # A sample's shape is what it is: a model may compute with it in Python.
+        # A model may compute with the shape of a sample in Python, because that shape is fixed.
         warnings.simplefilter("ignore", TracerWarning)
         torch.jit.save(torch.jit.trace(model, rows), buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
@@ -116,7 +154,7 @@ def to_onnx(model: nn.Module, rows: Tensor) -> bytes:
         raise UsageError(f"--format onnx: {error.name} is not installed; pip install foldstream[export]") from None
     shapes = ({0: torch.export.Dim("rows")},)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of itself
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
         program = torch.onnx.export(
             model, (rows,), input_names=["x"], output_names=["y"], dynamic_shapes=shapes, verbose=False
         )
@@ -126,7 +164,7 @@ def to_onnx(model: nn.Module, rows: Tensor) -> bytes:
 
 
 def to_safetensors(model: nn.Module, rows: Tensor) -> bytes:
-    return safetensors.torch.save({name: row_by_row(tensor) for name, tensor in model.state_dict().items()})
+    return safetensors.torch.save({name: contiguous_copy(tensor) for name, tensor in model.state_dict().items()})
 
 
 FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor], bytes]]] = {
@@ -134,4 +172,4 @@ FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor], bytes]]] = {
     "onnx": (".onnx", to_onnx),
     "safetensors": (".safetensors", to_safetensors),
 }
-"""The ending of the files, and what makes one of a model and some rows."""
+"""For each format, the suffix of its files and the function that encodes a model, traced with example rows."""

@@ -1,4 +1,4 @@
-"""What is measured on held-out rows, by torchmetrics; over several ranks it adds up their states itself."""
+"""Metrics on held-out rows, computed with torchmetrics, which combines their states across ranks."""
 
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
@@ -9,7 +9,7 @@ from ...storage.format import Schema
 
 
 def make_metrics(schema: Schema) -> MetricCollection:
-    """Accuracy and top-3 accuracy for classes, root mean squared and mean absolute error for quantities."""
+    """Accuracy and top-3 accuracy for a classification, RMSE and MAE for a regression."""
     if schema.task == "classification":
         classes = schema.outputs
         return MetricCollection(
@@ -25,13 +25,13 @@ def make_metrics(schema: Schema) -> MetricCollection:
 
 
 def name_metrics(schema: Schema, computed: dict[str, Tensor]) -> dict[str, float]:
-    """What a collection's `compute` gave as numbers, one for each label of a regression."""
+    """The values that a collection's `compute` returned, as floats by name: for a regression, one per target."""
     if schema.task == "classification":
         return {name: float(value) for name, value in computed.items()}
-    of_labels = (schema.by_label(name, value.reshape(-1).tolist()) for name, value in computed.items())
-    return {name: value for scores in of_labels for name, value in scores.items()}
+    by_target = (schema.by_label(name, value.reshape(-1).tolist()) for name, value in computed.items())
+    return {name: value for scores in by_target for name, value in scores.items()}
 
 
 def make_loss_metric() -> MeanMetric:
     """The mean loss over rows."""
-    return MeanMetric(nan_strategy="disable")  # one that is not finite is to be seen
+    return MeanMetric(nan_strategy="disable")  # so that a loss that is not finite is reported as such

@@ -1,4 +1,4 @@
-"""From stored rows to a model's input, from its output to a loss and a prediction; and the seeds of all of it."""
+"""A model's input from stored rows, its loss and its predictions; and how a model is created and seeded."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +14,8 @@ from ..seeding import seed_of
 from ..zoo.factory import build_model
 
 
-class Preparation(nn.Module):
-    """From stored rows to what a model sees, on the model's device: float32, each channel centred and scaled."""
+class Normalizer(nn.Module):
+    """Turns stored rows into a model's input, on the model's device: float32, with each channel standardized."""
 
     mean: Tensor
     scale: Tensor
@@ -34,7 +34,7 @@ class Preparation(nn.Module):
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss, and how targets and outputs relate to the labels' own units."""
+    """The loss, and the conversion between a model's outputs and the targets' own units."""
 
     schema: Schema
     statistics: Statistics
@@ -42,39 +42,39 @@ class Objective:
     device: torch.device
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of `outputs` (rows, outputs) against labels (rows,) or (rows, labels).
+        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels).
 
-        Quantities are centred and scaled first.
+        Regression targets are standardized first.
         """
         if self.schema.task == "classification":
             return functional.cross_entropy(outputs, y.long(), label_smoothing=self.recipe.label_smoothing)
         name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
-        centre, scale = self.units
-        loss: Tensor = getattr(functional, name)(outputs, ((y.reshape(outputs.shape) - centre) / scale).float())
+        center, scale = self.units
+        loss: Tensor = getattr(functional, name)(outputs, ((y.reshape(outputs.shape) - center) / scale).float())
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Probabilities (rows, classes), or values in the labels' units (rows, labels), float32."""
+        """Probabilities (rows, classes), or values in the targets' own units (rows, labels), float32."""
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
-        centre, scale = self.units
-        return (outputs.double() * scale + centre).float()
+        center, scale = self.units
+        return (outputs.double() * scale + center).float()
 
     @cached_property
     def units(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each label, (labels,) float64; 1 for a label that does not vary."""
+        """Mean and standard deviation of each target, (labels,) float64. The latter is 1 for a constant target."""
         std = torch.tensor(self.statistics.y_std, dtype=torch.float64, device=self.device)
         mean = torch.tensor(self.statistics.y_mean, dtype=torch.float64, device=self.device)
         return mean, torch.where(std > 0, std, 1.0)
 
 
 def make_model(job: RunJob, fold: int) -> nn.Module:
-    """The fold's model with its first weights, the same on every rank."""
+    """Create the fold's model with its initial weights, which are the same on every rank."""
     torch.manual_seed(seed_of(job.config.seed, fold))
     schema, config = job.schema, job.config
     return build_model(config.model, schema.sample_shape, schema.outputs, config.model_settings)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision, or none for float32."""
+    """A context of mixed precision; it has no effect for float32."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")

@@ -1,4 +1,4 @@
-"""The recipe's optimizer and schedule."""
+"""The optimizer and the learning rate schedule of a recipe."""
 
 from typing import Any
 
@@ -11,21 +11,24 @@ from ..config import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the model's parameters.
+    """Create the recipe's optimizer for the model's parameters.
 
-    Adam's update in one pass over the memory («fused») takes a third of the time of torch's default, on a CPU too.
+    The fused implementation of Adam, one pass over the memory, takes a third of the time of torch's default, even on a
+    CPU.
     """
     options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
-    whole = all(type(parameter) is nn.Parameter and parameter.is_floating_point() for parameter in model.parameters())
-    if recipe.optimizer in ("Adam", "AdamW") and whole:
+    can_fuse = all(
+        type(parameter) is nn.Parameter and parameter.is_floating_point() for parameter in model.parameters()
+    )
+    if recipe.optimizer in ("Adam", "AdamW") and can_fuse:
         options["fused"] = True
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **options)
     return optimizer
 
 
-def try_recipe(recipe: Recipe) -> None:
-    """Raise UsageError unless the recipe's optimizer and schedule make a step."""
+def check_optimizer(recipe: Recipe) -> None:
+    """Raise UsageError unless the recipe's optimizer and schedule can take one step on a tiny model."""
     model = nn.Linear(2, 2, bias=False)
     try:
         optimizer = make_optimizer(model, recipe)
@@ -35,13 +38,13 @@ def try_recipe(recipe: Recipe) -> None:
         scheduler.step()
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
-            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train: {error}; use others, "
-            "as AdamW and OneCycleLR"
+            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train: {error}; "
+            "choose others, e.g. optimizer=AdamW with scheduler=OneCycleLR"
         ) from error
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:
-    """The recipe's schedule, stepped once an optimizer step, `updates` times in all."""
+    """Create the recipe's schedule, which is stepped after every optimizer step, `updates` times in total."""
     match recipe.scheduler:
         case "OneCycleLR":
             return lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=updates + 1)
@@ -56,9 +59,10 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: in
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay and those that do not.
+    """Split the parameters into those with weight decay and those without.
 
-    Weights of two or more axes decay, biases and norms do not; a model with a method `decayed_parameters` says itself.
+    Weights with two or more dimensions decay; biases and the parameters of norms do not. A model with a method
+    `decayed_parameters` chooses for itself.
     """
     choose = getattr(model, "decayed_parameters", None)
     decayed = {id(p) for p in (choose() if choose else (p for p in model.parameters() if p.ndim >= 2))}
@@ -69,4 +73,4 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-MODEL_BYTES = 20  # of each parameter: itself, its gradient, two moments of its optimizer, its best value so far
+MODEL_BYTES = 20  # per parameter: its value, gradient, two optimizer moments, and best value so far

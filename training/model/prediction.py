@@ -1,4 +1,5 @@
-"""What trained models say: of a fold's own rows into parts to be merged, and of new rows by all folds together."""
+"""Predictions of trained models: of held-out rows, written as parts to merge, and of new rows, by an ensemble of all
+folds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,22 +18,22 @@ from ..run import RunFolder, RunJob, read_result
 from ..stream.batch import Batch
 from ..stream.rows import EVALUATION_BATCH, all_rows
 from .ensemble import combine
-from .objective import Objective, Preparation, autocast, make_model
+from .objective import Normalizer, Objective, autocast, make_model
 from .weights import load_weights
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model with what stands before and after it."""
+    """A trained model with the normalization of its inputs and the conversion of its outputs."""
 
     model: nn.Module
-    prepare: Preparation
+    prepare: Normalizer
     objective: Objective
     device: torch.device
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Probabilities (rows, classes) or values (rows, labels) of stored rows, float32 on the CPU."""
+        """Predict stored rows: probabilities (rows, classes) or values (rows, labels), float32 on the CPU."""
         self.model.eval()
         with autocast(self.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x.to(self.device)))
@@ -40,10 +41,10 @@ class Predictor:
 
 
 def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device) -> Predictor:
-    """The model of a fold that is done."""
+    """Load the model of a fold that is fully trained. Raises DamagedError if its weights cannot be read."""
     model = make_model(job, fold)
     model.load_state_dict(load_weights(run.fold(fold).weights))
-    prepare = Preparation(job.statistics, job.schema.sample_shape).to(device)
+    prepare = Normalizer(job.statistics, job.schema.sample_shape).to(device)
     return Predictor(
         model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe, device), device
     )
@@ -54,8 +55,10 @@ def predict_folds(
     rows: Iterable[tuple[int, int, np.ndarray, Batch]],
     folders: Mapping[int, AnyPath],
 ) -> None:
-    """Predict a rank's share of the folds' rows, as `chosen_rows` gives them: for each fold and each shard of the
-    dataset one part in the fold's folder, written whole by one rank."""
+    """Predict a rank's share of the folds' rows, as `chosen_rows` yields them.
+
+    For each fold and each shard of the dataset, one rank writes one part into the fold's folder.
+    """
     for shard, group in groupby(rows, key=lambda item: item[1]):
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
         for fold, _, at, batch in group:
@@ -68,9 +71,10 @@ def predict_folds(
 def predict_rows(
     job: RunJob, run: RunFolder, dataset: Dataset, ensemble: str = "mean"
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """What all folds together, as an ensemble, predict for every row of a dataset, in order, from one pass over it.
+    """Predict every row of a dataset, in order, with an ensemble of all folds, in one pass over the data.
 
-    Yields (arrays of some rows: `id` and, if there, `key`; predictions (rows, outputs) float32).
+    Yields batches of rows as a dictionary of their arrays (`x`, `id` and, if the dataset has one, `key`), and their
+    predictions, (rows, outputs) float32.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = len(open_plan(run.folds).models)

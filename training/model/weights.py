@@ -1,4 +1,4 @@
-"""A trained model's parameters and buffers as a file of safetensors."""
+"""The parameters and buffers of a trained model, stored as safetensors."""
 
 from collections.abc import Mapping
 
@@ -12,22 +12,26 @@ from ...storage.files import content_hash, write_atomic
 from ...storage.object_path import AnyPath
 
 
-def row_by_row(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares its memory with no other tensor."""
+def contiguous_copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU, in row-major order and in memory that it shares with no other tensor."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
 def save_weights(path: AnyPath, weights: Mapping[str, Tensor]) -> str:
-    """Store a model's parameters and buffers as safetensors, atomically. Equal weights give equal bytes, whose hash is
-    returned."""
-    data = safetensors.torch.save({name: row_by_row(tensor) for name, tensor in weights.items()})
+    """Store a model's parameters and buffers as safetensors, atomically.
+
+    Returns the hash of the file. Equal weights give equal bytes.
+    """
+    data = safetensors.torch.save({name: contiguous_copy(tensor) for name, tensor in weights.items()})
     write_atomic(path, data)
     return content_hash(data)
 
 
 def load_weights(path: AnyPath) -> dict[str, Tensor]:
-    """A stored model's parameters and buffers. Raises DamagedError for a file that is missing or not whole."""
+    """Load a model's parameters and buffers. Raises DamagedError if the file is missing or truncated."""
     try:
         return safetensors.torch.load(path.read_bytes())
     except (FileNotFoundError, safetensors.SafetensorError) as error:
-        raise DamagedError(f"{path} cannot be read ({error}); remove the fold's folder and train it again") from None
+        raise DamagedError(
+            f"{path} cannot be read ({error}); remove the fold's folder, then run the same command again to retrain it"
+        ) from None

@@ -19,7 +19,7 @@ from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, Tr
 from ray.train.backend import Backend
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ..zoo.user_code import noted, noting_lines
+from ..zoo.user_code import add_error_notes, read_error_note
 from .group import START_SECONDS, GroupRequest
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
 
@@ -85,7 +85,7 @@ def _reason(failures: Mapping[int, Exception]) -> str:
     if dead := dead_ranks(failures):
         return f"worker {', '.join(map(str, dead))} has died"
     rank, error = min(failures.items(), key=lambda one: (not isinstance(one[1], FINAL), one[0]))
-    return str(error) if isinstance(error, FoldstreamError) else f"worker {rank}: {noted(error)}"
+    return str(error) if isinstance(error, FoldstreamError) else f"worker {rank}: {read_error_note(error)}"
 
 
 def _is_final(failures: Mapping[int, Exception]) -> bool:
@@ -198,7 +198,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     process.wait()  # before one of them writes a completion marker
     if left:
         heartbeat = Heartbeat(config["driver"], process.rank)
-        with noting_lines(), disk_in_words(left[0].run.root):
+        with add_error_notes(), disk_in_words(left[0].run.root):
             request = config["request"]
             limits = request.memory_bytes, request.cache_bytes
             FoldTrainer(left, process, *limits, heartbeat, request.checkpoints).train()

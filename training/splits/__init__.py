@@ -1,5 +1,5 @@
-"""How rows become folds: kinds of splits, the codes of every row, and the plan that keeps them.
+"""How rows are assigned to folds: the kinds of splits, the fold code of every row, and the plan that stores them.
 
-Others import `Split` and `choose_split`, and `make_plan`, which runs one task a shard.
-Nothing here knows models or batches.
+Others may import `Split` and `choose_split`, and `make_plan`, which runs one task per shard.
+Nothing here may know about models or batches.
 """

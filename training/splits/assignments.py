@@ -1,4 +1,4 @@
-"""How each kind of split gives every row its code, after a survey of the data where the kind needs one."""
+"""How each kind of split assigns a fold code to every row, after a survey of the data if the kind needs one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +13,26 @@ from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, Result, run_tasks
 from .columns import find_column, read_column
 from .folds import kfold, stratified
-from .grouped import bucket_count, buckets_of, count_buckets, deal_buckets
+from .grouped import assign_buckets, bucket_count, buckets_of, count_buckets
 from .ordered import Sketch, TimeCut, cut_time, sketch
 from .split import Split
 
-NEVER_HELD_OUT = -1  # what scikit-learn's PredefinedSplit takes for it
+NEVER_HELD_OUT = -1  # the same value as in scikit-learn's PredefinedSplit
 
 
 class Assignment(Protocol):
-    """Gives every row its code, and every model its codes."""
+    """Assigns a code to every row, and to every model the codes that it trains on and holds out."""
 
     @property
-    def models(self) -> tuple[ModelRows, ...]: ...
+    def models(self) -> tuple[ModelRows, ...]:
+        """The codes that each model trains on and holds out."""
+        ...
+
     @property
-    def holdout(self) -> tuple[int, ...]: ...
+    def holdout(self) -> tuple[int, ...]:
+        """The codes of the rows that no model trains on."""
+        ...
+
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         """The codes of a shard's rows, (rows,) uint8 for each repeat."""
         ...
@@ -34,8 +40,10 @@ class Assignment(Protocol):
 
 @dataclass(frozen=True)
 class Folds:
-    """Codes that are folds, and the holdout's, which is the number of folds. With one fold, the holdout is held out
-    from its model."""
+    """Codes that are fold indices. The code of the holdout is the number of folds.
+
+    With one fold, the holdout serves as the held-out rows of its model.
+    """
 
     split: Split
 
@@ -45,7 +53,7 @@ class Folds:
         if len(folds) == 1:
             return (ModelRows(code_array(0), (0,), (1,)),)
         return tuple(
-            ModelRows(code_array(repeat), tuple(one for one in folds if one != fold), (fold,))
+            ModelRows(code_array(repeat), tuple(other for other in folds if other != fold), (fold,))
             for repeat in range(self.split.repeats)
             for fold in folds
         )
@@ -57,7 +65,7 @@ class Folds:
 
 @dataclass(frozen=True)
 class ByPosition(Folds):
-    """kfold: nothing is read."""
+    """kfold: assigned by position; no data are read."""
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         start, stop = dataset.layout.shard_range(shard)
@@ -66,7 +74,7 @@ class ByPosition(Folds):
 
 @dataclass(frozen=True)
 class ByClass(Folds):
-    """stratified."""
+    """stratified: assigned by position within each class."""
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         y, counts = read_classes(dataset, shard), dataset.class_counts
@@ -77,7 +85,7 @@ class ByClass(Folds):
 
 @dataclass(frozen=True, eq=False)
 class ByGroup(Folds):
-    """group, stratified-group: `tables` give each bucket's code, (buckets,) for each repeat."""
+    """group, stratified-group: `tables` hold the code of each bucket of groups, (buckets,) for each repeat."""
 
     tables: tuple[np.ndarray, ...]
 
@@ -88,7 +96,7 @@ class ByGroup(Folds):
 
 @dataclass(frozen=True)
 class ByTime:
-    """time."""
+    """time: assigned by the value of a column."""
 
     column: str
     cut: TimeCut
@@ -107,16 +115,16 @@ class ByTime:
 
 @dataclass(frozen=True)
 class ByColumn:
-    """column: the user's folds in their order, each a code; and one more for the rows that are never held out."""
+    """column: the user's own folds. Their positions in `folds` are the codes; one more code means never held out."""
 
     column: str
     folds: tuple[Any, ...]
 
     @property
     def models(self) -> tuple[ModelRows, ...]:
-        every = range(len(self.folds) + 1)
+        codes = range(len(self.folds) + 1)
         return tuple(
-            ModelRows(code_array(0), tuple(code for code in every if code != fold), (fold,)) for fold in every[:-1]
+            ModelRows(code_array(0), tuple(code for code in codes if code != fold), (fold,)) for fold in codes[:-1]
         )
 
     @property
@@ -133,7 +141,7 @@ class ByColumn:
 
 @dataclass(frozen=True)
 class SurveyTask:
-    """Look at one shard."""
+    """Survey one shard."""
 
     dataset: str
     shard: int
@@ -141,11 +149,13 @@ class SurveyTask:
 
 
 def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progress) -> Assignment:
-    """How the rows are assigned, from a look at the column that the kind needs. Raises UsageError where it has too few
-    different values, or too many."""
+    """Decide how rows are assigned, after a survey of the column that the kind of split uses, if any.
+
+    Raises UsageError if the column has too few or too many distinct values.
+    """
     tasks = [SurveyTask(str(dataset.place), shard, split) for shard in range(dataset.layout.shards)]
 
-    def seen(function: Callable[[SurveyTask], Result]) -> list[Result]:
+    def survey_shards(function: Callable[[SurveyTask], Result]) -> list[Result]:
         return run_tasks(executor, function, tasks, "survey", progress)
 
     match split.kind, split.column:
@@ -154,23 +164,23 @@ def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progres
         case "stratified", _:
             return ByClass(split)
         case "time", str(column):
-            return ByTime(column, cut_time(seen(survey_order), dataset.rows, split))
+            return ByTime(column, cut_time(survey_shards(survey_order), dataset.rows, split))
         case "column", str(column):
-            return ByColumn(column, check_folds(set().union(*seen(survey_folds)), column))
+            return ByColumn(column, check_folds(set().union(*survey_shards(survey_folds)), column))
     table = np.zeros(table_shape(dataset, split), np.int64)
-    for places, counts in seen(survey_groups):
-        table.reshape(-1)[places] += counts
-    return ByGroup(split, tuple(deal_buckets(table, split, repeat) for repeat in range(split.repeats)))
+    for positions, counts in survey_shards(survey_groups):
+        table.reshape(-1)[positions] += counts
+    return ByGroup(split, tuple(assign_buckets(table, split, repeat) for repeat in range(split.repeats)))
 
 
 def survey_order(task: SurveyTask) -> Sketch:
-    """The order of one shard's values."""
+    """A sketch of one shard's values in order."""
     dataset = open_dataset(task.dataset)
     return sketch(read_order(dataset, str(task.split.column), task.shard), dataset.layout.shards)
 
 
 def survey_groups(task: SurveyTask) -> tuple[np.ndarray, np.ndarray]:
-    """The buckets of one shard's groups, and their counts."""
+    """The nonzero entries of one shard's table of buckets and classes; see `count_buckets`."""
     dataset = open_dataset(task.dataset)
     shape = table_shape(dataset, task.split)
     buckets = read_buckets(dataset, task.split, task.shard, shape[0])
@@ -179,25 +189,27 @@ def survey_groups(task: SurveyTask) -> tuple[np.ndarray, np.ndarray]:
 
 
 def survey_folds(task: SurveyTask) -> set[Any]:
-    """The folds that one shard's rows name, up to so many that there are too many."""
+    """The distinct folds in one shard, up to one more than the codes that exist."""
     dataset = open_dataset(task.dataset)
     values = read_column(dataset, find_column(dataset.schema, str(task.split.column)), task.shard)
     return set(np.unique(values)[: MOST_CODES + 1].tolist())
 
 
 def check_folds(found: set[Any], column: str) -> tuple[Any, ...]:
-    """The user's folds in their order."""
+    """The user's folds, sorted. Raises UsageError if there are none, too many, or no rows to train on."""
     folds = sorted(found - {NEVER_HELD_OUT})
     if not folds or len(folds) >= MOST_CODES:
-        many = f"more than {MOST_CODES - 1}" if folds else "no"
-        raise UsageError(f"--fold-column {column}: it names {many} folds; name from 1 to {MOST_CODES - 1}")
+        many = f"more than {MOST_CODES - 1} folds" if folds else "no folds"
+        raise UsageError(f"--fold-column {column}: the column has {many}; use a column with 1 to {MOST_CODES - 1}")
     if len(found) == 1:
-        raise UsageError(f"--fold-column {column}: all rows are in one fold, and none is left to train on; name two")
+        raise UsageError(
+            f"--fold-column {column}: all rows are in one fold, which leaves none to train on; use at least two folds"
+        )
     return tuple(folds)
 
 
 def table_shape(dataset: Dataset, split: Split) -> tuple[int, int]:
-    """Buckets, and the classes that are told apart in them."""
+    """The number of buckets, and of classes that are counted separately in each."""
     classes = len(dataset.schema.classes) if split.kind == "stratified-group" else 1
     return bucket_count(classes), classes
 
@@ -214,8 +226,10 @@ def read_buckets(dataset: Dataset, split: Split, shard: int, buckets: int) -> np
 
 
 def read_order(dataset: Dataset, column: str, shard: int) -> np.ndarray:
-    """A shard's values of a column that orders the rows, (rows,). Raises UsageError for text."""
+    """A shard's values of the order column, (rows,). Raises UsageError for text."""
     values = read_column(dataset, find_column(dataset.schema, column), shard)
     if values.dtype.kind == "S" or column in dataset.schema.categories:
-        raise UsageError(f"--order-column {column}: it is text, which has no order in time; name numbers or dates")
+        raise UsageError(
+            f"--order-column {column}: the column is text, which has no order in time; use a column of numbers or dates"
+        )
     return values

@@ -1,4 +1,4 @@
-"""One column of a dataset, wherever it lies: among the features, the labels, or as the key."""
+"""One column of a dataset, whether it is a feature, a label or the key."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from ...storage.reader import BlockReader
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, and the array and the place in its rows where it lies."""
+    """A column's name, the array that holds it, and its index within a row of that array."""
 
     name: str
     array: str
@@ -20,21 +20,21 @@ class Column:
 
 
 def find_column(schema: Schema, name: str) -> Column:
-    """Where a column lies. Raises UsageError where there is none of that name."""
+    """Find a column by name. Raises UsageError if the dataset has no such column."""
     if name == schema.key:
         return Column(name, "key", 0)
     for array, names in (("y", schema.labels), ("x", schema.features)):
         if name in names:
             return Column(name, array, names.index(name))
-    there = [*filter(None, [schema.key]), *schema.labels, *schema.features]
+    known = [*filter(None, [schema.key]), *schema.labels, *schema.features]
     raise UsageError(
-        f"the dataset has no column «{name}»; {did_you_mean(name, there)}it has {', '.join(there[:8])}"
-        f"{', …' if len(there) > 8 else ''}, and a column that is no feature is kept by «convert csv --id COLUMN»"
+        f"the dataset has no column '{name}'. {did_you_mean(name, known)}Its columns are {', '.join(known[:8])}"
+        f"{', …' if len(known) > 8 else ''}; to keep a column that is not a feature, convert with --id COLUMN"
     )
 
 
 def read_column(dataset: Dataset, column: Column, shard: int) -> np.ndarray:
-    """A shard's values of a column, (rows,): numbers as they are stored, text of a key as bytes («S» dtype).
+    """A shard's values of a column, (rows,): numbers as they are stored, and a text key as bytes (`S` dtype).
 
     Raises UsageError if a value is missing.
     """
@@ -45,5 +45,7 @@ def read_column(dataset: Dataset, column: Column, shard: int) -> np.ndarray:
     values = stored.reshape(len(stored), -1)[:, column.index]
     if values.dtype.kind == "f" and np.isnan(values).any():
         row = dataset.layout.shard_range(shard)[0] + int(np.isnan(values).argmax())
-        raise UsageError(f"column «{column.name}» has no value in row {row:,}; fill it, or split by another column")
+        raise UsageError(
+            f"column '{column.name}' has a missing value in row {row:,}; fill it, or split by another column"
+        )
     return values

@@ -1,7 +1,7 @@
-"""Folds along an order, such as time: each is tried on a stretch of it, and trains on what lies before.
+"""Folds along an order such as time: each model is evaluated on an interval and trains on all earlier rows.
 
-As scikit-learn's TimeSeriesSplit, but rows are told apart by their value alone: equal values are never cut apart, so
-that nothing of the stretch is seen in training, and the gap is in the values' own units.
+This follows scikit-learn's TimeSeriesSplit, except that rows are distinguished by their values alone. Equal values are
+never separated, so a model never trains on values of its interval, and the gap is in the units of the column.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from ...storage.errors import UsageError
 from ...storage.fold_plan import ModelRows, code_array
 from .split import Split
 
-MOST_POINTS = 1 << 24  # of all shards' sketches together
+MOST_POINTS = 1 << 24  # in the sketches of all shards together
 SHARD_POINTS = 4096
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A shard's values in order, or as many evenly spaced ones of them as are wanted, each for `weight` rows."""
+    """A shard's sorted values, or evenly spaced quantiles of them. Each value stands for `weight` rows."""
 
     values: np.ndarray
     weight: float
@@ -28,7 +28,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class TimeCut:
-    """The values at which the codes change, and what each code means: code c has the values from edge c - 1 on."""
+    """The values at which codes change, and the meaning of the codes. Code c starts at the value `edges[c - 1]`."""
 
     edges: tuple[float, ...]
     models: tuple[ModelRows, ...]
@@ -40,7 +40,7 @@ class TimeCut:
 
 
 def sketch(values: np.ndarray, shards: int) -> Sketch:
-    """What is kept of a shard's values, (rows,), to find cuts: exact where all shards are small."""
+    """Summarize a shard's values, (rows,), to find cuts. Small shards are kept exactly."""
     ordered = np.sort(values.astype(np.float64))
     points = min(len(ordered), SHARD_POINTS, max(64, MOST_POINTS // shards))
     at = ((np.arange(points) + 0.5) * len(ordered) / points).astype(np.int64)
@@ -48,9 +48,9 @@ def sketch(values: np.ndarray, shards: int) -> Sketch:
 
 
 def value_at(sketches: Sequence[Sketch], ranks: Sequence[int]) -> list[float]:
-    """The values at some ranks among all rows in order; where shards are large, within a 4096th of the rows."""
-    values = np.concatenate([one.values for one in sketches])
-    weights = np.concatenate([np.full(len(one.values), one.weight) for one in sketches])
+    """The values at some ranks among all rows in order. For large shards, ranks are exact to 1/4096 of the rows."""
+    values = np.concatenate([part.values for part in sketches])
+    weights = np.concatenate([np.full(len(part.values), part.weight) for part in sketches])
     order = np.argsort(values, kind="stable")
     before = np.cumsum(weights[order]) - weights[order]
     at = np.minimum(np.searchsorted(before, np.asarray(ranks) - 1e-6 * weights.min()), len(order) - 1)
@@ -58,15 +58,18 @@ def value_at(sketches: Sequence[Sketch], ranks: Sequence[int]) -> list[float]:
 
 
 def cut_time(sketches: Sequence[Sketch], rows: int, split: Split) -> TimeCut:
-    """Cut the order into one stretch more than there are folds, and the holdout at its end. Raises UsageError where
-    too few values differ."""
+    """Cut the order into one interval more than there are folds, and the holdout at its end.
+
+    Raises UsageError if there are too few distinct values.
+    """
     inside = rows - round(rows * split.holdout)
-    stretch = inside // (split.folds + 1)
-    ranks = [inside - (split.folds - fold) * stretch for fold in range(split.folds)]
+    interval = inside // (split.folds + 1)
+    ranks = [inside - (split.folds - fold) * interval for fold in range(split.folds)]
     starts = value_at(sketches, [*ranks, inside] if split.holdout else ranks)
     if any(later <= earlier for earlier, later in pairwise(starts)):
         raise UsageError(
-            f"--split time: column «{split.column}» has too few different values for {split.folds} folds; use fewer"
+            f"--split time: column '{split.column}' has too few distinct values for {split.folds} folds; "
+            "use fewer folds"
         )
     ends = [start - split.gap for start in starts[: split.folds]]
     edges = sorted({*starts, *ends})

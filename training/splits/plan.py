@@ -1,4 +1,4 @@
-"""Making a fold plan: every shard's codes by a task of its own, then the commit."""
+"""Creates a fold plan: one task writes the codes of each shard, then the plan is committed."""
 
 from dataclasses import asdict, dataclass
 
@@ -28,13 +28,16 @@ class CodeTask:
 
 
 def write_codes(task: CodeTask) -> tuple[WrittenShard, list[np.ndarray]]:
-    """What was written, and the rows of each code in each of its blocks, (blocks, codes) for each repeat."""
+    """Write the codes of one shard.
+
+    Returns what was written, and the number of rows of each code in each block, (blocks, codes) for each repeat.
+    """
     dataset = open_dataset(task.dataset)
     layout, codes = dataset.layout, task.assignment.codes(dataset, task.shard)
     specs = code_arrays(len(codes))
-    arrays = {spec.name: of_repeat for spec, of_repeat in zip(specs, codes, strict=True)}
+    arrays = {spec.name: values for spec, values in zip(specs, codes, strict=True)}
     blocks = layout.joined(layout.blocks_of(task.shard))
-    counts = [np.stack([np.bincount(of_repeat[rows], minlength=task.codes) for rows in blocks]) for of_repeat in codes]
+    counts = [np.stack([np.bincount(values[rows], minlength=task.codes) for rows in blocks]) for values in codes]
     return write_shard(locate(task.root), layout, specs, task.shard, arrays), counts
 
 
@@ -46,15 +49,16 @@ def make_plan(
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> FoldPlan:
-    """Assign every row of a dataset, and store the plan at `root`. If it is there already, it is opened; one of another
-    split is replaced.
+    """Assign every row of a dataset to a fold, and store the plan at `root`.
 
-    Raises UsageError where the data cannot be split so, or a model would have less than a batch to train on.
+    A plan of the same split and dataset that already exists there is opened; any other plan is replaced.
+
+    Raises UsageError if the data cannot be split this way, or a model would train on less than one batch.
     """
-    wanted = {"split": split.model_dump(), "dataset": dataset.identity}
+    expected = {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():
         plan = open_plan(root)
-        if same_json({name: plan.manifest.details[name] for name in wanted}, wanted):
+        if same_json({name: plan.manifest.details[name] for name in expected}, expected):
             return plan
         remove_tree(root)
     executor = executor or SerialExecutor()
@@ -71,7 +75,7 @@ def make_plan(
         raise
     for spec, table in zip(specs, tables, strict=True):
         write_block_table(root, f"{spec.name}_counts", table.astype(np.uint32))
-    details = {**wanted, "models": [asdict(model) for model in assignment.models], "holdout": assignment.holdout}
+    details = {**expected, "models": [asdict(model) for model in assignment.models], "holdout": assignment.holdout}
     checksums = {spec.name: [crc for shard, _ in written for crc in shard.checksums[spec.name]] for spec in specs}
     commit(root, Manifest("folds", layout, specs, tuple(shard.entry for shard, _ in written), details), checksums)
     return open_plan(root)
@@ -80,7 +84,7 @@ def make_plan(
 def assign_rows(
     dataset: Dataset, assignment: Assignment, root: AnyPath, executor: Executor, progress: Progress
 ) -> list[tuple[WrittenShard, list[np.ndarray]]]:
-    """Write the codes of all rows; see `write_codes` for what comes back of each shard."""
+    """Write the codes of all rows. Returns the result of `write_codes` for each shard."""
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
     codes = max(used.union(assignment.holdout)) + 1
     shards = range(dataset.layout.shards)
@@ -89,15 +93,16 @@ def assign_rows(
 
 
 def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int, kind: str) -> None:
-    """Raise UsageError unless every model of a split of this kind has a batch of rows to train on, and rows that are
-    held out.
+    """Raise UsageError unless every model of the split has held-out rows, and at least one batch to train on.
 
-    `totals` are the rows of each code, (codes,), in each array.
+    `totals` are the rows of each code, (codes,), in each array. `kind` is the kind of the split.
     """
     for number, rows in enumerate(assignment.models):
         held_out, trained = (int(totals[rows.array][list(codes)].sum()) for codes in (rows.held_out, rows.train))
         if not held_out:
-            raise UsageError(f"fold {number} has no rows: too few groups or rows for so many folds; use fewer")
+            raise UsageError(
+                f"fold {number} has no rows: there are too few groups or rows for so many folds; use fewer folds"
+            )
         if trained < batch_size:
             raise UsageError(
                 f"fold {number} trains on {trained:,} rows, fewer than a batch of {batch_size}; use a smaller "

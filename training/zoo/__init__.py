@@ -1,5 +1,5 @@
-"""Models: the built-in networks, and the user's own code, found and tried before any worker starts.
+"""Models: the built-in networks, and the user's own model code, loaded and checked before any worker starts.
 
-Others import the factory's functions, and `user_code.py` for errors in words.
-Nothing here trains.
+Others may import the functions of `factory.py`, and those of `user_code.py` to report errors of user code.
+Nothing here may train a model.
 """

@@ -1,6 +1,6 @@
-"""Models: the built-in ones, and any of the user's, made by a factory `(sample_shape, outputs, **settings) -> Module`.
+"""Models, built-in or the user's own. A factory `(sample_shape, outputs, **settings) -> Module` creates each.
 
-A model gives logits, (rows, outputs); softmax belongs to the loss and to prediction.
+A model returns logits, (rows, outputs); the softmax is part of the loss and of prediction.
 """
 
 import importlib
@@ -18,10 +18,9 @@ from ...storage.errors import UsageError, did_you_mean
 from ...storage.files import content_hash
 from ...storage.object_path import locate
 from .networks import ArticleCNN, digits_cnn, mlp
-from .user_code import in_words
+from .user_code import describe_error
 
 Factory = Callable[..., nn.Module]
-
 
 BUILT_IN: dict[str, Factory] = {"digits-cnn": digits_cnn, "mlp": mlp, "article-cnn": ArticleCNN}
 
@@ -36,69 +35,75 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "digits-cnn": {"lr": 0.006, "weight_decay": 0.02},
 }
-"""Recipe settings with which a built-in model trains well, where they differ from the recipe's own."""
+"""Recipe settings with which a built-in model trains well, where they differ from the recipe's defaults."""
 
 
 def load_factory(name: str) -> Factory:
-    """The factory behind `--model`: a built-in name, `path/to/file.py:factory` or `package.module:factory`.
+    """Return the factory that `--model` names: a built-in model, `path/to/file.py:factory` or
+    `package.module:factory`.
 
     Raises UsageError if it cannot be found or imported.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    place, separator, attribute = name.rpartition(":")
+    module, separator, attribute = name.rpartition(":")
     if not separator:
         raise UsageError(
-            f"--model «{name}» is not known: {did_you_mean(name, BUILT_IN)}give one of {', '.join(BUILT_IN)}, "
-            "path/to/file.py:factory, or package.module:factory"
+            f"--model: unknown model '{name}'. {did_you_mean(name, BUILT_IN)}Use a built-in model "
+            f"({', '.join(BUILT_IN)}), path/to/file.py:factory or package.module:factory"
         )
-    factory = getattr(import_module(place, "--model", name), attribute, None)
+    factory = getattr(import_module(module, "--model", name), attribute, None)
     if not callable(factory):
-        raise UsageError(f"--model {name}: there is no function «{attribute}» in {place}")
+        raise UsageError(
+            f"--model {name}: {module} does not define a function '{attribute}'; define it, or fix the name"
+        )
     return factory  # type: ignore[no-any-return]
 
 
-def import_module(place: str, option: str, name: str) -> Any:
-    """Import a module by name, or a file by its path, as an option with that name asks. Raises UsageError with the
-    reason."""
+def import_module(module: str, option: str, name: str) -> Any:
+    """Import a module by its name, or a file ending in `.py` by its path.
+
+    `option` and `name` are the command-line option and its value, for the message of the UsageError that is raised
+    if the import fails.
+    """
     try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        return _run_file(place, option)
+        if not module.endswith(".py"):
+            return importlib.import_module(module)
+        return _run_file(module, option)
     except UsageError:
         raise
-    except Exception as error:
-        raise UsageError(f"{option} {name} does not import: {in_words(error)}; mend it there") from error
+    except Exception as error:  # user code may raise anything
+        raise UsageError(f"{option} {name} cannot be imported: {describe_error(error)}; fix the error there") from error
 
 
-def _run_file(place: str, option: str) -> ModuleType:
-    """The module that a file or an object gives. Raises UsageError if there is none."""
+def _run_file(path: str, option: str) -> ModuleType:
+    """Run a Python file, which may be an object in a store, as a module. Raises UsageError if it does not exist."""
     try:
-        source = locate(place).read_bytes()
+        source = locate(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        raise UsageError(f"{option} {place}: there is no such file") from None
-    module = ModuleType(f"foldstream_model_{Path(place).stem}")
-    module.__file__ = place
-    exec(compile(source, place, "exec"), module.__dict__)
-    # Errors show their lines by this, and TorchScript reads a model's.
-    linecache.cache[place] = (len(source), None, source.decode().splitlines(keepends=True), place)
+        raise UsageError(f"{option} {path}: the file does not exist; check the path") from None
+    module = ModuleType(f"foldstream_model_{Path(path).stem}")
+    module.__file__ = path
+    exec(compile(source, path, "exec"), module.__dict__)
+    # Tracebacks show source lines from this cache, and TorchScript reads a model's source from it.
+    linecache.cache[path] = (len(source), None, source.decode().splitlines(keepends=True), path)
     return module
 
 
 def model_file(name: str) -> tuple[Path, str] | None:
-    """The file and the factory of `path/to/file.py:factory`, None for other models."""
-    place, _, attribute = name.rpartition(":")
-    return (Path(place), attribute) if place.endswith(".py") else None
+    """Split `path/to/file.py:factory` into the file and the name of the factory. None for other models."""
+    path, _, attribute = name.rpartition(":")
+    return (Path(path), attribute) if path.endswith(".py") else None
 
 
 def model_hash(name: str) -> str | None:
-    """SHA-256 of a user's model file, which may be an object, None for other models."""
-    place = name.rpartition(":")[0]
-    return content_hash(locate(place).read_bytes()) if place.endswith(".py") else None
+    """SHA-256 of a user's model file, which may be an object in a store. None for other models."""
+    path = name.rpartition(":")[0]
+    return content_hash(locate(path).read_bytes()) if path.endswith(".py") else None
 
 
 def settings_of(factory: Factory) -> dict[str, Any]:
-    """The names of a factory's settings with their defaults; a name «**» stands for "any"."""
+    """The names of a factory's settings with their defaults. The name `**` means that any name is accepted."""
     settings: dict[str, Any] = {}
     for position, parameter in enumerate(inspect.signature(factory).parameters.values()):
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -109,37 +114,42 @@ def settings_of(factory: Factory) -> dict[str, Any]:
 
 
 def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> nn.Module:
-    """Make the model. Raises UsageError if its factory fails or gives something else."""
+    """Create the model. Raises UsageError if its factory fails or returns anything but a torch.nn.Module."""
     factory = load_factory(name)
     try:
         model = factory(sample_shape, outputs, **settings)
     except UsageError:
         raise
-    except Exception as error:
+    except Exception as error:  # user code may raise anything
         raise UsageError(
             f"--model {name}: the factory failed for samples of shape {sample_shape} and {outputs} outputs: "
-            f"{in_words(error)}"
+            f"{describe_error(error)}; fix the factory, or its settings (--set)"
         ) from error
     if not isinstance(model, nn.Module):
-        raise UsageError(f"--model {name}: the factory gave {type(model).__name__}, not a torch.nn.Module")
+        raise UsageError(
+            f"--model {name}: the factory returned {type(model).__name__}, not a torch.nn.Module; return the model"
+        )
     return model
 
 
 def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> int:
-    """Try a model on two rows of zeros before any worker starts. Returns its number of parameters.
+    """Run a model on two rows of zeros before any worker starts. Returns its number of parameters.
 
-    Raises UsageError if it fails or its output is not (rows, outputs).
+    Raises UsageError if the forward pass fails, or if the output is not of shape (rows, outputs).
     """
     model = build_model(name, sample_shape, outputs, settings).eval()
     try:
         with torch.inference_mode():
             out = model(torch.zeros(2, *sample_shape))
-    except Exception as error:
-        raise UsageError(f"--model {name} fails on samples of shape {sample_shape}: {in_words(error)}") from error
-    if not isinstance(out, Tensor) or tuple(out.shape) != (2, outputs):
-        given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    except Exception as error:  # user code may raise anything
         raise UsageError(
-            f"--model {name} gives {given} for 2 rows, but the data needs (2, {outputs}): its last layer "
-            f"must have {outputs} outputs"
+            f"--model {name}: the forward pass failed for samples of shape {sample_shape}: {describe_error(error)}; "
+            "fix the model, or convert to samples of another shape"
+        ) from error
+    if not isinstance(out, Tensor) or tuple(out.shape) != (2, outputs):
+        returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise UsageError(
+            f"--model {name} returns {returned} for 2 rows, but the data requires (2, {outputs}); the last layer must "
+            f"have {outputs} outputs"
         )
     return sum(p.numel() for p in model.parameters())

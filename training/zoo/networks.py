@@ -1,4 +1,4 @@
-"""The built-in networks: factories `(sample_shape, outputs, **settings) -> Module`, which give logits."""
+"""The built-in networks: factories `(sample_shape, outputs, **settings) -> Module`. The modules return logits."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,10 @@ from ...storage.errors import UsageError
 
 
 class SamePad(nn.Module):
-    """Zeros around a picture so that a convolution gives ceil(size / stride), the odd one right and below."""
+    """Pads images with zeros so that a convolution returns ceil(size / stride) pixels ("same" padding).
+
+    If the padding is odd, the extra pixel goes to the right and to the bottom.
+    """
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
@@ -25,19 +28,20 @@ class SamePad(nn.Module):
         return nn.functional.pad(x, pads)
 
 
-def need_picture(sample_shape: tuple[int, ...], name: str) -> None:
+def require_images(sample_shape: tuple[int, ...], name: str) -> None:
     """Raise UsageError unless a sample is (channels, height, width)."""
     if len(sample_shape) != 3:
         raise UsageError(
-            f"--model {name} needs pictures of shape channels,height,width, but a sample is {sample_shape}; "
-            "convert with --shape (as in --shape 1,28,28), or use --model mlp"
+            f"--model {name} requires images (channels, height, width), but samples have shape {sample_shape}; "
+            "convert with --shape (e.g. --shape 1,28,28), or use --model mlp"
         )
 
 
 class RandomShift(nn.Module):
-    """While training, move pictures by up to `pixels` in each direction; the border is repeated.
+    """Shifts images by up to `pixels` in each direction during training, and replicates the border.
 
-    The rows of a batch are moved in `groups` groups, each as one: as good as one by one, and it costs nothing.
+    The rows of a batch are shifted in `groups` groups, each by one random offset. This regularizes as well as an offset
+    per row, and costs nothing.
     """
 
     def __init__(self, pixels: int, groups: int = 4) -> None:
@@ -51,25 +55,27 @@ class RandomShift(nn.Module):
         padded = nn.functional.pad(x, [self.pixels] * 4, mode="replicate")
         parts = torch.chunk(padded, self.groups)
         offsets = torch.randint(0, 2 * self.pixels + 1, (len(parts), 2)).tolist()
-        moved = (
+        shifted = (
             part[:, :, top : top + height, left : left + width]
             for part, (top, left) in zip(parts, offsets, strict=True)
         )
-        return torch.cat(list(moved))
+        return torch.cat(list(shifted))
 
 
 def digits_cnn(
     sample_shape: tuple[int, ...], outputs: int, dropout: float = 0.25, shift: int = 1, hidden: int = 128
 ) -> nn.Module:
-    """Two 5×5 convolutions, 16 and 32 wide, each with pooling and batch norm, then two linear layers.
+    """Two 5×5 convolutions with 16 and 32 channels, each with max pooling and batch norm, then two linear layers.
 
-    `shift` moves the training pictures by up to as many pixels. Pictures are at least 16×16.
+    Training images are shifted by up to `shift` pixels. Images must be at least 16×16.
     """
-    need_picture(sample_shape, "digits-cnn")
+    require_images(sample_shape, "digits-cnn")
     channels, height, width = sample_shape
     after = [((size - 4) // 2 - 4) // 2 for size in (height, width)]
     if min(after) < 1:
-        raise UsageError(f"--model digits-cnn needs pictures of at least 16×16, not {height}×{width}; use --model mlp")
+        raise UsageError(
+            f"--model digits-cnn requires images of at least 16×16, but these are {height}×{width}; use --model mlp"
+        )
     model = nn.Sequential(
         RandomShift(shift),
         nn.Conv2d(channels, 16, 5, bias=False),
@@ -88,7 +94,7 @@ def digits_cnn(
         nn.Dropout(dropout),
         nn.Linear(hidden, outputs),
     )
-    # Channels last in memory: on the CPU the whole step takes two thirds of the time.
+    # In the channels-last memory format, a training step on the CPU takes two thirds of the time.
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
@@ -104,18 +110,19 @@ def mlp(
 
 
 class ArticleCNN(nn.Sequential):
-    """The network of the tutorial that Foldstream comes from.
+    """The network of the tutorial that Foldstream grew out of.
 
-    Convolutions 6@6×6, 12@5×5 and 24@4×4 (strides 1, 2, 2, "same" padding), each with ReLU, L2 and local response
-    normalisation; 128 tanh, 256 tanh, each with dropout that keeps 0.8; then the classes.
+    Convolutions 6@6×6, 12@5×5 and 24@4×4 (strides 1, 2, 2, "same" padding), each with ReLU, L2 regularization and
+    local response normalization; then linear layers of 128 and 256 units with tanh and dropout (keep probability 0.8);
+    then the output layer.
     """
 
     def __init__(self, sample_shape: tuple[int, ...], outputs: int, keep: float = 0.8) -> None:
-        need_picture(sample_shape, "article-cnn")
+        require_images(sample_shape, "article-cnn")
         channels, height, width = sample_shape
         parts: list[nn.Module] = []
         for kernel, wide, stride in ((6, 6, 1), (5, 12, 2), (4, 24, 2)):
-            # TFLearn's alpha 0.0001 stands for each of the 11 neighbours; torch divides its alpha by their number.
+            # TFLearn applies alpha = 0.0001 to each of the 11 neighbors; torch divides alpha by their number.
             norm = nn.LocalResponseNorm(size=11, alpha=0.0001 * 11, beta=0.75, k=1.0)
             parts += [SamePad(kernel, stride), nn.Conv2d(channels, wide, kernel, stride), nn.ReLU(), norm]
             channels, height, width = wide, math.ceil(height / stride), math.ceil(width / stride)
@@ -124,5 +131,5 @@ class ArticleCNN(nn.Sequential):
         super().__init__(*parts)
 
     def decayed_parameters(self) -> Iterator[Tensor]:
-        """L2 falls on the convolutions alone."""
+        """Weight decay applies to the convolutions only."""
         return (layer.weight for layer in self if isinstance(layer, nn.Conv2d))

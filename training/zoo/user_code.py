@@ -1,4 +1,4 @@
-"""Errors of the user's own code, in words that say where in it they come from."""
+"""Error messages for the user's own code. They name the line of it that failed."""
 
 import sysconfig
 import traceback
@@ -10,28 +10,28 @@ OTHERS = (str(Path(__file__).parents[2]), *(sysconfig.get_path(name) for name in
 """Folders of code that is not the user's."""
 
 
-def in_words(error: BaseException) -> str:
-    """An error's type and text, and before them the line of the user's code that it comes from, if it does."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
-    place = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {error}"
+def describe_error(error: BaseException) -> str:
+    """The type and text of an error, preceded by the file and line of the user's code that raised it, if any did."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_code(frame.filename)]
+    location = f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+    return f"{location}{type(error).__name__}: {error}"
 
 
-def is_users(file: str) -> bool:
+def is_user_code(file: str) -> bool:
     return not file.startswith(("<", *OTHERS))
 
 
 @contextmanager
-def noting_lines() -> Iterator[None]:
-    """Have an error that leaves this carry its line, which is lost with the traceback once it is sent elsewhere."""
+def add_error_notes() -> Iterator[None]:
+    """Add its description as a note to an error that leaves the block: pickling drops the traceback, but no notes."""
     try:
         yield
     except Exception as error:
-        error.add_note(in_words(error))
+        error.add_note(describe_error(error))
         raise
 
 
-def noted(error: BaseException) -> str:
-    """An error in words, by its note if it has one."""
+def read_error_note(error: BaseException) -> str:
+    """The description from the last note of an error; of an error without notes, its own description."""
     notes: list[str] = getattr(error, "__notes__", [])
-    return notes[-1] if notes else in_words(error)
+    return notes[-1] if notes else describe_error(error)

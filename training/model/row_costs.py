@@ -1,4 +1,4 @@
-"""A short trial of what a row costs one worker: to read it, and to train one model on it."""
+"""A short measurement of what a row costs one worker: the time to read it, and to train one model on it."""
 
 from dataclasses import dataclass
 from itertools import chain, count, repeat
@@ -10,48 +10,51 @@ from ..run import RunJob
 from ..stream.batch import ALONE, Batch, Rank
 from ..stream.filters import EveryRow
 from ..stream.single import Mixing, TrainStream
-from ..zoo.user_code import noting_lines
-from .objective import Objective, Preparation, autocast, make_model
+from ..zoo.user_code import add_error_notes
+from .objective import Normalizer, Objective, autocast, make_model
 from .optimizer import make_optimizer
 
-TRIAL_SECONDS = 1.0  # of reading, and of training
+MEASURED_SECONDS = 1.0  # of reading, and again of training
 WARM_UP_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Seconds of a row."""
+class RowCosts:
+    """Seconds per row."""
 
     reading: float
     training: float
 
 
-def try_rows(job: RunJob, rank: Rank = ALONE) -> Costs:
-    """Read a run's data for a second, and train its model for another one, on this machine's GPU if it has one.
+def measure_row_costs(job: RunJob, rank: Rank = ALONE) -> RowCosts:
+    """Read a run's data for a second, then train its model for another second, on the GPU if this machine has one.
 
     Nothing is written.
     """
     config, dataset = job.config, job.open_data()
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     reading, batch = _time_reading(TrainStream(dataset, EveryRow(dataset.layout), mixing, rank))
-    with noting_lines():
-        return Costs(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
+    with add_error_notes():
+        return RowCosts(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
 
 
 def _time_reading(stream: TrainStream) -> tuple[float, Batch]:
-    """Seconds of a row, epoch after epoch, behind the first batch, for which compiled code is loaded; and a batch."""
+    """Seconds per row, over as many epochs as it takes, and a batch.
+
+    The first batch is not timed, because compiled code is loaded for it.
+    """
     batches = chain.from_iterable(repeat(stream))
     batch, rows, started = next(batches), 0, perf_counter()
-    while perf_counter() - started < TRIAL_SECONDS:
+    while perf_counter() - started < MEASURED_SECONDS:
         batch = next(batches)
         rows += len(batch.x)
     return (perf_counter() - started) / rows, batch
 
 
 def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Seconds of a step on one batch, (rows, *sample_shape) and its labels."""
+    """Seconds per training step on one batch, `x` (rows, *sample_shape) with its labels `y`."""
     recipe, device = job.config.recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, prepare = make_model(job, 0).to(device), Preparation(job.statistics, job.schema.sample_shape).to(device)
+    model, prepare = make_model(job, 0).to(device), Normalizer(job.statistics, job.schema.sample_shape).to(device)
     objective, optimizer = Objective(job.schema, job.statistics, recipe, device), make_optimizer(model, recipe)
     started = perf_counter()
     for step in count(1 - WARM_UP_STEPS):
@@ -63,6 +66,6 @@ def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
         loss.item()  # waits for the GPU
         if step == 0:
             started = perf_counter()
-        elif step > 0 and perf_counter() - started > TRIAL_SECONDS:
+        elif step > 0 and perf_counter() - started > MEASURED_SECONDS:
             return (perf_counter() - started) / step
-    raise AssertionError("counting has no end")
+    raise AssertionError("unreachable")
