@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
 from ..storage.errors import UsageError
-from ..storage.options import Cli, Options, flag_of
+from ..storage.options import Cli, Options, flag_of, spelling
 from ..training.config import Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
 from .listener import SILENT, Listener
@@ -163,8 +163,11 @@ def words_of(request: Options, always: Iterable[str] = ()) -> list[str]:
         value, flag = getattr(request, name), flag_of(kind, name)
         if name not in shown or field.kw_only is False or value is None or value is False:
             continue
-        if isinstance(value, Mapping):
-            words += [word for key, one in value.items() for word in (flag, f"{key}={one}")]
-        else:
-            words += [flag] if value is True else [flag, str(value)]
+        if value is True:
+            words.append(flag)
+            continue
+        several = [f"{key}={one}" for key, one in value.items()] if isinstance(value, Mapping) else value
+        if not spelling(field).repeatable:
+            several = [",".join(map(str, value)) if isinstance(value, list | tuple) else value]
+        words += [word for one in several for word in (flag, str(one))]
     return words
