@@ -12,7 +12,7 @@ from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import parse_bytes
-from ..storage.object_path import AnyPath, locate
+from ..storage.places.locate import Location, locate
 from .model.objective import Preparation
 from .run import RunFolder
 from .splits.plan import make_plan
@@ -29,7 +29,7 @@ def stream(
     *,
     batch_size: int = 256,
     fold: int | None = None,
-    folds: int | str | AnyPath = 5,
+    folds: int | Location = 5,
     split: str = "train",
     rows: np.ndarray | None = None,
     rank: int = 0,
@@ -83,7 +83,7 @@ def normalizer(dataset: str | Path | Dataset) -> nn.Module:
     return Preparation(opened.statistics, opened.schema.sample_shape)
 
 
-def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:
+def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:
     """The fold plan of a run or at a place, or one that is made now: stratified where there are classes."""
     if not isinstance(folds, int):
         place = locate(folds)

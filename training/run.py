@@ -6,10 +6,10 @@ from typing import Any, Self
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, ForeignError
-from ..storage.files import read_json
 from ..storage.fold_plan import open_plan
 from ..storage.format import Schema, Statistics
-from ..storage.object_path import AnyPath
+from ..storage.places.json_files import read_json
+from ..storage.places.place import Place
 from .config import TrainConfig
 from .zoo.factory import model_file, model_hash
 
@@ -20,60 +20,60 @@ GRID = "grid.json"  # beside the runs of a grid's candidates, what they are wort
 class RunFolder:
     """Names inside a run's folder."""
 
-    root: AnyPath
+    root: Place
 
     @property
-    def job(self) -> AnyPath:
+    def job(self) -> Place:
         """What the run is; written first."""
         return self.root / "run.json"
 
     @property
-    def folds(self) -> AnyPath:
+    def folds(self) -> Place:
         """The fold of every row."""
         return self.root / "folds.zarr"
 
     @property
-    def journal(self) -> AnyPath:
+    def journal(self) -> Place:
         """What happened to the folds' attempts; the coordinator's own."""
         return self.root / "journal.jsonl"
 
     @property
-    def logs(self) -> AnyPath:
+    def logs(self) -> Place:
         """What the job's attempts have told, a file each."""
         return self.root / "logs"
 
     @property
-    def oof(self) -> AnyPath:
+    def oof(self) -> Place:
         """The merged out-of-fold predictions."""
         return self.root / "oof.zarr"
 
     @property
-    def holdout(self) -> AnyPath:
+    def holdout(self) -> Place:
         """The mean predictions of the rows that no model has seen."""
         return self.root / "holdout.zarr"
 
     @property
-    def report(self) -> AnyPath:
+    def report(self) -> Place:
         """All that there is to say about the run, for programs."""
         return self.root / "report.json"
 
     @property
-    def page(self) -> AnyPath:
+    def page(self) -> Place:
         """The same as a page."""
         return self.root / "report.html"
 
     @property
-    def text(self) -> AnyPath:
+    def text(self) -> Place:
         """The same as Markdown."""
         return self.root / "report.md"
 
     @property
-    def summary(self) -> AnyPath:
+    def summary(self) -> Place:
         """The folds' results and the out-of-fold score; written last."""
         return self.root / "summary.json"
 
     @property
-    def tensorboard(self) -> AnyPath:
+    def tensorboard(self) -> Place:
         """TensorBoard's files: a folder for each fold, and one for the report."""
         return self.root / "tensorboard"
 
@@ -90,45 +90,45 @@ class RunFolder:
 class FoldFolder:
     """Names inside a fold's folder."""
 
-    root: AnyPath
-    tensorboard: AnyPath
+    root: Place
+    tensorboard: Place
 
     @property
-    def checkpoints(self) -> AnyPath:
+    def checkpoints(self) -> Place:
         """The last checkpoints."""
         return self.root / "checkpoints"
 
     @property
-    def best(self) -> AnyPath:
+    def best(self) -> Place:
         """With early stopping, the weights of the best epoch so far."""
         return self.checkpoints / "best.safetensors"
 
     @property
-    def weights(self) -> AnyPath:
+    def weights(self) -> Place:
         return self.root / "model.safetensors"
 
     @property
-    def progress(self) -> AnyPath:
+    def progress(self) -> Place:
         """How far the fold's training is, and when that was; for those who watch."""
         return self.root / "progress.json"
 
     @property
-    def history(self) -> AnyPath:
+    def history(self) -> Place:
         """The metrics of each epoch so far; for those who watch."""
         return self.root / "history.json"
 
     @property
-    def done(self) -> AnyPath:
+    def done(self) -> Place:
         """The fold's result; written last."""
         return self.root / "done.json"
 
     @property
-    def parts(self) -> AnyPath:
+    def parts(self) -> Place:
         """Predictions of the fold's rows, a file for each shard of the dataset."""
         return self.root / "predictions"
 
     @property
-    def holdout_parts(self) -> AnyPath:
+    def holdout_parts(self) -> Place:
         """Predictions of the rows that no model has seen."""
         return self.root / "holdout"
 
@@ -185,7 +185,7 @@ def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, Ru
     return {f"{candidate} {title}".strip(): one for title, one in zip(titles, every, strict=True)}
 
 
-def best_folder(root: AnyPath) -> AnyPath:
+def best_folder(root: Place) -> Place:
     """The folder of the run that is meant by a folder: its own, or that of its grid's best candidate."""
     if not (root / GRID).exists():
         return root

@@ -19,7 +19,8 @@ from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, did_you_mean, disk_in_words
 from ...storage.format import ImageForm
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ...storage.tasks import SerialExecutor
 from ..dask.executor import dask_executor
 from ..listener import SILENT, Listener
@@ -177,7 +178,7 @@ def parse_missing(text: str) -> tuple[str, float | None]:
 
 def convert_request(
     request: ConvertRequest,
-    root: AnyPath,
+    root: Place,
     overwrite: bool,
     listener: Listener,
     client: Client | SerialExecutor | None,

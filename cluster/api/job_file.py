@@ -14,7 +14,7 @@ import ray
 from distributed import Client
 
 from ...storage.errors import UsageError, check_choice, did_you_mean
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ...training.config import KINDS
 from ...training.model.ensemble import ENSEMBLES
 from ...training.run import RunFolder
@@ -88,7 +88,7 @@ def check_job(tables: Mapping[str, Mapping[str, Any]]) -> None:
         check_choice("--ensemble", predict_table.get("ensemble", "mean"), ENSEMBLES)
         new_file(predict_table["out"])
         source, made = locate(predict_table["source"]), [table.get("out") for table in tables.values()]
-        missing = isinstance(source, Path) and not source.exists() and not set("*?[") & set(str(source))
+        missing = not source.waits_for_network and not source.exists() and not set("*?[") & set(str(source))
         if missing and predict_table["source"] not in made:
             raise UsageError(f"[predict] source: {source} does not exist")
 

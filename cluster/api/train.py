@@ -10,10 +10,9 @@ from distributed import Client
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, check_choice, disk_in_words
-from ...storage.files import exclusive
 from ...storage.format import Schema
 from ...storage.machine import parse_bytes
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig, check_config, resolve_settings
 from ...training.engine.saving import parse_saving
@@ -115,7 +114,7 @@ def train(
     models = len(candidates) * (chosen_split.folds * chosen_split.repeats + refit)
     mode, reason = choose_fold_mode(opened, models, common, execution, parameters)
     busy = f"{root.root} is being trained by another command; wait for it to end, or stop it"
-    with disk_in_words(root.root), exclusive(root.root, busy):
+    with disk_in_words(root.root), root.root.lock(busy):
         return _train_runs(opened, root, configs, candidates, execution, mode, reason, makers, listener, client)
 
 

@@ -16,13 +16,24 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ...storage.files import remove_file
 from ...training.ray.driver import FoldDriver, Health
 from ...training.ray.group import GroupRequest
-from .journal import Journal
 from ..ray.reservations import free_reservations
+from .journal import Journal
 from .schedule import (
-    GONE, Action, Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Schedule, Silent, Start, Status,
+    GONE,
+    Action,
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Schedule,
+    Silent,
+    Start,
+    Status,
 )
 
 Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens while it trains
@@ -97,7 +108,7 @@ class Coordinator:
         for event in events:
             self.schedule.handle(event)
         if self.schedule.ended:
-            remove_file(self.journal.path)
+            self.journal.path.remove()
             self.schedule.reset()
         elif events:
             self._take(Restarted())

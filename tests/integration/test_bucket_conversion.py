@@ -27,7 +27,8 @@ from foldstream.pipeline.tables.sources import describe_source, find_sources
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm
-from foldstream.storage.object_path import _open_store, locate
+from foldstream.storage.places.bucket import open_store
+from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 
@@ -42,7 +43,7 @@ TEXTURES = Path(__file__).parents[2] / "examples" / "textures"
 def server() -> Iterator[ObjectServer]:
     with object_server() as started:
         yield started
-    _open_store.cache_clear()
+    open_store.cache_clear()
 
 
 def kill_after_a_receipt(command: list[str], server: ObjectServer) -> None:

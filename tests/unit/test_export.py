@@ -11,7 +11,7 @@ import torch
 from foldstream.cli import app
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.export import FORMATS

@@ -14,6 +14,7 @@ from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.format import Schema
 from foldstream.storage.parts import write_part
+from foldstream.storage.places.locate import locate
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.plan import make_plan
@@ -45,14 +46,21 @@ def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> 
     for shard in range(dataset.layout.shards):
         for model, folder in enumerate(parts.folders):
             rows = parts.held_out(model, shard)
-            write_part(folder, shard, rows, values[model, rows])
+            write_part(locate(folder), shard, rows, values[model, rows])
     return parts
 
 
 def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report, and the merged arrays."""
     plan = parts.plan
-    report = merge_predictions(dataset, plan, plan.models, parts.folders, root / "oof.zarr", SerialExecutor())
+    report = merge_predictions(
+        dataset,
+        plan,
+        plan.models,
+        [locate(folder) for folder in parts.folders],
+        locate(root / "oof.zarr"),
+        SerialExecutor(),
+    )
     reader = BlockReader(open_arrays(root / "oof.zarr", "predictions"), ("prediction", "count"))
     return report, reader.read(range(dataset.layout.blocks))
 
@@ -152,7 +160,7 @@ def test_each_row_must_be_predicted_once_by_the_model_that_has_not_seen_it(
 ) -> None:
     parts = write_parts(digits, tmp_path)
     rows = fault(parts.held_out(0, 1), parts.held_out(1, 1))
-    write_part(parts.folders[0], 1, rows, parts.values[0, rows])
+    write_part(locate(parts.folders[0]), 1, rows, parts.values[0, rows])
     with pytest.raises(RunError, match=message):
         merge(digits, parts, tmp_path)
     assert not (tmp_path / "oof.zarr" / "manifest.json").exists()

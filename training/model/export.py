@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from ...storage.errors import UsageError, check_choice, disk_in_words
-from ...storage.files import write_atomic, write_json
 from ...storage.fold_plan import open_plan
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.json_files import write_json
+from ...storage.places.locate import Location, locate
 from ..run import RunFolder, best_folder, is_done, load_job
 from ..zoo.user_code import in_words
 from .prediction import load_predictor
@@ -40,7 +40,7 @@ class LabelUnits(nn.Module):
         return (outputs.double() * self.std + self.mean).float()
 
 
-def load_models(run: str | AnyPath) -> list[nn.Module]:
+def load_models(run: Location) -> list[nn.Module]:
     """The models of all folds of a run, in their order, as plain torch modules on the CPU, in evaluation mode.
 
     Each takes rows as the dataset stores them, (rows, *sample_shape), and gives float32: for classes logits,
@@ -65,7 +65,7 @@ def load_models(run: str | AnyPath) -> list[nn.Module]:
     return models
 
 
-def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript") -> list[Path]:
+def export(run: Location, out: Location, *, format: str = "torchscript") -> list[Path]:
     """Write what `load_models` gives into the folder `out`, a file for each fold, and `export.json`, whose `schema`
     says what the columns of a row are, and what the outputs stand for. Returns the folds' files.
 
@@ -73,7 +73,7 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
     names of `state_dict`). Raises UsageError for another one, and for onnx where its packages are not installed.
     """
     check_choice("--format", format, FORMATS)
-    folder = Path(str(out)).absolute()
+    folder = locate(Path(str(out)))
     if folder.is_file():
         raise UsageError(f"{out} is a file; name a folder for the folds' files")
     models, schema = load_models(run), load_job(RunFolder(best_folder(locate(run)))).schema
@@ -90,11 +90,11 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
                 f"--format {format}: torch cannot make it of this model: {in_words(error)}; safetensors it always can"
             ) from error
         with disk_in_words(folder):
-            write_atomic(file, data)
+            file.write(data)
     output = "logits" if schema.classes else "values"
     about = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
     write_json(folder / "export.json", about)
-    return files
+    return [Path(file) for file in files]
 
 
 def to_torchscript(model: nn.Module, rows: Tensor) -> bytes:
