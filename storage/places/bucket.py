@@ -124,8 +124,8 @@ class BucketPlace(Place):
             return bytes(obstore.get_range(self._store, self.key, start=start, length=length))
         except FileNotFoundError:
             raise
-        except BaseError as error:
-            if start >= self.describe().size or not length:  # stores refuse a range without any bytes
+        except (BaseError, ValueError) as error:
+            if start >= self.describe().size or not length:  # a range without any bytes is refused
                 return b""
             raise self._refused(error) from None
 

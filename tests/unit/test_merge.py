@@ -15,6 +15,7 @@ from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.format import Schema
 from foldstream.storage.parts import write_part
 from foldstream.storage.places.locate import locate
+from foldstream.storage.places.place import Place
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.plan import make_plan
@@ -29,7 +30,7 @@ class Parts:
     """A fold plan, and parts of random probabilities for each of its models, (models, rows, 10)."""
 
     plan: FoldPlan
-    folders: tuple[Path, ...]
+    folders: tuple[Place, ...]
     values: np.ndarray
 
     def held_out(self, model: int, shard: int) -> np.ndarray:
@@ -42,11 +43,11 @@ def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> 
     plan = make_plan(dataset, split, root / "folds.zarr")
     models = range(len(plan.models))
     values = np.random.default_rng(0).dirichlet(np.ones(10), (len(models), dataset.rows)).astype(np.float32)
-    parts = Parts(plan, tuple(root / str(model) / "predictions" for model in models), values)
+    parts = Parts(plan, tuple(locate(root / str(model) / "predictions") for model in models), values)
     for shard in range(dataset.layout.shards):
         for model, folder in enumerate(parts.folders):
             rows = parts.held_out(model, shard)
-            write_part(locate(folder), shard, rows, values[model, rows])
+            write_part(folder, shard, rows, values[model, rows])
     return parts
 
 
@@ -57,7 +58,7 @@ def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, Any], d
         dataset,
         plan,
         plan.models,
-        [locate(folder) for folder in parts.folders],
+        parts.folders,
         locate(root / "oof.zarr"),
         SerialExecutor(),
     )
@@ -160,7 +161,7 @@ def test_each_row_must_be_predicted_once_by_the_model_that_has_not_seen_it(
 ) -> None:
     parts = write_parts(digits, tmp_path)
     rows = fault(parts.held_out(0, 1), parts.held_out(1, 1))
-    write_part(locate(parts.folders[0]), 1, rows, parts.values[0, rows])
+    write_part(parts.folders[0], 1, rows, parts.values[0, rows])
     with pytest.raises(RunError, match=message):
         merge(digits, parts, tmp_path)
     assert not (tmp_path / "oof.zarr" / "manifest.json").exists()
