@@ -28,7 +28,7 @@ def test_a_disk_that_fills_up_is_said_in_words_and_with_more_room_the_run_goes_o
 ) -> None:
     run, log = RunFolder(locate(small_disk / "run")), tmp_path / "log"
     message = refusal(command(digits.root, run.root), log).replace("\n", " ")
-    assert "the disk is full; make room there, then run the same command again" in message
+    assert "the disk is full; free some space, then run the same command again" in message
     remount(small_disk, "size=200m")
     finish(start(command(digits.root, run.root), log), log)
     assert result(run)[0]

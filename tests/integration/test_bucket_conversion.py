@@ -146,7 +146,7 @@ def test_images_in_a_bucket_loose_and_in_archives_become_a_dataset_there(server:
     assert zipped.statistics.minimum == expected.statistics.minimum
     again = converted("s3://bucket/pictures", "s3://bucket/pictures.zarr")
     assert again.identity == loose.identity
-    with pytest.raises(SourceError, match="has no images"):
+    with pytest.raises(SourceError, match="s3://bucket/nothing does not exist"):
         converted("s3://bucket/nothing", "s3://bucket/nothing.zarr")
 
 
@@ -167,7 +167,7 @@ def test_of_two_converters_of_one_target_exactly_one_commits(server: ObjectServe
                 convert(request, target, SerialExecutor())
             return super().map(function, tasks)
 
-    with pytest.raises(ConflictError, match="by another process meanwhile"):
+    with pytest.raises(ConflictError, match="by another process in the meantime"):
         convert(request, target, Rival())
     assert open_dataset(target).rows == 300
 
@@ -178,5 +178,5 @@ def test_objects_are_found_by_name_folder_and_pattern(server: ObjectServer) -> N
     names = [source.path.removeprefix("s3://bucket/many/") for source in find_sources(["s3://bucket/many"])]
     assert names == ["a.csv.gz", "b.csv", "deep/c.tsv"]
     assert [s.path for s in find_sources(["s3://bucket/many/*.csv"])] == ["s3://bucket/many/b.csv"]
-    with pytest.raises(SourceError, match="has no CSV files"):
+    with pytest.raises(SourceError, match="cannot be read: it does not exist"):
         find_sources(["s3://bucket/nothing"])

@@ -79,7 +79,7 @@ def test_damage_in_a_bucket_is_named(server: ObjectServer, digits: Dataset) -> N
 
 
 def test_what_is_not_there_or_not_allowed_is_said(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ForeignError, match="s3://bucket/nothing holds no dataset"):
+    with pytest.raises(ForeignError, match="s3://bucket/nothing does not exist"):
         fs.open("s3://bucket/nothing")
     with pytest.raises(UsageError, match=r"as in s3://bucket/digits\.zarr"):
         fs.open("s3://bucket")
@@ -87,7 +87,7 @@ def test_what_is_not_there_or_not_allowed_is_said(server: ObjectServer, monkeypa
         fs.open("reference://x/y")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     open_store.cache_clear()
-    with pytest.raises(DatasetError, match="look at the credentials") as refused:
+    with pytest.raises(DatasetError, match="check the credentials") as refused:
         fs.open("s3://bucket/digits.zarr")
     assert "wrong" not in str(refused.value)
     open_store.cache_clear()

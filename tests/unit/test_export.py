@@ -101,7 +101,7 @@ def test_what_cannot_be_exported_is_refused(digits: Dataset, tmp_path: Path, mon
     with pytest.raises(UsageError, match="folds 0, 2 are left"):
         fs.load_models(run.root)
     FoldTrainer(folds_of(job, run, [0, 2]), Process()).train()
-    with pytest.raises(UsageError, match="did you mean «onnx»"):
+    with pytest.raises(UsageError, match="did you mean 'onnx'"):
         fs.export(run.root, tmp_path / "out", format="onx")
     with pytest.raises(UsageError, match="is a file"):
         fs.export(run.root, run.job)

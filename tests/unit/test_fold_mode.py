@@ -39,7 +39,7 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     assert choose_fold_mode(digits, 5, config, enough, 1000)[0] == "fused"
     with pytest.raises(UsageError, match="--fold-mode runs"):
         choose_fold_mode(digits, 5, config, short, 1000)
-    with pytest.raises(UsageError, match="did you mean «fused»"):
+    with pytest.raises(UsageError, match="did you mean 'fused'"):
         choose_fold_mode(digits, 5, config, Execution(2, fold_mode="fussed"), 1000)
 
 

@@ -40,13 +40,13 @@ def fails(sample_shape, outputs):
         ('callbacks = "mlflow"', "", 'it must be a list of "text"'),
         ("memory = 1.5", "", 'it must be "text" or a whole number'),
         ('settings = "lr=1"', "", "it must be a table"),
-        ('model = "digits-cn"', "", "did you mean «digits-cnn»"),
+        ('model = "digits-cn"', "", "did you mean 'digits-cnn'"),
         ("batch_size = 100", "", "it must be a multiple of 8, .*use 96 or 104"),
-        ("settings = {lrr = 1}", "", "did you mean «lr»"),
+        ("settings = {lrr = 1}", "", "did you mean 'lr'"),
         ("max_retries = -1", "", "it must be at least 0"),
         ("workers = 0", "", "it must be at least 1"),
         ('checkpoint_every = "1 day"', "", "--checkpoint-every"),
-        ("", 'ensemble = "average"', "--ensemble «average» is not known"),
+        ("", 'ensemble = "average"', "--ensemble 'average' is not valid"),
         ("", 'source = "nothing.csv"', r"\[predict\] source: .*nothing.csv does not exist"),
     ],
 )
@@ -81,5 +81,5 @@ def test_a_file_is_no_place_for_a_run(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_options_of_csv_files_that_are_not_known_are_refused() -> None:
-    with pytest.raises(UsageError, match="did you mean «delimiter»"):
+    with pytest.raises(UsageError, match="did you mean 'delimiter'"):
         csv_options({"delimitr": ";"})

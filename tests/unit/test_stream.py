@@ -65,7 +65,7 @@ def test_the_stream_trains_a_model_in_a_plain_loop(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "tst"}, "did you mean «test»"),
+        ({"split": "tst"}, "did you mean 'test'"),
         ({"fold": 5}, "from 0 to 4"),
         ({"fold": 0, "folds": 1}, "from 2 to 100"),
         ({"rank": 2, "world_size": 2}, "from 0 to 1"),

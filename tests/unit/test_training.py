@@ -257,14 +257,14 @@ def test_configurations_that_cannot_train_are_refused(config: TrainConfig, messa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "Adamw"}, "did you mean «AdamW»"),
+        ({"optimizer": "Adamw"}, "did you mean 'AdamW'"),
         ({"loss": "mse_loss"}, "does not fit a classification"),
         ({"momentum": 0.9}, "AdamW has no momentum"),
         ({"accumulate": "1.5"}, "it must be a whole number"),
         ({"lr": "nan"}, "it must be above 0"),
         ({"step_size": 0}, "step_size=0: it must be at least 1"),
         ({"optimizer": "LBFGS"}, "optimizer=LBFGS .* cannot train"),
-        ({"scheduler": "OneCycle"}, "did you mean «OneCycleLR»"),
+        ({"scheduler": "OneCycle"}, "did you mean 'OneCycleLR'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str, digits: Dataset) -> None:
