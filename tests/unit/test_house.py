@@ -116,3 +116,9 @@ def test_a_framework_stands_in_one_place_of_its_folder(framework: str) -> None:
     }
     assert users
     assert all(user.startswith(ONLY_IN[framework]) for user in users), users
+
+
+def test_nobody_asks_which_kind_of_place_it_has() -> None:
+    own = {("storage", "places", name) for name in ("local", "bucket")}
+    users = {path for path in modules() if own & set(imported_modules(path)) and path.parent != ROOT / "storage/places"}
+    assert not users
