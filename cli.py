@@ -27,7 +27,7 @@ from .cluster.terminal.output import choose_output, console, errors, listening, 
 from .cluster.terminal.request_options import request_command
 from .cluster.terminal.tables import show_dataset, show_needs, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, UsageError
-from .storage.object_path import locate
+from .storage.places.locate import locate
 
 app = typer.Typer(
     help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",

@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from ..storage.errors import SourceError
 from ..storage.format import Source
-from ..storage.object_path import locate, read_bytes
+from ..storage.places.locate import locate
 from .csv.cut import PACKER
 from .csv.dialect import MARK_OF_UTF8, find_dialect, find_encoding, padded
 from .csv.kernels import count_rows, skip_rows
@@ -102,7 +102,7 @@ def _first_of_table(source: Source, most: int, target: Path) -> _Part:
 def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
     """Whole rows from about the first `most` bytes of a text, written as the source is: compressed, encoded."""
     suffix = PurePath(source.path).suffix.lower()
-    raw = read_bytes(locate(source.path), 0, min(most, source.bytes))
+    raw = locate(source.path).read_range(0, min(most, source.bytes))
     data, used = _unpacked(raw, suffix)
     encoding = find_encoding(data, options)
     unpacked = suffix in COMPRESSED or encoding != "utf-8"

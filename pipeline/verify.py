@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import DamagedError, SourceError
-from ..storage.files import content_hash
-from ..storage.object_path import AnyPath
+from ..storage.places.json_files import content_hash
+from ..storage.places.locate import locate
+from ..storage.places.place import Place
 from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
 from ..storage.tasks import Executor, Progress, silent
@@ -66,7 +67,7 @@ def check_shard(task: CheckTask) -> list[Damage]:
     return damages
 
 
-def _fault(dataset: Dataset, array: str, path: AnyPath, shard: int) -> str:
+def _fault(dataset: Dataset, array: str, path: Place, shard: int) -> str:
     """Why a file is not what was written, or nothing."""
     entry = dataset.manifest.shards[shard]
     if not path.exists():
@@ -91,7 +92,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
     Raises SourceError if a source is gone or is not what it was; then nothing has been changed.
     """
     with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
-        scratch = Path(folder)
+        scratch = locate(folder)
         shards = sorted({damage.shard for damage in damages})
         again = _write_images_again if dataset.schema.image else _write_again
         again(dataset, scratch, shards, executor, progress)
@@ -106,7 +107,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
 
 
 def _write_again(
-    dataset: Dataset, scratch: Path, shards: Sequence[int], executor: Executor, progress: Progress
+    dataset: Dataset, scratch: Place, shards: Sequence[int], executor: Executor, progress: Progress
 ) -> None:
     """Convert some shards of a dataset that was made from tables. Raises SourceError unless those are as they were."""
     request = ConvertRequest.from_json(dataset.request)
@@ -120,11 +121,11 @@ def _write_again(
 
 
 def _write_images_again(
-    dataset: Dataset, scratch: Path, shards: Sequence[int], executor: Executor, progress: Progress
+    dataset: Dataset, scratch: Place, shards: Sequence[int], executor: Executor, progress: Progress
 ) -> None:
     """The same for one that was made from images; those that were left out are found by decoding all again."""
     request = ImageRequest.from_json(dataset.request)
-    images = list_images(request.sources, scratch)
+    images = list_images(request.sources, Path(scratch))
     if images.digest != request.listing:
         raise SourceError(
             f"images of {', '.join(request.sources)} have changed since they were converted; convert again"

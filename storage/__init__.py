@@ -1,5 +1,5 @@
-"""The dataset on disk: format, blocks, manifest, verified reads, atomic commits; and what all folders need.
+"""The dataset on disk: format, blocks, manifest, verified reads, atomic commits; and the basics that all folders need.
 
-Everything imports from here: errors, places, tasks, random numbers.
+All other folders import from here: errors, places, tasks, random numbers.
 Nothing here knows Dask, Ray or torch.
 """

@@ -1,6 +1,6 @@
-"""Functions compiled by numba: the speed of C, and without the interpreter's lock.
+"""Functions compiled by numba: as fast as C, and without the interpreter's lock.
 
-Compiled code is kept beside its source or in the user's cache, so that only the first process of all waits for it.
+Compiled code is cached beside its source or in the user's cache, so that only the very first process waits for it.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function on its first call. Where no folder can be written, each process compiles for itself."""
+    """Compile a function on its first call. If no folder is writable, each process compiles its own copy."""
     try:
         made: Function = njit(cache=True, nogil=True)(function)
     except RuntimeError:

@@ -1,21 +1,21 @@
-"""The errors that Foldstream raises on purpose, grouped by what their reader does about them.
+"""The errors that Foldstream raises on purpose, grouped by what the user does about them.
 
     FoldstreamError
     ├── UsageError          change the command: an option, a column's name, a model, a batch size
-    │   └── ConflictError   the target holds something else: choose another, or remove it
-    ├── SourceError         mend the source: a missing file, a file that is cut short
-    │   └── RowError        a row of it: too few fields, text among numbers, a missing value
-    ├── DatasetError        look at the dataset
-    │   ├── ForeignError    it was not written by Foldstream, or is not there
-    │   ├── IncompleteError its conversion did not end: run the same command again
-    │   └── DamagedError    bytes are missing or changed: restore or convert again
+    │   └── ConflictError   the target contains something else: choose another one, or remove it
+    ├── SourceError         fix the source: a file is missing or truncated
+    │   └── RowError        fix a row: too few fields, text in a numeric column, a missing value
+    ├── DatasetError        check the dataset
+    │   ├── ForeignError    it does not exist, or was not written by Foldstream
+    │   ├── IncompleteError its conversion did not finish: run the same command again
+    │   └── DamagedError    bytes are missing or have changed: restore or convert again
     ├── WorkerError         give the workers more memory
-    ├── RunError            look at the run: a fold failed, coverage is not exact
-    │   └── AttemptError    another attempt may succeed: a worker or a node has died
-    └── DiskError           look at the disk: it is full, or may not be written
+    ├── RunError            check the run: a fold failed, or the predictions do not cover all rows
+    │   └── AttemptError    another attempt may succeed: a worker or a node died
+    └── DiskError           check the disk: it is full, or not writable
 
 Each message says what is wrong, where, and the remedy. The command line shows the message alone and exits
-with the class's `exit_code`: 2 where the user's input is at fault, 1 where it is not.
+with the class's `exit_code`: 2 if the user's input is at fault, otherwise 1.
 """
 
 import difflib
@@ -24,12 +24,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 DISK_TROUBLES = {
-    errno.ENOSPC: ("the disk is full", "make room there"),
-    errno.EDQUOT: ("the quota of the disk is used up", "make room there"),
-    errno.EROFS: ("the disk is read-only", "make it writable, or choose another place"),
-    errno.EACCES: ("permission is denied", "ask for it, or choose another place"),
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is exceeded", "free some space"),
+    errno.EROFS: ("the disk is read-only", "make it writable, or choose another location"),
+    errno.EACCES: ("permission denied", "change the permissions, or choose another location"),
 }
-"""What is wrong and what to do, by the number of the system's error."""
+"""The problem and its remedy for each error number of the system."""
 
 
 class FoldstreamError(Exception):
@@ -39,13 +39,13 @@ class FoldstreamError(Exception):
 
 
 class UsageError(FoldstreamError):
-    """The command asks for something that cannot be done."""
+    """The command asks for something impossible."""
 
     exit_code = 2
 
 
 class ConflictError(UsageError):
-    """The target already holds something else."""
+    """The target already contains something else."""
 
 
 class SourceError(FoldstreamError):
@@ -55,14 +55,14 @@ class SourceError(FoldstreamError):
 
 
 class RowError(SourceError):
-    """A row of a source cannot be used. `column` is None where it is not the fault of one."""
+    """A row of a source is invalid. `column` is None if no single column is at fault."""
 
     def __init__(
         self, source: str, line: int, column: str | None, reason: str, remedy: str, unit: str = "line"
     ) -> None:
         self.source, self.line, self.column, self.reason, self.remedy = source, line, column, reason, remedy
         self.unit = unit
-        place = f"{source}, {unit} {line}" + (f", column «{column}»" if column else "")
+        place = f"{source}, {unit} {line}" + (f", column '{column}'" if column else "")
         super().__init__(f"{place}: {reason}; {remedy}")
 
     def __reduce__(self) -> tuple[type["RowError"], tuple[str, int, str | None, str, str, str]]:
@@ -76,38 +76,38 @@ class DatasetError(FoldstreamError):
 
 
 class ForeignError(DatasetError):
-    """There is no Foldstream dataset at this place."""
+    """There is no Foldstream dataset at this location."""
 
 
 class IncompleteError(DatasetError):
-    """The conversion of this dataset has not ended."""
+    """The conversion of this dataset has not finished."""
 
 
 class DamagedError(DatasetError):
-    """Bytes of this dataset are missing or not what was written."""
+    """Bytes of this dataset are missing, or differ from what was written."""
 
     exit_code = 1
 
 
 class WorkerError(FoldstreamError):
-    """Workers of a cluster died again and again at the same task."""
+    """Workers of a cluster died repeatedly at the same task."""
 
 
 class RunError(FoldstreamError):
-    """A training run failed or its results contradict each other."""
+    """A training run failed, or its results are inconsistent."""
 
 
 class AttemptError(RunError):
-    """An attempt at a fold has failed through no fault that is known to come again."""
+    """An attempt at a fold failed for a reason that may not recur."""
 
 
 class DiskError(FoldstreamError):
-    """The disk does not take what is to be written."""
+    """The disk cannot be written to."""
 
 
 @contextmanager
 def disk_in_words(target: object) -> Iterator[None]:
-    """Raise DiskError, with the remedy, where the system refuses to write into the folder `target`."""
+    """Raise DiskError, with the remedy, if the system refuses to write into the folder `target`."""
     try:
         yield
     except OSError as error:
@@ -120,24 +120,24 @@ def disk_in_words(target: object) -> Iterator[None]:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint at the nearest of `names`, to stand inside a message; empty if none is near."""
+    """A hint at the closest of `names`, for use inside a message; empty if none is close."""
     by_lower = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), by_lower, 1, 0.5)
-    return f"did you mean «{by_lower[near[0]]}»? " if near else ""
+    return f"did you mean '{by_lower[near[0]]}'? " if near else ""
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise UsageError, with the nearest choice, for a value that is none of them."""
+    """Raise UsageError, with the closest choice, for a value that is not among the choices."""
     choices = tuple(choices)
     if value not in choices:
         raise UsageError(
-            f"{option} «{value}» is not known: {did_you_mean(value, choices)}choose from {', '.join(choices)}"
+            f"{option} '{value}' is not valid: {did_you_mean(value, choices)}choose from {', '.join(choices)}"
         )
 
 
 def suggest(name: str, names: Sequence[str]) -> str:
-    """The nearest of the columns' names, or the first of them, for the end of a message."""
+    """The closest column name, or the first names, for the end of a message."""
     if hint := did_you_mean(name, names):
         return f"; {hint.strip()}"
-    shown = ", ".join(f"«{n}»" for n in names[:8])
+    shown = ", ".join(f"'{n}'" for n in names[:8])
     return f"; its columns are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")

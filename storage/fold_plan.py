@@ -1,6 +1,6 @@
-"""A fold plan on disk: for every row a code of one byte, and for every model the codes that it trains on.
+"""A fold plan on disk: a one-byte code for every row, and for every model the codes that it trains on.
 
-There is one array of codes for each repeat. Codes, not folds, are what is stored: so a plan can say as well that a
+Each repeat has its own array of codes. The plan stores codes rather than folds, so that it can also express that a
 model trains on earlier rows only, that rows lie in a gap, or that no model sees them.
 """
 
@@ -11,15 +11,15 @@ import numpy as np
 
 from .dataset import StoredArrays, open_arrays
 from .format import ArraySpec
-from .object_path import AnyPath
+from .places.locate import Location
 
-PLANS = "splits"  # the folder of a dataset's own plans, by their names
-MOST_CODES = 256  # that a byte holds
+PLANS = "splits"  # the folder of the plans stored with a dataset, by name
+MOST_CODES = 256  # of one byte
 
 
 @dataclass(frozen=True)
 class ModelRows:
-    """Which rows a model trains on, and which are held out to score it: those with these codes in an array."""
+    """The rows that a model trains on, and those held out to score it, by their codes in an array."""
 
     array: str
     train: tuple[int, ...]
@@ -32,7 +32,7 @@ class FoldPlan(StoredArrays):
 
     @cached_property
     def models(self) -> tuple[ModelRows, ...]:
-        """What each of the plan's models sees: the folds of the first repeat, then those of the next."""
+        """The rows of each model: the folds of the first repeat, then those of the next."""
         return tuple(
             ModelRows(one["array"], tuple(one["train"]), tuple(one["held_out"]))
             for one in self.manifest.details["models"]
@@ -40,18 +40,18 @@ class FoldPlan(StoredArrays):
 
     @property
     def holdout(self) -> ModelRows:
-        """The rows that no model sees, to score all of them together."""
+        """The rows that no model sees, for scoring the ensemble."""
         return ModelRows(code_array(0), (), tuple(self.manifest.details["holdout"]))
 
     def model(self, number: int) -> ModelRows:
-        """What a model sees. The one behind the last is that of no fold: it trains on all rows but the holdout."""
+        """The rows of a model. The number after the last is the refit: it trains on all rows except the holdout."""
         if number < len(self.models):
             return self.models[number]
         codes = range(self.block_table(f"{code_array(0)}_counts").shape[1])
         return ModelRows(code_array(0), tuple(code for code in codes if code not in self.holdout.held_out), ())
 
     def counts(self, array: str, codes: tuple[int, ...]) -> np.ndarray:
-        """Rows of every block with one of the codes, (blocks,) int64."""
+        """Number of rows in every block that have one of the codes, (blocks,) int64."""
         table = self.block_table(f"{array}_counts").astype(np.int64)
         counts: np.ndarray = table[:, list(codes)].sum(axis=1)
         return counts
@@ -63,19 +63,19 @@ def code_array(repeat: int) -> str:
 
 
 def code_arrays(repeats: int) -> tuple[ArraySpec, ...]:
-    """The arrays of a plan."""
+    """The arrays of a plan with that many repeats."""
     return tuple(ArraySpec(code_array(repeat), "uint8") for repeat in range(repeats))
 
 
 def among(codes: np.ndarray, chosen: tuple[int, ...]) -> np.ndarray:
-    """Which of the codes are chosen ones, (rows,) bool."""
+    """Mask of the codes that are in `chosen`, (rows,) bool."""
     table = np.zeros(MOST_CODES, bool)
     table[list(chosen)] = True
     mask: np.ndarray = table[codes]
     return mask
 
 
-def open_plan(place: str | AnyPath) -> FoldPlan:
-    """The plan that was written to a place. Raises ForeignError where there is none."""
+def open_plan(place: Location) -> FoldPlan:
+    """Open a fold plan. Raises ForeignError if there is none."""
     stored = open_arrays(place, "folds")
     return FoldPlan(stored.place, stored.manifest, stored.identity)

@@ -1,7 +1,7 @@
-"""The shape of a dataset on disk, as plain values: layout, arrays, schema, statistics, manifest.
+"""The format of a dataset on disk, as plain values: layout, arrays, schema, statistics, manifest.
 
-Nothing here reads or writes. The manifest is JSON; its size grows with the number of shards, and what grows with
-the number of blocks stands in small Zarr arrays beside it, so that a billion rows open quickly.
+Nothing here reads or writes. The manifest is JSON and grows with the number of shards; whatever grows with the number
+of blocks is in small Zarr arrays beside it, so that a dataset of a billion rows opens quickly.
 """
 
 import math
@@ -18,7 +18,7 @@ Score = TypeVar("Score")
 FORMAT = 1
 MANIFEST = "manifest.json"
 WORK = ".work"
-LEFT_OUT = "left_out.csv"  # the faulty rows of the sources, if any were left out
+LEFT_OUT = "left_out.csv"  # the invalid rows of the sources, if any were skipped
 
 BLOCK_BYTES = 2 << 20
 SHARD_BYTES = 64 << 20
@@ -28,7 +28,7 @@ MINIMUM_SHARDS = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows are cut: `block_rows` rows a block, `shard_blocks` blocks a shard, the last of each shorter."""
+    """How rows are divided: `block_rows` rows per block, `shard_blocks` blocks per shard; the last may be shorter."""
 
     rows: int
     block_rows: int
@@ -47,37 +47,37 @@ class Layout:
         return math.ceil(self.rows / self.shard_rows)
 
     def block_range(self, block: int) -> tuple[int, int]:
-        """First row of a block, and the row after its last."""
+        """The first row of a block, and the row after its last."""
         start = block * self.block_rows
         return start, min(start + self.block_rows, self.rows)
 
     def joined(self, blocks: Sequence[int]) -> list[slice]:
-        """Where the rows of each of `blocks` lie in a buffer that holds them one after the other."""
+        """The slices of the rows of `blocks` in a buffer that contains them one after the other."""
         ends = [0, *accumulate(stop - start for start, stop in map(self.block_range, blocks))]
         return [slice(start, stop) for start, stop in pairwise(ends)]
 
     def shard_range(self, shard: int) -> tuple[int, int]:
-        """First row of a shard, and the row after its last."""
+        """The first row of a shard, and the row after its last."""
         start = shard * self.shard_rows
         return start, min(start + self.shard_rows, self.rows)
 
     def blocks_of(self, shard: int) -> range:
-        """The blocks that a shard holds."""
+        """The blocks of a shard."""
         first = shard * self.shard_blocks
         return range(first, min(first + self.shard_blocks, self.blocks))
 
     def block_sizes(self) -> np.ndarray:
-        """Rows of every block, (blocks,) int64."""
+        """The number of rows of every block, (blocks,) int64."""
         sizes = np.full(self.blocks, self.block_rows, np.int64)
         sizes[-1] = self.rows - (self.blocks - 1) * self.block_rows
         return sizes
 
 
 def choose_layout(rows: int, row_bytes: int) -> Layout:
-    """Blocks of about 2 MB and shards of about 64 MB of `x`; small data gets smaller ones.
+    """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for small data.
 
-    At least 256 blocks where there are as many rows (every one of 8 lanes then has 32 to mix), and at least 8
-    shards, so that several workers have something to do.
+    The layout has at least 256 blocks if there are as many rows (each of 8 lanes then has 32 to mix), and at least 8
+    shards, so that several workers can share the work.
     """
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, rows // MINIMUM_BLOCKS))
     blocks = math.ceil(rows / block_rows)
@@ -87,7 +87,7 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a dataset: all arrays share their row boundaries, the rest of the shape is their own."""
+    """One array of a dataset. All arrays share their row boundaries; each has its own shape of a row."""
 
     name: str
     dtype: str
@@ -98,7 +98,7 @@ class ArraySpec:
         return np.dtype(self.dtype).itemsize * math.prod(self.row_shape)
 
     def empty(self, rows: int) -> np.ndarray:
-        """An uninitialised buffer for `rows` rows."""
+        """Return an uninitialised buffer for `rows` rows."""
         return np.empty((rows, *self.row_shape), self.dtype)
 
 
@@ -106,8 +106,8 @@ class ArraySpec:
 class ImageForm:
     """How image files become samples.
 
-    `size` is (height, width); `color` "rgb" or "gray"; `fit` "pad", "crop" or "stretch"; `background`, behind what is
-    transparent and around what is padded, "white" or "black"; `dtype` "uint8" or "uint16".
+    `size` is (height, width); `color` is "rgb" or "gray"; `fit` is "pad", "crop" or "stretch"; `background`, behind
+    transparent pixels and in the padding, is "white" or "black"; `dtype` is "uint8" or "uint16".
     """
 
     size: tuple[int, int]
@@ -122,7 +122,7 @@ class ImageForm:
 
     @property
     def ground(self) -> int:
-        """The background as a value of 8 bits."""
+        """The background as an 8-bit value."""
         return 255 if self.background == "white" else 0
 
     @classmethod
@@ -132,17 +132,16 @@ class ImageForm:
 
 @dataclass(frozen=True)
 class Schema:
-    """What the columns mean.
+    """The meaning of the columns.
 
-    `features` are the source columns of `x` in order, `labels` those of `y`, of which there are several only in a
-    "regression"; `task` is that, "classification", or None (no label);
-    `classes` are the label's values in the order of their codes; `key` is the user's own id column, stored as int64
-    or, if `key_width` is set, as that many bytes of UTF-8 a row, padded with zeros.
+    `features` are the source columns of `x` in order, `labels` those of `y`; only a "regression" can have several.
+    `task` is "regression", "classification" or None (no label).
+    `classes` are the label's values in the order of their codes. `key` is the user's id column, stored as int64 or, if
+    `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
-    Features that are text are stored as the position of their value in `categories`, dates as "days" or "seconds"
-    since 1970 as `dates` says. `fills` stand for missing numbers; `indicators` are the features whose missing values
-    are marked by a column of their own, 1 where one is missing, behind all features. Samples that are images have an
-    `image` form and no features.
+    Text features are stored as the index of their value in `categories`, dates as "days" or "seconds" since 1970
+    according to `dates`. `fills` replace missing numbers. `indicators` are the features whose missing values are
+    marked, with 1, in an additional column after all features. Image samples have an `image` form and no features.
     """
 
     features: tuple[str, ...]
@@ -162,17 +161,16 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """Values that a model gives a row: one a class, or one a label."""
+        """The number of a model's outputs for a row: one per class, or one per label."""
         return len(self.classes) or len(self.labels) or 1
 
     def by_label(self, name: str, values: Iterable[Score]) -> dict[str, Score]:
-        """A score of each label, or those of its rows, under its name: `rmse`, or `rmse/price` where there are several
-        labels."""
+        """Name the scores of the labels, or of their rows: `rmse`, or `rmse/price` if there are several labels."""
         names = [name] if len(self.labels) == 1 else [f"{name}/{label}" for label in self.labels]
         return dict(zip(names, values, strict=True))
 
     def arrays(self) -> tuple[ArraySpec, ...]:
-        """The arrays of a dataset with this schema."""
+        """Return the arrays of a dataset with this schema."""
         specs = [ArraySpec("x", self.x_dtype, self.sample_shape)]
         if self.y_dtype:
             specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
@@ -190,7 +188,7 @@ class Schema:
 
 
 def keys_of(stored: np.ndarray) -> list[Any]:
-    """The user's keys of some rows, from what is stored: whole numbers (rows,), or UTF-8 (rows, width)."""
+    """Decode the user's keys from their stored form: integers (rows,), or UTF-8 (rows, width)."""
     if stored.ndim == 2:
         return [bytes(row).rstrip(b"\0").decode() for row in stored]
     return list(stored)
@@ -198,10 +196,10 @@ def keys_of(stored: np.ndarray) -> list[Any]:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per channel of `x` (the first axis of a sample): mean, standard deviation, least and greatest value; and how
-    many values of it were missing in the source.
+    """Per channel of `x` (the first axis of a sample): mean, standard deviation, minimum, maximum, and the number of
+    values missing in the source.
 
-    `y_mean` and `y_std` are those of each label of a regression.
+    `y_mean` and `y_std` are the mean and standard deviation of each label of a regression.
     """
 
     mean: tuple[float, ...]
@@ -222,7 +220,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Source:
-    """A source file as it was when it was read."""
+    """A source file at the time it was read."""
 
     path: str
     bytes: int
@@ -231,7 +229,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard as it was written: rows, and per array the file's length in bytes and SHA-256."""
+    """One shard as written: its rows, and for each array the length of the file in bytes and its SHA-256."""
 
     rows: int
     lengths: dict[str, int]
@@ -240,9 +238,9 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a committed set of arrays, written last.
+    """The description of a committed set of arrays, written last.
 
-    `kind` says what the arrays are ("dataset", "folds", "predictions"); `details` holds what that kind adds, as JSON.
+    `kind` says what the arrays are ("dataset", "folds", "predictions"); `details` is what that kind adds, as JSON.
     """
 
     kind: str
@@ -257,9 +255,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
-        """Read back what `to_json` gave. Raises ForeignError for anything else."""
+        """Decode the result of `to_json`. Raises ForeignError for anything else."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; make it again")
+            raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; convert the source again")
         return cls(
             kind=value["kind"],
             layout=Layout(**value["layout"]),

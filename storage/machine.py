@@ -1,4 +1,4 @@
-"""What this machine, or the control group that holds this process, has."""
+"""Cores and memory of this machine, or of the control group that contains this process."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**
 
 @dataclass(frozen=True)
 class Machine:
-    """Cores that this process may use, and bytes of memory."""
+    """The number of cores that this process may use, and the memory in bytes."""
 
     cores: int
     memory: int
@@ -25,13 +25,13 @@ class Machine:
 
 @cache
 def this_machine() -> Machine:
-    """The machine within the limits of this process's control group and of those above it."""
+    """This machine, within the limits of this process's control group and of those above it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(cores, min([psutil.virtual_memory().total, *_cgroup_limits()]))
 
 
 def _cgroup_limits() -> list[int]:
-    """Limits of memory in bytes: of this process's control group and of every one that contains it."""
+    """Memory limits in bytes: of this process's control group and of every group that contains it."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -72,10 +72,10 @@ def check_bytes(text: str | int | None, option: str) -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library to keep what is freed instead of giving it back to the system (glibc; elsewhere nothing).
+    """Ask the C library to keep freed memory instead of returning it to the system (glibc only).
 
-    What is freed at each step, or task, is asked for again at the next: without this the system clears every page
-    anew, a sixth of a small network's time on a CPU, a quarter of a conversion's.
+    Memory that one step or task frees is allocated again by the next. Otherwise the system clears every page each
+    time, which takes a sixth of the training time of a small network on a CPU and a quarter of a conversion's.
     """
     trim_threshold, mmap_max = -1, -4  # names of mallopt(3)
     try:

@@ -1,26 +1,25 @@
-"""Parts of predictions: for each fold and each shard of the dataset one small file, written whole by one worker."""
+"""Parts of predictions: one small file for each fold and each shard of the dataset, written whole by one worker."""
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from .errors import DamagedError
-from .files import write_atomic
-from .object_path import AnyPath
+from .places.place import Place
 
 
-def part_path(folder: AnyPath, shard: int) -> AnyPath:
-    """Where the part of a shard lies in a fold's folder of parts."""
+def part_path(folder: Place, shard: int) -> Place:
+    """The file of a shard's part in a fold's folder of parts."""
     return folder / f"{shard:08d}.safetensors"
 
 
-def write_part(folder: AnyPath, shard: int, ids: np.ndarray, predictions: np.ndarray) -> None:
-    """Store predictions (rows, outputs) float32 of the rows `ids` (rows,) int64, all of one shard."""
-    write_atomic(part_path(folder, shard), safetensors.numpy.save({"id": ids, "prediction": predictions}))
+def write_part(folder: Place, shard: int, ids: np.ndarray, predictions: np.ndarray) -> None:
+    """Store predictions (rows, outputs) float32 for the rows `ids` (rows,) int64, all of one shard."""
+    part_path(folder, shard).write(safetensors.numpy.save({"id": ids, "prediction": predictions}))
 
 
-def read_part(folder: AnyPath, shard: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ids and predictions of a part; None where the fold has no rows in the shard. Raises DamagedError."""
+def read_part(folder: Place, shard: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read the ids and predictions of a part; None if the fold has no rows in the shard. Raises DamagedError."""
     path = part_path(folder, shard)
     if not path.exists():
         return None
@@ -29,5 +28,5 @@ def read_part(folder: AnyPath, shard: int) -> tuple[np.ndarray, np.ndarray] | No
         return arrays["id"], arrays["prediction"]
     except (safetensors.SafetensorError, KeyError) as error:
         raise DamagedError(
-            f"{path} is not a whole part ({error}); remove the fold's folder and train it again"
+            f"{path} is incomplete or damaged ({error}); remove the fold's folder and train it again"
         ) from None

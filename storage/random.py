@@ -1,7 +1,7 @@
 """Random numbers as a pure function of integers: the same on every machine, at any position, in any version of numpy.
 
-They are those of SplitMix64 (Steele, Lea and Flood, 2014). The functions take arrays as they are, and single numbers
-once compiled: numpy warns where a single number overflows, as it must here.
+The generator is SplitMix64 (Steele, Lea and Flood, 2014). The functions take arrays, and scalars once compiled: numpy
+warns if a scalar overflows, which is intended here.
 """
 
 from typing import TypeVar
@@ -11,7 +11,7 @@ import numpy as np
 Words = TypeVar("Words", np.ndarray, np.uint64)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""What SplitMix64 adds to its state for each number."""
+"""The increment of SplitMix64's state."""
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S30, S27, S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
@@ -35,7 +35,7 @@ ROUNDS = 6
 
 
 def shuffled_places(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Where the rows at positions `rows` (n,) int64 of `count` go, (n,) int64: a permutation of all positions."""
+    """New positions (n,) int64 of the rows at positions `rows` (n,) int64 of `count`: a permutation."""
     half = next(bits for bits in range(1, 32) if 1 << 2 * bits >= count)
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     places = np.empty(len(rows), np.int64)

@@ -1,47 +1,44 @@
-"""Verified blocks into caller's buffers, by threads that decode outside the interpreter's lock."""
+"""Reading verified blocks into a caller's buffers, with threads that decode without the interpreter's lock."""
 
-import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from .block_cache import BlockCache
 from .dataset import StoredArrays
 from .errors import DamagedError
 from .format import ArraySpec
-from .object_path import ObjectPath
+from .places.block_cache import BlockCache
 from .shards import decode_block, decode_index, index_bytes, is_sound, shard_key
 
-OPEN_SHARDS = 128  # files that a reader holds open, with their indexes
-REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader holds: a kilobyte each
+OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
+REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader keeps: a kilobyte each
 
 
 class BlockReader:
-    """Reads blocks of the named arrays. Every byte is checked; damage raises DamagedError with its place.
+    """Reads blocks of the named arrays and verifies every byte; DamagedError names the file and the rows.
 
-    Its threads are those of the executor that a call is given. Never forks. Blocks of an object store come through
-    the `cache`, if there is one.
+    Each call uses the threads of the executor that it is given. A reader never forks. Blocks in an object store are
+    read through the `cache`, if there is one.
     """
 
     def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: BlockCache | None = None) -> None:
         self.dataset, self.cache = dataset, cache
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
-        opened = REMOTE_SHARDS if isinstance(dataset.place, ObjectPath) else OPEN_SHARDS
-        # Of the dataset alone: with a method of this reader, shards would stay open until a collection of cycles.
+        opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
+        # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
         self._scratch = _Scratch()
         self.bytes_read = 0
-        """Of blocks, as they are stored, from the dataset's place."""
+        """Bytes of blocks, as stored, read from the dataset's location."""
         self._counting = threading.Lock()
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
-        """The rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
+        """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
         rows = sum(stop - start for start, stop in map(self.dataset.layout.block_range, blocks))
         out = {spec.name: spec.empty(rows) for spec in self.specs}
         if threads is None:
@@ -52,12 +49,12 @@ class BlockReader:
         return out
 
     def read_into(self, blocks: Sequence[int], out: Mapping[str, np.ndarray]) -> None:
-        """Decode `blocks`, one after the other, into the first rows of the arrays `out` in this thread."""
+        """Decode `blocks`, one after the other, into the first rows of the arrays `out`, in this thread."""
         for block, rows in zip(blocks, self.dataset.layout.joined(blocks), strict=True):
             self._read_rows(block, rows, out)
 
     def start(self, blocks: Sequence[int], out: Mapping[str, np.ndarray], threads: Executor) -> list[Future[None]]:
-        """Have `threads` do what `read_into` does, a task a block. Returns the tasks."""
+        """Do what `read_into` does in `threads`, one task per block. Returns the tasks."""
         places = zip(blocks, self.dataset.layout.joined(blocks), strict=True)
         return [threads.submit(self._read_rows, block, rows, out) for block, rows in places]
 
@@ -70,7 +67,7 @@ class BlockReader:
         """Decode one block into `out`, (rows of the block, *row_shape)."""
         layout, checksum = self.dataset.layout, int(self._checksums[spec.name][block])
         stored = self._stored(spec, block)
-        if self.cache and not is_sound(stored, checksum):  # what lies on this disk may be half written
+        if self.cache and not is_sound(stored, checksum):  # the copy on this disk may be half written
             self.cache.drop((spec.name, block))
             stored = self._stored(spec, block)
         whole = out if len(out) == layout.block_rows else spec.empty(layout.block_rows)
@@ -82,7 +79,7 @@ class BlockReader:
             out[...] = whole[: len(out)]
 
     def _stored(self, spec: ArraySpec, block: int) -> bytes | np.ndarray:
-        """A block as it is stored; it holds until the thread's next call."""
+        """A block as stored; valid until the thread's next call."""
 
         def read() -> bytes | np.ndarray:
             number, position = divmod(block, self.dataset.layout.shard_blocks)
@@ -95,19 +92,28 @@ class BlockReader:
         return self.cache.read((spec.name, block), lambda: bytes(read())) if self.cache else read()
 
 
-def _open_shard(dataset: StoredArrays, spec: ArraySpec, number: int) -> "_Shard":
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard that stays open for as long as this object exists.
+
+    `index` is (blocks, 2) uint64, offsets and lengths; `read` is that of a `RangeReader`.
+    """
+
+    index: np.ndarray
+    read: Callable[[int, np.ndarray], bytes | np.ndarray]
+
+
+def _open_shard(dataset: StoredArrays, spec: ArraySpec, number: int) -> _Shard:
     """Open a shard, check its length and read its index."""
     size, tail = dataset.manifest.shards[number].lengths[spec.name], index_bytes(dataset.layout)
-    path = dataset.place / shard_key(spec, number)
     try:
-        shard: _Shard = _RemoteShard(path) if isinstance(path, ObjectPath) else _LocalShard(path, size)
-        index = shard.read(size - tail, np.empty(tail, np.uint8))
-        shard.index = decode_index(bytes(index), dataset.layout)
+        read = (dataset.place / shard_key(spec, number)).open_ranges(size).read
+        index = decode_index(bytes(read(size - tail, np.empty(tail, np.uint8))), dataset.layout)
     except FileNotFoundError:
         raise _damaged(dataset, spec, number, "the file is missing") from None
     except DamagedError as error:
         raise _damaged(dataset, spec, number, str(error)) from None
-    return shard
+    return _Shard(index, read)
 
 
 def _damaged(dataset: StoredArrays, spec: ArraySpec, shard: int, reason: str, block: int | None = None) -> DamagedError:
@@ -115,59 +121,18 @@ def _damaged(dataset: StoredArrays, spec: ArraySpec, shard: int, reason: str, bl
     start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
     return DamagedError(
         f"{dataset.place / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
-        f"mend it from the sources with «foldstream verify {dataset.place} --repair», or restore the file from a copy"
+        f"repair it from the sources with 'foldstream verify {dataset.place} --repair', or restore the file from a copy"
     )
 
 
 class _Scratch(threading.local):
-    """Memory of each thread for a block as it is stored: fresh pages would cost more than reading into them."""
+    """Each thread's memory for a block as stored: fresh pages would cost more than reading into them."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def memory(self, size: int) -> np.ndarray:
-        """`size` bytes, (size,) uint8, which hold until the thread's next call."""
+        """Return `size` bytes, (size,) uint8, valid until the thread's next call."""
         if len(self._memory) < size:
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size]
-
-
-class _Shard(Protocol):
-    """A shard that is open for as long as somebody holds this, and its index of offsets and lengths."""
-
-    index: np.ndarray
-
-    def read(self, offset: int, memory: np.ndarray) -> bytes | np.ndarray:
-        """As many bytes from `offset` on as `memory` has room for, or fewer at the shard's end; perhaps in it."""
-        ...
-
-
-class _LocalShard:
-    """A shard's file."""
-
-    index: np.ndarray
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        found = os.fstat(self._descriptor).st_size
-        if found != size:
-            raise DamagedError(f"the file has {found:,} bytes where {size:,} were written")
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
-
-    def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
-        return memory[: os.preadv(self._descriptor, [memory.data], offset)]
-
-
-class _RemoteShard:
-    """A shard in an object store. Its length is not asked for: the checksums tell as much."""
-
-    index: np.ndarray
-
-    def __init__(self, path: ObjectPath) -> None:
-        self._path = path
-
-    def read(self, offset: int, memory: np.ndarray) -> bytes:
-        return self._path.read_range(offset, len(memory))

@@ -1,8 +1,8 @@
-"""Zarr v3 shards as bytes: blocks compressed one by one, an index at the end, a CRC on everything.
+"""Zarr v3 shards as bytes: blocks compressed one by one, an index at the end, a CRC for everything.
 
 This is the `sharding_indexed` codec of the Zarr v3 specification (index at the end, inner codecs bytes, blosc,
-crc32c), written out so that a shard can be encoded, hashed and put in place as one object, and a block decoded
-straight into a caller's buffer. `tests/contracts` holds it to zarr-python in both directions.
+crc32c), implemented here so that a shard can be encoded, hashed and stored as one object, and a block decoded
+directly into a caller's buffer. `tests/contracts` compares it with zarr-python in both directions.
 """
 
 import struct
@@ -19,39 +19,39 @@ from .format import ArraySpec, Layout
 
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
-RESIDUE = 0x48674BC7  # the CRC-32C of anything that is followed by its own CRC-32C
+RESIDUE = 0x48674BC7  # the CRC-32C of any data followed by its own CRC-32C
 MISSING = 2**64 - 1
 
-# Outside the main thread blosc would take a lock around its own threads: contexts let our threads decode at once.
+# Outside the main thread blosc would lock its own threads: with contexts, our threads decode in parallel.
 blosc.use_threads = False
 
 
 WORTHWHILE = 1.25
-"""Least ratio for which a block is compressed: below it, LZ4's time costs more than the bytes that it saves."""
+"""Smallest ratio for which a block is compressed: below it, LZ4 costs more time than its savings are worth."""
 STORED = numcodecs.Blosc(clevel=0)
 BLOSC_HEADER = 16
 PROBE_BYTES = 64 << 10
-HOPELESS = 1.15  # ratio of a beginning below which the rest is not tried
+HOPELESS = 1.15  # if the start of a block compresses by less, the rest is not tried
 
 
 def compressor(spec: ArraySpec) -> numcodecs.Blosc:
-    """The compressor of an array's blocks: LZ4, with a byte shuffle for items of several bytes."""
+    """The compressor for an array's blocks: LZ4, with a byte shuffle for items of several bytes."""
     shuffle = blosc.NOSHUFFLE if np.dtype(spec.dtype).itemsize == 1 else blosc.SHUFFLE
     return numcodecs.Blosc(cname="lz4", clevel=5, shuffle=shuffle)
 
 
 def index_bytes(layout: Layout) -> int:
-    """Length of the index at a shard's end."""
+    """Length in bytes of the index at the end of a shard."""
     return layout.shard_blocks * ENTRY_BYTES + CHECKSUM_BYTES
 
 
 def encode_shard(
     spec: ArraySpec, layout: Layout, rows: np.ndarray, checksums: list[int]
 ) -> Iterator[bytes | memoryview]:
-    """Encode one shard, block by block: yields its bytes in parts.
+    """Encode one shard, block by block, and yield its bytes in parts.
 
-    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The CRC-32C of each block is put
-    behind the `checksums`. A last block that is short is padded with zeros, as the format demands.
+    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The CRC-32C of each block is
+    appended to `checksums`. A short last block is padded with zeros, as the format requires.
     """
     codec = compressor(spec)
     index = np.full((layout.shard_blocks, 2), MISSING, "<u8")
@@ -72,7 +72,7 @@ def encode_shard(
 
 
 def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> tuple[bytes | np.ndarray, ...]:
-    """A block compressed, in parts; stored where that is not worthwhile, which most show by their beginning."""
+    """Compress a block, in parts, or store it if that is not worthwhile, as its beginning usually shows."""
     probe = block.reshape(-1)[: PROBE_BYTES // block.itemsize]
     if probe.nbytes < PROBE_BYTES or probe.nbytes >= HOPELESS * len(codec.encode(probe)):
         data: bytes = codec.encode(block)
@@ -83,14 +83,14 @@ def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> tuple[bytes | np.n
 
 @lru_cache(256)
 def _stored_header(size: int, itemsize: int) -> bytes:
-    """What blosc puts before `size` bytes that it stores as they are."""
+    """The header that blosc writes before `size` uncompressed bytes."""
     return bytes(STORED.encode(np.zeros(size // itemsize, f"V{itemsize}"))[:BLOSC_HEADER])
 
 
 def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
-    """The index of a shard from its last `index_bytes` bytes: (shard_blocks, 2) uint64, offset and length.
+    """Decode the index of a shard from its last `index_bytes` bytes: (shard_blocks, 2) uint64, offset and length.
 
-    Raises DamagedError (without a place: the caller knows it) if the checksum does not hold.
+    Raises DamagedError (without a location, which the caller knows) if the checksum does not match.
     """
     entries, stored = tail[:-CHECKSUM_BYTES], tail[-CHECKSUM_BYTES:]
     if len(tail) != index_bytes(layout) or struct.pack("<I", google_crc32c.value(entries)) != stored:
@@ -99,9 +99,9 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
 
 
 def is_sound(data: bytes | np.ndarray, expected: int) -> bool:
-    """Whether a block, bytes or (length,) uint8, is the one whose CRC-32C was recorded when it was written.
+    """Whether a block, bytes or (length,) uint8, is intact and has the CRC-32C recorded when it was written.
 
-    Bytes that are sound but belong to another block are not.
+    An intact block in the place of another one is not sound.
     """
     return google_crc32c.value(data) == RESIDUE and bytes(data[-CHECKSUM_BYTES:]) == struct.pack("<I", expected)
 
@@ -109,7 +109,7 @@ def is_sound(data: bytes | np.ndarray, expected: int) -> bool:
 def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
     """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
 
-    Raises DamagedError (without a place) unless the block is sound (see `is_sound`).
+    Raises DamagedError (without a location) unless the block is sound (see `is_sound`).
     """
     if not is_sound(data, expected):
         raise DamagedError("the block fails its checksum")
@@ -117,6 +117,6 @@ def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> No
 
 
 def shard_key(spec: ArraySpec, shard: int) -> str:
-    """Where a shard lies, relative to the dataset: Zarr's default chunk key."""
+    """The name of a shard relative to the dataset: Zarr's default chunk key."""
     coordinates: Sequence[int] = (shard, *(0 for _ in spec.row_shape))
     return "/".join([spec.name, "c", *map(str, coordinates)])

@@ -1,6 +1,6 @@
-"""How independent tasks are run, and how long work reports its progress, without knowing who runs or listens.
+"""Interfaces for running independent tasks and for reporting progress, apart from who runs them and who listens.
 
-The serial executor is the reference that Dask's is tested against.
+The serial executor is the reference against which the Dask executor is tested.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,38 +10,38 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 CONVERSION, RUN = "foldstream", "foldstream-run"
-"""Our pages in a dashboard."""
+"""Foldstream's pages in a dashboard."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Called with the stage's name, the units done, the units in all, and a short remark (a rate, a loss)."""
+    """Called with the name of a stage, the units done, the total units, and a short remark (a rate, a loss)."""
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None: ...
 
 
 def silent(stage: str, done: int, total: int, remark: str = "") -> None:
-    """The listener that says nothing."""
+    """Ignore the progress."""
 
 
 class Executor(Protocol):
-    """Runs tasks that do not depend on each other."""
+    """Runs tasks that are independent of each other."""
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
-        """Yield (position of the task, its result) in any order. The first error ends it and is raised."""
+        """Yield (index of the task, its result) in any order. The first error stops the tasks and is raised."""
         ...
 
     def prepare(self, function: Callable[[], None]) -> None:
-        """Have every worker call a function that spares later tasks time; nothing waits for it."""
+        """Call a function on every worker that saves time in later tasks; nothing waits for it."""
         ...
 
     def tell(self, page: str, facts: dict[str, Any]) -> None:
-        """Publish how far something is to one of our pages, where the executor has a dashboard."""
+        """Publish progress on one of Foldstream's pages, if the executor has a dashboard."""
         ...
 
 
 class SerialExecutor:
-    """Runs one task after the other, in this thread."""
+    """Runs one task after another in this thread."""
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         return enumerate(map(function, tasks))
@@ -56,7 +56,7 @@ class SerialExecutor:
 def run_tasks(
     executor: Executor, function: Callable[[Task], Result], tasks: Sequence[Task], stage: str, progress: Progress
 ) -> list[Result]:
-    """The results of all tasks, one a shard, in the order of the tasks."""
+    """Run tasks, one per shard, and return their results in the order of the tasks."""
     results: dict[int, Result] = {}
     for position, result in executor.map(function, tasks):
         results[position] = result

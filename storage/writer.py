@@ -1,24 +1,22 @@
-"""Writing a dataset: array metadata, whole shards, and the manifest that makes it exist.
+"""Writing a dataset: the arrays' metadata, whole shards, and last the manifest, which commits it.
 
-A dataset is a Zarr v3 group. Metadata comes first, then each shard is written once by one task, then the manifest.
+A dataset is a Zarr v3 group. Metadata comes first, then one task writes each shard once, then comes the manifest.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
-from zarr.storage import ObjectStore
 
 from .errors import ConflictError
-from .files import create_json, write_parts
 from .format import MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
-from .object_path import AnyPath
+from .places.json_files import create_json
+from .places.place import Place
 from .shards import encode_shard, shard_key
 
 BLOCKS = "blocks"
@@ -26,15 +24,15 @@ BLOCKS = "blocks"
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What a task reports of the shard that it wrote: its entry, and per array the CRC-32C of every block."""
+    """What a task reports about the shard that it wrote: its entry, and for each array the CRC-32C of every block."""
 
     entry: ShardEntry
     checksums: dict[str, list[int]]
 
 
-def create_arrays(root: AnyPath, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
-    """Write the metadata of the group and of its arrays. Chunks are left as they are."""
-    store = zarr_store(root)
+def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
+    """Write the metadata of the group and of its arrays. Existing chunks are not touched."""
+    store = root.zarr_store()
     if not (root / "zarr.json").exists():
         zarr.create_group(store, attributes=dict(attributes))
     for spec in specs:
@@ -59,16 +57,16 @@ def create_arrays(root: AnyPath, layout: Layout, specs: Sequence[ArraySpec], att
 
 
 def dimension_names(spec: ArraySpec) -> list[str]:
-    """Names by which xarray knows the axes: pictures have channel, height and width."""
+    """Names of the axes for xarray: those of images are channel, height and width."""
     names = {1: ["column"], 3: ["channel", "height", "width"]}
     rest = names.get(len(spec.row_shape), [f"axis_{i}" for i in range(1, len(spec.row_shape) + 1)])
     return ["row", *(f"{spec.name}_{name}" if spec.name != "x" else name for name in rest)]
 
 
 def write_shard(
-    root: AnyPath, layout: Layout, specs: Sequence[ArraySpec], shard: int, arrays: Mapping[str, np.ndarray]
+    root: Place, layout: Layout, specs: Sequence[ArraySpec], shard: int, arrays: Mapping[str, np.ndarray]
 ) -> WrittenShard:
-    """Write one shard of every array, each to a temporary name, fsynced and renamed.
+    """Write one shard of every array, each atomically.
 
     `arrays` maps each array's name to all of the shard's rows, (rows, *row_shape).
     """
@@ -81,13 +79,13 @@ def write_shard(
             raise ValueError(f"shard {shard} of {spec.name}: {rows.shape} {rows.dtype} does not fit {spec} in {layout}")
         checksums[spec.name] = []
         parts = encode_shard(spec, layout, rows, checksums[spec.name])
-        lengths[spec.name], hashes[spec.name] = write_parts(root / shard_key(spec, shard), parts)
+        lengths[spec.name], hashes[spec.name] = (root / shard_key(spec, shard)).write_parts(parts)
     return WrittenShard(ShardEntry(stop - start, lengths, hashes), checksums)
 
 
-def write_block_table(root: AnyPath, name: str, table: np.ndarray) -> None:
-    """Write a small array with one row a block (class counts, checksums) into the group `blocks`."""
-    group = zarr.open_group(zarr_store(root), path=BLOCKS, mode="a")
+def write_block_table(root: Place, name: str, table: np.ndarray) -> None:
+    """Write a small array with one row per block (class counts, checksums) into the group `blocks`."""
+    group = zarr.open_group(root.zarr_store(), path=BLOCKS, mode="a")
     array = group.create_array(
         name,
         shape=table.shape,
@@ -100,21 +98,16 @@ def write_block_table(root: AnyPath, name: str, table: np.ndarray) -> None:
     array[...] = table
 
 
-def zarr_store(root: AnyPath) -> Path | ObjectStore[Any]:
-    """The place as zarr takes it."""
-    return root if isinstance(root, Path) else ObjectStore(root.folder)
-
-
-def commit(root: AnyPath, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
-    """Make a set of arrays exist: block checksums, consolidated metadata (for xarray and object stores), the manifest.
+def commit(root: Place, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
+    """Commit a set of arrays: block checksums, consolidated metadata (for xarray and object stores), the manifest.
 
     `checksums` maps each array's name to the CRC-32C of all of its blocks in order. Raises ConflictError if another
-    process has done so meanwhile.
+    process has committed in the meantime.
     """
     for spec in manifest.arrays:
         write_block_table(root, f"crc32c_{spec.name}", np.asarray(checksums[spec.name], np.uint32))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)  # the manifest is no array; consolidation is no standard yet
-        zarr.consolidate_metadata(zarr_store(root))
+        warnings.simplefilter("ignore", ZarrUserWarning)  # about the manifest, and consolidated metadata
+        zarr.consolidate_metadata(root.zarr_store())
     if not create_json(root / MANIFEST, manifest.to_json()):
-        raise ConflictError(f"{root} was finished by another process meanwhile; there is nothing left to do")
+        raise ConflictError(f"{root} was finished by another process in the meantime; nothing is left to do")

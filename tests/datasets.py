@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.format import Layout, Manifest, Schema, Statistics, choose_layout
+from foldstream.storage.places.locate import locate
 from foldstream.storage.writer import commit, create_arrays, write_block_table, write_shard
 
 MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
@@ -26,7 +27,7 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
         classes=tuple(str(code) for code in range(classes)),
     )
     layout = layout or choose_layout(rows, sample[0].nbytes)
-    create_arrays(root, layout, schema.arrays(), {})
+    create_arrays(locate(root), layout, schema.arrays(), {})
     written, counts = [], np.zeros((layout.blocks, classes), np.uint32)
     for shard in range(layout.shards):
         start, stop = layout.shard_range(shard)
@@ -35,8 +36,8 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
             of_block = y[position * layout.block_rows : (position + 1) * layout.block_rows]
             counts[block] = np.bincount(of_block, minlength=classes)
         arrays = {"x": x, "y": y.astype(np.uint8), "id": np.arange(start, stop)}
-        written.append(write_shard(root, layout, schema.arrays(), shard, arrays))
-    write_block_table(root, "class_counts", counts)
+        written.append(write_shard(locate(root), layout, schema.arrays(), shard, arrays))
+    write_block_table(locate(root), "class_counts", counts)
     whole = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else 1.0
     statistics = Statistics((whole / 2,) * channels, (whole / 4,) * channels, (0.0,) * channels, (whole,) * channels)
     details = {
@@ -49,5 +50,5 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
         spec.name: [value for shard in written for value in shard.checksums[spec.name]] for spec in schema.arrays()
     }
     entries = tuple(shard.entry for shard in written)
-    commit(root, Manifest("dataset", layout, schema.arrays(), entries, details), checksums)
+    commit(locate(root), Manifest("dataset", layout, schema.arrays(), entries, details), checksums)
     return open_dataset(root)

@@ -12,7 +12,7 @@ from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import check_bytes
-from ..storage.object_path import AnyPath, locate
+from ..storage.places.locate import Location, locate
 from .model.objective import Normalizer
 from .run import RunFolder
 from .splits.choose import check_split
@@ -30,7 +30,7 @@ def stream(
     *,
     batch_size: int = 256,
     fold: int | None = None,
-    folds: int | str | AnyPath = 5,
+    folds: int | Location = 5,
     split: str = "train",
     rows: np.ndarray | None = None,
     rank: int = 0,
@@ -130,7 +130,7 @@ def _rows_of_fold(plan: FoldPlan, fold: int, split: str) -> RowFilter:
     return held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
 
 
-def _folds(dataset: Dataset, folds: int | str | AnyPath, seed: int) -> FoldPlan:
+def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:
     """Open the fold plan of a run or at a location, or create one with a number of folds.
 
     New folds are stratified for a classification.

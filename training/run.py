@@ -6,10 +6,10 @@ from typing import Any, Self
 
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, ForeignError
-from ..storage.files import read_json
 from ..storage.fold_plan import open_plan
 from ..storage.format import Schema, Statistics
-from ..storage.object_path import AnyPath
+from ..storage.places.json_files import read_json
+from ..storage.places.place import Place
 from .config import TrainConfig
 from .zoo.factory import model_file, model_hash
 
@@ -20,60 +20,60 @@ GRID = "grid.json"  # next to the runs of a grid search's candidates: their scor
 class RunFolder:
     """Paths inside a run's folder."""
 
-    root: AnyPath
+    root: Place
 
     @property
-    def job(self) -> AnyPath:
+    def job(self) -> Place:
         """The definition of the run; written first."""
         return self.root / "run.json"
 
     @property
-    def folds(self) -> AnyPath:
+    def folds(self) -> Place:
         """The fold of every row."""
         return self.root / "folds.zarr"
 
     @property
-    def journal(self) -> AnyPath:
+    def journal(self) -> Place:
         """The events of the folds' attempts; only the coordinator writes it."""
         return self.root / "journal.jsonl"
 
     @property
-    def logs(self) -> AnyPath:
+    def logs(self) -> Place:
         """The logs of the job's attempts, one file each."""
         return self.root / "logs"
 
     @property
-    def oof(self) -> AnyPath:
+    def oof(self) -> Place:
         """The merged out-of-fold predictions."""
         return self.root / "oof.zarr"
 
     @property
-    def holdout(self) -> AnyPath:
+    def holdout(self) -> Place:
         """The combined predictions of the holdout, i.e. of rows that no model has trained on."""
         return self.root / "holdout.zarr"
 
     @property
-    def report(self) -> AnyPath:
+    def report(self) -> Place:
         """The report of the run as JSON."""
         return self.root / "report.json"
 
     @property
-    def page(self) -> AnyPath:
+    def page(self) -> Place:
         """The report as a web page."""
         return self.root / "report.html"
 
     @property
-    def text(self) -> AnyPath:
+    def text(self) -> Place:
         """The report as Markdown."""
         return self.root / "report.md"
 
     @property
-    def summary(self) -> AnyPath:
+    def summary(self) -> Place:
         """The folds' results and the out-of-fold score; written last."""
         return self.root / "summary.json"
 
     @property
-    def tensorboard(self) -> AnyPath:
+    def tensorboard(self) -> Place:
         """TensorBoard event files: a folder for each fold, and one for the report."""
         return self.root / "tensorboard"
 
@@ -90,46 +90,46 @@ class RunFolder:
 class FoldFolder:
     """Paths inside a fold's folder."""
 
-    root: AnyPath
-    tensorboard: AnyPath
+    root: Place
+    tensorboard: Place
 
     @property
-    def checkpoints(self) -> AnyPath:
+    def checkpoints(self) -> Place:
         """The most recent checkpoints."""
         return self.root / "checkpoints"
 
     @property
-    def best(self) -> AnyPath:
+    def best(self) -> Place:
         """The weights of the best epoch so far, if early stopping is enabled."""
         return self.checkpoints / "best.safetensors"
 
     @property
-    def weights(self) -> AnyPath:
+    def weights(self) -> Place:
         """The final weights."""
         return self.root / "model.safetensors"
 
     @property
-    def progress(self) -> AnyPath:
+    def progress(self) -> Place:
         """The progress of the fold's training with its time, for monitoring."""
         return self.root / "progress.json"
 
     @property
-    def history(self) -> AnyPath:
+    def history(self) -> Place:
         """The metrics of each epoch so far, for monitoring."""
         return self.root / "history.json"
 
     @property
-    def done(self) -> AnyPath:
+    def done(self) -> Place:
         """The fold's result, and the marker of its completion; written last."""
         return self.root / "done.json"
 
     @property
-    def parts(self) -> AnyPath:
+    def parts(self) -> Place:
         """Predictions of the fold's held-out rows, one file per shard of the dataset."""
         return self.root / "predictions"
 
     @property
-    def holdout_parts(self) -> AnyPath:
+    def holdout_parts(self) -> Place:
         """Predictions of the holdout, one file per shard of the dataset."""
         return self.root / "holdout"
 
@@ -193,7 +193,7 @@ def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, Ru
     return {f"{candidate} {title}".strip(): one for title, one in zip(titles, every, strict=True)}
 
 
-def best_folder(root: AnyPath) -> AnyPath:
+def best_folder(root: Place) -> Place:
     """The folder of a run: `root` itself, or for a grid search that of its best candidate."""
     if not (root / GRID).exists():
         return root

@@ -16,7 +16,8 @@ from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ..dask.executor import dask_executor
 from ..listener import SILENT, Listener
 from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Session
@@ -155,7 +156,7 @@ def absolute(place: str | Path) -> str:
 
 def convert_request(
     request: ConvertRequest,
-    root: AnyPath,
+    root: Place,
     overwrite: bool,
     session: Session,
     address: str | None = None,

@@ -9,7 +9,7 @@ import ray
 from distributed import Client
 
 from ...storage.errors import UsageError
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ...training.run import RunFolder
 from ...training.stream.order import check_batch_size, lane_count
 from ..dask.local import dask_cluster
@@ -91,6 +91,6 @@ def _check_train(request: TrainRequest) -> None:
 def _check_predict(request: PredictRequest, job: Job) -> None:
     new_file(str(request.out))
     source, made = locate(str(request.source)), [str(part.out) for part in (job.convert, request) if part]
-    missing = isinstance(source, Path) and not source.exists() and not set("*?[") & set(str(source))
+    missing = not source.waits_for_network and not source.exists() and not set("*?[") & set(str(source))
     if missing and request.source not in made:
         raise UsageError(f"[predict] source: {source} does not exist")

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from ...storage.files import write_atomic
 from ...training.run import RunFolder
 from ..listener import Listener
 
@@ -21,7 +20,7 @@ def job_log(run: RunFolder, listener: Listener) -> Iterator[Listener]:
     def write(text: str) -> None:
         lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
         if run.job.exists():
-            write_atomic(place, "".join(lines).encode())
+            place.write("".join(lines).encode())
 
     def progress(stage: str, done: int, total: int, remark: str = "") -> None:
         listener.progress(stage, done, total, remark)

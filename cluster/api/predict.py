@@ -2,8 +2,6 @@
 
 import csv
 import io
-import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +18,9 @@ from ...pipeline.tables.sources import find_sources
 from ...pipeline.target.claim import PLAN
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
-from ...storage.files import remove_tree, whole_file
 from ...storage.format import MANIFEST, WORK, Schema, keys_of
-from ...storage.object_path import AnyPath, ObjectPath, locate
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
 from ...training.model.ensemble import check_ensemble
 from ...training.model.prediction import predict_rows
@@ -94,15 +92,15 @@ def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) 
     """
     folder, _ = read_run(locate(run))
     target = new_file(out)
-    check_choice("the ending of OUT", Path(str(target)).suffix, tuple(WRITERS))
+    check_choice("the ending of OUT", target.suffix, tuple(WRITERS))
     predictions = open_arrays(folder.oof, "predictions")
     with disk_in_words(target):
         return write_table(load_job(folder).open_data(), predictions, target, progress)
 
 
-def new_file(out: str | Path) -> AnyPath:
+def new_file(out: str | Path) -> Place:
     target = locate(out)
-    if isinstance(target, Path) and target.is_dir():
+    if target.is_dir():
         raise UsageError(f"{out} is a folder; name a file in it")
     return target
 
@@ -115,7 +113,7 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 
 @contextmanager
-def _source_dataset(job: RunJob, source: str, target: AnyPath, id: str | None, session: Session) -> Iterator[Dataset]:
+def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, session: Session) -> Iterator[Dataset]:
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
@@ -123,7 +121,7 @@ def _source_dataset(job: RunJob, source: str, target: AnyPath, id: str | None, s
             raise UsageError(f"--id names a column of a CSV file, and {source} is a dataset, which has its rows' names")
         yield open_dataset(place)
         return
-    scratch = _scratch(target)
+    scratch = target.new_folder_beside()
     try:
         if form := job.schema.image:
             images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
@@ -133,10 +131,10 @@ def _source_dataset(job: RunJob, source: str, target: AnyPath, id: str | None, s
             request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
             yield _convert_source(request, scratch / "source.zarr", job, session)
     finally:
-        remove_tree(scratch)
+        scratch.remove_tree()
 
 
-def _convert_source(request: ConvertRequest, out: AnyPath, job: RunJob, session: Session) -> Dataset:
+def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: Session) -> Dataset:
     """Convert what is to be predicted. Raises RowError with a remedy of which `predict` has no option itself."""
     try:
         return convert_request(request, out, False, session)
@@ -146,14 +144,6 @@ def _convert_source(request: ConvertRequest, out: AnyPath, job: RunJob, session:
         if error.reason == ABSENT:
             remedy = "fill it, or convert the training data with --missing mean, which fills such, and train again"
         raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
-
-
-def _scratch(target: AnyPath) -> AnyPath:
-    """A new place beside a file that is to be written."""
-    if isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    return ObjectPath(target.bucket, f"{target.key}.{uuid.uuid4().hex}")
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
@@ -178,13 +168,13 @@ def write_predictions(
     schema: Schema,
     predicted: Iterable[tuple[dict[str, np.ndarray], np.ndarray]],
     rows: int,
-    target: AnyPath,
+    target: Place,
     columns: Sequence[str],
     progress: Progress,
 ) -> int:
     """Write the predictions of all rows, as `predict_rows` gives them, as a CSV, atomically."""
     done = 0
-    with whole_file(target) as file:
+    with target.whole_file() as file:
         file.write(to_csv([columns]))
         for arrays, predictions in predicted:
             file.write(to_csv(zip(row_names(arrays), *decide(schema, predictions), strict=True)))

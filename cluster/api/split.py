@@ -4,10 +4,9 @@ import re
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, UsageError
-from ...storage.files import names_in
 from ...storage.fold_plan import PLANS, FoldPlan, open_plan
 from ...storage.format import MANIFEST
-from ...storage.object_path import AnyPath
+from ...storage.places.place import Place
 from ...training.splits.choose import choose_split
 from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
@@ -58,7 +57,7 @@ def assign_folds(request: SplitRequest, session: Session) -> FoldPlan:
         return make_plan(opened, wanted, root, executor=executor, progress=session.listener.progress)
 
 
-def plan_place(dataset: Dataset, name: str) -> AnyPath:
+def plan_place(dataset: Dataset, name: str) -> Place:
     """Where a dataset keeps its fold plan of that name. Raises UsageError for what is no name."""
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UsageError(f"'{name}' is not a valid name for a plan; use letters, digits, dashes and dots")
@@ -69,7 +68,7 @@ def named_split(dataset: Dataset, name: str) -> Split:
     """The split of a dataset's plan. Raises UsageError where there is none of that name."""
     place = plan_place(dataset, name)
     if not (place / MANIFEST).exists():
-        there = names_in(dataset.place / PLANS) or ["none"]
+        there = (dataset.place / PLANS).names() or ["none"]
         raise UsageError(
             f"{dataset.place} has no plan '{name}', it has {', '.join(there)}; 'foldstream split' makes one"
         )

@@ -5,9 +5,9 @@ from typing import Any
 
 from ...pipeline.predictions.merge import merge_predictions
 from ...storage.dataset import Dataset
-from ...storage.files import write_json
 from ...storage.fold_plan import ModelRows, open_plan
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import write_json
+from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.run import RunFolder, load_job, read_result
 from ..views.facts import spread
@@ -19,7 +19,7 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     plan = open_plan(run.folds)
     folders = [run.fold(fold) for fold in range(len(plan.models))]
 
-    def merge(models: Sequence[ModelRows], parts: Sequence[AnyPath], root: AnyPath) -> dict[str, Any]:
+    def merge(models: Sequence[ModelRows], parts: Sequence[Place], root: Place) -> dict[str, Any]:
         return merge_predictions(dataset, plan, models, parts, root, executor, progress)
 
     report = {"out_of_fold": merge(plan.models, [folder.parts for folder in folders], run.oof)}

@@ -7,9 +7,8 @@ from typing import Any
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import disk_in_words
-from ...storage.files import exclusive
 from ...storage.format import Schema
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig, TrainingOptions
 from ...training.model.optimizer import check_optimizer
@@ -59,7 +58,7 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     training = check_training(request)
     root = training.root.root
     busy = f"{root} is being trained by another command; wait for it to end, or stop it"
-    with disk_in_words(root), exclusive(root, busy):
+    with disk_in_words(root), root.lock(busy):
         return train_runs(training, session)
 
 

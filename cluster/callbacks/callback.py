@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, Self
 
 from ...storage.errors import FoldstreamError, UsageError, did_you_mean
-from ...storage.object_path import AnyPath
+from ...storage.places.place import Place
 from ...training.zoo.factory import import_module
 from ...training.zoo.user_code import describe_error
 from ..runs.status import FoldStatus, RunRecord, RunStatus, Span
@@ -109,7 +109,7 @@ class Callbacks:
     """Several callbacks, made when it is entered. A thread of their own tells them what comes to the record of the run
     at `root`, until it is left."""
 
-    def __init__(self, makers: Sequence[CallbackMaker], root: AnyPath) -> None:
+    def __init__(self, makers: Sequence[CallbackMaker], root: Place) -> None:
         self.makers, self.root = makers, root
         self.callbacks, self.failed = list[Callback](), list[Callback]()
         self.record = RunRecord(root)

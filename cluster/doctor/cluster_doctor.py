@@ -15,8 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...storage.errors import DatasetError, UsageError
-from ...storage.files import remove_file, write_atomic
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from .doctor import PACKAGES, Finding
 
 MOST_SKEW = 1.0  # seconds
@@ -92,9 +91,9 @@ def _try_storage(place: str) -> str:
     """Write, read and remove an object or a file there; why that fails, or nothing."""
     probe = locate(f"{place.rstrip('/')}/.foldstream-{uuid.uuid4().hex}")
     try:
-        write_atomic(probe, b"probe")
+        probe.write(b"probe")
         whole = probe.read_bytes() == b"probe"
-        remove_file(probe)
+        probe.remove()
     except (DatasetError, OSError) as error:
         return str(error)
     return "" if whole else "what was written is not what is read"

@@ -20,7 +20,7 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
 from ...storage.format import MANIFEST, Layout
 from ...storage.machine import check_bytes, keep_freed_memory, this_machine
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ...storage.reader import BlockReader
 from ...storage.tasks import SerialExecutor
 from ...storage.writer import commit, create_arrays, write_shard
@@ -206,10 +206,11 @@ def with_blocks(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
     numbers = np.arange(layout.rows) % dataset.rows
-    create_arrays(root, layout, specs, {})
-    written = write_shard(root, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs})
-    commit(root, replace(dataset.manifest, layout=layout, shards=(written.entry,)), written.checksums)
-    return open_dataset(root)
+    place = locate(root)
+    create_arrays(place, layout, specs, {})
+    written = write_shard(place, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs})
+    commit(place, replace(dataset.manifest, layout=layout, shards=(written.entry,)), written.checksums)
+    return open_dataset(place)
 
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:

@@ -10,8 +10,8 @@ from time import monotonic, sleep
 import psutil
 
 from ...storage.errors import ConflictError, RunError, UsageError
-from ...storage.files import read_json
 from ...storage.machine import this_machine
+from ...storage.places.json_files import read_json
 from ..loopback import ALONE
 from .auth import MODE
 from .processes import await_end, end_processes

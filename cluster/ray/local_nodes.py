@@ -13,7 +13,8 @@ from time import sleep
 import psutil
 import ray
 
-from ...storage.files import write_json
+from ...storage.places.json_files import write_json
+from ...storage.places.locate import locate
 from ...training.ray.internals import cluster_of_this_node, start_node
 from ..loopback import LOOPBACK, free_port
 from .auth import make_token
@@ -41,7 +42,7 @@ def main(nodes: int, cores: int, memory: int, file: Path) -> None:
     own = psutil.Process()
     address = ray.get_runtime_context().gcs_address
     where = {"address": address, "dashboard": f"http://{context.dashboard_url}", "nodes": nodes}
-    write_json(file, {**where, "pid": own.pid, "started": own.create_time()})
+    write_json(locate(file), {**where, "pid": own.pid, "started": own.create_time()})
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     for node in list(cluster.worker_nodes):
         cluster.remove_node(node)

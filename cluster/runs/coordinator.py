@@ -16,7 +16,6 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ...storage.files import remove_file
 from ...training.ray.driver import FoldDriver, Health
 from ...training.ray.group import GroupRequest
 from ..ray.reservations import free_reservations
@@ -109,7 +108,7 @@ class Coordinator:
         for event in events:
             self.schedule.handle(event)
         if self.schedule.ended:
-            remove_file(self.journal.path)
+            self.journal.path.remove()
             self.schedule.reset()
         elif events:
             self._take(Restarted())

@@ -6,8 +6,8 @@ from itertools import product
 from typing import Any
 
 from ...storage.errors import UsageError
-from ...storage.files import write_json
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import write_json
+from ...storage.places.place import Place
 from ...training.run import GRID, RunFolder
 
 MOST_CANDIDATES = 1000
@@ -36,12 +36,12 @@ def _values(value: Any) -> list[Any]:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
 
 
-def candidate_folder(root: AnyPath, name: str) -> RunFolder:
+def candidate_folder(root: Place, name: str) -> RunFolder:
     """The folder of a candidate's run; of one that is alone, the run's own."""
     return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
 
 
-def write_grid(root: AnyPath, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
+def write_grid(root: Place, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the candidates, and write that down. Returns it.
 
     The best has the highest out-of-fold accuracy, or of quantities the lowest mean of the folds' held-out losses.

@@ -3,14 +3,12 @@ it happened, which attempts were begun, which workers replaced, and
 when a command has stopped."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ...storage.files import sync_directory
-from ...storage.object_path import AnyPath, ObjectPath
+from ...storage.places.place import Place
 from .schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent, Start
 
 KINDS: dict[str, type[Event]] = {
@@ -22,7 +20,7 @@ class Journal:
     """A file of JSON lines, or an object, which is written anew for each. A line that a crash has cut short was not
     acted upon, and does not count."""
 
-    def __init__(self, path: AnyPath) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -55,21 +53,7 @@ class Journal:
 
     def _write(self, value: dict[str, Any]) -> None:
         line = json.dumps({**value, "time": time.time()}).encode() + b"\n"
-        new = not self.path.exists()
-        if isinstance(self.path, ObjectPath):
-            self.path.write_bytes(line if new else self.path.read_bytes() + line)
-            return
-        with open(self.path, "r+b" if not new else "xb") as file:
-            file.truncate(self._sound_length())
-            file.seek(0, os.SEEK_END)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            sync_directory(self.path.parent)
-
-    def _sound_length(self) -> int:
-        return self.path.read_bytes().rfind(b"\n") + 1
+        self.path.append_line(line)
 
 
 def to_json(event: Event) -> dict[str, Any]:

@@ -6,14 +6,13 @@ Every step is an artifact that is committed or absent, so a run that was killed 
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
-from ...storage.files import names_in, read_json, same_json, write_atomic, write_json
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import read_json, same_json, write_json
+from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
 from ...training.ray.group import GroupRequest
@@ -53,17 +52,15 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
             )
         return load_job(run)
     # A plan without a job is what a kill has left.
-    if set(names_in(run.root)) - {"folds.zarr", file[0].name if file else ""}:
+    if set(run.root.names()) - {"folds.zarr", file[0].name if file else ""}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
         make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
     except UsageError:
-        if isinstance(run.root, Path):
-            with suppress(OSError):  # where something else is in it
-                run.root.rmdir()
+        run.root.remove_if_empty()
         raise
     if file:
-        write_atomic(run.root / file[0].name, file[0].read_bytes())
+        (run.root / file[0].name).write(file[0].read_bytes())
     write_json(run.job, value)
     return load_job(run)
 
@@ -172,7 +169,7 @@ def report_fold(name: str, record: FoldRecord, epochs: int, progress: Progress) 
     progress(name, done, 100 * epochs, remark)
 
 
-def read_run(root: AnyPath) -> tuple[RunFolder, dict[str, Any]]:
+def read_run(root: Place) -> tuple[RunFolder, dict[str, Any]]:
     """A complete run's folder and summary, or those of a grid's best candidate. Raises UsageError where it is not
     complete."""
     run = RunFolder(best_folder(root))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...storage.errors import DamagedError
-from ...storage.files import names_in, read_json
-from ...storage.object_path import AnyPath, ObjectPath
+from ...storage.places.json_files import read_json
+from ...storage.places.place import Place
 from ...training.run import FoldFolder, RunFolder, is_done, load_job, name_folds
 from .grid import CANDIDATES
 from .journal import Journal
@@ -104,14 +104,14 @@ class FoldRecord:
             self.epochs, self.heard = state["epochs"], state["time"]
             if int(self.epochs) > len(self.history):  # after a kill they are fewer for a while, and the same
                 self.history = read_json(self.folder.history)
-        stored = [name for name in names_in(self.folder.checkpoints) if name.startswith("epoch-")]
+        stored = [name for name in self.folder.checkpoints.names() if name.startswith("epoch-")]
         self.checkpoint = stored[-1] if stored else ""
 
 
 class RunRecord:
     """What the folder of a run tells of it, or that of a grid with all of its candidates."""
 
-    def __init__(self, root: AnyPath) -> None:
+    def __init__(self, root: Place) -> None:
         self.root = root
         self.runs: dict[str, dict[str, FoldRecord]] = {}
         self.epochs: dict[str, int] = {}
@@ -119,8 +119,7 @@ class RunRecord:
 
     def look(self) -> RunStatus:
         """The run's status now. Raises ForeignError where there is none."""
-        candidates = self.root / CANDIDATES  # of which not all files are to be listed each time
-        names = candidates.names() if isinstance(candidates, ObjectPath) else names_in(candidates)
+        names = (self.root / CANDIDATES).subfolders()
         for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
             self._look_at(name, RunFolder(run))
         # Journals of old had no times.
@@ -150,14 +149,14 @@ class RunRecord:
                 record.look()
 
 
-def run_status(root: AnyPath) -> RunStatus:
+def run_status(root: Place) -> RunStatus:
     """The status of a run, or of a grid with all of its candidates. Raises ForeignError where there is none."""
     return RunRecord(root).look()
 
 
-def last_log(root: AnyPath) -> str:
+def last_log(root: Place) -> str:
     """What the last attempt at a run's job has told; nothing if it keeps none."""
-    logs = names_in(RunFolder(root).logs)
+    logs = RunFolder(root).logs.names()
     return (RunFolder(root).logs / logs[-1]).read_bytes().decode() if logs else ""
 
 

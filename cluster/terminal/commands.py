@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from ...storage.errors import UsageError
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ..ray.auth import make_token, use_token
 from .output import console, tell, tell_programs
 

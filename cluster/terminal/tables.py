@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ...storage.files import names_in
 from ...storage.fold_plan import PLANS
 from ...storage.format import LEFT_OUT
 from .output import console
@@ -37,7 +36,7 @@ def show_dataset(dataset: Dataset) -> None:
         table.add_row("label", f"{label}, a quantity")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {dataset.stored_bytes / 1e6:,.1f} MB on disk")
-    if plans := names_in(dataset.place / PLANS):
+    if plans := (dataset.place / PLANS).names():
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)
 

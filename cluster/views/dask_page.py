@@ -18,7 +18,7 @@ from distributed.dashboard.core import BokehApplication
 from distributed.dashboard.scheduler import template_variables
 from tornado.ioloop import IOLoop
 
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ...storage.tasks import CONVERSION, RUN
 from .pages import template
 from .run_page import RunPage, panel

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from ...pipeline.images.preview import is_picture, picture_of
 from ...storage.dataset import Dataset
-from ...storage.files import write_atomic, write_json
 from ...storage.format import Schema
+from ...storage.places.json_files import write_json
 from ...storage.reader import BlockReader
 from ...training.engine.event_logs import open_logs
 from ...training.run import RunFolder, RunJob
@@ -43,9 +43,9 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
         "confusion": {part: confusion(facts[part], len(job.schema.classes)) for part in merged if job.schema.classes},
         "worst": {part: worst_rows(facts[part]["worst"], job.schema, dataset) for part in merged},
     }
-    write_atomic(run.page, template("report.html").render(seen).encode())
+    run.page.write(template("report.html").render(seen).encode())
     text = template("report.md").render(seen)
-    write_atomic(run.text, text.encode())
+    run.text.write(text.encode())
     write_json(run.report, facts)
     log_report(run, text, {part: facts[part] for part in merged if job.schema.classes})
 

@@ -14,7 +14,7 @@ from bokeh.document import Document
 from bokeh.server.server import Server
 
 from ...storage.errors import FoldstreamError
-from ...storage.object_path import AnyPath
+from ...storage.places.place import Place
 from ..loopback import LOOPBACK, free_port
 from ..runs.status import RunRecord, RunStatus, run_status
 from .pages import template
@@ -36,7 +36,7 @@ THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 class Record:
     """A run's status, read again and again by a thread of its own: a bucket may take its time to answer."""
 
-    root: AnyPath
+    root: Place
     status: RunStatus = field(default_factory=lambda: RunStatus(False, []))
     problem: str = ""
     """Why it could not be read the last time."""
@@ -67,7 +67,7 @@ class Record:
 
 
 @contextmanager
-def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
+def run_server(root: Place, port: int = WATCH_PORT) -> Iterator[Server]:
     """A server for the page of the run at `root`, on the port or on a free one. Raises ForeignError where there is no
     run."""
     record = Record(root, run_status(root))

@@ -13,7 +13,8 @@ import numpy as np
 from numcodecs import Blosc
 
 from ...storage.errors import SourceError
-from ...storage.object_path import AnyPath, locate, read_bytes, read_into
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from .dialect import Dialect
 from .kernels import LINE_FEED, RETURN, count_lines, count_rows, holds_any
 from .row_batch import Piece
@@ -148,11 +149,11 @@ def check_length(path: str, line: int, length: int) -> None:
         )
 
 
-def line_start(place: AnyPath, at: int, end: int) -> int:
+def line_start(place: Place, at: int, end: int) -> int:
     """The first position at or behind `at` where a line begins, `end` if none does."""
     position = at - 1
     while position < end:
-        window = read_bytes(place, position, min(WINDOW + 1, end - position))
+        window = place.read_range(position, min(WINDOW + 1, end - position))
         feed = window.find(b"\n", 0, WINDOW)
         back = window.find(b"\r", 0, WINDOW)
         while back >= 0 and window[back + 1 : back + 2] == b"\n":
@@ -164,10 +165,10 @@ def line_start(place: AnyPath, at: int, end: int) -> int:
     return end
 
 
-def read_text(place: AnyPath, start: int, stop: int) -> np.ndarray:
+def read_text(place: Place, start: int, stop: int) -> np.ndarray:
     """Bytes `start` to `stop` as `kernels.py` takes text. Raises SourceError if they are not there any more."""
     text = np.empty(stop - start + 1, np.uint8)
-    if read_into(place, start, text[:-1]) != stop - start:
+    if place.read_into(start, text[:-1]) != stop - start:
         raise SourceError(f"{place} became shorter while it was read; run the command again once it rests")
     text[-1] = LINE_FEED
     return text

@@ -20,9 +20,8 @@ import pyarrow as pa
 from isal import igzip, igzip_lib
 
 from ...storage.errors import SourceError
-from ...storage.files import whole_file
 from ...storage.format import Source
-from ...storage.object_path import locate, open_stream, read_bytes
+from ...storage.places.locate import locate
 from .cut import PACKER, PIECE_BYTES, CsvText, check_length, count_text
 from .dialect import MARK_OF_UTF8, Dialect, column_names, find_dialect, find_encoding, padded, sample_rows, split_row
 from .kernels import count_lines, find_rows
@@ -45,7 +44,7 @@ def open_text(
     """
     path = source.path
     suffix = PurePath(path).suffix.lower()
-    head = read_bytes(locate(path), 0, min(HEAD_BYTES, source.bytes))
+    head = locate(path).read_range(0, min(HEAD_BYTES, source.bytes))
     encoding = "utf-8" if suffix in COMPRESSED else find_encoding(head, options)
     if suffix in COMPRESSED or encoding != "utf-8":
         return _unpack(path, options, unpacked, suffix)
@@ -55,7 +54,7 @@ def open_text(
         begin = _read_begin(path, head[skipped:], encoding, options, whole)
         if begin:
             break
-        head = read_bytes(locate(path), 0, min(4 * len(head), source.bytes))
+        head = locate(path).read_range(0, min(4 * len(head), source.bytes))
     text = CsvText(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
     return text, None, sample_rows(head[text.start :], text.dialect)
 
@@ -101,7 +100,7 @@ def _unpack(
     path: str, options: CsvOptions, unpacked: str, suffix: str
 ) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
     try:
-        with closing(open_stream(locate(path))) as raw, closing(decompressed(raw, suffix)) as stream:
+        with closing(locate(path).open_stream()) as raw, closing(decompressed(raw, suffix)) as stream:
             return _unpack_stream(path, options, unpacked, stream)
     except BROKEN as error:
         if isinstance(error, OSError) and error.errno:  # of the disk: what is no stream of its kind has no number
@@ -158,7 +157,7 @@ def _unpack_stream(
         head += block or b""
         begin = _read_begin(path, head, encoding, options, whole)
     text = CsvText(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
-    with whole_file(locate(unpacked)) as store:
+    with locate(unpacked).whole_file() as store:
         pieces, length = _store_pieces(text, head[begin.start :], blocks, store)
     if not pieces:
         raise SourceError(f"{path} has a header and no rows; there is nothing to convert")

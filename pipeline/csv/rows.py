@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import RowError
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from .cut import PACKER, CsvText, read_text
 from .dialect import padded
 from .kernels import (

@@ -16,17 +16,10 @@ import pyarrow as pa
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.files import (
-    clean_temporaries,
-    content_hash,
-    create_json,
-    names_in,
-    read_json,
-    remove_tree,
-    write_atomic,
-)
 from ...storage.format import WORK, Layout, Schema
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.json_files import content_hash, create_json, read_json
+from ...storage.places.locate import Location, locate
+from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import create_arrays
 from ..target.claim import FAULTS, PLAN, clear_target, is_converted, load_plan, lock_target
@@ -53,13 +46,14 @@ class ImageTask:
 
 
 def convert_images(
-    request: ImageRequest, root: AnyPath, executor: Executor, progress: Progress = silent, overwrite: bool = False
+    request: ImageRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
     """Convert the request's images into a dataset at `root`, or go on with an earlier attempt at the same.
 
     Raises SourceError at a file that gives no sample, before anything is committed, UsageError for options that do not
     fit the data, and ConflictError where `root` holds something else.
     """
+    root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
         images = list_images(request.sources, Path(folder))
@@ -67,27 +61,26 @@ def convert_images(
         progress("list", len(images), len(images), f"images{passed}")
         request = replace(request, listing=images.digest)
         if is_converted(root, asdict(request), overwrite):
-            remove_tree(root / WORK)
+            (root / WORK).remove_tree()
             return open_dataset(root)
         with lock_target(root):
             begun = load_plan(root, asdict(request), overwrite)
             plan = plan_images(request, images)
             if begun is None and not create_json(root / WORK / PLAN, {"request": plan.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to end")
-            if not names_in(root / WORK / RECEIPTS):
+            if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
             commit_plan(write_images(plan, root, executor, progress), root)
-            remove_tree(root / WORK)
+            (root / WORK).remove_tree()
     return open_dataset(root)
 
 
 def write_images(
-    plan: ImagePlan, root: AnyPath, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
+    plan: ImagePlan, root: Place, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
 ) -> ImagePlan:
     """Write every shard, or those that are wanted, unless it has a valid receipt; and after files that gave no sample,
     those that change. Returns the plan that was carried out."""
-    if isinstance(root, Path):
-        clean_temporaries(root)
+    root.clean_temporaries()
     create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
     specs = plan.schema.arrays()
     left = []
@@ -98,7 +91,7 @@ def write_images(
 
     def task(shard: int) -> ImageTask:
         data = shard_list(plan, shard)
-        write_atomic(list_path(root, shard), data)
+        list_path(root, shard).write(data)
         return ImageTask(str(root), plan.layout, plan.schema, shard, content_hash(data))
 
     stop = plan.request["on_error"] == "stop"
@@ -133,7 +126,7 @@ def shard_list(plan: ImagePlan, shard: int) -> bytes:
     return bytes(sink.getvalue())
 
 
-def list_path(root: AnyPath, shard: int) -> AnyPath:
+def list_path(root: Place, shard: int) -> Place:
     return root / WORK / LISTS / f"{shard:08d}.arrow"
 
 
@@ -160,10 +153,10 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     return None
 
 
-def write_faults(plan: ImagePlan, root: AnyPath) -> None:
+def write_faults(plan: ImagePlan, root: Place) -> None:
     """List what is left out as the commit gathers it."""
     text = io.StringIO()
     rows = ((plan.images.name(number), "", "", reason) for number, reason in sorted(plan.faults.items()))
     csv.writer(text, lineterminator="\n").writerows(rows)
     if plan.faults:
-        write_atomic(root / WORK / FAULTS / "images.csv", text.getvalue().encode(errors="backslashreplace"))
+        (root / WORK / FAULTS / "images.csv").write(text.getvalue().encode(errors="backslashreplace"))

@@ -4,7 +4,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from ...storage.object_path import locate, read_bytes
+from ...storage.places.locate import locate
 
 STORED, DEFLATED = 0, 8  # ways in which a zip archive keeps its files
 ZIP_HEAD = struct.Struct("<4s22xHH")  # a zip file's local header: signature, lengths of the name and of what follows it
@@ -23,16 +23,16 @@ class ImageFile:
 
 def read_image(file: ImageFile) -> bytes:
     """The bytes of an image file. Raises OSError if they are not what they were when it was listed."""
-    place = locate(file.place) if "://" in file.place else file.place  # a Path takes as long as opening the file
+    place = locate(file.place)
     if file.packed < 0:
-        data = read_bytes(place, file.offset, file.length + 1 if not file.offset else file.length)
+        data = place.read_range(file.offset, file.length + 1 if not file.offset else file.length)
         if len(data) != file.length and not file.offset:
             raise OSError("its size has changed since it was listed")
         return data
-    signature, name, extra = ZIP_HEAD.unpack(read_bytes(place, file.offset, ZIP_HEAD.size))
+    signature, name, extra = ZIP_HEAD.unpack(place.read_range(file.offset, ZIP_HEAD.size))
     if signature != ZIP_SIGNATURE:
         raise OSError("the archive has changed since it was listed")
-    data = read_bytes(place, file.offset + ZIP_HEAD.size + name + extra, file.length)
+    data = place.read_range(file.offset + ZIP_HEAD.size + name + extra, file.length)
     if file.packed == STORED:
         return data
     try:

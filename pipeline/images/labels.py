@@ -11,7 +11,7 @@ from pyarrow import csv
 
 from ...storage.errors import SourceError, UsageError, suggest
 from ...storage.format import Schema
-from ...storage.object_path import locate, open_stream
+from ...storage.places.locate import locate
 from ..target.labels import TextFindings, choose_labels
 
 FOLDER = "class"  # the label's name where folders are the classes
@@ -63,7 +63,7 @@ def label_by_file(paths: pa.Array, file: str, names: Sequence[str]) -> Labels:
 
 def _read_table(file: str) -> pa.Table:
     try:
-        with open_stream(locate(file)) as stream:
+        with locate(file).open_stream() as stream:
             data = stream.read()
         names = csv.open_csv(pa.BufferReader(data)).schema.names
         text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))

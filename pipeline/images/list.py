@@ -19,7 +19,8 @@ import pyarrow as pa
 from PIL import Image
 
 from ...storage.errors import SourceError
-from ...storage.object_path import AnyPath, ObjectPath, locate, open_stream
+from ...storage.places.locate import locate, matching
+from ...storage.places.place import Entry, Place
 from .decode import FORMATS
 from .files import DEFLATED, STORED
 
@@ -122,60 +123,42 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUITED)
 
 
-def open_place(place: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
-    """The folders and archives that a place names: each one's path, whether it is an archive, what lies in it."""
-    if "://" in place:
-        yield from _open_objects(place)
+def open_place(text: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
+    """The folders and archives that a path or a URL names: each one's path, whether it is an archive, what it contains.
+
+    Raises SourceError if it does not exist.
+    """
+    place = locate(text)
+    files: Iterable[Entry]
+    if place.is_dir():
+        base, files = place, place.walk()
+    elif place.waits_for_network and is_archive(place.name):  # in lists from buckets it has no folder beside it
+        yield str(place), True, open_archive(place)
         return
-    path = Path(place)
-    if path.is_dir():
-        base, files = path, sorted_files(path)
-    elif path.is_file():
-        base, files = path.parent, iter([path.name])
-    elif glob.has_magic(place):
-        fixed = path.parts
-        base = Path(*fixed[: next(i for i, part in enumerate(fixed) if glob.has_magic(part))])
-        matched = sorted(glob.glob(place, recursive=True))
-        files = iter([os.path.relpath(name, base) for name in matched if Path(name).is_file()])
+    elif place.is_file():
+        base, files = place.parent, [Entry(place.name, *place.describe())]
+    elif glob.has_magic(text):
+        base, matched = matching(text)
+        files = (Entry(str(one).removeprefix(str(base)).lstrip("/"), *one.describe()) for one in matched)
     else:
-        raise SourceError(f"{place} does not exist; check the path")
-    base = base.absolute()
+        raise SourceError(f"{text} does not exist; check the path")
     archives: list[str] = []
 
     def plain() -> Iterator[Listed]:
-        for name in files:
-            if name.lower().endswith(ARCHIVES):
-                archives.append(name)
-                continue
-            status = os.stat(f"{base}/{name}")
-            yield Listed(name, 0, status.st_size, -1, top_folder(name), status.st_mtime_ns)
+        for file in files:
+            if is_archive(file.name):
+                archives.append(file.name)
+            else:
+                yield Listed(file.name, 0, file.size, -1, top_folder(file.name), file.mtime_ns)
 
     yield str(base), False, plain()
     for name in archives:
         yield str(base / name), True, open_archive(base / name)
 
 
-def _open_objects(url: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
-    place = locate(url)
-    assert isinstance(place, ObjectPath)
-    names = [(name, size) for name, size in place.sizes()]
-    if not names and url.lower().endswith(ARCHIVES):
-        yield url, True, open_archive(place)
-        return
-    plain = (Listed(name, 0, size, -1, top_folder(name)) for name, size in names if not name.lower().endswith(ARCHIVES))
-    yield str(place), False, plain
-    for name, _ in names:
-        if name.lower().endswith(ARCHIVES):
-            yield str(place / name), True, open_archive(place / name)
-
-
-def sorted_files(folder: Path) -> Iterator[str]:
-    """All files under a folder by their paths from there, folder by folder, each in order."""
-    for base, folders, names in os.walk(folder):
-        folders.sort()
-        inner = os.path.relpath(base, folder)
-        for name in sorted(names):
-            yield name if inner == "." else f"{inner}/{name}"
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive, by its name."""
+    return name.lower().endswith(ARCHIVES)
 
 
 def top_folder(path: str) -> str | None:
@@ -184,10 +167,10 @@ def top_folder(path: str) -> str | None:
     return first if separator else None
 
 
-def open_archive(place: AnyPath) -> Iterator[Listed]:
+def open_archive(place: Place) -> Iterator[Listed]:
     """What lies in a tar or zip archive, in its order. A folder that all of it lies in is no class."""
     try:
-        with open_stream(place) as stream:
+        with place.open_stream() as stream:
             members = list(_zip_members(stream, place) if str(place).lower().endswith(".zip") else _tar_members(stream))
     except FileNotFoundError:
         raise SourceError(f"{place} does not exist; check the path") from None
@@ -201,7 +184,7 @@ def open_archive(place: AnyPath) -> Iterator[Listed]:
         yield image._replace(name=image.name or top_folder(image.path))
 
 
-def _zip_members(stream: object, place: AnyPath) -> Iterator[Listed]:
+def _zip_members(stream: object, place: Place) -> Iterator[Listed]:
     with zipfile.ZipFile(stream) as archive:  # type: ignore[call-overload]
         for info in archive.infolist():
             if info.is_dir():

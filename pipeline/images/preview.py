@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.files import write_atomic
 from ...storage.format import Schema
+from ...storage.places.locate import locate
 from ...storage.reader import BlockReader
 
 COLUMNS, LINES = 8, 5
@@ -49,7 +49,7 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
         draw.text((left + CELL / 2, upper + CELL + 2), text, INK, font, anchor="ma")
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    write_atomic(target, buffer.getvalue())
+    locate(target).write(buffer.getvalue())
     return len(rows)
 
 

@@ -13,8 +13,9 @@ from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, ModelRows, among, open_plan
 from ...storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
-from ...storage.object_path import AnyPath, locate
 from ...storage.parts import read_part
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import WrittenShard, commit, create_arrays, write_shard
@@ -72,8 +73,8 @@ def merge_predictions(
     dataset: Dataset,
     plan: FoldPlan,
     models: Sequence[ModelRows],
-    parts: Sequence[AnyPath],
-    root: AnyPath,
+    parts: Sequence[Place],
+    root: Place,
     executor: Executor,
     progress: Progress = silent,
 ) -> dict[str, Any]:

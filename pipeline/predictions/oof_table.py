@@ -1,7 +1,6 @@
 """Out-of-fold predictions as a table, for other tools: written shard by shard."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,8 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from ...storage.dataset import Dataset, StoredArrays
-from ...storage.files import whole_file
 from ...storage.format import Schema, keys_of
-from ...storage.object_path import AnyPath
+from ...storage.places.place import Place
 from ...storage.reader import BlockReader
 from ...storage.tasks import Progress
 
@@ -19,18 +17,18 @@ WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".
 """By the ending of the file."""
 
 
-def write_table(dataset: Dataset, predictions: StoredArrays, target: AnyPath, progress: Progress) -> int:
+def write_table(dataset: Dataset, predictions: StoredArrays, target: Place, progress: Progress) -> int:
     """Write the merged predictions of a dataset's rows to a file, atomically. Returns the rows."""
     layout = dataset.layout
     names = [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]
-    with whole_file(target) as file:
+    with target.whole_file() as file:
         writer = None
         for shard in range(layout.shards):
             blocks = layout.blocks_of(shard)
             truth = BlockReader(dataset, names).read(blocks)
             merged = BlockReader(predictions, ("prediction", "count")).read(blocks)
             table = table_of(dataset.schema, truth, merged)
-            writer = writer or WRITERS[Path(str(target)).suffix](file, table.schema)
+            writer = writer or WRITERS[target.suffix](file, table.schema)
             writer.write_table(table)
             progress("table", layout.shard_range(shard)[1], layout.rows, "rows")
         if writer:

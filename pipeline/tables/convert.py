@@ -9,14 +9,14 @@ is contradicted by no row holds for all; where a row does contradict, all rows a
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, SourceError, UsageError
-from ...storage.files import clean_temporaries, create_json, names_in, remove_tree, write_json
 from ...storage.format import MANIFEST, WORK
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import create_json, write_json
+from ...storage.places.locate import Location, locate
+from ...storage.places.place import Place
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ...storage.writer import create_arrays
 from ..csv.cut import CsvText, Cut, cut_ranges, cut_tasks, resolve_cuts
@@ -38,7 +38,7 @@ SAMPLE_BYTES = 2 << 20
 
 
 def convert(
-    request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress = silent, overwrite: bool = False
+    request: ConvertRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
     """Convert the request's sources into a dataset at `root`, or go on with an earlier attempt at the same.
 
@@ -46,9 +46,9 @@ def convert(
     the data, and ConflictError where `root` holds something else. With `overwrite`, a dataset at `root` is replaced;
     it stays until all rows were read and the new one is planned, so that a typing error does not cost it.
     """
-    fingerprint = request.to_json()
+    root, fingerprint = locate(root), request.to_json()
     if is_converted(root, fingerprint, overwrite):
-        remove_tree(root / WORK)
+        (root / WORK).remove_tree()
         return open_dataset(root)
     with lock_target(root):
         begun = load_plan(root, fingerprint, overwrite)
@@ -61,23 +61,23 @@ def convert(
                 raise ConflictError(f"{root} is being converted by another process; wait for it to end")
         plan = _write(plan, request, root, executor, progress)
         commit_plan(plan, root)
-        remove_tree(root / WORK)
+        (root / WORK).remove_tree()
     return open_dataset(root)
 
 
 def _write(
-    plan: ConvertPlan, request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress
+    plan: ConvertPlan, request: ConvertRequest, root: Place, executor: Executor, progress: Progress
 ) -> ConvertPlan:
     """Write all shards of a plan; if its sample misled, of one by a scan. Returns the plan that was carried out."""
-    if not names_in(root / WORK / RECEIPTS):
+    if not (root / WORK / RECEIPTS).names():
         clear_target(root)
     create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
     misfit = write_shards(plan, root, executor, progress)
     if misfit is None:
         return plan
     progress("sample", 1, 1, f"the first rows did not show it: {misfit}; all rows are scanned")
-    remove_tree(root / WORK / RECEIPTS)
-    remove_tree(root / WORK / SPILLED)
+    (root / WORK / RECEIPTS).remove_tree()
+    (root / WORK / SPILLED).remove_tree()
     cut = plan.texts, [(piece.text, piece.piece) for piece in plan.pieces], plan.columns
     scanned = plan_by_scan(request, cut, root, executor, progress)
     write_json(root / WORK / PLAN, scanned.to_json())
@@ -88,7 +88,7 @@ CutSources = tuple[Sequence[Text], Sequence[tuple[int, Piece]], Columns]
 """The texts, their pieces in order with their text's number, and the columns that are wanted."""
 
 
-def cut_sources(request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress) -> CutSources:
+def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progress: Progress) -> CutSources:
     """Open all sources and cut them into pieces of whole rows."""
     tasks = [
         OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
@@ -127,12 +127,12 @@ def plan_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor)
 
 
 def plan_by_scan(
-    request: ConvertRequest, cut: CutSources, root: AnyPath, executor: Executor, progress: Progress
+    request: ConvertRequest, cut: CutSources, root: Place, executor: Executor, progress: Progress
 ) -> ConvertPlan:
     """A plan from all rows."""
     texts, pieces, columns = cut
     folder = root / WORK / FAULTS
-    remove_tree(folder)  # of an attempt that had no plan yet
+    folder.remove_tree()  # of an attempt that had no plan yet
     lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
     tasks = [
         ScanTask(texts[i], piece, columns, request.gaps, faults)
@@ -146,7 +146,7 @@ def plan_by_scan(
     return plan_conversion(request, columns, texts, pieces, found, total)
 
 
-def shown(progress: Progress, executor: Executor, root: AnyPath) -> Progress:
+def shown(progress: Progress, executor: Executor, root: Place) -> Progress:
     """Progress of the conversion into `root` that is told to those who look at the executor's dashboard, too."""
 
     def tell(stage: str, done: int, total: int, remark: str = "") -> None:
@@ -174,14 +174,13 @@ def _run(
 
 
 def write_shards(
-    plan: ConvertPlan, root: AnyPath, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
+    plan: ConvertPlan, root: Place, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
 ) -> str | None:
     """Write every shard, or those that are wanted, unless it has a valid receipt.
 
     Returns what does not fit the plan's sample, if anything does not.
     """
-    if isinstance(root, Path):
-        clean_temporaries(root)  # they take room that the rest may need
+    root.clean_temporaries()  # they take room that the rest may need
     specs, shards = plan.schema.arrays(), range(plan.layout.shards)
     left = [shard for shard in (shards if wanted is None else wanted) if not has_receipt(root, specs, shard)]
     seed = plan.request["shuffle"]

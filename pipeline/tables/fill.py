@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
-from ...storage.object_path import AnyPath
+from ...storage.places.place import Place
 from ..csv.row_batch import Chunk, Columns, Numbers
 from ..target.receipts import finish_shard
 from .findings import DAY, date_seconds
@@ -47,7 +47,7 @@ class MisfitError(Exception):
     """What a sample showed does not hold for all rows."""
 
 
-def shard_task(root: AnyPath, plan: ConvertPlan, shard: int) -> ShardTask:
+def shard_task(root: Place, plan: ConvertPlan, shard: int) -> ShardTask:
     """The task of writing a shard of a plan."""
     pieces = plan.pieces_of(shard)
     return ShardTask(

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import RowError
-from ...storage.files import write_atomic
-from ...storage.object_path import locate
+from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..target.labels import TextFindings
@@ -94,7 +93,7 @@ def scan_piece(task: ScanTask) -> Findings:
             found.append(_findings(scratch[: chunk.rows], chunk.texts, chunk.missing, chunk.misfits, task.columns))
     if faults:
         assert task.faults is not None
-        write_atomic(locate(task.faults), list_faults(faults))
+        locate(task.faults).write(list_faults(faults))
     return replace(merge_findings(found, len(features)), left_out=len(faults))
 
 

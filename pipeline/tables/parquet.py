@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from ...storage.errors import RowError, SourceError
 from ...storage.format import Source
-from ...storage.object_path import ObjectPath, locate, open_stream
+from ...storage.places.locate import locate
 from ..csv.row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
 
 SAMPLE_ROWS = 100
@@ -46,9 +46,8 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
 
 def opened(path: str) -> parquet.ParquetFile:
     """A file, or an object, as Parquet. Raises SourceError if it is not."""
-    place = locate(path)
     try:
-        return parquet.ParquetFile(open_stream(place) if isinstance(place, ObjectPath) else place)
+        return parquet.ParquetFile(locate(path).file_argument())
     except pa.ArrowInvalid as error:
         raise SourceError(f"{path} is not a whole Parquet file ({error}); fetch or write it again") from None
 

@@ -14,9 +14,10 @@ import google_crc32c
 import numpy as np
 
 from ...storage.errors import DamagedError
-from ...storage.files import read_json, write_atomic, write_json
 from ...storage.format import WORK, ArraySpec
-from ...storage.object_path import AnyPath, locate, read_bytes
+from ...storage.places.json_files import read_json, write_json
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ...storage.random import shuffled_places
 from ..csv.cut import PACKER
 from ..target.claim import SPILLED
@@ -52,16 +53,16 @@ def spill_rows(task: ShuffleTask) -> str | None:
         segments.append(data + struct.pack("<I", google_crc32c.value(data)))
     head = 8 * (layout.shards + 1)
     offsets = np.cumsum([head, *map(len, segments)], dtype="<i8")
-    write_atomic(spill_path(root, write.shard), b"".join([offsets.tobytes(), *segments]))
+    spill_path(root, write.shard).write(b"".join([offsets.tobytes(), *segments]))
     write_json(spill_note(root, write.shard), missing.tolist())
     return None
 
 
-def spill_path(root: AnyPath, shard: int) -> AnyPath:
+def spill_path(root: Place, shard: int) -> Place:
     return root / WORK / SPILLED / f"{shard:08d}"
 
 
-def spill_note(root: AnyPath, shard: int) -> AnyPath:
+def spill_note(root: Place, shard: int) -> Place:
     """How many values of each feature are missing in a spilled file; written after it."""
     return root / WORK / SPILLED / f"{shard:08d}.json"
 
@@ -85,11 +86,11 @@ def gather_shard(task: ShuffleTask) -> str | None:
     return None
 
 
-def _read_segment(root: AnyPath, spilled: int, shard: int, specs: tuple[ArraySpec, ...]) -> dict[str, np.ndarray]:
+def _read_segment(root: Place, spilled: int, shard: int, specs: tuple[ArraySpec, ...]) -> dict[str, np.ndarray]:
     """The rows of one spilled file that go to one shard."""
     path = spill_path(root, spilled)
-    start, stop = np.frombuffer(read_bytes(path, 8 * shard, 16), "<i8").tolist()
-    raw = read_bytes(path, start, stop - start)
+    start, stop = np.frombuffer(path.read_range(8 * shard, 16), "<i8").tolist()
+    raw = path.read_range(start, stop - start)
     data, checksum = raw[:-4], raw[-4:]
     if len(raw) != stop - start or struct.pack("<I", google_crc32c.value(data)) != checksum:
         raise DamagedError(f"{path} fails its checksum (bytes {start} to {stop}); start anew with --overwrite")

@@ -3,12 +3,10 @@
 import glob
 from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
 
 from ...storage.errors import SourceError
 from ...storage.format import Source
-from ...storage.object_path import ObjectPath, list_bucket, locate
+from ...storage.places.locate import locate, matching
 from ..csv.open import COMPRESSED
 
 SUFFIXES = (".csv", ".tsv")  # of the files of a folder, perhaps with one of the above
@@ -22,13 +20,7 @@ def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
     """
     paths: list[str] = []
     for place in places:
-        found = [place]
-        if "://" in place:
-            found = _find_objects(place)
-        elif Path(place).is_dir():
-            found = [str(path) for path in sorted(Path(place).rglob("*")) if path.is_file() and _is_source(path.name)]
-        elif glob.has_magic(place) and not Path(place).exists():
-            found = [path for path in sorted(glob.glob(place, recursive=True)) if Path(path).is_file()]
+        found = _files_of(place)
         if not found:
             names = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             raise SourceError(
@@ -42,21 +34,15 @@ def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
     return sources
 
 
-def _find_objects(url: str) -> list[str]:
-    """The URLs of the objects that a URL names: itself, those of its folder, or those that fit its pattern."""
-    if not glob.has_magic(url):
-        place = locate(url)
-        assert isinstance(place, ObjectPath)
-        if place.exists():
-            return [url]
-        return [str(place / name) for name in place.list() if _is_source(name.rpartition("/")[2])]
-    scheme, _, path = url.partition("://")
-    parts = path.split("/")
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = locate(f"{scheme}://" + "/".join(parts[: max(2, fixed)]))
-    assert isinstance(base, ObjectPath)
-    names = [f"{base}/{name}" for name in base.list()] if fixed >= 2 else list_bucket(f"{scheme}://{parts[0]}")
-    return [name for name in names if fnmatchcase(name, url)]
+def _files_of(text: str) -> list[str]:
+    """The files that a path or a URL names: itself, those of its folder, or those that match its pattern."""
+    place = locate(text)
+    if place.is_file():
+        return [text]
+    if place.is_dir():
+        found = [place / file.name for file in place.walk() if _is_source(file.name.rpartition("/")[2])]
+        return list(map(str, sorted(found)))
+    return list(map(str, matching(text)[1])) if glob.has_magic(text) else [text]
 
 
 def _is_source(name: str) -> bool:
@@ -69,15 +55,9 @@ def describe_source(path: str) -> Source:
     """A source's size and time. Raises SourceError if it is not a readable file or object."""
     place = locate(path)
     try:
-        if isinstance(place, ObjectPath):
-            size, changed = place.describe()
-        else:
-            status = place.stat()
-            size, changed = status.st_size, status.st_mtime_ns
+        size, changed = place.describe()
     except OSError as error:
-        raise SourceError(
-            f"{path} cannot be read: {error.strerror or 'there is no such object'}; check the path"
-        ) from None
+        raise SourceError(f"{path} cannot be read: {error.strerror or 'it does not exist'}; check the path") from None
     if not size:
         raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
     return Source(str(place), size, changed)

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...storage.files import clean_temporaries, names_in, read_json, write_atomic
 from ...storage.format import LEFT_OUT, WORK, Manifest, ShardEntry, Statistics
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import read_json
+from ...storage.places.place import Place
 from ...storage.writer import commit, write_block_table
 from .claim import FAULTS, Plan
 from .moments import Moments, merge_moments
@@ -25,10 +24,9 @@ def attributes(plan: Plan) -> dict[str, Any]:
     return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 
-def commit_plan(plan: Plan, root: AnyPath) -> None:
+def commit_plan(plan: Plan, root: Place) -> None:
     """Gather the receipts and make the dataset exist."""
-    if isinstance(root, Path):
-        clean_temporaries(root)  # of workers that were killed while others went on
+    root.clean_temporaries()  # of workers that were killed while others went on
     receipts = [read_json(receipt_path(root, shard)) for shard in range(plan.layout.shards)]
     checksums: dict[str, list[int]] = {spec.name: [] for spec in plan.schema.arrays()}
     for receipt in receipts:
@@ -70,9 +68,9 @@ def merge_statistics(plan: Plan, receipts: Sequence[dict[str, Any]]) -> Statisti
     )
 
 
-def commit_faults(root: AnyPath) -> None:
+def commit_faults(root: Place) -> None:
     """Gather the lists of faulty rows in one beside the arrays, if there are any."""
     folder = root / WORK / FAULTS
-    listed = [(folder / name).read_bytes() for name in names_in(folder) if name.endswith(".csv")]
+    listed = [(folder / name).read_bytes() for name in folder.names() if name.endswith(".csv")]
     if listed:
-        write_atomic(root / LEFT_OUT, FAULT_HEADER + b"".join(listed))
+        (root / LEFT_OUT).write(FAULT_HEADER + b"".join(listed))

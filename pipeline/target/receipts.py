@@ -5,9 +5,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...storage.files import content_hash, read_json, write_json
 from ...storage.format import WORK, ArraySpec, Layout, Schema
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.json_files import content_hash, read_json, write_json
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ...storage.shards import shard_key
 from ...storage.writer import write_shard
 from .moments import Moments
@@ -48,11 +49,11 @@ def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndar
     }
 
 
-def receipt_path(root: AnyPath, shard: int) -> AnyPath:
+def receipt_path(root: Place, shard: int) -> Place:
     return root / WORK / RECEIPTS / f"{shard:08d}.json"
 
 
-def has_receipt(root: AnyPath, specs: tuple[ArraySpec, ...], shard: int) -> bool:
+def has_receipt(root: Place, specs: tuple[ArraySpec, ...], shard: int) -> bool:
     """Whether a shard is in place: its receipt is there, and its files have the bytes that it names."""
     path = receipt_path(root, shard)
     if not path.exists():

@@ -6,8 +6,8 @@ from itertools import takewhile
 from time import perf_counter
 from typing import Any, TypeVar
 
-from ...storage.files import read_json
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import read_json
+from ...storage.places.place import Place
 from ...storage.tasks import CONVERSION, Executor, Progress, Task
 from .claim import Plan
 from .receipts import receipt_path
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 def carry_out(
     plan: Plan,
-    root: AnyPath,
+    root: Place,
     function: Callable[[Task], Result | None],
     make: Callable[[int], Task],
     shards: Sequence[int],
@@ -53,7 +53,7 @@ def carry_out(
 class Account:
     """How far a stage is, of which some shards are `done` already."""
 
-    def __init__(self, plan: Plan, root: AnyPath, stage: str, done: Iterable[int]) -> None:
+    def __init__(self, plan: Plan, root: Place, stage: str, done: Iterable[int]) -> None:
         self.plan, self.root, self.stage = plan, root, stage
         self.source_bytes = plan.source_bytes  # a sum over all files, once
         self.row_bytes = sum(spec.row_bytes for spec in plan.schema.arrays())

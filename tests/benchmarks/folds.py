@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
 from foldstream.training.zoo.networks import digits_cnn, mlp
 from rich.console import Console
 from rich.markdown import Markdown

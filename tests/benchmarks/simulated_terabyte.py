@@ -32,6 +32,7 @@ from foldstream.pipeline.target.labels import TextFindings
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
 from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
+from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.splits.assignments import survey
 from foldstream.training.splits.folds import kfold
@@ -110,7 +111,7 @@ def plan_shards(shards: int) -> ConvertPlan:
     assert plan.layout.shards == shards
     for shard in range(shards):
         start, stop = plan.layout.shard_range(shard)
-        task = shard_task(Path("/data.zarr"), plan, shard)
+        task = shard_task(locate("/data.zarr"), plan, shard)
         ends = [piece.first_row + piece.rows for piece in task.pieces]
         assert task.pieces[0].first_row <= start < ends[0]
         assert [piece.first_row for piece in task.pieces[1:]] == ends[:-1]
@@ -134,7 +135,7 @@ def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
     assert manifest.layout == layout
     assert len(manifest.shards) == layout.shards
     assert Schema.from_json(manifest.details["schema"]) == plan.schema
-    return Dataset(Path("/data.zarr"), manifest, hashlib.sha256(data).hexdigest()), len(data)
+    return Dataset(locate("/data.zarr"), manifest, hashlib.sha256(data).hexdigest()), len(data)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ import torch
 from foldstream.cluster.runs.run import plan_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
+from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.engine import fold_model
@@ -124,7 +125,7 @@ def claim(case: str, folder: Path) -> tuple[RunFolder, RunJob]:
     model, _, _, _, _, batch_size, _ = CASES[case]
     recipe, own = resolve_settings(model, {})
     config = TrainConfig(model=model, split=Split(), epochs=2, batch_size=batch_size, recipe=recipe, model_settings=own)
-    run = RunFolder(folder / "run")
+    run = RunFolder(locate(folder / "run"))
     return run, plan_run(run, open_dataset(folder / "data"), config, SerialExecutor(), silent)
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import psutil
 from foldstream.cluster.runs.status import run_status
 from foldstream.cluster.views.facts import TIMES
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
+from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
 from ..browser import chromium, source_data, started_watch
@@ -69,7 +70,7 @@ class Meter:
 
 def epochs_done(run: Path) -> int:
     """Completed epochs, from a small file, so that the measurement itself costs nothing."""
-    return int(read_json(RunFolder(run).fold(0).progress)["epochs"])
+    return int(read_json(RunFolder(locate(run)).fold(0).progress)["epochs"])
 
 
 def measure(dataset: Path, run: Path) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def measure(dataset: Path, run: Path) -> dict[str, Any]:
         assert len(source_data(page, "lanes")["fold"]) >= FOLDS
     if training.wait():
         raise SystemExit(run.with_suffix(".log").read_text())
-    ranks = [epoch["ranks"][0] for epoch in run_status(run).folds[0].history]
+    ranks = [epoch["ranks"][0] for epoch in run_status(locate(run)).folds[0].history]
     watched = [done for done in sorted(taken) if done > min(taken) and {done, done + 1} <= taken.keys()]
     return {
         "seconds": [sum(ranks[epoch][name] for name in TIMES) for epoch in watched],

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 from foldstream.pipeline.target.receipts import RECEIPTS
-from foldstream.storage.files import content_hash, read_json
 from foldstream.storage.format import MANIFEST, WORK
+from foldstream.storage.places.json_files import content_hash, read_json
 from PIL import Image
 
 from .processes import (

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 import zarr
-from foldstream.storage.files import read_json
-from foldstream.storage.object_path import AnyPath
+from foldstream.storage.places.json_files import read_json
+from foldstream.storage.places.locate import Location, locate
 from foldstream.training.run import RunFolder
 
 from .processes import Deadline, assert_session_ended, kill_session, session_processes, start
@@ -38,7 +38,7 @@ CLUSTERS = [("3", "1", "away"), ("2", "1", "replaced"), ("3", "2", "away"), ("2"
 and after a loss they move to a spare node or wait for the replacement."""
 
 
-def command(dataset: AnyPath, run: AnyPath, *options: str) -> list[str]:
+def command(dataset: Location, run: Location, *options: str) -> list[str]:
     """The command that trains digits-cnn, which uses random numbers and batch norm, with two workers."""
     fixed = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
     return [sys.executable, "-m", "foldstream.cli", "train", str(dataset), str(run), *fixed, *options]
@@ -137,7 +137,7 @@ def result(run: RunFolder) -> tuple[list[bytes], bytes]:
 
 def disturb(dataset: Path, root: Path, victim: str, moment: float, draw: random.Random, options: list[str]) -> str:
     """Run a command and kill one victim when the fraction `moment` of all epochs is done. Returns what happened."""
-    run, log = RunFolder(root), root.with_suffix(".log")
+    run, log = RunFolder(locate(root)), root.with_suffix(".log")
     arguments = command(dataset, root, *options)
     where = ""
     if victim == "node":
@@ -160,13 +160,13 @@ def main(victim: str, count: int, seed: int, dataset: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="fold-kills-") as name:
         root = Path(name)
         subprocess.run(command(dataset, root / "quiet"), check=True, stdout=subprocess.DEVNULL)
-        expected = result(RunFolder(root / "quiet"))
+        expected = result(RunFolder(locate(root / "quiet")))
         for number in range(count):
             every = draw.choice(["1 epoch", "5 steps", "0.01 minutes"])
             options = ["--fold-mode", draw.choice(["fused", "runs"]), "--checkpoint-every", every]
             run = root / f"{number}"
             what = disturb(dataset, run, victim, draw.random(), draw, options)
-            assert result(RunFolder(run)) == expected, f"kill {number}: {what}"
+            assert result(RunFolder(locate(run))) == expected, f"kill {number}: {what}"
             how = f"{options[1]:5} {every:12}"
             print(f"{number:2} {victim:11} {how} {what} -> the same weights and predictions", flush=True)
     print(f"{count} kills of {victim}, seed {seed}: every result equals the undisturbed run")

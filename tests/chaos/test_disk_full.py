@@ -26,7 +26,7 @@ def test_a_full_disk_is_reported_and_with_more_space_the_command_resumes(
 ) -> None:
     quiet, out, log = quiets[name], small_disk / "out.zarr", tmp_path / "log"
     message = refusal(convert_command(quiet.source, out), log)
-    assert message.startswith(f"{out}: the disk is full; make room there, then run the same command again")
+    assert message.startswith(f"{out}: the disk is full; free some space, then run the same command again")
     assert not (out / MANIFEST).exists()
     remount(small_disk, LARGE_ENOUGH)
     finish(start(convert_command(quiet.source, out), log), log)

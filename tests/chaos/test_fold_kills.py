@@ -15,6 +15,7 @@ from foldstream.cluster.runs.journal import Journal
 from foldstream.cluster.runs.schedule import Ended, Silent
 from foldstream.cluster.runs.status import run_status
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
 from .fold_kills import await_victims, command, disturb, result, steps_done, training, victims, wait_for
@@ -71,7 +72,7 @@ def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tu
     root = tmp_path_factory.mktemp("undisturbed") / "run"
     with training(command(digits.root, root), root.with_suffix(".log")) as process:
         assert process.wait() == 0, root.with_suffix(".log").read_text()
-    return result(RunFolder(root))
+    return result(RunFolder(locate(root)))
 
 
 @pytest.mark.timeout(600)
@@ -81,16 +82,16 @@ def test_a_kill_leaves_the_weights_as_they_would_have_been(
 ) -> None:
     what = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
     assert "nothing" not in what
-    assert result(RunFolder(tmp_path / "run")) == undisturbed
+    assert result(RunFolder(locate(tmp_path / "run"))) == undisturbed
     if victim == "worker":  # Ray Train restarts it
-        assert any("has died" in failure for failure in run_status(tmp_path / "run").failures)
+        assert any("has died" in failure for failure in run_status(locate(tmp_path / "run")).failures)
 
 
 @pytest.mark.timeout(600)
 def test_a_controller_killed_while_its_workers_start_leaves_their_cores_to_the_next_one(
     undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
 ) -> None:
-    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     with training(command(digits.root, run.root), log) as process:
         await_victims(process, "worker")
         assert steps_done(run) == 0
@@ -108,7 +109,7 @@ def events(run: RunFolder, kind: type[Kind]) -> list[Kind]:
 @pytest.mark.timeout(600)
 def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
-    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     options = ["--model", f"{tmp_path}/hangs.py:make", "--set", f"flag={tmp_path}/flag", "--hang-timeout", "6"]
     with training(command(digits.root, run.root, *options), log) as process:
         assert process.wait() == 0, log.read_text()
@@ -121,7 +122,7 @@ def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset
 @pytest.mark.timeout(600)
 def test_an_error_that_would_recur_is_not_retried(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(FAILS)
-    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     with training(command(digits.root, run.root, "--model", f"{tmp_path}/fails.py:make"), log) as process:
         assert process.wait() == 1
     (ended,) = events(run, Ended)
@@ -134,7 +135,7 @@ def test_an_error_that_would_recur_is_not_retried(digits: Dataset, tmp_path: Pat
 
 @pytest.mark.timeout(600)
 def test_a_stopped_worker_is_killed(undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path) -> None:
-    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     with training(command(digits.root, run.root, "--hang-timeout", "6"), log) as process:
         wait_for(process, run, 4)
         stopped = victims(process.pid, "worker")[0]

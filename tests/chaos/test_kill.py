@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.files import read_json
-from foldstream.storage.object_path import AnyPath
+from foldstream.storage.places.json_files import read_json
+from foldstream.storage.places.locate import Location, locate
 from foldstream.training.run import RunFolder
 
 pytestmark = pytest.mark.long
@@ -20,7 +20,7 @@ FOLDS, EPOCHS = 3, 20  # enough epochs that the third fold still trains when its
 PATIENCE_SECONDS = 240
 
 
-def command(dataset: Dataset, run: AnyPath) -> list[str]:
+def command(dataset: Dataset, run: Location) -> list[str]:
     """The command that trains digits-cnn (batch norm, dropout, random shifts) with two workers."""
     options = ["--folds", str(FOLDS), "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "2"]
     options += ["--fold-mode", "runs"]
@@ -57,7 +57,7 @@ def kill_in_third_fold(arguments: list[str], run: RunFolder) -> None:
 
 @pytest.mark.timeout(900)
 def test_a_run_killed_in_its_third_fold_ends_with_the_same_weights(digits: Dataset, tmp_path: Path) -> None:
-    quiet, killed = RunFolder(tmp_path / "quiet"), RunFolder(tmp_path / "killed")
+    quiet, killed = RunFolder(locate(tmp_path / "quiet")), RunFolder(locate(tmp_path / "killed"))
     kill_in_third_fold(command(digits, killed.root), killed)
     assert killed.fold(1).done.exists()
     assert not killed.fold(2).done.exists()

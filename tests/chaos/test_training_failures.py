@@ -9,6 +9,7 @@ import pytest
 from foldstream.cluster.runs.journal import Journal
 from foldstream.cluster.runs.schedule import Ended
 from foldstream.storage.dataset import Dataset, open_dataset
+from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
 from .fold_kills import command, result
@@ -25,9 +26,9 @@ def failures(run: RunFolder) -> list[bool]:
 def test_a_full_disk_is_reported_and_with_more_space_the_run_resumes(
     digits: Dataset, small_disk: Path, tmp_path: Path
 ) -> None:
-    run, log = RunFolder(small_disk / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(small_disk / "run")), tmp_path / "log"
     message = refusal(command(digits.root, run.root), log).replace("\n", " ")
-    assert "the disk is full; make room there, then run the same command again" in message
+    assert "the disk is full; free some space, then run the same command again" in message
     remount(small_disk, "size=200m")
     finish(start(command(digits.root, run.root), log), log)
     assert result(run)[0]
@@ -38,7 +39,7 @@ def test_a_damaged_shard_is_named_and_once_it_is_repaired_the_run_resumes(digits
     shard = next(path for path in sorted((tmp_path / "data.zarr" / "x" / "c").rglob("*")) if path.is_file())
     whole = shard.read_bytes()
     shard.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
-    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     message = refusal(command(data.root, run.root), log).replace("\n", " ")
     assert f"{shard}: " in message
     assert "(rows " in message

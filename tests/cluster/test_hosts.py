@@ -15,7 +15,7 @@ from pathlib import Path
 import obstore
 import pytest
 from foldstream.cluster.ray.auth import MODE, TOKEN_PATH
-from foldstream.storage.object_path import _open_store
+from foldstream.storage.places.bucket import open_store
 
 from ..object_store import BUCKET, ObjectServer, object_server
 from .hosts import Host, hosts, why_not
@@ -142,7 +142,7 @@ def site(digits_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         for part in range(PARTS):
             obstore.put(store.store, f"source/part-{part}.csv", (header + "".join(rows[part::PARTS])).encode())
         yield Site(nodes, spare, store, folder)
-        _open_store.cache_clear()
+        open_store.cache_clear()
 
 
 @pytest.fixture(scope="module")

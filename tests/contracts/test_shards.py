@@ -8,6 +8,7 @@ import pytest
 import zarr
 from foldstream.storage.errors import DamagedError
 from foldstream.storage.format import ArraySpec, Layout
+from foldstream.storage.places.locate import locate
 from foldstream.storage.shards import MISSING, decode_block, decode_index, encode_shard, index_bytes, shard_key
 from foldstream.storage.writer import create_arrays
 
@@ -36,7 +37,7 @@ def smooth(spec: ArraySpec, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_zarr_python_reads_our_shards(spec: ArraySpec, sample: Sample, tmp_path: Path) -> None:
     rows = sample(spec, LAYOUT.rows)
-    create_arrays(tmp_path, LAYOUT, [spec], {})
+    create_arrays(locate(tmp_path), LAYOUT, [spec], {})
     for shard in range(LAYOUT.shards):
         start, stop = LAYOUT.shard_range(shard)
         path = tmp_path / shard_key(spec, shard)
@@ -50,7 +51,7 @@ def test_zarr_python_reads_our_shards(spec: ArraySpec, sample: Sample, tmp_path:
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_our_blocks_equal_those_of_zarr_python_to_the_byte(spec: ArraySpec, tmp_path: Path) -> None:
     rows = smooth(spec, LAYOUT.rows)
-    create_arrays(tmp_path, LAYOUT, [spec], {})
+    create_arrays(locate(tmp_path), LAYOUT, [spec], {})
     array = zarr.open_array(tmp_path / spec.name, mode="r+", config={"write_empty_chunks": True})
     array[...] = rows
     for shard in range(LAYOUT.shards):

@@ -8,7 +8,7 @@ import foldstream as fs
 import mlflow
 import pytest
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
 from prometheus_client.parser import text_string_to_metric_families
 
 from ..object_store import free_ports

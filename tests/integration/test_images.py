@@ -72,7 +72,7 @@ def test_a_preview_of_rows_of_csv(digits: Dataset, tmp_path: Path) -> None:
         (("--size", "8,8,8"), "height and width"),
         ((), "--size"),
         (("--size", "8", "--shuffle", "some"), "give a whole number, or none"),
-        (("--size", "8", "--fit", "crp"), "did you mean «crop»"),
+        (("--size", "8", "--fit", "crp"), "did you mean 'crop'"),
     ],
 )
 def test_the_command_line_refuses_in_words(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:

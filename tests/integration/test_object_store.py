@@ -7,10 +7,10 @@ import foldstream as fs
 import obstore
 import pytest
 from foldstream.cluster.api.predict import write_oof
-from foldstream.storage.block_cache import FOLDER
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, DamagedError, DatasetError, ForeignError, UsageError
-from foldstream.storage.object_path import _open_store
+from foldstream.storage.places.block_cache import FOLDER
+from foldstream.storage.places.bucket import open_store
 
 from ..object_store import ObjectServer, object_server
 
@@ -19,7 +19,7 @@ from ..object_store import ObjectServer, object_server
 def server() -> Iterator[ObjectServer]:
     with object_server() as started:
         yield started
-    _open_store.cache_clear()
+    open_store.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,13 @@ def test_a_bucket_gives_the_batches_of_the_folder(size: str, bucket: str, digits
 
 def test_what_is_cached_needs_no_store(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     with object_server() as own:
-        _open_store.cache_clear()
+        open_store.cache_clear()
         stream = fs.stream(own.upload(digits.root, "other.zarr"), batch_size=48)
         stream.blocks.kept = 0  # type: ignore[union-attr]
         first = [batch.id.tolist() for batch in stream]
         own.stop()
         assert len(list(stream)) == len(first)
-    _open_store.cache_clear()
+    open_store.cache_clear()
 
 
 def test_a_damaged_cache_is_read_from_the_store_again(bucket: str, digits: Dataset, cache: Path) -> None:
@@ -79,18 +79,18 @@ def test_damage_in_a_bucket_is_named(server: ObjectServer, digits: Dataset) -> N
 
 
 def test_what_is_not_there_or_not_allowed_is_said(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ForeignError, match="s3://bucket/nothing holds no dataset"):
+    with pytest.raises(ForeignError, match="s3://bucket/nothing does not exist"):
         fs.open("s3://bucket/nothing")
     with pytest.raises(UsageError, match=r"as in s3://bucket/digits\.zarr"):
         fs.open("s3://bucket")
     with pytest.raises(UsageError, match="choose from s3, gs, az"):
         fs.open("reference://x/y")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    _open_store.cache_clear()
-    with pytest.raises(DatasetError, match="look at the credentials") as refused:
+    open_store.cache_clear()
+    with pytest.raises(DatasetError, match="check the credentials") as refused:
         fs.open("s3://bucket/digits.zarr")
     assert "wrong" not in str(refused.value)
-    _open_store.cache_clear()
+    open_store.cache_clear()
 
 
 MODEL = """

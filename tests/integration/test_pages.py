@@ -14,7 +14,8 @@ import requests
 from distributed import Client
 from foldstream.cluster.ray.auth import token_path
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
+from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 from playwright.sync_api import Browser, expect
 
@@ -135,7 +136,7 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
         trained.result()
     expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done")
     for fold in range(2):
-        history = read_json(RunFolder(tmp_path / "run").fold(fold).done)["history"]
+        history = read_json(RunFolder(locate(tmp_path / "run")).fold(fold).done)["history"]
         assert source_data(page, f"loss, held out, fold {fold}")["value"] == [epoch["loss"] for epoch in history]
     page.screenshot(path=artefact("run-in-dask.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
@@ -161,7 +162,7 @@ def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browse
     options = ["--folds", "5", "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "1"]
     command = [sys.executable, "-m", "foldstream.cli", "train", str(digits.root), str(tmp_path / "run"), *options]
     with training([*command, "--fold-mode", "runs", "--model", f"{tmp_path}/own.py:slow"], tmp_path / "log") as trained:
-        wait_for(trained, RunFolder(tmp_path / "run"), 0.1)
+        wait_for(trained, RunFolder(locate(tmp_path / "run")), 0.1)
         with started_watch(tmp_path / "run") as address:
             page = browser.new_page()
             told, _ = watch_page(page)

@@ -10,6 +10,7 @@ from pathlib import Path
 import foldstream as fs
 import pytest
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
 from ..chaos.fold_kills import wait_for
@@ -44,7 +45,7 @@ def test_quiet_commands_print_errors_only(digits_csv: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Dataset, tmp_path: Path) -> None:
     options = ["--folds", "3", "--epochs", "50", "--batch-size", "64", "--workers", "1", "--model", "mlp"]
-    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     process = start([*COMMAND, "train", str(digits.root), str(run.root), *options], log)
     try:
         wait_for(process, run, 3)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foldstream.storage import block_cache
-from foldstream.storage.block_cache import FOLDER, BlockCache
+from foldstream.storage.places import block_cache
+from foldstream.storage.places.block_cache import FOLDER, BlockCache
 
 SIZE = 100
 

@@ -80,7 +80,7 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlflo", "did you mean «mlflow»"),
+        ("mlflo", "did you mean 'mlflow'"),
         ("{folder}/own.py:wrong", "gives int, not a foldstream.Callback"),
         ("{folder}/own.py:none", "there is no function «none»"),
         ("{folder}/no.py:Own", "the file does not exist"),

@@ -9,6 +9,7 @@ import pytest
 import safetensors
 import torch
 from foldstream.storage.errors import DamagedError, UsageError
+from foldstream.storage.places.locate import locate
 from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
 from foldstream.training.engine.saving import EACH_EPOCH, Pace, Saving, parse_saving
 from foldstream.training.model.weights import load_weights, save_weights
@@ -60,7 +61,7 @@ def test_a_state_comes_back_to_the_bit() -> None:
 
 
 def test_any_reader_of_safetensors_finds_the_weights(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, keep=1).save(1, 0, STATE)
+    Checkpoints(locate(tmp_path), keep=1).save(1, 0, STATE)
     with safetensors.safe_open(next(tmp_path.iterdir()), "pt") as file:
         assert torch.equal(file.get_tensor("model.1.weight"), TIED)
 
@@ -97,7 +98,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_last_checkpoints_stay(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "1", keep=2)
+    checkpoints = Checkpoints(locate(tmp_path / "1"), keep=2)
     assert checkpoints.load() is None
     for epoch, step in ((0, 7), (0, 12), (1, 0), (9, 2), (10, 1)):
         checkpoints.save(epoch, step, {"at": [epoch, step]})
@@ -106,7 +107,7 @@ def test_the_last_checkpoints_stay(tmp_path: Path) -> None:
 
 
 def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(locate(tmp_path), keep=2)
     for step in (1, 5):
         checkpoints.save(0, step, {"at": step})
     newest = tmp_path / "epoch-00000-step-000000005.safetensors"
@@ -126,8 +127,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path: Path, caplog:
 def test_tied_weights_are_stored(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     model[1].weight = model[0].weight
-    save_weights(tmp_path / "weights", model.state_dict())
-    assert_same(load_weights(tmp_path / "weights"), dict(model.state_dict()))
+    save_weights(locate(tmp_path / "weights"), model.state_dict())
+    assert_same(load_weights(locate(tmp_path / "weights")), dict(model.state_dict()))
 
 
 @pytest.mark.parametrize(

@@ -105,12 +105,12 @@ def test_several_labels_are_quantities_side_by_side(write_csv: WriteCsv, tmp_pat
     [
         ("a,b,label\n1,2,0\n3,1\n", "line 3: 2 fields where the header has 3"),
         ("a,b,label\n1,2,0\n3,4,1,9\n", "line 3: 4 fields where the header has 3"),
-        ("a,b,label\n1,2,0\n\n3,four,1\n", "line 4, column «b»: «four» is not a number"),
-        ("a,b,label\n1,2,0\n3,,1\n", "line 3, column «b»: the value is missing"),
-        ("a,b,label\n1,2,0\n3,4,\n", "line 3, column «label»: the value is missing"),
-        ("a,b,label\n1,2,0\n3,inf,1\n", "line 3, column «b»: «inf» is not a finite number"),
-        ("a,b,label\n1,2,0\n3,true,1\n", "line 3, column «b»: «true» is not a number"),
-        ('a,b,label\n1,"2\n",0\n3,x,1\n', "line 4, column «b»: «x» is not a number"),
+        ("a,b,label\n1,2,0\n\n3,four,1\n", "line 4, column 'b': «four» is not a number"),
+        ("a,b,label\n1,2,0\n3,,1\n", "line 3, column 'b': the value is missing"),
+        ("a,b,label\n1,2,0\n3,4,\n", "line 3, column 'label': the value is missing"),
+        ("a,b,label\n1,2,0\n3,inf,1\n", "line 3, column 'b': «inf» is not a finite number"),
+        ("a,b,label\n1,2,0\n3,true,1\n", "line 3, column 'b': «true» is not a number"),
+        ('a,b,label\n1,"2\n",0\n3,x,1\n', "line 4, column 'b': «x» is not a number"),
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("a,b,label\n", "has a header and no rows"),
@@ -134,10 +134,10 @@ def test_faults_are_named_with_their_place_and_leave_nothing_behind(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": "lable"}, "did you mean «label»"),
-        ({"label": "label", "id": "nothing-like-it"}, "its columns are «c0»"),
+        ({"label": "lable"}, "did you mean 'label'"),
+        ({"label": "label", "id": "nothing-like-it"}, "its columns are 'c0'"),
         ({"label": "label", "shape": (2, 3)}, "6 values, but there are 4 feature columns"),
-        ({"label": "label", "dtype": "int8x"}, "did you mean «int8»"),
+        ({"label": "label", "dtype": "int8x"}, "did you mean 'int8'"),
         ({"label": "label", "task": "regression"}, "holds text; use classification"),
         ({"label": ("c0", "label")}, "«label» holds text; several labels must all be numbers"),
         ({"label": ("c0", "c1"), "task": "classification"}, "give one --label"),
@@ -171,7 +171,7 @@ def test_a_test_set_takes_the_columns_and_codes_of_the_training_set(write_csv: W
     assert read_all(test)["x"].tolist() == [[9, 0, 20455]]
     assert not test.schema.labels
     unknown = write_csv("a,colour,day\n9,green,2026-01-02\n", "unknown.csv")
-    with pytest.raises(SourceError, match="line 2, column «colour»: «green» is no value that the training data has"):
+    with pytest.raises(SourceError, match="line 2, column 'colour': «green» is no value that the training data has"):
         convert_file(unknown, tmp_path / "strict", like=train.schema)
     coded = convert_file(unknown, tmp_path / "coded", like=train.schema, unknown="code")
     assert read_all(coded)["x"][0, 1] == 2

@@ -38,7 +38,7 @@ def test_the_median_is_one_of_probabilities_or_of_values() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "classes", "message"),
-    [("means", True, "did you mean «mean»"), ("vote", False, "requires classes"), ("refit", True, "with --refit")],
+    [("means", True, "did you mean 'mean'"), ("vote", False, "requires classes"), ("refit", True, "with --refit")],
 )
 def test_ensembles_that_there_are_not_are_refused(kind: str, classes: bool, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -11,7 +11,7 @@ import torch
 from foldstream.cli import app
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.export import FORMATS
@@ -101,7 +101,7 @@ def test_what_cannot_be_exported_is_refused(digits: Dataset, tmp_path: Path, mon
     with pytest.raises(UsageError, match="folds 0, 2 are not fully trained"):
         fs.load_models(run.root)
     FoldTrainer(folds_of(job, run, [0, 2]), Process()).train()
-    with pytest.raises(UsageError, match="did you mean «onnx»"):
+    with pytest.raises(UsageError, match="did you mean 'onnx'"):
         fs.export(run.root, tmp_path / "out", format="onx")
     with pytest.raises(UsageError, match="is a file"):
         fs.export(run.root, run.job)

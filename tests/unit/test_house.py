@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = {"storage": 0, "pipeline": 1, "training": 1, "cluster": 2, "cli": 3, "__init__": 3}
 ROOMS = {
+    "storage": ["errors", "random compiled machine tasks", "places", "*"],
     "pipeline": ["csv", "target", "tables images predictions", "*"],
     "training": ["seeding", "splits stream zoo", "config", "settings", "run", "model", "engine", "ray", "open_stream"],
     "cluster": [
@@ -162,3 +163,9 @@ def test_only_one_file_knows_the_internals_of_ray() -> None:
         others.pop(name)
     found = {name: known for name, path in others.items() if (known := list(private_parts_of_ray(path)))}
     assert found == {}, f"use {RAY_INTERNALS[0]}"
+
+
+def test_nobody_asks_which_kind_of_place_it_has() -> None:
+    own = {("storage", "places", name) for name in ("local", "bucket")}
+    users = {path for path in modules() if own & set(imported_modules(path)) and path.parent != ROOT / "storage/places"}
+    assert not users

@@ -409,7 +409,7 @@ def test_labels_that_do_not_fit_the_images_are_named(tmp_path: Path) -> None:
     labels.write_text("image,label\ngone.png,x\n" + "".join(f"{path},{path[0]}\n" for path, _ in files))
     with pytest.raises(SourceError, match="1 images that are not there, the first «gone"):
         convert_folder(tmp_path / "images", tmp_path / "other", **options)
-    with pytest.raises(UsageError, match="did you mean «label»"):
+    with pytest.raises(UsageError, match="did you mean 'label'"):
         convert_folder(tmp_path / "images", tmp_path / "other", label=("labl",), **options)
 
 
@@ -466,7 +466,7 @@ def test_a_folder_that_has_changed_is_another_source(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"form": ImageForm((9, 9), "green")}, "--color"),
-        ({"form": ImageForm((9, 9), fit="crp")}, "did you mean «crop»"),
+        ({"form": ImageForm((9, 9), fit="crp")}, "did you mean 'crop'"),
         ({"label": ("x",)}, "--labels"),
         ({"task": "regression"}, "«class» holds text"),
     ],

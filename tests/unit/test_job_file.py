@@ -7,7 +7,7 @@ import foldstream as fs
 import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
-from foldstream.storage.files import exclusive
+from foldstream.storage.places.locate import locate
 
 JOB = """
 [convert.csv]
@@ -69,7 +69,7 @@ def test_the_line_of_a_model_that_fails_is_told(digits: Dataset, tmp_path: Path)
 
 
 def test_a_run_is_trained_by_one_command_at_a_time(digits: Dataset, tmp_path: Path) -> None:
-    with exclusive(tmp_path / "run", "busy"), pytest.raises(ConflictError, match="by another command; wait for it"):
+    with locate(tmp_path / "run").lock("busy"), pytest.raises(ConflictError, match="by another command; wait for it"):
         fs.train(digits.root, tmp_path / "run", model="mlp", folds=2)
     assert list((tmp_path / "run").iterdir()) == []
 

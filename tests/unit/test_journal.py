@@ -16,6 +16,7 @@ from foldstream.cluster.runs.schedule import (
     Silent,
     Start,
 )
+from foldstream.storage.places.locate import locate
 
 EVENTS: list[Event] = [
     NodeSeen("a", Resources(2.0, 1.0, 1 << 34)),
@@ -30,7 +31,7 @@ EVENTS: list[Event] = [
 
 
 def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = Journal(locate(tmp_path / "journal.jsonl"))
     assert list(journal.read()) == []
     for event in EVENTS:
         journal.append(event)
@@ -38,7 +39,7 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path) -> None:
-    journal, before = Journal(tmp_path / "journal.jsonl"), time.time()
+    journal, before = Journal(locate(tmp_path / "journal.jsonl")), time.time()
     journal.append(EVENTS[0])
     journal.note_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
     journal.note_death("fold-0-to-fold-1", 1, "worker 1 has died")
@@ -52,11 +53,11 @@ def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path
 
 @pytest.mark.parametrize("length", [1, 10, 40])
 def test_a_line_that_was_cut_short_does_not_count(length: int, tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = Journal(locate(tmp_path / "journal.jsonl"))
     for event in EVENTS[:3]:
         journal.append(event)
     data = journal.path.read_bytes()
-    journal.path.write_bytes(data[:-length])
+    journal.path.write(data[:-length])
     assert list(journal.read()) == EVENTS[:2]
     journal.append(EVENTS[3])
     assert list(journal.read()) == [*EVENTS[:2], EVENTS[3]]

@@ -14,6 +14,8 @@ from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.format import Schema
 from foldstream.storage.parts import write_part
+from foldstream.storage.places.locate import locate
+from foldstream.storage.places.place import Place
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.plan import make_plan
@@ -28,7 +30,7 @@ class Parts:
     """A fold plan, and parts of random probabilities for each of its models, (models, rows, 10)."""
 
     plan: FoldPlan
-    folders: tuple[Path, ...]
+    folders: tuple[Place, ...]
     values: np.ndarray
 
     def held_out(self, model: int, shard: int) -> np.ndarray:
@@ -41,7 +43,7 @@ def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> 
     plan = make_plan(dataset, split, root / "folds.zarr")
     models = range(len(plan.models))
     values = np.random.default_rng(0).dirichlet(np.ones(10), (len(models), dataset.rows)).astype(np.float32)
-    parts = Parts(plan, tuple(root / str(model) / "predictions" for model in models), values)
+    parts = Parts(plan, tuple(locate(root / str(model) / "predictions") for model in models), values)
     for shard in range(dataset.layout.shards):
         for model, folder in enumerate(parts.folders):
             rows = parts.held_out(model, shard)
@@ -52,7 +54,14 @@ def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> 
 def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report, and the merged arrays."""
     plan = parts.plan
-    report = merge_predictions(dataset, plan, plan.models, parts.folders, root / "oof.zarr", SerialExecutor())
+    report = merge_predictions(
+        dataset,
+        plan,
+        plan.models,
+        parts.folders,
+        locate(root / "oof.zarr"),
+        SerialExecutor(),
+    )
     reader = BlockReader(open_arrays(root / "oof.zarr", "predictions"), ("prediction", "count"))
     return report, reader.read(range(dataset.layout.blocks))
 

@@ -45,7 +45,7 @@ def test_dates_categories_keys_and_missing_values_come_as_from_csv(tmp_path: Pat
 def test_a_faulty_row_is_named_or_left_out(tmp_path: Path) -> None:
     x = pa.array([*range(10), None, *range(11, 30)])
     parquet.write_table(pa.table({"x": x, "y": np.arange(30) % 2}), tmp_path / "t.parquet", row_group_size=4)
-    with pytest.raises(RowError, match=r"t\.parquet, row 11, column «x»: the value is missing"):
+    with pytest.raises(RowError, match=r"t\.parquet, row 11, column 'x': the value is missing"):
         convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
     dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", on_error="skip")
     assert (dataset.rows, dataset.left_out) == (29, 1)

@@ -15,7 +15,7 @@ from foldstream.cluster.views.charts import ticks
 from foldstream.cluster.views.facts import command
 from foldstream.cluster.views.pages import number
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.files import read_json
+from foldstream.storage.places.json_files import read_json
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process

@@ -199,8 +199,8 @@ def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
     [
         ({"split": "group"}, "needs --group-column"),
         ({"split": "kfold", "group_column": "patient"}, "does not take --group-column"),
-        ({"split": "groups"}, "did you mean «group»"),
-        ({"group_column": "patients"}, "did you mean «patient»"),
+        ({"split": "groups"}, "did you mean 'group'"),
+        ({"group_column": "patients"}, "did you mean 'patient'"),
         ({"order_column": "name"}, "is text"),
         ({"order_column": "part"}, "trains on 0 rows"),
         ({"fold_column": "part", "repeats": 2}, "the same each time"),

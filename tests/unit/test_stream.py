@@ -12,6 +12,7 @@ import torch
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import parse_bytes, this_machine
+from foldstream.storage.places.locate import locate
 
 
 def test_folds_and_splits_share_out_the_rows(digits: Dataset) -> None:
@@ -64,7 +65,7 @@ def test_the_stream_trains_a_model_in_a_plain_loop(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "tst"}, "did you mean «test»"),
+        ({"split": "tst"}, "did you mean 'test'"),
         ({"fold": 5}, "from 0 to 4"),
         ({"fold": 0, "folds": 1}, "from 2 to 100"),
         ({"rank": 2, "world_size": 2}, "from 0 to 1"),
@@ -89,7 +90,7 @@ def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Pat
 
     other = tmp_path / "other.csv"
     other.write_text(table(100))
-    run = RunFolder(tmp_path / "run")
+    run = RunFolder(locate(tmp_path / "run"))
     make_plan(convert_file(other, tmp_path / "other.zarr", label="label"), Split(kind="kfold", folds=4), run.folds)
     with pytest.raises(UsageError, match="belong to another dataset"):
         fs.stream(digits, fold=0, folds=run.root)

@@ -10,8 +10,8 @@ import pytest
 from foldstream.cluster.runs.run import plan_run
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
-from foldstream.storage.files import names_in
 from foldstream.storage.parts import read_part
+from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer
@@ -31,7 +31,7 @@ def make_job(
     model = options.pop("model", "digits-cnn")
     recipe, own = resolve_settings(model, settings or {})
     base = TrainConfig(model=model, split=Split(folds=3), epochs=2, batch_size=64, recipe=recipe, model_settings=own)
-    run = RunFolder(root)
+    run = RunFolder(locate(root))
     return plan_run(run, dataset, base.model_copy(update=options), SerialExecutor(), silent), run
 
 
@@ -60,7 +60,7 @@ def test_a_model_learns_the_digits(digits: Dataset, tmp_path: Path) -> None:
     assert result["metrics"]["top3"] >= result["metrics"]["accuracy"]
     assert [h["epoch"] for h in result["history"]] == [1, 2, 3, 4, 5]
     assert result["history"][0]["rows"] + result["history"][0]["dropped"] == 800
-    assert names_in(run.fold(1).checkpoints) == ["epoch-00005-step-000000000.safetensors"]
+    assert run.fold(1).checkpoints.names() == ["epoch-00005-step-000000000.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def train_on_two_ranks(run: RunFolder, groups: str, meet: Path) -> None:
 def fold_bytes(run: RunFolder) -> list[tuple[bytes, list[bytes]]]:
     """The weights and the predictions of every fold."""
     folders = [run.fold(fold) for fold in range(3)]
-    return [(f.weights.read_bytes(), [(f.parts / part).read_bytes() for part in names_in(f.parts)]) for f in folders]
+    return [(f.weights.read_bytes(), [(f.parts / part).read_bytes() for part in f.parts.names()]) for f in folders]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ...storage.errors import DamagedError, UsageError
-from ...storage.files import clean_temporaries, content_hash, names_in, remove_file, to_json, write_atomic
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import content_hash, to_json
+from ...storage.places.place import Place
 from ..model.weights import contiguous_copy
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ METADATA = "foldstream"
 class Checkpoints:
     """The checkpoints in a fold's folder, named by how far they are; the last `keep` stay."""
 
-    def __init__(self, folder: AnyPath, keep: int) -> None:
+    def __init__(self, folder: Place, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def stored(self) -> list[str]:
         """The names of all that are there, the newest last."""
-        return [name for name in names_in(self.folder) if fnmatch(name, "epoch-*-step-*.safetensors")]
+        return [name for name in self.folder.names() if fnmatch(name, "epoch-*-step-*.safetensors")]
 
     def save(self, epoch: int, step: int, state: Mapping[str, Any]) -> None:
         """Store the state after so many epochs, and steps of the next one, and remove what is not to stay.
@@ -43,16 +43,16 @@ class Checkpoints:
         What is further on is left from before a damage, and goes too. Raises what `pack` raises.
         """
         own = f"epoch-{epoch:05}-step-{step:09}.safetensors"
-        write_atomic(self.folder / own, pack(state))
+        (self.folder / own).write(pack(state))
         stored = self.stored()
         staying = [name for name in stored if name <= own][-self.keep :]
         for name in stored:
             if name not in staying:
-                remove_file(self.folder / name)
+                (self.folder / name).remove()
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, or None if there is none yet. Raises DamagedError if all are damaged."""
-        clean_temporaries(self.folder)
+        self.folder.clean_temporaries()
         stored = self.stored()
         for name in reversed(stored):
             try:

@@ -3,7 +3,8 @@
 from tensorboard.compat.tensorflow_stub.io.gfile import register_filesystem
 from torch.utils.tensorboard import SummaryWriter
 
-from ...storage.object_path import SCHEMES, AnyPath, ObjectPath, locate
+from ...storage.places.locate import SCHEMES, locate
+from ...storage.places.place import Place
 
 
 class _Objects:
@@ -19,18 +20,16 @@ class _Objects:
         return "/".join(map(_text, (path, *paths)))
 
     def write(self, filename: bytes | str, content: bytes, binary_mode: bool = False) -> None:
-        place = locate(_text(filename))
-        assert isinstance(place, ObjectPath)
-        place.write_bytes(content)
+        locate(_text(filename)).write(content)
 
 
 def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def open_logs(folder: AnyPath, purge_step: int) -> SummaryWriter:
+def open_logs(folder: Place, purge_step: int) -> SummaryWriter:
     """A writer of event files in a folder, in which what was written from `purge_step` on counts no more."""
-    if isinstance(folder, ObjectPath):
+    if folder.waits_for_network:
         for scheme in SCHEMES:
             register_filesystem(scheme, _Objects())
     return SummaryWriter(str(folder), purge_step=purge_step)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...storage.errors import RunError
-from ...storage.files import write_json
-from ...storage.object_path import ObjectPath
+from ...storage.places.json_files import write_json
 from ..model.metrics import make_loss_metric, make_metrics, name_metrics
 from ..model.objective import Normalizer, Objective, autocast, make_model
 from ..model.optimizer import make_optimizer, make_scheduler
@@ -84,7 +83,7 @@ class FoldModel:
         self.scheduler = make_scheduler(self.optimizer, self.recipe, self.updates * self.config.epochs)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=self.recipe.precision == "float16")
         self.state = FoldState()
-        self.pause = BUCKET_SECONDS if isinstance(self.folder.root, ObjectPath) else PROGRESS_SECONDS
+        self.pause = BUCKET_SECONDS if self.folder.root.waits_for_network else PROGRESS_SECONDS
         self.pace, self.checkpoints = Pace(saving), Checkpoints(self.folder.checkpoints, saving.keep)
         self.saved_best = 0
         self.within: dict[str, Any] | None = None

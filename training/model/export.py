@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from ...storage.errors import UsageError, check_choice, disk_in_words
-from ...storage.files import write_atomic, write_json
 from ...storage.fold_plan import open_plan
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.json_files import write_json
+from ...storage.places.locate import Location, locate
 from ..run import RunFolder, best_folder, is_done, load_job
 from ..zoo.user_code import describe_error
 from .prediction import load_predictor
@@ -40,7 +40,7 @@ class UnscaleTargets(nn.Module):
         return (outputs.double() * self.std + self.mean).float()
 
 
-def load_models(run: str | AnyPath) -> list[nn.Module]:
+def load_models(run: Location) -> list[nn.Module]:
     """Load the models of all folds of a run as plain torch modules.
 
     Each module is a Sequential of `prepare`, which standardizes each channel, `model`, which the factory created, and
@@ -84,7 +84,7 @@ def load_models(run: str | AnyPath) -> list[nn.Module]:
     return models
 
 
-def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript") -> list[Path]:
+def export(run: Location, out: Location, *, format: str = "torchscript") -> list[Path]:
     """Write the models that `load_models` returns to files that need no Foldstream to read.
 
     Besides the models, `export.json` lists the files, and whether the outputs are `logits` or `values`. Its `schema`
@@ -110,7 +110,7 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
         [PosixPath('/home/ada/exported/fold-0.onnx'), ...]
     """
     check_choice("--format", format, FORMATS)
-    folder = Path(str(out)).absolute()
+    folder = locate(Path(str(out)))
     if folder.is_file():
         raise UsageError(f"{out} is a file; choose a folder for the model files")
     models, schema = load_models(run), load_job(RunFolder(best_folder(locate(run)))).schema
@@ -128,11 +128,11 @@ def export(run: str | AnyPath, out: str | AnyPath, *, format: str = "torchscript
                 "use --format safetensors, which works for every model"
             ) from error
         with disk_in_words(folder):
-            write_atomic(file, data)
+            file.write(data)
     output = "logits" if schema.classes else "values"
     description = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
     write_json(folder / "export.json", description)
-    return files
+    return [Path(file) for file in files]
 
 
 def to_torchscript(model: nn.Module, rows: Tensor) -> bytes:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
-from ...storage.object_path import AnyPath
 from ...storage.parts import write_part
+from ...storage.places.place import Place
 from ..run import RunFolder, RunJob, read_result
 from ..stream.batch import Batch
 from ..stream.rows import EVALUATION_BATCH, all_rows
@@ -53,7 +53,7 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
 def predict_folds(
     predictors: Mapping[int, Predictor],
     rows: Iterable[tuple[int, int, np.ndarray, Batch]],
-    folders: Mapping[int, AnyPath],
+    folders: Mapping[int, Place],
 ) -> None:
     """Predict a rank's share of the folds' rows, as `chosen_rows` yields them.
 

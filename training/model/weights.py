@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...storage.errors import DamagedError
-from ...storage.files import content_hash, write_atomic
-from ...storage.object_path import AnyPath
+from ...storage.places.json_files import content_hash
+from ...storage.places.place import Place
 
 
 def contiguous_copy(tensor: Tensor) -> Tensor:
@@ -17,17 +17,17 @@ def contiguous_copy(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
-def save_weights(path: AnyPath, weights: Mapping[str, Tensor]) -> str:
+def save_weights(path: Place, weights: Mapping[str, Tensor]) -> str:
     """Store a model's parameters and buffers as safetensors, atomically.
 
     Returns the hash of the file. Equal weights give equal bytes.
     """
     data = safetensors.torch.save({name: contiguous_copy(tensor) for name, tensor in weights.items()})
-    write_atomic(path, data)
+    path.write(data)
     return content_hash(data)
 
 
-def load_weights(path: AnyPath) -> dict[str, Tensor]:
+def load_weights(path: Place) -> dict[str, Tensor]:
     """Load a model's parameters and buffers. Raises DamagedError if the file is missing or truncated."""
     try:
         return safetensors.torch.load(path.read_bytes())

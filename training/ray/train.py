@@ -171,7 +171,7 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     from ...storage.errors import disk_in_words
     from ...storage.machine import keep_freed_memory
-    from ...storage.object_path import locate
+    from ...storage.places.locate import locate
     from ..engine.loop import FoldTrainer
     from ..engine.process import Process
     from ..run import RunFold, RunFolder, is_done, load_job

@@ -6,10 +6,11 @@ import numpy as np
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
-from ...storage.files import remove_tree, same_json
 from ...storage.fold_plan import FoldPlan, code_arrays, open_plan
 from ...storage.format import MANIFEST, Manifest
-from ...storage.object_path import AnyPath, locate
+from ...storage.places.json_files import same_json
+from ...storage.places.locate import Location, locate
+from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
 from ...storage.writer import WrittenShard, commit, create_arrays, write_block_table, write_shard
 from .assignments import Assignment, survey
@@ -44,7 +45,7 @@ def write_codes(task: CodeTask) -> tuple[WrittenShard, list[np.ndarray]]:
 def make_plan(
     dataset: Dataset,
     split: Split,
-    root: AnyPath,
+    root: Location,
     batch_size: int = 1,
     executor: Executor | None = None,
     progress: Progress = silent,
@@ -55,12 +56,12 @@ def make_plan(
 
     Raises UsageError if the data cannot be split this way, or a model would train on less than one batch.
     """
-    expected = {"split": split.model_dump(), "dataset": dataset.identity}
+    root, expected = locate(root), {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():
         plan = open_plan(root)
         if same_json({name: plan.manifest.details[name] for name in expected}, expected):
             return plan
-        remove_tree(root)
+        root.remove_tree()
     executor = executor or SerialExecutor()
     assignment = survey(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(split.repeats)
@@ -71,7 +72,7 @@ def make_plan(
         totals = {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}
         check_counts(assignment, totals, batch_size, split.kind)
     except UsageError:
-        remove_tree(root)
+        root.remove_tree()
         raise
     for spec, table in zip(specs, tables, strict=True):
         write_block_table(root, f"{spec.name}_counts", table.astype(np.uint32))
@@ -82,7 +83,7 @@ def make_plan(
 
 
 def assign_rows(
-    dataset: Dataset, assignment: Assignment, root: AnyPath, executor: Executor, progress: Progress
+    dataset: Dataset, assignment: Assignment, root: Place, executor: Executor, progress: Progress
 ) -> list[tuple[WrittenShard, list[np.ndarray]]]:
     """Write the codes of all rows. Returns the result of `write_codes` for each shard."""
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}

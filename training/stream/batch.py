@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ...storage.block_cache import BlockCache, default_limit
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import ArraySpec
 from ...storage.machine import this_machine
+from ...storage.places.block_cache import BlockCache, default_limit
 
 COLUMNS = ("x", "y", "id")
 MOST_THREADS = 16
@@ -61,7 +60,7 @@ class Rank:
     def thread_count(self, dataset: Dataset) -> int:
         """Threads that read a dataset: a core each, or more where they wait for an object store."""
         cores = min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
-        return self.threads or (cores if isinstance(dataset.place, Path) else MOST_THREADS)
+        return self.threads or (MOST_THREADS if dataset.place.waits_for_network else cores)
 
     @property
     def memory_bound(self) -> int:
@@ -73,7 +72,7 @@ ALONE = Rank()
 
 def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
     """The local cache of a dataset in an object store; none for one on this machine, or if it may use no disk."""
-    if isinstance(dataset.place, Path) or rank.cache == 0:
+    if not dataset.place.waits_for_network or rank.cache == 0:
         return None
     limit = rank.cache or default_limit() // rank.neighbours
     return BlockCache(limit, dataset.identity, dataset.layout.blocks, (rank.rank % rank.neighbours, rank.neighbours))

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...storage.block_cache import BlockCache
 from ...storage.dataset import Dataset
 from ...storage.format import ArraySpec
+from ...storage.places.block_cache import BlockCache
 from ...storage.reader import BlockReader
 
 

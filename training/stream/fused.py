@@ -13,9 +13,9 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from ...storage.block_cache import BlockCache
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
+from ...storage.places.block_cache import BlockCache
 from .batch import ALONE, Batch, Rank, as_batch, column_specs, open_cache, reading_threads
 from .chunk_memory import ChunkMemory
 from .decoded import DecodedBlocks

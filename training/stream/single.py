@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ...storage.block_cache import BlockCache
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import ArraySpec
+from ...storage.places.block_cache import BlockCache
 from ..seeding import seed_of
 from .batch import ALONE, Batch, Rank, Transform, as_batch, column_specs, open_cache, reading_threads
 from .chunk_memory import ChunkMemory

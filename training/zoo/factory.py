@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...storage.errors import UsageError, did_you_mean
-from ...storage.files import content_hash
-from ...storage.object_path import locate
+from ...storage.places.json_files import content_hash
+from ...storage.places.locate import locate
 from .networks import ArticleCNN, digits_cnn, mlp
 from .user_code import describe_error
 

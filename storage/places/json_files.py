@@ -1,0 +1,50 @@
+"""JSON in one canonical form: as bytes, in files, compared and hashed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import DamagedError
+from .place import Place
+
+
+def to_json(value: Any) -> bytes:
+    """Encode `value` as UTF-8 JSON in one canonical form. NaN and infinities are refused: they are not JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Decode the bytes of the JSON file `where`. Raises DamagedError if they are not JSON."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DamagedError(f"{where} is not valid JSON ({error}); restore it, or remove what it belongs to") from None
+
+
+def read_json(place: Place | Path) -> Any:
+    """Read a JSON file. Raises FileNotFoundError, and DamagedError if the bytes are not JSON."""
+    return parse_json(place.read_bytes(), str(place))
+
+
+def write_json(place: Place, value: Any, durable: bool = True) -> None:
+    """Write `value` as JSON, atomically; see `Place.write`. The same value gives the same bytes."""
+    place.write(to_json(value), durable)
+
+
+def create_json(place: Place, value: Any) -> bool:
+    """Write JSON where no file exists yet. Returns whether this call did; see `Place.create`."""
+    return place.create(to_json(value))
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two values are equal once written as JSON."""
+    return to_json(one) == to_json(other)
+
+
+def content_hash(*parts: bytes | memoryview) -> str:
+    """SHA-256 of the parts in order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

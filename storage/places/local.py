@@ -1,0 +1,257 @@
+"""Places on a local disk. Files are written under a temporary name, fsynced and renamed."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConflictError, DamagedError
+from .place import Entry, Place, Status
+
+TEMPORARIES = (".*.tmp", "*.partial")  # ours, and zarr's
+_log = logging.getLogger("foldstream.storage.places")
+
+
+@dataclass(frozen=True)
+class LocalPlace(Place):
+    """An absolute path. `locate` makes one from a relative path."""
+
+    path: str
+
+    waits_for_network = False
+
+    def __str__(self) -> str:
+        return self.path
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __truediv__(self, name: str) -> "LocalPlace":
+        return LocalPlace(os.path.join(self.path, name))
+
+    def __lt__(self, other: "LocalPlace") -> bool:
+        return self.path.split("/") < other.path.split("/")
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    @property
+    def parent(self) -> "LocalPlace":
+        return LocalPlace(os.path.dirname(self.path))
+
+    def is_file(self) -> bool:
+        return os.path.isfile(self.path)
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def exists(self) -> bool:
+        return os.path.exists(self.path)
+
+    def describe(self) -> Status:
+        status = os.stat(self.path)
+        return Status(status.st_size, status.st_mtime_ns)
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.path)) if self.is_dir() else []
+
+    def subfolders(self) -> list[str]:
+        if not self.is_dir():
+            return []
+        with os.scandir(self.path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+
+    def walk(self) -> Iterator[Entry]:
+        for base, folders, names in os.walk(self.path):
+            folders.sort()
+            inner = os.path.relpath(base, self.path)
+            for name in sorted(names):
+                path = os.path.join(base, name)
+                try:
+                    status = os.stat(path)
+                except FileNotFoundError:
+                    _log.warning("%s: skipped: it is a link to a file that does not exist", path)
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    relative = name if inner == "." else f"{inner}/{name}"
+                    yield Entry(relative, status.st_size, status.st_mtime_ns)
+
+    def read_bytes(self) -> bytes:
+        with open(self.path, "rb") as file:
+            return file.read()
+
+    def read_range(self, start: int, length: int) -> bytes:
+        with open(self.path, "rb") as file:
+            if start:  # a pipe can be read, but only from its beginning
+                file.seek(start)
+            return file.read(length)
+
+    def read_into(self, start: int, out: np.ndarray) -> int:
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            done = 0
+            while done < len(out) and (count := file.readinto(out[done:].data)):
+                done += count
+            return done
+
+    def open_stream(self) -> BufferedReader:
+        return open(self.path, "rb")
+
+    def open_ranges(self, size: int) -> "_OpenFile":
+        return _OpenFile(self.path, size)
+
+    def file_argument(self) -> str:
+        return self.path
+
+    def zarr_store(self) -> Path:
+        return Path(self.path)
+
+    def write(self, data: bytes | memoryview, durable: bool = True) -> None:
+        with self.whole_file(durable) as file:
+            file.write(data)
+
+    def write_parts(self, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+        digest = hashlib.sha256()
+        with self.whole_file() as file:
+            for part in parts:
+                file.write(part)
+                digest.update(part)
+            length: int = file.tell()
+        return length, digest.hexdigest()
+
+    @contextmanager
+    def whole_file(self, durable: bool = True) -> Iterator[Any]:
+        with self._temporary(durable) as (file, temporary):
+            yield file
+            self._flush(file, durable)
+            os.replace(temporary, self.path)
+        if durable:
+            _sync_folder(self.parent.path)
+
+    def create(self, data: bytes) -> bool:
+        if self.exists():
+            return False
+        with self._temporary(durable=True) as (file, temporary):
+            file.write(data)
+            self._flush(file, durable=True)
+            try:
+                os.link(temporary, self.path)  # unlike a rename, it never replaces
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links: there the caller's lock keeps other writers away
+                os.replace(temporary, self.path)
+        _sync_folder(self.parent.path)
+        return True
+
+    @contextmanager
+    def _temporary(self, durable: bool) -> Iterator[tuple[Any, str]]:
+        """A new file beside this one, whose name is unique; it is gone afterwards unless it was renamed."""
+        folder, name = os.path.split(self.path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                yield file, temporary
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    @staticmethod
+    def _flush(file: Any, durable: bool) -> None:
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+    def append_line(self, line: bytes) -> None:
+        new = not self.exists()
+        with open(self.path, "xb" if new else "r+b") as file:
+            if not new:
+                sound = self.read_bytes().rfind(b"\n") + 1
+                file.truncate(sound)
+                file.seek(sound)
+            file.write(line)
+            self._flush(file, durable=True)
+        if new:
+            _sync_folder(self.parent.path)
+
+    def remove(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def remove_tree(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_contents(self, keep: str) -> None:
+        for name in self.names():
+            path = os.path.join(self.path, name)
+            if os.path.isdir(path) and name != keep:
+                shutil.rmtree(path)
+            elif os.path.isfile(path):
+                os.unlink(path)
+
+    def remove_if_empty(self) -> None:
+        with suppress(OSError):  # it contains something, or does not exist
+            os.rmdir(self.path)
+
+    def clean_temporaries(self) -> None:
+        for pattern in TEMPORARIES:
+            for leftover in Path(self.path).rglob(pattern):
+                leftover.unlink(missing_ok=True)
+
+    def new_folder_beside(self) -> "LocalPlace":
+        os.makedirs(self.parent.path, exist_ok=True)
+        return LocalPlace(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self.parent.path))
+
+    @contextmanager
+    def lock(self, busy: str) -> Iterator[None]:
+        if self.is_file():
+            raise ConflictError(f"{self.path} is a file; name a folder")
+        os.makedirs(self.path, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(busy) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class _OpenFile:
+    """A file whose ranges are read."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        found = os.fstat(self._descriptor).st_size
+        if found != size:
+            raise DamagedError(f"the file has {found:,} bytes where {size:,} were written")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
+        return memory[: os.preadv(self._descriptor, [memory.data], offset)]
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the names in a folder durable: a rename survives a power cut only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""From what users write, a path, a URL or a pattern, to places."""
+
+import glob
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError, check_choice
+from .local import LocalPlace
+from .place import Place
+
+if TYPE_CHECKING:
+    from .bucket import BucketPlace
+
+Location = str | Path | Place
+"""What users may give for a location."""
+SCHEMES = ("s3", "gs", "az")
+
+
+def locate(location: Location) -> Place:
+    """The place of a path, which becomes absolute, or of a URL, whose key is taken as it is: `%20` is no space.
+
+    Raises UsageError for a scheme that is not supported, and for a URL that names no object.
+    """
+    if isinstance(location, Place):
+        return location
+    text = str(location)
+    if "://" not in text:
+        return LocalPlace(text if _is_absolute(text) else str(Path(text).absolute()))
+    place = _in_bucket(text)
+    if not place.key:
+        example = f"{text.partition('://')[0]}://bucket/digits.zarr"
+        raise UsageError(f"{text}: name a bucket and an object or folder in it, as in {example}")
+    return place
+
+
+def matching(pattern: str) -> tuple[Place, list[Place]]:
+    """The folder before the first wildcard of a path or a URL, and the files that match, sorted as text.
+
+    On a local disk `**` stands for any folders; in a bucket `*` does.
+    """
+    if "://" in pattern:
+        parts = pattern.split("/")
+        bucket = _in_bucket("/".join(parts[: max(_wildcard(parts), 3)]))
+        objects = [bucket / file.name for file in bucket.walk()]
+        return bucket, [place for place in objects if fnmatchcase(str(place), pattern)]
+    fixed = Path(pattern).parts[: _wildcard(Path(pattern).parts)]
+    found = map(locate, sorted(glob.glob(pattern, recursive=True)))
+    return locate(Path(*fixed)), [place for place in found if place.is_file()]
+
+
+def _wildcard(parts: Sequence[str]) -> int:
+    """The position of the first part with a wildcard, or the number of parts."""
+    return next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+
+
+def _is_absolute(path: str) -> bool:
+    """Whether a path is one that `pathlib` would leave as it is; it takes far longer to answer."""
+    return path[:1] == "/" and "//" not in path and "/./" not in path and not path.endswith(("/", "/."))
+
+
+def _in_bucket(url: str) -> "BucketPlace":
+    from .bucket import BucketPlace  # the client of object stores is imported only where one is used
+
+    scheme, _, rest = url.partition("://")
+    if scheme in ("http", "https"):
+        raise UsageError(f"{url}: download the file and give its path; object stores are s3://, gs:// and az://")
+    check_choice("the scheme", scheme, SCHEMES)
+    bucket, _, key = rest.strip("/").partition("/")
+    if "@" in bucket:
+        raise UsageError(
+            f"a URL of {scheme} contains credentials; put them into the environment, and name only the bucket"
+        )
+    if not bucket or set(bucket) & set("?#%*[] "):
+        raise UsageError(f"{url}: '{bucket}' is not the name of a bucket; write {scheme}://bucket/digits.zarr")
+    if key and not all(part.strip(".") or len(part) > 2 for part in key.split("/")):
+        raise UsageError(f"{url}: object stores have no '.', '..' or empty folders; leave them out of the URL")
+    return BucketPlace(f"{scheme}://{bucket}", key)

@@ -1,0 +1,211 @@
+"""The class `Place`: what every module may do with a file, a folder or an object, wherever it lies."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from io import BufferedReader
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self
+
+import numpy as np
+
+
+class Status(NamedTuple):
+    """The size of a file in bytes, and the time of its last change in nanoseconds since 1970."""
+
+    size: int
+    mtime_ns: int
+
+
+class Entry(NamedTuple):
+    """A file below a folder: its name relative to the folder, its size in bytes, and the time of its last change.
+
+    `mtime_ns` is 0 for objects: they are replaced, never changed in place.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+class RangeReader(Protocol):
+    """A file that is open for as long as a reference to this reader exists."""
+
+    def read(self, offset: int, memory: np.ndarray) -> bytes | np.ndarray:
+        """Return `len(memory)` bytes from `offset` on, or fewer at the end of the file; possibly a view of `memory`."""
+        ...
+
+
+class Place(os.PathLike[str]):
+    """A location on a local disk or in an object store.
+
+    Places are immutable, hashable, ordered and picklable, and `str` gives the absolute path or the URL, from which
+    `locate` makes an equal place. A location in an object store stands for the object of that name and, as a folder,
+    for all objects whose names begin with its name and a slash. There are no empty folders in an object store.
+    """
+
+    waits_for_network: ClassVar[bool]
+    """Whether each request waits for a server: then more threads, a local cache and fewer requests are worthwhile."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    @abstractmethod
+    def __fspath__(self) -> str:
+        """The path, for `open`, `pathlib.Path` and other libraries. Raises UsageError in an object store."""
+
+    @abstractmethod
+    def __truediv__(self, name: str) -> Self:
+        """The place `name`, which may contain slashes, below this one."""
+
+    @abstractmethod
+    def __lt__(self, other: Self) -> bool:
+        """Whether this place comes before another of its kind: paths in the order of their parts, URLs as text."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The last part of the path or key."""
+
+    @property
+    @abstractmethod
+    def parent(self) -> Self:
+        """The folder of this place."""
+
+    @property
+    def suffix(self) -> str:
+        """The last suffix of the name, with its dot; empty if it has none."""
+        return os.path.splitext(self.name)[1]
+
+    # Questions
+
+    @abstractmethod
+    def is_file(self) -> bool:
+        """Whether a file or an object of this name exists."""
+
+    @abstractmethod
+    def is_dir(self) -> bool:
+        """Whether a folder of this name exists. In an object store it does if it contains an object."""
+
+    def exists(self) -> bool:
+        """Whether a file or an object of this name exists; on a local disk also a folder. One request at most."""
+        return self.is_file()
+
+    @abstractmethod
+    def describe(self) -> Status:
+        """Size and time of the last change. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names directly in this folder, sorted; none if it does not exist."""
+
+    @abstractmethod
+    def subfolders(self) -> list[str]:
+        """The names of the folders directly in this one, sorted, by a single request. Some object stores also report
+        folders that have become empty."""
+
+    @abstractmethod
+    def walk(self) -> Iterator[Entry]:
+        """All files below this folder, in an order that stays the same.
+
+        A local disk yields a folder's own files before those of its subfolders, each sorted; an object store yields
+        objects sorted by their names.
+        """
+
+    # Reading
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def read_range(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on; fewer, or none, where the file ends before. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def read_into(self, start: int, out: np.ndarray) -> int:
+        """Fill `out`, (length,) uint8, from `start` on. Returns the number of bytes that the file had for it."""
+
+    @abstractmethod
+    def open_stream(self) -> BufferedReader:
+        """Open the file to read it from beginning to end; the stream can also seek. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def open_ranges(self, size: int) -> RangeReader:
+        """Open a file of `size` bytes to read ranges from several threads.
+
+        Raises FileNotFoundError, possibly only when it is read, and DamagedError where a local file has another size.
+        """
+
+    @abstractmethod
+    def file_argument(self) -> str | BinaryIO:
+        """This file as libraries such as pyarrow accept it: a path, or a stream that can seek."""
+
+    @abstractmethod
+    def zarr_store(self) -> Any:
+        """This folder as zarr accepts it: a path, or a store."""
+
+    # Writing
+
+    @abstractmethod
+    def write(self, data: bytes | memoryview, durable: bool = True) -> None:
+        """Write `data`, whole or not at all; see `whole_file`."""
+
+    @abstractmethod
+    def write_parts(self, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+        """Write bytes that come in parts, as `write` does. Returns their length and their SHA-256.
+
+        A local disk holds one part at a time; an object is sent as a whole.
+        """
+
+    @abstractmethod
+    def whole_file(self, durable: bool = True) -> AbstractContextManager[Any]:
+        """Open a file for writing that appears under its name only when the block ends without an error.
+
+        A crash at any moment leaves the old file or the new one, never a part. If several writers write one file, the
+        last one wins. With `durable=False` nothing waits for the disk: a crash of the machine, not of the process, may
+        leave the file empty.
+        """
+
+    @abstractmethod
+    def create(self, data: bytes) -> bool:
+        """Write a file that must not exist yet. Returns whether this call made it: of several writers, one does."""
+
+    @abstractmethod
+    def append_line(self, line: bytes) -> None:
+        """Append a line, which ends with a newline, durably. Replaces a last line that a crash has cut short.
+
+        There must be one writer at a time: an object is read and written again.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove the file or object, if it exists."""
+
+    @abstractmethod
+    def remove_tree(self) -> None:
+        """Remove the folder and everything below it, if it exists."""
+
+    @abstractmethod
+    def remove_contents(self, keep: str) -> None:
+        """Remove everything below this folder except the subfolder `keep`."""
+
+    @abstractmethod
+    def remove_if_empty(self) -> None:
+        """Remove the folder if it exists and contains nothing."""
+
+    @abstractmethod
+    def clean_temporaries(self) -> None:
+        """Remove the temporary files that killed writers left below this folder. An object store has none."""
+
+    @abstractmethod
+    def new_folder_beside(self) -> Self:
+        """A new folder with a unique name in the parent of this place, for temporary files."""
+
+    @abstractmethod
+    def lock(self, busy: str) -> AbstractContextManager[None]:
+        """Hold this folder, which is created if necessary, exclusively for the length of a block.
+
+        The system releases the lock when its holder dies. An object store has no such locks, and the block runs
+        without one. Raises ConflictError for a file, and with the message `busy` if another process holds the folder.
+        """
