@@ -16,7 +16,7 @@ import typer
 from .cluster.ray.auth import use_token
 from .cluster.terminal.commands import commands
 from .cluster.terminal.output import choose_output, console, errors, listening, tell, tell_programs
-from .cluster.terminal.tables import show_dataset, show_needs, show_plan, show_result, show_summary
+from .cluster.terminal.tables import show_dataset, show_estimate, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.object_path import locate
 
@@ -474,9 +474,9 @@ def plan(
 
     Example: foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
     """
-    from .cluster.planning.job import plan_job
+    from .cluster.planning.job import estimate_job
 
-    show_needs(plan_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
+    show_estimate(estimate_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
 
 
 @app.command()

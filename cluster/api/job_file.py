@@ -19,7 +19,7 @@ from ...training.config import KINDS
 from ...training.model.ensemble import ENSEMBLES
 from ...training.run import RunFolder
 from ...training.stream.order import check_batch_size, lane_count
-from ..callbacks.callback import map_code
+from ..callbacks.callback import map_target
 from ..dask.local import dask_cluster
 from ..dask.on_ray import dask_on_ray
 from ..listener import SILENT, Listener
@@ -178,7 +178,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     if "model" in values:
         values["model"] = _code(base, values["model"])
     if "callbacks" in values:
-        values["callbacks"] = [map_code(one, partial(_code, base)) for one in values["callbacks"]]
+        values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 
 
 def _code(base: Path, name: str) -> str:

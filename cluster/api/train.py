@@ -22,14 +22,14 @@ from ...training.run import RunFolder, best_folder, is_done, name_folds
 from ...training.splits.split import choose_split
 from ...training.stream.order import lane_count
 from ...training.zoo.factory import check_model
-from ..callbacks.callback import Callback, CallbackMaker, Callbacks, find_callback
+from ..callbacks.callback import Callback, CallbackFactory, Callbacks, find_callback
 from ..dask.executor import _task_executor
 from ..dask.on_ray import workers_released
 from ..listener import SILENT, Listener
 from ..ray.job_cluster import ray_cluster, usual_workers
-from ..runs.fold_mode import FOLD_MODES, Execution, choose_fold_mode, settle_fold_mode
+from ..runs.fold_mode import FOLD_MODES, ExecutionOptions, choose_fold_mode, refine_fold_mode
 from ..runs.grid import candidate_folder, expand_grid, write_grid
-from ..runs.run import begun_with, load_summary, plan_run, train_folds
+from ..runs.run import load_lanes, load_summary, prepare_run, train_folds
 from .conversion import absolute
 from .split import named_split
 from .summary import merge_run
@@ -108,7 +108,7 @@ def train(
     )
     runs = {name: candidate_folder(root.root, name) for name in candidates}
     workers = execution.workers
-    begun = filter(None, (begun_with(folder, workers) for folder in runs.values()))
+    begun = filter(None, (load_lanes(folder, workers) for folder in runs.values()))
     lanes, shares = next(begun, (lane_count(workers), workers))
     common = TrainConfig(model, chosen_split, epochs, batch_size, seed, window, lanes, shares, refit)
     configs, parameters = configure(candidates, common, opened.schema)
@@ -124,10 +124,10 @@ def _train_runs(
     root: RunFolder,
     configs: Mapping[str, TrainConfig],
     candidates: Mapping[str, dict[str, Any]],
-    execution: Execution,
+    execution: ExecutionOptions,
     mode: str,
     reason: str,
-    makers: Sequence[CallbackMaker],
+    makers: Sequence[CallbackFactory],
     listener: Listener,
     client: Client | None,
 ) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _train_runs(
     runs = {name: candidate_folder(root.root, name) for name in configs}
     place = {"place": absolute(str(root.root))}
     with _task_executor(opened.rows, listener, client) as executor:
-        jobs = {name: plan_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
+        jobs = {name: prepare_run(runs[name], opened, configs[name], executor, listener.progress) for name in runs}
         executor.tell(RUN, place)
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     named = {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
@@ -144,12 +144,12 @@ def _train_runs(
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are done already")
     new = not all(folder.summary.exists() for folder in runs.values())
     with Callbacks(makers if new else [], root.root) as happening:
-        happening.tell("run_begun", str(root.root), left, describe(configs, candidates))
+        happening.notify("run_begun", str(root.root), left, describe(configs, candidates))
         if left:
             job = next(iter(jobs.values()))
             with workers_released(client), ray_cluster(execution.workers, execution.memory or 0) as dashboard:
                 listener.announce("Ray dashboard", dashboard)
-                mode, reason = settle_fold_mode(mode, reason, job, len(named), execution)
+                mode, reason = refine_fold_mode(mode, reason, job, len(named), execution)
                 listener.announce("fold mode", f"{mode}: {reason}")
                 train_folds(root, named, job.config.epochs, replace(execution, fold_mode=mode), listener.progress)
         for folder in runs.values():
@@ -159,7 +159,7 @@ def _train_runs(
                     merge_run(folder, opened, executor, listener.progress)
         summaries = {name: load_summary(folder) for name, folder in runs.items()}
         result = write_grid(root.root, candidates, summaries) if len(runs) > 1 else summaries[""]
-        happening.end(summaries[result.get("best", "")])
+        happening.finish(summaries[result.get("best", "")])
     listener.announce("report", str(RunFolder(best_folder(root.root)).page))
     return result
 
@@ -176,7 +176,7 @@ def settle_training(
     keep: int,
     settings: Mapping[str, Any] | None,
     callbacks: Sequence[str | Callback],
-) -> tuple[Execution, dict[str, dict[str, Any]], list[CallbackMaker]]:
+) -> tuple[ExecutionOptions, dict[str, dict[str, Any]], list[CallbackFactory]]:
     """How to train, the candidates' settings by their names, and what makes the callbacks, from arguments of `train`.
 
     Raises UsageError for what is wrong whatever the data are.
@@ -195,7 +195,7 @@ def settle_training(
     candidates = expand_grid(settings or {})
     for of_one in candidates.values():
         try_recipe(resolve_settings(model, of_one)[0])
-    return Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving), candidates, makers
+    return ExecutionOptions(workers, *bounds, max_retries, hang_timeout, fold_mode, saving), candidates, makers
 
 
 def _same(callback: Callback) -> Callback:

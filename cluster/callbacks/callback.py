@@ -14,19 +14,19 @@ from ...storage.errors import FoldstreamError, UsageError, did_you_mean
 from ...storage.object_path import AnyPath
 from ...training.zoo.factory import import_module
 from ...training.zoo.user_code import in_words
-from ..runs.status import FoldStatus, RunRecord, RunStatus, Span
+from ..runs.status import FoldStatus, Phase, RunRecord, RunStatus
 
 GROUP = "foldstream.callbacks"
 """The group of entry points by which a package offers callbacks."""
 
-LOOK_SECONDS = 0.5
-FAILED = ("failed", "cut short")
+POLL_SECONDS = 0.5
+FAILED = ("failed", "interrupted")
 
 log = logging.getLogger(__name__)
 
-CallbackMaker = Callable[[], "Callback"]
+CallbackFactory = Callable[[], "Callback"]
 
-Moment = tuple[str, tuple[Any, ...]]
+CallbackEvent = tuple[str, tuple[Any, ...]]
 """A method of `Callback`, and what it is called with."""
 
 
@@ -60,7 +60,7 @@ class Callback:
         """The command leaves the run, however it has ended."""
 
 
-def find_callback(name: str) -> CallbackMaker:
+def find_callback(name: str) -> CallbackFactory:
     """What makes the callback that `NAME` or `NAME=ARGUMENT` means: an entry point of the group «foldstream.callbacks»,
     as `mlflow=EXPERIMENT`, or `path/to/file.py:factory` or `package.module:factory`. The argument, text, goes to it.
 
@@ -88,7 +88,7 @@ def find_callback(name: str) -> CallbackMaker:
     return make
 
 
-def map_code(name: str, change: Callable[[str], str]) -> str:
+def map_target(name: str, change: Callable[[str], str]) -> str:
     """`NAME=ARGUMENT` with another name, which the change makes of it."""
     target, separator, argument = name.partition("=")
     return change(target) + separator + argument
@@ -109,20 +109,20 @@ class Callbacks:
     """Several callbacks, made when it is entered. A thread of their own tells them what comes to the record of the run
     at `root`, until it is left."""
 
-    def __init__(self, makers: Sequence[CallbackMaker], root: AnyPath) -> None:
-        self.makers, self.root = makers, root
+    def __init__(self, factories: Sequence[CallbackFactory], root: AnyPath) -> None:
+        self.factories, self.root = factories, root
         self.callbacks, self.failed = list[Callback](), list[Callback]()
         self.record = RunRecord(root)
-        self.before = self.record.look() if makers else RunStatus(False, [])
+        self.before = self.record.poll() if factories else RunStatus(False, [])
         self.lock, self.ended = threading.RLock(), threading.Event()
         self.follower = threading.Thread(target=self._follow, name="foldstream-callbacks", daemon=True)
 
     def __enter__(self) -> Self:
         try:
-            for make in self.makers:
+            for make in self.factories:
                 self.callbacks.append(make())
         except UsageError:
-            self.tell("close")
+            self.notify("close")
             raise
         if self.callbacks:
             self.follower.start()
@@ -130,14 +130,14 @@ class Callbacks:
 
     def __exit__(self, *exception: object) -> None:
         self._stop()
-        self.tell("close")
+        self.notify("close")
 
-    def end(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, Any]) -> None:
         """Tell what is new, and then that the run has ended."""
         self._stop()
-        self.tell("run_ended", summary)
+        self.notify("run_ended", summary)
 
-    def tell(self, name: str, *arguments: Any) -> None:
+    def notify(self, name: str, *arguments: Any) -> None:
         """Tell all of a moment. One that fails is logged, and told no more until it is closed: the run goes on."""
         with self.lock:
             for callback in self.callbacks:
@@ -150,44 +150,44 @@ class Callbacks:
                     self.failed.append(callback)
 
     def _follow(self) -> None:
-        while not self.ended.wait(LOOK_SECONDS):
-            self._look()
+        while not self.ended.wait(POLL_SECONDS):
+            self._poll()
 
     def _stop(self) -> None:
         """Look once more, and no more."""
         if self.callbacks and not self.ended.is_set():
             self.ended.set()
             self.follower.join()
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Tell what has come to the record since the last look."""
         with self.lock:
             try:
-                status = self.record.look()
+                status = self.record.poll()
             except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
                 log.warning("the record of %s cannot be read just now: %s", self.root, error)
                 return
-            for name, arguments in moments(self.before, status):
-                self.tell(name, *arguments)
+            for name, arguments in events_between(self.before, status):
+                self.notify(name, *arguments)
             self.before = status
 
 
-def moments(before: RunStatus, after: RunStatus) -> Iterator[Moment]:
+def events_between(before: RunStatus, after: RunStatus) -> Iterator[CallbackEvent]:
     """What has happened from one status of a run to another, fold by fold."""
     known = {fold.name: fold for fold in before.folds}
     for fold in after.folds:
-        yield from _moments_of(known[fold.name], fold)
+        yield from _fold_events(known[fold.name], fold)
 
 
-def _moments_of(before: FoldStatus, after: FoldStatus) -> Iterator[Moment]:
+def _fold_events(before: FoldStatus, after: FoldStatus) -> Iterator[CallbackEvent]:
     """Attempts are known by when they were begun: their numbers begin anew after a run that has failed."""
-    begun, failed = ({span.start for span in attempts_of(before, *states)} for states in ((), FAILED))
-    for span in attempts_of(after):
-        if span.start not in begun:
-            yield "fold_begun", (after.name, span.attempt)
-        if span.state in FAILED and span.start not in failed:
-            yield "fold_failed", (after.name, span.attempt, span.error or span.state)
+    begun, failed = ({phase.start for phase in attempts_of(before, *states)} for states in ((), FAILED))
+    for phase in attempts_of(after):
+        if phase.start not in begun:
+            yield "fold_begun", (after.name, phase.attempt)
+        if phase.state in FAILED and phase.start not in failed:
+            yield "fold_failed", (after.name, phase.attempt, phase.error or phase.state)
     for number in range(len(before.history), len(after.history)):
         yield "epoch_ended", (after.name, number + 1, after.history[number])
     if after.checkpoint and after.checkpoint != before.checkpoint:
@@ -196,6 +196,6 @@ def _moments_of(before: FoldStatus, after: FoldStatus) -> Iterator[Moment]:
         yield "fold_ended", (after.name, after.scores)
 
 
-def attempts_of(fold: FoldStatus, *states: str) -> list[Span]:
+def attempts_of(fold: FoldStatus, *states: str) -> list[Phase]:
     """The attempts at a fold, or those in certain states."""
-    return [span for span in fold.spans if (span.state in states if states else span.state != "waiting")]
+    return [phase for phase in fold.phases if (phase.state in states if states else phase.state != "waiting")]

@@ -26,7 +26,7 @@ class Finding:
 
     name: str
     value: str
-    well: bool = True
+    ok: bool = True
     remedy: str = ""
 
 

@@ -21,7 +21,7 @@ PREDICTION_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Data:
+class DatasetEstimate:
     """A dataset that is there or will be. A row of all its arrays has `row_bytes`, decoded; all rows have
     `stored_bytes` on disk."""
 
@@ -59,7 +59,7 @@ class Conversion:
     """The conversion of sources that are like the sample into so many shards. With `spilled_bytes` they are shuffled,
     and lie in the work folder meanwhile."""
 
-    sample: Sample
+    sample: ConversionSample
     source_bytes: int
     sources: int
     shards: int
@@ -82,11 +82,11 @@ class Conversion:
         )
 
 
-def estimate_data(sample: Sample, source_bytes: int, x_bytes: int, row_bytes: int) -> Data:
+def estimate_data(sample: ConversionSample, source_bytes: int, x_bytes: int, row_bytes: int) -> DatasetEstimate:
     """The dataset of sources that are like the sample. `x_bytes` are those of a row of `x`."""
     factor = source_bytes / sample.source_bytes
     layout = choose_layout(max(1, round(sample.rows * factor)), x_bytes)
-    return Data(layout, row_bytes, round(sample.stored_bytes * factor))
+    return DatasetEstimate(layout, row_bytes, round(sample.stored_bytes * factor))
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """What a job takes on so many nodes: seconds, and the price of a node-hour if there is one."""
 
     nodes: int
@@ -190,17 +190,17 @@ class Outlook:
         return None if self.price is None else self.nodes * self.seconds / 3600 * self.price
 
 
-def look_ahead(
+def forecast_times(
     nodes: Sequence[int],
     cores: int,
     trainers: int,
-    conversion: Conversion | None,
-    training: Training | None,
+    conversion: ConversionEstimate | None,
+    training: TrainingEstimate | None,
     price: float | None,
-) -> list[Outlook]:
+) -> list[Forecast]:
     """The outlook on each number of nodes, which have `cores` Dask workers or `trainers` training workers each."""
     return [
-        Outlook(
+        Forecast(
             count,
             conversion.seconds_on(count * cores) if conversion else 0.0,
             training.seconds_on(count * trainers) if training else 0.0,

@@ -40,7 +40,16 @@ from ..api.train import configure, train
 from ..listener import Listener
 from ..ray.job_cluster import usual_workers
 from ..runs.grid import expand_grid
-from .estimate import Conversion, Data, Outlook, Sample, Training, epoch_passes, estimate_data, look_ahead
+from .estimate import (
+    ConversionEstimate,
+    ConversionSample,
+    DatasetEstimate,
+    Forecast,
+    TrainingEstimate,
+    epoch_passes,
+    estimate_data,
+    forecast_times,
+)
 from .text import Facts, assumptions, conversion_facts, data_facts, disk_fact, training_facts
 
 ANY_MEMORY = 1 << 60
@@ -49,21 +58,21 @@ SPLIT = ("split", "folds", "seed", "repeats", "holdout", "group_column", "order_
 
 
 @dataclass(frozen=True)
-class JobPlan:
+class JobEstimate:
     """What a job needs, by name; how long it takes on so many nodes; and what that takes for granted."""
 
     facts: Facts
-    outlooks: list[Outlook]
+    forecasts: list[Forecast]
     assumptions: list[str]
 
 
-def plan_job(
+def estimate_job(
     path: str | Path,
     nodes: Sequence[int],
     cores: int | None = None,
     price: float | None = None,
     source_bytes: str | int | None = None,
-) -> JobPlan:
+) -> JobEstimate:
     """What the job in a TOML file will need on so many nodes of so many `cores`, this machine's by default.
 
     `price` is that of a node for an hour. `source_bytes` ("1TB") is the size of all sources, where those that are here
@@ -81,25 +90,25 @@ def plan_job(
     conversion, training, left = None, None, 0
     with tempfile.TemporaryDirectory(prefix="foldstream-plan-") as name:
         if table and (bound or not (locate(tables[table]["out"]) / MANIFEST).exists()):
-            dataset, data, conversion = try_conversion(table, tables[table], bound, Path(name))
+            dataset, data, conversion = measure_conversion(table, tables[table], bound, Path(name))
         else:
             dataset = open_dataset(tables[table]["out"] if table else tables["train"]["dataset"])
-            data = measure(dataset)
+            data = measure_dataset(dataset)
         if "train" in tables:
-            training, left = try_training(tables["train"], dataset, data, Path(name))
+            training, left = measure_training(tables["train"], dataset, data, Path(name))
     facts = [
         *(conversion_facts(conversion, data) if conversion else []),
         *data_facts(data),
         *(training_facts(training, data, trainers) if training else []),
         disk_fact(data, conversion, left),
     ]
-    outlooks = look_ahead(nodes, cores, trainers, conversion, training, price)
-    return JobPlan(facts, outlooks, assumptions(conversion, training, "predict" in tables))
+    forecasts = forecast_times(nodes, cores, trainers, conversion, training, price)
+    return JobEstimate(facts, forecasts, assumptions(conversion, training, "predict" in tables))
 
 
-def try_conversion(
+def measure_conversion(
     table: str, values: Mapping[str, Any], bound: int | None, folder: Path
-) -> tuple[Dataset, Data, Conversion]:
+) -> tuple[Dataset, DatasetEstimate, ConversionEstimate]:
     """Convert a sample of the sources. Returns its dataset, that which all of the sources will make, and their
     conversion. They have `bound` bytes, where that is given."""
     places = [values["sources"]] if isinstance(values["sources"], str) else values["sources"]
@@ -117,13 +126,15 @@ def try_conversion(
             "--source-bytes 1TB"
         )
     dataset, seconds = convert_sample(table, values, taken, folder)
-    made = measure(dataset)
+    made = measure_dataset(dataset)
     unpacking = seconds.pop("open", 0.0) if taken.packed else 0.0
-    sample = Sample(taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed)
+    sample = ConversionSample(
+        taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
+    )
     data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spilled = data.stored_bytes if texts and values.get("shuffle") is not None else 0
-    return dataset, data, Conversion(sample, total, sources, data.layout.shards, spilled)
+    return dataset, data, ConversionEstimate(sample, total, sources, data.layout.shards, spilled)
 
 
 def convert_sample(
@@ -136,7 +147,7 @@ def convert_sample(
         options["on_error"] = "skip"  # it names images that are not in the sample
     for out in (folder / "first", folder / "second"):
         clock = StageClock()
-        with told_of(sample.origins | {str(out): values["out"]}):
+        with original_names(sample.origins | {str(out): values["out"]}):
             dataset = CONVERSIONS[table](**{**options, "out": str(out), "listener": Listener(clock)})
     return dataset, clock.seconds
 
@@ -154,7 +165,7 @@ class StageClock:
 
 
 @contextmanager
-def told_of(origins: Mapping[str, str]) -> Iterator[None]:
+def original_names(origins: Mapping[str, str]) -> Iterator[None]:
     """Inside, errors name what copies were made of."""
     try:
         yield
@@ -165,13 +176,15 @@ def told_of(origins: Mapping[str, str]) -> Iterator[None]:
         raise (SourceError if isinstance(error, RowError) else type(error))(text) from None
 
 
-def measure(dataset: Dataset) -> Data:
+def measure_dataset(dataset: Dataset) -> DatasetEstimate:
     """The measures of a dataset that is there."""
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
-    return Data(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
+    return DatasetEstimate(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
 
 
-def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data, folder: Path) -> tuple[Training, int]:
+def measure_training(
+    values: Mapping[str, Any], dataset: Dataset, data: DatasetEstimate, folder: Path
+) -> tuple[TrainingEstimate, int]:
     """What training takes on `data`, by a trial on a `dataset` that is like it; and the bytes that the run leaves.
 
     Raises UsageError for what cannot be trained, or not in the memory that is given.
@@ -194,20 +207,20 @@ def try_training(values: Mapping[str, Any], dataset: Dataset, data: Data, folder
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
     rank = Rank(0, workers, parse_bytes(options["memory"], "--memory") or ANY_MEMORY)
     stream = stream_bytes(replace_layout(dataset, data), common, at_once, rank)
-    tried = dataset if dataset.layout == data.layout else with_blocks(dataset, data.layout.block_rows, folder / "tried")
+    tried = dataset if dataset.layout == data.layout else reblock(dataset, data.layout.block_rows, folder / "tried")
     batch, costs = time_rows(tried, next(iter(configs.values())), workers)
-    training = Training(
+    training = TrainingEstimate(
         data.rows, epochs, passes, parameters, workers, batch, at_once, reads, stream, costs.training, costs.reading
     )
     return training, training.bytes_left(dataset.schema.outputs, split.repeats, options["keep"])
 
 
-def replace_layout(dataset: Dataset, data: Data) -> Dataset:
+def replace_layout(dataset: Dataset, data: DatasetEstimate) -> Dataset:
     """A dataset that is not there, of which only the layout and the arrays are known."""
     return Dataset(dataset.place, replace(dataset.manifest, layout=data.layout, shards=()), "")
 
 
-def with_blocks(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
+def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
     """The rows of a sample again and again in blocks of so many rows: its own are smaller, and slower to read."""
     specs = dataset.manifest.arrays
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))

@@ -1,12 +1,12 @@
 """What a job will need, in words: facts by name, and what they take for granted."""
 
-from .estimate import Conversion, Data, Outlook, Training
+from .estimate import ConversionEstimate, DatasetEstimate, Forecast, TrainingEstimate
 
 Facts = list[tuple[str, str]]
-OUTLOOK = ("nodes", "conversion", "training", "both", "cost")
+FORECAST_COLUMNS = ("nodes", "conversion", "training", "both", "cost")
 
 
-def conversion_facts(conversion: Conversion, data: Data) -> Facts:
+def conversion_facts(conversion: ConversionEstimate, data: DatasetEstimate) -> Facts:
     """Sources, the sample, and the workers that convert."""
     sample = conversion.sample
     rate = sample.source_bytes / (sample.seconds + sample.unpack_seconds)
@@ -18,7 +18,7 @@ def conversion_facts(conversion: Conversion, data: Data) -> Facts:
     ]
 
 
-def data_facts(data: Data) -> Facts:
+def data_facts(data: DatasetEstimate) -> Facts:
     """The dataset."""
     layout = data.layout
     shard, block = layout.shard_rows * data.row_bytes, layout.block_rows * data.row_bytes
@@ -30,7 +30,7 @@ def data_facts(data: Data) -> Facts:
     ]
 
 
-def training_facts(training: Training, data: Data, trainers: int) -> Facts:
+def training_facts(training: TrainingEstimate, data: DatasetEstimate, trainers: int) -> Facts:
     """Models, and the workers that train them, of which a node has `trainers`."""
     read = training.rows_read * data.stored_bytes / data.rows
     on_node = read / training.seconds_on(trainers)
@@ -48,7 +48,7 @@ def training_facts(training: Training, data: Data, trainers: int) -> Facts:
     ]
 
 
-def disk_fact(data: Data, conversion: Conversion | None, left: int) -> tuple[str, str]:
+def disk_fact(data: DatasetEstimate, conversion: ConversionEstimate | None, left: int) -> tuple[str, str]:
     """Room for the dataset, for what a run leaves, and for what is there only while the sources are converted."""
     scratch = conversion.scratch_bytes if conversion else 0
     return "disk", f"{size_text(data.stored_bytes + left)}" + (
@@ -56,13 +56,13 @@ def disk_fact(data: Data, conversion: Conversion | None, left: int) -> tuple[str
     )
 
 
-def outlook_row(outlook: Outlook) -> list[str]:
-    """The cells under OUTLOOK."""
+def forecast_row(outlook: Forecast) -> list[str]:
+    """The cells under FORECAST_COLUMNS."""
     times = (outlook.conversion, outlook.training, outlook.seconds)
     return [f"{outlook.nodes:,}", *map(time_text, times), "" if outlook.cost is None else f"{outlook.cost:,.2f}"]
 
 
-def assumptions(conversion: Conversion | None, training: Training | None, predicts: bool) -> list[str]:
+def assumptions(conversion: ConversionEstimate | None, training: TrainingEstimate | None, predicts: bool) -> list[str]:
     """What the figures take for granted."""
     lines = []
     if conversion:

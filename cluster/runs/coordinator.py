@@ -19,10 +19,22 @@ from ...storage.errors import AttemptError, FoldstreamError, RunError
 from ...storage.files import remove_file
 from ...training.ray.driver import FoldDriver, Health
 from ...training.ray.group import GroupRequest
-from .journal import Journal
 from ..ray.reservations import free_reservations
+from .journal import Journal
 from .schedule import (
-    GONE, Action, Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Schedule, Silent, Start, Status,
+    GONE,
+    Action,
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Schedule,
+    Silent,
+    Start,
+    Status,
 )
 
 Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens while it trains
@@ -65,7 +77,7 @@ class Coordinator:
         """Return when every unit is done. Raises RunError where some were given up, once the others are done."""
         self._go_on()
         try:
-            while not self.schedule.ended:
+            while not self.schedule.finished:
                 for event in self._news():
                     self._take(event)
                 if results := [attempt.result for attempt in self.attempts.values()]:
@@ -75,10 +87,10 @@ class Coordinator:
         finally:
             for attempt in self.attempts.values():
                 ray.kill(attempt.driver)
-            self.journal.note_stop()
+            self.journal.record_stop()
             if self.asked:
                 request_resources(bundles=[])
-        failed = self.schedule.named(Status.FAILED)
+        failed = self.schedule.units_with(Status.FAILED)
         if failed:
             errors = "; ".join(f"{name}: {self.schedule.states[name].error}" for name in failed)
             units = self.schedule.units
@@ -96,7 +108,7 @@ class Coordinator:
         events = list(self.journal.read())
         for event in events:
             self.schedule.handle(event)
-        if self.schedule.ended:
+        if self.schedule.finished:
             remove_file(self.journal.path)
             self.schedule.reset()
         elif events:
@@ -104,7 +116,7 @@ class Coordinator:
 
     def _wait_for_nodes(self) -> None:
         """Nothing runs, so nothing that is left fits: say so, and wait for nodes."""
-        waiting = self.schedule.named(Status.WAITING)
+        waiting = self.schedule.units_with(Status.WAITING)
         if waiting and not self.waits:
             demand = self.schedule.units[waiting[0]].demand
             log.warning(
@@ -124,12 +136,12 @@ class Coordinator:
             log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
         for action in self.schedule.handle(event):
             self._act(action)
-        self.schedule.check()
+        self.schedule.check_invariants()
 
     def _act(self, action: Action) -> None:
         key = action.unit, action.attempt
         if isinstance(action, Start):
-            self.journal.note_start(action, self.schedule.units[action.unit].folds)
+            self.journal.record_start(action, self.schedule.units[action.unit].folds)
             driver = self._start_driver()
             self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit), driver))
         elif key in self.attempts:
@@ -156,12 +168,12 @@ class Coordinator:
         for (unit, number), attempt in list(self.attempts.items()):
             health = self._health(attempt)
             for reason in health.deaths[attempt.deaths :]:
-                self.journal.note_death(unit, number, reason)
+                self.journal.record_replacement(unit, number, reason)
                 log.warning("%s, attempt %d: %s", unit, number, reason)
             attempt.deaths = max(attempt.deaths, len(health.deaths))
             if health.silence > self.patience:
                 yield Silent(unit, number, health.silence)
-        running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.named(Status.RUNNING)}
+        running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.units_with(Status.RUNNING)}
         if running != self.attempts.keys():
             yield Observed(frozenset(self.attempts))
 

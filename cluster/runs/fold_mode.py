@@ -26,7 +26,7 @@ FOLD_MODES = ("auto", "fused", "runs")
 
 
 @dataclass(frozen=True)
-class Execution:
+class ExecutionOptions:
     """How a run is carried out, which does not change its result: workers, bytes of memory and of cache for each one's
     stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung, checkpoints."""
 
@@ -41,7 +41,7 @@ class Execution:
 
 
 def choose_fold_mode(
-    dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int
+    dataset: Dataset, models: int, config: TrainConfig, execution: ExecutionOptions, parameters: int
 ) -> tuple[str, str]:
     """`fused` or `runs` for so many `models` of so many parameters, and why.
 
@@ -75,7 +75,7 @@ def model_memory(workers: int) -> int:
     return this_machine().memory // workers // 2
 
 
-def settle_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution: Execution) -> tuple[str, str]:
+def refine_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution: ExecutionOptions) -> tuple[str, str]:
     """The fold mode on the Ray cluster that is connected, and why: if the memory allows one pass, and there is room for
     several runs at once, a short trial decides what is faster."""
     room = runs_at_once(ray.cluster_resources(), execution.workers)

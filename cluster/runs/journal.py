@@ -41,15 +41,15 @@ class Journal:
         """Add an event, and return when it is durable."""
         self._write(to_json(event))
 
-    def note_start(self, start: Start, folds: Sequence[str]) -> None:
+    def record_start(self, start: Start, folds: Sequence[str]) -> None:
         """Add that an attempt at a unit of some folds is begun."""
         self._write({"start": start.unit, "attempt": start.attempt, "folds": list(folds)})
 
-    def note_death(self, unit: str, attempt: int, reason: str) -> None:
+    def record_replacement(self, unit: str, attempt: int, reason: str) -> None:
         """Add that an attempt at a unit goes on with other workers."""
         self._write({"replaced": unit, "attempt": attempt, "reason": reason})
 
-    def note_stop(self) -> None:
+    def record_stop(self) -> None:
         """Add that the command goes on with nothing, having come to its end or been told to stop."""
         self._write({"stopped": True})
 

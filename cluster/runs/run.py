@@ -22,10 +22,10 @@ from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, lo
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
 from .coordinator import Coordinator
-from .fold_mode import Execution, has_gpus
+from .fold_mode import ExecutionOptions, has_gpus
 from .journal import Journal
 from .schedule import Resources as Demand
-from .schedule import Schedule, Unit
+from .schedule import Schedule, TrainingUnit
 from .status import FoldRecord
 
 POLL_SECONDS = 0.5
@@ -33,7 +33,9 @@ OTHER_DATA = "the data are not the same"
 LONGEST_VALUE = 60
 
 
-def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress) -> RunJob:
+def prepare_run(
+    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
+) -> RunJob:
     """Assign the folds and make the folder this run's, or find that it is already.
 
     Raises ConflictError if it holds another job, and names what differs; UsageError if the data cannot be split so.
@@ -84,7 +86,7 @@ def shorten(value: object) -> str:
     return textwrap.shorten(str(value), LONGEST_VALUE, placeholder="…")
 
 
-def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
+def load_lanes(run: RunFolder, workers: int) -> tuple[int, int] | None:
     """The lanes and the shares of a run that exists, None for a new one. Raises UsageError if `workers` does not
     divide the lanes."""
     if not run.job.exists():
@@ -98,14 +100,14 @@ def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
 
 
 def train_folds(
-    root: RunFolder, folds: Mapping[str, RunFold], epochs: int, execution: Execution, progress: Progress
+    root: RunFolder, folds: Mapping[str, RunFold], epochs: int, execution: ExecutionOptions, progress: Progress
 ) -> None:
     """Train folds, by their names, on the Ray cluster that is connected; those that are done are passed over.
 
     They are of the run at `root`, or of its candidates.
     """
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
-    units = plan_units(left, execution, has_gpus())
+    units = make_units(left, execution, has_gpus())
 
     def request(name: str) -> GroupRequest:
         unit, streams = units[name], (execution.memory, execution.cache)
@@ -120,12 +122,12 @@ def train_folds(
         coordinator.run()
 
 
-def plan_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dict[str, Unit]:
+def make_units(folds: Sequence[str], execution: ExecutionOptions, use_gpu: bool) -> dict[str, TrainingUnit]:
     """What is trained by one Ray Train run each: all folds from one pass, or each by itself."""
     groups = [tuple(folds)] if execution.fold_mode == "fused" else [(fold,) for fold in folds]
     demand = Demand(execution.workers, execution.workers * use_gpu, execution.workers * (execution.memory or 0))
     names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in groups]
-    return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
+    return {name: TrainingUnit(name, group, demand) for name, group in zip(names, groups, strict=True)}
 
 
 def load_summary(run: RunFolder) -> dict[str, Any]:
@@ -142,8 +144,8 @@ def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -
 
     def report() -> None:
         for name, record in records.items():
-            record.look()
-            if record.heard:
+            record.refresh()
+            if record.updated:
                 report_fold(name, record, epochs, progress)
 
     def watch() -> None:

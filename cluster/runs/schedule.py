@@ -36,7 +36,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Unit:
+class TrainingUnit:
     """Folds that are trained by one Ray Train run, and what that demands."""
 
     name: str
@@ -140,7 +140,7 @@ class UnitState:
 class Schedule:
     """The state. `handle` is the only way to change it."""
 
-    units: Mapping[str, Unit]
+    units: Mapping[str, TrainingUnit]
     max_retries: int = 2
     states: dict[str, UnitState] = field(default_factory=dict)
     nodes: dict[str, Resources] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class Schedule:
 
     @property
     def used(self) -> Resources:
-        return sum((self.units[name].demand for name in self.named(Status.RUNNING)), Resources())
+        return sum((self.units[name].demand for name in self.units_with(Status.RUNNING)), Resources())
 
     def named(self, status: Status) -> list[str]:
         """The units with a status, in their order."""
@@ -168,7 +168,7 @@ class Schedule:
     @property
     def ended(self) -> bool:
         """Whether every unit is done or has failed for good."""
-        return not self.named(Status.WAITING) and not self.named(Status.RUNNING)
+        return not self.units_with(Status.WAITING) and not self.units_with(Status.RUNNING)
 
     def handle(self, event: Event) -> list[Action]:
         """Take an event in, and say what is to be done."""
@@ -184,13 +184,13 @@ class Schedule:
                 self._end(unit, SILENCE.format(seconds))
                 actions.append(Stop(unit, attempt))
             case Observed(attempts):
-                for unit in self.named(Status.RUNNING):
+                for unit in self.units_with(Status.RUNNING):
                     if (unit, self.states[unit].attempt) not in attempts:
                         self._end(unit, GONE)
                 actions += [Stop(*one) for one in sorted(attempts) if not self._runs(*one)]
             case Restarted():
                 self.nodes = {}  # it may be another cluster
-                for unit in self.named(Status.RUNNING):
+                for unit in self.units_with(Status.RUNNING):
                     self.states[unit].status = Status.WAITING
         return [*actions, *self._admit()]
 
@@ -218,7 +218,7 @@ class Schedule:
     def _admit(self) -> Sequence[Start]:
         """Start what fits beside what runs, in order: a later unit that fits does not wait for an earlier one."""
         started = []
-        for name in self.named(Status.WAITING):
+        for name in self.units_with(Status.WAITING):
             if (self.used + self.units[name].demand).within(self.capacity):
                 state = self.states[name]
                 state.status, state.attempt = Status.RUNNING, state.attempt + 1
@@ -234,6 +234,6 @@ class Schedule:
             assert (state.status is Status.FAILED) == (state.final or own > self.max_retries), f"{name}: {state}"
             assert state.status is not Status.DONE or state.error is None, f"{name} is done, with an error"
             assert state.attempt or state.status is Status.WAITING, f"{name} was never begun"
-        for name in self.named(Status.WAITING):
+        for name in self.units_with(Status.WAITING):
             fits = (self.used + self.units[name].demand).within(self.capacity)
             assert not fits, f"{name} waits, and there is room for it"

@@ -18,7 +18,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Span:
+class Phase:
     """A stretch of a fold's time, in seconds since 1970: an attempt at it, by its number, `running` or ended
     (`done`, `failed`, or `cut short` with the command); or `waiting` after that attempt. `stop` is None while it goes
     on, as far as is known: a command that was killed says nothing."""
@@ -39,13 +39,13 @@ class FoldStatus:
     name: str
     done: bool
     epochs: float
-    of: int
+    total_epochs: int
     history: list[dict[str, Any]]
     checkpoint: str
     unit: str
     """With which it was trained last: all folds of one pass, or itself."""
-    spans: list[Span]
-    heard: float = 0.0
+    phases: list[Phase]
+    updated: float = 0.0
     """When it said something of itself last, in seconds since 1970."""
     candidate: str = ""
 
@@ -59,9 +59,9 @@ class FoldStatus:
         """In a word."""
         if self.done:
             return "done"
-        if self.spans and self.spans[-1].stop is None:
-            return self.spans[-1].state
-        tried = [span.state for span in self.spans if span.state != "waiting"]
+        if self.phases and self.phases[-1].stop is None:
+            return self.phases[-1].state
+        tried = [phase.state for phase in self.phases if phase.state != "waiting"]
         return tried[-1] if tried else "begun" if self.epochs else "waiting"
 
 
@@ -75,14 +75,14 @@ class RunStatus:
     failures: list[str] = field(default_factory=list)
 
     @property
-    def begun(self) -> float:
+    def started(self) -> float:
         """When its first fold was to be trained, in seconds since 1970; infinite before that."""
-        return min((span.start for fold in self.folds for span in fold.spans), default=math.inf)
+        return min((phase.start for fold in self.folds for phase in fold.phases), default=math.inf)
 
     @property
-    def heard(self) -> float:
+    def updated(self) -> float:
         """When it said something of itself last, in seconds since 1970."""
-        return max([*(fold.heard for fold in self.folds), *(time for time, _ in self.events[-1:])], default=0.0)
+        return max([*(fold.updated for fold in self.folds), *(time for time, _ in self.events[-1:])], default=0.0)
 
 
 class FoldRecord:
@@ -90,7 +90,7 @@ class FoldRecord:
 
     def __init__(self, folder: FoldFolder) -> None:
         self.folder, self.done = folder, False
-        self.epochs = self.heard = 0.0
+        self.epochs = self.updated = 0.0
         self.history: list[dict[str, Any]] = []
         self.checkpoint = ""
 
@@ -101,7 +101,7 @@ class FoldRecord:
         self.done = is_done(self.folder)
         with suppress(FileNotFoundError, DamagedError):  # it has not begun, or a crash of the machine has emptied it
             state = read_json(self.folder.progress)
-            self.epochs, self.heard = state["epochs"], state["time"]
+            self.epochs, self.updated = state["epochs"], state["time"]
             if int(self.epochs) > len(self.history):  # after a kill they are fewer for a while, and the same
                 self.history = read_json(self.folder.history)
         stored = [name for name in names_in(self.folder.checkpoints) if name.startswith("epoch-")]
@@ -133,7 +133,7 @@ class RunRecord:
         return RunStatus(
             self.complete == self.runs.keys(),
             folds,
-            [(line["time"], told) for line in lines if (told := in_words(line))],
+            [(line["time"], told) for line in lines if (told := describe(line))],
             [told for line in lines if (told := failure(line))],
         )
 
@@ -147,7 +147,7 @@ class RunRecord:
             if run.summary.exists():
                 self.complete.add(candidate)
             for record in self.runs[candidate].values():
-                record.look()
+                record.refresh()
 
 
 def run_status(root: AnyPath) -> RunStatus:
@@ -163,17 +163,17 @@ def last_log(root: AnyPath) -> str:
 
 def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], candidate: str) -> FoldStatus:
     units = [line["start"] for line in lines if name in line.get("folds", ())]
-    spans = list(spans_of(name, lines))
-    if record.done and spans and spans[-1].stop is None:  # its end is not in the journal, or others go on
-        last = spans.pop()
+    phases = list(phases_of(name, lines))
+    if record.done and phases and phases[-1].stop is None:  # its end is not in the journal, or others go on
+        last = phases.pop()
         if last.state == "running":
-            spans.append(replace(last, state="done", stop=max(last.start, record.heard)))
+            phases.append(replace(last, state="done", stop=max(last.start, record.updated)))
     unit = units[-1] if units else name
     of_record = record.epochs, epochs, record.history, record.checkpoint
-    return FoldStatus(name, record.done, *of_record, unit, spans, record.heard, candidate)
+    return FoldStatus(name, record.done, *of_record, unit, phases, record.updated, candidate)
 
 
-def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
+def phases_of(fold: str, lines: Sequence[Line]) -> Iterator[Phase]:
     """A fold's time, from the journal's lines, until it is done, or the command that would go on with it has ended."""
     state, since, unit, attempt, done = "waiting", lines[0]["time"] if lines else 0.0, "", 0, False
     for line in lines:
@@ -181,7 +181,7 @@ def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
         ended = ending(line, unit, attempt, begun) if state == "running" else ""
         stopped = "stopped" in line
         if state and (begun or ended or stopped):
-            yield Span(ended or state, attempt, since, line["time"], reason(line) if ended == "failed" else "")
+            yield Phase(ended or state, attempt, since, line["time"], reason(line) if ended == "failed" else "")
         if begun or ended or stopped:
             done = done or ended == "done"
             over = stopped or done or line.get("final")
@@ -191,13 +191,13 @@ def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
         if begun:
             unit, attempt = line["start"], line["attempt"]
     if lines and state:
-        yield Span(state, attempt, since, None)
+        yield Phase(state, attempt, since, None)
 
 
 def ending(line: Line, unit: str, attempt: int, followed: bool) -> str:
     """What an attempt ends in by a line of the journal, perhaps because another one follows; nothing if it goes on."""
     if followed or line.get("event") == "Restarted" or "stopped" in line:
-        return "cut short"
+        return "interrupted"
     if line.get("event") == "Observed":
         return "" if [unit, attempt] in line["attempts"] else "failed"
     if (line.get("unit"), line.get("attempt")) != (unit, attempt):
@@ -220,7 +220,7 @@ def reason(line: Mapping[str, Any]) -> str:
     return line["error"] or "" if line.get("event") == "Ended" else ""
 
 
-def in_words(line: Mapping[str, Any]) -> str:
+def describe(line: Mapping[str, Any]) -> str:
     """What a line of the journal tells; nothing for what is looked at again and again."""
     match line:
         case {"start": unit, "attempt": attempt}:

@@ -12,7 +12,7 @@ import yaml
 from ...storage.errors import UsageError
 
 Manifest = dict[str, Any]
-BASE = Path(__file__).parents[1] / "deploy/kubernetes/base"
+BASE = Path(__file__).parents[2] / "deploy/kubernetes/base"
 JOB_FILE = "job.toml"
 LONGEST_NAME = 47  # of a RayJob: KubeRay derives the names of other objects from it
 CONFIG_MAP_BYTES = 1 << 20

@@ -23,7 +23,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ...storage.errors import RunError, UsageError
 from ...training.zoo.factory import model_file
 from ..api.job_file import load_job_file
-from ..callbacks.callback import map_code
+from ..callbacks.callback import map_target
 from ..loopback import LOOPBACK, on_loopback
 from ..ray.auth import TOKEN_PATH
 from ..ray.local_cluster import current_cluster
@@ -31,7 +31,7 @@ from ..ray.local_cluster import current_cluster
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Where Ray's own commands look for the address, too."""
 JOB = "job.toml"
-MARK = "foldstream"  # in a job's metadata: its title
+RUN_KEY = "foldstream"  # in a job's metadata: its title
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
         number: str = client.submit_job(
             entrypoint=f"foldstream run {JOB} --ray auto",
             runtime_env={"working_dir": name},
-            metadata={MARK: str(tables["train"]["run"] if "train" in tables else job.name)},
+            metadata={RUN_KEY: str(tables["train"]["run"] if "train" in tables else job.name)},
         )
     return SubmittedJob(number, files)
 
@@ -97,7 +97,7 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     if "model" in train:
         train["model"] = _pack(train["model"], folder)
     if "callbacks" in train:
-        train["callbacks"] = [map_code(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
+        train["callbacks"] = [map_target(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)
@@ -119,9 +119,9 @@ def _pack(name: str, folder: Path) -> str:
 
 def list_jobs(client: JobSubmissionClient) -> list[tuple[str, str, str]]:
     """Number, status and run of our jobs on a cluster, the oldest first."""
-    ours = [job for job in client.list_jobs() if job.submission_id and MARK in (job.metadata or {})]
+    ours = [job for job in client.list_jobs() if job.submission_id and RUN_KEY in (job.metadata or {})]
     return [
-        (job.submission_id, job.status.value, job.metadata[MARK])
+        (job.submission_id, job.status.value, job.metadata[RUN_KEY])
         for job in sorted(ours, key=lambda job: job.start_time)
     ]
 
@@ -129,10 +129,10 @@ def list_jobs(client: JobSubmissionClient) -> list[tuple[str, str, str]]:
 def find_job(client: JobSubmissionClient, job: str) -> tuple[str, str]:
     """Status and run of a job. Raises UsageError for one that is not known."""
     status: str = _status(client, job).value
-    return status, str((client.get_job_info(job).metadata or {}).get(MARK, ""))
+    return status, str((client.get_job_info(job).metadata or {}).get(RUN_KEY, ""))
 
 
-def is_number(name: str) -> bool:
+def is_job_id(name: str) -> bool:
     """Whether it is a job's number, as Ray gives them, and no place."""
     return name.startswith("raysubmit_") and "/" not in name
 

@@ -152,7 +152,7 @@ def status(
     from ..runs.status import last_log, run_status
     from ..submit import submission
 
-    if submission.is_number(run):
+    if submission.is_job_id(run):
         job = run
         name, run = submission.find_job(submission.open_client(to), job)
         console.print(f"{job}: {name.lower()}, run {run}", highlight=False, soft_wrap=True)
@@ -160,7 +160,7 @@ def status(
     table = Table("fold", "epochs", "state", "loss")
     for fold in state.folds:
         loss = f"{fold.scores['loss']:.4f}" if "loss" in fold.scores else ""
-        table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.of}", fold.state, loss)
+        table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.total_epochs}", fold.state, loss)
     console.print(table)
     for failure in state.failures:
         console.print(f"failed: {failure}", highlight=False, markup=False, soft_wrap=True)
@@ -286,8 +286,8 @@ def show_findings(findings: list[Finding]) -> None:
     """Print what was found, with the remedies."""
     table = Table(box=None, show_header=False)
     for finding in findings:
-        mark = "[green]ok[/]" if finding.well else "[yellow]look[/]"
-        table.add_row(mark, finding.name, finding.value, finding.remedy if not finding.well else "")
+        mark = "[green]ok[/]" if finding.ok else "[yellow]look[/]"
+        table.add_row(mark, finding.name, finding.value, finding.remedy if not finding.ok else "")
     console.print(table)
 
 

@@ -14,7 +14,7 @@ from .output import console
 if TYPE_CHECKING:
     from ...storage.dataset import Dataset
     from ...storage.fold_plan import FoldPlan
-    from ..planning.job import JobPlan
+    from ..planning.job import JobEstimate
 
 
 def show_dataset(dataset: Dataset) -> None:
@@ -54,17 +54,17 @@ def show_plan(plan: FoldPlan) -> None:
         console.print(f"seen by no model: {count:,} of {plan.rows:,} rows", highlight=False)
 
 
-def show_needs(plan: JobPlan) -> None:
+def show_estimate(plan: JobEstimate) -> None:
     """Print what a job needs, how long it takes, and what that takes for granted."""
-    from ..planning.text import OUTLOOK, outlook_row
+    from ..planning.text import FORECAST_COLUMNS, forecast_row
 
     facts = Table(box=None, show_header=False)
     for fact in plan.facts:
         facts.add_row(*fact)
     console.print(facts)
-    table = Table(*OUTLOOK)
-    for outlook in plan.outlooks:
-        table.add_row(*outlook_row(outlook))
+    table = Table(*FORECAST_COLUMNS)
+    for outlook in plan.forecasts:
+        table.add_row(*forecast_row(outlook))
     console.print(table)
     for line in plan.assumptions:
         console.print(line, highlight=False)

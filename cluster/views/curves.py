@@ -53,7 +53,7 @@ def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
         chart, family = FAMILIES.get(name, (name, "held out"))
         if len(folds) <= MOST_LINES:
             for number, fold in begun:
-                chosen = places(len(fold.history))
+                chosen = epoch_indices(len(fold.history))
                 yield Curve(chart, family, fold.name, number, points(chosen, value=scores_of(fold, name, chosen)))
         for number, candidate in enumerate(candidates):
             own = [fold for _, fold in begun if fold.candidate == candidate and not fold.name.endswith("refit")]
@@ -61,7 +61,7 @@ def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
                 color = number % MOST_LINES if candidate and len(folds) > MOST_LINES else None
                 yield Curve(chart, family, f"{candidate} mean".strip(), color, mean_of(own, name))
     for unit, rates in rates_of(folds).items():
-        chosen, members = places(len(rates)), [number for number, fold in enumerate(folds) if fold.unit == unit]
+        chosen, members = epoch_indices(len(rates)), [number for number, fold in enumerate(folds) if fold.unit == unit]
         whose, color = unit if len(members) > 1 else folds[members[0]].name, members[0] % MOST_LINES
         yield Curve(RATE, "training pass", whose, color, points(chosen, value=rates[chosen]))
 
@@ -74,7 +74,7 @@ def scores_of(fold: FoldStatus, name: str, chosen: np.ndarray) -> np.ndarray:
 
 def mean_of(folds: Sequence[FoldStatus], name: str) -> Points:
     """The mean of a score over some folds, and its band."""
-    chosen = places(max(len(fold.history) for fold in folds))
+    chosen = epoch_indices(max(len(fold.history) for fold in folds))
     values = np.stack([scores_of(fold, name, chosen) for fold in folds])
     there = ~np.isnan(values).all(axis=0)
     values = values[:, there]
@@ -99,7 +99,7 @@ def rates_of(folds: Sequence[FoldStatus]) -> dict[str, np.ndarray]:
     return rates
 
 
-def places(count: int) -> np.ndarray:
+def epoch_indices(count: int) -> np.ndarray:
     """Which of so many epochs are drawn: those that were stay while more come, until there are twice as many."""
     stride = 1
     while count > MOST_POINTS * stride:
@@ -122,12 +122,12 @@ def seconds_left(folds: Sequence[FoldStatus]) -> float | None:
         if fold.history:
             known.append(sum(fold.history[-1]["ranks"][0][name] for name in TIMES))
             if not fold.done:
-                left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.of - fold.epochs) * known[-1])
+                left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.total_epochs - fold.epochs) * known[-1])
     if not known or not running:
         return None
     for fold in folds:
         if not fold.history and not fold.done:
-            left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.of - fold.epochs) * fmean(known))
+            left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.total_epochs - fold.epochs) * fmean(known))
     return sum(left.values()) / len(running)
 
 

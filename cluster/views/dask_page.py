@@ -22,7 +22,7 @@ from ...storage.object_path import locate
 from ...storage.tasks import CONVERSION, RUN
 from .pages import template
 from .run_page import RunPage, panel
-from .watch import LOOK_SECONDS, Record
+from .watch import REFRESH_SECONDS, RunPoller
 
 UPDATE_MS = 250
 RATE_SECONDS = 5.0  # over which a rate is taken
@@ -53,9 +53,9 @@ def open_conversion(scheduler: Scheduler, variables: Mapping[str, Any], document
 
 def open_run(scheduler: Scheduler, variables: Mapping[str, Any], document: Document) -> None:
     """The page of the newest run, in a document of its own."""
-    page = NewestRun(scheduler)
+    page = LatestRunPage(scheduler)
     page.update()
-    document.add_periodic_callback(page.update, int(1000 * LOOK_SECONDS))
+    document.add_periodic_callback(page.update, int(1000 * REFRESH_SECONDS))
     document.on_session_destroyed(lambda context: page.leave())
     _fill(document, variables, page.root)
 
@@ -67,12 +67,12 @@ def _fill(document: Document, variables: Mapping[str, Any], root: Any) -> None:
     document.template_variables.update(variables)
 
 
-class NewestRun:
+class LatestRunPage:
     """The page of the run that this scheduler was told of last, read while somebody looks at it."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler, self.place = scheduler, ""
-        self.record: Record | None = None
+        self.record: RunPoller | None = None
         nothing = panel(light=True)
         nothing.text = "<p>No run has begun.</p>"
         self.root = column(nothing, sizing_mode="stretch_width")
@@ -83,7 +83,7 @@ class NewestRun:
         place = events[-1][1]["place"] if events else ""
         if place != self.place:
             self.leave()
-            self.place, self.record = place, Record(locate(place))
+            self.place, self.record = place, RunPoller(locate(place))
             self.record.start()
             self.page = RunPage(place, "light", self.record.status, inside=True)
             self.root.children = self.page.parts

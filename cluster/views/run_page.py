@@ -20,7 +20,7 @@ STATES = {
     "running": "#3b82c4",
     "done": "#2e8b57",
     "failed": "#c0392b",
-    "cut short": "#c98a1b",
+    "interrupted": "#c98a1b",
 }
 SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
 MEAN = "#707a84"
@@ -65,7 +65,7 @@ class RunPage:
         before, self.status, self.problem = self.status, status, problem
         now = datetime.now(UTC).timestamp()
         rates = {unit: of_unit[-1] for unit, of_unit in rates_of(status.folds).items()}
-        quiet = not status.complete and now - status.heard > QUIET_SECONDS
+        quiet = not status.complete and now - status.updated > QUIET_SECONDS
         left = None if quiet else seconds_left(status.folds)
         self.head.text = template("head.html").render(
             title=self.title, status=status, quiet=quiet, left=left, problem=problem
@@ -75,8 +75,8 @@ class RunPage:
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
         if now >= self.next_drawing or status.complete or not same:
-            self.next_drawing = now + min(max(GROWTH * (now - status.begun), PAUSES[0]), PAUSES[1])
-            self._show_lanes(status.folds, status.heard if quiet else now)
+            self.next_drawing = now + min(max(GROWTH * (now - status.started), PAUSES[0]), PAUSES[1])
+            self._show_lanes(status.folds, status.updated if quiet else now)
             self._show_epochs(status.folds)
 
     def _show_epochs(self, folds: Sequence[FoldStatus]) -> None:
@@ -88,7 +88,9 @@ class RunPage:
         curves = list(curves_of(folds))
         for curve in curves:
             self._show_curve(curve)
-        self.key.text = template("key.html").render(colors={curve.of: _color(curve) for curve in curves}, note=LINES)
+        self.key.text = template("key.html").render(
+            colors={curve.subject: _color(curve) for curve in curves}, note=LINES
+        )
         self._show_spent(folds)
 
     def _figure(self, title: str, **options: Any) -> Any:
@@ -114,15 +116,15 @@ class RunPage:
         return drawn
 
     def _show_lanes(self, folds: Sequence[FoldStatus], now: float) -> None:
-        spans = [(fold.name, span) for fold in folds for span in fold.spans]
+        phases = [(fold.name, phase) for fold in folds for phase in fold.phases]
         _set_rows(self.lanes_figure, [fold.name for fold in folds], 80)
         self.lanes.data = {
-            "fold": [name for name, _ in spans],
-            "state": [span.state for _, span in spans],
-            "attempt": [span.attempt for _, span in spans],
-            "start": [1000 * span.start for _, span in spans],
-            "stop": [1000 * (span.stop or now) for _, span in spans],
-            "color": [STATES[span.state] for _, span in spans],
+            "fold": [name for name, _ in phases],
+            "state": [phase.state for _, phase in phases],
+            "attempt": [phase.attempt for _, phase in phases],
+            "start": [1000 * phase.start for _, phase in phases],
+            "stop": [1000 * (phase.stop or now) for _, phase in phases],
+            "color": [STATES[phase.state] for _, phase in phases],
         }
 
     def _show_spent(self, folds: Sequence[FoldStatus]) -> None:
@@ -141,7 +143,7 @@ class RunPage:
         if "low" in curve.points:
             chart.varea("epoch", "low", "high", color=color, alpha=0.2, source=source)
             width = 3
-        label = f"{curve.of}, {curve.family}"
+        label = f"{curve.subject}, {curve.family}"
         chart.line("epoch", "value", color=color, line_width=width, line_dash=dash, source=source, name=label)
 
     def _chart(self, title: str) -> Any:

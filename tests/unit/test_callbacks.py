@@ -7,29 +7,29 @@ from typing import Any
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.callbacks.callback import Callback, Callbacks, find_callback, moments
-from foldstream.cluster.runs.status import FoldStatus, RunStatus, Span
+from foldstream.cluster.callbacks.callback import Callback, Callbacks, events_between, find_callback
+from foldstream.cluster.runs.status import FoldStatus, Phase, RunStatus
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 
 from .test_training import make_job
 
 EPOCHS = [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
-WAITING = FoldStatus("fold 0", False, 0.0, 3, [], "", "fold 0", [Span("waiting", 0, 0.0, None)])
+WAITING = FoldStatus("fold 0", False, 0.0, 3, [], "", "fold 0", [Phase("waiting", 0, 0.0, None)])
 RUNNING = replace(
-    WAITING, epochs=1.0, history=EPOCHS[:1], spans=[Span("waiting", 0, 0.0, 1.0), Span("running", 1, 1.0, None)]
+    WAITING, epochs=1.0, history=EPOCHS[:1], phases=[Phase("waiting", 0, 0.0, 1.0), Phase("running", 1, 1.0, None)]
 )
 FAILED = replace(
     RUNNING,
     checkpoint="epoch-00001-step-000000000.safetensors",
-    spans=[RUNNING.spans[0], Span("failed", 1, 1.0, 5.0, "a worker died"), Span("waiting", 1, 5.0, None)],
+    phases=[RUNNING.phases[0], Phase("failed", 1, 1.0, 5.0, "a worker died"), Phase("waiting", 1, 5.0, None)],
 )
-AGAIN = replace(FAILED, spans=[*FAILED.spans[:2], Span("waiting", 1, 5.0, 5.1), Span("running", 2, 5.1, None)])
-DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, spans=[*AGAIN.spans[:3], Span("done", 2, 5.1, 9.0)])
+AGAIN = replace(FAILED, phases=[*FAILED.phases[:2], Phase("waiting", 1, 5.0, 5.1), Phase("running", 2, 5.1, None)])
+DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, phases=[*AGAIN.phases[:3], Phase("done", 2, 5.1, 9.0)])
 
 
 def told(before: FoldStatus, after: FoldStatus) -> list[tuple[str, tuple[Any, ...]]]:
-    return list(moments(RunStatus(False, [before]), RunStatus(False, [after])))
+    return list(events_between(RunStatus(False, [before]), RunStatus(False, [after])))
 
 
 def test_what_is_new_is_told_once() -> None:

@@ -12,7 +12,7 @@ SECOND = replace(FIRST, address="10.0.0.2")
 
 
 def ill(second: NodeFacts, storage: str | None = None) -> dict[str, str]:
-    return {one.name: f"{one.value} | {one.remedy}" for one in compare_nodes([FIRST, second], storage) if not one.well}
+    return {one.name: f"{one.value} | {one.remedy}" for one in compare_nodes([FIRST, second], storage) if not one.ok}
 
 
 def test_equal_nodes_are_well() -> None:
@@ -43,7 +43,7 @@ def test_gpus_of_other_builds_are_found() -> None:
     second = replace(SECOND, gpus=("H100", "H100"), nccl="2.26.2")
     found = {one.name: one for one in compare_nodes([first, second], None)}
     assert found["GPUs"].value == "1 (H100) on 10.0.0.1; 2 (H100) on 10.0.0.2"
-    assert not found["NCCL"].well
+    assert not found["NCCL"].ok
 
 
 def test_a_slow_answer_is_no_skew() -> None:

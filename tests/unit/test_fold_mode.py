@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from foldstream.cluster.runs.fold_mode import Execution, choose_fold_mode, faster_mode
-from foldstream.cluster.runs.run import plan_units
+from foldstream.cluster.runs.fold_mode import ExecutionOptions, choose_fold_mode, faster_mode
+from foldstream.cluster.runs.run import make_units
 from foldstream.cluster.runs.schedule import Resources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
@@ -20,27 +20,30 @@ FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 
 
 def test_folds_are_one_unit_or_each_its_own() -> None:
-    execution = Execution(2, memory=100)
-    fused = plan_units(FOLDS, replace(execution, fold_mode="fused"), use_gpu=True)
+    execution = ExecutionOptions(2, memory=100)
+    fused = make_units(FOLDS, replace(execution, fold_mode="fused"), use_gpu=True)
     assert [(unit.folds, unit.demand) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
-    runs = plan_units(FOLDS, replace(execution, fold_mode="runs"), use_gpu=False)
+    runs = make_units(FOLDS, replace(execution, fold_mode="runs"), use_gpu=False)
     assert [(unit.folds, unit.demand) for unit in runs.values()] == [((fold,), Resources(2, 0, 200)) for fold in FOLDS]
 
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     config = TrainConfig()
-    assert choose_fold_mode(digits, 5, config, Execution(2), 1000)[0] == "fused"
-    mode, reason = choose_fold_mode(digits, 5, config, Execution(2), 10**12)
+    assert choose_fold_mode(digits, 5, config, ExecutionOptions(2), 1000)[0] == "fused"
+    mode, reason = choose_fold_mode(digits, 5, config, ExecutionOptions(2), 10**12)
     assert mode == "runs"
     assert "5 models at once need 100,000.0 GB" in reason
     rows = dict.fromkeys(range(5), EveryRow(digits.layout))
     needed = FusedStream(digits, rows, Mixing(config.batch_size), Rank(0, 2)).memory_needed
-    enough, short = Execution(2, memory=needed, fold_mode="fused"), Execution(2, memory=needed - 1, fold_mode="fused")
+    enough, short = (
+        ExecutionOptions(2, memory=needed, fold_mode="fused"),
+        ExecutionOptions(2, memory=needed - 1, fold_mode="fused"),
+    )
     assert choose_fold_mode(digits, 5, config, enough, 1000)[0] == "fused"
     with pytest.raises(UsageError, match="--fold-mode runs"):
         choose_fold_mode(digits, 5, config, short, 1000)
     with pytest.raises(UsageError, match="did you mean «fused»"):
-        choose_fold_mode(digits, 5, config, Execution(2, fold_mode="fussed"), 1000)
+        choose_fold_mode(digits, 5, config, ExecutionOptions(2, fold_mode="fussed"), 1000)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path) -> None:
     journal, before = Journal(tmp_path / "journal.jsonl"), time.time()
     journal.append(EVENTS[0])
-    journal.note_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
-    journal.note_death("fold-0-to-fold-1", 1, "worker 1 has died")
+    journal.record_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
+    journal.record_replacement("fold-0-to-fold-1", 1, "worker 1 has died")
     journal.append(EVENTS[1])
     assert list(journal.read()) == EVENTS[:2]
     seen, start, replaced, ended = journal.lines()

@@ -20,7 +20,7 @@ from foldstream.cluster.runs.schedule import (
     Start,
     Status,
     Stop,
-    Unit,
+    TrainingUnit,
 )
 
 from ..benchmarks.simulated_cluster import BUSY, WOULD_FIT, Cluster
@@ -29,13 +29,13 @@ NODE = Resources(cpus=4)
 
 
 def make(folds: int = 3, cpus: float = 2, max_retries: int = 2) -> Schedule:
-    units = {f"fold {i}": Unit(f"fold {i}", (f"fold {i}",), Resources(cpus)) for i in range(folds)}
+    units = {f"fold {i}": TrainingUnit(f"fold {i}", (f"fold {i}",), Resources(cpus)) for i in range(folds)}
     return Schedule(units, max_retries)
 
 
 def take(schedule: Schedule, *events: Event) -> list[Action]:
     actions = [action for event in events for action in schedule.handle(event)]
-    schedule.check()
+    schedule.check_invariants()
     return actions
 
 
@@ -53,7 +53,7 @@ def test_nothing_starts_on_what_is_gone() -> None:
     take(schedule, NodeSeen("a", NODE), NodeSeen("b", NODE), NodeLost("b"))
     assert take(schedule, Ended("fold 0", 1)) == []
     assert take(schedule, Ended("fold 1", 1), Ended("fold 2", 1)) == []
-    assert schedule.ended
+    assert schedule.finished
 
 
 def test_a_failed_unit_is_begun_again_and_given_up_after_that() -> None:
@@ -63,9 +63,9 @@ def test_a_failed_unit_is_begun_again_and_given_up_after_that() -> None:
     assert take(schedule, Ended("fold 0", 1, "late")) == []
     assert take(schedule, Silent("fold 0", 2, 31)) == [Stop("fold 0", 2), Start("fold 0", 3)]
     assert take(schedule, Ended("fold 0", 3, "still no")) == []
-    assert schedule.ended
+    assert schedule.finished
     assert schedule.states["fold 0"].error == "still no"
-    assert schedule.named(Status.FAILED) == ["fold 0"]
+    assert schedule.units_with(Status.FAILED) == ["fold 0"]
 
 
 def test_the_others_go_on_when_one_is_given_up() -> None:
@@ -96,7 +96,7 @@ def test_a_lost_node_allows_one_failure_more_whichever_news_comes_first() -> Non
     assert take(schedule, Ended("fold 0", 2, "its workers are gone"), NodeLost("b")) == [Start("fold 0", 3)]
     assert take(schedule, NodeLost("b"), Ended("fold 0", 3, "no")) == [Start("fold 0", 4)]
     assert take(schedule, Ended("fold 0", 4, "no")) == []
-    assert schedule.named(Status.FAILED) == ["fold 0"]
+    assert schedule.units_with(Status.FAILED) == ["fold 0"]
 
 
 def test_what_would_fail_again_is_given_up_at_once_and_the_others_go_on() -> None:
@@ -104,14 +104,14 @@ def test_what_would_fail_again_is_given_up_at_once_and_the_others_go_on() -> Non
     take(schedule, NodeSeen("a", NODE))
     assert take(schedule, Ended("fold 0", 1, "a loss that is nan", final=True)) == [Start("fold 1", 1)]
     assert take(schedule, Ended("fold 1", 1)) == []
-    assert (schedule.named(Status.FAILED), schedule.named(Status.DONE)) == (["fold 0"], ["fold 1"])
+    assert (schedule.units_with(Status.FAILED), schedule.units_with(Status.DONE)) == (["fold 0"], ["fold 1"])
 
 
 def test_a_node_that_was_lost_before_a_unit_began_excuses_nothing() -> None:
     schedule = make(1, max_retries=0)
     take(schedule, NodeSeen("a", Resources(1)), NodeLost("a"), NodeSeen("b", NODE))
     assert take(schedule, Ended("fold 0", 1, "no")) == []
-    assert schedule.named(Status.FAILED) == ["fold 0"]
+    assert schedule.units_with(Status.FAILED) == ["fold 0"]
 
 
 class World:
@@ -120,7 +120,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
         self.units = {
-            f"fold {i}": Unit(f"fold {i}", (f"fold {i}",), Resources(self.draw.choice([1, 2, 3])))
+            f"fold {i}": TrainingUnit(f"fold {i}", (f"fold {i}",), Resources(self.draw.choice([1, 2, 3])))
             for i in range(self.draw.randint(1, 8))
         }
         self.schedule = Schedule(self.units, self.draw.randint(0, 3))
@@ -144,7 +144,7 @@ class World:
                 continue
             self.begun[action.unit] += 1
             assert action.attempt == self.begun[action.unit], "attempts are numbered without gaps"
-            assert action.unit not in self.schedule.named(Status.DONE)
+            assert action.unit not in self.schedule.units_with(Status.DONE)
             self.running.add((action.unit, action.attempt))
 
     def happen(self) -> None:
@@ -176,7 +176,7 @@ class World:
     def take(self, event: Event) -> None:
         before = {name: state.status for name, state in self.schedule.states.items()}
         self.act(self.schedule.handle(event))
-        self.schedule.check()
+        self.schedule.check_invariants()
         for name, state in self.schedule.states.items():
             if before[name] in (Status.DONE, Status.FAILED):
                 assert state.status is before[name], f"{name} was {before[name]}"
@@ -194,7 +194,7 @@ class World:
             for unit, attempt in sorted(self.running):
                 self.running.discard((unit, attempt))
                 self.take(Ended(unit, attempt, None))
-        assert self.schedule.ended, self.schedule.states
+        assert self.schedule.finished, self.schedule.states
 
 
 @pytest.mark.parametrize("hundred", range(10))
@@ -210,6 +210,6 @@ def test_a_thousand_schedules_keep_the_invariants(hundred: int) -> None:
 def test_no_fold_waits_for_nodes_that_are_idle_and_all_are_done_on_nodes_that_fail(demand: int) -> None:
     cluster = Cluster(demand, between_failures=8, max_retries=1_000, seed=0)
     cluster.run()
-    assert cluster.schedule.named(Status.DONE) == list(cluster.schedule.units)
+    assert cluster.schedule.units_with(Status.DONE) == list(cluster.schedule.units)
     assert cluster.spent[BUSY] > demand * sum(cluster.hours.values()), "no work was lost: nothing has failed"
     assert cluster.spent[WOULD_FIT] == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from foldstream.cluster.runs.journal import to_json
 from foldstream.cluster.runs.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
-from foldstream.cluster.runs.status import FoldStatus, Span, in_words, spans_of
+from foldstream.cluster.runs.status import FoldStatus, Phase, describe, phases_of
 from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
 from foldstream.cluster.views.dask_page import rates_of as conversion_rates
 
@@ -29,62 +29,62 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
 
 
 @pytest.mark.parametrize(
-    ("lines", "spans"),
+    ("lines", "phases"),
     [
         (lines_of(), []),
-        (lines_of(SEEN), [Span("waiting", 0, 0.0, None)]),
-        (lines_of(SEEN, BOTH), [Span("waiting", 0, 0.0, 1.0), Span("running", 1, 1.0, None)]),
+        (lines_of(SEEN), [Phase("waiting", 0, 0.0, None)]),
+        (lines_of(SEEN, BOTH), [Phase("waiting", 0, 0.0, 1.0), Phase("running", 1, 1.0, None)]),
         (
             lines_of(SEEN, BOTH, SEEN, Ended(BOTH[0], 1)),
-            [Span("waiting", 0, 0.0, 1.0), Span("done", 1, 1.0, 3.0)],
+            [Phase("waiting", 0, 0.0, 1.0), Phase("done", 1, 1.0, 3.0)],
         ),
         (
             lines_of(BOTH, Ended(BOTH[0], 1, "died"), ("fold-1", 2, ["fold 1"]), ("fold-0", 2, ["fold 0"])),
             [
-                Span("waiting", 0, 0.0, 0.0),
-                Span("failed", 1, 0.0, 1.0, "died"),
-                Span("waiting", 1, 1.0, 2.0),
-                Span("running", 2, 2.0, None),
+                Phase("waiting", 0, 0.0, 0.0),
+                Phase("failed", 1, 0.0, 1.0, "died"),
+                Phase("waiting", 1, 1.0, 2.0),
+                Phase("running", 2, 2.0, None),
             ],
         ),
         (
             lines_of(BOTH, LOST, Silent(BOTH[0], 1, 31.0)),
             [
-                Span("waiting", 0, 0.0, 0.0),
-                Span("failed", 1, 0.0, 2.0, "silent for 31 s"),
-                Span("waiting", 1, 2.0, None),
+                Phase("waiting", 0, 0.0, 0.0),
+                Phase("failed", 1, 0.0, 2.0, "silent for 31 s"),
+                Phase("waiting", 1, 2.0, None),
             ],
         ),
         (
             lines_of(BOTH, Observed(frozenset({(BOTH[0], 1)})), Observed(frozenset())),
-            [Span("waiting", 0, 0.0, 0.0), Span("failed", 1, 0.0, 2.0), Span("waiting", 1, 2.0, None)],
+            [Phase("waiting", 0, 0.0, 0.0), Phase("failed", 1, 0.0, 2.0), Phase("waiting", 1, 2.0, None)],
         ),
         (
             lines_of(BOTH, Restarted(), SEEN, (BOTH[0], 2, BOTH[2])),
             [
-                Span("waiting", 0, 0.0, 0.0),
-                Span("cut short", 1, 0.0, 1.0),
-                Span("waiting", 1, 1.0, 3.0),
-                Span("running", 2, 3.0, None),
+                Phase("waiting", 0, 0.0, 0.0),
+                Phase("interrupted", 1, 0.0, 1.0),
+                Phase("waiting", 1, 1.0, 3.0),
+                Phase("running", 2, 3.0, None),
             ],
         ),
-        (lines_of(BOTH, DEATH), [Span("waiting", 0, 0.0, 0.0), Span("running", 1, 0.0, None)]),
+        (lines_of(BOTH, DEATH), [Phase("waiting", 0, 0.0, 0.0), Phase("running", 1, 0.0, None)]),
         (
             lines_of(BOTH, STOP, Restarted(), (BOTH[0], 2, BOTH[2])),
             [
-                Span("waiting", 0, 0.0, 0.0),
-                Span("cut short", 1, 0.0, 1.0),
-                Span("waiting", 1, 2.0, 3.0),
-                Span("running", 2, 3.0, None),
+                Phase("waiting", 0, 0.0, 0.0),
+                Phase("interrupted", 1, 0.0, 1.0),
+                Phase("waiting", 1, 2.0, 3.0),
+                Phase("running", 2, 3.0, None),
             ],
         ),
         (
             lines_of(BOTH, Ended(BOTH[0], 1, "nan", final=True), STOP),
-            [Span("waiting", 0, 0.0, 0.0), Span("failed", 1, 0.0, 1.0, "nan")],
+            [Phase("waiting", 0, 0.0, 0.0), Phase("failed", 1, 0.0, 1.0, "nan")],
         ),
         (
             lines_of(BOTH, Ended(BOTH[0], 1), STOP, Restarted()),
-            [Span("waiting", 0, 0.0, 0.0), Span("done", 1, 0.0, 1.0)],
+            [Phase("waiting", 0, 0.0, 0.0), Phase("done", 1, 0.0, 1.0)],
         ),
     ],
     ids=[
@@ -102,13 +102,13 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
         "done before",
     ],
 )
-def test_a_folds_time_is_told_by_the_journal(lines: list[dict[str, Any]], spans: list[Span]) -> None:
-    assert list(spans_of("fold 1", lines)) == spans
+def test_a_folds_time_is_told_by_the_journal(lines: list[dict[str, Any]], phases: list[Phase]) -> None:
+    assert list(phases_of("fold 1", lines)) == phases
 
 
 def test_events_in_words() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
-    told = [in_words(line) for line in lines_of(*happened)]
+    told = [describe(line) for line in lines_of(*happened)]
     assert told == [
         "a node with 2 cores, 0 GPUs, 8.0 GB is there",
         "fold-0-to-fold-1, attempt 1: begun",
@@ -156,7 +156,7 @@ def test_each_candidate_has_a_mean_of_its_own_without_its_refit() -> None:
         for candidate, losses in {"lr=1": (1.0, 3.0, 9.0), "lr=2": (2.0, 4.0, 9.0)}.items()
         for number, (name, loss) in enumerate(zip(("fold 0", "fold 1", "refit"), losses, strict=True))
     ]
-    means = {curve.of: curve.points["value"].tolist() for curve in curves_of(grid) if "low" in curve.points}
+    means = {curve.subject: curve.points["value"].tolist() for curve in curves_of(grid) if "low" in curve.points}
     assert means == {"lr=1 mean": [2.0], "lr=2 mean": [3.0]}
 
 
@@ -171,9 +171,9 @@ def test_long_curves_are_thinned_so_that_what_was_drawn_stays() -> None:
 
 
 def test_the_time_that_is_left_is_that_of_all_units_by_as_many_as_run() -> None:
-    running = [Span("running", 1, 0.0, None)]
-    begun = replace(fold(0, [1.0, 1.0]), unit="fold-0", spans=running)  # 4 s an epoch, 7 are left
-    waits = replace(fold(1, []), unit="fold-1", spans=[Span("waiting", 0, 0.0, None)])
+    running = [Phase("running", 1, 0.0, None)]
+    begun = replace(fold(0, [1.0, 1.0]), unit="fold-0", phases=running)  # 4 s an epoch, 7 are left
+    waits = replace(fold(1, []), unit="fold-1", phases=[Phase("waiting", 0, 0.0, None)])
     assert seconds_left([begun, waits]) == 7 * 4 + 9 * 4
     assert seconds_left([begun, replace(begun, unit="fold-2")]) == 7 * 4
     assert seconds_left([waits]) is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.cluster.runs.run import plan_run
+from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.files import names_in
@@ -32,7 +32,7 @@ def make_job(
     recipe, own = resolve_settings(model, settings or {})
     base = TrainConfig(model, Split(folds=3), 2, 64, recipe=recipe, model_settings=own)
     run = RunFolder(root)
-    return plan_run(run, dataset, replace(base, **options), SerialExecutor(), silent), run
+    return prepare_run(run, dataset, replace(base, **options), SerialExecutor(), silent), run
 
 
 def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_after: int = 99) -> bytes:
