@@ -15,7 +15,7 @@ import typer
 
 from .cluster.ray.auth import use_token
 from .cluster.terminal.commands import commands
-from .cluster.terminal.output import choose_output, console, errors, listening, tell, tell_programs
+from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.tables import show_dataset, show_estimate, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.object_path import locate
@@ -172,7 +172,7 @@ def convert_csv(
             report=report,
             listener=listener,
         )
-    tell(dataset.facts(), lambda: show_dataset(dataset))
+    print_result(dataset.facts(), lambda: show_dataset(dataset))
 
 
 @convert_app.command("images")
@@ -229,7 +229,7 @@ def convert_images(
             report=report,
             listener=listener,
         )
-    tell(dataset.facts(), lambda: show_dataset(dataset))
+    print_result(dataset.facts(), lambda: show_dataset(dataset))
 
 
 @app.command()
@@ -270,7 +270,7 @@ def split(
             listener=listener,
         )
     rows = [plan.counts(rows.array, rows.held_out).sum() for rows in plan.models]
-    tell({"plan": str(plan.place), "held_out_rows": [int(count) for count in rows]}, lambda: show_plan(plan))
+    print_result({"plan": str(plan.place), "held_out_rows": [int(count) for count in rows]}, lambda: show_plan(plan))
 
 
 @app.command()
@@ -371,7 +371,7 @@ def train(
             callbacks=callback,
             listener=listener,
         )
-    tell(summary, lambda: show_result(summary))
+    print_result(summary, lambda: show_result(summary))
 
 
 @app.command()
@@ -398,7 +398,7 @@ def predict(
     with listening() as listener:
         names = columns.split(",") if columns else None
         rows = jobs.predict(run, source, out, columns=names, id=id, ensemble=ensemble, listener=listener)
-    tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
+    print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
 
 
 @app.command()
@@ -414,7 +414,7 @@ def oof(
 
     with listening() as listener:
         rows = jobs.write_oof(run, out, listener=listener)
-    tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
+    print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
 
 
 @app.command()
@@ -455,7 +455,7 @@ def run_job(
     with listening() as listener:
         summary = job_file.run_job(job, listener, cluster=ray)
     if summary:
-        tell(summary, lambda: show_result(summary))
+        print_result(summary, lambda: show_result(summary))
     if "predict" in tables:
         console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
 
@@ -495,7 +495,7 @@ def verify(
     for damage in damages:
         rows = f"rows {damage.first_row:,} to {damage.last_row:,} of {damage.array}"
         console.print(f"{damage.path}: {damage.reason} ({rows})", highlight=False, soft_wrap=True)
-    tell_programs({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
+    print_json({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
     if damages and not repair:
         raise DamagedError(f"{len(damages)} damaged files in {dataset}; mend them with --repair, or restore a copy")
     console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is whole")
@@ -518,12 +518,12 @@ def info(
         if preview:
             raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")
         summary = read_run(locate(path))[1]
-        tell(summary, lambda: show_summary(summary))
+        print_result(summary, lambda: show_summary(summary))
         return
     from .storage.dataset import open_dataset
 
     dataset = open_dataset(path)
-    tell(dataset.facts(), lambda: show_dataset(dataset))
+    print_result(dataset.facts(), lambda: show_dataset(dataset))
     if preview:
         from .pipeline.images.preview import draw_preview
 

@@ -1,5 +1,5 @@
-"""What a job will need, before anything runs: a sample of its sources is converted and its model is tried, here, for
-some seconds; the rest is arithmetic (`estimate.py`). Neither Dask nor Ray is started.
+"""Estimates what a job needs before anything runs: converts a sample of its sources and tries its model in this
+process, for a few seconds; the rest is arithmetic (`estimate.py`). Neither Dask nor Ray is started.
 """
 
 import tempfile
@@ -59,7 +59,7 @@ SPLIT = ("split", "folds", "seed", "repeats", "holdout", "group_column", "order_
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """What a job needs, by name; how long it takes on so many nodes; and what that takes for granted."""
+    """What a job needs, by name; forecasts for different numbers of nodes; and the assumptions behind them."""
 
     facts: Facts
     forecasts: list[Forecast]
@@ -73,15 +73,15 @@ def estimate_job(
     price: float | None = None,
     source_bytes: str | int | None = None,
 ) -> JobEstimate:
-    """What the job in a TOML file will need on so many nodes of so many `cores`, this machine's by default.
+    """Estimate what the job in a TOML file needs on each number of nodes with `cores` cores (default: this machine's).
 
-    `price` is that of a node for an hour. `source_bytes` ("1TB") is the size of all sources, where those that are here
-    are only some of them. Raises what `run_job` raises for sources that are not there and options that do not fit.
+    `price` is the price of a node-hour. `source_bytes` ("1TB") is the size of all sources, if only some of them are
+    here. Raises what `run_job` raises for missing sources and invalid options.
     """
     tables, bound = load_job_file(Path(path)), parse_bytes(source_bytes, "--source-bytes")
     table = next(iter(CONVERSIONS.keys() & tables), None)
     if table is None and "train" not in tables:
-        raise UsageError(f"{path} neither converts nor trains: there is nothing to plan")
+        raise UsageError(f"{path} neither converts nor trains; there is nothing to estimate")
     if table is None and bound:
         raise UsageError(f"--source-bytes {source_bytes}: {path} has no sources; leave the option out")
     cores = cores or this_machine().cores
@@ -109,8 +109,8 @@ def estimate_job(
 def measure_conversion(
     table: str, values: Mapping[str, Any], bound: int | None, folder: Path
 ) -> tuple[Dataset, DatasetEstimate, ConversionEstimate]:
-    """Convert a sample of the sources. Returns its dataset, that which all of the sources will make, and their
-    conversion. They have `bound` bytes, where that is given."""
+    """Convert a sample of the sources. Returns its dataset, and estimates of the full dataset and of its conversion.
+    `bound`, if given, is the size of all sources in bytes."""
     places = [values["sources"]] if isinstance(values["sources"], str) else values["sources"]
     texts = table == "convert.csv"
     copies = folder / "sources"
@@ -122,7 +122,7 @@ def measure_conversion(
     total = bound or taken.total
     if total is None:
         raise UsageError(
-            f"{places[0]} has more than {taken.sources - 1:,} images; say how large all of them are, as in "
+            f"{places[0]} has more than {taken.sources - 1:,} images; give the size of all images, e.g. "
             "--source-bytes 1TB"
         )
     dataset, seconds = convert_sample(table, values, taken, folder)
@@ -140,11 +140,11 @@ def measure_conversion(
 def convert_sample(
     table: str, values: Mapping[str, Any], sample: SourceSample, folder: Path
 ) -> tuple[Dataset, dict[str, float]]:
-    """Convert a sample as the job says, in this process, twice: the first time compiled code is loaded. Returns the
-    dataset and the seconds of each stage of the second time."""
+    """Convert a sample with the job's options, in this process, twice: the first time includes loading compiled code.
+    Returns the dataset and the seconds of each stage of the second time."""
     options = {**values, "sources": list(sample.places), "dask": None, "report": None, "client": SerialExecutor()}
     if "labels" in values:
-        options["on_error"] = "skip"  # it names images that are not in the sample
+        options["on_error"] = "skip"  # labels may name images that are not in the sample
     for out in (folder / "first", folder / "second"):
         clock = StageClock()
         with original_names(sample.origins | {str(out): values["out"]}):
@@ -154,7 +154,7 @@ def convert_sample(
 
 @dataclass
 class StageClock:
-    """Hears how far work is, and knows the seconds of each stage."""
+    """A progress listener that measures the seconds of each stage."""
 
     begun: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class StageClock:
 
 @contextmanager
 def original_names(origins: Mapping[str, str]) -> Iterator[None]:
-    """Inside, errors name what copies were made of."""
+    """Inside this context, errors name the original sources instead of their copies."""
     try:
         yield
     except FoldstreamError as error:
@@ -177,7 +177,7 @@ def original_names(origins: Mapping[str, str]) -> Iterator[None]:
 
 
 def measure_dataset(dataset: Dataset) -> DatasetEstimate:
-    """The measures of a dataset that is there."""
+    """The sizes of an existing dataset."""
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     return DatasetEstimate(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
 
@@ -185,9 +185,10 @@ def measure_dataset(dataset: Dataset) -> DatasetEstimate:
 def measure_training(
     values: Mapping[str, Any], dataset: Dataset, data: DatasetEstimate, folder: Path
 ) -> tuple[TrainingEstimate, int]:
-    """What training takes on `data`, by a trial on a `dataset` that is like it; and the bytes that the run leaves.
+    """Estimate training on `data` from a trial on `dataset`, a sample of it. Also returns the bytes that the run leaves
+    on disk.
 
-    Raises UsageError for what cannot be trained, or not in the memory that is given.
+    Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
     bound = signature(train).bind(**values)
     bound.apply_defaults()
@@ -216,12 +217,12 @@ def measure_training(
 
 
 def replace_layout(dataset: Dataset, data: DatasetEstimate) -> Dataset:
-    """A dataset that is not there, of which only the layout and the arrays are known."""
+    """A dataset that does not exist, of which only the layout and the arrays are known."""
     return Dataset(dataset.place, replace(dataset.manifest, layout=data.layout, shards=()), "")
 
 
 def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
-    """The rows of a sample again and again in blocks of so many rows: its own are smaller, and slower to read."""
+    """Repeat the rows of a sample in blocks of `block_rows`: its own blocks are smaller, and slower to read."""
     specs = dataset.manifest.arrays
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
@@ -233,7 +234,7 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
 
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:
-    """Memory of a worker's stream for so many models at once. Raises UsageError if the rank may not have as much."""
+    """Memory of a worker's stream for a number of models at once. Raises UsageError if it exceeds the rank's limit."""
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     every = EveryRow(dataset.layout)
     if models == 1:
@@ -242,10 +243,10 @@ def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank)
 
 
 def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, Costs]:
-    """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
-    decodes every block in every epoch."""
+    """Measure what a row costs one of `workers` workers, and how many rows of a batch it processes. The worker has one
+    core or a GPU, and decodes every block in every epoch."""
     if dataset.rows < LANE_STEP:
-        raise UsageError(f"there are {dataset.rows} rows to try the training with, and it takes {LANE_STEP}")
+        raise UsageError(f"the sample has only {dataset.rows} rows, and the training trial needs {LANE_STEP}")
     rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
     own = replace(config, batch_size=rows, lanes=LANE_STEP, shares=1)
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, own, None)

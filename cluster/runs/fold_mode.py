@@ -1,4 +1,4 @@
-"""Whether all folds are trained from one pass over the data, or each in a run of its own."""
+"""The fold mode: train all folds in one pass over the data, or each fold in a separate run."""
 
 import math
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ FOLD_MODES = ("auto", "fused", "runs")
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """How a run is carried out, which does not change its result: workers, bytes of memory and of cache for each one's
-    stream, attempts beyond the first at what fails, seconds after which a silent worker counts as hung, checkpoints."""
+    """How to execute a run. None of it changes the result: number of workers; bytes of memory and of cache for each
+    worker's stream; retries of what fails; seconds after which a silent worker counts as hung; checkpoints."""
 
     workers: int
     memory: int | None = None
@@ -36,48 +36,48 @@ class ExecutionOptions:
     max_retries: int = 2
     hang_seconds: float = 30.0
     fold_mode: str = "auto"
-    """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
+    """'fused': all folds in one pass over the data; 'runs': each fold separately; 'auto': fused if memory allows."""
     saving: Saving = EACH_EPOCH
 
 
 def choose_fold_mode(
     dataset: Dataset, models: int, config: TrainConfig, execution: ExecutionOptions, parameters: int
 ) -> tuple[str, str]:
-    """`fused` or `runs` for so many `models` of so many parameters, and why.
+    """Choose `fused` or `runs` for a number of models with this many parameters each. Returns the mode and the reason.
 
-    Raises UsageError if the workers' streams cannot do with the memory that they may use.
+    Raises UsageError if the workers' streams do not fit into the memory they may use.
     """
     check_choice("--fold-mode", execution.fold_mode, FOLD_MODES)
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    place, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
-    mode, reason = execution.fold_mode, "as it was told"
+    rank, every = Rank(0, execution.workers, execution.memory), EveryRow(dataset.layout)
+    mode, reason = execution.fold_mode, "as requested"
     needed = models * parameters * MODEL_BYTES
     if mode == "auto":
-        mode, reason = "fused", "all folds from one pass over the data"
+        mode, reason = "fused", "all folds in one pass over the data"
         if needed > model_memory(execution.workers):
-            mode, reason = "runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker"
+            mode, reason = "runs", f"{models} models at once would need {needed / 1e9:,.1f} GB in each worker"
     if mode == "fused":
         try:
-            FusedStream(dataset, dict.fromkeys(range(models), every), mixing, place)
+            FusedStream(dataset, dict.fromkeys(range(models), every), mixing, rank)
         except UsageError:
             if execution.fold_mode == "fused":
                 raise
-            mode, reason = "runs", "the memory does not suffice for one pass for all folds"
+            mode, reason = "runs", "not enough memory to train all folds in one pass"
     if mode == "runs":
-        TrainStream(dataset, every, mixing, place)
+        TrainStream(dataset, every, mixing, rank)
     return mode, reason
 
 
 def model_memory(workers: int) -> int:
-    """Bytes that a worker's models may have: half of its GPU's, or of its part of this machine's."""
+    """Bytes available to the models of a worker: half of its GPU's memory, or half of its part of this machine's."""
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory) // 2
     return this_machine().memory // workers // 2
 
 
 def refine_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution: ExecutionOptions) -> tuple[str, str]:
-    """The fold mode on the Ray cluster that is connected, and why: if the memory allows one pass, and there is room for
-    several runs at once, a short trial decides what is faster."""
+    """Refine the fold mode on the connected Ray cluster. If the memory allows one pass and several runs fit on the
+    cluster at once, a short trial decides which is faster. Returns the mode and the reason."""
     room = runs_at_once(ray.cluster_resources(), execution.workers)
     if execution.fold_mode != "auto" or mode == "runs" or min(room, models) < 2:
         return mode, reason
@@ -92,23 +92,23 @@ def refine_fold_mode(mode: str, reason: str, job: RunJob, models: int, execution
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:
-    """How many runs the nodes have room for."""
+    """How many runs fit on the cluster at once."""
     return int(min(resources.get("CPU", 0), resources.get("GPU", math.inf)) // workers)
 
 
 def has_gpus() -> bool:
-    """Whether the Ray cluster that is connected has GPUs: then each worker takes one."""
+    """Whether the connected Ray cluster has GPUs; if so, each worker takes one."""
     return bool(ray.cluster_resources().get("GPU", 0))
 
 
 def faster_mode(costs: Costs, models: int, room: int, rows: int, workers: int) -> tuple[str, str]:
-    """What is faster where `room` runs fit at once, by what a row costs a worker: it reads while it trains.
+    """Choose the faster mode when `room` runs fit at once, from what a row costs a worker, which reads while it trains.
 
-    One pass reads once for all models and has the workers of one run; runs read for each model by itself.
+    One pass reads once for all models but has the workers of a single run; separate runs read once for each model.
     """
     one_pass = max(models * costs.training, costs.reading) * rows / workers
     at_once = math.ceil(models / room) * max(costs.training, costs.reading) * rows / workers
-    told = (
-        f"an epoch of all models takes about {one_pass:,.1f} s from one pass, {at_once:,.1f} s by {room} runs at once"
+    reason = (
+        f"an epoch of all models takes about {one_pass:,.1f} s in one pass, {at_once:,.1f} s with {room} runs at once"
     )
-    return ("fused" if one_pass <= at_once else "runs"), told
+    return ("fused" if one_pass <= at_once else "runs"), reason

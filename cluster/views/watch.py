@@ -1,4 +1,4 @@
-"""A server for a run's page, on loopback: it reads the run's record, wherever the run is and whether it is over."""
+"""A server for the page of a run, on loopback. It polls the run's record, wherever the run is, in progress or complete."""
 
 import logging
 import threading
@@ -23,23 +23,23 @@ from .run_page import RunPage
 log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
-REFRESH_SECONDS = 1.0  # between two looks of a page at what was read
+REFRESH_SECONDS = 1.0  # between two refreshes of an open page
 POLL_SECONDS = 4.0, 30.0
-"""Seconds between two looks at the record: at the beginning, and later, for a browser on the machine that trains takes
-its share of that."""
-GROWTH = 0.02  # of the run's time until the next look, between these
-POLL_RATIO = 100.0  # of what a look takes, at least
+"""Bounds for the seconds between two polls of the record. They grow with the run's time: a browser on the machine that
+trains takes computing time from the training."""
+GROWTH = 0.02  # fraction of the run's time between two polls
+POLL_RATIO = 100.0  # a pause is at least this many times as long as a poll takes
 THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 
 @dataclass
 class RunPoller:
-    """A run's status, read again and again by a thread of its own: a bucket may take its time to answer."""
+    """Polls the status of a run in a background thread, since a bucket may be slow to answer."""
 
     root: AnyPath
     status: RunStatus = field(default_factory=lambda: RunStatus(False, []))
     problem: str = ""
-    """Why it could not be read the last time."""
+    """Why the last poll failed."""
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class RunPoller:
         self.reader.start()
 
     def stop(self) -> None:
-        """Have the thread end, without waiting for it."""
+        """Ask the thread to stop, without waiting for it."""
         self.ended.set()
 
     def _follow(self) -> None:
@@ -59,8 +59,8 @@ class RunPoller:
             began = perf_counter()
             try:
                 self.status, self.problem = self.record.poll(), ""
-            except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
-                self.problem = f"the record cannot be read just now: {error}"
+            except (OSError, FoldstreamError) as error:  # a file is being written, or the object store is busy
+                self.problem = f"cannot read the run's record at the moment: {error}"
                 log.warning("%s: %s", self.root, self.problem)
             growth = GROWTH * (time() - self.status.started)
             pause = max(min(max(growth, POLL_SECONDS[0]), POLL_SECONDS[1]), POLL_RATIO * (perf_counter() - began))
@@ -68,8 +68,8 @@ class RunPoller:
 
 @contextmanager
 def run_server(root: AnyPath, port: int = WATCH_PORT) -> Iterator[Server]:
-    """A server for the page of the run at `root`, on the port or on a free one. Raises ForeignError where there is no
-    run."""
+    """Serve the page of the run at `root`, on the given port or on a free one. Raises ForeignError if the folder holds
+    no run."""
     record = RunPoller(root, run_status(root))
 
     def open_page(document: Document) -> None:

@@ -58,7 +58,7 @@ def main() -> None:
         text += [f"**{title}**:", "", "| what | how much |", "|---|---|"]
         text += [*(f"| {name} | {value} |" for name, value in plan.facts), ""]
         text += [f"| {' | '.join(FORECAST_COLUMNS)} |", "|---:|---:|---:|---:|---:|"]
-        text += [*(f"| {' | '.join(forecast_row(outlook))} |" for outlook in plan.forecasts), ""]
+        text += [*(f"| {' | '.join(forecast_row(forecast))} |" for forecast in plan.forecasts), ""]
     text += ["What both take for granted:", "", *(f"- {line}" for line in plan.assumptions)]
     Console(width=140).print(Markdown("\n".join(text)))
     told = f"`foldstream plan JOB.toml --source-bytes 1TB --cores {CORES} --price {PRICE:.2f}`, 5 folds, 5 epochs;"

@@ -50,7 +50,7 @@ def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Datase
         wait_for(process, run, 3)
         for _ in range(times):
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the command with all that it has started
-            while log.read_text().count("ending; Ctrl-C once more") == 0:
+            while log.read_text().count("press Ctrl-C again") == 0:
                 assert process.poll() is None, log.read_text()
         code = process.wait(PATIENCE_SECONDS)
     finally:
@@ -59,5 +59,5 @@ def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Datase
     assert code == 130
     assert_session_ended(process.pid)
     told = log.read_text().splitlines()
-    assert ("stopped: what is done is kept, and the same command goes on from there" in told) == (times == 1)
+    assert ("stopped: finished work is kept; run the same command again to resume" in told) == (times == 1)
     assert "Traceback" not in log.read_text()

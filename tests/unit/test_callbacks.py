@@ -80,11 +80,11 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlflo", "did you mean «mlflow»"),
-        ("{folder}/own.py:wrong", "gives int, not a foldstream.Callback"),
-        ("{folder}/own.py:none", "there is no function «none»"),
+        ("mlflo", "did you mean .mlflow"),
+        ("{folder}/own.py:wrong", "returned int, expected a foldstream.Callback"),
+        ("{folder}/own.py:none", "has no function 'none'"),
         ("{folder}/no.py:Own", "there is no such file"),
-        ("prometheus=http", "give a port"),
+        ("prometheus=http", "expected a port"),
     ],
 )
 def test_what_is_none_is_refused(name: str, message: str, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_was_made_before_one_that_cannot_be_is_closed(digits: Dataset, tmp_
 
     (tmp_path / "own.py").write_text(OWN)
     makers = [Open, find_callback(f"{tmp_path}/own.py:wrong")]
-    with pytest.raises(UsageError, match="gives int"), Callbacks(makers, run.root):
+    with pytest.raises(UsageError, match="returned int"), Callbacks(makers, run.root):
         pass
     assert len(closed) == 1
 

@@ -23,11 +23,11 @@ def test_equal_nodes_are_well() -> None:
     ("changed", "name", "told"),
     [
         ({"versions": VERSIONS | {"torch": "2.12.0"}}, "torch", "2.13.0 on 10.0.0.1; 2.12.0 on 10.0.0.2"),
-        ({"clock": 105.0}, "clocks", "4.90 s at most, on 10.0.0.2"),
-        ({"clock": 90.0}, "clocks", "9.90 s at most, on 10.0.0.2"),
-        ({"unreachable": ("10.0.0.1",)}, "network", "10.0.0.2 does not reach 10.0.0.1"),
-        ({"shared_memory": GIB // 2}, "shared memory", "0.5 GiB free at least, too little on 10.0.0.2"),
-        ({"disk": GIB}, "disk", "1.0 GiB free at least, too little on 10.0.0.2"),
+        ({"clock": 105.0}, "clocks", "off by at most 4.90 s, on 10.0.0.2"),
+        ({"clock": 90.0}, "clocks", "off by at most 9.90 s, on 10.0.0.2"),
+        ({"unreachable": ("10.0.0.1",)}, "network", "10.0.0.2 cannot reach 10.0.0.1"),
+        ({"shared_memory": GIB // 2}, "shared memory", "at least 0.5 GiB free, too little on 10.0.0.2"),
+        ({"disk": GIB}, "disk", "at least 1.0 GiB free, too little on 10.0.0.2"),
         ({"storage": "access denied"}, "storage", "access denied on 10.0.0.2"),
     ],
 )

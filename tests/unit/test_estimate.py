@@ -95,8 +95,8 @@ def test_nodes_share_the_work_and_cost_by_the_hour() -> None:
 
 def test_what_storage_must_give_is_told() -> None:
     facts = dict(training_facts(TRAINING, DatasetEstimate(Layout(1_000, 10, 10), 100, 50_000), trainers=1))
-    assert facts["from storage"] == "300 kB in all epochs, 3.85 kB a second for each node"
-    assert facts["training"].startswith("167 rows a second")
+    assert facts["from storage"] == "300 kB in all epochs, 3.85 kB/s per node"
+    assert facts["training"].startswith("167 rows/s")
 
 
 def test_assumptions_are_those_of_the_job() -> None:
@@ -104,8 +104,8 @@ def test_assumptions_are_those_of_the_job() -> None:
     lines = assumptions(whole, None, predicts=False)
     assert len(lines) == 2
     lines = assumptions(ConversionEstimate(SAMPLE, 2_000, 1, 8), TRAINING, predicts=True)
-    assert "All sources are like the sample: rows to a byte, classes, time to convert a byte." in lines
-    assert any(line.startswith("It is bound by computing") for line in lines)
+    assert "All sources are like the sample: rows per byte, classes, time to convert a byte." in lines
+    assert any(line.startswith("Training is bound by computing") for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_place_that_the_pods_do_not_see_is_refused(job_file: Path, tmp_path: P
 def test_what_kubectl_says_is_told(job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     manifests = job_manifests(load_job_file(job_file), OPTIONS)
-    with pytest.raises(RunError, match=r"rayjobs\.ray\.io digits .*» failed: The connection"):
+    with pytest.raises(RunError, match=r"rayjobs\.ray\.io digits .*' failed: The connection"):
         apply_job(manifests, "digits")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="kubectl is not installed"):
@@ -169,12 +169,12 @@ def test_a_job_is_named_as_its_run() -> None:
 @pytest.mark.parametrize(
     ("job", "files", "options", "said"),
     [
-        pytest.param(JOB, {}, RayJobOptions("Digits", "i"), "cannot name a RayJob", id="capital"),
-        pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 small letters", id="long"),
-        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "from 3 to 2 workers", id="bounds"),
-        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "from 0 to 0 workers", id="none"),
-        pytest.param(JOB, {"../model.py": ""}, RayJobOptions("d", "i"), "beside the job file", id="folder"),
-        pytest.param(JOB, {"job.toml": ""}, RayJobOptions("d", "i"), "beside the job file", id="taken"),
+        pytest.param(JOB, {}, RayJobOptions("Digits", "i"), "is not a valid RayJob name", id="capital"),
+        pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 lowercase letters", id="long"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "workers: 3 to 2", id="bounds"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "workers: 0 to 0", id="none"),
+        pytest.param(JOB, {"../model.py": ""}, RayJobOptions("d", "i"), "next to the job file", id="folder"),
+        pytest.param(JOB, {"job.toml": ""}, RayJobOptions("d", "i"), "next to the job file", id="taken"),
         pytest.param("#" * (1 << 20), {}, RayJobOptions("d", "i"), "a ConfigMap holds 1,048,576", id="large"),
     ],
 )

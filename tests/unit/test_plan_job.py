@@ -1,4 +1,4 @@
-"""A plan is made from a sample of the sources, with nothing started and nothing left behind."""
+"""An estimate is made from a sample of the sources, with nothing started and nothing left behind."""
 
 import bz2
 import gzip
@@ -36,7 +36,7 @@ CSV = "[convert.csv]\nsources = ['rows.csv']\nout = 'data.zarr'\nlabel = 'label'
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
-        raise AssertionError("a plan starts no cluster")
+        raise AssertionError("an estimate starts no cluster")
 
     for module in (conversion, job_file):
         monkeypatch.setattr(module, "dask_cluster", start)
@@ -68,7 +68,7 @@ def test_a_small_job_is_planned_exactly_and_leaves_nothing(tmp_path: Path, monke
     facts = facts_of(plan)
     assert facts["rows"] == "3,000"
     assert facts["models"].startswith("5 of ")
-    assert [outlook.nodes for outlook in plan.forecasts] == [1, 4]
+    assert [forecast.nodes for forecast in plan.forecasts] == [1, 4]
     one, four = plan.forecasts
     assert one.training == pytest.approx(4 * four.training)
     assert one.conversion == four.conversion > 0  # eight shards, eight cores
@@ -101,7 +101,7 @@ def test_sources_may_stand_for_many_more(tmp_path: Path, quick_trial: None) -> N
     size = (tmp_path / "rows.csv").stat().st_size
     plan = estimate_job(write_job(tmp_path, CSV + TRAIN), (1,), source_bytes=1_000_000 * size)
     assert facts_of(plan)["rows"] == "3,000,000,000"
-    assert "1,000,000 of them" in facts_of(plan)["sources"]
+    assert "1,000,000 sources" in facts_of(plan)["sources"]
     assert plan.assumptions[0].startswith("All sources are like the sample")
 
 
@@ -144,7 +144,7 @@ def test_the_rows_of_large_sources_are_estimated(
     assert sampled <= 180_000  # half of them: bzip2 packs more rows together than a sample has
     assert rows == pytest.approx(360_000, rel=0.03 if suffix in (".csv", ".parquet") else 0.1)
     print(rows, sampled)
-    assert ("until all is converted" in facts["disk"]) == (suffix not in (".csv", ".parquet"))
+    assert ("during conversion" in facts["disk"]) == (suffix not in (".csv", ".parquet"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -218,10 +218,10 @@ def test_more_images_than_are_listed_need_their_size(
 ) -> None:
     monkeypatch.setattr(sampling, "MOST_LISTED", 50)
     write_images(tmp_path / "images", 60)
-    with pytest.raises(UsageError, match="more than 50 images; say how large all of them are"):
+    with pytest.raises(UsageError, match="more than 50 images; give the size of all images"):
         estimate_job(write_job(tmp_path, IMAGES), (1,))
     facts = facts_of(estimate_job(write_job(tmp_path, IMAGES + TRAIN), (1,), source_bytes="1TB"))
-    assert facts["sources"] == f"1.00 TB, {facts['rows']} of them"
+    assert facts["sources"] == f"1.00 TB in {facts['rows']} sources"
 
 
 def test_labels_may_name_images_that_are_not_in_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_labels_may_name_images_that_are_not_in_the_sample(tmp_path: Path, monke
         (CSV, SourceError, r"rows\.csv cannot be read"),
         (IMAGES, SourceError, r"images does not exist"),
         (f"{TRAIN}dataset = 'none.zarr'\n", ForeignError, r"none\.zarr does not exist"),
-        ("[predict]\nrun = 'run'\nsource = 'a'\nout = 'b'\n", UsageError, "there is nothing to plan"),
+        ("[predict]\nrun = 'run'\nsource = 'a'\nout = 'b'\n", UsageError, "there is nothing to estimate"),
     ],
     ids=["no file", "no folder", "no dataset", "nothing"],
 )
@@ -274,7 +274,7 @@ def test_a_sample_is_tried_in_blocks_as_large_as_they_will_be(tmp_path: Path) ->
         assert np.array_equal(again[name][:600], np.concatenate([rows[name]] * 2))
 
 
-def test_a_faulty_row_is_named_in_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_row_is_named_in_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "TEXT_BYTES", 20_000)
     rows = table(3_000).splitlines()
     rows[40] = "1,two"

@@ -83,7 +83,7 @@ def test_the_tables_of_the_page_have_the_figures_of_the_record(run: RunFolder) -
     facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
     folds, classes, matrix, times = page.tables
     names = list(facts["spread"])
-    assert folds[0] == ["fold", "trained on", "held out", "epochs", *names]
+    assert folds[0] == ["fold", "training rows", "held-out rows", "epochs", *names]
     for shown, fold in zip(folds[1:-1], facts["folds"], strict=True):
         counts = [str(fold["fold"]), f"{fold['training_rows']:,}", f"{fold['held_out_rows']:,}", str(fold["epochs"])]
         assert shown == [*counts, *(number(fold["scores"][name]) for name in names)]

@@ -51,7 +51,7 @@ BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
             lines_of(BOTH, LOST, Silent(BOTH[0], 1, 31.0)),
             [
                 Phase("waiting", 0, 0.0, 0.0),
-                Phase("failed", 1, 0.0, 2.0, "silent for 31 s"),
+                Phase("failed", 1, 0.0, 2.0, "no progress for 31 s"),
                 Phase("waiting", 1, 2.0, None),
             ],
         ),
@@ -110,13 +110,13 @@ def test_events_in_words() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
     told = [describe(line) for line in lines_of(*happened)]
     assert told == [
-        "a node with 2 cores, 0 GPUs, 8.0 GB is there",
-        "fold-0-to-fold-1, attempt 1: begun",
+        "node added: 2 cores, 0 GPUs, 8.0 GB",
+        "fold-0-to-fold-1, attempt 1: started",
         "fold-0-to-fold-1, attempt 1: worker 1 has died",
         "fold-0-to-fold-1, attempt 1: no such layer",
-        "a node is lost",
+        "node lost",
         "",
-        "the command has ended",
+        "command stopped",
     ]
 
 
