@@ -154,8 +154,8 @@ def _load_entry_point(name: str) -> Any:
 
 
 class Callbacks:
-    """A context manager that creates callbacks, and notifies them of new events in the record of the run at `root` from a
-    background thread."""
+    """A context manager that creates callbacks, and notifies them of new events in the record of the run at `root`, from
+    a background thread."""
 
     def __init__(self, factories: Sequence[CallbackFactory], root: AnyPath) -> None:
         self.factories, self.root = factories, root
@@ -186,7 +186,7 @@ class Callbacks:
         self.notify("run_ended", summary)
 
     def notify(self, name: str, *arguments: Any) -> None:
-        """Call a method of every callback. If one raises, that is logged and it receives no more events except `close`."""
+        """Call a method of every callback. One that raises is logged, and receives no more events except `close`."""
         with self.lock:
             for callback in self.callbacks:
                 if callback in self.failed and name != "close":

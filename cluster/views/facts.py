@@ -22,8 +22,8 @@ TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
 
 
 def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect the facts of a run whose folds are done. `merged` holds the reports of its merged predictions: `out_of_fold`
-    and, if there is a holdout, `holdout`."""
+    """Collect the facts of a run whose folds are done. `merged` holds the reports of its merged predictions by part:
+    `out_of_fold` and, for a split with a holdout, `holdout`."""
     plan = open_plan(run.folds)
     results = [read_result(run.fold(fold)) for fold in range(len(plan.models))]
     reports = {part: {**report, **class_scores(job, report)} for part, report in merged.items()}

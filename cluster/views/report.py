@@ -62,8 +62,8 @@ def log_report(run: RunFolder, text: str, parts: Mapping[str, Mapping[str, Any]]
 
 
 def confusion_image(report: Mapping[str, Any]) -> np.ndarray:
-    """Draw a confusion matrix, true classes down and predicted classes across, (height, width) uint8. The darker a cell,
-    the larger its share of the true class."""
+    """Draw a confusion matrix, true classes down and predicted classes across, (height, width) uint8. The darker a
+    cell, the larger its share of the true class."""
     classes = len(report["by_class"])
     shares = np.zeros((classes, classes))
     for truth, chosen, rows in report["confusion"]:

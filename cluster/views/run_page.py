@@ -33,8 +33,8 @@ PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
 def panel(*, light: bool = False) -> Div:
-    """An HTML element in a Bokeh page, styled like all pages; with `light` colours if the surrounding page sets none, as
-    in Dask's dashboard."""
+    """An HTML element in a Bokeh page, styled like all pages; with `light` colours if the surrounding page sets none,
+    as in Dask's dashboard."""
     styles = ["page.css"] + ["light.css"] * light
     return Div(sizing_mode="stretch_width", stylesheets=[template(name).render() for name in styles])
 

@@ -1,4 +1,4 @@
-"""A server for the page of a run, on loopback. It polls the run's record, wherever the run is, in progress or complete."""
+"""A server for the page of a run, on loopback. It polls the record of the run, wherever and in whatever state that is."""
 
 import logging
 import threading
