@@ -154,7 +154,7 @@ def _load_entry_point(name: str) -> Any:
 
 
 class Callbacks:
-    """A context manager that creates callbacks, and notifies them of new events in the record of the run at `root`, from
+    """A context manager that creates callbacks and notifies them of new events in the record of the run at `root`, from
     a background thread."""
 
     def __init__(self, factories: Sequence[CallbackFactory], root: AnyPath) -> None:

@@ -27,7 +27,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """Facts about a node: sizes in bytes, `clock` in seconds since 1970, and as `storage` the error of a failed probe."""
+    """Facts about a node: sizes in bytes, `clock` in seconds since 1970, `storage` the error of a failed probe."""
 
     address: str
     versions: dict[str, str]

@@ -156,12 +156,12 @@ def convert_sample(
 class StageClock:
     """A progress listener that measures the seconds of each stage."""
 
-    begun: dict[str, float] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
         now = perf_counter()
-        self.seconds[stage] = now - self.begun.setdefault(stage, now)
+        self.seconds[stage] = now - self.started.setdefault(stage, now)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def ray_job(
 ) -> list[Manifest]:
     """Fill in the manifests for a job, and add a ConfigMap with the job file and the files that it names.
 
-    `job` is the text of the job file, `files` the texts of those beside it (a model, labels) by name. `manifests` are
+    `job` is the text of the job file, `files` the texts of the files next to it (a model, labels) by name. `manifests` are
     base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
     """
     _check(options)

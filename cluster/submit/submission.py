@@ -45,13 +45,13 @@ class SubmittedJob:
 def find_address(address: str | None) -> str:
     """The given address, or else that of RAY_API_SERVER_ADDRESS, or the local cluster's. Raises UsageError."""
     local = current_cluster()
-    place = address or os.environ.get(ADDRESS) or (local.dashboard if local else None)
-    if place is None:
+    found = address or os.environ.get(ADDRESS) or (local.dashboard if local else None)
+    if found is None:
         raise UsageError(
             "no cluster address is known; give one with --to http://HOST:8265, or start a local cluster with "
             "'foldstream cluster start'"
         )
-    return place
+    return found
 
 
 def open_client(address: str | None) -> JobSubmissionClient:
@@ -59,20 +59,20 @@ def open_client(address: str | None) -> JobSubmissionClient:
 
     Raises UsageError if nothing answers there, or access is denied.
     """
-    place = find_address(address)
+    address = find_address(address)
     for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they log every upload
     try:
-        return JobSubmissionClient(place)
+        return JobSubmissionClient(address)
     except ConnectionError:
         raise UsageError(
-            f"--to {place}: no Ray dashboard answers at this address; check it, or open a tunnel"
+            f"--to {address}: no Ray dashboard answers at this address; check it, or open a tunnel"
         ) from None
     except RuntimeError as error:
-        raise UsageError(f"--to {place}: not a Ray dashboard of a compatible version ({error})") from None
+        raise UsageError(f"--to {address}: not a Ray dashboard of a compatible version ({error})") from None
     except AuthenticationError:
         raise UsageError(
-            f"--to {place}: authentication required; set {TOKEN_PATH} to a file with the cluster's token"
+            f"--to {address}: authentication required; set {TOKEN_PATH} to a file with the cluster's token"
         ) from None
 
 

@@ -47,16 +47,16 @@ def score_names(folds: Sequence[FoldStatus]) -> list[str]:
 def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
     """All curves, chart by chart: that of each fold up to its last epoch, and the mean of each candidate's folds, at
     each epoch over the folds that have reached it."""
-    begun = [(number, fold) for number, fold in enumerate(folds) if fold.history]
+    trained = [(number, fold) for number, fold in enumerate(folds) if fold.history]
     candidates = list(dict.fromkeys(fold.candidate for fold in folds))
     for name in sorted(score_names(folds), key=lambda name: (name not in FAMILIES, name)):
         chart, family = FAMILIES.get(name, (name, "held out"))
         if len(folds) <= MOST_LINES:
-            for number, fold in begun:
+            for number, fold in trained:
                 chosen = epoch_indices(len(fold.history))
                 yield Curve(chart, family, fold.name, number, points(chosen, value=scores_of(fold, name, chosen)))
         for number, candidate in enumerate(candidates):
-            own = [fold for _, fold in begun if fold.candidate == candidate and not fold.name.endswith("refit")]
+            own = [fold for _, fold in trained if fold.candidate == candidate and not fold.name.endswith("refit")]
             if own:
                 color = number % MOST_LINES if candidate and len(folds) > MOST_LINES else None
                 yield Curve(chart, family, f"{candidate} mean".strip(), color, mean_of(own, name))
@@ -68,8 +68,8 @@ def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
 
 def scores_of(fold: FoldStatus, name: str, chosen: np.ndarray) -> np.ndarray:
     """A score at the epochs with these indices; NaN where it is missing."""
-    there = (fold.history[place] if place < len(fold.history) else {} for place in chosen)
-    return np.array([epoch.get(name, np.nan) for epoch in there], float)
+    epochs = (fold.history[index] if index < len(fold.history) else {} for index in chosen)
+    return np.array([epoch.get(name, np.nan) for epoch in epochs], float)
 
 
 def mean_of(folds: Sequence[FoldStatus], name: str) -> Points:

@@ -1,4 +1,4 @@
-"""A server for the page of a run, on loopback. It polls the record of the run, wherever and in whatever state that is."""
+"""A server for the page of a run, on loopback. It polls the record of the run, whether in progress or complete."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What people see, in a real browser."""
+"""The report and the live pages, in a real browser."""
 
 import random
 import re
@@ -31,7 +31,7 @@ from torch import nn
 
 class Pause(nn.Module):
     def forward(self, x):
-        time.sleep(0.05 * self.training)  # so that there is something to see
+        time.sleep(0.05 * self.training)  # slow enough to watch
         return x
 
 def slow(sample_shape, outputs):
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 
 def artefact(name: str) -> Path:
-    """Where a picture of a page is kept."""
+    """Where a screenshot of a page is kept."""
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     return ARTEFACTS / name
 
@@ -108,7 +108,7 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
             ):
                 seen.append(shown[:2])
         dataset = converting.result()
-    assert len(seen) > 2, "the numbers have moved"
+    assert len(seen) > 2, "the numbers never changed"
     assert seen == sorted(seen, key=lambda one: int(one[0].replace(",", "")))
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     source = (tmp_path / "many.csv").stat().st_size

@@ -1,4 +1,4 @@
-"""What the commands print for programs and for nobody, and how Ctrl-C ends them."""
+"""What commands print for programs and in quiet mode, and how Ctrl-C stops them."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_quiet_commands_print_errors_only(digits_csv: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_training_and_says_how_to_resume(times: int, digits: Dataset, tmp_path: Path) -> None:
     options = ["--folds", "3", "--epochs", "50", "--batch-size", "64", "--workers", "1", "--model", "mlp"]
     run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
     process = start([*COMMAND, "train", str(digits.root), str(run.root), *options], log)

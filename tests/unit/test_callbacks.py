@@ -1,4 +1,4 @@
-"""What callbacks are told, and which there are."""
+"""Which events callbacks receive, and how callbacks are found."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,27 +28,27 @@ AGAIN = replace(FAILED, phases=[*FAILED.phases[:2], Phase("waiting", 1, 5.0, 5.1
 DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, phases=[*AGAIN.phases[:3], Phase("done", 2, 5.1, 9.0)])
 
 
-def told(before: FoldStatus, after: FoldStatus) -> list[tuple[str, tuple[Any, ...]]]:
+def events(before: FoldStatus, after: FoldStatus) -> list[tuple[str, tuple[Any, ...]]]:
     return list(events_between(RunStatus(False, [before]), RunStatus(False, [after])))
 
 
-def test_what_is_new_is_told_once() -> None:
-    assert told(WAITING, RUNNING) == [("fold_begun", ("fold 0", 1)), ("epoch_ended", ("fold 0", 1, EPOCHS[0]))]
-    assert told(RUNNING, FAILED) == [
+def test_callbacks_are_notified_of_new_events_once() -> None:
+    assert events(WAITING, RUNNING) == [("fold_begun", ("fold 0", 1)), ("epoch_ended", ("fold 0", 1, EPOCHS[0]))]
+    assert events(RUNNING, FAILED) == [
         ("fold_failed", ("fold 0", 1, "a worker died")),
         ("checkpoint_written", ("fold 0", FAILED.checkpoint)),
     ]
-    assert told(FAILED, AGAIN) == [("fold_begun", ("fold 0", 2))]
-    assert told(AGAIN, DONE) == [
+    assert events(FAILED, AGAIN) == [("fold_begun", ("fold 0", 2))]
+    assert events(AGAIN, DONE) == [
         *(("epoch_ended", ("fold 0", epoch, EPOCHS[epoch - 1])) for epoch in (2, 3)),
         ("fold_ended", ("fold 0", EPOCHS[2])),
     ]
     for status in (WAITING, RUNNING, FAILED, AGAIN, DONE):
-        assert told(status, status) == []
+        assert events(status, status) == []
 
 
-def test_between_two_looks_much_may_happen() -> None:
-    assert [name for name, _ in told(WAITING, DONE)] == [
+def test_many_events_may_lie_between_two_polls() -> None:
+    assert [name for name, _ in events(WAITING, DONE)] == [
         "fold_begun",
         "fold_failed",
         "fold_begun",
@@ -87,13 +87,13 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
         ("prometheus=http", "expected a port"),
     ],
 )
-def test_what_is_none_is_refused(name: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_callback_is_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises(UsageError, match=message):
         find_callback(name.format(folder=tmp_path))()
 
 
-def test_what_was_made_before_one_that_cannot_be_is_closed(digits: Dataset, tmp_path: Path) -> None:
+def test_callbacks_created_before_an_invalid_one_are_closed(digits: Dataset, tmp_path: Path) -> None:
     _, run = make_job(digits, tmp_path / "run")
     closed = []
 
@@ -108,7 +108,7 @@ def test_what_was_made_before_one_that_cannot_be_is_closed(digits: Dataset, tmp_
     assert len(closed) == 1
 
 
-def test_every_moment_may_be_left_out() -> None:
+def test_every_method_is_optional() -> None:
     summary: Mapping[str, Any] = {}
     nothing = Callback()
     nothing.run_begun("run", ["fold 0"], {})

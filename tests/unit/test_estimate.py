@@ -1,4 +1,4 @@
-"""What a job will need: the arithmetic, by figures that were worked out by hand."""
+"""The arithmetic of estimates, against numbers worked out by hand."""
 
 import pytest
 from foldstream.cluster.planning.estimate import (
@@ -67,7 +67,7 @@ def test_passes_over_the_rows_add_up(split: Split, refit: bool, candidates: int,
     assert epoch_passes(split, refit, candidates) == passes
 
 
-def test_training_takes_as_long_as_what_is_slower() -> None:
+def test_training_takes_as_long_as_its_bottleneck() -> None:
     assert TRAINING.computing == pytest.approx(1_000 * 3 * (4 + 1 / 3) * 0.006)  # 78 s
     assert TRAINING.reading == pytest.approx(1_000 * 3 * 2 * 0.001)
     assert TRAINING.bound == "computing"
@@ -93,7 +93,7 @@ def test_nodes_share_the_work_and_cost_by_the_hour() -> None:
     assert forecast_row(Forecast(1, 5, 0))[-1] == ""
 
 
-def test_what_storage_must_give_is_told() -> None:
+def test_the_required_storage_throughput_is_shown() -> None:
     facts = dict(training_facts(TRAINING, DatasetEstimate(Layout(1_000, 10, 10), 100, 50_000), trainers=1))
     assert facts["from storage"] == "300 kB in all epochs, 3.85 kB/s per node"
     assert facts["training"].startswith("167 rows/s")
@@ -109,7 +109,7 @@ def test_assumptions_are_those_of_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (size_text(999), "999 bytes"),
         (size_text(1_500), "1.5 kB"),
@@ -120,5 +120,5 @@ def test_assumptions_are_those_of_the_job() -> None:
         (time_text(3600 * 1234), "1,234.0 h"),
     ],
 )
-def test_sizes_and_times_are_told_in_their_units(text: str, told: str) -> None:
-    assert text == told
+def test_sizes_and_times_are_shown_in_their_units(text: str, expected: str) -> None:
+    assert text == expected

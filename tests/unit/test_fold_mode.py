@@ -1,4 +1,4 @@
-"""What decides how folds are trained: the memory, the room on the nodes, and a short trial."""
+"""How the fold mode is chosen: by memory, free nodes and a short trial."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from foldstream.training.stream.single import Mixing
 FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 
 
-def test_folds_are_one_unit_or_each_its_own() -> None:
+def test_folds_form_one_unit_or_a_unit_each() -> None:
     execution = ExecutionOptions(2, memory=100)
     fused = make_units(FOLDS, replace(execution, fold_mode="fused"), use_gpu=True)
     assert [(unit.folds, unit.required) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
@@ -53,13 +53,13 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     [(1e-3, 1e-5, 2, "fused"), (1e-6, 1e-3, 2, "runs"), (1e-6, 1e-3, 1, "fused"), (1e-3, 1e-3, 5, "runs")],
     ids=["reading counts", "training counts", "no room", "room for all"],
 )
-def test_what_a_row_costs_decides_where_several_runs_fit(reading: float, training: float, room: int, mode: str) -> None:
+def test_the_cost_of_a_row_decides_if_several_runs_fit(reading: float, training: float, room: int, mode: str) -> None:
     chosen, reason = faster_mode(Costs(reading, training), 5, room, 10_000, 2)
     assert chosen == mode
     assert f"with {room} runs at once" in reason
 
 
-def test_a_trial_tells_what_a_row_costs(digits: Dataset) -> None:
+def test_a_trial_measures_the_cost_of_a_row(digits: Dataset) -> None:
     config = TrainConfig("mlp", batch_size=64)
     job = RunJob(str(digits.root), digits.identity, digits.schema, digits.statistics, config, None)
     costs = try_rows(job)

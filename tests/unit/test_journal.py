@@ -20,7 +20,7 @@ from foldstream.cluster.runs.schedule import (
 EVENTS: list[Event] = [
     NodeSeen("a", Resources(2.0, 1.0, 1 << 34)),
     Ended("fold-0", 1),
-    Ended("fold-1", 1, "no «such» layer\nsecond line"),
+    Ended("fold-1", 1, "no 'such' layer\nsecond line"),
     Ended("fold-1", 1, "no disk", final=True),
     Silent("fold-1", 2, 30.5),
     Observed(frozenset({("fold-2", 1), ("fold-3", 2)})),
@@ -29,7 +29,7 @@ EVENTS: list[Event] = [
 ]
 
 
-def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_events_round_trip(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     assert list(journal.read()) == []
     for event in EVENTS:
@@ -37,7 +37,7 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert list(Journal(journal.path).read()) == EVENTS
 
 
-def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path) -> None:
+def test_starts_replacements_and_times_are_recorded_for_observers(tmp_path: Path) -> None:
     journal, before = Journal(tmp_path / "journal.jsonl"), time.time()
     journal.append(EVENTS[0])
     journal.record_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
@@ -51,7 +51,7 @@ def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path
 
 
 @pytest.mark.parametrize("length", [1, 10, 40])
-def test_a_line_that_was_cut_short_does_not_count(length: int, tmp_path: Path) -> None:
+def test_a_truncated_line_is_ignored(length: int, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     for event in EVENTS[:3]:
         journal.append(event)

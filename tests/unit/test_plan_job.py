@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from foldstream.cluster.api import conversion, job_file
+from foldstream.cluster.api import job_file
 from foldstream.cluster.api import train as jobs
+from foldstream.cluster.dask import executor
 from foldstream.cluster.planning import job as planning
 from foldstream.cluster.planning.job import JobEstimate, estimate_job
 from foldstream.pipeline import sample as sampling
@@ -38,14 +39,14 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
         raise AssertionError("an estimate starts no cluster")
 
-    for module in (conversion, job_file):
+    for module in (executor, job_file):
         monkeypatch.setattr(module, "dask_cluster", start)
     monkeypatch.setattr(jobs, "ray_cluster", start)
 
 
 @pytest.fixture
 def quick_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trial whose figures are known."""
+    """A trial with known costs."""
     monkeypatch.setattr(planning, "try_rows", lambda job, rank: Costs(reading=1e-6, training=1e-3))
 
 
@@ -55,21 +56,21 @@ def write_job(folder: Path, text: str) -> Path:
     return job
 
 
-def facts_of(plan: JobEstimate) -> dict[str, str]:
-    return dict(plan.facts)
+def facts_of(estimate: JobEstimate) -> dict[str, str]:
+    return dict(estimate.facts)
 
 
-def test_a_small_job_is_planned_exactly_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_job_is_estimated_exactly_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
     (tmp_path / "rows.csv").write_text(table(3_000))
     job = write_job(tmp_path, CSV + TRAIN)
-    plan = estimate_job(job, (1, 4), cores=8, price=2.0)
-    facts = facts_of(plan)
+    estimate = estimate_job(job, (1, 4), cores=8, price=2.0)
+    facts = facts_of(estimate)
     assert facts["rows"] == "3,000"
     assert facts["models"].startswith("5 of ")
-    assert [forecast.nodes for forecast in plan.forecasts] == [1, 4]
-    one, four = plan.forecasts
+    assert [forecast.nodes for forecast in estimate.forecasts] == [1, 4]
+    one, four = estimate.forecasts
     assert one.training == pytest.approx(4 * four.training)
     assert one.conversion == four.conversion > 0  # eight shards, eight cores
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.toml", "rows.csv", "work"]
@@ -78,31 +79,31 @@ def test_a_small_job_is_planned_exactly_and_leaves_nothing(tmp_path: Path, monke
 
 def test_training_hours_follow_from_the_trial(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(3_000))
-    plan = estimate_job(write_job(tmp_path, CSV + TRAIN + "folds = 3\n"), (2,), cores=5)
-    assert plan.forecasts[0].training == pytest.approx(3_000 * 2 * (2 + 1 / 3) * 1e-3 / 10)
-    assert plan.forecasts[0].cost is None
+    estimate = estimate_job(write_job(tmp_path, CSV + TRAIN + "folds = 3\n"), (2,), cores=5)
+    assert estimate.forecasts[0].training == pytest.approx(3_000 * 2 * (2 + 1 / 3) * 1e-3 / 10)
+    assert estimate.forecasts[0].cost is None
 
 
-def test_a_dataset_that_is_there_is_counted_and_not_converted(tmp_path: Path, quick_trial: None) -> None:
+def test_an_existing_dataset_is_counted_and_not_converted(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(3_000))
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "data.zarr", "label")
     (tmp_path / "rows.csv").unlink()
     for text in (CSV + TRAIN, f"{TRAIN}dataset = 'data.zarr'\n"):
-        plan = estimate_job(write_job(tmp_path, text), (1,))
-        facts = facts_of(plan)
+        estimate = estimate_job(write_job(tmp_path, text), (1,))
+        facts = facts_of(estimate)
         assert facts["rows"] == "3,000"
         assert facts["shards"].startswith(f"{dataset.layout.shards} of ")
         assert "sources" not in facts
-        assert plan.forecasts[0].conversion == 0
+        assert estimate.forecasts[0].conversion == 0
 
 
-def test_sources_may_stand_for_many_more(tmp_path: Path, quick_trial: None) -> None:
+def test_sources_may_be_a_sample_of_all_sources(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(3_000))
     size = (tmp_path / "rows.csv").stat().st_size
-    plan = estimate_job(write_job(tmp_path, CSV + TRAIN), (1,), source_bytes=1_000_000 * size)
-    assert facts_of(plan)["rows"] == "3,000,000,000"
-    assert "1,000,000 sources" in facts_of(plan)["sources"]
-    assert plan.assumptions[0].startswith("All sources are like the sample")
+    estimate = estimate_job(write_job(tmp_path, CSV + TRAIN), (1,), source_bytes=1_000_000 * size)
+    assert facts_of(estimate)["rows"] == "3,000,000,000"
+    assert "1,000,000 sources" in facts_of(estimate)["sources"]
+    assert estimate.assumptions[0].startswith("All sources are like the sample")
 
 
 def zstd(text: bytes) -> bytes:
@@ -213,7 +214,7 @@ def test_images_keep_their_classes_and_stay_in_their_folder(tmp_path: Path) -> N
     assert sample.total == sample.bytes
 
 
-def test_more_images_than_are_listed_need_their_size(
+def test_too_many_images_to_list_need_their_total_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_trial: None
 ) -> None:
     monkeypatch.setattr(sampling, "MOST_LISTED", 50)
@@ -229,8 +230,8 @@ def test_labels_may_name_images_that_are_not_in_the_sample(tmp_path: Path, monke
     write_images(tmp_path / "images", 300)
     lines = [f"class{number % 3}/{number:03d}.png,{number % 2}" for number in range(300)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *lines]))
-    plan = estimate_job(write_job(tmp_path, IMAGES + "labels = 'labels.csv'\n"), (1,))
-    assert int(facts_of(plan)["rows"]) == pytest.approx(300, rel=0.02)
+    estimate = estimate_job(write_job(tmp_path, IMAGES + "labels = 'labels.csv'\n"), (1,))
+    assert int(facts_of(estimate)["rows"]) == pytest.approx(300, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_what_cannot_run_is_refused(text: str, error: type[Exception], message: 
         estimate_job(write_job(tmp_path, text), (1,))
 
 
-def test_options_that_do_not_fit_are_refused_as_by_run(tmp_path: Path, quick_trial: None) -> None:
+def test_invalid_options_are_refused_as_by_run(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(300))
     for more, message in (
         ("folds = 1\n", "--folds 1"),
