@@ -64,8 +64,8 @@ def ray_job(
 ) -> list[Manifest]:
     """Fill in the manifests for a job, and add a ConfigMap with the job file and the files that it names.
 
-    `job` is the text of the job file, `files` the texts of the files next to it (a model, labels) by name. `manifests` are
-    base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
+    `job` is the text of the job file, `files` the texts of the files next to it (a model, labels) by name. `manifests`
+    are base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
     """
     _check(options)
     filled = _copied(manifests)
