@@ -23,9 +23,9 @@ from .cluster.requests import (
     TrainRequest,
 )
 from .cluster.terminal.commands import commands
-from .cluster.terminal.output import choose_output, console, errors, listening, tell, tell_programs
+from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
-from .cluster.terminal.tables import show_dataset, show_needs, show_plan, show_result, show_summary
+from .cluster.terminal.tables import show_dataset, show_estimate, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, UsageError
 from .storage.places.locate import locate
 
@@ -76,7 +76,7 @@ def convert_csv(request: ConvertTablesRequest) -> None:
 
     with listening() as listener:
         dataset = convert_tables(request, Session(listener=listener))
-    tell(dataset.facts(), lambda: show_dataset(dataset))
+    print_result(dataset.facts(), lambda: show_dataset(dataset))
 
 
 @request_command(convert_app, ConvertImagesRequest, "images")
@@ -89,7 +89,7 @@ def convert_images(request: ConvertImagesRequest) -> None:
 
     with listening() as listener:
         dataset = convert_image_files(request, Session(listener=listener))
-    tell(dataset.facts(), lambda: show_dataset(dataset))
+    print_result(dataset.facts(), lambda: show_dataset(dataset))
 
 
 @request_command(app, SplitRequest, "split")
@@ -103,7 +103,7 @@ def split(request: SplitRequest) -> None:
     with listening() as listener:
         plan = assign_folds(request, Session(listener=listener))
     rows = [plan.counts(rows.array, rows.held_out).sum() for rows in plan.models]
-    tell({"plan": str(plan.place), "held_out_rows": [int(count) for count in rows]}, lambda: show_plan(plan))
+    print_result({"plan": str(plan.place), "held_out_rows": [int(count) for count in rows]}, lambda: show_plan(plan))
 
 
 @request_command(app, TrainRequest, "train")
@@ -116,7 +116,7 @@ def train(request: TrainRequest) -> None:
 
     with listening() as listener:
         summary = run_training(request, Session(listener=listener))
-    tell(summary, lambda: show_result(summary))
+    print_result(summary, lambda: show_result(summary))
 
 
 @request_command(app, PredictRequest, "predict")
@@ -130,7 +130,7 @@ def predict(request: PredictRequest) -> None:
     with listening() as listener:
         rows = predict_source(request, Session(listener=listener))
     out = str(request.out)
-    tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
+    print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
 
 
 @app.command()
@@ -146,7 +146,7 @@ def oof(
 
     with listening() as listener:
         rows = write_oof(run, out, progress=listener.progress)
-    tell({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
+    print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
 
 
 @app.command()
@@ -188,7 +188,7 @@ def run(
     with listening() as listener:
         summary = run_job(job, listener, cluster=ray)
     if summary:
-        tell(summary, lambda: show_result(summary))
+        print_result(summary, lambda: show_result(summary))
     if "predict" in tables:
         console.print(f"predictions: {tables['predict']['out']}", highlight=False, soft_wrap=True)
 
@@ -207,9 +207,9 @@ def plan(
 
     Example: foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
     """
-    from .cluster.planning.job import plan_job
+    from .cluster.planning.job import estimate_job
 
-    show_needs(plan_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
+    show_estimate(estimate_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
 
 
 @app.command()
@@ -228,7 +228,7 @@ def verify(
     for damage in damages:
         rows = f"rows {damage.first_row:,} to {damage.last_row:,} of {damage.array}"
         console.print(f"{damage.path}: {damage.reason} ({rows})", highlight=False, soft_wrap=True)
-    tell_programs({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
+    print_json({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
     if damages and not repair:
         raise DamagedError(f"{len(damages)} damaged files in {dataset}; mend them with --repair, or restore a copy")
     console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is whole")
@@ -251,12 +251,12 @@ def info(
         if preview:
             raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")
         summary = read_run(locate(path))[1]
-        tell(summary, lambda: show_summary(summary))
+        print_result(summary, lambda: show_summary(summary))
         return
     from .storage.dataset import open_dataset
 
     dataset = open_dataset(path)
-    tell(dataset.facts(), lambda: show_dataset(dataset))
+    print_result(dataset.facts(), lambda: show_dataset(dataset))
     if preview:
         from .pipeline.images.preview import draw_preview
 

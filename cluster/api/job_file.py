@@ -10,7 +10,7 @@ from typing import Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.options import Options
-from ..callbacks.callback import map_code
+from ..callbacks.callback import map_target
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 
 CONVERSIONS: dict[str, type[ConvertTablesRequest | ConvertImagesRequest]] = {
@@ -96,7 +96,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     if "model" in values:
         values["model"] = _code(base, values["model"])
     if "callbacks" in values:
-        values["callbacks"] = [map_code(one, partial(_code, base)) for one in values["callbacks"]]
+        values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 
 
 def _code(base: Path, name: str) -> str:

@@ -18,14 +18,14 @@ from ...training.splits.choose import choose_split
 from ...training.splits.split import Split
 from ...training.stream.order import lane_count
 from ...training.zoo.factory import check_model
-from ..callbacks.callback import Callback, CallbackMaker, Callbacks, find_callback
+from ..callbacks.callback import Callback, CallbackFactory, Callbacks, find_callback
 from ..dask.executor import task_executor
 from ..dask.on_ray import workers_released
 from ..ray.job_cluster import ray_cluster, usual_workers
 from ..requests import Session, TrainRequest
-from ..runs.fold_mode import FoldMode, choose_fold_mode, settle_fold_mode
+from ..runs.fold_mode import FoldMode, choose_fold_mode, refine_fold_mode
 from ..runs.grid import candidate_folder, expand_grid, write_grid
-from ..runs.run import begun_with, load_summary, plan_run, train_folds
+from ..runs.run import load_lanes, load_summary, prepare_run, train_folds
 from .conversion import absolute
 from .entry import entry
 from .split import named_split
@@ -103,7 +103,7 @@ def check_training(request: TrainRequest) -> Training:
     request, candidates = settle_request(request)
     workers = request.world_size
     folders = (candidate_folder(root.root, name) for name in candidates)
-    begun = filter(None, (begun_with(folder, workers) for folder in folders))
+    begun = filter(None, (load_lanes(folder, workers) for folder in folders))
     lanes, shares = next(begun, (lane_count(workers), workers))
     common = common_config(request, split, lanes, shares)
     configs, parameters = configure(candidates, common, dataset.schema)
@@ -117,14 +117,14 @@ def settle_request(request: TrainRequest) -> tuple[TrainRequest, dict[str, dict[
 
     Raises UsageError for whatever is wrong independently of the data.
     """
-    callback_makers(request)
+    callback_factories(request)
     candidates = expand_grid(request.settings or {})
     for settings in candidates.values():
         check_optimizer(resolve_settings(request.model, settings)[0])
     return request.model_copy(update={"workers": request.workers or usual_workers()}), candidates
 
 
-def callback_makers(request: TrainRequest) -> list[CallbackMaker]:
+def callback_factories(request: TrainRequest) -> list[CallbackFactory]:
     """What makes the callbacks of a request. Raises UsageError for one that cannot be found."""
     return [find_callback(one) if isinstance(one, str) else partial(_same, one) for one in request.callbacks]
 
@@ -163,16 +163,16 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
     if 0 < len(left) < len(named):
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
     incomplete = {name: folder for name, folder in runs.items() if not folder.summary.exists()}
-    makers = callback_makers(training.request) if incomplete else []
-    with Callbacks(makers, root) as callbacks:
-        callbacks.tell("run_begun", str(root), left, describe(training))
+    factories = callback_factories(training.request) if incomplete else []
+    with Callbacks(factories, root) as callbacks:
+        callbacks.notify("run_begun", str(root), left, describe(training))
         if left:
             train_left(training, named, session)
         for folder in incomplete.values():
             merge(training, folder, session)
         summaries = {name: load_summary(folder) for name, folder in runs.items()}
         result = write_grid(root, training.candidates, summaries) if len(runs) > 1 else summaries[""]
-        callbacks.end(summaries[result.get("best", "")])
+        callbacks.finish(summaries[result.get("best", "")])
     listener.announce("report", str(RunFolder(best_folder(root)).page))
     return result
 
@@ -182,7 +182,7 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
     dataset, runs = training.dataset, training.runs
     with task_executor(dataset.rows, session.listener, session.client) as executor:
         jobs = {
-            name: plan_run(runs[name], dataset, config, executor, session.listener.progress)
+            name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
             for name, config in training.configs.items()
         }
         executor.tell(RUN, _run_page(training))
@@ -196,7 +196,7 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
     with workers_released(session.client), ray_cluster(request.world_size, request.memory_bytes or 0) as dashboard:
         listener.announce("Ray dashboard", dashboard)
         job = next(iter(folds.values())).job
-        mode = settle_fold_mode(training.mode, job, len(folds), request)
+        mode = refine_fold_mode(training.mode, job, len(folds), request)
         listener.announce("fold mode", f"{mode.name}: {mode.reason}")
         # Callbacks stay in this process: workers get the rest of the request as it is.
         settled = request.model_copy(update={"fold_mode": mode.name, "callbacks": ()})

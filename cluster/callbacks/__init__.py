@@ -1,5 +1,5 @@
-"""Callbacks: code that is told what happens in a run, the user's own and that for other trackers.
+"""Callbacks: code that is notified of a run's events, the user's own or an experiment tracker's.
 
-The API makes them; `Callback` is public.
-Nothing here changes a run.
+The API creates them, and `Callback` is public; the trackers are entry points of this package.
+Nothing here may change a run: callbacks only observe it.
 """

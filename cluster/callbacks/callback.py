@@ -1,7 +1,7 @@
-"""Callbacks: code of the user's own that is told what happens in a run.
+"""Callbacks: user code that is notified of the events of a run.
 
-They run in the process of the command, and are told by the run's record: what they do costs the training no step. A run
-that goes on tells of what is new only.
+They run in the process of the command and read events from the run's record, so they never slow down a training step.
+When a run is resumed, they are notified of new events only.
 """
 
 import logging
@@ -14,63 +14,111 @@ from ...storage.errors import FoldstreamError, UsageError, did_you_mean
 from ...storage.places.place import Place
 from ...training.zoo.factory import import_module
 from ...training.zoo.user_code import describe_error
-from ..runs.status import FoldStatus, RunRecord, RunStatus, Span
+from ..runs.status import FoldStatus, Phase, RunRecord, RunStatus
 
 GROUP = "foldstream.callbacks"
-"""The group of entry points by which a package offers callbacks."""
+"""The entry point group in which packages register callbacks."""
 
-LOOK_SECONDS = 0.5
-FAILED = ("failed", "cut short")
+POLL_SECONDS = 0.5
+FAILED = ("failed", "interrupted")
 
 log = logging.getLogger(__name__)
 
-CallbackMaker = Callable[[], "Callback"]
+CallbackFactory = Callable[[], "Callback"]
 
-Moment = tuple[str, tuple[Any, ...]]
-"""A method of `Callback`, and what it is called with."""
+CallbackEvent = tuple[str, tuple[Any, ...]]
+"""The name of a `Callback` method, and its arguments."""
 
 
 class Callback:
-    """What happens in a run, a method each; those that are not wanted stay as they are. A fold is its name, as
-    «fold 0»."""
+    """Receives the events of a run. Override the methods you need; the others do nothing. `fold` is a fold's name, such
+    as 'fold 0'.
+
+    Example:
+        >>> class Log(fs.Callback):
+        ...     def epoch_ended(self, fold, epoch, metrics):
+        ...         print(fold, epoch, metrics["loss"])
+        >>> fs.train("digits.zarr", "runs/digits", callbacks=[Log()])  # doctest: +SKIP
+    """
 
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
-        """The command trains those folds of a run that are left, by its configuration."""
+        """Called when the command starts or resumes a run.
+
+        Args:
+            run: Path or URL of the run.
+            folds: Names of the folds that are still to be trained.
+            config: The run's configuration.
+        """
 
     def fold_begun(self, fold: str, attempt: int) -> None:
-        """An attempt at a fold, counted from 1, is under way."""
+        """Called when an attempt to train a fold starts.
+
+        Args:
+            fold: Name of the fold.
+            attempt: Number of the attempt, from 1.
+        """
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """An epoch, counted from 1, is over: its losses and scores, rows, seconds, and `ranks`, what each spent its
-        seconds on."""
+        """Called after each epoch.
+
+        Args:
+            fold: Name of the fold.
+            epoch: Number of the epoch, from 1.
+            metrics: Losses, scores, rows and seconds of the epoch, and `ranks`: how each rank spent its time, in
+                seconds.
+        """
 
     def checkpoint_written(self, fold: str, name: str) -> None:
-        """A checkpoint of that name is in the fold's folder."""
+        """Called when a checkpoint has been written.
+
+        Args:
+            fold: Name of the fold.
+            name: File name of the checkpoint, in the fold's folder.
+        """
 
     def fold_failed(self, fold: str, attempt: int, error: str) -> None:
-        """An attempt has failed."""
+        """Called when an attempt to train a fold has failed.
+
+        Args:
+            fold: Name of the fold.
+            attempt: Number of the attempt, from 1.
+            error: Why it failed.
+        """
 
     def fold_ended(self, fold: str, metrics: Mapping[str, Any]) -> None:
-        """A fold is trained to its end; the metrics are those of its last epoch."""
+        """Called when a fold is fully trained.
+
+        Args:
+            fold: Name of the fold.
+            metrics: Metrics of its last epoch.
+        """
 
     def run_ended(self, summary: Mapping[str, Any]) -> None:
-        """All folds are merged; the summary is what `train` returns, of a grid that of the best candidate."""
+        """Called when the predictions of all folds have been merged.
+
+        Args:
+            summary: What `train` returns; for a grid, the summary of the best candidate.
+        """
 
     def close(self) -> None:
-        """The command leaves the run, however it has ended."""
+        """Called when the command leaves the run, whether it succeeded or failed."""
 
 
-def find_callback(name: str) -> CallbackMaker:
-    """What makes the callback that `NAME` or `NAME=ARGUMENT` means: an entry point of the group «foldstream.callbacks»,
-    as `mlflow=EXPERIMENT`, or `path/to/file.py:factory` or `package.module:factory`. The argument, text, goes to it.
+def find_callback(name: str) -> CallbackFactory:
+    """Find the factory of the callback that `NAME` or `NAME=ARGUMENT` describes.
 
-    Raises UsageError where there is none, and then where it makes none.
+    `NAME` is an entry point of the group 'foldstream.callbacks' (`mlflow=EXPERIMENT`), `path/to/file.py:factory` or
+    `package.module:factory`. The factory receives `ARGUMENT` as a string.
+
+    Raises UsageError if the callback does not exist; the factory raises it if it cannot create one.
     """
     target, separator, argument = name.partition("=")
     place, colon, attribute = target.rpartition(":")
-    factory = getattr(import_module(place, "--callback", target), attribute, None) if colon else _offered(target)
+    factory = (
+        getattr(import_module(place, "--callback", target), attribute, None) if colon else _load_entry_point(target)
+    )
     if not callable(factory):
-        raise UsageError(f"--callback {target}: there is no function «{attribute}» in {place}")
+        raise UsageError(f"--callback {target}: '{place}' has no function '{attribute}'")
 
     def make() -> Callback:
         try:
@@ -79,50 +127,50 @@ def find_callback(name: str) -> CallbackMaker:
             raise
         except ModuleNotFoundError as error:
             raise UsageError(f"--callback {target} needs {error.name}; pip install {error.name}") from None
-        except Exception as error:  # the user's own code, of whatever kind
-            raise UsageError(f"--callback {name} cannot be made: {describe_error(error)}") from error
+        except Exception as error:  # user code may raise anything
+            raise UsageError(f"--callback {name} cannot be created: {describe_error(error)}") from error
         if not isinstance(made, Callback):
-            raise UsageError(f"--callback {target} gives {type(made).__name__}, not a foldstream.Callback")
+            raise UsageError(f"--callback {target} returned {type(made).__name__}, expected a foldstream.Callback")
         return made
 
     return make
 
 
-def map_code(name: str, change: Callable[[str], str]) -> str:
-    """`NAME=ARGUMENT` with another name, which the change makes of it."""
+def map_target(name: str, change: Callable[[str], str]) -> str:
+    """Apply `change` to the `NAME` of `NAME=ARGUMENT`."""
     target, separator, argument = name.partition("=")
     return change(target) + separator + argument
 
 
-def _offered(name: str) -> Any:
-    """What a package offers by an entry point. Raises UsageError."""
+def _load_entry_point(name: str) -> Any:
+    """Load a callback that an installed package registers. Raises UsageError if none has that name."""
     offered = {point.name: point for point in entry_points(group=GROUP)}
     if name not in offered:
         raise UsageError(
-            f"--callback «{name}» is not known: {did_you_mean(name, offered)}there are {', '.join(sorted(offered))}, "
-            "path/to/file.py:factory, and package.module:factory"
+            f"unknown callback: --callback '{name}'; {did_you_mean(name, offered)}use one of "
+            f"{', '.join(sorted(offered))}, path/to/file.py:factory or package.module:factory"
         )
     return offered[name].load()
 
 
 class Callbacks:
-    """Several callbacks, made when it is entered. A thread of their own tells them what comes to the record of the run
-    at `root`, until it is left."""
+    """A context manager that creates callbacks and notifies them of new events in the record of the run at `root`, from
+    a background thread."""
 
-    def __init__(self, makers: Sequence[CallbackMaker], root: Place) -> None:
-        self.makers, self.root = makers, root
+    def __init__(self, factories: Sequence[CallbackFactory], root: Place) -> None:
+        self.factories, self.root = factories, root
         self.callbacks, self.failed = list[Callback](), list[Callback]()
         self.record = RunRecord(root)
-        self.before = self.record.look() if makers else RunStatus(False, [])
+        self.before = self.record.poll() if factories else RunStatus(False, [])
         self.lock, self.ended = threading.RLock(), threading.Event()
         self.follower = threading.Thread(target=self._follow, name="foldstream-callbacks", daemon=True)
 
     def __enter__(self) -> Self:
         try:
-            for make in self.makers:
+            for make in self.factories:
                 self.callbacks.append(make())
         except UsageError:
-            self.tell("close")
+            self.notify("close")
             raise
         if self.callbacks:
             self.follower.start()
@@ -130,64 +178,66 @@ class Callbacks:
 
     def __exit__(self, *exception: object) -> None:
         self._stop()
-        self.tell("close")
+        self.notify("close")
 
-    def end(self, summary: Mapping[str, Any]) -> None:
-        """Tell what is new, and then that the run has ended."""
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Notify the callbacks of all remaining events, and then of the end of the run."""
         self._stop()
-        self.tell("run_ended", summary)
+        self.notify("run_ended", summary)
 
-    def tell(self, name: str, *arguments: Any) -> None:
-        """Tell all of a moment. One that fails is logged, and told no more until it is closed: the run goes on."""
+    def notify(self, name: str, *arguments: Any) -> None:
+        """Call a method of every callback. One that raises is logged, and receives no more events except `close`."""
         with self.lock:
             for callback in self.callbacks:
                 if callback in self.failed and name != "close":
                     continue
                 try:
                     getattr(callback, name)(*arguments)
-                except Exception:  # the user's own code, of whatever kind
-                    log.exception("%s.%s failed; it is told no more, the run goes on", type(callback).__name__, name)
+                except Exception:  # user code may raise anything
+                    log.exception(
+                        "%s.%s failed; it receives no more events, the run continues", type(callback).__name__, name
+                    )
                     self.failed.append(callback)
 
     def _follow(self) -> None:
-        while not self.ended.wait(LOOK_SECONDS):
-            self._look()
+        while not self.ended.wait(POLL_SECONDS):
+            self._poll()
 
     def _stop(self) -> None:
-        """Look once more, and no more."""
+        """Poll a last time, and stop the thread."""
         if self.callbacks and not self.ended.is_set():
             self.ended.set()
             self.follower.join()
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
-        """Tell what has come to the record since the last look."""
+    def _poll(self) -> None:
+        """Notify the callbacks of what is new in the record."""
         with self.lock:
             try:
-                status = self.record.look()
-            except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
-                log.warning("the record of %s cannot be read just now: %s", self.root, error)
+                status = self.record.poll()
+            except (OSError, FoldstreamError) as error:  # a file is being written, or the object store is busy
+                log.warning("cannot read the record of %s at the moment: %s", self.root, error)
                 return
-            for name, arguments in moments(self.before, status):
-                self.tell(name, *arguments)
+            for name, arguments in events_between(self.before, status):
+                self.notify(name, *arguments)
             self.before = status
 
 
-def moments(before: RunStatus, after: RunStatus) -> Iterator[Moment]:
-    """What has happened from one status of a run to another, fold by fold."""
+def events_between(before: RunStatus, after: RunStatus) -> Iterator[CallbackEvent]:
+    """The events between two statuses of a run, fold by fold."""
     known = {fold.name: fold for fold in before.folds}
     for fold in after.folds:
-        yield from _moments_of(known[fold.name], fold)
+        yield from _fold_events(known[fold.name], fold)
 
 
-def _moments_of(before: FoldStatus, after: FoldStatus) -> Iterator[Moment]:
-    """Attempts are known by when they were begun: their numbers begin anew after a run that has failed."""
-    begun, failed = ({span.start for span in attempts_of(before, *states)} for states in ((), FAILED))
-    for span in attempts_of(after):
-        if span.start not in begun:
-            yield "fold_begun", (after.name, span.attempt)
-        if span.state in FAILED and span.start not in failed:
-            yield "fold_failed", (after.name, span.attempt, span.error or span.state)
+def _fold_events(before: FoldStatus, after: FoldStatus) -> Iterator[CallbackEvent]:
+    """Attempts are identified by their start time: their numbers start again from 1 after a run has failed."""
+    started, failed = ({phase.start for phase in attempts_of(before, *states)} for states in ((), FAILED))
+    for phase in attempts_of(after):
+        if phase.start not in started:
+            yield "fold_begun", (after.name, phase.attempt)
+        if phase.state in FAILED and phase.start not in failed:
+            yield "fold_failed", (after.name, phase.attempt, phase.error or phase.state)
     for number in range(len(before.history), len(after.history)):
         yield "epoch_ended", (after.name, number + 1, after.history[number])
     if after.checkpoint and after.checkpoint != before.checkpoint:
@@ -196,6 +246,6 @@ def _moments_of(before: FoldStatus, after: FoldStatus) -> Iterator[Moment]:
         yield "fold_ended", (after.name, after.scores)
 
 
-def attempts_of(fold: FoldStatus, *states: str) -> list[Span]:
-    """The attempts at a fold, or those in certain states."""
-    return [span for span in fold.spans if (span.state in states if states else span.state != "waiting")]
+def attempts_of(fold: FoldStatus, *states: str) -> list[Phase]:
+    """The attempts to train a fold, or only those in the given states."""
+    return [phase for phase in fold.phases if (phase.state in states if states else phase.state != "waiting")]

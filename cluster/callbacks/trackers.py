@@ -1,6 +1,6 @@
-"""Callbacks for other tools, whose packages are extras: MLflow, Weights & Biases, Prometheus.
+"""Callbacks for experiment trackers: MLflow, Weights & Biases, Prometheus. Their packages are optional extras.
 
-Each takes an argument by `--callback NAME=ARGUMENT`: an experiment, a project, a port.
+Each takes an argument, `--callback NAME=ARGUMENT`: an experiment, a project or a port.
 """
 
 import re
@@ -16,25 +16,26 @@ PROMETHEUS_PORT = 9464
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among an epoch's metrics."""
+    """The numeric values among an epoch's metrics."""
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration by dotted names."""
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested configuration to dotted names."""
     found: dict[str, Any] = {}
     for name, item in value.items():
-        found |= flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
+        found |= flatten(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
     return found
 
 
 def mlflow_name(name: str) -> str:
-    """A name as MLflow allows it."""
+    """Replace the characters that MLflow does not allow in names."""
     return re.sub(r"[^\w./: -]", "_", name)
 
 
 class Mlflow(Callback):
-    """A run of MLflow for the run, with each fold's metrics by its epochs. Where to: MLFLOW_TRACKING_URI."""
+    """Logs a run to MLflow: one MLflow run, with the metrics of every fold by epoch. Set MLFLOW_TRACKING_URI to choose
+    the server."""
 
     def __init__(self, experiment: str = "foldstream") -> None:
         import mlflow
@@ -45,9 +46,9 @@ class Mlflow(Callback):
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
         known = self.client.get_experiment_by_name(self.experiment)
         experiment = known.experiment_id if known else self.client.create_experiment(self.experiment)
-        begun = self.client.create_run(experiment, run_name=PurePosixPath(run).name, tags={"foldstream.run": run})
-        self.run = begun.info.run_id
-        for name, value in flat(config).items():
+        created = self.client.create_run(experiment, run_name=PurePosixPath(run).name, tags={"foldstream.run": run})
+        self.run = created.info.run_id
+        for name, value in flatten(config).items():
             self.client.log_param(self.run, mlflow_name(name), value)
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
@@ -65,7 +66,8 @@ class Mlflow(Callback):
 
 
 class Wandb(Callback):
-    """A run of Weights & Biases for the run, with each fold's metrics by its epochs; with WANDB_MODE=offline here."""
+    """Logs a run to Weights & Biases: one W&B run, with the metrics of every fold by epoch. Set WANDB_MODE=offline to
+    log to local files."""
 
     def __init__(self, project: str = "foldstream") -> None:
         import wandb
@@ -74,8 +76,8 @@ class Wandb(Callback):
         self.run: Any = None
 
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:
-        self.run = self.wandb.init(project=self.project, name=PurePosixPath(run).name, config=flat(config))
-        for fold in folds:  # folds come to the same epoch at different times
+        self.run = self.wandb.init(project=self.project, name=PurePosixPath(run).name, config=flatten(config))
+        for fold in folds:  # folds reach the same epoch at different times
             self.run.define_metric(f"{fold}/*", step_metric=f"{fold}/epoch")
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
@@ -91,34 +93,34 @@ class Wandb(Callback):
 
 
 class Prometheus(Callback):
-    """A Prometheus endpoint on loopback while the run is trained: how far each fold is, and its last metrics."""
+    """Serves the progress and latest metrics of every fold to Prometheus, on loopback, while the run trains."""
 
     def __init__(self, port: str = str(PROMETHEUS_PORT)) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
         if not port.isdecimal():
-            raise UsageError(f"--callback prometheus={port}: give a port, as in prometheus={PROMETHEUS_PORT}")
+            raise UsageError(f"--callback prometheus={port}: expected a port, e.g. prometheus={PROMETHEUS_PORT}")
         registry = CollectorRegistry()
-        self.epochs = Gauge("foldstream_fold_epochs", "Epochs that are over.", ["fold"], registry=registry)
-        self.metrics = Gauge("foldstream_fold_metric", "Of the last epoch.", ["fold", "metric"], registry=registry)
+        self.epochs = Gauge("foldstream_fold_epochs", "Completed epochs of a fold.", ["fold"], registry=registry)
+        self.metrics = Gauge(
+            "foldstream_fold_metric", "Metrics of a fold's last epoch.", ["fold", "metric"], registry=registry
+        )
         self.spent = Gauge(
             "foldstream_rank_seconds",
-            "Of the last epoch, by what a rank spent them on.",
+            "Time that a rank spent on each activity in the last epoch.",
             ["fold", "rank", "on"],
             registry=registry,
         )
-        self.begun = Counter("foldstream_attempts", "Attempts at a fold.", ["fold"], registry=registry)
-        self.failed = Counter("foldstream_failures", "Attempts that have failed.", ["fold"], registry=registry)
-        self.done = Gauge(
-            "foldstream_folds_done", "Folds that this command has trained to their end.", registry=registry
-        )
+        self.attempts = Counter("foldstream_attempts", "Attempts to train a fold.", ["fold"], registry=registry)
+        self.failures = Counter("foldstream_failures", "Failed attempts to train a fold.", ["fold"], registry=registry)
+        self.done = Gauge("foldstream_folds_done", "Folds that this command has fully trained.", registry=registry)
         try:
             self.server, self.thread = start_http_server(int(port), LOOPBACK, registry)
         except (OSError, OverflowError) as error:
-            raise UsageError(f"--callback prometheus={port}: {error}; give another port") from None
+            raise UsageError(f"--callback prometheus={port}: {error}; choose another port") from None
 
     def fold_begun(self, fold: str, attempt: int) -> None:
-        self.begun.labels(fold).inc()
+        self.attempts.labels(fold).inc()
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         self.epochs.labels(fold).set(epoch)
@@ -129,7 +131,7 @@ class Prometheus(Callback):
                 self.spent.labels(fold, rank, name).set(seconds)
 
     def fold_failed(self, fold: str, attempt: int, error: str) -> None:
-        self.failed.labels(fold).inc()
+        self.failures.labels(fold).inc()
 
     def fold_ended(self, fold: str, metrics: Mapping[str, Any]) -> None:
         self.done.inc()

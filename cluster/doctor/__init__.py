@@ -1,5 +1,5 @@
-"""Examination: is this machine ready, is its GPU used, do the nodes of a cluster fit together?
+"""Diagnostics: whether this machine is ready, its GPU is used, and the nodes of a cluster match each other.
 
-The commands import it.
-Nothing here mends what it finds.
+The commands in `terminal/` import it.
+Nothing here may change or fix what it finds; a finding only names its remedy.
 """

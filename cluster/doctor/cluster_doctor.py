@@ -1,4 +1,4 @@
-"""Are the nodes of a Ray cluster fit to work together? Each is asked the same, and the answers are compared."""
+"""Diagnostics of a Ray cluster: collects the same facts from every node and compares them."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from ...storage.errors import DatasetError, UsageError
 from ...storage.places.locate import locate
 from .doctor import PACKAGES, Finding
 
-MOST_SKEW = 1.0  # seconds
+MOST_SKEW = 1.0  # seconds between two clocks
 LEAST_SHARED, LEAST_DISK = 1 << 30, 5 << 30
 ASK_SECONDS = 120
 CONNECT_SECONDS = 5.0
@@ -26,7 +26,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node says of itself. Bytes; `clock` in seconds since 1970; `storage`: why it fails, if it does."""
+    """Facts about a node: sizes in bytes, `clock` in seconds since 1970, `storage` the error of a failed probe."""
 
     address: str
     versions: dict[str, str]
@@ -37,13 +37,13 @@ class NodeFacts:
     disk: int
     storage: str
     asked: tuple[float, float] = (0.0, 0.0)
-    """When it was asked and when it had answered, by the clock of who asks."""
+    """When the request was sent and when the answer arrived, by the local clock."""
     unreachable: tuple[str, ...] = ()
-    """Addresses of nodes to which it could not connect."""
+    """Addresses of the nodes that it could not connect to."""
 
 
 class Examiner:
-    """On each node, one of these answers. It listens at a port, for the others to try."""
+    """An actor that runs on each node and reports its facts. It listens on a port for the other nodes to connect to."""
 
     def __init__(self) -> None:
         self.address = ray.util.get_node_ip_address()
@@ -53,7 +53,7 @@ class Examiner:
         return self.address, self.listener.getsockname()[1]
 
     def reach(self, ports: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-        """The addresses of those that cannot be connected to."""
+        """The addresses that it cannot connect to."""
         return tuple(address for address, port in ports if not _connects(address, port))
 
     def facts(self, storage: str | None) -> dict[str, Any]:
@@ -88,25 +88,25 @@ def _version(package: str) -> str:
 
 
 def _try_storage(place: str) -> str:
-    """Write, read and remove an object or a file there; why that fails, or nothing."""
+    """Write, read and remove a file or object in a folder or bucket. Returns the error, empty if all went well."""
     probe = locate(f"{place.rstrip('/')}/.foldstream-{uuid.uuid4().hex}")
     try:
         probe.write(b"probe")
-        whole = probe.read_bytes() == b"probe"
+        intact = probe.read_bytes() == b"probe"
         probe.remove()
     except (DatasetError, OSError) as error:
         return str(error)
-    return "" if whole else "what was written is not what is read"
+    return "" if intact else "data read back differs from what was written"
 
 
 def examine_cluster(storage: str | None = None) -> list[Finding]:
-    """What is well and what is not on the nodes of the Ray cluster that is connected, and with `storage`, a folder or a
-    URL, whether each node may write and read there."""
+    """Diagnose the nodes of the connected Ray cluster. With `storage`, a folder or URL, also check that each node can
+    write and read there."""
     return compare_nodes(ask_nodes(storage), storage)
 
 
 def ask_nodes(storage: str | None) -> list[NodeFacts]:
-    """The facts of every node that is alive. Raises UsageError if there is none, or one does not answer."""
+    """Collect the facts of every node that is alive. Raises UsageError if a node does not answer."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     remote = ray.remote(num_cpus=0)(Examiner)
     there = [remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
@@ -117,7 +117,7 @@ def ask_nodes(storage: str | None) -> list[NodeFacts]:
         return [_ask(actor, storage, missed) for actor, missed in zip(actors, unreachable, strict=True)]
     except ray.exceptions.GetTimeoutError:
         raise UsageError(
-            f"a node did not answer within {ASK_SECONDS} s; «ray status» shows those that are alive"
+            f"a node did not answer within {ASK_SECONDS} s; 'ray status' shows the nodes that are alive"
         ) from None
     finally:
         for actor in actors:
@@ -125,7 +125,7 @@ def ask_nodes(storage: str | None) -> list[NodeFacts]:
 
 
 def _ask(actor: Any, storage: str | None, unreachable: tuple[str, ...]) -> NodeFacts:
-    first = ray.get(actor.facts.remote(storage), timeout=ASK_SECONDS)  # loads torch, so its clock tells little
+    first = ray.get(actor.facts.remote(storage), timeout=ASK_SECONDS)  # imports torch, too slow to compare clocks
     asked = time.time()
     facts = ray.get(actor.facts.remote(None), timeout=ASK_SECONDS)
     answered = time.time()
@@ -133,7 +133,7 @@ def _ask(actor: Any, storage: str | None, unreachable: tuple[str, ...]) -> NodeF
 
 
 def compare_nodes(nodes: Sequence[NodeFacts], storage: str | None) -> list[Finding]:
-    """What the nodes' answers say together: a finding for each question, and what to do where it is not well."""
+    """Compare the facts of all nodes: a finding for each check, with a remedy if it failed."""
     shared = {node.address: node.shared_memory for node in nodes}
     disk = {node.address: node.disk for node in nodes}
     return [
@@ -143,7 +143,7 @@ def compare_nodes(nodes: Sequence[NodeFacts], storage: str | None) -> list[Findi
         _network(nodes),
         *_gpus(nodes),
         _room("shared memory", shared, LEAST_SHARED, "mount a larger /dev/shm (docker: --shm-size)"),
-        _room("disk", disk, LEAST_DISK, "make room, or move Ray's folder by --temp-dir"),
+        _room("disk", disk, LEAST_DISK, "free some space, or move Ray's folder with --temp-dir"),
         *([_storage(nodes, storage)] if storage else []),
     ]
 
@@ -151,51 +151,52 @@ def compare_nodes(nodes: Sequence[NodeFacts], storage: str | None) -> list[Findi
 def _same_version(package: str, nodes: Sequence[NodeFacts]) -> Finding:
     versions = {node.address: node.versions[package] for node in nodes}
     same = len(set(versions.values())) == 1 and "missing" not in versions.values()
-    told = nodes[0].versions[package] if same else _by_value(versions)
-    return Finding(package, told, same, "install the same on all nodes, best from one image")
+    value = nodes[0].versions[package] if same else _by_value(versions)
+    return Finding(package, value, same, "install the same version on all nodes, ideally from one image")
 
 
 def _clocks(nodes: Sequence[NodeFacts]) -> Finding:
     worst = max(nodes, key=_skew)
-    told = f"off by {_skew(worst):.2f} s at most" + (f", on {worst.address}" if _skew(worst) else "")
-    return Finding("clocks", told, _skew(worst) <= MOST_SKEW, "have all nodes keep time by NTP")
+    value = f"off by at most {_skew(worst):.2f} s" + (f", on {worst.address}" if _skew(worst) else "")
+    return Finding("clocks", value, _skew(worst) <= MOST_SKEW, "synchronize the clocks of all nodes with NTP")
 
 
 def _network(nodes: Sequence[NodeFacts]) -> Finding:
-    cut_off = [f"{node.address} does not reach {', '.join(node.unreachable)}" for node in nodes if node.unreachable]
-    remedy = "let the nodes of the cluster reach each other on all ports: workers choose theirs freely"
-    return Finding("network", "; ".join(cut_off) or "each node reaches each", not cut_off, remedy)
+    cut_off = [f"{node.address} cannot reach {', '.join(node.unreachable)}" for node in nodes if node.unreachable]
+    remedy = "allow all ports between the nodes of the cluster: workers choose theirs at random"
+    return Finding("network", "; ".join(cut_off) or "every node reaches every other", not cut_off, remedy)
 
 
 def _gpus(nodes: Sequence[NodeFacts]) -> list[Finding]:
     gpus = {node.address: f"{len(node.gpus)} ({node.gpus[0]})" for node in nodes if node.gpus}
     if not gpus:
-        return [Finding("GPUs", "none that torch can use: training runs on the CPU")]
+        return [Finding("GPUs", "none usable by torch; training runs on the CPU")]
     nccl = {node.address: node.nccl for node in nodes if node.gpus}
     same = len(set(nccl.values())) == 1
-    return [Finding("GPUs", _by_value(gpus)), Finding("NCCL", _by_value(nccl), same, "install the same torch on all")]
+    remedy = "install the same torch on all nodes"
+    return [Finding("GPUs", _by_value(gpus)), Finding("NCCL", _by_value(nccl), same, remedy)]
 
 
 def _room(name: str, free: Mapping[str, int], least: int, remedy: str) -> Finding:
     scarce = [address for address, of_node in free.items() if of_node < least]
-    told = f"{min(free.values()) / 2**30:.1f} GiB free at least"
-    return Finding(name, told + (f", too little on {', '.join(scarce)}" if scarce else ""), not scarce, remedy)
+    value = f"at least {min(free.values()) / 2**30:.1f} GiB free"
+    return Finding(name, value + (f", too little on {', '.join(scarce)}" if scarce else ""), not scarce, remedy)
 
 
 def _storage(nodes: Sequence[NodeFacts], place: str) -> Finding:
     failed = {node.address: node.storage for node in nodes if node.storage}
-    told = _by_value(failed) if failed else f"{place} can be written and read from each node"
-    return Finding("storage", told, not failed, "give every node the credentials and the endpoint, or mount the folder")
+    value = _by_value(failed) if failed else f"every node can write and read {place}"
+    return Finding("storage", value, not failed, "give every node the credentials and endpoint, or mount the folder")
 
 
 def _skew(node: NodeFacts) -> float:
-    """Seconds by which a node's clock is certainly off that of who asks."""
+    """Seconds by which a node's clock is off from the local clock, at least."""
     asked, answered = node.asked
     return max(0.0, asked - node.clock, node.clock - answered)
 
 
 def _by_value(of_node: Mapping[str, str]) -> str:
-    """Equal answers with those who gave them."""
+    """Group equal values: each with the nodes that have it."""
     values: dict[str, list[str]] = {}
     for address, value in of_node.items():
         values.setdefault(value, []).append(address)

@@ -1,4 +1,4 @@
-"""Is this machine ready, and is its GPU used? Facts, and the article's check with the times side by side."""
+"""Diagnostics of this machine: facts, remedies, and the article's benchmark that shows whether a GPU is used."""
 
 import platform
 import shutil
@@ -22,25 +22,28 @@ CHECK_TIMES = 1_000
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact, and what to do if it is not well."""
+    """A fact, and a remedy if it is a problem."""
 
     name: str
     value: str
-    well: bool = True
+    ok: bool = True
     remedy: str = ""
 
 
 def examine(folder: Path = Path()) -> list[Finding]:
-    """Facts about the machine, as seen from `folder`."""
+    """Facts about this machine. Disk space is that of `folder`."""
     machine = this_machine()
     free = shutil.disk_usage(folder).free
     findings = [
         Finding("python", platform.python_version()),
         *(Finding(name, version(name)) for name in PACKAGES),
-        Finding("cores", str(machine.cores), machine.cores >= 2, "one core works, slowly: two workers share it"),
-        Finding("memory", f"{machine.memory / 2**30:.1f} GiB", machine.memory >= 2 << 30, "use a machine with 2 GiB"),
+        Finding("cores", str(machine.cores), machine.cores >= 2, "one core is enough but slow: two workers share it"),
+        Finding("memory", f"{machine.memory / 2**30:.1f} GiB", machine.memory >= 2 << 30, "use at least 2 GiB"),
         Finding(
-            "disk free", f"{free / 2**30:.1f} GiB", free >= 1 << 30, f"make room on the disk of {folder.absolute()}"
+            "disk free",
+            f"{free / 2**30:.1f} GiB",
+            free >= 1 << 30,
+            f"free some space on the disk of {folder.absolute()}",
         ),
         *(_port(name, port) for name, port in (("Dask dashboard", DASK_DASHBOARD), ("Ray dashboard", RAY_DASHBOARD))),
     ]
@@ -50,7 +53,7 @@ def examine(folder: Path = Path()) -> list[Finding]:
         if gpus
         else [
             *findings,
-            Finding("GPU", "none that torch can use: training runs on the CPU"),
+            Finding("GPU", "none usable by torch; training runs on the CPU"),
         ]
     )
 
@@ -61,13 +64,13 @@ def _port(name: str, port: int) -> Finding:
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
-            return Finding(name, f"port {port} is taken", False, "another port is chosen; its address is shown")
+            return Finding(name, f"port {port} is in use", False, "another port is used; its address is printed")
     return Finding(name, f"port {port} is free")
 
 
 def time_devices() -> dict[str, float]:
-    """Seconds for exp over 230,400 floats, 1,000 times, on the CPU and on each GPU: how the article tells that a GPU
-    is used. If a GPU's time is not far below the CPU's, it is not."""
+    """Seconds for exp over 230,400 floats, 1,000 times, on the CPU and on each GPU: the article's check that a GPU is
+    used. A GPU that is not much faster than the CPU is not used."""
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     return {str(device): _time_exp(device) for device in devices}
 

@@ -1,5 +1,5 @@
-"""What a job will need, before it runs: a sample is converted, the model is tried, and the rest is arithmetic.
+"""Estimates what a job needs before it runs: converts a sample, tries the model, and derives the rest by arithmetic.
 
-`job.py` is the entry; `estimate.py` is pure.
-Nothing here writes into the job's own places.
+`estimate_job` in `job.py` is the entry point for the command line; `estimate.py` and `text.py` are pure.
+Nothing here may write to the job's own paths, or start Dask or Ray.
 """

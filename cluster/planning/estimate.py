@@ -1,6 +1,6 @@
-"""What a job will need, by arithmetic alone: from what a sample of it took to rows, bytes, memory, hours and cost.
+"""Estimates what a job needs by arithmetic alone: from measurements of a sample to rows, bytes, memory, hours and cost.
 
-Nothing here reads, runs or looks at a clock.
+Nothing here does I/O, runs models or reads a clock.
 """
 
 import math
@@ -11,19 +11,19 @@ from ...storage.format import Layout, choose_layout
 from ...training.model.optimizer import MODEL_BYTES
 from ...training.splits.split import Split
 
-SCORING = 1 / 3  # of the time of training on a row: the forward pass alone
-DASK_BYTES = 300 << 20  # of a Dask worker's own process
-TEXT_BYTES = 32 << 20  # that a Dask worker reads at once: a piece, and a copy of it
-TRAINING_BYTES = 700 << 20  # of a training worker's own process, with torch and Ray
-STORED_MODEL_BYTES = 4  # of each parameter
-CHECKPOINT_BYTES = 12  # of each parameter: itself, two moments
+SCORING = 1 / 3  # time to score a row, relative to training on it: only the forward pass
+DASK_BYTES = 300 << 20  # memory of a Dask worker process
+TEXT_BYTES = 32 << 20  # text that a Dask worker reads at once: a piece and a copy of it
+TRAINING_BYTES = 700 << 20  # memory of a training worker process, with torch and Ray
+STORED_MODEL_BYTES = 4  # for each parameter
+CHECKPOINT_BYTES = 12  # for each parameter: its value and two moments
 PREDICTION_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset that is there or will be. A row of all its arrays has `row_bytes`, decoded; all rows have
-    `stored_bytes` on disk."""
+class DatasetEstimate:
+    """A dataset, existing or expected. A row of all arrays takes `row_bytes` in memory; all rows take `stored_bytes` on
+    disk."""
 
     layout: Layout
     row_bytes: int
@@ -35,15 +35,15 @@ class Data:
 
     @property
     def dask_worker_bytes(self) -> int:
-        """Memory of a Dask worker that makes it: itself, a shard, the text of some of its rows."""
+        """Memory of a Dask worker that converts it: the process, a shard, and the text of some rows."""
         return DASK_BYTES + self.layout.shard_rows * self.row_bytes + TEXT_BYTES
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What one worker took to convert a part of the sources: bytes of these, rows, bytes of them on disk, seconds.
+class ConversionSample:
+    """What one worker needed to convert a part of the sources: source bytes, rows, bytes on disk, seconds.
 
-    Sources that are compressed or not UTF-8 take `unpack_seconds` before, and `packed_bytes` in the work folder.
+    Sources that are compressed or not UTF-8 also need `unpack_seconds`, and `packed_bytes` in the work folder.
     """
 
     source_bytes: int
@@ -55,11 +55,11 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """The conversion of sources that are like the sample into so many shards. With `spilled_bytes` they are shuffled,
-    and lie in the work folder meanwhile."""
+class ConversionEstimate:
+    """The conversion of sources like the sample into a number of shards. When shuffled, `spilled_bytes` are kept in the
+    work folder meanwhile."""
 
-    sample: Sample
+    sample: ConversionSample
     source_bytes: int
     sources: int
     shards: int
@@ -71,27 +71,27 @@ class Conversion:
 
     @property
     def scratch_bytes(self) -> int:
-        """In the work folder, at most."""
+        """Peak bytes in the work folder."""
         return round(self.sample.packed_bytes * self.factor) + self.spilled_bytes
 
     def seconds_on(self, workers: int) -> float:
-        """With so many workers: a shard is one task, and so is a source that is unpacked."""
+        """Seconds with this many workers. Each shard is a task, and so is each source to be unpacked."""
         return self.factor * (
             self.sample.seconds * math.ceil(self.shards / workers) / self.shards
             + self.sample.unpack_seconds * math.ceil(self.sources / workers) / self.sources
         )
 
 
-def estimate_data(sample: Sample, source_bytes: int, x_bytes: int, row_bytes: int) -> Data:
-    """The dataset of sources that are like the sample. `x_bytes` are those of a row of `x`."""
+def estimate_data(sample: ConversionSample, source_bytes: int, x_bytes: int, row_bytes: int) -> DatasetEstimate:
+    """Estimate the dataset of sources that are like the sample. A row of `x` takes `x_bytes`."""
     factor = source_bytes / sample.source_bytes
     layout = choose_layout(max(1, round(sample.rows * factor)), x_bytes)
-    return Data(layout, row_bytes, round(sample.stored_bytes * factor))
+    return DatasetEstimate(layout, row_bytes, round(sample.stored_bytes * factor))
 
 
 @dataclass(frozen=True)
 class Passes:
-    """All models, and how often they all together train on all rows and score all rows in an epoch."""
+    """The number of models, and how often all of them together train on and score all rows in an epoch."""
 
     models: int
     trained: float
@@ -99,10 +99,10 @@ class Passes:
 
 
 def epoch_passes(split: Split, refit: bool, candidates: int) -> Passes:
-    """The passes of the models of a split, and of one more that trains on all rows but the holdout, for each of some
+    """The passes of a split's models, and of the model that `refit` trains on all rows but the holdout, for all
     candidates.
 
-    The models of a time split train on earlier rows only: of them it is more than they need.
+    For a time split this is an upper bound: its models train on earlier rows only.
     """
     seen = 1 - split.holdout
     if split.folds == 1:
@@ -113,12 +113,12 @@ def epoch_passes(split: Split, refit: bool, candidates: int) -> Passes:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Training with so many `workers`, each with `batch` rows of a batch, `at_once` models of so many `parameters`, and
-    blocks and batches in `stream_bytes`.
+class TrainingEstimate:
+    """Training with a number of `workers`. Each processes `batch` rows of a global batch, trains `at_once` models of
+    `parameters` parameters, and holds blocks and batches in `stream_bytes`.
 
-    One worker takes `train_seconds` to train one model on a row, and `read_seconds` to read a row. In each epoch all
-    rows are read `reads` times to train on them, and once to score them.
+    A worker needs `train_seconds` to train one model on a row and `read_seconds` to read a row. In each epoch all rows
+    are read `reads` times for training, and once for scoring.
     """
 
     rows: int
@@ -139,7 +139,7 @@ class Training:
 
     @property
     def worker_bytes(self) -> int:
-        """Memory of each worker."""
+        """Memory of a training worker."""
         return TRAINING_BYTES + self.stream_bytes + self.models_bytes
 
     @property
@@ -148,33 +148,33 @@ class Training:
 
     @property
     def computing(self) -> float:
-        """Seconds of one worker."""
+        """Seconds of computing for a single worker."""
         return self.rows * self.epochs * (self.passes.trained + SCORING * self.passes.scored) * self.train_seconds
 
     @property
     def reading(self) -> float:
-        """Seconds of one worker."""
+        """Seconds of reading for a single worker."""
         return self.rows_read * self.read_seconds
 
     @property
     def bound(self) -> str:
-        """What takes longer."""
+        """The bottleneck."""
         return "computing" if self.computing >= self.reading else "reading"
 
     def seconds_on(self, workers: int) -> float:
-        """With so many workers, which read while they compute."""
+        """Seconds with this many workers, which read while they compute."""
         return max(self.computing, self.reading) / workers
 
     def bytes_left(self, outputs: int, repeats: int, keep: int) -> int:
-        """What the run has on disk in the end: weights and `keep` checkpoints of each model, a code of each row in each
-        repeat, and predictions of so many `outputs` in parts and merged."""
+        """Bytes that the run leaves on disk: weights and `keep` checkpoints of each model, a fold code of each row for
+        each repeat, and the predictions of `outputs` values a row, in parts and merged."""
         models = self.passes.models * self.parameters * (STORED_MODEL_BYTES + keep * CHECKPOINT_BYTES)
         return models + self.rows * (repeats + outputs * PREDICTION_BYTES * (repeats + 1))
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What a job takes on so many nodes: seconds, and the price of a node-hour if there is one."""
+class Forecast:
+    """Seconds that a job takes on a number of nodes, and the price of a node-hour, if known."""
 
     nodes: int
     conversion: float
@@ -190,17 +190,17 @@ class Outlook:
         return None if self.price is None else self.nodes * self.seconds / 3600 * self.price
 
 
-def look_ahead(
+def forecast_times(
     nodes: Sequence[int],
     cores: int,
     trainers: int,
-    conversion: Conversion | None,
-    training: Training | None,
+    conversion: ConversionEstimate | None,
+    training: TrainingEstimate | None,
     price: float | None,
-) -> list[Outlook]:
-    """The outlook on each number of nodes, which have `cores` Dask workers or `trainers` training workers each."""
+) -> list[Forecast]:
+    """Forecast the job for each number of nodes. A node has `cores` Dask workers, or `trainers` training workers."""
     return [
-        Outlook(
+        Forecast(
             count,
             conversion.seconds_on(count * cores) if conversion else 0.0,
             training.seconds_on(count * trainers) if training else 0.0,

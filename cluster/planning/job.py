@@ -1,5 +1,5 @@
-"""What a job will need, before anything runs: a sample of its sources is converted and its model is tried, here, for
-some seconds; the rest is arithmetic (`estimate.py`). Neither Dask nor Ray is started.
+"""Estimates what a job needs before anything runs: converts a sample of its sources and tries its model in this
+process, for a few seconds; the rest is arithmetic (`estimate.py`). Neither Dask nor Ray is started.
 """
 
 import tempfile
@@ -39,7 +39,16 @@ from ..api.split import named_split
 from ..api.train import common_config, configure, settle_request
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
-from .estimate import Conversion, Data, Outlook, Sample, Training, epoch_passes, estimate_data, look_ahead
+from .estimate import (
+    ConversionEstimate,
+    ConversionSample,
+    DatasetEstimate,
+    Forecast,
+    TrainingEstimate,
+    epoch_passes,
+    estimate_data,
+    forecast_times,
+)
 from .text import Facts, assumptions, conversion_facts, data_facts, disk_fact, training_facts
 
 ANY_MEMORY = 1 << 60
@@ -47,25 +56,25 @@ TRIAL_BLOCKS = 16  # of 2 MB: two for each of 8 lanes
 
 
 @dataclass(frozen=True)
-class JobPlan:
-    """What a job needs, by name; how long it takes on so many nodes; and what that takes for granted."""
+class JobEstimate:
+    """What a job needs, by name; forecasts for different numbers of nodes; and the assumptions behind them."""
 
     facts: Facts
-    outlooks: list[Outlook]
+    forecasts: list[Forecast]
     assumptions: list[str]
 
 
-def plan_job(
+def estimate_job(
     path: str | Path,
     nodes: Sequence[int],
     cores: int | None = None,
     price: float | None = None,
     source_bytes: str | int | None = None,
-) -> JobPlan:
-    """What the job in a TOML file will need on so many nodes of so many `cores`, this machine's by default.
+) -> JobEstimate:
+    """Estimate what the job in a TOML file needs on each number of nodes with `cores` cores (default: this machine's).
 
-    `price` is that of a node for an hour. `source_bytes` ("1TB") is the size of all sources, where those that are here
-    are only some of them. Raises what `run_job` raises for sources that are not there and options that do not fit.
+    `price` is the price of a node-hour. `source_bytes` ("1TB") is the size of all sources, if only some of them are
+    here. Raises what `run_job` raises for missing sources and invalid options.
     """
     job, bound = parse_job(load_job_file(Path(path))), check_bytes(source_bytes, "--source-bytes")
     if job.convert is None and job.train is None:
@@ -78,25 +87,25 @@ def plan_job(
     conversion, training, left = None, None, 0
     with tempfile.TemporaryDirectory(prefix="foldstream-plan-") as name:
         if job.convert and (bound or not (locate(str(job.convert.out)) / MANIFEST).exists()):
-            dataset, data, conversion = try_conversion(job.convert, bound, Path(name))
+            dataset, data, conversion = measure_conversion(job.convert, bound, Path(name))
         else:
             dataset = open_dataset(str(job.convert.out if job.convert else job.train.dataset if job.train else ""))
-            data = measure(dataset)
+            data = measure_dataset(dataset)
         if job.train:
-            training, left = try_training(job.train, dataset, data, Path(name))
+            training, left = measure_training(job.train, dataset, data, Path(name))
     facts = [
         *(conversion_facts(conversion, data) if conversion else []),
         *data_facts(data),
         *(training_facts(training, data, trainers) if training else []),
         disk_fact(data, conversion, left),
     ]
-    outlooks = look_ahead(nodes, cores, trainers, conversion, training, price)
-    return JobPlan(facts, outlooks, assumptions(conversion, training, job.predict is not None))
+    forecasts = forecast_times(nodes, cores, trainers, conversion, training, price)
+    return JobEstimate(facts, forecasts, assumptions(conversion, training, job.predict is not None))
 
 
-def try_conversion(
+def measure_conversion(
     request: ConvertTablesRequest | ConvertImagesRequest, bound: int | None, folder: Path
-) -> tuple[Dataset, Data, Conversion]:
+) -> tuple[Dataset, DatasetEstimate, ConversionEstimate]:
     """Convert a sample of the sources. Returns its dataset, that which all of the sources will make, and their
     conversion. They have `bound` bytes, where that is given."""
     copies = folder / "sources"
@@ -112,13 +121,19 @@ def try_conversion(
             "--source-bytes 1TB"
         )
     dataset, seconds = convert_sample(request, taken, folder)
-    made = measure(dataset)
+    made = measure_dataset(dataset)
     unpacking = seconds.pop("open", 0.0) if taken.packed else 0.0
-    sample = Sample(taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed)
+    sample = ConversionSample(
+        taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
+    )
     data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spills = isinstance(request, ConvertTablesRequest) and request.shuffle is not None
-    return dataset, data, Conversion(sample, total, sources, data.layout.shards, data.stored_bytes if spills else 0)
+    return (
+        dataset,
+        data,
+        ConversionEstimate(sample, total, sources, data.layout.shards, data.stored_bytes if spills else 0),
+    )
 
 
 def convert_sample(
@@ -133,7 +148,7 @@ def convert_sample(
         clock = StageClock()
         own = request.model_copy(update={**here, "out": str(out)})
         session = Session(listener=Listener(clock), client=SerialExecutor())
-        with told_of(sample.origins | {str(out): str(request.out)}):
+        with original_names(sample.origins | {str(out): str(request.out)}):
             if isinstance(own, ConvertTablesRequest):
                 dataset = convert_tables(own, session)
             else:
@@ -143,19 +158,19 @@ def convert_sample(
 
 @dataclass
 class StageClock:
-    """Hears how far work is, and knows the seconds of each stage."""
+    """A progress listener that measures the seconds of each stage."""
 
-    begun: dict[str, float] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
         now = perf_counter()
-        self.seconds[stage] = now - self.begun.setdefault(stage, now)
+        self.seconds[stage] = now - self.started.setdefault(stage, now)
 
 
 @contextmanager
-def told_of(origins: Mapping[str, str]) -> Iterator[None]:
-    """Inside, errors name what copies were made of."""
+def original_names(origins: Mapping[str, str]) -> Iterator[None]:
+    """Inside this context, errors name the original sources instead of their copies."""
     try:
         yield
     except FoldstreamError as error:
@@ -165,16 +180,18 @@ def told_of(origins: Mapping[str, str]) -> Iterator[None]:
         raise (SourceError if isinstance(error, RowError) else type(error))(text) from None
 
 
-def measure(dataset: Dataset) -> Data:
-    """The measures of a dataset that is there."""
+def measure_dataset(dataset: Dataset) -> DatasetEstimate:
+    """The sizes of an existing dataset."""
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
-    return Data(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
+    return DatasetEstimate(dataset.layout, sum(spec.row_bytes for spec in dataset.manifest.arrays), stored)
 
 
-def try_training(request: TrainRequest, dataset: Dataset, data: Data, folder: Path) -> tuple[Training, int]:
+def measure_training(
+    request: TrainRequest, dataset: Dataset, data: DatasetEstimate, folder: Path
+) -> tuple[TrainingEstimate, int]:
     """What training takes on `data`, by a trial on a `dataset` that is like it; and the bytes that the run leaves.
 
-    Raises UsageError for what cannot be trained, or not in the memory that is given.
+    Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
     request, candidates = settle_request(request)
     split = named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
@@ -187,21 +204,21 @@ def try_training(request: TrainRequest, dataset: Dataset, data: Data, folder: Pa
     stream = stream_bytes(
         replace_layout(dataset, data), common, at_once, Rank(0, workers, request.memory_bytes or ANY_MEMORY)
     )
-    tried = dataset if dataset.layout == data.layout else with_blocks(dataset, data.layout.block_rows, folder / "tried")
+    tried = dataset if dataset.layout == data.layout else reblock(dataset, data.layout.block_rows, folder / "tried")
     batch, costs = time_rows(tried, next(iter(configs.values())), workers)
-    training = Training(
+    training = TrainingEstimate(
         data.rows, epochs, passes, parameters, workers, batch, at_once, reads, stream, costs.training, costs.reading
     )
     return training, training.bytes_left(dataset.schema.outputs, split.repeats, request.keep)
 
 
-def replace_layout(dataset: Dataset, data: Data) -> Dataset:
-    """A dataset that is not there, of which only the layout and the arrays are known."""
+def replace_layout(dataset: Dataset, data: DatasetEstimate) -> Dataset:
+    """A dataset that does not exist, of which only the layout and the arrays are known."""
     return Dataset(dataset.place, replace(dataset.manifest, layout=data.layout, shards=()), "")
 
 
-def with_blocks(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
-    """The rows of a sample again and again in blocks of so many rows: its own are smaller, and slower to read."""
+def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
+    """Repeat the rows of a sample in blocks of `block_rows`: its own blocks are smaller, and slower to read."""
     specs = dataset.manifest.arrays
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
@@ -214,7 +231,7 @@ def with_blocks(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
 
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:
-    """Memory of a worker's stream for so many models at once. Raises UsageError if the rank may not have as much."""
+    """Memory of a worker's stream for a number of models at once. Raises UsageError if it exceeds the rank's limit."""
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
     every = EveryRow(dataset.layout)
     if models == 1:
@@ -226,7 +243,7 @@ def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int,
     """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
     decodes every block in every epoch."""
     if dataset.rows < LANE_STEP:
-        raise UsageError(f"there are {dataset.rows} rows to try the training with, and it takes {LANE_STEP}")
+        raise UsageError(f"the sample has only {dataset.rows} rows, and the training trial needs {LANE_STEP}")
     rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
     own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, own, None)

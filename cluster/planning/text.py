@@ -1,91 +1,91 @@
-"""What a job will need, in words: facts by name, and what they take for granted."""
+"""An estimate as text: facts by name, and the assumptions behind them."""
 
-from .estimate import Conversion, Data, Outlook, Training
+from .estimate import ConversionEstimate, DatasetEstimate, Forecast, TrainingEstimate
 
 Facts = list[tuple[str, str]]
-OUTLOOK = ("nodes", "conversion", "training", "both", "cost")
+FORECAST_COLUMNS = ("nodes", "conversion", "training", "total", "cost")
 
 
-def conversion_facts(conversion: Conversion, data: Data) -> Facts:
-    """Sources, the sample, and the workers that convert."""
+def conversion_facts(conversion: ConversionEstimate, data: DatasetEstimate) -> Facts:
+    """Facts about the sources, the sample and the converting workers."""
     sample = conversion.sample
     rate = sample.source_bytes / (sample.seconds + sample.unpack_seconds)
     return [
-        ("sources", f"{size_text(conversion.source_bytes)}, {conversion.sources:,} of them"),
-        ("sample", f"{sample.rows:,} rows of {size_text(sample.source_bytes)}"),
-        ("conversion", f"{size_text(rate)} of sources a second by one core, measured here"),
-        ("a Dask worker", f"{size_text(data.dask_worker_bytes)} of memory"),
+        ("sources", f"{size_text(conversion.source_bytes)} in {conversion.sources:,} sources"),
+        ("sample", f"{sample.rows:,} rows, {size_text(sample.source_bytes)}"),
+        ("conversion", f"{size_text(rate)}/s of sources on one core, measured on this machine"),
+        ("Dask worker", f"{size_text(data.dask_worker_bytes)} of memory"),
     ]
 
 
-def data_facts(data: Data) -> Facts:
-    """The dataset."""
+def data_facts(data: DatasetEstimate) -> Facts:
+    """Facts about the dataset."""
     layout = data.layout
     shard, block = layout.shard_rows * data.row_bytes, layout.block_rows * data.row_bytes
     return [
         ("rows", f"{data.rows:,}"),
-        ("dataset", f"{size_text(data.rows * data.row_bytes)}, on disk {size_text(data.stored_bytes)}"),
+        ("dataset", f"{size_text(data.rows * data.row_bytes)} in memory, {size_text(data.stored_bytes)} on disk"),
         ("shards", f"{layout.shards:,} of {size_text(shard)}"),
-        ("blocks", f"{layout.blocks:,} of {size_text(block)}, {layout.block_rows:,} rows"),
+        ("blocks", f"{layout.blocks:,} of {size_text(block)}, {layout.block_rows:,} rows each"),
     ]
 
 
-def training_facts(training: Training, data: Data, trainers: int) -> Facts:
-    """Models, and the workers that train them, of which a node has `trainers`."""
+def training_facts(training: TrainingEstimate, data: DatasetEstimate, trainers: int) -> Facts:
+    """Facts about the models and the workers that train them; a node has `trainers` training workers."""
     read = training.rows_read * data.stored_bytes / data.rows
     on_node = read / training.seconds_on(trainers)
     return [
         ("models", f"{training.passes.models:,} of {training.parameters:,} parameters, {training.epochs:,} epochs"),
-        ("training", f"{1 / training.train_seconds:,.0f} rows a second and model by one worker, measured here"),
-        ("reading", f"{1 / training.read_seconds:,.0f} rows a second by one worker, measured here"),
-        ("from storage", f"{size_text(read)} in all epochs, {size_text(on_node)} a second for each node"),
+        ("training", f"{1 / training.train_seconds:,.0f} rows/s per model and worker, measured on this machine"),
+        ("reading", f"{1 / training.read_seconds:,.0f} rows/s per worker, measured on this machine"),
+        ("from storage", f"{size_text(read)} in all epochs, {size_text(on_node)}/s per node"),
         (
-            "a training worker",
-            f"{size_text(training.worker_bytes)} of memory as one of {training.workers:,}: "
-            f"{size_text(training.stream_bytes)} of it for blocks and batches, {size_text(training.models_bytes)} for "
+            "training worker",
+            f"{size_text(training.worker_bytes)} of memory for each of {training.workers:,}, including "
+            f"{size_text(training.stream_bytes)} for blocks and batches and {size_text(training.models_bytes)} for "
             f"{training.at_once:,} models",
         ),
     ]
 
 
-def disk_fact(data: Data, conversion: Conversion | None, left: int) -> tuple[str, str]:
-    """Room for the dataset, for what a run leaves, and for what is there only while the sources are converted."""
+def disk_fact(data: DatasetEstimate, conversion: ConversionEstimate | None, left: int) -> tuple[str, str]:
+    """Disk space for the dataset, for what a run leaves, and for temporary files of the conversion."""
     scratch = conversion.scratch_bytes if conversion else 0
     return "disk", f"{size_text(data.stored_bytes + left)}" + (
-        f", and {size_text(scratch)} until all is converted" if scratch else ""
+        f", and {size_text(scratch)} during conversion" if scratch else ""
     )
 
 
-def outlook_row(outlook: Outlook) -> list[str]:
-    """The cells under OUTLOOK."""
-    times = (outlook.conversion, outlook.training, outlook.seconds)
-    return [f"{outlook.nodes:,}", *map(time_text, times), "" if outlook.cost is None else f"{outlook.cost:,.2f}"]
+def forecast_row(forecast: Forecast) -> list[str]:
+    """The cells of a forecast, under FORECAST_COLUMNS."""
+    times = (forecast.conversion, forecast.training, forecast.seconds)
+    return [f"{forecast.nodes:,}", *map(time_text, times), "" if forecast.cost is None else f"{forecast.cost:,.2f}"]
 
 
-def assumptions(conversion: Conversion | None, training: Training | None, predicts: bool) -> list[str]:
-    """What the figures take for granted."""
+def assumptions(conversion: ConversionEstimate | None, training: TrainingEstimate | None, predicts: bool) -> list[str]:
+    """The assumptions behind an estimate."""
     lines = []
     if conversion:
         if conversion.source_bytes != conversion.sample.source_bytes:
-            lines.append("All sources are like the sample: rows to a byte, classes, time to convert a byte.")
-        lines.append("Conversion: each core of each node takes one shard after the other; storage keeps up with them.")
+            lines.append("All sources are like the sample: rows per byte, classes, time to convert a byte.")
+        lines.append("Conversion: each core of each node converts one shard at a time, and storage keeps up.")
         if conversion.sample.packed_bytes:
-            lines.append("Sources that are compressed or not UTF-8 are equally large, and one core unpacks each.")
+            lines.append("Sources that are compressed or not UTF-8 have equal sizes; one core unpacks each of them.")
     if training:
         lines += [
-            "Training: each core of each node is a worker, or each GPU where there are some.",
-            f"Each is as fast as one was here with {training.batch:,} rows of a batch, as the job's workers have.",
-            f"It is bound by {training.bound}: reading goes on beside it, as fast as from this machine's memory.",
-            "The exchange of gradients between workers is not counted.",
+            "Training: each core of each node is a worker, or each GPU if the node has GPUs.",
+            f"Each worker is as fast as one was on this machine with {training.batch:,} rows per step, as in the job.",
+            f"Training is bound by {training.bound}; reading overlaps with it, at the speed of this machine's memory.",
+            "The exchange of gradients between workers is not included.",
             "Scoring a row takes a third of the time of training on it. No model stops early.",
         ]
     if predicts:
-        lines.append("The prediction of new rows is not counted.")
-    return [*lines, "The starts of Dask and Ray, half a minute, are not counted, nor is the merging of predictions."]
+        lines.append("The prediction of new rows is not included.")
+    return [*lines, "Starting Dask and Ray takes half a minute; neither that nor merging predictions is included."]
 
 
 def size_text(size: float) -> str:
-    """Bytes, as in 1.05 TB."""
+    """A number of bytes, e.g. 1.05 TB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -94,7 +94,7 @@ def size_text(size: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A time, as in 2.5 h."""
+    """A duration, e.g. 2.5 h."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:,.1f} {unit}"

@@ -1,5 +1,5 @@
-"""Runs: the coordinator with its pure schedule and its journal, the fold mode, grids, and a run's status.
+"""Runs: the coordinator with its pure schedule and journal, the fold mode, grids of settings, and the status of a run.
 
-`run.py` trains the folds of a run; `status.py` reads how far one is, wherever it runs.
-Nothing here reports, prints or merges.
+`run.py` prepares and trains a run, and `status.py` reads the progress of one wherever it runs; both are for all folders
+above. Nothing here may print, report or merge predictions.
 """

@@ -1,6 +1,6 @@
-"""The coordinator: it watches nodes and attempts, writes what happens to its journal, and does what the schedule says.
+"""The coordinator: monitors nodes and attempts, writes events to its journal, and performs what the schedule decides.
 
-It holds nothing that is not in the journal or in the folds' folders: after its death the same command goes on.
+It holds no state besides the journal and the folds' folders: if it dies, the same command resumes.
 """
 
 import logging
@@ -21,7 +21,7 @@ from ...training.ray.group import GroupRequest
 from ..ray.reservations import free_reservations
 from .journal import Journal
 from .schedule import (
-    GONE,
+    DRIVER_DIED,
     Action,
     Ended,
     Event,
@@ -36,49 +36,47 @@ from .schedule import (
     Status,
 )
 
-Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it listens while it trains
+Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it answers health checks while it trains
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
-LOOK_SECONDS = 1.0  # between two looks at the nodes, and at how long the workers have been silent
-FIND_SECONDS = 2 * LOOK_SECONDS + POLL_SECONDS  # from a silence's end of patience until a look has heard of it
+CHECK_SECONDS = 1.0  # between two checks of the nodes and of the workers' health
+DETECTION_SECONDS = 2 * CHECK_SECONDS + POLL_SECONDS  # from a worker's timeout until a check notices it
 
 
 @dataclass
 class Attempt:
-    """An attempt that is under way: its driver, its result to come, and a question to the driver how its workers
-    are."""
+    """A running attempt: its driver, its pending result, and a pending health check of its workers."""
 
     driver: Any
     result: Any
-    question: Any = None
-    asked: float = 0.0
-    deaths: int = 0
-    """That the journal knows of."""
+    pending_health: Any = None
+    asked_at: float = 0.0
+    recorded_deaths: int = 0
 
 
 class Coordinator:
-    """Trains the units of a schedule on the Ray cluster that is connected.
+    """Trains the units of a schedule on the connected Ray cluster.
 
-    `request` says what an attempt at a unit is to train. An attempt whose workers are silent is found, and ended,
-    within `hang_seconds`.
+    `request` returns what an attempt at a unit has to train. An attempt whose workers make no progress is detected and
+    stopped within `hang_seconds`.
     """
 
     def __init__(
         self, schedule: Schedule, request: Callable[[str], GroupRequest], journal: Journal, hang_seconds: float
     ) -> None:
         self.schedule, self.request, self.journal = schedule, request, journal
-        self.patience = hang_seconds - FIND_SECONDS
+        self.timeout = hang_seconds - DETECTION_SECONDS
         self.attempts: dict[tuple[str, int], Attempt] = {}
-        self.looked = -LOOK_SECONDS
-        self.waits = self.asked = False
+        self.checked_at = -CHECK_SECONDS
+        self.waiting = self.nodes_requested = False
 
     def run(self) -> None:
-        """Return when every unit is done. Raises RunError where some were given up, once the others are done."""
-        self._go_on()
+        """Train until every unit is done. Raises RunError if any unit failed permanently, after the others are done."""
+        self._resume()
         try:
-            while not self.schedule.ended:
-                for event in self._news():
-                    self._take(event)
+            while not self.schedule.finished:
+                for event in self._poll():
+                    self._handle(event)
                 if results := [attempt.result for attempt in self.attempts.values()]:
                     ray.wait(results, timeout=POLL_SECONDS)
                 else:
@@ -86,10 +84,10 @@ class Coordinator:
         finally:
             for attempt in self.attempts.values():
                 ray.kill(attempt.driver)
-            self.journal.note_stop()
-            if self.asked:
+            self.journal.record_stop()
+            if self.nodes_requested:
                 request_resources(bundles=[])
-        failed = self.schedule.named(Status.FAILED)
+        failed = self.schedule.units_with(Status.FAILED)
         if failed:
             errors = "; ".join(f"{name}: {self.schedule.states[name].error}" for name in failed)
             units = self.schedule.units
@@ -97,86 +95,86 @@ class Coordinator:
             left = sum(len(unit.folds) for unit in units.values())
             run = str(self.journal.path).rpartition("/")[0]
             raise RunError(
-                f"training failed, the run is incomplete: {errors}. Of the {left} folds that were left {done} are done "
-                f"now and kept; «foldstream status {run}» shows what happened. Once it is mended, run the same command "
-                "again"
+                f"training failed and the run is incomplete: {errors}. {done} of the {left} remaining folds were "
+                f"trained and are kept; 'foldstream status {run}' shows what happened. Fix the cause, then run the "
+                "same command again to resume"
             )
 
-    def _go_on(self) -> None:
-        """Take up what the journal says, unless that came to an end: then everything that is left is new."""
+    def _resume(self) -> None:
+        """Replay the journal. If its schedule had finished, start a new one for the remaining folds."""
         events = list(self.journal.read())
         for event in events:
             self.schedule.handle(event)
-        if self.schedule.ended:
+        if self.schedule.finished:
             self.journal.path.remove()
             self.schedule.reset()
         elif events:
-            self._take(Restarted())
+            self._handle(Restarted())
 
     def _wait_for_nodes(self) -> None:
-        """Nothing runs, so nothing that is left fits: say so, and wait for nodes."""
-        waiting = self.schedule.named(Status.WAITING)
-        if waiting and not self.waits:
-            demand = self.schedule.units[waiting[0]].demand
+        """Nothing is running, so no remaining unit fits: log that, and wait for nodes."""
+        waiting = self.schedule.units_with(Status.WAITING)
+        if waiting and not self.waiting:
+            required = self.schedule.units[waiting[0]].required
             log.warning(
-                "waiting for nodes: a fold needs %s, and there are %s; add nodes, or stop this with Ctrl-C and begin a "
+                "waiting for nodes: a fold needs %s, the cluster has %s; add nodes, or stop with Ctrl-C and start a "
                 "new run with fewer --workers or less --memory",
-                demand,
+                required,
                 self.schedule.capacity,
             )
-            request_resources(bundles=_bundles(demand, self.request(waiting[0]).request.world_size))
-            self.asked = True
-        self.waits = bool(waiting)
-        time.sleep(LOOK_SECONDS)
+            request_resources(bundles=_bundles(required, self.request(waiting[0]).request.world_size))
+            self.nodes_requested = True
+        self.waiting = bool(waiting)
+        time.sleep(CHECK_SECONDS)
 
-    def _take(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         self.journal.append(event)
         if isinstance(event, Ended) and event.error:
             log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
         for action in self.schedule.handle(event):
-            self._act(action)
-        self.schedule.check()
+            self._perform(action)
+        self.schedule.check_invariants()
 
-    def _act(self, action: Action) -> None:
+    def _perform(self, action: Action) -> None:
         key = action.unit, action.attempt
         if isinstance(action, Start):
-            self.journal.note_start(action, self.schedule.units[action.unit].folds)
+            self.journal.record_start(action, self.schedule.units[action.unit].folds)
             driver = self._start_driver()
             self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit), driver))
         elif key in self.attempts:
             ray.kill(self.attempts.pop(key).driver)
 
     def _start_driver(self) -> Any:
-        """A driver on this node, with which Ray Train's controller stays: what a lost node takes are workers."""
+        """Start a driver on this node, where Ray Train's controller stays too: a lost node only takes workers."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return Driver.options(scheduling_strategy=here).remote(self.patience)
+        return Driver.options(scheduling_strategy=here).remote(self.timeout)
 
-    def _news(self) -> Iterator[Event]:
-        """What has happened since the last call."""
+    def _poll(self) -> Iterator[Event]:
+        """The events since the last call."""
         for (unit, number), attempt in list(self.attempts.items()):
             if ray.wait([attempt.result], timeout=0)[0]:
                 del self.attempts[unit, number]
                 yield Ended(unit, number, *_error_of(attempt.result))
                 ray.kill(attempt.driver)
-        if monotonic() - self.looked < LOOK_SECONDS:
+        if monotonic() - self.checked_at < CHECK_SECONDS:
             return
-        self.looked = monotonic()
-        yield from self._look_at_nodes()
+        self.checked_at = monotonic()
+        yield from self._poll_nodes()
         if any(unit.failures for unit in self.schedule.states.values()):
             free_reservations()
         for (unit, number), attempt in list(self.attempts.items()):
-            health = self._health(attempt)
-            for reason in health.deaths[attempt.deaths :]:
-                self.journal.note_death(unit, number, reason)
+            health = self._check_health(attempt)
+            for reason in health.deaths[attempt.recorded_deaths :]:
+                self.journal.record_replacement(unit, number, reason)
                 log.warning("%s, attempt %d: %s", unit, number, reason)
-            attempt.deaths = max(attempt.deaths, len(health.deaths))
-            if health.silence > self.patience:
+            attempt.recorded_deaths = max(attempt.recorded_deaths, len(health.deaths))
+            if health.silence > self.timeout:
                 yield Silent(unit, number, health.silence)
-        running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.named(Status.RUNNING)}
+        running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.units_with(Status.RUNNING)}
         if running != self.attempts.keys():
             yield Observed(frozenset(self.attempts))
 
-    def _look_at_nodes(self) -> Iterator[Event]:
+    def _poll_nodes(self) -> Iterator[Event]:
         nodes = {node["NodeID"]: _resources(node["Resources"]) for node in ray.nodes() if node["Alive"]}
         for node in self.schedule.nodes.keys() - nodes.keys():
             yield NodeLost(node)
@@ -184,22 +182,23 @@ class Coordinator:
             if self.schedule.nodes.get(node) != resources:
                 yield NodeSeen(node, resources)
 
-    def _health(self, attempt: Attempt) -> Health:
-        """How the workers of an attempt are, by its driver; one that does not answer is silent itself."""
-        if attempt.question is None:
-            attempt.question, attempt.asked = attempt.driver.health.remote(), monotonic()
-        if not ray.wait([attempt.question], timeout=0)[0]:
-            return Health(monotonic() - attempt.asked, ())
-        answer, attempt.question = attempt.question, None
+    def _check_health(self, attempt: Attempt) -> Health:
+        """The health of an attempt's workers, as its driver reports it. A driver that does not answer counts as silent
+        itself."""
+        if attempt.pending_health is None:
+            attempt.pending_health, attempt.asked_at = attempt.driver.health.remote(), monotonic()
+        if not ray.wait([attempt.pending_health], timeout=0)[0]:
+            return Health(monotonic() - attempt.asked_at, ())
+        answer, attempt.pending_health = attempt.pending_health, None
         try:
             health: Health = ray.get(answer)
         except RayActorError:
-            return Health(0.0, ())  # its result says so too
+            return Health(0.0, ())  # the attempt's result reports it as well
         return health
 
 
 def _error_of(result: Any) -> tuple[str | None, bool]:
-    """Why an attempt has failed, if it has, and whether it would fail again."""
+    """The error of a failed attempt, None if it succeeded; and whether a retry would fail in the same way."""
     try:
         ray.get(result)
     except RayTaskError as error:
@@ -207,14 +206,14 @@ def _error_of(result: Any) -> tuple[str | None, bool]:
         final = isinstance(cause, FoldstreamError) and not isinstance(cause, AttemptError)
         return str(cause).strip() or type(cause).__name__, final
     except RayActorError:
-        return GONE, False
+        return DRIVER_DIED, False
     return None, False
 
 
-def _bundles(demand: Resources, workers: int) -> list[dict[str, float]]:
-    """What each of the workers needs, as Ray's autoscaler is told."""
-    whole = {"CPU": demand.cpus, "GPU": demand.gpus, "memory": float(demand.memory)}
-    return [{name: amount / workers for name, amount in whole.items() if amount} for _ in range(workers)]
+def _bundles(required: Resources, workers: int) -> list[dict[str, float]]:
+    """The resources of each worker, in the form that Ray's autoscaler takes."""
+    total = {"CPU": required.cpus, "GPU": required.gpus, "memory": float(required.memory)}
+    return [{name: amount / workers for name, amount in total.items() if amount} for _ in range(workers)]
 
 
 def _resources(given: dict[str, float]) -> Resources:

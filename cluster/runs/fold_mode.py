@@ -1,4 +1,4 @@
-"""Whether all folds are trained from one pass over the data, or each in a run of its own."""
+"""The fold mode: train all folds in one pass over the data, or each fold in a separate run."""
 
 import math
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ def choose_fold_mode(
     Raises UsageError if the workers' streams do not fit into the memory that they may use.
     """
     mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    place, every = Rank(0, execution.world_size, execution.memory_bytes), EveryRow(dataset.layout)
+    rank, every = Rank(0, execution.world_size, execution.memory_bytes), EveryRow(dataset.layout)
     mode = FoldMode(execution.fold_mode, "as requested")
     needed = models * parameters * MODEL_BYTES
     if mode.name == "auto":
@@ -45,24 +45,24 @@ def choose_fold_mode(
             mode = FoldMode("runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker")
     if mode.name == "fused":
         try:
-            FusedStream(dataset, dict.fromkeys(range(models), every), mixing, place)
+            FusedStream(dataset, dict.fromkeys(range(models), every), mixing, rank)
         except UsageError:
             if execution.fold_mode == "fused":
                 raise
             mode = FoldMode("runs", "there is not enough memory to train all folds in one pass")
     if mode.name == "runs":
-        TrainStream(dataset, every, mixing, place)
+        TrainStream(dataset, every, mixing, rank)
     return mode
 
 
 def model_memory(workers: int) -> int:
-    """Bytes that a worker's models may have: half of its GPU's, or of its part of this machine's."""
+    """Bytes available to the models of a worker: half of its GPU's memory, or half of its part of this machine's."""
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory) // 2
     return this_machine().memory // workers // 2
 
 
-def settle_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execution) -> FoldMode:
+def refine_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execution) -> FoldMode:
     """The fold mode on the Ray cluster that is connected: if the memory allows one pass, and there is room for several
     runs at once, a short trial decides which is faster."""
     room = runs_at_once(ray.cluster_resources(), execution.world_size)
@@ -82,19 +82,19 @@ def settle_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execut
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:
-    """How many runs the nodes have room for."""
+    """How many runs fit on the cluster at once."""
     return int(min(resources.get("CPU", 0), resources.get("GPU", math.inf)) // workers)
 
 
 def has_gpus() -> bool:
-    """Whether the Ray cluster that is connected has GPUs: then each worker takes one."""
+    """Whether the connected Ray cluster has GPUs; if so, each worker takes one."""
     return bool(ray.cluster_resources().get("GPU", 0))
 
 
 def faster_mode(costs: RowCosts, models: int, room: int, rows: int, workers: int) -> FoldMode:
     """What is faster where `room` runs fit at once, by what a row costs a worker: it reads while it trains.
 
-    One pass reads once for all models and has the workers of one run; runs read for each model by itself.
+    One pass reads once for all models but has the workers of a single run; separate runs read once for each model.
     """
     one_pass = max(models * costs.training, costs.reading) * rows / workers
     at_once = math.ceil(models / room) * max(costs.training, costs.reading) * rows / workers

@@ -1,4 +1,4 @@
-"""A grid of settings: a run for each candidate, in a folder of its own, trained together and compared."""
+"""Grid search: every candidate is a run in its own folder; all are trained together and compared."""
 
 import re
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ CANDIDATES = "candidates"
 
 
 def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of every candidate by its name, as `lr=0.01,hidden=64`; of one that is alone by no name.
+    """The settings of every candidate by its name, e.g. `lr=0.01,hidden=64`. A single candidate has the empty name.
 
-    Values that are to be tried one by one are lists, or text with commas. Raises UsageError for too many.
+    Values to be varied are lists, or strings separated by commas. Raises UsageError if there are too many candidates.
     """
     values = {name: _values(value) for name, value in settings.items()}
     varied = [name for name, of_name in values.items() if len(of_name) > 1]
@@ -26,7 +26,7 @@ def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         candidate = dict(zip(values, chosen, strict=True))
         candidates[",".join(f"{name}={candidate[name]}" for name in varied)] = candidate
         if len(candidates) > MOST_CANDIDATES:
-            raise UsageError(f"--set: more than {MOST_CANDIDATES:,} candidates; give fewer values")
+            raise UsageError(f"--set: more than {MOST_CANDIDATES:,} candidates; use fewer values")
     return candidates
 
 
@@ -37,14 +37,14 @@ def _values(value: Any) -> list[Any]:
 
 
 def candidate_folder(root: Place, name: str) -> RunFolder:
-    """The folder of a candidate's run; of one that is alone, the run's own."""
+    """The folder of a candidate's run; for a single candidate, the run's own folder."""
     return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
 
 
 def write_grid(root: Place, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare the candidates, and write that down. Returns it.
+    """Compare the candidates, write the comparison to the run's folder and return it.
 
-    The best has the highest out-of-fold accuracy, or of quantities the lowest mean of the folds' held-out losses.
+    The best candidate has the highest out-of-fold accuracy or, for regression, the lowest mean held-out loss.
     """
 
     def rank(name: str) -> tuple[float, float]:

@@ -1,6 +1,5 @@
-"""The journal of a run's schedule: every event, durable before anything is done about it; and for those who look, when
-it happened, which attempts were begun, which workers replaced, and
-when a command has stopped."""
+"""The journal of a run's schedule: every event is durable before it is acted upon. For observers, each line also has a
+time, and the journal records when attempts started, workers were replaced and commands stopped."""
 
 import json
 import time
@@ -11,44 +10,44 @@ from typing import Any
 from ...storage.places.place import Place
 from .schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent, Start
 
-KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (NodeSeen, NodeLost, Ended, Silent, Observed, Restarted)
+EVENT_TYPES: dict[str, type[Event]] = {
+    event.__name__: event for event in (NodeSeen, NodeLost, Ended, Silent, Observed, Restarted)
 }
 
 
 class Journal:
-    """A file of JSON lines, or an object, which is written anew for each. A line that a crash has cut short was not
-    acted upon, and does not count."""
+    """A file of JSON lines, or an object that is rewritten for each line. A line that a crash has truncated was never
+    acted upon and is ignored."""
 
     def __init__(self, path: Place) -> None:
         self.path = path
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All that was written, in its order: events by their names and fields, attempts as they were begun, workers as
-        they were replaced, and stops, each with its `time` in seconds since 1970."""
+        """All lines, in order: events as their name and fields, started attempts, replaced workers and stops, each with
+        its `time` in seconds since 1970."""
         if self.path.exists():
             for line in self.path.read_bytes().splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     yield json.loads(line)
 
     def read(self) -> Iterator[Event]:
-        """All events, in their order."""
+        """All events, in order."""
         return (from_json(line) for line in self.lines() if "event" in line)
 
     def append(self, event: Event) -> None:
-        """Add an event, and return when it is durable."""
+        """Append an event. Returns when it is durable."""
         self._write(to_json(event))
 
-    def note_start(self, start: Start, folds: Sequence[str]) -> None:
-        """Add that an attempt at a unit of some folds is begun."""
+    def record_start(self, start: Start, folds: Sequence[str]) -> None:
+        """Append that an attempt at a unit of these folds has started."""
         self._write({"start": start.unit, "attempt": start.attempt, "folds": list(folds)})
 
-    def note_death(self, unit: str, attempt: int, reason: str) -> None:
-        """Add that an attempt at a unit goes on with other workers."""
+    def record_replacement(self, unit: str, attempt: int, reason: str) -> None:
+        """Append that an attempt at a unit continues with other workers."""
         self._write({"replaced": unit, "attempt": attempt, "reason": reason})
 
-    def note_stop(self) -> None:
-        """Add that the command goes on with nothing, having come to its end or been told to stop."""
+    def record_stop(self) -> None:
+        """Append that the command has stopped, because it finished or was interrupted."""
         self._write({"stopped": True})
 
     def _write(self, value: dict[str, Any]) -> None:
@@ -57,6 +56,7 @@ class Journal:
 
 
 def to_json(event: Event) -> dict[str, Any]:
+    """An event as a JSON value: its class name and its fields."""
     fields = asdict(event)
     if isinstance(event, Observed):
         fields["attempts"] = sorted(map(list, event.attempts))
@@ -64,9 +64,10 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Event:
+    """The event of a JSON value."""
     fields = {name: item for name, item in value.items() if name not in ("event", "time")}
     if "resources" in fields:
         fields["resources"] = Resources(**fields["resources"])
     if "attempts" in fields:
         fields["attempts"] = frozenset((unit, attempt) for unit, attempt in fields["attempts"])
-    return KINDS[value["event"]](**fields)
+    return EVENT_TYPES[value["event"]](**fields)

@@ -1,6 +1,6 @@
-"""A run from its data to its score: claim the folder, assign folds, train those that are left, merge, sum up.
+"""Prepares and trains a run: claims the folder, assigns rows to folds, and trains the folds that are not done.
 
-Every step is an artifact that is committed or absent, so a run that was killed goes on by the same calls.
+Every step is an artifact that is either committed or absent, so the same calls resume a run that was killed.
 """
 
 import textwrap
@@ -22,19 +22,21 @@ from ...training.zoo.factory import model_file, model_hash
 from .coordinator import Coordinator
 from .fold_mode import has_gpus
 from .journal import Journal
-from .schedule import Resources as Demand
-from .schedule import Schedule, Unit
+from .schedule import Resources, Schedule, TrainingUnit
 from .status import FoldRecord
 
 POLL_SECONDS = 0.5
-OTHER_DATA = "the data are not the same"
+OTHER_DATA = "the dataset is different"
 LONGEST_VALUE = 60
 
 
-def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress) -> RunJob:
-    """Assign the folds and make the folder this run's, or find that it is already.
+def prepare_run(
+    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
+) -> RunJob:
+    """Assign rows to folds and claim the folder for this run, or check that it already holds this run.
 
-    Raises ConflictError if it holds another job, and names what differs; UsageError if the data cannot be split so.
+    Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
+    split as requested.
     """
     file, kept = model_file(config.model), config
     if file:  # the run keeps it, so that it does not matter where it was
@@ -43,12 +45,12 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
     value = RunJob(*data, kept, model_hash(config.model)).to_json()
     if run.job.exists():
         differences = sorted({*_differences(read_json(run.job), value)})
-        if OTHER_DATA in differences:  # its statistics follow from that
+        if OTHER_DATA in differences:  # other differences, e.g. in the statistics, follow from it
             differences = [OTHER_DATA]
         if differences:
             raise ConflictError(
-                f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or repeat that "
-                "run's options"
+                f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or use the same "
+                "options as that run"
             )
         return load_job(run)
     # A plan without a job is what a kill has left.
@@ -66,47 +68,45 @@ def plan_run(run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Ex
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Leaves in which two JSON values differ, in words."""
+    """Describe the leaves in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), key)
     elif not same_json(old, new):
-        words = {"identity": OTHER_DATA, "model_hash": "the model's file has changed"}
-        yield words.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
+        descriptions = {"identity": OTHER_DATA, "model_hash": "the model's file has changed"}
+        yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
 
 
 def shorten(value: object) -> str:
-    """A value as text, which may be a long list."""
+    """A value as text, shortened if it is long."""
     return textwrap.shorten(str(value), LONGEST_VALUE, placeholder="…")
 
 
-def begun_with(run: RunFolder, workers: int) -> tuple[int, int] | None:
-    """The lanes and the shares of a run that exists, None for a new one. Raises UsageError if `workers` does not
-    divide the lanes."""
+def load_lanes(run: RunFolder, workers: int) -> tuple[int, int] | None:
+    """The lanes and shares of an existing run; None for a new one. Raises UsageError if the number of workers does not
+    divide the number of lanes."""
     if not run.job.exists():
         return None
     config = read_json(run.job)["config"]
     lanes = int(config["lanes"])
     if lanes % workers:
-        fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
-        raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {fitting}")
+        divisors = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
+        raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {divisors}")
     return lanes, int(config["shares"])
 
 
 def train_folds(
     root: RunFolder, folds: Mapping[str, RunFold], epochs: int, execution: Execution, progress: Progress
 ) -> None:
-    """Train folds, by their names, on the Ray cluster that is connected; those that are done are passed over.
-
-    They are of the run at `root`, or of its candidates.
-    """
+    """Train folds of the run at `root`, or of its candidates, on the connected Ray cluster. `folds` maps their names to
+    them; those that are done are skipped."""
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
-    units = plan_units(left, execution, has_gpus())
+    units = make_units(left, execution, has_gpus())
 
     def request(name: str) -> GroupRequest:
         unit = units[name]
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in unit.folds)
-        return GroupRequest(name, members, unit.demand.gpus > 0, execution)
+        return GroupRequest(name, members, unit.required.gpus > 0, execution)
 
     coordinator = Coordinator(
         Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_timeout
@@ -115,31 +115,31 @@ def train_folds(
         coordinator.run()
 
 
-def plan_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dict[str, Unit]:
-    """What is trained by one Ray Train run each: all folds from one pass, or each by itself."""
+def make_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dict[str, TrainingUnit]:
+    """The units of scheduling: all folds in one pass, or each fold separately."""
     groups = [tuple(folds)] if execution.fold_mode == "fused" else [(fold,) for fold in folds]
     workers = execution.world_size
-    demand = Demand(workers, workers * use_gpu, workers * (execution.memory_bytes or 0))
+    required = Resources(workers, workers * use_gpu, workers * (execution.memory_bytes or 0))
     names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in groups]
-    return {name: Unit(name, group, demand) for name, group in zip(names, groups, strict=True)}
+    return {name: TrainingUnit(name, group, required) for name, group in zip(names, groups, strict=True)}
 
 
 def load_summary(run: RunFolder) -> dict[str, Any]:
-    """The summary of a run that is complete."""
+    """The summary of a complete run."""
     summary: dict[str, Any] = read_json(run.summary)
     return summary
 
 
 @contextmanager
 def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -> Iterator[None]:
-    """Report the folds' progress, read from their folders, while they are trained."""
+    """Report the progress of the folds, read from their folders, while they train."""
     ended = threading.Event()
     records = {name: FoldRecord(one.run.fold(one.fold)) for name, one in folds.items()}
 
     def report() -> None:
         for name, record in records.items():
-            record.look()
-            if record.heard:
+            record.refresh()
+            if record.updated:
                 report_fold(name, record, epochs, progress)
 
     def watch() -> None:
@@ -157,7 +157,7 @@ def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -
 
 
 def report_fold(name: str, record: FoldRecord, epochs: int, progress: Progress) -> None:
-    """Tell the progress of a fold that has begun, in hundredths of an epoch."""
+    """Report the progress of a fold that has started, in hundredths of an epoch."""
     done = 100 * epochs if record.done else min(round(100 * record.epochs), 100 * epochs - 1)
     remark = ""
     if record.history:
@@ -170,10 +170,10 @@ def report_fold(name: str, record: FoldRecord, epochs: int, progress: Progress) 
 
 
 def read_run(root: Place) -> tuple[RunFolder, dict[str, Any]]:
-    """A complete run's folder and summary, or those of a grid's best candidate. Raises UsageError where it is not
-    complete."""
+    """The folder and summary of a complete run, or those of a grid's best candidate. Raises UsageError if the run is
+    not complete."""
     run = RunFolder(best_folder(root))
     load_job(run)
     if not run.summary.exists():
-        raise UsageError(f"{root} is not a complete run; run its «foldstream train» command again to finish it")
+        raise UsageError(f"{root} is not a complete run; run its 'foldstream train' command again to finish it")
     return run, load_summary(run)

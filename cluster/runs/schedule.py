@@ -1,25 +1,28 @@
-"""Which folds run when: a state machine without I/O, a clock or randomness. Events go in, actions come out.
+"""Decides which folds run when: a state machine without I/O, clock or randomness. Events go in, actions come out.
 
-A *unit* is what one Ray Train run trains: a fold, or all folds from one pass. Units are admitted while the nodes that
-are there have what they demand. A unit that fails is begun again, `max_retries` times, and then the others go on; each
-node that is lost meanwhile allows it one failure more. What would fail again, as a wrong value in the data, is not.
-Events may come twice, late or never: what ended is known by its attempt, and `Observed` says what is really there.
+A *unit* is what one Ray Train run trains: a single fold, or all folds in one pass. Units start while the cluster has
+enough free resources. A failed unit is retried up to `max_retries` times, and then the other units continue; each node
+lost in the meantime grants one extra retry. Errors that would recur, such as an invalid value in the data, are not
+retried. Events may arrive twice, late or never: the attempt number identifies what ended, and `Observed` reports which
+attempts actually exist.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-SILENCE = "a worker did nothing for {:.0f} s; if the model or the disk is only slow, give a longer --hang-timeout"
-GONE = (
-    "the process that drives its workers has died, most likely for want of memory or with its node; with fewer "
-    "--workers or a smaller --batch-size it needs less"
+SILENT_ERROR = (
+    "a worker made no progress for {:.0f} s; if the model or the disk is merely slow, increase --hang-timeout"
+)
+DRIVER_DIED = (
+    "the driver process of its workers died, most likely because it ran out of memory or its node was lost; fewer "
+    "--workers or a smaller --batch-size need less memory"
 )
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a node has, or a unit demands: cores, GPUs, bytes of memory."""
+    """Resources of a node, or required by a unit: cores, GPUs, bytes of memory."""
 
     cpus: float = 0.0
     gpus: float = 0.0
@@ -31,21 +34,21 @@ class Resources:
     def __str__(self) -> str:
         return f"{self.cpus:g} cores, {self.gpus:g} GPUs, {self.memory / 1e9:,.1f} GB"
 
-    def within(self, other: "Resources") -> bool:
+    def fits_in(self, other: "Resources") -> bool:
         return self.cpus <= other.cpus and self.gpus <= other.gpus and self.memory <= other.memory
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Folds that are trained by one Ray Train run, and what that demands."""
+class TrainingUnit:
+    """The unit of scheduling: folds that one Ray Train run trains, and the resources it requires."""
 
     name: str
     folds: tuple[str, ...]
-    demand: Resources
+    required: Resources
 
 
 class Status(Enum):
-    """Where a unit stands."""
+    """Status of a unit."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -55,7 +58,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class NodeSeen:
-    """A node is there and has these resources."""
+    """A node is alive and has these resources."""
 
     node: str
     resources: Resources
@@ -63,25 +66,25 @@ class NodeSeen:
 
 @dataclass(frozen=True)
 class NodeLost:
-    """A node is gone."""
+    """A node has disappeared."""
 
     node: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """An attempt at a unit came to its end, with its error or well."""
+    """An attempt at a unit has ended, successfully or with an error."""
 
     unit: str
     attempt: int
     error: str | None = None
     final: bool = False
-    """Whether it would fail again."""
+    """Whether a retry would fail in the same way."""
 
 
 @dataclass(frozen=True)
 class Silent:
-    """An attempt at a unit has a worker that neither goes on nor dies."""
+    """A worker of an attempt neither makes progress nor dies."""
 
     unit: str
     attempt: int
@@ -90,14 +93,14 @@ class Silent:
 
 @dataclass(frozen=True)
 class Observed:
-    """All attempts that are really there. One that should be and is not has vanished."""
+    """All attempts that exist. A running attempt that is not among them has vanished."""
 
     attempts: frozenset[tuple[str, int]]
 
 
 @dataclass(frozen=True)
 class Restarted:
-    """The coordinator itself has died and is back: what ran has gone with it, through no fault of its own."""
+    """The coordinator itself was restarted: its running attempts ended with it, which is not counted as a failure."""
 
 
 Event = NodeSeen | NodeLost | Ended | Silent | Observed | Restarted
@@ -105,7 +108,7 @@ Event = NodeSeen | NodeLost | Ended | Silent | Observed | Restarted
 
 @dataclass(frozen=True)
 class Start:
-    """Begin an attempt at a unit."""
+    """Start an attempt at a unit."""
 
     unit: str
     attempt: int
@@ -113,7 +116,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """End an attempt at a unit, if it still is there."""
+    """Stop an attempt at a unit, if it still exists."""
 
     unit: str
     attempt: int
@@ -124,23 +127,23 @@ Action = Start | Stop
 
 @dataclass
 class UnitState:
-    """Attempts are numbered from 1; the last one runs if the status says so."""
+    """State of a unit. Attempts are numbered from 1; the last one is running if the status says so."""
 
     status: Status = Status.WAITING
     attempt: int = 0
     failures: int = 0
-    excused: int = 0
-    """Failures that are put down to lost nodes: one for each since the unit was begun."""
+    extra_retries: int = 0
+    """Failures attributed to lost nodes: one for each node lost since the unit first started."""
     error: str | None = None
     final: bool = False
-    """Whether the last failure would come again."""
+    """Whether a retry would fail in the same way as the last attempt."""
 
 
 @dataclass
 class Schedule:
-    """The state. `handle` is the only way to change it."""
+    """The state of the schedule. Only `handle` changes it."""
 
-    units: Mapping[str, Unit]
+    units: Mapping[str, TrainingUnit]
     max_retries: int = 2
     states: dict[str, UnitState] = field(default_factory=dict)
     nodes: dict[str, Resources] = field(default_factory=dict)
@@ -149,7 +152,7 @@ class Schedule:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: no unit was begun, no node is known."""
+        """Forget everything: no unit was started, no node is known."""
         self.states = {name: UnitState() for name in self.units}
         self.nodes = {}
 
@@ -159,81 +162,83 @@ class Schedule:
 
     @property
     def used(self) -> Resources:
-        return sum((self.units[name].demand for name in self.named(Status.RUNNING)), Resources())
+        return sum((self.units[name].required for name in self.units_with(Status.RUNNING)), Resources())
 
-    def named(self, status: Status) -> list[str]:
-        """The units with a status, in their order."""
+    def units_with(self, status: Status) -> list[str]:
+        """Names of the units with this status, in order."""
         return [name for name, state in self.states.items() if state.status is status]
 
     @property
-    def ended(self) -> bool:
-        """Whether every unit is done or has failed for good."""
-        return not self.named(Status.WAITING) and not self.named(Status.RUNNING)
+    def finished(self) -> bool:
+        """Whether every unit is done or has failed permanently."""
+        return not self.units_with(Status.WAITING) and not self.units_with(Status.RUNNING)
 
     def handle(self, event: Event) -> list[Action]:
-        """Take an event in, and say what is to be done."""
+        """Update the state for an event, and return the actions to perform."""
         actions: list[Action] = []
         match event:
             case NodeSeen(node, resources):
                 self.nodes[node] = resources
             case NodeLost(node):
-                self._lose(node)
-            case Ended(unit, attempt, error, final) if self._runs(unit, attempt):
-                self._end(unit, error, final)
-            case Silent(unit, attempt, seconds) if self._runs(unit, attempt):
-                self._end(unit, SILENCE.format(seconds))
+                self._remove_node(node)
+            case Ended(unit, attempt, error, final) if self._is_running(unit, attempt):
+                self._end_attempt(unit, error, final)
+            case Silent(unit, attempt, seconds) if self._is_running(unit, attempt):
+                self._end_attempt(unit, SILENT_ERROR.format(seconds))
                 actions.append(Stop(unit, attempt))
             case Observed(attempts):
-                for unit in self.named(Status.RUNNING):
+                for unit in self.units_with(Status.RUNNING):
                     if (unit, self.states[unit].attempt) not in attempts:
-                        self._end(unit, GONE)
-                actions += [Stop(*one) for one in sorted(attempts) if not self._runs(*one)]
+                        self._end_attempt(unit, DRIVER_DIED)
+                actions += [Stop(*one) for one in sorted(attempts) if not self._is_running(*one)]
             case Restarted():
-                self.nodes = {}  # it may be another cluster
-                for unit in self.named(Status.RUNNING):
+                self.nodes = {}  # the cluster may be a different one
+                for unit in self.units_with(Status.RUNNING):
                     self.states[unit].status = Status.WAITING
-        return [*actions, *self._admit()]
+        return [*actions, *self._start_waiting()]
 
-    def _runs(self, unit: str, attempt: int) -> bool:
+    def _is_running(self, unit: str, attempt: int) -> bool:
         state = self.states.get(unit)
         return state is not None and state.status is Status.RUNNING and state.attempt == attempt
 
-    def _lose(self, node: str) -> None:
-        """Forget a node. Whether a failure was the unit's own is not known, and its news may come before or after."""
+    def _remove_node(self, node: str) -> None:
+        """Remove a node, and grant every started unit an extra retry: whether a failure was caused by the node is
+        unknown, and the failure may be reported before or after the loss."""
         if self.nodes.pop(node, None):
             for state in self.states.values():
-                begun = state.status is Status.RUNNING or (state.status is Status.WAITING and state.attempt > 0)
-                state.excused += begun
+                started = state.status is Status.RUNNING or (state.status is Status.WAITING and state.attempt > 0)
+                state.extra_retries += started
 
-    def _end(self, unit: str, error: str | None, final: bool = False) -> None:
+    def _end_attempt(self, unit: str, error: str | None, final: bool = False) -> None:
         state = self.states[unit]
         state.error, state.final = error, final
         if error is None:
             state.status = Status.DONE
             return
         state.failures += 1
-        given_up = final or state.failures - state.excused > self.max_retries
+        given_up = final or state.failures - state.extra_retries > self.max_retries
         state.status = Status.FAILED if given_up else Status.WAITING
 
-    def _admit(self) -> Sequence[Start]:
-        """Start what fits beside what runs, in order: a later unit that fits does not wait for an earlier one."""
+    def _start_waiting(self) -> Sequence[Start]:
+        """Start the units that fit into the free resources, in order. A unit that fits need not wait for an earlier one
+        that does not."""
         started = []
-        for name in self.named(Status.WAITING):
-            if (self.used + self.units[name].demand).within(self.capacity):
+        for name in self.units_with(Status.WAITING):
+            if (self.used + self.units[name].required).fits_in(self.capacity):
                 state = self.states[name]
                 state.status, state.attempt = Status.RUNNING, state.attempt + 1
                 started.append(Start(name, state.attempt))
         return started
 
-    def check(self) -> None:
-        """Raise AssertionError unless what always holds does."""
+    def check_invariants(self) -> None:
+        """Raise AssertionError if an invariant is violated."""
         for name, state in self.states.items():
-            assert state.failures <= state.attempt, f"{name} failed more often than it was begun"
-            own = state.failures - state.excused
-            assert own <= self.max_retries + 1, f"{name} was begun too often"
+            assert state.failures <= state.attempt, f"{name} has more failures than attempts"
+            own = state.failures - state.extra_retries
+            assert own <= self.max_retries + 1, f"{name} was retried too often"
             assert (state.status is Status.FAILED) == (state.final or own > self.max_retries), f"{name}: {state}"
-            assert state.status is not Status.DONE or state.error is None, f"{name} is done, with an error"
-            assert state.attempt or state.status is Status.WAITING, f"{name} was never begun"
-        for name in self.named(Status.WAITING):
-            fits = (self.used + self.units[name].demand).within(self.capacity)
-            assert not fits, f"{name} waits, and there is room for it"
+            assert state.status is not Status.DONE or state.error is None, f"{name} is done but has an error"
+            assert state.attempt or state.status is Status.WAITING, f"{name} was never started"
+        for name in self.units_with(Status.WAITING):
+            fits = (self.used + self.units[name].required).fits_in(self.capacity)
+            assert not fits, f"{name} is waiting although its resources are free"

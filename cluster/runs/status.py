@@ -1,4 +1,5 @@
-"""How far a run is, read from its folder: it may be on another machine, in a bucket, running, dead or complete."""
+"""The progress of a run, read from its folder: the run may be on another machine or in a bucket; running, dead or
+complete."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,60 +15,60 @@ from .grid import CANDIDATES
 from .journal import Journal
 
 Line = dict[str, Any]
-"""Of the journal."""
+"""A line of the journal."""
 
 
 @dataclass(frozen=True)
-class Span:
-    """A stretch of a fold's time, in seconds since 1970: an attempt at it, by its number, `running` or ended
-    (`done`, `failed`, or `cut short` with the command); or `waiting` after that attempt. `stop` is None while it goes
-    on, as far as is known: a command that was killed says nothing."""
+class Phase:
+    """A phase in the timeline of a fold, in seconds since 1970: an attempt, by its number, that is `running` or has
+    ended (`done`, `failed`, or `interrupted` along with the command), or `waiting` after that attempt. `stop` is None
+    while the phase lasts, as far as is known: a killed command leaves no record."""
 
     state: str
     attempt: int
     start: float
     stop: float | None
     error: str = ""
-    """Why it has failed."""
+    """Why the attempt failed."""
 
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """A fold: its name and its candidate's, its epochs so far of how many, the metrics of each, its newest checkpoint,
-    and its time."""
+    """Status of a fold: its name and its candidate's, completed and total epochs, the metrics of each epoch, the newest
+    checkpoint, and the timeline."""
 
     name: str
     done: bool
     epochs: float
-    of: int
+    total_epochs: int
     history: list[dict[str, Any]]
     checkpoint: str
     unit: str
-    """With which it was trained last: all folds of one pass, or itself."""
-    spans: list[Span]
-    heard: float = 0.0
-    """When it said something of itself last, in seconds since 1970."""
+    """The unit that trained it last: all folds in one pass, or this fold alone."""
+    phases: list[Phase]
+    updated: float = 0.0
+    """When its record last changed, in seconds since 1970."""
     candidate: str = ""
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Those of the last epoch."""
+        """Metrics of the last epoch."""
         return self.history[-1] if self.history else {}
 
     @property
     def state(self) -> str:
-        """In a word."""
+        """The state in one word: waiting, started, running, done, failed or interrupted."""
         if self.done:
             return "done"
-        if self.spans and self.spans[-1].stop is None:
-            return self.spans[-1].state
-        tried = [span.state for span in self.spans if span.state != "waiting"]
-        return tried[-1] if tried else "begun" if self.epochs else "waiting"
+        if self.phases and self.phases[-1].stop is None:
+            return self.phases[-1].state
+        tried = [phase.state for phase in self.phases if phase.state != "waiting"]
+        return tried[-1] if tried else "started" if self.epochs else "waiting"
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run: whether all of it is done, its folds, what has happened, with its time, and what has failed."""
+    """Status of a run: whether it is complete, its folds, its events with their times, and its failures."""
 
     complete: bool
     folds: list[FoldStatus]
@@ -75,41 +76,41 @@ class RunStatus:
     failures: list[str] = field(default_factory=list)
 
     @property
-    def begun(self) -> float:
-        """When its first fold was to be trained, in seconds since 1970; infinite before that."""
-        return min((span.start for fold in self.folds for span in fold.spans), default=math.inf)
+    def started(self) -> float:
+        """When the first fold was scheduled, in seconds since 1970; infinity before that."""
+        return min((phase.start for fold in self.folds for phase in fold.phases), default=math.inf)
 
     @property
-    def heard(self) -> float:
-        """When it said something of itself last, in seconds since 1970."""
-        return max([*(fold.heard for fold in self.folds), *(time for time, _ in self.events[-1:])], default=0.0)
+    def updated(self) -> float:
+        """When its record last changed, in seconds since 1970."""
+        return max([*(fold.updated for fold in self.folds), *(time for time, _ in self.events[-1:])], default=0.0)
 
 
 class FoldRecord:
-    """What the folder of a fold tells of it, to be looked at again and again: what cannot have changed is not read."""
+    """The record of a fold in its folder, for repeated reading: what cannot have changed is not read again."""
 
     def __init__(self, folder: FoldFolder) -> None:
         self.folder, self.done = folder, False
-        self.epochs = self.heard = 0.0
+        self.epochs = self.updated = 0.0
         self.history: list[dict[str, Any]] = []
         self.checkpoint = ""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read what is new."""
         if self.done:
             return
         self.done = is_done(self.folder)
-        with suppress(FileNotFoundError, DamagedError):  # it has not begun, or a crash of the machine has emptied it
+        with suppress(FileNotFoundError, DamagedError):  # it has not started, or a system crash has emptied the file
             state = read_json(self.folder.progress)
-            self.epochs, self.heard = state["epochs"], state["time"]
-            if int(self.epochs) > len(self.history):  # after a kill they are fewer for a while, and the same
+            self.epochs, self.updated = state["epochs"], state["time"]
+            if int(self.epochs) > len(self.history):  # after a kill it lags behind for a while, with equal values
                 self.history = read_json(self.folder.history)
         stored = [name for name in self.folder.checkpoints.names() if name.startswith("epoch-")]
         self.checkpoint = stored[-1] if stored else ""
 
 
 class RunRecord:
-    """What the folder of a run tells of it, or that of a grid with all of its candidates."""
+    """The record of a run in its folder, or that of a grid with all of its candidates, for repeated reading."""
 
     def __init__(self, root: Place) -> None:
         self.root = root
@@ -117,12 +118,12 @@ class RunRecord:
         self.epochs: dict[str, int] = {}
         self.complete: set[str] = set()
 
-    def look(self) -> RunStatus:
-        """The run's status now. Raises ForeignError where there is none."""
+    def poll(self) -> RunStatus:
+        """The current status of the run. Raises ForeignError if the folder holds no run."""
         names = (self.root / CANDIDATES).subfolders()
         for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
-            self._look_at(name, RunFolder(run))
-        # Journals of old had no times.
+            self._refresh(name, RunFolder(run))
+        # Early versions wrote journals without times.
         lines = [line for line in Journal(RunFolder(self.root).journal).lines() if "time" in line]
         folds = [
             _status(name, record, self.epochs[candidate], lines, candidate)
@@ -132,11 +133,11 @@ class RunRecord:
         return RunStatus(
             self.complete == self.runs.keys(),
             folds,
-            [(line["time"], told) for line in lines if (told := in_words(line))],
-            [told for line in lines if (told := failure(line))],
+            [(line["time"], text) for line in lines if (text := describe(line))],
+            [text for line in lines if (text := describe_failure(line))],
         )
 
-    def _look_at(self, candidate: str, run: RunFolder) -> None:
+    def _refresh(self, candidate: str, run: RunFolder) -> None:
         if candidate not in self.runs:
             job = load_job(run)
             named = name_folds(job, run, candidate)
@@ -146,92 +147,94 @@ class RunRecord:
             if run.summary.exists():
                 self.complete.add(candidate)
             for record in self.runs[candidate].values():
-                record.look()
+                record.refresh()
 
 
 def run_status(root: Place) -> RunStatus:
-    """The status of a run, or of a grid with all of its candidates. Raises ForeignError where there is none."""
-    return RunRecord(root).look()
+    """The status of a run, or of a grid with all of its candidates. Raises ForeignError if the folder holds no run."""
+    return RunRecord(root).poll()
 
 
 def last_log(root: Place) -> str:
-    """What the last attempt at a run's job has told; nothing if it keeps none."""
+    """The log of the newest attempt at a run's job; empty if the run has no logs."""
     logs = RunFolder(root).logs.names()
     return (RunFolder(root).logs / logs[-1]).read_bytes().decode() if logs else ""
 
 
 def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], candidate: str) -> FoldStatus:
     units = [line["start"] for line in lines if name in line.get("folds", ())]
-    spans = list(spans_of(name, lines))
-    if record.done and spans and spans[-1].stop is None:  # its end is not in the journal, or others go on
-        last = spans.pop()
+    phases = list(phases_of(name, lines))
+    if record.done and phases and phases[-1].stop is None:  # the journal lacks its end, or other folds continue
+        last = phases.pop()
         if last.state == "running":
-            spans.append(replace(last, state="done", stop=max(last.start, record.heard)))
+            phases.append(replace(last, state="done", stop=max(last.start, record.updated)))
     unit = units[-1] if units else name
     of_record = record.epochs, epochs, record.history, record.checkpoint
-    return FoldStatus(name, record.done, *of_record, unit, spans, record.heard, candidate)
+    return FoldStatus(name, record.done, *of_record, unit, phases, record.updated, candidate)
 
 
-def spans_of(fold: str, lines: Sequence[Line]) -> Iterator[Span]:
-    """A fold's time, from the journal's lines, until it is done, or the command that would go on with it has ended."""
+def phases_of(fold: str, lines: Sequence[Line]) -> Iterator[Phase]:
+    """The timeline of a fold, from the journal's lines, until it is done or the command has stopped."""
     state, since, unit, attempt, done = "waiting", lines[0]["time"] if lines else 0.0, "", 0, False
     for line in lines:
-        begun = fold in line.get("folds", ())
-        ended = ending(line, unit, attempt, begun) if state == "running" else ""
+        started = fold in line.get("folds", ())
+        ended = end_state(line, unit, attempt, started) if state == "running" else ""
         stopped = "stopped" in line
-        if state and (begun or ended or stopped):
-            yield Span(ended or state, attempt, since, line["time"], reason(line) if ended == "failed" else "")
-        if begun or ended or stopped:
+        if state and (started or ended or stopped):
+            error = failure_reason(line) if ended == "failed" else ""
+            yield Phase(ended or state, attempt, since, line["time"], error)
+        if started or ended or stopped:
             done = done or ended == "done"
             over = stopped or done or line.get("final")
-            state, since = "running" if begun else "" if over else "waiting", line["time"]
+            state, since = "running" if started else "" if over else "waiting", line["time"]
         if line.get("event") == "Restarted" and not state and not done:
             state, since = "waiting", line["time"]
-        if begun:
+        if started:
             unit, attempt = line["start"], line["attempt"]
     if lines and state:
-        yield Span(state, attempt, since, None)
+        yield Phase(state, attempt, since, None)
 
 
-def ending(line: Line, unit: str, attempt: int, followed: bool) -> str:
-    """What an attempt ends in by a line of the journal, perhaps because another one follows; nothing if it goes on."""
+def end_state(line: Line, unit: str, attempt: int, followed: bool) -> str:
+    """The state in which a line of the journal ends an attempt, perhaps because another attempt follows; empty if the
+    attempt continues."""
     if followed or line.get("event") == "Restarted" or "stopped" in line:
-        return "cut short"
+        return "interrupted"
     if line.get("event") == "Observed":
         return "" if [unit, attempt] in line["attempts"] else "failed"
     if (line.get("unit"), line.get("attempt")) != (unit, attempt):
         return ""
-    return "failed" if failure(line) else "done"
+    return "failed" if describe_failure(line) else "done"
 
 
-def failure(line: Mapping[str, Any]) -> str:
-    """What has failed by a line of the journal; nothing if that tells of something else."""
+def describe_failure(line: Mapping[str, Any]) -> str:
+    """The failure that a line of the journal records, as text; empty for any other line."""
     unit = line.get("replaced") or line.get("unit")
-    return f"{unit}, attempt {line['attempt']}: {told}" if (told := reason(line)) else ""
+    return f"{unit}, attempt {line['attempt']}: {reason}" if (reason := failure_reason(line)) else ""
 
 
-def reason(line: Mapping[str, Any]) -> str:
-    """Why an attempt, or a worker of it, has failed by a line of the journal."""
+def failure_reason(line: Mapping[str, Any]) -> str:
+    """Why an attempt, or one of its workers, failed according to a line of the journal; empty if none did."""
     if "replaced" in line:
         return str(line["reason"])
     if line.get("event") == "Silent":
-        return f"silent for {line['seconds']:.0f} s"
+        return f"no progress for {line['seconds']:.0f} s"
     return line["error"] or "" if line.get("event") == "Ended" else ""
 
 
-def in_words(line: Mapping[str, Any]) -> str:
-    """What a line of the journal tells; nothing for what is looked at again and again."""
+def describe(line: Mapping[str, Any]) -> str:
+    """The event that a line of the journal records, as text; empty for the periodic observations."""
     match line:
         case {"start": unit, "attempt": attempt}:
-            return f"{unit}, attempt {attempt}: begun"
+            return f"{unit}, attempt {attempt}: started"
         case {"event": "Ended", "unit": unit, "attempt": attempt, "error": None}:
             return f"{unit}, attempt {attempt}: done"
         case {"event": "NodeSeen", "resources": has}:
-            return f"a node with {has['cpus']:g} cores, {has['gpus']:g} GPUs, {has['memory'] / 1e9:,.1f} GB is there"
+            return f"node added: {has['cpus']:g} cores, {has['gpus']:g} GPUs, {has['memory'] / 1e9:,.1f} GB"
         case {"event": "NodeLost"}:
-            return "a node is lost"
+            return "node lost"
         case {"event": "Restarted"}:
-            return "the command was begun again"
+            return "command restarted"
         case {"stopped": True}:
-            return "the command has ended"
-    return failure(line)
+            return "command stopped"
+    return describe_failure(line)

@@ -1,5 +1,5 @@
-"""Jobs on clusters that are there: submitted over Ray's job API, or by kubectl as Kubernetes objects.
+"""Submits jobs to existing clusters: through Ray's job API, or to Kubernetes with kubectl.
 
-The commands import it.
-Nothing here runs a job itself.
+The commands in `terminal/` import it; `kubernetes.py` is pure and does not talk to a cluster.
+Nothing here may run a job itself.
 """

@@ -1,4 +1,4 @@
-"""Jobs on Kubernetes, by the user's own kubectl: it has the address and the credentials of the cluster."""
+"""Runs jobs on Kubernetes with the user's own kubectl, which knows the address and credentials of the cluster."""
 
 import json
 import subprocess
@@ -18,8 +18,8 @@ KUBECTL_SECONDS = 120
 def job_manifests(
     tables: dict[str, dict[str, Any]], options: RayJobOptions, folder: str | None = None
 ) -> list[Manifest]:
-    """What Kubernetes needs to run a job, given by its file's tables: deploy/kubernetes/base, or the kustomization in a
-    folder, filled in. Raises UsageError where the job names what the pods do not see.
+    """The manifests of a job, given by its file's tables: deploy/kubernetes/base, or the kustomization in `folder`,
+    filled in. Raises UsageError if the job names paths that the pods cannot see.
     """
     manifests = parse_manifests(_kubectl("kustomize", folder)) if folder else base_manifests()
     check_places(job_places(tables), manifests)
@@ -30,17 +30,17 @@ def job_manifests(
 
 
 def apply_job(manifests: list[Manifest], name: str) -> None:
-    """Hand a job in. One of that name that has ended is removed before, so that this one goes on where it was.
+    """Submit a job. A job of the same name that has ended is deleted first, so the new one resumes it.
 
-    Raises ConflictError where one of that name runs, RunError where kubectl fails.
+    Raises ConflictError if a job of that name is still running, RunError if kubectl fails.
     """
     found = _kubectl("get", "rayjobs.ray.io", name, "--ignore-not-found", "-o", "json")
     if found.strip():
         status = json.loads(found).get("status", {}).get("jobDeploymentStatus", "")
         if status not in ENDED:
             raise ConflictError(
-                f"RayJob {name} has not ended ({status or 'it has just begun'}); wait, or end it with «kubectl delete "
-                f"rayjob {name}», or give this one another --name"
+                f"RayJob '{name}' has not ended ({status or 'it has just started'}); wait for it, end it with 'kubectl "
+                f"delete rayjob {name}', or choose another --name"
             )
         _kubectl("delete", "rayjobs.ray.io", name)
     _kubectl("apply", "-f", "-", text=render(manifests))
@@ -53,7 +53,7 @@ def _kubectl(*arguments: str, text: str | None = None) -> str:
     except FileNotFoundError:
         raise UsageError("kubectl is not installed; install it, or print the manifests with --dry-run") from None
     except subprocess.TimeoutExpired:
-        raise RunError(f"«{' '.join(command)}» did not end within {KUBECTL_SECONDS} s") from None
+        raise RunError(f"'{' '.join(command)}' did not finish within {KUBECTL_SECONDS} s") from None
     if done.returncode:
-        raise RunError(f"«{' '.join(command)}» failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RunError(f"'{' '.join(command)}' failed: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

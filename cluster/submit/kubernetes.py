@@ -1,4 +1,4 @@
-"""A job as Kubernetes objects: the manifests of deploy/kubernetes/base, filled in. Nothing here talks to a cluster."""
+"""A job as Kubernetes objects: the manifests of deploy/kubernetes/base, filled in. Pure: nothing talks to a cluster."""
 
 import json
 import re
@@ -14,13 +14,14 @@ from ...storage.errors import UsageError
 Manifest = dict[str, Any]
 BASE = Path(__file__).parents[2] / "deploy/kubernetes/base"
 JOB_FILE = "job.toml"
-LONGEST_NAME = 47  # of a RayJob: KubeRay derives the names of other objects from it
+LONGEST_NAME = 47  # of a RayJob; KubeRay derives the names of other objects from it
 CONFIG_MAP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class RayJobOptions:
-    """What a job needs besides its file. `secret` holds the storage's environment, such as AWS_ACCESS_KEY_ID."""
+    """Options of a job besides its file. `secret` names the Secret with the storage's environment variables, e.g.
+    AWS_ACCESS_KEY_ID."""
 
     name: str
     image: str
@@ -35,7 +36,7 @@ def base_manifests() -> list[Manifest]:
 
 
 def parse_manifests(text: str) -> list[Manifest]:
-    """The documents of a YAML text, such as «kubectl kustomize» prints. Raises UsageError."""
+    """Parse the documents of a YAML text, e.g. the output of 'kubectl kustomize'. Raises UsageError."""
     try:
         return [document for document in yaml.safe_load_all(text) if document]
     except yaml.YAMLError as error:
@@ -43,12 +44,12 @@ def parse_manifests(text: str) -> list[Manifest]:
 
 
 def render(manifests: Sequence[Manifest]) -> str:
-    """Manifests as the YAML text that «kubectl apply -f -» takes."""
+    """Render manifests as the YAML text that 'kubectl apply -f -' takes."""
     return yaml.dump_all(_copied(manifests), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines line by line."""
+    """Writes multi-line strings in block style."""
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -61,16 +62,16 @@ _Dumper.add_representer(str, _text)
 def ray_job(
     job: str, files: Mapping[str, str], options: RayJobOptions, manifests: Sequence[Manifest]
 ) -> list[Manifest]:
-    """A ConfigMap of a job file and of the files that it names, then the manifests with what is the job's filled in.
+    """Fill in the manifests for a job, and add a ConfigMap with the job file and the files that it names.
 
-    `job` is the text of the job file, `files` the texts of those beside it (a model, labels) by name. `manifests` are
-    base_manifests(), or an overlay's as «kubectl kustomize» builds it. Raises UsageError.
+    `job` is the text of the job file, `files` the texts of the files next to it (a model, labels) by name. `manifests`
+    are base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
     """
     _check(options)
     filled = _copied(manifests)
     if not any(manifest["kind"] == "RayJob" for manifest in filled):
         raise UsageError(
-            "the manifests have no RayJob; build them with «kubectl kustomize deploy/kubernetes/overlays/gpu»"
+            "the manifests have no RayJob; build them with 'kubectl kustomize deploy/kubernetes/overlays/gpu'"
         )
     label = {"foldstream": options.name}
     for manifest in filled:
@@ -84,20 +85,20 @@ def ray_job(
 
 
 def check_places(places: Iterable[str], manifests: Sequence[Manifest]) -> None:
-    """Raise UsageError for a file or folder that the pods do not see: no URL, and in no volume that they mount."""
+    """Raise UsageError for a path that the pods cannot see: neither a URL nor in a volume that they mount."""
     specs = [manifest["spec"]["rayClusterSpec"] for manifest in manifests if manifest["kind"] == "RayJob"]
     containers = [template["spec"]["containers"][0] for spec in specs for template in _pod_templates(spec)]
     mounted = {mount["mountPath"] for ray in containers for mount in ray.get("volumeMounts", ())}
     for place in places:
         if "://" not in place and not any(Path(place).is_relative_to(folder) for folder in mounted):
             raise UsageError(
-                f"{place} is on this machine, which the pods do not see; put it into a bucket and write its URL into "
-                "the job file, or give --manifests that mount a volume there"
+                f"{place} is on this machine, and the pods cannot see it; upload it to a bucket and use its URL in the "
+                "job file, or give --manifests that mount a volume there"
             )
 
 
 def job_name(run: str) -> str:
-    """A RayJob's name from a run's place: its last part, in letters that Kubernetes allows."""
+    """A RayJob name for a run: the last part of its path, in characters that Kubernetes allows."""
     return re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")[:LONGEST_NAME].rstrip("-")
 
 
@@ -119,7 +120,7 @@ def _pod_templates(spec: Manifest) -> Iterator[Manifest]:
 
 
 def _copied(manifests: Sequence[Manifest]) -> list[Manifest]:
-    """A copy whose parts are shared no more: in YAML they would show as anchors."""
+    """A deep copy without shared parts, which YAML would render as anchors."""
     copied: list[Manifest] = json.loads(json.dumps(list(manifests)))
     return copied
 
@@ -128,15 +129,15 @@ def _config_map(job: str, files: Mapping[str, str], options: RayJobOptions, labe
     for name in files:
         if not re.fullmatch(r"[-._a-zA-Z0-9]+", name) or name == JOB_FILE:
             raise UsageError(
-                f"{name} cannot go with a job to Kubernetes; put it beside the job file, under a name of letters, "
-                "digits, dots, dashes and underscores"
+                f"cannot send {name} to Kubernetes; put it next to the job file, with a name of letters, digits, dots, "
+                "dashes and underscores"
             )
     data = {JOB_FILE: job, **files}
     size = sum(len(text.encode()) for text in data.values())
     if size >= CONFIG_MAP_BYTES:
         raise UsageError(
-            f"the job file and what it names have {size:,} bytes, and a ConfigMap holds {CONFIG_MAP_BYTES:,}; put the "
-            "larger files into the image or into the storage"
+            f"the job file and the files it names take {size:,} bytes, and a ConfigMap holds {CONFIG_MAP_BYTES:,}; put "
+            "the larger files into the image or the storage"
         )
     metadata = {"name": _config_name(options), "labels": label}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
@@ -149,8 +150,8 @@ def _config_name(options: RayJobOptions) -> str:
 def _check(options: RayJobOptions) -> None:
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", options.name) or len(options.name) > LONGEST_NAME:
         raise UsageError(
-            f"«{options.name}» cannot name a RayJob; take up to {LONGEST_NAME} small letters, digits and dashes, "
-            "with a letter first"
+            f"'{options.name}' is not a valid RayJob name; use up to {LONGEST_NAME} lowercase letters, digits and "
+            "dashes, starting with a letter"
         )
     if not 0 <= options.min_workers <= options.max_workers or options.max_workers < 1:
-        raise UsageError(f"from {options.min_workers} to {options.max_workers} workers: give a range such as 0 and 8")
+        raise UsageError(f"invalid range of workers: {options.min_workers} to {options.max_workers}; use e.g. 0 to 8")

@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster: submitted, listed, followed and stopped over Ray's job API.
+"""Submits, lists, follows and stops jobs on a Ray cluster through Ray's job API.
 
-What travels is the job file, with its paths made absolute, and the file of its model. Data never do: the cluster's
-nodes read them where the job says that they are.
+Only the job file, with absolute paths, and the files of its model and callbacks are uploaded. Data is never uploaded:
+the nodes of the cluster read it where the job file says it is.
 """
 
 import asyncio
@@ -23,58 +23,60 @@ from ...storage.errors import RunError, UsageError
 from ...training.ray.internals import silence_upload_logs
 from ...training.zoo.factory import model_file
 from ..api.job_file import load_job_file
-from ..callbacks.callback import map_code
+from ..callbacks.callback import map_target
 from ..loopback import LOOPBACK, on_loopback
 from ..ray.auth import TOKEN_PATH
 from ..ray.local_cluster import current_cluster
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
-"""Where Ray's own commands look for the address, too."""
+"""The environment variable that Ray's own commands use for the address."""
 JOB = "job.toml"
-MARK = "foldstream"  # in a job's metadata: its title
+RUN_KEY = "foldstream"  # in a job's metadata: the run that it trains
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job as it was submitted: its number at Ray, and what was uploaded, with bytes."""
+    """A submitted job: its Ray job ID, and the uploaded files with their sizes in bytes."""
 
     id: str
     files: dict[str, int]
 
 
 def find_address(address: str | None) -> str:
-    """The address that is given, or that of RAY_API_SERVER_ADDRESS, or the local cluster's. Raises UsageError."""
+    """The given address, or else that of RAY_API_SERVER_ADDRESS, or the local cluster's. Raises UsageError."""
     local = current_cluster()
-    place = address or os.environ.get(ADDRESS) or (local.dashboard if local else None)
-    if place is None:
+    found = address or os.environ.get(ADDRESS) or (local.dashboard if local else None)
+    if found is None:
         raise UsageError(
-            "no cluster is known; give its address with --to http://HOST:8265, or start one with «foldstream cluster "
-            "start»"
+            "no cluster address is known; give one with --to http://HOST:8265, or start a local cluster with "
+            "'foldstream cluster start'"
         )
-    return place
+    return found
 
 
 def open_client(address: str | None) -> JobSubmissionClient:
-    """A client of the cluster at an address, as http://host:8265, or else of the one that `find_address` finds. Raises
-    UsageError where none answers, or does not let in."""
-    place = find_address(address)
+    """Connect to the cluster at an address such as http://host:8265, or else at the one that `find_address` finds.
+
+    Raises UsageError if nothing answers there, or access is denied.
+    """
+    address = find_address(address)
     silence_upload_logs()
     try:
-        return JobSubmissionClient(place)
+        return JobSubmissionClient(address)
     except ConnectionError:
         raise UsageError(
-            f"--to {place}: no Ray dashboard answers there; look at the address, or tunnel to it"
+            f"--to {address}: no Ray dashboard answers at this address; check it, or open a tunnel"
         ) from None
     except RuntimeError as error:
-        raise UsageError(f"--to {place}: what answers there is no Ray dashboard of this version ({error})") from None
+        raise UsageError(f"--to {address}: not a Ray dashboard of a compatible version ({error})") from None
     except AuthenticationError:
         raise UsageError(
-            f"--to {place}: it asks for a token; have {TOKEN_PATH} name a file with the cluster's"
+            f"--to {address}: authentication required; set {TOKEN_PATH} to a file with the cluster's token"
         ) from None
 
 
 def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
-    """Have the cluster run a job file. Raises UsageError, before anything is sent, where it is not right."""
+    """Submit a job file to the cluster. Raises UsageError, before anything is uploaded, if the file is invalid."""
     tables = load_job_file(job)
     with tempfile.TemporaryDirectory(prefix="foldstream-job-") as name:
         folder = Path(name)
@@ -83,20 +85,20 @@ def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
         number: str = client.submit_job(
             entrypoint=f"foldstream run {JOB} --ray auto",
             runtime_env={"working_dir": name},
-            metadata={MARK: str(tables["train"]["run"] if "train" in tables else job.name)},
+            metadata={RUN_KEY: str(tables["train"]["run"] if "train" in tables else job.name)},
         )
     return SubmittedJob(number, files)
 
 
 def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Write a job's tables into a folder, and the files of its model and callbacks beside it. Raises UsageError for two
-    files of one name."""
+    """Write a job's tables into a folder, together with the files of its model and callbacks. Raises UsageError if two
+    files have the same name."""
     tables = {table: dict(values) for table, values in tables.items()}
     train = tables.get("train", {})
     if "model" in train:
         train["model"] = _pack(train["model"], folder)
     if "callbacks" in train:
-        train["callbacks"] = [map_code(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
+        train["callbacks"] = [map_target(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)
@@ -104,40 +106,40 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
 
 
 def _pack(name: str, folder: Path) -> str:
-    """Copy the file of `path/to/file.py:factory` into a folder, and say what it is called there; another name as it
-    is."""
+    """Copy the file of `path/to/file.py:factory` into a folder, and return its new name. Other names stay unchanged."""
     if not (file := model_file(name)):
         return name
     path, factory = file
     target = folder / path.name
     if target.exists() and target.read_bytes() != path.read_bytes():
-        raise UsageError(f"{path}: another file of the job is called {path.name} too; rename one of them")
+        raise UsageError(f"{path}: the job has another file named {path.name}; rename one of them")
     shutil.copyfile(path, target)
     return f"{path.name}:{factory}"
 
 
 def list_jobs(client: JobSubmissionClient) -> list[tuple[str, str, str]]:
-    """Number, status and run of our jobs on a cluster, the oldest first."""
-    ours = [job for job in client.list_jobs() if job.submission_id and MARK in (job.metadata or {})]
+    """ID, status and run of Foldstream's jobs on a cluster, oldest first."""
+    ours = [job for job in client.list_jobs() if job.submission_id and RUN_KEY in (job.metadata or {})]
     return [
-        (job.submission_id, job.status.value, job.metadata[MARK])
+        (job.submission_id, job.status.value, job.metadata[RUN_KEY])
         for job in sorted(ours, key=lambda job: job.start_time)
     ]
 
 
 def find_job(client: JobSubmissionClient, job: str) -> tuple[str, str]:
-    """Status and run of a job. Raises UsageError for one that is not known."""
+    """Status and run of a job. Raises UsageError if the job does not exist."""
     status: str = _status(client, job).value
-    return status, str((client.get_job_info(job).metadata or {}).get(MARK, ""))
+    return status, str((client.get_job_info(job).metadata or {}).get(RUN_KEY, ""))
 
 
-def is_number(name: str) -> bool:
-    """Whether it is a job's number, as Ray gives them, and no place."""
+def is_job_id(name: str) -> bool:
+    """Whether it is a job ID as Ray assigns them, rather than a path."""
     return name.startswith("raysubmit_") and "/" not in name
 
 
 def dashboards(client: JobSubmissionClient, address: str) -> dict[str, str]:
-    """Ray's dashboard, and Dask's of each job that runs, by what they show. Dask's are on loopback of the head."""
+    """Addresses of Ray's dashboard, and of Dask's for each running job, by title. Dask's listen on the head's
+    loopback."""
     found = {"Ray": address}
     for job, status, _ in list_jobs(client):
         if status == JobStatus.RUNNING and (link := re.search(r"Dask dashboard: (\S+)", client.get_job_logs(job))):
@@ -146,29 +148,29 @@ def dashboards(client: JobSubmissionClient, address: str) -> dict[str, str]:
 
 
 def tunnel_to(address: str, dashboard: str) -> str:
-    """The command by which a dashboard on loopback of a cluster's head is seen here; empty if the head is here."""
+    """The command that forwards a dashboard on the loopback of a cluster's head; empty if the head is this machine."""
     head, port = urlsplit(address).hostname or "", urlsplit(dashboard).port
     far = on_loopback(urlsplit(dashboard).hostname or "") and not on_loopback(head)
     return f"ssh -N -L {port}:{LOOPBACK}:{port} {head}" if far else ""
 
 
 def stop_job(client: JobSubmissionClient, job: str) -> bool:
-    """End a job; submitted again it goes on from where it was. Returns whether it ran. Raises UsageError."""
+    """Stop a job; when submitted again, it resumes. Returns whether it was running. Raises UsageError."""
     _status(client, job)
     return bool(client.stop_job(job))
 
 
 def read_log(client: JobSubmissionClient, job: str) -> str:
-    """What a job has printed so far. Raises UsageError for one that is not known."""
+    """What a job has printed so far. Raises UsageError if the job does not exist."""
     _status(client, job)
     log: str = client.get_job_logs(job)
     return log
 
 
 def follow_log(client: JobSubmissionClient, job: str) -> Iterator[str]:
-    """What a job prints, piece by piece, until it ends. Raises RunError if it fails, UsageError if it is not known.
+    """Yield the output of a job until it ends. Raises RunError if the job fails, UsageError if it does not exist.
 
-    A stream that ends may have been cut off, so it is taken up again for as long as the job runs.
+    A stream that ends may have been cut off, so it is reopened for as long as the job runs.
     """
     seen = 0
     while True:
@@ -182,18 +184,18 @@ def follow_log(client: JobSubmissionClient, job: str) -> Iterator[str]:
             break
     if (status := _status(client, job)) is not JobStatus.SUCCEEDED:
         message = str(client.get_job_info(job).message)
-        raise RunError(f"{job} has {status.value.lower()}: {message.splitlines()[0]}")
+        raise RunError(f"{job} {status.value.lower()}: {message.splitlines()[0]}")
 
 
 def _status(client: JobSubmissionClient, job: str) -> JobStatus:
     try:
         return client.get_job_status(job)
     except RuntimeError as error:
-        raise UsageError(f"{job} is not known ({error}); «foldstream jobs» lists those that are") from None
+        raise UsageError(f"job '{job}' does not exist ({error}); 'foldstream jobs' lists all jobs") from None
 
 
 def _stream(client: JobSubmissionClient, job: str) -> Iterator[str]:
-    """A job's log from its beginning on, until it or the connection ends."""
+    """Yield a job's log from its beginning, until the job or the connection ends."""
     loop, stream = asyncio.new_event_loop(), client.tail_job_logs(job)
     try:
         while True:

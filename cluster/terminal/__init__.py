@@ -1,5 +1,5 @@
-"""What the command line prints, as views for people or JSON for programs, and the commands about clusters.
+"""What the command line prints, as tables for people or JSON for programs, and the commands about clusters.
 
-`cli.py` imports it.
-Nothing here decides anything about a job.
+Only `cli.py` imports it.
+Nothing here may decide anything about a job: commands parse, call and print.
 """

@@ -1,6 +1,6 @@
-"""What the commands print: for people a live view, or lines where there is no terminal; for programs JSON; or nothing.
+"""The output of commands: a live view for people, or plain lines without a terminal; JSON for programs; or nothing.
 
-Each command imports what it needs, so this knows neither Dask nor torch.
+Commands import what they need, so this module imports neither Dask nor torch.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ if TYPE_CHECKING:
 
 console = Console()
 errors = Console(stderr=True)
-LINE_SECONDS = 1.0  # between two lines of JSON about a stage
-INTERRUPTED = 130  # the exit code of a command that Ctrl-C has ended
+LINE_SECONDS = 1.0  # between two JSON lines about the same stage
+INTERRUPTED = 130  # exit code of a command that Ctrl-C has stopped
 
 
 class _Json:
-    """Whether what is told is for programs."""
+    """Whether output is JSON for programs."""
 
     wanted = False
 
 
 def choose_output(quiet: bool, json: bool) -> None:
-    """Print for people, or nothing but errors, or a line of JSON for each thing that is told."""
+    """Print for people, or only errors, or one line of JSON for each result and progress update."""
     console.quiet, _Json.wanted = quiet or json, json
 
 
-def tell(value: dict[str, Any], show: Callable[[], None]) -> None:
-    """The result of a command: as `show` prints it, or for programs as a value."""
+def print_result(value: dict[str, Any], show: Callable[[], None]) -> None:
+    """Print the result of a command: for people with `show`, for programs as JSON."""
     show()
-    tell_programs({"result": value})
+    print_json({"result": value})
 
 
-def tell_programs(value: dict[str, Any]) -> None:
-    """A line of JSON, if those are wanted."""
+def print_json(value: dict[str, Any]) -> None:
+    """Print a line of JSON, if output is for programs."""
     if _Json.wanted:
         sys.stdout.write(json.dumps(value, default=str) + "\n")
         sys.stdout.flush()
 
 
 class Bars:
-    """Progress as bars, one a stage. Where there is no terminal, a line when a stage ends."""
+    """Progress bars, one per stage. Without a terminal, a line at the end of each stage."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
         self._ended: set[str] = set()
-        self._told: dict[str, float] = {}
+        self._printed: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None:
         ended = done >= total and stage not in self._ended
-        if ended or monotonic() - self._told.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
-            self._told[stage] = monotonic()
-            tell_programs({"stage": stage, "done": done, "total": total, "remark": remark})
+        if ended or monotonic() - self._printed.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
+            self._printed[stage] = monotonic()
+            print_json({"stage": stage, "done": done, "total": total, "remark": remark})
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), remark=remark)
         self._progress.update(self._tasks[stage], completed=done if total else 1, total=max(total, 1), remark=remark)
@@ -78,7 +78,7 @@ class Bars:
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """Progress and addresses for the time of a job, which Ctrl-C ends: once in order, twice at once."""
+    """Show progress and addresses while a job runs. Ctrl-C stops it gracefully, a second Ctrl-C immediately."""
     from ..listener import Listener
 
     progress = Progress(
@@ -92,30 +92,30 @@ def listening() -> Iterator[Listener]:
         disable=console.quiet or not console.is_terminal,
     )
 
-    def announce(name: str, what: str) -> None:
-        console.print(f"{name}: {what}", highlight=False, soft_wrap=True)
-        tell_programs({"name": name, "value": what})
+    def announce(name: str, value: str) -> None:
+        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
+        print_json({"name": name, "value": value})
 
     before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         with progress:
             yield Listener(Bars(progress), announce)
     except KeyboardInterrupt:
-        errors.print("stopped: what is done is kept, and the same command goes on from there")
+        errors.print("stopped: finished work is kept; run the same command again to resume")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Have the job end in order; if that is asked for again, at once."""
+    """Stop the job gracefully; the next Ctrl-C stops it immediately."""
     signal.signal(signal.SIGINT, _end_at_once)
-    errors.print("ending; Ctrl-C once more ends at once")
+    errors.print("stopping; press Ctrl-C again to stop immediately")
     raise KeyboardInterrupt
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """End this process with all that it has started."""
+    """Kill all child processes and exit."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()

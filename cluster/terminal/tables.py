@@ -1,4 +1,4 @@
-"""What the commands print of datasets, fold plans, needs and results, as tables."""
+"""Tables of datasets, fold plans, estimates and results, as the commands print them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .output import console
 if TYPE_CHECKING:
     from ...storage.dataset import Dataset
     from ...storage.fold_plan import FoldPlan
-    from ..planning.job import JobPlan
+    from ..planning.job import JobEstimate
 
 
 def show_dataset(dataset: Dataset) -> None:
-    """Print what a dataset holds."""
+    """Print a summary of a dataset."""
     schema, layout = dataset.schema, dataset.layout
     table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
     table.add_row("rows", f"{dataset.rows:,}")
     if dataset.left_out:
         what = "images" if schema.image else "rows"
-        table.add_row("left out", f"{dataset.left_out:,} faulty {what}, see {dataset.place / LEFT_OUT}")
+        table.add_row("skipped", f"{dataset.left_out:,} invalid {what}, see {dataset.place / LEFT_OUT}")
     origin = f"{len(schema.features):,} columns"
     if schema.image:
         origin = f"images, {schema.image.color}, {schema.image.fit}"
@@ -33,7 +33,7 @@ def show_dataset(dataset: Dataset) -> None:
         more = f" and {len(schema.classes) - 20} more" if len(schema.classes) > 20 else ""
         table.add_row("label", f"{schema.labels[0]}, {len(schema.classes)} classes ({counts}{more})")
     for label in schema.labels if schema.task == "regression" else ():
-        table.add_row("label", f"{label}, a quantity")
+        table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {dataset.stored_bytes / 1e6:,.1f} MB on disk")
     if plans := (dataset.place / PLANS).names():
@@ -42,7 +42,7 @@ def show_dataset(dataset: Dataset) -> None:
 
 
 def show_plan(plan: FoldPlan) -> None:
-    """Print how many rows each model trains on and is scored by."""
+    """Print how many rows each model is trained on and scored on."""
     table = Table("model", "training rows", "held-out rows", title=str(plan.place), title_justify="left")
     for number, rows in enumerate(plan.models):
         cells = (f"{plan.counts(rows.array, codes).sum():,}" for codes in (rows.train, rows.held_out))
@@ -50,27 +50,27 @@ def show_plan(plan: FoldPlan) -> None:
     console.print(table)
     if plan.holdout.held_out:
         count = plan.counts(plan.holdout.array, plan.holdout.held_out).sum()
-        console.print(f"seen by no model: {count:,} of {plan.rows:,} rows", highlight=False)
+        console.print(f"holdout, never trained on: {count:,} of {plan.rows:,} rows", highlight=False)
 
 
-def show_needs(plan: JobPlan) -> None:
-    """Print what a job needs, how long it takes, and what that takes for granted."""
-    from ..planning.text import OUTLOOK, outlook_row
+def show_estimate(estimate: JobEstimate) -> None:
+    """Print what a job needs, how long it takes, and the assumptions behind that."""
+    from ..planning.text import FORECAST_COLUMNS, forecast_row
 
     facts = Table(box=None, show_header=False)
-    for fact in plan.facts:
+    for fact in estimate.facts:
         facts.add_row(*fact)
     console.print(facts)
-    table = Table(*OUTLOOK)
-    for outlook in plan.outlooks:
-        table.add_row(*outlook_row(outlook))
+    table = Table(*FORECAST_COLUMNS)
+    for forecast in estimate.forecasts:
+        table.add_row(*forecast_row(forecast))
     console.print(table)
-    for line in plan.assumptions:
+    for line in estimate.assumptions:
         console.print(line, highlight=False)
 
 
 def show_result(summary: dict[str, Any]) -> None:
-    """Print how a run ended, or a grid of them."""
+    """Print the result of a run or a grid."""
     if "candidates" in summary:
         show_grid(summary)
     else:
@@ -88,9 +88,9 @@ def show_grid(grid: dict[str, Any]) -> None:
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """Print the folds' table and the out-of-fold scores.
+    """Print a table of the folds, and the out-of-fold scores.
 
-    Its seconds are those of a fold's last epoch: in all, and those that its slowest rank waited for data.
+    The seconds are those of a fold's last epoch: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
     names = list(dict.fromkeys(("loss", *scores)))
@@ -104,11 +104,11 @@ def show_summary(summary: dict[str, Any]) -> None:
     cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
     table.add_row("mean", "", "", *cells)
     console.print(table)
-    for part, title in (("out_of_fold", "out-of-fold, all"), ("holdout", "seen by no model,")):
+    for part, title in (("out_of_fold", "out-of-fold"), ("holdout", "holdout")):
         if part in summary:
             intervals = summary[f"{part}_intervals"]
             shown = ", ".join(
-                f"{name} {value:.4f} ({low:.4f} to {high:.4f})"
+                f"{name} {value:.4f} (95% CI {low:.4f} to {high:.4f})"
                 for (name, value), (low, high) in zip(summary[part].items(), intervals.values(), strict=True)
             )
-            console.print(f"{title} {summary[f'{part}_rows']:,} rows: {shown}", highlight=False, soft_wrap=True)
+            console.print(f"{title}, {summary[f'{part}_rows']:,} rows: {shown}", highlight=False, soft_wrap=True)

@@ -1,5 +1,5 @@
-"""What people look at: the report of a complete run, and the pages of work that is under way.
+"""What people look at: the report of a complete run, and live pages of runs and conversions.
 
-The API writes the report; `watch.py` serves a run's page, and Dask's scheduler preloads `dask_page.py`.
-Nothing here changes a run: pages read its record.
+The API writes the report, `watch.py` serves the page of a run, and Dask's scheduler preloads `dask_page.py`.
+Nothing here may change a run: pages only read its record.
 """

@@ -1,4 +1,4 @@
-"""Charts as SVG: drawn by the page's own style, so that they follow its colours, light or dark."""
+"""SVG charts, styled by the page's CSS, so they follow its light or dark colours."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,16 +7,16 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 480, 260  # in the units of the drawing, which is as wide as its column
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 34  # what the axes' numbers need
+WIDTH, HEIGHT = 480, 260  # in units of the drawing, which is as wide as its column
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 34  # margins for the tick labels
 TICKS = 5
 
 Point = tuple[float, float]
 
 
 def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
-    """A score over the epochs. A family has a curve for each fold; it is drawn as the band from the least to the
-    greatest, and their mean."""
+    """A score by epoch. Each family has a curve per fold, and is drawn as their mean with a band from minimum to
+    maximum."""
     values = [value for curves in families.values() for curve in curves for value in curve if math.isfinite(value)]
     epochs = max((len(curve) for curves in families.values() for curve in curves), default=0)
     if not values:
@@ -24,7 +24,7 @@ def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -
     frame = Frame((1, max(epochs, 2)), (min(values), max(values)))
     parts = [*frame.axes("epoch", whole=True)]
     for number, curves in enumerate(families.values()):
-        every = enumerate(zip_longest(*curves, fillvalue=math.nan), 1)  # a fold may have ended before the others
+        every = enumerate(zip_longest(*curves, fillvalue=math.nan), 1)  # a fold may stop before the others
         by_epoch = {epoch: seen for epoch, of_epoch in every if (seen := list(filter(math.isfinite, of_epoch)))}
         lowest = [(epoch, min(seen)) for epoch, seen in by_epoch.items()]
         highest = [(epoch, max(seen)) for epoch, seen in by_epoch.items()]
@@ -37,34 +37,35 @@ def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -
             parts.append(
                 Markup('<circle class="dot s{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(number, *frame.at(*means[0]))
             )
-    return drawing(f"{name} over the epochs", parts)
+    return drawing(f"{name} by epoch", parts)
 
 
 def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
-    """Of bins of the highest probability (rows, hits, sum of probabilities): how often it was right, against it."""
+    """A reliability diagram: accuracy against confidence, from bins of the highest probability (rows, correct, sum of
+    probabilities)."""
     frame = Frame((0.0, 1.0), (0.0, 1.0))
-    parts = [*frame.axes("probability of the most probable class")]
+    parts = [*frame.axes("confidence: probability of the predicted class")]
     parts.append(Markup('<polyline class="ideal" points="{}"/>').format(frame.points([(0, 0), (1, 1)])))
     seen = [(total / rows, hits / rows, rows) for rows, hits, total in bins if rows]
     parts.append(Markup('<polyline class="line s0" points="{}"/>').format(frame.points([(p, h) for p, h, _ in seen])))
     for probability, hits, rows in seen:
-        told = f"{rows:,.0f} rows: {probability:.3f}, right {hits:.3f}"
+        label = f"{rows:,.0f} rows: confidence {probability:.3f}, accuracy {hits:.3f}"
         parts.append(
             Markup('<circle class="dot s0" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}</title></circle>').format(
-                *frame.at(probability, hits), told
+                *frame.at(probability, hits), label
             )
         )
-    return drawing("share that was right, by probability", parts)
+    return drawing("accuracy by confidence", parts)
 
 
 class Frame:
-    """The axes of a chart: from what is measured to places in the drawing."""
+    """The axes of a chart: maps values to coordinates of the drawing."""
 
     def __init__(self, across: Point, up: Point) -> None:
         self.across, self.up = across, up if up[0] < up[1] else (up[0] - 0.5, up[1] + 0.5)
 
     def at(self, x: float, y: float) -> Point:
-        """The place of a point."""
+        """The coordinates of a point."""
         along = (x - self.across[0]) / (self.across[1] - self.across[0])
         height = (y - self.up[0]) / (self.up[1] - self.up[0])
         return LEFT + along * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM)
@@ -73,7 +74,7 @@ class Frame:
         return " ".join("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
 
     def axes(self, name: str, whole: bool = False) -> Iterator[Markup]:
-        """Lines and numbers of both axes, and the name of the one across."""
+        """Grid lines and tick labels of both axes, and the name of the x axis."""
         for value in ticks(*self.up):
             x, y = self.at(self.across[0], value)
             yield Markup('<line class="grid" x1="{:.1f}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
@@ -87,7 +88,7 @@ class Frame:
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round numbers from `low` to `high`, some five of them; of epochs `whole` ones."""
+    """About five round numbers from `low` to `high`, or `whole` numbers for epochs."""
     rough = (high - low) / TICKS
     power = 10 ** math.floor(math.log10(rough))
     step = min((power * factor for factor in (1, 2, 5, 10)), key=lambda one: abs(one - rough))
@@ -96,7 +97,7 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
 
 
 def drawing(title: str, parts: Sequence[Markup]) -> Markup:
-    """A whole picture, with what it shows for those who do not see it."""
+    """The complete image, with a label for screen readers."""
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(parts)
     )

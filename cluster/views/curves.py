@@ -1,4 +1,4 @@
-"""What the curves of a run's page are, from the metrics of its folds' epochs."""
+"""The curves of a run's page, computed from the metrics of its epochs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,71 +10,71 @@ import numpy as np
 from ..runs.status import FoldStatus
 from .facts import NOT_SCORES, TIMES
 
-MOST_POINTS = 1000  # of a curve: of more every second, fourth, … is drawn, and the last
-MOST_LINES = 10  # folds with curves of their own; of more only mean and band are drawn
+MOST_POINTS = 1000  # per curve; longer ones show every second, fourth, … epoch and the last
+MOST_LINES = 10  # folds drawn as individual curves; with more, only mean and band are drawn
 FAMILIES = {"train_loss": ("loss", "training"), "loss": ("loss", "held out")}
-"""The chart that a score is drawn in, and what it is there, where it is not alone."""
+"""The chart and the family of scores that share a chart."""
 
-RATE = "rows/s"  # of a training pass
+RATE = "rows/s"  # while training
 
 Points = dict[str, np.ndarray]
-"""`epoch` and `value`, (points,) each, and for a mean the `low` and the `high` of its folds."""
+"""`epoch` and `value`, (points,) each; for a mean also the `low` and `high` of its folds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve of a chart: whose it is, what it tells, and the number of its colour; the `mean` of folds has none where
-    all are drawn."""
+    """A curve: its chart, its family, the fold or mean that it shows, its points, and the index of its colour, which is
+    None for a mean drawn along with all of its folds."""
 
     chart: str
     family: str
-    of: str
+    subject: str
     color: int | None
     points: Points
 
     @property
     def name(self) -> str:
-        """In the page."""
-        return f"{self.chart}, {self.family}, {self.of}"
+        """Name of its data source in the page."""
+        return f"{self.chart}, {self.family}, {self.subject}"
 
 
 def score_names(folds: Sequence[FoldStatus]) -> list[str]:
-    """The scores that the folds' epochs have."""
+    """Names of the scores in the folds' metrics."""
     found = (name for fold in folds for name, value in fold.scores.items() if isinstance(value, float))
     return [name for name in dict.fromkeys(found) if name not in NOT_SCORES]
 
 
 def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
-    """All curves, those of a chart one after the other: each fold's, as far as it has come, and the mean of each
-    candidate's folds, over those that have come as far."""
-    begun = [(number, fold) for number, fold in enumerate(folds) if fold.history]
+    """All curves, chart by chart: that of each fold up to its last epoch, and the mean of each candidate's folds, at
+    each epoch over the folds that have reached it."""
+    trained = [(number, fold) for number, fold in enumerate(folds) if fold.history]
     candidates = list(dict.fromkeys(fold.candidate for fold in folds))
     for name in sorted(score_names(folds), key=lambda name: (name not in FAMILIES, name)):
         chart, family = FAMILIES.get(name, (name, "held out"))
         if len(folds) <= MOST_LINES:
-            for number, fold in begun:
-                chosen = places(len(fold.history))
+            for number, fold in trained:
+                chosen = epoch_indices(len(fold.history))
                 yield Curve(chart, family, fold.name, number, points(chosen, value=scores_of(fold, name, chosen)))
         for number, candidate in enumerate(candidates):
-            own = [fold for _, fold in begun if fold.candidate == candidate and not fold.name.endswith("refit")]
+            own = [fold for _, fold in trained if fold.candidate == candidate and not fold.name.endswith("refit")]
             if own:
                 color = number % MOST_LINES if candidate and len(folds) > MOST_LINES else None
                 yield Curve(chart, family, f"{candidate} mean".strip(), color, mean_of(own, name))
     for unit, rates in rates_of(folds).items():
-        chosen, members = places(len(rates)), [number for number, fold in enumerate(folds) if fold.unit == unit]
+        chosen, members = epoch_indices(len(rates)), [number for number, fold in enumerate(folds) if fold.unit == unit]
         whose, color = unit if len(members) > 1 else folds[members[0]].name, members[0] % MOST_LINES
         yield Curve(RATE, "training pass", whose, color, points(chosen, value=rates[chosen]))
 
 
 def scores_of(fold: FoldStatus, name: str, chosen: np.ndarray) -> np.ndarray:
-    """A score of some epochs, given by their places; NaN where there is none."""
-    there = (fold.history[place] if place < len(fold.history) else {} for place in chosen)
-    return np.array([epoch.get(name, np.nan) for epoch in there], float)
+    """A score at the epochs with these indices; NaN where it is missing."""
+    epochs = (fold.history[index] if index < len(fold.history) else {} for index in chosen)
+    return np.array([epoch.get(name, np.nan) for epoch in epochs], float)
 
 
 def mean_of(folds: Sequence[FoldStatus], name: str) -> Points:
-    """The mean of a score over some folds, and its band."""
-    chosen = places(max(len(fold.history) for fold in folds))
+    """The mean of a score over folds, with its band."""
+    chosen = epoch_indices(max(len(fold.history) for fold in folds))
     values = np.stack([scores_of(fold, name, chosen) for fold in folds])
     there = ~np.isnan(values).all(axis=0)
     values = values[:, there]
@@ -83,8 +83,7 @@ def mean_of(folds: Sequence[FoldStatus], name: str) -> Points:
 
 
 def rates_of(folds: Sequence[FoldStatus]) -> dict[str, np.ndarray]:
-    """Rows a second of each unit's training passes, (epochs,): those of all its folds together, which share the
-    seconds."""
+    """Training rows per second of each unit, (epochs,): the rows of all folds of the unit, which share the seconds."""
     units: dict[str, list[FoldStatus]] = {}
     for fold in folds:
         if fold.history:
@@ -99,8 +98,8 @@ def rates_of(folds: Sequence[FoldStatus]) -> dict[str, np.ndarray]:
     return rates
 
 
-def places(count: int) -> np.ndarray:
-    """Which of so many epochs are drawn: those that were stay while more come, until there are twice as many."""
+def epoch_indices(count: int) -> np.ndarray:
+    """Indices of the epochs to draw, out of `count`. They stay the same until the number of epochs has doubled."""
     stride = 1
     while count > MOST_POINTS * stride:
         stride *= 2
@@ -108,13 +107,13 @@ def places(count: int) -> np.ndarray:
 
 
 def points(chosen: np.ndarray, **columns: np.ndarray) -> Points:
-    """Points at the epochs of some places: the first place is that of epoch 1."""
+    """Points at the epochs with these indices; index 0 is epoch 1."""
     return {"epoch": 1 + chosen, **columns}
 
 
 def seconds_left(folds: Sequence[FoldStatus]) -> float | None:
-    """Until all folds are trained, if those that wait take as long as the others, as many at once as run now; None
-    while no epoch is over."""
+    """Seconds until all folds are trained, if waiting folds take as long as the others and as many run at once as now;
+    None before the first epoch has ended."""
     left: dict[str, float] = {}
     known: list[float] = []
     running = {fold.unit for fold in folds if fold.state == "running"}
@@ -122,21 +121,21 @@ def seconds_left(folds: Sequence[FoldStatus]) -> float | None:
         if fold.history:
             known.append(sum(fold.history[-1]["ranks"][0][name] for name in TIMES))
             if not fold.done:
-                left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.of - fold.epochs) * known[-1])
+                left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.total_epochs - fold.epochs) * known[-1])
     if not known or not running:
         return None
     for fold in folds:
         if not fold.history and not fold.done:
-            left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.of - fold.epochs) * fmean(known))
+            left[fold.unit] = max(left.get(fold.unit, 0.0), (fold.total_epochs - fold.epochs) * fmean(known))
     return sum(left.values()) / len(running)
 
 
 def shares_of_time(folds: Sequence[FoldStatus]) -> dict[str, dict[str, float]]:
-    """What the ranks of each unit that runs, or of each that ran, spent the last epoch's time on, in per cent, by their
-    names."""
+    """How each rank of the running units, or of all units if none is running, spent the time of the last epoch, in
+    percent, by the name of the rank."""
     units: dict[str, list[dict[str, Any]]] = {}
     running = [fold for fold in folds if fold.state == "running"]
-    for fold in sorted(running or folds, key=lambda fold: len(fold.history)):  # of several the one that is the furthest
+    for fold in sorted(running or folds, key=lambda fold: len(fold.history)):  # the most advanced fold of a unit wins
         if fold.history:
             units[fold.unit] = fold.history[-1]["ranks"]
     shares = {}

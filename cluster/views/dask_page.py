@@ -1,8 +1,8 @@
-"""Our pages in Dask's dashboard: how far a conversion is, and the run that is trained. A scheduler that preloads this
-module has them in its menu.
+"""Foldstream's pages in Dask's dashboard: the progress of a conversion, and a training run. A scheduler that preloads
+this module has them in its menu.
 
-What the first shows are the events that the converting process logs with the scheduler, and what that knows of its
-workers; what the second shows is the run's record, of which the scheduler is told where it is.
+The conversion page shows events that the converting process logs with the scheduler, and the scheduler's facts about
+its workers. The run page shows the record of the run, whose location the scheduler is notified of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ from ...storage.places.locate import locate
 from ...storage.tasks import CONVERSION, RUN
 from .pages import template
 from .run_page import RunPage, panel
-from .watch import LOOK_SECONDS, Record
+from .watch import REFRESH_SECONDS, RunPoller
 
 UPDATE_MS = 250
-RATE_SECONDS = 5.0  # over which a rate is taken
+RATE_SECONDS = 5.0  # window over which rates are averaged
 COLORS = {"rows": "#3b82c4", "bytes": "#c98a1b", "memory": "#2e8b57", "limit": "#d9dee3"}
 
 Event = tuple[float, Mapping[str, Any]]
-"""When it came, in seconds since 1970, and what a conversion said of itself."""
+"""When an event was logged, in seconds since 1970, and the progress of the conversion."""
 
 
 def dask_setup(scheduler: Scheduler) -> None:
-    """Add the pages to a scheduler's dashboard. Dask calls it as the scheduler starts."""
+    """Add the pages to a scheduler's dashboard. Called by Dask when the scheduler starts."""
     variables = template_variables(scheduler)
     pages = {CONVERSION: open_conversion, RUN: open_run}
     routes = {f"/{name}": page for name, page in pages.items()}
@@ -44,7 +44,7 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 def open_conversion(scheduler: Scheduler, variables: Mapping[str, Any], document: Document) -> None:
-    """The page of the newest conversion, in a document of its own."""
+    """Fill a document with the page of the newest conversion."""
     page = ConversionPage(scheduler)
     page.update()
     document.add_periodic_callback(page.update, UPDATE_MS)
@@ -52,10 +52,10 @@ def open_conversion(scheduler: Scheduler, variables: Mapping[str, Any], document
 
 
 def open_run(scheduler: Scheduler, variables: Mapping[str, Any], document: Document) -> None:
-    """The page of the newest run, in a document of its own."""
-    page = NewestRun(scheduler)
+    """Fill a document with the page of the newest run."""
+    page = LatestRunPage(scheduler)
     page.update()
-    document.add_periodic_callback(page.update, int(1000 * LOOK_SECONDS))
+    document.add_periodic_callback(page.update, int(1000 * REFRESH_SECONDS))
     document.on_session_destroyed(lambda context: page.leave())
     _fill(document, variables, page.root)
 
@@ -67,23 +67,23 @@ def _fill(document: Document, variables: Mapping[str, Any], root: Any) -> None:
     document.template_variables.update(variables)
 
 
-class NewestRun:
-    """The page of the run that this scheduler was told of last, read while somebody looks at it."""
+class LatestRunPage:
+    """The page of the run that the scheduler was last notified of. Its record is read while the page is open."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler, self.place = scheduler, ""
-        self.record: Record | None = None
+        self.record: RunPoller | None = None
         nothing = panel(light=True)
-        nothing.text = "<p>No run has begun.</p>"
+        nothing.text = "<p>No run has started yet.</p>"
         self.root = column(nothing, sizing_mode="stretch_width")
 
     def update(self) -> None:
-        """Show how it is now."""
+        """Show the current state."""
         events = self.scheduler.get_events(RUN) or ()
         place = events[-1][1]["place"] if events else ""
         if place != self.place:
             self.leave()
-            self.place, self.record = place, Record(locate(place))
+            self.place, self.record = place, RunPoller(locate(place))
             self.record.start()
             self.page = RunPage(place, "light", self.record.status, inside=True)
             self.root.children = self.page.parts
@@ -91,13 +91,13 @@ class NewestRun:
             self.page.show(self.record.status, self.record.problem)
 
     def leave(self) -> None:
-        """Read it no more."""
+        """Stop reading the record."""
         if self.record:
             self.record.stop()
 
 
 class ConversionPage:
-    """Numbers, rates over time, and each worker's memory."""
+    """Numbers, rates over time, and the memory of each worker."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -105,13 +105,13 @@ class ConversionPage:
         self.rates = ColumnDataSource({name: [] for name in ("time", "rows", "bytes")}, name="rates")
         self.memory = ColumnDataSource({name: [] for name in ("worker", "used", "limit")}, name="memory")
         self.memory_figure = self._draw_memory()
-        charts = [self._draw_rate("rows", "rows/s"), self._draw_rate("bytes", "MB/s read")]
+        charts = [self._draw_rate("rows", "Rows/s"), self._draw_rate("bytes", "MB/s read")]
         self.root = column(
             self.facts, row(*charts, sizing_mode="stretch_width"), self.memory_figure, sizing_mode="stretch_width"
         )
 
     def update(self) -> None:
-        """Show how it is now."""
+        """Show the current state."""
         events = conversion_of(self.scheduler.get_events(CONVERSION) or ())
         workers = sorted(self.scheduler.workers.values(), key=lambda worker: str(worker.name))
         rates = rates_of(events)
@@ -139,9 +139,7 @@ class ConversionPage:
         return drawn
 
     def _draw_memory(self) -> Any:
-        drawn: Any = figure(
-            title="memory of each worker, of its limit", y_range=FactorRange(), sizing_mode="stretch_width"
-        )
+        drawn: Any = figure(title="Worker memory, used and limit", y_range=FactorRange(), sizing_mode="stretch_width")
         drawn.toolbar_location = None
         drawn.hbar("worker", right="limit", height=0.7, color=COLORS["limit"], source=self.memory)
         drawn.hbar("worker", right="used", height=0.7, color=COLORS["memory"], source=self.memory)
@@ -151,14 +149,14 @@ class ConversionPage:
 
 
 def conversion_of(events: Sequence[Event]) -> list[Event]:
-    """The events of the newest conversion's newest stage."""
+    """The events of the newest stage of the newest conversion."""
     newest = [(what["place"], what["stage"]) for _, what in events[-1:]]
     return [(when, what) for when, what in events if [(what["place"], what["stage"])] == newest]
 
 
 def rates_of(events: Sequence[Event]) -> dict[str, Any]:
-    """Rows and megabytes a second over the last seconds, at each event but the first: `time` in ms since 1970. Nothing
-    of a stage that comes before any rows."""
+    """Rows and megabytes per second, averaged over the last seconds, at each event but the first; `time` in ms since
+    1970. Empty for stages that do not process rows yet."""
     rates: dict[str, list[float]] = {"time": [], "rows": [], "bytes": []}
     if events and "rows_done" not in events[-1][1]:
         return rates
@@ -176,7 +174,7 @@ def rates_of(events: Sequence[Event]) -> dict[str, Any]:
 
 
 def seconds_left(last: Mapping[str, Any], rates: Sequence[float]) -> float | None:
-    """Until the last row at the last rate; None while there is none."""
+    """Seconds until the last row at the latest rate; None if the rate is unknown."""
     if not rates or not rates[-1]:
         return None
     return float((last["rows"] - last["rows_done"]) / rates[-1])

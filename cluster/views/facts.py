@@ -1,4 +1,4 @@
-"""What there is to say about a complete run, as JSON: the report in its three forms says this and nothing else."""
+"""The facts about a complete run, as JSON: the three forms of the report contain these and nothing else."""
 
 import platform
 import shlex
@@ -22,12 +22,12 @@ ALWAYS_SPLIT = {"split", "folds"}
 """Options of a split that the command states, defaults or not."""
 NOT_SCORES = ("seconds", "read_bytes")  # of an epoch's figures
 TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
-"""What a rank's seconds are spent on."""
+"""The activities on which a rank spends its time."""
 
 
 def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a run whose folds are done, with the reports of its `merged` predictions by their parts,
-    `out_of_fold` and perhaps `holdout`."""
+    """Collect the facts of a run whose folds are done. `merged` holds the reports of its merged predictions by part:
+    `out_of_fold` and, for a split with a holdout, `holdout`."""
     plan = open_plan(run.folds)
     results = [read_result(run.fold(fold)) for fold in range(len(plan.models))]
     reports = {part: {**report, **class_scores(job, report)} for part, report in merged.items()}
@@ -44,7 +44,7 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
 
 
 def settings(job: RunJob) -> dict[str, Any]:
-    """The settings of `--set` without which the model's recipe would be another, and the model's own."""
+    """The `--set` settings that differ from the model's default recipe, and the model's own settings."""
     usual, _ = resolve_settings(job.config.model, {})
     differing = {name: value for name, value in job.config.recipe.model_dump().items() if value != getattr(usual, name)}
     return differing | dict(job.config.model_settings)
@@ -70,7 +70,7 @@ def _shell(command: str, request: Options, always: Iterable[str]) -> str:
 
 
 def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A fold: its rows, its final scores, the curves of its scores over the epochs, and what it took."""
+    """Facts about a fold: rows, final scores, curves of its scores by epoch, and resources used."""
     fold, history = result["fold"], result["history"]
     rows = plan.models[fold]
     named = [name for name, value in history[-1].items() if isinstance(value, float) and name not in NOT_SCORES]
@@ -92,7 +92,7 @@ def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over the folds of each score that all of them have."""
+    """Mean and standard deviation over the folds, for each score that all folds have."""
     common = [name for name in scores[0] if all(name in of_fold for of_fold in scores)]
     by_name = {name: [of_fold[name] for of_fold in scores] for name in common}
     return {
@@ -102,7 +102,7 @@ def spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]
 
 
 def class_scores(job: RunJob, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows, precision, recall and F1 of each class, from the confusion of all; nothing where there are no classes."""
+    """Rows, precision, recall and F1 of each class, from the confusion counts; empty if there are no classes."""
     if not job.schema.classes:
         return {}
     true, chosen, hit = (dict.fromkeys(range(len(job.schema.classes)), 0) for _ in range(3))
@@ -116,7 +116,7 @@ def class_scores(job: RunJob, report: Mapping[str, Any]) -> dict[str, Any]:
 def _by_class(
     names: Sequence[str], true: Mapping[int, int], chosen: Mapping[int, int], hit: Mapping[int, int]
 ) -> Iterator[dict[str, Any]]:
-    """A score that has nothing to count is None: of a class that never comes, or was never chosen."""
+    """A score is None if its denominator is zero: the class has no rows, or was never predicted."""
     for code, name in enumerate(names):
         either = true[code] + chosen[code]
         yield {

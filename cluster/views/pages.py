@@ -1,4 +1,4 @@
-"""The templates of all pages, and how they write numbers."""
+"""The templates of all pages, and how they format numbers."""
 
 import re
 from datetime import UTC, datetime
@@ -7,23 +7,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 
 
 def template(name: str) -> Template:
-    """A template by its file's name."""
+    """Load a template by its file name."""
     return _pages.get_template(name)
 
 
 def number(value: float | None) -> str:
-    """Four digits behind the point, or as many of a large or tiny number as tell it."""
+    """Format a number with four decimals, or four significant digits if it is large or tiny."""
     if value is None:
         return "–"
     return f"{value:.4f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.4g}"
 
 
 def share(value: float) -> str:
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+    """Format a fraction as a percentage."""
+    return f"{100 * value:.1f}%"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -31,12 +32,12 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time in seconds since 1970, as UTC."""
+    """Format a time in seconds since 1970 as UTC."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def checkpoint(name: str) -> str:
-    """A checkpoint's file in words: so many epochs, and steps of the next one."""
+    """Format the file name of a checkpoint: completed epochs, and steps of the next epoch."""
     if not (found := re.search(r"epoch-(\d+)-step-(\d+)", name)):
         return ""
     epochs, steps = map(int, found.groups())
@@ -44,7 +45,7 @@ def checkpoint(name: str) -> str:
 
 
 def cell(value: object) -> str:
-    """Text in a cell of a table in Markdown."""
+    """Escape text for a cell of a Markdown table."""
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 

@@ -1,5 +1,5 @@
-"""The report of a complete run in three forms, all of the same facts: JSON, Markdown, and one HTML file that needs
-nothing else, neither scripts nor a network."""
+"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file that
+needs neither scripts nor a network."""
 
 import base64
 import io
@@ -21,16 +21,16 @@ from .facts import TIMES, run_facts
 from .pages import number, share, template
 
 MOST_IN_MATRIX = 30  # classes
-MOST_PICTURED = 1000  # classes
-PICTURE = 320  # pixels of a confusion, across and down
-MOST_PAIRS = 25  # of classes that are taken for each other, where a matrix would be too large
-TITLES = {"out_of_fold": "Out of fold", "holdout": "Holdout"}
-LOSSES = {"training": "train_loss", "held out": "loss"}  # in one chart
+MOST_IN_IMAGE = 1000  # classes
+IMAGE_PIXELS = 320  # width and height of the image of a confusion matrix
+MOST_PAIRS = 25  # of confused classes, listed if the matrix would be too large
+TITLES = {"out_of_fold": "Out-of-fold", "holdout": "Holdout"}
+LOSSES = {"training": "train_loss", "held out": "loss"}  # share a chart
 
 
 def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> None:
-    """Write report.html, report.md and report.json into a run whose folds are done, with the reports of its `merged`
-    predictions by their parts."""
+    """Write report.html, report.md and report.json for a run whose folds are done. `merged` holds the reports of its
+    merged predictions by part."""
     facts = run_facts(run, job, dataset, merged)
     seen = {
         **facts,
@@ -51,28 +51,29 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
 
 
 def log_report(run: RunFolder, text: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Have TensorBoard show the report as text, and each part's confusion as a picture."""
+    """Log the report to TensorBoard as text, and the confusion matrix of each part as an image."""
     logs = open_logs(run.tensorboard / "report", 0)
     logs.add_text("report", text)
     for part, report in parts.items():
-        if len(report["by_class"]) > MOST_PICTURED:
+        if len(report["by_class"]) > MOST_IN_IMAGE:
             continue
-        logs.add_image(f"{part}/confusion", confusion_picture(report), dataformats="HW")
+        logs.add_image(f"{part}/confusion", confusion_image(report), dataformats="HW")
     logs.close()
 
 
-def confusion_picture(report: Mapping[str, Any]) -> np.ndarray:
-    """True classes downwards, most probable ones across, (height, width) uint8: the darker, the more of its class."""
+def confusion_image(report: Mapping[str, Any]) -> np.ndarray:
+    """Draw a confusion matrix, true classes down and predicted classes across, (height, width) uint8. The darker a
+    cell, the larger its share of the true class."""
     classes = len(report["by_class"])
     shares = np.zeros((classes, classes))
     for truth, chosen, rows in report["confusion"]:
         shares[truth, chosen] = rows / report["by_class"][truth]["rows"]
     pixels = np.round(255 * (1 - shares)).astype(np.uint8)
-    return np.kron(pixels, np.ones((max(1, PICTURE // classes),) * 2, np.uint8))
+    return np.kron(pixels, np.ones((max(1, IMAGE_PIXELS // classes),) * 2, np.uint8))
 
 
 def draw_curves(folds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Markup, list[str]]]:
-    """A chart for each score, and one for the losses; and what each of its lines is."""
+    """A chart for each score and one for both losses, each with the names of its lines."""
     names = [name for name in folds[0]["curves"] if name not in LOSSES.values()]
     losses = {
         title: [fold["curves"][name] for fold in folds] for title, name in LOSSES.items() if name in folds[0]["curves"]
@@ -82,8 +83,8 @@ def draw_curves(folds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Markup, l
 
 
 def confusion(report: Mapping[str, Any], classes: int) -> Any:
-    """The rows of a matrix, each of (rows, share of its class), or of many classes the pairs that are most often taken
-    for each other."""
+    """The rows of a confusion matrix, each cell as (count, share of its true class); with many classes, the most often
+    confused pairs."""
     counts = {(truth, chosen): rows for truth, chosen, rows in report["confusion"]}
     if classes > MOST_IN_MATRIX:
         wrong = [(*pair, rows) for pair, rows in counts.items() if pair[0] != pair[1]]
@@ -97,8 +98,8 @@ def confusion(report: Mapping[str, Any], classes: int) -> Any:
 
 
 def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Dataset) -> list[dict[str, Any]]:
-    """The worst rows in words, with a picture of those that are pictures."""
-    reader, told = BlockReader(dataset, ["x"]), []
+    """Describe the worst rows, with an image of each if the samples are images."""
+    reader, described = BlockReader(dataset, ["x"]), []
     for row in rows:
         truth, prediction = row["truth"], row["prediction"]
         if schema.classes:
@@ -113,10 +114,10 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
                 "truth": ", ".join(map(number, truth)),
                 "predicted": ", ".join(map(number, prediction)),
             }
-        told.append({"row": row["row"], "name": row["name"], "loss": row["loss"], "picture": "", **words})
+        described.append({"row": row["row"], "name": row["name"], "loss": row["loss"], "image": "", **words})
         if is_picture(schema.sample_shape):
             block, place = divmod(row["row"], dataset.layout.block_rows)
             buffer = io.BytesIO()
             picture_of(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
-            told[-1]["picture"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return told
+            described[-1]["image"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return described

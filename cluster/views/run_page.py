@@ -1,4 +1,4 @@
-"""The page of a run: what its folds do and have done, how well they learn, and what their time goes to."""
+"""The page of a run: the timeline of its folds, its learning curves, and how its time is spent."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,28 +20,30 @@ STATES = {
     "running": "#3b82c4",
     "done": "#2e8b57",
     "failed": "#c0392b",
-    "cut short": "#c98a1b",
+    "interrupted": "#c98a1b",
 }
 SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
 MEAN = "#707a84"
-QUIET_SECONDS = 60.0  # without a word, after which a run may be dead
-MOST_PIXELS = 2000  # of a figure's height
+QUIET_SECONDS = 60.0  # without updates, after which a run may be dead
+MOST_PIXELS = 2000  # height of a figure
 GROWTH, PAUSES = 0.1, (10.0, 60.0)
-"""Of a run's time, and seconds between which that lies, until its figures are drawn anew."""
-LINES = "solid: held out, or of a pass; dashed: training; a mean has the band of its folds"
+"""Figures are redrawn after this fraction of a run's time, but within these bounds, in seconds."""
+LINES = "solid: held-out score or rate; dashed: training loss; band: range over folds"
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
 def panel(*, light: bool = False) -> Div:
-    """A place for HTML in a page of Bokeh, in the style of all pages; with the `light` colours where the page sets
-    none, as Dask's dashboard."""
+    """An HTML element in a Bokeh page, styled like all pages; with `light` colours if the surrounding page sets none,
+    as in Dask's dashboard."""
     styles = ["page.css"] + ["light.css"] * light
     return Div(sizing_mode="stretch_width", stylesheets=[template(name).render() for name in styles])
 
 
 class RunPage:
-    """A run's page, which shows a status, and then others; `inside` another page, which does not set its colours. Its
-    `parts` stand one below the other; where each is a root of its document, a new text has no figure painted anew."""
+    """A run's page, showing its latest status. `inside` another page, it does not set that page's colours.
+
+    Its `parts` are to be stacked. If each is a root of its document, changing a text does not repaint any figure.
+    """
 
     def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
         self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
@@ -49,23 +51,23 @@ class RunPage:
         self.progress: list[Any] | None = None
         self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
         self.legend.text = template("key.html").render(colors=STATES, note="")
-        self.lanes, self.spent = ColumnDataSource(name="lanes"), ColumnDataSource(name="spent")
-        self.lanes_figure, self.spent_figure = self._draw_lanes(), self._draw_spent()
+        self.timeline, self.spent = ColumnDataSource(name="timeline"), ColumnDataSource(name="spent")
+        self.timeline_figure, self.spent_figure = self._draw_timeline(), self._draw_spent()
         self.curves: dict[str, ColumnDataSource] = {}
         self.charts = row([], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
         self.key = panel(light=inside)
-        drawn = [self.lanes_figure, self.legend, self.spent_figure, self.key, self.charts]
+        drawn = [self.timeline_figure, self.legend, self.spent_figure, self.key, self.charts]
         self.parts = [self.head, self.folds, *drawn, self.events]
         self.show(status)
 
     def show(self, status: RunStatus, problem: str = "") -> None:
-        """Show a status, and why there is no newer one; of the one before, what has not changed stays."""
+        """Show a status, and the problem why no newer one is available. What has not changed is not redrawn."""
         if status is self.status and problem == self.problem:
             return
         before, self.status, self.problem = self.status, status, problem
         now = datetime.now(UTC).timestamp()
         rates = {unit: of_unit[-1] for unit, of_unit in rates_of(status.folds).items()}
-        quiet = not status.complete and now - status.heard > QUIET_SECONDS
+        quiet = not status.complete and now - status.updated > QUIET_SECONDS
         left = None if quiet else seconds_left(status.folds)
         self.head.text = template("head.html").render(
             title=self.title, status=status, quiet=quiet, left=left, problem=problem
@@ -75,12 +77,12 @@ class RunPage:
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
         if now >= self.next_drawing or status.complete or not same:
-            self.next_drawing = now + min(max(GROWTH * (now - status.begun), PAUSES[0]), PAUSES[1])
-            self._show_lanes(status.folds, status.heard if quiet else now)
+            self.next_drawing = now + min(max(GROWTH * (now - status.started), PAUSES[0]), PAUSES[1])
+            self._show_timeline(status.folds, status.updated if quiet else now)
             self._show_epochs(status.folds)
 
     def _show_epochs(self, folds: Sequence[FoldStatus]) -> None:
-        """Draw what is told once an epoch."""
+        """Redraw what changes once per epoch."""
         progress = [(len(fold.history), fold.unit, fold.state) for fold in folds]
         if progress == self.progress:
             return
@@ -88,7 +90,9 @@ class RunPage:
         curves = list(curves_of(folds))
         for curve in curves:
             self._show_curve(curve)
-        self.key.text = template("key.html").render(colors={curve.of: _color(curve) for curve in curves}, note=LINES)
+        self.key.text = template("key.html").render(
+            colors={curve.subject: _color(curve) for curve in curves}, note=LINES
+        )
         self._show_spent(folds)
 
     def _figure(self, title: str, **options: Any) -> Any:
@@ -96,15 +100,15 @@ class RunPage:
         drawn.background_fill_color = drawn.border_fill_color = PAPER[self.scheme]
         return drawn
 
-    def _draw_lanes(self) -> Any:
-        drawn = self._figure("folds over time (UTC)", x_axis_type="datetime", y_range=FactorRange())
+    def _draw_timeline(self) -> Any:
+        drawn = self._figure("Fold timeline (UTC)", x_axis_type="datetime", y_range=FactorRange())
         drawn.xaxis.ticker.desired_num_ticks = 3
-        drawn.hbar("fold", right="stop", height=0.7, left="start", color="color", source=self.lanes)
+        drawn.hbar("fold", right="stop", height=0.7, left="start", color="color", source=self.timeline)
         drawn.add_tools(HoverTool(tooltips=[("fold", "@fold"), ("state", "@state"), ("attempt", "@attempt")]))
         return drawn
 
     def _draw_spent(self) -> Any:
-        drawn = self._figure("time of the last epoch, %", x_range=(0, 100), y_range=FactorRange())
+        drawn = self._figure("Time spent in the last epoch (%)", x_range=(0, 100), y_range=FactorRange())
         labels = [name.replace("_", " ") for name in TIMES]
         drawn.hbar_stack(
             list(TIMES), y="rank", height=0.7, color=list(SPENT.values()), source=self.spent, legend_label=labels
@@ -113,16 +117,16 @@ class RunPage:
         drawn.legend.orientation = "horizontal"
         return drawn
 
-    def _show_lanes(self, folds: Sequence[FoldStatus], now: float) -> None:
-        spans = [(fold.name, span) for fold in folds for span in fold.spans]
-        _set_rows(self.lanes_figure, [fold.name for fold in folds], 80)
-        self.lanes.data = {
-            "fold": [name for name, _ in spans],
-            "state": [span.state for _, span in spans],
-            "attempt": [span.attempt for _, span in spans],
-            "start": [1000 * span.start for _, span in spans],
-            "stop": [1000 * (span.stop or now) for _, span in spans],
-            "color": [STATES[span.state] for _, span in spans],
+    def _show_timeline(self, folds: Sequence[FoldStatus], now: float) -> None:
+        phases = [(fold.name, phase) for fold in folds for phase in fold.phases]
+        _set_rows(self.timeline_figure, [fold.name for fold in folds], 80)
+        self.timeline.data = {
+            "fold": [name for name, _ in phases],
+            "state": [phase.state for _, phase in phases],
+            "attempt": [phase.attempt for _, phase in phases],
+            "start": [1000 * phase.start for _, phase in phases],
+            "stop": [1000 * (phase.stop or now) for _, phase in phases],
+            "color": [STATES[phase.state] for _, phase in phases],
         }
 
     def _show_spent(self, folds: Sequence[FoldStatus]) -> None:
@@ -141,11 +145,11 @@ class RunPage:
         if "low" in curve.points:
             chart.varea("epoch", "low", "high", color=color, alpha=0.2, source=source)
             width = 3
-        label = f"{curve.of}, {curve.family}"
+        label = f"{curve.subject}, {curve.family}"
         chart.line("epoch", "value", color=color, line_width=width, line_dash=dash, source=source, name=label)
 
     def _chart(self, title: str) -> Any:
-        """The figure of that title, which is made if need be."""
+        """The figure with this title, created if it does not exist."""
         for drawn in self.charts.children:
             if drawn.name == title:
                 return drawn
@@ -161,7 +165,7 @@ def _color(curve: Curve) -> str:
 
 
 def _set_rows(drawn: Any, names: Sequence[str], above: int) -> None:
-    """Give a figure a row for each name, the first on top, and a height for them beside what is `above`."""
+    """Give a figure one row per name, the first on top, and a matching height with `above` pixels for the rest."""
     if drawn.y_range.factors != names[::-1]:
         drawn.y_range.factors = list(names[::-1])
         drawn.height = above + min(26 * len(names), MOST_PIXELS)

@@ -1,4 +1,4 @@
-"""A server for a run's page, on loopback: it reads the run's record, wherever the run is and whether it is over."""
+"""A server for the page of a run, on loopback. It polls the record of the run, whether in progress or complete."""
 
 import logging
 import threading
@@ -23,23 +23,23 @@ from .run_page import RunPage
 log = logging.getLogger(__name__)
 
 WATCH_PORT = 5006
-LOOK_SECONDS = 1.0  # between two looks of a page at what was read
-LOOKS = 4.0, 30.0
-"""Seconds between two looks at the record: at the beginning, and later, for a browser on the machine that trains takes
-its share of that."""
-GROWTH = 0.02  # of the run's time until the next look, between these
-LOOK_SHARE = 100.0  # of what a look takes, at least
+REFRESH_SECONDS = 1.0  # between two refreshes of an open page
+POLL_SECONDS = 4.0, 30.0
+"""Bounds for the seconds between two polls of the record. They grow with the run's time: a browser on the machine that
+trains takes computing time from the training."""
+GROWTH = 0.02  # fraction of the run's time between two polls
+POLL_RATIO = 100.0  # a pause is at least this many times as long as a poll takes
 THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 
 @dataclass
-class Record:
-    """A run's status, read again and again by a thread of its own: a bucket may take its time to answer."""
+class RunPoller:
+    """Polls the status of a run in a background thread, since a bucket may be slow to answer."""
 
     root: Place
     status: RunStatus = field(default_factory=lambda: RunStatus(False, []))
     problem: str = ""
-    """Why it could not be read the last time."""
+    """Why the last poll failed."""
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Record:
         self.reader.start()
 
     def stop(self) -> None:
-        """Have the thread end, without waiting for it."""
+        """Ask the thread to stop, without waiting for it."""
         self.ended.set()
 
     def _follow(self) -> None:
@@ -58,19 +58,19 @@ class Record:
         while not self.status.complete and not self.ended.wait(pause):
             began = perf_counter()
             try:
-                self.status, self.problem = self.record.look(), ""
-            except (OSError, FoldstreamError) as error:  # a file that is written just now, a store that is busy
-                self.problem = f"the record cannot be read just now: {error}"
+                self.status, self.problem = self.record.poll(), ""
+            except (OSError, FoldstreamError) as error:  # a file is being written, or the object store is busy
+                self.problem = f"cannot read the run's record at the moment: {error}"
                 log.warning("%s: %s", self.root, self.problem)
-            growth = GROWTH * (time() - self.status.begun)
-            pause = max(min(max(growth, LOOKS[0]), LOOKS[1]), LOOK_SHARE * (perf_counter() - began))
+            growth = GROWTH * (time() - self.status.started)
+            pause = max(min(max(growth, POLL_SECONDS[0]), POLL_SECONDS[1]), POLL_RATIO * (perf_counter() - began))
 
 
 @contextmanager
 def run_server(root: Place, port: int = WATCH_PORT) -> Iterator[Server]:
-    """A server for the page of the run at `root`, on the port or on a free one. Raises ForeignError where there is no
-    run."""
-    record = Record(root, run_status(root))
+    """Serve the page of the run at `root`, on the given port or on a free one. Raises ForeignError if the folder holds
+    no run."""
+    record = RunPoller(root, run_status(root))
 
     def open_page(document: Document) -> None:
         context: Any = document.session_context
@@ -81,7 +81,7 @@ def run_server(root: Place, port: int = WATCH_PORT) -> Iterator[Server]:
         document.title, document.theme = str(root), THEMES[scheme]
         document.template = template("live.html")
         document.template_variables["scheme"] = scheme
-        document.add_periodic_callback(lambda: page.show(record.status, record.problem), int(1000 * LOOK_SECONDS))
+        document.add_periodic_callback(lambda: page.show(record.status, record.problem), int(1000 * REFRESH_SECONDS))
 
     port = free_port(port)
     origins = [f"{host}:{port}" for host in (LOOPBACK, "localhost")]
@@ -94,6 +94,6 @@ def run_server(root: Place, port: int = WATCH_PORT) -> Iterator[Server]:
         yield server
     finally:
         record.stop()
-        record.reader.join(LOOK_SECONDS)
+        record.reader.join(REFRESH_SECONDS)
         server.stop()
         server.unlisten()

@@ -7,8 +7,8 @@ import gzip
 import tempfile
 from pathlib import Path
 
-from foldstream.cluster.planning.job import plan_job
-from foldstream.cluster.planning.text import OUTLOOK, outlook_row
+from foldstream.cluster.planning.job import estimate_job
+from foldstream.cluster.planning.text import FORECAST_COLUMNS, forecast_row
 from PIL import Image
 from rich.console import Console
 from rich.markdown import Markdown
@@ -54,11 +54,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-plan-") as name:
             job = Path(name, "job.toml")
             job.write_text(write(Path(name)))
-            plan = plan_job(job, NODES, CORES, PRICE, "1TB")
+            plan = estimate_job(job, NODES, CORES, PRICE, "1TB")
         text += [f"**{title}**:", "", "| quantity | estimate |", "|---|---|"]
         text += [*(f"| {name} | {value} |" for name, value in plan.facts), ""]
-        text += [f"| {' | '.join(OUTLOOK)} |", "|---:|---:|---:|---:|---:|"]
-        text += [*(f"| {' | '.join(outlook_row(outlook))} |" for outlook in plan.outlooks), ""]
+        text += [f"| {' | '.join(FORECAST_COLUMNS)} |", "|---:|---:|---:|---:|---:|"]
+        text += [*(f"| {' | '.join(forecast_row(forecast))} |" for forecast in plan.forecasts), ""]
     text += ["Assumptions of both estimates:", "", *(f"- {line}" for line in plan.assumptions)]
     Console(width=140).print(Markdown("\n".join(text)))
     line = f"`foldstream plan JOB.toml --source-bytes 1TB --cores {CORES} --price {PRICE:.2f}`, 5 folds, 5 epochs;"

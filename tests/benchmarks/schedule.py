@@ -56,7 +56,7 @@ def simulate(demand: int, between_failures: float, seed: int) -> Figures:
     """Simulate one run. Returns its hours, and fractions of the hours of all live nodes."""
     cluster = Cluster(demand, between_failures, MANY_RETRIES, seed)
     cluster.run()
-    assert cluster.schedule.named(Status.DONE) == list(cluster.hours)
+    assert cluster.schedule.units_with(Status.DONE) == list(cluster.hours)
     assert cluster.spent[WOULD_FIT] == 0, f"seed {seed}: a fold waited although it would have fitted"
     spent = sum(cluster.spent.values())
     figures = {"hours": cluster.now} | bounds(cluster.hours.values(), demand)
@@ -64,7 +64,7 @@ def simulate(demand: int, between_failures: float, seed: int) -> Figures:
     figures["lost"] = max(0.0, 1 - sum(cluster.hours.values()) * demand / cluster.spent[BUSY])
     with_default = Cluster(demand, between_failures, DEFAULT_RETRIES, seed)
     with_default.run()
-    return figures | {"given up": len(with_default.schedule.named(Status.FAILED))}
+    return figures | {"given up": len(with_default.schedule.units_with(Status.FAILED))}
 
 
 def lines(demand: int, figures: dict[str, list[Figures]]) -> list[str]:

@@ -25,7 +25,7 @@ from foldstream.cluster.runs.schedule import (
     Silent,
     Start,
     Status,
-    Unit,
+    TrainingUnit,
 )
 
 FOLDS, NODES, EPOCHS = 20, 64, 20
@@ -65,7 +65,7 @@ class Cluster:
         nodes: int = NODES,
     ) -> None:
         self.demand, self.between_failures, self.draw = demand, between_failures, random.Random(seed)
-        units = [Unit(f"fold-{fold}", (f"fold-{fold}",), Resources(gpus=demand)) for fold in range(folds)]
+        units = [TrainingUnit(f"fold-{fold}", (f"fold-{fold}",), Resources(gpus=demand)) for fold in range(folds)]
         self.nodes = nodes
         self.schedule = Schedule({unit.name: unit for unit in units}, max_retries)
         location = math.log(FOLD_HOURS) - SPREAD**2 / 2
@@ -83,7 +83,7 @@ class Cluster:
         """Run until each fold is done or given up."""
         for node in range(self.nodes):
             self.gain(node)
-        while not self.schedule.ended:
+        while not self.schedule.finished:
             time, _, happen = heapq.heappop(self.agenda)
             self.count(time - self.now)
             self.now = time
@@ -91,7 +91,7 @@ class Cluster:
 
     def count(self, hours: float) -> None:
         """Account for the use of the nodes over some hours."""
-        waits = self.schedule.named(Status.WAITING) or any(not one.nodes for one in self.attempts.values())
+        waits = self.schedule.units_with(Status.WAITING) or any(not one.nodes for one in self.attempts.values())
         reason = NONE_WAITS if not waits else TOO_FEW if len(self.free) < self.demand else WOULD_FIT
         self.spent[reason] += hours * len(self.free)
         self.spent[BUSY] += hours * len(self.alive - self.free)
@@ -136,7 +136,7 @@ class Cluster:
                     self.wait(one)
                 else:
                     self.drop(self.attempts[action.unit])
-            self.schedule.check()
+            self.schedule.check_invariants()
         for one in self.attempts.values():
             if not one.nodes and len(self.free) >= self.demand:
                 self.place(one)

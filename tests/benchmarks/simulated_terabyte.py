@@ -249,7 +249,7 @@ def run_folds() -> Figures:
     for seed in range(RUNS):
         cluster = Cluster(NODES_OF_A_FOLD, FAILS_EVERY, 1_000, seed, FOLDS_TO_RUN, NODES)
         cluster.run()
-        assert cluster.schedule.named(Status.DONE) == list(cluster.hours)
+        assert cluster.schedule.units_with(Status.DONE) == list(cluster.hours)
         hours.append(cluster.now)
     return {"mean_hours": sum(hours) / RUNS, "longest_hours": max(hours)}
 

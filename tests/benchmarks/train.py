@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from foldstream.cluster.runs.run import plan_run
+from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
 from foldstream.storage.places.locate import locate
@@ -126,7 +126,7 @@ def claim(case: str, folder: Path) -> tuple[RunFolder, RunJob]:
     recipe, own = resolve_settings(model, {})
     config = TrainConfig(model=model, split=Split(), epochs=2, batch_size=batch_size, recipe=recipe, model_settings=own)
     run = RunFolder(locate(folder / "run"))
-    return run, plan_run(run, open_dataset(folder / "data"), config, SerialExecutor(), silent)
+    return run, prepare_run(run, open_dataset(folder / "data"), config, SerialExecutor(), silent)
 
 
 def prepare(case: str, folder: Path) -> None:

@@ -99,7 +99,7 @@ def measure(dataset: Path, run: Path) -> dict[str, Any]:
         page.wait_for_function(
             f"Bokeh.documents[0].get_model_by_name('loss, held out, fold 0').data.epoch.at(-1) == {EPOCHS}"
         )
-        assert len(source_data(page, "lanes")["fold"]) >= FOLDS
+        assert len(source_data(page, "timeline")["fold"]) >= FOLDS
     if training.wait():
         raise SystemExit(run.with_suffix(".log").read_text())
     ranks = [epoch["ranks"][0] for epoch in run_status(locate(run)).folds[0].history]

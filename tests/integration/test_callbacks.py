@@ -84,7 +84,7 @@ def test_callbacks_are_told_of_a_run(
     assert (logged.data.params["epochs"], logged.info.status) == ("2", "FINISHED")
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert failing.told == 1
-    assert "Failing.epoch_ended failed; it is told no more" in caplog.text
+    assert "Failing.epoch_ended failed; it receives no more events" in caplog.text
     before = len(own.moments)
     assert fs.train(digits.root, run, callbacks=[own], **options) == summary
     assert own.moments[before:] == [], "of a run that is complete there is nothing to tell"

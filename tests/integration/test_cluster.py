@@ -137,7 +137,7 @@ def test_a_job_that_is_done_is_known_and_does_nothing_more(
     number = done.stdout.partition(":")[0]
     assert re.search(rf"{number} .*SUCCEEDED .*{folder}/run", command(home, "jobs").stdout)
     assert command(home, "logs", number).stdout in done.stdout
-    assert command(home, "stop", number).stdout == f"{number}: it had ended\n"
+    assert command(home, "stop", number).stdout == f"{number}: it had already ended\n"
     weights = folder / "run/folds/0/model.safetensors"
     before = weights.stat().st_mtime_ns
     again = command(home, "submit", folder / "job.toml", "--follow")
@@ -225,8 +225,8 @@ def test_the_doctor_examines_all_nodes(home: dict[str, str], tmp_path: Path) -> 
     examined = command(home, "doctor", "--cluster", address, "--storage", str(tmp_path / "place"))
     assert not examined.returncode, examined.stderr
     assert "127.0.0.1, 127.0.0.1" in examined.stdout
-    assert "each node reaches each" in examined.stdout
-    assert "can be written and read from each node" in " ".join(examined.stdout.split())
+    assert "every node reaches every other" in examined.stdout
+    assert "every node can write and read" in " ".join(examined.stdout.split())
     (tmp_path / "token").write_text("0" * 64)
     refused = command({**home, TOKEN_PATH: str(tmp_path / "token")}, "doctor", "--cluster", address)
     assert refused.returncode == 2

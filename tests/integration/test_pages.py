@@ -1,4 +1,4 @@
-"""What people see, in a real browser."""
+"""The report and the live pages, in a real browser."""
 
 import random
 import re
@@ -32,7 +32,7 @@ from torch import nn
 
 class Pause(nn.Module):
     def forward(self, x):
-        time.sleep(0.05 * self.training)  # so that there is something to see
+        time.sleep(0.05 * self.training)  # slow enough to watch
         return x
 
 def slow(sample_shape, outputs):
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 
 def artefact(name: str) -> Path:
-    """Where a picture of a page is kept."""
+    """Where a screenshot of a page is kept."""
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     return ARTEFACTS / name
 
@@ -70,13 +70,13 @@ def test_the_report_opens_offline_and_can_be_read(scheme: str, report: Path, bro
     assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS[scheme]
     facts = read_json(report.with_suffix(".json"))
     titles = page.locator("h2").all_inner_texts()
-    expected = ["Out of fold: 1,200 rows", "Folds", "Curves", "Out of fold: classes", "Out of fold: the worst 100 rows"]
-    assert titles == [*expected, "Time", "The same once more"]
+    expected = ["Out-of-fold scores (1,200 rows)", "Folds", "Learning curves", "Out-of-fold scores by class"]
+    assert titles == [*expected, "Out-of-fold rows with the highest loss", "Training time", "Reproduce this run"]
     assert page.locator("svg").count() == 4
     assert page.locator(".scores strong").first.inner_text() == f"{facts['out_of_fold']['scores']['accuracy']:.4f}"
-    pictures = page.locator(".pictures img")
-    assert pictures.count() == 100
-    assert pictures.evaluate_all("all => all.every(one => one.naturalWidth == 112)")
+    images = page.locator(".images img")
+    assert images.count() == 100
+    assert images.evaluate_all("all => all.every(one => one.naturalWidth == 112)")
     assert page.locator("code").first.inner_text() == facts["command"]
     assert serious_issues(page) == []
     assert told == []
@@ -109,7 +109,7 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
             ):
                 seen.append(shown[:2])
         dataset = converting.result()
-    assert len(seen) > 2, "the numbers have moved"
+    assert len(seen) > 2, "the numbers never changed"
     assert seen == sorted(seen, key=lambda one: int(one[0].replace(",", "")))
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     source = (tmp_path / "many.csv").stat().st_size
@@ -192,10 +192,10 @@ def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browse
                 }.items():
                     shown = source_data(page, f"{chart}, fold {fold}")
                     assert shown == {"epoch": list(range(1, EPOCHS + 1)), "value": [epoch[name] for epoch in history]}
-            lanes = source_data(page, "lanes")
-            ended = [state for fold, state in zip(lanes["fold"], lanes["state"], strict=True) if state == "done"]
+            timeline = source_data(page, "timeline")
+            ended = [state for fold, state in zip(timeline["fold"], timeline["state"], strict=True) if state == "done"]
             assert len(ended) == 5
-            assert lanes["state"].count("failed") == 1
+            assert timeline["state"].count("failed") == 1
             assert [line for line in told if "rror" in line] == []
             page.close()
             for scheme, width in WIDTHS.items():

@@ -54,7 +54,7 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ("--folds", "3", "--epochs", "3", "--batch-size", "32", "--workers", "2", "--set", "hidden=32")
     done = foldstream("train", digits.root, run, "--model", f"{folder}/own.py:linear", "--set", "lr=0.01", *options)
     assert done.returncode == 0, done.stderr
-    assert "out-of-fold, all 1,200 rows: accuracy 0." in done.stdout
+    assert "out-of-fold, 1,200 rows: accuracy 0." in done.stdout
     assert "data wait, s" in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     return run
@@ -98,7 +98,7 @@ def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(
     fewer = convert_file(digits_csv, tmp_path / "fewer.zarr", "label", shape=(1, 28, 28), shuffle=1)
     data = foldstream("train", fewer.root, trained, *model, *options)
     assert data.returncode == 2
-    assert "the data are not the same" in data.stderr
+    assert "the dataset is different" in data.stderr
     source = trained.parent / "own.py"
     source.write_text(MODEL + "\n")
     changed = foldstream("train", digits.root, trained, *model, *options)
@@ -156,8 +156,8 @@ def test_a_holdout_is_scored_by_all_models_of_all_repeats(digits: Dataset, tmp_p
     options = ("--folds", "2", "--repeats", "2", "--holdout", "0.25", "--epochs", "2", "--batch-size", "32")
     done = foldstream("train", digits.root, tmp_path / "run", "--model", "mlp", *options, "--refit")
     assert done.returncode == 0, done.stderr
-    assert "out-of-fold, all 900 rows: accuracy" in done.stdout
-    assert "seen by no model, 300 rows: accuracy" in done.stdout
+    assert "out-of-fold, 900 rows: accuracy" in done.stdout
+    assert "holdout, 300 rows: accuracy" in done.stdout
     counts = [
         np.asarray(zarr.open_group(tmp_path / "run" / name, mode="r")["count"][...])  # type: ignore[index]
         for name in ("oof.zarr", "holdout.zarr")
@@ -288,7 +288,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--fold-mode", "fussed"], "did you mean 'fused'?"),
         (["train", "{data}", "run", "--plan", "weekly"], "has no plan 'weekly'"),
         (["train", "{data}", "run", "--refit", "--set", "patience=3"], "needs held-out rows"),
-        (["train", "{data}", "{folder}"], "holds something that is not a run"),
+        (["train", "{data}", "{folder}"], "holds files that are not a run's"),
         (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
         (["run", "{folder}/job.toml"], "[convert.csv] lable is not an option: did you mean 'label'?"),
         (["info", "{folder}"], "is not a dataset written by Foldstream"),

@@ -1,4 +1,4 @@
-"""What the commands print for programs and for nobody, and how Ctrl-C ends them."""
+"""What commands print for programs and in quiet mode, and how Ctrl-C stops them."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_quiet_commands_print_errors_only(digits_csv: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_training_and_says_how_to_resume(times: int, digits: Dataset, tmp_path: Path) -> None:
     options = ["--folds", "3", "--epochs", "50", "--batch-size", "64", "--workers", "1", "--model", "mlp"]
     run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     process = start([*COMMAND, "train", str(digits.root), str(run.root), *options], log)
@@ -51,7 +51,7 @@ def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Datase
         wait_for(process, run, 3)
         for _ in range(times):
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the command with all that it has started
-            while log.read_text().count("ending; Ctrl-C once more") == 0:
+            while log.read_text().count("press Ctrl-C again") == 0:
                 assert process.poll() is None, log.read_text()
         code = process.wait(PATIENCE_SECONDS)
     finally:
@@ -60,5 +60,5 @@ def test_ctrl_c_ends_a_training_and_says_how_to_go_on(times: int, digits: Datase
     assert code == 130
     assert_session_ended(process.pid)
     told = log.read_text().splitlines()
-    assert ("stopped: what is done is kept, and the same command goes on from there" in told) == (times == 1)
+    assert ("stopped: finished work is kept; run the same command again to resume" in told) == (times == 1)
     assert "Traceback" not in log.read_text()

@@ -1,4 +1,4 @@
-"""What callbacks are told, and which there are."""
+"""Which events callbacks receive, and how callbacks are found."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,48 +7,48 @@ from typing import Any
 
 import foldstream as fs
 import pytest
-from foldstream.cluster.callbacks.callback import Callback, Callbacks, find_callback, moments
-from foldstream.cluster.runs.status import FoldStatus, RunStatus, Span
+from foldstream.cluster.callbacks.callback import Callback, Callbacks, events_between, find_callback
+from foldstream.cluster.runs.status import FoldStatus, Phase, RunStatus
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 
 from .test_training import make_job
 
 EPOCHS = [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
-WAITING = FoldStatus("fold 0", False, 0.0, 3, [], "", "fold 0", [Span("waiting", 0, 0.0, None)])
+WAITING = FoldStatus("fold 0", False, 0.0, 3, [], "", "fold 0", [Phase("waiting", 0, 0.0, None)])
 RUNNING = replace(
-    WAITING, epochs=1.0, history=EPOCHS[:1], spans=[Span("waiting", 0, 0.0, 1.0), Span("running", 1, 1.0, None)]
+    WAITING, epochs=1.0, history=EPOCHS[:1], phases=[Phase("waiting", 0, 0.0, 1.0), Phase("running", 1, 1.0, None)]
 )
 FAILED = replace(
     RUNNING,
     checkpoint="epoch-00001-step-000000000.safetensors",
-    spans=[RUNNING.spans[0], Span("failed", 1, 1.0, 5.0, "a worker died"), Span("waiting", 1, 5.0, None)],
+    phases=[RUNNING.phases[0], Phase("failed", 1, 1.0, 5.0, "a worker died"), Phase("waiting", 1, 5.0, None)],
 )
-AGAIN = replace(FAILED, spans=[*FAILED.spans[:2], Span("waiting", 1, 5.0, 5.1), Span("running", 2, 5.1, None)])
-DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, spans=[*AGAIN.spans[:3], Span("done", 2, 5.1, 9.0)])
+AGAIN = replace(FAILED, phases=[*FAILED.phases[:2], Phase("waiting", 1, 5.0, 5.1), Phase("running", 2, 5.1, None)])
+DONE = replace(AGAIN, done=True, epochs=3.0, history=EPOCHS, phases=[*AGAIN.phases[:3], Phase("done", 2, 5.1, 9.0)])
 
 
-def told(before: FoldStatus, after: FoldStatus) -> list[tuple[str, tuple[Any, ...]]]:
-    return list(moments(RunStatus(False, [before]), RunStatus(False, [after])))
+def events(before: FoldStatus, after: FoldStatus) -> list[tuple[str, tuple[Any, ...]]]:
+    return list(events_between(RunStatus(False, [before]), RunStatus(False, [after])))
 
 
-def test_what_is_new_is_told_once() -> None:
-    assert told(WAITING, RUNNING) == [("fold_begun", ("fold 0", 1)), ("epoch_ended", ("fold 0", 1, EPOCHS[0]))]
-    assert told(RUNNING, FAILED) == [
+def test_callbacks_are_notified_of_new_events_once() -> None:
+    assert events(WAITING, RUNNING) == [("fold_begun", ("fold 0", 1)), ("epoch_ended", ("fold 0", 1, EPOCHS[0]))]
+    assert events(RUNNING, FAILED) == [
         ("fold_failed", ("fold 0", 1, "a worker died")),
         ("checkpoint_written", ("fold 0", FAILED.checkpoint)),
     ]
-    assert told(FAILED, AGAIN) == [("fold_begun", ("fold 0", 2))]
-    assert told(AGAIN, DONE) == [
+    assert events(FAILED, AGAIN) == [("fold_begun", ("fold 0", 2))]
+    assert events(AGAIN, DONE) == [
         *(("epoch_ended", ("fold 0", epoch, EPOCHS[epoch - 1])) for epoch in (2, 3)),
         ("fold_ended", ("fold 0", EPOCHS[2])),
     ]
     for status in (WAITING, RUNNING, FAILED, AGAIN, DONE):
-        assert told(status, status) == []
+        assert events(status, status) == []
 
 
-def test_between_two_looks_much_may_happen() -> None:
-    assert [name for name, _ in told(WAITING, DONE)] == [
+def test_many_events_may_lie_between_two_polls() -> None:
+    assert [name for name, _ in events(WAITING, DONE)] == [
         "fold_begun",
         "fold_failed",
         "fold_begun",
@@ -80,20 +80,20 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlflo", "did you mean 'mlflow'"),
-        ("{folder}/own.py:wrong", "gives int, not a foldstream.Callback"),
-        ("{folder}/own.py:none", "there is no function «none»"),
-        ("{folder}/no.py:Own", "the file does not exist"),
-        ("prometheus=http", "give a port"),
+        ("mlflo", "did you mean .mlflow"),
+        ("{folder}/own.py:wrong", "returned int, expected a foldstream.Callback"),
+        ("{folder}/own.py:none", "has no function 'none'"),
+        ("{folder}/no.py:Own", "there is no such file"),
+        ("prometheus=http", "expected a port"),
     ],
 )
-def test_what_is_none_is_refused(name: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_callback_is_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises(UsageError, match=message):
         find_callback(name.format(folder=tmp_path))()
 
 
-def test_what_was_made_before_one_that_cannot_be_is_closed(digits: Dataset, tmp_path: Path) -> None:
+def test_callbacks_created_before_an_invalid_one_are_closed(digits: Dataset, tmp_path: Path) -> None:
     _, run = make_job(digits, tmp_path / "run")
     closed = []
 
@@ -103,12 +103,12 @@ def test_what_was_made_before_one_that_cannot_be_is_closed(digits: Dataset, tmp_
 
     (tmp_path / "own.py").write_text(OWN)
     makers = [Open, find_callback(f"{tmp_path}/own.py:wrong")]
-    with pytest.raises(UsageError, match="gives int"), Callbacks(makers, run.root):
+    with pytest.raises(UsageError, match="returned int"), Callbacks(makers, run.root):
         pass
     assert len(closed) == 1
 
 
-def test_every_moment_may_be_left_out() -> None:
+def test_every_method_is_optional() -> None:
     summary: Mapping[str, Any] = {}
     nothing = Callback()
     nothing.run_begun("run", ["fold 0"], {})

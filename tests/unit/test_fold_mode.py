@@ -1,8 +1,8 @@
-"""What decides how folds are trained: the memory, the room on the nodes, and a short trial."""
+"""How the fold mode is chosen: by memory, free nodes and a short trial."""
 
 import pytest
 from foldstream.cluster.runs.fold_mode import choose_fold_mode, faster_mode
-from foldstream.cluster.runs.run import plan_units
+from foldstream.cluster.runs.run import make_units
 from foldstream.cluster.runs.schedule import Resources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
@@ -19,10 +19,12 @@ FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 
 def test_folds_are_one_unit_or_each_its_own() -> None:
     execution = Execution(workers=2, memory=100)
-    fused = plan_units(FOLDS, execution.model_copy(update={"fold_mode": "fused"}), use_gpu=True)
-    assert [(unit.folds, unit.demand) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
-    runs = plan_units(FOLDS, execution.model_copy(update={"fold_mode": "runs"}), use_gpu=False)
-    assert [(unit.folds, unit.demand) for unit in runs.values()] == [((fold,), Resources(2, 0, 200)) for fold in FOLDS]
+    fused = make_units(FOLDS, execution.model_copy(update={"fold_mode": "fused"}), use_gpu=True)
+    assert [(unit.folds, unit.required) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
+    runs = make_units(FOLDS, execution.model_copy(update={"fold_mode": "runs"}), use_gpu=False)
+    assert [(unit.folds, unit.required) for unit in runs.values()] == [
+        ((fold,), Resources(2, 0, 200)) for fold in FOLDS
+    ]
 
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
@@ -30,7 +32,7 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     assert choose_fold_mode(digits, 5, config, Execution(workers=2), 1000)[0] == "fused"
     mode, reason = choose_fold_mode(digits, 5, config, Execution(workers=2), 10**12)
     assert mode == "runs"
-    assert "5 models at once need 100,000.0 GB" in reason
+    assert "5 models at once would need 100,000.0 GB" in reason
     rows = dict.fromkeys(range(5), EveryRow(digits.layout))
     needed = FusedStream(digits, rows, Mixing(config.batch_size), Rank(0, 2)).memory_needed
     enough, short = (

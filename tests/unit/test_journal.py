@@ -21,7 +21,7 @@ from foldstream.storage.places.locate import locate
 EVENTS: list[Event] = [
     NodeSeen("a", Resources(2.0, 1.0, 1 << 34)),
     Ended("fold-0", 1),
-    Ended("fold-1", 1, "no «such» layer\nsecond line"),
+    Ended("fold-1", 1, "no 'such' layer\nsecond line"),
     Ended("fold-1", 1, "no disk", final=True),
     Silent("fold-1", 2, 30.5),
     Observed(frozenset({("fold-2", 1), ("fold-3", 2)})),
@@ -41,8 +41,8 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path) -> None:
     journal, before = Journal(locate(tmp_path / "journal.jsonl")), time.time()
     journal.append(EVENTS[0])
-    journal.note_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
-    journal.note_death("fold-0-to-fold-1", 1, "worker 1 has died")
+    journal.record_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
+    journal.record_replacement("fold-0-to-fold-1", 1, "worker 1 has died")
     journal.append(EVENTS[1])
     assert list(journal.read()) == EVENTS[:2]
     seen, start, replaced, ended = journal.lines()

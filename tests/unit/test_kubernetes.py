@@ -1,4 +1,4 @@
-"""A job as Kubernetes objects, and the manifests of deploy/kubernetes against the schemas of those who read them."""
+"""A job as Kubernetes objects, and the manifests of deploy/kubernetes against the schemas of Kubernetes and KubeRay."""
 
 import tomllib
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
     return {manifest["kind"]: manifest for manifest in manifests}
 
 
-def test_the_job_file_and_what_it_names_travel_in_a_config_map() -> None:
+def test_the_job_file_and_its_files_are_in_a_config_map() -> None:
     config = ray_job(JOB, {"model.py": "def factory(): ..."}, OPTIONS, base_manifests())[0]
     assert config["metadata"]["name"] == "digits-job"
     assert config["data"] == {"job.toml": JOB, "model.py": "def factory(): ..."}
@@ -139,7 +139,7 @@ def test_a_job_file_becomes_manifests_with_its_model_beside_it(folder: str | Non
         assert template["spec"]["containers"][0]["image"] == OPTIONS.image
 
 
-def test_a_place_that_the_pods_do_not_see_is_refused(job_file: Path, tmp_path: Path) -> None:
+def test_a_path_that_the_pods_cannot_see_is_refused(job_file: Path, tmp_path: Path) -> None:
     job_file.write_text(JOB.replace("s3://bucket/run", "/shared/run"))
     with pytest.raises(UsageError, match="/shared/run is on this machine"):
         job_manifests(load_job_file(job_file), OPTIONS)
@@ -151,10 +151,10 @@ def test_a_place_that_the_pods_do_not_see_is_refused(job_file: Path, tmp_path: P
     assert job_manifests(load_job_file(job_file), OPTIONS, str(tmp_path))
 
 
-def test_what_kubectl_says_is_told(job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_kubectl_are_shown(job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     manifests = job_manifests(load_job_file(job_file), OPTIONS)
-    with pytest.raises(RunError, match=r"rayjobs\.ray\.io digits .*» failed: The connection"):
+    with pytest.raises(RunError, match=r"rayjobs\.ray\.io digits .*' failed: The connection"):
         apply_job(manifests, "digits")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="kubectl is not installed"):
@@ -169,16 +169,16 @@ def test_a_job_is_named_as_its_run() -> None:
 @pytest.mark.parametrize(
     ("job", "files", "options", "said"),
     [
-        pytest.param(JOB, {}, RayJobOptions("Digits", "i"), "cannot name a RayJob", id="capital"),
-        pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 small letters", id="long"),
-        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "from 3 to 2 workers", id="bounds"),
-        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "from 0 to 0 workers", id="none"),
-        pytest.param(JOB, {"../model.py": ""}, RayJobOptions("d", "i"), "beside the job file", id="folder"),
-        pytest.param(JOB, {"job.toml": ""}, RayJobOptions("d", "i"), "beside the job file", id="taken"),
+        pytest.param(JOB, {}, RayJobOptions("Digits", "i"), "is not a valid RayJob name", id="capital"),
+        pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 lowercase letters", id="long"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "workers: 3 to 2", id="bounds"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "workers: 0 to 0", id="none"),
+        pytest.param(JOB, {"../model.py": ""}, RayJobOptions("d", "i"), "next to the job file", id="folder"),
+        pytest.param(JOB, {"job.toml": ""}, RayJobOptions("d", "i"), "next to the job file", id="taken"),
         pytest.param("#" * (1 << 20), {}, RayJobOptions("d", "i"), "a ConfigMap holds 1,048,576", id="large"),
     ],
 )
-def test_what_kubernetes_would_refuse_is_refused(
+def test_what_kubernetes_would_reject_is_refused(
     job: str, files: dict[str, str], options: RayJobOptions, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
@@ -201,7 +201,7 @@ def test_every_kustomization_builds_into_what_the_schemas_allow(folder: str) -> 
         validate(manifest)
 
 
-def test_what_submit_hands_in_is_what_the_schemas_allow() -> None:
+def test_submitted_manifests_are_valid() -> None:
     for manifest in ray_job(
         "[train]", {"model.py": ""}, RayJobOptions("digits", "registry/foldstream:1"), base_manifests()
     ):
@@ -220,7 +220,7 @@ def test_what_submit_hands_in_is_what_the_schemas_allow() -> None:
         pytest.param("spec.rayClusterSpec.autoscalerOptions.securityContext.root", id="of the autoscaler's"),
     ],
 )
-def test_a_field_that_is_none_fails(place: str) -> None:
+def test_an_unknown_field_fails(place: str) -> None:
     job = base_manifests()[0]
     validate(job)
     at(job, place, "wrong")
@@ -232,12 +232,12 @@ def test_a_field_that_is_none_fails(place: str) -> None:
     ("place", "value"),
     [
         pytest.param("spec.backoffLimit", "three", id="text for a number"),
-        pytest.param("spec.submissionMode", "Http", id="a mode that is none"),
+        pytest.param("spec.submissionMode", "Http", id="an unknown mode"),
         pytest.param("spec.rayClusterSpec.authOptions.mode", "none", id="no token"),
         pytest.param("spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus", 0, id="a number for text"),
     ],
 )
-def test_a_value_of_another_kind_fails(place: str, value: object) -> None:
+def test_a_value_of_the_wrong_type_fails(place: str, value: object) -> None:
     job = base_manifests()[0]
     at(job, place, value)
     with pytest.raises(jsonschema.ValidationError):

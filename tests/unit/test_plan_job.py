@@ -1,4 +1,4 @@
-"""A plan is made from a sample of the sources, with nothing started and nothing left behind."""
+"""An estimate is made from a sample of the sources, with nothing started and nothing left behind."""
 
 import bz2
 import gzip
@@ -15,7 +15,7 @@ from foldstream.cluster.api import job
 from foldstream.cluster.api import train as training
 from foldstream.cluster.dask import executor
 from foldstream.cluster.planning import job as planning
-from foldstream.cluster.planning.job import JobPlan, plan_job
+from foldstream.cluster.planning.job import JobEstimate, estimate_job
 from foldstream.pipeline import sample as sampling
 from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.sample import sample_images, sample_texts
@@ -37,7 +37,7 @@ CSV = "[convert.csv]\nsources = ['rows.csv']\nout = 'data.zarr'\nlabel = 'label'
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
-        raise AssertionError("a plan starts no cluster")
+        raise AssertionError("an estimate starts no cluster")
 
     for module in (executor, job):
         monkeypatch.setattr(module, "dask_cluster", start)
@@ -56,21 +56,21 @@ def write_job(folder: Path, text: str) -> Path:
     return job
 
 
-def facts_of(plan: JobPlan) -> dict[str, str]:
-    return dict(plan.facts)
+def facts_of(estimate: JobEstimate) -> dict[str, str]:
+    return dict(estimate.facts)
 
 
-def test_a_small_job_is_planned_exactly_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_job_is_estimated_exactly_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
     (tmp_path / "rows.csv").write_text(table(3_000))
     job = write_job(tmp_path, CSV + TRAIN)
-    plan = plan_job(job, (1, 4), cores=8, price=2.0)
-    facts = facts_of(plan)
+    estimate = estimate_job(job, (1, 4), cores=8, price=2.0)
+    facts = facts_of(estimate)
     assert facts["rows"] == "3,000"
     assert facts["models"].startswith("5 of ")
-    assert [outlook.nodes for outlook in plan.outlooks] == [1, 4]
-    one, four = plan.outlooks
+    assert [forecast.nodes for forecast in estimate.forecasts] == [1, 4]
+    one, four = estimate.forecasts
     assert one.training == pytest.approx(4 * four.training)
     assert one.conversion == four.conversion > 0  # eight shards, eight cores
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.toml", "rows.csv", "work"]
@@ -79,31 +79,31 @@ def test_a_small_job_is_planned_exactly_and_leaves_nothing(tmp_path: Path, monke
 
 def test_training_hours_follow_from_the_trial(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(3_000))
-    plan = plan_job(write_job(tmp_path, CSV + TRAIN + "folds = 3\n"), (2,), cores=5)
-    assert plan.outlooks[0].training == pytest.approx(3_000 * 2 * (2 + 1 / 3) * 1e-3 / 10)
-    assert plan.outlooks[0].cost is None
+    estimate = estimate_job(write_job(tmp_path, CSV + TRAIN + "folds = 3\n"), (2,), cores=5)
+    assert estimate.forecasts[0].training == pytest.approx(3_000 * 2 * (2 + 1 / 3) * 1e-3 / 10)
+    assert estimate.forecasts[0].cost is None
 
 
-def test_a_dataset_that_is_there_is_counted_and_not_converted(tmp_path: Path, quick_trial: None) -> None:
+def test_an_existing_dataset_is_counted_and_not_converted(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(3_000))
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "data.zarr", "label")
     (tmp_path / "rows.csv").unlink()
     for text in (CSV + TRAIN, f"{TRAIN}dataset = 'data.zarr'\n"):
-        plan = plan_job(write_job(tmp_path, text), (1,))
-        facts = facts_of(plan)
+        estimate = estimate_job(write_job(tmp_path, text), (1,))
+        facts = facts_of(estimate)
         assert facts["rows"] == "3,000"
         assert facts["shards"].startswith(f"{dataset.layout.shards} of ")
         assert "sources" not in facts
-        assert plan.outlooks[0].conversion == 0
+        assert estimate.forecasts[0].conversion == 0
 
 
-def test_sources_may_stand_for_many_more(tmp_path: Path, quick_trial: None) -> None:
+def test_sources_may_be_a_sample_of_all_sources(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(3_000))
     size = (tmp_path / "rows.csv").stat().st_size
-    plan = plan_job(write_job(tmp_path, CSV + TRAIN), (1,), source_bytes=1_000_000 * size)
-    assert facts_of(plan)["rows"] == "3,000,000,000"
-    assert "1,000,000 of them" in facts_of(plan)["sources"]
-    assert plan.assumptions[0].startswith("All sources are like the sample")
+    estimate = estimate_job(write_job(tmp_path, CSV + TRAIN), (1,), source_bytes=1_000_000 * size)
+    assert facts_of(estimate)["rows"] == "3,000,000,000"
+    assert "1,000,000 sources" in facts_of(estimate)["sources"]
+    assert estimate.assumptions[0].startswith("All sources are like the sample")
 
 
 def zstd(text: bytes) -> bytes:
@@ -140,12 +140,12 @@ def test_the_rows_of_large_sources_are_estimated(
     for number in range(6):
         (tmp_path / f"rows{number}{suffix}").write_bytes(WRITERS[suffix](text))
     job = CSV.replace("['rows.csv']", f"['*{suffix}']").replace("data.zarr", "out/data.zarr")
-    facts = facts_of(plan_job(write_job(tmp_path, job), (1,)))
+    facts = facts_of(estimate_job(write_job(tmp_path, job), (1,)))
     rows, sampled = (int(facts[name].split()[0].replace(",", "")) for name in ("rows", "sample"))
     assert sampled <= 180_000  # half of them: bzip2 packs more rows together than a sample has
     assert rows == pytest.approx(360_000, rel=0.03 if suffix in (".csv", ".parquet") else 0.1)
     print(rows, sampled)
-    assert ("until all is converted" in facts["disk"]) == (suffix not in (".csv", ".parquet"))
+    assert ("during conversion" in facts["disk"]) == (suffix not in (".csv", ".parquet"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -194,7 +194,7 @@ def test_images_are_sampled_evenly(archived: bool, tmp_path: Path, monkeypatch: 
         with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
             for path in sorted((tmp_path / "images").rglob("*.png")):
                 archive.write(path, path.relative_to(tmp_path / "images"))
-    facts = facts_of(plan_job(write_job(tmp_path, text), (1,)))
+    facts = facts_of(estimate_job(write_job(tmp_path, text), (1,)))
     rows = int(facts["rows"].replace(",", ""))
     assert rows == pytest.approx(300, rel=0.02)
     assert facts["sample"].startswith("20 rows")
@@ -214,15 +214,15 @@ def test_images_keep_their_classes_and_stay_in_their_folder(tmp_path: Path) -> N
     assert sample.total == sample.bytes
 
 
-def test_more_images_than_are_listed_need_their_size(
+def test_too_many_images_to_list_need_their_total_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_trial: None
 ) -> None:
     monkeypatch.setattr(sampling, "MOST_LISTED", 50)
     write_images(tmp_path / "images", 60)
-    with pytest.raises(UsageError, match="more than 50 images; say how large all of them are"):
-        plan_job(write_job(tmp_path, IMAGES), (1,))
-    facts = facts_of(plan_job(write_job(tmp_path, IMAGES + TRAIN), (1,), source_bytes="1TB"))
-    assert facts["sources"] == f"1.00 TB, {facts['rows']} of them"
+    with pytest.raises(UsageError, match="more than 50 images; give the size of all images"):
+        estimate_job(write_job(tmp_path, IMAGES), (1,))
+    facts = facts_of(estimate_job(write_job(tmp_path, IMAGES + TRAIN), (1,), source_bytes="1TB"))
+    assert facts["sources"] == f"1.00 TB in {facts['rows']} sources"
 
 
 def test_labels_may_name_images_that_are_not_in_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +230,8 @@ def test_labels_may_name_images_that_are_not_in_the_sample(tmp_path: Path, monke
     write_images(tmp_path / "images", 300)
     lines = [f"class{number % 3}/{number:03d}.png,{number % 2}" for number in range(300)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *lines]))
-    plan = plan_job(write_job(tmp_path, IMAGES + "labels = 'labels.csv'\n"), (1,))
-    assert int(facts_of(plan)["rows"]) == pytest.approx(300, rel=0.02)
+    estimate = estimate_job(write_job(tmp_path, IMAGES + "labels = 'labels.csv'\n"), (1,))
+    assert int(facts_of(estimate)["rows"]) == pytest.approx(300, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -240,16 +240,16 @@ def test_labels_may_name_images_that_are_not_in_the_sample(tmp_path: Path, monke
         (CSV, SourceError, r"rows\.csv cannot be read"),
         (IMAGES, SourceError, r"images does not exist"),
         (f"{TRAIN}dataset = 'none.zarr'\n", ForeignError, r"none\.zarr does not exist"),
-        ("[predict]\nrun = 'run'\nsource = 'a'\nout = 'b'\n", UsageError, "there is nothing to plan"),
+        ("[predict]\nrun = 'run'\nsource = 'a'\nout = 'b'\n", UsageError, "there is nothing to estimate"),
     ],
     ids=["no file", "no folder", "no dataset", "nothing"],
 )
 def test_what_cannot_run_is_refused(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
-        plan_job(write_job(tmp_path, text), (1,))
+        estimate_job(write_job(tmp_path, text), (1,))
 
 
-def test_options_that_do_not_fit_are_refused_as_by_run(tmp_path: Path, quick_trial: None) -> None:
+def test_invalid_options_are_refused_as_by_run(tmp_path: Path, quick_trial: None) -> None:
     (tmp_path / "rows.csv").write_text(table(300))
     for more, message in (
         ("folds = 1\n", "--folds 1"),
@@ -258,15 +258,15 @@ def test_options_that_do_not_fit_are_refused_as_by_run(tmp_path: Path, quick_tri
         ("settings = {lr = 'fast'}\n", "--set lr"),
     ):
         with pytest.raises(UsageError, match=message):
-            plan_job(write_job(tmp_path, CSV + TRAIN + more), (1,))
+            estimate_job(write_job(tmp_path, CSV + TRAIN + more), (1,))
     with pytest.raises(UsageError, match="has no sources; remove the option"):
-        plan_job(write_job(tmp_path, f"{TRAIN}dataset = 'data.zarr'\n"), (1,), source_bytes="1TB")
+        estimate_job(write_job(tmp_path, f"{TRAIN}dataset = 'data.zarr'\n"), (1,), source_bytes="1TB")
 
 
 def test_a_sample_is_tried_in_blocks_as_large_as_they_will_be(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(table(300))
     sample = convert_file(tmp_path / "rows.csv", tmp_path / "data.zarr", "label", id="c0")
-    tried = planning.with_blocks(sample, 100, tmp_path / "tried")
+    tried = planning.reblock(sample, 100, tmp_path / "tried")
     assert (tried.rows, tried.layout.block_rows) == (planning.TRIAL_BLOCKS * 100, 100)
     assert find_damage(tried, SerialExecutor(), silent) == []
     names = ("x", "y", "key")
@@ -275,10 +275,10 @@ def test_a_sample_is_tried_in_blocks_as_large_as_they_will_be(tmp_path: Path) ->
         assert np.array_equal(again[name][:600], np.concatenate([rows[name]] * 2))
 
 
-def test_a_faulty_row_is_named_in_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_row_is_named_in_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "TEXT_BYTES", 20_000)
     rows = table(3_000).splitlines()
     rows[40] = "1,two"
     (tmp_path / "rows.csv").write_text("\n".join(rows))
     with pytest.raises(SourceError, match=f"^{tmp_path}/rows.csv, line 41"):
-        plan_job(write_job(tmp_path, CSV), (1,))
+        estimate_job(write_job(tmp_path, CSV), (1,))

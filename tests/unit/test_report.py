@@ -1,4 +1,4 @@
-"""The report of a run says what its record says, in each of its forms, whatever the rows are called."""
+"""The report of a run agrees with its record, in each of its forms, whatever the rows are called."""
 
 import io
 import re
@@ -58,7 +58,7 @@ class Tables(HTMLParser):
 
 
 def complete_run(dataset: Dataset, root: Path, **options: Any) -> RunFolder:
-    """A run of three folds that is trained and merged in this process."""
+    """Train and merge a run of three folds in this process."""
     job, run = make_job(dataset, root, **options)
     FoldTrainer(folds_of(job, run, range(3)), Process()).train()
     merge_run(run, dataset, SerialExecutor(), silent)
@@ -83,7 +83,7 @@ def test_the_tables_of_the_page_have_the_figures_of_the_record(run: RunFolder) -
     facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
     folds, classes, matrix, times = page.tables
     names = list(facts["spread"])
-    assert folds[0] == ["fold", "trained on", "held out", "epochs", *names]
+    assert folds[0] == ["fold", "training rows", "held-out rows", "epochs", *names]
     for shown, fold in zip(folds[1:-1], facts["folds"], strict=True):
         counts = [str(fold["fold"]), f"{fold['training_rows']:,}", f"{fold['held_out_rows']:,}", str(fold["epochs"])]
         assert shown == [*counts, *(number(fold["scores"][name]) for name in names)]
@@ -101,7 +101,7 @@ def test_the_tables_of_the_page_have_the_figures_of_the_record(run: RunFolder) -
     assert {name: facts["spread"][name] for name in summary["spread"]} == summary["spread"]
 
 
-def test_the_page_needs_nothing_else(run: RunFolder) -> None:
+def test_the_page_is_self_contained(run: RunFolder) -> None:
     page = run.page.read_bytes().decode()
     assert not Tables(page).elements & {"script", "iframe", "object", "embed"}
     assert set(re.findall(r'(?:src|href)="(data:)?', page)) == {"data:"}
@@ -134,7 +134,7 @@ def test_tensorboard_shows_the_report_and_the_confusion(run: RunFolder) -> None:
     np.testing.assert_allclose(cells, expected, atol=0.51)
 
 
-def test_the_command_says_what_would_else_be_another_training(digits: Dataset, tmp_path: Path) -> None:
+def test_the_command_has_every_setting_that_changes_the_training(digits: Dataset, tmp_path: Path) -> None:
     job, run = make_job(digits, tmp_path / "run", settings={"lr": "0.003", "weight_decay": "0.02"})
     told = command(job, run)
     assert "--set lr=0.003" in told, "the default of all recipes, but not that of digits-cnn"
@@ -160,7 +160,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert "| <i>a</i>\\|& |" in run.text.read_bytes().decode()
 
 
-def test_quantities_have_no_classes(tmp_path: Path) -> None:
+def test_regression_targets_have_no_classes(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(table(300).replace("label", "word"))
     data = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label=("c0", "c2"), task="regression")
     run = complete_run(data, tmp_path / "run", model="mlp", split=Split(kind="kfold", folds=3), batch_size=16)
@@ -172,7 +172,7 @@ def test_quantities_have_no_classes(tmp_path: Path) -> None:
     assert worst[1] == [row["name"], *told, number(row["loss"])]
 
 
-def test_of_many_classes_the_pairs_are_shown_that_are_taken_for_each_other(tmp_path: Path) -> None:
+def test_with_many_classes_the_most_confused_pairs_are_shown(tmp_path: Path) -> None:
     header, *rows = table(400).splitlines()
     lines = [f"{row.rpartition(',')[0]},word {int(row.split(',')[0]) % 40:02}" for row in rows]
     (tmp_path / "rows.csv").write_text("\n".join([header, *lines]) + "\n")

@@ -1,4 +1,4 @@
-"""What is sent to a cluster, and by what its dashboards are reached."""
+"""What is uploaded to a cluster, and how its dashboards are reached."""
 
 import os
 import stat
@@ -27,7 +27,7 @@ out = "out.csv"
 """
 
 
-def test_what_travels_is_the_job_with_absolute_paths_and_its_model(tmp_path: Path) -> None:
+def test_the_job_is_uploaded_with_absolute_paths_and_its_model(tmp_path: Path) -> None:
     home, sent = tmp_path / "home", tmp_path / "sent"
     (home / "models").mkdir(parents=True)
     (home / ".git").mkdir()
@@ -59,14 +59,14 @@ def test_a_dashboard_on_the_heads_loopback_is_reached_by_a_tunnel(address: str, 
     assert tunnel_to(address, "http://127.0.0.1:8787/status") == tunnel
 
 
-def test_the_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_its_owner_can_read_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (MODE, TOKEN):
-        monkeypatch.setenv(name, "")  # so that it is put back to what it was
+        monkeypatch.setenv(name, "")  # so that it is restored afterwards
         monkeypatch.delenv(name)
     file = tmp_path / "deep" / "token"
     monkeypatch.setenv(TOKEN_PATH, str(file))
     use_token()
-    assert MODE not in os.environ, "there is no token yet"
+    assert MODE not in os.environ, "no token exists yet"
     make_token()
     token = file.read_text()
     assert len(token) == 64

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.cluster.runs.run import plan_run
+from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.parts import read_part
@@ -32,7 +32,7 @@ def make_job(
     recipe, own = resolve_settings(model, settings or {})
     base = TrainConfig(model=model, split=Split(folds=3), epochs=2, batch_size=64, recipe=recipe, model_settings=own)
     run = RunFolder(locate(root))
-    return plan_run(run, dataset, base.model_copy(update=options), SerialExecutor(), silent), run
+    return prepare_run(run, dataset, base.model_copy(update=options), SerialExecutor(), silent), run
 
 
 def train(job: RunJob, run: RunFolder, process: Process | None = None, stop_after: int = 99) -> bytes:
