@@ -13,7 +13,6 @@ from .dataset import StoredArrays, open_arrays
 from .format import ArraySpec
 from .places.locate import Location
 
-PLANS = "splits"  # the folder of the plans stored with a dataset, by name
 MOST_CODES = 256  # of one byte
 
 

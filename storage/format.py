@@ -19,6 +19,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 WORK = ".work"
 LEFT_OUT = "left_out.csv"  # the invalid rows of the sources, if any were skipped
+PLANS = "splits"  # the folder of the plans stored with a dataset, by name
 
 BLOCK_BYTES = 2 << 20
 SHARD_BYTES = 64 << 20

@@ -4,8 +4,8 @@ import re
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, UsageError
-from ...storage.fold_plan import PLANS, FoldPlan, open_plan
-from ...storage.format import MANIFEST
+from ...storage.fold_plan import FoldPlan, open_plan
+from ...storage.format import MANIFEST, PLANS
 from ...storage.places.place import Place
 from ...training.splits.choose import choose_split
 from ...training.splits.plan import make_plan

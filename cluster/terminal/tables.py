@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ...storage.fold_plan import PLANS
-from ...storage.format import LEFT_OUT
+from ...storage.format import LEFT_OUT, PLANS
 from .output import console
 
 if TYPE_CHECKING:
