@@ -15,11 +15,11 @@ from ..storage.shards import shard_key
 from ..storage.tasks import Executor, Progress, silent
 from .images.convert import write_images
 from .images.list import list_images
-from .images.plan import ImageRequest, plan_images
-from .tables.convert import cut_sources, plan_by_scan, write_shards
-from .tables.plan import ConvertRequest
+from .images.spec import ImageRequest, specify_images
+from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
-from .target.claim import Plan
+from .tables.spec import ConvertRequest
+from .target.claim import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def check_shard(task: CheckTask) -> list[Damage]:
     damages = []
     for spec in dataset.manifest.arrays:
         path = dataset.place / shard_key(spec, task.shard)
-        reason = _fault(dataset, spec.name, path, task.shard)
+        reason = _damage_of(dataset, spec.name, path, task.shard)
         if reason:
             damages.append(Damage(task.shard, spec.name, str(path), start, stop - 1, reason))
     return damages
 
 
-def _fault(dataset: Dataset, array: str, path: AnyPath, shard: int) -> str:
+def _damage_of(dataset: Dataset, array: str, path: AnyPath, shard: int) -> str:
     """Why a file is not what was written, or nothing."""
     entry = dataset.manifest.shards[shard]
     if not path.exists():
@@ -114,9 +114,9 @@ def _write_again(
         if describe_source(source.path) != source:
             raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert again")
     cut = cut_sources(request, scratch, executor, progress)
-    plan = plan_by_scan(request, cut, scratch, executor, progress)
-    _check_same(plan, dataset)
-    write_shards(plan, scratch, executor, progress, shards)
+    spec = specify_by_scan(request, cut, scratch, executor, progress)
+    _check_same(spec, dataset)
+    write_shards(spec, scratch, executor, progress, shards)
 
 
 def _write_images_again(
@@ -129,11 +129,11 @@ def _write_images_again(
         raise SourceError(
             f"images of {', '.join(request.sources)} have changed since they were converted; convert again"
         )
-    plan = plan_images(request, images)
-    plan = write_images(plan, scratch, executor, progress, shards if plan.layout == dataset.layout else None)
-    _check_same(plan, dataset)
+    spec = specify_images(request, images)
+    spec = write_images(spec, scratch, executor, progress, shards if spec.layout == dataset.layout else None)
+    _check_same(spec, dataset)
 
 
-def _check_same(plan: Plan, dataset: Dataset) -> None:
-    if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
+def _check_same(spec: DatasetSpec, dataset: Dataset) -> None:
+    if (spec.layout, spec.schema) != (dataset.layout, dataset.schema):
         raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")

@@ -10,10 +10,10 @@ from distributed import Client
 
 from ...pipeline.csv.dialect import CsvOptions
 from ...pipeline.images.convert import convert_images as write_images
-from ...pipeline.images.plan import ImageRequest
+from ...pipeline.images.spec import ImageRequest
 from ...pipeline.tables.convert import convert
-from ...pipeline.tables.plan import ConvertRequest
 from ...pipeline.tables.sources import find_sources
+from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import is_converted
 from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset

@@ -14,11 +14,11 @@ from distributed import Client
 
 from ...pipeline.csv.row_batch import ABSENT
 from ...pipeline.images.convert import convert_images as write_images
-from ...pipeline.images.plan import ImageRequest
+from ...pipeline.images.spec import ImageRequest
 from ...pipeline.predictions.oof_table import WRITERS, write_table
-from ...pipeline.tables.plan import ConvertRequest
 from ...pipeline.tables.sources import find_sources
-from ...pipeline.target.claim import PLAN
+from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
 from ...storage.files import remove_tree, whole_file
@@ -105,7 +105,7 @@ def _source_dataset(
 ) -> Iterator[Dataset]:
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
     place = locate(source)
-    if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
+    if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         if id:
             raise UsageError(f"--id names a column of a CSV file, and {source} is a dataset, which has its rows' names")
         yield open_dataset(place)

@@ -27,7 +27,7 @@ BLANK = np.frombuffer(b"\n \t", np.uint8)  # with which a line begins that may b
 
 
 @dataclass(frozen=True)
-class CsvText:
+class CsvTable:
     """The text of one source: in `place`, the source itself or its unpacked copy (`packed`: in pieces of Zstandard).
 
     The rows begin at byte `start`, which is in line `line` (from 1); a packed copy holds the rows alone.
@@ -51,7 +51,7 @@ class CsvText:
 class CutTask:
     """Count the rows that begin at line starts of each range between two `edges` (bytes)."""
 
-    text: CsvText
+    table: CsvTable
     edges: tuple[int, ...]
 
 
@@ -76,25 +76,25 @@ class Cut:
     inside: Count
 
 
-def cut_tasks(text: CsvText) -> list[CutTask]:
+def cut_tasks(table: CsvTable) -> list[CutTask]:
     """The ranges of a text, some a task."""
-    edges = [*range(text.start, text.bytes, PIECE_BYTES), text.bytes]
-    return [CutTask(text, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
+    edges = [*range(table.start, table.bytes, PIECE_BYTES), table.bytes]
+    return [CutTask(table, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
 
 
 def cut_ranges(task: CutTask) -> list[Cut]:
     """Carry out a task."""
-    text, place = task.text, locate(task.text.place)
-    inner = [at for at in task.edges if at not in (text.start, text.bytes)]
-    starts = {at: line_start(place, at, text.bytes) for at in inner}
-    return [_cut(text, starts.get(start, start), starts.get(stop, stop)) for start, stop in pairwise(task.edges)]
+    table, place = task.table, locate(task.table.place)
+    inner = [at for at in task.edges if at not in (table.start, table.bytes)]
+    starts = {at: line_start(place, at, table.bytes) for at in inner}
+    return [_cut(table, starts.get(start, start), starts.get(stop, stop)) for start, stop in pairwise(task.edges)]
 
 
-def _cut(text: CsvText, start: int, stop: int) -> Cut:
+def _cut(table: CsvTable, start: int, stop: int) -> Cut:
     """Count the rows from line start to line start."""
     if start == stop:  # a row that is longer than a range
         return Cut(start, start, 0, Count(start, 0, 0, False), Count(start, 0, 0, True))
-    lines, outside, inside = count_text(read_text(locate(text.place), start, stop), text.dialect)
+    lines, outside, inside = count_text(read_text(locate(table.place), start, stop), table.dialect)
     return Cut(start, stop, lines, outside, inside)
 
 
@@ -116,12 +116,12 @@ def count_text(text: np.ndarray, dialect: Dialect) -> tuple[int, Count, Count]:
     return lines, outside, Count(first, count_lines(text[:first]), rows, open_end)
 
 
-def resolve_cuts(text: CsvText, cuts: Sequence[Cut]) -> list[Piece]:
+def resolve_cuts(table: CsvTable, cuts: Sequence[Cut]) -> list[Piece]:
     """The pieces of a text, from the counts of all of its ranges in order.
 
     Raises SourceError for a text without rows, and where no row ends for very long.
     """
-    inside, line = False, text.line
+    inside, line = False, table.line
     begins: list[tuple[int, int, int]] = []
     for cut in cuts:
         count = cut.inside if inside else cut.outside
@@ -131,11 +131,11 @@ def resolve_cuts(text: CsvText, cuts: Sequence[Cut]) -> list[Piece]:
             )
         inside, line = count.inside, line + cut.lines
     if not begins:
-        raise SourceError(f"{text.path} has a header and no rows; there is nothing to convert")
-    ends = [start for start, _, _ in begins[1:]] + [text.bytes]
+        raise SourceError(f"{table.path} has a header and no rows; there is nothing to convert")
+    ends = [start for start, _, _ in begins[1:]] + [table.bytes]
     pieces = [Piece(start, stop, at, rows) for (start, at, rows), stop in zip(begins, ends, strict=True)]
     for piece in pieces:
-        check_length(text.path, piece.line, piece.stop - piece.start)
+        check_length(table.path, piece.line, piece.stop - piece.start)
     return pieces
 
 

@@ -264,27 +264,27 @@ def read_rows(
     x: np.ndarray,
     spans: np.ndarray,
     odd: np.ndarray,
-    faults: np.ndarray,
+    invalid: np.ndarray,
 ) -> tuple[int, int, int, int]:
-    """Read rows from `start` on until the text, `x` (as many rows at most), `odd` or `faults` is at its end.
+    """Read rows from `start` on until the text, `x` (as many rows at most), `odd` or `invalid` is at its end.
 
     `roles` (columns,) says what each column of the text is; `places` (columns,) uint64 the column of `x` of a NUMBER,
     or that of `spans` of a TEXT. `limits` are the least and the greatest whole number that `x` (rows, features) takes,
     and which numbers with decimals: 0 none, 1 all, 2 those that float32 holds exactly. `spans` (rows, texts, 2) takes
     where a text begins and where it ends. Whatever is no plain number, does not fit or could not be converted exactly
-    goes to `odd`, (capacity, 4): row, column of the text, begin, end. A row that is none goes to `faults`,
+    goes to `odd`, (capacity, 4): row, column of the text, begin, end. A row that is none goes to `invalid`,
     (capacity, 3): kind, begin, fields; nothing else of it is kept.
 
-    Returns the rows read, where the next begins, and how many of `odd` and `faults` are filled.
+    Returns the rows read, where the next begins, and how many of `odd` and `invalid` are filled.
     """
     length, columns, delimiter = np.uint64(len(text) - 1), np.uint64(len(roles)), marks[0]
     low, high, decimals = limits
     row, i, odds, bad = ZERO, np.uint64(start), 0, 0
-    while row < np.uint64(len(x)) and odds + len(roles) <= len(odd) and bad < len(faults):
+    while row < np.uint64(len(x)) and odds + len(roles) <= len(odd) and bad < len(invalid):
         i = past_blank(text, i, length, marks)
         if i >= length:
             break
-        begin, before, column, fault = i, odds, ZERO, 0
+        begin, before, column, error = i, odds, ZERO, 0
         while True:
             role = roles[column] if column < columns else SKIP
             fits, stop = False, i
@@ -307,7 +307,7 @@ def read_rows(
                     i = OPEN
                     break
                 if first > i and stop > last + ONE:
-                    fault, i = AFTER_QUOTE, past_rest(text, stop, length, marks)
+                    error, i = AFTER_QUOTE, past_rest(text, stop, length, marks)
                     break
                 if role == NUMBER:
                     odd[odds, 0], odd[odds, 1], odd[odds, 2], odd[odds, 3] = row, column, first, last
@@ -319,15 +319,15 @@ def read_rows(
                 break
             i = stop + ONE
             column += ONE
-        if fault == 0 and column + ONE != columns:
-            fault = FIELDS
+        if error == 0 and column + ONE != columns:
+            error = FIELDS
         if i == OPEN:
-            fault = LEFT_OPEN
-        if fault == 0:
+            error = LEFT_OPEN
+        if error == 0:
             row += ONE
             continue
         odds = before
-        faults[bad, 0], faults[bad, 1], faults[bad, 2] = fault, begin, column + ONE
+        invalid[bad, 0], invalid[bad, 1], invalid[bad, 2] = error, begin, column + ONE
         bad += 1
     return np.int64(row), np.int64(min(i, length)), odds, bad
 
@@ -359,11 +359,16 @@ def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray,
 
 @compiled
 def extend_ranges(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray, total: np.ndarray, broken: np.ndarray, wide: np.ndarray
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    total: np.ndarray,
+    has_fractions: np.ndarray,
+    needs_float64: np.ndarray,
 ) -> None:
     """Take the rows of `x` (rows, columns) float64 into what is known of its columns; NaN is passed over.
 
-    `low`, `high` and `total` (columns,) float64; `broken` and `wide` (columns,) bool: whether a number has decimals,
+    `low`, `high` and `total` (columns,) float64; `has_fractions` and `needs_float64` (columns,) bool: whether a number has decimals,
     and whether one is not a float32.
     """
     for row in range(len(x)):
@@ -373,5 +378,5 @@ def extend_ranges(
             low[c] = value if value < low[c] else low[c]
             high[c] = value if value > high[c] else high[c]
             total[c] += value if there else 0.0
-            broken[c] |= there & (np.floor(value) != value)
-            wide[c] |= there & (np.float64(np.float32(value)) != value)
+            has_fractions[c] |= there & (np.floor(value) != value)
+            needs_float64[c] |= there & (np.float64(np.float32(value)) != value)

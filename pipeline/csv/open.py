@@ -23,7 +23,7 @@ from ...storage.errors import SourceError
 from ...storage.files import whole_file
 from ...storage.format import Source
 from ...storage.object_path import locate, open_stream, read_bytes
-from .cut import PACKER, PIECE_BYTES, CsvText, check_length, count_text
+from .cut import PACKER, PIECE_BYTES, CsvTable, check_length, count_text
 from .dialect import (
     MARK_OF_UTF8,
     CsvOptions,
@@ -43,9 +43,9 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError
 """What a stream raises that is damaged, or cut short."""
 
 
-def open_text(
+def open_csv(
     source: Source, options: CsvOptions, unpacked: str
-) -> tuple[CsvText, tuple[Piece, ...] | None, list[list[str]]]:
+) -> tuple[CsvTable, tuple[Piece, ...] | None, list[list[str]]]:
     """A source's text, its pieces if they are known already (those of one that was unpacked, to the file `unpacked`,
     are), and the fields of its first rows.
 
@@ -65,8 +65,8 @@ def open_text(
         if begin:
             break
         head = read_bytes(locate(path), 0, min(4 * len(head), source.bytes))
-    text = CsvText(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
-    return text, None, sample_rows(head[text.start :], text.dialect)
+    table = CsvTable(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
+    return table, None, sample_rows(head[table.start :], table.dialect)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
 
 def _unpack(
     path: str, options: CsvOptions, unpacked: str, suffix: str
-) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
+) -> tuple[CsvTable, tuple[Piece, ...], list[list[str]]]:
     try:
         with closing(open_stream(locate(path))) as raw, closing(decompressed(raw, suffix)) as stream:
             return _unpack_stream(path, options, unpacked, stream)
@@ -156,7 +156,7 @@ def _decoded(stream: Any, encoding: str, first: bytes) -> Iterator[bytes]:
 
 def _unpack_stream(
     path: str, options: CsvOptions, unpacked: str, stream: Any
-) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
+) -> tuple[CsvTable, tuple[Piece, ...], list[list[str]]]:
     first = bytes(stream.read(PIECE_BYTES))
     encoding = find_encoding(first, options)
     blocks = _decoded(stream, encoding, first)
@@ -166,20 +166,20 @@ def _unpack_stream(
         whole = block is None
         head += block or b""
         begin = _read_begin(path, head, encoding, options, whole)
-    text = CsvText(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
+    table = CsvTable(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
     with whole_file(locate(unpacked)) as store:
-        pieces, length = _store_pieces(text, head[begin.start :], blocks, store)
+        pieces, length = _store_pieces(table, head[begin.start :], blocks, store)
     if not pieces:
         raise SourceError(f"{path} has a header and no rows; there is nothing to convert")
     sample = sample_rows(head[begin.start : begin.start + HEAD_BYTES], begin.dialect)
-    return replace(text, bytes=length), tuple(pieces), sample
+    return replace(table, bytes=length), tuple(pieces), sample
 
 
-def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:
+def _store_pieces(table: CsvTable, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:
     """Cut a stream of text into pieces of whole rows and store them one after the other, each packed by itself."""
     pieces: list[Piece] = []
     carry, pending, rows = first, b"", 0
-    line, inside, at = text.line, False, 0
+    line, inside, at = table.line, False, 0
 
     def store_pending() -> None:
         nonlocal at, line
@@ -195,16 +195,16 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
         end = len(carry) if block is None else carry.rfind(b"\n") + 1 or _last_return(carry)
         stretch, carry = carry[:end], carry[end:] + (block or b"")
         if not stretch:
-            check_length(text.path, line, len(carry))
+            check_length(table.path, line, len(carry))
             continue
-        _, outside, if_inside = count_text(padded(stretch), text.dialect)
+        _, outside, if_inside = count_text(padded(stretch), table.dialect)
         count = if_inside if inside else outside
         inside = count.inside
         pending += stretch[: count.first] if count.rows else stretch
         if count.rows:
             store_pending()
             pending, rows = stretch[count.first :], count.rows
-        check_length(text.path, line, len(pending))
+        check_length(table.path, line, len(pending))
     store_pending()
     return pieces, at
 

@@ -86,7 +86,7 @@ class Numbers:
 
 
 @dataclass
-class Chunk:
+class RowBatch:
     """Rows as they were read, the faulty ones left out.
 
     `texts` are one array a text column, null where the text is missing; `begins` (rows, texts) where they stand in
@@ -98,23 +98,23 @@ class Chunk:
     texts: list[pa.Array]
     begins: np.ndarray
     missing: np.ndarray
-    faults: list[RowError]
+    errors: list[RowError]
     misfits: list[float | int] = field(default_factory=list)
 
 
-def leave_out(x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
-    """Take the rows that are wrong out of a chunk."""
-    keep = np.ones(chunk.rows, bool)
+def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:
+    """Take the rows that are wrong out of a batch."""
+    keep = np.ones(batch.rows, bool)
     keep[list(wrong)] = False
     kept = int(keep.sum())
-    x[:kept] = x[: chunk.rows][keep]
+    x[:kept] = x[: batch.rows][keep]
     moved = np.cumsum(keep) - 1
-    sound = keep[chunk.missing[:, 0]]
-    chunk.missing = np.stack([moved[chunk.missing[sound, 0]], chunk.missing[sound, 1]], axis=1)
-    chunk.texts = [texts.filter(pa.array(keep)) for texts in chunk.texts]
-    chunk.begins = chunk.begins[keep]
-    chunk.faults = sorted([*chunk.faults, *wrong.values()], key=lambda fault: fault.line)
-    chunk.rows = kept
+    sound = keep[batch.missing[:, 0]]
+    batch.missing = np.stack([moved[batch.missing[sound, 0]], batch.missing[sound, 1]], axis=1)
+    batch.texts = [texts.filter(pa.array(keep)) for texts in batch.texts]
+    batch.begins = batch.begins[keep]
+    batch.errors = sorted([*batch.errors, *wrong.values()], key=lambda fault: fault.line)
+    batch.rows = kept
 
 
 def remedy_of(reason: str) -> str:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ...storage.errors import RowError
 from ...storage.object_path import locate
-from .cut import PACKER, CsvText, read_text
+from .cut import PACKER, CsvTable, read_text
 from .dialect import padded
 from .kernels import (
     AFTER_QUOTE,
@@ -29,11 +29,11 @@ from .kernels import (
     read_rows,
     skip_rows,
 )
-from .row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
+from .row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
 
 MOST_DIGITS = 4000  # that Python makes an int of
 ODD_FIELDS = 1 << 16
-FAULTS = 1024
+MOST_INVALID = 1024
 
 
 class RowReader:
@@ -44,7 +44,7 @@ class RowReader:
 
     def __init__(
         self,
-        source: CsvText,
+        source: CsvTable,
         piece: Piece,
         columns: Columns,
         numbers: Numbers,
@@ -58,35 +58,35 @@ class RowReader:
         self.position = skip_rows(self.text, skip, self.marks) if skip else 0
         self.roles, self.places = column_roles(source.header, columns)
         self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
-        self.faulty = np.empty((FAULTS, 3), np.int32)
+        self.invalid = np.empty((MOST_INVALID, 3), np.int32)
 
     @property
     def ended(self) -> bool:
         """Whether all of the piece was read."""
         return self.position >= self.length
 
-    def read(self, x: np.ndarray) -> Chunk:
-        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
+    def read(self, x: np.ndarray) -> RowBatch:
+        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no errors."""
         spans = np.empty((len(x), len(self.columns.texts), 2), np.int32)
         rows, self.position, odds, bad = read_rows(
             self.text, self.position, self.marks, self.roles, self.places, self.numbers.limits(), x, spans,
-            self.odd, self.faulty,
+            self.odd, self.invalid,
         )  # fmt: skip
-        faults = [self._row_error(*entry) for entry in self.faulty[:bad].tolist()]
-        chunk = Chunk(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), faults)
+        errors = [self._row_error(*entry) for entry in self.invalid[:bad].tolist()]
+        batch = RowBatch(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), errors)
         wrong: dict[int, RowError] = {}
         if odds:
-            self._settle(self.odd[:odds], x, chunk, wrong)
-        chunk.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
+            self._settle(self.odd[:odds], x, batch, wrong)
+        batch.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
         if wrong:
-            leave_out(x, chunk, wrong)
-        return chunk
+            drop_rows(x, batch, wrong)
+        return batch
 
-    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a chunk that says what it must not."""
-        return self._error(int(chunk.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
+    def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text of a batch that says what it must not."""
+        return self._error(int(batch.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
 
-    def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
+    def _settle(self, odd: np.ndarray, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:
         """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
         dialect = self.source.dialect
         texts = pc.ascii_trim_whitespace(decode(self._copy(odd[:, 2:])[0]))
@@ -98,7 +98,7 @@ class RowReader:
         if self.fills is not None:
             gone = odd[absent, 0], places[absent]
             x[gone] = self.fills[places[absent]]
-            chunk.missing = np.stack(gone, axis=1).astype(np.int64)
+            batch.missing = np.stack(gone, axis=1).astype(np.int64)
         else:
             for i in np.flatnonzero(absent).tolist():
                 wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], ABSENT))
@@ -111,14 +111,14 @@ class RowReader:
         large = np.abs(values) >= LARGEST_EXACT  # 2⁵³ may be what 2⁵³ + 1 was rounded to
         fitting = self.numbers.fit(values) & ~large
         x[odd[there[fitting], 0], places[there[fitting]]] = values[fitting]
-        chunk.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
+        batch.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
         for i in there[large].tolist():
             value = parse_number(texts[i].as_py())
             assert not isinstance(value, str)
             if self.numbers.fits_large(value) if isinstance(value, int) else self.numbers.fit(np.array([value]))[0]:
                 x[odd[i, 0], places[i]] = value
             else:
-                chunk.misfits.append(value)
+                batch.misfits.append(value)
 
     def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
         """The texts or dates of a column, null where one is missing."""
@@ -175,7 +175,7 @@ class RowReader:
         return self._error(offset, None, reasons[kind])
 
 
-def read_piece(source: CsvText, piece: Piece) -> np.ndarray:
+def read_piece(source: CsvTable, piece: Piece) -> np.ndarray:
     """The text of a piece, padded."""
     place = locate(source.place)
     if not source.packed:

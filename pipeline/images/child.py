@@ -44,7 +44,7 @@ def main(descriptor: int) -> None:
             if len(memory) < os.fstat(descriptor).st_size:
                 memory = mmap.mmap(descriptor, 0)
             for number, reason in decode_files(memory, json.loads(line)):
-                tell({"fault": [number, reason]})
+                tell({"invalid": [number, reason]})
             tell({"done": True})
         except Exception:  # noqa: BLE001 - it is raised again in the process that asked
             tell({"error": traceback.format_exc()})

@@ -21,7 +21,17 @@ KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "
 Image.init()
 FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 MOST_PIXELS = 200_000_000
-FAULTS = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, zlib.error, EOFError, LookupError, TypeError)
+PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    EOFError,
+    LookupError,
+    TypeError,
+)
 """What Pillow raises for files that are not what they seem."""
 JPEG = b"\xff\xd8\xff"
 TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG lies as it is shown
@@ -52,7 +62,7 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
         raise ImageError("it is no image of a known format") from None
     except MemoryError:
         raise ImageError("it needs more memory than there is") from None
-    except (*FAULTS, Image.DecompressionBombError) as error:
+    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(f"it cannot be decoded ({error or type(error).__name__})") from None
 
 
@@ -132,7 +142,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 (upright) where there is none or none that can be read."""
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except FAULTS:
+    except PILLOW_ERRORS:
         return 1
     return turn if turn in range(1, 9) else 1
 

@@ -23,16 +23,16 @@ class Labels:
     paths of the CSV file that no image has."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
+    errors: dict[int, str] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
 
 
 def label_by_folder(names: pa.Array) -> Labels:
     """Labels from the first folders of the images' paths; none at all where no image lies in one."""
     if names.null_count == len(names):
         return Labels()
-    faults = dict.fromkeys(_where(names.is_null()), "it lies beside the folders of classes, not in one")
-    return Labels({FOLDER: names}, faults)
+    errors = dict.fromkeys(_where(names.is_null()), "it lies beside the folders of classes, not in one")
+    return Labels({FOLDER: names}, errors)
 
 
 def label_by_file(paths: pa.Array, file: str, names: Sequence[str]) -> Labels:
@@ -51,14 +51,14 @@ def label_by_file(paths: pa.Array, file: str, names: Sequence[str]) -> Labels:
         raise SourceError(f"{file}: «{twice}» is named twice; keep one of its rows")
     ways = (paths, _each(paths, "name"), _each(paths, "stem"))
     rows = max((pc.index_in(way, keys) for way in ways), key=lambda rows: len(rows) - rows.null_count)
-    faults = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
+    errors = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
     columns = {name: table[name].combine_chunks().take(rows) for name in (names or others[:1])}
     for name, values in columns.items():
         for number in _where(pc.or_(values.is_null(), pc.equal(values, "")).fill_null(True)):
-            faults.setdefault(number, f"its «{name}» in {file} is empty")
+            errors.setdefault(number, f"its «{name}» in {file} is empty")
     found = np.zeros(len(keys), bool)
     found[rows.drop_null().to_numpy()] = True
-    return Labels(columns, faults, tuple(keys.filter(pa.array(~found)).to_pylist()))
+    return Labels(columns, errors, tuple(keys.filter(pa.array(~found)).to_pylist()))
 
 
 def _read_table(file: str) -> pa.Table:
@@ -85,7 +85,7 @@ def _where(mask: pa.Array) -> list[int]:
 
 
 def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schema, np.ndarray]:
-    """The labels' part of a schema, and `y` of all images; what stands for those with faults does not count.
+    """The labels' part of a schema, and `y` of all images; what stands for those with errors does not count.
 
     Raises UsageError where they do not fit the task or the dataset that they are to be like.
     """
@@ -96,7 +96,7 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
     if like and like.labels != names:
         raise UsageError(f"the labels are {', '.join(names)} where the training data has {', '.join(like.labels)}")
     sound = np.ones(len(labels.columns[names[0]]), bool)
-    sound[list(labels.faults)] = False
+    sound[list(labels.errors)] = False
     of_sound = {name: values.filter(pa.array(sound)) for name, values in labels.columns.items()}
     if like:
         assert like.task

@@ -73,26 +73,26 @@ class ImageDecoder:
         size = HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize
         if size > len(self._memory):
             self._memory = self._mapped(size)
-        faults: dict[int, str] = {}
+        errors: dict[int, str] = {}
         died_at, first = -1, 0
         places = [(file.place, file.offset, file.length, file.packed) for file in files]
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
             request = {"form": asdict(form), "files": places, "first": first}
-            end = self._ask(json.dumps(request).encode() + b"\n", faults, seconds)
+            end = self._ask(json.dumps(request).encode() + b"\n", errors, seconds)
             if end is None:
                 break
             (first,) = HEAD.unpack_from(self._memory)
             if first < 0:
                 raise WorkerError(f"the process that decodes images ended before it began: {end}")
             if died_at == first or end.startswith("it took"):
-                faults[first] = end
+                errors[first] = end
                 first += 1
             else:
                 died_at = first  # perhaps for want of memory at this moment: once more
-        return samples_in(self._memory, len(files), form), faults
+        return samples_in(self._memory, len(files), form), errors
 
-    def _ask(self, request: bytes, faults: dict[int, str], seconds: float) -> str | None:
+    def _ask(self, request: bytes, errors: dict[int, str], seconds: float) -> str | None:
         """Have files decoded. Returns why the process ended, None if it tried all of them."""
         process = self._process or self.start()
         assert process.stdin
@@ -114,7 +114,7 @@ class ImageDecoder:
                         raise WorkerError(f"the process that decodes images failed: {message['error']}")
                     if "done" in message:
                         return None
-                    faults[message["fault"][0]] = message["fault"][1]
+                    errors[message["invalid"][0]] = message["invalid"][1]
             (at,) = HEAD.unpack_from(self._memory)
             if at != number:
                 number, since = at, monotonic()

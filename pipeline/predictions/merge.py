@@ -18,7 +18,7 @@ from ...storage.parts import read_part
 from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import WrittenShard, commit, create_arrays, write_shard
-from .scores import WORST, Classes, Tally, WorstRow, row_scores, worst_of
+from .scores import WORST, ClassTotals, ScoreTotals, WorstRow, row_scores, worst_of
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class MergeTask:
 
 
 @dataclass
-class Account:
+class Evaluation:
     """What the predictions of some rows are worth: merged, and each model's by itself."""
 
-    merged: Tally
-    models: list[Tally]
-    classes: Classes | None
+    merged: ScoreTotals
+    models: list[ScoreTotals]
+    classes: ClassTotals | None
     worst: list[WorstRow]
 
-    def add(self, other: "Account") -> None:
+    def add(self, other: "Evaluation") -> None:
         self.merged.add(other.merged)
         for model, of_model in zip(self.models, other.models, strict=True):
             model.add(of_model)
@@ -62,10 +62,10 @@ class Account:
 
 @dataclass(frozen=True)
 class MergedShard:
-    """One shard as it was written, and the account of its rows that have a prediction."""
+    """One shard as it was written, and the evaluation of its rows that have a prediction."""
 
     written: WrittenShard
-    account: Account
+    evaluation: Evaluation
 
 
 def merge_predictions(
@@ -88,15 +88,15 @@ def merge_predictions(
         create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
         places = str(dataset.place), str(plan.place), str(root), tuple(models), tuple(map(str, parts))
         tasks = [MergeTask(*places, shard) for shard in range(layout.shards)]
-        written, account = [], None
+        written, evaluation = [], None
         for shard in in_order(executor.map(merge_shard, tasks)):
             written.append(shard.written)
-            if account is None:
-                account = shard.account
+            if evaluation is None:
+                evaluation = shard.evaluation
             else:
-                account.add(shard.account)
+                evaluation.add(shard.evaluation)
             progress("merge", len(written), layout.shards, "shards")
-        details = {"dataset": dataset.identity, "report": account.to_json() if account else {}}
+        details = {"dataset": dataset.identity, "report": evaluation.to_json() if evaluation else {}}
         checksums = {spec.name: [crc for item in written for crc in item.checksums[spec.name]] for spec in specs}
         entries = tuple(item.entry for item in written)
         commit(root, Manifest("predictions", layout, specs, entries, details), checksums)
@@ -129,26 +129,26 @@ def merge_shard(task: MergeTask) -> MergedShard:
     codes = BlockReader(plan, [spec.name for spec in plan.manifest.arrays]).read(blocks)
     truth = BlockReader(dataset, [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]).read(blocks)
     total, count = np.zeros((stop - start, schema.outputs)), np.zeros(stop - start, np.uint8)
-    tallies = []
+    totals = []
     for folder, model in zip(task.parts, task.models, strict=True):
         expected = np.flatnonzero(among(codes[model.array], model.held_out))
         rows, values = read_part(locate(folder), task.shard) or (np.empty(0, np.int64), np.empty((0, schema.outputs)))
         check_coverage(expected, rows - start, folder)
         total[rows - start] += values
         count[rows - start] += 1
-        tallies.append(Tally.of(row_scores(schema, values, truth["y"][rows - start]), rows))
+        totals.append(ScoreTotals.of(row_scores(schema, values, truth["y"][rows - start]), rows))
     covered = np.flatnonzero(count)
     prediction = np.full(total.shape, np.nan, np.float32)
     prediction[covered] = total[covered] / count[covered, None]
     written = write_shard(locate(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
     covering = {name: column[covered] for name, column in truth.items()}
-    return MergedShard(written, account_of(schema, prediction[covered], covering, start + covered, tallies))
+    return MergedShard(written, evaluate_rows(schema, prediction[covered], covering, start + covered, totals))
 
 
-def account_of(
-    schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[Tally]
-) -> Account:
-    """The account of `rows` (rows,) by their numbers, with their merged `prediction` (rows, outputs) and what the
+def evaluate_rows(
+    schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[ScoreTotals]
+) -> Evaluation:
+    """The evaluation of `rows` (rows,) by their numbers, with their merged `prediction` (rows, outputs) and what the
     dataset says of them."""
     y, scores = truth["y"], row_scores(schema, prediction, truth["y"])
     losses = scores["loss"] if schema.classes else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
@@ -162,8 +162,8 @@ def account_of(
         )
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
-    classes = Classes.of(prediction, y) if schema.classes else None
-    return Account(Tally.of(scores, rows), models, classes, worst)
+    classes = ClassTotals.of(prediction, y) if schema.classes else None
+    return Evaluation(ScoreTotals.of(scores, rows), models, classes, worst)
 
 
 def row_name(truth: dict[str, np.ndarray], at: int) -> str:

@@ -70,7 +70,7 @@ def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.
 
 
 @dataclass
-class Tally:
+class ScoreTotals:
     """Sums of scores over some rows, and of each bootstrap replicate of them, (replicates, 1 + scores)."""
 
     names: tuple[str, ...]
@@ -79,14 +79,14 @@ class Tally:
     resampled: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
-    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray) -> "Tally":
+    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray) -> "ScoreTotals":
         """The tally of rows by their numbers, (rows,) int64, and their scores."""
         values = np.stack(list(scores.values()), axis=1)
         resampled = np.zeros((REPLICATES, 1 + values.shape[1]))
         resample(values, rows, _POISSON, resampled)
         return cls(tuple(scores), len(rows), values.sum(axis=0), resampled)
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "ScoreTotals") -> None:
         self.rows += other.rows
         self.sums = self.sums + other.sums
         self.resampled = self.resampled + other.resampled
@@ -112,7 +112,7 @@ def _finished(name: str, mean: float) -> float:
 
 
 @dataclass
-class Classes:
+class ClassTotals:
     """How classes are told apart: how often each (true class, most probable class) comes, and in equal bins of the
     highest probability the rows, the hits and the sum of that probability, (bins, 3)."""
 
@@ -120,7 +120,7 @@ class Classes:
     calibration: np.ndarray
 
     @classmethod
-    def of(cls, prediction: np.ndarray, y: np.ndarray) -> "Classes":
+    def of(cls, prediction: np.ndarray, y: np.ndarray) -> "ClassTotals":
         """Of rows with probabilities `prediction` (rows, classes) and class codes `y` (rows,)."""
         chosen, truth = prediction.argmax(axis=1), y.astype(np.int64)
         pairs, counts = np.unique(np.stack([truth, chosen], axis=1), axis=0, return_counts=True)
@@ -130,7 +130,7 @@ class Classes:
         columns = (None, (chosen == truth).astype(np.float64), highest)
         return cls(confusion, np.stack([np.bincount(bins, column, BINS) for column in columns], axis=1))
 
-    def add(self, other: "Classes") -> None:
+    def add(self, other: "ClassTotals") -> None:
         self.confusion.update(other.confusion)
         self.calibration = self.calibration + other.calibration
 

@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.object_path import AnyPath
-from ..csv.row_batch import Chunk, Columns, Numbers
+from ..csv.row_batch import Columns, Numbers, RowBatch
 from ..target.receipts import finish_shard
 from .findings import DAY, date_seconds
-from .plan import FLOATS, ConvertPlan, PlannedPiece
-from .readers import Reader, Text, open_reader
+from .readers import Reader, SourceTable, open_reader
+from .spec import FLOATS, ConversionSpec, DatasetPiece
 
-CHUNK_BYTES = 8 << 20  # of `x`, read at once
+BATCH_BYTES = 8 << 20  # of `x`, read at once
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ShardTask:
     schema: Schema
     columns: Columns
     shard: int
-    texts: dict[int, Text]
-    pieces: tuple[PlannedPiece, ...]
+    tables: dict[int, SourceTable]
+    pieces: tuple[DatasetPiece, ...]
     sampled: bool
     rounded: bool
     marked: bool
@@ -46,22 +46,22 @@ class MisfitError(Exception):
     """What a sample showed does not hold for all rows."""
 
 
-def shard_task(root: AnyPath, plan: ConvertPlan, shard: int) -> ShardTask:
-    """The task of writing a shard of a plan."""
-    pieces = plan.pieces_of(shard)
+def shard_task(root: AnyPath, spec: ConversionSpec, shard: int) -> ShardTask:
+    """The task of writing a shard of a spec."""
+    pieces = spec.pieces_of(shard)
     return ShardTask(
         str(root),
-        plan.layout,
-        plan.schema,
-        plan.columns,
+        spec.layout,
+        spec.schema,
+        spec.columns,
         shard,
-        {piece.text: plan.texts[piece.text] for piece in pieces},
+        {piece.table: spec.tables[piece.table] for piece in pieces},
         pieces,
-        plan.sampled,
-        plan.request["dtype"] in FLOATS,
-        plan.request["missing"] == "indicator" and not plan.request["like"],
-        plan.request["like"] is not None,
-        plan.request["unknown"] == "code",
+        spec.sampled,
+        spec.request["dtype"] in FLOATS,
+        spec.request["missing"] == "indicator" and not spec.request["like"],
+        spec.request["like"] is not None,
+        spec.request["unknown"] == "code",
     )
 
 
@@ -81,9 +81,9 @@ def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
     arrays = {spec.name: spec.empty(stop - start) for spec in task.schema.arrays()}
     arrays["id"][:] = np.arange(start, stop)
     filler = ShardFiller(task, arrays)
-    for planned in task.pieces:
-        first, last = max(start, planned.first_row), min(stop, planned.first_row + planned.rows)
-        filler.fill(planned, first - planned.first_row, slice(first - start, last - start))
+    for piece in task.pieces:
+        first, last = max(start, piece.first_row), min(stop, piece.first_row + piece.rows)
+        filler.fill(piece, first - piece.first_row, slice(first - start, last - start))
     return arrays, filler.missing
 
 
@@ -94,40 +94,40 @@ class ShardFiller:
         self.task, self.schema, self.columns, self.arrays = task, task.schema, task.columns, arrays
         self.missing = np.zeros(len(self.schema.features), np.int64)
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
-        self.chunk_rows = max(1, CHUNK_BYTES // self.x[:1].nbytes)
+        self.batch_rows = max(1, BATCH_BYTES // self.x[:1].nbytes)
         self.numbers = Numbers(self.schema.x_dtype, task.rounded)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
         fills = np.array([self.schema.fills.get(name, 0.0) for name in self.schema.features])
         self.fills = fills.astype(self.schema.x_dtype) if self.schema.fills else None
 
-    def fill(self, planned: PlannedPiece, skip: int, rows: slice) -> None:
+    def fill(self, piece: DatasetPiece, skip: int, rows: slice) -> None:
         """Put rows of a piece, those behind the first `skip`, at the places `rows` of the shard.
 
         Raises RowError for a faulty row that is not to be left out, MisfitError, and SourceError if the piece is not
         what it was when it was scanned.
         """
-        text = self.task.texts[planned.text]
-        passed = 0 if planned.left_out else skip
-        reader = open_reader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
+        table = self.task.tables[piece.table]
+        passed = 0 if piece.skipped else skip
+        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.fills, passed)
         if skip > passed:
-            self._pass_over(reader, skip, planned)
+            self._pass_over(reader, skip, piece)
         at = rows.start
         while at < rows.stop and not reader.ended:
-            window = slice(at, min(at + self.chunk_rows, rows.stop))
+            window = slice(at, min(at + self.batch_rows, rows.stop))
             into = self.x[window] if not self.schema.indicators else self._buffer(window.stop - at)
-            chunk = reader.read(into)
-            self._check(chunk, planned)
-            place = slice(at, at + chunk.rows)
+            batch = reader.read(into)
+            self._check(batch, piece)
+            place = slice(at, at + batch.rows)
             if self.schema.indicators:
-                self.x[place, : into.shape[1]] = into[: chunk.rows]
+                self.x[place, : into.shape[1]] = into[: batch.rows]
                 self.x[place, into.shape[1] :] = 0
-            if chunk.rows:
-                self._place(reader, chunk, place)
-            at += chunk.rows
+            if batch.rows:
+                self._place(reader, batch, place)
+            at += batch.rows
         if at != rows.stop:
             raise SourceError(
-                f"{text.path} changed while it was converted (rows are gone that were there); "
+                f"{table.path} changed while it was converted (rows are gone that were there); "
                 "run the command again with --overwrite once it rests"
             )
 
@@ -135,19 +135,19 @@ class ShardFiller:
         """Room for the features alone: the compiled reader wants rows without gaps."""
         return np.empty((rows, len(self.schema.features)), self.x.dtype)
 
-    def _pass_over(self, reader: Reader, rows: int, planned: PlannedPiece) -> None:
+    def _pass_over(self, reader: Reader, rows: int, piece: DatasetPiece) -> None:
         """Read the first sound rows of a piece with faulty ones for nothing."""
-        scratch = self._buffer(min(rows, self.chunk_rows))
+        scratch = self._buffer(min(rows, self.batch_rows))
         while rows and not reader.ended:
-            chunk = reader.read(scratch[:rows])
-            self._check(chunk, planned)
-            rows -= chunk.rows
+            batch = reader.read(scratch[:rows])
+            self._check(batch, piece)
+            rows -= batch.rows
 
-    def _check(self, chunk: Chunk, planned: PlannedPiece) -> None:
-        if chunk.faults and not planned.left_out:
-            raise chunk.faults[0]
-        if chunk.misfits:
-            self._misfit(f"{chunk.misfits[0]} is no {self.schema.x_dtype}")
+    def _check(self, batch: RowBatch, piece: DatasetPiece) -> None:
+        if batch.errors and not piece.skipped:
+            raise batch.errors[0]
+        if batch.misfits:
+            self._misfit(f"{batch.misfits[0]} is no {self.schema.x_dtype}")
 
     def _misfit(self, reason: str) -> None:
         if self.task.sampled:
@@ -159,11 +159,11 @@ class ShardFiller:
             "they rest"
         )
 
-    def _place(self, reader: Reader, chunk: Chunk, rows: slice) -> None:
+    def _place(self, reader: Reader, batch: RowBatch, rows: slice) -> None:
         """Put what is not a plain number into the arrays: categories, dates, marks of missing values, labels, key."""
         schema, x = self.schema, self.x[rows]
-        texts = dict(zip(self.columns.texts, chunk.texts, strict=True))
-        gaps = {schema.features[i]: chunk.missing[chunk.missing[:, 1] == i, 0] for i in np.unique(chunk.missing[:, 1])}
+        texts = dict(zip(self.columns.texts, batch.texts, strict=True))
+        gaps = {schema.features[i]: batch.missing[batch.missing[:, 1] == i, 0] for i in np.unique(batch.missing[:, 1])}
         for name in (*schema.categories, *schema.dates):
             position, values = schema.features.index(name), texts[name]
             if values.null_count:
@@ -171,7 +171,7 @@ class ShardFiller:
             if name in schema.dates:
                 x[:, position] = self._dates(name, values)
             else:
-                x[:, position] = self._codes(reader, chunk, name, values.fill_null(""), self.categories[name])
+                x[:, position] = self._codes(reader, batch, name, values.fill_null(""), self.categories[name])
         for name, gone in gaps.items():
             self.missing[schema.features.index(name)] += len(gone)
             if name in schema.indicators:
@@ -180,14 +180,14 @@ class ShardFiller:
                 self._misfit(f"«{name}» has missing values")
         if schema.task == "classification":
             (label,) = schema.labels
-            self.arrays["y"][rows] = self._codes(reader, chunk, label, texts[label], self.classes)
+            self.arrays["y"][rows] = self._codes(reader, batch, label, texts[label], self.classes)
         elif schema.labels:
             of_labels = [self._quantities(name, texts[name]) for name in schema.labels]
             self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
         if schema.key:
             self._place_key(rows, texts[schema.key])
 
-    def _codes(self, reader: Reader, chunk: Chunk, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
+    def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = pc.index_in(values, known)
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
@@ -198,7 +198,7 @@ class ShardFiller:
                 remedy = "mend or remove the row"
                 if name not in self.schema.labels:
                     remedy = "mend the row, or have --unknown code give such values a code of their own"
-                raise reader.text_error(chunk, row, name, f"«{value}» is no value that the training data has", remedy)
+                raise reader.text_error(batch, row, name, f"«{value}» is no value that the training data has", remedy)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
         return found

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from ...storage.errors import RowError, SourceError
 from ...storage.format import Source
 from ...storage.object_path import ObjectPath, locate, open_stream
-from ..csv.row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
+from ..csv.row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
 
 SAMPLE_ROWS = 100
 
@@ -75,24 +75,24 @@ class TableReader:
         """Whether all of the piece was read."""
         return self.position >= self.piece.rows
 
-    def read(self, x: np.ndarray) -> Chunk:
+    def read(self, x: np.ndarray) -> RowBatch:
         """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
-        batch = self._next(len(x))
-        chunk = Chunk(batch.num_rows, [], np.empty((batch.num_rows, len(self.columns.texts)), np.int64), _none(), [])
-        chunk.begins[:] = (self.position + np.arange(batch.num_rows))[:, None]
+        arrow = self._next(len(x))
+        batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
+        batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
         wrong: dict[int, RowError] = {}
         for place, name in enumerate(self.columns.features):
             if name not in self.columns.texts:
-                self._place(batch.column(name), name, place, x, chunk, wrong)
-        chunk.texts = [self._texts(batch.column(name), name, wrong) for name in self.columns.texts]
-        self.position += batch.num_rows
+                self._place(arrow.column(name), name, place, x, batch, wrong)
+        batch.texts = [self._texts(arrow.column(name), name, wrong) for name in self.columns.texts]
+        self.position += arrow.num_rows
         if wrong:
-            leave_out(x, chunk, wrong)
-        return chunk
+            drop_rows(x, batch, wrong)
+        return batch
 
-    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a chunk that says what it must not."""
-        return self._error(int(chunk.begins[row, 0]), name, reason, remedy)
+    def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text of a batch that says what it must not."""
+        return self._error(int(batch.begins[row, 0]), name, reason, remedy)
 
     def _next(self, rows: int) -> pa.RecordBatch:
         """The next rows, at most so many."""
@@ -106,16 +106,16 @@ class TableReader:
             self._rest = self._rest.slice(passed)
             self.skip -= passed
             self.position += passed
-        batch, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
-        return batch
+        arrow, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return arrow
 
     def _place(
-        self, column: pa.Array, name: str, place: int, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]
+        self, column: pa.Array, name: str, place: int, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]
     ) -> None:
         """Put a column of numbers into `x`."""
         gaps = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False))
         if len(gaps) and self.fills is not None:
-            chunk.missing = np.concatenate([chunk.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
+            batch.missing = np.concatenate([batch.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
         elif len(gaps):
             for row in gaps.tolist():
                 wrong.setdefault(row, self._error(self.position + row, name, ABSENT))
@@ -128,7 +128,7 @@ class TableReader:
                 wrong.setdefault(row, self._error(self.position + row, name, "the value is not finite"))
             values[~np.isfinite(values)] = 0
             fitting = self.numbers.fit(values)
-        chunk.misfits += values[~fitting].tolist()
+        batch.misfits += values[~fitting].tolist()
         with np.errstate(invalid="ignore", over="ignore"):
             x[: len(values), place] = values
         if self.fills is not None:

@@ -13,14 +13,14 @@ from ...storage.format import MANIFEST, WORK, Layout, Schema
 from ...storage.object_path import AnyPath, ObjectPath
 from .receipts import RECEIPTS
 
-PLAN = "plan.json"
+SPEC = "plan.json"
 
 
-FAULTS = "faults"
+SKIPPED = "faults"
 
 
-class Plan(Protocol):
-    """What is written to a target. `left_out` are faulty rows or files of the sources that are not; `source_bytes` has
+class DatasetSpec(Protocol):
+    """What is written to a target. `skipped` are faulty rows or files of the sources that are not; `source_bytes` has
     all of them together."""
 
     @property
@@ -30,7 +30,7 @@ class Plan(Protocol):
     @property
     def request(self) -> dict[str, Any]: ...
     @property
-    def left_out(self) -> int: ...
+    def skipped(self) -> int: ...
     @property
     def source_bytes(self) -> int: ...
 
@@ -55,14 +55,14 @@ def lock_target(root: AnyPath) -> Iterator[None]:
     """Let one converter at a time work at `root`. The system frees the lock when its holder dies.
 
     In an object store there is no lock that would be freed: several converters of one request do the same work, and
-    the plan and the manifest are created by exactly one of them. Without a plan at the end nothing has been written:
+    the spec and the manifest are created by exactly one of them. Without a spec at the end nothing has been written:
     the folders that were made go, and what was there stays.
     """
     if isinstance(root, ObjectPath):
         try:
             yield
         finally:
-            if not (root / WORK / PLAN).exists():
+            if not (root / WORK / SPEC).exists():
                 remove_tree(root / WORK)
         return
     made = not root.exists()
@@ -70,19 +70,19 @@ def lock_target(root: AnyPath) -> Iterator[None]:
         try:
             yield
         finally:
-            if (root / WORK).exists() and not (root / WORK / PLAN).exists():
+            if (root / WORK).exists() and not (root / WORK / SPEC).exists():
                 remove_tree(root if made else root / WORK)
 
 
-def load_plan(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> Any:
-    """The plan, as JSON, of an attempt at this request that was cut short; None if it did not come so far or is to be
+def load_spec(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> Any:
+    """The spec, as JSON, of an attempt at this request that was cut short; None if it did not come so far or is to be
     replaced. Raises ConflictError where the attempt was at another request."""
-    path = root / WORK / PLAN
+    path = root / WORK / SPEC
     if not path.exists():
         return None
-    plan = read_json(path)
-    if same_json(plan["request"], fingerprint):
-        return plan
+    spec = read_json(path)
+    if same_json(spec["request"], fingerprint):
+        return spec
     if overwrite:
         remove_file(path)
         remove_tree(root / WORK / RECEIPTS)

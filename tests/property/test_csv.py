@@ -81,8 +81,8 @@ def test_tables_are_read_as_pandas_reads_them(path: Path, text: str, size: int) 
     frame = pd.read_csv(path, dtype={"who": str}, keep_default_na=False)
     keys = frame.pop("who").tolist()
     sound = all(kind.kind in "if" for kind in frame.dtypes) and np.isfinite(frame.to_numpy()).all()
-    assert bool(rows.faults) != sound
-    assert len(rows.numbers) + len(rows.faults) == len(frame)
+    assert bool(rows.errors) != sound
+    assert len(rows.numbers) + len(rows.errors) == len(frame)
     if sound:
         np.testing.assert_array_equal(rows.numbers, frame.to_numpy())
         assert rows.texts == [keys]
@@ -205,7 +205,7 @@ def test_any_text_is_read_as_by_a_plain_reader(
             read_cut(path, options, keys, size)
         return
     rows = read_cut(path, options, keys, size)
-    assert sorted((fault.line, kind_of(fault)) for fault in rows.faults) == sorted(faults)
+    assert sorted((fault.line, kind_of(fault)) for fault in rows.errors) == sorted(faults)
     expected = np.array(numbers).reshape(-1, columns - named)
     assert rows.numbers.shape == expected.shape
     held = ~np.isnan(expected)

@@ -21,7 +21,7 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.decode import MOST_PIXELS, ImageError
 from foldstream.pipeline.images.decode import decode_image as decode_into
 from foldstream.pipeline.images.files import ImageFile
-from foldstream.pipeline.images.plan import ImageRequest
+from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.images.watchdog import decode_images
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv import open as csv_open
-from foldstream.pipeline.csv.cut import CsvText, cut_ranges, cut_tasks, resolve_cuts
+from foldstream.pipeline.csv.cut import CsvTable, cut_ranges, cut_tasks, resolve_cuts
 from foldstream.pipeline.csv.dialect import CsvOptions
 from foldstream.pipeline.csv.row_batch import Columns, Numbers, Piece
 from foldstream.pipeline.csv.rows import RowReader
@@ -154,7 +154,7 @@ class Rows:
 
     numbers: np.ndarray
     texts: list[list[str | None]]
-    faults: list[RowError]
+    errors: list[RowError]
 
 
 def write(text: str | bytes, path: Path) -> Path:
@@ -162,35 +162,35 @@ def write(text: str | bytes, path: Path) -> Path:
     return path
 
 
-def cut_file(path: Path, options: CsvOptions) -> tuple[CsvText, Sequence[Piece]]:
+def cut_file(path: Path, options: CsvOptions) -> tuple[CsvTable, Sequence[Piece]]:
     """Open and cut a file without writing a dataset."""
     opened = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
-    text = opened.text
-    assert isinstance(text, CsvText)
+    table = opened.table
+    assert isinstance(table, CsvTable)
     if opened.pieces is not None:
-        return text, opened.pieces
-    return text, resolve_cuts(text, [cut for task in cut_tasks(text) for cut in cut_ranges(task)])
+        return table, opened.pieces
+    return table, resolve_cuts(table, [cut for task in cut_tasks(table) for cut in cut_ranges(task)])
 
 
 def read_rows(
     path: Path, options: CsvOptions, texts: Sequence[str] = (), dtype: str = "float64", fill: float | None = None
 ) -> Rows:
     """All rows of a file, without writing a dataset; some at a time."""
-    text, pieces = cut_file(path, options)
-    features = tuple(name for name in text.header if name not in texts)
+    table, pieces = cut_file(path, options)
+    features = tuple(name for name in table.header if name not in texts)
     fills = None if fill is None else np.full(len(features), fill)
     values, found = [np.zeros((0, len(features)), dtype)], Rows(np.zeros(0), [[] for _ in texts], [])
     for piece in pieces:
-        reader = RowReader(text, piece, Columns(features, tuple(texts)), Numbers(dtype), fills)
+        reader = RowReader(table, piece, Columns(features, tuple(texts)), Numbers(dtype), fills)
         rows = 0
         while not reader.ended:
             x = np.empty((max(3, piece.rows // 4), len(features)), dtype)
-            chunk = reader.read(x)
-            values.append(x[: chunk.rows])
-            found.faults.extend(chunk.faults)
-            for column, more in zip(found.texts, chunk.texts, strict=True):
+            batch = reader.read(x)
+            values.append(x[: batch.rows])
+            found.errors.extend(batch.errors)
+            for column, more in zip(found.texts, batch.texts, strict=True):
                 column.extend(more.to_pylist())
-            rows += chunk.rows + len(chunk.faults)
+            rows += batch.rows + len(batch.errors)
         assert rows == piece.rows, "as many rows were counted as are read"
     return replace(found, numbers=np.concatenate(values))
 
@@ -242,7 +242,7 @@ def test_pieces_of_any_size_are_what_pandas_reads(
         monkeypatch.setattr(csv_cut, "PIECE_BYTES", max(size, len(text) // 500))
         monkeypatch.setattr(csv_open, "PIECE_BYTES", max(8, size, len(text) // 500))
         rows = read_rows(path, csv, texts, dtype, own.get("constant"))
-        assert not rows.faults
+        assert not rows.errors
         assert_same(rows.numbers, frame)
         assert rows.texts == [keys] * len(texts)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.tables.convert import convert
-from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import find_sources
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError
 from foldstream.storage.tasks import SerialExecutor

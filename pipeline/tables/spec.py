@@ -1,6 +1,6 @@
 """What to write, decided before anything is written: schema, layout, and which piece feeds which shard.
 
-Pure: requests and findings in, plan out. The plan is stored as JSON, so that a conversion that was killed goes on from
+Pure: requests and findings in, spec out. The spec is stored as JSON, so that a conversion that was killed goes on from
 the same decision.
 """
 
@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from ...storage.errors import UsageError, check_choice, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
-from ..csv.cut import CsvText
+from ..csv.cut import CsvTable
 from ..csv.dialect import CsvOptions, Dialect, is_number
 from ..csv.row_batch import Columns, Piece
 from ..csv.rows import parse_dates
 from ..target.labels import ON_ERROR, TASKS, choose_labels
 from .findings import DAY, Findings
-from .readers import Text, text_from_json, text_to_json
+from .readers import SourceTable, table_from_json, table_to_json
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 FLOATS = ("float32", "float64")
@@ -97,29 +97,42 @@ class ConvertRequest:
 
 
 @dataclass(frozen=True)
-class PlannedPiece:
+class DatasetPiece:
     """A piece of text number `text`, the position of its first row in the whole, its rows without the faulty ones,
     and how many of those it has."""
 
-    text: int
+    table: int
     piece: Piece
     first_row: int
     rows: int
-    left_out: int
+    skipped: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "text": self.table,
+            "piece": asdict(self.piece),
+            "first_row": self.first_row,
+            "rows": self.rows,
+            "left_out": self.skipped,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(value["text"], Piece(**value["piece"]), value["first_row"], value["rows"], value["left_out"])
 
 
 @dataclass(frozen=True)
-class ConvertPlan:
+class ConversionSpec:
     """All that a conversion will do. `sampled`: the schema is that of a sample, and every row is held against it."""
 
     layout: Layout
     schema: Schema
     columns: Columns
-    texts: tuple[Text, ...]
-    pieces: tuple[PlannedPiece, ...]
+    tables: tuple[SourceTable, ...]
+    pieces: tuple[DatasetPiece, ...]
     request: dict[str, Any]
     sampled: bool = False
-    left_out: int = 0
+    skipped: int = 0
     """Faulty rows of all sources that are left out."""
 
     @property
@@ -128,7 +141,16 @@ class ConvertPlan:
         return sum(source["bytes"] for source in self.request["sources"])
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "texts": [text_to_json(text) for text in self.texts]}
+        return {
+            "layout": asdict(self.layout),
+            "schema": asdict(self.schema),
+            "columns": asdict(self.columns),
+            "texts": [table_to_json(table) for table in self.tables],
+            "pieces": [piece.to_json() for piece in self.pieces],
+            "request": self.request,
+            "sampled": self.sampled,
+            "left_out": self.skipped,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -136,8 +158,8 @@ class ConvertPlan:
             Layout(**value["layout"]),
             Schema.from_json(value["schema"]),
             Columns(**{name: tuple(names) for name, names in value["columns"].items()}),
-            tuple(map(text_from_json, value["texts"])),
-            tuple(PlannedPiece(**{**piece, "piece": Piece(**piece["piece"])}) for piece in value["pieces"]),
+            tuple(map(table_from_json, value["texts"])),
+            tuple(map(DatasetPiece.from_json, value["pieces"])),
             value["request"],
             value["sampled"],
             value["left_out"],
@@ -147,7 +169,7 @@ class ConvertPlan:
     def _first_rows(self) -> list[int]:
         return [piece.first_row for piece in self.pieces]
 
-    def pieces_of(self, shard: int) -> tuple[PlannedPiece, ...]:
+    def pieces_of(self, shard: int) -> tuple[DatasetPiece, ...]:
         """The pieces that hold rows of a shard, in order."""
         start, stop = self.layout.shard_range(shard)
         first = bisect_right(self._first_rows, start) - 1
@@ -155,13 +177,13 @@ class ConvertPlan:
         return self.pieces[first:last]
 
 
-def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Sequence[Sequence[str]]) -> Columns:
+def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
     """Which columns are features, in which order, and which of all are text.
 
     Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has: then
     others are passed over. Raises UsageError for a column that is not there, and for sources whose columns differ.
     """
-    header, path = texts[0].header, texts[0].path
+    header, path = tables[0].header, tables[0].path
     like = request.like
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
@@ -169,42 +191,42 @@ def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Seque
     for name, option in named:
         if name and name not in header:
             raise UsageError(f"{option}: {path} has no column «{name}»{suggest(name, header)}")
-    key = key_of(request, texts)
+    key = key_of(request, tables)
     aside = {*request.labels, key, *request.ignore}
     features = like.features if like else tuple(name for name in header if name not in aside)
-    for text in texts:
-        missing = [name for name in features if name not in text.header]
-        extra = [name for name in text.header if name not in features and name not in aside and not like]
-        lost = [name for name in (*request.labels, key) if name and name not in text.header]
+    for table in tables:
+        missing = [name for name in features if name not in table.header]
+        extra = [name for name in table.header if name not in features and name not in aside and not like]
+        lost = [name for name in (*request.labels, key) if name and name not in table.header]
         if missing or extra or lost:
-            differences = _differences([*missing, *lost], extra, text.header)
-            raise UsageError(f"{text.path} has other columns than expected: {differences}")
+            differences = _differences([*missing, *lost], extra, table.header)
+            raise UsageError(f"{table.path} has other columns than expected: {differences}")
     if not features:
         raise UsageError(f"{path} has no columns besides the label and the id")
     if like:
         categories, dates = tuple(like.categories), tuple(like.dates)
     else:
-        categories, dates = find_kinds(request, texts[0], features, sample)
+        categories, dates = find_kinds(request, tables[0], features, sample)
     own = tuple(name for name in (*request.labels, key) if name)
     required = own if request.gaps else (*own, *categories, *dates)
     return Columns(features, tuple(dict.fromkeys((*own, *categories, *dates))), dates, required)
 
 
-def key_of(request: ConvertRequest, texts: Sequence[Text]) -> str | None:
+def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None:
     """The column that names the rows: that of `id`, or the one that names those of `like`, if it is there."""
     likes = request.like.key if request.like else None
-    return request.id or (likes if all(likes in text.header for text in texts) else None)
+    return request.id or (likes if all(likes in table.header for table in tables) else None)
 
 
 def find_kinds(
-    request: ConvertRequest, text: Text, features: Sequence[str], sample: Sequence[Sequence[str]]
+    request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Which features are categories and which are dates: as asked, or because no value of the sample is a number."""
-    dialect = text.dialect if isinstance(text, CsvText) else Dialect()
-    rows = [row for row in sample if len(row) == len(text.header)]
+    dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
+    rows = [row for row in sample if len(row) == len(table.header)]
     categories, dates = [], []
     for name in features:
-        position = text.header.index(name)
+        position = table.header.index(name)
         values = [row[position] for row in rows]
         there = [value.encode(errors="replace").decode() for value in values if value.strip() not in dialect.missing]
         if name in request.categories:
@@ -232,26 +254,28 @@ def _differences(missing: Sequence[str], extra: Sequence[str], header: Sequence[
     return "; ".join(parts) + hint
 
 
-def plan_conversion(
+def specify_conversion(
     request: ConvertRequest,
     columns: Columns,
-    texts: Sequence[Text],
+    tables: Sequence[SourceTable],
     pieces: Sequence[tuple[int, Piece]],
     findings: Sequence[Findings] | None,
     total: Findings,
-) -> ConvertPlan:
-    """Decide everything. `pieces` are those of all texts with their text's number; `findings` are one a piece, or
+) -> ConversionSpec:
+    """Decide everything. `pieces` are those of all tables with their text's number; `findings` are one a piece, or
     None where `total` is that of a sample."""
     schema = choose_schema(request, columns, total)
-    planned, first = [], 0
-    for position, (text, piece) in enumerate(pieces):
+    numbered, first = [], 0
+    for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows
         if rows:
-            planned.append(PlannedPiece(text, piece, first, rows, findings[position].left_out if findings else 0))
+            numbered.append(DatasetPiece(table, piece, first, rows, findings[position].skipped if findings else 0))
             first += rows
     layout = choose_layout(first, schema.arrays()[0].row_bytes)
     sampled = findings is None
-    return ConvertPlan(layout, schema, columns, tuple(texts), tuple(planned), asdict(request), sampled, total.left_out)
+    return ConversionSpec(
+        layout, schema, columns, tuple(tables), tuple(numbered), asdict(request), sampled, total.skipped
+    )
 
 
 def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) -> Schema:
@@ -262,7 +286,7 @@ def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) ->
         categories, dates, fills, indicators = like.categories, like.dates, like.fills, like.indicators
     else:
         categories = {name: _category_values(name, total) for name in coded}
-        dates = {name: "seconds" if name in total.timed else "days" for name in columns.dates}
+        dates = {name: "seconds" if name in total.with_time_of_day else "days" for name in columns.dates}
         fills = choose_fills(request, columns, total, dates)
         gaps = [name for name, count in zip(features, total.missing, strict=True) if count and name not in categories]
         indicators = tuple(gaps) if request.missing == "indicator" else ()
@@ -325,8 +349,8 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
     """
     if asked in FLOATS:
         return asked
-    ends: list[float] = list(total.large)
-    broken = total.broken
+    ends: list[float] = list(total.beyond_exact)
+    fractions = total.has_fractions
     for position, name in enumerate(schema.features):
         if name in schema.categories:
             ends += [0, len(schema.categories[name])]  # one more for what is not known
@@ -335,21 +359,21 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
             ends += [total.low[position] / unit, total.high[position] / unit]
         if name in schema.fills and total.missing[position]:
             ends.append(schema.fills[name])
-            broken = broken or schema.fills[name] != np.floor(schema.fills[name])
+            fractions = fractions or schema.fills[name] != np.floor(schema.fills[name])
     if schema.indicators:
         ends += [0, 1]
     low, high = min(ends, default=0), max(ends, default=0)
     fitting = [name for name in INTEGERS if np.iinfo(name).min <= low and high <= np.iinfo(name).max]
     if asked == "auto":
-        if not broken and fitting:
+        if not fractions and fitting:
             return fitting[0]
-        if total.large:
+        if total.beyond_exact:
             raise UsageError(
-                f"no type holds {min(total.large)} to {max(total.large)} exactly beside the other values; leave the "
+                f"no type holds {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly beside the other values; leave the "
                 "column out with --ignore, keep it as --id, or give --dtype float64 to round"
             )
-        return "float64" if total.wide else "float32"
-    if broken:
+        return "float64" if total.needs_float64 else "float32"
+    if fractions:
         raise UsageError(f"--dtype {asked}: there are values with decimals; use auto, float32 or float64")
     if asked not in fitting:
         can = f"; {fitting[0]} can (so would auto choose)" if fitting else ""

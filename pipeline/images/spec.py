@@ -58,7 +58,7 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
-class ImagePlan:
+class ImageConversionSpec:
     """What is written: the images at positions `order` of the list, (rows,) int64, with their labels."""
 
     layout: Layout
@@ -67,12 +67,12 @@ class ImagePlan:
     images: ImageList
     y: np.ndarray
     order: np.ndarray
-    faults: Mapping[int, str] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def left_out(self) -> int:
+    def skipped(self) -> int:
         """Images that are left out."""
-        return len(self.faults)
+        return len(self.errors)
 
     @property
     def source_bytes(self) -> int:
@@ -80,13 +80,13 @@ class ImagePlan:
         return int(pc.sum(self.images.table["length"]).as_py())
 
 
-def plan_images(request: ImageRequest, images: ImageList) -> ImagePlan:
+def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionSpec:
     """Decide everything but what cannot be decoded. Raises SourceError for images without a label, unless they are to
     be left out, and where nothing is left."""
     labels = _find_labels(request, images)
-    if labels.lost and request.on_error == "stop":
+    if labels.unmatched and request.on_error == "stop":
         raise SourceError(
-            f"{request.labels} names {len(labels.lost):,} images that are not there, the first «{labels.lost[0]}»; "
+            f"{request.labels} names {len(labels.unmatched):,} images that are not there, the first «{labels.unmatched[0]}»; "
             "name their folder too, or pass over them with --on-error skip"
         )
     of_labels, y = encode_labels(labels, request.task, request.like)
@@ -104,8 +104,8 @@ def plan_images(request: ImageRequest, images: ImageList) -> ImagePlan:
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = choose_layout(count, schema.arrays()[0].row_bytes)
-    plan = ImagePlan(layout, schema, asdict(request), images, y, order)
-    return leave_out(plan, labels.faults) if labels.faults else plan
+    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order)
+    return skip_images(spec, labels.errors) if labels.errors else spec
 
 
 def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
@@ -118,26 +118,26 @@ def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
     return label_by_folder(images.table["class"].combine_chunks())
 
 
-def leave_out(plan: ImagePlan, faults: Mapping[int, str]) -> ImagePlan:
-    """The plan without some images of the list, by their numbers with what is wrong with them.
+def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageConversionSpec:
+    """The spec without some images of the list, by their numbers with what is wrong with them.
 
     The last ones of the order take their places, so that all other rows stay where they are. Raises SourceError if
     they are not to be left out, or none would be left.
     """
-    first = min(faults)
-    if plan.request["on_error"] == "stop":
-        more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
+    first = min(errors)
+    if spec.request["on_error"] == "stop":
+        more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
         raise SourceError(
-            f"{plan.images.name(first)}: {faults[first]}{more}; mend or remove it, or leave such images out with "
+            f"{spec.images.name(first)}: {errors[first]}{more}; mend or remove it, or leave such images out with "
             "--on-error skip"
         )
-    rows = plan.layout.rows - len(faults)
+    rows = spec.layout.rows - len(errors)
     if not rows:
         raise SourceError(
-            f"none of the {len(plan.images):,} images is sound, as {plan.images.name(first)}: {faults[first]}"
+            f"none of the {len(spec.images):,} images is sound, as {spec.images.name(first)}: {errors[first]}"
         )
-    bad = np.isin(plan.order, list(faults))
-    order = plan.order[:rows].copy()
-    order[bad[:rows]] = plan.order[rows:][~bad[rows:]]
-    layout = replace(plan.layout, rows=rows)
-    return replace(plan, layout=layout, order=order, faults={**plan.faults, **faults})
+    bad = np.isin(spec.order, list(errors))
+    order = spec.order[:rows].copy()
+    order[bad[:rows]] = spec.order[rows:][~bad[rows:]]
+    layout = replace(spec.layout, rows=rows)
+    return replace(spec, layout=layout, order=order, errors={**spec.errors, **errors})
