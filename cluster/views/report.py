@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ...pipeline.images.preview import is_picture, picture_of
+from ...pipeline.images.preview import is_image_shape, render_sample
 from ...storage.dataset import Dataset
 from ...storage.files import write_atomic, write_json
 from ...storage.format import Schema
@@ -114,9 +114,9 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
                 "predicted": ", ".join(map(number, prediction)),
             }
         told.append({"row": row["row"], "name": row["name"], "loss": row["loss"], "picture": "", **words})
-        if is_picture(schema.sample_shape):
+        if is_image_shape(schema.sample_shape):
             block, place = divmod(row["row"], dataset.layout.block_rows)
             buffer = io.BytesIO()
-            picture_of(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
+            render_sample(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
             told[-1]["picture"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return told

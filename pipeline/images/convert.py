@@ -1,7 +1,8 @@
-"""Images to dataset: list, label, order, write every shard once, commit. As `tables/convert.py` promises.
+"""The conversion of images: list, label and order them, write every shard once, commit.
 
-A file that gives no sample stops the conversion before the commit, or is left out: then the last files of the order
-take the places of such files, so that only the shards that had some, and the last ones, are written again.
+It resumes as `tables/convert.py` does. A file that cannot be decoded stops the conversion before the commit, or is
+skipped: then the last files of the order take the positions of the skipped ones, so that only the shards that
+contained such files, and the last shards, are written again.
 """
 
 import csv
@@ -55,16 +56,16 @@ class ImageTask:
 def convert_images(
     request: ImageRequest, root: AnyPath, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
-    """Convert the request's images into a dataset at `root`, or go on with an earlier attempt at the same.
+    """Convert the request's images into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    Raises SourceError at a file that gives no sample, before anything is committed, UsageError for options that do not
-    fit the data, and ConflictError where `root` holds something else.
+    Raises SourceError at a file that cannot be decoded, before anything is committed, UsageError for options that do
+    not fit the data, and ConflictError if `root` contains something else.
     """
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
         images = list_images(request.sources, Path(folder))
-        passed = f", {images.passed_over:,} other files passed over" if images.passed_over else ""
-        progress("list", len(images), len(images), f"images{passed}")
+        ignored = f", {images.ignored:,} other files ignored" if images.ignored else ""
+        progress("list", len(images), len(images), f"images{ignored}")
         request = replace(request, listing=images.digest)
         if is_converted(root, asdict(request), overwrite):
             remove_tree(root / WORK)
@@ -88,8 +89,8 @@ def write_images(
     progress: Progress,
     wanted: Sequence[int] | None = None,
 ) -> ImageConversionSpec:
-    """Write every shard, or those that are wanted, unless it has a valid receipt; and after files that gave no sample,
-    those that change. Returns the spec that was carried out."""
+    """Write every shard, or only those in `wanted`, unless it has a valid receipt; if files are skipped, also the
+    shards that change. Returns the final spec."""
     if isinstance(root, Path):
         clean_temporaries(root)
     create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))
@@ -110,13 +111,12 @@ def write_images(
     if not found:
         write_skipped(spec, root)
         return spec
-    return write_images(
-        skip_images(spec, dict(fault for errors in found for fault in errors)), root, executor, progress
-    )
+    errors = {number: reason for failed in found for number, reason in failed}
+    return write_images(skip_images(spec, errors), root, executor, progress)
 
 
 def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
-    """The images of a shard as an Arrow file: where their bytes are, their key, their label, their number."""
+    """The images of a shard as an Arrow file: where their bytes are, their keys, labels and indices in the list."""
     start, stop = spec.layout.shard_range(shard)
     numbers = spec.order[start:stop]
     rows = spec.images.table.take(pa.array(numbers))
@@ -144,7 +144,8 @@ def list_path(root: AnyPath, shard: int) -> AnyPath:
 
 
 def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
-    """Carry out a task. Returns the numbers of the images that gave no sample, with why; then nothing is written."""
+    """Run a task. Returns the indices of the images that cannot be decoded, with the reasons; then nothing is
+    written."""
     root, schema = locate(task.root), task.schema
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()
@@ -167,7 +168,7 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
 
 
 def write_skipped(spec: ImageConversionSpec, root: AnyPath) -> None:
-    """List what is left out as the commit gathers it."""
+    """Write the list of skipped images, which the commit copies to the dataset."""
     text = io.StringIO()
     rows = ((spec.images.name(number), "", "", reason) for number, reason in sorted(spec.errors.items()))
     csv.writer(text, lineterminator="\n").writerows(rows)

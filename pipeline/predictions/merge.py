@@ -1,6 +1,6 @@
-"""Merged predictions: the parts of all models put together, shard by shard, with the proof of coverage and a report.
+"""Merging predictions: the parts of all models are combined shard by shard, with a proof of coverage and a report.
 
-Each task writes one shard of the result and says what its predictions are worth; memory is bounded by a shard.
+Each task writes one shard of the result and evaluates its predictions; memory is bounded by a shard.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ from .scores import WORST, ClassTotals, ScoreTotals, WorstRow, row_scores, worst
 
 @dataclass(frozen=True)
 class MergeTask:
-    """Merge one shard: `parts` are the folders of the models' parts, `models` the rows that each is to have predicted
-    by the fold `plan`."""
+    """Merge one shard: `parts` are the folders of the models' parts, and `models` the rows that each model should have
+    predicted according to the fold `plan`."""
 
     dataset: str
     plan: str
@@ -36,7 +36,7 @@ class MergeTask:
 
 @dataclass
 class Evaluation:
-    """What the predictions of some rows are worth: merged, and each model's by itself."""
+    """The evaluation of the predictions of some rows: merged, and of each model separately."""
 
     merged: ScoreTotals
     models: list[ScoreTotals]
@@ -62,7 +62,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class MergedShard:
-    """One shard as it was written, and the evaluation of its rows that have a prediction."""
+    """A shard that was written, and the evaluation of its rows that have a prediction."""
 
     written: WrittenShard
     evaluation: Evaluation
@@ -77,11 +77,11 @@ def merge_predictions(
     executor: Executor,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Merge the parts of some models, each of which has predicted its held-out rows of a plan, into arrays at `root`:
-    `prediction` (N, outputs) float32, the mean over the models of a row, and `count` (N,) uint8 of them.
+    """Merge the parts of some models, each of which predicted its held-out rows of a plan, into arrays at `root`:
+    `prediction` (N, outputs) float32, the mean over the models of a row, and `count` (N,) uint8, their number.
 
-    Returns the report: rows, scores with intervals, each model's, confusion and calibration, the worst rows. Raises
-    RunError unless each model has predicted each of its rows once, and no others. What is merged already is opened.
+    Returns the report: rows, scores with intervals, those of each model, confusion and calibration, the worst rows.
+    Raises RunError unless each model has predicted each of its rows once, and no others. An existing result is opened.
     """
     if not (root / MANIFEST).exists():
         layout, specs = dataset.layout, prediction_arrays(dataset.schema)
@@ -105,7 +105,7 @@ def merge_predictions(
 
 
 def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard]:
-    """Results by their positions: sums are the same however the tasks come in."""
+    """Yield results in the order of their tasks, so that sums do not depend on which task ends first."""
     early: dict[int, MergedShard] = {}
     wanted = 0
     for position, result in results:
@@ -116,12 +116,12 @@ def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard
 
 
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
-    """The arrays of merged predictions: NaN and a count of 0 stand where no model predicted."""
+    """The arrays of merged predictions: rows that no model predicted have NaN and a count of 0."""
     return ArraySpec("prediction", "float32", (schema.outputs,)), ArraySpec("count", "uint8")
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
-    """Gather one shard's parts from all models, prove coverage, score, write."""
+    """Combine the parts of one shard from all models, check coverage, score, write."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
     layout, specs, schema = dataset.layout, prediction_arrays(dataset.schema), dataset.schema
     start, stop = layout.shard_range(task.shard)
@@ -148,8 +148,8 @@ def merge_shard(task: MergeTask) -> MergedShard:
 def evaluate_rows(
     schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[ScoreTotals]
 ) -> Evaluation:
-    """The evaluation of `rows` (rows,) by their numbers, with their merged `prediction` (rows, outputs) and what the
-    dataset says of them."""
+    """Evaluate `rows` (rows,), given by their indices, with their merged `prediction` (rows, outputs) and their arrays
+    `truth` in the dataset."""
     y, scores = truth["y"], row_scores(schema, prediction, truth["y"])
     losses = scores["loss"] if schema.classes else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
     worst = [
@@ -167,21 +167,21 @@ def evaluate_rows(
 
 
 def row_name(truth: dict[str, np.ndarray], at: int) -> str:
-    """What the user calls a row: its key, or its place in the source."""
+    """The user's name for a row: its key, or its position in the source."""
     return str(keys_of(truth["key"][[at]])[0] if "key" in truth else truth["id"][at])
 
 
 def check_coverage(expected: np.ndarray, rows: np.ndarray, folder: str) -> None:
-    """Raise RunError unless the `rows` of a shard that a model has predicted are those that are held out from it, each
-    once; both count from the shard's first row."""
+    """Raise RunError unless the `rows` of a shard that a model predicted are exactly the `expected` held-out rows, each
+    once. Both are counted from the shard's first row."""
     if np.array_equal(expected, rows):
         return
     found, times = np.unique(rows, return_counts=True)
-    faults = {
+    problems = {
         "are predicted twice": found[times > 1],
         "have no prediction": np.setdiff1d(expected, found),
-        "are predicted and should not be": np.setdiff1d(found, expected),
+        "are predicted but should not be": np.setdiff1d(found, expected),
     }
-    told = "; ".join(f"{len(at):,} rows {what} (the first is row {at[0]})" for what, at in faults.items() if len(at))
-    told = told or "the rows are not in order"
-    raise RunError(f"{folder}, of one shard: {told}; remove the fold's folder and train it again")
+    details = "; ".join(f"{len(at):,} rows {what} (first: row {at[0]})" for what, at in problems.items() if len(at))
+    details = details or "the rows are out of order"
+    raise RunError(f"{folder}: in one shard, {details}; remove the fold's folder and train the fold again")

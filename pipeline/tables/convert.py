@@ -1,10 +1,10 @@
-"""CSV to dataset: open, cut, spec, write every shard once, commit.
+"""The conversion of tables: open the sources, cut them, specify the dataset, write every shard once, commit.
 
-A conversion that is killed leaves a work folder with its spec and a receipt for each shard that is in place; the same
-request goes on from there, and ends with the same bytes as one that was never disturbed.
+A conversion that is killed leaves a work folder with its spec and a receipt for each complete shard. The same request
+resumes from there, and produces the same bytes as an uninterrupted conversion.
 
-The schema is first taken from a sample, and every row is held against it as it is written. What holds for a sample and
-is contradicted by no row holds for all; where a row does contradict, all rows are scanned, and written anew.
+The schema is first inferred from a sample, and every row is checked against it as it is written. If a row contradicts
+it, all rows are scanned, and all shards are written again.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,11 +41,11 @@ SAMPLE_BYTES = 2 << 20
 def convert(
     request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
-    """Convert the request's sources into a dataset at `root`, or go on with an earlier attempt at the same.
+    """Convert the request's sources into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    Raises SourceError at the first faulty row, before anything is committed, UsageError for options that do not fit
-    the data, and ConflictError where `root` holds something else. With `overwrite`, a dataset at `root` is replaced;
-    it stays until all rows were read and the new one is planned, so that a typing error does not cost it.
+    Raises SourceError at the first invalid row, before anything is committed, UsageError for options that do not fit
+    the data, and ConflictError if `root` contains something else. With `overwrite`, a dataset at `root` is replaced;
+    it is kept until all rows have been read and the new one is specified, so that a mistyped option does not delete it.
     """
     fingerprint = asdict(request)
     if is_converted(root, fingerprint, overwrite):
@@ -69,14 +69,14 @@ def convert(
 def _write(
     spec: ConversionSpec, request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress
 ) -> ConversionSpec:
-    """Write all shards of a spec; if its sample misled, of one by a scan. Returns the spec that was carried out."""
+    """Write all shards of a spec, or of one from a full scan if the sample was misleading. Returns the final spec."""
     if not names_in(root / WORK / RECEIPTS):
         clear_target(root)
     create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))
     misfit = write_shards(spec, root, executor, progress)
     if misfit is None:
         return spec
-    progress("sample", 1, 1, f"the first rows did not show it: {misfit}; all rows are scanned")
+    progress("sample", 1, 1, f"the sampled rows were not representative: {misfit}; scanning all rows")
     remove_tree(root / WORK / RECEIPTS)
     remove_tree(root / WORK / SPILLED)
     cut = spec.tables, [(piece.table, piece.piece) for piece in spec.pieces], spec.columns
@@ -86,7 +86,7 @@ def _write(
 
 
 CutSources = tuple[Sequence[SourceTable], Sequence[tuple[int, Piece]], Columns]
-"""The tables, their pieces in order with their text's number, and the columns that are wanted."""
+"""The tables, their pieces in order with the table's index, and the columns to read."""
 
 
 def cut_sources(request: ConvertRequest, root: AnyPath, executor: Executor, progress: Progress) -> CutSources:
@@ -113,7 +113,7 @@ def cut_sources(request: ConvertRequest, root: AnyPath, executor: Executor, prog
 
 
 def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor) -> ConversionSpec | None:
-    """A spec from the first rows of some pieces; None where only all of them can tell."""
+    """A spec from the first rows of some pieces; None if a full scan is needed."""
     tables, pieces, columns = cut
     if request.on_error == "skip" or (request.missing == "mean" and not request.like):
         return None
@@ -123,32 +123,32 @@ def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Execut
     found = _run(executor, scan_piece, tasks, "", "", silent)
     try:
         return specify_conversion(request, columns, tables, pieces, None, merge_findings(found, len(columns.features)))
-    except UsageError:  # of a sample it may not be true
+    except UsageError:  # it may apply to the sample only
         return None
 
 
 def specify_by_scan(
     request: ConvertRequest, cut: CutSources, root: AnyPath, executor: Executor, progress: Progress
 ) -> ConversionSpec:
-    """A spec from all rows."""
+    """A spec from a scan of all rows."""
     tables, pieces, columns = cut
     folder = root / WORK / SKIPPED
     remove_tree(folder)  # of an attempt that had no spec yet
     lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
     tasks = [
-        ScanTask(tables[i], piece, columns, request.gaps, faults)
-        for (i, piece), faults in zip(pieces, lists, strict=True)
+        ScanTask(tables[i], piece, columns, request.gaps, skip_list)
+        for (i, piece), skip_list in zip(pieces, lists, strict=True)
     ]
     found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", shown(progress, executor, root))
     total = merge_findings(found, len(columns.features))
     if not total.rows:
-        faulty = f" that are not faulty ({total.skipped:,} are)" if total.skipped else ""
-        raise SourceError(f"{tables[0].path} has no rows{faulty}; there is nothing to convert")
+        valid = f" valid rows ({total.skipped:,} are invalid)" if total.skipped else " rows"
+        raise SourceError(f"{tables[0].path} has no{valid}; there is nothing to convert")
     return specify_conversion(request, columns, tables, pieces, found, total)
 
 
 def shown(progress: Progress, executor: Executor, root: AnyPath) -> Progress:
-    """Progress of the conversion into `root` that is told to those who look at the executor's dashboard, too."""
+    """The progress of the conversion into `root`, also published on the executor's dashboard."""
 
     def tell(stage: str, done: int, total: int, remark: str = "") -> None:
         progress(stage, done, total, remark)
@@ -165,7 +165,7 @@ def _run(
     unit: str,
     progress: Progress,
 ) -> list[Result]:
-    """Carry out tasks and return their results in the tasks' order."""
+    """Run tasks and return their results in the order of the tasks."""
     results: dict[int, Result] = {}
     progress(stage, 0, len(tasks), unit)
     for position, result in executor.map(function, tasks):
@@ -177,12 +177,12 @@ def _run(
 def write_shards(
     spec: ConversionSpec, root: AnyPath, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
 ) -> str | None:
-    """Write every shard, or those that are wanted, unless it has a valid receipt.
+    """Write every shard, or only those in `wanted`, unless it has a valid receipt.
 
-    Returns what does not fit the spec's sample, if anything does not.
+    Returns a description of the first value that contradicts the spec's sample, or None.
     """
     if isinstance(root, Path):
-        clean_temporaries(root)  # they take room that the rest may need
+        clean_temporaries(root)  # they occupy space that the other shards may need
     specs, shards = spec.schema.arrays(), range(spec.layout.shards)
     left = [shard for shard in (shards if wanted is None else wanted) if not has_receipt(root, specs, shard)]
     seed = spec.request["shuffle"]

@@ -1,4 +1,4 @@
-"""What pieces of the data hold, as far as the schema depends on it, and how the pieces' findings add up."""
+"""Findings: the properties of the data on which the schema depends, found piece by piece and merged."""
 
 import csv
 import io
@@ -17,17 +17,18 @@ from ..csv.row_batch import Columns, Numbers, Piece
 from ..target.labels import TextFindings
 from .readers import SourceTable, open_reader
 
-SCRATCH_VALUES = 1 << 17  # a megabyte: what is looked at is still in the core's cache
+SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What one piece, or several together, hold.
+    """The properties of one piece, or of several combined.
 
-    Arrays are one value a feature: `low`, `high` and `total` float64 (dates in seconds since 1970; infinite and 0
-    where there is no number), `missing` int64. `has_fractions`: whether any number has decimals; `needs_float64`: whether any is not
-    exactly a float32; `beyond_exact`: least and greatest whole number beyond 2⁵³; `with_time_of_day`: date columns with times of day.
+    Arrays have one value per feature: `low`, `high` and `total` are float64 (dates in seconds since 1970; infinite and
+    0 if there is no number), `missing` is int64. `has_fractions`: whether any number has a fractional part;
+    `needs_float64`: whether any is not exact in float32; `beyond_exact`: the smallest and largest integers beyond 2⁵³;
+    `with_time_of_day`: the date columns that contain times of day.
     """
 
     rows: int
@@ -41,7 +42,7 @@ class Findings:
     with_time_of_day: frozenset[str] = frozenset()
     texts: dict[str, TextFindings] = field(default_factory=dict)
     skipped: int = 0
-    """Faulty rows that are not among `rows`."""
+    """Invalid rows, which are not among `rows`."""
 
     def merged(self, other: "Findings") -> "Findings":
         texts = {**self.texts, **other.texts}
@@ -65,9 +66,9 @@ class Findings:
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Say what `piece` holds, or its first rows in about `bytes` of text.
+    """Scan `piece`, or its first rows in about `bytes` of text.
 
-    With `gaps` numbers may be missing; with `errors`, a file, faulty rows are left out and listed there.
+    With `allow_missing`, numbers may be missing; with `skip_list`, a file, invalid rows are skipped and listed there.
     """
 
     table: SourceTable
@@ -79,7 +80,7 @@ class ScanTask:
 
 
 def scan_piece(task: ScanTask) -> Findings:
-    """Carry out a task. Raises RowError at the first faulty row, unless such rows are to be left out."""
+    """Run a task. Raises RowError at the first invalid row, unless such rows are to be skipped."""
     features = task.columns.features
     fills = np.full(len(features), np.nan) if task.allow_missing else None
     reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), fills)
@@ -109,7 +110,7 @@ def _findings(
         if name in columns.features:
             missing[columns.features.index(name)] += values.null_count
             if name not in columns.dates:
-                values = values.fill_null("")  # a missing category is one of its own
+                values = values.fill_null("")  # a missing value is its own category
         if name not in columns.dates:
             found[name] = TextFindings.of(values)
             continue
@@ -120,7 +121,7 @@ def _findings(
     low, high, total = np.full(count, np.inf), np.full(count, -np.inf), np.zeros(count)
     has_fractions, needs_float64 = np.zeros(count, bool), np.zeros(count, bool)
     extend_ranges(x, low, high, total, has_fractions, needs_float64)
-    beyond_exact = tuple(int(value) for value in misfits)  # a float64 holds all but beyond_exact whole numbers
+    beyond_exact = tuple(int(value) for value in misfits)  # all other numbers fit a float64
     ends = (min(beyond_exact), max(beyond_exact)) if beyond_exact else ()
     return Findings(
         len(x),
@@ -137,13 +138,13 @@ def _findings(
 
 
 def date_seconds(dates: pa.Array) -> np.ndarray:
-    """Seconds since 1970 of timestamps, (n,) float64, NaN where one is missing."""
+    """Timestamps as seconds since 1970, (n,) float64, NaN where one is missing."""
     seconds: np.ndarray = dates.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return seconds.copy()
 
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:
-    """All together, merged in their order."""
+    """Merge findings in their order."""
     nothing = Findings(
         0, np.full(features, np.inf), np.full(features, -np.inf), np.zeros(features), np.zeros(features, np.int64)
     )
@@ -151,7 +152,7 @@ def merge_findings(findings: Sequence[Findings], features: int) -> Findings:
 
 
 def format_errors(errors: Sequence[RowError]) -> bytes:
-    """Faulty rows as lines of CSV: file, line, column (empty where it is not the fault of one), reason."""
+    """Invalid rows as lines of CSV: file, line, column (empty if no single column is to blame), reason."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows((f.source, f.line, f.column or "", f.reason) for f in errors)
     return text.getvalue().encode(errors="backslashreplace")

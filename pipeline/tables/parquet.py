@@ -1,4 +1,4 @@
-"""Parquet files as sources: a piece is a row group, and its columns go the way of the fields of a CSV."""
+"""Parquet files as sources: a piece is a row group, and its columns are treated like the fields of a CSV file."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ SAMPLE_ROWS = 100
 
 @dataclass(frozen=True)
 class ParquetTable:
-    """One file: its columns' names. Pieces begin and stop at numbers of row groups, and their lines are rows."""
+    """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows."""
 
     path: str
     header: tuple[str, ...]
 
     def describe(self) -> str:
-        """In words, for the console."""
+        """A description for the console."""
         return "Parquet"
 
 
 def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
-    """A file's columns, its pieces and the values of its first rows as text. Raises SourceError."""
+    """Open a file: its columns, its pieces and the values of its first rows as text. Raises SourceError."""
     with opened(source.path) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
@@ -45,16 +45,16 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
 
 
 def opened(path: str) -> parquet.ParquetFile:
-    """A file, or an object, as Parquet. Raises SourceError if it is not."""
+    """Open a file or an object as Parquet. Raises SourceError if it is not a Parquet file."""
     place = locate(path)
     try:
         return parquet.ParquetFile(open_stream(place) if isinstance(place, ObjectPath) else place)
     except pa.ArrowInvalid as error:
-        raise SourceError(f"{path} is not a whole Parquet file ({error}); fetch or write it again") from None
+        raise SourceError(f"{path} is not a complete Parquet file ({error}); download or write it again") from None
 
 
 class TableReader:
-    """Reads the rows of one row group, some at a time, as `RowReader` does those of a piece of CSV."""
+    """Reads the rows of one row group in batches, as `RowReader` does for a piece of a CSV file."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class TableReader:
 
     @property
     def ended(self) -> bool:
-        """Whether all of the piece was read."""
+        """Whether the whole piece has been read."""
         return self.position >= self.piece.rows
 
     def read(self, x: np.ndarray) -> RowBatch:
-        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
+        """Read at most as many rows as fit `x` (rows, features); at the end of the piece no rows and no errors."""
         arrow = self._next(len(x))
         batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
         batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
@@ -91,11 +91,11 @@ class TableReader:
         return batch
 
     def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a batch that says what it must not."""
+        """The error for a text of a batch whose value is not allowed."""
         return self._error(int(batch.begins[row, 0]), name, reason, remedy)
 
     def _next(self, rows: int) -> pa.RecordBatch:
-        """The next rows, at most so many."""
+        """The next rows, at most `rows`."""
         if self._batches is None:
             wanted = [*dict.fromkeys((*self.columns.features, *self.columns.texts))]
             file = opened(self.source.path)
@@ -112,7 +112,7 @@ class TableReader:
     def _place(
         self, column: pa.Array, name: str, place: int, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]
     ) -> None:
-        """Put a column of numbers into `x`."""
+        """Store a column of numbers in `x`."""
         gaps = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False))
         if len(gaps) and self.fills is not None:
             batch.missing = np.concatenate([batch.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
@@ -139,17 +139,19 @@ class TableReader:
             return column.cast(pa.float64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise SourceError(
-                f"{self.source.path}, column «{name}»: {column.type} is no type of numbers, text or dates; leave it "
-                f"out with --ignore «{name}»"
+                f"{self.source.path}, column '{name}': the type {column.type} is not supported (only numbers, text and "
+                f"dates are); drop the column with --ignore '{name}'"
             ) from None
 
     def _texts(self, column: pa.Array, name: str, wrong: dict[int, RowError]) -> pa.Array:
-        """A column as text, or as dates."""
+        """A column converted to text or dates."""
         kind = pa.timestamp("s") if name in self.columns.dates else pa.string()
         try:
             values = column.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise SourceError(f"{self.source.path}, column «{name}»: {error}; leave it out with --ignore") from None
+            raise SourceError(
+                f"{self.source.path}, column '{name}': {error}; drop the column with --ignore '{name}'"
+            ) from None
         if name in self.columns.required and values.null_count:
             for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
                 wrong.setdefault(row, self._error(self.position + row, name, ABSENT))

@@ -1,4 +1,4 @@
-"""The kinds of sources behind one face: what was opened, and the reader of a piece of it."""
+"""A common interface to all kinds of source tables: opening one, and reading a piece of it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
@@ -23,7 +23,7 @@ CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
 
 @dataclass(frozen=True)
 class OpenTask:
-    """Open `source`; one that has to be unpacked goes to the file `unpacked`."""
+    """Open `source`; if it has to be unpacked, its copy goes to the file `unpacked`."""
 
     source: Source
     options: CsvOptions
@@ -32,7 +32,7 @@ class OpenTask:
 
 @dataclass(frozen=True)
 class OpenedTable:
-    """A text, its pieces if they are known already, and the fields of its first rows."""
+    """A source table, its pieces if they are known already, and the fields of its first rows."""
 
     table: SourceTable
     pieces: tuple[Piece, ...] | None
@@ -40,7 +40,7 @@ class OpenedTable:
 
 
 def open_source(task: OpenTask) -> OpenedTable:
-    """Carry out a task. Raises SourceError for a file that is not what its name says, or has no rows."""
+    """Run a task. Raises SourceError for a file that has no rows or is not of the format that its suffix implies."""
     if PurePath(task.source.path).suffix.lower() == PARQUET:
         return OpenedTable(*open_table(task.source))
     return OpenedTable(*open_csv(task.source, task.options, task.unpacked))
@@ -49,8 +49,8 @@ def open_source(task: OpenTask) -> OpenedTable:
 def open_reader(
     table: SourceTable, piece: Piece, columns: Columns, numbers: Numbers, fills: np.ndarray | None = None, skip: int = 0
 ) -> Reader:
-    """A reader of the rows of a piece behind the first `skip`. `fills` (features,) stand where a number is missing;
-    without them a missing number is a fault."""
+    """A reader of the rows of a piece after the first `skip`. `fills` (features,) replace missing numbers; without
+    them a missing number is an error."""
     if isinstance(table, ParquetTable):
         return TableReader(table, piece, columns, numbers, fills, skip)
     return RowReader(table, piece, columns, numbers, fills, skip)
@@ -62,7 +62,7 @@ def table_to_json(table: SourceTable) -> dict[str, Any]:
 
 
 def table_from_json(value: dict[str, Any]) -> SourceTable:
-    """Read back what `table_to_json` gave."""
+    """The inverse of `table_to_json`."""
     fields = {**value, "header": tuple(value["header"])}
     if fields.pop("kind") == PARQUET_KIND:
         return ParquetTable(**fields)

@@ -1,7 +1,7 @@
-"""What to write, decided before anything is written: schema, layout, and which piece feeds which shard.
+"""The specification of a dataset, made before anything is written: schema, layout, and the pieces of each shard.
 
-Pure: requests and findings in, spec out. The spec is stored as JSON, so that a conversion that was killed goes on from
-the same decision.
+All functions are pure: requests and findings in, a spec out. The spec is stored as JSON, so that an interrupted
+conversion resumes with the same decisions.
 """
 
 from bisect import bisect_right
@@ -35,10 +35,10 @@ UNKNOWN = ("error", "code")
 class ConvertRequest:
     """What the user asked for.
 
-    `ignore` are columns that are left out; `categories` and `dates` are feature columns of that kind (others are told
-    by their first rows). `missing` says what becomes of a number that is not there, `constant` with which value;
-    `like` is the schema of a dataset that this one must fit, `unknown` what becomes of categories that it lacks;
-    `shuffle` is the seed of a shuffle of all rows.
+    `ignore` are columns to drop; `categories` and `dates` are feature columns of that kind (the kinds of others are
+    inferred from the first rows). `missing` is how missing numbers are handled, `constant` the value for them; `like`
+    is the schema of a dataset that this one must match, `unknown` how categories that it lacks are handled; `shuffle`
+    is the seed of a shuffle of all rows.
     """
 
     sources: tuple[Source, ...]
@@ -65,14 +65,14 @@ class ConvertRequest:
         check_choice("--missing", self.missing, MISSING)
         check_choice("--unknown", self.unknown, UNKNOWN)
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
-            raise UsageError(f"--shuffle {self.shuffle}: give a seed from 0 to 2⁶³ - 1")
+            raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1")
         if self.like and self.missing != "error":
             raise UsageError(
-                f"--missing {self.missing}: with --like the training data's fillings are taken; if they have none, "
-                "convert those with --missing, and train again"
+                f"--missing {self.missing} cannot be combined with --like, which uses the fill values of the training "
+                "data; if it has none, convert it with --missing and train again"
             )
         if (self.missing == "constant") != (self.constant is not None):
-            raise UsageError("--missing constant needs a value, and no other way has one: --missing constant=0")
+            raise UsageError("--missing constant needs a value, as in --missing constant=0; other choices take none")
 
     @property
     def gaps(self) -> bool:
@@ -98,8 +98,8 @@ class ConvertRequest:
 
 @dataclass(frozen=True)
 class DatasetPiece:
-    """A piece of text number `text`, the position of its first row in the whole, its rows without the faulty ones,
-    and how many of those it has."""
+    """A piece of the source table with index `table`, the position of its first row in the dataset, its number of
+    valid rows, and the number of invalid rows that are skipped."""
 
     table: int
     piece: Piece
@@ -123,7 +123,8 @@ class DatasetPiece:
 
 @dataclass(frozen=True)
 class ConversionSpec:
-    """All that a conversion will do. `sampled`: the schema is that of a sample, and every row is held against it."""
+    """Everything that a conversion does. `sampled`: the schema was inferred from a sample, and every row is checked
+    against it."""
 
     layout: Layout
     schema: Schema
@@ -133,11 +134,11 @@ class ConversionSpec:
     request: dict[str, Any]
     sampled: bool = False
     skipped: int = 0
-    """Faulty rows of all sources that are left out."""
+    """Invalid rows of all sources, which are skipped."""
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of all sources, packed as they are."""
+        """The size of all sources in bytes, compressed if they are."""
         return sum(source["bytes"] for source in self.request["sources"])
 
     def to_json(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class ConversionSpec:
         return [piece.first_row for piece in self.pieces]
 
     def pieces_of(self, shard: int) -> tuple[DatasetPiece, ...]:
-        """The pieces that hold rows of a shard, in order."""
+        """The pieces that contain rows of a shard, in order."""
         start, stop = self.layout.shard_range(shard)
         first = bisect_right(self._first_rows, start) - 1
         last = bisect_right(self._first_rows, stop - 1)
@@ -178,10 +179,11 @@ class ConversionSpec:
 
 
 def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
-    """Which columns are features, in which order, and which of all are text.
+    """Choose the feature columns, their order, and the columns that are read as text.
 
-    Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has: then
-    others are passed over. Raises UsageError for a column that is not there, and for sources whose columns differ.
+    Features are all columns except the labels, the id and the ignored ones, in the order of the first table; or those
+    of `like`, and other columns are then ignored. Raises UsageError for a column that does not exist, and for sources
+    whose columns differ.
     """
     header, path = tables[0].header, tables[0].path
     like = request.like
@@ -190,19 +192,22 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     for name, option in named:
         if name and name not in header:
-            raise UsageError(f"{option}: {path} has no column «{name}»{suggest(name, header)}")
+            raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
     key = key_of(request, tables)
     aside = {*request.labels, key, *request.ignore}
     features = like.features if like else tuple(name for name in header if name not in aside)
     for table in tables:
         missing = [name for name in features if name not in table.header]
         extra = [name for name in table.header if name not in features and name not in aside and not like]
-        lost = [name for name in (*request.labels, key) if name and name not in table.header]
-        if missing or extra or lost:
-            differences = _differences([*missing, *lost], extra, table.header)
-            raise UsageError(f"{table.path} has other columns than expected: {differences}")
+        unlabelled = [name for name in (*request.labels, key) if name and name not in table.header]
+        if missing or extra or unlabelled:
+            differences = _differences([*missing, *unlabelled], extra, table.header)
+            raise UsageError(f"{table.path} does not have the expected columns: {differences}")
     if not features:
-        raise UsageError(f"{path} has no columns besides the label and the id")
+        raise UsageError(
+            f"{path} has no feature columns besides the labels, the id and ignored columns; check --label, --id and "
+            "--ignore"
+        )
     if like:
         categories, dates = tuple(like.categories), tuple(like.dates)
     else:
@@ -213,7 +218,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
 
 
 def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None:
-    """The column that names the rows: that of `id`, or the one that names those of `like`, if it is there."""
+    """The key column of the rows: that of `id`, or the key column of `like` if all tables have it."""
     likes = request.like.key if request.like else None
     return request.id or (likes if all(likes in table.header for table in tables) else None)
 
@@ -221,7 +226,7 @@ def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None
 def find_kinds(
     request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which features are categories and which are dates: as asked, or because no value of the sample is a number."""
+    """The features that are categories and those that are dates: as requested, or if no sampled value is a number."""
     dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
     rows = [row for row in sample if len(row) == len(table.header)]
     categories, dates = [], []
@@ -239,16 +244,16 @@ def find_kinds(
 
 
 def _is_special(value: str) -> bool:
-    """Whether a value is meant as a number though we refuse it: infinities, thousands with commas, hexadecimals."""
+    """Whether a value is meant as a number but is not accepted: infinities, thousands with commas, hexadecimals."""
     plain = value.strip().lower().lstrip("+-").replace(",", "").replace(".", "").replace("_", "")
     return plain in ("inf", "infinity", "nan") or plain.removeprefix("0x").isdigit()
 
 
 def _differences(missing: Sequence[str], extra: Sequence[str], header: Sequence[str]) -> str:
     parts = []
-    for kind, names in (("missing", missing), ("not known", extra)):
+    for kind, names in (("missing", missing), ("unexpected", extra)):
         if names:
-            shown = ", ".join(f"«{name}»" for name in names[:5])
+            shown = ", ".join(f"'{name}'" for name in names[:5])
             parts.append(f"{kind}: {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
     hint = suggest(missing[0], header) if len(missing) == 1 else ""
     return "; ".join(parts) + hint
@@ -262,8 +267,8 @@ def specify_conversion(
     findings: Sequence[Findings] | None,
     total: Findings,
 ) -> ConversionSpec:
-    """Decide everything. `pieces` are those of all tables with their text's number; `findings` are one a piece, or
-    None where `total` is that of a sample."""
+    """Specify the dataset. `pieces` are those of all tables, with the table's index; `findings` has one entry per
+    piece, or is None if `total` comes from a sample."""
     schema = choose_schema(request, columns, total)
     numbered, first = [], 0
     for position, (table, piece) in enumerate(pieces):
@@ -279,7 +284,7 @@ def specify_conversion(
 
 
 def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) -> Schema:
-    """Dtypes, shape, classes, categories and what stands for missing numbers, from what the data holds."""
+    """Choose dtypes, shape, classes, categories and fill values from the findings."""
     features, like = columns.features, request.like
     coded = [name for name in columns.texts if name in features and name not in columns.dates]
     if like:
@@ -294,10 +299,10 @@ def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) ->
     values = len(features) + len(indicators)
     shape = request.shape or (like.sample_shape if like else (values,))
     if prod(shape) != values:
-        marks = f" and {len(indicators)} that mark missing values" if indicators else ""
+        added = f" and {len(indicators)} indicators of missing values" if indicators else ""
         raise UsageError(
-            f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but there are {len(features):,} "
-            f"feature columns (all columns besides the label and the id){marks}; give a shape whose product is that "
+            f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but the data has {len(features):,} "
+            f"feature columns (all columns except the label and the id){added}; choose a shape whose product is that "
             "number"
         )
     schema = Schema(
@@ -319,14 +324,14 @@ def _category_values(name: str, total: Findings) -> tuple[str, ...]:
     found = total.texts[name]
     if found.distinct is None:
         raise UsageError(
-            f"the column «{name}» holds text with too many distinct values to be a category; leave it out with "
-            f"--ignore «{name}», or keep it as --id"
+            f"the text column '{name}' has too many distinct values to be a category; drop it with --ignore '{name}', "
+            f"or use it as the key with --id '{name}'"
         )
     return tuple(sorted(found.distinct))
 
 
 def choose_fills(request: ConvertRequest, columns: Columns, total: Findings, dates: dict[str, str]) -> dict[str, float]:
-    """What stands where a number is missing, of every feature that is a number or a date."""
+    """The fill value for missing values of every feature that is a number or a date."""
     if request.missing == "error":
         return {}
     fills = {}
@@ -343,9 +348,9 @@ def choose_fills(request: ConvertRequest, columns: Columns, total: Findings, dat
 
 
 def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
-    """The narrowest dtype that holds every value of `x` exactly, or the one asked for if it can.
+    """The narrowest dtype that represents every value of `x` exactly, or the requested one if it can.
 
-    Asking for a float type consents to its rounding; asking for an integer type does not.
+    A requested float type may round; a requested integer type may not.
     """
     if asked in FLOATS:
         return asked
@@ -353,7 +358,7 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
     fractions = total.has_fractions
     for position, name in enumerate(schema.features):
         if name in schema.categories:
-            ends += [0, len(schema.categories[name])]  # one more for what is not known
+            ends += [0, len(schema.categories[name])]  # one more for unknown values
         elif total.low[position] <= total.high[position]:
             unit = DAY if schema.dates.get(name) == "days" else 1
             ends += [total.low[position] / unit, total.high[position] / unit]
@@ -369,13 +374,13 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
             return fitting[0]
         if total.beyond_exact:
             raise UsageError(
-                f"no type holds {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly beside the other values; leave the "
-                "column out with --ignore, keep it as --id, or give --dtype float64 to round"
+                f"no dtype can store {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly together with the "
+                "other values; drop the column with --ignore, use it as --id, or round with --dtype float64"
             )
         return "float64" if total.needs_float64 else "float32"
     if fractions:
-        raise UsageError(f"--dtype {asked}: there are values with decimals; use auto, float32 or float64")
+        raise UsageError(f"--dtype {asked} cannot store fractional values; use auto, float32 or float64")
     if asked not in fitting:
-        can = f"; {fitting[0]} can (so would auto choose)" if fitting else ""
-        raise UsageError(f"--dtype {asked} cannot hold {low:.0f} to {high:.0f}{can}")
+        remedy = f"use {fitting[0]} or auto" if fitting else "use auto"
+        raise UsageError(f"--dtype {asked} cannot store {low:.0f} to {high:.0f}; {remedy}")
     return asked

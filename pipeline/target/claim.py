@@ -1,4 +1,4 @@
-"""Who may write to a place, what is there already, and what of it has to go."""
+"""The claim on a target: who may write to it, what it contains already, and what of that is removed."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,15 +13,13 @@ from ...storage.format import MANIFEST, WORK, Layout, Schema
 from ...storage.object_path import AnyPath, ObjectPath
 from .receipts import RECEIPTS
 
-SPEC = "plan.json"
-
-
-SKIPPED = "faults"
+SPEC = "plan.json"  # the name that earlier versions gave it
+SKIPPED = "faults"  # folder of the lists of skipped rows or files
 
 
 class DatasetSpec(Protocol):
-    """What is written to a target. `skipped` are faulty rows or files of the sources that are not; `source_bytes` has
-    all of them together."""
+    """What a conversion writes to a target. `skipped` is the number of invalid rows or files that it omits, and
+    `source_bytes` the total size of the sources."""
 
     @property
     def layout(self) -> Layout: ...
@@ -36,27 +34,27 @@ class DatasetSpec(Protocol):
 
 
 def is_converted(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
-    """Whether `root` holds the committed result of this request.
+    """Whether `root` contains the committed result of this request.
 
-    Raises ConflictError where it holds the result of another one (unless `overwrite`) or what is not Foldstream's.
+    Raises ConflictError if it contains the result of another request (unless `overwrite`) or something else.
     """
     if (root / MANIFEST).exists():
         if overwrite or same_json(open_dataset(root).request, fingerprint):
             return not overwrite
-        raise ConflictError(f"{root} holds another dataset; choose another name, or replace it with --overwrite")
+        raise ConflictError(f"{root} contains another dataset; choose another name, or replace it with --overwrite")
     names = names_in(root)
     if (isinstance(root, Path) and root.is_file()) or (names and WORK not in names):
-        raise ConflictError(f"{root} holds something that is not a dataset; choose another name")
+        raise ConflictError(f"{root} contains something that is not a dataset; choose another name")
     return False
 
 
 @contextmanager
 def lock_target(root: AnyPath) -> Iterator[None]:
-    """Let one converter at a time work at `root`. The system frees the lock when its holder dies.
+    """Let one converter at a time write to `root`. The operating system releases the lock when its holder dies.
 
-    In an object store there is no lock that would be freed: several converters of one request do the same work, and
-    the spec and the manifest are created by exactly one of them. Without a spec at the end nothing has been written:
-    the folders that were made go, and what was there stays.
+    An object store has no such lock: several converters of one request do the same work, and exactly one of them
+    creates the spec and the manifest. If there is no spec at the end, nothing was written: the new folders are
+    removed, and existing data stay.
     """
     if isinstance(root, ObjectPath):
         try:
@@ -75,8 +73,10 @@ def lock_target(root: AnyPath) -> Iterator[None]:
 
 
 def load_spec(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> Any:
-    """The spec, as JSON, of an attempt at this request that was cut short; None if it did not come so far or is to be
-    replaced. Raises ConflictError where the attempt was at another request."""
+    """The spec, as JSON, of an interrupted conversion of this request; None if there is none or it is to be replaced.
+
+    Raises ConflictError if the interrupted conversion was of another request.
+    """
     path = root / WORK / SPEC
     if not path.exists():
         return None
@@ -89,13 +89,13 @@ def load_spec(root: AnyPath, fingerprint: dict[str, Any], overwrite: bool) -> An
         remove_tree(root / WORK / SPILLED)
         return None
     raise ConflictError(
-        f"{root} holds an unfinished conversion with other options or sources; "
-        "repeat that command, choose another name, or start anew with --overwrite"
+        f"{root} contains an unfinished conversion with other options or sources; "
+        "repeat that command, choose another name, or start over with --overwrite"
     )
 
 
 def clear_target(root: AnyPath) -> None:
-    """Remove an earlier dataset, its manifest first: from then on it is none, should the removal be cut short."""
+    """Remove an earlier dataset, its manifest first: then an interrupted removal leaves no readable dataset behind."""
     remove_file(root / MANIFEST)
     if isinstance(root, ObjectPath):
         root.remove_all([name for name in root.list() if not name.startswith(f"{WORK}/")])

@@ -1,4 +1,4 @@
-"""The commit: receipts become the manifest that makes a dataset exist."""
+"""The commit: it combines the receipts into the manifest, which makes the dataset readable."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ SKIPPED_HEADER = b"file,line,column,reason\n"
 
 
 def attributes(spec: DatasetSpec) -> dict[str, Any]:
-    """What plain Zarr readers see on the group."""
+    """The attributes that plain Zarr readers see on the group."""
     schema = spec.schema
     return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 
 def commit_dataset(spec: DatasetSpec, root: AnyPath) -> None:
-    """Gather the receipts and make the dataset exist."""
+    """Combine the receipts into the manifest and write it."""
     if isinstance(root, Path):
-        clean_temporaries(root)  # of workers that were killed while others went on
+        clean_temporaries(root)  # of workers that were killed while others continued
     receipts = [read_json(receipt_path(root, shard)) for shard in range(spec.layout.shards)]
     checksums: dict[str, list[int]] = {array.name: [] for array in spec.schema.arrays()}
     for receipt in receipts:
@@ -52,7 +52,7 @@ def commit_dataset(spec: DatasetSpec, root: AnyPath) -> None:
 
 
 def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> Statistics:
-    """The statistics of all rows from those of the shards, in their order."""
+    """The statistics of all rows, merged from those of the shards in their order."""
     schema, channels = spec.schema, spec.schema.sample_shape[0]
     merged = merge_moments([Moments.from_json(receipt["moments"]) for receipt in receipts])
     of_labels = [Moments.from_json(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
@@ -71,7 +71,7 @@ def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> S
 
 
 def commit_skipped(root: AnyPath) -> None:
-    """Gather the lists of faulty rows in one beside the arrays, if there are any."""
+    """Combine the lists of skipped rows into one file beside the arrays, if there are any."""
     folder = root / WORK / SKIPPED
     listed = [(folder / name).read_bytes() for name in names_in(folder) if name.endswith(".csv")]
     if listed:

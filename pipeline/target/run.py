@@ -1,4 +1,4 @@
-"""The place that a conversion writes to: who may, what is there already, tasks that write shards, and the commit."""
+"""Running the tasks that write shards, and reporting their progress."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -62,7 +62,7 @@ def run_shard_tasks(
 
 
 class ShardProgress:
-    """How far a stage is, of which some shards are `done` already."""
+    """The progress of a stage, some of whose shards are `done` already."""
 
     def __init__(self, spec: DatasetSpec, root: AnyPath, stage: str, done: Iterable[int]) -> None:
         self.spec, self.root, self.stage = spec, root, stage
@@ -74,17 +74,17 @@ class ShardProgress:
         self.written = self.decoded = 0
 
     def add(self, shard: int) -> None:
-        """A shard is done now."""
+        """Count a shard that is now done."""
         start, stop = self.spec.layout.shard_range(shard)
         self.shards += 1
         self.rows += stop - start
-        with suppress(FileNotFoundError):  # a stage that does not write shards yet
+        with suppress(FileNotFoundError):  # the stage does not write shards yet
             self.written += sum(read_json(receipt_path(self.root, shard))["entry"]["lengths"].values())
             self.decoded += (stop - start) * self.row_bytes
 
     def facts(self) -> dict[str, Any]:
-        """For those who look: `bytes_read` is the share of the sources that the rows are; `bytes_written` are those of
-        the shards that this attempt has written, which take `bytes_decoded` in memory."""
+        """The progress for dashboards. `bytes_read` is the share of the sources' bytes that corresponds to the rows;
+        `bytes_written` counts the shards that this attempt wrote, which take `bytes_decoded` in memory."""
         layout = self.spec.layout
         return {
             "place": str(self.root),

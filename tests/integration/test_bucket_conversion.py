@@ -97,7 +97,7 @@ def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectSe
     assert dataset.schema.x_dtype == "uint16"
     again = convert(request, locate("s3://bucket/odd.zarr"), SerialExecutor())
     assert again.identity == dataset.identity
-    with pytest.raises(ConflictError, match="holds another dataset"):
+    with pytest.raises(ConflictError, match="contains another dataset"):
         convert(ConvertRequest(request.sources), locate("s3://bucket/odd.zarr"), SerialExecutor())
     other = ConvertRequest(request.sources, ignore=("label",))
     replaced = convert(other, locate("s3://bucket/odd.zarr"), SerialExecutor(), overwrite=True)
@@ -177,5 +177,5 @@ def test_objects_are_found_by_name_folder_and_pattern(server: ObjectServer) -> N
     names = [source.path.removeprefix("s3://bucket/many/") for source in find_sources(["s3://bucket/many"])]
     assert names == ["a.csv.gz", "b.csv", "deep/c.tsv"]
     assert [s.path for s in find_sources(["s3://bucket/many/*.csv"])] == ["s3://bucket/many/b.csv"]
-    with pytest.raises(SourceError, match="has no CSV files"):
+    with pytest.raises(SourceError, match="contains no CSV files"):
         find_sources(["s3://bucket/nothing"])

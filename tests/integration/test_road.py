@@ -199,7 +199,7 @@ def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path)
     other.write_text(table(5))
     done = foldstream("predict", trained, other, tmp_path / "out.csv")
     assert done.returncode == 2
-    assert "other columns than expected: missing: «pixel0»" in done.stderr
+    assert "does not have the expected columns: missing: 'pixel0'" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["other.csv"]
 
 

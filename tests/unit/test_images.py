@@ -254,7 +254,7 @@ def write_image(path: Path, data: bytes) -> ImageFile:
 def test_a_decoder_that_hangs_is_ended_and_the_file_named(pipe: ImageFile, tmp_path: Path) -> None:
     sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
     with decode_images([sound, pipe, sound], RGB, seconds=3) as (x, faults):
-        assert faults == {1: "it took longer than 3 s to decode"}
+        assert faults == {1: "decoding timed out after 3 s"}
         for number in (0, 2):
             np.testing.assert_array_equal(x[number], decode_image(SOUND["PNG"](), RGB))
 
@@ -285,7 +285,7 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
     killer.start()
     with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, faults):
         killer.join()
-        assert faults == {0: "the file is empty", 2: "the decoder died of it (SIGKILL)"}
+        assert faults == {0: "the file is empty", 2: "the decoder crashed (SIGKILL)"}
         np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
 
 
@@ -407,7 +407,7 @@ def test_labels_that_do_not_fit_the_images_are_named(tmp_path: Path) -> None:
     dataset = convert_folder(tmp_path / "images", tmp_path / "out", on_error="skip", **options)
     assert (dataset.rows, dataset.left_out) == (39, 1)
     labels.write_text("image,label\ngone.png,x\n" + "".join(f"{path},{path[0]}\n" for path, _ in files))
-    with pytest.raises(SourceError, match="1 images that are not there, the first «gone"):
+    with pytest.raises(SourceError, match="1 images that do not exist, the first is 'gone"):
         convert_folder(tmp_path / "images", tmp_path / "other", **options)
     with pytest.raises(UsageError, match="did you mean «label»"):
         convert_folder(tmp_path / "images", tmp_path / "other", label=("labl",), **options)
@@ -418,7 +418,7 @@ def test_faulty_images_stop_the_conversion_or_are_left_out_and_listed(tmp_path: 
     bad = [path for path, _ in files[10:50:9]]
     for path in bad:
         (tmp_path / "images" / path).write_bytes(b"broken")
-    with pytest.raises(SourceError, match="is no image of a known format") as stopped:
+    with pytest.raises(SourceError, match="is not an image of a supported format") as stopped:
         convert_folder(tmp_path / "images", tmp_path / "out")
     assert "--on-error skip" in str(stopped.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -468,7 +468,7 @@ def test_a_folder_that_has_changed_is_another_source(tmp_path: Path) -> None:
         ({"form": ImageForm((9, 9), "green")}, "--color"),
         ({"form": ImageForm((9, 9), fit="crp")}, "did you mean «crop»"),
         ({"label": ("x",)}, "--labels"),
-        ({"task": "regression"}, "«class» holds text"),
+        ({"task": "regression"}, "'class' contains text"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str, tmp_path: Path) -> None:

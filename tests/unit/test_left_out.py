@@ -10,13 +10,13 @@ from foldstream.storage.errors import RowError, SourceError
 from ..conftest import contents, convert_file, table
 
 FAULTY = {
-    3: (b"1,2,3,a", None, "4 fields where the header has 5"),
-    7: (b"1,2,x,4,b", "c2", "«x» is not a number"),
+    3: (b"1,2,3,a", None, "the row has 4 fields but the header has 5"),
+    7: (b"1,2,x,4,b", "c2", "'x' is not a number"),
     8: (b"1,,3,4,b", "c1", "the value is missing"),
     40: (b"1,2,3,4,", "label", "the value is missing"),
     41: (b"1,2,3,4,\xff\xfe", "label", "not UTF-8 text (if all of it is Latin-1, give --encoding latin-1)"),
-    77: (b"1,2,inf,4,c", "c2", "«inf» is not a finite number"),
-    78: (b'1,2,"3,4,5",6,c', "c2", "«3,4,5» is not a number"),
+    77: (b"1,2,inf,4,c", "c2", "'inf' is not a finite number"),
+    78: (b'1,2,"3,4,5",6,c', "c2", "'3,4,5' is not a number"),
 }
 
 
@@ -56,7 +56,7 @@ def test_faulty_rows_are_left_out_and_listed(
 def test_by_default_the_first_faulty_row_stops_before_anything_is_written(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(RowError, match="line 3: 4 fields where the header has 5; mend or remove the row"):
+    with pytest.raises(RowError, match="line 3: the row has 4 fields but the header has 5; fix or remove the row"):
         convert_file(files[0], tmp_path / "out", label="label")
     assert not (tmp_path / "out").exists()
 
@@ -70,5 +70,5 @@ def test_nothing_is_listed_where_nothing_is_faulty(files: tuple[Path, Path], tmp
 def test_a_file_of_faulty_rows_alone_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "faulty.csv"
     path.write_text("a,b,label\n1,2,c,9\n1,2\n")
-    with pytest.raises(SourceError, match=r"has no rows that are not faulty \(2 are\)"):
+    with pytest.raises(SourceError, match=r"has no valid rows \(2 are invalid\)"):
         convert_file(path, tmp_path / "out", label="label", on_error="skip")

@@ -143,7 +143,7 @@ def test_quantities_are_scored_by_label() -> None:
     [
         (lambda own, other: own[:2], r"\d+ rows have no prediction"),
         (lambda own, other: np.append(own, own[:1]), "1 rows are predicted twice"),
-        (lambda own, other: np.append(own, other[:2]), "2 rows are predicted and should not be"),
+        (lambda own, other: np.append(own, other[:2]), "2 rows are predicted but should not be"),
     ],
     ids=["lost", "twice", "another fold's"],
 )

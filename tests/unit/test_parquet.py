@@ -55,7 +55,7 @@ def test_a_faulty_row_is_named_or_left_out(tmp_path: Path) -> None:
 
 def test_what_is_no_table_of_values_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and then nothing of use PAR1")
-    with pytest.raises(SourceError, match="is not a whole Parquet file"):
+    with pytest.raises(SourceError, match="is not a complete Parquet file"):
         convert_file(tmp_path / "broken.parquet", tmp_path / "out")
     lists = pa.table({"a": [1, 2], "l": [[1], [2]]})
     parquet.write_table(lists, tmp_path / "lists.parquet")
