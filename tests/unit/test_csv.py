@@ -1,14 +1,21 @@
-"""CSV in, exactly those rows out; and for every fault its file, line and column."""
+"""CSV in, exactly those rows out; and for every error its file, line and column."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
+from foldstream.pipeline.csv.cut import CsvTable
+from foldstream.pipeline.csv.dialect import Dialect
+from foldstream.pipeline.csv.row_batch import Columns, Piece
+from foldstream.pipeline.tables.findings import merge_findings
+from foldstream.pipeline.tables.parquet import ParquetTable
+from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import keys_of
+from foldstream.storage.format import Source, keys_of
 from foldstream.storage.reader import BlockReader
 
 from ..conftest import WriteCsv, convert_file, table
@@ -120,7 +127,7 @@ def test_several_labels_are_quantities_side_by_side(write_csv: WriteCsv, tmp_pat
     ],
     ids=lambda value: value.strip()[:40] or "nothing",
 )
-def test_faults_are_named_with_their_place_and_leave_nothing_behind(
+def test_errors_name_their_location_and_leave_nothing_behind(
     text: str, message: str, write_csv: WriteCsv, tmp_path: Path
 ) -> None:
     path, out = write_csv(text), tmp_path / "out.zarr"
@@ -212,3 +219,16 @@ def test_missing_values_are_filled_as_asked(
     test = convert_file(write_csv("a,b,colour\n,,red\n", "test.csv"), tmp_path / "test", like=dataset.schema)
     filled = [9, 9, 2] if missing["missing"] == "constant" else [2, 5.5, 2]
     assert read_all(test)["x"][0].tolist() == filled + [1, 1][: len(expected[0]) - 3]
+
+
+def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:
+    tables = (CsvTable("a.csv", "a.csv", False, Dialect(), ("a",), 2, 2, 9), ParquetTable("b.parquet", ("a",)))
+    request, pieces = ConvertRequest((Source("a.csv", 9, 0),)), [(0, Piece(2, 9, 2, 3)), (1, Piece(0, 1, 1, 4))]
+    spec = specify_conversion(request, Columns(("a",)), tables, pieces, None, merge_findings([], 1))
+    stored = spec.to_json()
+    assert list(stored) == ["layout", "schema", "columns", "texts", "pieces", "request", "sampled", "left_out"]
+    assert list(stored["columns"]) == ["features", "texts", "dates", "required"]
+    assert [text["kind"] for text in stored["texts"]] == ["CsvText", "ParquetTable"]
+    assert list(stored["pieces"][0]) == ["text", "piece", "first_row", "rows", "left_out"]
+    text = json.dumps(stored)
+    assert json.dumps(ConversionSpec.from_json(json.loads(text)).to_json()) == text

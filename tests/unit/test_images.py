@@ -253,8 +253,8 @@ def write_image(path: Path, data: bytes) -> ImageFile:
 
 def test_a_decoder_that_hangs_is_ended_and_the_file_named(pipe: ImageFile, tmp_path: Path) -> None:
     sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
-    with decode_images([sound, pipe, sound], RGB, seconds=3) as (x, faults):
-        assert faults == {1: "decoding timed out after 3 s"}
+    with decode_images([sound, pipe, sound], RGB, seconds=3) as (x, errors):
+        assert errors == {1: "decoding timed out after 3 s"}
         for number in (0, 2):
             np.testing.assert_array_equal(x[number], decode_image(SOUND["PNG"](), RGB))
 
@@ -283,17 +283,17 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, faults):
+    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, errors):
         killer.join()
-        assert faults == {0: "the file is empty", 2: "the decoder crashed (SIGKILL)"}
+        assert errors == {0: "the file is empty", 2: "the decoder crashed (SIGKILL)"}
         np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
 
 
 def test_a_decoder_grows_with_what_it_is_asked_for(tmp_path: Path) -> None:
     one, other = (write_image(tmp_path / f"{name}.png", SOUND[name]()) for name in ("PNG", "BMP"))
     for count in (1, 9, 3):
-        with decode_images([one, *[other] * count], RGB) as (x, faults):
-            assert not faults
+        with decode_images([one, *[other] * count], RGB) as (x, errors):
+            assert not errors
             np.testing.assert_array_equal(x[0], decode_image(SOUND["PNG"](), RGB))
             np.testing.assert_array_equal(x[count], decode_image(SOUND["BMP"](), RGB))
 
@@ -413,7 +413,7 @@ def test_labels_that_do_not_fit_the_images_are_named(tmp_path: Path) -> None:
         convert_folder(tmp_path / "images", tmp_path / "other", label=("labl",), **options)
 
 
-def test_faulty_images_stop_the_conversion_or_are_left_out_and_listed(tmp_path: Path) -> None:
+def test_invalid_images_stop_the_conversion_or_are_skipped_and_listed(tmp_path: Path) -> None:
     files = write_folder(tmp_path / "images", 60)
     bad = [path for path, _ in files[10:50:9]]
     for path in bad:

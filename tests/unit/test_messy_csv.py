@@ -94,7 +94,7 @@ READS = {
 }  # fmt: skip
 """Text, how it is converted, and how pandas is told the same."""
 
-FAULTS = {
+INVALID = {
     "too few fields": ("a,b\n1,2\n3\n", {}, "line 3: the row has 1 fields but the header has 2"),
     "too many fields": ("a,b\n1,2\n3,4,5\n", {}, "line 3: the row has 3 fields but the header has 2"),
     "too many below line ends in quotes": ('a,who\n1,"\r\n\r"\n3,4,5\n', {}, "line 5: the row has 3 fields"),
@@ -150,7 +150,7 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Values of the number columns (rows, columns), the texts of the others, and the faulty rows."""
+    """Values of the number columns (rows, columns), the texts of the others, and the invalid rows."""
 
     numbers: np.ndarray
     texts: list[list[str | None]]
@@ -196,7 +196,7 @@ def read_rows(
 
 
 def split_options(text: str | bytes, options: Options) -> tuple[CsvOptions, Options]:
-    """Options of the dialect, and those of the conversion: a column «who» is the id."""
+    """Options of the dialect, and those of the conversion: a column who is the id."""
     raw = (text.encode() if isinstance(text, str) else text).replace(b"\0", b"")
     own: Options = {"id": "who"} if b"who" in raw else {}
     own |= {name: options[name] for name in ("id", "missing", "constant") if name in options}
@@ -247,7 +247,7 @@ def test_pieces_of_any_size_are_what_pandas_reads(
         assert rows.texts == [keys] * len(texts)
 
 
-@pytest.mark.parametrize(("text", "options", "message"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("text", "options", "message"), INVALID.values(), ids=INVALID)
 def test_what_is_no_table_is_refused_with_its_place(
     text: str | bytes, options: Options, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +292,7 @@ def test_what_is_compressed_and_cut_short_is_refused(suffix: str, tmp_path: Path
             convert_file(cut, tmp_path / "out")
 
 
-def test_faults_of_a_packed_file_are_named_with_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_a_packed_file_are_named_with_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_open, "PIECE_BYTES", 16)
     text = b'a,who\n1,"x\n\n"\n' + b"\n" * 100 + b"2,y\r\n" + b"\n" * 50 + b"three,z\n"
     with pytest.raises(SourceError, match="line 156, column «a»: 'three' is not a number"):

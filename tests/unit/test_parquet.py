@@ -42,7 +42,7 @@ def test_dates_categories_keys_and_missing_values_come_as_from_csv(tmp_path: Pat
     assert other.schema.dates == {"day": "days"}
 
 
-def test_a_faulty_row_is_named_or_left_out(tmp_path: Path) -> None:
+def test_an_invalid_row_is_named_or_skipped(tmp_path: Path) -> None:
     x = pa.array([*range(10), None, *range(11, 30)])
     parquet.write_table(pa.table({"x": x, "y": np.arange(30) % 2}), tmp_path / "t.parquet", row_group_size=4)
     with pytest.raises(RowError, match=r"t\.parquet, row 11, column «x»: the value is missing"):
