@@ -59,7 +59,7 @@ def test_what_is_no_table_of_values_is_refused(tmp_path: Path) -> None:
         convert_file(tmp_path / "broken.parquet", tmp_path / "out")
     lists = pa.table({"a": [1, 2], "l": [[1], [2]]})
     parquet.write_table(lists, tmp_path / "lists.parquet")
-    with pytest.raises(SourceError, match="column «l»"):
+    with pytest.raises(SourceError, match="column 'l'"):
         convert_file(tmp_path / "lists.parquet", tmp_path / "out", csv=CsvOptions())
     parquet.write_table(lists.slice(0, 0), tmp_path / "empty.parquet")
     with pytest.raises(SourceError, match="has no rows"):
