@@ -1,5 +1,6 @@
-"""CSV, Parquet and images to datasets, and parts of predictions to merged predictions.
+"""The conversion of CSV, Parquet and image files into datasets, and the merge of predictions.
 
-`tables/convert.py`, `images/convert.py` and `predictions/merge.py` are the entries, and take an executor for tasks.
-Dask stands in `dask_executor.py` alone; nothing here knows the training.
+Other folders import `tables/convert.py`, `images/convert.py`, `predictions/merge.py` and the request types; each entry
+point takes an executor that runs its tasks. Dask belongs in `dask_executor.py` alone, and nothing here may import
+Ray, torch or the training.
 """

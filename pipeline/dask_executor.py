@@ -1,4 +1,4 @@
-"""Dask: the one place of the pipeline that knows it."""
+"""The executor that runs tasks on a Dask cluster: the only module of the pipeline that imports Dask."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -10,20 +10,20 @@ from distributed import Client, Future, KilledWorker, as_completed
 from ..storage.errors import WorkerError
 from ..storage.tasks import Result, Task
 
-WINDOW = 4  # tasks in flight for each thread: enough to keep workers busy, and the scheduler small at any size
-LOOK_SECONDS = 1.0  # between two looks at how many threads there are: workers come and go
+WINDOW = 4  # tasks in flight per thread: enough to keep workers busy, few enough to keep the scheduler small
+POLL_SECONDS = 1.0  # between two checks of the number of threads: workers come and go
 
 
 class DaskExecutor:
-    """Tasks on a Dask cluster. Tasks and results are small values; arrays go through storage.
+    """Runs tasks on a Dask cluster. Tasks and results are small values; arrays go through storage.
 
-    A task whose worker dies is run again by Dask: tasks write whole files under their final names or nothing.
+    Dask runs a task again if its worker dies: tasks write complete files under their final names, or nothing.
     """
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self._prepared: list[Future] = []
-        self._threads, self._looked = 0, -LOOK_SECONDS
+        self._threads, self._checked = 0, -POLL_SECONDS
 
     def prepare(self, function: Callable[[], None]) -> None:
         workers = self.client.nthreads()
@@ -33,9 +33,9 @@ class DaskExecutor:
         self.client.log_event(page, facts)
 
     def _window(self) -> int:
-        """How many tasks may be in flight."""
-        if monotonic() - self._looked > LOOK_SECONDS:
-            self._threads, self._looked = sum(self.client.nthreads().values()), monotonic()
+        """The number of tasks that may be in flight."""
+        if monotonic() - self._checked > POLL_SECONDS:
+            self._threads, self._checked = sum(self.client.nthreads().values()), monotonic()
         return WINDOW * max(1, self._threads)
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
@@ -57,8 +57,8 @@ class DaskExecutor:
                 running.update(submit(max(0, self._window() - len(positions))))
         except KilledWorker as error:
             raise WorkerError(
-                f"a task took {error.allowed_failures + 1} Dask workers with it, one after the other, most likely for "
-                "want of memory; give the workers more (or have fewer of them), then run the same command again"
+                f"{error.allowed_failures + 1} Dask workers died in succession while running the same task, most "
+                "likely out of memory; give each worker more memory (or start fewer), then run the same command again"
             ) from None
         finally:
             self.client.cancel(list(positions))

@@ -1,7 +1,7 @@
-"""A small part of a conversion's sources in files of its own: converting it shows what all of them will take.
+"""A small sample of a conversion's sources in separate files: converting it estimates the cost of converting all.
 
-Of texts and tables the first rows of some files, of images some of those that are listed: a few megabytes, whatever the
-sources' size.
+The sample contains the first rows of some tables, or some of the listed images: a few megabytes, however large the
+sources are.
 """
 
 import bz2
@@ -31,21 +31,20 @@ from .images.list import Listed, is_image, open_place, top_folder
 from .tables.parquet import opened
 from .tables.sources import PARQUET
 
-SOURCES = 4  # files that rows are taken from
-TEXT_BYTES = 32 << 20  # of plain text and of tables
-PACKED_BYTES = 4 << 20  # of what is unpacked
-UNPACKED_BYTES = 64 << 20  # that one file may become
-READ_BYTES = 8 << 10  # what is lost where a stream is cut off
+SOURCES = 4  # number of files to sample rows from
+TEXT_BYTES = 32 << 20  # of uncompressed CSV and of Parquet files
+PACKED_BYTES = 4 << 20  # of compressed CSV files
+UNPACKED_BYTES = 64 << 20  # maximum size of one unpacked file
+READ_BYTES = 8 << 10  # at most so much is lost at the end of a truncated stream
 IMAGES = 4_096
 IMAGE_BYTES = 32 << 20
-MOST_LISTED = 200_000  # images
+MOST_LISTED = 200_000  # images to list at most
 
 
 @dataclass(frozen=True)
 class SourceSample:
-    """`places` to convert in place of the sources, made from `bytes` of their `total`, which is None where there were
-    too many to list. `origins` says of each copy what it was taken from. Texts that are unpacked take `packed` bytes
-    in the work folder."""
+    """The `places` to convert instead of the sources, made from `bytes` of their `total`, which is None if there were
+    too many to list. `origins` maps each copy to its source. Unpacked copies take `packed` bytes in the work folder."""
 
     places: tuple[str, ...]
     bytes: int
@@ -57,7 +56,7 @@ class SourceSample:
 
 @dataclass(frozen=True)
 class _Part:
-    """A place, the bytes of its source that it stands for, and those that its text takes where it is unpacked."""
+    """A sampled file, the bytes of the source that it represents, and the size of its unpacked copy."""
 
     place: str
     bytes: int
@@ -65,7 +64,7 @@ class _Part:
 
 
 def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -> SourceSample:
-    """The first rows of some texts or tables. A source that is small is taken whole, and as it is."""
+    """Sample the first rows of some tables. A small source is used unchanged."""
     chosen = sources[:: -(-len(sources) // SOURCES)]
     parts, origins = [], {}
     for number, source in enumerate(chosen):
@@ -100,7 +99,7 @@ def _first_of_table(source: Source, most: int, target: Path) -> _Part:
 
 
 def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
-    """Whole rows from about the first `most` bytes of a text, written as the source is: compressed, encoded."""
+    """Complete rows from about the first `most` bytes of a CSV file, with the source's compression and encoding."""
     suffix = PurePath(source.path).suffix.lower()
     raw = locate(source.path).read_range(0, min(most, source.bytes))
     data, used = _unpacked(raw, suffix)
@@ -114,17 +113,17 @@ def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path)
     if not kept and used == len(raw):
         return _first_of_text(source, options, 4 * most, target)
     if not kept:
-        raise SourceError(f"{source.path}: no row ends in {len(text):,} bytes; is it a CSV file?")
+        raise SourceError(f"{source.path}: no row ends within {len(text):,} bytes; check that it is a CSV file")
     target.write_bytes(_compressed(kept.decode().encode(encoding, "replace") if unpacked else kept, suffix))
     share = len(kept) / len(text)
     return _Part(str(target), round(used * share), round(packed * share))
 
 
 def _unpacked(raw: bytes, suffix: str) -> tuple[bytes, int]:
-    """What the beginning of a file holds, as far as that goes, and the bytes that it takes."""
+    """The decompressed start of a file, as far as it can be read, and the number of bytes that it takes in the file."""
     file, parts, length = io.BytesIO(raw), list[bytes](), 0
     stream = decompressed(file, suffix)
-    with suppress(*BROKEN):  # where it goes on behind what was read; what is really broken its conversion finds
+    with suppress(*BROKEN):  # it continues after what was read; a file that is really damaged fails its conversion
         while length < UNPACKED_BYTES and (data := stream.read(READ_BYTES)):
             parts.append(data)
             length += len(data)
@@ -132,7 +131,7 @@ def _unpacked(raw: bytes, suffix: str) -> tuple[bytes, int]:
 
 
 def _compressed(text: bytes, suffix: str) -> bytes:
-    """Text as a file with this suffix has it, packed quickly."""
+    """Text compressed as the suffix requires, at the fastest level."""
     match suffix:
         case ".gz":
             return gzip.compress(text, 1)
@@ -147,7 +146,7 @@ def _compressed(text: bytes, suffix: str) -> bytes:
 
 
 def _whole_rows(path: str, text: bytes, options: CsvOptions) -> bytes:
-    """A text without its last row, which may be cut off; nothing if less than a header and a row are left."""
+    """A text without its last row, which may be truncated; empty if less than a header and a row remain."""
     if not text.strip():
         return b""
     marks, rows = find_dialect(path, text, "utf-8", options).marks(), padded(text)
@@ -156,10 +155,10 @@ def _whole_rows(path: str, text: bytes, options: CsvOptions) -> bytes:
 
 
 def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
-    """Some of the images of folders, archives and patterns, evenly from the list of all, or of the first ones."""
+    """Sample images of folders, archives and patterns, evenly from the list of all, or of the first ones."""
     listed = list(islice(_listed(places), MOST_LISTED + 1))
     if not listed:
-        raise SourceError(f"{places[0]} has no images; name a folder, a pattern, or a .tar or .zip archive of some")
+        raise SourceError(f"{places[0]} has no images; name a folder, a pattern, or a .tar or .zip archive of images")
     total = sum(image.length for _, _, image in listed)
     count = min(IMAGES, max(SOURCES, IMAGE_BYTES * len(listed) // total))
     chosen = listed[:: -(-len(listed) // count)]
@@ -179,8 +178,8 @@ def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
 
 
 def _listed(places: Sequence[str]) -> Iterator[tuple[str, bool, Listed]]:
-    """The images of all places, with the folder or archive that each lies in. Raises SourceError for a place that is
-    not there."""
+    """The images of all sources, with the folder or archive that contains each. Raises SourceError for a source that
+    does not exist."""
     for place in places:
         for container, archive, images in open_place(place):
             for image in images:
@@ -189,11 +188,11 @@ def _listed(places: Sequence[str]) -> Iterator[tuple[str, bool, Listed]]:
 
 
 def _stays_inside(path: str) -> bool:
-    """Whether an archive's path, joined to a folder, is one in that folder."""
+    """Whether an archive member's path, joined to a folder, stays in that folder."""
     pure = PurePosixPath(path)
     return not pure.is_absolute() and ".." not in pure.parts
 
 
 def _path_in_copy(image: Listed) -> str:
-    """Where an image goes, so that it has the same class there."""
+    """The path of an image's copy, chosen so that its class stays the same."""
     return image.path if image.name in (None, top_folder(image.path)) else f"{image.name}/{image.path}"

@@ -1,4 +1,4 @@
-"""Reading a dataset to its last byte, and writing damaged shards anew from the source, one task a shard."""
+"""Checking every byte of a dataset, and rewriting damaged shards from the source, one task per shard."""
 
 import os
 import tempfile
@@ -16,16 +16,16 @@ from ..storage.shards import shard_key
 from ..storage.tasks import Executor, Progress, silent
 from .images.convert import write_images
 from .images.list import list_images
-from .images.plan import ImageRequest, plan_images
-from .tables.convert import cut_sources, plan_by_scan, write_shards
-from .tables.plan import ConvertRequest
+from .images.spec import ImageRequest, specify_images
+from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
-from .target.claim import Plan
+from .tables.spec import ConvertRequest
+from .target.claim import DatasetSpec
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One file of a dataset that does not hold what was written: which rows it concerns, and what is wrong."""
+    """A file of a dataset that differs from what was written: the rows that it concerns, and what is wrong."""
 
     shard: int
     array: str
@@ -44,7 +44,7 @@ class CheckTask:
 
 
 def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
-    """Read every shard and compare it with the manifest. Returns what is damaged or missing, in the dataset's order."""
+    """Read every shard and compare it with the manifest. Returns damaged and missing files in the dataset's order."""
     tasks = [CheckTask(str(dataset.place), shard) for shard in range(dataset.layout.shards)]
     found: dict[int, list[Damage]] = {}
     progress("verify", 0, len(tasks), "shards")
@@ -55,41 +55,41 @@ def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silen
 
 
 def check_shard(task: CheckTask) -> list[Damage]:
-    """What is wrong with the files of one shard."""
+    """Find the damaged and missing files of one shard."""
     dataset = open_dataset(task.root)
     start, stop = dataset.layout.shard_range(task.shard)
     damages = []
     for spec in dataset.manifest.arrays:
         path = dataset.place / shard_key(spec, task.shard)
-        reason = _fault(dataset, spec.name, path, task.shard)
+        reason = _damage_of(dataset, spec.name, path, task.shard)
         if reason:
             damages.append(Damage(task.shard, spec.name, str(path), start, stop - 1, reason))
     return damages
 
 
-def _fault(dataset: Dataset, array: str, path: Place, shard: int) -> str:
-    """Why a file is not what was written, or nothing."""
+def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
+    """How a file differs from what was written; empty if it does not."""
     entry = dataset.manifest.shards[shard]
     if not path.exists():
         return "the file is missing"
     data = path.read_bytes()
     if len(data) != entry.lengths[array]:
-        return f"the file has {len(data):,} bytes where {entry.lengths[array]:,} were written"
+        return f"the file has {len(data):,} bytes, but {entry.lengths[array]:,} were written"
     if content_hash(data) != entry.hashes[array]:
-        return "its content is not what was written"
+        return "the file's content differs from what was written"
     reader = BlockReader(dataset, (array,))
     for block in dataset.layout.blocks_of(shard):
         try:
             reader.read([block])
         except DamagedError as error:
-            return f"the dataset's table of checksums does not fit it ({error})"
+            return f"the file does not match the dataset's checksum table ({error})"
     return ""
 
 
 def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
-    """Convert the damaged shards again from the source, and put those in place that come out as they were written.
+    """Convert the damaged shards again from the source, and replace them if the result matches the manifest.
 
-    Raises SourceError if a source is gone or is not what it was; then nothing has been changed.
+    Raises SourceError if a source is missing or has changed; then the dataset is left unchanged.
     """
     with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
         scratch = locate(folder)
@@ -100,7 +100,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         for damage in damages:
             made = scratch / shard_key(names[damage.array], damage.shard)
             if content_hash(made.read_bytes()) != dataset.manifest.shards[damage.shard].hashes[damage.array]:
-                raise SourceError(f"the sources of {dataset.root} no longer give {damage.path}; convert them again")
+                raise SourceError(f"the sources of {dataset.root} no longer produce {damage.path}; convert them again")
         for damage in damages:
             Path(damage.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / shard_key(names[damage.array], damage.shard), damage.path)
@@ -109,32 +109,32 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
 def _write_again(
     dataset: Dataset, scratch: Place, shards: Sequence[int], executor: Executor, progress: Progress
 ) -> None:
-    """Convert some shards of a dataset that was made from tables. Raises SourceError unless those are as they were."""
+    """Convert some shards of a dataset from its tables again. Raises SourceError if those have changed."""
     request = ConvertRequest.from_json(dataset.request)
     for source in request.sources:
         if describe_source(source.path) != source:
-            raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert again")
+            raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert it again")
     cut = cut_sources(request, scratch, executor, progress)
-    plan = plan_by_scan(request, cut, scratch, executor, progress)
-    _check_same(plan, dataset)
-    write_shards(plan, scratch, executor, progress, shards)
+    spec = specify_by_scan(request, cut, scratch, executor, progress)
+    _check_same(spec, dataset)
+    write_shards(spec, scratch, executor, progress, shards)
 
 
 def _write_images_again(
     dataset: Dataset, scratch: Place, shards: Sequence[int], executor: Executor, progress: Progress
 ) -> None:
-    """The same for one that was made from images; those that were left out are found by decoding all again."""
+    """Convert some shards of a dataset from its images again; if images were skipped, all are decoded to find them."""
     request = ImageRequest.from_json(dataset.request)
     images = list_images(request.sources, Path(scratch))
     if images.digest != request.listing:
         raise SourceError(
-            f"images of {', '.join(request.sources)} have changed since they were converted; convert again"
+            f"the images of {', '.join(request.sources)} have changed since they were converted; convert them again"
         )
-    plan = plan_images(request, images)
-    plan = write_images(plan, scratch, executor, progress, shards if plan.layout == dataset.layout else None)
-    _check_same(plan, dataset)
+    spec = specify_images(request, images)
+    spec = write_images(spec, scratch, executor, progress, shards if spec.layout == dataset.layout else None)
+    _check_same(spec, dataset)
 
 
-def _check_same(plan: Plan, dataset: Dataset) -> None:
-    if (plan.layout, plan.schema) != (dataset.layout, dataset.schema):
-        raise SourceError(f"the sources of {dataset.root} no longer give the same dataset; convert them again")
+def _check_same(spec: DatasetSpec, dataset: Dataset) -> None:
+    if (spec.layout, spec.schema) != (dataset.layout, dataset.schema):
+        raise SourceError(f"the sources of {dataset.root} no longer produce the same dataset; convert them again")

@@ -1,4 +1,4 @@
-"""What a Dask worker of ours loads as it starts, while the others start too: the compiled code and its runtime."""
+"""The preload module of Dask workers: it loads compiled code and its runtime while the other workers start."""
 
 import logging
 
@@ -14,7 +14,7 @@ from .tables import fill  # noqa: F401 - loaded here, so that the first task doe
 def dask_setup(worker: object) -> None:
     """Called by Dask in the new worker."""
     keep_freed_memory()
-    # The error of a task is raised where its result is awaited, and told there once, in words.
+    # A task's error is raised where its result is awaited, and reported there once.
     logging.getLogger("distributed.worker").addFilter(lambda record: "Compute Failed" not in str(record.msg))
-    count_lines(np.zeros(1, np.uint8))  # the first call of all starts the compiler's runtime
-    pa.array([0])  # and this looks for pandas
+    count_lines(np.zeros(1, np.uint8))  # the first call starts the compiler's runtime
+    pa.array([0])  # this searches for pandas

@@ -11,8 +11,8 @@ import pytest
 from distributed import Client
 from foldstream.cluster.dask.local import dask_cluster
 from foldstream.pipeline.tables.convert import convert
-from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import describe_source
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.tasks import SerialExecutor
 

@@ -7,10 +7,10 @@ from typing import cast
 from distributed import Client
 
 from ...pipeline.images.convert import convert_images as write_images
-from ...pipeline.images.plan import ImageRequest
+from ...pipeline.images.spec import ImageRequest
 from ...pipeline.tables.convert import convert
-from ...pipeline.tables.plan import ConvertRequest
 from ...pipeline.tables.sources import find_sources
+from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import is_converted
 from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset

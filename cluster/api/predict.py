@@ -11,11 +11,11 @@ import numpy as np
 
 from ...pipeline.csv.row_batch import ABSENT
 from ...pipeline.images.convert import convert_images as write_images
-from ...pipeline.images.plan import ImageRequest
+from ...pipeline.images.spec import ImageRequest
 from ...pipeline.predictions.oof_table import WRITERS, write_table
-from ...pipeline.tables.plan import ConvertRequest
 from ...pipeline.tables.sources import find_sources
-from ...pipeline.target.claim import PLAN
+from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
 from ...storage.format import MANIFEST, WORK, Schema, keys_of
@@ -116,7 +116,7 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, session: Session) -> Iterator[Dataset]:
     """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
     place = locate(source)
-    if (place / MANIFEST).exists() or (place / WORK / PLAN).exists():
+    if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         if id:
             raise UsageError(f"--id names a column of a CSV file, and {source} is a dataset, which has its rows' names")
         yield open_dataset(place)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ...pipeline.images.preview import is_picture, picture_of
+from ...pipeline.images.preview import is_image_shape, render_sample
 from ...storage.dataset import Dataset
 from ...storage.format import Schema
 from ...storage.places.json_files import write_json
@@ -115,9 +115,9 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
                 "predicted": ", ".join(map(number, prediction)),
             }
         described.append({"row": row["row"], "name": row["name"], "loss": row["loss"], "image": "", **words})
-        if is_picture(schema.sample_shape):
+        if is_image_shape(schema.sample_shape):
             block, place = divmod(row["row"], dataset.layout.block_rows)
             buffer = io.BytesIO()
-            picture_of(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
+            render_sample(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
             described[-1]["image"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return described

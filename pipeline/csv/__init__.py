@@ -1,5 +1,5 @@
-"""The compiled CSV reader: dialect, pieces of whole rows, and the numbers and texts in them.
+"""The compiled CSV reader: it detects the dialect, cuts files into pieces of whole rows, and parses the fields.
 
-Others import a piece's reader, `open_text` and the row types (`row_batch.py`), which Parquet shares.
-Nothing here knows schemas, shards, Parquet or Dask.
+Other folders import `open_csv`, the reader of a piece (`rows.py`) and the row types (`row_batch.py`), which the
+Parquet reader shares. Schemas, shards, Parquet and Dask must not appear here.
 """

@@ -1,8 +1,8 @@
 """Cutting CSV files into pieces of whole rows, in parallel.
 
-A range of a file begins at the first line end that it meets, and whether that lies inside quotes only what stands
-before it can tell. So each range is counted both ways, and `resolve_cuts` goes through the counts in order and takes
-the way that is true.
+A range of a file begins after the first line end in it, and only the text before it tells whether that position is
+inside quotes. So the rows of each range are counted for both cases, and `resolve_cuts` goes through the counts in
+order and selects the right case.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from .kernels import LINE_FEED, RETURN, count_lines, count_rows, holds_any
 from .row_batch import Piece
 
 PIECE_BYTES = 16 << 20
-PACKER = Blosc(cname="lz4", clevel=1, shuffle=0)  # of the pieces of a text that had to be unpacked
+PACKER = Blosc(cname="lz4", clevel=1, shuffle=0)  # for the pieces of unpacked files
 LONGEST_ROW = 256 << 20
-RANGES = 4  # of a task: so many take longer than it takes to give it out
+RANGES = 4  # per task: so many take longer than submitting the task
 WINDOW = 64 << 10
-BLANK = np.frombuffer(b"\n \t", np.uint8)  # with which a line begins that may be no row
+BLANK = np.frombuffer(b"\n \t", np.uint8)  # a line that begins with one of these may be blank
 
 
 @dataclass(frozen=True)
-class CsvText:
-    """The text of one source: in `place`, the source itself or its unpacked copy (`packed`: in pieces of Zstandard).
+class CsvTable:
+    """One CSV source. Its text is in `place`: the source itself, or a copy whose pieces are compressed (`packed`).
 
-    The rows begin at byte `start`, which is in line `line` (from 1); a packed copy holds the rows alone.
+    The rows begin at byte `start`, which is in line `line` (from 1); a packed copy contains the rows only.
     """
 
     path: str
@@ -44,21 +44,22 @@ class CsvText:
     bytes: int
 
     def describe(self) -> str:
-        """In words, for the console."""
+        """A description for the console."""
         return self.dialect.describe()
 
 
 @dataclass(frozen=True)
 class CutTask:
-    """Count the rows that begin at line starts of each range between two `edges` (bytes)."""
+    """Count the rows in each range between two consecutive `edges` (bytes)."""
 
-    text: CsvText
+    table: CsvTable
     edges: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Count:
-    """Rows that begin in a stretch of text: the offset and line of the first, how many, whether quotes stay open."""
+    """The rows that begin in a section of text: the offset and line of the first, their number, and whether a quote
+    is open at the end (`inside`)."""
 
     first: int
     line: int
@@ -68,7 +69,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Cut:
-    """A stretch from line start to line start: its rows if it begins outside quotes, and if it begins inside."""
+    """A section of text between two line starts: its rows if it begins outside quotes, and if it begins inside."""
 
     start: int
     stop: int
@@ -77,30 +78,30 @@ class Cut:
     inside: Count
 
 
-def cut_tasks(text: CsvText) -> list[CutTask]:
-    """The ranges of a text, some a task."""
-    edges = [*range(text.start, text.bytes, PIECE_BYTES), text.bytes]
-    return [CutTask(text, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
+def cut_tasks(table: CsvTable) -> list[CutTask]:
+    """Tasks that cover all ranges of a table, several ranges per task."""
+    edges = [*range(table.start, table.bytes, PIECE_BYTES), table.bytes]
+    return [CutTask(table, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
 
 
 def cut_ranges(task: CutTask) -> list[Cut]:
-    """Carry out a task."""
-    text, place = task.text, locate(task.text.place)
-    inner = [at for at in task.edges if at not in (text.start, text.bytes)]
-    starts = {at: line_start(place, at, text.bytes) for at in inner}
-    return [_cut(text, starts.get(start, start), starts.get(stop, stop)) for start, stop in pairwise(task.edges)]
+    """Run a task."""
+    table, place = task.table, locate(task.table.place)
+    inner = [at for at in task.edges if at not in (table.start, table.bytes)]
+    starts = {at: line_start(place, at, table.bytes) for at in inner}
+    return [_cut(table, starts.get(start, start), starts.get(stop, stop)) for start, stop in pairwise(task.edges)]
 
 
-def _cut(text: CsvText, start: int, stop: int) -> Cut:
-    """Count the rows from line start to line start."""
-    if start == stop:  # a row that is longer than a range
+def _cut(table: CsvTable, start: int, stop: int) -> Cut:
+    """Count the rows between two line starts."""
+    if start == stop:  # a row is longer than a range
         return Cut(start, start, 0, Count(start, 0, 0, False), Count(start, 0, 0, True))
-    lines, outside, inside = count_text(read_text(locate(text.place), start, stop), text.dialect)
+    lines, outside, inside = count_text(read_text(locate(table.place), start, stop), table.dialect)
     return Cut(start, stop, lines, outside, inside)
 
 
 def count_text(text: np.ndarray, dialect: Dialect) -> tuple[int, Count, Count]:
-    """Lines of a stretch of padded text, and its rows if it begins outside and inside quotes."""
+    """The lines of a section of padded text, and its rows if it begins outside and inside quotes."""
     length, marks = len(text) - 1, dialect.marks()
     closed = Count(length, 0, 0, True)
     if not holds_any(text[:length], RETURN, marks[1], marks[2]):
@@ -117,12 +118,12 @@ def count_text(text: np.ndarray, dialect: Dialect) -> tuple[int, Count, Count]:
     return lines, outside, Count(first, count_lines(text[:first]), rows, open_end)
 
 
-def resolve_cuts(text: CsvText, cuts: Sequence[Cut]) -> list[Piece]:
-    """The pieces of a text, from the counts of all of its ranges in order.
+def resolve_cuts(table: CsvTable, cuts: Sequence[Cut]) -> list[Piece]:
+    """The pieces of a table, from the counts of all its ranges in order.
 
-    Raises SourceError for a text without rows, and where no row ends for very long.
+    Raises SourceError for a table without rows, and for a row that is too long.
     """
-    inside, line = False, text.line
+    inside, line = False, table.line
     begins: list[tuple[int, int, int]] = []
     for cut in cuts:
         count = cut.inside if inside else cut.outside
@@ -132,25 +133,25 @@ def resolve_cuts(text: CsvText, cuts: Sequence[Cut]) -> list[Piece]:
             )
         inside, line = count.inside, line + cut.lines
     if not begins:
-        raise SourceError(f"{text.path} has a header and no rows; there is nothing to convert")
-    ends = [start for start, _, _ in begins[1:]] + [text.bytes]
+        raise SourceError(f"{table.path} has a header but no rows; there is nothing to convert")
+    ends = [start for start, _, _ in begins[1:]] + [table.bytes]
     pieces = [Piece(start, stop, at, rows) for (start, at, rows), stop in zip(begins, ends, strict=True)]
     for piece in pieces:
-        check_length(text.path, piece.line, piece.stop - piece.start)
+        check_length(table.path, piece.line, piece.stop - piece.start)
     return pieces
 
 
 def check_length(path: str, line: int, length: int) -> None:
-    """Raise SourceError for a piece that is too long to be one."""
+    """Raise SourceError for a piece that exceeds the maximum length."""
     if length > LONGEST_ROW:
         raise SourceError(
-            f"{path}: from line {line} on, no row ends in {LONGEST_ROW:,} bytes; is it a CSV file with a quote left "
-            "open?"
+            f"{path}: the row at line {line} does not end within {LONGEST_ROW:,} bytes; check that the file is a CSV "
+            "file and that every quote is closed"
         )
 
 
 def line_start(place: Place, at: int, end: int) -> int:
-    """The first position at or behind `at` where a line begins, `end` if none does."""
+    """The first position from `at` on where a line begins, or `end` if none does."""
     position = at - 1
     while position < end:
         window = place.read_range(position, min(WINDOW + 1, end - position))
@@ -166,9 +167,9 @@ def line_start(place: Place, at: int, end: int) -> int:
 
 
 def read_text(place: Place, start: int, stop: int) -> np.ndarray:
-    """Bytes `start` to `stop` as `kernels.py` takes text. Raises SourceError if they are not there any more."""
+    """Bytes `start` to `stop`, padded as `kernels.py` expects. Raises SourceError if the file has become shorter."""
     text = np.empty(stop - start + 1, np.uint8)
     if place.read_into(start, text[:-1]) != stop - start:
-        raise SourceError(f"{place} became shorter while it was read; run the command again once it rests")
+        raise SourceError(f"{place} was truncated while it was read; run the command again once it is complete")
     text[-1] = LINE_FEED
     return text

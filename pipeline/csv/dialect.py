@@ -1,6 +1,6 @@
-"""How a CSV file is written: delimiter, quote, header, encoding, comment, decimal point, missing markers.
+"""The dialect of a CSV file: delimiter, quote, header, encoding, comment, decimal point, missing-value markers.
 
-What the user does not say is taken from the file's first rows, and shown.
+What the user does not specify is detected from the file's first rows and reported.
 """
 
 import codecs
@@ -31,7 +31,7 @@ COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one file is written. `comment` and `thousands` are empty where there are none."""
+    """The dialect of one file. `comment` and `thousands` are empty if the file has none."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -47,36 +47,36 @@ class Dialect:
         return cls(**{**value, "missing": tuple(value["missing"])})
 
     def marks(self) -> np.ndarray:
-        """The bytes that `kernels.py` looks for, (4,) int64: delimiter, quote, comment, decimal point."""
+        """The bytes that `kernels.py` searches for, (4,) int64: delimiter, quote, comment, decimal point."""
         return np.array([ord(m) if m else -1 for m in (self.delimiter, self.quote, self.comment, self.decimal)])
 
     def describe(self) -> str:
-        """In words, for the console."""
+        """A description for the console."""
         names = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
         parts = [f"delimiter {names.get(self.delimiter, self.delimiter)}", f"encoding {self.encoding}"]
-        parts.append("names in the first row" if self.header else "no header: columns named 0, 1, 2, …")
+        parts.append("header in the first row" if self.header else "no header: columns named 0, 1, 2, …")
         if self.decimal != ".":
-            parts.append(f"decimal point «{self.decimal}»")
+            parts.append(f"decimal point '{self.decimal}'")
         if self.comment:
-            parts.append(f"comments from «{self.comment}»")
+            parts.append(f"comments start with '{self.comment}'")
         return ", ".join(parts)
 
 
 def padded(data: bytes) -> np.ndarray:
-    """Text as `kernels.py` takes it: a line end of ours behind it, (length + 1,) uint8."""
+    """Text as `kernels.py` expects it: with a line end appended, (length + 1,) uint8."""
     return np.frombuffer(data + b"\n", np.uint8)
 
 
 def find_encoding(head: bytes, options: CsvOptions) -> str:
-    """The encoding of a file by its first bytes: what the user says, what a byte order mark says, or UTF-8.
+    """The encoding of a file: the one that the user set, that of its byte order mark, or UTF-8.
 
-    Raises UsageError for one that Python does not know.
+    Raises UsageError for an encoding that Python does not know.
     """
     if options.encoding:
         try:
             return _codec_name(options.encoding)
         except LookupError:
-            raise UsageError(f"--encoding {options.encoding} is not known; try utf-8, utf-16 or latin-1") from None
+            raise UsageError(f"unknown --encoding {options.encoding}; try utf-8, utf-16 or latin-1") from None
     marked = [name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)]
     return marked[0] if marked else "utf-8"
 
@@ -87,9 +87,9 @@ def _codec_name(name: str) -> str:
 
 
 def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> Dialect:
-    """The dialect of a text by its first rows, as UTF-8 without a byte order mark.
+    """Detect the dialect from the first rows of a text, given as UTF-8 without a byte order mark.
 
-    Raises SourceError for a text without a row.
+    Raises SourceError for a text without rows, and UsageError for characters that cannot be told apart.
     """
     comment = options.comment if options.comment is not None else ""
     dialect = Dialect(
@@ -105,30 +105,31 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
         dialect = replace(dialect, comment="#")
     rows = sample_rows(head, dialect)
     if not rows:
-        raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
+        raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
     if options.decimal is None and delimiter != "," and _has_decimal_commas(rows):
         dialect = replace(dialect, decimal=",")
     marks = [m for m in (dialect.delimiter, dialect.quote, dialect.decimal, dialect.comment) if m]
-    # A delimiter that stands within quotes may well separate thousands.
+    # Inside quotes, the delimiter may also separate thousands.
     if len(set(marks)) < len(marks) or dialect.thousands in marks[1:]:
         raise UsageError(
-            f"{path}: delimiter «{dialect.delimiter}», quote «{dialect.quote}», decimal «{dialect.decimal}», comment "
-            f"«{dialect.comment}» and thousands «{dialect.thousands}» must differ; give them as options"
+            f"{path}: the delimiter '{dialect.delimiter}', quote '{dialect.quote}', decimal '{dialect.decimal}', "
+            f"comment '{dialect.comment}' and thousands '{dialect.thousands}' characters must differ; set them with "
+            "options"
         )
     header = options.header == "first" or (options.header == "auto" and not _is_data(rows[0], dialect))
     return replace(dialect, header=header)
 
 
 def sample_rows(head: bytes, dialect: Dialect, most: int = SAMPLE_ROWS) -> list[list[str]]:
-    """The fields of the first rows that are whole in `head`."""
+    """The fields of the first complete rows in `head`."""
     bounds = find_rows(padded(head), dialect.marks(), most).tolist()
     if len(bounds) > 1 and not 0 <= bounds[-1][1] <= len(head):
-        bounds.pop()  # it may be cut short
+        bounds.pop()  # it may be truncated
     return [split_row(head[begin:end] if end >= 0 else head[begin:], dialect) for begin, end in bounds]
 
 
 def split_row(row: bytes, dialect: Dialect) -> list[str]:
-    """The fields of one row."""
+    """Split one row into its fields."""
     text = row.decode(errors="surrogateescape")
     quote = re.escape(dialect.quote)
     quoted = re.compile(f"{quote}([^{quote}]*(?:{quote}{quote}[^{quote}]*)*)(?:{quote}|$)") if quote else None
@@ -136,17 +137,17 @@ def split_row(row: bytes, dialect: Dialect) -> list[str]:
     fields, at = [], 0
     while True:
         within = quoted.match(text, at) if quoted else None
-        behind = plain.match(text, within.end() if within else at)
-        assert behind
+        rest = plain.match(text, within.end() if within else at)
+        assert rest
         inner = within[1].replace(2 * dialect.quote, dialect.quote) if within else ""
-        fields.append(inner + behind[0])
-        at = behind.end() + 1
+        fields.append(inner + rest[0])
+        at = rest.end() + 1
         if text[at - 1 : at] != dialect.delimiter:
             return fields
 
 
 def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
-    """The candidate that gives all rows the same number of fields, the most of them."""
+    """The candidate for which most rows have the same number of fields, and the most fields."""
     best, most = ",", 1
     names = [suffix.lower() for suffix in PurePath(path).suffixes]
     candidates = "\t" + DELIMITERS if ".tsv" in names else DELIMITERS
@@ -160,7 +161,7 @@ def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
 
 
 def _comments_lead(head: bytes, dialect: Dialect) -> bool:
-    """Whether the rows that begin with # are no rows: they have other numbers of fields than the rest."""
+    """Whether the lines that begin with # are comments: their numbers of fields differ from those of the rows."""
     rows = sample_rows(head, dialect)
     marked = [len(row) for row in rows if row[0].startswith("#")]
     others = {len(row) for row in rows if not row[0].startswith("#")}
@@ -173,7 +174,7 @@ def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def is_number(field: str, dialect: Dialect) -> bool:
-    """Whether a field reads as a number."""
+    """Whether a field is a number."""
     plain = field.replace(dialect.thousands, "") if dialect.thousands else field
     return NUMBER.fullmatch(plain.replace(dialect.decimal, ".")) is not None
 
@@ -183,15 +184,15 @@ def _is_data(row: Sequence[str], dialect: Dialect) -> bool:
 
 
 def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:
-    """The names in a header. Raises SourceError for names that are missing, stand twice or are not UTF-8."""
+    """The names in a header. Raises SourceError for names that are missing, duplicated or not UTF-8."""
     for position, name in enumerate(row):
         if not name.strip():
             raise SourceError(
-                f"{path}, line {line}: column {position + 1} has no name; name it in the header "
-                "(pandas writes such a column, the index; save with index=False)"
+                f"{path}, line {line}: column {position + 1} has no name; add one to the header "
+                "(if it is the index of a pandas DataFrame, save with index=False)"
             )
         if name in row[:position]:
-            raise SourceError(f"{path}, line {line}: two columns are named «{name}»; rename one")
+            raise SourceError(f"{path}, line {line}: two columns are named '{name}'; rename one of them")
         if any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise SourceError(f"{path}, line {line}: the header is not UTF-8; give --encoding latin-1, or what it is")
+            raise SourceError(f"{path}, line {line}: the header is not UTF-8; set --encoding, e.g. latin-1")
     return tuple(row)

@@ -1,17 +1,19 @@
-"""The grammar of CSV, compiled: where rows begin, and what their fields hold.
+"""The CSV grammar as compiled functions: where rows begin, and what their fields contain.
 
-RFC 4180 with the usual liberties: lines end with LF, CR or CRLF; blank lines are no rows; a quote counts only as the
-first character of a field, is doubled within quotes, and must close the field; a comment character, if there is one,
-ends the row.
+The grammar is RFC 4180 with the usual extensions: lines end with LF, CR or CRLF; blank lines are ignored; a quote
+counts only as the first character of a field, is escaped by doubling it, and must close the field; a comment
+character, if one is set, ends the row.
 
 All functions take `text`, (length + 1,) uint8, whose last byte is a line end that is not part of the text: a loop that
-looks for the end of a field then needs no other bound. `marks` is (4,) int64: delimiter, quote, comment and decimal
-point as bytes, -1 for none. Positions are uint64 throughout: numba tests every signed index for being negative, which
-makes the whole half as fast; and a uint64 and a plain number would make a float.
+searches for the end of a field then needs no other bound. `marks` is (4,) int64: delimiter, quote, comment and decimal
+point as bytes, -1 for none. Positions are uint64 throughout: numba checks every signed index for being negative, which
+halves the speed, and mixing a uint64 with a Python int would produce a float.
 """
 
 # mypy: disable-error-code="return-value, assignment"
-# Compiled, a numpy integer is returned as a Python int.
+# A compiled function returns a NumPy integer as a Python int.
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,24 +21,24 @@ from ...storage.compiled import compiled
 
 LINE_FEED, RETURN, SPACE, TAB, MINUS, PLUS = 10, 13, 32, 9, 45, 43
 SKIP, NUMBER, TEXT = 0, 1, 2
-"""Roles of columns."""
+"""The roles of columns."""
 
 FIELDS, AFTER_QUOTE, LEFT_OPEN = 1, 2, 3
-"""What can be wrong with a row itself: the number of its fields, text behind a closing quote, a quote left open."""
+"""The errors of a whole row: a wrong number of fields, text after a closing quote, an unclosed quote."""
 
 LARGEST_EXACT = 2**53
-"""Whole numbers up to this are float64s, and so are their products and quotients with `POWERS` to the last bit."""
+"""Integers up to this are exact in float64, and their products and quotients with `POWERS` are correctly rounded."""
 POWERS = 10.0 ** np.arange(23)
-MOST_DIGITS = np.uint64(18)  # that surely fit an int64
+MOST_DIGITS = np.uint64(18)  # so many always fit an int64
 
 ZERO, ONE, FOUR, TEN, FORTY_EIGHT = np.uint64(0), np.uint64(1), np.uint64(4), np.uint64(10), np.uint64(48)
 OPEN = np.uint64(2**63)
-"""The position behind quotes that nothing closes."""
+"""The position after a quote that is never closed."""
 
 
 @compiled
 def holds_any(text: np.ndarray, one: int, two: int, three: int) -> bool:
-    """Whether any of three bytes is in a text (without padding)."""
+    """Whether a text (without padding) contains any of three bytes."""
     found = np.uint8(0)
     for i in range(len(text)):
         byte = text[i]
@@ -46,7 +48,7 @@ def holds_any(text: np.ndarray, one: int, two: int, three: int) -> bool:
 
 @compiled
 def count_lines(text: np.ndarray) -> int:
-    """Line ends in a text (without padding): LF, CR or CRLF."""
+    """Count the line ends (LF, CR or CRLF) in a text without padding."""
     lines, before = 0, np.uint8(0)
     for i in range(len(text)):
         byte = text[i]
@@ -57,7 +59,7 @@ def count_lines(text: np.ndarray) -> int:
 
 @compiled
 def past_quoted(text: np.ndarray, i: np.uint64, length: np.uint64, quote: int) -> np.uint64:
-    """The position behind the quote that closes what is open at `i`, OPEN if none does."""
+    """The position after the quote that closes the field open at `i`, or OPEN if no quote does."""
     while i < length:
         if text[i] == quote:
             if text[i + ONE] != quote:
@@ -69,7 +71,7 @@ def past_quoted(text: np.ndarray, i: np.uint64, length: np.uint64, quote: int) -
 
 @compiled
 def past_field(text: np.ndarray, i: np.uint64, delimiter: int, comment: int) -> np.uint64:
-    """The position of what ends an unquoted field: delimiter, line end or comment."""
+    """The position of the byte that ends an unquoted field: a delimiter, line end or comment."""
     byte = text[i]
     while byte != delimiter and byte != LINE_FEED and byte != RETURN and byte != comment:
         i += ONE
@@ -79,7 +81,7 @@ def past_field(text: np.ndarray, i: np.uint64, delimiter: int, comment: int) -> 
 
 @compiled
 def past_line(text: np.ndarray, i: np.uint64) -> np.uint64:
-    """The position behind the next line end."""
+    """The position after the next line end."""
     while text[i] != LINE_FEED and text[i] != RETURN:
         i += ONE
     return i + ONE
@@ -87,7 +89,7 @@ def past_line(text: np.ndarray, i: np.uint64) -> np.uint64:
 
 @compiled
 def past_row(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarray) -> np.uint64:
-    """The position behind the row of which a field begins at `i`, OPEN if it ends inside quotes."""
+    """The position after the row in which a field begins at `i`, or OPEN if the text ends inside quotes."""
     delimiter, quote, comment = marks[0], marks[1], marks[2]
     while True:
         if text[i] == quote:
@@ -102,7 +104,7 @@ def past_row(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarra
 
 @compiled
 def past_rest(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarray) -> np.uint64:
-    """The position behind the row of which a field ends at `i`, OPEN if it ends inside quotes."""
+    """The position after the row in which a field ends at `i`, or OPEN if the text ends inside quotes."""
     if text[i] != marks[0]:
         return past_line(text, i)
     return past_row(text, i + ONE, length, marks)
@@ -110,7 +112,7 @@ def past_rest(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarr
 
 @compiled
 def past_blank(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarray) -> np.uint64:
-    """The position at or behind `i` where a row begins, `length` if none does: blank lines and comments are no rows."""
+    """The first position from `i` on where a row begins, or `length` if none does. Skips blank lines and comments."""
     delimiter, comment = marks[0], marks[2]
     while i < length:
         byte = text[i]
@@ -129,9 +131,9 @@ def past_blank(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndar
 
 @compiled
 def find_rows(text: np.ndarray, marks: np.ndarray, most: int) -> np.ndarray:
-    """Where the first rows of a text begin and the positions behind them, (up to `most`, 2) int64.
+    """The start and end positions of the first rows of a text, (up to `most`, 2) int64.
 
-    The last may end behind the text's end, where it is cut short; at -1 if it ends inside quotes.
+    The last row may end after the text's end if it is truncated; its end is -1 if it ends inside quotes.
     """
     length = np.uint64(len(text) - 1)
     bounds = np.empty((most, 2), np.int64)
@@ -146,8 +148,8 @@ def find_rows(text: np.ndarray, marks: np.ndarray, most: int) -> np.ndarray:
 
 @compiled
 def count_rows(text: np.ndarray, inside: bool, marks: np.ndarray) -> tuple[int, int, bool]:
-    """Rows that begin in a text: the position of the first (the length if none), how many, and whether quotes are
-    open at the end.
+    """Count the rows that begin in a text: the position of the first (the length if there is none), the number of
+    rows, and whether a quote is open at the end.
 
     The text begins at the start of a line, or `inside` quotes.
     """
@@ -172,7 +174,7 @@ def count_rows(text: np.ndarray, inside: bool, marks: np.ndarray) -> tuple[int, 
 
 @compiled
 def skip_rows(text: np.ndarray, rows: int, marks: np.ndarray) -> int:
-    """The position behind the first `rows` rows of a text."""
+    """The position after the first `rows` rows of a text."""
     length = np.uint64(len(text) - 1)
     i = ZERO
     for _ in range(rows):
@@ -182,7 +184,7 @@ def skip_rows(text: np.ndarray, rows: int, marks: np.ndarray) -> int:
 
 @compiled
 def read_digits(text: np.ndarray, i: np.uint64, value: int) -> tuple[int, np.uint64]:
-    """`value` with the digits from `i` on behind it, and the position behind them."""
+    """`value` with the digits from `i` on appended, and the position after them."""
     digit = np.uint64(text[i]) - FORTY_EIGHT
     while digit < TEN:
         value = value * 10 + np.int64(digit)
@@ -193,9 +195,10 @@ def read_digits(text: np.ndarray, i: np.uint64, value: int) -> tuple[int, np.uin
 
 @compiled
 def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> tuple[float, np.uint64]:
-    """The number whose field begins at `i`, and where it ends; NaN where only a more careful reader can tell.
+    """The number in the field that begins at `i`, and where it ends; NaN where only the slow parser can decide.
 
-    Exact by the fast path of Clinger (1990): digits that make an exact float64, times or by an exact power of ten.
+    It is exact by the fast path of Clinger (1990): the digits form an exact float64, which is multiplied or divided by
+    an exact power of ten.
     """
     negative = text[i] == MINUS
     if negative:
@@ -208,7 +211,7 @@ def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> 
         value, i = read_digits(text, first, value)
         digits += i - first
         exponent = -np.int64(i - first)
-    sound = digits > ZERO and digits <= MOST_DIGITS and value <= LARGEST_EXACT
+    exact = digits > ZERO and digits <= MOST_DIGITS and value <= LARGEST_EXACT
     if text[i] == 101 or text[i] == 69:  # e, E
         i += ONE
         down = text[i] == MINUS
@@ -216,11 +219,11 @@ def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> 
             i += ONE
         first = i
         power, i = read_digits(text, first, 0)
-        sound = sound and i > first and i - first < FOUR
+        exact = exact and i > first and i - first < FOUR
         exponent += -power if down else power
     byte = text[i]
-    sound = sound and (byte == delimiter or byte == LINE_FEED or byte == RETURN)
-    if not sound or exponent < -22 or exponent > 22:
+    exact = exact and (byte == delimiter or byte == LINE_FEED or byte == RETURN)
+    if not exact or exponent < -22 or exponent > 22:
         return np.nan, i
     number = np.float64(value)
     if exponent < 0:
@@ -232,7 +235,7 @@ def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> 
 
 @compiled
 def fits_decimal(number: float, low: int, high: int, decimals: int) -> bool:
-    """Whether a number that was read with a minus, a point or an exponent (NaN if none was) can be stored."""
+    """Whether a number that was read with a minus, a point or an exponent (NaN if none could be read) can be stored."""
     if number == np.floor(number):
         return low <= number and number <= high and np.abs(number) <= LARGEST_EXACT
     return number == number and (decimals == 1 or (decimals == 2 and np.float64(np.float32(number)) == number))
@@ -240,9 +243,9 @@ def fits_decimal(number: float, low: int, high: int, decimals: int) -> bool:
 
 @compiled
 def field_bounds(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.ndarray) -> tuple[np.uint64, ...]:
-    """Of the field that begins at `i`, of any kind: its first byte, the one behind its last, and what ends it.
+    """The bounds of any field that begins at `i`: its first byte, the byte after its last, and the byte that ends it.
 
-    What ends it is OPEN where quotes are never closed, and is not the byte behind the closing quote where text follows.
+    The third is OPEN if a quote is never closed; it is not the byte after the closing quote if text follows that.
     """
     if text[i] != marks[1]:
         stop = past_field(text, i, marks[0], marks[2])
@@ -253,38 +256,54 @@ def field_bounds(text: np.ndarray, i: np.uint64, length: np.uint64, marks: np.nd
     return i + ONE, stop - ONE, past_field(text, stop, marks[0], marks[2])
 
 
+class ColumnRoles(NamedTuple):
+    """The role of each column of a text, (columns,), and its position, (columns,) uint64: the column of `x` for a
+    NUMBER, the column of `spans` for a TEXT."""
+
+    roles: np.ndarray
+    positions: np.ndarray
+
+
+class RowBuffers(NamedTuple):
+    """What `read_rows` fills.
+
+    `x` (rows, features) takes the numbers, `spans` (rows, texts, 2) the start and end of each text. A field that is
+    not a plain number, does not fit or could not be converted exactly goes to `odd`, (capacity, 4): row, column of the
+    text, start, end. An invalid row goes to `invalid`, (capacity, 3): error, start, fields; nothing else of it is kept.
+    """
+
+    x: np.ndarray
+    spans: np.ndarray
+    odd: np.ndarray
+    invalid: np.ndarray
+
+
 @compiled
 def read_rows(
     text: np.ndarray,
     start: int,
     marks: np.ndarray,
-    roles: np.ndarray,
-    places: np.ndarray,
+    column_roles: ColumnRoles,
     limits: tuple[int, int, int],
-    x: np.ndarray,
-    spans: np.ndarray,
-    odd: np.ndarray,
-    faults: np.ndarray,
+    out: RowBuffers,
 ) -> tuple[int, int, int, int]:
-    """Read rows from `start` on until the text, `x` (as many rows at most), `odd` or `faults` is at its end.
+    """Read rows from `start` on until the text ends or one of the buffers `out` is full.
 
-    `roles` (columns,) says what each column of the text is; `places` (columns,) uint64 the column of `x` of a NUMBER,
-    or that of `spans` of a TEXT. `limits` are the least and the greatest whole number that `x` (rows, features) takes,
-    and which numbers with decimals: 0 none, 1 all, 2 those that float32 holds exactly. `spans` (rows, texts, 2) takes
-    where a text begins and where it ends. Whatever is no plain number, does not fit or could not be converted exactly
-    goes to `odd`, (capacity, 4): row, column of the text, begin, end. A row that is none goes to `faults`,
-    (capacity, 3): kind, begin, fields; nothing else of it is kept.
+    `limits` are the smallest and the largest integer that `x` accepts, and which fractional numbers: 0 none, 1 all,
+    2 those that float32 represents exactly.
 
-    Returns the rows read, where the next begins, and how many of `odd` and `faults` are filled.
+    Returns the number of rows read, where the next row begins, and how many entries of `odd` and `invalid` are filled.
     """
+    roles, places = column_roles
+    x, spans, odd, invalid = out
     length, columns, delimiter = np.uint64(len(text) - 1), np.uint64(len(roles)), marks[0]
     low, high, decimals = limits
     row, i, odds, bad = ZERO, np.uint64(start), 0, 0
-    while row < np.uint64(len(x)) and odds + len(roles) <= len(odd) and bad < len(faults):
+    while row < np.uint64(len(x)) and odds + len(roles) <= len(odd) and bad < len(invalid):
         i = past_blank(text, i, length, marks)
         if i >= length:
             break
-        begin, before, column, fault = i, odds, ZERO, 0
+        begin, before, column, error = i, odds, ZERO, 0
         while True:
             role = roles[column] if column < columns else SKIP
             fits, stop = False, i
@@ -307,7 +326,7 @@ def read_rows(
                     i = OPEN
                     break
                 if first > i and stop > last + ONE:
-                    fault, i = AFTER_QUOTE, past_rest(text, stop, length, marks)
+                    error, i = AFTER_QUOTE, past_rest(text, stop, length, marks)
                     break
                 if role == NUMBER:
                     odd[odds, 0], odd[odds, 1], odd[odds, 2], odd[odds, 3] = row, column, first, last
@@ -319,25 +338,25 @@ def read_rows(
                 break
             i = stop + ONE
             column += ONE
-        if fault == 0 and column + ONE != columns:
-            fault = FIELDS
+        if error == 0 and column + ONE != columns:
+            error = FIELDS
         if i == OPEN:
-            fault = LEFT_OPEN
-        if fault == 0:
+            error = LEFT_OPEN
+        if error == 0:
             row += ONE
             continue
         odds = before
-        faults[bad, 0], faults[bad, 1], faults[bad, 2] = fault, begin, column + ONE
+        invalid[bad, 0], invalid[bad, 1], invalid[bad, 2] = error, begin, column + ONE
         bad += 1
     return np.int64(row), np.int64(min(i, length)), odds, bad
 
 
 @compiled
 def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray, ends: np.ndarray) -> tuple[bool, bool]:
-    """Put the texts of `spans` (rows, 2) into `out` one after the other, doubled quotes as one.
+    """Copy the texts of `spans` (rows, 2) into `out` one after another, unescaping doubled quotes.
 
-    `ends` (rows + 1,) int32 takes where each ends, after a zero. Returns whether all bytes are ASCII, and whether one
-    is zero.
+    `ends` (rows + 1,) int32 receives a zero and the end of each text. Returns whether all bytes are ASCII, and whether
+    any byte is zero.
     """
     at, bits, zero = ZERO, np.uint8(0), False
     ends[0] = 0
@@ -359,12 +378,17 @@ def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray,
 
 @compiled
 def extend_ranges(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray, total: np.ndarray, broken: np.ndarray, wide: np.ndarray
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    total: np.ndarray,
+    has_fractions: np.ndarray,
+    needs_float64: np.ndarray,
 ) -> None:
-    """Take the rows of `x` (rows, columns) float64 into what is known of its columns; NaN is passed over.
+    """Update the ranges of columns with the rows of `x` (rows, columns) float64, ignoring NaN.
 
-    `low`, `high` and `total` (columns,) float64; `broken` and `wide` (columns,) bool: whether a number has decimals,
-    and whether one is not a float32.
+    `low`, `high` and `total` are (columns,) float64; `has_fractions` and `needs_float64` are (columns,) bool: whether
+    a number has a fractional part, and whether one is not exact in float32.
     """
     for row in range(len(x)):
         for c in range(x.shape[1]):
@@ -373,5 +397,5 @@ def extend_ranges(
             low[c] = value if value < low[c] else low[c]
             high[c] = value if value > high[c] else high[c]
             total[c] += value if there else 0.0
-            broken[c] |= there & (np.floor(value) != value)
-            wide[c] |= there & (np.float64(np.float32(value)) != value)
+            has_fractions[c] |= there & (np.floor(value) != value)
+            needs_float64[c] |= there & (np.float64(np.float32(value)) != value)

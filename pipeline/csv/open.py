@@ -1,7 +1,7 @@
-"""Opening a CSV source: its dialect and header; and unpacking one that cannot be entered in the middle.
+"""Opening a CSV source: its dialect and header, and unpacking a file that cannot be read from the middle.
 
-What is compressed, or not UTF-8, is read once from its beginning to its end, and its rows are kept as packed UTF-8 in
-the conversion's work folder: from then on both kinds are read in parallel, piece by piece.
+A file that is compressed or not UTF-8 is read once from start to end, and its rows are stored as compressed UTF-8
+pieces in the conversion's work folder. After that, both kinds of files are read in parallel, piece by piece.
 """
 
 import bz2
@@ -22,7 +22,7 @@ from isal import igzip, igzip_lib
 from ...storage.errors import SourceError
 from ...storage.format import Source
 from ...storage.places.locate import locate
-from .cut import PACKER, PIECE_BYTES, CsvText, check_length, count_text
+from .cut import PACKER, PIECE_BYTES, CsvTable, check_length, count_text
 from .dialect import MARK_OF_UTF8, Dialect, column_names, find_dialect, find_encoding, padded, sample_rows, split_row
 from .kernels import count_lines, find_rows
 from .options import CsvOptions
@@ -30,17 +30,17 @@ from .row_batch import Piece
 
 HEAD_BYTES = 256 << 10
 BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
-"""What a stream raises that is damaged, or cut short."""
+"""What a damaged or truncated stream raises."""
 
 
-def open_text(
+def open_csv(
     source: Source, options: CsvOptions, unpacked: str
-) -> tuple[CsvText, tuple[Piece, ...] | None, list[list[str]]]:
-    """A source's text, its pieces if they are known already (those of one that was unpacked, to the file `unpacked`,
-    are), and the fields of its first rows.
+) -> tuple[CsvTable, tuple[Piece, ...] | None, list[list[str]]]:
+    """Open a source: its table, its pieces if they are known already (they are if the source had to be unpacked to the
+    file `unpacked`), and the fields of its first rows.
 
-    Raises SourceError for a file that is empty, has a header only, whose compression is broken or cut short, or whose
-    bytes are not of its encoding.
+    Raises SourceError for a file that is empty, has only a header, is damaged or truncated, or does not match its
+    encoding.
     """
     path = source.path
     suffix = PurePath(path).suffix.lower()
@@ -55,8 +55,8 @@ def open_text(
         if begin:
             break
         head = locate(path).read_range(0, min(4 * len(head), source.bytes))
-    text = CsvText(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
-    return text, None, sample_rows(head[text.start :], text.dialect)
+    table = CsvTable(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
+    return table, None, sample_rows(head[table.start :], table.dialect)
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ class _Begin:
 
 
 def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whole: bool) -> _Begin | None:
-    """Dialect and header from a text's beginning, and where the rows begin; None if it has to be longer.
+    """The dialect, the header and where the rows begin, from the start of a text; None if more of it is needed.
 
-    `head` is UTF-8 without a byte order mark, `whole` whether nothing follows it.
+    `head` is UTF-8 without a byte order mark; `whole` means that it is the entire text.
     """
     if not head.strip():
         if whole:
-            raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
+            raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
         return None
     dialect = find_dialect(path, head, encoding, options)
     [[first, end]] = find_rows(padded(head), dialect.marks(), 1).tolist()
     if dialect.comment and options.comment is None:
-        # Lines before the first row are comments, as far as we see; a # behind it may belong to a text.
+        # The lines before the first row are taken for comments; a # after it may be part of a text.
         dialect = replace(dialect, comment="")
         [[_, end]] = find_rows(padded(head[first:]), dialect.marks(), 1).tolist()
         end += first if end >= 0 else 0
@@ -91,30 +91,30 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
     line = 1 + count_lines(np.frombuffer(head[:first], np.uint8))
     if not dialect.header:
         return _Begin(dialect, tuple(map(str, range(len(fields)))), first, line)
-    if head[end - 1 : end + 1] == b"\r\n":  # past_row stops behind the CR
+    if head[end - 1 : end + 1] == b"\r\n":  # past_row stops after the CR
         end += 1
     return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(np.frombuffer(head[:end], np.uint8)))
 
 
 def _unpack(
     path: str, options: CsvOptions, unpacked: str, suffix: str
-) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
+) -> tuple[CsvTable, tuple[Piece, ...], list[list[str]]]:
     try:
         with closing(locate(path).open_stream()) as raw, closing(decompressed(raw, suffix)) as stream:
             return _unpack_stream(path, options, unpacked, stream)
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk: what is no stream of its kind has no number
+        if isinstance(error, OSError) and error.errno:  # an error of the disk; a damaged stream has no errno
             raise
-        raise SourceError(f"{path} is not a whole {suffix} file ({error}); fetch or compress it again") from None
+        raise SourceError(f"{path} is not a complete {suffix} file ({error}); download or compress it again") from None
     except UnicodeError as error:
         raise SourceError(
-            f"{path} is not text in {error.encoding if isinstance(error, UnicodeDecodeError) else 'its encoding'} "
-            f"({error}); give --encoding"
+            f"{path} is not valid {error.encoding if isinstance(error, UnicodeDecodeError) else 'in its encoding'} "
+            f"({error}); set --encoding"
         ) from None
 
 
 def decompressed(stream: Any, suffix: str) -> Any:
-    """A stream of bytes decompressed."""
+    """A decompressed stream of bytes."""
     match suffix:
         case ".gz":
             return igzip.IGzipFile(fileobj=stream)
@@ -129,7 +129,7 @@ def decompressed(stream: Any, suffix: str) -> Any:
 
 
 def _decoded(stream: Any, encoding: str, first: bytes) -> Iterator[bytes]:
-    """The stream's text as UTF-8 without a byte order mark, `first` being what was read of it already."""
+    """The stream's text as UTF-8 without a byte order mark. `first` is what was read of the stream already."""
     data, begun = first, False
     decoder = codecs.getincrementaldecoder(encoding)()
     while data:
@@ -146,7 +146,7 @@ def _decoded(stream: Any, encoding: str, first: bytes) -> Iterator[bytes]:
 
 def _unpack_stream(
     path: str, options: CsvOptions, unpacked: str, stream: Any
-) -> tuple[CsvText, tuple[Piece, ...], list[list[str]]]:
+) -> tuple[CsvTable, tuple[Piece, ...], list[list[str]]]:
     first = bytes(stream.read(PIECE_BYTES))
     encoding = find_encoding(first, options)
     blocks = _decoded(stream, encoding, first)
@@ -156,20 +156,20 @@ def _unpack_stream(
         whole = block is None
         head += block or b""
         begin = _read_begin(path, head, encoding, options, whole)
-    text = CsvText(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
+    table = CsvTable(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
     with locate(unpacked).whole_file() as store:
-        pieces, length = _store_pieces(text, head[begin.start :], blocks, store)
+        pieces, length = _store_pieces(table, head[begin.start :], blocks, store)
     if not pieces:
-        raise SourceError(f"{path} has a header and no rows; there is nothing to convert")
+        raise SourceError(f"{path} has a header but no rows; there is nothing to convert")
     sample = sample_rows(head[begin.start : begin.start + HEAD_BYTES], begin.dialect)
-    return replace(text, bytes=length), tuple(pieces), sample
+    return replace(table, bytes=length), tuple(pieces), sample
 
 
-def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:
-    """Cut a stream of text into pieces of whole rows and store them one after the other, each packed by itself."""
+def _store_pieces(table: CsvTable, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:
+    """Cut a stream of text into pieces of whole rows and store them one after another, each compressed separately."""
     pieces: list[Piece] = []
     carry, pending, rows = first, b"", 0
-    line, inside, at = text.line, False, 0
+    line, inside, at = table.line, False, 0
 
     def store_pending() -> None:
         nonlocal at, line
@@ -181,26 +181,26 @@ def _store_pieces(text: CsvText, first: bytes, blocks: Iterator[bytes], store: I
         line += count_lines(np.frombuffer(pending, np.uint8))
 
     for block in chain(blocks, [None]):
-        # A stretch ends behind its last line end, so that the next begins at the start of a line.
+        # A section ends after its last line end, so that the next begins at the start of a line.
         end = len(carry) if block is None else carry.rfind(b"\n") + 1 or _last_return(carry)
-        stretch, carry = carry[:end], carry[end:] + (block or b"")
-        if not stretch:
-            check_length(text.path, line, len(carry))
+        section, carry = carry[:end], carry[end:] + (block or b"")
+        if not section:
+            check_length(table.path, line, len(carry))
             continue
-        _, outside, if_inside = count_text(padded(stretch), text.dialect)
+        _, outside, if_inside = count_text(padded(section), table.dialect)
         count = if_inside if inside else outside
         inside = count.inside
-        pending += stretch[: count.first] if count.rows else stretch
+        pending += section[: count.first] if count.rows else section
         if count.rows:
             store_pending()
-            pending, rows = stretch[count.first :], count.rows
-        check_length(text.path, line, len(pending))
+            pending, rows = section[count.first :], count.rows
+        check_length(table.path, line, len(pending))
     store_pending()
     return pieces, at
 
 
 def _last_return(data: bytes) -> int:
-    """The position behind the last CR that surely is not half of a CRLF, 0 if there is none."""
+    """The position after the last CR that is certainly not half of a CRLF, or 0 if there is none."""
     return data.rfind(b"\r", 0, len(data) - 1) + 1
 
 

@@ -1,4 +1,4 @@
-"""What a reader of rows is asked for, and what it gives: the same for CSV and for Parquet."""
+"""What a row reader is asked for, and what it returns: the same types for CSV and Parquet."""
 
 from dataclasses import dataclass, field
 
@@ -11,9 +11,9 @@ from .kernels import LARGEST_EXACT
 
 @dataclass(frozen=True)
 class Piece:
-    """Whole rows of a text: bytes `start` to `stop` of its place; the first is in line `line` of the source.
+    """Whole rows of a source table: bytes `start` to `stop` of its file; the first row is at line `line` of the source.
 
-    `rows` counts the faulty ones too.
+    `rows` includes invalid rows.
     """
 
     start: int
@@ -27,10 +27,10 @@ ABSENT = "the value is missing"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a text are wanted.
+    """The columns to read from a source table.
 
-    `features` are the columns of `x` in this order; `texts` are kept as text, features among them too (their places
-    in `x` are left to the caller). Those of `dates` become timestamps. A text of `required` must not be missing.
+    `features` are the columns of `x` in this order; `texts` are kept as text, and may include features (the caller
+    fills their columns of `x`). Those in `dates` become timestamps. A text in `required` must not be missing.
     """
 
     features: tuple[str, ...]
@@ -41,13 +41,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What numbers become: a dtype, which must hold them exactly unless they may be rounded to it."""
+    """The dtype that numbers are stored in, which must represent them exactly unless `rounded` allows rounding."""
 
     dtype: str
     rounded: bool = False
 
     def limits(self) -> tuple[int, int, int]:
-        """Whole numbers that surely fit, least and greatest, and which decimals do (see `read_rows`)."""
+        """The smallest and largest integers that certainly fit, and which fractional numbers do (see `read_rows`)."""
         if self.dtype in ("float32", "float64"):
             if self.rounded:
                 return -(10**18), 10**18, 1
@@ -57,7 +57,7 @@ class Numbers:
         return int(limits.min), int(limits.max), 0
 
     def fit(self, values: np.ndarray) -> np.ndarray:
-        """Which of some finite float64s, whole ones up to 2⁵³, can be stored: (n,) bool."""
+        """Which finite float64 values (integers up to 2⁵³) can be stored: (n,) bool."""
         if self.rounded or self.dtype == "float64":
             return np.ones(len(values), bool)
         if self.dtype == "float32":
@@ -69,7 +69,7 @@ class Numbers:
         return fitting
 
     def fit_whole(self, values: np.ndarray) -> np.ndarray:
-        """Which of some int64s can be stored: (n,) bool."""
+        """Which int64 values can be stored: (n,) bool."""
         if self.dtype in ("float32", "float64"):
             stored = values.astype(self.dtype)
             fitting: np.ndarray = (stored.astype(np.float64) < 2.0**63) & (stored.astype(np.int64) == values)
@@ -78,7 +78,7 @@ class Numbers:
         return np.asarray((limits.min <= values) & (values <= limits.max))
 
     def fits_large(self, value: int) -> bool:
-        """Whether a whole number beyond 2⁵³ can be stored."""
+        """Whether an integer beyond 2⁵³ can be stored."""
         if self.dtype in ("float32", "float64"):
             return self.rounded or int(np.dtype(self.dtype).type(value)) == value
         limits = np.iinfo(self.dtype)
@@ -86,42 +86,42 @@ class Numbers:
 
 
 @dataclass
-class Chunk:
-    """Rows as they were read, the faulty ones left out.
+class RowBatch:
+    """The rows that were read, without the invalid ones.
 
-    `texts` are one array a text column, null where the text is missing; `begins` (rows, texts) where they stand in
-    the piece. `missing` (n, 2): row and column of `x` of numbers that are not there; their places hold what `fills`
-    says. `misfits` are numbers that the dtype does not hold.
+    `texts` has one array per text column, null where the text is missing; `begins` (rows, texts) is where each text
+    starts in the piece. `missing` (n, 2) holds the row and column of `x` of each missing number, which is set to its
+    value in `fills`. `misfits` are numbers that the dtype cannot represent; `errors` are those of the invalid rows.
     """
 
     rows: int
     texts: list[pa.Array]
     begins: np.ndarray
     missing: np.ndarray
-    faults: list[RowError]
+    errors: list[RowError]
     misfits: list[float | int] = field(default_factory=list)
 
 
-def leave_out(x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
-    """Take the rows that are wrong out of a chunk."""
-    keep = np.ones(chunk.rows, bool)
+def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:
+    """Remove invalid rows from a batch."""
+    keep = np.ones(batch.rows, bool)
     keep[list(wrong)] = False
     kept = int(keep.sum())
-    x[:kept] = x[: chunk.rows][keep]
+    x[:kept] = x[: batch.rows][keep]
     moved = np.cumsum(keep) - 1
-    sound = keep[chunk.missing[:, 0]]
-    chunk.missing = np.stack([moved[chunk.missing[sound, 0]], chunk.missing[sound, 1]], axis=1)
-    chunk.texts = [texts.filter(pa.array(keep)) for texts in chunk.texts]
-    chunk.begins = chunk.begins[keep]
-    chunk.faults = sorted([*chunk.faults, *wrong.values()], key=lambda fault: fault.line)
-    chunk.rows = kept
+    kept_missing = keep[batch.missing[:, 0]]
+    batch.missing = np.stack([moved[batch.missing[kept_missing, 0]], batch.missing[kept_missing, 1]], axis=1)
+    batch.texts = [texts.filter(pa.array(keep)) for texts in batch.texts]
+    batch.begins = batch.begins[keep]
+    batch.errors = sorted([*batch.errors, *wrong.values()], key=lambda error: error.line)
+    batch.rows = kept
 
 
 def remedy_of(reason: str) -> str:
-    """What to do about a row that is wrong for this reason."""
-    how = "mend or remove the row"
+    """The remedy for a row that is invalid for this reason."""
+    how = "fix or remove the row"
     if reason == ABSENT:
-        how = "fill it, have --missing mean fill such numbers (or constant=0, or indicator)"
+        how = "fill it in, let --missing mean fill such numbers (or constant=0, or indicator)"
     elif reason.endswith("number"):
-        how = "mend it, take a column of words by --category, leave it out by --ignore"
-    return f"{how}, or leave such rows out by --on-error skip"
+        how = "fix it, read a column of words with --category, drop the column with --ignore"
+    return f"{how}, or skip such rows with --on-error skip"

@@ -1,7 +1,7 @@
-"""From the text of a piece to numbers and texts, strictly; and to the place of every fault.
+"""Strict parsing of a piece's text into numbers and texts, with the location of every error.
 
-The compiled reader takes what is plainly a number. What is not (an empty field, "1e400", "+5", quotes around it, digits
-beyond an int64) comes here field by field: there is one grammar and one meaning for both.
+The compiled reader handles plain numbers. Everything else (an empty field, "1e400", "+5", a quoted number, digits
+beyond an int64) is parsed here field by field; the grammar and the meaning are the same in both.
 """
 
 import math
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ...storage.errors import RowError
 from ...storage.places.locate import locate
-from .cut import PACKER, CsvText, read_text
+from .cut import PACKER, CsvTable, read_text
 from .dialect import padded
 from .kernels import (
     AFTER_QUOTE,
@@ -24,27 +24,29 @@ from .kernels import (
     NUMBER,
     SKIP,
     TEXT,
+    ColumnRoles,
+    RowBuffers,
     copy_texts,
     count_lines,
     read_rows,
     skip_rows,
 )
-from .row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
+from .row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
 
-MOST_DIGITS = 4000  # that Python makes an int of
+MOST_DIGITS = 4000  # Python converts no more to an int
 ODD_FIELDS = 1 << 16
-FAULTS = 1024
+MOST_INVALID = 1024
 
 
 class RowReader:
-    """Reads the rows of one piece, some at a time.
+    """Reads the rows of one piece in batches.
 
-    `fills` (numbers,) stand where a number is missing; without them a missing number is a fault.
+    `fills` (features,) replace missing numbers; without them a missing number is an error.
     """
 
     def __init__(
         self,
-        source: CsvText,
+        source: CsvTable,
         piece: Piece,
         columns: Columns,
         numbers: Numbers,
@@ -56,49 +58,49 @@ class RowReader:
         self.length = len(self.text) - 1
         self.marks = source.dialect.marks()
         self.position = skip_rows(self.text, skip, self.marks) if skip else 0
-        self.roles, self.places = column_roles(source.header, columns)
+        self.roles = column_roles(source.header, columns)
         self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
-        self.faulty = np.empty((FAULTS, 3), np.int32)
+        self.invalid = np.empty((MOST_INVALID, 3), np.int32)
 
     @property
     def ended(self) -> bool:
-        """Whether all of the piece was read."""
+        """Whether the whole piece has been read."""
         return self.position >= self.length
 
-    def read(self, x: np.ndarray) -> Chunk:
-        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
+    def read(self, x: np.ndarray) -> RowBatch:
+        """Read at most as many rows as fit `x` (rows, features); at the end of the piece no rows and no errors."""
         spans = np.empty((len(x), len(self.columns.texts), 2), np.int32)
+        buffers = RowBuffers(x, spans, self.odd, self.invalid)
         rows, self.position, odds, bad = read_rows(
-            self.text, self.position, self.marks, self.roles, self.places, self.numbers.limits(), x, spans,
-            self.odd, self.faulty,
-        )  # fmt: skip
-        faults = [self._row_error(*entry) for entry in self.faulty[:bad].tolist()]
-        chunk = Chunk(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), faults)
+            self.text, self.position, self.marks, self.roles, self.numbers.limits(), buffers
+        )
+        errors = [self._row_error(*entry) for entry in self.invalid[:bad].tolist()]
+        batch = RowBatch(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), errors)
         wrong: dict[int, RowError] = {}
         if odds:
-            self._settle(self.odd[:odds], x, chunk, wrong)
-        chunk.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
+            self._settle(self.odd[:odds], x, batch, wrong)
+        batch.texts = [self._texts(spans[:rows, i], name, wrong) for i, name in enumerate(self.columns.texts)]
         if wrong:
-            leave_out(x, chunk, wrong)
-        return chunk
+            drop_rows(x, batch, wrong)
+        return batch
 
-    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a chunk that says what it must not."""
-        return self._error(int(chunk.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
+    def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text of a batch whose value is not allowed."""
+        return self._error(int(batch.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
 
-    def _settle(self, odd: np.ndarray, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]) -> None:
-        """Give every field that is no plain number its value, or find it missing, misfit or wrong."""
+    def _settle(self, odd: np.ndarray, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:
+        """Parse every field that is not a plain number: store its value, or record it as missing, misfit or wrong."""
         dialect = self.source.dialect
         texts = pc.ascii_trim_whitespace(decode(self._copy(odd[:, 2:])[0]))
         absent = pc.is_in(texts, pa.array(dialect.missing)).to_numpy(zero_copy_only=False)
         written = texts
         if dialect.thousands or dialect.decimal != ".":
             texts = plain_numbers(texts, dialect.thousands, dialect.decimal)
-        places = self.places[odd[:, 1]]
+        places = self.roles.positions[odd[:, 1]]
         if self.fills is not None:
-            gone = odd[absent, 0], places[absent]
-            x[gone] = self.fills[places[absent]]
-            chunk.missing = np.stack(gone, axis=1).astype(np.int64)
+            filled = odd[absent, 0], places[absent]
+            x[filled] = self.fills[places[absent]]
+            batch.missing = np.stack(filled, axis=1).astype(np.int64)
         else:
             for i in np.flatnonzero(absent).tolist():
                 wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], ABSENT))
@@ -106,22 +108,22 @@ class RowReader:
         values, reasons = parse_numbers(texts.take(pa.array(there)))
         for i, reason in reasons.items():
             if not texts[there[i]].as_py():
-                reason = _no_number(written[there[i]].as_py())
+                reason = _not_a_number(written[there[i]].as_py())
             wrong.setdefault(int(odd[there[i], 0]), self._field_error(odd[there[i]], reason))
-        large = np.abs(values) >= LARGEST_EXACT  # 2⁵³ may be what 2⁵³ + 1 was rounded to
+        large = np.abs(values) >= LARGEST_EXACT  # 2⁵³ may be 2⁵³ + 1 after rounding
         fitting = self.numbers.fit(values) & ~large
         x[odd[there[fitting], 0], places[there[fitting]]] = values[fitting]
-        chunk.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
+        batch.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
         for i in there[large].tolist():
             value = parse_number(texts[i].as_py())
             assert not isinstance(value, str)
             if self.numbers.fits_large(value) if isinstance(value, int) else self.numbers.fit(np.array([value]))[0]:
                 x[odd[i, 0], places[i]] = value
             else:
-                chunk.misfits.append(value)
+                batch.misfits.append(value)
 
     def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
-        """The texts or dates of a column, null where one is missing."""
+        """The texts or dates of a column, null where the value is missing."""
         raw, plain = self._copy(spans)
 
         def complain(row: int, reason: str) -> None:
@@ -130,9 +132,9 @@ class RowReader:
         if not plain:
             for row, value in enumerate(raw.to_pylist()):
                 if not _is_utf8(pa.array([value])):
-                    complain(row, "not UTF-8 text (if all of it is Latin-1, give --encoding latin-1)")
+                    complain(row, "the text is not UTF-8 (if the file is Latin-1, use --encoding latin-1)")
                 elif b"\0" in value:
-                    complain(row, "a NUL byte in a text")
+                    complain(row, "the text contains a NUL byte")
         texts = decode(raw)
         absent = pc.is_in(texts, pa.array(self.source.dialect.missing))
         if absent.true_count:
@@ -148,7 +150,7 @@ class RowReader:
         return dates
 
     def _copy(self, spans: np.ndarray) -> tuple[pa.Array, bool]:
-        """The bytes of some fields, doubled quotes as one; and whether they are ASCII without zero bytes, or UTF-8."""
+        """The bytes of some fields with quotes unescaped; and whether they are valid UTF-8 without zero bytes."""
         out = np.empty(int((spans[:, 1] - spans[:, 0]).sum()), np.uint8)
         ends = np.empty(len(spans) + 1, np.int32)
         ascii, zero = copy_texts(self.text, spans, self.marks[1], out, ends)
@@ -168,34 +170,34 @@ class RowReader:
 
     def _row_error(self, kind: int, offset: int, fields: int) -> RowError:
         reasons = {
-            FIELDS: f"{fields} fields where the header has {len(self.source.header)}",
-            AFTER_QUOTE: f"text behind the closing quote of field {fields}",
-            LEFT_OPEN: "a quote is left open to the end of the file",
+            FIELDS: f"the row has {fields} fields but the header has {len(self.source.header)}",
+            AFTER_QUOTE: f"text follows the closing quote of field {fields}",
+            LEFT_OPEN: "a quote is never closed",
         }
         return self._error(offset, None, reasons[kind])
 
 
-def read_piece(source: CsvText, piece: Piece) -> np.ndarray:
-    """The text of a piece, padded."""
+def read_piece(source: CsvTable, piece: Piece) -> np.ndarray:
+    """The padded text of a piece."""
     place = locate(source.place)
     if not source.packed:
         return read_text(place, piece.start, piece.stop)
     return padded(PACKER.decode(read_text(place, piece.start, piece.stop)[:-1]))
 
 
-def column_roles(header: Sequence[str], columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """What `read_rows` wants to know of each column of a text: its role, and its place among the features or texts."""
+def column_roles(header: Sequence[str], columns: Columns) -> ColumnRoles:
+    """The role of each column for `read_rows`, and its position among the features or texts."""
     roles = np.full(len(header), SKIP, np.int64)
-    places = np.zeros(len(header), np.uint64)
-    positions = {name: position for position, name in enumerate(header)}
+    positions = np.zeros(len(header), np.uint64)
+    column_of = {name: column for column, name in enumerate(header)}
     for role, names in ((NUMBER, columns.features), (TEXT, columns.texts)):
-        for place, name in enumerate(names):
-            roles[positions[name]], places[positions[name]] = role, place
-    return roles, places
+        for position, name in enumerate(names):
+            roles[column_of[name]], positions[column_of[name]] = role, position
+    return ColumnRoles(roles, positions)
 
 
 def decode(raw: pa.Array) -> pa.Array:
-    """Bytes as text; what is not UTF-8 is replaced."""
+    """Decode bytes as UTF-8, replacing invalid bytes."""
     if pa.types.is_string(raw.type):
         return raw
     if _is_utf8(raw):
@@ -212,7 +214,7 @@ def _is_utf8(raw: pa.Array) -> bool:
 
 
 def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
-    """The numbers that texts are, (n,) float64, rounded to the nearest; and for those that are none, why."""
+    """Parse texts as numbers, (n,) float64, rounded to the nearest; and the reason for each that is not a number."""
     try:
         values = texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
         if np.isfinite(values).all():
@@ -225,7 +227,7 @@ def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, dict[int, str]]:
 
 
 def plain_numbers(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
-    """Numbers as Python writes them; "" for what is none in this way of writing, though it might be in Python's."""
+    """Rewrite localized numbers in Python's notation; "" for a text that is not a number in the localized one."""
     digits = rf"\d+({re.escape(thousands)}\d+)*" if thousands else r"\d+"
     point = re.escape(decimal)
     pattern = rf"^[+-]?({digits}({point}\d*)?|{point}\d+)([eE][+-]?\d+)?$"
@@ -235,25 +237,25 @@ def plain_numbers(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
 
 
 def parse_number(text: str) -> float | int | str:
-    """The number that a text is, an int if it is written as one; else what is wrong with it."""
+    """Parse a text as a number, an int if it is written as one; or return what is wrong with it."""
     if "_" in text or not text.isascii():
-        return _no_number(text)
+        return _not_a_number(text)
     try:
         number = float(text)
     except ValueError:
-        return _no_number(text)
+        return _not_a_number(text)
     if not math.isfinite(number):
-        return _no_number(text, "finite ")
+        return _not_a_number(text, "finite ")
     return int(text) if text.lstrip("+-").isdigit() and len(text) < MOST_DIGITS else number
 
 
-def _no_number(text: str, kind: str = "") -> str:
+def _not_a_number(text: str, kind: str = "") -> str:
     shown = text if len(text) <= 40 else text[:40] + "…"
-    return f"«{shown}» is not a {kind}number"
+    return f"'{shown}' is not a {kind}number"
 
 
 def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    """Dates and times as ISO 8601 has them, as seconds since 1970 (UTC); and for texts that are none, why."""
+    """Parse ISO 8601 dates and times as seconds since 1970 (UTC); and the reason for each text that is not a date."""
     kind = pa.timestamp("s")
     try:
         return texts.cast(kind), {}
@@ -264,6 +266,6 @@ def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
         try:
             dates.append(pa.scalar(text, pa.string()).cast(kind).as_py())
         except pa.ArrowInvalid:
-            reasons[row] = f"«{text[:40]}» is not a date such as 2026-11-24 or 2026-11-24 18:30:00"
+            reasons[row] = f"'{text[:40]}' is not a date such as 2026-11-24 or 2026-11-24 18:30:00"
             dates.append(None)
     return pa.array(dates, kind), reasons

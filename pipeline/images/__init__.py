@@ -1,5 +1,5 @@
-"""Image files to a dataset: lists, labels, decoding in a watched process, resizing; and a sheet of samples.
+"""The conversion of image files: list and label them, decode them in a monitored process, resize and preview them.
 
-`convert.py` is the entry; `plan.py` decides which image becomes which row.
-Nothing here knows tables, or who runs the tasks.
+Other folders import `convert.py`, `ImageRequest` and `preview.py`; inside, `spec.py` decides which image becomes
+which row. Tables must not appear here, nor anything that depends on the executor.
 """

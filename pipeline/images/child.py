@@ -1,8 +1,8 @@
-"""The process that decodes: a decoder that hangs or dies takes this process with it and nothing else.
+"""The process that decodes images: a decoder that hangs or crashes affects this process and nothing else.
 
-It is told by a line of JSON what to decode, puts the samples into memory that it shares with the process that asked,
-and answers with a line for each file that gave none, and one at the end. Before each file it writes its number there,
-so that whoever asked knows which one it was at.
+A request is a line of JSON. The process writes the samples into memory shared with the requesting process, and replies
+with one line for each file that could not be decoded, and one at the end. Before each file it writes the file's index
+into the shared memory, so that the requesting process knows which file was being decoded.
 """
 
 import ctypes
@@ -27,37 +27,37 @@ from ...storage.machine import keep_freed_memory
 from .decode import ImageError, decode_image
 from .files import ImageFile, read_image
 
-HEAD = struct.Struct("<q56x")  # the number of the file that is being decoded, at the beginning of the shared memory
-REMOTE_READS = 16  # at once, of objects
-PDEATHSIG = 1  # of Linux's prctl
+HEAD = struct.Struct("<q56x")  # the index of the file that is being decoded, at the start of the shared memory
+REMOTE_READS = 16  # concurrent reads from an object store
+PDEATHSIG = 1  # an option of Linux's prctl
 
 
 def main(descriptor: int) -> None:
     """Serve requests on standard input until it ends."""
-    if sys.platform == "linux":  # end with the process that started this one; elsewhere at the next request
+    if sys.platform == "linux":  # end with the parent process; on other systems at the next request
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
     keep_freed_memory()
-    sys.modules["scipy"] = None  # type: ignore[assignment] # numba looks for its BLAS, which takes a tenth of a second
+    sys.modules["scipy"] = None  # type: ignore[assignment] # numba searches for its BLAS, which takes 0.1 s
     memory = mmap.mmap(descriptor, 0)
     for line in sys.stdin:
         try:
             if len(memory) < os.fstat(descriptor).st_size:
                 memory = mmap.mmap(descriptor, 0)
             for number, reason in decode_files(memory, json.loads(line)):
-                tell({"fault": [number, reason]})
-            tell({"done": True})
-        except Exception:  # noqa: BLE001 - it is raised again in the process that asked
-            tell({"error": traceback.format_exc()})
+                reply({"invalid": [number, reason]})
+            reply({"done": True})
+        except Exception:  # noqa: BLE001 - it is raised again in the requesting process
+            reply({"error": traceback.format_exc()})
 
 
-def tell(message: dict[str, Any]) -> None:
-    """Answer with a line."""
+def reply(message: dict[str, Any]) -> None:
+    """Reply with a line of JSON."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[tuple[int, str]]:
-    """Put the samples of the files from number `first` on at their places. Yields those that gave none, and why."""
+    """Decode the files from index `first` on into shared memory. Yields the index of each that fails, and why."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
     samples = samples_in(memory, len(files), form)
@@ -70,13 +70,13 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[tuple[i
             except ImageError as error:
                 yield number, str(error)
             except (OSError, FoldstreamError) as error:
-                yield number, f"it cannot be read ({getattr(error, 'strerror', None) or error})"
+                yield number, f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
             number += 1
 
 
 def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:
-    """For each file what gives its bytes. Those of an object store, where one takes long to come and many come at
-    once, are on their way by then."""
+    """A function per file that returns its bytes. Objects of a store, where latency is high and reads are concurrent,
+    are requested ahead of time."""
     ahead: deque[Callable[[], bytes]] = deque()
     for file in files:
         ahead.append(threads.submit(read_image, file).result if "://" in file.place else partial(read_image, file))
@@ -86,7 +86,7 @@ def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callab
 
 
 def samples_in(memory: mmap.mmap, count: int, form: ImageForm) -> np.ndarray:
-    """The samples in shared memory, (count, channels, height, width)."""
+    """A view of the samples in shared memory, (count, channels, height, width)."""
     shape = (count, *form.sample_shape)
     return np.frombuffer(memory, form.dtype, int(np.prod(shape)), HEAD.size).reshape(shape)
 

@@ -1,7 +1,8 @@
-"""Images to dataset: list, label, order, write every shard once, commit. As `tables/convert.py` promises.
+"""The conversion of images: list, label and order them, write every shard once, commit.
 
-A file that gives no sample stops the conversion before the commit, or is left out: then the last files of the order
-take the places of such files, so that only the shards that had some, and the last ones, are written again.
+It resumes as `tables/convert.py` does. A file that cannot be decoded stops the conversion before the commit, or is
+skipped: then the last files of the order take the positions of the skipped ones, so that only the shards that
+contained such files, and the last shards, are written again.
 """
 
 import csv
@@ -22,13 +23,13 @@ from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import create_arrays
-from ..target.claim import FAULTS, PLAN, clear_target, is_converted, load_plan, lock_target
-from ..target.commit import attributes, commit_plan
+from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target
+from ..target.commit import attributes, commit_dataset
 from ..target.receipts import RECEIPTS, finish_shard, has_receipt, receipt_path
-from ..target.run import carry_out
+from ..target.run import Stage, run_shard_tasks
 from .files import ImageFile
 from .list import list_images
-from .plan import ImagePlan, ImageRequest, leave_out, plan_images
+from .spec import ImageConversionSpec, ImageRequest, skip_images, specify_images
 from .watchdog import decode_images, start_decoder
 
 LISTS = "lists"
@@ -48,69 +49,74 @@ class ImageTask:
 def convert_images(
     request: ImageRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
-    """Convert the request's images into a dataset at `root`, or go on with an earlier attempt at the same.
+    """Convert the request's images into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    Raises SourceError at a file that gives no sample, before anything is committed, UsageError for options that do not
-    fit the data, and ConflictError where `root` holds something else.
+    Raises SourceError at a file that cannot be decoded, before anything is committed, UsageError for options that do
+    not fit the data, and ConflictError if `root` contains something else.
     """
     root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
         images = list_images(request.sources, Path(folder))
-        passed = f", {images.passed_over:,} other files passed over" if images.passed_over else ""
-        progress("list", len(images), len(images), f"images{passed}")
+        ignored = f", {images.ignored:,} other files ignored" if images.ignored else ""
+        progress("list", len(images), len(images), f"images{ignored}")
         request = replace(request, listing=images.digest)
         if is_converted(root, asdict(request), overwrite):
             (root / WORK).remove_tree()
             return open_dataset(root)
         with lock_target(root):
-            begun = load_plan(root, asdict(request), overwrite)
-            plan = plan_images(request, images)
-            if begun is None and not create_json(root / WORK / PLAN, {"request": plan.request}):
+            begun = load_spec(root, asdict(request), overwrite)
+            spec = specify_images(request, images)
+            if begun is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to end")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
-            commit_plan(write_images(plan, root, executor, progress), root)
+            commit_dataset(write_images(spec, root, executor, progress), root)
             (root / WORK).remove_tree()
     return open_dataset(root)
 
 
 def write_images(
-    plan: ImagePlan, root: Place, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
-) -> ImagePlan:
-    """Write every shard, or those that are wanted, unless it has a valid receipt; and after files that gave no sample,
-    those that change. Returns the plan that was carried out."""
+    spec: ImageConversionSpec,
+    root: Place,
+    executor: Executor,
+    progress: Progress,
+    wanted: Sequence[int] | None = None,
+) -> ImageConversionSpec:
+    """Write every shard, or only those in `wanted`, unless it has a valid receipt; if files are skipped, also the
+    shards that change. Returns the final spec."""
     root.clean_temporaries()
-    create_arrays(root, plan.layout, plan.schema.arrays(), attributes(plan))
-    specs = plan.schema.arrays()
+    create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))
+    specs = spec.schema.arrays()
     left = []
-    for shard in range(plan.layout.shards) if wanted is None else wanted:
-        digest = content_hash(shard_list(plan, shard))
+    for shard in range(spec.layout.shards) if wanted is None else wanted:
+        digest = content_hash(shard_list(spec, shard))
         if not has_receipt(root, specs, shard) or read_json(receipt_path(root, shard))["list"] != digest:
             left.append(shard)
 
     def task(shard: int) -> ImageTask:
-        data = shard_list(plan, shard)
+        data = shard_list(spec, shard)
         list_path(root, shard).write(data)
-        return ImageTask(str(root), plan.layout, plan.schema, shard, content_hash(data))
+        return ImageTask(str(root), spec.layout, spec.schema, shard, content_hash(data))
 
-    stop = plan.request["on_error"] == "stop"
-    found = carry_out(plan, root, write_image_shard, task, left, "convert", executor, progress, stop)
+    stop = spec.request["on_error"] == "stop"
+    found = run_shard_tasks(Stage("convert", write_image_shard, task), spec, root, left, executor, progress, stop)
     if not found:
-        write_faults(plan, root)
-        return plan
-    return write_images(leave_out(plan, dict(fault for faults in found for fault in faults)), root, executor, progress)
+        write_skipped(spec, root)
+        return spec
+    errors = {number: reason for failed in found for number, reason in failed}
+    return write_images(skip_images(spec, errors), root, executor, progress)
 
 
-def shard_list(plan: ImagePlan, shard: int) -> bytes:
-    """The images of a shard as an Arrow file: where their bytes are, their key, their label, their number."""
-    start, stop = plan.layout.shard_range(shard)
-    numbers = plan.order[start:stop]
-    rows = plan.images.table.take(pa.array(numbers))
-    containers = [plan.images.containers[i] for i in rows["container"].to_pylist()]
+def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
+    """The images of a shard as an Arrow file: where their bytes are, their keys, labels and indices in the list."""
+    start, stop = spec.layout.shard_range(shard)
+    numbers = spec.order[start:stop]
+    rows = spec.images.table.take(pa.array(numbers))
+    containers = [spec.images.containers[i] for i in rows["container"].to_pylist()]
     paths = rows["path"].to_pylist()
     places = [place if archive else f"{place}/{path}" for (place, archive), path in zip(containers, paths, strict=True)]
-    y = plan.y[numbers] if plan.schema.labels else np.zeros((len(numbers), 0))
+    y = spec.y[numbers] if spec.schema.labels else np.zeros((len(numbers), 0))
     table = pa.table(
         {
             "place": places,
@@ -131,7 +137,8 @@ def list_path(root: Place, shard: int) -> Place:
 
 
 def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
-    """Carry out a task. Returns the numbers of the images that gave no sample, with why; then nothing is written."""
+    """Run a task. Returns the indices of the images that cannot be decoded, with the reasons; then nothing is
+    written."""
     root, schema = locate(task.root), task.schema
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()
@@ -145,18 +152,18 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
         y = np.stack([table[f"y{i}"].to_numpy() for i in range(len(schema.labels))], axis=1)
         arrays["y"] = y if len(schema.labels) > 1 else y[:, 0]
     missing = np.zeros(schema.sample_shape[0], np.int64)
-    with decode_images(files, schema.image) as (x, faults):
-        if faults:
+    with decode_images(files, schema.image) as (x, errors):
+        if errors:
             numbers = table["number"].to_pylist()
-            return [(numbers[at], reason) for at, reason in faults.items()]
+            return [(numbers[at], reason) for at, reason in errors.items()]
         finish_shard(task, {"x": x, **arrays}, missing, list=task.digest)
     return None
 
 
-def write_faults(plan: ImagePlan, root: Place) -> None:
-    """List what is left out as the commit gathers it."""
+def write_skipped(spec: ImageConversionSpec, root: Place) -> None:
+    """Write the list of skipped images, which the commit copies to the dataset."""
     text = io.StringIO()
-    rows = ((plan.images.name(number), "", "", reason) for number, reason in sorted(plan.faults.items()))
+    rows = ((spec.images.name(number), "", "", reason) for number, reason in sorted(spec.errors.items()))
     csv.writer(text, lineterminator="\n").writerows(rows)
-    if plan.faults:
-        (root / WORK / FAULTS / "images.csv").write(text.getvalue().encode(errors="backslashreplace"))
+    if spec.errors:
+        (root / WORK / SKIPPED / "images.csv").write(text.getvalue().encode(errors="backslashreplace"))

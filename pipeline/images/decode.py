@@ -1,6 +1,6 @@
-"""One image file to one sample: bytes in, an array of the size and colour that were asked for out.
+"""Decoding one image file into one sample: bytes in, an array of the requested size and color out.
 
-Whatever cannot be decoded to what it shows is refused with a reason; nothing is guessed.
+A file that cannot be decoded faithfully is rejected with a reason; nothing is guessed.
 """
 
 import io
@@ -15,16 +15,26 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ...storage.format import ImageForm
 from .fit import Box, fit_image, upright
 
-# Formats with a signature of their own, decoded in this process: Pillow's others start programs (EPS) or take any file
-# for theirs (TGA). Not all are built in everywhere.
+# Formats that have a signature and are decoded in this process: Pillow's others start programs (EPS) or accept any file
+# (TGA). Some are missing from some builds of Pillow.
 KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
 Image.init()
 FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 MOST_PIXELS = 200_000_000
-FAULTS = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, zlib.error, EOFError, LookupError, TypeError)
-"""What Pillow raises for files that are not what they seem."""
+PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    EOFError,
+    LookupError,
+    TypeError,
+)
+"""What Pillow raises for damaged files."""
 JPEG = b"\xff\xd8\xff"
-TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG lies as it is shown
+TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG is stored upright
 START_OF_SCAN = 0xDA
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -32,11 +42,11 @@ WITHOUT_RANGE = ("I", "F")
 
 
 class ImageError(Exception):
-    """Why a file gives no sample."""
+    """The reason why a file cannot be decoded."""
 
 
 def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
-    """Put the first frame of an image file into `out`, (channels, height, width) of the form's dtype.
+    """Decode the first frame of an image file into `out`, (channels, height, width) of the form's dtype.
 
     Raises ImageError.
     """
@@ -44,22 +54,22 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
         raise ImageError("the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata that is not used
+            warnings.simplefilter("ignore")  # about metadata that is not used
             if not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
                 with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                     _decode(image, form, out)
     except UnidentifiedImageError:
-        raise ImageError("it is no image of a known format") from None
+        raise ImageError("the file is not an image of a supported format") from None
     except MemoryError:
-        raise ImageError("it needs more memory than there is") from None
-    except (*FAULTS, Image.DecompressionBombError) as error:
-        raise ImageError(f"it cannot be decoded ({error or type(error).__name__})") from None
+        raise ImageError("out of memory while decoding the image") from None
+    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
+        raise ImageError(f"the image cannot be decoded ({error or type(error).__name__})") from None
 
 
 def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
-    """Decode a JPEG at a half, a quarter or an eighth of its size, where that is enough for what is drawn.
+    """Decode a JPEG at a half, a quarter or an eighth of its size, if that is enough for the sample.
 
-    Returns False, and leaves it to Pillow to say what it is, if there is anything unusual about it.
+    Returns False, and leaves the file to Pillow, if there is anything unusual about it.
     """
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data)
@@ -89,7 +99,7 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
 
 
 def _pixels_at(data: bytes) -> int:
-    """Where the pixels of a JPEG begin, behind segments that say how long they are: its end if one does not."""
+    """Where the pixels of a JPEG begin, after segments with a known length; its end if a segment has none."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF != data[at + 1]:
         if data[at + 1] == START_OF_SCAN:
@@ -102,7 +112,7 @@ def _decode(image: Image.Image, form: ImageForm, out: np.ndarray) -> None:
     """Decode any image with Pillow."""
     width, height = image.size
     _check_pixels(width, height)
-    image.load()  # before EXIF: some formats would read their pixels to find it, and a second load hides what was wrong
+    image.load()  # before EXIF: some formats read their pixels to find it, and a second load would hide errors
     turn = _orientation(image)
     box, drawn = _fit_turned(width, height, turn, form)
     _draw(_pixels(image, form), box, _place(drawn, turn, form, out))
@@ -110,17 +120,17 @@ def _decode(image: Image.Image, form: ImageForm, out: np.ndarray) -> None:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise ImageError(f"it has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}")
+        raise ImageError(f"the image has {width:,} x {height:,} pixels, more than the maximum of {MOST_PIXELS:,}")
 
 
 def _fit_turned(width: int, height: int, turn: int, form: ImageForm) -> tuple[Box, tuple[int, int]]:
-    """`fit_image` for an image that lies in its file by EXIF's orientation `turn`."""
+    """`fit_image` for an image that is stored with the EXIF orientation `turn`."""
     rows, columns = form.size if turn < 5 else form.size[::-1]
     return fit_image(width, height, columns, rows, form.fit)
 
 
 def _place(drawn: tuple[int, int], turn: int, form: ImageForm, out: np.ndarray) -> np.ndarray:
-    """The part of the sample `out` where the image is drawn, as it lies in its file; the rest is filled."""
+    """The part of the sample `out` where the image is drawn, oriented as stored; the rest is filled."""
     across, down = drawn if turn < 5 else drawn[::-1]
     if (down, across) != form.size:
         out[...] = form.ground * (257 if form.dtype == "uint16" else 1)
@@ -129,19 +139,19 @@ def _place(drawn: tuple[int, int], turn: int, form: ImageForm, out: np.ndarray) 
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 (upright) where there is none or none that can be read."""
+    """The EXIF orientation, 1 (upright) if it is missing or unreadable."""
     try:
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except FAULTS:
+    except PILLOW_ERRORS:
         return 1
     return turn if turn in range(1, 9) else 1
 
 
 def _pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
-    """The image in gray or RGB, (height, width, channels), transparency over the background; of uint16 where there
-    are 16 bits and the form keeps them, else of uint8."""
+    """The image in gray or RGB, (height, width, channels), composited over the background if it is transparent; uint16
+    if the image has 16 bits and the form keeps them, else uint8."""
     if image.mode in WITHOUT_RANGE:
-        raise ImageError("its numbers of 32 bits have no range that is known; save it with 8 or 16 bits")
+        raise ImageError("the range of its 32-bit pixel values is unknown; save it with 8 or 16 bits")
     if image.mode in DEEP:
         deep = np.asarray(image).astype(np.uint16)
         if form.dtype == "uint16":
@@ -156,7 +166,7 @@ def _pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
 
 
 def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
-    """Draw the box of `pixels` on all of `out`, (channels, height, width), which may have more bits."""
+    """Resize the box of `pixels` to all of `out`, (channels, height, width), which may have more bits."""
     size = out.shape[:0:-1]
     if size == pixels.shape[1::-1] and box == (0, 0, *size):
         drawn = pixels.transpose(2, 0, 1)
@@ -165,7 +175,7 @@ def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
         resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
         drawn = np.rint(np.stack(resized)).astype(np.uint16)
     else:
-        from .resize import resize  # here: what compiles it takes half a second, and many need none
+        from .resize import resize  # here: importing numba takes 0.5 s, and many images need no resizing
 
         direct = out.dtype == np.uint8 and out.flags.c_contiguous
         drawn = out if direct else np.empty(out.shape, np.uint8)

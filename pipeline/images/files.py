@@ -1,4 +1,4 @@
-"""Where the bytes of an image are: a file, an object, or a stretch of an archive."""
+"""The bytes of an image: a file, an object, or a section of an archive."""
 
 import struct
 import zlib
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from ...storage.places.locate import locate
 
-STORED, DEFLATED = 0, 8  # ways in which a zip archive keeps its files
-ZIP_HEAD = struct.Struct("<4s22xHH")  # a zip file's local header: signature, lengths of the name and of what follows it
+STORED, DEFLATED = 0, 8  # compression methods of zip archives
+ZIP_HEAD = struct.Struct("<4s22xHH")  # a local header: signature, lengths of the name and the extra field
 ZIP_SIGNATURE = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """`length` bytes of `place` from `offset` on; `packed` as a zip archive has them, behind its local header."""
+    """`length` bytes of `place` from `offset` on. `packed` is the compression method in a zip archive, where a local
+    header precedes them, and -1 elsewhere."""
 
     place: str
     offset: int
@@ -27,7 +28,7 @@ def read_image(file: ImageFile) -> bytes:
     if file.packed < 0:
         data = place.read_range(file.offset, file.length + 1 if not file.offset else file.length)
         if len(data) != file.length and not file.offset:
-            raise OSError("its size has changed since it was listed")
+            raise OSError("the file's size has changed since it was listed")
         return data
     signature, name, extra = ZIP_HEAD.unpack(place.read_range(file.offset, ZIP_HEAD.size))
     if signature != ZIP_SIGNATURE:
@@ -38,4 +39,4 @@ def read_image(file: ImageFile) -> bytes:
     try:
         return zlib.decompress(data, -zlib.MAX_WBITS)
     except zlib.error as error:
-        raise OSError(f"the archive is damaged there: {error}") from None
+        raise OSError(f"the archive is damaged: {error}") from None

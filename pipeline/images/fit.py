@@ -1,4 +1,4 @@
-"""Where an image goes in its sample: how much of it is drawn, how large, and which way up."""
+"""The geometry of an image in its sample: which part of it is drawn, how large, and in which orientation."""
 
 import numpy as np
 
@@ -14,15 +14,14 @@ MIRRORED = {
     7: (True, True),
     8: (True, False),
 }
-"""By the value of EXIF's orientation, whether an image lies in its file with left and right, or up and down exchanged,
-once height and width have been."""
+"""By EXIF orientation: whether the stored image is flipped horizontally and vertically, after transposing it."""
 
 
 def fit_image(width: int, height: int, columns: int, rows: int, fit: str) -> tuple[Box, tuple[int, int]]:
-    """Which box of an image is drawn (left, upper, right, lower), and how large (width, height).
+    """The box of an image that is drawn (left, upper, right, lower), and its size in the sample (width, height).
 
-    "stretch" draws all of it on all of the sample, "pad" all of it as large as it fits, "crop" so much of its middle
-    that the sample is full.
+    "stretch" draws the whole image on the whole sample, "pad" the whole image as large as it fits, and "crop" the
+    center of the image so that it fills the sample.
     """
     if fit == "pad":
         scale = min(columns / width, rows / height)
@@ -35,9 +34,9 @@ def fit_image(width: int, height: int, columns: int, rows: int, fit: str) -> tup
 
 
 def upright(out: np.ndarray, turn: int) -> np.ndarray:
-    """A view of the sample `out` in which an image lies as in its file, so that what is drawn there is upright.
+    """A view of the sample `out` with the orientation of the stored image, so that the image is upright in `out`.
 
-    `turn` is EXIF's orientation: from 5 on, height and width are exchanged; then left and right, or up and down are.
+    `turn` is the EXIF orientation: from 5 on, the view is transposed; then it is flipped horizontally or vertically.
     """
     if turn >= 5:
         out = out.swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""What the images are labelled with: their folders, or the rows of a CSV file that names them."""
+"""The labels of images: their folders, or the rows of a CSV file that lists them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,51 +14,51 @@ from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..target.labels import TextFindings, choose_labels
 
-FOLDER = "class"  # the label's name where folders are the classes
+FOLDER = "class"  # the label's name if folders are the classes
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all listed images, each (images,) text; which of the images cannot be had for want of one; and the
-    paths of the CSV file that no image has."""
+    """The labels of all listed images: columns of text, (images,); the images without a valid label, by index, with
+    the reason; and the paths in the CSV file that match no image."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
+    errors: dict[int, str] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
 
 
 def label_by_folder(names: pa.Array) -> Labels:
-    """Labels from the first folders of the images' paths; none at all where no image lies in one."""
+    """Labels from the first folders of the images' paths; no labels if no image is in a folder."""
     if names.null_count == len(names):
         return Labels()
-    faults = dict.fromkeys(_where(names.is_null()), "it lies beside the folders of classes, not in one")
-    return Labels({FOLDER: names}, faults)
+    errors = dict.fromkeys(_where(names.is_null()), "the image is not in a class folder, though others are")
+    return Labels({FOLDER: names}, errors)
 
 
 def label_by_file(paths: pa.Array, file: str, names: Sequence[str]) -> Labels:
-    """Labels from a CSV file whose first column names the images, by path, by name, or by name without its suffix.
+    """Labels from a CSV file whose first column identifies the images by path, name, or name without its suffix.
 
-    `names` are the columns that are wanted, by default the second. Raises SourceError and UsageError.
+    `names` are the label columns, by default the second column. Raises SourceError and UsageError.
     """
     table = _read_table(file)
     key, *others = table.column_names
     for name in names:
         if name not in others:
-            raise UsageError(f"--label: {file} has no column «{name}»{suggest(name, others)}")
+            raise UsageError(f"--label: {file} has no column '{name}'{suggest(name, others)}")
     keys = table[key].combine_chunks()
     if pc.count_distinct(keys).as_py() < len(keys):
         twice = next(value["values"] for value in pc.value_counts(keys).to_pylist() if value["counts"] > 1)
-        raise SourceError(f"{file}: «{twice}» is named twice; keep one of its rows")
+        raise SourceError(f"{file}: '{twice}' is listed twice; keep only one of its rows")
     ways = (paths, _each(paths, "name"), _each(paths, "stem"))
     rows = max((pc.index_in(way, keys) for way in ways), key=lambda rows: len(rows) - rows.null_count)
-    faults = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
+    errors = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
     columns = {name: table[name].combine_chunks().take(rows) for name in (names or others[:1])}
     for name, values in columns.items():
         for number in _where(pc.or_(values.is_null(), pc.equal(values, "")).fill_null(True)):
-            faults.setdefault(number, f"its «{name}» in {file} is empty")
+            errors.setdefault(number, f"its label '{name}' in {file} is empty")
     found = np.zeros(len(keys), bool)
     found[rows.drop_null().to_numpy()] = True
-    return Labels(columns, faults, tuple(keys.filter(pa.array(~found)).to_pylist()))
+    return Labels(columns, errors, tuple(keys.filter(pa.array(~found)).to_pylist()))
 
 
 def _read_table(file: str) -> pa.Table:
@@ -69,9 +69,9 @@ def _read_table(file: str) -> pa.Table:
         text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
         table = csv.read_csv(pa.BufferReader(data), convert_options=text)
     except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise SourceError(f"--labels {file} cannot be read: {error}") from None
+        raise SourceError(f"--labels {file} cannot be read as a CSV file ({error}); check the path") from None
     if len(names) < 2:
-        raise SourceError(f"--labels {file} has one column; it needs the images' paths and their labels")
+        raise SourceError(f"--labels {file} has a single column; it needs one for image paths and one for labels")
     return table
 
 
@@ -85,30 +85,33 @@ def _where(mask: pa.Array) -> list[int]:
 
 
 def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schema, np.ndarray]:
-    """The labels' part of a schema, and `y` of all images; what stands for those with faults does not count.
+    """The label fields of a schema, and `y` of all images; the values of images with errors are not used.
 
-    Raises UsageError where they do not fit the task or the dataset that they are to be like.
+    Raises UsageError if the labels do not fit the task or the schema `like`.
     """
     nothing = Schema((), (), "uint8")
     if not labels.columns:
         return nothing, np.zeros(0)
     names = tuple(labels.columns)
     if like and like.labels != names:
-        raise UsageError(f"the labels are {', '.join(names)} where the training data has {', '.join(like.labels)}")
-    sound = np.ones(len(labels.columns[names[0]]), bool)
-    sound[list(labels.faults)] = False
-    of_sound = {name: values.filter(pa.array(sound)) for name, values in labels.columns.items()}
+        raise UsageError(
+            f"the labels are {', '.join(names)} but the training data has {', '.join(like.labels)}; choose them with "
+            "--label"
+        )
+    valid = np.ones(len(labels.columns[names[0]]), bool)
+    valid[list(labels.errors)] = False
+    valid_columns = {name: values.filter(pa.array(valid)) for name, values in labels.columns.items()}
     if like:
         assert like.task
         assert like.y_dtype
         chosen = like.task, like.y_dtype, like.classes
     else:
-        chosen = choose_labels(task, {name: TextFindings.of(values) for name, values in of_sound.items()})
+        chosen = choose_labels(task, {name: TextFindings.of(values) for name, values in valid_columns.items()})
     kind, dtype, classes = chosen
     schema = Schema((), (), "uint8", labels=names, task=kind, y_dtype=dtype, classes=classes)
-    columns = [_encode(name, values, classes) for name, values in of_sound.items()]
-    y = np.zeros((len(sound), len(names)), dtype)
-    y[sound] = np.stack(columns, axis=1)
+    columns = [_encode(name, values, classes) for name, values in valid_columns.items()]
+    y = np.zeros((len(valid), len(names)), dtype)
+    y[valid] = np.stack(columns, axis=1)
     return schema, y if len(names) > 1 else y[:, 0]
 
 
@@ -116,9 +119,9 @@ def _encode(name: str, values: pa.Array, classes: Sequence[str]) -> np.ndarray:
     try:
         codes = pc.index_in(values, pa.array(classes)) if classes else values.cast(pa.float64())
     except pa.ArrowInvalid:
-        raise UsageError(f"the label «{name}» is not a number everywhere, as in the training data") from None
+        raise UsageError(f"the label '{name}' is not always a number, unlike in the training data; fix it") from None
     if codes.null_count:
         unknown = values.filter(codes.is_null())[0].as_py()
-        raise UsageError(f"«{unknown}» in «{name}» is no class that the training data has")
+        raise UsageError(f"the label '{name}' has the class '{unknown}', which does not occur in the training data")
     encoded: np.ndarray = codes.to_numpy()
     return encoded

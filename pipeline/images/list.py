@@ -1,6 +1,7 @@
-"""Which images there are: those of folders, patterns and archives, each with its class, listed to a file.
+"""Listing images: those of folders, patterns and archives, each with its class, are written to a list file.
 
-A list takes about a hundred bytes an image, is written as the places are walked and mapped into memory afterwards.
+The list takes about a hundred bytes per image. It is written while the sources are walked, and memory-mapped
+afterwards.
 """
 
 import glob
@@ -25,8 +26,8 @@ from .decode import FORMATS
 from .files import DEFLATED, STORED
 
 ARCHIVES = (".tar", ".zip")
-UNSUITED = (".eps", ".heic", ".heif", ".pcx", ".psd", ".svg", ".tga")  # images, and refused as such by name
-CLASS = ".cls"  # of a WebDataset sample
+UNSUPPORTED = (".eps", ".heic", ".heif", ".pcx", ".psd", ".svg", ".tga")  # images, rejected with an error
+CLASS = ".cls"  # the class of a WebDataset sample
 BATCH = 10_000
 SCHEMA = pa.schema(
     {"path": "string", "container": "int32", "offset": "int64", "length": "int64", "packed": "int8", "class": "string"}
@@ -34,8 +35,8 @@ SCHEMA = pa.schema(
 
 
 class Listed(NamedTuple):
-    """An image: its path within its container, where its bytes are there, its class if the place says one, and when
-    its file was changed."""
+    """An image: its path within its container, where its bytes are in it, its class if its location implies one, and
+    its file's modification time."""
 
     path: str
     offset: int
@@ -47,19 +48,19 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images in the order of their places and paths. `containers` are folders and archives, with whether they are
-    archives; `digest` is a SHA-256 of all that was listed, `passed_over` the number of files that are no images."""
+    """All images in the order of their sources and paths. `containers` are folders and archives, with whether they are
+    archives; `digest` is a SHA-256 of the list, `ignored` the number of files that are not images."""
 
     table: pa.Table
     containers: tuple[tuple[str, bool], ...]
     digest: str
-    passed_over: int
+    ignored: int
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def name(self, number: int) -> str:
-        """An image's path in full, for messages."""
+        """The full path of an image, for messages."""
         place, _ = self.containers[self.table["container"][number].as_py()]
         return f"{place}/{self.table['path'][number].as_py()}"
 
@@ -67,10 +68,10 @@ class ImageList:
 def list_images(places: Sequence[str], folder: Path) -> ImageList:
     """List the images of folders, archives, files and patterns, local or in a bucket, to a file in `folder`.
 
-    Raises SourceError for a place that is not there or has none, and for an archive that cannot be read.
+    Raises SourceError for a source that does not exist or has no images, and for an archive that cannot be read.
     """
     containers: list[tuple[str, bool]] = []
-    digest, passed_over = hashlib.sha256(), 0
+    digest, ignored = hashlib.sha256(), 0
     target = folder / "images.arrow"
     with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
         for place in places:
@@ -80,17 +81,17 @@ def list_images(places: Sequence[str], folder: Path) -> ImageList:
                 digest.update(f"{container}\n".encode())
                 for batch in _batches(images):
                     rows = [row for row in batch if is_image(row.path)]
-                    passed_over += len(batch) - len(rows)
+                    ignored += len(batch) - len(rows)
                     found += len(rows)
                     digest.update("".join(f"{row}\n" for row in rows).encode(errors="surrogateescape"))
                     writer.write_batch(_record(rows, len(containers) - 1))
             if not found:
                 raise SourceError(
-                    f"{place} has no images; name a folder, a pattern, or a .tar or .zip "
-                    "archive of some (a .tar.gz is to be unpacked first)"
+                    f"{place} has no images; name a folder, a pattern, or a .tar or .zip archive of images "
+                    "(unpack a .tar.gz first)"
                 )
     table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
-    return ImageList(table, tuple(containers), digest.hexdigest(), passed_over)
+    return ImageList(table, tuple(containers), digest.hexdigest(), ignored)
 
 
 def _batches(images: Iterable[Listed]) -> Iterator[list[Listed]]:
@@ -112,15 +113,15 @@ def _record(rows: Sequence[Listed], container: int) -> pa.RecordBatch:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is meant to be an image, by its name."""
+    """Whether a file is an image according to its name."""
     name = path.rpartition("/")[2]
     return os.path.splitext(name)[1].lower() in suffixes() and name[0] != "." and "__MACOSX" not in path.split("/")
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Of the formats that are decoded, and of others that people take for images."""
-    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUITED)
+    """The suffixes of supported formats, and of unsupported image formats."""
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUPPORTED)
 
 
 def open_place(text: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
@@ -162,13 +163,13 @@ def is_archive(name: str) -> bool:
 
 
 def top_folder(path: str) -> str | None:
-    """The first folder of a path, which is the image's class where there are such folders."""
+    """The first folder of a path, which is the image's class if there is such a folder."""
     first, separator, _ = path.partition("/")
     return first if separator else None
 
 
 def open_archive(place: Place) -> Iterator[Listed]:
-    """What lies in a tar or zip archive, in its order. A folder that all of it lies in is no class."""
+    """The images in a tar or zip archive, in its order. A folder that contains all of them is not a class."""
     try:
         with place.open_stream() as stream:
             members = list(_zip_members(stream, place) if str(place).lower().endswith(".zip") else _tar_members(stream))
@@ -190,12 +191,14 @@ def _zip_members(stream: object, place: Place) -> Iterator[Listed]:
             if info.is_dir():
                 continue
             if info.flag_bits & 1 or info.compress_type not in (STORED, DEFLATED):
-                raise SourceError(f"{place}: {info.filename} is encrypted or packed in a way not known; pack it again")
+                raise SourceError(
+                    f"{place}: {info.filename} is encrypted or has an unsupported compression; pack it again"
+                )
             yield Listed(info.filename, info.header_offset, info.compress_size, info.compress_type, None)
 
 
 def _tar_members(stream: object) -> Iterator[Listed]:
-    """Files of a tar archive; those whose names differ in what follows the first dot are one WebDataset sample."""
+    """The files of a tar archive; those whose names differ only after the first dot form one WebDataset sample."""
     with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
         files = (member for member in archive if member.isreg() and not member.issparse())
         for _, group in groupby(files, key=lambda member: _sample_key(member.name)):

@@ -1,4 +1,4 @@
-"""A contact sheet: some rows of a dataset as pictures with their labels, to see whether a conversion was right."""
+"""A contact sheet: some rows of a dataset as images with their labels, to check a conversion by eye."""
 
 import io
 from pathlib import Path
@@ -13,20 +13,20 @@ from ...storage.places.locate import locate
 from ...storage.reader import BlockReader
 
 COLUMNS, LINES = 8, 5
-CELL, MARGIN, TEXT = 112, 8, 12  # pixels: of a picture, around it, of its label's height
+CELL, MARGIN, TEXT = 112, 8, 12  # pixels: the size of an image, its margin, the height of its label
 INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (225, 225, 225)
 
 
 def draw_preview(dataset: Dataset, target: Path) -> int:
-    """Draw up to 40 rows, evenly from all of the dataset, to a PNG file. Returns how many.
+    """Draw up to 40 rows, evenly spaced over the dataset, to a PNG file. Returns how many.
 
-    Samples must be (height, width) or (1 or 3, height, width); numbers other than uint8 are drawn from the least to
-    the greatest of the dataset. Raises UsageError where rows are no pictures.
+    Samples must be (height, width) or (1 or 3, height, width); dtypes other than uint8 are scaled from the dataset's
+    minimum and maximum. Raises UsageError if rows are not images.
     """
     shape = dataset.schema.sample_shape
-    if not is_picture(shape):
+    if not is_image_shape(shape):
         raise UsageError(
-            f"--preview: rows of shape {shape} are no pictures; those of images, or of --shape 1,28,28, are"
+            f"--preview: rows of shape {shape} are not images; convert images, or set a shape such as --shape 1,28,28"
         )
     names = [spec.name for spec in dataset.schema.arrays() if spec.name != "id"]
     reader = BlockReader(dataset, names)
@@ -39,9 +39,9 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
         block, place = divmod(int(row), dataset.layout.block_rows)
         arrays = {name: values[place] for name, values in reader.read([block]).items()}
         left, upper = number % COLUMNS * across + MARGIN, number // COLUMNS * down + MARGIN
-        picture = picture_of(arrays["x"], dataset)
-        spare = CELL - picture.width, CELL - picture.height
-        sheet.paste(picture, (left + spare[0] // 2, upper + spare[1] // 2))
+        image = render_sample(arrays["x"], dataset)
+        spare = CELL - image.width, CELL - image.height
+        sheet.paste(image, (left + spare[0] // 2, upper + spare[1] // 2))
         draw.rectangle((left - 1, upper - 1, left + CELL, upper + CELL), outline=FRAME)
         text = caption(arrays, dataset.schema, int(row))
         while len(text) > 1 and font.getlength(text) > CELL:
@@ -53,26 +53,26 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
     return len(rows)
 
 
-def is_picture(shape: tuple[int, ...]) -> bool:
+def is_image_shape(shape: tuple[int, ...]) -> bool:
     """Whether a sample of a shape can be drawn."""
     return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
-def picture_of(sample: np.ndarray, dataset: Dataset) -> Image.Image:
-    """A sample, as large as a cell; small ones with their pixels as squares."""
+def render_sample(sample: np.ndarray, dataset: Dataset) -> Image.Image:
+    """A sample as an image that fills a cell; the pixels of small samples become squares."""
     if sample.dtype != np.uint8:
         least, most = min(dataset.statistics.minimum), max(dataset.statistics.maximum)
         sample = np.clip((sample - least) / ((most - least) or 1) * 255, 0, 255).astype(np.uint8)
     planes = sample if sample.ndim == 3 else sample[None]
     pixels = planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0))
-    picture = Image.fromarray(pixels).convert("RGB")
-    scale = CELL / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    image = Image.fromarray(pixels).convert("RGB")
+    scale = CELL / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 def caption(arrays: dict[str, np.ndarray], schema: Schema, row: int) -> str:
-    """What stands below a picture: its class or its quantities, else its key or its number."""
+    """The caption below an image: its class or its regression targets, else its key or its row number."""
     if schema.classes:
         return schema.classes[int(arrays["y"])]
     if schema.labels:

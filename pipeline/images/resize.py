@@ -1,8 +1,8 @@
-"""Resizing pictures, compiled: the triangle filter, as wide as the pixels that are drawn, with whole numbers alone.
+"""Compiled image resizing: a triangle filter as wide as the output pixels, in integer arithmetic.
 
-It is what Pillow calls BILINEAR (G. Wolberg, Digital Image Warping, 1990, chapter 5), and equals it to a step of one
-value. Whole numbers, so that every machine comes to the same bytes. Lines come first: their loop runs over adjacent
-bytes. Positions are uint64, as in `csv/kernels.py`.
+It is the filter that Pillow calls BILINEAR (G. Wolberg, Digital Image Warping, 1990, chapter 5), and its results
+differ from Pillow's by at most one. It uses integers so that every machine produces the same bytes. Rows are combined
+first, because that loop runs over adjacent bytes. Positions are uint64, as in `csv/kernels.py`.
 """
 
 # mypy: disable-error-code="assignment"
@@ -16,15 +16,15 @@ from ...storage.compiled import compiled
 from .fit import Box
 
 BITS = 14  # of a weight, whose unit is 2**14
-KEPT = 6  # bits behind the point that a line keeps between the two directions
+KEPT = 6  # fractional bits that a line keeps between the two directions
 SHIFT, LOWER, BYTE = np.int64(BITS + KEPT), np.int64(32), np.int64(255)
-HALVES = np.int64((1 << (BITS + KEPT - 1)) * ((1 << 32) + 1))  # so that what is cut off at the end rounds
+HALVES = np.int64((1 << (BITS + KEPT - 1)) * ((1 << 32) + 1))  # so that the final shift rounds
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX = (np.uint64(i) for i in range(7))
 
 
 def resize(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
-    """Draw the box (left, upper, right, lower) of `pixels`, (height, width, channels) uint8, on all of `out`,
-    (channels, height, width) uint8; channels are 1 or 3."""
+    """Resize the box (left, upper, right, lower) of `pixels`, (height, width, channels) uint8, to all of `out`,
+    (channels, height, width) uint8, with 1 or 3 channels."""
     height, width, channels = pixels.shape
     left, upper, right, lower = box
     rows, row_weights = weigh(height, upper, lower, out.shape[1])
@@ -37,8 +37,9 @@ def resize(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
 
 @lru_cache(1024)
 def weigh(size: int, low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `size` pixels make `count` of those from `low` to `high`: the first of each, (count,) uint64, and the
-    weights of that and of those behind it, (count, taps) int32. Those that would lie outside weigh nothing."""
+    """The filter that resamples the pixels from `low` to `high`, out of `size`, to `count`: the first input pixel of
+    each output pixel, (count,) uint64, and the weights of that and of the following ones, (count, taps) int32. Pixels
+    outside the image have weight zero."""
     scale = (high - low) / count
     reach = max(scale, 1.0)
     centers = low + (np.arange(count) + 0.5) * scale
@@ -47,7 +48,7 @@ def weigh(size: int, low: float, high: float, count: int) -> tuple[np.ndarray, n
     shares = np.maximum(0, 1 - np.abs(places - centers[:, None] + 0.5) / reach) * (places < size)
     before = (shares > 0).argmax(axis=1)
     taps = int((shares > 0).sum(axis=1).max())
-    taps += taps % 2  # they are taken by two
+    taps += taps % 2  # they are processed in pairs
     shares = np.pad(shares, ((0, 0), (0, taps)))[np.arange(count)[:, None], before[:, None] + np.arange(taps)]
     whole = np.rint(shares / shares.sum(axis=1, keepdims=True) * (1 << BITS)).astype(np.int32)
     whole[np.arange(count), whole.argmax(axis=1)] += (1 << BITS) - whole.sum(axis=1)
@@ -57,8 +58,8 @@ def weigh(size: int, low: float, high: float, count: int) -> tuple[np.ndarray, n
 
 @compiled
 def draw_line(pixels: np.ndarray, first: np.uint64, weights: np.ndarray, line: np.ndarray) -> None:
-    """The weighted sum of lines, an even number of them, with some bits behind the point. What weighs nothing may lie
-    behind the last line."""
+    """The weighted sum of an even number of lines, with some fractional bits. Lines of weight zero may lie after the
+    last line."""
     width, last = pixels.shape[1], np.uint64(len(pixels) - 1)
     line[:width] = 1 << (BITS - KEPT - 1)
     for tap in range(0, len(weights), 2):
@@ -76,8 +77,8 @@ def draw_line(pixels: np.ndarray, first: np.uint64, weights: np.ndarray, line: n
 def draw_lines(
     pixels: np.ndarray, rows: np.ndarray, row_weights: np.ndarray, row: int, lines: np.ndarray, both: np.ndarray
 ) -> int:
-    """The lines of a row and of the one below it, side by side in numbers of 64 bits: what is multiplied next is
-    multiplied for both at once. Returns the lower row, which is the same at the end of an odd number."""
+    """The lines of a row and of the one below it, packed into 64-bit integers, so that the next multiplications apply
+    to both at once. Returns the lower row, which is the same row at the end of an odd number of rows."""
     lower = min(row + 1, len(rows) - 1)
     draw_line(pixels, rows[row], row_weights[row], lines[0])
     draw_line(pixels, rows[lower], row_weights[lower], lines[1])
@@ -97,7 +98,7 @@ def draw_gray(
     both: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Draw pictures of one channel; see `resize`."""
+    """Resize images with one channel; see `resize`."""
     taps = np.uint64(weights.shape[1])
     for row in range(0, len(rows), 2):
         lower = draw_lines(pixels, rows, row_weights, row, lines, both)
@@ -123,7 +124,7 @@ def draw_color(
     both: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Draw pictures of three channels; see `resize`."""
+    """Resize images with three channels; see `resize`."""
     taps = np.uint64(weights.shape[1])
     for row in range(0, len(rows), 2):
         lower = draw_lines(pixels, rows, row_weights, row, lines, both)

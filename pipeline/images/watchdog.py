@@ -1,4 +1,4 @@
-"""Decoding in a process of its own, watched: one that hangs is ended, one that dies is followed by another."""
+"""Decoding in a monitored child process: a process that hangs is killed, and one that dies is replaced."""
 
 import atexit
 import json
@@ -21,18 +21,19 @@ from ...storage.format import ImageForm
 from .child import HEAD, samples_in
 from .files import ImageFile
 
-MOST_SECONDS = 60.0  # for one file, or until a new process begins
-LOOK_SECONDS = 1.0
+MOST_SECONDS = 60.0  # for one file, or until a new process starts to decode
+POLL_SECONDS = 1.0
+TIMED_OUT = "decoding timed out"
 
 
 @contextmanager
 def decode_images(
     files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
 ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-    """The samples of files, (files, channels, height, width), and the positions of those that gave none with the
-    reason. The samples hold until the end of the context.
+    """The samples of files, (files, channels, height, width), and the positions of files that cannot be decoded, with
+    the reason. The samples are valid until the context ends.
 
-    Each file gets `seconds`; a file at which the process dies twice is one that gives no sample.
+    Each file gets `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
     try:
         decoder = _idle.pop()
@@ -45,7 +46,7 @@ def decode_images(
 
 
 def start_decoder() -> None:
-    """Start a process, if none is idle, for who will want to decode: it takes half a second to be there."""
+    """Start a process ahead of time if none is idle, because it takes half a second to start."""
     if not _idle:
         decoder = ImageDecoder()
         decoder.start()
@@ -53,7 +54,7 @@ def start_decoder() -> None:
 
 
 class ImageDecoder:
-    """A process that decodes, and memory that it shares with this one."""
+    """A process that decodes, and the memory that it shares with this one."""
 
     def __init__(self) -> None:
         self._descriptor = _anonymous_file()
@@ -69,31 +70,33 @@ class ImageDecoder:
     def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> tuple[np.ndarray, dict[int, str]]:
         """See `decode_images`."""
         if self._environment != os.environ:
-            self.close()  # credentials of a store may have been set since it started
+            self.close()  # credentials for a store may have been set since it started
         size = HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize
         if size > len(self._memory):
             self._memory = self._mapped(size)
-        faults: dict[int, str] = {}
+        errors: dict[int, str] = {}
         died_at, first = -1, 0
         places = [(file.place, file.offset, file.length, file.packed) for file in files]
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
             request = {"form": asdict(form), "files": places, "first": first}
-            end = self._ask(json.dumps(request).encode() + b"\n", faults, seconds)
+            end = self._ask(json.dumps(request).encode() + b"\n", errors, seconds)
             if end is None:
                 break
             (first,) = HEAD.unpack_from(self._memory)
             if first < 0:
-                raise WorkerError(f"the process that decodes images ended before it began: {end}")
-            if died_at == first or end.startswith("it took"):
-                faults[first] = end
+                raise WorkerError(
+                    f"the image decoding process ended before it started to decode: {end}; run the same command again"
+                )
+            if died_at == first or end.startswith(TIMED_OUT):
+                errors[first] = end
                 first += 1
             else:
-                died_at = first  # perhaps for want of memory at this moment: once more
-        return samples_in(self._memory, len(files), form), faults
+                died_at = first  # it may have run out of memory for a moment: try once more
+        return samples_in(self._memory, len(files), form), errors
 
-    def _ask(self, request: bytes, faults: dict[int, str], seconds: float) -> str | None:
-        """Have files decoded. Returns why the process ended, None if it tried all of them."""
+    def _ask(self, request: bytes, errors: dict[int, str], seconds: float) -> str | None:
+        """Send a request. Returns why the process ended, or None if it has tried all files."""
         process = self._process or self.start()
         assert process.stdin
         assert process.stdout
@@ -104,23 +107,23 @@ class ImageDecoder:
             return self._ended()
         number, since, rest = -1, monotonic(), b""
         while True:
-            if wait([process.stdout.fileno()], min(LOOK_SECONDS, seconds)):
+            if wait([process.stdout.fileno()], min(POLL_SECONDS, seconds)):
                 data = os.read(process.stdout.fileno(), 1 << 16)
                 if not data:
                     return self._ended()
                 *lines, rest = (rest + data).split(b"\n")
                 for message in map(json.loads, lines):
                     if "error" in message:
-                        raise WorkerError(f"the process that decodes images failed: {message['error']}")
+                        raise WorkerError(f"the image decoding process failed: {message['error']}")
                     if "done" in message:
                         return None
-                    faults[message["fault"][0]] = message["fault"][1]
+                    errors[message["invalid"][0]] = message["invalid"][1]
             (at,) = HEAD.unpack_from(self._memory)
             if at != number:
                 number, since = at, monotonic()
             elif monotonic() - since > (seconds if at >= 0 else MOST_SECONDS):
                 self.close()
-                return f"it took longer than {seconds:g} s to decode"
+                return f"{TIMED_OUT} after {seconds:g} s"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process."""
@@ -129,7 +132,7 @@ class ImageDecoder:
             [sys.executable, "-m", "foldstream.pipeline.images.child", str(self._descriptor)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries in C write warnings there, a file a line
+            stderr=subprocess.DEVNULL,  # C libraries write warnings there, one line per file
             pass_fds=(self._descriptor,),
         )
         return self._process
@@ -138,7 +141,7 @@ class ImageDecoder:
         assert self._process
         code = self._process.wait()
         self.close()
-        return f"the decoder died of it ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+        return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
     def close(self) -> None:
         """End the process."""
@@ -148,17 +151,17 @@ class ImageDecoder:
             assert process.stdout
             process.kill()
             process.wait()
-            with suppress(BrokenPipeError):  # of a request that it did not take any more
+            with suppress(BrokenPipeError):  # from a request that it no longer read
                 process.stdin.close()
             process.stdout.close()
 
 
 _idle: list[ImageDecoder] = []
-"""Decoders of this process that are not in use: starting one takes as long as decoding some hundred photographs."""
+"""Idle decoders of this process: starting one takes as long as decoding a few hundred photographs."""
 
 
 def _anonymous_file() -> int:
-    """A file without a name: in memory on Linux, elsewhere in the temporary folder."""
+    """An anonymous file: in memory on Linux, in the temporary folder on other systems."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("foldstream")
     with tempfile.TemporaryFile() as file:

@@ -1,5 +1,5 @@
-"""Parts of predictions to merged predictions: the merge with its proof of coverage, scores, a table.
+"""The merge of the folds' predictions: it proves that every row is covered, scores the result and exports a table.
 
-`merge.py` and `oof_table.py` are the entries.
-Nothing here trains or predicts: parts come through storage.
+Other folders import `merge_predictions` and `oof_table.py`. Nothing here may train or predict: predictions arrive
+through storage.
 """

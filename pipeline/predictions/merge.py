@@ -1,6 +1,6 @@
-"""Merged predictions: the parts of all models put together, shard by shard, with the proof of coverage and a report.
+"""Merging predictions: the parts of all models are combined shard by shard, with a proof of coverage and a report.
 
-Each task writes one shard of the result and says what its predictions are worth; memory is bounded by a shard.
+Each task writes one shard of the result and evaluates its predictions; memory is bounded by a shard.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ from ...storage.places.place import Place
 from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import WrittenShard, commit, create_arrays, write_shard
-from .scores import WORST, Classes, Tally, WorstRow, row_scores, worst_of
+from .scores import WORST, ClassTotals, ScoreTotals, WorstRow, row_scores, worst_of
 
 
 @dataclass(frozen=True)
 class MergeTask:
-    """Merge one shard: `parts` are the folders of the models' parts, `models` the rows that each is to have predicted
-    by the fold `plan`."""
+    """Merge one shard: `parts` are the folders of the models' parts, and `models` the rows that each model should have
+    predicted according to the fold `plan`."""
 
     dataset: str
     plan: str
@@ -36,15 +36,15 @@ class MergeTask:
 
 
 @dataclass
-class Account:
-    """What the predictions of some rows are worth: merged, and each model's by itself."""
+class Evaluation:
+    """The evaluation of the predictions of some rows: merged, and of each model separately."""
 
-    merged: Tally
-    models: list[Tally]
-    classes: Classes | None
+    merged: ScoreTotals
+    models: list[ScoreTotals]
+    classes: ClassTotals | None
     worst: list[WorstRow]
 
-    def add(self, other: "Account") -> None:
+    def add(self, other: "Evaluation") -> None:
         self.merged.add(other.merged)
         for model, of_model in zip(self.models, other.models, strict=True):
             model.add(of_model)
@@ -63,10 +63,10 @@ class Account:
 
 @dataclass(frozen=True)
 class MergedShard:
-    """One shard as it was written, and the account of its rows that have a prediction."""
+    """A shard that was written, and the evaluation of its rows that have a prediction."""
 
     written: WrittenShard
-    account: Account
+    evaluation: Evaluation
 
 
 def merge_predictions(
@@ -78,26 +78,26 @@ def merge_predictions(
     executor: Executor,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Merge the parts of some models, each of which has predicted its held-out rows of a plan, into arrays at `root`:
-    `prediction` (N, outputs) float32, the mean over the models of a row, and `count` (N,) uint8 of them.
+    """Merge the parts of some models, each of which predicted its held-out rows of a plan, into arrays at `root`:
+    `prediction` (N, outputs) float32, the mean over the models of a row, and `count` (N,) uint8, their number.
 
-    Returns the report: rows, scores with intervals, each model's, confusion and calibration, the worst rows. Raises
-    RunError unless each model has predicted each of its rows once, and no others. What is merged already is opened.
+    Returns the report: rows, scores with intervals, those of each model, confusion and calibration, the worst rows.
+    Raises RunError unless each model has predicted each of its rows once, and no others. An existing result is opened.
     """
     if not (root / MANIFEST).exists():
         layout, specs = dataset.layout, prediction_arrays(dataset.schema)
         create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
         places = str(dataset.place), str(plan.place), str(root), tuple(models), tuple(map(str, parts))
         tasks = [MergeTask(*places, shard) for shard in range(layout.shards)]
-        written, account = [], None
+        written, evaluation = [], None
         for shard in in_order(executor.map(merge_shard, tasks)):
             written.append(shard.written)
-            if account is None:
-                account = shard.account
+            if evaluation is None:
+                evaluation = shard.evaluation
             else:
-                account.add(shard.account)
+                evaluation.add(shard.evaluation)
             progress("merge", len(written), layout.shards, "shards")
-        details = {"dataset": dataset.identity, "report": account.to_json() if account else {}}
+        details = {"dataset": dataset.identity, "report": evaluation.to_json() if evaluation else {}}
         checksums = {spec.name: [crc for item in written for crc in item.checksums[spec.name]] for spec in specs}
         entries = tuple(item.entry for item in written)
         commit(root, Manifest("predictions", layout, specs, entries, details), checksums)
@@ -106,7 +106,7 @@ def merge_predictions(
 
 
 def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard]:
-    """Results by their positions: sums are the same however the tasks come in."""
+    """Yield results in the order of their tasks, so that sums do not depend on which task ends first."""
     early: dict[int, MergedShard] = {}
     wanted = 0
     for position, result in results:
@@ -117,12 +117,12 @@ def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard
 
 
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
-    """The arrays of merged predictions: NaN and a count of 0 stand where no model predicted."""
+    """The arrays of merged predictions: rows that no model predicted have NaN and a count of 0."""
     return ArraySpec("prediction", "float32", (schema.outputs,)), ArraySpec("count", "uint8")
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
-    """Gather one shard's parts from all models, prove coverage, score, write."""
+    """Combine the parts of one shard from all models, check coverage, score, write."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
     layout, specs, schema = dataset.layout, prediction_arrays(dataset.schema), dataset.schema
     start, stop = layout.shard_range(task.shard)
@@ -130,27 +130,27 @@ def merge_shard(task: MergeTask) -> MergedShard:
     codes = BlockReader(plan, [spec.name for spec in plan.manifest.arrays]).read(blocks)
     truth = BlockReader(dataset, [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]).read(blocks)
     total, count = np.zeros((stop - start, schema.outputs)), np.zeros(stop - start, np.uint8)
-    tallies = []
+    totals = []
     for folder, model in zip(task.parts, task.models, strict=True):
         expected = np.flatnonzero(among(codes[model.array], model.held_out))
         rows, values = read_part(locate(folder), task.shard) or (np.empty(0, np.int64), np.empty((0, schema.outputs)))
         check_coverage(expected, rows - start, folder)
         total[rows - start] += values
         count[rows - start] += 1
-        tallies.append(Tally.of(row_scores(schema, values, truth["y"][rows - start]), rows))
+        totals.append(ScoreTotals.of(row_scores(schema, values, truth["y"][rows - start]), rows))
     covered = np.flatnonzero(count)
     prediction = np.full(total.shape, np.nan, np.float32)
     prediction[covered] = total[covered] / count[covered, None]
     written = write_shard(locate(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
     covering = {name: column[covered] for name, column in truth.items()}
-    return MergedShard(written, account_of(schema, prediction[covered], covering, start + covered, tallies))
+    return MergedShard(written, evaluate_rows(schema, prediction[covered], covering, start + covered, totals))
 
 
-def account_of(
-    schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[Tally]
-) -> Account:
-    """The account of `rows` (rows,) by their numbers, with their merged `prediction` (rows, outputs) and what the
-    dataset says of them."""
+def evaluate_rows(
+    schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[ScoreTotals]
+) -> Evaluation:
+    """Evaluate `rows` (rows,), given by their indices, with their merged `prediction` (rows, outputs) and their arrays
+    `truth` in the dataset."""
     y, scores = truth["y"], row_scores(schema, prediction, truth["y"])
     losses = scores["loss"] if schema.classes else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
     worst = [
@@ -163,26 +163,26 @@ def account_of(
         )
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
-    classes = Classes.of(prediction, y) if schema.classes else None
-    return Account(Tally.of(scores, rows), models, classes, worst)
+    classes = ClassTotals.of(prediction, y) if schema.classes else None
+    return Evaluation(ScoreTotals.of(scores, rows), models, classes, worst)
 
 
 def row_name(truth: dict[str, np.ndarray], at: int) -> str:
-    """What the user calls a row: its key, or its place in the source."""
+    """The user's name for a row: its key, or its position in the source."""
     return str(keys_of(truth["key"][[at]])[0] if "key" in truth else truth["id"][at])
 
 
 def check_coverage(expected: np.ndarray, rows: np.ndarray, folder: str) -> None:
-    """Raise RunError unless the `rows` of a shard that a model has predicted are those that are held out from it, each
-    once; both count from the shard's first row."""
+    """Raise RunError unless the `rows` of a shard that a model predicted are exactly the `expected` held-out rows, each
+    once. Both are counted from the shard's first row."""
     if np.array_equal(expected, rows):
         return
     found, times = np.unique(rows, return_counts=True)
-    faults = {
+    problems = {
         "are predicted twice": found[times > 1],
         "have no prediction": np.setdiff1d(expected, found),
-        "are predicted and should not be": np.setdiff1d(found, expected),
+        "are predicted but should not be": np.setdiff1d(found, expected),
     }
-    told = "; ".join(f"{len(at):,} rows {what} (the first is row {at[0]})" for what, at in faults.items() if len(at))
-    told = told or "the rows are not in order"
-    raise RunError(f"{folder}, of one shard: {told}; remove the fold's folder and train it again")
+    details = "; ".join(f"{len(at):,} rows {what} (first: row {at[0]})" for what, at in problems.items() if len(at))
+    details = details or "the rows are out of order"
+    raise RunError(f"{folder}: in one shard, {details}; remove the fold's folder and train the fold again")

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions as a table, for other tools: written shard by shard."""
+"""Out-of-fold predictions as a CSV or Parquet table for other tools, written shard by shard."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ from ...storage.reader import BlockReader
 from ...storage.tasks import Progress
 
 WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
-"""By the ending of the file."""
+"""By file suffix."""
 
 
 def write_table(dataset: Dataset, predictions: StoredArrays, target: Place, progress: Progress) -> int:
-    """Write the merged predictions of a dataset's rows to a file, atomically. Returns the rows."""
+    """Write the merged predictions of a dataset's rows to a file, atomically. Returns the number of rows."""
     layout = dataset.layout
     names = [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]
     with target.whole_file() as file:
@@ -37,8 +37,8 @@ def write_table(dataset: Dataset, predictions: StoredArrays, target: Place, prog
 
 
 def table_of(schema: Schema, truth: dict[str, np.ndarray], merged: dict[str, np.ndarray]) -> pa.Table:
-    """Some rows: their name (the user's key, or their place in the source), labels, the count of models, and the
-    prediction, which is empty where no model was left to make one."""
+    """A table of some rows: their name (the user's key, or the position in the source), labels, the number of models,
+    and the prediction, which is empty if no model predicted the row."""
     prediction, count = merged["prediction"], merged["count"]
     name = schema.key or ("path" if schema.image else "row")
     columns: dict[str, Any] = {name: keys_of(truth["key"]) if "key" in truth else truth["id"]}

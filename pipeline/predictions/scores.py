@@ -1,6 +1,6 @@
-"""What predictions are worth: scores with bootstrap intervals, confusion, calibration, and the worst rows.
+"""The evaluation of predictions: scores with bootstrap intervals, confusion, calibration, and the worst rows.
 
-Everything is made of sums that are added up shard by shard, so it costs the same memory at any number of rows.
+Everything is computed from sums that are accumulated shard by shard, so memory does not depend on the number of rows.
 """
 
 import math
@@ -18,18 +18,18 @@ from ...storage.random import GOLDEN, mix64
 
 SMALLEST_PROBABILITY = 1e-7
 REPLICATES = 500
-INTERVAL = (2.5, 97.5)  # percentiles between which a score lies in 95 of 100 samples
+INTERVAL = (2.5, 97.5)  # percentiles of the 95 % bootstrap confidence interval
 BINS = 15
 WORST = 100
 _POISSON = np.repeat(
     np.arange(9, dtype=np.uint8),
     np.diff(np.rint(65536 * np.cumsum([0.0, *(math.exp(-1) / math.factorial(k) for k in range(9))])).astype(int)),
 )
-"""How often a row is drawn into a replicate, by 16 random bits: a Poisson distribution of mean 1."""
+"""How often a row is drawn into a replicate, indexed by 16 random bits: a Poisson distribution with mean 1."""
 
 
 def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of each row, (rows,) float64: hits and loss for classes, squared and absolute errors for quantities.
+    """The scores of each row, (rows,) float64: loss and hits for classes, squared and absolute errors for regression.
 
     `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth. The mean over
     rows is the score; of `rmse` its root.
@@ -49,10 +49,10 @@ mixed = compiled(mix64)
 @compiled
 def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Add the scores of rows, `values` (rows, scores), to `out` (replicates, 1 + scores), each row as often as the
-    replicate has drawn it; the first column counts the draws.
+    replicate draws it; the first column counts the draws.
 
-    A Poisson bootstrap (Hanley and MacGibbon 2006): how often row number `rows[i]` is drawn depends on that number
-    alone, by SplitMix64, so shards can be resampled apart from each other.
+    This is a Poisson bootstrap (Hanley and MacGibbon 2006): how often a row is drawn depends only on its index
+    `rows[i]`, by SplitMix64, so shards can be resampled independently.
     """
     for i in range(len(rows)):
         state = np.uint64(rows[i] + 1) * np.uint64(0xD1342543DE82EF95)
@@ -70,8 +70,8 @@ def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.
 
 
 @dataclass
-class Tally:
-    """Sums of scores over some rows, and of each bootstrap replicate of them, (replicates, 1 + scores)."""
+class ScoreTotals:
+    """The sums of scores over some rows, and over each bootstrap replicate of them, (replicates, 1 + scores)."""
 
     names: tuple[str, ...]
     rows: int = 0
@@ -79,26 +79,26 @@ class Tally:
     resampled: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
-    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray) -> "Tally":
-        """The tally of rows by their numbers, (rows,) int64, and their scores."""
+    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray) -> "ScoreTotals":
+        """The totals of rows, given by their indices, (rows,) int64, and their scores."""
         values = np.stack(list(scores.values()), axis=1)
         resampled = np.zeros((REPLICATES, 1 + values.shape[1]))
         resample(values, rows, _POISSON, resampled)
         return cls(tuple(scores), len(rows), values.sum(axis=0), resampled)
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "ScoreTotals") -> None:
         self.rows += other.rows
         self.sums = self.sums + other.sums
         self.resampled = self.resampled + other.resampled
 
     def scores(self) -> dict[str, float]:
-        """The scores over all rows."""
+        """The mean scores over all rows."""
         return {
             name: _finished(name, total) for name, total in zip(self.names, self.sums / max(self.rows, 1), strict=True)
         }
 
     def intervals(self) -> dict[str, list[float]]:
-        """Between which values 95 % of the bootstrap's replicates lie."""
+        """The 95 % bootstrap confidence interval of each score."""
         means = self.resampled[:, 1:] / np.maximum(self.resampled[:, :1], 1)
         bounds = np.percentile(means, INTERVAL, axis=0)
         return {name: [_finished(name, v) for v in bounds[:, i]] for i, name in enumerate(self.names)}
@@ -112,16 +112,16 @@ def _finished(name: str, mean: float) -> float:
 
 
 @dataclass
-class Classes:
-    """How classes are told apart: how often each (true class, most probable class) comes, and in equal bins of the
-    highest probability the rows, the hits and the sum of that probability, (bins, 3)."""
+class ClassTotals:
+    """Totals for confusion and calibration: the number of rows per (true class, predicted class), and for equal bins of
+    the highest probability the rows, the hits and the sum of that probability, (bins, 3)."""
 
     confusion: Counter[tuple[int, int]]
     calibration: np.ndarray
 
     @classmethod
-    def of(cls, prediction: np.ndarray, y: np.ndarray) -> "Classes":
-        """Of rows with probabilities `prediction` (rows, classes) and class codes `y` (rows,)."""
+    def of(cls, prediction: np.ndarray, y: np.ndarray) -> "ClassTotals":
+        """The totals of rows with probabilities `prediction` (rows, classes) and class codes `y` (rows,)."""
         chosen, truth = prediction.argmax(axis=1), y.astype(np.int64)
         pairs, counts = np.unique(np.stack([truth, chosen], axis=1), axis=0, return_counts=True)
         confusion = Counter({(int(t), int(c)): int(n) for (t, c), n in zip(pairs, counts, strict=True)})
@@ -130,13 +130,13 @@ class Classes:
         columns = (None, (chosen == truth).astype(np.float64), highest)
         return cls(confusion, np.stack([np.bincount(bins, column, BINS) for column in columns], axis=1))
 
-    def add(self, other: "Classes") -> None:
+    def add(self, other: "ClassTotals") -> None:
         self.confusion.update(other.confusion)
         self.calibration = self.calibration + other.calibration
 
     def to_json(self) -> dict[str, Any]:
-        """`confusion`: (true class, most probable class, rows); `calibration`: in equal bins of the probability (rows,
-        hits, sum of probabilities); `calibration_error`: the mean distance of accuracy from probability over rows."""
+        """`confusion`: (true class, predicted class, rows); `calibration`: for equal bins of the probability (rows,
+        hits, sum of probabilities); `calibration_error`: the expected calibration error."""
         _, hits, highest = self.calibration.T
         error = np.abs(hits - highest).sum() / max(self.calibration[:, 0].sum(), 1)
         return {
@@ -148,7 +148,7 @@ class Classes:
 
 @dataclass(frozen=True, order=True)
 class WorstRow:
-    """A row with a large loss, or squared errors. `name` is the user's key, or the row's place in the source."""
+    """A row with a large loss or squared error. `name` is the user's key, or the row's position in the source."""
 
     loss: float
     row: int
@@ -158,5 +158,5 @@ class WorstRow:
 
 
 def worst_of(*groups: Sequence[WorstRow]) -> list[WorstRow]:
-    """The worst rows of some groups, the worst first."""
+    """The worst rows of several groups, worst first."""
     return nlargest(WORST, (row for group in groups for row in group))

@@ -1,5 +1,5 @@
-"""CSV and Parquet files to a dataset: sources, findings, the plan, filled shards, the shuffle.
+"""The conversion of CSV and Parquet files: find and scan the sources, specify the dataset, write and shuffle shards.
 
-`convert.py` is the entry; `plan.py` decides, purely, and the rest does as it says.
-Nothing here knows images, or who runs the tasks.
+Other folders import `convert.py`, `find_sources` and `ConvertRequest`; inside, `spec.py` holds the decisions as pure
+functions and the other modules carry them out. Images must not appear here, nor anything that depends on the executor.
 """

@@ -1,4 +1,4 @@
-"""Writing one shard: its rows parsed into arrays, counted, and put in place with a receipt."""
+"""Writing one shard: parse its rows into arrays, count missing values, write the files and the receipt."""
 
 from dataclasses import dataclass
 
@@ -9,24 +9,24 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.place import Place
-from ..csv.row_batch import Chunk, Columns, Numbers
+from ..csv.row_batch import Columns, Numbers, RowBatch
 from ..target.receipts import finish_shard
 from .findings import DAY, date_seconds
 from .options import FLOATS
-from .plan import ConvertPlan, PlannedPiece
-from .readers import Reader, Text, open_reader
+from .readers import Reader, SourceTable, open_reader
+from .spec import ConversionSpec, DatasetPiece
 
-CHUNK_BYTES = 8 << 20  # of `x`, read at once
+BATCH_BYTES = 8 << 20  # of `x`, per batch of rows
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Write one shard of every array from the pieces that hold its rows, then its receipt.
+    """Write one shard of every array from the pieces that contain its rows, then its receipt.
 
-    `sampled`: what does not fit the schema is no fault, but shows that the schema is not that of all the data.
-    `rounded`: numbers may be rounded to the dtype of `x`. `marked`: missing numbers have columns that mark them.
-    `given`: categories and classes are those of another dataset; with `unknown`, one that is not among them gets the
-    code behind all others.
+    `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
+    `rounded`: numbers may be rounded to the dtype of `x`. `indicators`: columns indicate which numbers are missing.
+    `like_other`: categories and classes are those of another dataset; with `encode_unknown`, an unknown category gets
+    the code after all others.
     """
 
     root: str
@@ -34,40 +34,40 @@ class ShardTask:
     schema: Schema
     columns: Columns
     shard: int
-    texts: dict[int, Text]
-    pieces: tuple[PlannedPiece, ...]
+    tables: dict[int, SourceTable]
+    pieces: tuple[DatasetPiece, ...]
     sampled: bool
     rounded: bool
-    marked: bool
-    given: bool
-    unknown: bool
+    indicators: bool
+    like_other: bool
+    encode_unknown: bool
 
 
 class MisfitError(Exception):
-    """What a sample showed does not hold for all rows."""
+    """A row contradicts the schema that was inferred from a sample."""
 
 
-def shard_task(root: Place, plan: ConvertPlan, shard: int) -> ShardTask:
-    """The task of writing a shard of a plan."""
-    pieces = plan.pieces_of(shard)
+def shard_task(root: Place, spec: ConversionSpec, shard: int) -> ShardTask:
+    """The task that writes a shard of a spec."""
+    pieces = spec.pieces_of(shard)
     return ShardTask(
         str(root),
-        plan.layout,
-        plan.schema,
-        plan.columns,
+        spec.layout,
+        spec.schema,
+        spec.columns,
         shard,
-        {piece.text: plan.texts[piece.text] for piece in pieces},
+        {piece.table: spec.tables[piece.table] for piece in pieces},
         pieces,
-        plan.sampled,
-        plan.request["dtype"] in FLOATS,
-        plan.request["missing"] == "indicator" and not plan.request["like"],
-        plan.request["like"] is not None,
-        plan.request["unknown"] == "code",
+        spec.sampled,
+        spec.request["dtype"] in FLOATS,
+        spec.request["missing"] == "indicator" and not spec.request["like"],
+        spec.request["like"] is not None,
+        spec.request["unknown"] == "code",
     )
 
 
 def write_shard_task(task: ShardTask) -> str | None:
-    """Carry out a task. Returns what does not fit the schema of a sample, if anything does not; else None."""
+    """Run a task. Returns a description of the first value that contradicts the sample's schema, or None."""
     try:
         arrays, missing = read_shard(task)
     except MisfitError as misfit:
@@ -77,94 +77,94 @@ def write_shard_task(task: ShardTask) -> str | None:
 
 
 def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Parse the rows of a shard: its arrays, and the missing values of each feature. Raises MisfitError."""
+    """Parse the rows of a shard: its arrays, and the number of missing values per feature. Raises MisfitError."""
     start, stop = task.layout.shard_range(task.shard)
     arrays = {spec.name: spec.empty(stop - start) for spec in task.schema.arrays()}
     arrays["id"][:] = np.arange(start, stop)
     filler = ShardFiller(task, arrays)
-    for planned in task.pieces:
-        first, last = max(start, planned.first_row), min(stop, planned.first_row + planned.rows)
-        filler.fill(planned, first - planned.first_row, slice(first - start, last - start))
+    for piece in task.pieces:
+        first, last = max(start, piece.first_row), min(stop, piece.first_row + piece.rows)
+        filler.fill(piece, first - piece.first_row, slice(first - start, last - start))
     return arrays, filler.missing
 
 
 class ShardFiller:
-    """Puts the rows of pieces into the arrays of one shard, and counts the missing values of each feature."""
+    """Fills the arrays of one shard with the rows of pieces, and counts the missing values of each feature."""
 
     def __init__(self, task: ShardTask, arrays: dict[str, np.ndarray]) -> None:
         self.task, self.schema, self.columns, self.arrays = task, task.schema, task.columns, arrays
         self.missing = np.zeros(len(self.schema.features), np.int64)
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
-        self.chunk_rows = max(1, CHUNK_BYTES // self.x[:1].nbytes)
+        self.batch_rows = max(1, BATCH_BYTES // self.x[:1].nbytes)
         self.numbers = Numbers(self.schema.x_dtype, task.rounded)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
         fills = np.array([self.schema.fills.get(name, 0.0) for name in self.schema.features])
         self.fills = fills.astype(self.schema.x_dtype) if self.schema.fills else None
 
-    def fill(self, planned: PlannedPiece, skip: int, rows: slice) -> None:
-        """Put rows of a piece, those behind the first `skip`, at the places `rows` of the shard.
+    def fill(self, piece: DatasetPiece, skip: int, rows: slice) -> None:
+        """Copy the rows of a piece after the first `skip` to the positions `rows` of the shard.
 
-        Raises RowError for a faulty row that is not to be left out, MisfitError, and SourceError if the piece is not
-        what it was when it was scanned.
+        Raises RowError for an invalid row that is not to be skipped, MisfitError, and SourceError if the piece has
+        changed since it was scanned.
         """
-        text = self.task.texts[planned.text]
-        passed = 0 if planned.left_out else skip
-        reader = open_reader(text, planned.piece, self.columns, self.numbers, self.fills, passed)
+        table = self.task.tables[piece.table]
+        passed = 0 if piece.skipped else skip
+        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.fills, passed)
         if skip > passed:
-            self._pass_over(reader, skip, planned)
+            self._pass_over(reader, skip, piece)
         at = rows.start
         while at < rows.stop and not reader.ended:
-            window = slice(at, min(at + self.chunk_rows, rows.stop))
+            window = slice(at, min(at + self.batch_rows, rows.stop))
             into = self.x[window] if not self.schema.indicators else self._buffer(window.stop - at)
-            chunk = reader.read(into)
-            self._check(chunk, planned)
-            place = slice(at, at + chunk.rows)
+            batch = reader.read(into)
+            self._check(batch, piece)
+            place = slice(at, at + batch.rows)
             if self.schema.indicators:
-                self.x[place, : into.shape[1]] = into[: chunk.rows]
+                self.x[place, : into.shape[1]] = into[: batch.rows]
                 self.x[place, into.shape[1] :] = 0
-            if chunk.rows:
-                self._place(reader, chunk, place)
-            at += chunk.rows
+            if batch.rows:
+                self._place(reader, batch, place)
+            at += batch.rows
         if at != rows.stop:
             raise SourceError(
-                f"{text.path} changed while it was converted (rows are gone that were there); "
-                "run the command again with --overwrite once it rests"
+                f"{table.path} changed during the conversion (rows were removed); "
+                "run the command again with --overwrite once the file no longer changes"
             )
 
     def _buffer(self, rows: int) -> np.ndarray:
-        """Room for the features alone: the compiled reader wants rows without gaps."""
+        """A buffer for the features alone: the compiled reader needs contiguous rows."""
         return np.empty((rows, len(self.schema.features)), self.x.dtype)
 
-    def _pass_over(self, reader: Reader, rows: int, planned: PlannedPiece) -> None:
-        """Read the first sound rows of a piece with faulty ones for nothing."""
-        scratch = self._buffer(min(rows, self.chunk_rows))
+    def _pass_over(self, reader: Reader, rows: int, piece: DatasetPiece) -> None:
+        """Read and discard the first valid rows of a piece that contains invalid ones."""
+        scratch = self._buffer(min(rows, self.batch_rows))
         while rows and not reader.ended:
-            chunk = reader.read(scratch[:rows])
-            self._check(chunk, planned)
-            rows -= chunk.rows
+            batch = reader.read(scratch[:rows])
+            self._check(batch, piece)
+            rows -= batch.rows
 
-    def _check(self, chunk: Chunk, planned: PlannedPiece) -> None:
-        if chunk.faults and not planned.left_out:
-            raise chunk.faults[0]
-        if chunk.misfits:
-            self._misfit(f"{chunk.misfits[0]} is no {self.schema.x_dtype}")
+    def _check(self, batch: RowBatch, piece: DatasetPiece) -> None:
+        if batch.errors and not piece.skipped:
+            raise batch.errors[0]
+        if batch.misfits:
+            self._misfit(f"{batch.misfits[0]} cannot be stored as {self.schema.x_dtype}")
 
     def _misfit(self, reason: str) -> None:
         if self.task.sampled:
             raise MisfitError(reason)
-        if self.task.given:
-            raise SourceError(f"the source does not fit the data that it is to be like: {reason}; mend the source")
+        if self.task.like_other:
+            raise SourceError(f"the source does not match the dataset given with --like: {reason}; fix the source")
         raise SourceError(
-            f"the sources changed while they were converted ({reason}); run the command again with --overwrite once "
-            "they rest"
+            f"the sources changed during the conversion ({reason}); run the command again with --overwrite once they "
+            "no longer change"
         )
 
-    def _place(self, reader: Reader, chunk: Chunk, rows: slice) -> None:
-        """Put what is not a plain number into the arrays: categories, dates, marks of missing values, labels, key."""
+    def _place(self, reader: Reader, batch: RowBatch, rows: slice) -> None:
+        """Store everything that is not a plain number: categories, dates, missing-value indicators, labels, keys."""
         schema, x = self.schema, self.x[rows]
-        texts = dict(zip(self.columns.texts, chunk.texts, strict=True))
-        gaps = {schema.features[i]: chunk.missing[chunk.missing[:, 1] == i, 0] for i in np.unique(chunk.missing[:, 1])}
+        texts = dict(zip(self.columns.texts, batch.texts, strict=True))
+        gaps = {schema.features[i]: batch.missing[batch.missing[:, 1] == i, 0] for i in np.unique(batch.missing[:, 1])}
         for name in (*schema.categories, *schema.dates):
             position, values = schema.features.index(name), texts[name]
             if values.null_count:
@@ -172,34 +172,34 @@ class ShardFiller:
             if name in schema.dates:
                 x[:, position] = self._dates(name, values)
             else:
-                x[:, position] = self._codes(reader, chunk, name, values.fill_null(""), self.categories[name])
-        for name, gone in gaps.items():
-            self.missing[schema.features.index(name)] += len(gone)
+                x[:, position] = self._codes(reader, batch, name, values.fill_null(""), self.categories[name])
+        for name, missing in gaps.items():
+            self.missing[schema.features.index(name)] += len(missing)
             if name in schema.indicators:
-                x[gone, len(schema.features) + schema.indicators.index(name)] = 1
-            elif self.task.marked and name not in schema.categories:
-                self._misfit(f"«{name}» has missing values")
+                x[missing, len(schema.features) + schema.indicators.index(name)] = 1
+            elif self.task.indicators and name not in schema.categories:
+                self._misfit(f"the column '{name}' has missing values")
         if schema.task == "classification":
             (label,) = schema.labels
-            self.arrays["y"][rows] = self._codes(reader, chunk, label, texts[label], self.classes)
+            self.arrays["y"][rows] = self._codes(reader, batch, label, texts[label], self.classes)
         elif schema.labels:
-            of_labels = [self._quantities(name, texts[name]) for name in schema.labels]
+            of_labels = [self._targets(name, texts[name]) for name in schema.labels]
             self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
         if schema.key:
             self._place_key(rows, texts[schema.key])
 
-    def _codes(self, reader: Reader, chunk: Chunk, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
+    def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = pc.index_in(values, known)
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
             value = values[row].as_py()
-            if not self.task.given:
-                self._misfit(f"«{value}» in «{name}»")
-            if not self.task.unknown or name in self.schema.labels:
-                remedy = "mend or remove the row"
+            if not self.task.like_other:
+                self._misfit(f"the column '{name}' contains '{value}'")
+            if not self.task.encode_unknown or name in self.schema.labels:
+                remedy = "fix or remove the row"
                 if name not in self.schema.labels:
-                    remedy = "mend the row, or have --unknown code give such values a code of their own"
-                raise reader.text_error(chunk, row, name, f"«{value}» is no value that the training data has", remedy)
+                    remedy = "fix the row, or give unknown values their own code with --unknown code"
+                raise reader.text_error(batch, row, name, f"'{value}' does not occur in the training data", remedy)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
         return found
@@ -208,22 +208,22 @@ class ShardFiller:
         seconds = date_seconds(values)
         if self.schema.dates[name] == "days":
             if (seconds[~np.isnan(seconds)] % DAY).any():
-                self._misfit(f"«{name}» has times of day")
+                self._misfit(f"the column '{name}' contains times of day")
             seconds = seconds / DAY
         missing = np.isnan(seconds)
         seconds[missing] = self.schema.fills.get(name, 0.0)
         stored = seconds.astype(self.x.dtype)
         if not self.task.rounded and (stored[~missing].astype(np.float64) != seconds[~missing]).any():
-            self._misfit(f"a date of «{name}» is no {self.schema.x_dtype}")
+            self._misfit(f"a date in the column '{name}' cannot be stored as {self.schema.x_dtype}")
         return stored
 
-    def _quantities(self, label: str, values: pa.Array) -> np.ndarray:
+    def _targets(self, label: str, values: pa.Array) -> np.ndarray:
         try:
             numbers: np.ndarray = values.cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid:
             numbers = np.array([np.nan])
         if not np.isfinite(numbers).all():
-            self._misfit(f"the label «{label}» is not a number everywhere")
+            self._misfit(f"the label '{label}' is not always a number")
         return numbers
 
     def _place_key(self, rows: slice, values: pa.Array) -> None:
@@ -232,10 +232,10 @@ class ShardFiller:
             try:
                 self.arrays["key"][rows] = values.cast(pa.int64()).to_numpy()
             except pa.ArrowInvalid:
-                self._misfit(f"«{schema.key}» is not a whole number everywhere")
+                self._misfit(f"the column '{schema.key}' is not always an integer")
             return
         raw = values.cast(pa.binary())
         if pc.max(pc.binary_length(raw)).as_py() > schema.key_width:
-            self._misfit(f"«{schema.key}» is longer than {schema.key_width} bytes")
+            self._misfit(f"the column '{schema.key}' contains values longer than {schema.key_width} bytes")
         keys = raw.to_numpy(zero_copy_only=False).astype(f"S{schema.key_width}")
         self.arrays["key"][rows] = keys.view(np.uint8).reshape(-1, schema.key_width)

@@ -1,4 +1,4 @@
-"""What pieces of the data hold, as far as the schema depends on it, and how the pieces' findings add up."""
+"""Findings: the properties of the data on which the schema depends, found piece by piece and merged."""
 
 import csv
 import io
@@ -14,19 +14,20 @@ from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..target.labels import TextFindings
-from .readers import Text, open_reader
+from .readers import SourceTable, open_reader
 
-SCRATCH_VALUES = 1 << 17  # a megabyte: what is looked at is still in the core's cache
+SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What one piece, or several together, hold.
+    """The properties of one piece, or of several combined.
 
-    Arrays are one value a feature: `low`, `high` and `total` float64 (dates in seconds since 1970; infinite and 0
-    where there is no number), `missing` int64. `broken`: whether any number has decimals; `wide`: whether any is not
-    exactly a float32; `large`: least and greatest whole number beyond 2⁵³; `timed`: date columns with times of day.
+    Arrays have one value per feature: `low`, `high` and `total` are float64 (dates in seconds since 1970; infinite and
+    0 if there is no number), `missing` is int64. `has_fractions`: whether any number has a fractional part;
+    `needs_float64`: whether any is not exact in float32; `beyond_exact`: the smallest and largest integers beyond 2⁵³;
+    `with_time_of_day`: the date columns that contain times of day.
     """
 
     rows: int
@@ -34,67 +35,67 @@ class Findings:
     high: np.ndarray
     total: np.ndarray
     missing: np.ndarray
-    broken: bool = False
-    wide: bool = False
-    large: tuple[int, ...] = ()
-    timed: frozenset[str] = frozenset()
+    has_fractions: bool = False
+    needs_float64: bool = False
+    beyond_exact: tuple[int, ...] = ()
+    with_time_of_day: frozenset[str] = frozenset()
     texts: dict[str, TextFindings] = field(default_factory=dict)
-    left_out: int = 0
-    """Faulty rows that are not among `rows`."""
+    skipped: int = 0
+    """Invalid rows, which are not among `rows`."""
 
     def merged(self, other: "Findings") -> "Findings":
         texts = {**self.texts, **other.texts}
         for name in self.texts.keys() & other.texts.keys():
             texts[name] = self.texts[name].merged(other.texts[name])
-        large = (*self.large, *other.large)
+        beyond_exact = (*self.beyond_exact, *other.beyond_exact)
         return Findings(
             self.rows + other.rows,
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             self.total + other.total,
             self.missing + other.missing,
-            self.broken or other.broken,
-            self.wide or other.wide,
-            (min(large), max(large)) if large else (),
-            self.timed | other.timed,
+            self.has_fractions or other.has_fractions,
+            self.needs_float64 or other.needs_float64,
+            (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
+            self.with_time_of_day | other.with_time_of_day,
             texts,
-            self.left_out + other.left_out,
+            self.skipped + other.skipped,
         )
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """Say what `piece` holds, or its first rows in about `bytes` of text.
+    """Scan `piece`, or its first rows in about `bytes` of text.
 
-    With `gaps` numbers may be missing; with `faults`, a file, faulty rows are left out and listed there.
+    With `allow_missing`, numbers may be missing; with `skip_list`, a file, invalid rows are skipped and listed there.
     """
 
-    text: Text
+    table: SourceTable
     piece: Piece
     columns: Columns
-    gaps: bool
-    faults: str | None = None
+    allow_missing: bool
+    skip_list: str | None = None
     bytes: int | None = None
 
 
 def scan_piece(task: ScanTask) -> Findings:
-    """Carry out a task. Raises RowError at the first faulty row, unless such rows are to be left out."""
+    """Run a task. Raises RowError at the first invalid row, unless such rows are to be skipped."""
     features = task.columns.features
-    fills = np.full(len(features), np.nan) if task.gaps else None
-    reader = open_reader(task.text, task.piece, task.columns, Numbers("float64"), fills)
+    fills = np.full(len(features), np.nan) if task.allow_missing else None
+    reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), fills)
     scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
-    found, faults = [], []
+    found, errors = [], []
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):
-        chunk = reader.read(scratch)
-        if chunk.faults and task.faults is None:
-            raise chunk.faults[0]
-        faults += chunk.faults
-        if chunk.rows:
-            found.append(_findings(scratch[: chunk.rows], chunk.texts, chunk.missing, chunk.misfits, task.columns))
-    if faults:
-        assert task.faults is not None
-        locate(task.faults).write(list_faults(faults))
-    return replace(merge_findings(found, len(features)), left_out=len(faults))
+        batch = reader.read(scratch)
+        if batch.errors and task.skip_list is None:
+            raise batch.errors[0]
+        errors += batch.errors
+        if batch.rows:
+            found.append(_findings(scratch[: batch.rows], batch.texts, batch.missing, batch.misfits, task.columns))
+    if errors:
+        assert task.skip_list is not None
+        locate(task.skip_list).write(format_errors(errors))
+    return replace(merge_findings(found, len(features)), skipped=len(errors))
 
 
 def _findings(
@@ -103,45 +104,54 @@ def _findings(
     count = len(columns.features)
     found: dict[str, TextFindings] = {}
     missing = np.bincount(gaps[:, 1], minlength=count)
-    timed = set()
+    with_time_of_day = set()
     for name, values in zip(columns.texts, texts, strict=True):
         if name in columns.features:
             missing[columns.features.index(name)] += values.null_count
             if name not in columns.dates:
-                values = values.fill_null("")  # a missing category is one of its own
+                values = values.fill_null("")  # a missing value is its own category
         if name not in columns.dates:
             found[name] = TextFindings.of(values)
             continue
         seconds = date_seconds(values)
         x[:, columns.features.index(name)] = seconds
         if (seconds[~np.isnan(seconds)] % DAY).any():
-            timed.add(name)
+            with_time_of_day.add(name)
     low, high, total = np.full(count, np.inf), np.full(count, -np.inf), np.zeros(count)
-    broken, wide = np.zeros(count, bool), np.zeros(count, bool)
-    extend_ranges(x, low, high, total, broken, wide)
-    large = tuple(int(value) for value in misfits)  # a float64 holds all but large whole numbers
-    ends = (min(large), max(large)) if large else ()
+    has_fractions, needs_float64 = np.zeros(count, bool), np.zeros(count, bool)
+    extend_ranges(x, low, high, total, has_fractions, needs_float64)
+    beyond_exact = tuple(int(value) for value in misfits)  # all other numbers fit a float64
+    ends = (min(beyond_exact), max(beyond_exact)) if beyond_exact else ()
     return Findings(
-        len(x), low, high, total, missing, bool(broken.any()), bool(wide.any()), ends, frozenset(timed), found
+        len(x),
+        low,
+        high,
+        total,
+        missing,
+        bool(has_fractions.any()),
+        bool(needs_float64.any()),
+        ends,
+        frozenset(with_time_of_day),
+        found,
     )
 
 
 def date_seconds(dates: pa.Array) -> np.ndarray:
-    """Seconds since 1970 of timestamps, (n,) float64, NaN where one is missing."""
+    """Timestamps as seconds since 1970, (n,) float64, NaN where one is missing."""
     seconds: np.ndarray = dates.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return seconds.copy()
 
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:
-    """All together, merged in their order."""
+    """Merge findings in their order."""
     nothing = Findings(
         0, np.full(features, np.inf), np.full(features, -np.inf), np.zeros(features), np.zeros(features, np.int64)
     )
     return reduce(Findings.merged, findings, nothing)
 
 
-def list_faults(faults: Sequence[RowError]) -> bytes:
-    """Faulty rows as lines of CSV: file, line, column (empty where it is not the fault of one), reason."""
+def format_errors(errors: Sequence[RowError]) -> bytes:
+    """Invalid rows as lines of CSV: file, line, column (empty if no single column is to blame), reason."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((f.source, f.line, f.column or "", f.reason) for f in faults)
+    csv.writer(text, lineterminator="\n").writerows((f.source, f.line, f.column or "", f.reason) for f in errors)
     return text.getvalue().encode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Parquet files as sources: a piece is a row group, and its columns go the way of the fields of a CSV."""
+"""Parquet files as sources: a piece is a row group, and its columns are treated like the fields of a CSV file."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from pyarrow import parquet
 from ...storage.errors import RowError, SourceError
 from ...storage.format import Source
 from ...storage.places.locate import locate
-from ..csv.row_batch import ABSENT, Chunk, Columns, Numbers, Piece, leave_out, remedy_of
+from ..csv.row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
 
 SAMPLE_ROWS = 100
 
 
 @dataclass(frozen=True)
 class ParquetTable:
-    """One file: its columns' names. Pieces begin and stop at numbers of row groups, and their lines are rows."""
+    """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows."""
 
     path: str
     header: tuple[str, ...]
 
     def describe(self) -> str:
-        """In words, for the console."""
+        """A description for the console."""
         return "Parquet"
 
 
 def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
-    """A file's columns, its pieces and the values of its first rows as text. Raises SourceError."""
+    """Open a file: its columns, its pieces and the values of its first rows as text. Raises SourceError."""
     with opened(source.path) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
@@ -45,15 +45,15 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
 
 
 def opened(path: str) -> parquet.ParquetFile:
-    """A file, or an object, as Parquet. Raises SourceError if it is not."""
+    """Open a file or an object as Parquet. Raises SourceError if it is not a Parquet file."""
     try:
         return parquet.ParquetFile(locate(path).file_argument())
     except pa.ArrowInvalid as error:
-        raise SourceError(f"{path} is not a whole Parquet file ({error}); fetch or write it again") from None
+        raise SourceError(f"{path} is not a complete Parquet file ({error}); download or write it again") from None
 
 
 class TableReader:
-    """Reads the rows of one row group, some at a time, as `RowReader` does those of a piece of CSV."""
+    """Reads the rows of one row group in batches, as `RowReader` does for a piece of a CSV file."""
 
     def __init__(
         self,
@@ -71,30 +71,30 @@ class TableReader:
 
     @property
     def ended(self) -> bool:
-        """Whether all of the piece was read."""
+        """Whether the whole piece has been read."""
         return self.position >= self.piece.rows
 
-    def read(self, x: np.ndarray) -> Chunk:
-        """Read as many rows as fit `x` (rows, features), or fewer; at the end of the piece none and no faults."""
-        batch = self._next(len(x))
-        chunk = Chunk(batch.num_rows, [], np.empty((batch.num_rows, len(self.columns.texts)), np.int64), _none(), [])
-        chunk.begins[:] = (self.position + np.arange(batch.num_rows))[:, None]
+    def read(self, x: np.ndarray) -> RowBatch:
+        """Read at most as many rows as fit `x` (rows, features); at the end of the piece no rows and no errors."""
+        arrow = self._next(len(x))
+        batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
+        batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
         wrong: dict[int, RowError] = {}
         for place, name in enumerate(self.columns.features):
             if name not in self.columns.texts:
-                self._place(batch.column(name), name, place, x, chunk, wrong)
-        chunk.texts = [self._texts(batch.column(name), name, wrong) for name in self.columns.texts]
-        self.position += batch.num_rows
+                self._place(arrow.column(name), name, place, x, batch, wrong)
+        batch.texts = [self._texts(arrow.column(name), name, wrong) for name in self.columns.texts]
+        self.position += arrow.num_rows
         if wrong:
-            leave_out(x, chunk, wrong)
-        return chunk
+            drop_rows(x, batch, wrong)
+        return batch
 
-    def text_error(self, chunk: Chunk, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a chunk that says what it must not."""
-        return self._error(int(chunk.begins[row, 0]), name, reason, remedy)
+    def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text of a batch whose value is not allowed."""
+        return self._error(int(batch.begins[row, 0]), name, reason, remedy)
 
     def _next(self, rows: int) -> pa.RecordBatch:
-        """The next rows, at most so many."""
+        """The next rows, at most `rows`."""
         if self._batches is None:
             wanted = [*dict.fromkeys((*self.columns.features, *self.columns.texts))]
             file = opened(self.source.path)
@@ -105,16 +105,16 @@ class TableReader:
             self._rest = self._rest.slice(passed)
             self.skip -= passed
             self.position += passed
-        batch, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
-        return batch
+        arrow, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
+        return arrow
 
     def _place(
-        self, column: pa.Array, name: str, place: int, x: np.ndarray, chunk: Chunk, wrong: dict[int, RowError]
+        self, column: pa.Array, name: str, place: int, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]
     ) -> None:
-        """Put a column of numbers into `x`."""
+        """Store a column of numbers in `x`."""
         gaps = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False))
         if len(gaps) and self.fills is not None:
-            chunk.missing = np.concatenate([chunk.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
+            batch.missing = np.concatenate([batch.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
         elif len(gaps):
             for row in gaps.tolist():
                 wrong.setdefault(row, self._error(self.position + row, name, ABSENT))
@@ -127,7 +127,7 @@ class TableReader:
                 wrong.setdefault(row, self._error(self.position + row, name, "the value is not finite"))
             values[~np.isfinite(values)] = 0
             fitting = self.numbers.fit(values)
-        chunk.misfits += values[~fitting].tolist()
+        batch.misfits += values[~fitting].tolist()
         with np.errstate(invalid="ignore", over="ignore"):
             x[: len(values), place] = values
         if self.fills is not None:
@@ -138,17 +138,19 @@ class TableReader:
             return column.cast(pa.float64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise SourceError(
-                f"{self.source.path}, column «{name}»: {column.type} is no type of numbers, text or dates; leave it "
-                f"out with --ignore «{name}»"
+                f"{self.source.path}, column '{name}': the type {column.type} is not supported (only numbers, text and "
+                f"dates are); drop the column with --ignore '{name}'"
             ) from None
 
     def _texts(self, column: pa.Array, name: str, wrong: dict[int, RowError]) -> pa.Array:
-        """A column as text, or as dates."""
+        """A column converted to text or dates."""
         kind = pa.timestamp("s") if name in self.columns.dates else pa.string()
         try:
             values = column.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise SourceError(f"{self.source.path}, column «{name}»: {error}; leave it out with --ignore") from None
+            raise SourceError(
+                f"{self.source.path}, column '{name}': {error}; drop the column with --ignore '{name}'"
+            ) from None
         if name in self.columns.required and values.null_count:
             for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
                 wrong.setdefault(row, self._error(self.position + row, name, ABSENT))

@@ -1,4 +1,4 @@
-"""The kinds of sources behind one face: what was opened, and the reader of a piece of it."""
+"""A common interface to all kinds of source tables: opening one, and reading a piece of it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
@@ -7,22 +7,24 @@ from typing import Any
 import numpy as np
 
 from ...storage.format import Source
-from ..csv.cut import CsvText
+from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect
-from ..csv.open import open_text
+from ..csv.open import open_csv
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
 from .parquet import ParquetTable, TableReader, open_table
 from .sources import PARQUET
 
-Text = CsvText | ParquetTable
+SourceTable = CsvTable | ParquetTable
 Reader = RowReader | TableReader
+
+CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
 
 
 @dataclass(frozen=True)
 class OpenTask:
-    """Open `source`; one that has to be unpacked goes to the file `unpacked`."""
+    """Open `source`; if it has to be unpacked, its copy goes to the file `unpacked`."""
 
     source: Source
     options: CsvOptions
@@ -30,39 +32,39 @@ class OpenTask:
 
 
 @dataclass(frozen=True)
-class OpenedText:
-    """A text, its pieces if they are known already, and the fields of its first rows."""
+class OpenedTable:
+    """A source table, its pieces if they are known already, and the fields of its first rows."""
 
-    text: Text
+    table: SourceTable
     pieces: tuple[Piece, ...] | None
     sample: list[list[str]]
 
 
-def open_source(task: OpenTask) -> OpenedText:
-    """Carry out a task. Raises SourceError for a file that is not what its name says, or has no rows."""
+def open_source(task: OpenTask) -> OpenedTable:
+    """Run a task. Raises SourceError for a file that has no rows or is not of the format that its suffix implies."""
     if PurePath(task.source.path).suffix.lower() == PARQUET:
-        return OpenedText(*open_table(task.source))
-    return OpenedText(*open_text(task.source, task.options, task.unpacked))
+        return OpenedTable(*open_table(task.source))
+    return OpenedTable(*open_csv(task.source, task.options, task.unpacked))
 
 
 def open_reader(
-    text: Text, piece: Piece, columns: Columns, numbers: Numbers, fills: np.ndarray | None = None, skip: int = 0
+    table: SourceTable, piece: Piece, columns: Columns, numbers: Numbers, fills: np.ndarray | None = None, skip: int = 0
 ) -> Reader:
-    """A reader of the rows of a piece behind the first `skip`. `fills` (features,) stand where a number is missing;
-    without them a missing number is a fault."""
-    if isinstance(text, ParquetTable):
-        return TableReader(text, piece, columns, numbers, fills, skip)
-    return RowReader(text, piece, columns, numbers, fills, skip)
+    """A reader of the rows of a piece after the first `skip`. `fills` (features,) replace missing numbers; without
+    them a missing number is an error."""
+    if isinstance(table, ParquetTable):
+        return TableReader(table, piece, columns, numbers, fills, skip)
+    return RowReader(table, piece, columns, numbers, fills, skip)
 
 
-def text_to_json(text: Text) -> dict[str, Any]:
-    """A text as JSON, with its kind."""
-    return {"kind": type(text).__name__, **asdict(text)}
+def table_to_json(table: SourceTable) -> dict[str, Any]:
+    """A source table as JSON, with its kind."""
+    return {"kind": PARQUET_KIND if isinstance(table, ParquetTable) else CSV_KIND, **asdict(table)}
 
 
-def text_from_json(value: dict[str, Any]) -> Text:
-    """Read back what `text_to_json` gave."""
+def table_from_json(value: dict[str, Any]) -> SourceTable:
+    """The inverse of `table_to_json`."""
     fields = {**value, "header": tuple(value["header"])}
-    if fields.pop("kind") == ParquetTable.__name__:
+    if fields.pop("kind") == PARQUET_KIND:
         return ParquetTable(**fields)
-    return CsvText(**{**fields, "dialect": Dialect.from_json(fields["dialect"])})
+    return CsvTable(**{**fields, "dialect": Dialect.from_json(fields["dialect"])})

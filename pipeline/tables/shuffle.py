@@ -1,10 +1,10 @@
-"""A shuffle of all rows as they are written, larger than memory, in two passes.
+"""An out-of-core shuffle of all rows as they are written, in two passes.
 
-Where a row goes is a pure function of its position, the number of rows and the seed: a permutation by a Feistel
-network (Luby and Rackoff 1988), walked until it falls within the rows (Black and Rogaway 2002). So any worker can work
-it out for any row, and the result does not depend on how many there are. The first pass reads the source in order and
-writes, for each stretch of rows that would be a shard, one file with the rows sorted by the shard that they go to; the
-second gathers each shard from all of those files.
+The new position of a row is a pure function of its position, the number of rows and the seed: a permutation by a
+Feistel network (Luby and Rackoff 1988), iterated until it falls within the rows (Black and Rogaway 2002). So any
+worker can compute it for any row, and the result does not depend on the number of workers. The first pass reads the
+source in order and writes one spill file per shard-sized section of rows, with the rows sorted by target shard; the
+second pass gathers each shard from all spill files.
 """
 
 import struct
@@ -27,15 +27,15 @@ from .fill import MisfitError, ShardTask, read_shard
 
 @dataclass(frozen=True)
 class ShuffleTask:
-    """One shard of a shuffle with `seed`: of the first pass the stretch of the source that `write` names, of the
-    second the shard itself."""
+    """One task of a shuffle with `seed`: `write` is the section of the source in the first pass, and the shard itself
+    in the second."""
 
     write: ShardTask
     seed: int
 
 
 def spill_rows(task: ShuffleTask) -> str | None:
-    """First pass: sort a stretch of the source by the shards that its rows go to. Returns a misfit as
+    """First pass: sort a section of the source by the shards that its rows go to. Returns a misfit as
     `write_shard_task` does."""
     write, layout = task.write, task.write.layout
     try:
@@ -63,12 +63,12 @@ def spill_path(root: Place, shard: int) -> Place:
 
 
 def spill_note(root: Place, shard: int) -> Place:
-    """How many values of each feature are missing in a spilled file; written after it."""
+    """The file with the number of missing values per feature in a spill file, after which it is written."""
     return root / WORK / SPILLED / f"{shard:08d}.json"
 
 
 def gather_shard(task: ShuffleTask) -> str | None:
-    """Second pass: put together one shard from all spilled files, and write it with its receipt."""
+    """Second pass: assemble one shard from all spill files, and write it with its receipt."""
     write, layout = task.write, task.write.layout
     root, specs = locate(write.root), write.schema.arrays()
     start, stop = layout.shard_range(write.shard)
@@ -81,19 +81,19 @@ def gather_shard(task: ShuffleTask) -> str | None:
             arrays[name][places] = values
         filled[places] = True
     if not filled.all():
-        raise DamagedError(f"{spill_path(root, 0)} and those beside it lack rows; start anew with --overwrite")
+        raise DamagedError(f"rows are missing from the files beside {spill_path(root, 0)}; start over with --overwrite")
     finish_shard(write, arrays, np.array(read_json(spill_note(root, write.shard))))
     return None
 
 
 def _read_segment(root: Place, spilled: int, shard: int, specs: tuple[ArraySpec, ...]) -> dict[str, np.ndarray]:
-    """The rows of one spilled file that go to one shard."""
+    """The rows of one spill file that go to one shard."""
     path = spill_path(root, spilled)
     start, stop = np.frombuffer(path.read_range(8 * shard, 16), "<i8").tolist()
     raw = path.read_range(start, stop - start)
     data, checksum = raw[:-4], raw[-4:]
     if len(raw) != stop - start or struct.pack("<I", google_crc32c.value(data)) != checksum:
-        raise DamagedError(f"{path} fails its checksum (bytes {start} to {stop}); start anew with --overwrite")
+        raise DamagedError(f"{path} fails its checksum (bytes {start} to {stop}); start over with --overwrite")
     buffer = np.frombuffer(PACKER.decode(data), np.uint8) if data else np.empty(0, np.uint8)
     count = len(buffer) // sum(spec.row_bytes for spec in specs)
     rows, at = {}, 0

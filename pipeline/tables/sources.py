@@ -1,4 +1,4 @@
-"""Which files a conversion reads: paths, folders and patterns made out to sources with their size and time."""
+"""The files that a conversion reads: paths, folders and patterns resolved to sources with their size and time."""
 
 import glob
 from collections import Counter
@@ -9,14 +9,14 @@ from ...storage.format import Source
 from ...storage.places.locate import locate, matching
 from ..csv.open import COMPRESSED
 
-SUFFIXES = (".csv", ".tsv")  # of the files of a folder, perhaps with one of the above
+SUFFIXES = (".csv", ".tsv")  # of the files in a folder, optionally followed by one of COMPRESSED
 PARQUET = ".parquet"
 
 
 def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
-    """The files that paths, folders and patterns name; those of a folder or a pattern in the order of their paths.
+    """The files that paths, folders and patterns refer to; those of a folder or a pattern are sorted by path.
 
-    Raises SourceError for a place with no file, and for a file that two places name.
+    Raises SourceError for a location without files, and for a file that is named twice.
     """
     paths: list[str] = []
     for place in places:
@@ -24,13 +24,13 @@ def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
         if not found:
             names = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             raise SourceError(
-                f"{place} has no CSV files ({names}, plain or compressed) and no {PARQUET}; name the files"
+                f"{place} contains no CSV files ({names}, plain or compressed) and no *{PARQUET} files; name the files"
             )
         paths += found
     sources = tuple(map(describe_source, paths))
     for path, count in Counter(source.path for source in sources).items():
         if count > 1:
-            raise SourceError(f"{path} is named twice; its rows would come twice")
+            raise SourceError(f"{path} is named twice, so its rows would be duplicated; name it once")
     return sources
 
 
@@ -52,12 +52,12 @@ def _is_source(name: str) -> bool:
 
 
 def describe_source(path: str) -> Source:
-    """A source's size and time. Raises SourceError if it is not a readable file or object."""
+    """The size and time of a source. Raises SourceError if it is not a readable file or object."""
     place = locate(path)
     try:
         size, changed = place.describe()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or 'it does not exist'}; check the path") from None
     if not size:
-        raise SourceError(f"{path} is empty; a CSV file with a header and rows is needed")
+        raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
     return Source(str(place), size, changed)

@@ -1,5 +1,5 @@
-"""The place that conversions write to: the claim on it, tasks that write shards, receipts, moments, and the commit.
+"""The target of a conversion: its lock, the tasks that write shards, their receipts, the statistics, and the commit.
 
-Tables and images import it; what a source looks like is theirs alone.
-Nothing here reads a source.
+`tables/` and `images/` import all of it, and `cluster/` asks it whether a dataset exists already. Nothing here may
+read a source or depend on its format.
 """

@@ -1,4 +1,4 @@
-"""Who may write to a place, what is there already, and what of it has to go."""
+"""The claim on a target: who may write to it, what it contains already, and what of that is removed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +11,14 @@ from ...storage.places.json_files import read_json, same_json
 from ...storage.places.place import Place
 from .receipts import RECEIPTS
 
-PLAN = "plan.json"
+SPEC = "plan.json"  # the name that earlier versions gave it
+SPILLED = "spilled"  # folder of the first pass of a shuffle
+SKIPPED = "faults"  # folder of the lists of skipped rows or files
 
 
-FAULTS = "faults"
-
-
-class Plan(Protocol):
-    """What is written to a target. `left_out` are faulty rows or files of the sources that are not; `source_bytes` has
-    all of them together."""
+class DatasetSpec(Protocol):
+    """What a conversion writes to a target. `skipped` is the number of invalid rows or files that it omits, and
+    `source_bytes` the total size of the sources."""
 
     @property
     def layout(self) -> Layout: ...
@@ -28,69 +27,68 @@ class Plan(Protocol):
     @property
     def request(self) -> dict[str, Any]: ...
     @property
-    def left_out(self) -> int: ...
+    def skipped(self) -> int: ...
     @property
     def source_bytes(self) -> int: ...
 
 
 def is_converted(root: Place, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
-    """Whether `root` holds the committed result of this request.
+    """Whether `root` contains the committed result of this request.
 
-    Raises ConflictError where it holds the result of another one (unless `overwrite`) or what is not Foldstream's.
+    Raises ConflictError if it contains the result of another request (unless `overwrite`) or something else.
     """
     if (root / MANIFEST).exists():
         if overwrite or same_json(open_dataset(root).request, fingerprint):
             return not overwrite
-        raise ConflictError(f"{root} holds another dataset; choose another name, or replace it with --overwrite")
+        raise ConflictError(f"{root} contains another dataset; choose another name, or replace it with --overwrite")
     names = root.names()
     if root.is_file() or (names and WORK not in names):
-        raise ConflictError(f"{root} holds something that is not a dataset; choose another name")
+        raise ConflictError(f"{root} contains something that is not a dataset; choose another name")
     return False
 
 
 @contextmanager
 def lock_target(root: Place) -> Iterator[None]:
-    """Let one converter at a time work at `root`. The system frees the lock when its holder dies.
+    """Let one converter at a time write to `root`. The operating system releases the lock when its holder dies.
 
-    In an object store there is no lock that would be freed: several converters of one request do the same work, and
-    the plan and the manifest are created by exactly one of them. Without a plan at the end nothing has been written:
-    the folders that were made go, and what was there stays.
+    An object store has no such lock: several converters of one request do the same work, and exactly one of them
+    creates the spec and the manifest. If there is no spec at the end, nothing was written: the new folders are
+    removed, and existing data stay.
     """
     made = not root.exists()
     with (root / WORK).lock(f"{root} is being converted by another process; wait for it to end"):
         try:
             yield
         finally:
-            if not (root / WORK / PLAN).exists():
+            if not (root / WORK / SPEC).exists():
                 (root / WORK).remove_tree()
                 if made:
                     root.remove_if_empty()
 
 
-def load_plan(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
-    """The plan, as JSON, of an attempt at this request that was cut short; None if it did not come so far or is to be
-    replaced. Raises ConflictError where the attempt was at another request."""
-    path = root / WORK / PLAN
+def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
+    """The spec, as JSON, of an interrupted conversion of this request; None if there is none or it is to be replaced.
+
+    Raises ConflictError if the interrupted conversion was of another request.
+    """
+    path = root / WORK / SPEC
     if not path.exists():
         return None
-    plan = read_json(path)
-    if same_json(plan["request"], fingerprint):
-        return plan
+    spec = read_json(path)
+    if same_json(spec["request"], fingerprint):
+        return spec
     if overwrite:
         path.remove()
         (root / WORK / RECEIPTS).remove_tree()
         (root / WORK / SPILLED).remove_tree()
         return None
     raise ConflictError(
-        f"{root} holds an unfinished conversion with other options or sources; "
-        "repeat that command, choose another name, or start anew with --overwrite"
+        f"{root} contains an unfinished conversion with other options or sources; "
+        "repeat that command, choose another name, or start over with --overwrite"
     )
 
 
 def clear_target(root: Place) -> None:
-    """Remove an earlier dataset, its manifest first: from then on it is none, should the removal be cut short."""
+    """Remove an earlier dataset, its manifest first: then an interrupted removal leaves no readable dataset behind."""
     (root / MANIFEST).remove()
     root.remove_contents(keep=WORK)
-
-
-SPILLED = "spilled"

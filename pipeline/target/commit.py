@@ -1,4 +1,4 @@
-"""The commit: receipts become the manifest that makes a dataset exist."""
+"""The commit: it combines the receipts into the manifest, which makes the dataset readable."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,47 +11,47 @@ from ...storage.format import LEFT_OUT, WORK, Manifest, ShardEntry, Statistics
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
 from ...storage.writer import commit, write_block_table
-from .claim import FAULTS, Plan
+from .claim import SKIPPED, DatasetSpec
 from .moments import Moments, merge_moments
 from .receipts import receipt_path
 
-FAULT_HEADER = b"file,line,column,reason\n"
+SKIPPED_HEADER = b"file,line,column,reason\n"
 
 
-def attributes(plan: Plan) -> dict[str, Any]:
-    """What plain Zarr readers see on the group."""
-    schema = plan.schema
+def attributes(spec: DatasetSpec) -> dict[str, Any]:
+    """The attributes that plain Zarr readers see on the group."""
+    schema = spec.schema
     return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 
-def commit_plan(plan: Plan, root: Place) -> None:
-    """Gather the receipts and make the dataset exist."""
-    root.clean_temporaries()  # of workers that were killed while others went on
-    receipts = [read_json(receipt_path(root, shard)) for shard in range(plan.layout.shards)]
-    checksums: dict[str, list[int]] = {spec.name: [] for spec in plan.schema.arrays()}
+def commit_dataset(spec: DatasetSpec, root: Place) -> None:
+    """Combine the receipts into the manifest and write it."""
+    root.clean_temporaries()  # of workers that were killed while others continued
+    receipts = [read_json(receipt_path(root, shard)) for shard in range(spec.layout.shards)]
+    checksums: dict[str, list[int]] = {array.name: [] for array in spec.schema.arrays()}
     for receipt in receipts:
         for name, values in receipt["checksums"].items():
             checksums[name] += values
     totals: Counter[int] = Counter()
-    if plan.schema.classes:
+    if spec.schema.classes:
         counts = np.concatenate([np.asarray(receipt["class_counts"], np.uint32) for receipt in receipts])
         write_block_table(root, "class_counts", counts)
         totals.update(dict(enumerate(counts.sum(axis=0, dtype=np.int64).tolist())))
     details = {
-        "schema": asdict(plan.schema),
-        "statistics": asdict(merge_statistics(plan, receipts)),
-        "request": plan.request,
-        "class_counts": [totals[code] for code in range(len(plan.schema.classes))],
-        "left_out": plan.left_out,
+        "schema": asdict(spec.schema),
+        "statistics": asdict(merge_statistics(spec, receipts)),
+        "request": spec.request,
+        "class_counts": [totals[code] for code in range(len(spec.schema.classes))],
+        "left_out": spec.skipped,
     }
-    commit_faults(root)
+    commit_skipped(root)
     shards = tuple(ShardEntry(**receipt["entry"]) for receipt in receipts)
-    commit(root, Manifest("dataset", plan.layout, plan.schema.arrays(), shards, details), checksums)
+    commit(root, Manifest("dataset", spec.layout, spec.schema.arrays(), shards, details), checksums)
 
 
-def merge_statistics(plan: Plan, receipts: Sequence[dict[str, Any]]) -> Statistics:
-    """The statistics of all rows from those of the shards, in their order."""
-    schema, channels = plan.schema, plan.schema.sample_shape[0]
+def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> Statistics:
+    """The statistics of all rows, merged from those of the shards in their order."""
+    schema, channels = spec.schema, spec.schema.sample_shape[0]
     merged = merge_moments([Moments.from_json(receipt["moments"]) for receipt in receipts])
     of_labels = [Moments.from_json(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
     y = merge_moments(of_labels) if of_labels else None
@@ -68,9 +68,9 @@ def merge_statistics(plan: Plan, receipts: Sequence[dict[str, Any]]) -> Statisti
     )
 
 
-def commit_faults(root: Place) -> None:
-    """Gather the lists of faulty rows in one beside the arrays, if there are any."""
-    folder = root / WORK / FAULTS
+def commit_skipped(root: Place) -> None:
+    """Combine the lists of skipped rows into one file beside the arrays, if there are any."""
+    folder = root / WORK / SKIPPED
     listed = [(folder / name).read_bytes() for name in folder.names() if name.endswith(".csv")]
     if listed:
-        (root / LEFT_OUT).write(FAULT_HEADER + b"".join(listed))
+        (root / LEFT_OUT).write(SKIPPED_HEADER + b"".join(listed))

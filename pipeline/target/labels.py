@@ -1,4 +1,4 @@
-"""What a column of text holds, and what that makes of labels: classes or numbers."""
+"""The values of a text column, and whether they make a label a class or a regression target."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 
 from ...storage.errors import UsageError
 
-DISTINCT_LIMIT = 65_536  # values of a text column kept apart; beyond this it is a quantity, or a name
+DISTINCT_LIMIT = 65_536  # distinct values of a text column that are tracked; with more it holds numbers or names
 
 
 @dataclass(frozen=True)
 class TextFindings:
-    """What a column of text holds: its distinct values (None: too many), the kind that fits all of them ("integer",
-    "number" or "text"), and the bytes of the longest."""
+    """The findings about a text column: its distinct values (None if too many), the kind that fits all of them
+    ("integer", "number" or "text"), and the length in bytes of the longest."""
 
     distinct: frozenset[str] | None
     kind: str
@@ -36,7 +36,7 @@ class TextFindings:
 
 
 def text_kind(texts: pa.Array) -> str:
-    """The narrowest kind that all texts are of."""
+    """The narrowest kind that fits all texts."""
     for kind, target in (("integer", pa.int64()), ("number", pa.float64())):
         try:
             values = texts.cast(target)
@@ -47,17 +47,13 @@ def text_kind(texts: pa.Array) -> str:
     return "text"
 
 
-CLASS_LIMIT = 100  # whole numbers with no more distinct values than this are taken for classes
-
-
+CLASS_LIMIT = 100  # integers with at most so many distinct values are taken for classes
 TASKS = ("auto", "classification", "regression")
-
-
 ON_ERROR = ("stop", "skip")
 
 
 def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str, tuple[str, ...]]:
-    """Task, dtype of `y` and classes."""
+    """Choose the task, the dtype of `y` and the classes. Raises UsageError for labels that do not fit the task."""
     name, label = next(iter(labels.items()))
     if task == "auto":
         few = label.distinct is not None and len(label.distinct) <= CLASS_LIMIT
@@ -66,17 +62,21 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
     if task == "regression":
         for name, label in labels.items():
             if label.kind == "text":
-                remedy = "several labels must all be numbers" if len(labels) > 1 else "use classification"
-                raise UsageError(f"--task regression: the label «{name}» holds text; {remedy}")
+                remedy = "several labels must all be numeric" if len(labels) > 1 else "use --task classification"
+                raise UsageError(f"--task regression: the label '{name}' contains text; {remedy}")
         return task, "float64", ()
     if len(labels) > 1:
-        raise UsageError(f"--task classification: give one --label; {', '.join(labels)} together can be a regression")
+        raise UsageError(
+            f"--task classification needs a single --label; for {', '.join(labels)} together, use --task regression"
+        )
     if label.distinct is None:
         raise UsageError(
-            f"--task classification: the label «{name}» has too many distinct values to be classes; "
-            "use --task regression, or another --label"
+            f"--task classification: the label '{name}' has too many distinct values for classes; "
+            "use --task regression or another --label"
         )
     classes = sorted(label.distinct, key=(lambda v: (float(v), v)) if label.kind != "text" else str)
     if len(classes) < 2:
-        raise UsageError(f"the label «{name}» has one value, «{classes[0]}»; a classifier needs two")
+        raise UsageError(
+            f"the label '{name}' has a single value, '{classes[0]}', but a classifier needs two; use another --label"
+        )
     return task, np.min_scalar_type(len(classes) - 1).name, tuple(classes)

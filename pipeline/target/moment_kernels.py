@@ -1,4 +1,4 @@
-"""The sums and extremes that moments are made of, compiled."""
+"""Compiled sums, minima and maxima, from which moments are computed."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from ...storage.compiled import compiled
 @compiled
 def sum_groups(x: np.ndarray, total: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
     """Add the rows of `x` (rows, groups, columns), integers of up to 16 bits, and their squares to each group's int64
-    sums, and take them into its least and greatest value."""
+    sums, and update its minimum and maximum."""
     for row in range(len(x)):
         for group in range(x.shape[1]):
             values = x[row, group]
@@ -25,7 +25,7 @@ def sum_groups(x: np.ndarray, total: np.ndarray, squares: np.ndarray, low: np.nd
 
 @compiled
 def sum_columns(x: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
-    """`sum_groups` for groups of one column, (rows, columns), without the extremes."""
+    """`sum_groups` for groups of one column, (rows, columns), without minimum and maximum."""
     for row in range(len(x)):
         for c in range(x.shape[1]):
             value = np.int64(x[row, c])
@@ -35,7 +35,7 @@ def sum_columns(x: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
 
 @compiled
 def center_columns(x: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> None:
-    """Of the rows of `x` (rows, columns): each column's mean, and the sum of squared distances from it."""
+    """Compute the mean of each column of `x` (rows, columns), and the sum of squared deviations from it."""
     for row in range(len(x)):
         for c in range(x.shape[1]):
             mean[c] += np.float64(x[row, c])
@@ -49,7 +49,7 @@ def center_columns(x: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> None
 
 @compiled
 def find_extremes(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Take the rows of `x` (rows, columns) into the least and greatest value of each column."""
+    """Update the minimum and maximum of each column with the rows of `x` (rows, columns)."""
     for row in range(len(x)):
         for c in range(x.shape[1]):
             value = x[row, c]

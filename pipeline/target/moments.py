@@ -1,7 +1,7 @@
-"""Count, mean, variance and range of columns or channels, of one shard and of all of them.
+"""Count, mean, variance and range of columns or channels, for one shard and for all of them.
 
 They are merged pairwise in the order of the shards (Chan, Golub and LeVeque, 1983), so that the result does not depend
-on which worker did what.
+on which worker wrote which shard.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each group of columns: number of values, mean, sum of squared distances from it, least, greatest.
+    """The number of values per group, and each group's mean, sum of squared deviations, minimum and maximum.
 
     Arrays are (groups,) float64.
     """
@@ -30,7 +30,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Moments":
-        """The moments of each group of `values`, (rows, groups, columns of a group)."""
+        """Compute the moments of each group of `values`, (rows, groups, columns of a group)."""
         rows, groups, columns = values.shape
         if values.dtype.name in SMALL_INTEGERS:
             return cls._of_integers(values)
@@ -57,7 +57,7 @@ class Moments:
         return cls(count, total / count, around, low.astype(np.float64), high.astype(np.float64))
 
     def merged(self, other: "Moments") -> "Moments":
-        """The moments of both sets of rows together."""
+        """The moments of both sets of rows combined."""
         count = self.count + other.count
         delta = other.mean - self.mean
         return Moments(
@@ -69,7 +69,7 @@ class Moments:
         )
 
     def _pooled(self, groups: int) -> "Moments":
-        """The moments of each group of adjacent columns taken as one."""
+        """The moments of each group of adjacent columns, pooled."""
         mean = self.mean.reshape(groups, -1)
         pooled = mean.mean(axis=1)
         between = self.count * np.square(mean - pooled[:, None]).sum(axis=1)
@@ -82,7 +82,7 @@ class Moments:
         )
 
     def std(self) -> list[float]:
-        """Standard deviations."""
+        """The standard deviation of each group."""
         deviations: list[float] = np.sqrt(self.squares / self.count).tolist()
         return deviations
 
@@ -97,5 +97,5 @@ class Moments:
 
 
 def merge_moments(moments: Sequence[Moments]) -> Moments:
-    """All together, merged in their order."""
+    """Merge moments in their order."""
     return reduce(Moments.merged, moments)

@@ -1,4 +1,4 @@
-"""Receipts: what a shard that was written holds, beside it until the commit gathers them."""
+"""Receipts: the record of each shard that was written, kept until the commit combines them into the manifest."""
 
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ RECEIPTS = "receipts"
 
 
 class WritingTask(Protocol):
-    """The shard that a task writes, and where."""
+    """A task that writes a shard: which shard, and where."""
 
     @property
     def root(self) -> str: ...
@@ -30,14 +30,14 @@ class WritingTask(Protocol):
 
 
 def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: str) -> None:
-    """Write a shard's arrays, then its receipt, with some notes of the task's own."""
+    """Write a shard's arrays, then its receipt, which includes `notes`."""
     root = locate(task.root)
     written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)
     write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, missing), **notes})
 
 
 def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
-    """What a receipt says of a shard's rows: moments of channels and of labels, class counts, missing values."""
+    """The summary of a shard's rows in its receipt: moments of channels and labels, class counts, missing values."""
     schema, x = task.schema, arrays["x"]
     moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
     y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task == "regression" else None
@@ -54,7 +54,7 @@ def receipt_path(root: Place, shard: int) -> Place:
 
 
 def has_receipt(root: Place, specs: tuple[ArraySpec, ...], shard: int) -> bool:
-    """Whether a shard is in place: its receipt is there, and its files have the bytes that it names."""
+    """Whether a shard is complete: its receipt exists, and its files match the hashes in it."""
     path = receipt_path(root, shard)
     if not path.exists():
         return False
@@ -67,7 +67,7 @@ def has_receipt(root: Place, specs: tuple[ArraySpec, ...], shard: int) -> bool:
 
 
 def count_classes(arrays: dict[str, np.ndarray], layout: Layout, schema: Schema) -> np.ndarray:
-    """Rows of each class in every block of one shard, (blocks, classes) int64; no columns without classes."""
+    """The rows of each class in every block of a shard, (blocks, classes) int64; no columns if there are no classes."""
     y = arrays["y"] if schema.classes else np.zeros(0, np.int64)
     blocks = [y[start : start + layout.block_rows] for start in range(0, len(arrays["id"]), layout.block_rows)]
     return np.stack([np.bincount(block, minlength=len(schema.classes)) for block in blocks])

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 from foldstream.cluster.runs.schedule import Status
-from foldstream.pipeline.csv.cut import PIECE_BYTES, CsvText
+from foldstream.pipeline.csv.cut import PIECE_BYTES, CsvTable
 from foldstream.pipeline.csv.dialect import Dialect
 from foldstream.pipeline.csv.row_batch import Columns, Piece
 from foldstream.pipeline.tables.fill import shard_task
 from foldstream.pipeline.tables.findings import Findings
-from foldstream.pipeline.tables.plan import ConvertPlan, ConvertRequest, plan_conversion
+from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
 from foldstream.pipeline.target.labels import TextFindings
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
@@ -65,7 +65,7 @@ def simulate(shards: int = SHARDS) -> Figures:
     """Run the whole simulation for a number of shards. Raises AssertionError if an invariant does not hold."""
     figures: Figures = {"shards": shards}
     with timed(figures, "planner"):
-        plan = plan_shards(shards)
+        plan = specify_shards(shards)
     figures |= {"blocks": plan.layout.blocks, "rows": plan.layout.rows, "bytes": plan.layout.rows * ROW_BYTES}
     with timed(figures, "manifest"):
         dataset, figures["manifest_bytes"] = commit_in_memory(plan)
@@ -86,15 +86,15 @@ def timed(figures: Figures, name: str) -> Iterator[None]:
     figures[f"{name}_seconds"] = perf_counter() - started
 
 
-def plan_shards(shards: int) -> ConvertPlan:
-    """Decide which pieces each shard is made of. The shards are larger than usual, to match the given number."""
+def specify_shards(shards: int) -> ConversionSpec:
+    """What feeds each shard, as the planner decides it; the shards larger than it would make them, to be so many."""
     rows = shards * SHARD_BLOCKS * BLOCK_ROWS - BLOCK_ROWS // 2
     sources = tuple(Source(f"/data/{number:04d}.csv", 0, 0) for number in range(SOURCES))
     request = ConvertRequest(sources, ("label",))
     features = tuple(f"c{number}" for number in range(COLUMNS))
     columns = Columns(features, ("label",), (), ("label",))
     header = ("label", *features)
-    texts = [CsvText(source.path, source.path, False, Dialect(), header, 0, 2, 0) for source in sources]
+    tables = [CsvTable(source.path, source.path, False, Dialect(), header, 0, 2, 0) for source in sources]
     piece_rows, first, pieces = PIECE_BYTES // TEXT_ROW_BYTES, 0, list[tuple[int, Piece]]()
     while first < rows:
         count = min(piece_rows, rows - first)
@@ -103,25 +103,25 @@ def plan_shards(shards: int) -> ConvertPlan:
         first += count
     zeros = np.zeros(COLUMNS)
     labels = {"label": TextFindings(frozenset(map(str, range(10))), "integer", 1)}
-    total = Findings(rows, zeros, zeros + 255, zeros, zeros.astype(np.int64), broken=True, texts=labels)
-    plan = plan_conversion(request, columns, texts, pieces, None, total)
-    assert (plan.layout.rows, plan.layout.block_rows) == (rows, BLOCK_ROWS)
-    assert plan.layout.shards >= shards
-    plan = replace(plan, layout=replace(plan.layout, shard_blocks=SHARD_BLOCKS))
-    assert plan.layout.shards == shards
+    total = Findings(rows, zeros, zeros + 255, zeros, zeros.astype(np.int64), has_fractions=True, texts=labels)
+    spec = specify_conversion(request, columns, tables, pieces, None, total)
+    assert (spec.layout.rows, spec.layout.block_rows) == (rows, BLOCK_ROWS)
+    assert spec.layout.shards >= shards
+    spec = replace(spec, layout=replace(spec.layout, shard_blocks=SHARD_BLOCKS))
+    assert spec.layout.shards == shards
     for shard in range(shards):
-        start, stop = plan.layout.shard_range(shard)
-        task = shard_task(locate("/data.zarr"), plan, shard)
+        start, stop = spec.layout.shard_range(shard)
+        task = shard_task(locate("/data.zarr"), spec, shard)
         ends = [piece.first_row + piece.rows for piece in task.pieces]
         assert task.pieces[0].first_row <= start < ends[0]
         assert [piece.first_row for piece in task.pieces[1:]] == ends[:-1]
         assert ends[-1] >= stop > task.pieces[-1].first_row
-    return plan
+    return spec
 
 
-def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
-    """The dataset with the manifest that a conversion would write, read back from JSON, and the size of the JSON."""
-    layout, specs = plan.layout, plan.schema.arrays()
+def commit_in_memory(spec: ConversionSpec) -> tuple[Dataset, int]:
+    """The dataset whose manifest conversion would write; and the bytes of that, read back."""
+    layout, specs = spec.layout, spec.schema.arrays()
     names = [spec.name for spec in specs]
     entries = []
     for shard in range(layout.shards):
@@ -129,12 +129,12 @@ def commit_in_memory(plan: ConvertPlan) -> tuple[Dataset, int]:
         digest = hashlib.sha256(str(shard).encode()).hexdigest()
         lengths = {spec.name: (stop - start) * spec.row_bytes for spec in specs}
         entries.append(ShardEntry(stop - start, lengths, dict.fromkeys(names, digest)))
-    details = {"schema": asdict(plan.schema)}
+    details = {"schema": asdict(spec.schema)}
     data = json.dumps(Manifest("dataset", layout, specs, tuple(entries), details).to_json()).encode()
     manifest = Manifest.from_json(json.loads(data), "here")
     assert manifest.layout == layout
     assert len(manifest.shards) == layout.shards
-    assert Schema.from_json(manifest.details["schema"]) == plan.schema
+    assert Schema.from_json(manifest.details["schema"]) == spec.schema
     return Dataset(locate("/data.zarr"), manifest, hashlib.sha256(data).hexdigest()), len(data)
 
 

@@ -19,11 +19,11 @@ import psutil
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.images.convert import convert_images
-from foldstream.pipeline.images.plan import ImageRequest
+from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.fill import write_shard_task
-from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import describe_source, find_sources
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm
@@ -98,7 +98,7 @@ def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectSe
     assert dataset.schema.x_dtype == "uint16"
     again = convert(request, locate("s3://bucket/odd.zarr"), SerialExecutor())
     assert again.identity == dataset.identity
-    with pytest.raises(ConflictError, match="holds another dataset"):
+    with pytest.raises(ConflictError, match="contains another dataset"):
         convert(ConvertRequest(request.sources), locate("s3://bucket/odd.zarr"), SerialExecutor())
     other = ConvertRequest(request.sources, ignore=("label",))
     replaced = convert(other, locate("s3://bucket/odd.zarr"), SerialExecutor(), overwrite=True)

@@ -61,7 +61,7 @@ def test_a_preview_shows_rows_with_their_labels(job: Path, tmp_path: Path) -> No
 def test_a_preview_of_rows_of_csv(digits: Dataset, tmp_path: Path) -> None:
     assert draw_preview(digits, tmp_path / "digits.png") == 40
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
-    with pytest.raises(fs.FoldstreamError, match=r"rows of shape \(2,\) are no pictures"):
+    with pytest.raises(fs.FoldstreamError, match=r"rows of shape \(2,\) are not images"):
         draw_preview(convert_file(tmp_path / "t.csv", tmp_path / "t.zarr"), tmp_path / "t.png")
 
 

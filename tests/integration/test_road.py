@@ -16,8 +16,8 @@ import zarr
 from distributed import Client
 from foldstream.pipeline.dask_executor import DaskExecutor
 from foldstream.pipeline.tables.convert import convert
-from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import describe_source
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
 
 from ..conftest import EXAMPLES, convert_file, table
@@ -199,7 +199,7 @@ def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path)
     other.write_text(table(5))
     done = foldstream("predict", trained, other, tmp_path / "out.csv")
     assert done.returncode == 2
-    assert "other columns than expected: missing: «pixel0»" in done.stderr
+    assert "does not have the expected columns: missing: 'pixel0'" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["other.csv"]
 
 

@@ -82,8 +82,8 @@ def test_tables_are_read_as_pandas_reads_them(path: Path, text: str, size: int) 
     frame = pd.read_csv(path, dtype={"who": str}, keep_default_na=False)
     keys = frame.pop("who").tolist()
     sound = all(kind.kind in "if" for kind in frame.dtypes) and np.isfinite(frame.to_numpy()).all()
-    assert bool(rows.faults) != sound
-    assert len(rows.numbers) + len(rows.faults) == len(frame)
+    assert bool(rows.errors) != sound
+    assert len(rows.numbers) + len(rows.errors) == len(frame)
     if sound:
         np.testing.assert_array_equal(rows.numbers, frame.to_numpy())
         assert rows.texts == [keys]
@@ -116,16 +116,16 @@ def split(text: str, delimiter: str, comment: str) -> list[tuple[int, str, list[
         if text[i] == comment or not line[0].strip(" \t"):
             i = line.end() + 1
             continue
-        begin, fault, fields = i, "", []
+        begin, error, fields = i, "", []
         while True:
             start, inner = i, ""
             if text[i : i + 1] == '"':
                 within = quoted.match(text, i)
                 if not within:
-                    i, fault = len(text), "left open"
+                    i, error = len(text), "never closed"
                     break
                 start, inner, i = i + 1, within[1].replace('""', '"'), within.end()
-                fault = fault or ("behind" if text[i : i + 1] not in {"", *ends} else "")
+                error = error or ("follows" if text[i : i + 1] not in {"", *ends} else "")
             stop = next((j for j in range(i, len(text)) if text[j] in ends), len(text))
             fields.append((start, inner + text[i:stop]))
             i = stop + 1
@@ -133,7 +133,7 @@ def split(text: str, delimiter: str, comment: str) -> list[tuple[int, str, list[
                 line = re.compile("[^\r\n]*").match(text, stop)
                 i = line.end() + 1 if line else i
                 break
-        rows.append((begin, fault, fields))
+        rows.append((begin, error, fields))
     return rows
 
 
@@ -158,10 +158,10 @@ Read = tuple[list[list[float]], list[str | None], list[tuple[int, str]]]
 
 
 def read_plainly(text: str, delimiter: str, comment: str, decimal: str, named: bool, columns: int) -> Read:
-    """Numbers, texts (of the first column if it is `named`) and faults (line, kind) of a text below its header."""
-    numbers, kept, faults = [], [], []
-    for begin, fault, fields in split(text, delimiter, comment):
-        wrong = [(begin, fault)] if fault else []
+    """Numbers, texts (of the first column if it is `named`) and errors (line, kind) of a text below its header."""
+    numbers, kept, errors = [], [], []
+    for begin, error, fields in split(text, delimiter, comment):
+        wrong = [(begin, error)] if error else []
         if not wrong and len(fields) != columns:
             wrong = [(begin, "fields")]
         values = [] if wrong else [(start, value(field, decimal)) for start, field in fields[named:]]
@@ -170,16 +170,16 @@ def read_plainly(text: str, delimiter: str, comment: str, decimal: str, named: b
         if not wrong and named and "\0" in fields[0][1]:
             wrong = [(fields[0][0], "NUL")]
         if wrong:
-            faults.append((2 + len(re.findall("\r\n|\r|\n", text[: wrong[0][0]])), wrong[0][1]))
+            errors.append((2 + len(re.findall("\r\n|\r|\n", text[: wrong[0][0]])), wrong[0][1]))
             continue
         numbers.append([number for _, number in values if not isinstance(number, str)])
         kept += [None if fields[0][1] in MISSING else fields[0][1]] if named else []
-    return numbers, kept, faults
+    return numbers, kept, errors
 
 
-def kind_of(fault: RowError) -> str:
-    kinds = ("left open", "behind", "fields", "missing", "NUL", "number")
-    return next(kind for kind in kinds if kind in fault.reason.partition("»")[2] + fault.reason.partition("«")[0])
+def kind_of(error: RowError) -> str:
+    kinds = ("never closed", "follows", "fields", "missing", "NUL", "number")
+    return next(kind for kind in kinds if kind in error.reason.rpartition("'")[2])
 
 
 @settings(max_examples=500, deadline=None)
@@ -199,14 +199,14 @@ def test_any_text_is_read_as_by_a_plain_reader(
     header = delimiter.join((["who"] * named + ["a", "b", "c"])[:columns])
     path.write_bytes(f"{header}\n{text}".encode())
     options = CsvOptions(delimiter=delimiter, decimal=decimal, comment=comment, header="first")
-    numbers, kept, faults = read_plainly(text, delimiter, comment, decimal, named, columns)
+    numbers, kept, errors = read_plainly(text, delimiter, comment, decimal, named, columns)
     size, keys = data.draw(st.integers(1, 99)), ["who"] * named
-    if not numbers and not faults:
-        with pytest.raises(SourceError, match="has a header and no rows"):
+    if not numbers and not errors:
+        with pytest.raises(SourceError, match="has a header but no rows"):
             read_cut(path, options, keys, size)
         return
     rows = read_cut(path, options, keys, size)
-    assert sorted((fault.line, kind_of(fault)) for fault in rows.faults) == sorted(faults)
+    assert sorted((error.line, kind_of(error)) for error in rows.errors) == sorted(errors)
     expected = np.array(numbers).reshape(-1, columns - named)
     assert rows.numbers.shape == expected.shape
     held = ~np.isnan(expected)

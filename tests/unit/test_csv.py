@@ -1,14 +1,21 @@
-"""CSV in, exactly those rows out; and for every fault its file, line and column."""
+"""CSV in, exactly those rows out; and for every error its file, line and column."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
+from foldstream.pipeline.csv.cut import CsvTable
+from foldstream.pipeline.csv.dialect import Dialect
+from foldstream.pipeline.csv.row_batch import Columns, Piece
+from foldstream.pipeline.tables.findings import merge_findings
+from foldstream.pipeline.tables.parquet import ParquetTable
+from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import keys_of
+from foldstream.storage.format import Source, keys_of
 from foldstream.storage.reader import BlockReader
 
 from ..conftest import WriteCsv, convert_file, table
@@ -103,24 +110,24 @@ def test_several_labels_are_quantities_side_by_side(write_csv: WriteCsv, tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,label\n1,2,0\n3,1\n", "line 3: 2 fields where the header has 3"),
-        ("a,b,label\n1,2,0\n3,4,1,9\n", "line 3: 4 fields where the header has 3"),
-        ("a,b,label\n1,2,0\n\n3,four,1\n", "line 4, column 'b': «four» is not a number"),
+        ("a,b,label\n1,2,0\n3,1\n", "line 3: the row has 2 fields but the header has 3"),
+        ("a,b,label\n1,2,0\n3,4,1,9\n", "line 3: the row has 4 fields but the header has 3"),
+        ("a,b,label\n1,2,0\n\n3,four,1\n", "line 4, column 'b': 'four' is not a number"),
         ("a,b,label\n1,2,0\n3,,1\n", "line 3, column 'b': the value is missing"),
         ("a,b,label\n1,2,0\n3,4,\n", "line 3, column 'label': the value is missing"),
-        ("a,b,label\n1,2,0\n3,inf,1\n", "line 3, column 'b': «inf» is not a finite number"),
-        ("a,b,label\n1,2,0\n3,true,1\n", "line 3, column 'b': «true» is not a number"),
-        ('a,b,label\n1,"2\n",0\n3,x,1\n', "line 4, column 'b': «x» is not a number"),
+        ("a,b,label\n1,2,0\n3,inf,1\n", "line 3, column 'b': 'inf' is not a finite number"),
+        ("a,b,label\n1,2,0\n3,true,1\n", "line 3, column 'b': 'true' is not a number"),
+        ('a,b,label\n1,"2\n",0\n3,x,1\n', "line 4, column 'b': 'x' is not a number"),
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ("a,b,label\n", "has a header and no rows"),
-        ("a,b,label\n\n\n", "has a header and no rows"),
-        ("a,a,label\n1,2,0\n", "two columns are named «a»"),
+        ("a,b,label\n", "has a header but no rows"),
+        ("a,b,label\n\n\n", "has a header but no rows"),
+        ("a,a,label\n1,2,0\n", "two columns are named 'a'"),
         ("a,,label\n1,2,0\n", "column 2 has no name"),
     ],
     ids=lambda value: value.strip()[:40] or "nothing",
 )
-def test_faults_are_named_with_their_place_and_leave_nothing_behind(
+def test_errors_name_their_location_and_leave_nothing_behind(
     text: str, message: str, write_csv: WriteCsv, tmp_path: Path
 ) -> None:
     path, out = write_csv(text), tmp_path / "out.zarr"
@@ -136,11 +143,11 @@ def test_faults_are_named_with_their_place_and_leave_nothing_behind(
     [
         ({"label": "lable"}, "did you mean 'label'"),
         ({"label": "label", "id": "nothing-like-it"}, "its columns are 'c0'"),
-        ({"label": "label", "shape": (2, 3)}, "6 values, but there are 4 feature columns"),
+        ({"label": "label", "shape": (2, 3)}, "6 values, but the data has 4 feature columns"),
         ({"label": "label", "dtype": "int8x"}, "did you mean 'int8'"),
-        ({"label": "label", "task": "regression"}, "holds text; use classification"),
-        ({"label": ("c0", "label")}, "«label» holds text; several labels must all be numbers"),
-        ({"label": ("c0", "c1"), "task": "classification"}, "give one --label"),
+        ({"label": "label", "task": "regression"}, "contains text; use --task classification"),
+        ({"label": ("c0", "label")}, "'label' contains text; several labels must all be numeric"),
+        ({"label": ("c0", "c1"), "task": "classification"}, "needs a single --label"),
         ({"label": "label", "missing": "constant"}, "constant=0"),
         ({"label": "label", "categories": ("c9",)}, "--category"),
     ],
@@ -156,7 +163,7 @@ def test_options_that_do_not_fit_are_refused(
 
 def test_an_integer_dtype_that_is_too_narrow_is_refused(write_csv: WriteCsv, tmp_path: Path) -> None:
     path = write_csv("a,label\n300,0\n1,1\n")
-    with pytest.raises(UsageError, match="cannot hold 1 to 300; uint16 can"):
+    with pytest.raises(UsageError, match="cannot store 1 to 300; use uint16 or auto"):
         convert_file(path, tmp_path / "out.zarr", label="label", dtype="uint8")
 
 
@@ -171,11 +178,11 @@ def test_a_test_set_takes_the_columns_and_codes_of_the_training_set(write_csv: W
     assert read_all(test)["x"].tolist() == [[9, 0, 20455]]
     assert not test.schema.labels
     unknown = write_csv("a,colour,day\n9,green,2026-01-02\n", "unknown.csv")
-    with pytest.raises(SourceError, match="line 2, column 'colour': «green» is no value that the training data has"):
+    with pytest.raises(SourceError, match="line 2, column 'colour': 'green' does not occur in the training data"):
         convert_file(unknown, tmp_path / "strict", like=train.schema)
     coded = convert_file(unknown, tmp_path / "coded", like=train.schema, unknown="code")
     assert read_all(coded)["x"][0, 1] == 2
-    with pytest.raises(UsageError, match="missing: «a»"):
+    with pytest.raises(UsageError, match="missing: 'a'"):
         convert_file(write_csv("colour,day\nred,2026-01-02\n", "lacks.csv"), tmp_path / "lacks", like=train.schema)
 
 
@@ -186,7 +193,7 @@ def test_a_test_set_is_named_as_the_training_set_and_may_have_more_columns(write
     test = read_all(convert_file(more, tmp_path / "test", like=train.schema))
     assert (test["x"].tolist(), keys_of(test["key"])) == ([[5]], ["r9"])
     assert convert_file(write_csv("a\n5\n", "less.csv"), tmp_path / "less", like=train.schema).schema.key is None
-    with pytest.raises(UsageError, match="--missing mean: with --like the training data's fillings are taken"):
+    with pytest.raises(UsageError, match="--missing mean cannot be combined with --like"):
         convert_file(more, tmp_path / "filled", like=train.schema, missing="mean")
 
 
@@ -212,3 +219,16 @@ def test_missing_values_are_filled_as_asked(
     test = convert_file(write_csv("a,b,colour\n,,red\n", "test.csv"), tmp_path / "test", like=dataset.schema)
     filled = [9, 9, 2] if missing["missing"] == "constant" else [2, 5.5, 2]
     assert read_all(test)["x"][0].tolist() == filled + [1, 1][: len(expected[0]) - 3]
+
+
+def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:
+    tables = (CsvTable("a.csv", "a.csv", False, Dialect(), ("a",), 2, 2, 9), ParquetTable("b.parquet", ("a",)))
+    request, pieces = ConvertRequest((Source("a.csv", 9, 0),)), [(0, Piece(2, 9, 2, 3)), (1, Piece(0, 1, 1, 4))]
+    spec = specify_conversion(request, Columns(("a",)), tables, pieces, None, merge_findings([], 1))
+    stored = spec.to_json()
+    assert list(stored) == ["layout", "schema", "columns", "texts", "pieces", "request", "sampled", "left_out"]
+    assert list(stored["columns"]) == ["features", "texts", "dates", "required"]
+    assert [text["kind"] for text in stored["texts"]] == ["CsvText", "ParquetTable"]
+    assert list(stored["pieces"][0]) == ["text", "piece", "first_row", "rows", "left_out"]
+    text = json.dumps(stored)
+    assert json.dumps(ConversionSpec.from_json(json.loads(text)).to_json()) == text

@@ -10,8 +10,8 @@ import pytest
 import xarray
 import zarr
 from foldstream.pipeline.tables.convert import convert
-from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import describe_source
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError, UsageError
 from foldstream.storage.format import choose_layout

@@ -21,7 +21,7 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.decode import MOST_PIXELS, ImageError
 from foldstream.pipeline.images.decode import decode_image as decode_into
 from foldstream.pipeline.images.files import ImageFile
-from foldstream.pipeline.images.plan import ImageRequest
+from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.images.watchdog import decode_images
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
@@ -253,8 +253,8 @@ def write_image(path: Path, data: bytes) -> ImageFile:
 
 def test_a_decoder_that_hangs_is_ended_and_the_file_named(pipe: ImageFile, tmp_path: Path) -> None:
     sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
-    with decode_images([sound, pipe, sound], RGB, seconds=3) as (x, faults):
-        assert faults == {1: "it took longer than 3 s to decode"}
+    with decode_images([sound, pipe, sound], RGB, seconds=3) as (x, errors):
+        assert errors == {1: "decoding timed out after 3 s"}
         for number in (0, 2):
             np.testing.assert_array_equal(x[number], decode_image(SOUND["PNG"](), RGB))
 
@@ -283,17 +283,17 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, faults):
+    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, errors):
         killer.join()
-        assert faults == {0: "the file is empty", 2: "the decoder died of it (SIGKILL)"}
+        assert errors == {0: "the file is empty", 2: "the decoder crashed (SIGKILL)"}
         np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
 
 
 def test_a_decoder_grows_with_what_it_is_asked_for(tmp_path: Path) -> None:
     one, other = (write_image(tmp_path / f"{name}.png", SOUND[name]()) for name in ("PNG", "BMP"))
     for count in (1, 9, 3):
-        with decode_images([one, *[other] * count], RGB) as (x, faults):
-            assert not faults
+        with decode_images([one, *[other] * count], RGB) as (x, errors):
+            assert not errors
             np.testing.assert_array_equal(x[0], decode_image(SOUND["PNG"](), RGB))
             np.testing.assert_array_equal(x[count], decode_image(SOUND["BMP"](), RGB))
 
@@ -407,18 +407,18 @@ def test_labels_that_do_not_fit_the_images_are_named(tmp_path: Path) -> None:
     dataset = convert_folder(tmp_path / "images", tmp_path / "out", on_error="skip", **options)
     assert (dataset.rows, dataset.left_out) == (39, 1)
     labels.write_text("image,label\ngone.png,x\n" + "".join(f"{path},{path[0]}\n" for path, _ in files))
-    with pytest.raises(SourceError, match="1 images that are not there, the first «gone"):
+    with pytest.raises(SourceError, match="1 images that do not exist, the first is 'gone"):
         convert_folder(tmp_path / "images", tmp_path / "other", **options)
     with pytest.raises(UsageError, match="did you mean 'label'"):
         convert_folder(tmp_path / "images", tmp_path / "other", label=("labl",), **options)
 
 
-def test_faulty_images_stop_the_conversion_or_are_left_out_and_listed(tmp_path: Path) -> None:
+def test_invalid_images_stop_the_conversion_or_are_skipped_and_listed(tmp_path: Path) -> None:
     files = write_folder(tmp_path / "images", 60)
     bad = [path for path, _ in files[10:50:9]]
     for path in bad:
         (tmp_path / "images" / path).write_bytes(b"broken")
-    with pytest.raises(SourceError, match="is no image of a known format") as stopped:
+    with pytest.raises(SourceError, match="is not an image of a supported format") as stopped:
         convert_folder(tmp_path / "images", tmp_path / "out")
     assert "--on-error skip" in str(stopped.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -468,7 +468,7 @@ def test_a_folder_that_has_changed_is_another_source(tmp_path: Path) -> None:
         ({"form": ImageForm((9, 9), "green")}, "--color"),
         ({"form": ImageForm((9, 9), fit="crp")}, "did you mean 'crop'"),
         ({"label": ("x",)}, "--labels"),
-        ({"task": "regression"}, "«class» holds text"),
+        ({"task": "regression"}, "'class' contains text"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str, tmp_path: Path) -> None:

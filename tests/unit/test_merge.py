@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from foldstream.pipeline.predictions.merge import merge_predictions
-from foldstream.pipeline.predictions.scores import Tally, row_scores
+from foldstream.pipeline.predictions.scores import ScoreTotals, row_scores
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
@@ -119,13 +119,13 @@ def test_bootstrap_intervals_are_those_of_resampled_rows() -> None:
     """Against scipy's bootstrap of the mean, and exactly the same from shards."""
     draw = np.random.default_rng(0)
     scores = {"loss": draw.exponential(size=3000), "accuracy": (draw.random(3000) < 0.9).astype(float)}
-    whole = Tally.of(scores, np.arange(3000))
+    whole = ScoreTotals.of(scores, np.arange(3000))
     for name, values in scores.items():
         theirs = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
         width = theirs.high - theirs.low
         np.testing.assert_allclose(whole.intervals()[name], theirs, atol=0.15 * width)
     parts = [
-        Tally.of({name: values[rows] for name, values in scores.items()}, rows)
+        ScoreTotals.of({name: values[rows] for name, values in scores.items()}, rows)
         for rows in np.array_split(np.arange(3000), 7)
     ]
     for part in parts[1:]:
@@ -138,8 +138,8 @@ def test_bootstrap_intervals_are_those_of_resampled_rows() -> None:
 def test_quantities_are_scored_by_label() -> None:
     schema = Schema(("a",), (1,), "uint8", ("price", "weight"), "regression", "float64")
     scores = row_scores(schema, np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), np.array([[1.0, 0.0], [0.0, 4.0]]))
-    tally = Tally.of(scores, np.arange(2))
-    assert tally.scores() == {
+    totals = ScoreTotals.of(scores, np.arange(2))
+    assert totals.scores() == {
         "rmse/price": pytest.approx(4.5**0.5),
         "rmse/weight": pytest.approx(2**0.5),
         "mae/price": 1.5,
@@ -152,7 +152,7 @@ def test_quantities_are_scored_by_label() -> None:
     [
         (lambda own, other: own[:2], r"\d+ rows have no prediction"),
         (lambda own, other: np.append(own, own[:1]), "1 rows are predicted twice"),
-        (lambda own, other: np.append(own, other[:2]), "2 rows are predicted and should not be"),
+        (lambda own, other: np.append(own, other[:2]), "2 rows are predicted but should not be"),
     ],
     ids=["lost", "twice", "another fold's"],
 )

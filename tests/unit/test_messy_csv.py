@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv import open as csv_open
-from foldstream.pipeline.csv.cut import CsvText, cut_ranges, cut_tasks, resolve_cuts
+from foldstream.pipeline.csv.cut import CsvTable, cut_ranges, cut_tasks, resolve_cuts
 from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.csv.row_batch import Columns, Numbers, Piece
 from foldstream.pipeline.csv.rows import RowReader
@@ -94,67 +94,67 @@ READS = {
 }  # fmt: skip
 """Text, how it is converted, and how pandas is told the same."""
 
-FAULTS = {
-    "too few fields": ("a,b\n1,2\n3\n", {}, "line 3: 1 fields where the header has 2"),
-    "too many fields": ("a,b\n1,2\n3,4,5\n", {}, "line 3: 3 fields where the header has 2"),
-    "too many below line ends in quotes": ('a,who\n1,"\r\n\r"\n3,4,5\n', {}, "line 5: 3 fields"),
-    "two columns of one name": ("a,b,a\n1,2,3\n", {}, "line 1: two columns are named «a»"),
+INVALID = {
+    "too few fields": ("a,b\n1,2\n3\n", {}, "line 3: the row has 1 fields but the header has 2"),
+    "too many fields": ("a,b\n1,2\n3,4,5\n", {}, "line 3: the row has 3 fields but the header has 2"),
+    "too many below line ends in quotes": ('a,who\n1,"\r\n\r"\n3,4,5\n', {}, "line 5: the row has 3 fields"),
+    "two columns of one name": ("a,b,a\n1,2,3\n", {}, "line 1: two columns are named 'a'"),
     "a column without a name": ("a,,b\n1,2,3\n", {}, "line 1: column 2 has no name"),
     "a name of spaces below blank lines": ("\n\na, ,b\n1,2,3\n", {}, "line 3: column 2 has no name"),
-    "the header again": ("a,b\n1,2\na,b\n3,4\n", {}, "line 3, column 'a': «a» is not a number"),
-    "a NUL in a number": ("a,b\n1,2\n3,4\0\n", {}, "line 3, column 'b': «4\0» is not a number"),
-    "a NUL in a text": ("a,who\n1,x\n3,y\0z\n", {}, "line 3, column 'who': a NUL byte in a text"),
-    "a quote left open": ('a,who\n1,x\n2,"y\n3,z\n', {}, "line 3: a quote is left open to the end of the file"),
-    "a quote left open in the header": ('a,"b\n1,2\n', {}, "has a header and no rows"),
-    "text behind a quote": ('a,who\n1,"x"y\n', {}, "line 2: text behind the closing quote of field 2"),
-    "a space behind a quote": ('a,who\n1,"x" \n', {}, "line 2: text behind the closing quote of field 2"),
-    "thousands that nobody asked for": ('a,b\n1,2\n"1,234",4\n', {}, "line 3, column 'a': «1,234» is not a number"),
-    "only thousands": ('a,b\n"1,234",4\n', {}, "line 2, column 'a': «1,234» is not a number"),
-    "thousands in decimals": ('a,b\n"1.5,0",4\n', {"thousands": ","}, "line 2, column 'a': «1.5,0» is not a number"),
-    "thousands twice": ('a,b\n"1,,0",4\n', {"thousands": ","}, "line 2, column 'a': «1,,0» is not a number"),
-    "a point among decimal commas": ("a;b\n1,5;2\n1.5;2\n", {"decimal": ","}, "line 3, column 'a': «1.5» is no"),
-    "thousands among decimal commas": ("a;b\n1,5;2\n1.234,5;2\n", {}, "line 3, column 'a': «1.234,5» is not a number"),
-    "infinity": ("a,b\n1,inf\n", {}, "line 2, column 'b': «inf» is not a finite number"),
-    "minus infinity": ("a,b\n1,2\n1,-Infinity\n", {}, "line 3, column 'b': «-Infinity» is not a finite number"),
+    "the header again": ("a,b\n1,2\na,b\n3,4\n", {}, "line 3, column 'a': 'a' is not a number"),
+    "a NUL in a number": ("a,b\n1,2\n3,4\0\n", {}, "line 3, column 'b': '4\0' is not a number"),
+    "a NUL in a text": ("a,who\n1,x\n3,y\0z\n", {}, "line 3, column 'who': the text contains a NUL byte"),
+    "a quote left open": ('a,who\n1,x\n2,"y\n3,z\n', {}, "line 3: a quote is never closed"),
+    "a quote left open in the header": ('a,"b\n1,2\n', {}, "has a header but no rows"),
+    "text behind a quote": ('a,who\n1,"x"y\n', {}, "line 2: text follows the closing quote of field 2"),
+    "a space behind a quote": ('a,who\n1,"x" \n', {}, "line 2: text follows the closing quote of field 2"),
+    "thousands that nobody asked for": ('a,b\n1,2\n"1,234",4\n', {}, "line 3, column 'a': '1,234' is not a number"),
+    "only thousands": ('a,b\n"1,234",4\n', {}, "line 2, column 'a': '1,234' is not a number"),
+    "thousands in decimals": ('a,b\n"1.5,0",4\n', {"thousands": ","}, "line 2, column 'a': '1.5,0' is not a number"),
+    "thousands twice": ('a,b\n"1,,0",4\n', {"thousands": ","}, "line 2, column 'a': '1,,0' is not a number"),
+    "a point among decimal commas": ("a;b\n1,5;2\n1.5;2\n", {"decimal": ","}, "line 3, column 'a': '1.5' is not"),
+    "thousands among decimal commas": ("a;b\n1,5;2\n1.234,5;2\n", {}, "line 3, column 'a': '1.234,5' is not a number"),
+    "infinity": ("a,b\n1,inf\n", {}, "line 2, column 'b': 'inf' is not a finite number"),
+    "minus infinity": ("a,b\n1,2\n1,-Infinity\n", {}, "line 3, column 'b': '-Infinity' is not a finite number"),
     "nan": ("a,b\n1,2\n1,nan\n", {}, "line 3, column 'b': the value is missing"),
     "empty": ("a,b\n1,2\n,3\n", {}, "line 3, column 'a': the value is missing"),
     "empty quotes": ('a\n1\n""\n', {}, "line 3, column 'a': the value is missing"),
     "a delimiter behind every line": ("a,b,\n1,2,\n3,4,\n", {}, "line 1: column 3 has no name"),
-    "a delimiter behind every row": ("a,b\n1,2,\n3,4,\n", {}, "line 2: 3 fields where the header has 2"),
-    "1e400": ("a,b\n1,2\n1,1e400\n", {}, "line 3, column 'b': «1e400» is not a finite number"),
-    "1_000": ("a,b\n1,2\n1,1_000\n", {}, "line 3, column 'b': «1_000» is not a number"),
-    "only 1_000": ("a,b\n1,1_000\n", {}, "line 2, column 'b': «1_000» is not a number"),
-    "0x10": ("a,b\n1,0x10\n", {}, "line 2, column 'b': «0x10» is not a number"),
-    "hexadecimal letters": ("a,b\n1,2\n1,ff\n", {}, "line 3, column 'b': «ff» is not a number"),
-    "two signs": ("a,b\n1,2\n1,--5\n", {}, "line 3, column 'b': «--5» is not a number"),
-    "a space in a number": ("a,b\n1,2\n1,1 000\n", {}, "line 3, column 'b': «1 000» is not a number"),
-    "a space without a break": ("a,b\n1,2\n1,\u00a05\n", {}, "line 3, column 'b': «\u00a05» is not a number"),
-    "digits of other scripts": ("a,b\n1,2\n1,٣\n", {}, "line 3, column 'b': «٣» is not a number"),
-    "a comment that nobody asked for": ("a,b\n1,2\n1,2# x\n", {}, "line 3, column 'b': «2# x» is not a number"),
-    "a comment behind spaces": ("a,b\n1,2\n # x\n", NOTED, "line 3: 1 fields where the header has 2"),
-    "a comment line in the middle": ("# x\na,b\n1,2\n# y\n", {}, "line 4: 1 fields where the header has 2"),
-    "Latin-1 in a text": ("a,who\n1,x\n2,\xe9\n".encode("latin-1"), {}, "line 3, column 'who': not UTF-8 text"),
-    "Latin-1 in a category": ("a,b\n1,\xe9\n".encode("latin-1"), {}, "line 2, column 'b': not UTF-8 text"),
+    "a delimiter behind every row": ("a,b\n1,2,\n3,4,\n", {}, "line 2: the row has 3 fields but the header has 2"),
+    "1e400": ("a,b\n1,2\n1,1e400\n", {}, "line 3, column 'b': '1e400' is not a finite number"),
+    "1_000": ("a,b\n1,2\n1,1_000\n", {}, "line 3, column 'b': '1_000' is not a number"),
+    "only 1_000": ("a,b\n1,1_000\n", {}, "line 2, column 'b': '1_000' is not a number"),
+    "0x10": ("a,b\n1,0x10\n", {}, "line 2, column 'b': '0x10' is not a number"),
+    "hexadecimal letters": ("a,b\n1,2\n1,ff\n", {}, "line 3, column 'b': 'ff' is not a number"),
+    "two signs": ("a,b\n1,2\n1,--5\n", {}, "line 3, column 'b': '--5' is not a number"),
+    "a space in a number": ("a,b\n1,2\n1,1 000\n", {}, "line 3, column 'b': '1 000' is not a number"),
+    "a space without a break": ("a,b\n1,2\n1,\u00a05\n", {}, "line 3, column 'b': '\u00a05' is not a number"),
+    "digits of other scripts": ("a,b\n1,2\n1,٣\n", {}, "line 3, column 'b': '٣' is not a number"),
+    "a comment that nobody asked for": ("a,b\n1,2\n1,2# x\n", {}, "line 3, column 'b': '2# x' is not a number"),
+    "a comment behind spaces": ("a,b\n1,2\n # x\n", NOTED, "line 3: the row has 1 fields but the header has 2"),
+    "a comment line in the middle": ("# x\na,b\n1,2\n# y\n", {}, "line 4: the row has 1 fields but the header has 2"),
+    "Latin-1 in a text": ("a,who\n1,x\n2,\xe9\n".encode("latin-1"), {}, "line 3, column 'who': the text is not UTF-8"),
+    "Latin-1 in a category": ("a,b\n1,\xe9\n".encode("latin-1"), {}, "line 2, column 'b': the text is not UTF-8"),
     "Latin-1 in a number": ("a,b\n1,2\n1,\xe9\n".encode("latin-1"), {}, "line 3, column 'b'"),
     "Latin-1 in the header": ("a,\xe9\n1,2\n".encode("latin-1"), {}, "line 1: the header is not UTF-8"),
-    "not UTF-16 at the end": ("\ufeffa,b\n1,2\n".encode("utf-16-le")[:-1], {}, "not text in utf-16"),
+    "not UTF-16 at the end": ("\ufeffa,b\n1,2\n".encode("utf-16-le")[:-1], {}, "is not valid utf-16"),
     "zero bytes": ("", {}, "is empty"),
     "blank lines alone": ("\n\r\n  \n", {}, "is empty"),
     "a mark and nothing else": (b"\xef\xbb\xbf", {}, "is empty"),
     "comments alone": ("# x\n# y", NOTED, "is empty"),
-    "a header alone": ("a,b\n", {}, "has a header and no rows"),
-    "a header and comments": ("a,b\n# 1,2\n", NOTED, "has a header and no rows"),
+    "a header alone": ("a,b\n", {}, "has a header but no rows"),
+    "a header and comments": ("a,b\n# 1,2\n", NOTED, "has a header but no rows"),
 }
 """Text, how it is converted, and a part of the message."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Values of the number columns (rows, columns), the texts of the others, and the faulty rows."""
+    """Values of the number columns (rows, columns), the texts of the others, and the invalid rows."""
 
     numbers: np.ndarray
     texts: list[list[str | None]]
-    faults: list[RowError]
+    errors: list[RowError]
 
 
 def write(text: str | bytes, path: Path) -> Path:
@@ -162,41 +162,41 @@ def write(text: str | bytes, path: Path) -> Path:
     return path
 
 
-def cut_file(path: Path, options: CsvOptions) -> tuple[CsvText, Sequence[Piece]]:
+def cut_file(path: Path, options: CsvOptions) -> tuple[CsvTable, Sequence[Piece]]:
     """Open and cut a file without writing a dataset."""
     opened = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
-    text = opened.text
-    assert isinstance(text, CsvText)
+    table = opened.table
+    assert isinstance(table, CsvTable)
     if opened.pieces is not None:
-        return text, opened.pieces
-    return text, resolve_cuts(text, [cut for task in cut_tasks(text) for cut in cut_ranges(task)])
+        return table, opened.pieces
+    return table, resolve_cuts(table, [cut for task in cut_tasks(table) for cut in cut_ranges(task)])
 
 
 def read_rows(
     path: Path, options: CsvOptions, texts: Sequence[str] = (), dtype: str = "float64", fill: float | None = None
 ) -> Rows:
     """All rows of a file, without writing a dataset; some at a time."""
-    text, pieces = cut_file(path, options)
-    features = tuple(name for name in text.header if name not in texts)
+    table, pieces = cut_file(path, options)
+    features = tuple(name for name in table.header if name not in texts)
     fills = None if fill is None else np.full(len(features), fill)
     values, found = [np.zeros((0, len(features)), dtype)], Rows(np.zeros(0), [[] for _ in texts], [])
     for piece in pieces:
-        reader = RowReader(text, piece, Columns(features, tuple(texts)), Numbers(dtype), fills)
+        reader = RowReader(table, piece, Columns(features, tuple(texts)), Numbers(dtype), fills)
         rows = 0
         while not reader.ended:
             x = np.empty((max(3, piece.rows // 4), len(features)), dtype)
-            chunk = reader.read(x)
-            values.append(x[: chunk.rows])
-            found.faults.extend(chunk.faults)
-            for column, more in zip(found.texts, chunk.texts, strict=True):
+            batch = reader.read(x)
+            values.append(x[: batch.rows])
+            found.errors.extend(batch.errors)
+            for column, more in zip(found.texts, batch.texts, strict=True):
                 column.extend(more.to_pylist())
-            rows += chunk.rows + len(chunk.faults)
+            rows += batch.rows + len(batch.errors)
         assert rows == piece.rows, "as many rows were counted as are read"
     return replace(found, numbers=np.concatenate(values))
 
 
 def split_options(text: str | bytes, options: Options) -> tuple[CsvOptions, Options]:
-    """Options of the dialect, and those of the conversion: a column «who» is the id."""
+    """Options of the dialect, and those of the conversion: a column who is the id."""
     raw = (text.encode() if isinstance(text, str) else text).replace(b"\0", b"")
     own: Options = {"id": "who"} if b"who" in raw else {}
     own |= {name: options[name] for name in ("id", "missing", "constant") if name in options}
@@ -242,12 +242,12 @@ def test_pieces_of_any_size_are_what_pandas_reads(
         monkeypatch.setattr(csv_cut, "PIECE_BYTES", max(size, len(text) // 500))
         monkeypatch.setattr(csv_open, "PIECE_BYTES", max(8, size, len(text) // 500))
         rows = read_rows(path, csv, texts, dtype, own.get("constant"))
-        assert not rows.faults
+        assert not rows.errors
         assert_same(rows.numbers, frame)
         assert rows.texts == [keys] * len(texts)
 
 
-@pytest.mark.parametrize(("text", "options", "message"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("text", "options", "message"), INVALID.values(), ids=INVALID)
 def test_what_is_no_table_is_refused_with_its_place(
     text: str | bytes, options: Options, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,10 +268,10 @@ def test_what_is_no_table_is_refused_with_its_place(
     [
         ("a,b\n1,2\n", {"decimal": ","}, "must differ"),
         ("a,b\n1,2\n", {"thousands": "."}, "must differ"),
-        ("a,b\n1,2\n", {"encoding": "latin-one"}, "--encoding latin-one is not known"),
-        ("a\n99999999999999999999\n", {}, "no type holds 99999999999999999999"),
-        ("a\n9223372036854775808\n-9223372036854775809\n", {}, "no type holds -9223372036854775809"),
-        ("a,b\n9007199254740993,0.5\n", {}, "no type holds 9007199254740993"),
+        ("a,b\n1,2\n", {"encoding": "latin-one"}, "unknown --encoding latin-one"),
+        ("a\n99999999999999999999\n", {}, "no dtype can store 99999999999999999999"),
+        ("a\n9223372036854775808\n-9223372036854775809\n", {}, "no dtype can store -9223372036854775809"),
+        ("a,b\n9007199254740993,0.5\n", {}, "no dtype can store 9007199254740993"),
     ],
 )
 def test_what_cannot_be_meant_or_held_is_refused(text: str, options: Options, message: str, tmp_path: Path) -> None:
@@ -288,12 +288,12 @@ def test_what_is_compressed_and_cut_short_is_refused(suffix: str, tmp_path: Path
     assert_same(read_rows(whole, CsvOptions()).numbers, pd.read_csv(whole))
     for length in (10, len(packed) // 2, len(packed) - 1):
         cut = write(packed[:length], tmp_path / f"cut.csv{suffix}")
-        with pytest.raises(SourceError, match=rf"cut.csv{suffix} is not a whole {suffix} file"):
+        with pytest.raises(SourceError, match=rf"cut.csv{suffix} is not a complete {suffix} file"):
             convert_file(cut, tmp_path / "out")
 
 
-def test_faults_of_a_packed_file_are_named_with_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_a_packed_file_are_named_with_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_open, "PIECE_BYTES", 16)
     text = b'a,who\n1,"x\n\n"\n' + b"\n" * 100 + b"2,y\r\n" + b"\n" * 50 + b"three,z\n"
-    with pytest.raises(SourceError, match="line 156, column 'a': «three» is not a number"):
+    with pytest.raises(SourceError, match="line 156, column 'a': 'three' is not a number"):
         convert_file(write(gzip.compress(text), tmp_path / "data.csv.gz"), tmp_path / "out", id="who")

@@ -48,5 +48,5 @@ def test_a_shuffled_dataset_has_the_same_rows_in_another_order(write_csv: WriteC
 
 
 def test_a_seed_must_be_one(write_csv: WriteCsv, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give a seed"):
+    with pytest.raises(UsageError, match="the seed must be"):
         convert_file(write_csv(table(9)), tmp_path / "out", shuffle=-1)

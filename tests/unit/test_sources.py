@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.tables.convert import convert
-from foldstream.pipeline.tables.plan import ConvertRequest
 from foldstream.pipeline.tables.sources import find_sources
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError
 from foldstream.storage.tasks import SerialExecutor
@@ -62,7 +62,7 @@ def test_a_broken_compressed_source_is_an_error(suffix: str, damage: str, tmp_pa
     packed = tmp_path / f"rows.csv{suffix}"
     data = COMPRESS[suffix](table(5000).encode())
     packed.write_bytes(data[:-30] if damage == "cut" else b"no stream of this kind, but long enough to be one")
-    with pytest.raises(SourceError, match=f"rows.csv{suffix} is not a whole {suffix} file"):
+    with pytest.raises(SourceError, match=f"rows.csv{suffix} is not a complete {suffix} file"):
         convert_places(tmp_path / "out", packed)
     assert not (tmp_path / "out").exists()
 
@@ -79,8 +79,8 @@ def test_folders_and_patterns_name_their_files_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        (["empty"], r"empty has no CSV files \(\*\.csv"),
-        (["*.json"], "has no CSV files"),
+        (["empty"], r"empty contains no CSV files \(\*\.csv"),
+        (["*.json"], "contains no CSV files"),
         (["a.csv", "."], r"a\.csv is named twice"),
         (["b.csv"], r"b\.csv cannot be read: No such file"),
     ],

@@ -1,4 +1,4 @@
-"""Which images become which rows, decided before anything is written."""
+"""The specification of an image dataset, made before anything is written: which image becomes which row."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,9 +19,9 @@ KEY = "path"
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What the user asked for. `labels` is a CSV file of paths and labels, of which `label` names some; without one
-    the images' folders are their classes. `shuffle` is the seed of their order, None for that of their paths.
-    `listing` is the digest of all that was found."""
+    """What the user asked for. `labels` is a CSV file of paths and labels, and `label` its label columns; without it
+    the images' folders are their classes. `shuffle` is the seed of their order, None to keep the order of the paths.
+    `listing` is the digest of the list of images."""
 
     sources: tuple[str, ...]
     form: ImageForm
@@ -42,7 +42,7 @@ class ImageRequest:
         check_choice("--background", self.form.background, ("white", "black"))
         check_choice("--dtype", self.form.dtype, ("uint8", "uint16"))
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
-            raise UsageError(f"--shuffle {self.shuffle}: give a seed from 0 to 2⁶³ - 1, or none")
+            raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1, or none")
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -58,8 +58,11 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
-class ImagePlan:
-    """What is written: the images at positions `order` of the list, (rows,) int64, with their labels."""
+class ImageConversionSpec:
+    """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels.
+
+    `errors` are the skipped images by their index in the list, with the reason.
+    """
 
     layout: Layout
     schema: Schema
@@ -67,27 +70,27 @@ class ImagePlan:
     images: ImageList
     y: np.ndarray
     order: np.ndarray
-    faults: Mapping[int, str] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def left_out(self) -> int:
-        """Images that are left out."""
-        return len(self.faults)
+    def skipped(self) -> int:
+        """The number of skipped images."""
+        return len(self.errors)
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of all images, encoded as they are."""
+        """The encoded size of all images in bytes."""
         return int(pc.sum(self.images.table["length"]).as_py())
 
 
-def plan_images(request: ImageRequest, images: ImageList) -> ImagePlan:
-    """Decide everything but what cannot be decoded. Raises SourceError for images without a label, unless they are to
-    be left out, and where nothing is left."""
+def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionSpec:
+    """Specify the dataset, before it is known which images cannot be decoded. Raises SourceError for images without a
+    label, unless they are to be skipped, and if no image remains."""
     labels = _find_labels(request, images)
-    if labels.lost and request.on_error == "stop":
+    if labels.unmatched and request.on_error == "stop":
         raise SourceError(
-            f"{request.labels} names {len(labels.lost):,} images that are not there, the first «{labels.lost[0]}»; "
-            "name their folder too, or pass over them with --on-error skip"
+            f"{request.labels} lists {len(labels.unmatched):,} images that do not exist, the first is "
+            f"'{labels.unmatched[0]}'; add their folder to the sources, or skip them with --on-error skip"
         )
     of_labels, y = encode_labels(labels, request.task, request.like)
     paths = images.table["path"]
@@ -104,8 +107,8 @@ def plan_images(request: ImageRequest, images: ImageList) -> ImagePlan:
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = choose_layout(count, schema.arrays()[0].row_bytes)
-    plan = ImagePlan(layout, schema, asdict(request), images, y, order)
-    return leave_out(plan, labels.faults) if labels.faults else plan
+    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order)
+    return skip_images(spec, labels.errors) if labels.errors else spec
 
 
 def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
@@ -114,30 +117,31 @@ def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
     if request.labels:
         return label_by_file(images.table["path"].combine_chunks(), request.labels, request.label)
     if request.label:
-        raise UsageError("--label names columns of the CSV that --labels names; give that too")
+        raise UsageError("--label selects columns of the CSV file given with --labels; set --labels too")
     return label_by_folder(images.table["class"].combine_chunks())
 
 
-def leave_out(plan: ImagePlan, faults: Mapping[int, str]) -> ImagePlan:
-    """The plan without some images of the list, by their numbers with what is wrong with them.
+def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageConversionSpec:
+    """The spec without the images in `errors`, given by their index in the list with the reason.
 
-    The last ones of the order take their places, so that all other rows stay where they are. Raises SourceError if
-    they are not to be left out, or none would be left.
+    The last images of the order take their positions, so that all other rows keep theirs. Raises SourceError if
+    images are not to be skipped, or if none would remain.
     """
-    first = min(faults)
-    if plan.request["on_error"] == "stop":
-        more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
+    first = min(errors)
+    if spec.request["on_error"] == "stop":
+        more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
         raise SourceError(
-            f"{plan.images.name(first)}: {faults[first]}{more}; mend or remove it, or leave such images out with "
+            f"{spec.images.name(first)}: {errors[first]}{more}; fix or remove it, or skip such images with "
             "--on-error skip"
         )
-    rows = plan.layout.rows - len(faults)
+    rows = spec.layout.rows - len(errors)
     if not rows:
         raise SourceError(
-            f"none of the {len(plan.images):,} images is sound, as {plan.images.name(first)}: {faults[first]}"
+            f"none of the {len(spec.images):,} images is valid; the first error is {spec.images.name(first)}: "
+            f"{errors[first]}"
         )
-    bad = np.isin(plan.order, list(faults))
-    order = plan.order[:rows].copy()
-    order[bad[:rows]] = plan.order[rows:][~bad[rows:]]
-    layout = replace(plan.layout, rows=rows)
-    return replace(plan, layout=layout, order=order, faults={**plan.faults, **faults})
+    bad = np.isin(spec.order, list(errors))
+    order = spec.order[:rows].copy()
+    order[bad[:rows]] = spec.order[rows:][~bad[rows:]]
+    layout = replace(spec.layout, rows=rows)
+    return replace(spec, layout=layout, order=order, errors={**spec.errors, **errors})

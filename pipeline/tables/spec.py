@@ -1,7 +1,7 @@
-"""What to write, decided before anything is written: schema, layout, and which piece feeds which shard.
+"""The specification of a dataset, made before anything is written: schema, layout, and the pieces of each shard.
 
-Pure: requests and findings in, plan out. The plan is stored as JSON, so that a conversion that was killed goes on from
-the same decision.
+All functions are pure: requests and findings in, a spec out. The spec is stored as JSON, so that an interrupted
+conversion resumes with the same decisions.
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ...storage.errors import UsageError, check_choice, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
-from ..csv.cut import CsvText
+from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
 from ..csv.options import CsvOptions, as_texts
 from ..csv.row_batch import Columns, Piece
@@ -24,7 +24,7 @@ from ..csv.rows import parse_dates
 from ..target.labels import ON_ERROR, TASKS, choose_labels
 from .findings import DAY, Findings
 from .options import FLOATS, INTEGERS, TableOptions, parse_missing
-from .readers import Text, text_from_json, text_to_json
+from .readers import SourceTable, table_from_json, table_to_json
 
 DTYPES = ("auto", *INTEGERS, *FLOATS)
 MISSING = ("error", "mean", "constant", "indicator")
@@ -35,10 +35,10 @@ UNKNOWN = ("error", "code")
 class ConvertRequest:
     """What the user asked for.
 
-    `ignore` are columns that are left out; `categories` and `dates` are feature columns of that kind (others are told
-    by their first rows). `missing` says what becomes of a number that is not there, `constant` with which value;
-    `like` is the schema of a dataset that this one must fit, `unknown` what becomes of categories that it lacks;
-    `shuffle` is the seed of a shuffle of all rows.
+    `ignore` are columns to drop; `categories` and `dates` are feature columns of that kind (the kinds of others are
+    inferred from the first rows). `missing` is how missing numbers are handled, `constant` the value for them; `like`
+    is the schema of a dataset that this one must match, `unknown` how categories that it lacks are handled; `shuffle`
+    is the seed of a shuffle of all rows.
     """
 
     sources: tuple[Source, ...]
@@ -65,14 +65,14 @@ class ConvertRequest:
         check_choice("--missing", self.missing, MISSING)
         check_choice("--unknown", self.unknown, UNKNOWN)
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
-            raise UsageError(f"--shuffle {self.shuffle}: give a seed from 0 to 2⁶³ - 1")
+            raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1")
         if self.like and self.missing != "error":
             raise UsageError(
-                f"--missing {self.missing}: with --like the training data's fillings are taken; if they have none, "
-                "convert those with --missing, and train again"
+                f"--missing {self.missing} cannot be combined with --like, which uses the fill values of the training "
+                "data; if it has none, convert it with --missing and train again"
             )
         if (self.missing == "constant") != (self.constant is not None):
-            raise UsageError("--missing constant needs a value, and no other way has one: --missing constant=0")
+            raise UsageError("--missing constant needs a value, as in --missing constant=0; other choices take none")
 
     @property
     def gaps(self) -> bool:
@@ -124,38 +124,61 @@ class ConvertRequest:
 
 
 @dataclass(frozen=True)
-class PlannedPiece:
-    """A piece of text number `text`, the position of its first row in the whole, its rows without the faulty ones,
-    and how many of those it has."""
+class DatasetPiece:
+    """A piece of the source table with index `table`, the position of its first row in the dataset, its number of
+    valid rows, and the number of invalid rows that are skipped."""
 
-    text: int
+    table: int
     piece: Piece
     first_row: int
     rows: int
-    left_out: int
+    skipped: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "text": self.table,
+            "piece": asdict(self.piece),
+            "first_row": self.first_row,
+            "rows": self.rows,
+            "left_out": self.skipped,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(value["text"], Piece(**value["piece"]), value["first_row"], value["rows"], value["left_out"])
 
 
 @dataclass(frozen=True)
-class ConvertPlan:
-    """All that a conversion will do. `sampled`: the schema is that of a sample, and every row is held against it."""
+class ConversionSpec:
+    """Everything that a conversion does. `sampled`: the schema was inferred from a sample, and every row is checked
+    against it."""
 
     layout: Layout
     schema: Schema
     columns: Columns
-    texts: tuple[Text, ...]
-    pieces: tuple[PlannedPiece, ...]
+    tables: tuple[SourceTable, ...]
+    pieces: tuple[DatasetPiece, ...]
     request: dict[str, Any]
     sampled: bool = False
-    left_out: int = 0
-    """Faulty rows of all sources that are left out."""
+    skipped: int = 0
+    """Invalid rows of all sources, which are skipped."""
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of all sources, packed as they are."""
+        """The size of all sources in bytes, compressed if they are."""
         return sum(source["bytes"] for source in self.request["sources"])
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "texts": [text_to_json(text) for text in self.texts]}
+        return {
+            "layout": asdict(self.layout),
+            "schema": asdict(self.schema),
+            "columns": asdict(self.columns),
+            "texts": [table_to_json(table) for table in self.tables],
+            "pieces": [piece.to_json() for piece in self.pieces],
+            "request": self.request,
+            "sampled": self.sampled,
+            "left_out": self.skipped,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -163,8 +186,8 @@ class ConvertPlan:
             Layout(**value["layout"]),
             Schema.from_json(value["schema"]),
             Columns(**{name: tuple(names) for name, names in value["columns"].items()}),
-            tuple(map(text_from_json, value["texts"])),
-            tuple(PlannedPiece(**{**piece, "piece": Piece(**piece["piece"])}) for piece in value["pieces"]),
+            tuple(map(table_from_json, value["texts"])),
+            tuple(map(DatasetPiece.from_json, value["pieces"])),
             value["request"],
             value["sampled"],
             value["left_out"],
@@ -174,64 +197,68 @@ class ConvertPlan:
     def _first_rows(self) -> list[int]:
         return [piece.first_row for piece in self.pieces]
 
-    def pieces_of(self, shard: int) -> tuple[PlannedPiece, ...]:
-        """The pieces that hold rows of a shard, in order."""
+    def pieces_of(self, shard: int) -> tuple[DatasetPiece, ...]:
+        """The pieces that contain rows of a shard, in order."""
         start, stop = self.layout.shard_range(shard)
         first = bisect_right(self._first_rows, start) - 1
         last = bisect_right(self._first_rows, stop - 1)
         return self.pieces[first:last]
 
 
-def choose_columns(request: ConvertRequest, texts: Sequence[Text], sample: Sequence[Sequence[str]]) -> Columns:
-    """Which columns are features, in which order, and which of all are text.
+def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
+    """Choose the feature columns, their order, and the columns that are read as text.
 
-    Features are all columns but label, id and those ignored, in the first text's order, or those that `like` has: then
-    others are passed over. Raises UsageError for a column that is not there, and for sources whose columns differ.
+    Features are all columns except the labels, the id and the ignored ones, in the order of the first table; or those
+    of `like`, and other columns are then ignored. Raises UsageError for a column that does not exist, and for sources
+    whose columns differ.
     """
-    header, path = texts[0].header, texts[0].path
+    header, path = tables[0].header, tables[0].path
     like = request.like
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     for name, option in named:
         if name and name not in header:
-            raise UsageError(f"{option}: {path} has no column «{name}»{suggest(name, header)}")
-    key = key_of(request, texts)
+            raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
+    key = key_of(request, tables)
     aside = {*request.labels, key, *request.ignore}
     features = like.features if like else tuple(name for name in header if name not in aside)
-    for text in texts:
-        missing = [name for name in features if name not in text.header]
-        extra = [name for name in text.header if name not in features and name not in aside and not like]
-        lost = [name for name in (*request.labels, key) if name and name not in text.header]
-        if missing or extra or lost:
-            differences = _differences([*missing, *lost], extra, text.header)
-            raise UsageError(f"{text.path} has other columns than expected: {differences}")
+    for table in tables:
+        missing = [name for name in features if name not in table.header]
+        extra = [name for name in table.header if name not in features and name not in aside and not like]
+        unlabelled = [name for name in (*request.labels, key) if name and name not in table.header]
+        if missing or extra or unlabelled:
+            differences = _differences([*missing, *unlabelled], extra, table.header)
+            raise UsageError(f"{table.path} does not have the expected columns: {differences}")
     if not features:
-        raise UsageError(f"{path} has no columns besides the label and the id")
+        raise UsageError(
+            f"{path} has no feature columns besides the labels, the id and ignored columns; check --label, --id and "
+            "--ignore"
+        )
     if like:
         categories, dates = tuple(like.categories), tuple(like.dates)
     else:
-        categories, dates = find_kinds(request, texts[0], features, sample)
+        categories, dates = find_kinds(request, tables[0], features, sample)
     own = tuple(name for name in (*request.labels, key) if name)
     required = own if request.gaps else (*own, *categories, *dates)
     return Columns(features, tuple(dict.fromkeys((*own, *categories, *dates))), dates, required)
 
 
-def key_of(request: ConvertRequest, texts: Sequence[Text]) -> str | None:
-    """The column that names the rows: that of `id`, or the one that names those of `like`, if it is there."""
+def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None:
+    """The key column of the rows: that of `id`, or the key column of `like` if all tables have it."""
     likes = request.like.key if request.like else None
-    return request.id or (likes if all(likes in text.header for text in texts) else None)
+    return request.id or (likes if all(likes in table.header for table in tables) else None)
 
 
 def find_kinds(
-    request: ConvertRequest, text: Text, features: Sequence[str], sample: Sequence[Sequence[str]]
+    request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which features are categories and which are dates: as asked, or because no value of the sample is a number."""
-    dialect = text.dialect if isinstance(text, CsvText) else Dialect()
-    rows = [row for row in sample if len(row) == len(text.header)]
+    """The features that are categories and those that are dates: as requested, or if no sampled value is a number."""
+    dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
+    rows = [row for row in sample if len(row) == len(table.header)]
     categories, dates = [], []
     for name in features:
-        position = text.header.index(name)
+        position = table.header.index(name)
         values = [row[position] for row in rows]
         there = [value.encode(errors="replace").decode() for value in values if value.strip() not in dialect.missing]
         if name in request.categories:
@@ -244,54 +271,54 @@ def find_kinds(
 
 
 def _is_special(value: str) -> bool:
-    """Whether a value is meant as a number though we refuse it: infinities, thousands with commas, hexadecimals."""
+    """Whether a value is meant as a number but is not accepted: infinities, thousands with commas, hexadecimals."""
     plain = value.strip().lower().lstrip("+-").replace(",", "").replace(".", "").replace("_", "")
     return plain in ("inf", "infinity", "nan") or plain.removeprefix("0x").isdigit()
 
 
 def _differences(missing: Sequence[str], extra: Sequence[str], header: Sequence[str]) -> str:
     parts = []
-    for kind, names in (("missing", missing), ("not known", extra)):
+    for kind, names in (("missing", missing), ("unexpected", extra)):
         if names:
-            shown = ", ".join(f"«{name}»" for name in names[:5])
+            shown = ", ".join(f"'{name}'" for name in names[:5])
             parts.append(f"{kind}: {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
     hint = suggest(missing[0], header) if len(missing) == 1 else ""
     return "; ".join(parts) + hint
 
 
-def plan_conversion(
+def specify_conversion(
     request: ConvertRequest,
     columns: Columns,
-    texts: Sequence[Text],
+    tables: Sequence[SourceTable],
     pieces: Sequence[tuple[int, Piece]],
     findings: Sequence[Findings] | None,
     total: Findings,
-) -> ConvertPlan:
-    """Decide everything. `pieces` are those of all texts with their text's number; `findings` are one a piece, or
-    None where `total` is that of a sample."""
+) -> ConversionSpec:
+    """Specify the dataset. `pieces` are those of all tables, with the table's index; `findings` has one entry per
+    piece, or is None if `total` comes from a sample."""
     schema = choose_schema(request, columns, total)
-    planned, first = [], 0
-    for position, (text, piece) in enumerate(pieces):
+    numbered, first = [], 0
+    for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows
         if rows:
-            planned.append(PlannedPiece(text, piece, first, rows, findings[position].left_out if findings else 0))
+            numbered.append(DatasetPiece(table, piece, first, rows, findings[position].skipped if findings else 0))
             first += rows
     layout = choose_layout(first, schema.arrays()[0].row_bytes)
     sampled = findings is None
-    return ConvertPlan(
-        layout, schema, columns, tuple(texts), tuple(planned), request.to_json(), sampled, total.left_out
+    return ConversionSpec(
+        layout, schema, columns, tuple(tables), tuple(numbered), request.to_json(), sampled, total.skipped
     )
 
 
 def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) -> Schema:
-    """Dtypes, shape, classes, categories and what stands for missing numbers, from what the data holds."""
+    """Choose dtypes, shape, classes, categories and fill values from the findings."""
     features, like = columns.features, request.like
     coded = [name for name in columns.texts if name in features and name not in columns.dates]
     if like:
         categories, dates, fills, indicators = like.categories, like.dates, like.fills, like.indicators
     else:
         categories = {name: _category_values(name, total) for name in coded}
-        dates = {name: "seconds" if name in total.timed else "days" for name in columns.dates}
+        dates = {name: "seconds" if name in total.with_time_of_day else "days" for name in columns.dates}
         fills = choose_fills(request, columns, total, dates)
         gaps = [name for name, count in zip(features, total.missing, strict=True) if count and name not in categories]
         indicators = tuple(gaps) if request.missing == "indicator" else ()
@@ -299,10 +326,10 @@ def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) ->
     values = len(features) + len(indicators)
     shape = request.shape or (like.sample_shape if like else (values,))
     if prod(shape) != values:
-        marks = f" and {len(indicators)} that mark missing values" if indicators else ""
+        added = f" and {len(indicators)} indicators of missing values" if indicators else ""
         raise UsageError(
-            f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but there are {len(features):,} "
-            f"feature columns (all columns besides the label and the id){marks}; give a shape whose product is that "
+            f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but the data has {len(features):,} "
+            f"feature columns (all columns except the label and the id){added}; choose a shape whose product is that "
             "number"
         )
     schema = Schema(
@@ -324,14 +351,14 @@ def _category_values(name: str, total: Findings) -> tuple[str, ...]:
     found = total.texts[name]
     if found.distinct is None:
         raise UsageError(
-            f"the column «{name}» holds text with too many distinct values to be a category; leave it out with "
-            f"--ignore «{name}», or keep it as --id"
+            f"the text column '{name}' has too many distinct values to be a category; drop it with --ignore '{name}', "
+            f"or use it as the key with --id '{name}'"
         )
     return tuple(sorted(found.distinct))
 
 
 def choose_fills(request: ConvertRequest, columns: Columns, total: Findings, dates: dict[str, str]) -> dict[str, float]:
-    """What stands where a number is missing, of every feature that is a number or a date."""
+    """The fill value for missing values of every feature that is a number or a date."""
     if request.missing == "error":
         return {}
     fills = {}
@@ -348,39 +375,39 @@ def choose_fills(request: ConvertRequest, columns: Columns, total: Findings, dat
 
 
 def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
-    """The narrowest dtype that holds every value of `x` exactly, or the one asked for if it can.
+    """The narrowest dtype that represents every value of `x` exactly, or the requested one if it can.
 
-    Asking for a float type consents to its rounding; asking for an integer type does not.
+    A requested float type may round; a requested integer type may not.
     """
     if asked in FLOATS:
         return asked
-    ends: list[float] = list(total.large)
-    broken = total.broken
+    ends: list[float] = list(total.beyond_exact)
+    fractions = total.has_fractions
     for position, name in enumerate(schema.features):
         if name in schema.categories:
-            ends += [0, len(schema.categories[name])]  # one more for what is not known
+            ends += [0, len(schema.categories[name])]  # one more for unknown values
         elif total.low[position] <= total.high[position]:
             unit = DAY if schema.dates.get(name) == "days" else 1
             ends += [total.low[position] / unit, total.high[position] / unit]
         if name in schema.fills and total.missing[position]:
             ends.append(schema.fills[name])
-            broken = broken or schema.fills[name] != np.floor(schema.fills[name])
+            fractions = fractions or schema.fills[name] != np.floor(schema.fills[name])
     if schema.indicators:
         ends += [0, 1]
     low, high = min(ends, default=0), max(ends, default=0)
     fitting = [name for name in INTEGERS if np.iinfo(name).min <= low and high <= np.iinfo(name).max]
     if asked == "auto":
-        if not broken and fitting:
+        if not fractions and fitting:
             return fitting[0]
-        if total.large:
+        if total.beyond_exact:
             raise UsageError(
-                f"no type holds {min(total.large)} to {max(total.large)} exactly beside the other values; leave the "
-                "column out with --ignore, keep it as --id, or give --dtype float64 to round"
+                f"no dtype can store {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly together with the "
+                "other values; drop the column with --ignore, use it as --id, or round with --dtype float64"
             )
-        return "float64" if total.wide else "float32"
-    if broken:
-        raise UsageError(f"--dtype {asked}: there are values with decimals; use auto, float32 or float64")
+        return "float64" if total.needs_float64 else "float32"
+    if fractions:
+        raise UsageError(f"--dtype {asked} cannot store fractional values; use auto, float32 or float64")
     if asked not in fitting:
-        can = f"; {fitting[0]} can (so would auto choose)" if fitting else ""
-        raise UsageError(f"--dtype {asked} cannot hold {low:.0f} to {high:.0f}{can}")
+        remedy = f"use {fitting[0]} or auto" if fitting else "use auto"
+        raise UsageError(f"--dtype {asked} cannot store {low:.0f} to {high:.0f}; {remedy}")
     return asked
