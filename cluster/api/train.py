@@ -16,7 +16,7 @@ from ...storage.machine import parse_bytes
 from ...storage.object_path import locate
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig, check_config, resolve_settings
-from ...training.engine.saving import parse_saving
+from ...training.engine.checkpoint_policy import parse_checkpoint_policy
 from ...training.model.optimizer import try_recipe
 from ...training.run import RunFolder, best_folder, is_done, name_folds
 from ...training.splits.split import choose_split
@@ -190,12 +190,12 @@ def settle_training(
     if hang_timeout < SHORTEST_HANG:
         raise UsageError(f"--hang-timeout {hang_timeout:g}: it must be at least {SHORTEST_HANG:g} seconds")
     bounds = parse_bytes(memory, "--memory"), parse_bytes(cache, "--cache")
-    saving = parse_saving(checkpoint_every, keep)
+    checkpoints = parse_checkpoint_policy(checkpoint_every, keep)
     makers = [find_callback(one) if isinstance(one, str) else partial(_same, one) for one in callbacks]
     candidates = expand_grid(settings or {})
     for of_one in candidates.values():
         try_recipe(resolve_settings(model, of_one)[0])
-    return Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, saving), candidates, makers
+    return Execution(workers, *bounds, max_retries, hang_timeout, fold_mode, checkpoints), candidates, makers
 
 
 def _same(callback: Callback) -> Callback:

@@ -32,8 +32,8 @@ from ...training.splits.split import choose_split
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.order import LANE_STEP, lane_count
-from ...training.stream.single import Mixing, TrainStream
+from ...training.stream.order import LANE_STEP, Mixing, lane_count
+from ...training.stream.single import TrainStream
 from ..api.job_file import CONVERSIONS, load_job_file
 from ..api.split import named_split
 from ..api.train import configure, train

@@ -12,14 +12,15 @@ from ...storage.dataset import Dataset
 from ...storage.errors import FoldstreamError, RunError, UsageError, check_choice
 from ...storage.machine import this_machine
 from ...training.config import TrainConfig
-from ...training.engine.saving import EACH_EPOCH, Saving
+from ...training.engine.checkpoint_policy import EACH_EPOCH, CheckpointPolicy
 from ...training.model.optimizer import MODEL_BYTES
 from ...training.model.trial import Costs, try_rows
 from ...training.run import RunJob
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.single import Mixing, TrainStream
+from ...training.stream.order import Mixing
+from ...training.stream.single import TrainStream
 from ...training.zoo.user_code import noted
 
 FOLD_MODES = ("auto", "fused", "runs")
@@ -37,7 +38,7 @@ class Execution:
     hang_seconds: float = 30.0
     fold_mode: str = "auto"
     """fused: all folds from one pass over the data; runs: each by itself; auto: fused, if the memory suffices."""
-    saving: Saving = EACH_EPOCH
+    checkpoints: CheckpointPolicy = EACH_EPOCH
 
 
 def choose_fold_mode(

@@ -111,7 +111,7 @@ def train_folds(
         unit, streams = units[name], (execution.memory, execution.cache)
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in unit.folds)
         use_gpu = unit.demand.gpus > 0
-        return GroupRequest(name, members, execution.workers, use_gpu, *streams, execution.saving)
+        return GroupRequest(name, members, execution.workers, use_gpu, *streams, execution.checkpoints)
 
     coordinator = Coordinator(
         Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_seconds

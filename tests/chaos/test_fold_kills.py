@@ -28,7 +28,7 @@ import os
 import time
 from pathlib import Path
 
-from foldstream.training.models import digits_cnn
+from foldstream.training.zoo.networks import digits_cnn
 from torch import nn
 
 class HangsOnce(nn.Module):
@@ -59,7 +59,7 @@ class Fails(nn.Module):
         return self.model(x)
 
 def make(sample_shape, outputs):
-    from foldstream.training.models import digits_cnn
+    from foldstream.training.zoo.networks import digits_cnn
     made = Fails()
     made.steps, made.model = 0, digits_cnn(sample_shape, outputs)
     return made

@@ -21,10 +21,10 @@ from .test_training import make_job
 RANK = """
 import sys
 from pathlib import Path
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.process import local_group
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
-from foldstream.training.saving import parse_saving
+from foldstream.training.engine.checkpoint_policy import parse_checkpoint_policy
 
 _, rank, root, every, stop_after, rendezvous = sys.argv
 run = RunFolder(Path(root))
@@ -37,10 +37,10 @@ def notify(fold, metrics):
         raise Cut
 
 with local_group(int(rank), 2, rendezvous) as process:
-    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, saving=parse_saving(every, 1))
+    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, checkpoints=parse_checkpoint_policy(every, 1))
     for fold in trainer.folds:
-        held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in fold.trained.parameters())
-        print("held", held, sum(p.numel() for p in fold.model.parameters()))
+        held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in fold.network.module.parameters())
+        print("held", held, sum(p.numel() for p in fold.network.model.parameters()))
     try:
         trainer.train(notify)
     except Cut:

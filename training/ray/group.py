@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..engine.saving import EACH_EPOCH, Saving
+from ..engine.checkpoint_policy import EACH_EPOCH, CheckpointPolicy
 
 START_SECONDS = 600.0  # for which a worker may be silent that starts, or writes
 
@@ -19,4 +19,4 @@ class GroupRequest:
     """Bytes that each worker's stream may hold."""
     cache: int | None = None
     """Bytes of local disk that each may use for blocks of an object store."""
-    saving: Saving = EACH_EPOCH
+    checkpoints: CheckpointPolicy = EACH_EPOCH

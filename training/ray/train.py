@@ -163,7 +163,7 @@ def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
             "folds": request.folds,
             "memory": request.memory,
             "cache": request.cache,
-            "saving": request.saving,
+            "checkpoints": request.checkpoints,
             "driver": driver,
         },
         scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=request.use_gpu),
@@ -218,11 +218,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     ]
     if any(one.job.config.recipe.deterministic for one in left):
         process.use_deterministic_algorithms()
-    process.wait()  # before one of them writes a mark
+    process.barrier()  # before one of them writes a mark
     if left:
         beat = Pulse(config["driver"], process.rank)
         with noting_lines(), disk_in_words(left[0].run.root):
-            FoldTrainer(left, process, config["memory"], config["cache"], beat, config["saving"]).train()
+            FoldTrainer(left, process, config["memory"], config["cache"], beat, config["checkpoints"]).train()
     ray.train.report({"folds": float(len(config["folds"]))})
     if workers > 1:
         dist.destroy_process_group()
