@@ -38,7 +38,7 @@ class Checkpoints:
         return [name for name in names_in(self.folder) if fnmatch(name, "epoch-*-step-*.safetensors")]
 
     def save(self, epoch: int, step: int, state: Mapping[str, Any]) -> None:
-        """Store the state after so many epochs, and steps of the next one, and remove the checkpoints that are not kept.
+        """Store the state after so many epochs, and steps of the next one, and remove what is not kept.
 
         Later checkpoints remain from before a damage, and are removed too. Raises what `pack` raises.
         """
@@ -61,8 +61,8 @@ class Checkpoints:
                 log.warning("%s; trying the one before it", error)
         if stored:
             raise DamagedError(
-                f"every checkpoint in {self.folder} is damaged; restore one, or remove the folder to train the fold from the "
-                "start (with --keep 2 an earlier checkpoint is kept too)"
+                f"every checkpoint in {self.folder} is damaged; restore one, or remove the folder to train the fold "
+                "from the start (with --keep 2 an earlier checkpoint is kept too)"
             )
         return None
 

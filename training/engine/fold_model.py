@@ -70,8 +70,8 @@ class FoldModel:
         for name, words in LOSSES.items():
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise RunError(
-                    f"{self.run_fold.run.root}, fold {self.run_fold.fold}, epoch {self.state.epoch + 1}: the {words} loss is "
-                    f"{metrics[name]}, so the training diverges; start a new run with a lower learning rate "
+                    f"{self.run_fold.run.root}, fold {self.run_fold.fold}, epoch {self.state.epoch + 1}: the {words} "
+                    f"loss is {metrics[name]}, so the training diverges; start a new run with a lower learning rate "
                     f"(--set lr=…, it is {self.network.recipe.lr:g}) or with clipped gradients "
                     "(--set clip_grad_norm=1)"
                 )
@@ -82,7 +82,7 @@ class FoldModel:
 
     def write_reports(self) -> None:
         """Report on the last epoch."""
-        self.reports.write_epoch(self.state.history, self.learner.scheduler.get_last_lr()[0])
+        self.reports.write_epoch(self.state.history, float(self.learner.scheduler.get_last_lr()[0]))
 
     def final_predictor(self) -> Predictor:
         """The model that predicts: with early stopping, the one with the best weights."""
