@@ -11,6 +11,7 @@ import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.training.config import TrainConfig, check_config, resolve_settings
+from foldstream.training.engine.learner import with_sync_batchnorm
 from foldstream.training.engine.process import Process
 from foldstream.training.engine.sharded import blocks_of
 from foldstream.training.run import RunFolder, read_result
@@ -37,10 +38,12 @@ def notify(fold, metrics):
         raise Cut
 
 with local_group(int(rank), 2, rendezvous) as process:
-    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, checkpoints=parse_checkpoint_policy(every, 1))
+    policy = parse_checkpoint_policy(every, 1)
+    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, checkpoints=policy)
     for fold in trainer.folds:
-        held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in fold.network.module.parameters())
-        print("held", held, sum(p.numel() for p in fold.network.model.parameters()))
+        own, full = (list(module.parameters()) for module in (fold.network.module, fold.network.model))
+        held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in own)
+        print("held", held, sum(p.numel() for p in full))
     try:
         trainer.train(notify)
     except Cut:
@@ -120,4 +123,4 @@ def test_what_cannot_be_is_refused(digits: Dataset) -> None:
     with pytest.raises(UsageError, match="precision=bfloat16"):
         check(strategy="fsdp", precision="float16")
     with pytest.raises(UsageError, match="on GPUs only"):
-        Process(0, 2).prepare(torch.nn.BatchNorm1d(3), sync_batchnorm=True)
+        with_sync_batchnorm(torch.nn.BatchNorm1d(3), Process(0, 2))

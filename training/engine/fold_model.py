@@ -18,7 +18,7 @@ from .checkpoint_policy import CheckpointPolicy
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports
-from .learner import Learner, Network
+from .learner import Learner, Network, with_sync_batchnorm
 from .process import Process
 from .shares import Rows
 
@@ -120,7 +120,9 @@ def make_fold_model(
 
 def _make_network(run_fold: RunFold, process: Process) -> Network:
     recipe = run_fold.job.config.recipe
-    model = process.prepare(make_model(run_fold.job, run_fold.fold).to(process.device), recipe.sync_batchnorm)
+    model = make_model(run_fold.job, run_fold.fold).to(process.device)
+    if recipe.sync_batchnorm:
+        model = with_sync_batchnorm(model, process)
     if recipe.strategy != "fsdp" or process.world_size == 1:
         return Network(model, None, process, recipe)
     from .sharded import ShardedModel  # only here: it takes a second to load

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...storage.errors import UsageError
 from ..config import Recipe
 from ..model.objective import Objective, Preparation, autocast
 from ..run import RunFold
@@ -55,7 +56,9 @@ class Network:
         self.wrapped.train()
 
     def _averaged(self) -> nn.Module:
-        return self.module if self.sharded else self.process.wrap(self.model)
+        """The form whose gradients are averaged over the ranks. Buffers are not exchanged at each step: that would mean to
+        wait for the slowest rank a second time."""
+        return self.module if self.sharded else DistributedDataParallel(self.model, broadcast_buffers=False)
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """What a training step calls: the model, compiled if the recipe says so, with the same parameters."""
@@ -74,7 +77,9 @@ class Network:
         if not self.together:
             shares.average_buffers()
             return loss
-        self.process.average_buffers(self.module)
+        for buffer in self.module.buffers():  # batch norm's running statistics, over all rows
+            total, count = self.process.all_reduce(buffer), self.process.world_size
+            total.div_(count) if total.is_floating_point() else total.floor_divide_(count)
         self.gather_weights()
         return self.process.all_reduce(loss)
 
@@ -95,6 +100,15 @@ class Network:
             self.sharded.set_state(state["model"], optimizer, state["optimizer"])
         else:
             optimizer.load_state_dict(state["optimizer"])
+
+
+def with_sync_batchnorm(model: nn.Module, process: Process) -> nn.Module:
+    """The model with batch norm over the global batch. Raises UsageError where torch does not support it."""
+    if process.world_size == 1:
+        return model
+    if process.device.type != "cuda":
+        raise UsageError("--set sync_batchnorm=true: torch supports this on GPUs only; remove the setting")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @dataclass(eq=False)

@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-
-from ...storage.errors import UsageError
+from torch import Tensor
 
 Work = Any
 """torch's handle of a transfer: `wait()` returns when it is complete."""
@@ -34,22 +31,6 @@ class Process:
         """Whether this is the rank that writes what is written once."""
         return self.rank == 0
 
-    def prepare(self, model: nn.Module, sync_batchnorm: bool) -> nn.Module:
-        """The model, with batch norm over the global batch if that is wanted. Raises UsageError where torch does not
-        support it."""
-        if not sync_batchnorm or self.world_size == 1:
-            return model
-        if self.device.type != "cuda":
-            raise UsageError("--set sync_batchnorm=true: torch supports this on GPUs only; remove the setting")
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as several ranks train it: gradients are averaged over the ranks.
-
-        Buffers are not exchanged at each step: that would mean to wait for the slowest rank a second time.
-        """
-        return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
-
     def seed(self, seed: int) -> None:
         """Seed torch's generators as `torch.manual_seed` does, but on a GPU only if this rank uses one.
 
@@ -64,13 +45,6 @@ class Process:
         """Have torch refuse nondeterministic algorithms. cuBLAS reads its setting when it is first used."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-    def average_buffers(self, model: nn.Module) -> None:
-        """Give every rank the mean of all ranks' buffers: batch norm's running statistics, over all rows."""
-        if self.world_size > 1:
-            for buffer in model.buffers():
-                dist.all_reduce(buffer)
-                buffer.div_(self.world_size) if buffer.is_floating_point() else buffer.floor_divide_(self.world_size)
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
