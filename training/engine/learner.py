@@ -56,8 +56,10 @@ class Network:
         self.wrapped.train()
 
     def _averaged(self) -> nn.Module:
-        """The form whose gradients are averaged over the ranks. Buffers are not exchanged at each step: that would mean to
-        wait for the slowest rank a second time."""
+        """The form whose gradients are averaged over the ranks.
+
+        Buffers are not exchanged at each step: that would mean to wait for the slowest rank a second time.
+        """
         return self.module if self.sharded else DistributedDataParallel(self.model, broadcast_buffers=False)
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
