@@ -20,9 +20,9 @@ from .splits.plan import make_plan
 from .splits.split import Split
 from .stream.batch import Rank, Transform
 from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
-from .stream.order import lane_count
+from .stream.order import Mixing, lane_count
 from .stream.rows import RowStream
-from .stream.single import Mixing, TrainStream
+from .stream.single import TrainStream
 
 
 def stream(

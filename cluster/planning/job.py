@@ -31,8 +31,8 @@ from ...training.splits.choose import choose_split
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.order import LANE_STEP, lane_count
-from ...training.stream.single import Mixing, TrainStream
+from ...training.stream.order import LANE_STEP, Mixing, lane_count
+from ...training.stream.single import TrainStream
 from ..api.conversion import convert_image_files, convert_tables
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import named_split

@@ -17,7 +17,8 @@ from ...training.run import RunJob
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.single import Mixing, TrainStream
+from ...training.stream.order import Mixing
+from ...training.stream.single import TrainStream
 from ...training.zoo.user_code import read_error_note
 
 

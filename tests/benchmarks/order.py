@@ -12,7 +12,7 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from foldstream.training.stream.loads import plan_loads
+from foldstream.training.stream.loads import schedule_loads
 from foldstream.training.stream.order import EpochOrder
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +26,7 @@ def begin(part: float) -> None:
     """Compute an epoch's order and the first loads from a fraction of it on, like a stream that resumes there."""
     sizes = np.full(BLOCKS, BLOCK_ROWS)
     order = EpochOrder(sizes, sizes * 4 // 5, lanes=8, window=8, batch_size=256, seed=0, epoch=3)
-    for load in islice(plan_loads(order, range(8), int(order.steps * part)), LOADS):
+    for load in islice(schedule_loads(order, range(8), int(order.steps * part)), LOADS):
         order.window_blocks(load.part.lane, load.part.window)
 
 

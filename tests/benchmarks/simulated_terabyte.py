@@ -40,10 +40,9 @@ from foldstream.training.splits.plan import check_counts
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.batch import Rank
 from foldstream.training.stream.fused import FusedStream
-from foldstream.training.stream.fused_plan import plan_chunks
 from foldstream.training.stream.kernels import place_rows
-from foldstream.training.stream.order import EpochOrder
-from foldstream.training.stream.single import Mixing
+from foldstream.training.stream.order import EpochOrder, Mixing
+from foldstream.training.stream.read_schedule import schedule_reads
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -184,13 +183,13 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
     ranks = [Rank(rank, WORKERS, WORKER_MEMORY, threads=1) for rank in range(WORKERS)]
     streams = [FusedStream(dataset, rows, mixing, rank) for rank in ranks]  # raises an error if the memory is too small
     orders = {model: streams[0].order(model, epoch=0) for model in rows}
-    parts, reads, chunks = {model: array("i") for model in rows}, 0, 0
+    parts, reads, groups = {model: array("i") for model in rows}, 0, 0
     for stream in streams:
         held: OrderedDict[tuple[int, int], None] = OrderedDict()
-        for chunk in plan_chunks(orders, stream.lanes, dict.fromkeys(rows, 0), stream.chunk):
-            chunks += 1
-            for load in chunk.loads:
-                part, known = load.part, parts[chunk.model]
+        for group in schedule_reads(orders, stream.reader.lanes, dict.fromkeys(rows, 0), stream.group_shape):
+            groups += 1
+            for load in group.loads:
+                part, known = load.part, parts[group.model]
                 if known and (known[-4], known[-3], known[-1]) == (part.lane, part.window, part.start):
                     known[-1] = part.stop  # continues where the previous part ends
                 else:
@@ -206,7 +205,7 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
     windows = sum(map(len, orders[0].window_ends))
     return {
         "steps": sum(order.steps for order in orders.values()),
-        "chunks": chunks,
+        "groups": groups,
         "windows": windows,
         "reads_a_window": reads / windows,
         "worker_bytes": max(stream.memory_needed for stream in streams),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from time import perf_counter, process_time, thread_time
 from typing import Any
@@ -26,7 +27,7 @@ from foldstream.storage.machine import keep_freed_memory
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
-from foldstream.training.engine import fold_model
+from foldstream.training.engine import fold_reports
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.objective import make_model
@@ -60,12 +61,14 @@ class PlainLoop:
 
     def __init__(self, trainer: FoldTrainer, tensors: Sequence[torch.Tensor], default: bool) -> None:
         (self.x, self.y), fold = tensors, trainer.folds[0]
-        self.model, self.prepare, recipe = make_model(fold.job, 0), fold.prepare, fold.recipe
+        job, steps = fold.run_fold.job, fold.state.steps
+        recipe = job.config.recipe
+        self.model, self.prepare = make_model(job, 0), fold.learner.prepare
         self.optimizer = make_optimizer(self.model, recipe)
         if default:
             groups = parameter_groups(self.model, recipe.weight_decay)
             self.optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr)
-        self.scheduler = make_scheduler(self.optimizer, recipe, fold.updates * fold.config.epochs)
+        self.scheduler = make_scheduler(self.optimizer, recipe, ceil(steps / recipe.accumulate) * job.config.epochs)
         self.model.train()
         self.seconds = 0.0
 
@@ -90,9 +93,12 @@ class Turns:
     def __init__(self, trainer: FoldTrainer, plain: Sequence[PlainLoop], batches: int) -> None:
         assert isinstance(trainer.stream, TrainStream)
         self.stream, self.plain, self.batches = trainer.stream, plain, batches
-        self.load_state_dict = trainer.stream.load_state_dict
+        self.load_state_dict, self.group_shape = trainer.stream.load_state_dict, trainer.stream.group_shape
         self.aside = self.stopped = 0.0
         """CPU seconds of Foldstream's reading threads during the plain loops' turns, and the seconds of these turns."""
+
+    def __len__(self) -> int:
+        return len(self.stream)
 
     def __iter__(self) -> Iterator[Batch]:
         turn: list[torch.Tensor] = []
@@ -148,8 +154,8 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
     trainer.train_pass(trainer.folds)
     trainer.folds[0].state.epoch += 1
     turns: Any = Turns(trainer, plain, CASES[case][-1])
-    trainer.stream = turns
-    fold_model.PROGRESS_SECONDS *= 3  # the loops take turns, so this is about every second of Foldstream's time
+    trainer.placement.stream = turns
+    fold_reports.PROGRESS_SECONDS *= 3  # of all three loops, and so every second of ours
     foldstream = trainer.train_pass(trainer.folds) - turns.stopped + turns.aside
     default, same = (one.seconds for one in plain)
     return {

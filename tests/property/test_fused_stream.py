@@ -17,8 +17,9 @@ from foldstream.training.splits.split import Split
 from foldstream.training.stream.batch import Rank
 from foldstream.training.stream.filters import RowFilter, SubsetFilter, training_rows
 from foldstream.training.stream.fused import FusedStream
-from foldstream.training.stream.loads import plan_loads
-from foldstream.training.stream.single import Mixing, TrainStream
+from foldstream.training.stream.loads import schedule_loads
+from foldstream.training.stream.order import Mixing
+from foldstream.training.stream.single import TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,11 +51,11 @@ def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.T
 
 def fused_batches(stream: FusedStream, epoch: int, steps: Mapping[int, int]) -> dict[int, list[list[torch.Tensor]]]:
     got: dict[int, list[list[torch.Tensor]]] = {model: [] for model in steps}
-    for chunk, rows, _ in stream.chunks(epoch, steps):
-        batches = zip(*(torch.split(tensor.clone(), stream.chunk.batch_rows) for tensor in rows), strict=True)
-        for step, batch in zip(chunk.steps, batches, strict=True):
-            assert step == steps[chunk.model] + len(got[chunk.model])
-            got[chunk.model].append(list(batch))
+    for group, rows, _ in stream.read(epoch, steps):
+        batches = zip(*(torch.split(tensor.clone(), stream.group_shape.batch_rows) for tensor in rows), strict=True)
+        for step, batch in zip(group.steps, batches, strict=True):
+            assert step == steps[group.model] + len(got[group.model])
+            got[group.model].append(list(batch))
     return got
 
 
@@ -89,10 +90,10 @@ def test_a_rank_reads_each_of_its_blocks_once_an_epoch(world_size: int, datasets
     for seed in range(5):
         for rank in range(world_size):
             stream, read = counting_stream(dataset, Mixing(16, 8, 4, seed), rank, world_size)
-            for _ in stream.chunks(0, dict.fromkeys(range(FOLDS), 0)):
+            for _ in stream.read(0, dict.fromkeys(range(FOLDS), 0)):
                 pass
             orders = [stream.order(fold, 0) for fold in range(FOLDS)]
-            loads = (load.part for order in orders for load in plan_loads(order, stream.lanes, 0))
+            loads = (load.part for order in orders for load in schedule_loads(order, stream.reader.lanes, 0))
             windows = {(part.lane, part.window) for part in loads}  # of its lanes, and tails that fill them up
             assert read == Counter(block for window in windows for block in orders[0].window_blocks(*window).tolist())
 
@@ -107,8 +108,8 @@ def test_ranks_that_read_tails_for_each_other_read_every_block_once(world_size: 
         for rank in range(world_size):
             stream, read = counting_stream(dataset, mixing, rank, world_size)
             taken = [
-                (chunk, *((rows.x.clone(), rows.y.clone()) for rows in both))
-                for chunk, *both in stream.chunks(1, begun, for_others=True)
+                (group, *((rows.x.clone(), rows.y.clone()) for rows in both))
+                for group, *both in stream.read(1, begun, for_others=True)
             ]
             of_ranks.append(taken)
             total += read
@@ -116,12 +117,12 @@ def test_ranks_that_read_tails_for_each_other_read_every_block_once(world_size: 
         assert set(total.values()) == {1}
         got: dict[int, list[list[Rows]]] = {fold: [[] for _ in range(world_size)] for fold in begun}
         for of_all in zip(*of_ranks, strict=True):
-            chunk = of_all[0][0]
+            group = of_all[0][0]
             parts, tails = ([one[rows] for one in of_all] for rows in (1, 2))
-            fill_up(parts, tails, chunk, stream.chunk)
+            fill_up(parts, tails, group, stream.group_shape)
             moved += sum(len(x) for x, _ in tails)
             for rank, part in enumerate(parts):
-                got[chunk.model][rank].append(part)
+                got[group.model][rank].append(part)
         for fold, rank in product(begun, range(world_size)):
             own = TrainStream(dataset, fold_filters(dataset)[fold], mixing, Rank(rank, world_size, threads=2))
             batches = own_batches(own, 1, begun[fold])
@@ -151,7 +152,7 @@ def test_rows_hold_while_the_next_ones_are_taken(datasets: list[Dataset]) -> Non
     dataset = datasets[1]
     stream = FusedStream(dataset, fold_filters(dataset), Mixing(16, 8, 2))
     held: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for _, rows, _ in stream.chunks(0, {0: 0, 1: 0}):
+    for _, rows, _ in stream.read(0, {0: 0, 1: 0}):
         assert all(torch.equal(x, copy) for x, copy in held)
         held = [*held[-3:], (rows.x, rows.x.clone())]
 

@@ -15,8 +15,9 @@ from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.batch import Batch, Rank
 from foldstream.training.stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
+from foldstream.training.stream.order import Mixing
 from foldstream.training.stream.rows import RowStream
-from foldstream.training.stream.single import Mixing, TrainStream
+from foldstream.training.stream.single import TrainStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader

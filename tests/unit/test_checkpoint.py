@@ -11,7 +11,12 @@ import torch
 from foldstream.storage.errors import DamagedError, UsageError
 from foldstream.storage.places.locate import locate
 from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
-from foldstream.training.engine.saving import EACH_EPOCH, Pace, Saving, parse_saving
+from foldstream.training.engine.checkpoint_policy import (
+    EACH_EPOCH,
+    CheckpointPolicy,
+    CheckpointSchedule,
+    parse_checkpoint_policy,
+)
 from foldstream.training.model.weights import load_weights, save_weights
 from torch import nn
 
@@ -69,10 +74,10 @@ def test_any_reader_of_safetensors_finds_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({1, 2}, "the set at «model.0»"),
-        (torch.eye(2).to_sparse(), "sparse.* at «model.0»"),
+        ({1, 2}, "the set at 'model.0'"),
+        (torch.eye(2).to_sparse(), "sparse.* at 'model.0'"),
         (torch.zeros(1, dtype=torch.complex128), "complex128"),
-        ({(1, 2): 3}, "the dict at «model.0»"),
+        ({(1, 2): 3}, "the dict at 'model.0'"),
     ],
     ids=["set", "sparse", "complex128", "key"],
 )
@@ -86,7 +91,7 @@ def test_every_changed_byte_is_found() -> None:
     for place in range(len(data)):
         damaged = bytearray(data)
         damaged[place] ^= 1
-        with pytest.raises(DamagedError, match="here is not a whole checkpoint"):
+        with pytest.raises(DamagedError, match="the checkpoint here is damaged"):
             unpack(bytes(damaged), "here")
     for length in range(len(data)):
         with pytest.raises(DamagedError):
@@ -115,7 +120,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(tmp_path: Path, caplog:
     (tmp_path / ".left.tmp").touch()
     with caplog.at_level(logging.WARNING):
         assert checkpoints.load() == {"at": 1}
-    assert f"{newest} is not a whole checkpoint" in caplog.text
+    assert f"the checkpoint {newest} is damaged" in caplog.text
     checkpoints.save(0, 3, {"at": 3})
     assert names(tmp_path) == ["epoch-00000-step-000000001", "epoch-00000-step-000000003"], "the damaged one stays"
     for path in tmp_path.iterdir():
@@ -132,45 +137,45 @@ def test_tied_weights_are_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "saving"),
+    ("text", "policy"),
     [
         ("1 epoch", EACH_EPOCH),
-        (" 2 epochs", Saving(2, "epoch")),
-        ("500 steps", Saving(500, "step")),
-        ("1step", Saving(1, "step")),
-        ("0.5 minutes", Saving(0.5, "minute")),
+        (" 2 epochs", CheckpointPolicy(2, "epoch")),
+        ("500 steps", CheckpointPolicy(500, "step")),
+        ("1step", CheckpointPolicy(1, "step")),
+        ("0.5 minutes", CheckpointPolicy(0.5, "minute")),
     ],
 )
-def test_how_often_is_given_in_epochs_steps_or_minutes(text: str, saving: Saving) -> None:
-    assert parse_saving(text, 1) == saving
+def test_how_often_is_given_in_epochs_steps_or_minutes(text: str, policy: CheckpointPolicy) -> None:
+    assert parse_checkpoint_policy(text, 1) == policy
 
 
 @pytest.mark.parametrize("text", ["", "5", "often", "0 epochs", "1.5 steps", "-1 minutes", "5 hours", "0 minutes"])
 def test_other_measures_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="«500 steps»"):
-        parse_saving(text, 1)
+    with pytest.raises(UsageError, match="'500 steps'"):
+        parse_checkpoint_policy(text, 1)
     with pytest.raises(UsageError, match="at least 1"):
-        parse_saving("1 epoch", 0)
+        parse_checkpoint_policy("1 epoch", 0)
 
 
 def test_steps_are_counted_over_epochs_and_from_update_to_update() -> None:
-    pace = Pace(Saving(5, "step"))
+    schedule = CheckpointSchedule(CheckpointPolicy(5, "step"))
     updates = [4, 8, 12, 14, 18, 22]  # of four steps; an epoch has 14
-    due = [now for before, now in zip([0, *updates], updates, strict=False) if pace.is_due(now, now - before)]
+    due = [now for before, now in zip([0, *updates], updates, strict=False) if schedule.is_due(now, now - before)]
     assert due == [8, 12, 18, 22]
 
 
 def test_the_clock_is_looked_at_seldom_and_in_time() -> None:
     now = 0.0
-    pace, step, looks = Pace(Saving(10, "minute"), lambda: now), 0, 0
+    schedule, step, looks = CheckpointSchedule(CheckpointPolicy(10, "minute"), lambda: now), 0, 0
     written: list[float] = []
     while len(written) < 3:
         step, now = step + 1, now + (3.0 if step < 20 else 0.25)  # the first steps are slow
-        if step >= pace.look_at:
-            due, steps = pace.look(step)
-            looks, pace.look_at = looks + 1, step + steps
+        if step >= schedule.check_at:
+            due, steps = schedule.check_clock(step)
+            looks, schedule.check_at = looks + 1, step + steps
             if due:
                 written.append(now)
-                pace.saved(step)
+                schedule.note_saved(step)
     assert written == pytest.approx([600, 1200, 1800], abs=1)
     assert looks < 50

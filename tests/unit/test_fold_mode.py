@@ -12,7 +12,7 @@ from foldstream.training.run import RunJob
 from foldstream.training.stream.batch import Rank
 from foldstream.training.stream.filters import EveryRow
 from foldstream.training.stream.fused import FusedStream
-from foldstream.training.stream.single import Mixing
+from foldstream.training.stream.order import Mixing
 
 FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.training.engine.checkpoint import Checkpoints
+from foldstream.training.engine.checkpoint_policy import CheckpointPolicy, parse_checkpoint_policy
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
-from foldstream.training.engine.saving import Saving, parse_saving
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 
 from .test_training import fold_bytes, make_job
@@ -53,16 +53,16 @@ class Cut(BaseException):
 
 
 def cut_after(beats: int) -> Any:
-    """A beat that cuts the training off, as a kill does."""
+    """A heartbeat that cuts the training off, as a kill does."""
     left = beats
 
-    def beat(working: bool) -> None:
+    def heartbeat(working: bool) -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise Cut
 
-    return beat
+    return heartbeat
 
 
 def positions(run: RunFolder) -> dict[int, tuple[int, int]]:
@@ -77,17 +77,19 @@ def histories(run: RunFolder, *names: str) -> list[Any]:
     return [[[epoch[name] for name in names] for epoch in history] for history in epochs]
 
 
-def train_alone(job: RunJob, run: RunFolder, saving: Saving, mode: str, cuts: list[int]) -> list[dict[int, Any]]:
+def train_alone(
+    job: RunJob, run: RunFolder, policy: CheckpointPolicy, mode: str, cuts: list[int]
+) -> list[dict[int, Any]]:
     """Train all folds in this process, cut off after so many beats each time. Returns where the checkpoints stood."""
     groups = [[0, 1, 2]] if mode == "fused" else [[0], [1], [2]]
     seen = []
     for beats in [*cuts, FOREVER]:
-        beat = cut_after(beats)
+        heartbeat = cut_after(beats)
         try:
             for folds in groups:
                 left = [fold for fold in folds if not run.fold(fold).done.exists()]
                 if left:
-                    FoldTrainer(folds_of(job, run, left), Process(), beat=beat, saving=saving).train()
+                    FoldTrainer(folds_of(job, run, left), Process(), heartbeat=heartbeat, checkpoints=policy).train()
         except Cut:
             seen.append(positions(run))
     return seen
@@ -106,9 +108,9 @@ def test_one_process(
     mode: str, shares: int, settings: dict[str, str], model: str, digits: Dataset, tmp_path: Path
 ) -> None:
     job, quiet = make_job(digits, tmp_path / "quiet", settings, epochs=3, shares=shares, model=model)
-    train_alone(job, quiet, Saving(), mode, [])
+    train_alone(job, quiet, CheckpointPolicy(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, epochs=3, shares=shares, model=model)
-    seen = train_alone(job, cut, parse_saving("5 steps", 2), mode, [8, 31, 40])
+    seen = train_alone(job, cut, parse_checkpoint_policy("5 steps", 2), mode, [8, 31, 40])
     assert all(step for _, step in seen[0].values()), "no checkpoint in the midst of an epoch"
     assert fold_bytes(cut) == fold_bytes(quiet)
     measured = ("epoch", "loss", "train_loss", "accuracy", "rows")
@@ -119,16 +121,16 @@ RANK = """
 import os
 import sys
 from pathlib import Path
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.process import local_group
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
-from foldstream.training.saving import parse_saving
+from foldstream.training.engine.checkpoint_policy import parse_checkpoint_policy
 
 root, rendezvous, groups = RunFolder(Path(sys.argv[1])), sys.argv[2], sys.argv[3].split()
-saving = parse_saving(sys.argv[4], 1)
+policy = parse_checkpoint_policy(sys.argv[4], 1)
 rank, left = int(sys.argv[5]), int(sys.argv[6])
 
-def beat(working):
+def heartbeat(working):
     global left
     left -= 1
     if left < 0:
@@ -137,9 +139,9 @@ def beat(working):
 with local_group(rank, 2, rendezvous) as process:
     for group in groups:
         folds = [int(fold) for fold in group.split(",") if not root.fold(int(fold)).done.exists()]
-        process.wait()
+        process.barrier()
         if folds:
-            FoldTrainer(folds_of(load_job(root), root, folds), process, beat=beat, saving=saving).train()
+            FoldTrainer(folds_of(load_job(root), root, folds), process, heartbeat=heartbeat, checkpoints=policy).train()
 """
 GROUPS = {"runs": "0 1 2", "fused": "0,1,2"}
 
@@ -169,12 +171,12 @@ def test_two_ranks(mode: str, every: str, window: int, model: str, digits: Datas
     settings = {"accumulate": "2"} if mode == "runs" else {}
     options: dict[str, Any] = {"epochs": 3, "shares": 2, "window": window, "model": model}
     job, quiet = make_job(digits, tmp_path / "quiet", settings, **options)
-    train_alone(job, quiet, Saving(), mode, [])
+    train_alone(job, quiet, CheckpointPolicy(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, **options)
     for number, beats in enumerate([(11, 11), (8, 12)]):
         two_ranks(cut, mode, every, tmp_path / f"meet-{number}", beats)
         assert any(step for _, step in positions(cut).values()), "no checkpoint in the midst of an epoch"
-    train_alone(job, cut, Saving(), mode, [])
+    train_alone(job, cut, CheckpointPolicy(), mode, [])
     assert fold_bytes(cut) == fold_bytes(quiet)
     assert histories(cut, "train_loss") == histories(quiet, "train_loss")
 
@@ -187,10 +189,13 @@ def test_the_fold_that_goes_round_begins_at_the_other_rank(
     five; two go on."""
     options: dict[str, Any] = {"epochs": 2, "shares": 2, "window": window, "model": model}
     job, quiet = make_job(digits, tmp_path / "quiet", **options)
-    train_alone(job, quiet, Saving(), "fused", [])
+    train_alone(job, quiet, CheckpointPolicy(), "fused", [])
     _, cut = make_job(digits, tmp_path / "cut", **options)
     trainer = FoldTrainer(
-        folds_of(job, cut, range(3)), Process(), beat=cut_after(beats), saving=parse_saving("1 step", 1)
+        folds_of(job, cut, range(3)),
+        Process(),
+        heartbeat=cut_after(beats),
+        checkpoints=parse_checkpoint_policy("1 step", 1),
     )
     with pytest.raises(Cut):
         trainer.train()

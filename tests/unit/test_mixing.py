@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.training.stream.filters import EveryRow
-from foldstream.training.stream.single import Mixing, TrainStream
+from foldstream.training.stream.order import Mixing
+from foldstream.training.stream.single import TrainStream
 
 from ..datasets import write_dataset
 

@@ -11,6 +11,7 @@ import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.training.config import TrainConfig
+from foldstream.training.engine.learner import with_sync_batchnorm
 from foldstream.training.engine.process import Process
 from foldstream.training.engine.sharded import blocks_of
 from foldstream.training.run import RunFolder, read_result
@@ -22,10 +23,10 @@ from .test_training import make_job
 RANK = """
 import sys
 from pathlib import Path
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.process import local_group
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
-from foldstream.training.saving import parse_saving
+from foldstream.training.engine.checkpoint_policy import parse_checkpoint_policy
 
 _, rank, root, every, stop_after, rendezvous = sys.argv
 run = RunFolder(Path(root))
@@ -38,10 +39,12 @@ def notify(fold, metrics):
         raise Cut
 
 with local_group(int(rank), 2, rendezvous) as process:
-    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, saving=parse_saving(every, 1))
+    policy = parse_checkpoint_policy(every, 1)
+    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, checkpoints=policy)
     for fold in trainer.folds:
-        held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in fold.trained.parameters())
-        print("held", held, sum(p.numel() for p in fold.model.parameters()))
+        own, full = (list(module.parameters()) for module in (fold.network.module, fold.network.model))
+        held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in own)
+        print("held", held, sum(p.numel() for p in full))
     try:
         trainer.train(notify)
     except Cut:
@@ -121,4 +124,4 @@ def test_what_cannot_be_is_refused(digits: Dataset) -> None:
     with pytest.raises(UsageError, match="precision=bfloat16"):
         check(strategy="fsdp", precision="float16")
     with pytest.raises(UsageError, match="on GPUs only"):
-        Process(0, 2).prepare(torch.nn.BatchNorm1d(3), sync_batchnorm=True)
+        with_sync_batchnorm(torch.nn.BatchNorm1d(3), Process(0, 2))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from foldstream.storage.fold_plan import ModelRows
 from foldstream.storage.format import Layout
-from foldstream.training.stream.loads import plan_loads
+from foldstream.training.stream.loads import schedule_loads
 from foldstream.training.stream.order import EpochOrder
 
 from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, simulate
@@ -23,7 +23,7 @@ def test_a_plan_that_is_wrong_in_one_number_is_found(column: int) -> None:
     counts = np.stack([np.bincount(part, minlength=2) for part in codes.reshape(-1, 50)])
     rows = CodedRows(layout, lambda start, stop: codes[start:stop], counts, ModelRows("fold", (0,), (1,)))
     order = EpochOrder(layout.block_sizes(), rows.kept(), lanes=8, window=4, batch_size=BATCH, seed=0, epoch=0)
-    loads = (load.part for load in plan_loads(order, range(8), 0))
+    loads = (load.part for load in schedule_loads(order, range(8), 0))
     parts = np.array([(part.lane, part.window, part.start, part.stop) for part in loads])
     check_parts(parts, order, rows)
     parts[len(parts) // 2, column] += 1

@@ -120,8 +120,8 @@ def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> No
 RANK = """
 import sys
 from pathlib import Path
-from foldstream.training.loop import FoldTrainer
-from foldstream.training.process import local_group
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
 
 rank, root, rendezvous = int(sys.argv[1]), RunFolder(Path(sys.argv[2])), sys.argv[3]
@@ -178,7 +178,7 @@ def test_candidates_from_one_pass_are_those_that_are_trained_one_by_one(digits: 
 def test_a_trainer_is_silent_only_while_it_writes(digits: Dataset, tmp_path: Path) -> None:
     job, run = make_job(digits, tmp_path, epochs=2)
     beats: list[bool] = []
-    FoldTrainer(folds_of(job, run, [0, 1]), Process(), beat=beats.append).train()
+    FoldTrainer(folds_of(job, run, [0, 1]), Process(), heartbeat=beats.append).train()
     writings = [position for position, working in enumerate(beats) if not working]
     assert len(writings) == 3, "two checkpoints, and the end"
     assert all(beats[position + 1] for position in writings[:2])

@@ -12,7 +12,8 @@ from foldstream.storage.errors import DamagedError, SourceError
 from foldstream.storage.shards import shard_key
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.stream.filters import EveryRow
-from foldstream.training.stream.single import Mixing, TrainStream
+from foldstream.training.stream.order import Mixing
+from foldstream.training.stream.single import TrainStream
 
 from ..conftest import WriteCsv, convert_file, table
 

@@ -1,91 +1,211 @@
-"""Several folds on several ranks: each rank reads its own lanes and trains whole models, which other ranks' rows reach.
+"""Several folds on several ranks: who trains which fold, and how rows and states reach that rank.
 
-Averaging gradients would make every rank wait for the others at each step. Rows travel instead, some megabytes at a
-time and ahead of their use, to the rank that trains the fold. Folds that do not go evenly into the ranks go round from
-rank to rank, a chunk of steps each, with their state.
+Averaging gradients would make every rank wait for the others at each step. With a fold for every rank, each rank reads
+its own lanes and trains entire models: the rows of other ranks travel to it instead, some megabytes at a time and ahead
+of their use. Folds that cannot be divided evenly among the ranks rotate from rank to rank, with their state, a group of
+steps each.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ..config import TrainConfig
 from ..stream.batch import Batch
-from ..stream.fused_plan import Chunk
-from ..stream.loads import ChunkShape
+from ..stream.fused import FusedStream
+from ..stream.loads import GroupShape
+from ..stream.read_schedule import ModelSteps
+from ..stream.single import TrainStream
+from .fold_model import FoldModel
 from .process import Process, Work
-from .shares import Rows
+from .shares import Rows, split_rows
 
-MESSAGES = 4  # of a rank for a chunk, at most: x and y of its part and of the tails that it has read for others
+MESSAGES = 4  # of a rank for a group, at most: x and y of its part and of the tails that it has read for others
+FoldStep = tuple[FoldModel, int, list[Rows]]
+"""A step of a fold's epoch, with the rows of the shares that this rank trains."""
 
 
 @dataclass(frozen=True)
 class Owners:
-    """Which of `world_size` ranks trains a fold in the chunk of `chunk_steps` steps that begins at a step of its epoch.
+    """Which of `world_size` ranks trains a fold in the group of `group_steps` steps that begins at a step of its epoch.
 
     It depends on the step alone, so that it is the same wherever in an epoch the training begins.
     """
 
     folds: tuple[int, ...]
     world_size: int
-    chunk_steps: int
+    group_steps: int
 
     def owner(self, fold: int, step: int) -> int:
         place = self.folds.index(fold)
-        goes_round = place >= len(self.folds) // self.world_size * self.world_size
-        return (place + step // self.chunk_steps * goes_round) % self.world_size
+        rotates = place >= len(self.folds) // self.world_size * self.world_size
+        return (place + step // self.group_steps * rotates) % self.world_size
 
     def home(self, fold: int) -> int:
-        """The rank that has the fold between epochs: that of an epoch's first chunk."""
+        """The rank that has the fold between epochs: that of an epoch's first group."""
         return self.owner(fold, 0)
 
     @property
     def reading_order(self) -> list[int]:
-        """The folds, with those that go round first: the next rank waits for them."""
+        """The folds, with those that rotate first: the next rank waits for them."""
         fixed = len(self.folds) // self.world_size * self.world_size
         return [*self.folds[fixed:], *self.folds[:fixed]]
 
 
+class FoldPlacement:
+    """Which rank has the newest state of each fold, and the steps that this rank trains."""
+
+    def __init__(self, stream: TrainStream | FusedStream, process: Process, config: TrainConfig) -> None:
+        self.stream, self.process, self.lanes = stream, process, config.lanes
+        self.shares = config.shares if process.world_size == 1 else process.world_size
+        self.homes: dict[int, int] = {}
+        """The rank that has a fold's newest state, for each fold whose state is not the same on all ranks."""
+
+    def is_home(self, fold: FoldModel) -> bool:
+        """Whether this rank has the newest state of a fold, and writes its checkpoints between epochs."""
+        return self.process.rank == self.homes.get(fold.number, 0)
+
+    def steps(self, folds: Sequence[FoldModel], together: bool) -> Iterator[FoldStep]:
+        """The steps of the folds' epoch that this rank trains: of all folds, `together` with the other ranks, or of its
+        own folds."""
+        return self._steps_together(folds) if together else self._own_steps(folds)
+
+    def _steps_together(self, folds: Sequence[FoldModel]) -> Iterator[FoldStep]:
+        """The steps of folds that all ranks train, each with its share of every batch."""
+        for fold in folds:
+            home = self.homes.pop(fold.number, None)
+            if home is not None:
+                state = fold.learner.state() if home == self.process.rank else None
+                fold.learner.set_state(self.process.broadcast(state, home))
+            fold.begin_pass([self.process.rank], self.shares, together=True)
+        models, begun = _begun(folds)
+        for group, batch, _ in read_steps(self.stream, folds[0].state.epoch, begun):
+            yield from split_steps(models[group.model], group, [(batch.x, batch.y)])
+
+    def _own_steps(self, folds: Sequence[FoldModel]) -> Iterator[FoldStep]:
+        """The steps of the folds that this rank trains, with the rows of all shares."""
+        process, sent, shape = self.process, list[Work](), self.stream.group_shape
+        models, steps = _begun(folds)
+        owners = Owners(tuple(models), process.world_size, shape.steps)
+        begun = {fold: steps[fold] for fold in owners.reading_order}
+        for fold in folds:
+            self._bring_home(fold, owners.home(fold.number))
+            fold.begin_pass(range(self.shares), self.shares, together=False)
+        groups = read_steps(self.stream, folds[0].state.epoch, begun, for_others=True)
+        for group, parts in exchange_rows(groups, shape, owners, process):
+            fold = models[group.model]
+            before, after = (owners.owner(group.model, group.steps.start + n * owners.group_steps) for n in (-1, 1))
+            if group.number and before != process.rank:
+                fold.learner.set_state_within(process.receive_state(before))
+            of_shares = parts if len(parts) > 1 else split_rows(parts[0], self.lanes, self.shares, len(group.steps))
+            yield from split_steps(fold, group, of_shares)
+            target = owners.home(group.model) if group.last else after
+            if target != process.rank:
+                sent += process.start_send_state(fold.learner.state_within(), target)
+        for fold in folds:
+            self._receive_last(fold, owners, begun[fold.number])
+        for work in sent:
+            work.wait()
+
+    def _receive_last(self, fold: FoldModel, owners: Owners, begun: int) -> None:
+        """Receive the state after an epoch that `begun` with a step, where another rank trained its last group."""
+        last = fold.state.steps - 1 - (fold.state.steps - 1 - begun) % owners.group_steps
+        trained_last = owners.owner(fold.number, last)
+        if owners.home(fold.number) == self.process.rank != trained_last:
+            fold.learner.set_state_within(self.process.receive_state(trained_last))
+
+    def _bring_home(self, fold: FoldModel, home: int) -> None:
+        """Move the newest state of a fold to the rank that trains it first."""
+        now = self.homes.get(fold.number, home)
+        self.homes[fold.number] = home
+        if now != home and now == self.process.rank:
+            for work in self.process.start_send_state(fold.learner.state(), home):
+                work.wait()
+        elif now != home == self.process.rank:
+            fold.learner.set_state(self.process.receive_state(now))
+
+    def share_weights(self, fold: FoldModel) -> float:
+        """Give every rank the weights of a fold after a pass. Returns its mean training loss."""
+        home, learner, model = self.homes.get(fold.number), fold.learner, fold.network.model
+        if home is None or self.process.world_size == 1:
+            return learner.end_pass()
+        own = {"loss": learner.end_pass(), "model": model.state_dict()} if home == self.process.rank else None
+        state = self.process.broadcast(own, home)
+        if own is None:
+            model.load_state_dict(state["model"])
+        return float(state["loss"])
+
+
+def _begun(folds: Sequence[FoldModel]) -> tuple[dict[int, FoldModel], dict[int, int]]:
+    """The folds by their numbers, and the steps that each has begun its epoch with."""
+    return {fold.number: fold for fold in folds}, {fold.number: fold.state.step for fold in folds}
+
+
+def read_steps(
+    stream: TrainStream | FusedStream, epoch: int, begun: Mapping[int, int], for_others: bool = False
+) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
+    """This rank's part of an epoch's batches, each fold from the step on that it has `begun` with; see
+    `FusedStream.read`. A stream of a single model gives them one by one."""
+    if isinstance(stream, FusedStream):
+        yield from stream.read(epoch, begun, for_others)
+        return
+    ((fold, first),) = begun.items()
+    stream.load_state_dict({"epoch": epoch, "step": first})
+    steps = first + len(stream)
+    for step, batch in enumerate(stream, first):
+        group = ModelSteps(fold, step - first, step + 1 == steps, range(step, step + 1), (), step / steps)
+        yield group, batch, Batch(*(tensor[:0] for tensor in batch))
+
+
+def split_steps(fold: FoldModel, group: ModelSteps, shares: Sequence[Rows]) -> Iterator[FoldStep]:
+    """The steps of a group, each with the rows of its shares."""
+    count = len(group.steps)
+    by_share = [zip(*(torch.split(tensor, len(x) // count) for tensor in (x, y)), strict=True) for x, y in shares]
+    for step, *rows in zip(group.steps, *by_share, strict=True):
+        yield fold, step, rows
+
+
 @dataclass(frozen=True, eq=False)
 class _Posted:
-    """A chunk whose rows are on their way: on the rank that trains on it, the parts of all ranks, and the tails that
-    each has read for others."""
+    """A group whose rows are on their way. On the rank that trains on it: the parts of all ranks, and the tails that
+    each of them has read for others."""
 
-    chunk: Chunk
+    group: ModelSteps
     parts: list[Rows]
     tails: list[Rows]
     jobs: list[Work]
 
 
 def exchange_rows(
-    chunks: Iterable[tuple[Chunk, Batch, Batch]], shape: ChunkShape, owners: Owners, process: Process
-) -> Iterator[tuple[Chunk, list[Rows]]]:
-    """Send this rank's parts of the chunks, and the tails that it has read for others, to those who train on them.
+    groups: Iterable[tuple[ModelSteps, Batch, Batch]], shape: GroupShape, owners: Owners, process: Process
+) -> Iterator[tuple[ModelSteps, list[Rows]]]:
+    """Send this rank's parts of the groups, and the tails that it has read for others, to the ranks that train on them.
 
-    Yields the chunks that this rank trains on, each with the parts of all ranks in their order. A round of all folds
-    is under way before it is needed.
+    Yields the groups that this rank trains on, each with the parts of all ranks in their order. A group of each fold is
+    on its way before it is needed.
     """
     posted: deque[_Posted] = deque()
-    for number, (chunk, batch, tails) in enumerate(chunks):
-        posted.append(_post(number, chunk, (batch.x, batch.y), (tails.x, tails.y), owners, process))
+    for number, (group, batch, tails) in enumerate(groups):
+        posted.append(_post(number, group, (batch.x, batch.y), (tails.x, tails.y), owners, process))
         if len(posted) > len(owners.folds):
             yield from _finish(posted.popleft(), shape)
     for one in posted:
         yield from _finish(one, shape)
 
 
-def _post(number: int, chunk: Chunk, part: Rows, tails: Rows, owners: Owners, process: Process) -> _Posted:
-    """Begin to send a part and tails, or to receive those of the others."""
-    owner, first_tag = owners.owner(chunk.model, chunk.steps.start), 1 + MESSAGES * number
+def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owners, process: Process) -> _Posted:
+    """Begin to send a part and tails, or to receive those of the other ranks."""
+    owner, first_tag = owners.owner(group.model, group.steps.start), 1 + MESSAGES * number
     if owner != process.rank:
         sent = [tensor for tensor in (*part, *tails) if len(tensor)]
-        return _Posted(chunk, [], [], [process.start_send(one, owner, tag) for tag, one in enumerate(sent, first_tag)])
-    posted = _Posted(chunk, [], [], [])
+        return _Posted(group, [], [], [process.start_send(one, owner, tag) for tag, one in enumerate(sent, first_tag)])
+    posted = _Posted(group, [], [], [])
     for rank in range(process.world_size):
         own = rank == process.rank
         posted.parts.append(part if own else _room(part, len(part[0])))
-        posted.tails.append(tails if own else _room(tails, sum(load.part.rows for _, load in chunk.tails_of(rank))))
+        posted.tails.append(tails if own else _room(tails, sum(load.part.rows for _, load in group.tails_of(rank))))
         if not own:
             awaited = [tensor for tensor in (*posted.parts[-1], *posted.tails[-1]) if len(tensor)]
             posted.jobs.extend(process.start_receive(one, rank, tag) for tag, one in enumerate(awaited, first_tag))
@@ -98,19 +218,19 @@ def _room(like: Rows, rows: int) -> Rows:
     return x, y
 
 
-def _finish(posted: _Posted, shape: ChunkShape) -> Iterator[tuple[Chunk, list[Rows]]]:
+def _finish(posted: _Posted, shape: GroupShape) -> Iterator[tuple[ModelSteps, list[Rows]]]:
     for job in posted.jobs:
         job.wait()
     if posted.parts:
-        fill_up(posted.parts, posted.tails, posted.chunk, shape)
-        yield posted.chunk, posted.parts
+        fill_up(posted.parts, posted.tails, posted.group, shape)
+        yield posted.group, posted.parts
 
 
-def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], chunk: Chunk, shape: ChunkShape) -> None:
-    """Put the tails that each rank has read for others where they are missing in the parts of these."""
+def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps, shape: GroupShape) -> None:
+    """Put the tails that each rank has read for others into the parts that lack them."""
     for reader, rows in enumerate(tails):
         first = 0
-        for rank, load in chunk.tails_of(reader):
+        for rank, load in group.tails_of(reader):
             places = torch.from_numpy(shape.places(load, [0]))
             for part, tail in zip(parts[rank], rows, strict=True):
                 part[places] = tail[first : first + load.part.rows]

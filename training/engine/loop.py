@@ -1,40 +1,49 @@
-"""Training folds: epochs of steps, evaluation after each, a checkpoint after each, predictions at the end.
+"""Training folds: epochs of steps, evaluation and a checkpoint after each epoch, predictions at the end.
 
-Several folds are trained from one pass over the data: what is read for one of them is read for all. Runs in one
-process or in a group, with or without Ray.
+Several folds are trained from one pass over the data: what is read for one of them is read for all. The loop runs in
+one process or in a group, with or without Ray.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import lcm
 from time import perf_counter
 from typing import Any, TypeVar
 
-import torch
-
+from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
 from ..model.prediction import predict_folds
 from ..run import RunFold
-from ..stream.batch import Batch, Rank
+from ..stream.batch import Rank
 from ..stream.filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from ..stream.fused import FusedStream
-from ..stream.fused_plan import Chunk
+from ..stream.order import Mixing
 from ..stream.rows import chosen_rows
-from ..stream.single import Mixing, TrainStream
-from .fold_model import FoldModel
-from .fold_parallel import Owners, exchange_rows
-from .process import Process, Work
-from .saving import EACH_EPOCH, Saving
-from .shares import Rows, deal, join_states
+from ..stream.single import TrainStream
+from .checkpoint_policy import EACH_EPOCH, CheckpointPolicy
+from .fold_model import FoldModel, make_fold_model
+from .fold_parallel import FoldPlacement
+from .process import Process
+from .shares import join_states
 
 Item = TypeVar("Item")
-Beat = Callable[[bool], None]
-"""Called often, while the work goes on; with False before something that may take long."""
+Heartbeat = Callable[[bool], None]
+"""Called often while the work continues; with False before something that may take long."""
 Notify = Callable[[int, dict[str, Any]], None]
 
 
 class FoldTrainer:
-    """Trains some folds together on one rank, of a run or of several that differ in their settings only."""
+    """Trains some folds together on one rank. They belong to one run, or to several that differ in their settings only.
+
+    Args:
+        folds: The folds.
+        process: This rank.
+        memory: Bytes that the stream may hold; an eighth of the machine's memory by default.
+        cache: Bytes of local disk for blocks of an object store; a tenth of the free disk by default.
+        heartbeat: Called often while the work continues; with False before something that may take long.
+        checkpoints: When checkpoints are written, and how many are kept.
+    """
 
     def __init__(
         self,
@@ -42,253 +51,195 @@ class FoldTrainer:
         process: Process,
         memory: int | None = None,
         cache: int | None = None,
-        beat: Beat = lambda working: None,
-        saving: Saving = EACH_EPOCH,
+        heartbeat: Heartbeat = lambda working: None,
+        checkpoints: CheckpointPolicy = EACH_EPOCH,
     ) -> None:
-        first = folds[0]
-        self.dataset, self.process, self.config, self.beat = first.job.open_data(), process, first.job.config, beat
-        self.saving = saving
-        config = self.config
-        self.rank = Rank(process.rank, process.world_size, memory, cache=cache)
-        plan = open_plan(first.run.folds)  # all have the same
+        first, self.process, self.heartbeat, self.clock = folds[0], process, heartbeat, Clock()
+        self.dataset, self.rank = first.job.open_data(), Rank(process.rank, process.world_size, memory, cache=cache)
+        plan = open_plan(first.run.folds)  # the same for all folds
         rows = {number: training_rows(plan, one.fold) for number, one in enumerate(folds)}
         self.held_out: dict[int, RowFilter] = {n: held_out_rows(plan, one.fold) for n, one in enumerate(folds)}
         self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
-        mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-        self.stream: TrainStream | FusedStream
-        if len(folds) > 1:
-            together = lcm(*(one.job.config.recipe.accumulate for one in folds))
-            self.stream = FusedStream(self.dataset, rows, mixing, self.rank, together)
-        else:
-            self.stream = TrainStream(self.dataset, rows[0], mixing, self.rank)
-        self.shares = config.shares if process.world_size == 1 else process.world_size
-        self.homes: dict[int, int] = {}
-        """The ranks that have the newest state of a fold, where not all have it."""
+        self.placement = FoldPlacement(_open_stream(self.dataset, folds, rows, self.rank), process, first.job.config)
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
-        tried = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
-        self.folds = [FoldModel(n, one, process, kept[n], tried[n], saving) for n, one in enumerate(folds)]
-        self.clock = Clock()
+        evaluated = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
+        self.folds = [
+            make_fold_model(n, one, process, kept[n], evaluated[n], checkpoints) for n, one in enumerate(folds)
+        ]
+        self.saver = CheckpointSaver(process, self.placement, checkpoints, self.clock, heartbeat)
+
+    @property
+    def stream(self) -> TrainStream | FusedStream:
+        """The training rows of all folds."""
+        return self.placement.stream
 
     def train(self, notify: Notify = lambda fold, metrics: None) -> None:
-        """Train to the end, from the last checkpoints if there are some, then write weights, predictions and marks.
+        """Train to the end, from the last checkpoints if they exist, then write predictions, weights and completion
+        markers.
 
-        `notify` gets the number of a fold and its metrics after each of its epochs, on every rank.
+        `notify` gets the index of a fold and its metrics after each of its epochs, on every rank.
         """
         left = self.folds
         for fold in left:
-            fold.load()
-        self.process.wait()  # before one of them writes a checkpoint that another one would go on from
+            fold.checkpoints.load()
+        self.process.barrier()  # before one rank writes a checkpoint that another one would resume from
         try:
             while left:
-                # After a kill some may be some epochs behind the others, which wait for them.
+                # After a kill some folds may be some epochs behind the others, which wait for them.
                 epoch = min(fold.state.epoch for fold in left)
-                if going_on := [fold for fold in left if fold.state.epoch == epoch and not fold.ended]:
-                    self.train_epoch(going_on, notify)
-                if ended := [fold for fold in left if fold.ended]:
+                if current := [fold for fold in left if fold.state.epoch == epoch and not fold.state.ended]:
+                    self.train_epoch(current, notify)
+                if ended := [fold for fold in left if fold.state.ended]:
                     self.finish(ended)
-                left = [fold for fold in left if not fold.ended]
+                left = [fold for fold in left if not fold.state.ended]
         finally:
             for fold in self.folds:
-                fold.close()
+                fold.reports.close()
 
     def train_epoch(self, folds: Sequence[FoldModel], notify: Notify) -> None:
-        """Train the folds for an epoch, the same for all, and evaluate and save them."""
+        """Train the folds for an epoch, the same one for all, then evaluate and save them."""
         before = self.stream.blocks.bytes_read
         seconds = self.train_pass(folds)
-        read = sum(bytes_read for (bytes_read,) in self.process.collect([self.stream.blocks.bytes_read - before]))
-        losses = [self.spread(fold) for fold in folds]
+        read = sum(bytes_read for (bytes_read,) in self.process.all_gather([self.stream.blocks.bytes_read - before]))
+        losses = [self.placement.share_weights(fold) for fold in folds]
         with self.clock.measure("evaluate"):
             scores = self.evaluate(folds)
         ranks = self.timings()
-        self.beat(False)  # what is written may take its time
+        self.heartbeat(False)  # writing may take a while
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
             trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped}
-            of_pass = {"seconds": fold.earlier + seconds, "read_bytes": read, "ranks": ranks}
+            of_pass = {"seconds": fold.learner.current.earlier + seconds, "read_bytes": read, "ranks": ranks}
             fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass})
-            if self.process.leads:
-                fold.write_logs()
-                fold.write_history()
-            if self.saves(fold):
-                with self.clock.measure("checkpoint"):
-                    fold.save()
-            notify(fold.fold, fold.state.history[-1])
-        self.beat(True)
-
-    def saves(self, fold: FoldModel) -> bool:
-        """Whether this rank has a part in a checkpoint of the fold after its epoch, and one is due."""
-        if fold.sharded:
-            return bool(self.process.collect([fold.is_due()])[0][0])
-        return self.process.rank == self.homes.get(fold.number, 0) and fold.is_due()
+            if self.process.is_main:
+                fold.write_reports()
+            self.saver.save_after_epoch(fold)
+            notify(fold.run_fold.fold, fold.state.history[-1])
+        self.heartbeat(True)
 
     def train_pass(self, folds: Sequence[FoldModel]) -> float:
         """One pass over the training rows of some folds. Returns its seconds.
 
-        If there is a fold for every rank, each trains folds of its own; else, or where a model is dealt over the ranks,
-        all ranks train each fold together.
+        With a fold for every rank, each rank trains folds of its own; otherwise, or where a model is sharded over the
+        ranks, all ranks train each fold together.
         """
-        together = len(folds) < self.process.world_size or any(fold.needs_all for fold in folds)
-        started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saving.unit != "epoch"
-        for fold, step, parts in self.clock.waiting(self.steps_together(folds) if together else self.own_steps(folds)):
+        together = len(folds) < self.process.world_size or any(fold.network.needs_all_ranks for fold in folds)
+        started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saver.saves_within_epochs
+        for fold, step, parts in self.clock.waiting(self.placement.steps(folds, together)):
             fold.train_step(parts, step)
-            self.beat(True)
-            if within and fold.state.step == step + 1 < fold.steps:  # after an update
-                self.save_within(fold, together)
+            self.heartbeat(True)
+            if within and fold.state.step == step + 1 < fold.state.steps:  # after an update
+                self.saver.save_within_epoch(fold, together)
         seconds = perf_counter() - started
         written -= self.clock.spent["checkpoint"]
         self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"] + written
         return seconds
 
-    def save_within(self, fold: FoldModel, together: bool) -> None:
-        """Write a checkpoint in the midst of an epoch, if it is due: by the rank that trains the fold, or if all do, by
-        the one that leads, with what the shares of the others have of their own."""
-        if not self.is_due(fold, together):
-            return
-        if not together or self.process.leads:
-            self.beat(False)
-        with self.clock.measure("checkpoint"):
-            own = fold.state_of_shares()
-            of_ranks = self.process.gather(own) if together else [own]
-            if of_ranks or fold.sharded:
-                fold.save(join_states(of_ranks) if of_ranks else None)
-        self.beat(True)
-
-    def is_due(self, fold: FoldModel, together: bool) -> bool:
-        """Whether a checkpoint is due in the midst of an epoch. Time is told by the clock of one rank: that of the
-        fold's home, or where all train it, of the leader, whom the others ask now and then."""
-        if self.saving.unit == "step":
-            return fold.is_due()
-        if not together:
-            return self.homes[fold.number] == self.process.rank and fold.is_due()
-        if fold.steps_done < fold.pace.look_at:
-            return False
-        due, steps = self.process.collect(fold.pace.look(fold.steps_done))[0]
-        fold.pace.look_at = fold.steps_done + int(steps)
-        return bool(due)
-
-    def steps_together(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
-        """The steps of folds that all ranks train, each with its share of every batch."""
-        for fold in folds:
-            home = self.homes.pop(fold.number, None)
-            if home is not None:
-                state = fold.training_state() if home == self.process.rank else None
-                fold.set_training_state(self.process.broadcast(state, home))
-            fold.begin_epoch([self.process.rank], self.shares, together=True)
-        models = {fold.number: fold for fold in folds}
-        for chunk, batch, _ in self.chunks(folds[0].state.epoch, {fold.number: fold.state.step for fold in folds}):
-            yield from steps_of(models[chunk.model], chunk, [(batch.x, batch.y)])
-
-    def own_steps(self, folds: Sequence[FoldModel]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
-        """The steps of the folds that this rank trains, with the rows of all shares."""
-        process, models, sent = self.process, {fold.number: fold for fold in folds}, list[Work]()
-        owners = Owners(tuple(models), process.world_size, self.stream.chunk.steps)
-        begun = {fold: models[fold].state.step for fold in owners.reading_order}
-        for fold in folds:
-            self.bring_home(fold, owners.home(fold.number))
-            fold.begin_epoch(range(self.shares), self.shares, together=False)
-        chunks = self.chunks(folds[0].state.epoch, begun, for_others=True)
-        for chunk, parts in exchange_rows(chunks, self.stream.chunk, owners, process):
-            fold = models[chunk.model]
-            before, after = (owners.owner(chunk.model, chunk.steps.start + n * owners.chunk_steps) for n in (-1, 1))
-            if chunk.number and before != process.rank:
-                fold.set_state_within(process.receive_state(before))
-            dealt = parts if len(parts) > 1 else deal(parts[0], self.config.lanes, self.shares, len(chunk.steps))
-            yield from steps_of(fold, chunk, dealt)
-            goes_to = owners.home(chunk.model) if chunk.last else after
-            if goes_to != process.rank:
-                sent += process.start_send_state(fold.state_within(), goes_to)
-        for fold in folds:
-            last = fold.steps - 1 - (fold.steps - 1 - begun[fold.number]) % owners.chunk_steps
-            trained_last = owners.owner(fold.number, last)
-            if owners.home(fold.number) == process.rank != trained_last:
-                fold.set_state_within(process.receive_state(trained_last))
-        for work in sent:
-            work.wait()
-
-    def bring_home(self, fold: FoldModel, home: int) -> None:
-        """Have the newest state of a fold on the rank that trains it first."""
-        now = self.homes.get(fold.number, home)
-        self.homes[fold.number] = home
-        if now != home and now == self.process.rank:
-            for work in self.process.start_send_state(fold.training_state(), home):
-                work.wait()
-        elif now != home == self.process.rank:
-            fold.set_training_state(self.process.receive_state(now))
-
-    def chunks(
-        self, epoch: int, begun: Mapping[int, int], for_others: bool = False
-    ) -> Iterator[tuple[Chunk, Batch, Batch]]:
-        """This rank's part of an epoch's batches, some steps of one fold, then some of the next, each from the step on
-        that it has `begun` with; and the tails that it has read `for_others`."""
-        if isinstance(self.stream, FusedStream):
-            yield from self.stream.chunks(epoch, begun, for_others)
-            return
-        ((fold, first),) = begun.items()
-        self.stream.load_state_dict({"epoch": epoch, "step": first})
-        steps = first + len(self.stream)
-        for step, batch in enumerate(self.stream, first):
-            chunk = Chunk(fold, step - first, step + 1 == steps, range(step, step + 1), (), step / steps)
-            yield chunk, batch, Batch(*(tensor[:0] for tensor in batch))
-
-    def spread(self, fold: FoldModel) -> float:
-        """Give every rank the weights of a fold after a pass. Returns its mean training loss."""
-        home = self.homes.get(fold.number)
-        if home is None or self.process.world_size == 1:
-            return fold.end_pass()
-        own = {"loss": fold.end_pass(), "model": fold.model.state_dict()} if home == self.process.rank else None
-        state = self.process.broadcast(own, home)
-        if own is None:
-            fold.model.load_state_dict(state["model"])
-        return float(state["loss"])
-
     def evaluate(self, folds: Sequence[FoldModel]) -> list[dict[str, float]]:
         """Loss and metrics of the folds over all of their held-out rows, on every rank."""
-        models = {fold.number: fold for fold in folds}
-        for fold in folds:
-            fold.begin_evaluation()
-        held_out = {fold: self.held_out[fold] for fold in models}
+        evaluators = {fold.number: fold.evaluator for fold in folds}
+        for evaluator in evaluators.values():
+            evaluator.begin()
+        held_out = {number: self.held_out[number] for number in evaluators}
         for number, _, _, batch in chosen_rows(self.dataset, held_out, self.rank):
-            models[number].evaluate(batch)
-            self.beat(True)
-        return [fold.scores() for fold in folds]
+            evaluators[number].update(batch)
+            self.heartbeat(True)
+        return [evaluator.scores() for evaluator in evaluators.values()]
 
     def timings(self) -> list[dict[str, float]]:
-        """What each rank has spent its seconds on since the last call; «checkpoint» is that of the epoch before."""
+        """What each rank has spent its seconds on since the last call; "checkpoint" is that of the epoch before."""
         spent = self.clock.reset()
-        return [dict(zip(spent, of_rank, strict=True)) for of_rank in self.process.collect(list(spent.values()))]
+        return [dict(zip(spent, of_rank, strict=True)) for of_rank in self.process.all_gather(list(spent.values()))]
 
     def finish(self, folds: Sequence[FoldModel]) -> None:
-        """Write this rank's predictions, and once all ranks have written theirs, the weights and the mark."""
-        self.beat(False)
+        """Write this rank's predictions, and once all ranks have written theirs, the weights and completion markers."""
+        self.heartbeat(False)
         predictors = {fold.number: fold.final_predictor() for fold in folds}
-        held_out = {fold: self.held_out[fold] for fold in predictors}
+        held_out = {number: self.held_out[number] for number in predictors}
         parts = {fold.number: fold.folder.parts for fold in folds}
         predict_folds(predictors, chosen_rows(self.dataset, held_out, self.rank), parts)
         if self.holdout.codes:
             untouched = dict.fromkeys(predictors, self.holdout)
             parts = {fold.number: fold.folder.holdout_parts for fold in folds}
             predict_folds(predictors, chosen_rows(self.dataset, untouched, self.rank), parts)
-        self.process.wait()
-        if self.process.leads:
+        self.process.barrier()
+        if self.process.is_main:
             for fold in folds:
                 fold.finish()
 
 
-def steps_of(fold: FoldModel, chunk: Chunk, shares: Sequence[Rows]) -> Iterator[tuple[FoldModel, int, list[Rows]]]:
-    """A chunk's steps, each with the rows of its shares."""
-    count = len(chunk.steps)
-    by_share = [zip(*(torch.split(tensor, len(x) // count) for tensor in (x, y)), strict=True) for x, y in shares]
-    for step, *rows in zip(chunk.steps, *by_share, strict=True):
-        yield fold, step, rows
+def _open_stream(
+    dataset: Dataset, folds: Sequence[RunFold], rows: dict[int, CodeFilter], rank: Rank
+) -> TrainStream | FusedStream:
+    """The training rows of the folds, mixed: from one pass if there are several."""
+    config = folds[0].job.config
+    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    if len(folds) == 1:
+        return TrainStream(dataset, rows[0], mixing, rank)
+    return FusedStream(dataset, rows, mixing, rank, lcm(*(one.job.config.recipe.accumulate for one in folds)))
+
+
+@dataclass(frozen=True)
+class CheckpointSaver:
+    """Decides which rank writes a checkpoint of a fold, and has it written."""
+
+    process: Process
+    placement: FoldPlacement
+    policy: CheckpointPolicy
+    clock: "Clock"
+    heartbeat: Heartbeat
+
+    @property
+    def saves_within_epochs(self) -> bool:
+        return self.policy.unit != "epoch"
+
+    def save_after_epoch(self, fold: FoldModel) -> None:
+        """Write a checkpoint after an epoch of a fold, if it is due: on the rank that has its state, or where the model
+        is sharded, by all ranks together."""
+        if fold.network.sharded:
+            due = bool(self.process.all_gather([fold.checkpoints.is_due()])[0][0])
+        else:
+            due = self.placement.is_home(fold) and fold.checkpoints.is_due()
+        if due:
+            with self.clock.measure("checkpoint"):
+                fold.checkpoints.save()
+
+    def save_within_epoch(self, fold: FoldModel, together: bool) -> None:
+        """Write a checkpoint within an epoch, if it is due: on the rank that trains the fold, or if all do, on the main
+        rank, with the state of the others' shares."""
+        if not self._is_due_within(fold, together):
+            return
+        if not together or self.process.is_main:
+            self.heartbeat(False)
+        with self.clock.measure("checkpoint"):
+            own = fold.learner.current.state()
+            of_ranks = self.process.gather(own) if together else [own]
+            if of_ranks or fold.network.sharded:
+                fold.checkpoints.save(join_states(of_ranks) if of_ranks else None)
+        self.heartbeat(True)
+
+    def _is_due_within(self, fold: FoldModel, together: bool) -> bool:
+        """Whether a checkpoint is due within an epoch. Minutes are measured by one rank: the fold's home, or where all
+        ranks train it, the main one, whose clock the others ask for now and then."""
+        schedule, steps_done = fold.checkpoints.schedule, fold.state.steps_done
+        if self.policy.unit == "step":
+            return fold.checkpoints.is_due()
+        if not together:
+            return self.placement.is_home(fold) and fold.checkpoints.is_due()
+        if steps_done < schedule.check_at:
+            return False
+        due, steps = self.process.all_gather(schedule.check_clock(steps_done))[0]
+        schedule.check_at = steps_done + int(steps)
+        return bool(due)
 
 
 class Clock:
-    """Seconds that a rank spends waiting for data, computing (the rest of the training pass), and so on."""
+    """Seconds that a rank spends waiting for data, computing (the rest of the training pass), and on other tasks."""
 
     def __init__(self) -> None:
         self.spent = dict.fromkeys(("data_wait", "compute", "evaluate", "checkpoint"), 0.0)
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with the time that it takes to get them."""
+        """The items; the time that it takes to get them is measured."""
         rest = iter(items)
         while True:
             with self.measure("data_wait"):

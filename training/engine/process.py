@@ -1,4 +1,4 @@
-"""One rank of a training group: its number, its device, and what it exchanges with the others."""
+"""One rank of a training group: its index, its device, and its exchanges with the other ranks."""
 
 import io
 import os
@@ -9,51 +9,32 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-
-from ...storage.errors import UsageError
+from torch import Tensor
 
 Work = Any
-"""What torch gives for a transfer that was begun: `wait()` returns when it is done."""
-STATE_TAG = 0  # of states that go from rank to rank; other messages have tags from 1 on
+"""torch's handle of a transfer: `wait()` returns when it is complete."""
+STATE_TAG = 0  # of states that are sent from rank to rank; other messages have tags from 1 on
 
 
 @dataclass(frozen=True)
 class Process:
-    """A rank. With a world size of 1 nothing is exchanged and torch.distributed is not needed."""
+    """A rank. With a world size of 1 nothing is exchanged, and torch.distributed is not needed."""
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     mail: dist.ProcessGroup | None = None
-    """The group that carries tensors of the CPU from rank to rank; None for torch's default group."""
+    """The group that sends CPU tensors from rank to rank; None for torch's default group."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the rank that writes what is written once."""
         return self.rank == 0
 
-    def prepare(self, model: nn.Module, sync_batchnorm: bool) -> nn.Module:
-        """The model as it is trained by several ranks, with batch norm over the whole batch if it is wanted. Raises
-        UsageError where torch has none."""
-        if not sync_batchnorm or self.world_size == 1:
-            return model
-        if self.device.type != "cuda":
-            raise UsageError("--set sync_batchnorm=true: torch has it on GPUs only; leave it out here")
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: gradients are averaged over the ranks.
-
-        Buffers are not exchanged at each step, which would be a second wait for the slowest rank.
-        """
-        return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
-
     def seed(self, seed: int) -> None:
-        """Seed what the model draws, as `torch.manual_seed` does, on a GPU only where this rank uses one.
+        """Seed torch's generators as `torch.manual_seed` does, but on a GPU only if this rank uses one.
 
-        Without one torch would queue the seed for a GPU that is never started: half a millisecond at each step, and
+        Otherwise torch would queue the seed for a GPU that is never initialized: half a millisecond at each step, and
         a queue that grows.
         """
         torch.default_generator.manual_seed(seed)
@@ -61,25 +42,18 @@ class Process:
             torch.cuda.manual_seed_all(seed)
 
     def use_deterministic_algorithms(self) -> None:
-        """Have torch refuse what may give another result each time. cuBLAS reads its setting when it is first used."""
+        """Have torch refuse nondeterministic algorithms. cuBLAS reads its setting when it is first used."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Give every rank the mean of all ranks' buffers: batch norm's running statistics, over all rows."""
-        if self.world_size > 1:
-            for buffer in model.buffers():
-                dist.all_reduce(buffer)
-                buffer.div_(self.world_size) if buffer.is_floating_point() else buffer.floor_divide_(self.world_size)
-
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def collect(self, values: Sequence[float]) -> list[list[float]]:
-        """Every rank's values, in the order of the ranks: an exchange in which all take part."""
+    def all_gather(self, values: Sequence[float]) -> list[list[float]]:
+        """Every rank's values, in the order of the ranks. All ranks must call this together."""
         if self.world_size == 1:
             return [list(values)]
         own = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -88,20 +62,20 @@ class Process:
         return [of_rank.tolist() for of_rank in everyone]
 
     def start_send(self, tensor: Tensor, rank: int, tag: int) -> Work:
-        """Begin to send a tensor of the CPU, which must stay as it is until the work is done."""
+        """Begin to send a CPU tensor, which must not change until the transfer is complete."""
         return dist.isend(tensor, rank, self.mail, tag)
 
     def start_receive(self, tensor: Tensor, rank: int, tag: int) -> Work:
-        """Begin to receive a tensor that another rank sends by this tag."""
+        """Begin to receive a tensor that another rank sends with this tag."""
         return dist.irecv(tensor, rank, self.mail, tag)
 
     def start_send_state(self, state: dict[str, Any], rank: int) -> list[Work]:
-        """Begin to send tensors, numbers, text, and lists and dicts of them."""
+        """Begin to send a state: tensors, numbers, text, and lists and dicts of them."""
         data = _as_bytes(state)
         return [self.start_send(tensor, rank, STATE_TAG) for tensor in (torch.tensor([len(data)]), data)]
 
     def receive_state(self, rank: int) -> dict[str, Any]:
-        """What another rank sends by `start_send_state`."""
+        """Receive the state that another rank sends by `start_send_state`."""
         length = torch.zeros(1, dtype=torch.int64)
         dist.recv(length, rank, self.mail, STATE_TAG)
         data = torch.empty(int(length), dtype=torch.uint8)
@@ -109,7 +83,7 @@ class Process:
         return _from_bytes(data, self.device)
 
     def broadcast(self, state: dict[str, Any] | None, rank: int) -> dict[str, Any]:
-        """Give every rank what `rank` has: an exchange in which all take part."""
+        """Give every rank the state that `rank` has. All ranks must call this together."""
         data = torch.empty(0, dtype=torch.uint8) if state is None else _as_bytes(state)
         length = torch.tensor([len(data)])
         dist.broadcast(length, rank, self.mail)
@@ -118,15 +92,16 @@ class Process:
         return _from_bytes(data, self.device)
 
     def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        """What every rank has, in the order of the ranks, on the one that leads; elsewhere nothing. All take part."""
-        if not self.leads:
+        """Every rank's state, in the order of the ranks, on the main rank; an empty list on the others. All ranks must
+        call this together."""
+        if not self.is_main:
             for work in self.start_send_state(state, 0):
                 work.wait()
             return []
         return [state, *map(self.receive_state, range(1, self.world_size))]
 
-    def wait(self) -> None:
-        """Return when every rank has come here."""
+    def barrier(self) -> None:
+        """Return when every rank has called this."""
         if self.world_size > 1:
             dist.barrier()
 
@@ -144,7 +119,8 @@ def _from_bytes(data: Tensor, device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def local_group(rank: int, world_size: int, rendezvous: str) -> Iterator[Process]:
-    """A group of processes on this machine without Ray, meeting at a file: `rendezvous` is its absolute path."""
+    """A group of processes on this machine without Ray, which find each other by a file: `rendezvous` is its absolute
+    path."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     try:
         yield Process(rank, world_size)

@@ -1,6 +1,6 @@
-"""A model dealt over all ranks: each holds its part of the weights, the gradients and the optimizer's state (FSDP2).
+"""A model sharded over all ranks: each holds its part of the weights, the gradients and the optimizer's state (FSDP2).
 
-A layer's weights are whole only while it computes: blocks, the members of a Sequential or a ModuleList, are gathered
+A layer's weights are gathered only while it computes: blocks, the members of a Sequential or a ModuleList, are gathered
 one by one.
 """
 
@@ -21,43 +21,43 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from .process import Process
 
-WHOLE = StateDictOptions(full_state_dict=True)
-WHOLE_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)  # and on the rank that leads alone
+FULL = StateDictOptions(full_state_dict=True)
+FULL_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)  # and on the main rank only
 
 
 class ShardedModel:
-    """The twin of a whole model that is trained in its place. Whatever it says of all weights is said by all ranks."""
+    """The sharded twin of a full model, which is trained in its place. All ranks must call its methods together."""
 
-    def __init__(self, whole: nn.Module, process: Process) -> None:
-        self.module = copy.deepcopy(whole)
+    def __init__(self, full: nn.Module, process: Process) -> None:
+        self.module = copy.deepcopy(full)
         for parameter in self.module.parameters():
-            parameter.data = parameter.data.contiguous()  # channels last, for one, cannot be dealt out
+            parameter.data = parameter.data.contiguous()  # channels last, for one, cannot be sharded
         mesh = init_device_mesh(process.device.type, (process.world_size,))
         for block in blocks_of(self.module):
             fully_shard(block, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
 
-    def gather_weights(self, whole: nn.Module) -> None:
-        """Give the whole model, on every rank, the weights and buffers as they are now."""
-        whole.load_state_dict(get_model_state_dict(self.module, options=WHOLE))
+    def gather_weights(self, full: nn.Module) -> None:
+        """Give the full model, on every rank, the current weights and buffers."""
+        full.load_state_dict(get_model_state_dict(self.module, options=FULL))
 
     def gather_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimizer's state by the parameters' names, on the rank that leads; elsewhere nothing."""
-        return get_optimizer_state_dict(self.module, optimizer, options=WHOLE_ON_CPU)
+        """The optimizer's state by the parameters' names, on the main rank; an empty dict on the others."""
+        return get_optimizer_state_dict(self.module, optimizer, options=FULL_ON_CPU)
 
     def set_state(self, weights: dict[str, Any], optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Deal out weights and an optimizer's state, which all ranks have whole."""
-        set_model_state_dict(self.module, weights, options=WHOLE)
-        set_optimizer_state_dict(self.module, optimizer, state, options=WHOLE)
+        """Split full weights and an optimizer's full state, which every rank has, among the ranks."""
+        set_model_state_dict(self.module, weights, options=FULL)
+        set_optimizer_state_dict(self.module, optimizer, state, options=FULL)
 
-    def exchange(self, wanted: bool) -> None:
-        """Have the next backward pass average gradients over the ranks, or keep each rank's."""
+    def average_gradients(self, wanted: bool) -> None:
+        """Have the next backward pass average gradients over the ranks, or keep each rank's own."""
         assert isinstance(self.module, FSDPModule)
         self.module.set_requires_gradient_sync(wanted)
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The modules with weights that stand in a row in a model, those within others first."""
+    """The members with weights of a model's Sequentials and ModuleLists, inner ones first."""
     rows = [part for part in module.modules() if isinstance(part, nn.Sequential | nn.ModuleList)]
     blocks = [block for row in rows for block in row if any(True for _ in block.parameters())]
     return [block for block in reversed(blocks) if not isinstance(block, nn.ModuleList)]

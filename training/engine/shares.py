@@ -1,13 +1,14 @@
-"""The parts of a global batch that one rank computes, each as if it had a rank of its own.
+"""The parts of a global batch that one rank computes, each as if it had a rank to itself.
 
-A run deals every batch to as many shares as it began with workers. What depends on a rank depends on the share: the
+A run splits every batch into as many shares as it began with workers. What depends on a rank depends on the share: the
 rows, the random numbers, batch norm's statistics, the gradient that is averaged. So one rank that computes two shares
-comes to the weights, to the last bit, to which two ranks with one share each come.
+gets, to the last bit, the weights that two ranks with one share each get.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ Rows = tuple[Tensor, Tensor]
 
 
 class Shares:
-    """The shares `numbers` of `count` of a model's batches: each has buffers and gradients of its own."""
+    """The shares `numbers` of `count` of a model's batches: each has its own buffers and gradients."""
 
     def __init__(self, model: nn.Module, numbers: Sequence[int], count: int) -> None:
         self.numbers, self.count = tuple(numbers), count
@@ -31,13 +32,13 @@ class Shares:
 
     @property
     def buffers(self) -> list[list[Tensor | None]]:
-        """Those of each share, as they are now: a module may put others in their place."""
+        """The current buffers of each share: a module may replace its buffers."""
         if len(self.numbers) == 1:
             return [[module._buffers[name] for module, name in self.places]]
         return self._buffers
 
     def set_buffers(self, values: Sequence[Sequence[Tensor | None]]) -> None:
-        """Give each share the values of its buffers."""
+        """Set the values of each share's buffers."""
         for buffers, given in zip(self.buffers, values, strict=True):
             for buffer, value in zip(buffers, given, strict=True):
                 if buffer is not None and value is not None:
@@ -48,7 +49,7 @@ class Shares:
 
     @contextmanager
     def share(self, position: int) -> Iterator[None]:
-        """Inside, the model has the buffers and the gradients of a share."""
+        """Inside, the model has the buffers and the gradients of one share."""
         if len(self.numbers) == 1:
             yield
             return
@@ -64,7 +65,7 @@ class Shares:
             module._buffers[name] = buffer
 
     def merge_gradients(self) -> None:
-        """Give the model the mean of the shares' gradients, added up in their order as ranks add theirs."""
+        """Give the model the mean of the shares' gradients, summed in their order as ranks sum theirs."""
         if len(self.numbers) == 1:
             return
         for parameter, of_shares in zip(self.parameters, zip(*self.gradients, strict=True), strict=True):
@@ -86,14 +87,41 @@ class Shares:
         self._use_buffers(0)
 
 
+class EpochPass:
+    """What this rank's shares have of their own in an epoch: buffers, the sums of their losses, and seconds."""
+
+    def __init__(self, shares: Shares, device: torch.device) -> None:
+        self.shares = shares
+        self.losses = torch.zeros(len(shares.numbers), dtype=torch.float64, device=device)
+        self.began, self.earlier = perf_counter(), 0.0
+        """When this part of the epoch began, and the seconds that its earlier parts took, before a restart."""
+
+    def state(self) -> dict[str, Any]:
+        """What the rest of the epoch depends on, beside the weights."""
+        seconds = self.earlier + perf_counter() - self.began
+        return {"buffers": self.shares.buffers, "losses": self.losses, "seconds": seconds}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over the state that the same shares have on another rank."""
+        self.losses.copy_(state["losses"])
+        self.shares.set_buffers(state["buffers"])
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Continue from the state of all shares. If there are more shares now, some begin with the same state."""
+        chosen = [number % len(state["buffers"]) for number in self.shares.numbers]
+        self.shares.set_buffers([state["buffers"][share] for share in chosen])
+        self.losses.copy_(state["losses"][chosen])
+        self.earlier = state["seconds"]
+
+
 def join_states(of_ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What all shares have of their own, from what the ranks' shares have, in the order of the ranks."""
+    """The state of all shares, from the states of the ranks' shares in the order of the ranks."""
     buffers = [buffers for state in of_ranks for buffers in state["buffers"]]
     return {**of_ranks[0], "buffers": buffers, "losses": torch.cat([state["losses"] for state in of_ranks])}
 
 
-def deal(rows: Rows, lanes: int, count: int, steps: int = 1) -> list[Rows]:
-    """The shares of `steps` batches, in which `lanes` lanes follow each other: share s has the lanes s, s + count, …"""
+def split_rows(rows: Rows, lanes: int, count: int, steps: int = 1) -> list[Rows]:
+    """The shares of `steps` batches, each of which has its rows lane by lane: share s has the lanes s, s + count, …"""
     if count == 1:
         return [rows]
     parts = [tensor.reshape(steps, lanes, -1, *tensor.shape[1:]) for tensor in rows]

@@ -9,7 +9,8 @@ import torch
 from ..run import RunJob
 from ..stream.batch import ALONE, Batch, Rank
 from ..stream.filters import EveryRow
-from ..stream.single import Mixing, TrainStream
+from ..stream.order import Mixing
+from ..stream.single import TrainStream
 from ..zoo.user_code import add_error_notes
 from .objective import Normalizer, Objective, autocast, make_model
 from .optimizer import make_optimizer

@@ -195,7 +195,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     ]
     if any(one.job.config.recipe.deterministic for one in left):
         process.use_deterministic_algorithms()
-    process.wait()  # before one of them writes a completion marker
+    process.barrier()  # before one of them writes a completion marker
     if left:
         heartbeat = Heartbeat(config["driver"], process.rank)
         with add_error_notes(), disk_in_words(left[0].run.root):

@@ -1,11 +1,11 @@
-"""What both streams share: batches, the rank that reads them, and its threads."""
+"""Batches, the rank that reads them, and its threads."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +20,16 @@ from ...storage.places.block_cache import BlockCache, default_limit
 
 COLUMNS = ("x", "y", "id")
 MOST_THREADS = 16
-MEMORY_SHARE = 8  # a stream may use an eighth of the memory, with the other ranks of the machine
+MEMORY_SHARE = 8  # the streams of all ranks on a machine may use an eighth of its memory
+
+Value = TypeVar("Value")
 
 
 class Batch(NamedTuple):
     """Rows as tensors in the dataset's dtypes.
 
-    `x` is (rows, *sample_shape), `y` (rows,), (rows, labels) where there are several,
-    or (rows, 0) where there is none, `id` (rows,) int64.
+    `x` is (rows, *sample_shape). `y` is (rows,), or (rows, labels) with several labels, or (rows, 0) without labels.
+    `id` is (rows,) int64.
     """
 
     x: Tensor
@@ -42,8 +44,8 @@ Transform = Callable[[Batch, torch.Generator], Batch]
 class Rank:
     """One of the processes that share an epoch, and what it may use: bytes of memory, threads, bytes of disk.
 
-    Without these an eighth of the machine's memory, all its cores, and for the blocks of a dataset in an object store
-    a tenth of the free disk, each shared with the other ranks on the machine.
+    The defaults are an eighth of the machine's memory, all its cores, and for the blocks of a dataset in an object
+    store a tenth of the free disk, each shared with the other ranks on the machine.
     """
 
     rank: int = 0
@@ -54,16 +56,17 @@ class Rank:
 
     @property
     def neighbours(self) -> int:
-        """Ranks on this machine: what the launcher says, else all of them."""
+        """Number of ranks on this machine: what the launcher says, else all ranks."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
     def thread_count(self, dataset: Dataset) -> int:
-        """Threads that read a dataset: a core each, or more where they wait for an object store."""
+        """Number of threads that read a dataset: one a core, or more where they wait for an object store."""
         cores = min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
         return self.threads or (MOST_THREADS if dataset.place.waits_for_network else cores)
 
     @property
     def memory_bound(self) -> int:
+        """Bytes that the rank's stream may hold."""
         return self.memory or this_machine().memory // MEMORY_SHARE // self.neighbours
 
 
@@ -71,7 +74,7 @@ ALONE = Rank()
 
 
 def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
-    """The local cache of a dataset in an object store; none for one on this machine, or if it may use no disk."""
+    """The local cache of a dataset in an object store; None for a local dataset, or if the rank may use no disk."""
     if not dataset.place.waits_for_network or rank.cache == 0:
         return None
     limit = rank.cache or default_limit() // rank.neighbours
@@ -79,19 +82,19 @@ def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
 
 
 def column_specs(dataset: Dataset) -> tuple[ArraySpec, ...]:
-    """The arrays that make a batch."""
+    """The arrays that make up a batch."""
     return tuple(spec for spec in dataset.manifest.arrays if spec.name in COLUMNS)
 
 
 def make_batch(columns: Mapping[str, Tensor]) -> Batch:
-    """A batch of the columns that there are."""
+    """A batch of these columns."""
     x = columns["x"]
     return Batch(x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"])
 
 
 def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:
-    """Columns as tensors: views, or where there is a GPU copies in memory that it can read, so that it takes rows while
-    the training goes on."""
+    """Columns as tensors: views, or with a GPU copies in pinned memory, from which it takes rows while the training
+    continues."""
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
     if torch.cuda.is_available():
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
@@ -100,11 +103,22 @@ def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:
 
 @contextmanager
 def reading_threads(dataset: Dataset, rank: Rank) -> Iterator[ThreadPoolExecutor]:
-    """The rank's threads for a dataset, which end at once, whatever they were given, when they are no longer needed."""
+    """The rank's threads for a dataset. On exit, tasks that have not begun are cancelled."""
     if get_worker_info() is not None:
-        raise UsageError("a stream reads in threads of its own: use DataLoader(stream, batch_size=None, num_workers=0)")
+        raise UsageError("a stream reads in its own threads: use DataLoader(stream, batch_size=None, num_workers=0)")
     threads = ThreadPoolExecutor(rank.thread_count(dataset), thread_name_prefix="foldstream")
     try:
         yield threads
     finally:
         threads.shutdown(cancel_futures=True)
+
+
+def wait_for(jobs: Iterable[Future[None]]) -> None:
+    """Return when all jobs are done. Raises what one of them has raised."""
+    for job in jobs:
+        job.result()
+
+
+def start_early(threads: ThreadPoolExecutor, work: Callable[[], Value], wanted: bool) -> Callable[[], Value]:
+    """The result of some work: a thread begins it now if that is `wanted`; else whoever asks for the result does it."""
+    return threads.submit(work).result if wanted else work

@@ -1,4 +1,4 @@
-"""Decoded blocks for the threads of a stream: read when they are wanted, or kept in memory."""
+"""Decoded blocks for the threads of a stream: read on demand, or kept in memory."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from ...storage.reader import BlockReader
 
 
 class DecodedBlocks:
-    """The dataset's blocks, of which the first stay decoded once they have been read: as many as `memory` bytes hold.
+    """The dataset's blocks. The first ones, as many as fit into `memory` bytes, stay decoded after their first read.
 
-    Each block is read once an epoch, so none is worth more than another.
+    Each block is read once an epoch, so it does not matter which ones stay.
     """
 
     def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], memory: int, cache: BlockCache | None) -> None:
@@ -26,11 +26,11 @@ class DecodedBlocks:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that were read from the dataset's place so far."""
+        """Bytes read so far from where the dataset is stored."""
         return self._reader.bytes_read
 
     def rows(self, block: int) -> dict[str, np.ndarray]:
-        """All rows of a block, each array (rows, *row_shape). They may hold only until the thread's next call."""
+        """All rows of a block, each array (rows, *row_shape). They are valid until the thread's next call."""
         if block in self._decoded:
             return self._decoded[block]
         start, stop = self.dataset.layout.block_range(block)
@@ -43,7 +43,7 @@ class DecodedBlocks:
         return rows
 
     def read_into(self, block: int, out: Mapping[str, np.ndarray]) -> None:
-        """All rows of a block into arrays of its length."""
+        """Read all rows of a block into arrays of its length."""
         if block < self.kept:
             for name, column in self.rows(block).items():
                 out[name][...] = column

@@ -1,4 +1,4 @@
-"""Which rows of a dataset take part: counts a block for the order, masks a window for the stream."""
+"""Which rows of a dataset are used: counts by block for the order, masks by window for the stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from ...storage.reader import BlockReader
 
 
 class RowFilter(Protocol):
-    """A choice of rows that is made block by block."""
+    """A selection of rows, made block by block."""
 
     def kept(self) -> np.ndarray:
-        """Chosen rows of every block, (blocks,) int64."""
+        """Number of selected rows of every block, (blocks,) int64."""
         ...
 
     def mask(self, blocks: Sequence[int]) -> np.ndarray:
-        """Which rows of `blocks` are chosen, one block after the other, (rows,) bool."""
+        """Which rows of `blocks` are selected, one block after the other, (rows,) bool."""
         ...
 
 
@@ -38,7 +38,7 @@ class EveryRow:
 
 
 class CodeFilter:
-    """The rows that have one of some codes in an array of a fold plan."""
+    """The rows whose code in an array of a fold plan is one of `codes`."""
 
     def __init__(self, plan: FoldPlan, array: str, codes: tuple[int, ...]) -> None:
         self.plan, self.array, self.codes = plan, array, codes
@@ -64,7 +64,7 @@ def held_out_rows(plan: FoldPlan, model: int) -> CodeFilter:
 
 
 class SubsetFilter:
-    """The rows that a boolean array of all rows, or an array of row numbers, names. Held in memory, a byte a row."""
+    """The rows given by a boolean array of all rows, or by an array of row indices. Held in memory, a byte a row."""
 
     def __init__(self, layout: Layout, rows: np.ndarray) -> None:
         self.layout = layout
@@ -72,12 +72,12 @@ class SubsetFilter:
         if given.dtype != bool:
             self.chosen = np.zeros(layout.rows, bool)
             if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() < layout.rows):
-                raise UsageError(f"rows: give row numbers from 0 to {layout.rows - 1:,}, or a boolean for every row")
+                raise UsageError(f"rows: give row indices from 0 to {layout.rows - 1:,}, or a boolean for every row")
             self.chosen[given] = True
         elif given.shape == (layout.rows,):
             self.chosen = given
         else:
-            raise UsageError(f"rows: {given.shape} booleans, but the dataset has {layout.rows:,} rows")
+            raise UsageError(f"rows: booleans of shape {given.shape}, but the dataset has {layout.rows:,} rows")
 
     def kept(self) -> np.ndarray:
         starts = np.arange(0, self.layout.rows, self.layout.block_rows)
@@ -89,7 +89,7 @@ class SubsetFilter:
 
 @dataclass(frozen=True)
 class Both:
-    """The rows that two filters choose. Counting them reads both once."""
+    """The rows that both filters select. Counting them reads both once."""
 
     layout: Layout
     one: RowFilter

@@ -1,7 +1,7 @@
 """One pass over the data for several models: each gets the batches that a `TrainStream` of its own would give it.
 
-Threads decode every window once and put its rows where each model's batches want them. Decoded windows stay until
-their memory is needed for another one, the one that was used last at the latest.
+Threads decode every window once and put its rows where each model's batches need them. Decoded windows stay in memory
+until it is needed for another window; the least recently used one is replaced.
 """
 
 from collections import deque
@@ -14,121 +14,95 @@ import numpy as np
 import torch
 
 from ...storage.dataset import Dataset
-from ...storage.errors import UsageError
-from ...storage.places.block_cache import BlockCache
-from .batch import ALONE, Batch, Rank, as_batch, column_specs, open_cache, reading_threads
-from .chunk_memory import ChunkMemory
+from .batch import ALONE, Batch, Rank, as_batch, start_early, wait_for
 from .decoded import DecodedBlocks
 from .filters import RowFilter
-from .fused_plan import Chunk, plan_chunks
+from .group_memory import GroupMemory
 from .kernels import place_rows
-from .loads import ChunkShape, fit_chunk
-from .order import EpochOrder, Slice, lanes_of
-from .single import Mixing, check_mixing, note_next_use
+from .loads import GroupShape
+from .order import EpochOrder, Mixing, Slice, lanes_of
+from .rank_reader import RankReader
+from .read_schedule import ModelSteps, schedule_reads
 
-CHUNK_BYTES = 4 << 20
-AHEAD = 2  # chunks of each model that are ready or being read before they are asked for
-HELD = 1  # chunks of each model that may be on their way to other ranks
-LENDABLE = 2  # chunks that the training loop may hold beside those
+GROUP_BYTES = 4 << 20
+AHEAD = 2  # groups of each model that are ready or being read before they are asked for
+HELD = 1  # groups of each model that may be on their way to other ranks
+LENDABLE = 2  # groups that the training loop may hold beside those
 WINDOWS = 2  # of each lane in memory: models are in one or in the next, some a little ahead of the others
 TAILS = 4  # windows more: those of other lanes that fill up short ones at the end of an epoch
 
 
 class FusedStream:
-    """One rank's part of the global batches of several models. `rows` is what each of them trains on; `group` steps,
-    or a multiple, are handed out at once.
+    """One rank's part of the global batches of several models.
 
+    `rows` are the training rows of each model. The steps that are handed out at once are a multiple of `multiple`.
     Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
     """
 
     def __init__(
-        self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE, group: int = 1
+        self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE, multiple: int = 1
     ) -> None:
-        check_mixing(mixing, rank)
-        self.dataset, self.rows, self.mixing, self.rank, self.group = dataset, rows, mixing, rank, group
-        self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
-        self.specs = column_specs(dataset)
-        self.row_bytes = sum(spec.row_bytes for spec in self.specs)
+        self.reader = RankReader(dataset, mixing, rank)
+        self.rows, self.multiple = rows, multiple
         self.idle: list[dict[str, np.ndarray]] = []
-        if rank.memory_bound < self.memory_needed:
-            raise UsageError(
-                f"--memory {rank.memory_bound:,} bytes: one pass for {len(rows)} models needs {self.memory_needed:,} "
-                f"in each worker; give as much, a smaller --window, or --fold-mode runs"
-            )
+        purpose = f"in each worker, one pass for {len(rows)} models needs"
+        remedy = "give as much, a smaller --window, or --fold-mode runs"
+        self.reader.reserve(self.memory_needed, purpose, remedy)
 
     @cached_property
     def kept(self) -> dict[int, np.ndarray]:
-        """For each model the rows of every block that it trains on, (blocks,) int64."""
+        """For each model, the rows of every block that it trains on, (blocks,) int64."""
         return {model: rows.kept() for model, rows in self.rows.items()}
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """Rows of every block, (blocks,) int64: one array for all models' orders."""
-        return self.dataset.layout.block_sizes()
 
     def order(self, model: int, epoch: int) -> EpochOrder:
         """The order of an epoch of a model."""
-        mixing = self.mixing
-        return EpochOrder(
-            self.sizes, self.kept[model], mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch
-        )
-
-    @property
-    def window_rows(self) -> int:
-        return self.mixing.window * self.dataset.layout.block_rows
+        return self.reader.order(self.kept[model], epoch)
 
     @cached_property
-    def chunk(self) -> ChunkShape:
-        """Batches of a model that are handed out at once: some megabytes, and a quarter of a window at most."""
-        per_lane = self.mixing.batch_size // self.mixing.lanes
-        return fit_chunk(self.row_bytes, CHUNK_BYTES, self.window_rows, len(self.lanes), per_lane, self.group)
+    def group_shape(self) -> GroupShape:
+        """The batches of a model that are handed out at once."""
+        return self.reader.fit_group(GROUP_BYTES, self.multiple)
 
     @property
     def slots(self) -> int:
+        """Groups in memory."""
         return (AHEAD + HELD) * len(self.rows) + LENDABLE
 
     @property
     def windows(self) -> int:
         """Decoded windows in memory, at most."""
-        return WINDOWS * len(self.lanes) + TAILS
+        return WINDOWS * len(self.reader.lanes) + TAILS
 
     @property
     def memory_needed(self) -> int:
-        """Bytes of the chunks and windows in memory, and of a stored block for every thread."""
-        threads = self.rank.thread_count(self.dataset) * self.dataset.layout.block_rows
-        return (self.slots * self.chunk.rows + self.windows * self.window_rows + threads) * self.row_bytes
+        """Bytes of the groups and windows in memory, and of a stored block for every thread."""
+        rows = self.slots * self.group_shape.rows + self.windows * self.reader.window_rows
+        return self.reader.bytes_for(rows, blocks_a_thread=1)
 
     @cached_property
-    def memory(self) -> ChunkMemory:
-        return ChunkMemory(self.specs, self.slots, self.chunk.rows)
+    def memory(self) -> GroupMemory:
+        return GroupMemory(self.reader.specs, self.slots, self.group_shape.rows)
 
-    @cached_property
+    @property
     def blocks(self) -> DecodedBlocks:
-        """The blocks, of which as many stay decoded from epoch to epoch as the memory bound leaves room for."""
-        return DecodedBlocks(self.dataset, self.specs, self.rank.memory_bound - self.memory_needed, self.cache)
+        """The blocks that this rank reads."""
+        return self.reader.blocks
 
-    @cached_property
-    def cache(self) -> BlockCache | None:
-        """The local cache of blocks that come from an object store."""
-        return open_cache(self.dataset, self.rank)
-
-    def chunks(
+    def read(
         self, epoch: int, steps: Mapping[int, int], for_others: bool = False
-    ) -> Iterator[tuple[Chunk, Batch, Batch]]:
-        """The rest of an epoch for those models that `steps` names, each from its step on.
+    ) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
+        """The rest of an epoch for the models that `steps` names, each from its step on.
 
         Yields some steps of one model, then some of the next, each with the rows of its batches, one batch after the
-        other; on every rank those of the same steps. With `for_others` the ranks read the tails of their lanes for each
-        other: the rows that other ranks read are missing in the batches, and beside these come the tails that this rank
-        has read, one after the other.
+        other; every rank yields the same steps in the same order. With `for_others` the ranks read the tails of their
+        lanes for each other: the batches lack the rows that other ranks read, and beside the batches come the tails
+        that this rank has read, one after the other.
         """
         orders = {model: self.order(model, epoch) for model in steps}
-        if self.cache:
-            note_next_use(self.cache, self.order(next(iter(steps)), epoch + 1))
         windows: dict[tuple[int, int], _Window] = {}
         try:
-            with reading_threads(self.dataset, self.rank) as threads:
-                yield from _EpochReading(self, orders, threads, windows).chunks(steps, for_others)
+            with self.reader.start_epoch(partial(self.order, next(iter(steps)), epoch + 1)) as threads:
+                yield from _EpochReading(self, orders, threads, windows).read(steps, for_others)
         finally:
             self.memory.reclaim()
             self.idle += [window.memory for window in windows.values()]
@@ -146,15 +120,14 @@ class _Window:
     uses: list[Future[None]] = field(default_factory=list)
 
 
-def _put_rows(window: _Window, model: int, start: int, places: np.ndarray, memory: ChunkMemory) -> None:
-    """Put those rows of a window that the model keeps, from the `start`-th on, at the places."""
-    for read in window.reads:
-        read.result()
+def _put_rows(window: _Window, model: int, start: int, places: np.ndarray, memory: GroupMemory) -> None:
+    """Put the rows of a window that the model keeps, from the `start`-th on, at the places."""
+    wait_for(window.reads)
     memory.put(window.columns, place_rows(window.order.result(), window.masks[model].result(), start, places))
 
 
 class _EpochReading:
-    """Reads an epoch for several models. Of the `windows` the one that was used last comes last."""
+    """Reads an epoch for several models. The `windows` are sorted by their last use, the latest one last."""
 
     def __init__(
         self,
@@ -165,50 +138,48 @@ class _EpochReading:
     ) -> None:
         self.stream, self.orders, self.threads, self.windows = stream, orders, threads, windows
         self.any_order = next(iter(orders.values()))
-        self.memory, self.shape = stream.memory, stream.chunk
-        self.ready: deque[tuple[Chunk, Callable[[], tuple[Batch, Batch]]]] = deque()
+        self.reader, self.blocks = stream.reader, stream.blocks
+        self.memory, self.shape = stream.memory, stream.group_shape
+        self.ready: deque[tuple[ModelSteps, Callable[[], tuple[Batch, Batch]]]] = deque()
 
-    def chunks(self, steps: Mapping[int, int], for_others: bool) -> Iterator[tuple[Chunk, Batch, Batch]]:
-        """Threads take tasks in the order in which they were given, and all that a task waits for was given before
+    def read(self, steps: Mapping[int, int], for_others: bool) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
+        """Threads take tasks in the order of submission, and a task waits only for tasks that were submitted before
         it: so whatever is waited for has begun."""
-        rank, mixing = self.stream.rank, self.stream.mixing
+        rank, mixing = self.reader.rank, self.reader.mixing
         ranks = [lanes_of(number, rank.world_size, mixing.lanes) for number in range(rank.world_size * for_others)]
         try:
-            for chunk in plan_chunks(self.orders, self.stream.lanes, steps, self.shape, ranks):
+            for group in schedule_reads(self.orders, self.reader.lanes, steps, self.shape, ranks):
                 while not self.memory.free:
                     yield self._take()
-                self._start(chunk)
+                self._start(group)
             while self.ready:
                 yield self._take()
         finally:
             self.ready.clear()  # they refer to this: files would stay open until a collection of cycles
 
-    def _take(self) -> tuple[Chunk, Batch, Batch]:
-        chunk, hand_over = self.ready.popleft()
-        rows = len(chunk.steps) * self.shape.batch_rows
+    def _take(self) -> tuple[ModelSteps, Batch, Batch]:
+        group, hand_over = self.ready.popleft()
+        rows = len(group.steps) * self.shape.batch_rows
         batch, tails = hand_over()
-        return chunk, Batch(*(column[:rows] for column in batch)), tails
+        return group, Batch(*(column[:rows] for column in batch)), tails
 
-    def _start(self, chunk: Chunk) -> None:
-        """Have the threads put a chunk's rows into memory."""
+    def _start(self, group: ModelSteps) -> None:
+        """Have the threads put a group's rows into memory."""
         slot = self.memory.free.popleft()
-        puts = [self._put(chunk.model, load.part, self.shape.places(load, [slot]), self.memory) for load in chunk.loads]
-        tails = [load.part for _, load in chunk.tails_of(self.stream.rank.rank)]
-        apart, first = ChunkMemory(self.stream.specs, 1, sum(part.rows for part in tails)), 0
+        puts = [self._put(group.model, load.part, self.shape.places(load, [slot]), self.memory) for load in group.loads]
+        tails = [load.part for _, load in group.tails_of(self.reader.rank.rank)]
+        apart, first = GroupMemory(self.reader.specs, 1, sum(part.rows for part in tails)), 0
         for part in tails:
-            puts.append(self._put(chunk.model, part, np.arange(first, first + part.rows), apart))
+            puts.append(self._put(group.model, part, np.arange(first, first + part.rows), apart))
             first += part.rows
-        hand_over: Callable[[], tuple[Batch, Batch]] = partial(self._hand_over, slot, apart, puts)
-        if torch.cuda.is_available():
-            hand_over = self.threads.submit(hand_over).result
-        self.ready.append((chunk, hand_over))
+        hand_over = partial(self._hand_over, slot, apart, puts)
+        self.ready.append((group, start_early(self.threads, hand_over, torch.cuda.is_available())))
 
-    def _hand_over(self, slot: int, apart: ChunkMemory, puts: Sequence[Future[None]]) -> tuple[Batch, Batch]:
-        for put in puts:
-            put.result()
+    def _hand_over(self, slot: int, apart: GroupMemory, puts: Sequence[Future[None]]) -> tuple[Batch, Batch]:
+        wait_for(puts)
         return as_batch(self.memory.lend(slot)), as_batch(apart.lend(0))
 
-    def _put(self, model: int, part: Slice, places: np.ndarray, memory: ChunkMemory) -> Future[None]:
+    def _put(self, model: int, part: Slice, places: np.ndarray, memory: GroupMemory) -> Future[None]:
         """Have the threads put the rows of a slice at their places."""
         window = self._window(part.lane, part.window)
         if model not in window.masks:
@@ -222,32 +193,28 @@ class _EpochReading:
         return blocks
 
     def _window(self, lane: int, number: int) -> _Window:
-        """A window that is there, or is being read from now on."""
+        """A window that is in memory, or is being read from now on."""
         window = self.windows.pop((lane, number), None) or self._read_window(lane, number)
         self.windows[lane, number] = window
         return window
 
     def _read_window(self, lane: int, number: int) -> _Window:
-        blocks = self._blocks(lane, number)
-        parts = list(zip(blocks, self.stream.dataset.layout.joined(blocks), strict=True))
-        memory, rows = self._window_memory(), parts[-1][1].stop
+        shares, memory = self.reader.split(self._blocks(lane, number)), self._window_memory()
+        rows = max(part.stop for share in shares for _, part in share)
         columns = {name: column[:rows] for name, column in memory.items()}
-        count = self.stream.rank.thread_count(self.stream.dataset)
-        shares = [parts[first::count] for first in range(min(count, len(parts)))]
         reads = [self.threads.submit(self._read, share, columns) for share in shares]
         return _Window(memory, columns, self.threads.submit(self.any_order.window_rows, lane, number, rows), reads)
 
     def _window_memory(self) -> dict[str, np.ndarray]:
-        """Memory for a window: idle, or new, or that of the window whose last use is longest ago."""
+        """Memory for a window: idle, or new, or that of the least recently used window."""
         if self.stream.idle:
             return self.stream.idle.pop()
         if len(self.windows) < self.stream.windows:
-            return {spec.name: spec.empty(self.stream.window_rows) for spec in self.stream.specs}
+            return {spec.name: spec.empty(self.reader.window_rows) for spec in self.reader.specs}
         oldest = self.windows.pop(next(iter(self.windows)))
-        for use in oldest.uses:
-            use.result()
+        wait_for(oldest.uses)
         return oldest.memory
 
     def _read(self, parts: list[tuple[int, slice]], columns: Mapping[str, np.ndarray]) -> None:
         for block, rows in parts:
-            self.stream.blocks.read_into(block, {name: column[rows] for name, column in columns.items()})
+            self.blocks.read_into(block, {name: column[rows] for name, column in columns.items()})

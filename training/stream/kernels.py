@@ -1,4 +1,4 @@
-"""What is done with every row, compiled."""
+"""Compiled code that runs for every row."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from ...storage.compiled import compiled
 
 @compiled
 def place_rows(order: np.ndarray, mask: np.ndarray, start: int, places: np.ndarray) -> np.ndarray:
-    """Where each row of a window goes, (rows,) int64: -1 for a row that is not wanted.
+    """Where each row of a window goes, (rows,) int64; -1 for a row that goes nowhere.
 
-    `order` is the window's mixed order, `mask` says which rows are kept. Of the kept rows in that order, those from
-    the `start`-th on go to `places`, as many as there are.
+    `order` is the window's mixed order, `mask` says which rows are kept. The kept rows in that order, from the
+    `start`-th on, go to `places`, one row to each.
     """
     of_row = np.full(len(order), -1, np.int64)
     kept = -start

@@ -1,8 +1,8 @@
-"""What a rank reads, when, and where each row goes: a pure plan between the order of samples and the threads.
+"""What a rank reads, when, and where each row goes: a pure schedule between the order of samples and the threads.
 
-A *chunk* is some consecutive batches that are handed out at once; memory holds a number of chunks, each in a slot. A
+A *group* is some consecutive batches that are handed out at once; memory holds a number of groups, each in a slot. A
 *load* reads one window of a lane and puts every row where its batch wants it: rows are written once after decoding.
-Positions count the rows that a lane gives from the step on at which the reading begins.
+Positions count the rows that a lane gives, starting at the step where the reading begins.
 """
 
 import heapq
@@ -27,19 +27,19 @@ class Load:
         return self.first + self.part.rows
 
     def cut(self, start: int, stop: int) -> "Load":
-        """What of it has positions from `start` to `stop`."""
+        """The part of the load with positions from `start` to `stop`."""
         first, last = max(start, self.first), min(stop, self.stop)
         skipped = self.part.start - self.first
         return Load(replace(self.part, start=first + skipped, stop=last + skipped), self.lane, first)
 
 
-def plan_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
+def schedule_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
     """All loads from the given step on, in the order in which their first rows are needed."""
     return _as_needed(_lane_loads(order, number, lane, step) for number, lane in enumerate(lanes))
 
 
-def plan_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
-    """Those of the loads that fill the rank's lanes up from the tails of other ranks' lanes."""
+def schedule_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
+    """The loads among them that fill up the rank's lanes from the tails of other ranks' lanes."""
     own = [order.segments[lane][0].stop for lane in lanes]
     courses = [_lane_loads(order, number, lane, step, own[number]) for number, lane in enumerate(lanes)]
     return (load for load in _as_needed(courses) if load.part.lane not in lanes)
@@ -58,8 +58,8 @@ def _lane_loads(order: EpochOrder, number: int, lane: int, step: int, skipped: i
 
 
 @dataclass(frozen=True)
-class ChunkShape:
-    """A chunk: `steps` batches, to each of which `lanes` lanes give `per_lane` rows."""
+class GroupShape:
+    """A group of `steps` batches, to each of which `lanes` lanes give `per_lane` rows."""
 
     steps: int
     lanes: int
@@ -75,26 +75,27 @@ class ChunkShape:
 
     @property
     def lane_rows(self) -> int:
-        """Rows that each lane gives to a chunk."""
+        """Rows that each lane gives to a group."""
         return self.steps * self.per_lane
 
-    def chunks_of(self, load: Load) -> range:
-        """The chunks that a load has rows for."""
+    def groups_of(self, load: Load) -> range:
+        """The groups that a load has rows for."""
         return range(load.first // self.lane_rows, (load.stop - 1) // self.lane_rows + 1)
 
     def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
-        """Where in memory the rows of a load go whose chunks lie in `slots`, (load's rows,) int64.
+        """Where in memory the rows of a load go whose groups lie in `slots`, (load's rows,) int64.
 
         A batch has its rows lane by lane.
         """
         steps, rows = np.arange(self.steps), np.arange(self.per_lane)
-        in_chunk = steps[:, None] * self.batch_rows + load.lane * self.per_lane + rows
-        of_lane: np.ndarray = (np.asarray(slots)[:, None] * self.rows + in_chunk.reshape(-1)).reshape(-1)
+        in_group = steps[:, None] * self.batch_rows + load.lane * self.per_lane + rows
+        of_lane: np.ndarray = (np.asarray(slots)[:, None] * self.rows + in_group.reshape(-1)).reshape(-1)
         skipped = load.first % self.lane_rows
         return of_lane[skipped : skipped + load.part.rows]
 
 
-def fit_chunk(row_bytes: int, most: int, window_rows: int, lanes: int, per_lane: int, group: int = 1) -> ChunkShape:
-    """The chunk of `most` bytes, and a quarter of a window at most; its steps are a multiple of `group`."""
-    rows = min(most // row_bytes // lanes, window_rows // 4)
-    return ChunkShape(max(1, rows // per_lane // group) * group, lanes, per_lane)
+def fit_group(most_rows: int, lane_rows: int, lanes: int, per_lane: int, multiple: int = 1) -> GroupShape:
+    """The largest group of up to `most_rows` rows and `lane_rows` rows of each lane. Its steps are a multiple of
+    `multiple`, and at least that many."""
+    rows = min(most_rows // lanes, lane_rows)
+    return GroupShape(max(1, rows // per_lane // multiple) * multiple, lanes, per_lane)

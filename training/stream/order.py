@@ -1,15 +1,15 @@
 """The order of samples: a pure function of (blocks, kept rows, seed, epoch), for any world size.
 
 The blocks of an epoch are permuted and dealt to L lanes like cards. A lane is cut into windows of W blocks, and the
-rows of a window are mixed. First windows are shorter, each lane's by another measure, so that the lanes come to their
-next windows at different times: blocks are read evenly and the first batch comes soon. A filter (the rows that are
+rows of a window are mixed. First windows are shorter, by a different amount in each lane, so that the lanes reach their
+next windows at different times: blocks are read evenly and the first batch is ready early. A filter (the rows that are
 not in the fold) is applied after that. Global batch t takes B/L rows from every lane.
 
-Lanes keep different numbers of rows, so that near the end of an epoch some would run dry. The rows that a long lane
-has above the common length therefore go to the short ones: a lane's course is a list of segments, first its own rows,
-then tails of others. So fewer than one global batch is left over, and no row comes twice.
+Lanes keep different numbers of rows, so near the end of an epoch some would run dry. The rows of a long lane beyond the
+common length therefore go to the short ones: a lane's course is a list of segments, first its own rows, then tails of
+other lanes. So fewer than one global batch of rows is left over, and no row is used twice.
 
-Everything here is O(blocks) in time and memory, and any position is reached directly.
+Everything here is O(blocks) in time and memory, and any position can be computed directly.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,18 @@ from ...storage.errors import UsageError
 from ..seeding import permutation
 
 LANE_STEP = 8
-EPOCHS = 2  # whose order of blocks is kept: this one's and the next one's
+EPOCHS = 2  # whose order of blocks is kept: the current one and the next one
 BLOCK_STREAM, ROW_STREAM = 1, 2  # keep the two uses of the generator apart
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How the rows of an epoch are mixed. `batch_size` is that of the global batch."""
+
+    batch_size: int
+    lanes: int = 8
+    window: int = 8
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class EpochOrder:
     """The order of one epoch.
 
     `sizes` and `kept` are the rows of every block and those that pass the filter, (blocks,) int64. `batch_size` is
-    the global one; `lanes` must divide it.
+    that of the global batch; `lanes` must divide it.
     """
 
     sizes: np.ndarray
@@ -67,7 +77,7 @@ class EpochOrder:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """The blocks in the order of this epoch, (blocks,) int64: lane l has every L-th from the l-th."""
+        """The blocks in the order of this epoch, (blocks,) int64: lane l has every L-th one, from the l-th on."""
         return mixed_blocks(len(self.sizes), self.seed, self.epoch)
 
     @cached_property
@@ -82,7 +92,7 @@ class EpochOrder:
 
     @property
     def dropped(self) -> int:
-        """Kept rows that are left over at the end: fewer than one global batch."""
+        """Kept rows that are not used in the epoch: fewer than one global batch."""
         return int(self.kept.sum()) - self.steps * self.batch_size
 
     def window_blocks(self, lane: int, window: int) -> np.ndarray:
@@ -129,7 +139,7 @@ class EpochOrder:
         return courses
 
     def slices(self, lane: int, start: int = 0) -> Iterator[Slice]:
-        """The course of a lane from its `start`-th row on, window by window."""
+        """A lane's course from its `start`-th row on, window by window."""
         for segment in self.segments[lane]:
             rows = segment.stop - segment.start
             if start >= rows:
@@ -152,7 +162,7 @@ class EpochOrder:
 
 @lru_cache(EPOCHS)
 def mixed_blocks(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of so many blocks, (count,) int64: one array, read only, for all models that are trained together."""
+    """The order of so many blocks, (count,) int64: one read-only array for all models that are trained together."""
     blocks = permutation(count, seed, epoch, BLOCK_STREAM)
     blocks.setflags(write=False)
     return blocks
@@ -174,11 +184,21 @@ def lanes_of(rank: int, world_size: int, lanes: int) -> range:
 
 
 def check_batch_size(batch_size: int, lanes: int) -> None:
-    """Raise UsageError, naming sizes near by, unless the lanes can share a global batch evenly."""
+    """Raise UsageError, naming the nearest valid sizes, unless the lanes can share a global batch evenly."""
     if batch_size < 1 or batch_size % lanes:
         below = batch_size // lanes * lanes
         near = " or ".join(str(size) for size in (below, below + lanes) if size > 0)
         raise UsageError(
-            f"--batch-size {batch_size}: it must be a multiple of {lanes}, the lanes that share each batch, "
-            f"of which the number of --workers is a divisor; use {near}"
+            f"--batch-size {batch_size}: it must be a multiple of {lanes}, the number of lanes that share each batch "
+            f"(--workers divides it); use {near}"
+        )
+
+
+def check_mixing(mixing: Mixing, world_size: int) -> None:
+    """Raise UsageError unless the ranks can share the lanes evenly, and the lanes a batch."""
+    check_batch_size(mixing.batch_size, mixing.lanes)
+    if mixing.lanes % world_size:
+        fitting = [str(n) for n in range(1, mixing.lanes + 1) if mixing.lanes % n == 0]
+        raise UsageError(
+            f"--workers {world_size} does not divide the run's {mixing.lanes} lanes; use {', '.join(fitting)}"
         )

@@ -13,18 +13,18 @@ from torch.utils.data import IterableDataset
 from ...storage.dataset import Dataset
 from ...storage.format import ArraySpec
 from ...storage.reader import BlockReader
-from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads
+from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads, wait_for
 from .filters import RowFilter
 
-READ_BYTES = 32 << 20  # what is read at once
+READ_BYTES = 32 << 20  # read at once
 EVALUATION_BATCH = 512
 IDLE_BUFFERS = 6
 
 
 class RowStream(IterableDataset[Batch]):
-    """This rank's share of the chosen rows, in the dataset's order, in batches of up to `batch_size` rows.
+    """This rank's share of the selected rows, in the dataset's order, in batches of up to `batch_size` rows.
 
-    Rank r visits the shards r, r + R, …: over all ranks every row comes exactly once, at any world size.
+    Rank r reads the shards r, r + R, …: over all ranks every row is read exactly once, at any world size.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class RowStream(IterableDataset[Batch]):
 def chosen_rows(
     dataset: Dataset, rows: Mapping[int, RowFilter], rank: Rank = ALONE, batch_size: int = EVALUATION_BATCH
 ) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
-    """The rows of several filters from one pass: each filter's batches are those that it has alone.
+    """The rows of several filters from one pass: each filter gets the batches that it would get alone.
 
-    Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, which is of
-    one shard.
+    Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, whose rows
+    are all of that shard.
     """
     layout, specs = dataset.layout, column_specs(dataset)
     kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0)
     shards = range(rank.rank, layout.shards, rank.world_size)
-    groups = (group for shard in shards for group in _runs(dataset, layout.blocks_of(shard)))
-    wanted = filter(None, ([block for block in group if kept[block]] for group in groups))
+    runs = (run for shard in shards for run in _runs(dataset, layout.blocks_of(shard)))
+    wanted = filter(None, ([block for block in run if kept[block]] for run in runs))
     buffers = {spec.name: _Buffers(spec) for spec in specs}
     with reading_threads(dataset, rank) as threads:
         for blocks, arrays in _read_ahead(BlockReader(dataset, [spec.name for spec in specs]), wanted, threads):
@@ -62,7 +62,7 @@ def chosen_rows(
 
 
 def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """All rows of a dataset in order, some blocks at a time: the named arrays, each (rows, *row_shape)."""
+    """All rows of a dataset in order, a few blocks at a time: the named arrays, each (rows, *row_shape)."""
     runs = _runs(dataset, range(dataset.layout.blocks))
     with reading_threads(dataset, ALONE) as threads:
         for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
@@ -70,7 +70,7 @@ def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.nd
 
 
 def _runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Blocks in groups that are read at once."""
+    """Runs of blocks, each read at once."""
     count = max(1, READ_BYTES // (dataset.layout.block_rows * dataset.spec("x").row_bytes))
     return (blocks[first : first + count] for first in range(0, len(blocks), count))
 
@@ -78,7 +78,7 @@ def _runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
 def _read_ahead(
     reader: BlockReader, runs: Iterable[Sequence[int]], threads: ThreadPoolExecutor
 ) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
-    """Read groups of blocks, the next one while one is in use."""
+    """Read runs of blocks, the next one while one is in use."""
     layout = reader.dataset.layout
     reading: deque[tuple[Sequence[int], dict[str, np.ndarray], list[Future[None]]]] = deque()
     for blocks in runs:
@@ -87,20 +87,19 @@ def _read_ahead(
         reading.append((blocks, arrays, reader.start(blocks, arrays, threads)))
         if len(reading) > 1:
             yield _finished(*reading.popleft())
-    for group in reading:
-        yield _finished(*group)
+    for run in reading:
+        yield _finished(*run)
 
 
 def _finished(
     blocks: Sequence[int], arrays: dict[str, np.ndarray], jobs: list[Future[None]]
 ) -> tuple[Sequence[int], dict[str, np.ndarray]]:
-    for job in jobs:
-        job.result()
+    wait_for(jobs)
     return blocks, arrays
 
 
 class _Buffers:
-    """Memory for gathered rows, used again once nobody holds a tensor of it: fresh pages cost more than the copying."""
+    """Memory for gathered rows, reused once no tensor refers to it: fresh pages cost more than the copying."""
 
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
@@ -108,8 +107,8 @@ class _Buffers:
         self.idle: deque[np.ndarray] = deque(maxlen=IDLE_BUFFERS)
 
     def take(self, column: np.ndarray, rows: np.ndarray) -> Tensor:
-        """The given rows as a tensor of their own, pinned where there is a GPU to send it to."""
-        if torch.cuda.is_available():  # torch itself uses pinned memory again
+        """The given rows as a new tensor, in pinned memory if there is a GPU."""
+        if torch.cuda.is_available():  # torch itself reuses pinned memory
             out = torch.empty((len(rows), *self.spec.row_shape), dtype=self.dtype, pin_memory=True)
         else:
             out = torch.from_numpy(self._reused(len(rows)))
@@ -118,7 +117,7 @@ class _Buffers:
         return out
 
     def _reused(self, rows: int) -> np.ndarray:
-        """An array over idle memory. It goes back when the array, which torch's tensors hold, is gone."""
+        """An array over idle memory, which becomes idle again when the array, held by torch's tensors, is freed."""
         memory = self.idle.popleft() if self.idle else self.spec.empty(rows)
         if len(memory) < rows:
             memory = self.spec.empty(rows)

@@ -1,4 +1,4 @@
-"""Memory for chunks of batches, used again and again: fresh pages would cost more than the rows that go into them."""
+"""Memory for groups of batches, which is reused: fresh pages would cost more than the rows that go into them."""
 
 import weakref
 from collections import deque
@@ -11,8 +11,8 @@ from ...storage.format import ArraySpec
 from .kernels import scatter
 
 
-class ChunkMemory:
-    """`slots` slots of `rows` rows each. A slot that is lent comes back when nobody holds a tensor of it."""
+class GroupMemory:
+    """`slots` slots of `rows` rows each. A lent slot becomes free when no tensor refers to it any more."""
 
     def __init__(self, specs: Sequence[ArraySpec], slots: int, rows: int) -> None:
         self.rows, self._slots = rows, range(slots)
@@ -22,15 +22,15 @@ class ChunkMemory:
         self.lent: set[int] = set()
 
     def reclaim(self) -> None:
-        """Free the slots whose chunks were given up before they were full."""
+        """Free the slots whose groups were abandoned before they were full."""
         self.free.extend(slot for slot in self._slots if slot not in self.lent and slot not in self.free)
 
     def put(self, arrays: Mapping[str, np.ndarray], places: np.ndarray) -> None:
-        """Put row i of every array, (rows, *row_shape), at places[i], unless that is negative."""
+        """Copy row i of every array, (rows, *row_shape), to row places[i] of the memory, unless that is negative."""
         scatter(tuple(as_bytes(arrays[name]) for name in self._columns), places, self._bytes)
 
     def lend(self, slot: int) -> dict[str, np.ndarray]:
-        """The columns of a full slot. Those beside `x` are small, and often kept for long: they are copies."""
+        """The columns of a full slot. Columns other than `x` are small and often kept for long, so they are copied."""
         part = slice(slot * self.rows, (slot + 1) * self.rows)
         columns = {name: column[part] for name, column in self._columns.items()}
         self.lent.add(slot)
@@ -38,7 +38,7 @@ class ChunkMemory:
         return {name: column if name == "x" else column.copy() for name, column in columns.items()}
 
     def _take_back(self, slot: int) -> None:
-        self.free.append(slot)  # first, so that `reclaim`, in another thread, never sees it in neither
+        self.free.append(slot)  # first, so that `reclaim`, in another thread, always finds it in one of the two
         self.lent.discard(slot)
 
 

@@ -1,0 +1,104 @@
+"""How far a fold's training is, and its checkpoints."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..model.weights import save_weights
+from ..run import FoldFolder
+from .checkpoint import Checkpoints
+from .checkpoint_policy import CheckpointPolicy, CheckpointSchedule
+from .learner import Learner
+
+
+@dataclass(eq=False)
+class FoldState:
+    """How far a fold's training is: `epoch` epochs are complete, and `step` steps of the next one, up to an update.
+
+    An epoch has `steps` steps. The training ends after `epochs` epochs, or with early stopping once the validation loss
+    has not improved for `patience` epochs.
+    """
+
+    steps: int
+    epochs: int
+    patience: int
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """The metrics of each epoch."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """With early stopping: the lowest validation loss, its epoch and its weights."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training has ended."""
+        stopped = self.patience and self.epoch - self.best.get("epoch", 0) >= self.patience
+        return self.epoch >= self.epochs or bool(stopped)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs, up to the last update."""
+        return self.epoch * self.steps + self.step
+
+    def improves(self, metrics: dict[str, Any]) -> bool:
+        """Whether early stopping is on, and an epoch's validation loss is the lowest one so far."""
+        return bool(self.patience) and metrics["loss"] < self.best.get("loss", math.inf)
+
+    def end_epoch(self, metrics: dict[str, Any]) -> None:
+        """Add a complete epoch."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.history.append(metrics)
+
+    @property
+    def final_metrics(self) -> dict[str, Any]:
+        """The metrics of the best epoch with early stopping, else of the last one."""
+        return self.history[self.best["epoch"] - 1 if self.best else -1]
+
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint holds of this."""
+        return {"epoch": self.epoch, "step": self.step, "history": self.history, "best": self.best}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
+        self.epoch, self.step, self.history, self.best = (values[name] for name in self.stored())
+
+
+class FoldCheckpoints:
+    """A fold's checkpoints: when one is due, what it holds, and how the training resumes from it."""
+
+    def __init__(self, folder: FoldFolder, policy: CheckpointPolicy, state: FoldState, learner: Learner) -> None:
+        self.folder, self.state, self.learner = folder, state, learner
+        self.schedule, self.files = CheckpointSchedule(policy), Checkpoints(folder.checkpoints, policy.keep)
+        self.saved_best = 0
+        """The epoch whose weights the file of the best weights has."""
+
+    def is_due(self) -> bool:
+        """Whether a checkpoint is due after the last update, on the rank that writes it."""
+        state, accumulate = self.state, self.learner.network.recipe.accumulate
+        if state.step:
+            return self.schedule.is_due(state.steps_done, accumulate)
+        since = (state.steps - 1) % accumulate + 1  # steps of the epoch's last update
+        return state.ended or self.schedule.is_due_after(state.epoch, state.steps_done, since)
+
+    def save(self, within: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint between two epochs, or within one, for which `within` is the state of all shares.
+
+        With a sharded model all ranks must call this together, and the main one writes. The best weights are part of a
+        checkpoint; they are written to a separate file too, for those who watch.
+        """
+        state, network, training = self.state, self.learner.network, self.learner.state()
+        self.schedule.note_saved(state.steps_done)
+        if network.sharded and not network.process.is_main:
+            return
+        if state.best and state.best["epoch"] != self.saved_best:
+            save_weights(self.folder.best, state.best["weights"])
+            self.saved_best = state.best["epoch"]
+        self.files.save(state.epoch, state.step, {**state.stored(), **training, "within": within})
+
+    def load(self) -> None:
+        """Resume from the last checkpoint, if one exists."""
+        if stored := self.files.load():
+            self.learner.set_state(stored)
+            self.state.restore(stored)
+            self.learner.pending, self.saved_best = stored["within"], self.state.best.get("epoch", 0)
+            self.schedule.note_saved(self.state.steps_done)

@@ -1,0 +1,58 @@
+"""What a fold's training writes for those who watch it: progress.json, history.json, TensorBoard's event files."""
+
+from time import perf_counter, time
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from ...storage.places.json_files import write_json
+from ..run import FoldFolder
+from .event_logs import open_logs
+
+PROGRESS_SECONDS, BUCKET_SECONDS = 1.0, 15.0  # between two progress updates: in a bucket each takes a while
+
+
+class FoldReports:
+    """A fold's reports. Nothing of them is needed to resume, so the training does not wait for the disk."""
+
+    def __init__(self, folder: FoldFolder) -> None:
+        self.folder, self.written = folder, perf_counter()
+        self.pause = BUCKET_SECONDS if folder.root.waits_for_network else PROGRESS_SECONDS
+        self.logs: SummaryWriter | None = None
+
+    def begin_epoch(self) -> None:
+        """Wait for the usual pause before the next progress update."""
+        self.written = perf_counter()
+
+    def is_due(self) -> bool:
+        """Whether the next progress update is due; if so, the pause before the one after it begins."""
+        if perf_counter() - self.written <= self.pause:
+            return False
+        self.written = perf_counter()
+        return True
+
+    def write_progress(self, epochs: float) -> None:
+        """Write how many epochs are complete."""
+        write_json(self.folder.progress, {"epochs": epochs, "time": time()}, durable=False)
+
+    def write_epoch(self, history: list[dict[str, Any]], lr: float) -> None:
+        """Write the metrics of the epochs so far."""
+        self._write_logs(history[-1], len(history), lr)
+        write_json(self.folder.history, history, durable=False)
+        self.write_progress(float(len(history)))
+
+    def _write_logs(self, metrics: dict[str, Any], epoch: int, lr: float) -> None:
+        """Write an epoch to TensorBoard. An epoch that is trained again after a kill replaces the first attempt."""
+        if self.logs is None:
+            self.logs = open_logs(self.folder.tensorboard, epoch)
+        for rank, spent in enumerate(metrics["ranks"]):
+            for name, seconds in spent.items():
+                self.logs.add_scalar(f"seconds/{name}/rank-{rank}", seconds, epoch)
+        for name in metrics.keys() - {"ranks"}:
+            self.logs.add_scalar(name, metrics[name], epoch)
+        self.logs.add_scalar("lr", lr, epoch)
+        self.logs.flush()
+
+    def close(self) -> None:
+        if self.logs is not None:
+            self.logs.close()

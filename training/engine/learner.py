@@ -1,0 +1,196 @@
+"""A fold's network on one rank, its optimizer, and a training step.
+
+All randomness is keyed by (seed, fold, step, share of the batch): a fold gets the same weights, to the last bit,
+whether it is trained alone or with others from one pass, and whether it was interrupted or not.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...storage.errors import UsageError
+from ..config import Recipe
+from ..model.objective import Normalizer, Objective, autocast
+from ..run import RunFold
+from ..seeding import seed_of
+from .process import Process
+from .shares import EpochPass, Rows, Shares
+
+if TYPE_CHECKING:
+    from .sharded import ShardedModel
+
+
+class Network:
+    """A fold's model in the forms in which a rank uses it.
+
+    `model` is the full model. `module` has the parameters that the optimizer updates: the model, or its sharded twin.
+    `wrapped` is what a pass trains: the model, or the form whose gradients are averaged over the ranks.
+    """
+
+    def __init__(self, model: nn.Module, sharded: "ShardedModel | None", process: Process, recipe: Recipe) -> None:
+        self.model, self.sharded, self.process, self.recipe = model, sharded, process, recipe
+        self.module = sharded.module if sharded else model
+        self.wrapped = model
+        self.forward = self._compiled(model)
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether a step is an exchange in which all ranks take part."""
+        return self.sharded is not None or (self.recipe.sync_batchnorm and self.process.world_size > 1)
+
+    @property
+    def together(self) -> bool:
+        """Whether this rank trains the network together with the others."""
+        return self.wrapped is not self.model
+
+    def begin_pass(self, together: bool) -> None:
+        """Prepare for a pass that trains the network on this rank, or `together` with the other ranks."""
+        if together != self.together:
+            self.wrapped = self._averaged() if together else self.model
+            self.forward = self._compiled(self.wrapped)
+        self.wrapped.train()
+
+    def _averaged(self) -> nn.Module:
+        """The form whose gradients are averaged over the ranks.
+
+        Buffers are not exchanged at each step: that would mean to wait for the slowest rank a second time.
+        """
+        return self.module if self.sharded else DistributedDataParallel(self.model, broadcast_buffers=False)
+
+    def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What a training step calls: the model, compiled if the recipe says so, with the same parameters."""
+        return torch.compile(model) if self.recipe.compile else model
+
+    def averaging(self, wanted: bool) -> AbstractContextManager[None]:
+        """Where the ranks train together: have the backward pass average gradients over them, if that is wanted."""
+        if self.sharded:
+            self.sharded.average_gradients(wanted)
+        if isinstance(self.wrapped, DistributedDataParallel) and not wanted:
+            return self.wrapped.no_sync()
+        return nullcontext()
+
+    def end_pass(self, shares: Shares, loss: Tensor) -> Tensor:
+        """Average the buffers over all shares. Returns the sum of the loss over them."""
+        if not self.together:
+            shares.average_buffers()
+            return loss
+        for buffer in self.module.buffers():  # batch norm's running statistics, over all rows
+            total, count = self.process.all_reduce(buffer), self.process.world_size
+            total.div_(count) if total.is_floating_point() else total.floor_divide_(count)
+        self.gather_weights()
+        return self.process.all_reduce(loss)
+
+    def gather_weights(self) -> None:
+        """Have the current weights in the full model, if another form was trained."""
+        if self.sharded:
+            self.sharded.gather_weights(self.model)
+
+    def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The weights, and the optimizer's state. With a sharded model all ranks must call this together."""
+        self.gather_weights()
+        of_optimizer = self.sharded.gather_state(optimizer) if self.sharded else optimizer.state_dict()
+        return {"model": self.model.state_dict(), "optimizer": of_optimizer}
+
+    def set_state(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        self.model.load_state_dict(state["model"])
+        if self.sharded:
+            self.sharded.set_state(state["model"], optimizer, state["optimizer"])
+        else:
+            optimizer.load_state_dict(state["optimizer"])
+
+
+def with_sync_batchnorm(model: nn.Module, process: Process) -> nn.Module:
+    """The model with batch norm over the global batch. Raises UsageError where torch does not support it."""
+    if process.world_size == 1:
+        return model
+    if process.device.type != "cuda":
+        raise UsageError("--set sync_batchnorm=true: torch supports this on GPUs only; remove the setting")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@dataclass(eq=False)
+class Learner:
+    """Trains a fold's network: epochs of `steps` steps, and an update after every few of them."""
+
+    run_fold: RunFold
+    steps: int
+    network: Network
+    prepare: Normalizer
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    current: EpochPass = field(init=False)
+    """The epoch that is being trained, or was trained last."""
+    pending: dict[str, Any] | None = field(default=None, init=False)
+    """The state of the shares in a checkpoint that was written within an epoch, until the epoch is resumed."""
+
+    def begin_pass(self, numbers: Sequence[int], count: int, together: bool) -> None:
+        """Begin the next epoch, or resume it, with the shares `numbers` of `count` of each batch; `together` with the
+        other ranks, which have the other shares."""
+        shares = Shares(self.network.module, numbers, count)
+        self.network.begin_pass(together)
+        self.current = EpochPass(shares, self.network.process.device)
+        if self.pending is not None:
+            self.current.resume(self.pending)
+            self.pending = None
+
+    def step(self, parts: Sequence[Rows], epoch: int, step: int) -> bool:
+        """Forward and backward with the rows of each share. Returns whether the step ended with an update, as after
+        `accumulate` batches and after the epoch's last one."""
+        config, network, current = self.run_fold.job.config, self.network, self.current
+        recipe, process = config.recipe, network.process
+        first = step - step % recipe.accumulate
+        batches = min(recipe.accumulate, self.steps - first)
+        updates = step + 1 == first + batches
+        for position, (number, (x, y)) in enumerate(zip(current.shares.numbers, parts, strict=True)):
+            process.seed(seed_of(config.seed, self.run_fold.fold, epoch * self.steps + step, number))
+            with current.shares.share(position), network.averaging(updates):
+                x, y = (tensor.to(process.device, non_blocking=True) for tensor in (x, y))
+                with autocast(process.device, recipe.precision):
+                    loss = self.objective.loss(network.forward(self.prepare(x)), y)
+                if step == first:  # only now: the backward pass then gets memory that is still in the cache
+                    self.optimizer.zero_grad()
+                self.scaler.scale(loss / batches if batches > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            current.losses[position] += loss.detach()
+        if updates:
+            self._update()
+        return updates
+
+    def _update(self) -> None:
+        """An optimizer step with the gradients of all shares."""
+        self.current.shares.merge_gradients()
+        if limit := self.network.recipe.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.module.parameters(), limit)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+
+    def end_pass(self) -> float:
+        """Average the buffers over all shares. Returns the mean loss of the epoch's steps over them."""
+        shares = self.current.shares
+        return self.network.end_pass(shares, self.current.losses.sum()).item() / (self.steps * shares.count)
+
+    def state(self) -> dict[str, Any]:
+        """What the next steps depend on, between two epochs."""
+        schedule = {"scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict()}
+        return {**self.network.state(self.optimizer), **schedule}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.network.set_state(state, self.optimizer)
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def state_within(self) -> dict[str, Any]:
+        """What the next steps depend on, between two updates of an epoch."""
+        return {**self.state(), **self.current.state()}
+
+    def set_state_within(self, state: dict[str, Any]) -> None:
+        self.set_state(state)
+        self.current.set_state(state)

@@ -1,0 +1,97 @@
+"""What one rank reads mixed rows with: its lanes, the orders of the epochs, its memory bound, and the decoded blocks.
+
+Both streams use it, the one for a single model and the one for several models.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cached_property
+
+import numpy as np
+
+from ...storage.dataset import Dataset
+from ...storage.errors import UsageError
+from ...storage.places.block_cache import BlockCache
+from .batch import Rank, column_specs, open_cache, reading_threads
+from .decoded import DecodedBlocks
+from .loads import GroupShape, fit_group
+from .order import EpochOrder, Mixing, check_mixing, lanes_of
+
+
+class RankReader:
+    """One rank's access to a dataset whose rows are mixed.
+
+    Raises UsageError unless the world size divides the lanes and the lanes divide the batch.
+    """
+
+    def __init__(self, dataset: Dataset, mixing: Mixing, rank: Rank) -> None:
+        check_mixing(mixing, rank.world_size)
+        self.dataset, self.mixing, self.rank = dataset, mixing, rank
+        self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
+        self.specs = column_specs(dataset)
+        self.reserved = 0
+        """Bytes that the batches and windows in memory take."""
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(spec.row_bytes for spec in self.specs)
+
+    @property
+    def window_rows(self) -> int:
+        """Rows of a window, at most."""
+        return self.mixing.window * self.dataset.layout.block_rows
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Rows of every block, (blocks,) int64: one array for all orders."""
+        return self.dataset.layout.block_sizes()
+
+    def order(self, kept: np.ndarray, epoch: int) -> EpochOrder:
+        """The order of an epoch, of whose blocks `kept` rows each pass the filter, (blocks,) int64."""
+        mixing = self.mixing
+        return EpochOrder(self.sizes, kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch)
+
+    def fit_group(self, most: int, multiple: int = 1) -> GroupShape:
+        """Batches that are handed out at once: up to `most` bytes, and a quarter of a window at most. Their number is a
+        multiple of `multiple`."""
+        per_lane = self.mixing.batch_size // self.mixing.lanes
+        return fit_group(most // self.row_bytes, self.window_rows // 4, len(self.lanes), per_lane, multiple)
+
+    def bytes_for(self, rows: int, blocks_a_thread: int) -> int:
+        """Bytes of so many rows, and of so many blocks for every thread."""
+        blocks = blocks_a_thread * self.rank.thread_count(self.dataset)
+        return (rows + blocks * self.dataset.layout.block_rows) * self.row_bytes
+
+    def reserve(self, needed: int, purpose: str, remedy: str) -> None:
+        """Set bytes aside; the rest of the memory keeps blocks decoded. Raises UsageError if the bound is lower."""
+        bound = self.rank.memory_bound
+        if bound < needed:
+            given = "" if self.rank.memory else " (an eighth of the machine's memory, shared with the other workers)"
+            raise UsageError(f"--memory {bound:,} bytes{given}: {purpose} {needed:,}; {remedy}")
+        self.reserved = needed
+
+    @cached_property
+    def blocks(self) -> DecodedBlocks:
+        """The blocks, of which as many stay decoded from epoch to epoch as the memory bound leaves room for."""
+        return DecodedBlocks(self.dataset, self.specs, self.rank.memory_bound - self.reserved, self.cache)
+
+    @cached_property
+    def cache(self) -> BlockCache | None:
+        """The local cache of blocks that come from an object store."""
+        return open_cache(self.dataset, self.rank)
+
+    def start_epoch(self, following: Callable[[], EpochOrder]) -> AbstractContextManager[ThreadPoolExecutor]:
+        """The threads that read an epoch. The cache learns from the `following` epoch's order when a block that is used
+        now is needed again."""
+        if self.cache:
+            order = following()
+            count = len(order.sizes)
+            self.cache.needed[order.blocks] = np.arange(count) + order.epoch * count
+        return reading_threads(self.dataset, self.rank)
+
+    def split(self, blocks: Sequence[int]) -> list[list[tuple[int, slice]]]:
+        """A window's blocks, each with its rows of the window, split among the threads."""
+        parts = list(zip(blocks, self.dataset.layout.joined(blocks), strict=True))
+        count = self.rank.thread_count(self.dataset)
+        return [parts[first::count] for first in range(min(count, len(parts)))]
