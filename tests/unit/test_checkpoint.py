@@ -10,12 +10,11 @@ import safetensors
 import torch
 from foldstream.storage.errors import DamagedError, UsageError
 from foldstream.storage.places.locate import locate
+from foldstream.training.config import CheckpointPolicy, Execution
 from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
-from foldstream.training.engine.checkpoint_policy import (
+from foldstream.training.engine.checkpoint_schedule import (
     EACH_EPOCH,
-    CheckpointPolicy,
     CheckpointSchedule,
-    parse_checkpoint_policy,
 )
 from foldstream.training.model.weights import load_weights, save_weights
 from torch import nn
@@ -147,15 +146,15 @@ def test_tied_weights_are_stored(tmp_path: Path) -> None:
     ],
 )
 def test_how_often_is_given_in_epochs_steps_or_minutes(text: str, policy: CheckpointPolicy) -> None:
-    assert parse_checkpoint_policy(text, 1) == policy
+    assert Execution.parse({"checkpoint_every": text}).checkpoints == policy
 
 
 @pytest.mark.parametrize("text", ["", "5", "often", "0 epochs", "1.5 steps", "-1 minutes", "5 hours", "0 minutes"])
 def test_other_measures_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="'500 steps'"):
-        parse_checkpoint_policy(text, 1)
+        Execution.parse({"checkpoint_every": text})
     with pytest.raises(UsageError, match="at least 1"):
-        parse_checkpoint_policy("1 epoch", 0)
+        Execution.parse({"keep": 0})
 
 
 def test_steps_are_counted_over_epochs_and_from_update_to_update() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from foldstream.storage.dataset import Dataset
+from foldstream.training.config import CheckpointPolicy
 from foldstream.training.engine.checkpoint import Checkpoints
-from foldstream.training.engine.checkpoint_policy import CheckpointPolicy, parse_checkpoint_policy
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
@@ -110,7 +110,7 @@ def test_one_process(
     job, quiet = make_job(digits, tmp_path / "quiet", settings, epochs=3, shares=shares, model=model)
     train_alone(job, quiet, CheckpointPolicy(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, epochs=3, shares=shares, model=model)
-    seen = train_alone(job, cut, parse_checkpoint_policy("5 steps", 2), mode, [8, 31, 40])
+    seen = train_alone(job, cut, CheckpointPolicy(5, "step", 2), mode, [8, 31, 40])
     assert all(step for _, step in seen[0].values()), "no checkpoint in the midst of an epoch"
     assert fold_bytes(cut) == fold_bytes(quiet)
     measured = ("epoch", "loss", "train_loss", "accuracy", "rows")
@@ -124,10 +124,10 @@ from pathlib import Path
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
-from foldstream.training.engine.checkpoint_policy import parse_checkpoint_policy
+from foldstream.training.config import Execution
 
 root, rendezvous, groups = RunFolder(Path(sys.argv[1])), sys.argv[2], sys.argv[3].split()
-policy = parse_checkpoint_policy(sys.argv[4], 1)
+policy = Execution(checkpoint_every=sys.argv[4]).checkpoints
 rank, left = int(sys.argv[5]), int(sys.argv[6])
 
 def heartbeat(working):
@@ -195,7 +195,7 @@ def test_the_fold_that_goes_round_begins_at_the_other_rank(
         folds_of(job, cut, range(3)),
         Process(),
         heartbeat=cut_after(beats),
-        checkpoints=parse_checkpoint_policy("1 step", 1),
+        checkpoints=CheckpointPolicy(1, "step", 1),
     )
     with pytest.raises(Cut):
         trainer.train()

@@ -26,7 +26,7 @@ from pathlib import Path
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
-from foldstream.training.engine.checkpoint_policy import parse_checkpoint_policy
+from foldstream.training.config import Execution
 
 _, rank, root, every, stop_after, rendezvous = sys.argv
 run = RunFolder(Path(root))
@@ -39,7 +39,7 @@ def notify(fold, metrics):
         raise Cut
 
 with local_group(int(rank), 2, rendezvous) as process:
-    policy = parse_checkpoint_policy(every, 1)
+    policy = Execution(checkpoint_every=every).checkpoints
     trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, checkpoints=policy)
     for fold in trainer.folds:
         own, full = (list(module.parameters()) for module in (fold.network.module, fold.network.model))

@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import CheckpointPolicy
 from ..model.weights import save_weights
 from ..run import FoldFolder
 from .checkpoint import Checkpoints
-from .checkpoint_policy import CheckpointPolicy, CheckpointSchedule
+from .checkpoint_schedule import CheckpointSchedule
 from .learner import Learner
 
 

@@ -9,12 +9,12 @@ import torch
 
 from ...storage.errors import RunError
 from ...storage.places.json_files import write_json
+from ..config import CheckpointPolicy
 from ..model.objective import Normalizer, Objective, make_model
 from ..model.optimizer import make_optimizer, make_scheduler
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold
-from .checkpoint_policy import CheckpointPolicy
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports

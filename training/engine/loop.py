@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
+from ..config import CheckpointPolicy
 from ..model.prediction import predict_folds
 from ..run import RunFold
 from ..stream.batch import Rank
@@ -21,7 +22,7 @@ from ..stream.fused import FusedStream
 from ..stream.order import Mixing
 from ..stream.rows import chosen_rows
 from ..stream.single import TrainStream
-from .checkpoint_policy import EACH_EPOCH, CheckpointPolicy
+from .checkpoint_schedule import EACH_EPOCH
 from .fold_model import FoldModel, make_fold_model
 from .fold_parallel import FoldPlacement
 from .process import Process

@@ -1,38 +1,11 @@
-"""When checkpoints are written, and how many of them are kept: `--checkpoint-every` and `--keep`."""
+"""When a fold's checkpoints are due, by its policy."""
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 
-from ...storage.errors import UsageError
-
-
-@dataclass(frozen=True)
-class CheckpointPolicy:
-    """A checkpoint every `every` units, which are epochs, steps or minutes. It does not affect what is trained."""
-
-    every: float = 1
-    unit: str = "epoch"
-    keep: int = 1
-    """How many of a fold's last checkpoints are kept."""
-
+from ..config import CheckpointPolicy
 
 EACH_EPOCH = CheckpointPolicy()
-
-
-def parse_checkpoint_policy(every: str, keep: int) -> CheckpointPolicy:
-    """Parse the values of `--checkpoint-every` and `--keep`. Raises UsageError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(epoch|step|minute)s?", every.strip())
-    number, unit = (float(found[1]), found[2]) if found else (0.0, "")
-    if number <= 0 or (unit != "minute" and number % 1):
-        raise UsageError(
-            f"--checkpoint-every '{every}': give a whole number of epochs or steps, or a number of minutes, as in "
-            "'1 epoch', '500 steps' or '10 minutes'"
-        )
-    if keep < 1:
-        raise UsageError(f"--keep {keep}: it must be at least 1")
-    return CheckpointPolicy(number, unit, keep)
 
 
 class CheckpointSchedule:
