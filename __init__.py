@@ -72,6 +72,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import on first use: a Dask worker that converts CSV needs neither torch nor Ray, which take seconds."""
     if name not in _HOMES:
-        raise AttributeError(f"module «foldstream» has no attribute «{name}»")
+        raise AttributeError(f"module 'foldstream' has no attribute '{name}'")
     module, attribute = _HOMES[name]
     return getattr(import_module(f".{module}", __name__), attribute)

@@ -1,7 +1,6 @@
-"""The command line: one function a command, each a call of the public API. It and `cluster/terminal/` are the only
-places that print.
+"""The command line: one function per command. Only this module and `cluster/terminal/` print.
 
-Each command imports what it needs: `--help` waits neither for Dask nor for torch, `convert` not for torch.
+Each command imports what it needs, so `--help` waits neither for Dask nor for torch, and `convert` not for torch.
 """
 
 from __future__ import annotations
@@ -43,27 +42,14 @@ app.add_typer(commands)
 
 @app.callback()
 def options(
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print lines of JSON: progress, then the result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON lines: progress, then the result.")] = False,
 ) -> None:
     """Train PyTorch models, with k-fold cross validation, on data larger than memory.
 
     Example: foldstream --json run examples/digits/job.toml
     """
     choose_output(quiet, json)
-
-
-def parse_integers(option: str, text: str | None, example: str) -> tuple[int, ...] | None:
-    """`1,28,28` as numbers. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise UsageError(f"{option} «{text}»: give positive whole numbers with commas, as in {example}")
-    return numbers
 
 
 @request_command(convert_app, ConvertTablesRequest, "csv")
@@ -136,9 +122,9 @@ def predict(request: PredictRequest) -> None:
 @app.command()
 def oof(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    out: Annotated[str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="The table to write.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="Table to write.")],
 ) -> None:
-    """Write the out-of-fold predictions as a table: of each row, what models say that have not seen it.
+    """Write the out-of-fold predictions as a table: for each row, the prediction of models that have not seen it.
 
     Example: foldstream oof runs/digits oof.parquet
     """
@@ -152,10 +138,10 @@ def oof(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for a file of each fold.")],
-    format: Annotated[str, typer.Option(help="torchscript, onnx or safetensors.")] = "torchscript",
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write to, one file per fold.")],
+    format: Annotated[str, typer.Option(help="File format: torchscript, onnx or safetensors.")] = "torchscript",
 ) -> None:
-    """Write the folds' models for use without Foldstream. They take stored rows, and give logits or values.
+    """Write the folds' models for use without Foldstream. They take stored rows and return logits or values.
 
     Example: foldstream export runs/digits exported --format onnx
     """
@@ -168,23 +154,27 @@ def export(
 @app.command("run")
 def run(
     job: Annotated[
-        str, typer.Argument(metavar="JOB.toml", help="Tables [convert.csv] or [convert.images], [train], [predict].")
+        str,
+        typer.Argument(
+            metavar="JOB.toml",
+            help="Job file with the tables [convert.csv] or [convert.images], [train] and [predict].",
+        ),
     ],
     ray: Annotated[
         str | None,
         typer.Option(
-            envvar="RAY_ADDRESS", help="Address of a Ray cluster, auto for this machine's; else one of its own."
+            envvar="RAY_ADDRESS", help="Address of a Ray cluster, or auto for this machine's; by default a new one."
         ),
     ] = None,
 ) -> None:
-    """Convert, train and predict as one file says. What is done already is skipped.
+    """Convert, train and predict as described in a job file. Completed steps are skipped.
 
     Example: foldstream run examples/digits/job.toml
     """
     from .cluster.api.job import run_job
     from .cluster.api.job_file import load_job_file
 
-    tables = load_job_file(Path(job))  # now: the file of a submitted job is removed once the cluster is left
+    tables = load_job_file(Path(job))  # before the run: the file of a submitted job is removed at its end
     with listening() as listener:
         summary = run_job(job, listener, cluster=ray)
     if summary:
@@ -195,29 +185,39 @@ def run(
 
 @app.command()
 def plan(
-    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="As «run» takes it.")],
-    nodes: Annotated[str, typer.Option(help="Numbers of nodes.")] = "1,4,16",
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of a node; else as many as this machine has.")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Of a node for an hour.")] = None,
+    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="Job file, as for 'foldstream run'.")],
+    nodes: Annotated[str, typer.Option(help="Numbers of nodes to estimate for.")] = "1,4,16",
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores per node; by default as many as this machine has.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of a node per hour.")] = None,
     source_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Of all sources, as 1TB, if those that are here are only some.")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Total size of all sources, e.g. 1TB, if only some of them are available here."
+        ),
     ] = None,
 ) -> None:
-    """Say what a job will need, from a sample of its sources: rows, bytes, memory, disk, hours, cost. Nothing runs.
+    """Estimate what a job will need from a sample of its sources: rows, bytes, memory, disk, hours, cost.
 
     Example: foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
     """
     from .cluster.planning.job import estimate_job
+    from .pipeline.target.options import parse_numbers
 
-    show_estimate(estimate_job(job, parse_integers("--nodes", nodes, "1,4,16") or (), cores, price, source_bytes))
+    try:
+        numbers: tuple[int, ...] = parse_numbers(nodes)
+    except ValueError as error:
+        raise UsageError(f"--nodes {nodes}: {error}") from None
+    show_estimate(estimate_job(job, numbers, cores, price, source_bytes))
 
 
 @app.command()
 def verify(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset made by convert.")],
-    repair: Annotated[bool, typer.Option("--repair", help="Convert damaged shards again from the source.")] = False,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset to check.")],
+    repair: Annotated[bool, typer.Option("--repair", help="Convert damaged shards again from the sources.")] = False,
 ) -> None:
-    """Read all of a dataset and name every file that is damaged or missing.
+    """Read a whole dataset and list every damaged or missing file.
 
     Example: foldstream verify digits.zarr --repair
     """
@@ -230,18 +230,19 @@ def verify(
         console.print(f"{damage.path}: {damage.reason} ({rows})", highlight=False, soft_wrap=True)
     print_json({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
     if damages and not repair:
-        raise DamagedError(f"{len(damages)} damaged files in {dataset}; mend them with --repair, or restore a copy")
-    console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is whole")
+        raise DamagedError(f"{len(damages)} damaged files in {dataset}; fix them with --repair, or restore a backup")
+    console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is intact")
 
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="A dataset or a run.")],
+    path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="Dataset or run.")],
     preview: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw some rows of a dataset of pictures, with their labels.")
+        str | None,
+        typer.Option(metavar="FILE.png", help="Image file to write: some rows of an image dataset, with their labels."),
     ] = None,
 ) -> None:
-    """Show what a dataset holds, or how a run ended.
+    """Show what a dataset contains, or the results of a run.
 
     Example: foldstream info photos.zarr --preview photos.png
     """
@@ -249,7 +250,7 @@ def info(
         from .cluster.runs.run import read_run
 
         if preview:
-            raise UsageError(f"--preview draws rows of a dataset, and {path} is a run")
+            raise UsageError(f"--preview draws rows of a dataset, but {path} is a run")
         summary = read_run(locate(path))[1]
         print_result(summary, lambda: show_summary(summary))
         return
@@ -264,7 +265,7 @@ def info(
 
 
 def main() -> NoReturn:
-    """The entry point: errors that we raise on purpose are shown without a traceback."""
+    """The entry point. Errors that are raised on purpose are shown without a traceback."""
     run: Callable[[], None] = app
     use_token()
     try:
@@ -276,7 +277,7 @@ def main() -> NoReturn:
 
 
 def escape_markup(text: str) -> str:
-    """Square brackets as they stand."""
+    """Escape square brackets for rich."""
     return text.replace("[", r"\[")
 
 

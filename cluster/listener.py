@@ -1,4 +1,4 @@
-"""Who listens to a job: to its progress, and to the addresses of its dashboards."""
+"""Listeners of a job's progress and of the addresses of its dashboards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Announce = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told how far a job is, and where its dashboards are."""
+    """The listener of a job: `progress` is called with its progress, `announce` with its dashboards' addresses."""
 
     progress: Progress = silent
     announce: Announce = lambda name, address: None

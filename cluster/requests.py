@@ -154,6 +154,31 @@ class PredictRequest(Options):
     )
 
 
+class SubmitRequest(Options):
+    """Submit a job file to a Ray cluster, or to one that is created for it on Kubernetes."""
+
+    job: Annotated[str, Cli(metavar="JOB.toml")] = Field(
+        kw_only=False, description="Job file, as for 'foldstream run'."
+    )
+    to: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
+        default=None, description="Address of a cluster, e.g. http://HOST:8265; by default the local cluster."
+    )
+    follow: bool = Field(default=False, description="Print the job's output until it ends.")
+    kubernetes: bool = Field(default=False, description="Create a cluster for the job on Kubernetes, with KubeRay.")
+    image: str = Field(default="", description="With --kubernetes: image built from deploy/docker, in your registry.")
+    name: str = Field(default="", description="With --kubernetes: name of the RayJob; by default the run's name.")
+    nodes: Annotated[str, Cli(metavar="MIN:MAX")] = Field(
+        default="0:8", description="With --kubernetes: minimum and maximum number of worker pods."
+    )
+    secret: str = Field(
+        default="foldstream-storage", description="With --kubernetes: Secret with the credentials of the storage."
+    )
+    manifests: Annotated[str | None, Cli(metavar="FOLDER")] = Field(
+        default=None, description="With --kubernetes: kustomization to use instead of the built-in one."
+    )
+    dry_run: bool = Field(default=False, description="With --kubernetes: print the manifests, submit nothing.")
+
+
 def words_of(request: Options, always: Iterable[str] = ()) -> list[str]:
     """The arguments that ask the command line for a request: those that differ from the defaults, and `always` some
     more, which hold when defaults change."""

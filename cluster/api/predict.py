@@ -99,6 +99,7 @@ def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) 
 
 
 def new_file(out: str | Path) -> Place:
+    """The place of a file to write. Raises UsageError for a folder."""
     target = locate(out)
     if target.is_dir():
         raise UsageError(f"{out} is a folder; name a file in it")
@@ -106,7 +107,7 @@ def new_file(out: str | Path) -> Place:
 
 
 def default_columns(schema: Schema) -> tuple[str, ...]:
-    """The names of a CSV of predictions."""
+    """The default column names of a CSV file of predictions."""
     if schema.image:
         return ("path", *schema.labels, "probability") if schema.classes else ("path", *schema.labels)
     return ("ImageId", *schema.labels) if len(schema.labels) > 1 else ("ImageId", "Label")
@@ -114,11 +115,13 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 @contextmanager
 def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, session: Session) -> Iterator[Dataset]:
-    """The source if it is a dataset, else its conversion for as long as it is needed, beside the target."""
+    """The source if it is a dataset, otherwise its conversion, which lies beside the target as long as it is needed."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         if id:
-            raise UsageError(f"--id names a column of a CSV file, and {source} is a dataset, which has its rows' names")
+            raise UsageError(
+                f"--id names a column of a CSV file, but {source} is a dataset, which has its own identifiers"
+            )
         yield open_dataset(place)
         return
     scratch = target.new_folder_beside()
@@ -135,31 +138,33 @@ def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, ses
 
 
 def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: Session) -> Dataset:
-    """Convert what is to be predicted. Raises RowError with a remedy of which `predict` has no option itself."""
+    """Convert the source. Raises RowError with a remedy that does not rely on options which `predict` does not have."""
     try:
         return convert_request(request, out, False, session)
     except RowError as error:
-        convert = f"«foldstream convert csv FILE OUT.zarr --like {job.dataset}»"
-        remedy = f"mend the row, or use {convert}, which has options for such rows, and predict OUT.zarr"
+        convert = f"'foldstream convert csv FILE OUT.zarr --like {job.dataset}'"
+        remedy = f"fix the row, or use {convert}, which has options for such rows, and predict OUT.zarr"
         if error.reason == ABSENT:
-            remedy = "fill it, or convert the training data with --missing mean, which fills such, and train again"
+            remedy = "fill it in, or convert the training data with --missing mean and train again"
         raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
-    """Raise UsageError unless a dataset has the columns and the shape that a run was trained on."""
+    """Raise UsageError unless a dataset has the columns and the sample shape that a run was trained on."""
     kinds = [(one.features, one.sample_shape, one.categories, one.dates) for one in (expected, found)]
     if kinds[0] != kinds[1]:
         missing = [name for name in expected.features if name not in found.features]
-        told = f"samples of shape {found.sample_shape} where the run has {expected.sample_shape}"
+        difference = f"samples of shape {found.sample_shape} but the run has {expected.sample_shape}"
         if missing:
-            told = f"it lacks {', '.join(missing[:5])}" + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            difference = f"it is missing {', '.join(missing[:5])}" + (
+                f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            )
         elif expected.features != found.features:
-            told = "they are others, or in another order"
+            difference = "the columns differ, or their order does"
         elif expected.sample_shape == found.sample_shape:
-            told = "its categories or dates became other numbers"
+            difference = "its categories or dates have other codes"
         raise UsageError(
-            f"{source} does not have the run's columns: {told}; give predict the source itself, or convert that with "
+            f"{source} does not have the run's columns: {difference}; predict the source itself, or convert it with "
             "--like and the dataset that the run was trained on"
         )
 
@@ -172,7 +177,7 @@ def write_predictions(
     columns: Sequence[str],
     progress: Progress,
 ) -> int:
-    """Write the predictions of all rows, as `predict_rows` gives them, as a CSV, atomically."""
+    """Write the predictions of all rows, as `predict_rows` yields them, to a CSV file, atomically. Returns the rows."""
     done = 0
     with target.whole_file() as file:
         file.write(to_csv([columns]))
@@ -191,13 +196,13 @@ def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
-    """What the first column calls the rows: the user's key, or the row's number from 1."""
+    """The identifiers in the first column: the user's key, or the row's number from 1."""
     return keys_of(arrays["key"]) if "key" in arrays else list(arrays["id"] + 1)
 
 
 def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
-    """For each label the rows' values, or for the one that has classes the name of the most probable one; of images
-    with its probability."""
+    """The columns of predictions: for classes the name of the most probable one, for images also its probability; for
+    regression the values of each label."""
     if schema.classes:
         names = [schema.classes[code] for code in predictions.argmax(axis=1)]
         return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]

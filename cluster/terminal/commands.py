@@ -13,7 +13,9 @@ from rich.table import Table
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
 from ..ray.auth import make_token, use_token
+from ..requests import SubmitRequest
 from .output import console, print_json, print_result
+from .request_options import request_command
 
 if TYPE_CHECKING:
     from ..doctor.doctor import Finding
@@ -30,71 +32,46 @@ ToOption = Annotated[
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job ID, as shown by 'foldstream jobs'.")]
 
 
-@commands.command()
-def submit(
-    job: Annotated[str, typer.Argument(metavar="JOB.toml", help="Job file, as for 'foldstream run'.")],
-    to: ToOption = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Print the job's output until it ends.")] = False,
-    kubernetes: Annotated[
-        bool, typer.Option("--kubernetes", help="Create a cluster for the job on Kubernetes, with KubeRay.")
-    ] = False,
-    image: Annotated[
-        str, typer.Option(help="With --kubernetes: image built from deploy/docker, in your registry.")
-    ] = "",
-    name: Annotated[str, typer.Option(help="With --kubernetes: name of the RayJob; default: the run's name.")] = "",
-    nodes: Annotated[
-        str, typer.Option(metavar="MIN:MAX", help="With --kubernetes: minimum and maximum number of worker pods.")
-    ] = "0:8",
-    secret: Annotated[
-        str, typer.Option(help="With --kubernetes: Secret with the credentials of the storage.")
-    ] = "foldstream-storage",
-    manifests: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="With --kubernetes: kustomization to use instead of the built-in one."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --kubernetes: print the manifests, submit nothing.")
-    ] = False,
-) -> None:
+@request_command(commands, SubmitRequest, "submit")
+def submit(request: SubmitRequest) -> None:
     """Submit a job file to a Ray cluster. Submit the same job again to resume it.
 
     Example: foldstream submit examples/digits/job.toml --follow
     """
-    if kubernetes:
-        if to or follow:
+    if request.kubernetes:
+        if request.to or request.follow:
             raise UsageError("--to and --follow need an existing cluster; --kubernetes creates one for the job")
-        _submit_to_kubernetes(Path(job), image, name, nodes, secret, manifests, dry_run)
+        _submit_to_kubernetes(request)
         return
-    if dry_run or image or name or manifests:
+    if request.dry_run or request.image or request.name or request.manifests:
         raise UsageError("--dry-run, --image, --name and --manifests require --kubernetes")
     from ..submit import submission
 
-    client = submission.open_client(to)
-    submitted = submission.submit(Path(job), client)
+    client = submission.open_client(request.to)
+    submitted = submission.submit(Path(request.job), client)
     uploaded = ", ".join(f"{name} ({size:,} bytes)" for name, size in submitted.files.items())
     console.print(f"{submitted.id}: uploaded {uploaded}", highlight=False, soft_wrap=True)
-    if follow:
+    if request.follow:
         for piece in submission.follow_log(client, submitted.id):
             console.out(piece, end="", highlight=False)
 
 
-def _submit_to_kubernetes(
-    job: Path, image: str, name: str, nodes: str, secret: str, folder: str | None, dry_run: bool
-) -> None:
+def _submit_to_kubernetes(request: SubmitRequest) -> None:
     from ..api.job_file import load_job_file
     from ..submit.kubectl import apply_job, job_manifests
     from ..submit.kubernetes import RayJobOptions, job_name, render
 
-    if not image:
+    if not request.image:
         raise UsageError("--kubernetes needs --image REGISTRY/foldstream:TAG; build it with deploy/docker/Dockerfile")
-    least, separator, most = nodes.partition(":")
+    least, separator, most = request.nodes.partition(":")
     if not (separator and least.isdecimal() and most.isdecimal()):
-        raise UsageError(f"--nodes {nodes}: expected the minimum and maximum number of worker pods, e.g. 0:8")
+        raise UsageError(f"--nodes {request.nodes}: expected the minimum and maximum number of worker pods, e.g. 0:8")
+    job = Path(request.job)
     tables = load_job_file(job)
     run = tables.get("train", {}).get("run", job.stem)
-    options = RayJobOptions(name or job_name(run), image, int(least), int(most), secret)
-    made = job_manifests(tables, options, folder)
-    if dry_run:
+    options = RayJobOptions(request.name or job_name(run), request.image, int(least), int(most), request.secret)
+    made = job_manifests(tables, options, request.manifests)
+    if request.dry_run:
         console.out(render(made), end="", highlight=False)
         return
     apply_job(made, options.name)

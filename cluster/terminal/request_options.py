@@ -63,15 +63,18 @@ def default_of(field: FieldInfo) -> Any:
 def typed(kind: type[Options], name: str) -> Any:
     """The type of a field's parameter for Typer, with its help."""
     field = kind.model_fields[name]
-    told = spelling(field)
-    of_value = list[str] if told.repeatable else number_in(field.annotation) or str
-    if told.text:
+    spelled = spelling(field)
+    of_value = list[str] if spelled.repeatable else number_in(field.annotation) or str
+    if spelled.text:
         of_value = str
     if field.is_required():
-        return Annotated[of_value, typer.Argument(metavar=told.metavar or name.upper(), help=field.description)]
+        return Annotated[of_value, typer.Argument(metavar=spelled.metavar or name.upper(), help=field.description)]
     owner = next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
     option = typer.Option(
-        flag_of(kind, name), metavar=told.metavar, help=field.description, rich_help_panel=getattr(owner, "panel", None)
+        flag_of(kind, name),
+        metavar=spelled.metavar,
+        help=field.description,
+        rich_help_panel=getattr(owner, "panel", None),
     )
     return Annotated[Optional[of_value] if default_of(field) is None else of_value, option]  # noqa: UP045 - at run time
 
@@ -89,6 +92,6 @@ def gather(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
         if inner := options_in(field.annotation):
             gathered[name] = gather(inner, values)
             continue
-        value, told = values[parameter_of(kind, name)], spelling(field)
-        gathered[name] = told.parse(value) if told.parse and value is not None else value
+        value, spelled = values[parameter_of(kind, name)], spelling(field)
+        gathered[name] = spelled.parse(value) if spelled.parse and value is not None else value
     return gathered

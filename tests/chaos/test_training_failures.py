@@ -43,7 +43,7 @@ def test_a_damaged_shard_is_named_and_once_it_is_repaired_the_run_resumes(digits
     message = refusal(command(data.root, run.root), log).replace("\n", " ")
     assert f"{shard}: " in message
     assert "(rows " in message
-    assert f"«foldstream verify {data.root} --repair»" in message
+    assert f"'foldstream verify {data.root} --repair'" in message
     assert failures(run) == [True]
     fs.verify(data.root, repair=True)
     assert shard.read_bytes() == whole

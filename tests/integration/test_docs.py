@@ -14,7 +14,7 @@ from typer.main import get_command
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("foldstream ", ".venv/bin/foldstream ")  # «make demo» is the last command of the tutorial on digits
+COMMANDS = ("foldstream ", ".venv/bin/foldstream ")  # 'make demo' is the last command of the tutorial on digits
 
 
 def blocks(path: Path) -> list[str]:
