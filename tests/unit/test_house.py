@@ -169,3 +169,15 @@ def test_nobody_asks_which_kind_of_place_it_has() -> None:
     own = {("storage", "places", name) for name in ("local", "bucket")}
     users = {path for path in modules() if own & set(imported_modules(path)) and path.parent != ROOT / "storage/places"}
     assert not users
+
+
+def test_the_architecture_names_what_exists() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    steps = re.findall(r"^\d+\. `([\w/]+\.py)` `(\w+)`", text, re.MULTILINE)
+    assert len(steps) == 14 + 9
+    for file, name in steps:
+        tree = ast.parse((ROOT / file).read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        assert name in defined, f"{file} has no {name}"
+    rooms = {str(path.parent.relative_to(ROOT)) for path in modules() if path.name == "__init__.py"} - {"."}
+    assert {room for room in rooms if f"{room.rpartition('/')[2]}/" not in text} == set()
