@@ -26,7 +26,7 @@ from foldstream.storage.dataset import open_dataset
 from foldstream.storage.machine import keep_freed_memory
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.config import TrainConfig
+from foldstream.training.config import Execution, TrainConfig
 from foldstream.training.engine import fold_reports
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
@@ -147,10 +147,10 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
     run, job = claim(case, folder)
     tensors = [torch.from_numpy(array) for array in rows_of(case, 0, CASES[case][1])]
     least = FoldTrainer(folds_of(job, run, [0]), Process()).stream.memory_needed
-    trainer = FoldTrainer(folds_of(job, run, [0]), Process(), least)
+    trainer = FoldTrainer(folds_of(job, run, [0]), Process(), Execution(memory=least))
     plain = [PlainLoop(trainer, tensors, default) for default in (True, False)]
     if plain_first:
-        trainer = FoldTrainer(folds_of(job, run, [0]), Process(), least)
+        trainer = FoldTrainer(folds_of(job, run, [0]), Process(), Execution(memory=least))
     trainer.train_pass(trainer.folds)
     trainer.folds[0].state.epoch += 1
     turns: Any = Turns(trainer, plain, CASES[case][-1])

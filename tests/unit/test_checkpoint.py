@@ -13,7 +13,6 @@ from foldstream.storage.places.locate import locate
 from foldstream.training.config import CheckpointPolicy, Execution
 from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
 from foldstream.training.engine.checkpoint_schedule import (
-    EACH_EPOCH,
     CheckpointSchedule,
 )
 from foldstream.training.model.weights import load_weights, save_weights
@@ -138,7 +137,7 @@ def test_tied_weights_are_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("1 epoch", EACH_EPOCH),
+        ("1 epoch", CheckpointPolicy()),
         (" 2 epochs", CheckpointPolicy(2, "epoch")),
         ("500 steps", CheckpointPolicy(500, "step")),
         ("1step", CheckpointPolicy(1, "step")),

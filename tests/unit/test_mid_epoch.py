@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from foldstream.storage.dataset import Dataset
-from foldstream.training.config import CheckpointPolicy
+from foldstream.training.config import Execution
 from foldstream.training.engine.checkpoint import Checkpoints
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
@@ -77,9 +77,7 @@ def histories(run: RunFolder, *names: str) -> list[Any]:
     return [[[epoch[name] for name in names] for epoch in history] for history in epochs]
 
 
-def train_alone(
-    job: RunJob, run: RunFolder, policy: CheckpointPolicy, mode: str, cuts: list[int]
-) -> list[dict[int, Any]]:
+def train_alone(job: RunJob, run: RunFolder, request: Execution, mode: str, cuts: list[int]) -> list[dict[int, Any]]:
     """Train all folds in this process, cut off after so many beats each time. Returns where the checkpoints stood."""
     groups = [[0, 1, 2]] if mode == "fused" else [[0], [1], [2]]
     seen = []
@@ -89,7 +87,7 @@ def train_alone(
             for folds in groups:
                 left = [fold for fold in folds if not run.fold(fold).done.exists()]
                 if left:
-                    FoldTrainer(folds_of(job, run, left), Process(), heartbeat=heartbeat, checkpoints=policy).train()
+                    FoldTrainer(folds_of(job, run, left), Process(), request, heartbeat).train()
         except Cut:
             seen.append(positions(run))
     return seen
@@ -108,9 +106,9 @@ def test_one_process(
     mode: str, shares: int, settings: dict[str, str], model: str, digits: Dataset, tmp_path: Path
 ) -> None:
     job, quiet = make_job(digits, tmp_path / "quiet", settings, epochs=3, shares=shares, model=model)
-    train_alone(job, quiet, CheckpointPolicy(), mode, [])
+    train_alone(job, quiet, Execution(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, epochs=3, shares=shares, model=model)
-    seen = train_alone(job, cut, CheckpointPolicy(5, "step", 2), mode, [8, 31, 40])
+    seen = train_alone(job, cut, Execution(checkpoint_every="5 steps", keep=2), mode, [8, 31, 40])
     assert all(step for _, step in seen[0].values()), "no checkpoint in the midst of an epoch"
     assert fold_bytes(cut) == fold_bytes(quiet)
     measured = ("epoch", "loss", "train_loss", "accuracy", "rows")
@@ -127,7 +125,7 @@ from foldstream.training.run import RunFolder, folds_of, load_job
 from foldstream.training.config import Execution
 
 root, rendezvous, groups = RunFolder(Path(sys.argv[1])), sys.argv[2], sys.argv[3].split()
-policy = Execution(checkpoint_every=sys.argv[4]).checkpoints
+request = Execution(checkpoint_every=sys.argv[4])
 rank, left = int(sys.argv[5]), int(sys.argv[6])
 
 def heartbeat(working):
@@ -141,7 +139,7 @@ with local_group(rank, 2, rendezvous) as process:
         folds = [int(fold) for fold in group.split(",") if not root.fold(int(fold)).done.exists()]
         process.barrier()
         if folds:
-            FoldTrainer(folds_of(load_job(root), root, folds), process, heartbeat=heartbeat, checkpoints=policy).train()
+            FoldTrainer(folds_of(load_job(root), root, folds), process, request, heartbeat).train()
 """
 GROUPS = {"runs": "0 1 2", "fused": "0,1,2"}
 
@@ -171,12 +169,12 @@ def test_two_ranks(mode: str, every: str, window: int, model: str, digits: Datas
     settings = {"accumulate": "2"} if mode == "runs" else {}
     options: dict[str, Any] = {"epochs": 3, "shares": 2, "window": window, "model": model}
     job, quiet = make_job(digits, tmp_path / "quiet", settings, **options)
-    train_alone(job, quiet, CheckpointPolicy(), mode, [])
+    train_alone(job, quiet, Execution(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, **options)
     for number, beats in enumerate([(11, 11), (8, 12)]):
         two_ranks(cut, mode, every, tmp_path / f"meet-{number}", beats)
         assert any(step for _, step in positions(cut).values()), "no checkpoint in the midst of an epoch"
-    train_alone(job, cut, CheckpointPolicy(), mode, [])
+    train_alone(job, cut, Execution(), mode, [])
     assert fold_bytes(cut) == fold_bytes(quiet)
     assert histories(cut, "train_loss") == histories(quiet, "train_loss")
 
@@ -189,13 +187,13 @@ def test_the_fold_that_goes_round_begins_at_the_other_rank(
     five; two go on."""
     options: dict[str, Any] = {"epochs": 2, "shares": 2, "window": window, "model": model}
     job, quiet = make_job(digits, tmp_path / "quiet", **options)
-    train_alone(job, quiet, CheckpointPolicy(), "fused", [])
+    train_alone(job, quiet, Execution(), "fused", [])
     _, cut = make_job(digits, tmp_path / "cut", **options)
     trainer = FoldTrainer(
         folds_of(job, cut, range(3)),
         Process(),
-        heartbeat=cut_after(beats),
-        checkpoints=CheckpointPolicy(1, "step", 1),
+        Execution(checkpoint_every="1 step"),
+        cut_after(beats),
     )
     with pytest.raises(Cut):
         trainer.train()

@@ -39,8 +39,7 @@ def notify(fold, metrics):
         raise Cut
 
 with local_group(int(rank), 2, rendezvous) as process:
-    policy = Execution(checkpoint_every=every).checkpoints
-    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, checkpoints=policy)
+    trainer = FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), process, Execution(checkpoint_every=every))
     for fold in trainer.folds:
         own, full = (list(module.parameters()) for module in (fold.network.module, fold.network.model))
         held = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in own)

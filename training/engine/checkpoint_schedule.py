@@ -5,8 +5,6 @@ from time import perf_counter
 
 from ..config import CheckpointPolicy
 
-EACH_EPOCH = CheckpointPolicy()
-
 
 class CheckpointSchedule:
     """When a fold's next checkpoint is due. Steps count over all of its epochs; `clock` gives seconds."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
-from ..config import CheckpointPolicy
+from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
 from ..run import RunFold
 from ..stream.batch import Rank
@@ -22,7 +22,6 @@ from ..stream.fused import FusedStream
 from ..stream.order import Mixing
 from ..stream.rows import chosen_rows
 from ..stream.single import TrainStream
-from .checkpoint_schedule import EACH_EPOCH
 from .fold_model import FoldModel, make_fold_model
 from .fold_parallel import FoldPlacement
 from .process import Process
@@ -32,6 +31,7 @@ Item = TypeVar("Item")
 Heartbeat = Callable[[bool], None]
 """Called often while the work continues; with False before something that may take long."""
 Notify = Callable[[int, dict[str, Any]], None]
+DEFAULTS = Execution()
 
 
 class FoldTrainer:
@@ -40,23 +40,20 @@ class FoldTrainer:
     Args:
         folds: The folds.
         process: This rank.
-        memory: Bytes that the stream may hold; an eighth of the machine's memory by default.
-        cache: Bytes of local disk for blocks of an object store; a tenth of the free disk by default.
+        request: How the user wants the run carried out: memory, cache, checkpoints.
         heartbeat: Called often while the work continues; with False before something that may take long.
-        checkpoints: When checkpoints are written, and how many are kept.
     """
 
     def __init__(
         self,
         folds: Sequence[RunFold],
         process: Process,
-        memory: int | None = None,
-        cache: int | None = None,
+        request: Execution = DEFAULTS,
         heartbeat: Heartbeat = lambda working: None,
-        checkpoints: CheckpointPolicy = EACH_EPOCH,
     ) -> None:
         first, self.process, self.heartbeat, self.clock = folds[0], process, heartbeat, Clock()
-        self.dataset, self.rank = first.job.open_data(), Rank(process.rank, process.world_size, memory, cache=cache)
+        self.dataset, checkpoints = first.job.open_data(), request.checkpoints
+        self.rank = Rank(process.rank, process.world_size, request.memory_bytes, cache=request.cache_bytes)
         plan = open_plan(first.run.folds)  # the same for all folds
         rows = {number: training_rows(plan, one.fold) for number, one in enumerate(folds)}
         self.held_out: dict[int, RowFilter] = {n: held_out_rows(plan, one.fold) for n, one in enumerate(folds)}

@@ -199,9 +199,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     if left:
         heartbeat = Heartbeat(config["driver"], process.rank)
         with add_error_notes(), disk_in_words(left[0].run.root):
-            request = config["request"]
-            limits = request.memory_bytes, request.cache_bytes
-            FoldTrainer(left, process, *limits, heartbeat, request.checkpoints).train()
+            FoldTrainer(left, process, config["request"], heartbeat).train()
     ray.train.report({"folds": float(len(config["folds"]))})
     if workers > 1:
         dist.destroy_process_group()
