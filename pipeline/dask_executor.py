@@ -29,7 +29,7 @@ class DaskExecutor:
         workers = self.client.nthreads()
         self._prepared += [self.client.submit(function, workers=[worker], pure=False) for worker in workers]
 
-    def tell(self, page: str, facts: dict[str, Any]) -> None:
+    def publish(self, page: str, facts: dict[str, Any]) -> None:
         self.client.log_event(page, facts)
 
     def _window(self) -> int:

@@ -12,7 +12,7 @@ from .dataset import StoredArrays
 from .errors import DamagedError
 from .format import ArraySpec
 from .places.block_cache import BlockCache
-from .shards import decode_block, decode_index, index_bytes, is_sound, shard_key
+from .shards import decode_block, decode_index, index_bytes, is_intact, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader keeps: a kilobyte each
@@ -67,7 +67,7 @@ class BlockReader:
         """Decode one block into `out`, (rows of the block, *row_shape)."""
         layout, checksum = self.dataset.layout, int(self._checksums[spec.name][block])
         stored = self._stored(spec, block)
-        if self.cache and not is_sound(stored, checksum):  # the copy on this disk may be half written
+        if self.cache and not is_intact(stored, checksum):  # the copy on this disk may be half written
             self.cache.drop((spec.name, block))
             stored = self._stored(spec, block)
         whole = out if len(out) == layout.block_rows else spec.empty(layout.block_rows)

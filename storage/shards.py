@@ -98,10 +98,10 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def is_sound(data: bytes | np.ndarray, expected: int) -> bool:
+def is_intact(data: bytes | np.ndarray, expected: int) -> bool:
     """Whether a block, bytes or (length,) uint8, is intact and has the CRC-32C recorded when it was written.
 
-    An intact block in the place of another one is not sound.
+    An intact block in the place of another one is not intact.
     """
     return google_crc32c.value(data) == RESIDUE and bytes(data[-CHECKSUM_BYTES:]) == struct.pack("<I", expected)
 
@@ -109,9 +109,9 @@ def is_sound(data: bytes | np.ndarray, expected: int) -> bool:
 def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
     """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
 
-    Raises DamagedError (without a location) unless the block is sound (see `is_sound`).
+    Raises DamagedError (without a location) unless the block is intact (see `is_intact`).
     """
-    if not is_sound(data, expected):
+    if not is_intact(data, expected):
         raise DamagedError("the block fails its checksum")
     blosc.decompress(data, out)
 

@@ -35,7 +35,7 @@ class Executor(Protocol):
         """Call a function on every worker that saves time in later tasks; nothing waits for it."""
         ...
 
-    def tell(self, page: str, facts: dict[str, Any]) -> None:
+    def publish(self, page: str, facts: dict[str, Any]) -> None:
         """Publish progress on one of Foldstream's pages, if the executor has a dashboard."""
         ...
 
@@ -49,7 +49,7 @@ class SerialExecutor:
     def prepare(self, function: Callable[[], None]) -> None:
         function()
 
-    def tell(self, page: str, facts: dict[str, Any]) -> None:
+    def publish(self, page: str, facts: dict[str, Any]) -> None:
         pass
 
 

@@ -103,8 +103,8 @@ def check_training(request: TrainRequest) -> Training:
     request, candidates = settle_request(request)
     workers = request.world_size
     folders = (candidate_folder(root.root, name) for name in candidates)
-    begun = filter(None, (load_lanes(folder, workers) for folder in folders))
-    lanes, shares = next(begun, (lane_count(workers), workers))
+    existing = filter(None, (load_lanes(folder, workers) for folder in folders))
+    lanes, shares = next(existing, (lane_count(workers), workers))
     common = common_config(request, split, lanes, shares)
     configs, parameters = configure(candidates, common, dataset.schema)
     models = len(candidates) * (split.folds * split.repeats + request.refit)
@@ -185,7 +185,7 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
             name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
             for name, config in training.configs.items()
         }
-        executor.tell(RUN, _run_page(training))
+        executor.publish(RUN, _run_page(training))
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
 
@@ -207,7 +207,7 @@ def merge(training: Training, run: RunFolder, session: Session) -> None:
     """Merge the predictions of a run whose folds are complete."""
     dataset = training.dataset
     with task_executor(dataset.rows * dataset.schema.outputs, session.listener, session.client) as executor:
-        executor.tell(RUN, _run_page(training))
+        executor.publish(RUN, _run_page(training))
         merge_run(run, dataset, executor, session.listener.progress)
 
 

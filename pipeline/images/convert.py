@@ -65,9 +65,9 @@ def convert_images(
             (root / WORK).remove_tree()
             return open_dataset(root)
         with lock_target(root):
-            begun = load_spec(root, asdict(request), overwrite)
+            stored = load_spec(root, asdict(request), overwrite)
             spec = specify_images(request, images)
-            if begun is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
+            if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to end")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)

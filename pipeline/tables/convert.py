@@ -51,8 +51,8 @@ def convert(
         (root / WORK).remove_tree()
         return open_dataset(root)
     with lock_target(root):
-        begun = load_spec(root, fingerprint, overwrite)
-        spec = begun and ConversionSpec.from_json(begun)
+        stored = load_spec(root, fingerprint, overwrite)
+        spec = stored and ConversionSpec.from_json(stored)
         if spec is None:
             cut = cut_sources(request, root, executor, progress)
             spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, executor)
@@ -149,11 +149,11 @@ def specify_by_scan(
 def shown(progress: Progress, executor: Executor, root: Place) -> Progress:
     """The progress of the conversion into `root`, also published on the executor's dashboard."""
 
-    def tell(stage: str, done: int, total: int, remark: str = "") -> None:
+    def report(stage: str, done: int, total: int, remark: str = "") -> None:
         progress(stage, done, total, remark)
-        executor.tell(CONVERSION, {"place": str(root), "stage": stage, "done": done, "total": total, "unit": remark})
+        executor.publish(CONVERSION, {"place": str(root), "stage": stage, "done": done, "total": total, "unit": remark})
 
-    return tell
+    return report
 
 
 def _run(

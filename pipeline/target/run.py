@@ -47,13 +47,13 @@ def run_shard_tasks(
     state = ShardProgress(spec, root, stage.name, set(range(spec.layout.shards)) - set(shards))
     started, before = perf_counter(), state.rows
     progress(stage.name, before, spec.layout.rows, "rows")
-    executor.tell(CONVERSION, state.facts())
+    executor.publish(CONVERSION, state.facts())
     for position, problem in executor.map(stage.function, map(stage.make_task, submitted)):
         if problem is not None:
             problems.append(problem)
             continue
         state.add(shards[position])
-        executor.tell(CONVERSION, state.facts())
+        executor.publish(CONVERSION, state.facts())
         done = state.rows
         rate = (done - before) / (perf_counter() - started)
         megabytes = rate * spec.schema.arrays()[0].row_bytes / 1e6

@@ -179,9 +179,9 @@ class LocalPlace(Place):
         new = not self.exists()
         with open(self.path, "xb" if new else "r+b") as file:
             if not new:
-                sound = self.read_bytes().rfind(b"\n") + 1
-                file.truncate(sound)
-                file.seek(sound)
+                complete = self.read_bytes().rfind(b"\n") + 1
+                file.truncate(complete)
+                file.seek(complete)
             file.write(line)
             self._flush(file, durable=True)
         if new:

@@ -52,11 +52,11 @@ def test_ray_asks_for_a_token_and_shows_its_dashboard_to_the_head_alone(path: Pa
     assert "~/.ray/auth_token" in config["file_mounts"]
 
 
-def test_the_script_is_sound() -> None:
+def test_the_script_is_intact() -> None:
     run(find_program("shellcheck"), DEPLOY / "slurm/foldstream.sbatch")
 
 
-def test_the_dockerfile_is_sound() -> None:
+def test_the_dockerfile_is_intact() -> None:
     run(find_program("hadolint"), DEPLOY / "docker/Dockerfile")
 
 
