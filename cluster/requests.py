@@ -183,10 +183,10 @@ def words_of(request: Options, always: Iterable[str] = ()) -> list[str]:
     """The arguments that ask the command line for a request: those that differ from the defaults, and `always` some
     more, which hold when defaults change."""
     kind, shown = type(request), {*request.changed(), *always}
-    words = [str(getattr(request, name)) for name, field in kind.model_fields.items() if field.kw_only is False]
+    words = [str(getattr(request, name)) for name, field in kind.model_fields.items() if field.is_required()]
     for name, field in kind.model_fields.items():
         value, flag = getattr(request, name), flag_of(kind, name)
-        if name not in shown or field.kw_only is False or value is None or value is False:
+        if name not in shown or field.is_required() or value is None or value is False:
             continue
         if value is True:
             words.append(flag)

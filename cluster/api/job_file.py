@@ -93,9 +93,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         if name in values:
             given = values[name]
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
-    if "model" in values:
+    if isinstance(values.get("model"), str):
         values["model"] = _code(base, values["model"])
-    if "callbacks" in values:
+    if isinstance(values.get("callbacks"), list):
         values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 
 
@@ -104,6 +104,6 @@ def _code(base: Path, name: str) -> str:
     return normpath(base / name) if ".py:" in name else name
 
 
-def _from(base: Path, place: str) -> str:
-    """A path that is relative to a folder, absolute; a URL as it is."""
-    return place if "://" in place else normpath(base / place)
+def _from(base: Path, place: Any) -> Any:
+    """A path that is relative to a folder, absolute; a URL, and what is no text, as it is."""
+    return normpath(base / place) if isinstance(place, str) and "://" not in place else place

@@ -43,7 +43,7 @@ def choose_fold_mode(
     if mode.name == "auto":
         mode = FoldMode("fused", "all folds in one pass over the data")
         if needed > model_memory(execution.world_size):
-            mode = FoldMode("runs", f"{models} models at once need {needed / 1e9:,.1f} GB in each worker")
+            mode = FoldMode("runs", f"{models} models at once would need {needed / 1e9:,.1f} GB in each worker")
     if mode.name == "fused":
         try:
             FusedStream(dataset, dict.fromkeys(range(models), every), mixing, rank)

@@ -130,7 +130,7 @@ def training(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes
 
 def result(run: RunFolder) -> tuple[list[bytes], bytes]:
     """The weights of all folds and the out-of-fold predictions, after a check that these cover each row once."""
-    oof = zarr.open_group(run.oof, mode="r")
+    oof = zarr.open_group(run.oof.zarr_store(), mode="r")
     assert (oof["count"][...] == 1).all()  # type: ignore[index, union-attr]
     return [run.fold(fold).weights.read_bytes() for fold in range(FOLDS)], oof["prediction"][...].tobytes()  # type: ignore[index, union-attr]
 

@@ -118,13 +118,13 @@ def test_one_process(
 RANK = """
 import os
 import sys
-from pathlib import Path
+from foldstream.storage.places.locate import locate
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
 from foldstream.training.config import Execution
 
-root, rendezvous, groups = RunFolder(Path(sys.argv[1])), sys.argv[2], sys.argv[3].split()
+root, rendezvous, groups = RunFolder(locate(sys.argv[1])), sys.argv[2], sys.argv[3].split()
 request = Execution(checkpoint_every=sys.argv[4])
 rank, left = int(sys.argv[5]), int(sys.argv[6])
 

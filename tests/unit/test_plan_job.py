@@ -219,7 +219,7 @@ def test_too_many_images_to_list_need_their_total_size(
 ) -> None:
     monkeypatch.setattr(sampling, "MOST_LISTED", 50)
     write_images(tmp_path / "images", 60)
-    with pytest.raises(UsageError, match="more than 50 images; give the size of all images"):
+    with pytest.raises(UsageError, match="more than 50 images; give the size of all of them"):
         estimate_job(write_job(tmp_path, IMAGES), (1,))
     facts = facts_of(estimate_job(write_job(tmp_path, IMAGES + TRAIN), (1,), source_bytes="1TB"))
     assert facts["sources"] == f"1.00 TB in {facts['rows']} sources"

@@ -72,7 +72,7 @@ def run(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def test_the_scores_of_classes_are_those_of_scikit_learn(run: RunFolder, digits: Dataset) -> None:
     facts = read_json(run.report)
-    predicted = np.asarray(zarr.open_group(run.oof, mode="r")["prediction"][...]).argmax(axis=1)  # type: ignore[index]
+    predicted = np.asarray(zarr.open_group(run.oof.zarr_store(), mode="r")["prediction"][...]).argmax(axis=1)  # type: ignore[index]
     y = np.asarray(zarr.open_group(digits.root, mode="r")["y"][...])  # type: ignore[index]
     expected = np.stack(precision_recall_fscore_support(y, predicted))
     got = [[one[name] for one in facts["out_of_fold"]["by_class"]] for name in ("precision", "recall", "f1", "rows")]
@@ -143,7 +143,7 @@ def test_the_command_has_every_setting_that_changes_the_training(digits: Dataset
         job, config=job.config.model_copy(update={"split": Split(kind="group", folds=4, seed=7, column="patient")})
     )
     assert command(planned, run).split(" && ")[0] == (
-        f"foldstream split {digits.place} --name again --split group --group-column patient --folds 4 --seed 7"
+        f"foldstream split {digits.place} --folds 4 --split group --group-column patient --name again --seed 7"
     )
     assert "--plan again" in command(planned, run)
     assert "--folds" not in command(planned, run).split(" && ")[1]

@@ -22,14 +22,14 @@ from .test_training import make_job
 
 RANK = """
 import sys
-from pathlib import Path
+from foldstream.storage.places.locate import locate
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
 from foldstream.training.config import Execution
 
 _, rank, root, every, stop_after, rendezvous = sys.argv
-run = RunFolder(Path(root))
+run = RunFolder(locate(root))
 
 class Cut(BaseException):
     pass

@@ -119,12 +119,12 @@ def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> No
 
 RANK = """
 import sys
-from pathlib import Path
+from foldstream.storage.places.locate import locate
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job
 
-rank, root, rendezvous = int(sys.argv[1]), RunFolder(Path(sys.argv[2])), sys.argv[3]
+rank, root, rendezvous = int(sys.argv[1]), RunFolder(locate(sys.argv[2])), sys.argv[3]
 with local_group(rank, 2, rendezvous) as process:
     for group in sys.argv[4].split():
         FoldTrainer(folds_of(load_job(root), root, map(int, group.split(","))), process).train()
