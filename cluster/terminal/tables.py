@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ...storage.format import LEFT_OUT, PLANS
 from .output import console
 
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 def show_dataset(dataset: Dataset) -> None:
     """Print a summary of a dataset."""
+    from ...storage.format import LEFT_OUT, PLANS  # here, because it loads numpy
+
     schema, layout = dataset.schema, dataset.layout
     table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
     table.add_row("rows", f"{dataset.rows:,}")

@@ -1,5 +1,7 @@
 """Places on a local disk. Files are written under a temporary name, fsynced and renamed."""
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import logging
@@ -13,12 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, DamagedError
 from .place import Entry, Place, Status
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARIES = (".*.tmp", "*.partial")  # ours, and zarr's
 _log = logging.getLogger("foldstream.storage.places")
@@ -38,10 +41,10 @@ class LocalPlace(Place):
     def __fspath__(self) -> str:
         return self.path
 
-    def __truediv__(self, name: str) -> "LocalPlace":
+    def __truediv__(self, name: str) -> LocalPlace:
         return LocalPlace(os.path.join(self.path, name))
 
-    def __lt__(self, other: "LocalPlace") -> bool:
+    def __lt__(self, other: LocalPlace) -> bool:
         return self.path.split("/") < other.path.split("/")
 
     @property
@@ -49,7 +52,7 @@ class LocalPlace(Place):
         return os.path.basename(self.path)
 
     @property
-    def parent(self) -> "LocalPlace":
+    def parent(self) -> LocalPlace:
         return LocalPlace(os.path.dirname(self.path))
 
     def is_file(self) -> bool:
@@ -110,7 +113,7 @@ class LocalPlace(Place):
     def open_stream(self) -> BufferedReader:
         return open(self.path, "rb")
 
-    def open_ranges(self, size: int) -> "_OpenFile":
+    def open_ranges(self, size: int) -> _OpenFile:
         return _OpenFile(self.path, size)
 
     def file_argument(self) -> str:
@@ -211,7 +214,7 @@ class LocalPlace(Place):
             for leftover in Path(self.path).rglob(pattern):
                 leftover.unlink(missing_ok=True)
 
-    def new_folder_beside(self) -> "LocalPlace":
+    def new_folder_beside(self) -> LocalPlace:
         os.makedirs(self.parent.path, exist_ok=True)
         return LocalPlace(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self.parent.path))
 

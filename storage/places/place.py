@@ -1,13 +1,16 @@
 """The class `Place`: what every module may do with a file, a folder or an object, wherever it lies."""
 
+from __future__ import annotations
+
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from io import BufferedReader
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Status(NamedTuple):

@@ -100,4 +100,6 @@ def test_a_job_file_is_requests(tmp_path: Path) -> None:
 def test_the_requests_load_nothing_heavy() -> None:
     code = "import sys, json, foldstream.cli; print(json.dumps(sorted(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"torch", "ray", "distributed", "dask", "numba", "pyarrow", "zarr", "pandas"} & set(json.loads(shown))
+    assert not {"torch", "ray", "distributed", "dask", "numba", "numpy", "pyarrow", "zarr", "pandas"} & set(
+        json.loads(shown)
+    )
