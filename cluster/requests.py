@@ -1,11 +1,11 @@
-"""The requests: what a user asks of each command, composed of its owners' parts.
+"""The requests: the options of each command, composed of the parts that their owners define.
 
-A command's options and help, the keywords of `fs.NAME(...)`, a table of a job file and the command in a report all
-derive from these classes. Their modules load neither torch nor Ray nor Dask: `--help` waits for them.
+The options and help of a command, the keywords of `fs.NAME(...)`, the tables of job files and the command in a report
+derive from these classes. Their modules load neither torch nor Ray, Dask or numpy, because `--help` waits for them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, Field, InstanceOf
@@ -13,33 +13,24 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
 from ..storage.errors import UsageError
-from ..storage.options import Cli, Options, flag_of, spelling
+from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
 from ..training.config import Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
 from .listener import SILENT, Listener
 
 
 class Session(Options):
-    """Who watches a call from Python, and on which Dask cluster it works; no part of what is asked."""
+    """The listener and the Dask client of a call from Python. They are not part of a request."""
 
     listener: InstanceOf[Listener] = Field(default=SILENT)
     client: Any = Field(default=None)
 
 
-def as_text(value: Any) -> Any:
-    """A path as text; any other value as it is."""
-    return fspath(value) if isinstance(value, PathLike) else value
-
-
-Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]
-"""A local path or the URL of something in an object store; checked values are text."""
-
-
 def as_paths(value: Any) -> Any:
-    """One path or several as a tuple of text. Raises ValueError where there is none."""
-    paths = tuple(map(as_text, [value] if isinstance(value, str | PathLike) else value))
-    if not paths:
-        raise ValueError("name at least one file or folder")
+    """One path or several as a tuple of text. Raises ValueError for none, and for what is not a list."""
+    several = [value] if isinstance(value, str | PathLike) else value
+    if not isinstance(several, Iterable) or not (paths := tuple(map(as_text, several))):
+        raise ValueError("must be a path, or a list of at least one")
     return paths
 
 

@@ -8,9 +8,10 @@ in Python, job files and stored runs derive from it. This module and those that 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, get_args
+from os import PathLike
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import UsageError, did_you_mean
@@ -150,3 +151,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, and all of them."""
     known = list(names)
     return f": {did_you_mean(name, known)}choose from {', '.join(known)}"
+
+
+def as_text(value: Any) -> Any:
+    """A path as text; any other value as it is."""
+    return str(value) if isinstance(value, PathLike) else value
+
+
+Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]
+"""A local path or the URL of something in an object store; checked values are text."""
+"""A local path or the URL of something in an object store; checked values are text."""

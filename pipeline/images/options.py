@@ -1,11 +1,10 @@
 """What a user says about the conversion of images."""
 
-from os import PathLike, fspath
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ...storage.options import Cli, Options
+from ...storage.options import Cli, Location, Options
 from ..target.options import OnError, Seed, Task, Texts, parse_numbers
 
 
@@ -42,9 +41,9 @@ class ImageOptions(Options):
         default="white", description="Color of the padding, and behind transparent pixels: white or black."
     )
     dtype: Literal["uint8", "uint16"] = Field(default="uint8", description="uint8, or uint16 to keep 16-bit gray.")
-    labels: Annotated[
-        str | PathLike[str] | None, BeforeValidator(lambda v: fspath(v) if isinstance(v, PathLike) else v)
-    ] = Field(default=None, description="CSV file of image paths and labels; by default folders are classes.")
+    labels: Location | None = Field(
+        default=None, description="CSV file of image paths and labels; by default folders are classes."
+    )
     label: Texts = Field(
         default=(), description="Column of --labels to learn, repeatable for several numbers; by default the second."
     )
