@@ -160,4 +160,3 @@ def as_text(value: Any) -> Any:
 
 Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]
 """A local path or the URL of something in an object store; checked values are text."""
-"""A local path or the URL of something in an object store; checked values are text."""
