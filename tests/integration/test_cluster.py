@@ -115,7 +115,7 @@ def test_a_job_gives_the_same_on_the_cluster_and_here(
     folder, done = submitted
     assert done.returncode == 0, done.stdout + done.stderr
     assert "predictions: " in done.stdout
-    assert re.search(r"sent job.toml \(\d+ bytes\), own.py \(\d+ bytes\)\n", done.stdout)
+    assert re.search(r"uploaded job.toml \(\d+ bytes\), own.py \(\d+ bytes\)\n", done.stdout)
     assert results(folder) == expected
 
 
