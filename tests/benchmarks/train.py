@@ -27,7 +27,6 @@ from foldstream.storage.machine import keep_freed_memory
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import Execution, TrainConfig
-from foldstream.training.engine import fold_reports
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.objective import make_model
@@ -152,10 +151,11 @@ def compare(case: str, folder: Path, plain_first: bool) -> dict[str, float]:
     if plain_first:
         trainer = FoldTrainer(folds_of(job, run, [0]), Process(), Execution(memory=least))
     trainer.train_pass(trainer.folds)
-    trainer.folds[0].state.epoch += 1
+    state = trainer.folds[0].state
+    state.epoch, state.step = state.epoch + 1, 0
     turns: Any = Turns(trainer, plain, CASES[case][-1])
     trainer.placement.stream = turns
-    fold_reports.PROGRESS_SECONDS *= 3  # of all three loops, and so every second of ours
+    trainer.folds[0].reports.pause *= 3  # seconds of all three loops, and so every second of ours
     foldstream = trainer.train_pass(trainer.folds) - turns.stopped + turns.aside
     default, same = (one.seconds for one in plain)
     return {

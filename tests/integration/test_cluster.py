@@ -157,7 +157,7 @@ def test_status_reads_the_run_alone_or_asks_for_the_jobs(
     shown = command(dict(os.environ, COLUMNS="200"), "status", folder / "run").stdout
     assert shown.count("2.0 of 2") == 2
     assert "predict: done" in shown
-    assert shown.endswith("complete\n")
+    assert shown.endswith("\ncomplete\n")
     number = done.stdout.partition(":")[0]
     assert command(home, "status", number).stdout == f"{number}: succeeded, run {folder}/run\n{shown}"
 
@@ -167,7 +167,7 @@ def test_a_job_that_fails_says_so_and_why(home: dict[str, str], tmp_path: Path) 
     failed = command(home, "submit", tmp_path / "job.toml", "--follow")
     assert failed.returncode != 0
     assert "none.zarr" in failed.stdout
-    assert re.search(r"raysubmit_\w+ has failed", failed.stderr)
+    assert re.search(r"raysubmit_\w+ failed", failed.stderr)
     number = failed.stdout.partition(":")[0]
     assert command(home, "logs", number, "--follow").returncode == failed.returncode
     unknown = command(home, "logs", "raysubmit_none")
