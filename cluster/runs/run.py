@@ -44,7 +44,7 @@ def prepare_run(
     data = str(dataset.place), dataset.identity, dataset.schema, dataset.statistics
     value = RunJob(*data, kept, model_hash(config.model)).to_json()
     if run.job.exists():
-        differences = sorted({*_differences(read_json(run.job), value)})
+        differences = sorted({*_differences(RunJob.from_json(read_json(run.job)).to_json(), value)})
         if OTHER_DATA in differences:  # other differences, e.g. in the statistics, follow from it
             differences = [OTHER_DATA]
         if differences:

@@ -19,11 +19,17 @@ from foldstream.cluster.requests import (
     TrainRequest,
     words_of,
 )
+from foldstream.cluster.runs.run import prepare_run
 from foldstream.cluster.terminal.request_options import parameters_of, request_command
-from foldstream.storage.errors import UsageError
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.options import Options
+from foldstream.storage.places.json_files import read_json, write_json
+from foldstream.storage.tasks import SerialExecutor, silent
 from pydantic import Field
 from typer.testing import CliRunner
+
+from .test_training import make_job
 
 PLACES = {"dataset": "rows.zarr", "run": "runs/first"}
 REQUESTS: dict[str, tuple[type[Options], Any]] = {
@@ -81,6 +87,18 @@ def test_a_new_option_is_written_in_one_place(tmp_path: Path) -> None:
     assert Extended.parse({**PLACES, "patience_factor": 3.0}).patience_factor == 3.0
     with pytest.raises(UsageError, match=r"--patience-factor 0: must be greater than 0"):
         Extended.parse({**PLACES, "patience_factor": 0})
+
+
+def test_a_run_from_before_an_option_existed_is_resumed(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(digits, tmp_path / "run")
+    stored = read_json(run.job)
+    del stored["config"]["refit"]
+    del stored["config"]["recipe"]["patience"]
+    write_json(run.job, stored)
+    assert prepare_run(run, digits, job.config, SerialExecutor(), silent) == job
+    other = job.config.model_copy(update={"refit": True})
+    with pytest.raises(ConflictError, match="refit was False, now True"):
+        prepare_run(run, digits, other, SerialExecutor(), silent)
 
 
 def test_a_job_file_is_requests(tmp_path: Path) -> None:
