@@ -6,7 +6,7 @@ derive from these classes. Their modules load neither torch nor Ray, Dask or num
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
@@ -14,7 +14,7 @@ from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
-from ..training.config import Execution, Recipe, TrainingOptions
+from ..training.config import Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
 from .listener import SILENT, Listener
 
@@ -138,7 +138,7 @@ class PredictRequest(Options):
     id: str | None = Field(
         default=None, description="Column of the source that identifies the rows; by default they are numbered from 1."
     )
-    ensemble: Literal["mean", "vote", "median", "weighted", "refit"] = Field(
+    ensemble: Ensemble = Field(
         default="mean",
         description="How the folds' predictions are combined: mean, median, vote, weighted by held-out loss, or "
         "refit, the model that was trained on all rows.",

@@ -60,15 +60,14 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, name: Callable[[str], str] | None = None, strict: bool = True) -> Self:
+    def parse(cls, values: Mapping[str, Any], *, name: Callable[[str], str] | None = None) -> Self:
         """The options that values by name are.
 
-        `name` is what a message calls a field, as "fold_mode =" in a file; by default its flag. With `strict=False`
-        text is read as what it says, such as "0.01" as a number. Raises UsageError for unknown names and for values
-        that do not fit.
+        `name` is what a message calls a field, as "fold_mode =" in a file; by default its flag. Raises UsageError for
+        unknown names and for values that do not fit.
         """
         try:
-            return cls.model_validate({key: plain(value) for key, value in values.items()}, strict=strict)
+            return cls.model_validate({key: plain(value) for key, value in values.items()}, strict=True)
         except ValidationError as error:
             raise UsageError(explain(error, cls, name)) from None
 

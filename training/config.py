@@ -14,7 +14,8 @@ from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Options
 from .splits.split import Split
 
-LOSSES = ("cross_entropy", "mse_loss", "l1_loss", "huber_loss")
+Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
+Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
 SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as hung
 
 
@@ -31,7 +32,7 @@ class Recipe(Options):
     )
     step_size: int = Field(default=100, ge=1, description="Optimizer steps between StepLR's decays.")
     gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR or ExponentialLR.")
-    loss: Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"] = Field(
+    loss: Loss = Field(
         default="auto",
         description="A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for regression.",
     )

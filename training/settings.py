@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Schema
-from .config import LOSSES, Recipe, TrainConfig
+from .config import Loss, Recipe, TrainConfig
 from .splits.choose import check_split
 from .stream.order import check_batch_size
 from .zoo.factory import DEFAULTS, load_factory, settings_of
@@ -40,7 +40,8 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
     ]
     check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
     if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
-        fitting = "cross_entropy" if task == "classification" else ", ".join(sorted({*LOSSES} - {"cross_entropy"}))
+        others = sorted({*get_args(Loss)} - {"auto", "cross_entropy"})
+        fitting = "cross_entropy" if task == "classification" else ", ".join(others)
         raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or remove it")
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
@@ -57,7 +58,7 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
     rest: dict[str, Any] = {}
     for name, value in settings.items():
         if name in Recipe.model_fields:
-            recipe[name] = value
+            recipe[name] = _typed(name, value, type(Recipe.model_fields[name].default))
         elif name in own or "**" in own:
             default = own.get(name)
             rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
@@ -66,7 +67,7 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    return Recipe.parse(recipe, name=lambda field: f"--set {field}=", strict=False), rest
+    return Recipe.parse(recipe, name=lambda field: f"--set {field}="), rest
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
@@ -77,5 +78,5 @@ def _typed(name: str, value: Any, kind: type) -> Any:
         if kind is int and float(value) != int(float(value)):
             raise ValueError
         return kind(float(value)) if kind is int else kind(value)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise UsageError(f"--set {name}={value}: must be {KINDS[kind]}") from None

@@ -63,6 +63,13 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
     return convert_tables(request, session)
 
 
+def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, session: Session) -> Dataset:
+    """Convert what a request of either kind names."""
+    if isinstance(request, ConvertTablesRequest):
+        return convert_tables(request, session)
+    return convert_image_files(request, session)
+
+
 def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert what a request names; see `convert_csv`."""
     like = None if request.like is None else open_dataset(str(request.like)).schema

@@ -16,12 +16,12 @@ from ..dask.local import dask_cluster
 from ..dask.on_ray import dask_on_ray
 from ..listener import SILENT, Listener
 from ..ray.job_cluster import connect_ray
-from ..requests import ConvertTablesRequest, PredictRequest, Session, TrainRequest
-from .conversion import convert_image_files, convert_tables
+from ..requests import PredictRequest, Session, TrainRequest
+from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
 from .predict import new_file, predict_source
-from .train import run_training, settle_request
+from .train import callback_factories, run_training, settle_request
 
 
 @contextmanager
@@ -65,8 +65,7 @@ def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | Non
         listener.announce("Dask dashboard", client.dashboard_link)
         session = Session(listener=listener, client=client)
         if job.convert:
-            convert = convert_tables if isinstance(job.convert, ConvertTablesRequest) else convert_image_files
-            convert(job.convert, session)  # type: ignore[arg-type]
+            convert_sources(job.convert, session)
         summary = run_training(job.train, session) if job.train else {}
         if job.predict:
             predict_source(job.predict, session)
@@ -83,6 +82,7 @@ def check_job(job: Job) -> None:
 
 
 def _check_train(request: TrainRequest) -> None:
+    callback_factories(request)
     settled, _ = settle_request(request)
     if not RunFolder(locate(str(request.run))).job.exists():
         check_batch_size(request.batch_size, lane_count(settled.world_size))

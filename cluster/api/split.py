@@ -11,7 +11,7 @@ from ...training.splits.choose import choose_split
 from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
 from ..dask.executor import task_executor
-from ..requests import Session, SplitRequest
+from ..requests import Session, SplitRequest, TrainRequest
 from .entry import entry
 
 
@@ -62,6 +62,11 @@ def plan_place(dataset: Dataset, name: str) -> Place:
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UsageError(f"'{name}' is not a valid name for a plan; use letters, digits, dashes and dots")
     return dataset.place / PLANS / name
+
+
+def split_of(request: TrainRequest, dataset: Dataset) -> Split:
+    """The split that a training asks for: that of a plan of its dataset, or its own. Raises UsageError."""
+    return named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
 
 
 def named_split(dataset: Dataset, name: str) -> Split:

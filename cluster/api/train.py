@@ -14,7 +14,6 @@ from ...training.config import TrainConfig, TrainingOptions
 from ...training.model.optimizer import check_optimizer
 from ...training.run import RunFold, RunFolder, best_folder, is_done, name_folds
 from ...training.settings import check_config, resolve_settings
-from ...training.splits.choose import choose_split
 from ...training.splits.split import Split
 from ...training.stream.order import lane_count
 from ...training.zoo.factory import check_model
@@ -28,7 +27,7 @@ from ..runs.grid import candidate_folder, expand_grid, write_grid
 from ..runs.run import load_lanes, load_summary, prepare_run, train_folds
 from .conversion import absolute
 from .entry import entry
-from .split import named_split
+from .split import split_of
 from .summary import merge_run
 
 
@@ -46,6 +45,7 @@ class Training:
     candidates: dict[str, dict[str, Any]]
     configs: dict[str, TrainConfig]
     mode: FoldMode
+    factories: list[CallbackFactory]
 
     @property
     def runs(self) -> dict[str, RunFolder]:
@@ -99,7 +99,8 @@ def train(request: TrainRequest, session: Session) -> dict[str, Any]:
 def check_training(request: TrainRequest) -> Training:
     """Check a request against its data. Raises UsageError."""
     dataset, root = open_dataset(str(request.dataset)), RunFolder(locate(str(request.run)))
-    split = named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
+    split = split_of(request, dataset)
+    factories = callback_factories(request)
     request, candidates = settle_request(request)
     workers = request.world_size
     folders = (candidate_folder(root.root, name) for name in candidates)
@@ -109,15 +110,14 @@ def check_training(request: TrainRequest) -> Training:
     configs, parameters = configure(candidates, common, dataset.schema)
     models = len(candidates) * (split.folds * split.repeats + request.refit)
     mode = choose_fold_mode(dataset, models, common, request, parameters)
-    return Training(request, dataset, root, candidates, configs, mode)
+    return Training(request, dataset, root, candidates, configs, mode, factories)
 
 
 def settle_request(request: TrainRequest) -> tuple[TrainRequest, dict[str, dict[str, Any]]]:
     """A request with its number of workers, and the candidates' settings by their names.
 
-    Raises UsageError for whatever is wrong independently of the data.
+    Raises UsageError for settings that are wrong independently of the data.
     """
-    callback_factories(request)
     candidates = expand_grid(request.settings or {})
     for settings in candidates.values():
         check_optimizer(resolve_settings(request.model, settings)[0])
@@ -163,8 +163,7 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
     if 0 < len(left) < len(named):
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
     incomplete = {name: folder for name, folder in runs.items() if not folder.summary.exists()}
-    factories = callback_factories(training.request) if incomplete else []
-    with Callbacks(factories, root) as callbacks:
+    with Callbacks(training.factories if incomplete else [], root) as callbacks:
         callbacks.notify("run_begun", str(root), left, describe(training))
         if left:
             train_left(training, named, session)

@@ -27,16 +27,15 @@ from ...storage.writer import commit, create_arrays, write_shard
 from ...training.config import TrainConfig
 from ...training.model.row_costs import RowCosts, measure_row_costs
 from ...training.run import RunJob
-from ...training.splits.choose import choose_split
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
 from ...training.stream.order import LANE_STEP, Mixing, lane_count
 from ...training.stream.single import TrainStream
-from ..api.conversion import convert_image_files, convert_tables
+from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
-from ..api.split import named_split
-from ..api.train import common_config, configure, settle_request
+from ..api.split import split_of
+from ..api.train import callback_factories, common_config, configure, settle_request
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from .estimate import (
@@ -149,10 +148,7 @@ def convert_sample(
         own = request.model_copy(update={**here, "out": str(out)})
         session = Session(listener=Listener(clock), client=SerialExecutor())
         with original_names(sample.origins | {str(out): str(request.out)}):
-            if isinstance(own, ConvertTablesRequest):
-                dataset = convert_tables(own, session)
-            else:
-                dataset = convert_image_files(own, session)
+            dataset = convert_sources(own, session)
     return dataset, clock.seconds
 
 
@@ -193,8 +189,9 @@ def measure_training(
 
     Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
+    callback_factories(request)
     request, candidates = settle_request(request)
-    split = named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
+    split = split_of(request, dataset)
     workers, epochs = request.world_size, request.epochs
     common = common_config(request, split, lane_count(workers), workers)
     configs, parameters = configure(candidates, common, dataset.schema)

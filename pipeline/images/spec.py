@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import pyarrow.compute as pc
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError, UsageError, check_choice
 from ...storage.format import ImageForm, Layout, Schema, choose_layout
 from ...storage.random import shuffled_places
-from ..target.labels import ON_ERROR, TASKS
+from ..target.options import OnError, Task
 from .labels import Labels, encode_labels, label_by_file, label_by_folder
 from .list import ImageList
 
@@ -35,8 +35,8 @@ class ImageRequest:
     listing: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("--on-error", self.on_error, ON_ERROR)
-        check_choice("--task", self.task, TASKS)
+        check_choice("--on-error", self.on_error, get_args(OnError))
+        check_choice("--task", self.task, get_args(Task))
         check_choice("--color", self.form.color, ("rgb", "gray"))
         check_choice("--fit", self.form.fit, ("pad", "crop", "stretch"))
         check_choice("--background", self.form.background, ("white", "black"))

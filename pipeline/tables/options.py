@@ -12,6 +12,8 @@ from ..target.options import OnError, Seed, Task, Texts, parse_numbers
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 FLOATS = ("float32", "float64")
+Dtype = Literal["auto", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
+Unknown = Literal["error", "code"]
 
 
 def parse_missing(text: str) -> tuple[str, float | None]:
@@ -44,8 +46,8 @@ class TableOptions(Options):
     shape: Annotated[Sequence[int] | None, BeforeValidator(parse_numbers), Cli(metavar="N,N,N")] = Field(
         default=None, description="Shape of a sample, e.g. 1,28,28; by default a vector."
     )
-    dtype: Literal["auto", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"] = (
-        Field(default="auto", description="Type of the values; auto: the narrowest that holds all of them exactly.")
+    dtype: Dtype = Field(
+        default="auto", description="Type of the values; auto: the narrowest that holds all of them exactly."
     )
     task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
     ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
@@ -56,7 +58,7 @@ class TableOptions(Options):
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="error", description="What replaces a missing number: error, mean, constant=VALUE or indicator."
     )
-    unknown: Literal["error", "code"] = Field(
+    unknown: Unknown = Field(
         default="error", description="What becomes of a category that --like does not have: error, or its own code."
     )
     on_error: OnError = Field(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,13 @@ from ..csv.dialect import Dialect, is_number
 from ..csv.options import CsvOptions, as_texts
 from ..csv.row_batch import Columns, Piece
 from ..csv.rows import parse_dates
-from ..target.labels import ON_ERROR, TASKS, choose_labels
+from ..target.labels import choose_labels
+from ..target.options import OnError, Task
 from .findings import DAY, Findings
-from .options import FLOATS, INTEGERS, TableOptions, parse_missing
+from .options import FLOATS, INTEGERS, Dtype, TableOptions, Unknown, parse_missing
 from .readers import SourceTable, table_from_json, table_to_json
 
-DTYPES = ("auto", *INTEGERS, *FLOATS)
 MISSING = ("error", "mean", "constant", "indicator")
-UNKNOWN = ("error", "code")
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,11 @@ class ConvertRequest:
     csv: CsvOptions = field(default_factory=CsvOptions)
 
     def __post_init__(self) -> None:
-        check_choice("--on-error", self.on_error, ON_ERROR)
-        check_choice("--dtype", self.dtype, DTYPES)
-        check_choice("--task", self.task, TASKS)
+        check_choice("--on-error", self.on_error, get_args(OnError))
+        check_choice("--dtype", self.dtype, get_args(Dtype))
+        check_choice("--task", self.task, get_args(Task))
         check_choice("--missing", self.missing, MISSING)
-        check_choice("--unknown", self.unknown, UNKNOWN)
+        check_choice("--unknown", self.unknown, get_args(Unknown))
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1")
         if self.like and self.missing != "error":

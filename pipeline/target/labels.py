@@ -48,8 +48,6 @@ def text_kind(texts: pa.Array) -> str:
 
 
 CLASS_LIMIT = 100  # integers with at most so many distinct values are taken for classes
-TASKS = ("auto", "classification", "regression")
-ON_ERROR = ("stop", "skip")
 
 
 def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str, tuple[str, ...]]:

@@ -11,13 +11,8 @@ from ..csv.options import as_texts
 Texts = Annotated[str | Sequence[str] | None, BeforeValidator(as_texts), Cli(repeatable=True)]
 """Some texts, also one alone; checked values are a tuple."""
 
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
 OnError = Literal["stop", "skip"]
-
-
 Task = Literal["auto", "classification", "regression"]
 
 

@@ -261,6 +261,8 @@ def test_configurations_that_cannot_train_are_refused(config: TrainConfig, messa
         ({"momentum": 0.9}, "AdamW has no momentum"),
         ({"accumulate": "1.5"}, "--set accumulate=1.5: must be a whole number"),
         ({"lr": "nan"}, "--set lr=nan: must be finite"),
+        ({"compile": "yes"}, "--set compile=yes: must be true or false"),
+        ({"accumulate": "inf"}, "--set accumulate=inf: must be a whole number"),
         ({"step_size": 0}, "step_size=0: must be at least 1"),
         ({"optimizer": "LBFGS"}, "optimizer=LBFGS .* cannot train"),
         ({"scheduler": "OneCycle"}, "did you mean .OneCycleLR."),

@@ -1,19 +1,19 @@
 """Ensembles: how the predictions of several models are combined."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ...storage.errors import UsageError, check_choice
-
-ENSEMBLES = ("mean", "vote", "median", "weighted", "refit")
+from ..config import Ensemble
 
 
 def check_ensemble(kind: str, classes: bool, refit: bool) -> None:
     """Raise UsageError for an unknown ensemble, for `vote` on a regression, and for `refit` without a refit model."""
-    check_choice("--ensemble", kind, ENSEMBLES)
+    check_choice("--ensemble", kind, get_args(Ensemble))
     if kind == "vote" and not classes:
         raise UsageError("--ensemble vote: voting requires classes; for a regression use mean, median or weighted")
     if kind == "refit" and not refit:

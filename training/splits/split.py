@@ -1,13 +1,12 @@
 """How rows become folds, as frozen values that are checked before anything is read."""
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from ...storage.options import Options
 
 Kind = Literal["kfold", "stratified", "group", "stratified-group", "time", "column"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 COLUMN_OPTIONS = {
     "group": "group_column",
     "stratified-group": "group_column",
