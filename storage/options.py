@@ -132,7 +132,7 @@ def explain(error: ValidationError, kind: type[Options], name: Callable[[str], s
     value = errors[0]["input"]
     choices = choices_of(kind.model_fields[field].annotation) if field in kind.model_fields else ()
     if choices and isinstance(value, str):
-        return f"{called.removesuffix('=').rstrip()} '{value}' is not known{nearest(value, choices)}"
+        return f"{called.removesuffix('=').rstrip()} '{value}' is not valid{nearest(value, choices)}"
     in_file = called.endswith(" =")
     shown = value if isinstance(value, str) and value and not in_file else repr(value)
     separator = "" if called.endswith("=") and not in_file else " "

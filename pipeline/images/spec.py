@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import pyarrow.compute as pc
 
-from ...storage.errors import SourceError, UsageError, check_choice
+from ...storage.errors import SourceError, UsageError
 from ...storage.format import ImageForm, Layout, Schema, choose_layout
 from ...storage.random import shuffled_places
-from ..target.options import OnError, Task
 from .labels import Labels, encode_labels, label_by_file, label_by_folder
 from .list import ImageList
 
@@ -35,12 +34,6 @@ class ImageRequest:
     listing: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("--on-error", self.on_error, get_args(OnError))
-        check_choice("--task", self.task, get_args(Task))
-        check_choice("--color", self.form.color, ("rgb", "gray"))
-        check_choice("--fit", self.form.fit, ("pad", "crop", "stretch"))
-        check_choice("--background", self.form.background, ("white", "black"))
-        check_choice("--dtype", self.form.dtype, ("uint8", "uint16"))
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1, or none")
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from ...storage.errors import UsageError, check_choice, suggest
+from ...storage.errors import UsageError, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
@@ -22,12 +22,9 @@ from ..csv.options import CsvOptions, as_texts
 from ..csv.row_batch import Columns, Piece
 from ..csv.rows import parse_dates
 from ..target.labels import choose_labels
-from ..target.options import OnError, Task
 from .findings import DAY, Findings
-from .options import FLOATS, INTEGERS, Dtype, TableOptions, Unknown, parse_missing
+from .options import FLOATS, INTEGERS, TableOptions, parse_missing
 from .readers import SourceTable, table_from_json, table_to_json
-
-MISSING = ("error", "mean", "constant", "indicator")
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ class ConvertRequest:
     csv: CsvOptions = field(default_factory=CsvOptions)
 
     def __post_init__(self) -> None:
-        check_choice("--on-error", self.on_error, get_args(OnError))
-        check_choice("--dtype", self.dtype, get_args(Dtype))
-        check_choice("--task", self.task, get_args(Task))
-        check_choice("--missing", self.missing, MISSING)
-        check_choice("--unknown", self.unknown, get_args(Unknown))
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1")
         if self.like and self.missing != "error":
@@ -70,8 +62,6 @@ class ConvertRequest:
                 f"--missing {self.missing} cannot be combined with --like, which uses the fill values of the training "
                 "data; if it has none, convert it with --missing and train again"
             )
-        if (self.missing == "constant") != (self.constant is not None):
-            raise UsageError("--missing constant needs a value, as in --missing constant=0; other choices take none")
 
     @property
     def gaps(self) -> bool:

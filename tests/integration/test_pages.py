@@ -25,19 +25,27 @@ from ..unit.test_report import complete_run
 
 EPOCHS = 12
 ARTEFACTS = Path(__file__).parents[2] / "build" / "pages"
-SLOW = """
+GATED = """
 import time
+from pathlib import Path
 
 from torch import nn
 
-class Pause(nn.Module):
+class Gate(nn.Module):
+    \"\"\"Lets two epochs pass, and then nothing until the gate is open.\"\"\"
+
+    steps = 0
+
     def forward(self, x):
-        time.sleep(0.05 * self.training)  # slow enough to watch
+        self.steps += self.training
+        while self.steps > {steps} and not Path({gate!r}).exists():
+            time.sleep(0.01)
         return x
 
-def slow(sample_shape, outputs):
-    return nn.Sequential(Pause(), nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, outputs))
+def gated(sample_shape, outputs):
+    return nn.Sequential(Gate(), nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, outputs))
 """
+STEPS = 1200 * 4 // 5 // 64  # of an epoch of four of the five folds, in batches of 64
 
 WIDTHS = {"light": 1100, "dark": 400}  # of the screen in pixels, in each colour scheme
 
@@ -158,10 +166,13 @@ def workers_of(client: Client) -> list[dict[str, Any]]:
 
 
 def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(SLOW)
+    gate = tmp_path / "open"
+    (tmp_path / "own.py").write_text(GATED.format(steps=2 * STEPS, gate=str(gate)))
     options = ["--folds", "5", "--epochs", str(EPOCHS), "--batch-size", "64", "--workers", "1"]
     command = [sys.executable, "-m", "foldstream.cli", "train", str(digits.root), str(tmp_path / "run"), *options]
-    with training([*command, "--fold-mode", "runs", "--model", f"{tmp_path}/own.py:slow"], tmp_path / "log") as trained:
+    with training(
+        [*command, "--fold-mode", "runs", "--model", f"{tmp_path}/own.py:gated"], tmp_path / "log"
+    ) as trained:
         wait_for(trained, RunFolder(locate(tmp_path / "run")), 0.1)
         with started_watch(tmp_path / "run") as address:
             page = browser.new_page()
@@ -177,6 +188,7 @@ def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browse
             assert {"fold-0", "fold-1"} & train_runs.keys()
             before = len(source_data(page, "loss, held out, fold 0")["value"])
             kill(trained, "driver", random.Random(0))
+            gate.touch()
             expect(states.filter(has_text="attempt 2").first).to_be_visible(timeout=60_000)
             assert page.locator(".events .failed").count() == 1
             page.screenshot(path=artefact("run-under-way.png"), full_page=True)

@@ -46,7 +46,7 @@ def fails(sample_shape, outputs):
         ("max_retries = -1", "", "max_retries = -1: must be at least 0"),
         ("workers = 0", "", "workers = 0: must be at least 1"),
         ('checkpoint_every = "1 day"', "", "checkpoint_every = .1 day.: must be a whole number of epochs"),
-        ("", 'ensemble = "average"', "ensemble .average. is not known"),
+        ("", 'ensemble = "average"', "ensemble .average. is not valid"),
         ("", 'source = "nothing.csv"', r"\[predict\] source: .*nothing.csv does not exist"),
     ],
 )
