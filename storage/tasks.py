@@ -24,6 +24,7 @@ def silent(stage: str, done: int, total: int, remark: str = "") -> None:
     """Ignore the progress."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs tasks that are independent of each other."""
 

@@ -124,7 +124,10 @@ class Execution(Options):
     panel: ClassVar[str] = "Execution"
 
     workers: int | None = Field(
-        default=None, ge=1, description="Data-parallel workers; by default two, or one where there is one GPU."
+        default=None,
+        ge=0,
+        description="Data-parallel workers, or 0 to train in this process; by default 0 as long as that is enough, "
+        "else 2.",
     )
     memory: Bytes = Field(
         default=None,

@@ -1,10 +1,10 @@
-"""Conversion and verification, on a Dask cluster that is given or started for it."""
+"""Conversion and verification, in this process or on a Dask cluster."""
+
+from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import cast
-
-from distributed import Client
+from typing import TYPE_CHECKING, cast
 
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import ImageRequest
@@ -18,10 +18,13 @@ from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ..dask.executor import dask_executor
+from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
 from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Session
 from .entry import entry
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 class ConvertTablesCall(ConvertTablesRequest, Session):
@@ -46,7 +49,7 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
         like: Dataset whose columns, categories and fill values are reused, as for a test set.
         on_error: "stop" at the first invalid row, or "skip" such rows; the dataset's `left_out.csv` lists them.
         csv: `CsvOptions`, or a mapping of them, where they are not detected.
-        client: Dask client; by default workers start on this machine.
+        client: Dask client; by default this process converts, with Dask's threads if there is much to do.
         **options: All other options of `foldstream convert csv`; its `--help` describes them.
 
     Returns:
@@ -104,7 +107,7 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
         shuffle: Seed of the order of the images; None: by path.
         like: Dataset whose form and classes are reused, as for a test set.
         on_error: "stop" at the first image that cannot be decoded, or "skip" such images; `left_out.csv` lists them.
-        client: Dask client; by default workers start on this machine.
+        client: Dask client; by default this process converts, with Dask's threads if there is much to do.
         **options: All other options of `foldstream convert images`; its `--help` describes them.
 
     Returns:
@@ -126,7 +129,7 @@ def convert_image_files(request: ConvertImagesRequest, session: Session) -> Data
     conversion, root = image_conversion(request), locate(str(request.out))
     with (
         disk_in_words(root),
-        dask_executor(session.listener, session.client, request.dask, report_file(request)) as executor,
+        job_executor(session.listener, session.client, request.dask, report_file(request)) as executor,
     ):
         return write_images(conversion, root, executor, session.listener.progress, request.overwrite)
 
@@ -172,7 +175,7 @@ def convert_request(
     """Convert tables, unless that is done already."""
     if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
-    with disk_in_words(root), dask_executor(session.listener, session.client, address, report) as executor:
+    with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
         return convert(request, root, executor, session.listener.progress, overwrite)
 
 
@@ -185,7 +188,7 @@ def verify(
         dataset: Dataset to read.
         repair: Convert the damaged shards again from the sources, which must be unchanged.
         listener: Notified of progress and of the dashboard's address.
-        client: Dask client; by default workers start on this machine.
+        client: Dask client; by default this process reads, with Dask's threads if there is much to do.
 
     Returns:
         The damaged files; with `repair`, they are whole again.
@@ -197,7 +200,7 @@ def verify(
         >>> fs.verify("digits.zarr", repair=True)
     """
     opened = open_dataset(str(dataset))
-    with dask_executor(listener, client) as executor:
+    with job_executor(listener, client) as executor:
         damages = find_damage(opened, executor, listener.progress)
         if damages and repair:
             repair_shards(opened, damages, executor, listener.progress)

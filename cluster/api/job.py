@@ -1,39 +1,39 @@
-"""A whole job: it is checked, then converts, trains and predicts, on one cluster."""
+"""A whole job: it is checked, then converts, trains and predicts, in this process or on one cluster."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import ray
-from distributed import Client
-
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
 from ...training.run import RunFolder
 from ...training.stream.order import check_batch_size, lane_count
-from ..dask.local import dask_cluster
-from ..dask.on_ray import dask_on_ray
+from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
-from ..ray.job_cluster import connect_ray
 from ..requests import PredictRequest, Session, TrainRequest
+from ..runs.workers import ray_is_connected
 from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
 from .predict import new_file, predict_source
-from .train import callback_factories, run_training, settle_request
+from .train import callback_factories, run_training, settle_candidates
 
 
 @contextmanager
-def job_cluster(address: str | None) -> Iterator[Client]:
-    """Dask for a whole job: on this machine, or on the Ray cluster at an address or already connected, on which the job
-    trains then too."""
-    if address:
-        with connect_ray(address), dask_on_ray() as client:
-            yield client
-    else:
-        with dask_on_ray() if ray.is_initialized() else dask_cluster() as client:
-            yield client
+def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
+    """A session for a whole job: in this process, or on the Ray cluster at an address or already connected, with Dask
+    on it."""
+    if address is None and not ray_is_connected():
+        with job_executor(listener) as executor:
+            yield Session(listener=listener, client=executor)
+        return
+    from ..dask.on_ray import dask_on_ray
+    from ..ray.job_cluster import connect_ray
+
+    with connect_ray(address) if address else nullcontext(), dask_on_ray() as client:
+        listener.announce("Dask dashboard", client.dashboard_link)
+        yield Session(listener=listener, client=client)
 
 
 def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | None = None) -> dict[str, Any]:
@@ -61,9 +61,7 @@ def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | Non
     job = parse_job(load_job_file(Path(path)))
     check_job(job)
     logged = job_log(RunFolder(locate(str(job.train.run))), listener) if job.train else nullcontext(listener)
-    with logged as listener, job_cluster(cluster) as client:
-        listener.announce("Dask dashboard", client.dashboard_link)
-        session = Session(listener=listener, client=client)
+    with logged as listener, job_session(listener, cluster) as session:
         if job.convert:
             convert_sources(job.convert, session)
         summary = run_training(job.train, session) if job.train else {}
@@ -83,9 +81,9 @@ def check_job(job: Job) -> None:
 
 def _check_train(request: TrainRequest) -> None:
     callback_factories(request)
-    settled, _ = settle_request(request)
+    settle_candidates(request)
     if not RunFolder(locate(str(request.run))).job.exists():
-        check_batch_size(request.batch_size, lane_count(settled.world_size))
+        check_batch_size(request.batch_size, lane_count(request.world_size))
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:

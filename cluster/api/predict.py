@@ -25,7 +25,7 @@ from ...storage.tasks import Progress, silent
 from ...training.model.ensemble import check_ensemble
 from ...training.model.prediction import predict_rows
 from ...training.run import RunJob, load_job
-from ..dask.executor import dask_executor
+from ..dask.executor import job_executor
 from ..requests import PredictRequest, Session
 from ..runs.run import read_run
 from .conversion import convert_request
@@ -128,7 +128,7 @@ def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, ses
     try:
         if form := job.schema.image:
             images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
-            with disk_in_words(scratch), dask_executor(session.listener, session.client) as executor:
+            with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
                 yield write_images(images, scratch / "source.zarr", executor, session.listener.progress)
         else:
             request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)

@@ -10,7 +10,7 @@ from ...storage.places.place import Place
 from ...training.splits.choose import choose_split
 from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
-from ..dask.executor import task_executor
+from ..dask.executor import job_executor
 from ..requests import Session, SplitRequest, TrainRequest
 from .entry import entry
 
@@ -53,7 +53,7 @@ def assign_folds(request: SplitRequest, session: Session) -> FoldPlan:
     root = plan_place(opened, name)
     if (root / MANIFEST).exists() and not request.overwrite and named_split(opened, name) != wanted:
         raise ConflictError(f"{root} holds another plan; choose another name, or replace it with --overwrite")
-    with task_executor(opened.rows, session.listener, session.client) as executor:
+    with job_executor(session.listener, session.client) as executor:
         return make_plan(opened, wanted, root, executor=executor, progress=session.listener.progress)
 
 

@@ -16,15 +16,15 @@ from ...training.run import RunFold, RunFolder, best_folder, is_done, name_folds
 from ...training.settings import check_config, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import lane_count
-from ...training.zoo.factory import check_model
+from ...training.zoo.factory import ModelCost, check_model
 from ..callbacks.callback import Callback, CallbackFactory, Callbacks, find_callback
-from ..dask.executor import task_executor
-from ..dask.on_ray import workers_released
-from ..ray.job_cluster import ray_cluster, usual_workers
+from ..dask.executor import job_executor
 from ..requests import Session, TrainRequest
-from ..runs.fold_mode import FoldMode, choose_fold_mode, refine_fold_mode
+from ..runs.fold_mode import FoldMode, choose_fold_mode
 from ..runs.grid import candidate_folder, expand_grid, write_grid
-from ..runs.run import load_lanes, load_summary, prepare_run, train_folds
+from ..runs.here import ROOM, train_units_here
+from ..runs.run import Trainers, load_lanes, load_summary, prepare_run, train_folds
+from ..runs.workers import USUAL_WORKERS, choose_workers, shares_of
 from .conversion import absolute
 from .entry import entry
 from .split import split_of
@@ -101,27 +101,28 @@ def check_training(request: TrainRequest) -> Training:
     dataset, root = open_dataset(str(request.dataset)), RunFolder(locate(str(request.run)))
     split = split_of(request, dataset)
     factories = callback_factories(request)
-    request, candidates = settle_request(request)
-    workers = request.world_size
+    candidates = settle_candidates(request)
     folders = (candidate_folder(root.root, name) for name in candidates)
-    existing = filter(None, (load_lanes(folder, workers) for folder in folders))
-    lanes, shares = next(existing, (lane_count(workers), workers))
+    existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
+    shares = shares_of(request.workers)
+    lanes, shares = next(existing, (lane_count(shares), shares))
     common = common_config(request, split, lanes, shares)
-    configs, parameters = configure(candidates, common, dataset.schema)
-    models = len(candidates) * (split.folds * split.repeats + request.refit)
-    mode = choose_fold_mode(dataset, models, common, request, parameters)
+    configs, cost = configure(candidates, common, dataset.schema)
+    folds = split.folds * split.repeats + request.refit
+    if request.workers is None:
+        rows = dataset.rows * request.epochs * folds * len(candidates)
+        request = request.model_copy(update={"workers": choose_workers(rows * cost.seconds)})
+    mode = choose_fold_mode(dataset, len(candidates) * folds, common, request, cost.parameters)
     return Training(request, dataset, root, candidates, configs, mode, factories)
 
 
-def settle_request(request: TrainRequest) -> tuple[TrainRequest, dict[str, dict[str, Any]]]:
-    """A request with its number of workers, and the candidates' settings by their names.
-
-    Raises UsageError for settings that are wrong independently of the data.
-    """
+def settle_candidates(request: TrainRequest) -> dict[str, dict[str, Any]]:
+    """The candidates' settings by their names. Raises UsageError for settings that are wrong independently of the
+    data."""
     candidates = expand_grid(request.settings or {})
     for settings in candidates.values():
         check_optimizer(resolve_settings(request.model, settings)[0])
-    return request.model_copy(update={"workers": request.workers or usual_workers()}), candidates
+    return candidates
 
 
 def callback_factories(request: TrainRequest) -> list[CallbackFactory]:
@@ -140,19 +141,18 @@ def common_config(request: TrainRequest, split: Split, lanes: int, shares: int) 
 
 def configure(
     candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, schema: Schema
-) -> tuple[dict[str, TrainConfig], int]:
-    """What each candidate trains, from what is `common` to all and its settings; and the number of parameters of the
-    largest model.
+) -> tuple[dict[str, TrainConfig], ModelCost]:
+    """What each candidate trains, from what is `common` to all and its settings; and the cost of the largest model.
 
     Raises UsageError for what cannot be trained on data with this schema.
     """
-    configs, parameters = {}, 0
+    configs, costs = {}, []
     for name, settings in candidates.items():
         recipe, own = resolve_settings(common.model, settings)
         configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
         check_config(configs[name], schema)
-        parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
-    return configs, parameters
+        costs.append(check_model(common.model, schema.sample_shape, schema.outputs, own))
+    return configs, ModelCost(max(one.parameters for one in costs), max(one.seconds for one in costs))
 
 
 def train_runs(training: Training, session: Session) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
 def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
     """Assign the folds of all runs. Returns the folds by their names."""
     dataset, runs = training.dataset, training.runs
-    with task_executor(dataset.rows, session.listener, session.client) as executor:
+    with job_executor(session.listener, session.client) as executor:
         jobs = {
             name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
             for name, config in training.configs.items()
@@ -190,22 +190,31 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
 
 
 def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
-    """Train the folds that are not complete, on the Ray cluster of the job."""
-    request, listener = training.request, session.listener
-    with workers_released(session.client), ray_cluster(request.world_size, request.memory_bytes or 0) as dashboard:
-        listener.announce("Ray dashboard", dashboard)
-        job = next(iter(folds.values())).job
-        mode = refine_fold_mode(training.mode, job, len(folds), request)
-        listener.announce("fold mode", f"{mode.name}: {mode.reason}")
-        # Callbacks stay in this process: workers get the rest of the request as it is.
-        settled = request.model_copy(update={"fold_mode": mode.name, "callbacks": ()})
-        train_folds(training.root, folds, request.epochs, settled, listener.progress)
+    """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
+    if not training.request.workers:
+        how = f"in this process; --workers {USUAL_WORKERS} starts worker processes instead"
+        session.listener.announce("training", how)
+        train_units(training, folds, session, Trainers(training.mode, ROOM, train_units_here))
+        return
+    from .on_ray import trainers_on_ray  # Ray takes a second to load
+
+    with trainers_on_ray(training.request, training.mode, folds, session) as trainers:
+        train_units(training, folds, session, trainers)
+
+
+def train_units(training: Training, folds: Mapping[str, RunFold], session: Session, trainers: Trainers) -> None:
+    """Train the folds that are not complete, in units that follow from the fold mode."""
+    mode, listener = trainers.mode, session.listener
+    listener.announce("fold mode", f"{mode.name}: {mode.reason}")
+    # Callbacks stay in this process: workers get the rest of the request as it is.
+    settled = training.request.model_copy(update={"fold_mode": mode.name, "callbacks": ()})
+    train_folds(training.root, folds, settled, trainers, listener.progress)
 
 
 def merge(training: Training, run: RunFolder, session: Session) -> None:
     """Merge the predictions of a run whose folds are complete."""
     dataset = training.dataset
-    with task_executor(dataset.rows * dataset.schema.outputs, session.listener, session.client) as executor:
+    with job_executor(session.listener, session.client) as executor:
         executor.publish(RUN, _run_page(training))
         merge_run(run, dataset, executor, session.listener.progress)
 

@@ -1,19 +1,21 @@
-"""Dask on this machine for the duration of a job. All servers listen on loopback only."""
+"""Dask in this process for the duration of a job. Its dashboard listens on loopback only."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from distributed import Client
-from distributed.deploy.subprocess import SubprocessCluster
+from distributed import Client, LocalCluster
 
 from ...storage.errors import UsageError
+from ...storage.format import SHARD_BYTES
 from ...storage.machine import this_machine
 from ..loopback import LOOPBACK, free_port
 
 DASK_DASHBOARD = 8787
-START_SECONDS = 120
 CONNECT_SECONDS = 20
+TASK_BYTES = 6 * SHARD_BYTES
+"""The most that a task holds: a shard, its text and compressed blocks, and what the C library keeps of earlier ones."""
+PREPARATION = "foldstream.pipeline.worker_setup"
 SCHEDULER_PRELOADS = [
     "foldstream.pipeline.tables.convert",
     "foldstream.pipeline.images.convert",
@@ -24,32 +26,34 @@ in its dashboard."""
 
 
 @contextmanager
-def dask_cluster(workers: int | None = None) -> Iterator[Client]:
-    """Dask workers in their own processes, with one thread each. Together they use three quarters of the memory.
+def dask_cluster(threads: int | None = None) -> Iterator[Client]:
+    """A scheduler and a worker in this process, with a thread for each core as far as the memory allows: compiled code
+    does the work, and leaves the interpreter to the other threads.
 
-    They are started by a command, not by fork or spawn, so that a plain script may call this without a main guard.
+    The worker has no memory limit of its own, since this process may hold other data: tasks are bounded by their size
+    and their number.
     """
-    machine = this_machine()
-    count = workers or machine.cores
-    options = {
-        "nthreads": 1,
-        "memory_limit": machine.memory * 3 // 4 // count,
-        "env": {"CUDA_VISIBLE_DEVICES": ""},
-        "dashboard": False,
-        "preload": ["foldstream.pipeline.worker_setup"],
-    }
-    cluster = SubprocessCluster(
-        host=LOOPBACK,
-        n_workers=count,
-        threads_per_worker=1,
-        worker_kwargs=options,
-        scheduler_kwargs={"preload": SCHEDULER_PRELOADS},
-        dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
-        silence_logs=logging.ERROR,
-    )
-    with cluster, Client(cluster) as client:
-        client.wait_for_workers(1, timeout=START_SECONDS)
+    with (
+        LocalCluster(
+            processes=False,
+            n_workers=1,
+            threads_per_worker=threads or local_threads(),
+            memory_limit=0,
+            dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
+            worker_dashboard_address=None,
+            scheduler_kwargs={"preload": SCHEDULER_PRELOADS},
+            preload=[PREPARATION],
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
         yield client
+
+
+def local_threads() -> int:
+    """A thread for each core, but no more than tasks fit into three quarters of the memory."""
+    machine = this_machine()
+    return max(1, min(machine.cores, machine.memory * 3 // 4 // TASK_BYTES))
 
 
 @contextmanager

@@ -26,9 +26,8 @@ from ray.exceptions import RayActorError
 from ...storage.errors import UsageError
 from ...training.ray.internals import most_cores
 from ..loopback import LOOPBACK, free_port, on_loopback
-from .local import DASK_DASHBOARD, SCHEDULER_PRELOADS
+from .local import DASK_DASHBOARD, PREPARATION, SCHEDULER_PRELOADS
 
-PREPARATION = "foldstream.pipeline.worker_setup"
 STOP_SECONDS = 5.0
 NODE_SECONDS = 1800  # in which a cloud provides a node
 UNSEEN_MEMORY = 2 << 30  # per core, while the cluster has no node yet
@@ -160,17 +159,16 @@ def dask_on_ray() -> Iterator[Client]:
 
 
 @contextmanager
-def workers_released(client: Client | None) -> Iterator[None]:
-    """Stop the workers of our own cluster in this context: training needs the cores. Its dashboard keeps running."""
+def workers_released(client: object) -> Iterator[None]:
+    """Stop the workers of our own cluster on Ray in this context: training needs the cores. Its dashboard keeps
+    running."""
     cluster = getattr(client, "cluster", None)
-    if client is None or cluster is None:
+    if not isinstance(client, Client) or not isinstance(cluster, RayDaskCluster):
         yield
         return
-    count = len(cluster.worker_spec)
-    on_ray = isinstance(cluster, RayDaskCluster)
-    cluster.release() if on_ray else cluster.scale(0)
+    cluster.release()
     try:
         yield
     finally:
-        cluster.restore() if on_ray else cluster.scale(count)
+        cluster.restore()
         client.wait_for_workers(1, timeout=NODE_SECONDS)

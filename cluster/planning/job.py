@@ -35,9 +35,10 @@ from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
-from ..api.train import callback_factories, common_config, configure, settle_request
+from ..api.train import callback_factories, common_config, configure, settle_candidates
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
+from ..runs.workers import shares_of
 from .estimate import (
     ConversionEstimate,
     ConversionSample,
@@ -190,11 +191,10 @@ def measure_training(
     Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
     callback_factories(request)
-    request, candidates = settle_request(request)
-    split = split_of(request, dataset)
-    workers, epochs = request.world_size, request.epochs
+    candidates, split, epochs = settle_candidates(request), split_of(request, dataset), request.epochs
+    workers = request.workers or shares_of(None)
     common = common_config(request, split, lane_count(workers), workers)
-    configs, parameters = configure(candidates, common, dataset.schema)
+    configs, cost = configure(candidates, common, dataset.schema)
     passes = epoch_passes(split, common.refit, len(candidates))
     fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
@@ -204,7 +204,17 @@ def measure_training(
     tried = dataset if dataset.layout == data.layout else reblock(dataset, data.layout.block_rows, folder / "tried")
     batch, costs = time_rows(tried, next(iter(configs.values())), workers)
     training = TrainingEstimate(
-        data.rows, epochs, passes, parameters, workers, batch, at_once, reads, stream, costs.training, costs.reading
+        data.rows,
+        epochs,
+        passes,
+        cost.parameters,
+        workers,
+        batch,
+        at_once,
+        reads,
+        stream,
+        costs.training,
+        costs.reading,
     )
     return training, training.bytes_left(dataset.schema.outputs, split.repeats, request.keep)
 

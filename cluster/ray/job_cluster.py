@@ -24,11 +24,6 @@ RAY_DASHBOARD = 8265
 RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 
 
-def usual_workers() -> int:
-    """The default number of training workers: two, or one on a machine with a single GPU, since each takes a GPU."""
-    return min(2, torch.cuda.device_count() or 2)
-
-
 @contextmanager
 def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
     """A Ray node for `workers` training workers with `memory` bytes each, or the cluster that is already connected.

@@ -15,26 +15,12 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...storage.errors import AttemptError, FoldstreamError, RunError
+from ...storage.errors import AttemptError, FoldstreamError
 from ...training.ray.driver import FoldDriver, Health
 from ...training.ray.group import GroupRequest
 from ..ray.reservations import free_reservations
-from .journal import Journal
-from .schedule import (
-    DRIVER_DIED,
-    Action,
-    Ended,
-    Event,
-    NodeLost,
-    NodeSeen,
-    Observed,
-    Resources,
-    Restarted,
-    Schedule,
-    Silent,
-    Start,
-    Status,
-)
+from .durable_schedule import DurableSchedule
+from .schedule import DRIVER_DIED, Action, Ended, Event, NodeLost, NodeSeen, Observed, Resources, Silent, Start, Status
 
 Driver = ray.remote(num_cpus=0, max_concurrency=4)(FoldDriver)  # it answers health checks while it trains
 log = logging.getLogger(__name__)
@@ -61,10 +47,9 @@ class Coordinator:
     stopped within `hang_seconds`.
     """
 
-    def __init__(
-        self, schedule: Schedule, request: Callable[[str], GroupRequest], journal: Journal, hang_seconds: float
-    ) -> None:
-        self.schedule, self.request, self.journal = schedule, request, journal
+    def __init__(self, schedule: DurableSchedule, request: Callable[[str], GroupRequest], hang_seconds: float) -> None:
+        self.schedule, self.request = schedule, request
+        self.state, self.journal = schedule.state, schedule.journal
         self.timeout = hang_seconds - DETECTION_SECONDS
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.checked_at = -CHECK_SECONDS
@@ -72,11 +57,12 @@ class Coordinator:
 
     def run(self) -> None:
         """Train until every unit is done. Raises RunError if any unit failed permanently, after the others are done."""
-        self._resume()
+        self.schedule.resume()
         try:
-            while not self.schedule.finished:
+            while not self.state.finished:
                 for event in self._poll():
-                    self._handle(event)
+                    for action in self.schedule.handle(event):
+                        self._perform(action)
                 if results := [attempt.result for attempt in self.attempts.values()]:
                     ray.wait(results, timeout=POLL_SECONDS)
                 else:
@@ -87,58 +73,28 @@ class Coordinator:
             self.journal.record_stop()
             if self.nodes_requested:
                 request_resources(bundles=[])
-        failed = self.schedule.units_with(Status.FAILED)
-        if failed:
-            errors = "; ".join(f"{name}: {self.schedule.states[name].error}" for name in failed)
-            units = self.schedule.units
-            done = sum(len(unit.folds) for name, unit in units.items() if name not in failed)
-            left = sum(len(unit.folds) for unit in units.values())
-            run = str(self.journal.path).rpartition("/")[0]
-            raise RunError(
-                f"training failed and the run is incomplete: {errors}. {done} of the {left} remaining folds were "
-                f"trained and are kept; 'foldstream status {run}' shows what happened. Fix the cause, then run the "
-                "same command again to resume"
-            )
-
-    def _resume(self) -> None:
-        """Replay the journal. If its schedule had finished, start a new one for the remaining folds."""
-        events = list(self.journal.read())
-        for event in events:
-            self.schedule.handle(event)
-        if self.schedule.finished:
-            self.journal.path.remove()
-            self.schedule.reset()
-        elif events:
-            self._handle(Restarted())
+        self.schedule.check_done()
 
     def _wait_for_nodes(self) -> None:
         """Nothing is running, so no remaining unit fits: log that, and wait for nodes."""
-        waiting = self.schedule.units_with(Status.WAITING)
+        waiting = self.state.units_with(Status.WAITING)
         if waiting and not self.waiting:
-            required = self.schedule.units[waiting[0]].required
+            required = self.state.units[waiting[0]].required
             log.warning(
                 "waiting for nodes: a fold needs %s, the cluster has %s; add nodes, or stop with Ctrl-C and start a "
                 "new run with fewer --workers or less --memory",
                 required,
-                self.schedule.capacity,
+                self.state.capacity,
             )
             request_resources(bundles=_bundles(required, self.request(waiting[0]).request.world_size))
             self.nodes_requested = True
         self.waiting = bool(waiting)
         time.sleep(CHECK_SECONDS)
 
-    def _handle(self, event: Event) -> None:
-        self.journal.append(event)
-        if isinstance(event, Ended) and event.error:
-            log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
-        for action in self.schedule.handle(event):
-            self._perform(action)
-        self.schedule.check_invariants()
-
     def _perform(self, action: Action) -> None:
         key = action.unit, action.attempt
         if isinstance(action, Start):
-            self.journal.record_start(action, self.schedule.units[action.unit].folds)
+            self.schedule.record_start(action)
             driver = self._start_driver()
             self.attempts[key] = Attempt(driver, driver.train.remote(self.request(action.unit), driver))
         elif key in self.attempts:
@@ -160,7 +116,7 @@ class Coordinator:
             return
         self.checked_at = monotonic()
         yield from self._poll_nodes()
-        if any(unit.failures for unit in self.schedule.states.values()):
+        if any(unit.failures for unit in self.state.states.values()):
             free_reservations()
         for (unit, number), attempt in list(self.attempts.items()):
             health = self._check_health(attempt)
@@ -170,16 +126,16 @@ class Coordinator:
             attempt.recorded_deaths = max(attempt.recorded_deaths, len(health.deaths))
             if health.silence > self.timeout:
                 yield Silent(unit, number, health.silence)
-        running = {(unit, self.schedule.states[unit].attempt) for unit in self.schedule.units_with(Status.RUNNING)}
+        running = {(unit, self.state.states[unit].attempt) for unit in self.state.units_with(Status.RUNNING)}
         if running != self.attempts.keys():
             yield Observed(frozenset(self.attempts))
 
     def _poll_nodes(self) -> Iterator[Event]:
         nodes = {node["NodeID"]: _resources(node["Resources"]) for node in ray.nodes() if node["Alive"]}
-        for node in self.schedule.nodes.keys() - nodes.keys():
+        for node in self.state.nodes.keys() - nodes.keys():
             yield NodeLost(node)
         for node, resources in nodes.items():
-            if self.schedule.nodes.get(node) != resources:
+            if self.state.nodes.get(node) != resources:
                 yield NodeSeen(node, resources)
 
     def _check_health(self, attempt: Attempt) -> Health:

@@ -5,8 +5,9 @@ Every step is an artifact that is either committed or absent, so the same calls 
 
 import textwrap
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ...storage.dataset import Dataset
@@ -19,15 +20,24 @@ from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
-from .coordinator import Coordinator
-from .fold_mode import has_gpus
-from .journal import Journal
-from .schedule import Resources, Schedule, TrainingUnit
+from .durable_schedule import DurableSchedule
+from .fold_mode import FoldMode
+from .schedule import Resources, TrainingUnit
 from .status import FoldRecord
 
 POLL_SECONDS = 0.5
 OTHER_DATA = "the dataset is different"
 LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True)
+class Trainers:
+    """Who trains: the fold mode that suits them, what a unit of folds requires there, and how a schedule of units is
+    trained, given what an attempt at a unit has to train."""
+
+    mode: FoldMode
+    required: Resources
+    train: Callable[[DurableSchedule, Callable[[str], GroupRequest]], None]
 
 
 def prepare_run(
@@ -96,30 +106,28 @@ def load_lanes(run: RunFolder, workers: int) -> tuple[int, int] | None:
 
 
 def train_folds(
-    root: RunFolder, folds: Mapping[str, RunFold], epochs: int, execution: Execution, progress: Progress
+    root: RunFolder,
+    folds: Mapping[str, RunFold],
+    execution: Execution,
+    trainers: Trainers,
+    progress: Progress,
 ) -> None:
-    """Train folds of the run at `root`, or of its candidates, on the connected Ray cluster. `folds` maps their names to
-    them; those that are done are skipped."""
+    """Train folds of the run at `root`, or of its candidates. `folds` maps their names to them; those that are done are
+    skipped."""
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
-    units = make_units(left, execution, has_gpus())
+    units = make_units(left, trainers.mode.name, trainers.required)
 
     def request(name: str) -> GroupRequest:
-        unit = units[name]
-        members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in unit.folds)
-        return GroupRequest(name, members, unit.required.gpus > 0, execution)
+        members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in units[name].folds)
+        return GroupRequest(name, members, trainers.required.gpus > 0, execution)
 
-    coordinator = Coordinator(
-        Schedule(units, execution.max_retries), request, Journal(root.journal), execution.hang_timeout
-    )
-    with watch_folds(folds, epochs, progress):
-        coordinator.run()
+    with watch_folds(folds, progress):
+        trainers.train(DurableSchedule(units, execution.max_retries, root.journal), request)
 
 
-def make_units(folds: Sequence[str], execution: Execution, use_gpu: bool) -> dict[str, TrainingUnit]:
+def make_units(folds: Sequence[str], fold_mode: str, required: Resources) -> dict[str, TrainingUnit]:
     """The units of scheduling: all folds in one pass, or each fold separately."""
-    groups = [tuple(folds)] if execution.fold_mode == "fused" else [(fold,) for fold in folds]
-    workers = execution.world_size
-    required = Resources(workers, workers * use_gpu, workers * (execution.memory_bytes or 0))
+    groups = [tuple(folds)] if fold_mode == "fused" else [(fold,) for fold in folds]
     names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in groups]
     return {name: TrainingUnit(name, group, required) for name, group in zip(names, groups, strict=True)}
 
@@ -131,7 +139,7 @@ def load_summary(run: RunFolder) -> dict[str, Any]:
 
 
 @contextmanager
-def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -> Iterator[None]:
+def watch_folds(folds: Mapping[str, RunFold], progress: Progress) -> Iterator[None]:
     """Report the progress of the folds, read from their folders, while they train."""
     ended = threading.Event()
     records = {name: FoldRecord(one.run.fold(one.fold)) for name, one in folds.items()}
@@ -140,7 +148,7 @@ def watch_folds(folds: Mapping[str, RunFold], epochs: int, progress: Progress) -
         for name, record in records.items():
             record.refresh()
             if record.updated:
-                report_fold(name, record, epochs, progress)
+                report_fold(name, record, folds[name].job.config.epochs, progress)
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):

@@ -14,65 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import zarr
 from foldstream.storage.places.json_files import read_json
-from foldstream.training.zoo.networks import digits_cnn, mlp
 from rich.console import Console
 from rich.markdown import Markdown
-from torch.nn import functional
 
+from .plain_loop import BATCH, FOLDS
 from .record import machine, write_section
 
-FOLDS, BATCH = 5, 128
 CASES = {"digits-cnn": 10, "mlp": 30}
 """Epochs of each model."""
-FACTORIES = {"digits-cnn": digits_cnn, "mlp": mlp}
-RATES = {"digits-cnn": (0.006, 0.02), "mlp": (0.003, 0.01)}
-"""Learning rate and weight decay."""
 PLAIN, FUSED = "plain PyTorch loop, data in memory", "Foldstream, fused"
 MODES = {
     FUSED: ["--fold-mode", "fused", "--workers", "2"],
     "Foldstream, runs one after another, two workers each": ["--fold-mode", "runs", "--workers", "2"],
     "Foldstream, two runs at once, one worker each": ["--fold-mode", "runs", "--workers", "1"],
 }
-
-
-def plain(model: str, dataset: Path) -> float:
-    """A loop as one would write it by hand, one fold after the other. Returns the accuracy on all held-out rows."""
-    arrays = zarr.open_group(dataset, mode="r")
-    x, y = (torch.from_numpy(np.asarray(arrays[name][...])) for name in ("x", "y"))  # type: ignore[index]
-    y, mean, std = y.long(), x.float().mean(), x.float().std()
-    fold_of = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)) % FOLDS
-    hits = sum(plain_fold(model, x, y, fold_of, fold, mean, std) for fold in range(FOLDS))
-    return hits / len(x)
-
-
-def plain_fold(
-    name: str, x: torch.Tensor, y: torch.Tensor, fold_of: torch.Tensor, fold: int, mean: torch.Tensor, std: torch.Tensor
-) -> int:
-    torch.manual_seed(fold)
-    (lr, weight_decay), epochs, model = RATES[name], CASES[name], FACTORIES[name]((1, 28, 28), 10)
-    rows, held_out = (torch.nonzero(fold_of != fold)[:, 0], torch.nonzero(fold_of == fold)[:, 0])
-    steps = len(rows) // BATCH
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps * epochs + 1)
-    hits = 0
-    for _ in range(epochs):
-        model.train()
-        order = rows[torch.randperm(len(rows))]
-        for batch in torch.split(order[: steps * BATCH], BATCH):
-            loss = functional.cross_entropy(model((x[batch].float() - mean) / std), y[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            scheduler.step()
-        model.eval()
-        with torch.inference_mode():
-            parts = [model((x[part].float() - mean) / std).argmax(1) == y[part] for part in torch.split(held_out, 512)]
-        hits = int(torch.cat(parts).sum())
-    return hits
 
 
 def timed(command: Sequence[str]) -> tuple[float, str]:
@@ -97,7 +53,8 @@ def train(model: str, dataset: Path, run: Path, options: Sequence[str]) -> dict[
 
 def measure(model: str, dataset: Path, folder: Path) -> dict[str, Any]:
     """Run all contenders on one model."""
-    loop = [sys.executable, "-m", "foldstream.tests.benchmarks.folds", "--plain", model, str(dataset)]
+    plain = [sys.executable, "-m", "tests.benchmarks.plain"]
+    loop = [*plain, "train", str(dataset), model, str(CASES[model])]
     first, accuracy = timed(loop)
     figures: dict[str, Any] = {PLAIN: {"rounds": [first], "accuracy": float(accuracy)}}
     for number, (mode, options) in enumerate(MODES.items()):
@@ -140,7 +97,4 @@ def main(digits: Path, result: Path, cases: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--plain":
-        print(plain(sys.argv[2], Path(sys.argv[3])))
-    else:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

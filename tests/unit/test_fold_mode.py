@@ -18,13 +18,10 @@ FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 
 
 def test_folds_are_one_unit_or_each_its_own() -> None:
-    execution = Execution(workers=2, memory=100)
-    fused = make_units(FOLDS, execution.model_copy(update={"fold_mode": "fused"}), use_gpu=True)
-    assert [(unit.folds, unit.required) for unit in fused.values()] == [(FOLDS, Resources(2, 2, 200))]
-    runs = make_units(FOLDS, execution.model_copy(update={"fold_mode": "runs"}), use_gpu=False)
-    assert [(unit.folds, unit.required) for unit in runs.values()] == [
-        ((fold,), Resources(2, 0, 200)) for fold in FOLDS
-    ]
+    required = Resources(2, 2, 200)
+    fused, runs = (make_units(FOLDS, mode, required) for mode in ("fused", "runs"))
+    assert [(unit.folds, unit.required) for unit in fused.values()] == [(FOLDS, required)]
+    assert [(unit.folds, unit.required) for unit in runs.values()] == [((fold,), required) for fold in FOLDS]
 
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:

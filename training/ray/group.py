@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from ...storage.errors import FoldstreamError
 from ..config import Execution
 
 START_SECONDS = 600.0  # for which a worker that starts, or writes, may be silent
+FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError
+"""Exceptions that another attempt would raise again: the death of a worker does not cause them."""
 
 
 @dataclass(frozen=True)

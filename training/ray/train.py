@@ -19,14 +19,12 @@ from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, Tr
 from ray.train.backend import Backend
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ..zoo.user_code import add_error_notes, read_error_note
-from .group import START_SECONDS, GroupRequest
+from ..zoo.user_code import read_error_note
+from .group import FINAL, START_SECONDS, GroupRequest
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
 
 MAX_FAILURES = 2  # restarts of the workers after which a driver gives up
 HEARTBEAT_SECONDS = 1.0
-FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError
-"""Exceptions that a worker would raise again: the death of another one does not cause them."""
 
 
 class Rendezvous(Backend):  # type: ignore[misc]
@@ -143,7 +141,7 @@ def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
     trainer = make_trainer(
         _train_worker,
         backend_config=RendezvousConfig(),
-        train_loop_config={"folds": request.folds, "request": request.request, "driver": driver},
+        train_loop_config={"request": request, "driver": driver},
         scaling_config=ScalingConfig(num_workers=request.request.world_size, use_gpu=request.use_gpu),
         run_config=RunConfig(
             name=request.name,
@@ -169,49 +167,21 @@ def _train_worker(config: dict[str, Any]) -> None:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    from ...storage.errors import disk_in_words
     from ...storage.machine import keep_freed_memory
-    from ...storage.places.locate import locate
-    from ..engine.loop import FoldTrainer
     from ..engine.process import Process
-    from ..run import RunFold, RunFolder, is_done, load_job
+    from .worker import torchrun_variables, train_group, worker_threads
 
     context, device, mail = ray.train.get_context(), get_device(), None
     rank, workers = context.get_world_rank(), context.get_world_size()
-    _set_torchrun_variables(context, str(device))
+    os.environ.update(torchrun_variables(context, str(device)))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if workers > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=workers)
         mail = dist.new_group(backend="gloo") if device.type == "cuda" else None
-    process = Process(rank, workers, device, mail)
     if device.type == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the worker's CPUs
+        torch.set_num_threads(worker_threads())
         keep_freed_memory()
-    runs = {root: RunFolder(locate(root)) for root, _ in config["folds"]}
-    jobs = {root: load_job(run) for root, run in runs.items()}
-    left = [
-        RunFold(jobs[root], runs[root], fold) for root, fold in config["folds"] if not is_done(runs[root].fold(fold))
-    ]
-    if any(one.job.config.recipe.deterministic for one in left):
-        process.use_deterministic_algorithms()
-    process.barrier()  # before one of them writes a completion marker
-    if left:
-        heartbeat = Heartbeat(config["driver"], process.rank)
-        with add_error_notes(), disk_in_words(left[0].run.root):
-            FoldTrainer(left, process, config["request"], heartbeat).train()
-    ray.train.report({"folds": float(len(config["folds"]))})
+    train_group(config["request"], Process(rank, workers, device, mail), Heartbeat(config["driver"], rank))
     if workers > 1:
         dist.destroy_process_group()
-
-
-def _set_torchrun_variables(context: Any, device: str) -> None:
-    """Set the environment variables that torchrun and Accelerate set, which a user's model may read."""
-    os.environ.update(
-        RANK=str(context.get_world_rank()),
-        WORLD_SIZE=str(context.get_world_size()),
-        LOCAL_RANK=str(context.get_local_rank()),
-        LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
-        NODE_RANK=str(context.get_node_rank()),
-        ACCELERATE_TORCH_DEVICE=device,
-    )

@@ -7,7 +7,9 @@ import importlib
 import inspect
 import linecache
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +38,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits-cnn": {"lr": 0.006, "weight_decay": 0.02},
 }
 """Recipe settings with which a built-in model trains well, where they differ from the recipe's defaults."""
+
+
+FEW_ROWS = 2, 2, 64
+"""Rows on which a model is tried: the first time prepares what is used again, and more rows tell what one costs."""
+FEW_SECONDS = 0.1  # a slow model is tried no further
+TRAINING_COST = 4  # of a row's forward pass: the backward pass takes twice as long, the optimizer about as long
 
 
 def load_factory(name: str) -> Factory:
@@ -132,24 +140,38 @@ def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings
     return model
 
 
-def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> int:
-    """Run a model on two rows of zeros before any worker starts. Returns its number of parameters.
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model costs: its number of parameters, and about how many seconds a row takes in training, on the CPU."""
+
+    parameters: int
+    seconds: float
+
+
+def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> ModelCost:
+    """Run a model on a few rows of zeros before any worker starts. Returns what it costs.
 
     Raises UsageError if the forward pass fails, or if the output is not of shape (rows, outputs).
     """
     model = build_model(name, sample_shape, outputs, settings).eval()
-    try:
-        with torch.inference_mode():
-            out = model(torch.zeros(2, *sample_shape))
-    except Exception as error:  # user code may raise anything
-        raise UsageError(
-            f"--model {name}: the forward pass failed for samples of shape {sample_shape}: {describe_error(error)}; "
-            "fix the model, or convert to samples of another shape"
-        ) from error
-    if not isinstance(out, Tensor) or tuple(out.shape) != (2, outputs):
-        returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise UsageError(
-            f"--model {name} returns {returned} for 2 rows, but the data requires (2, {outputs}); the last layer must "
-            f"have {outputs} outputs"
-        )
-    return sum(p.numel() for p in model.parameters())
+    rows, seconds = FEW_ROWS[0], 0.0
+    for rows in FEW_ROWS:
+        try:
+            with torch.inference_mode():
+                started = perf_counter()
+                out = model(torch.zeros(rows, *sample_shape))
+                seconds = perf_counter() - started
+        except Exception as error:  # user code may raise anything
+            raise UsageError(
+                f"--model {name}: the forward pass failed for samples of shape {sample_shape}: "
+                f"{describe_error(error)}; fix the model, or convert to samples of another shape"
+            ) from error
+        if not isinstance(out, Tensor) or tuple(out.shape) != (rows, outputs):
+            returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise UsageError(
+                f"--model {name} returns {returned} for {rows} rows, but the data requires ({rows}, {outputs}); the "
+                f"last layer must have {outputs} outputs"
+            )
+        if seconds > FEW_SECONDS:
+            break
+    return ModelCost(sum(p.numel() for p in model.parameters()), TRAINING_COST * seconds / rows)

@@ -1,0 +1,58 @@
+"""A schedule with its journal: what is decided is durable first, and a command that was killed resumes from there."""
+
+import logging
+from collections.abc import Mapping
+
+from ...storage.errors import RunError
+from ...storage.places.place import Place
+from .journal import Journal
+from .schedule import Action, Ended, Event, Restarted, Schedule, Start, Status, TrainingUnit
+
+log = logging.getLogger(__name__)
+
+
+class DurableSchedule:
+    """The schedule of a run's units. Every event is written to the journal before it is acted upon."""
+
+    def __init__(self, units: Mapping[str, TrainingUnit], max_retries: int, journal: Place) -> None:
+        self.state, self.journal = Schedule(units, max_retries), Journal(journal)
+
+    def resume(self) -> None:
+        """Replay the journal. If its schedule had finished, start a new one for the remaining folds."""
+        events = list(self.journal.read())
+        for event in events:
+            self.state.handle(event)
+        if self.state.finished:
+            self.journal.path.remove()
+            self.state.reset()
+        elif events:
+            self.handle(Restarted())
+
+    def handle(self, event: Event) -> list[Action]:
+        """Record an event, and return the actions to perform."""
+        self.journal.append(event)
+        if isinstance(event, Ended) and event.error:
+            log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
+        actions = self.state.handle(event)
+        self.state.check_invariants()
+        return actions
+
+    def record_start(self, start: Start) -> None:
+        """Record that an attempt has started."""
+        self.journal.record_start(start, self.state.units[start.unit].folds)
+
+    def check_done(self, cause: BaseException | None = None) -> None:
+        """Raise RunError, from the `cause` if one is known, if any unit has failed permanently."""
+        failed = self.state.units_with(Status.FAILED)
+        if not failed:
+            return
+        units, states = self.state.units, self.state.states
+        errors = "; ".join(f"{name}: {states[name].error}" for name in failed)
+        done = sum(len(unit.folds) for name, unit in units.items() if name not in failed)
+        left = sum(len(unit.folds) for unit in units.values())
+        run = str(self.journal.path).rpartition("/")[0]
+        raise RunError(
+            f"training failed and the run is incomplete: {errors}. {done} of the {left} remaining folds were "
+            f"trained and are kept; 'foldstream status {run}' shows what happened. Fix the cause, then run the "
+            "same command again to resume"
+        ) from cause

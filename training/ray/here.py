@@ -1,0 +1,63 @@
+"""Training in this process by Ray Train's local mode: no cluster and no other process start, and breakpoints work.
+
+The weights are those that workers on one machine get: the same torch threads, and the same shares of every batch.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import ScalingConfig
+
+from ...storage.machine import freed_memory_kept
+from ..engine.process import Process
+from .group import GroupRequest
+from .internals import make_trainer
+from .worker import torchrun_variables, train_group, worker_threads
+
+
+def train_here(request: GroupRequest) -> None:
+    """Train folds in this process, and return when all are complete. Raises what the training raises."""
+    with _quiet_ray():
+        scaling = ScalingConfig(num_workers=0)
+        make_trainer(_train, train_loop_config={"request": request}, scaling_config=scaling).fit()
+
+
+def _train(config: dict[str, Any]) -> None:
+    """The training function. This process belongs to the user: it gets its settings back."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _settings_restored(), freed_memory_kept(), torch.random.fork_rng(devices=[]):
+        os.environ.update(torchrun_variables(ray.train.get_context(), str(device)))
+        if device.type == "cpu":
+            torch.set_num_threads(worker_threads())
+        train_group(config["request"], Process(device=device))
+
+
+@contextmanager
+def _settings_restored() -> Iterator[None]:
+    """Restore torch's settings and the environment at the end."""
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Keep Ray Train from logging that it runs in local mode, and each report."""
+    logger = logging.getLogger("ray.train")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,51 @@
+"""What every worker does, in whichever process: it trains the folds of a group that are not done."""
+
+import os
+from typing import Any
+
+import ray.train
+
+from ...storage.errors import disk_in_words
+from ...storage.places.locate import locate
+from ..engine.loop import FoldTrainer, Heartbeat
+from ..engine.process import Process
+from ..run import RunFold, RunFolder, is_done, load_job
+from ..zoo.user_code import add_error_notes
+from .group import GroupRequest
+
+
+def train_group(request: GroupRequest, process: Process, heartbeat: Heartbeat = lambda working: None) -> None:
+    """Train the folds of a group that are not done, on one rank of the processes that train them together."""
+    left = open_folds(request)
+    if any(one.job.config.recipe.deterministic for one in left):
+        process.use_deterministic_algorithms()
+    process.barrier()  # before one of them writes a completion marker
+    if left:
+        with add_error_notes(), disk_in_words(left[0].run.root):
+            FoldTrainer(left, process, request.request, heartbeat).train()
+    ray.train.report({"folds": float(len(request.folds))})
+
+
+def open_folds(request: GroupRequest) -> list[RunFold]:
+    """The folds of a group that are not done."""
+    runs = {root: RunFolder(locate(root)) for root, _ in request.folds}
+    jobs = {root: load_job(run) for root, run in runs.items()}
+    return [RunFold(jobs[root], runs[root], fold) for root, fold in request.folds if not is_done(runs[root].fold(fold))]
+
+
+def worker_threads() -> int:
+    """The torch threads of a worker on a CPU. The order of some sums depends on their number, so Ray's own choice, the
+    worker's cores, does not count."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+def torchrun_variables(context: Any, device: str) -> dict[str, str]:
+    """The environment variables that torchrun and Accelerate set, which a user's model may read."""
+    return {
+        "RANK": str(context.get_world_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "NODE_RANK": str(context.get_node_rank()),
+        "ACCELERATE_TORCH_DEVICE": device,
+    }
