@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,6 +74,19 @@ def check_bytes(text: str | int | None, option: str) -> int | None:
         raise UsageError(f"{option} {text}: {error}") from None
 
 
+def interface_of(address: str) -> str | None:
+    """The name of the network interface that has an address, None if there is none."""
+    named = psutil.net_if_addrs().items()
+    return next((name for name, addresses in named if address in (one.address for one in addresses)), None)
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, for whatever reason (Linux only)."""
+    with suppress(AttributeError):  # another system
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of mallopt(3)
 
 

@@ -4,8 +4,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import torch
-
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Schema
 from .config import Loss, Recipe, TrainConfig
@@ -16,23 +14,30 @@ from .zoo.factory import DEFAULTS, load_factory, settings_of
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def check_config(config: TrainConfig, schema: Schema) -> None:
-    """Raise UsageError for a configuration that cannot train on data with this schema."""
+def check_task(schema: Schema) -> None:
+    """Raise UsageError for data without a label."""
     if schema.task is None:
         how = "--labels FILE.csv, or a folder for each class," if schema.image else "--label COLUMN"
         raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
+
+
+def check_config(config: TrainConfig, schema: Schema) -> None:
+    """Raise UsageError for a configuration that cannot train on data with this schema."""
+    check_task(schema)
     check_split(config.split, schema)
     check_batch_size(config.batch_size, config.lanes)
     if config.refit and config.recipe.patience:
         raise UsageError(
             "--refit trains on all rows, but --set patience needs held-out rows to stop early; use one of them"
         )
-    _check_recipe(config.recipe, schema.task)
+    _check_recipe(config.recipe, str(schema.task))
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
     if (recipe.strategy, recipe.precision) == ("fsdp", "float16"):
         raise UsageError("--set strategy=fsdp does not support float16's gradient scaling; use precision=bfloat16")
+    import torch
+
     optimizers = [
         name
         for name, item in vars(torch.optim).items()
@@ -50,16 +55,19 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """Sort `--set` values into the recipe and the model's own settings.
 
-    The recipe's names come first; the rest must be parameters of the model's factory. Raises UsageError with the
-    nearest name for one that is neither, and for a value of the wrong type.
+    The recipe's names come first; the rest must be parameters of the model's factory, which is loaded. Raises
+    UsageError with the nearest name for one that is neither, and for a value of the wrong type.
     """
-    own = settings_of(load_factory(model))
-    recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
+    return sort_settings(model, settings, settings_of(load_factory(model)))
+
+
+def sort_settings(model: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """`resolve_settings`, given the names and defaults of the model's `own` settings."""
     rest: dict[str, Any] = {}
     for name, value in settings.items():
         if name in Recipe.model_fields:
-            recipe[name] = _typed(name, value, type(Recipe.model_fields[name].default))
-        elif name in own or "**" in own:
+            continue
+        if name in own or "**" in own:
             default = own.get(name)
             rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
         else:
@@ -67,7 +75,14 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    return Recipe.parse(recipe, name=lambda field: f"--set {field}="), rest
+    return recipe_of(model, settings), rest
+
+
+def recipe_of(model: str, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe of a model with some settings; other settings are the model's own. Raises UsageError."""
+    given = {name: value for name, value in settings.items() if name in Recipe.model_fields}
+    typed = {name: _typed(name, value, type(Recipe.model_fields[name].default)) for name, value in given.items()}
+    return Recipe.parse({**DEFAULTS.get(model, {}), **typed}, name=lambda field: f"--set {field}=")
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -12,12 +12,12 @@ from ...training.stream.order import check_batch_size, lane_count
 from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
 from ..requests import PredictRequest, Session, TrainRequest
-from ..runs.workers import ray_is_connected
+from ..runs.workers import ray_is_connected, shares_of
 from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
 from .predict import new_file, predict_source
-from .train import callback_factories, run_training, settle_candidates
+from .train import callback_factories, check_settings, run_training
 
 
 @contextmanager
@@ -81,9 +81,9 @@ def check_job(job: Job) -> None:
 
 def _check_train(request: TrainRequest) -> None:
     callback_factories(request)
-    settle_candidates(request)
+    check_settings(request)
     if not RunFolder(locate(str(request.run))).job.exists():
-        check_batch_size(request.batch_size, lane_count(request.world_size))
+        check_batch_size(request.batch_size, lane_count(shares_of(request)))
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:

@@ -1,34 +1,29 @@
-"""Training: a request, checked against the data, becomes the runs of its candidates, which are trained and merged."""
+"""Training as a user asks for it. What metadata tell is told at once: torch, Ray and Dask, which take seconds to load,
+are imported only once a request fits its data and its run is not complete."""
 
-from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import disk_in_words
-from ...storage.format import Schema
+from ...storage.errors import UsageError, disk_in_words
+from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
-from ...storage.tasks import RUN
 from ...training.config import TrainConfig, TrainingOptions
-from ...training.model.optimizer import check_optimizer
-from ...training.run import RunFold, RunFolder, best_folder, is_done, name_folds
-from ...training.settings import check_config, resolve_settings
+from ...training.ray.helper import Helper
+from ...training.run import RunFolder, best_folder
+from ...training.settings import check_task, recipe_of, sort_settings
 from ...training.splits.split import Split
-from ...training.stream.order import lane_count
-from ...training.zoo.factory import ModelCost, check_model
-from ..callbacks.callback import Callback, CallbackFactory, Callbacks, find_callback
-from ..dask.executor import job_executor
+from ...training.stream.order import check_batch_size, lane_count
+from ..callbacks.callback import Callback, CallbackFactory, find_callback
+from ..listener import Listener
 from ..requests import Session, TrainRequest
-from ..runs.fold_mode import FoldMode, choose_fold_mode
 from ..runs.grid import candidate_folder, expand_grid, write_grid
-from ..runs.here import ROOM, train_units_here
-from ..runs.run import Trainers, load_lanes, load_summary, prepare_run, train_folds
-from ..runs.workers import USUAL_WORKERS, choose_workers, shares_of
-from .conversion import absolute
+from ..runs.run import is_complete, load_lanes, load_summary
+from ..runs.workers import is_helped, shares_of
 from .entry import entry
 from .split import split_of
-from .summary import merge_run
 
 
 class TrainCall(TrainRequest, Session):
@@ -36,30 +31,44 @@ class TrainCall(TrainRequest, Session):
 
 
 @dataclass(frozen=True)
-class Training:
-    """A request that was checked against its data: the runs of all candidates, by name, and what they train."""
+class RequestedTraining:
+    """A request as far as metadata can check it: its data and split, the folder of its run, the settings of its
+    candidates by their names, and the lanes and shares of each batch."""
 
     request: TrainRequest
     dataset: Dataset
+    split: Split
     root: RunFolder
     candidates: dict[str, dict[str, Any]]
-    configs: dict[str, TrainConfig]
-    mode: FoldMode
     factories: list[CallbackFactory]
+    lanes: int
+    shares: int
 
     @property
     def runs(self) -> dict[str, RunFolder]:
         """The folders of the candidates' runs."""
         return {name: candidate_folder(self.root.root, name) for name in self.candidates}
 
+    @property
+    def models(self) -> int:
+        """The number of models of all candidates."""
+        return len(self.candidates) * (self.split.folds * self.split.repeats + self.request.refit)
+
 
 def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     """Train a model for each fold, and merge their out-of-fold predictions; see `train`."""
-    training = check_training(request)
-    root = training.root.root
-    busy = f"{root} is being trained by another command; wait for it to end, or stop it"
-    with disk_in_words(root), root.lock(busy):
-        return train_runs(training, session)
+    asked = check_request(request)
+    root = asked.root.root
+    if result := complete_result(asked, session.listener):
+        return result
+    session.listener.announce("training", f"{asked.models} models of {request.model} on {asked.dataset.rows:,} rows")
+    helped = is_helped(request, asked.shares, asked.dataset.rows, asked.models)
+    with closing(Helper()) if helped else nullcontext() as helper:
+        from .training import train_runs
+
+        busy = f"{root} is being trained by another command; wait for it to end, or stop it"
+        with disk_in_words(root), root.lock(busy):
+            return train_runs(asked, helper, session)
 
 
 @entry(TrainCall, TrainRequest)
@@ -96,32 +105,24 @@ def train(request: TrainRequest, session: Session) -> dict[str, Any]:
     return run_training(request, session)
 
 
-def check_training(request: TrainRequest) -> Training:
-    """Check a request against its data. Raises UsageError."""
+def check_request(request: TrainRequest) -> RequestedTraining:
+    """Check a request against the metadata of its dataset and its run. Raises UsageError."""
     dataset, root = open_dataset(str(request.dataset)), RunFolder(locate(str(request.run)))
-    split = split_of(request, dataset)
-    factories = callback_factories(request)
-    candidates = settle_candidates(request)
+    check_task(dataset.schema)
+    split, factories, candidates = split_of(request, dataset), callback_factories(request), check_settings(request)
     folders = (candidate_folder(root.root, name) for name in candidates)
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
-    shares = shares_of(request.workers)
+    shares = shares_of(request)
     lanes, shares = next(existing, (lane_count(shares), shares))
-    common = common_config(request, split, lanes, shares)
-    configs, cost = configure(candidates, common, dataset.schema)
-    folds = split.folds * split.repeats + request.refit
-    if request.workers is None:
-        rows = dataset.rows * request.epochs * folds * len(candidates)
-        request = request.model_copy(update={"workers": choose_workers(rows * cost.seconds)})
-    mode = choose_fold_mode(dataset, len(candidates) * folds, common, request, cost.parameters)
-    return Training(request, dataset, root, candidates, configs, mode, factories)
+    check_batch_size(request.batch_size, lanes)
+    return RequestedTraining(request, dataset, split, root, candidates, factories, lanes, shares)
 
 
-def settle_candidates(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """The candidates' settings by their names. Raises UsageError for settings that are wrong independently of the
-    data."""
+def check_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
+    """The candidates' settings by their names. Raises UsageError for a recipe that is not valid."""
     candidates = expand_grid(request.settings or {})
     for settings in candidates.values():
-        check_optimizer(resolve_settings(request.model, settings)[0])
+        recipe_of(request.model, settings)
     return candidates
 
 
@@ -139,96 +140,27 @@ def common_config(request: TrainRequest, split: Split, lanes: int, shares: int) 
     return TrainConfig(**request.part(TrainingOptions), split=split, lanes=lanes, shares=shares)
 
 
-def configure(
-    candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, schema: Schema
-) -> tuple[dict[str, TrainConfig], ModelCost]:
-    """What each candidate trains, from what is `common` to all and its settings; and the cost of the largest model.
+def complete_result(asked: RequestedTraining, listener: Listener) -> dict[str, Any] | None:
+    """The result that is recorded if exactly this training is complete. Otherwise None: to tell what differs takes a
+    closer look."""
+    common = common_config(asked.request, asked.split, asked.lanes, asked.shares)
+    for name, run in asked.runs.items():
+        if not run.summary.exists():
+            return None
+        try:
+            own = read_json(run.job)["config"]["model_settings"]  # of the model, which is not loaded
+            recipe, settings = sort_settings(common.model, asked.candidates[name], own)
+            config = common.model_copy(update={"recipe": recipe, "model_settings": settings})
+            if not is_complete(run, asked.dataset, config):
+                return None
+        except (UsageError, FileNotFoundError):
+            return None
+    return finished_result(asked, listener)
 
-    Raises UsageError for what cannot be trained on data with this schema.
-    """
-    configs, costs = {}, []
-    for name, settings in candidates.items():
-        recipe, own = resolve_settings(common.model, settings)
-        configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
-        check_config(configs[name], schema)
-        costs.append(check_model(common.model, schema.sample_shape, schema.outputs, own))
-    return configs, ModelCost(max(one.parameters for one in costs), max(one.seconds for one in costs))
 
-
-def train_runs(training: Training, session: Session) -> dict[str, Any]:
-    """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
-    runs, root, listener = training.runs, training.root.root, session.listener
-    named = plan_runs(training, session)
-    left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
-    if 0 < len(left) < len(named):
-        listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
-    incomplete = {name: folder for name, folder in runs.items() if not folder.summary.exists()}
-    with Callbacks(training.factories if incomplete else [], root) as callbacks:
-        callbacks.notify("run_begun", str(root), left, describe(training))
-        if left:
-            train_left(training, named, session)
-        for folder in incomplete.values():
-            merge(training, folder, session)
-        summaries = {name: load_summary(folder) for name, folder in runs.items()}
-        result = write_grid(root, training.candidates, summaries) if len(runs) > 1 else summaries[""]
-        callbacks.finish(summaries[result.get("best", "")])
+def finished_result(asked: RequestedTraining, listener: Listener) -> dict[str, Any]:
+    """The summary of the run, or of a grid with all of its candidates, once all runs are complete."""
+    root, summaries = asked.root.root, {name: load_summary(run) for name, run in asked.runs.items()}
+    result = write_grid(root, asked.candidates, summaries) if len(summaries) > 1 else summaries[""]
     listener.announce("report", str(RunFolder(best_folder(root)).page))
     return result
-
-
-def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
-    """Assign the folds of all runs. Returns the folds by their names."""
-    dataset, runs = training.dataset, training.runs
-    with job_executor(session.listener, session.client) as executor:
-        jobs = {
-            name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
-            for name, config in training.configs.items()
-        }
-        executor.publish(RUN, _run_page(training))
-    titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
-    return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
-
-
-def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
-    """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
-    if not training.request.workers:
-        how = f"in this process; --workers {USUAL_WORKERS} starts worker processes instead"
-        session.listener.announce("training", how)
-        train_units(training, folds, session, Trainers(training.mode, ROOM, train_units_here))
-        return
-    from .on_ray import trainers_on_ray  # Ray takes a second to load
-
-    with trainers_on_ray(training.request, training.mode, folds, session) as trainers:
-        train_units(training, folds, session, trainers)
-
-
-def train_units(training: Training, folds: Mapping[str, RunFold], session: Session, trainers: Trainers) -> None:
-    """Train the folds that are not complete, in units that follow from the fold mode."""
-    mode, listener = trainers.mode, session.listener
-    listener.announce("fold mode", f"{mode.name}: {mode.reason}")
-    # Callbacks stay in this process: workers get the rest of the request as it is.
-    settled = training.request.model_copy(update={"fold_mode": mode.name, "callbacks": ()})
-    train_folds(training.root, folds, settled, trainers, listener.progress)
-
-
-def merge(training: Training, run: RunFolder, session: Session) -> None:
-    """Merge the predictions of a run whose folds are complete."""
-    dataset = training.dataset
-    with job_executor(session.listener, session.client) as executor:
-        executor.publish(RUN, _run_page(training))
-        merge_run(run, dataset, executor, session.listener.progress)
-
-
-def _run_page(training: Training) -> dict[str, str]:
-    """Where the dashboard's page finds the run."""
-    return {"place": absolute(str(training.root.root))}
-
-
-def describe(training: Training) -> dict[str, Any]:
-    """The configuration of a run; of a grid what is common to its candidates, and their settings."""
-    value = next(iter(training.configs.values())).model_dump()
-    if len(training.configs) == 1:
-        return value
-    return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
-        "candidates": training.candidates
-    }

@@ -5,10 +5,8 @@ certificates that live as long as the cluster. The dashboard stays on loopback, 
 """
 
 import asyncio
-import ctypes
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +22,7 @@ from distributed.security import Security
 from ray.exceptions import RayActorError
 
 from ...storage.errors import UsageError
+from ...storage.machine import end_with_parent
 from ...training.ray.internals import most_cores
 from ..loopback import LOOPBACK, free_port, on_loopback
 from .local import DASK_DASHBOARD, PREPARATION, SCHEDULER_PRELOADS
@@ -31,7 +30,6 @@ from .local import DASK_DASHBOARD, PREPARATION, SCHEDULER_PRELOADS
 STOP_SECONDS = 5.0
 NODE_SECONDS = 1800  # in which a cloud provides a node
 UNSEEN_MEMORY = 2 << 30  # per core, while the cluster has no node yet
-PR_SET_PDEATHSIG = 1
 
 
 class DaskWorkerActor:
@@ -57,11 +55,6 @@ class DaskWorkerActor:
         self.stopping = True
         self.process.terminate()
         self.process.wait()
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, for whatever reason."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class RayDaskWorker(ProcessInterface):  # type: ignore[misc]

@@ -35,7 +35,8 @@ from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
-from ..api.train import callback_factories, common_config, configure, settle_candidates
+from ..api.train import callback_factories, check_settings, common_config
+from ..api.training import configure
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of
@@ -191,10 +192,10 @@ def measure_training(
     Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
     callback_factories(request)
-    candidates, split, epochs = settle_candidates(request), split_of(request, dataset), request.epochs
-    workers = request.workers or shares_of(None)
+    candidates, split, epochs = check_settings(request), split_of(request, dataset), request.epochs
+    workers = request.workers or shares_of(request)
     common = common_config(request, split, lane_count(workers), workers)
-    configs, cost = configure(candidates, common, dataset.schema)
+    configs, parameters = configure(candidates, common, dataset.schema)
     passes = epoch_passes(split, common.refit, len(candidates))
     fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
@@ -207,7 +208,7 @@ def measure_training(
         data.rows,
         epochs,
         passes,
-        cost.parameters,
+        parameters,
         workers,
         batch,
         at_once,

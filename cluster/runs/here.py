@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ...storage.errors import AttemptError, FoldstreamError
 from ...training.ray.group import FINAL, GroupRequest
+from ...training.ray.helper import Helper
 from ...training.ray.here import train_here
 from ...training.zoo.user_code import read_error_note
 from .durable_schedule import DurableSchedule
@@ -15,8 +16,11 @@ ROOM = Resources(cpus=1)
 """What this process has, and what a unit in it requires."""
 
 
-def train_units_here(schedule: DurableSchedule, request: Callable[[str], GroupRequest]) -> None:
-    """Train until every unit is done. Raises RunError if any unit failed permanently, after the others are done.
+def train_units_here(
+    schedule: DurableSchedule, request: Callable[[str], GroupRequest], helper: Helper | None = None
+) -> None:
+    """Train until every unit is done, perhaps with a process that helps. Raises RunError if any unit failed
+    permanently, after the others are done.
 
     `request` returns what an attempt at a unit has to train.
     """
@@ -30,7 +34,7 @@ def train_units_here(schedule: DurableSchedule, request: Callable[[str], GroupRe
             schedule.record_start(start)
             ended = Ended(start.unit, start.attempt)
             try:
-                train_here(request(start.unit))
+                train_here(request(start.unit), helper)
             except Exception as error:  # noqa: BLE001 - it is recorded, and raised at the end if no retry helps
                 cause, ended = error, replace(ended, error=_describe(error), final=_is_final(error))
             actions = schedule.handle(ended)

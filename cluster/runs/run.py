@@ -40,6 +40,21 @@ class Trainers:
     train: Callable[[DurableSchedule, Callable[[str], GroupRequest]], None]
 
 
+def job_value(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
+    """What `run.json` says of a run on a dataset. The run keeps a copy of a user's model file, so that it does not
+    matter where it was."""
+    file, kept = model_file(config.model), config
+    if file:
+        kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
+    data = str(dataset.place), dataset.identity, dataset.schema, dataset.statistics
+    return RunJob(*data, kept, model_hash(config.model)).to_json()
+
+
+def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
+    """Whether the folder holds exactly this run, and it is complete."""
+    return run.summary.exists() and same_json(read_json(run.job), job_value(dataset, config))
+
+
 def prepare_run(
     run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
 ) -> RunJob:
@@ -48,11 +63,7 @@ def prepare_run(
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
     """
-    file, kept = model_file(config.model), config
-    if file:  # the run keeps it, so that it does not matter where it was
-        kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
-    data = str(dataset.place), dataset.identity, dataset.schema, dataset.statistics
-    value = RunJob(*data, kept, model_hash(config.model)).to_json()
+    file, value = model_file(config.model), job_value(dataset, config)
     if run.job.exists():
         differences = sorted({*_differences(RunJob.from_json(read_json(run.job)).to_json(), value)})
         if OTHER_DATA in differences:  # other differences, e.g. in the statistics, follow from it

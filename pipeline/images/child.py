@@ -5,11 +5,9 @@ with one line for each file that could not be decoded, and one at the end. Befor
 into the shared memory, so that the requesting process knows which file was being decoded.
 """
 
-import ctypes
 import json
 import mmap
 import os
-import signal
 import struct
 import sys
 import traceback
@@ -23,19 +21,17 @@ import numpy as np
 
 from ...storage.errors import FoldstreamError
 from ...storage.format import ImageForm
-from ...storage.machine import keep_freed_memory
+from ...storage.machine import end_with_parent, keep_freed_memory
 from .decode import ImageError, decode_image
 from .files import ImageFile, read_image
 
 HEAD = struct.Struct("<q56x")  # the index of the file that is being decoded, at the start of the shared memory
 REMOTE_READS = 16  # concurrent reads from an object store
-PDEATHSIG = 1  # an option of Linux's prctl
 
 
 def main(descriptor: int) -> None:
     """Serve requests on standard input until it ends."""
-    if sys.platform == "linux":  # end with the parent process; on other systems at the next request
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+    end_with_parent()  # on other systems than Linux at the next request
     keep_freed_memory()
     sys.modules["scipy"] = None  # type: ignore[assignment] # numba searches for its BLAS, which takes 0.1 s
     memory = mmap.mmap(descriptor, 0)

@@ -16,7 +16,7 @@ from foldstream.training.engine.process import Process
 from foldstream.training.engine.sharded import blocks_of
 from foldstream.training.run import RunFolder, read_result
 from foldstream.training.settings import check_config, resolve_settings
-from foldstream.training.zoo.factory import BUILT_IN
+from foldstream.training.zoo.networks import mlp
 
 from .test_training import make_job
 
@@ -107,7 +107,7 @@ def test_a_sharded_run_goes_on_to_the_same_weights(every: str, digits: Dataset, 
 
 
 def test_blocks_are_the_members_of_rows_that_have_weights() -> None:
-    model = BUILT_IN["mlp"]((784,), 10)
+    model = mlp((784,), 10)
     blocks = blocks_of(model)
     assert blocks
     assert all(any(True for _ in block.parameters()) for block in blocks)

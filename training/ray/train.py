@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
-import psutil
 import ray
 import ray.train
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.backend import Backend
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
+from ...storage.machine import interface_of
 from ..zoo.user_code import read_error_note
 from .group import FINAL, START_SECONDS, GroupRequest
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
@@ -48,10 +48,8 @@ def _free_address() -> tuple[str, int]:
 def _set_environment(**variables: str) -> None:
     """Set environment variables, and have Gloo use the interface of Ray's node: by default it takes the address of the
     host's name, which many systems put on loopback."""
-    own = ray.util.get_node_ip_address()
-    for interface, addresses in psutil.net_if_addrs().items():
-        if own in (address.address for address in addresses):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if interface := interface_of(ray.util.get_node_ip_address()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.update(variables)
 
 
@@ -173,7 +171,6 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     context, device, mail = ray.train.get_context(), get_device(), None
     rank, workers = context.get_world_rank(), context.get_world_size()
-    os.environ.update(torchrun_variables(context, str(device)))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if workers > 1:
@@ -182,6 +179,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(worker_threads())
         keep_freed_memory()
-    train_group(config["request"], Process(rank, workers, device, mail), Heartbeat(config["driver"], rank))
+    process = Process(rank, workers, device, mail)
+    locally = context.get_local_rank(), context.get_local_world_size(), context.get_node_rank()
+    os.environ.update(torchrun_variables(process, *locally))
+    train_group(config["request"], process, Heartbeat(config["driver"], rank))
     if workers > 1:
         dist.destroy_process_group()

@@ -1,7 +1,6 @@
 """What every worker does, in whichever process: it trains the folds of a group that are not done."""
 
 import os
-from typing import Any
 
 import ray.train
 
@@ -39,13 +38,13 @@ def worker_threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
-def torchrun_variables(context: Any, device: str) -> dict[str, str]:
+def torchrun_variables(process: Process, local_rank: int, local_world_size: int, node_rank: int) -> dict[str, str]:
     """The environment variables that torchrun and Accelerate set, which a user's model may read."""
     return {
-        "RANK": str(context.get_world_rank()),
-        "WORLD_SIZE": str(context.get_world_size()),
-        "LOCAL_RANK": str(context.get_local_rank()),
-        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
-        "NODE_RANK": str(context.get_node_rank()),
-        "ACCELERATE_TORCH_DEVICE": device,
+        "RANK": str(process.rank),
+        "WORLD_SIZE": str(process.world_size),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
+        "NODE_RANK": str(node_rank),
+        "ACCELERATE_TORCH_DEVICE": str(process.device),
     }

@@ -1,30 +1,31 @@
 """Models, built-in or the user's own. A factory `(sample_shape, outputs, **settings) -> Module` creates each.
 
-A model returns logits, (rows, outputs); the softmax is part of the loss and of prediction.
+A model returns logits, (rows, outputs); the softmax is part of the loss and of prediction. What only names models does
+not load torch, which takes a second.
 """
+
+from __future__ import annotations
 
 import importlib
 import inspect
 import linecache
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from types import ModuleType
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.places.json_files import content_hash
 from ...storage.places.locate import locate
-from .networks import ArticleCNN, digits_cnn, mlp
 from .user_code import describe_error
 
-Factory = Callable[..., nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
 
-BUILT_IN: dict[str, Factory] = {"digits-cnn": digits_cnn, "mlp": mlp, "article-cnn": ArticleCNN}
+Factory = Callable[..., "nn.Module"]
+
+BUILT_IN = {"digits-cnn": "digits_cnn", "mlp": "mlp", "article-cnn": "ArticleCNN"}
+"""The built-in models by their names, with those of their factories in `networks.py`."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "article-cnn": {
@@ -40,12 +41,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Recipe settings with which a built-in model trains well, where they differ from the recipe's defaults."""
 
 
-FEW_ROWS = 2, 2, 64
-"""Rows on which a model is tried: the first time prepares what is used again, and more rows tell what one costs."""
-FEW_SECONDS = 0.1  # a slow model is tried no further
-TRAINING_COST = 4  # of a row's forward pass: the backward pass takes twice as long, the optimizer about as long
-
-
 def load_factory(name: str) -> Factory:
     """Return the factory that `--model` names: a built-in model, `path/to/file.py:factory` or
     `package.module:factory`.
@@ -53,7 +48,10 @@ def load_factory(name: str) -> Factory:
     Raises UsageError if it cannot be found or imported.
     """
     if name in BUILT_IN:
-        return BUILT_IN[name]
+        from . import networks
+
+        built_in: Factory = getattr(networks, BUILT_IN[name])
+        return built_in
     module, separator, attribute = name.rpartition(":")
     if not separator:
         raise UsageError(
@@ -123,6 +121,8 @@ def settings_of(factory: Factory) -> dict[str, Any]:
 
 def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> nn.Module:
     """Create the model. Raises UsageError if its factory fails or returns anything but a torch.nn.Module."""
+    from torch import nn
+
     factory = load_factory(name)
     try:
         model = factory(sample_shape, outputs, **settings)
@@ -140,38 +140,26 @@ def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings
     return model
 
 
-@dataclass(frozen=True)
-class ModelCost:
-    """What a model costs: its number of parameters, and about how many seconds a row takes in training, on the CPU."""
-
-    parameters: int
-    seconds: float
-
-
-def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> ModelCost:
-    """Run a model on a few rows of zeros before any worker starts. Returns what it costs.
+def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> int:
+    """Run a model on two rows of zeros before any worker starts. Returns its number of parameters.
 
     Raises UsageError if the forward pass fails, or if the output is not of shape (rows, outputs).
     """
+    import torch
+
     model = build_model(name, sample_shape, outputs, settings).eval()
-    rows, seconds = FEW_ROWS[0], 0.0
-    for rows in FEW_ROWS:
-        try:
-            with torch.inference_mode():
-                started = perf_counter()
-                out = model(torch.zeros(rows, *sample_shape))
-                seconds = perf_counter() - started
-        except Exception as error:  # user code may raise anything
-            raise UsageError(
-                f"--model {name}: the forward pass failed for samples of shape {sample_shape}: "
-                f"{describe_error(error)}; fix the model, or convert to samples of another shape"
-            ) from error
-        if not isinstance(out, Tensor) or tuple(out.shape) != (rows, outputs):
-            returned = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise UsageError(
-                f"--model {name} returns {returned} for {rows} rows, but the data requires ({rows}, {outputs}); the "
-                f"last layer must have {outputs} outputs"
-            )
-        if seconds > FEW_SECONDS:
-            break
-    return ModelCost(sum(p.numel() for p in model.parameters()), TRAINING_COST * seconds / rows)
+    try:
+        with torch.inference_mode():
+            out = model(torch.zeros(2, *sample_shape))
+    except Exception as error:  # user code may raise anything
+        raise UsageError(
+            f"--model {name}: the forward pass failed for samples of shape {sample_shape}: {describe_error(error)}; "
+            "fix the model, or convert to samples of another shape"
+        ) from error
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (2, outputs):
+        returned = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise UsageError(
+            f"--model {name} returns {returned} for 2 rows, but the data requires (2, {outputs}); the last layer must "
+            f"have {outputs} outputs"
+        )
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,145 @@
+"""Training the runs of a request that fits its data: each candidate is one, and all are trained and merged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ...storage.format import Schema
+from ...storage.tasks import RUN
+from ...training.config import TrainConfig
+from ...training.model.optimizer import check_optimizer
+from ...training.ray.helper import RANKS, Helper
+from ...training.run import RunFold, RunFolder, is_done, name_folds
+from ...training.settings import check_config, resolve_settings
+from ...training.zoo.factory import check_model
+from ..callbacks.callback import Callbacks
+from ..dask.executor import job_executor
+from ..requests import Session
+from ..runs.fold_mode import FoldMode, choose_fold_mode
+from ..runs.here import ROOM, train_units_here
+from ..runs.run import Trainers, load_summary, prepare_run, train_folds
+from ..runs.workers import USUAL_WORKERS, choose_workers
+from .conversion import absolute
+from .summary import merge_run
+from .train import RequestedTraining, common_config, finished_result
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training whose models are checked too: what each candidate trains, the number of workers, the fold mode, and
+    the process that helps this one."""
+
+    asked: RequestedTraining
+    configs: dict[str, TrainConfig]
+    workers: int
+    mode: FoldMode
+    helper: Helper | None
+
+
+def train_runs(asked: RequestedTraining, helper: Helper | None, session: Session) -> dict[str, Any]:
+    """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
+    training, runs, listener = check_training(asked, helper), asked.runs, session.listener
+    named = plan_runs(training, session)
+    left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
+    if 0 < len(left) < len(named):
+        listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
+    incomplete = [folder for folder in runs.values() if not folder.summary.exists()]
+    with Callbacks(asked.factories if incomplete else [], asked.root.root) as callbacks:
+        callbacks.notify("run_begun", str(asked.root.root), left, describe(training))
+        if left:
+            train_left(training, named, session)
+        for folder in incomplete:
+            merge(asked, folder, session)
+        result = finished_result(asked, listener)
+        best = asked.runs[result.get("best", "")]
+        callbacks.finish(load_summary(best))
+    return result
+
+
+def check_training(asked: RequestedTraining, helper: Helper | None) -> Training:
+    """Check the models and the memory that a request needs. Raises UsageError."""
+    request, dataset, workers = asked.request, asked.dataset, choose_workers(asked.request)
+    common = common_config(request, asked.split, asked.lanes, asked.shares)
+    configs, parameters = configure(asked.candidates, common, dataset.schema)
+    execution = request.model_copy(update={"workers": RANKS if helper else workers})
+    mode = choose_fold_mode(dataset, asked.models, common, execution, parameters)
+    return Training(asked, configs, workers, mode, helper if mode.name == "fused" else None)
+
+
+def configure(
+    candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, schema: Schema
+) -> tuple[dict[str, TrainConfig], int]:
+    """What each candidate trains, from what is `common` to all and its settings; and the number of parameters of the
+    largest model.
+
+    Raises UsageError for what cannot be trained on data with this schema.
+    """
+    configs, parameters = {}, 0
+    for name, settings in candidates.items():
+        recipe, own = resolve_settings(common.model, settings)
+        configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
+        check_config(configs[name], schema)
+        check_optimizer(recipe)
+        parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
+    return configs, parameters
+
+
+def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
+    """Assign the folds of all runs. Returns the folds by their names."""
+    dataset, runs = training.asked.dataset, training.asked.runs
+    with job_executor(session.listener, session.client) as executor:
+        jobs = {
+            name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
+            for name, config in training.configs.items()
+        }
+        executor.publish(RUN, _run_page(training.asked))
+    titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
+    return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
+
+
+def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
+    """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
+    if not training.workers:
+        where = "this process and one that helps it" if training.helper else "this process"
+        how = f"in {where}; --workers {USUAL_WORKERS} starts worker processes on Ray instead"
+        session.listener.announce("training", how)
+        train = partial(train_units_here, helper=training.helper)
+        train_units(training, folds, session, Trainers(training.mode, ROOM, train))
+        return
+    from .on_ray import trainers_on_ray  # Ray takes a second to load
+
+    request = training.asked.request.model_copy(update={"workers": training.workers})
+    with trainers_on_ray(request, training.mode, folds, session) as trainers:
+        train_units(training, folds, session, trainers)
+
+
+def train_units(training: Training, folds: Mapping[str, RunFold], session: Session, trainers: Trainers) -> None:
+    """Train the folds that are not complete, in units that follow from the fold mode."""
+    asked, mode, listener = training.asked, trainers.mode, session.listener
+    listener.announce("fold mode", f"{mode.name}: {mode.reason}")
+    # Callbacks stay in this process: workers get the rest of the request as it is.
+    settled = {"fold_mode": mode.name, "workers": training.workers, "callbacks": ()}
+    train_folds(asked.root, folds, asked.request.model_copy(update=settled), trainers, listener.progress)
+
+
+def merge(asked: RequestedTraining, run: RunFolder, session: Session) -> None:
+    """Merge the predictions of a run whose folds are complete."""
+    with job_executor(session.listener, session.client) as executor:
+        executor.publish(RUN, _run_page(asked))
+        merge_run(run, asked.dataset, executor, session.listener.progress)
+
+
+def _run_page(asked: RequestedTraining) -> dict[str, str]:
+    """Where the dashboard's page finds the run."""
+    return {"place": absolute(str(asked.root.root))}
+
+
+def describe(training: Training) -> dict[str, Any]:
+    """The configuration of a run; of a grid what is common to its candidates, and their settings."""
+    value = next(iter(training.configs.values())).model_dump()
+    if len(training.configs) == 1:
+        return value
+    return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
+        "candidates": training.asked.candidates
+    }
