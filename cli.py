@@ -5,10 +5,13 @@ Each command imports what it needs, so `--help` waits neither for Dask nor for t
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -268,12 +271,24 @@ def main() -> NoReturn:
     """The entry point. Errors that are raised on purpose are shown without a traceback."""
     run: Callable[[], None] = app
     use_token()
+    status: Any = 0
     try:
         run()
     except FoldstreamError as error:
         errors.print(f"[red]error:[/] {escape_markup(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    sys.exit(0)
+        status = error.exit_code
+    except SystemExit as ended:
+        status = ended.code
+    leave(status if isinstance(status, int) else int(status is not None))
+
+
+def leave(status: int) -> NoReturn:
+    """End this process. To take down its modules one by one would take a second once torch and Ray are loaded."""
+    atexit._run_exitfuncs()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def escape_markup(text: str) -> str:

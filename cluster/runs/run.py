@@ -3,12 +3,14 @@
 Every step is an artifact that is either committed or absent, so the same calls resume a run that was killed.
 """
 
+from __future__ import annotations
+
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
@@ -21,9 +23,11 @@ from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, lo
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
 from .durable_schedule import DurableSchedule
-from .fold_mode import FoldMode
 from .schedule import Resources, TrainingUnit
 from .status import FoldRecord
+
+if TYPE_CHECKING:
+    from .fold_mode import FoldMode
 
 POLL_SECONDS = 0.5
 OTHER_DATA = "the dataset is different"

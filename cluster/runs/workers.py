@@ -11,7 +11,7 @@ from ...training.ray.helper import RANKS
 from ..requests import TrainRequest
 
 USUAL_WORKERS = 2
-HELP_ROWS = 20_000
+HELP_ROWS = 100_000
 """Rows to train on, over all epochs and models, from which a second process pays: it takes seconds to start."""
 GPU_DEVICES = "nvidia[0-9]*", "kfd", "dxg"
 """What drivers of NVIDIA, AMD and Windows put into /dev."""

@@ -3,47 +3,53 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
-from torchmetrics import MeanMetric, MetricCollection
+from torch import Tensor, nn
 
 from ...storage.format import Schema
-from ..model.metrics import make_loss_metric, make_metrics, name_metrics
+from ..model.metrics import name_scores, sum_scores
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
+from .process import Process
 
 
 @dataclass(eq=False)
 class HeldOutEvaluator:
-    """Measures a model on held-out rows, if there are any."""
+    """Measures a model on held-out rows, if there are any.
+
+    Its sums are kept for each shard of the dataset, whose rows one rank reads in order: their total, and so all that
+    depends on it, is the same to the bit at any world size.
+    """
 
     model: nn.Module
     prepare: Normalizer
     objective: Objective
     schema: Schema
-    device: torch.device
-    has_rows: bool
-    """Whether any rank has held-out rows."""
-    metrics: MetricCollection = field(init=False)
-    loss: MeanMetric = field(init=False)
+    process: Process
+    shards: int
+    """Of the dataset; 0 if no rank has held-out rows."""
+    sums: Tensor = field(init=False)
+    """(shards, 2 + sums): the rows, their loss, and what the metrics are made of."""
 
     def begin(self) -> None:
         """Begin an evaluation."""
         self.model.eval()
-        self.metrics = make_metrics(self.schema).to(self.device)
-        self.loss = make_loss_metric().to(self.device)
+        made_of = 2 if self.schema.classes else 2 * self.schema.outputs
+        self.sums = torch.zeros(self.shards, 2 + made_of, dtype=torch.float64, device=self.process.device)
 
     @torch.inference_mode()
-    def update(self, batch: Batch) -> None:
-        """Add a batch of held-out rows."""
-        x, y = batch.x.to(self.device), batch.y.to(self.device)
-        with autocast(self.device, self.objective.recipe.precision):
+    def update(self, batch: Batch, shard: int) -> None:
+        """Add a batch of a shard's held-out rows."""
+        x, y = batch.x.to(self.process.device), batch.y.to(self.process.device)
+        with autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x))
-        self.loss.update(self.objective.loss(outputs, y), weight=len(y))
-        predicted = self.objective.predict(outputs)
-        self.metrics.update(predicted, y.long() if self.schema.classes else y.reshape(predicted.shape).float())
+        self.sums[shard, 0] += len(y)
+        self.sums[shard, 1] += self.objective.loss(outputs, y).double() * len(y)
+        self.sums[shard, 2:] += sum_scores(self.schema, self.objective.predict(outputs), y)
 
     def scores(self) -> dict[str, float]:
         """Loss and metrics over the held-out rows of all ranks, which must call this together. Empty without rows."""
-        if not self.has_rows:
+        if not self.shards:
             return {}
-        return {"loss": float(self.loss.compute()), **name_metrics(self.schema, self.metrics.compute())}
+        rows, *totals = self.process.all_reduce(self.sums).cpu().numpy().sum(axis=0).tolist()
+        loss, *means = (total / rows for total in totals)
+        return {"loss": loss, **name_scores(self.schema, means)}

@@ -99,9 +99,10 @@ class FoldModel:
 
 
 def make_fold_model(
-    number: int, run_fold: RunFold, process: Process, rows: int, has_held_out: bool, policy: CheckpointPolicy
+    number: int, run_fold: RunFold, process: Process, rows: int, shards: int, policy: CheckpointPolicy
 ) -> FoldModel:
-    """The `number`-th of the models that are trained together, for a fold that has `rows` training rows."""
+    """The `number`-th of the models that are trained together, for a fold that has `rows` training rows, and
+    held-out rows in a dataset of so many shards, 0 if it has none."""
     job, config, device = run_fold.job, run_fold.job.config, process.device
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
     steps, dropped = divmod(rows, config.batch_size)
@@ -112,7 +113,7 @@ def make_fold_model(
     scheduler = make_scheduler(optimizer, recipe, math.ceil(steps / recipe.accumulate) * config.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
     learner = Learner(run_fold, steps, network, prepare, objective, optimizer, scheduler, scaler)
-    evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, device, has_held_out)
+    evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, process, shards)
     state = FoldState(steps, config.epochs, recipe.patience)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
     return FoldModel(number, run_fold, folder, dropped, learner, evaluator, state, checkpoints, FoldReports(folder))

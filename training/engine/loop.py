@@ -62,7 +62,8 @@ class FoldTrainer:
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
         evaluated = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
         self.folds = [
-            make_fold_model(n, one, process, kept[n], evaluated[n], checkpoints) for n, one in enumerate(folds)
+            make_fold_model(n, one, process, kept[n], evaluated[n] * self.dataset.layout.shards, checkpoints)
+            for n, one in enumerate(folds)
         ]
         self.saver = CheckpointSaver(process, self.placement, checkpoints, self.clock, heartbeat)
 
@@ -138,8 +139,8 @@ class FoldTrainer:
         for evaluator in evaluators.values():
             evaluator.begin()
         held_out = {number: self.held_out[number] for number in evaluators}
-        for number, _, _, batch in chosen_rows(self.dataset, held_out, self.rank):
-            evaluators[number].update(batch)
+        for number, shard, _, batch in chosen_rows(self.dataset, held_out, self.rank):
+            evaluators[number].update(batch, shard)
             self.heartbeat(True)
         return [evaluator.scores() for evaluator in evaluators.values()]
 

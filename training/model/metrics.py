@@ -1,37 +1,34 @@
-"""Metrics on held-out rows, computed with torchmetrics, which combines their states across ranks."""
+"""Metrics on held-out rows, made of sums over the rows."""
 
+import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
 from ...storage.format import Schema
 
-
-def make_metrics(schema: Schema) -> MetricCollection:
-    """Accuracy and top-3 accuracy for a classification, RMSE and MAE for a regression."""
-    if schema.task == "classification":
-        classes = schema.outputs
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(classes, average="micro"),
-                "top3": MulticlassAccuracy(classes, average="micro", top_k=min(3, classes)),
-            }
-        )
-    labels = schema.outputs
-    return MetricCollection(
-        {"rmse": MeanSquaredError(squared=False, num_outputs=labels), "mae": MeanAbsoluteError(num_outputs=labels)}
-    )
+TOP = 3
 
 
-def name_metrics(schema: Schema, computed: dict[str, Tensor]) -> dict[str, float]:
-    """The values that a collection's `compute` returned, as floats by name: for a regression, one per target."""
-    if schema.task == "classification":
-        return {name: float(value) for name, value in computed.items()}
-    by_target = (schema.by_label(name, value.reshape(-1).tolist()) for name, value in computed.items())
-    return {name: value for scores in by_target for name, value in scores.items()}
+def sum_scores(schema: Schema, predicted: Tensor, y: Tensor) -> Tensor:
+    """What a batch adds to the sums, (sums,) float64: for a classification the rows whose class is the most probable
+    one, and those where it is among the three most probable; for a regression the squared and then the absolute errors
+    of each label.
+
+    `predicted` are probabilities, (rows, classes), or values, (rows, labels).
+    """
+    if schema.classes:
+        chosen = predicted.topk(min(TOP, schema.outputs), dim=1).indices == y.long()[:, None]
+        return torch.stack([chosen[:, 0].sum(), chosen.sum()]).double()
+    errors = (predicted - y.reshape(predicted.shape)).double()
+    return torch.cat([errors.square().sum(0), errors.abs().sum(0)])
 
 
-def make_loss_metric() -> MeanMetric:
-    """The mean loss over rows."""
-    return MeanMetric(nan_strategy="disable")  # so that a loss that is not finite is reported as such
+def name_scores(schema: Schema, means: list[float]) -> dict[str, float]:
+    """The metrics by name, from the sums over all rows divided by their number: accuracy and top-3 accuracy; or RMSE
+    and MAE, of each label where there are several."""
+    if schema.classes:
+        return dict(zip(("accuracy", f"top{TOP}"), means, strict=True))
+    squared, absolute = means[: schema.outputs], means[schema.outputs :]
+    return {
+        **schema.by_label("rmse", [mean**0.5 for mean in squared]),
+        **schema.by_label("mae", absolute),
+    }
