@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import chain
+from itertools import chain, count, islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError
-from ...storage.machine import freed_memory_kept
+from ...storage.format import SHARD_BYTES
+from ...storage.machine import freed_memory_kept, this_machine
 from ...storage.tasks import Executor, Result, Task
 from ..listener import Listener
 
@@ -19,19 +21,24 @@ if TYPE_CHECKING:
 
     from ...pipeline.dask_executor import DaskExecutor
 
-PATIENCE_SECONDS = 0.3  # of work in this thread, after which Dask starts for the rest; its start takes as long
+PATIENCE_SECONDS = 2.0
+"""Of work, after which Dask starts: it takes the most part of a second to load, and nobody watches a shorter job."""
+WINDOW = 2  # tasks in flight per thread
+TASK_BYTES = 6 * SHARD_BYTES
+"""The most that a task holds: a shard, its text and compressed blocks, and what the C library keeps of earlier ones."""
 
 
 class LocalExecutor:
-    """Runs tasks in this thread, and as soon as they have taken PATIENCE_SECONDS, on Dask's threads in this process.
+    """Runs tasks on threads of this process, and once they have taken PATIENCE_SECONDS, on Dask's threads in it.
 
     Small jobs end before Dask, with its dashboard, is even imported. Call `close` at the end.
     """
 
     def __init__(self, listener: Listener) -> None:
-        self.listener, self.spent = listener, 0.0
+        self.listener, self.threads, self.spent = listener, local_threads(), 0.0
         self._open = ExitStack()
         self._open.enter_context(freed_memory_kept())
+        self._pool = self._open.enter_context(ThreadPoolExecutor(self.threads))
         self._dask: DaskExecutor | None = None
         self._published: dict[str, dict[str, Any]] = {}
 
@@ -41,7 +48,7 @@ class LocalExecutor:
             from ...pipeline.dask_executor import DaskExecutor
             from .local import dask_cluster
 
-            client = self._open.enter_context(dask_cluster())
+            client = self._open.enter_context(dask_cluster(self.threads))
             self.listener.announce("Dask dashboard", client.dashboard_link)
             self._dask = DaskExecutor(client)
             for page, facts in self._published.items():
@@ -49,21 +56,40 @@ class LocalExecutor:
         return self._dask
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
-        numbered = enumerate(tasks)
-        for position, task in numbered:
-            if self._dask or self.spent >= PATIENCE_SECONDS:
-                left = chain([task], (other for _, other in numbered))
-                for after, result in self.dask().map(function, left):
-                    yield position + after, result
-                return
-            started = perf_counter()
-            result = function(task)
-            if position:  # the first one of a stage loads compiled code
+        positions, left = count(), iter(tasks)
+        if self._dask is None:
+            yield from self._map_on_threads(function, zip(positions, left, strict=False))
+        for first in left:  # what is left is for Dask
+            position = next(positions)
+            for after, result in self.dask().map(function, chain([first], left)):
+                yield position + after, result
+
+    def _map_on_threads(
+        self, function: Callable[[Task], Result], numbered: Iterator[tuple[int, Task]]
+    ) -> Iterator[tuple[int, Result]]:
+        """Run tasks until none is left, or until patience is over."""
+        running: dict[Future[Result], int] = {}
+        try:
+            while True:
+                started = perf_counter()
+                room = 0 if self.spent > PATIENCE_SECONDS else WINDOW * self.threads - len(running)
+                for position, task in islice(numbered, room):
+                    running[self._pool.submit(function, task)] = position
+                if not running:
+                    return
+                if not room:
+                    self.dask()  # while the last ones run
+                done = wait(running, return_when=FIRST_COMPLETED).done
                 self.spent += perf_counter() - started
-            yield position, result
+                for future in done:
+                    yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)
 
     def prepare(self, function: Callable[[], None]) -> None:
-        function()
+        self._pool.submit(function)
 
     def publish(self, page: str, facts: dict[str, Any]) -> None:
         if self._dask:
@@ -121,3 +147,9 @@ def _reported(client: Client | None, report: Path | None) -> Iterator[None]:
 
     with client.as_current() if client else nullcontext(), performance_report(filename=str(report)):
         yield
+
+
+def local_threads() -> int:
+    """A thread for each core, but no more than tasks fit into three quarters of the memory."""
+    machine = this_machine()
+    return max(1, min(machine.cores, machine.memory * 3 // 4 // TASK_BYTES))

@@ -7,14 +7,10 @@ from contextlib import contextmanager
 from distributed import Client, LocalCluster
 
 from ...storage.errors import UsageError
-from ...storage.format import SHARD_BYTES
-from ...storage.machine import this_machine
 from ..loopback import LOOPBACK, free_port
 
 DASK_DASHBOARD = 8787
 CONNECT_SECONDS = 20
-TASK_BYTES = 6 * SHARD_BYTES
-"""The most that a task holds: a shard, its text and compressed blocks, and what the C library keeps of earlier ones."""
 PREPARATION = "foldstream.pipeline.worker_setup"
 SCHEDULER_PRELOADS = [
     "foldstream.pipeline.tables.convert",
@@ -26,9 +22,9 @@ in its dashboard."""
 
 
 @contextmanager
-def dask_cluster(threads: int | None = None) -> Iterator[Client]:
-    """A scheduler and a worker in this process, with a thread for each core as far as the memory allows: compiled code
-    does the work, and leaves the interpreter to the other threads.
+def dask_cluster(threads: int) -> Iterator[Client]:
+    """A scheduler and a worker with so many threads in this process: compiled code does the work, and leaves the
+    interpreter to the other threads.
 
     The worker has no memory limit of its own, since this process may hold other data: tasks are bounded by their size
     and their number.
@@ -37,7 +33,7 @@ def dask_cluster(threads: int | None = None) -> Iterator[Client]:
         LocalCluster(
             processes=False,
             n_workers=1,
-            threads_per_worker=threads or local_threads(),
+            threads_per_worker=threads,
             memory_limit=0,
             dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
             worker_dashboard_address=None,
@@ -48,12 +44,6 @@ def dask_cluster(threads: int | None = None) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
-
-
-def local_threads() -> int:
-    """A thread for each core, but no more than tasks fit into three quarters of the memory."""
-    machine = this_machine()
-    return max(1, min(machine.cores, machine.memory * 3 // 4 // TASK_BYTES))
 
 
 @contextmanager

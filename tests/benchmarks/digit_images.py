@@ -43,7 +43,7 @@ def answers(path: Path) -> list[str]:
 
 
 def main(digits: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="bench-digit-images-") as name, dask_cluster() as client:
+    with tempfile.TemporaryDirectory(prefix="bench-digit-images-") as name, dask_cluster(2) as client:
         root = Path(name)
         write_images(digits / "train.csv.gz", root / "train", root / "labels.csv")
         write_images(digits / "test.csv.gz", root / "test", root / "none.csv")
