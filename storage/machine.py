@@ -1,6 +1,7 @@
 """Cores and memory of this machine, or of the control group that contains this process."""
 
 import ctypes
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ def this_machine() -> Machine:
     """This machine, within the limits of this process's control group and of those above it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(cores, min([psutil.virtual_memory().total, *_cgroup_limits()]))
+
+
+def stream_memory() -> int:
+    """The bytes that all streams of training data on this machine may hold together: an eighth of its memory."""
+    return this_machine().memory // 8
 
 
 def _cgroup_limits() -> list[int]:
@@ -84,6 +90,20 @@ def end_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends, for whatever reason (Linux only)."""
     with suppress(AttributeError):  # another system
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Look for no garbage in this context, in which modules are loaded: they leave none, but the search for it takes a
+    third of the time in which torch and Ray load. Later searches pass over what there is now, until `gc.unfreeze()`."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 PR_SET_PDEATHSIG = 1  # an option of Linux's prctl

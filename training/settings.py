@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Schema
-from .config import Loss, Recipe, TrainConfig
+from .config import Ensemble, Loss, Recipe, TrainConfig
 from .splits.choose import check_split
 from .stream.order import check_batch_size
 from .zoo.factory import DEFAULTS, load_factory, settings_of
@@ -19,6 +19,15 @@ def check_task(schema: Schema) -> None:
     if schema.task is None:
         how = "--labels FILE.csv, or a folder for each class," if schema.image else "--label COLUMN"
         raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
+
+
+def check_ensemble(kind: str, classes: bool, refit: bool) -> None:
+    """Raise UsageError for an unknown ensemble, for `vote` on a regression, and for `refit` without a refit model."""
+    check_choice("--ensemble", kind, get_args(Ensemble))
+    if kind == "vote" and not classes:
+        raise UsageError("--ensemble vote: voting requires classes; for a regression use mean, median or weighted")
+    if kind == "refit" and not refit:
+        raise UsageError("--ensemble refit: this run has no model trained on all rows; train one with --refit")
 
 
 def check_config(config: TrainConfig, schema: Schema) -> None:

@@ -12,7 +12,7 @@ from ...training.stream.order import check_batch_size, lane_count
 from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
 from ..requests import PredictRequest, Session, TrainRequest
-from ..runs.workers import ray_is_connected, shares_of
+from ..runs.workers import ray_is_connected
 from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
@@ -83,7 +83,7 @@ def _check_train(request: TrainRequest) -> None:
     callback_factories(request)
     check_settings(request)
     if not RunFolder(locate(str(request.run))).job.exists():
-        check_batch_size(request.batch_size, lane_count(shares_of(request)))
+        check_batch_size(request.batch_size, lane_count(max(1, request.workers or 0)))
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:

@@ -22,9 +22,8 @@ from ...storage.format import MANIFEST, WORK, Schema, keys_of
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
-from ...training.model.ensemble import check_ensemble
-from ...training.model.prediction import predict_rows
 from ...training.run import RunJob, load_job
+from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
 from ..requests import PredictRequest, Session
 from ..runs.run import read_run
@@ -80,6 +79,8 @@ def predict_source(request: PredictRequest, session: Session) -> int:
         raise UsageError("--id names a column, but images have none; their paths identify them")
     with disk_in_words(target), _source_dataset(job, source, target, request.id, session) as dataset:
         check_same_features(job.schema, dataset.schema, source)
+        from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
+
         predicted = predict_rows(job, folder, dataset, request.ensemble)
         return write_predictions(job.schema, predicted, dataset.rows, target, names, progress)
 

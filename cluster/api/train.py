@@ -1,13 +1,15 @@
 """Training as a user asks for it. What metadata tell is told at once: torch, Ray and Dask, which take seconds to load,
 are imported only once a request fits its data and its run is not complete."""
 
-from contextlib import closing, nullcontext
+import gc
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
+from ...storage.machine import no_garbage_collection
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...training.config import TrainConfig, TrainingOptions
@@ -21,7 +23,7 @@ from ..listener import Listener
 from ..requests import Session, TrainRequest
 from ..runs.grid import candidate_folder, expand_grid, write_grid
 from ..runs.run import is_complete, load_lanes, load_summary
-from ..runs.workers import is_helped, shares_of
+from ..runs.workers import choose_workers, helper_count, shares_of
 from .entry import entry
 from .split import split_of
 
@@ -62,13 +64,16 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     if result := complete_result(asked, session.listener):
         return result
     session.listener.announce("training", f"{asked.models} models of {request.model} on {asked.dataset.rows:,} rows")
-    helped = is_helped(request, asked.shares, asked.dataset.rows, asked.models)
-    with closing(Helper()) if helped else nullcontext() as helper:
-        from .training import train_runs
+    busy = f"{root} is being trained by another command; wait for it to end, or stop it"
+    with disk_in_words(root), root.lock(busy), ExitStack() as stack:
+        stack.callback(gc.unfreeze)
+        count = helper_count(request, asked.dataset, asked.models)
+        helpers = [stack.enter_context(closing(Helper())) for _ in range(count)]
+        with no_garbage_collection():
+            from .training import check_training, train_runs  # only now: the others load torch meanwhile
 
-        busy = f"{root} is being trained by another command; wait for it to end, or stop it"
-        with disk_in_words(root), root.lock(busy):
-            return train_runs(asked, helper, session)
+            training = check_training(asked, helpers)
+        return train_runs(training, session)
 
 
 @entry(TrainCall, TrainRequest)
@@ -112,7 +117,7 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     split, factories, candidates = split_of(request, dataset), callback_factories(request), check_settings(request)
     folders = (candidate_folder(root.root, name) for name in candidates)
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
-    shares = shares_of(request)
+    shares = shares_of(choose_workers(request, dataset))
     lanes, shares = next(existing, (lane_count(shares), shares))
     check_batch_size(request.batch_size, lanes)
     return RequestedTraining(request, dataset, split, root, candidates, factories, lanes, shares)

@@ -1,6 +1,7 @@
 """Training the runs of a request that fits its data: each candidate is one, and all are trained and merged."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from ...storage.format import Schema
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.model.optimizer import check_optimizer
-from ...training.ray.helper import RANKS, Helper
+from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, is_done, name_folds
 from ...training.settings import check_config, resolve_settings
 from ...training.zoo.factory import check_model
@@ -17,7 +18,7 @@ from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
 from ..requests import Session
 from ..runs.fold_mode import FoldMode, choose_fold_mode
-from ..runs.here import ROOM, train_units_here
+from ..runs.here import ONE_PROCESS, train_units_here
 from ..runs.run import Trainers, load_summary, prepare_run, train_folds
 from ..runs.workers import USUAL_WORKERS, choose_workers
 from .conversion import absolute
@@ -34,12 +35,12 @@ class Training:
     configs: dict[str, TrainConfig]
     workers: int
     mode: FoldMode
-    helper: Helper | None
+    helpers: Sequence[Helper]
 
 
-def train_runs(asked: RequestedTraining, helper: Helper | None, session: Session) -> dict[str, Any]:
+def train_runs(training: Training, session: Session) -> dict[str, Any]:
     """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
-    training, runs, listener = check_training(asked, helper), asked.runs, session.listener
+    asked, runs, listener = training.asked, training.asked.runs, session.listener
     named = plan_runs(training, session)
     left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
     if 0 < len(left) < len(named):
@@ -57,14 +58,15 @@ def train_runs(asked: RequestedTraining, helper: Helper | None, session: Session
     return result
 
 
-def check_training(asked: RequestedTraining, helper: Helper | None) -> Training:
+def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
-    request, dataset, workers = asked.request, asked.dataset, choose_workers(asked.request)
+    request, dataset = asked.request, asked.dataset
+    workers, models = choose_workers(request, dataset), math.ceil(asked.models / (1 + len(helpers)))
     common = common_config(request, asked.split, asked.lanes, asked.shares)
     configs, parameters = configure(asked.candidates, common, dataset.schema)
-    execution = request.model_copy(update={"workers": RANKS if helper else workers})
-    mode = choose_fold_mode(dataset, asked.models, common, execution, parameters)
-    return Training(asked, configs, workers, mode, helper if mode.name == "fused" else None)
+    execution = request.model_copy(update={"workers": workers})
+    mode = choose_fold_mode(dataset, models, common, execution, parameters)
+    return Training(asked, configs, workers, mode, helpers)
 
 
 def configure(
@@ -101,11 +103,12 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
 def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
     """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
     if not training.workers:
-        where = "this process and one that helps it" if training.helper else "this process"
-        how = f"in {where}; --workers {USUAL_WORKERS} starts worker processes on Ray instead"
+        count = 1 + len(training.helpers)
+        where = "in this process" if count == 1 else f"in {count} processes on this machine"
+        how = f"{where}; --workers {USUAL_WORKERS} starts workers on Ray instead"
         session.listener.announce("training", how)
-        train = partial(train_units_here, helper=training.helper)
-        train_units(training, folds, session, Trainers(training.mode, ROOM, train))
+        train = partial(train_units_here, helpers=training.helpers)
+        train_units(training, folds, session, Trainers(training.mode, ONE_PROCESS, train, count))
         return
     from .on_ray import trainers_on_ray  # Ray takes a second to load
 

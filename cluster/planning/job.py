@@ -193,7 +193,7 @@ def measure_training(
     """
     callback_factories(request)
     candidates, split, epochs = check_settings(request), split_of(request, dataset), request.epochs
-    workers = request.workers or shares_of(request)
+    workers = request.workers or shares_of(0)
     common = common_config(request, split, lane_count(workers), workers)
     configs, parameters = configure(candidates, common, dataset.schema)
     passes = epoch_passes(split, common.refit, len(candidates))

@@ -5,11 +5,13 @@ Every step is an artifact that is either committed or absent, so the same calls 
 
 from __future__ import annotations
 
+import math
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...storage.dataset import Dataset
@@ -36,12 +38,14 @@ LONGEST_VALUE = 60
 
 @dataclass(frozen=True)
 class Trainers:
-    """Who trains: the fold mode that suits them, what a unit of folds requires there, and how a schedule of units is
-    trained, given what an attempt at a unit has to train."""
+    """Who trains: the fold mode that suits them, what a unit of folds requires there, how a schedule of units is
+    trained, given what an attempt at a unit has to train, and the number of passes over the data among which the folds
+    are divided in fused mode."""
 
     mode: FoldMode
     required: Resources
     train: Callable[[DurableSchedule, Callable[[str], GroupRequest]], None]
+    passes: int = 1
 
 
 def job_value(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
@@ -130,21 +134,23 @@ def train_folds(
     """Train folds of the run at `root`, or of its candidates. `folds` maps their names to them; those that are done are
     skipped."""
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
-    units = make_units(left, trainers.mode.name, trainers.required)
+    groups = min(trainers.passes, len(left)) if trainers.mode.name == "fused" else len(left)
+    units = make_units(left, groups, trainers.required)
 
     def request(name: str) -> GroupRequest:
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in units[name].folds)
-        return GroupRequest(name, members, trainers.required.gpus > 0, execution)
+        return GroupRequest(name, members, trainers.required.gpus > 0, execution, trainers.passes)
 
     with watch_folds(folds, progress):
         trainers.train(DurableSchedule(units, execution.max_retries, root.journal), request)
 
 
-def make_units(folds: Sequence[str], fold_mode: str, required: Resources) -> dict[str, TrainingUnit]:
-    """The units of scheduling: all folds in one pass, or each fold separately."""
-    groups = [tuple(folds)] if fold_mode == "fused" else [(fold,) for fold in folds]
-    names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in groups]
-    return {name: TrainingUnit(name, group, required) for name, group in zip(names, groups, strict=True)}
+def make_units(folds: Sequence[str], groups: int, required: Resources) -> dict[str, TrainingUnit]:
+    """The units of scheduling: the folds in so many groups, each of which is trained in one pass."""
+    edges = [math.ceil(number * len(folds) / groups) for number in range(groups + 1)]  # the first ones start first
+    members = [tuple(folds[first:last]) for first, last in pairwise(edges)]
+    names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in members]
+    return {name: TrainingUnit(name, group, required) for name, group in zip(names, members, strict=True)}
 
 
 def load_summary(run: RunFolder) -> dict[str, Any]:

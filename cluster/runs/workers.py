@@ -1,4 +1,4 @@
-"""How a run is trained where the user does not say: in this process and one that helps it, or by workers on Ray.
+"""How a run is trained where the user does not say: in this process and others beside it, or by workers on Ray.
 
 Torch is only loaded where there may be GPUs to count.
 """
@@ -6,13 +6,15 @@ Torch is only loaded where there may be GPUs to count.
 import sys
 from pathlib import Path
 
-from ...storage.machine import this_machine
-from ...training.ray.helper import RANKS
+from ...storage.dataset import Dataset
+from ...storage.machine import stream_memory, this_machine
 from ..requests import TrainRequest
 
 USUAL_WORKERS = 2
 HELP_ROWS = 100_000
-"""Rows to train on, over all epochs and models, from which a second process pays: it takes seconds to start."""
+"""Rows to train on, over all epochs and models, from which other processes pay: they take seconds to start."""
+PROCESS_BYTES = 1 << 30
+"""The memory of a process that trains, beside the data."""
 GPU_DEVICES = "nvidia[0-9]*", "kfd", "dxg"
 """What drivers of NVIDIA, AMD and Windows put into /dev."""
 
@@ -31,28 +33,42 @@ def gpu_count() -> int:
     return int(torch.cuda.device_count())
 
 
-def choose_workers(request: TrainRequest) -> int:
-    """The number of workers: 0 for this process. A Ray cluster that is connected is there to be used, and so are
-    several GPUs."""
+def choose_workers(request: TrainRequest, dataset: Dataset) -> int:
+    """The number of workers: 0 for this process.
+
+    It is enough for data that stay in memory once they are read. A Ray cluster that is connected is there to be used,
+    and so are several GPUs.
+    """
     if request.workers is not None:
         return request.workers
     gpus = gpu_count()
-    return min(USUAL_WORKERS, gpus or USUAL_WORKERS) if gpus > 1 or ray_is_connected() else 0
+    if gpus > 1 or ray_is_connected():
+        return min(USUAL_WORKERS, gpus or USUAL_WORKERS)
+    return 0 if gpus or stays_in_memory(dataset) else USUAL_WORKERS
 
 
-def shares_of(request: TrainRequest) -> int:
+def stays_in_memory(dataset: Dataset, processes: int = 1) -> bool:
+    """Whether so many processes can keep all blocks of a dataset after the first epoch."""
+    size = dataset.rows * sum(spec.row_bytes for spec in dataset.manifest.arrays)
+    return processes * size <= stream_memory()
+
+
+def shares_of(workers: int) -> int:
     """The shares of each batch of a new run.
 
     On CPUs, this process, one worker and two get the same weights. A single GPU would compute two shares one after the
     other.
     """
-    workers = choose_workers(request)
     return max(1, workers) if gpu_count() else max(USUAL_WORKERS, workers)
 
 
-def is_helped(request: TrainRequest, shares: int, rows: int, models: int) -> bool:
-    """Whether a second process trains along, for so many rows of an epoch and models: each of the two trains models of
-    its own, on the CPU."""
-    pays = models >= RANKS and rows * models * request.epochs >= HELP_ROWS and request.fold_mode != "runs"
-    local = request.workers is None and not choose_workers(request) and not gpu_count()
-    return pays and local and shares == RANKS <= this_machine().cores
+def helper_count(request: TrainRequest, dataset: Dataset, models: int) -> int:
+    """How many other processes train along with this one: one for each core and model, where that pays and the memory
+    allows it."""
+    if request.workers is not None or choose_workers(request, dataset) or gpu_count() or request.fold_mode == "runs":
+        return 0
+    machine = this_machine()
+    processes = min(machine.cores, models, machine.memory // 2 // PROCESS_BYTES)
+    while processes > 1 and not stays_in_memory(dataset, processes):
+        processes -= 1
+    return processes - 1 if dataset.rows * models * request.epochs >= HELP_ROWS else 0

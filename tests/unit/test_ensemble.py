@@ -3,7 +3,8 @@
 import pytest
 import torch
 from foldstream.storage.errors import UsageError
-from foldstream.training.model.ensemble import check_ensemble, combine
+from foldstream.training.model.ensemble import combine
+from foldstream.training.settings import check_ensemble
 
 # Three models, two rows, three classes: of the first row two models name class 1, of the second each another class.
 PREDICTIONS = torch.tensor(

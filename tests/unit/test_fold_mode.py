@@ -19,9 +19,10 @@ FOLDS = ("fold 0", "fold 2", "lr=0.1 fold 3")
 
 def test_folds_are_one_unit_or_each_its_own() -> None:
     required = Resources(2, 2, 200)
-    fused, runs = (make_units(FOLDS, mode, required) for mode in ("fused", "runs"))
-    assert [(unit.folds, unit.required) for unit in fused.values()] == [(FOLDS, required)]
-    assert [(unit.folds, unit.required) for unit in runs.values()] == [((fold,), required) for fold in FOLDS]
+    divided = {groups: [unit.folds for unit in make_units(FOLDS, groups, required).values()] for groups in (1, 2, 3)}
+    assert divided == {1: [FOLDS], 2: [FOLDS[:2], FOLDS[2:]], 3: [(fold,) for fold in FOLDS]}
+    assert list(make_units(FOLDS, 2, required)) == ["fold-0-to-fold-2", "lr=0.1-fold-3"]
+    assert {unit.required for unit in make_units(FOLDS, 2, required).values()} == {required}
 
 
 def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:

@@ -11,11 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...storage.machine import interface_of
-
 Work = Any
 """torch's handle of a transfer: `wait()` returns when it is complete."""
-INTERFACE = "GLOO_SOCKET_IFNAME"  # an environment variable that torch reads
 STATE_TAG = 0  # of states that are sent from rank to rank; other messages have tags from 1 on
 
 
@@ -122,16 +119,9 @@ def _from_bytes(data: Tensor, device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def local_group(rank: int, world_size: int, rendezvous: str) -> Iterator[Process]:
-    """A group of processes on this machine without Ray, on loopback. They find each other by a file: `rendezvous` is
-    its absolute path."""
-    before = os.environ.get(INTERFACE)
-    os.environ[INTERFACE] = interface_of("127.0.0.1") or ""
-    try:
-        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
-    finally:
-        del os.environ[INTERFACE]
-        if before is not None:
-            os.environ[INTERFACE] = before
+    """A group of processes on this machine without Ray, which find each other by a file: `rendezvous` is its absolute
+    path."""
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     try:
         yield Process(rank, world_size)
     finally:

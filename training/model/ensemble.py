@@ -1,23 +1,10 @@
 """Ensembles: how the predictions of several models are combined."""
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from ...storage.errors import UsageError, check_choice
-from ..config import Ensemble
-
-
-def check_ensemble(kind: str, classes: bool, refit: bool) -> None:
-    """Raise UsageError for an unknown ensemble, for `vote` on a regression, and for `refit` without a refit model."""
-    check_choice("--ensemble", kind, get_args(Ensemble))
-    if kind == "vote" and not classes:
-        raise UsageError("--ensemble vote: voting requires classes; for a regression use mean, median or weighted")
-    if kind == "refit" and not refit:
-        raise UsageError("--ensemble refit: this run has no model trained on all rows; train one with --refit")
 
 
 def combine(predictions: Tensor, kind: str, losses: Sequence[float], classes: bool) -> Tensor:

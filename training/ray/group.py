@@ -13,9 +13,10 @@ FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, Nam
 @dataclass(frozen=True)
 class GroupRequest:
     """Train `folds`, each given by its run's folder and its number, in one Ray Train run called `name`, as the user's
-    request says."""
+    request says. In this process, it shares the machine with others that train beside it, `processes` in all."""
 
     name: str
     folds: tuple[tuple[str, int], ...]
     use_gpu: bool
     request: Execution
+    processes: int = 1

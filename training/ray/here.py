@@ -6,7 +6,7 @@ The weights are those that workers on one machine get: the same torch threads, a
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,34 +15,26 @@ from ray.train import ScalingConfig
 from ...storage.machine import freed_memory_kept
 from ..engine.process import Process
 from .group import GroupRequest
-from .helper import Helper
 from .internals import make_trainer
 from .worker import torchrun_variables, train_group, worker_threads
 
 
-def train_here(request: GroupRequest, helper: Helper | None = None) -> None:
-    """Train folds in this process, perhaps together with another one, and return when all are complete. Raises what the
-    training raises."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with helper.joined(request) if helper else nullcontext(Process(device=device)) as process:
-        run_locally(request, process)
-
-
-def run_locally(request: GroupRequest, process: Process) -> None:
-    """Train folds as one rank, by Ray Train's local mode."""
+def train_here(request: GroupRequest) -> None:
+    """Train folds in this process, and return when all are complete. Raises what the training raises."""
     with _quiet_ray():
-        options = {"request": request, "process": process}
-        make_trainer(_train, train_loop_config=options, scaling_config=ScalingConfig(num_workers=0)).fit()
+        scaling = ScalingConfig(num_workers=0)
+        make_trainer(_train, train_loop_config={"request": request}, scaling_config=scaling).fit()
 
 
 def _train(config: dict[str, Any]) -> None:
     """The training function. This process belongs to the user: it gets its settings back."""
-    process: Process = config["process"]
+    request: GroupRequest = config["request"]
+    process = Process(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with _settings_restored(), freed_memory_kept(), torch.random.fork_rng(devices=[]):
-        os.environ.update(torchrun_variables(process, process.rank, process.world_size, 0))
+        os.environ.update(torchrun_variables(process, 0, request.processes, 0))
         if process.device.type == "cpu":
             torch.set_num_threads(worker_threads())
-        train_group(config["request"], process)
+        train_group(request, process)
 
 
 @contextmanager

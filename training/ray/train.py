@@ -18,7 +18,7 @@ from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, Tr
 from ray.train.backend import Backend
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ...storage.machine import interface_of
+from ...storage.machine import interface_of, keep_freed_memory, no_garbage_collection
 from ..zoo.user_code import read_error_note
 from .group import FINAL, START_SECONDS, GroupRequest
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
@@ -161,13 +161,14 @@ def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
 
 def _train_worker(config: dict[str, Any]) -> None:
     """The training function of each worker."""
-    import torch
-    import torch.distributed as dist
-    from ray.train.torch import get_device
+    with no_garbage_collection():
+        import torch
+        import torch._dynamo  # which torch's optimizers load at their first step
+        import torch.distributed as dist
+        from ray.train.torch import get_device
 
-    from ...storage.machine import keep_freed_memory
-    from ..engine.process import Process
-    from .worker import torchrun_variables, train_group, worker_threads
+        from ..engine.process import Process
+        from .worker import torchrun_variables, train_group, worker_threads
 
     context, device, mail = ray.train.get_context(), get_device(), None
     rank, workers = context.get_world_rank(), context.get_world_size()

@@ -15,12 +15,11 @@ from torch.utils.data import get_worker_info
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import ArraySpec
-from ...storage.machine import this_machine
+from ...storage.machine import stream_memory, this_machine
 from ...storage.places.block_cache import BlockCache, default_limit
 
 COLUMNS = ("x", "y", "id")
 MOST_THREADS = 16
-MEMORY_SHARE = 8  # the streams of all ranks on a machine may use an eighth of its memory
 
 Value = TypeVar("Value")
 
@@ -67,7 +66,7 @@ class Rank:
     @property
     def memory_bound(self) -> int:
         """Bytes that the rank's stream may hold."""
-        return self.memory or this_machine().memory // MEMORY_SHARE // self.neighbours
+        return self.memory or stream_memory() // self.neighbours
 
 
 ALONE = Rank()
