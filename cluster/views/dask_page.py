@@ -18,6 +18,7 @@ from distributed.dashboard.core import BokehApplication
 from distributed.dashboard.scheduler import template_variables
 from tornado.ioloop import IOLoop
 
+from ...storage.machine import this_machine
 from ...storage.places.locate import locate
 from ...storage.tasks import CONVERSION, RUN
 from .pages import template
@@ -119,7 +120,7 @@ class ConversionPage:
         self.memory.data = {
             "worker": [str(worker.name) for worker in workers],
             "used": [worker.metrics["memory"] for worker in workers],
-            "limit": [worker.memory_limit for worker in workers],
+            "limit": [worker.memory_limit or this_machine().memory for worker in workers],  # none in this process
         }
         names = [str(worker.name) for worker in workers][::-1]
         if self.memory_figure.y_range.factors != names:

@@ -1,8 +1,8 @@
 """Kills conversions at random moments drawn from a seed: python -m tests.chaos.convert_kills KIND COUNT SEED.
 
-KIND is csv or images. Each kill hits either the command with all of its processes, or one of its Dask workers. One
-target may be killed several times in a row. Then the same command runs to completion, and its output must equal that of
-an undisturbed run.
+KIND is csv or images. Each kill hits either the command with all of its processes, or one of the workers of a Dask
+cluster on which it converts. One target may be killed several times in a row. Then the same command runs to completion,
+and its output must equal that of an undisturbed run.
 """
 
 import csv
@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from distributed import LocalCluster
+from foldstream.pipeline.target.claim import SPEC
 from foldstream.pipeline.target.receipts import RECEIPTS
 from foldstream.storage.format import MANIFEST, WORK
 from foldstream.storage.places.json_files import content_hash, read_json
@@ -40,17 +42,16 @@ from .processes import (
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits" / "train.csv.gz"
 SOURCE_BYTES = 45_000_000
 IN_A_ROW = 3
-# The output with which each stage begins. A run that resumes skips some stages after `open`.
+# The output with which each stage begins. A run that resumes skips some stages after `start`.
 CSV_SIGNS = {
     "start": "",
-    "open": "Dask dashboard: ",
     "cut": "open: ",
     "write": "cut: ",
     "scan": "sample: ",
     "rewrite": "scan: ",
     "commit": "convert: ",
 }
-IMAGE_SIGNS = {"start": "", "list": "Dask dashboard: ", "write": "list: ", "commit": "convert: "}
+IMAGE_SIGNS = {"start": "", "write": "list: ", "commit": "convert: "}
 
 
 @dataclass(frozen=True)
@@ -149,27 +150,29 @@ def convert_quietly(source: Path, root: Path) -> Quiet:
 
 def stages_ahead(quiet: Quiet, root: Path) -> dict[str, str]:
     """The stages that a run will go through, given what exists at `root`, with their signs."""
-    plan, signs, stages = root / WORK / "plan.json", signs_of(quiet.source), list(quiet.seconds)
-    if plan.exists() and not quiet.source.is_dir():
-        first = "write" if read_json(plan)["sampled"] else "rewrite"
-        return {"start": "", **{stage: signs[stage] for stage in stages[stages.index(first) :]}, first: signs["open"]}
+    spec, signs, stages = root / WORK / SPEC, signs_of(quiet.source), list(quiet.seconds)
+    if spec.exists() and not quiet.source.is_dir():
+        first = "write" if read_json(spec)["sampled"] else "rewrite"
+        return {"start": "", **{stage: signs[stage] for stage in stages[stages.index(first) :]}, first: ""}
     return {stage: signs[stage] for stage in stages}
 
 
-def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator) -> Kill | None:
-    """Start the command, and kill it or one of its workers at a random moment. Returns None if it ends first."""
+def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator, dask: str) -> Kill | None:
+    """Start the command, and kill it, or one of the workers on which it converts, at a random moment. Returns None if
+    it ends first."""
     ahead = stages_ahead(quiet, root)
     stage = str(draws.choice(list(ahead)))
     delay = draws.uniform(0, quiet.seconds[stage])
     of_worker, which = draws.random() < 1 / 3, int(draws.integers(1 << 30))
-    process, started = start(convert_command(quiet.source, root), log), time.monotonic()
+    options = ["--dask", dask] if of_worker else []
+    process, started = start([*convert_command(quiet.source, root), *options], log), time.monotonic()
     try:
         if not await_sign(process, log, ahead[stage]):
             return None
         with suppress(subprocess.TimeoutExpired):
             process.wait(delay)
             return None
-        workers = dask_workers(process.pid) if of_worker else []
+        workers = dask_workers() if of_worker else []
         seconds, printed = time.monotonic() - started, log.read_text()
         receipts, committed = len(list((root / WORK / RECEIPTS).glob("*.json"))), (root / MANIFEST).exists()
         if workers:
@@ -183,11 +186,11 @@ def strike(quiet: Quiet, root: Path, log: Path, draws: np.random.Generator) -> K
     return Kill(quiet.source.name, "worker" if workers else "group", seconds, reached, receipts, committed)
 
 
-def strike_in_a_row(quiet: Quiet, root: Path, draws: np.random.Generator, most: int) -> list[Kill]:
+def strike_in_a_row(quiet: Quiet, root: Path, draws: np.random.Generator, most: int, dask: str) -> list[Kill]:
     """Kill conversions to one target several times, then let one complete, and compare its files."""
     log, kills = root.with_suffix(".log"), list[Kill]()
     for _ in range(min(most, int(draws.integers(1, IN_A_ROW + 1)))):
-        kill = strike(quiet, root, log, draws)
+        kill = strike(quiet, root, log, draws, dask)
         kills += [kill] if kill else []
         if kill is None or kill.whom == "worker" or kill.committed:
             break
@@ -213,14 +216,14 @@ def strike_conversions(
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in quiet.seconds.items())
         report(f"undisturbed, {quiet.source.name}: {stages} s")
     kills: list[Kill] = []
-    for number in count():
-        if len(kills) == wanted:
-            return kills
-        quiet = quiets[number % len(quiets)]
-        struck = strike_in_a_row(quiet, folder / f"target-{number}.zarr", draws, wanted - len(kills))
-        for kill in struck:
-            kills.append(kill)
-            report(f"{len(kills):2} target {number:2}: {kill} -> the same {len(quiet.files)} files")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+        for number in count():
+            if len(kills) == wanted:
+                return kills
+            quiet, target = quiets[number % len(quiets)], folder / f"target-{number}.zarr"
+            for kill in strike_in_a_row(quiet, target, draws, wanted - len(kills), cluster.scheduler_address):
+                kills.append(kill)
+                report(f"{len(kills):2} target {number:2}: {kill} -> the same {len(quiet.files)} files")
     raise AssertionError("unreachable")
 
 

@@ -39,16 +39,10 @@ def session_processes(session: int) -> list[psutil.Process]:
     return found
 
 
-def dask_workers(session: int) -> list[psutil.Process]:
-    """The Dask workers of a session, without their nannies."""
-    workers = []
-    for process in session_processes(session):
-        try:
-            if any(WORKER in argument for argument in process.cmdline()):
-                workers.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return sorted(workers, key=lambda process: process.pid)
+def dask_workers() -> list[psutil.Process]:
+    """The Dask workers that this process has started, without what else multiprocessing starts."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if any(WORKER in argument for argument in child.cmdline())]
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,7 @@ import requests
 from distributed import Client
 from foldstream.cluster.ray.auth import token_path
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.machine import this_machine
 from foldstream.storage.places.json_files import read_json
 from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
@@ -124,7 +125,7 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     assert numbers.all_inner_texts()[2:5] == [f"{source / 1e6:,.1f} MB", f"{stored / 1e6:,.1f} MB", "0"]
     rates = source_data(page, "rates")
     assert len(rates["rows"]) == dataset.layout.shards
-    assert source_data(page, "memory")["limit"] == [worker["memory_limit"] for worker in workers_of(dask_client)]
+    assert source_data(page, "memory")["limit"] == [this_machine().memory]
     page.screenshot(path=artefact("conversion.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()
@@ -158,11 +159,6 @@ def runs_in_rays_dashboard(log: str) -> dict[str, dict[str, Any]]:
     token = {"Authorization": f"Bearer {token_path().read_text()}"}
     told = requests.get(f"{address[1]}/api/train/v2/runs/v1", headers=token, timeout=30).json()
     return {run["name"]: run for run in told["train_runs"]}
-
-
-def workers_of(client: Client) -> list[dict[str, Any]]:
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return sorted(workers, key=lambda worker: str(worker["name"]))
 
 
 def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browser: Browser, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from foldstream.cluster.api import job
-from foldstream.cluster.api import train as training
+from foldstream.cluster.api import on_ray
 from foldstream.cluster.dask import executor
 from foldstream.cluster.planning import job as planning
 from foldstream.cluster.planning.job import JobEstimate, estimate_job
@@ -39,9 +38,8 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> None:
         raise AssertionError("an estimate starts no cluster")
 
-    for module in (executor, job):
-        monkeypatch.setattr(module, "dask_cluster", start)
-    monkeypatch.setattr(training, "ray_cluster", start)
+    monkeypatch.setattr(executor.LocalExecutor, "dask", start)
+    monkeypatch.setattr(on_ray, "ray_cluster", start)
 
 
 @pytest.fixture
