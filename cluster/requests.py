@@ -66,7 +66,7 @@ class ConversionRequest(Options):
     overwrite: bool = Field(default=False, description="Replace an existing dataset.")
     dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
         default=None,
-        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default workers start on this machine.",
+        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process converts.",
     )
     report: Annotated[Location | None, Cli(metavar="FILE.html")] = Field(
         default=None, description="HTML file for Dask's performance report."
