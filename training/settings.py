@@ -9,7 +9,7 @@ from ..storage.format import Schema
 from .config import Ensemble, Loss, Recipe, TrainConfig
 from .splits.choose import check_split
 from .stream.order import check_batch_size
-from .zoo.factory import DEFAULTS, load_factory, settings_of
+from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -64,19 +64,19 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """Sort `--set` values into the recipe and the model's own settings.
 
-    The recipe's names come first; the rest must be parameters of the model's factory, which is loaded. Raises
-    UsageError with the nearest name for one that is neither, and for a value of the wrong type.
+    The recipe's names come first; the rest must be parameters of the model's factory, which is loaded only if its
+    source does not tell them. Raises UsageError with the nearest name for one that is neither, and for a value of the
+    wrong type.
     """
-    return sort_settings(model, settings, settings_of(load_factory(model)))
-
-
-def sort_settings(model: str, settings: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """`resolve_settings`, given the names and defaults of the model's `own` settings."""
+    own = settings_in_source(model)
+    if own is None:
+        own = settings_of(load_factory(model))
+    recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
     rest: dict[str, Any] = {}
     for name, value in settings.items():
         if name in Recipe.model_fields:
-            continue
-        if name in own or "**" in own:
+            recipe[name] = _typed(name, value, type(Recipe.model_fields[name].default))
+        elif name in own or "**" in own:
             default = own.get(name)
             rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
         else:
@@ -84,14 +84,7 @@ def sort_settings(model: str, settings: Mapping[str, Any], own: Mapping[str, Any
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    return recipe_of(model, settings), rest
-
-
-def recipe_of(model: str, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe of a model with some settings; other settings are the model's own. Raises UsageError."""
-    given = {name: value for name, value in settings.items() if name in Recipe.model_fields}
-    typed = {name: _typed(name, value, type(Recipe.model_fields[name].default)) for name, value in given.items()}
-    return Recipe.parse({**DEFAULTS.get(model, {}), **typed}, name=lambda field: f"--set {field}=")
+    return Recipe.parse(recipe, name=lambda field: f"--set {field}="), rest
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

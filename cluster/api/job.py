@@ -17,7 +17,8 @@ from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
 from .predict import new_file, predict_source
-from .train import callback_factories, check_settings, run_training
+from .train import run_training
+from .training_request import callback_factories, check_settings
 
 
 @contextmanager

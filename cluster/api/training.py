@@ -23,7 +23,7 @@ from ..runs.run import Trainers, load_summary, prepare_run, train_folds
 from ..runs.workers import USUAL_WORKERS, choose_workers
 from .conversion import absolute
 from .summary import merge_run
-from .train import RequestedTraining, common_config, finished_result
+from .training_request import RequestedTraining, common_config, finished_result
 
 
 @dataclass(frozen=True)

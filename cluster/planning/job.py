@@ -35,8 +35,8 @@ from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
-from ..api.train import callback_factories, check_settings, common_config
 from ..api.training import configure
+from ..api.training_request import callback_factories, check_settings, common_config
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of

@@ -144,11 +144,9 @@ def test_errors_name_their_location_and_leave_nothing_behind(
         ({"label": "lable"}, "did you mean 'label'"),
         ({"label": "label", "id": "nothing-like-it"}, "its columns are 'c0'"),
         ({"label": "label", "shape": (2, 3)}, "6 values, but the data has 4 feature columns"),
-        ({"label": "label", "dtype": "int8x"}, "did you mean 'int8'"),
         ({"label": "label", "task": "regression"}, "contains text; use --task classification"),
         ({"label": ("c0", "label")}, "'label' contains text; several labels must all be numeric"),
         ({"label": ("c0", "c1"), "task": "classification"}, "needs a single --label"),
-        ({"label": "label", "missing": "constant"}, "constant=0"),
         ({"label": "label", "categories": ("c9",)}, "--category"),
     ],
 )

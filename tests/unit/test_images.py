@@ -465,8 +465,6 @@ def test_a_folder_that_has_changed_is_another_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": ImageForm((9, 9), "green")}, "--color"),
-        ({"form": ImageForm((9, 9), fit="crp")}, "did you mean 'crop'"),
         ({"label": ("x",)}, "--labels"),
         ({"task": "regression"}, "'class' contains text"),
     ],

@@ -44,7 +44,7 @@ def fails(sample_shape, outputs):
         ("batch_size = 100", "", "it must be a multiple of 8, .*use 96 or 104"),
         ("settings = {lrr = 1}", "", "did you mean .lr."),
         ("max_retries = -1", "", "max_retries = -1: must be at least 0"),
-        ("workers = 0", "", "workers = 0: must be at least 1"),
+        ("workers = -1", "", "workers = -1: must be at least 0"),
         ('checkpoint_every = "1 day"', "", "checkpoint_every = .1 day.: must be a whole number of epochs"),
         ("", 'ensemble = "average"', "ensemble .average. is not valid"),
         ("", 'source = "nothing.csv"', r"\[predict\] source: .*nothing.csv does not exist"),

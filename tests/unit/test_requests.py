@@ -115,6 +115,24 @@ def test_a_job_file_is_requests(tmp_path: Path) -> None:
     assert job.predict.run == job.train.run
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (ConvertTablesRequest, {"dtype": "int8x"}, "--dtype 'int8x' is not valid: did you mean 'int8'"),
+        (ConvertTablesRequest, {"missing": "constant"}, "constant needs a number, e.g. constant=0"),
+        (ConvertTablesRequest, {"on_error": "ignore"}, "choose from stop, skip"),
+        (ConvertImagesRequest, {"color": "green"}, "--color 'green' is not valid: choose from rgb, gray"),
+        (ConvertImagesRequest, {"fit": "crp"}, "did you mean 'crop'"),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_the_nearest_one(
+    kind: type[Options], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        kind.parse({"sources": "a.csv", "out": "a.zarr", **options})
+    assert message in str(caught.value)
+
+
 def test_the_requests_load_nothing_heavy() -> None:
     code = "import sys, json, foldstream.cli; print(json.dumps(sorted(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

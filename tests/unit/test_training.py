@@ -279,7 +279,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
 
 
 def test_a_model_of_a_package_is_found_by_its_name() -> None:
-    check_model("foldstream.training.zoo.factory:mlp", (4,), 2, {"hidden": 8})
+    check_model("foldstream.training.zoo.networks:mlp", (4,), 2, {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
         check_model("operator:contains", (4,), 2, {})
     with pytest.raises(UsageError, match="cannot be imported: ModuleNotFoundError"):

@@ -6,6 +6,7 @@ not load torch, which takes a second.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import linecache
@@ -117,6 +118,45 @@ def settings_of(factory: Factory) -> dict[str, Any]:
         elif position >= 2:
             settings[parameter.name] = parameter.default
     return settings
+
+
+def settings_in_source(name: str) -> dict[str, Any] | None:
+    """`settings_of` the factory that `--model` names, from the source of its function or class: no torch is loaded for
+    that. None where that does not tell, as for a model of a package.
+
+    Raises UsageError for an unknown name.
+    """
+    if file := model_file(name):
+        place, attribute = locate(str(file[0])), file[1]
+    elif name in BUILT_IN:
+        place, attribute = locate(Path(__file__).with_name("networks.py")), BUILT_IN[name]
+    else:
+        if ":" not in name:
+            load_factory(name)
+        return None
+    try:
+        parsed = ast.parse(place.read_bytes())
+    except (OSError, SyntaxError):  # who loads it tells what is wrong
+        return None
+    found = [node for node in parsed.body if getattr(node, "name", None) == attribute]
+    if found and isinstance(found[-1], ast.ClassDef):
+        found = [node for node in found[-1].body if getattr(node, "name", None) == "__init__"]
+    if not found or not isinstance(found[-1], ast.FunctionDef) or found[-1].decorator_list:
+        return None
+    try:
+        return _settings_in(found[-1].args, first=2 + (found[-1].name == "__init__"))
+    except ValueError:  # a default that is computed
+        return None
+
+
+def _settings_in(arguments: ast.arguments, first: int) -> dict[str, Any]:
+    """The names and defaults of parameters from the one at position `first` on. Raises ValueError."""
+    named = [*arguments.posonlyargs, *arguments.args]
+    defaults: list[ast.expr | None] = [None] * (len(named) - len(arguments.defaults)) + [*arguments.defaults]
+    pairs = [*zip(named, defaults, strict=True)][first:]
+    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    settings = {one.arg: None if default is None else ast.literal_eval(default) for one, default in pairs}
+    return {**settings, "**": None} if arguments.kwarg else settings
 
 
 def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> nn.Module:
