@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 from foldstream.cluster.dask.local import dask_cluster
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
@@ -59,8 +59,18 @@ def digits(digits_csv: Path) -> Dataset:
 
 @pytest.fixture(scope="session")
 def dask_client() -> Iterator[Client]:
-    """A Dask cluster of two workers, shared by the session."""
+    """Dask in this process, with two threads, shared by the session."""
     with dask_cluster(2) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def dask_processes() -> Iterator[Client]:
+    """A Dask cluster of two worker processes, shared by the session."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield client
 
 

@@ -25,7 +25,7 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
         return result
     session.listener.announce("training", f"{asked.models} models of {request.model} on {asked.dataset.rows:,} rows")
     busy = f"{root} is being trained by another command; wait for it to end, or stop it"
-    with disk_in_words(root), root.lock(busy), ExitStack() as stack:
+    with ExitStack() as stack:
         stack.callback(gc.unfreeze)
         count = helper_count(request, asked.dataset, asked.models)
         helpers = [stack.enter_context(closing(Helper())) for _ in range(count)]
@@ -33,7 +33,8 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
             from .training import check_training, train_runs  # only now: the others load torch meanwhile
 
             training = check_training(asked, helpers)
-        return train_runs(training, session)
+        with disk_in_words(root), root.lock(busy):
+            return train_runs(training, session)
 
 
 @entry(TrainCall, TrainRequest)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from ...storage.format import Schema
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
@@ -82,8 +84,9 @@ def configure(
         recipe, own = resolve_settings(common.model, settings)
         configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
         check_config(configs[name], schema)
-        check_optimizer(recipe)
-        parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
+        with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
+            check_optimizer(recipe)
+            parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
     return configs, parameters
 
 

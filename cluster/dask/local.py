@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dask
 from distributed import Client, LocalCluster
 
 from ...storage.errors import UsageError
@@ -29,7 +30,10 @@ def dask_cluster(threads: int) -> Iterator[Client]:
     The worker has no memory limit of its own, since this process may hold other data: tasks are bounded by their size
     and their number.
     """
+    # By default, the link has the machine's address, but nobody listens there.
+    link = f"http://{LOOPBACK}:{{port}}/status"
     with (
+        dask.config.set({"distributed.dashboard.link": link}),
         LocalCluster(
             processes=False,
             n_workers=1,

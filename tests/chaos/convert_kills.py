@@ -216,7 +216,7 @@ def strike_conversions(
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in quiet.seconds.items())
         report(f"undisturbed, {quiet.source.name}: {stages} s")
     kills: list[Kill] = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
         for number in count():
             if len(kills) == wanted:
                 return kills
