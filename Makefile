@@ -98,6 +98,11 @@ bench-submit: install
 bench-watch: install
 	$(BIN)/python -m tests.benchmarks.watch $(DIGITS) build/bench-watch.json
 
+# Small jobs from the command to its end, against the same work as a plain script.
+.PHONY: bench-start
+bench-start: install
+	$(BIN)/python -m tests.benchmarks.start $(DIGITS) build/bench-start.json $(CASES)
+
 # A simulation: 20 folds on 64 nodes that fail.
 .PHONY: bench-schedule
 bench-schedule: install

@@ -1,6 +1,7 @@
 """The command line: one function per command. Only this module and `cluster/terminal/` print.
 
-Each command imports what it needs, so `--help` waits neither for Dask nor for torch, and `convert` not for torch.
+Each command says what it does and then imports what it needs: `--help` waits neither for Dask nor for torch, and nobody
+waits for a first line.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -62,9 +63,10 @@ def convert_csv(request: ConvertTablesRequest) -> None:
 
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
-    from .cluster.api.conversion import convert_tables
-
     with listening() as listener:
+        listener.announce("converting", f"{shorten(request.places)} into {request.out}")
+        from .cluster.api.conversion import convert_tables
+
         dataset = convert_tables(request, Session(listener=listener))
     print_result(dataset.facts(), lambda: show_dataset(dataset))
 
@@ -75,9 +77,10 @@ def convert_images(request: ConvertImagesRequest) -> None:
 
     Example: foldstream convert images photos/ photos.zarr --size 64 --fit crop
     """
-    from .cluster.api.conversion import convert_image_files
-
     with listening() as listener:
+        listener.announce("converting", f"{shorten(request.places)} into {request.out}")
+        from .cluster.api.conversion import convert_image_files
+
         dataset = convert_image_files(request, Session(listener=listener))
     print_result(dataset.facts(), lambda: show_dataset(dataset))
 
@@ -102,9 +105,10 @@ def train(request: TrainRequest) -> None:
 
     Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
     """
-    from .cluster.api.train import run_training
-
     with listening() as listener:
+        listener.announce("training", f"{request.model} on {request.dataset}, in {request.run}")
+        from .cluster.api.train import run_training
+
         summary = run_training(request, Session(listener=listener))
     print_result(summary, lambda: show_result(summary))
 
@@ -115,9 +119,10 @@ def predict(request: PredictRequest) -> None:
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
-    from .cluster.api.predict import predict_source
-
     with listening() as listener:
+        listener.announce("predicting", f"{request.source} by {request.run}")
+        from .cluster.api.predict import predict_source
+
         rows = predict_source(request, Session(listener=listener))
     out = str(request.out)
     print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
@@ -175,11 +180,12 @@ def run(
 
     Example: foldstream run examples/digits/job.toml
     """
-    from .cluster.api.job import run_job
-    from .cluster.api.job_file import load_job_file
-
-    tables = load_job_file(Path(job))  # before the run: the file of a submitted job is removed at its end
     with listening() as listener:
+        listener.announce("running", job)
+        from .cluster.api.job import run_job
+        from .cluster.api.job_file import load_job_file
+
+        tables = load_job_file(Path(job))  # before the run: the file of a submitted job is removed at its end
         summary = run_job(job, listener, cluster=ray)
     if summary:
         print_result(summary, lambda: show_result(summary))
@@ -296,6 +302,11 @@ def leave(status: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+def shorten(places: Sequence[str]) -> str:
+    """The first of some places, and the number of the others."""
+    return places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
 
 
 def escape_markup(text: str) -> str:

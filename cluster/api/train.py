@@ -23,7 +23,6 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     root = asked.root.root
     if result := complete_result(asked, session.listener):
         return result
-    session.listener.announce("training", f"{asked.models} models of {request.model} on {asked.dataset.rows:,} rows")
     busy = f"{root} is being trained by another command; wait for it to end, or stop it"
     with ExitStack() as stack:
         stack.callback(gc.unfreeze)

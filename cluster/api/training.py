@@ -109,7 +109,7 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
         count = 1 + len(training.helpers)
         where = "in this process" if count == 1 else f"in {count} processes on this machine"
         how = f"{where}; --workers {USUAL_WORKERS} starts workers on Ray instead"
-        session.listener.announce("training", how)
+        session.listener.announce("models", f"{training.asked.models} {how}")
         train = partial(train_units_here, helpers=training.helpers)
         train_units(training, folds, session, Trainers(training.mode, ONE_PROCESS, train, count))
         return

@@ -74,6 +74,8 @@ def test_out_of_fold_predictions_cover_each_row_once_and_give_the_score(trained:
     assert summary["out_of_fold"]["loss"] == pytest.approx(-np.log(own).mean(), rel=1e-6)
     by_fold = np.average([fold["accuracy"] for fold in summary["folds"]])
     assert summary["out_of_fold"]["accuracy"] == pytest.approx(by_fold, abs=1e-6)
+    loss_by_fold = np.average([fold["loss"] for fold in summary["folds"]])  # the folds are of one size
+    assert summary["out_of_fold"]["loss"] == pytest.approx(loss_by_fold, rel=1e-5)
 
 
 def test_folds_are_stratified_and_logged(trained: Path, digits: Dataset) -> None:
