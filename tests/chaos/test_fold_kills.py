@@ -69,8 +69,9 @@ def make(sample_shape, outputs):
 
 @pytest.fixture(scope="module")
 def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], bytes]:
+    """The weights and the predictions of a run without Ray."""
     root = tmp_path_factory.mktemp("undisturbed") / "run"
-    with training(command(digits.root, root), root.with_suffix(".log")) as process:
+    with training(command(digits.root, root, "--workers", "0"), root.with_suffix(".log")) as process:
         assert process.wait() == 0, root.with_suffix(".log").read_text()
     return result(RunFolder(locate(root)))
 

@@ -63,7 +63,7 @@ def test_callbacks_are_told_of_a_run(
     (port,) = free_ports(1)
     own, failing, run = Told(port), Failing(), tmp_path / "run"
     callbacks: list[str | fs.Callback] = [failing, "mlflow=digits", "wandb=digits", f"prometheus={port}", own]
-    options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64, "workers": 1}
+    options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
     summary = fs.train(digits.root, run, callbacks=callbacks, **options)
     history = [read_json(run / "folds" / str(fold) / "done.json")["history"] for fold in range(2)]
     assert own.moments[0] == ("run_begun", ["fold 0", "fold 1"])

@@ -107,7 +107,6 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectSer
         "model": f"{tmp_path}/own.py:linear",
         "folds": 2,
         "epochs": 2,
-        "workers": 1,
         "batch_size": 64,
         "holdout": 0.2,
     }
@@ -134,7 +133,7 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectSer
 
 def test_a_run_in_a_bucket_goes_on_and_refuses_another_job(bucket: str, server: ObjectServer) -> None:
     place = "s3://bucket/runs/second"
-    options = {"model": "mlp", "folds": 2, "epochs": 2, "workers": 1, "batch_size": 64}
+    options = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
     summary = fs.train(bucket, place, **options)  # type: ignore[arg-type]
     weights = bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes())
     for name in ("folds/1/done.json", "folds/1/model.safetensors", "summary.json", "report.json"):

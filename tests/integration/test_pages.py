@@ -138,7 +138,7 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
     told, _ = watch_page(page)
     page.goto(dask_client.dashboard_link.replace("/status", "/foldstream-run"))
     assert "Foldstream-Run" in page.locator(".navbar a").all_inner_texts()
-    options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64, "workers": 1}
+    options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
     with ThreadPoolExecutor(1) as threads:
         trained = threads.submit(fs.train, digits.root, tmp_path / "run", client=dask_client, **options)
         expect(page.locator("h1")).to_have_text(str(tmp_path / "run"), timeout=60_000)

@@ -247,7 +247,6 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         folds=2,
         epochs=40,
         batch_size=32,
-        workers=1,
         settings={"hidden": 32, "dropout": 0.0, "lr": 0.01},
         client=dask_client,
     )

@@ -41,9 +41,11 @@ def test_quiet_commands_print_errors_only(digits_csv: Path, tmp_path: Path) -> N
     assert wrong.stdout == ""
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_stops_a_training_and_says_how_to_resume(times: int, digits: Dataset, tmp_path: Path) -> None:
-    options = ["--folds", "3", "--epochs", "50", "--batch-size", "64", "--workers", "1", "--model", "mlp"]
+@pytest.mark.parametrize(("times", "workers"), [(1, "0"), (1, "1"), (2, "1")])
+def test_ctrl_c_stops_a_training_and_says_how_to_resume(
+    times: int, workers: str, digits: Dataset, tmp_path: Path
+) -> None:
+    options = ["--folds", "3", "--epochs", "50", "--batch-size", "64", "--workers", workers, "--model", "mlp"]
     run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     process = start([*COMMAND, "train", str(digits.root), str(run.root), *options], log)
     try:

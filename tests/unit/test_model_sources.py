@@ -7,7 +7,7 @@ import pytest
 from foldstream.storage.errors import UsageError
 from foldstream.training.zoo.factory import BUILT_IN, load_factory, settings_in_source, settings_of
 
-MODELS = '''
+MODELS = """
 from functools import cache
 from torch import nn
 
@@ -28,7 +28,7 @@ class Inherited(Net):
     pass
 
 assigned = plain
-'''
+"""
 
 
 @pytest.mark.parametrize(
