@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -280,23 +280,25 @@ of the time that torch and Ray take to load. A job that begins sets that back.""
 
 
 def main() -> NoReturn:
-    """The entry point. Errors that are raised on purpose are shown without a traceback."""
+    """Run the command line. Errors that are raised on purpose are shown without a traceback."""
     run: Callable[[], None] = app
     gc.set_threshold(RARE_GARBAGE)
     use_token()
-    status: Any = 0
     try:
         run()
     except FoldstreamError as error:
         errors.print(f"[red]error:[/] {escape_markup(str(error))}", highlight=False, soft_wrap=True)
-        status = error.exit_code
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def run_and_leave() -> NoReturn:
+    """The entry point: run the command line and end this process. To take down its modules one by one would take a
+    second once torch and Ray are loaded."""
+    try:
+        main()
     except SystemExit as ended:
-        status = ended.code
-    leave(status if isinstance(status, int) else int(status is not None))
-
-
-def leave(status: int) -> NoReturn:
-    """End this process. To take down its modules one by one would take a second once torch and Ray are loaded."""
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -315,4 +317,4 @@ def escape_markup(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave()
