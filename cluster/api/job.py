@@ -30,7 +30,7 @@ def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
             yield Session(listener=listener, client=executor)
         return
     # This looks at the current folder as it is loaded. Ray unpacks a submitted job's folder anew for another node on
-    the  # same machine, which takes away the folder in which this process is.
+    # the same machine, which takes away the folder in which this process is.
     import torch._dynamo  # noqa: F401
 
     from ..dask.on_ray import dask_on_ray
