@@ -7,7 +7,6 @@ waits for a first line.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -274,15 +273,9 @@ def info(
         console.print(f"{draw_preview(dataset, Path(preview))} rows: {preview}", highlight=False, soft_wrap=True)
 
 
-RARE_GARBAGE = 50_000
-"""New objects between two searches for garbage while modules are loaded, which leave none: the usual 700 take a third
-of the time that torch and Ray take to load. A job that begins sets that back."""
-
-
 def main() -> NoReturn:
     """Run the command line. Errors that are raised on purpose are shown without a traceback."""
     run: Callable[[], None] = app
-    gc.set_threshold(RARE_GARBAGE)
     use_token()
     try:
         run()

@@ -80,12 +80,6 @@ def check_bytes(text: str | int | None, option: str) -> int | None:
         raise UsageError(f"{option} {text}: {error}") from None
 
 
-def interface_of(address: str) -> str | None:
-    """The name of the network interface that has an address, None if there is none."""
-    named = psutil.net_if_addrs().items()
-    return next((name for name, addresses in named if address in (one.address for one in addresses)), None)
-
-
 def end_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends, for whatever reason (Linux only)."""
     with suppress(AttributeError):  # another system

@@ -88,7 +88,7 @@ def _check_train(request: TrainRequest) -> None:
     callback_factories(request)
     check_settings(request)
     if not RunFolder(locate(str(request.run))).job.exists():
-        check_batch_size(request.batch_size, lane_count(max(1, request.workers or 0)))
+        check_batch_size(request.batch_size, lane_count(request.world_size))
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 from ...storage.errors import disk_in_words
 from ...storage.machine import no_garbage_collection
 from ...training.ray.helper import Helper
+from ...training.run import RunFolder, best_folder
 from ..requests import Session, TrainRequest
 from ..runs.workers import helper_count
 from .entry import entry
-from .training_request import check_request, complete_result
+from .training_request import RequestedTraining, check_request, complete_result
 
 
 class TrainCall(TrainRequest, Session):
@@ -20,13 +21,18 @@ class TrainCall(TrainRequest, Session):
 def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     """Train a model for each fold, and merge their out-of-fold predictions; see `train`."""
     asked = check_request(request)
+    result = complete_result(asked) or _train(asked, session)
+    session.listener.announce("report", str(RunFolder(best_folder(asked.root.root)).page))
+    return result
+
+
+def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
+    """Train what is not complete."""
     root = asked.root.root
-    if result := complete_result(asked, session.listener):
-        return result
     busy = f"{root} is being trained by another command; wait for it to end, or stop it"
     with ExitStack() as stack:
         stack.callback(gc.unfreeze)
-        count = helper_count(request, asked.dataset, asked.models)
+        count = helper_count(asked.request, asked.dataset, asked.models)
         helpers = [stack.enter_context(closing(Helper())) for _ in range(count)]
         with no_garbage_collection():
             from .training import check_training, train_runs  # only now: the others load torch meanwhile

@@ -14,28 +14,25 @@ from ...training.config import TrainConfig
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, is_done, name_folds
-from ...training.settings import check_config, resolve_settings
+from ...training.settings import check_config
 from ...training.zoo.factory import check_model
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
 from ..requests import Session
 from ..runs.fold_mode import FoldMode, choose_fold_mode
 from ..runs.here import ONE_PROCESS, train_units_here
-from ..runs.run import Trainers, load_summary, prepare_run, train_folds
-from ..runs.workers import USUAL_WORKERS, choose_workers
+from ..runs.run import Trainers, prepare_run, train_folds
+from ..runs.workers import USUAL_WORKERS
 from .conversion import absolute
 from .summary import merge_run
-from .training_request import RequestedTraining, common_config, finished_result
+from .training_request import RequestedTraining, compare_candidates
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training whose models are checked too: what each candidate trains, the number of workers, the fold mode, and
-    the process that helps this one."""
+    """A training whose models are checked too: the fold mode, and the processes that train along with this one."""
 
     asked: RequestedTraining
-    configs: dict[str, TrainConfig]
-    workers: int
     mode: FoldMode
     helpers: Sequence[Helper]
 
@@ -49,45 +46,39 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
     incomplete = [folder for folder in runs.values() if not folder.summary.exists()]
     with Callbacks(asked.factories if incomplete else [], asked.root.root) as callbacks:
-        callbacks.notify("run_begun", str(asked.root.root), left, describe(training))
+        callbacks.notify("run_begun", str(asked.root.root), left, describe(asked))
         if left:
             train_left(training, named, session)
         for folder in incomplete:
             merge(asked, folder, session)
-        result = finished_result(asked, listener)
-        best = asked.runs[result.get("best", "")]
-        callbacks.finish(load_summary(best))
+        summaries = asked.load_summaries()
+        result = compare_candidates(asked, summaries)
+        callbacks.finish(summaries[result.get("best", "")])
     return result
 
 
 def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
-    request, dataset = asked.request, asked.dataset
-    workers, models = choose_workers(request, dataset), math.ceil(asked.models / (1 + len(helpers)))
-    common = common_config(request, asked.split, asked.lanes, asked.shares)
-    configs, parameters = configure(asked.candidates, common, dataset.schema)
-    execution = request.model_copy(update={"workers": workers})
-    mode = choose_fold_mode(dataset, models, common, execution, parameters)
-    return Training(asked, configs, workers, mode, helpers)
+    dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
+    parameters = check_models(asked.configs, dataset.schema)
+    execution = asked.request.model_copy(update={"workers": asked.workers})
+    common = next(iter(asked.configs.values()))
+    return Training(asked, choose_fold_mode(dataset, models, common, execution, parameters), helpers)
 
 
-def configure(
-    candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, schema: Schema
-) -> tuple[dict[str, TrainConfig], int]:
-    """What each candidate trains, from what is `common` to all and its settings; and the number of parameters of the
-    largest model.
+def check_models(configs: Mapping[str, TrainConfig], schema: Schema) -> int:
+    """Check what each candidate trains. Returns the number of parameters of the largest model.
 
     Raises UsageError for what cannot be trained on data with this schema.
     """
-    configs, parameters = {}, 0
-    for name, settings in candidates.items():
-        recipe, own = resolve_settings(common.model, settings)
-        configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
-        check_config(configs[name], schema)
+    parameters = 0
+    for config in configs.values():
+        check_config(config, schema)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
-            check_optimizer(recipe)
-            parameters = max(parameters, check_model(common.model, schema.sample_shape, schema.outputs, own))
-    return configs, parameters
+            check_optimizer(config.recipe)
+            count = check_model(config.model, schema.sample_shape, schema.outputs, config.model_settings)
+        parameters = max(parameters, count)
+    return parameters
 
 
 def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
@@ -96,7 +87,7 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
     with job_executor(session.listener, session.client) as executor:
         jobs = {
             name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
-            for name, config in training.configs.items()
+            for name, config in training.asked.configs.items()
         }
         executor.publish(RUN, _run_page(training.asked))
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
@@ -105,17 +96,18 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
 
 def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
     """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
-    if not training.workers:
+    asked = training.asked
+    if not asked.workers:
         count = 1 + len(training.helpers)
         where = "in this process" if count == 1 else f"in {count} processes on this machine"
         how = f"{where}; --workers {USUAL_WORKERS} starts workers on Ray instead"
-        session.listener.announce("models", f"{training.asked.models} {how}")
+        session.listener.announce("models", f"{asked.models} {how}")
         train = partial(train_units_here, helpers=training.helpers)
         train_units(training, folds, session, Trainers(training.mode, ONE_PROCESS, train, count))
         return
     from .on_ray import trainers_on_ray  # Ray takes a second to load
 
-    request = training.asked.request.model_copy(update={"workers": training.workers})
+    request = asked.request.model_copy(update={"workers": asked.workers})
     with trainers_on_ray(request, training.mode, folds, session) as trainers:
         train_units(training, folds, session, trainers)
 
@@ -125,7 +117,7 @@ def train_units(training: Training, folds: Mapping[str, RunFold], session: Sessi
     asked, mode, listener = training.asked, trainers.mode, session.listener
     listener.announce("fold mode", f"{mode.name}: {mode.reason}")
     # Callbacks stay in this process: workers get the rest of the request as it is.
-    settled = {"fold_mode": mode.name, "workers": training.workers, "callbacks": ()}
+    settled = {"fold_mode": mode.name, "workers": asked.workers, "callbacks": ()}
     train_folds(asked.root, folds, asked.request.model_copy(update=settled), trainers, listener.progress)
 
 
@@ -141,11 +133,11 @@ def _run_page(asked: RequestedTraining) -> dict[str, str]:
     return {"place": absolute(str(asked.root.root))}
 
 
-def describe(training: Training) -> dict[str, Any]:
+def describe(asked: RequestedTraining) -> dict[str, Any]:
     """The configuration of a run; of a grid what is common to its candidates, and their settings."""
-    value = next(iter(training.configs.values())).model_dump()
-    if len(training.configs) == 1:
+    value = next(iter(asked.configs.values())).model_dump()
+    if len(asked.configs) == 1:
         return value
     return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
-        "candidates": training.asked.candidates
+        "candidates": asked.candidates
     }

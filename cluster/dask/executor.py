@@ -1,4 +1,4 @@
-"""The executor of a job: this thread, Dask in this process once there is much to do, or a Dask cluster."""
+"""The executor of a job: threads of this process, Dask in it once there is much to do, or a Dask cluster."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
-from ..api.training import configure
-from ..api.training_request import callback_factories, check_settings, common_config
+from ..api.training import check_models
+from ..api.training_request import callback_factories, candidates_of, common_config, configure
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of
@@ -192,10 +192,11 @@ def measure_training(
     Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
     callback_factories(request)
-    candidates, split, epochs = check_settings(request), split_of(request, dataset), request.epochs
+    candidates, split, epochs = candidates_of(request), split_of(request, dataset), request.epochs
     workers = request.workers or shares_of(0)
     common = common_config(request, split, lane_count(workers), workers)
-    configs, parameters = configure(candidates, common, dataset.schema)
+    configs = configure(candidates, common)
+    parameters = check_models(configs, dataset.schema)
     passes = epoch_passes(split, common.refit, len(candidates))
     fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)

@@ -44,13 +44,12 @@ def choose_workers(request: TrainRequest, dataset: Dataset) -> int:
     gpus = gpu_count()
     if gpus > 1 or ray_is_connected():
         return min(USUAL_WORKERS, gpus or USUAL_WORKERS)
-    return 0 if gpus or stays_in_memory(dataset) else USUAL_WORKERS
+    return 0 if gpus or copies_in_memory(dataset) else USUAL_WORKERS
 
 
-def stays_in_memory(dataset: Dataset, processes: int = 1) -> bool:
-    """Whether so many processes can keep all blocks of a dataset after the first epoch."""
-    size = dataset.rows * sum(spec.row_bytes for spec in dataset.manifest.arrays)
-    return processes * size <= stream_memory()
+def copies_in_memory(dataset: Dataset) -> int:
+    """How many processes of this machine can keep all blocks of a dataset after the first epoch."""
+    return stream_memory() // (dataset.rows * sum(spec.row_bytes for spec in dataset.manifest.arrays))
 
 
 def shares_of(workers: int) -> int:
@@ -67,8 +66,8 @@ def helper_count(request: TrainRequest, dataset: Dataset, models: int) -> int:
     allows it."""
     if request.workers is not None or choose_workers(request, dataset) or gpu_count() or request.fold_mode == "runs":
         return 0
+    if dataset.rows * models * request.epochs < HELP_ROWS:
+        return 0
     machine = this_machine()
-    processes = min(machine.cores, models, machine.memory // 2 // PROCESS_BYTES)
-    while processes > 1 and not stays_in_memory(dataset, processes):
-        processes -= 1
-    return processes - 1 if dataset.rows * models * request.epochs >= HELP_ROWS else 0
+    room = min(machine.memory // 2 // PROCESS_BYTES, copies_in_memory(dataset))
+    return max(1, min(machine.cores, models, room)) - 1

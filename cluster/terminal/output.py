@@ -5,7 +5,6 @@ Commands import what they need, so this module imports neither Dask nor torch.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 console = Console()
 errors = Console(stderr=True)
 LINE_SECONDS = 1.0  # between two JSON lines about the same stage
-USUAL_GARBAGE = gc.get_threshold()
 INTERRUPTED = 130  # exit code of a command that Ctrl-C has stopped
 
 
@@ -82,8 +80,6 @@ class Bars:
 def listening() -> Iterator[Listener]:
     """Show progress and addresses while a job runs. Ctrl-C stops it gracefully, a second Ctrl-C immediately."""
     from ..listener import Listener
-
-    gc.set_threshold(*USUAL_GARBAGE)
 
     progress = Progress(
         TextColumn("{task.description:>8}"),

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
+import psutil
 import ray
 import ray.train
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.backend import Backend
 
 from ...storage.errors import AttemptError, FoldstreamError, RunError
-from ...storage.machine import interface_of, keep_freed_memory, no_garbage_collection
+from ...storage.machine import keep_freed_memory, no_garbage_collection
 from ..zoo.user_code import read_error_note
 from .group import FINAL, START_SECONDS, GroupRequest
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
@@ -48,8 +49,10 @@ def _free_address() -> tuple[str, int]:
 def _set_environment(**variables: str) -> None:
     """Set environment variables, and have Gloo use the interface of Ray's node: by default it takes the address of the
     host's name, which many systems put on loopback."""
-    if interface := interface_of(ray.util.get_node_ip_address()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    own = ray.util.get_node_ip_address()
+    for interface, addresses in psutil.net_if_addrs().items():
+        if own in (address.address for address in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.update(variables)
 
 
