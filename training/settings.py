@@ -61,6 +61,11 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
 
 
+def usual_recipe(model: str) -> Recipe:
+    """The recipe of a model for which nothing else is set."""
+    return Recipe(**DEFAULTS.get(model, {}))
+
+
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """Sort `--set` values into the recipe and the model's own settings.
 

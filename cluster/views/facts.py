@@ -12,7 +12,7 @@ from ...storage.fold_plan import FoldPlan, open_plan
 from ...storage.options import Options
 from ...training.config import TrainingOptions
 from ...training.run import RunFolder, RunJob, read_result
-from ...training.settings import resolve_settings
+from ...training.settings import usual_recipe
 from ...training.splits.split import options_of
 from ..requests import SplitRequest, TrainRequest, words_of
 
@@ -45,7 +45,7 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
 
 def settings(job: RunJob) -> dict[str, Any]:
     """The `--set` settings that differ from the model's default recipe, and the model's own settings."""
-    usual, _ = resolve_settings(job.config.model, {})
+    usual = usual_recipe(job.config.model)
     differing = {name: value for name, value in job.config.recipe.model_dump().items() if value != getattr(usual, name)}
     return differing | dict(job.config.model_settings)
 

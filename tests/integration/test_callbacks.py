@@ -7,6 +7,7 @@ from urllib.request import urlopen
 import foldstream as fs
 import mlflow
 import pytest
+import wandb
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.places.json_files import read_json
 from prometheus_client.parser import text_string_to_metric_families
@@ -65,6 +66,7 @@ def test_callbacks_are_told_of_a_run(
     callbacks: list[str | fs.Callback] = [failing, "mlflow=digits", "wandb=digits", f"prometheus={port}", own]
     options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
     summary = fs.train(digits.root, run, callbacks=callbacks, **options)
+    wandb.teardown()  # its process otherwise lives as long as this one
     history = [read_json(run / "folds" / str(fold) / "done.json")["history"] for fold in range(2)]
     assert own.moments[0] == ("run_begun", ["fold 0", "fold 1"])
     assert own.moments[-2:] == [("run_ended", summary["out_of_fold"]), ("close", None)]

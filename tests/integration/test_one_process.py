@@ -17,7 +17,7 @@ from foldstream.cluster.runs.journal import Journal
 from foldstream.cluster.runs.status import run_status
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.places.locate import locate
-from foldstream.training.ray.helper import DIED
+from foldstream.training.ray import helper
 from foldstream.training.run import RunFolder
 
 from ..chaos.fold_kills import EPOCHS, FOLDS, result, training, wait_for
@@ -85,6 +85,12 @@ def helped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "HELP_ROWS", 0)
 
 
+def helpers() -> list[psutil.Process]:
+    """The processes that train along with this one. Other tests may have left processes that serve the session."""
+    children = (one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE)
+    return [one for one in children if helper.__name__ in one.cmdline()]
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_another_process_trains_folds_of_its_own_and_this_one_gets_its_settings_back(
     helped: None, undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
@@ -100,7 +106,7 @@ def test_another_process_trains_folds_of_its_own_and_this_one_gets_its_settings_
     assert result(RunFolder(locate(tmp_path / "run"))) == undisturbed
     starts = [line["folds"] for line in Journal(RunFolder(locate(tmp_path / "run")).journal).lines() if "start" in line]
     assert starts == [["fold 0", "fold 1"], ["fold 2"]]
-    assert not psutil.Process().children()
+    assert not helpers()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
@@ -113,14 +119,14 @@ def test_another_process_that_is_killed_costs_no_more_than_the_work_since_its_ch
     def kill() -> None:
         while not run.fold(2).progress.exists():
             trained.wait(0.01)
-        (helper,) = (one for one in psutil.Process().children() if "helper" in " ".join(one.cmdline()))
-        helper.kill()
+        (process,) = helpers()
+        process.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
     fs.train(digits.root, tmp_path / "run", **OPTIONS)
     killer.join()
-    assert run_status(run.root).failures == [f"fold-2, attempt 1: {DIED}"]
+    assert run_status(run.root).failures == [f"fold-2, attempt 1: {helper.DIED}"]
     assert result(run) == undisturbed
 
 
