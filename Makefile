@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test test-all check bench clean
 
 install: .venv/installed
 
@@ -27,11 +27,14 @@ demo: install
 	@echo "submission.csv: $$(head -n 1 submission.csv), $$(($$(wc -l < submission.csv) - 1)) rows"
 
 # Tests that need no cluster run in parallel, each process with one thread: on two cores, oversubscribed threads make
-# some of them twenty times slower. PYTEST="--budget 3300" starts no long test after that many seconds.
+# some of them twenty times slower. Of the long ones, the kills and the clusters, each run takes a third, by the time of
+# day; PART=1790000000 repeats that of another run. `make test-all` runs all of them.
 ALONE := tests/contracts tests/property tests/unit
-test: install
+PART ?= $(shell date +%s)
+test: CHOSEN = --part $(PART)
+test test-all: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ALONE) $(PYTEST)
-	$(BIN)/pytest $(addprefix --ignore=,$(ALONE)) $(PYTEST)
+	$(BIN)/pytest $(addprefix --ignore=,$(ALONE)) $(CHOSEN) $(PYTEST)
 
 # Jobs across hosts, which are network namespaces, and on Slurm. Skipped without root, `ip`, munge and Slurm. Part of
 # `make test`.
@@ -75,6 +78,24 @@ $(PEERS)/installed: tests/benchmarks/peers.txt constraints.txt
 	$(PEERS)/bin/pip install -q -c constraints.txt torch==2.13.0
 	$(PEERS)/bin/pip install -q --no-deps -r tests/benchmarks/peers.txt
 	touch $@
+
+# On a machine with a GPU, OUT=folder tests/gpu/run.sh runs what needs one. The bundle holds what such a machine may lack:
+# carry build/gpu-bundle to it along with the checkout. The rehearsal has tiny sizes and runs on the CPU.
+GPU_PYTHON ?= 3.12
+GPU_PLATFORMS := $(foreach number,28 27 17,--platform manylinux_2_$(number)_x86_64) --platform manylinux2014_x86_64
+.PHONY: gpu-bundle gpu-rehearsal bench-gpu
+gpu-bundle: install
+	rm -rf build/gpu-bundle
+	$(BIN)/pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		$(GPU_PLATFORMS) -c constraints.txt -r tests/gpu/wheels.txt -d build/gpu-bundle
+	du -sh build/gpu-bundle
+
+gpu-rehearsal: install
+	mkdir -p build/gpu-rehearsal
+	OUT=build/gpu-rehearsal PYTHON=$(BIN)/python tests/gpu/run.sh --rehearsal
+
+bench-gpu: install
+	$(BIN)/python -m tests.gpu.bench build/bench-gpu.json
 
 # Blocks read in random order by Foldstream, zarr-python, zarrs and tensorstore; codecs on each kind of data.
 .PHONY: bench-readers bench-codecs

@@ -1,7 +1,6 @@
 """Fixtures shared by all tests. Clusters start slowly: tests that need one share it for the session."""
 
 import gzip
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,47 @@ from foldstream.storage.tasks import SerialExecutor
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
 
-STARTED = time.monotonic()
+PARTS = 3
+LEFT_OUT = pytest.StashKey[list[str]]()
 
 WriteCsv = Callable[..., Path]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--budget", type=float, metavar="SECONDS", help="Skip tests marked long that would start after this time."
+        "--part",
+        type=int,
+        metavar="NUMBER",
+        help=f"Run one in {PARTS} of the tests marked long; NUMBER says which, and is the seed of random moments.",
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run long tests last."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is not None)
+def pytest_report_header(config: pytest.Config) -> str:
+    part = config.getoption("--part")
+    return "long tests: all, seed 0" if part is None else f"long tests: part {part % PARTS + 1} of {PARTS}, seed {part}"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    budget = item.config.getoption("--budget")
-    if budget and item.get_closest_marker("long") and time.monotonic() - STARTED > budget:
-        pytest.skip(f"the --budget of {budget:.0f} seconds is used up")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run long tests last, and of these only the wanted part."""
+    part = config.getoption("--part")
+    long = [item for item in items if item.get_closest_marker("long")]
+    left_out = [] if part is None else [item for number, item in enumerate(long) if (number - part) % PARTS]
+    items[:] = [*(item for item in items if item not in long), *(item for item in long if item not in left_out)]
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which tests were left out, and how they are run."""
+    if left_out := config.stash.get(LEFT_OUT, []):
+        terminalreporter.section("long tests left out")
+        terminalreporter.write_line("\n".join([*left_out, "All tests: make test-all"]))
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of what long tests draw at random: another one for each run of CI."""
+    return request.config.getoption("--part") or 0
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ KILLS = {"csv": 5, "images": 3}
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", KILLS)
-def test_a_conversion_killed_at_any_moment_ends_with_the_same_files(kind: str, tmp_path: Path) -> None:
-    assert len(strike_conversions(tmp_path, kind, KILLS[kind], seed=1)) == KILLS[kind]
+def test_a_conversion_killed_at_any_moment_ends_with_the_same_files(kind: str, seed: int, tmp_path: Path) -> None:
+    assert len(strike_conversions(tmp_path, kind, KILLS[kind], seed)) == KILLS[kind]
 
 
 class HalfWriting(SerialExecutor):

@@ -79,9 +79,9 @@ def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tu
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", ["worker", "node", "controller", "driver"])
 def test_a_kill_leaves_the_weights_as_they_would_have_been(
-    victim: str, undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
+    victim: str, undisturbed: tuple[list[bytes], bytes], digits: Dataset, seed: int, tmp_path: Path
 ) -> None:
-    what = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(0), [])
+    what = disturb(digits.root, tmp_path / "run", victim, 0.4, random.Random(seed), [])
     assert "nothing" not in what
     assert result(RunFolder(locate(tmp_path / "run"))) == undisturbed
     if victim == "worker":  # Ray Train restarts it

@@ -11,8 +11,6 @@ import pytest
 from foldstream.cli import app
 from typer.main import get_command
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("foldstream ", ".venv/bin/foldstream ")  # 'make demo' is the last command of the tutorial on digits
 
@@ -50,6 +48,7 @@ def write_customers(folder: Path) -> None:
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "tutorials").glob("*.md")), ids=lambda page: page.stem)
 def test_the_tutorial_is_run(page: Path, tmp_path: Path) -> None:
     run_blocks(blocks(page), tmp_path)
@@ -58,6 +57,7 @@ def test_the_tutorial_is_run(page: Path, tmp_path: Path) -> None:
     assert all(len(path.read_text().splitlines()) > 20 for path in predictions)
 
 
+@pytest.mark.long
 def test_the_commands_of_the_readme_are_run(tmp_path: Path) -> None:
     write_customers(tmp_path)
     run_blocks(blocks(ROOT / "README.md"), tmp_path)

@@ -65,9 +65,9 @@ def test_workers_give_what_this_process_gives(
 
 
 def test_a_killed_command_resumes_to_the_same_bits(
-    undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
+    undisturbed: tuple[list[bytes], bytes], digits: Dataset, seed: int, tmp_path: Path
 ) -> None:
-    run, log, draw = RunFolder(locate(tmp_path / "run")), tmp_path / "log", random.Random(0)
+    run, log, draw = RunFolder(locate(tmp_path / "run")), tmp_path / "log", random.Random(seed)
     options = "--workers", "0", "--checkpoint-every", "3 steps"
     for part in range(3):
         with training(command(digits, tmp_path / "run", *options), log) as process:
