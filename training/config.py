@@ -45,6 +45,11 @@ class Recipe(Options):
     compile: bool = Field(
         default=False, description="Run training steps through torch.compile, which needs a C++ compiler."
     )
+    stack: bool = Field(
+        default=False,
+        description="Compute the models of all folds as one by torch.func.vmap, in one process: faster for small "
+        "models on a GPU. Random numbers such as dropout's differ from those of a fold alone.",
+    )
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp",
         description="How workers share a fold: ddp, each has the whole model; fsdp, each has a part of it.",

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..storage.dataset import Dataset, open_dataset
@@ -43,6 +44,7 @@ def stream(
     cache: str | int | None = None,
     threads: int | None = None,
     transform: Transform | None = None,
+    device: str | torch.device = "cpu",
 ) -> TrainStream | RowStream:
     """Stream a dataset as batches `(x, y, id)` of tensors in the dataset's dtypes, without Ray.
 
@@ -69,6 +71,7 @@ def stream(
         threads: Threads that read and decode. None: one per core for local data, 16 for data in an object store.
         transform: A function applied to each training batch. It gets the batch and a torch.Generator that is seeded by
             the batch's position.
+        device: Where the batches go, e.g. "cuda": they are copied there while earlier ones are being computed on.
 
     Returns:
         An iterable over batches. It reads ahead in its own threads; a torch.utils.data.DataLoader takes it with
@@ -94,9 +97,9 @@ def stream(
         selected = Both(opened.layout, selected, SubsetFilter(opened.layout, rows))
     reader = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
-        return RowStream(opened, selected, reader, batch_size)
+        return RowStream(opened, selected, reader, batch_size, torch.device(device))
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
-    return TrainStream(opened, selected, mixing, reader, epoch, transform)
+    return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device))
 
 
 def normalizer(dataset: str | Path | Dataset) -> nn.Module:

@@ -43,6 +43,8 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
+    if recipe.stack and recipe.strategy == "fsdp":
+        raise UsageError("--set stack=true computes all folds in one process; remove strategy=fsdp")
     if (recipe.strategy, recipe.precision) == ("fsdp", "float16"):
         raise UsageError("--set strategy=fsdp does not support float16's gradient scaling; use precision=bfloat16")
     import torch

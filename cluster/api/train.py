@@ -32,7 +32,7 @@ def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
     busy = f"{root} is being trained by another command; wait for it to end, or stop it"
     with ExitStack() as stack:
         stack.callback(gc.unfreeze)
-        count = helper_count(asked.request, asked.dataset, asked.models)
+        count = 0 if asked.stacked else helper_count(asked.request, asked.dataset, asked.models)
         helpers = [stack.enter_context(closing(Helper())) for _ in range(count)]
         with no_garbage_collection():
             from .training import check_training, train_runs  # only now: the others load torch meanwhile

@@ -1,11 +1,12 @@
 """A training as far as metadata can check it: nothing here loads torch, Ray or Dask, which take seconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ...storage.dataset import Dataset, open_dataset
+from ...storage.errors import UsageError
 from ...storage.places.locate import locate
 from ...training.config import TrainConfig, TrainingOptions
 from ...training.run import RunFolder
@@ -44,6 +45,11 @@ class RequestedTraining:
         """The number of models of all candidates."""
         return len(self.candidates) * (self.split.folds * self.split.repeats + self.request.refit)
 
+    @property
+    def stacked(self) -> bool:
+        """Whether a candidate's folds are computed as one, in a single process."""
+        return any(config.recipe.stack for config in self.configs.values())
+
     def load_summaries(self) -> dict[str, dict[str, Any]]:
         """The summaries of the candidates' runs, which are complete."""
         return {name: load_summary(run) for name, run in self.runs.items()}
@@ -60,7 +66,20 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     lanes, shares = next(existing, (lane_count(shares_of(workers)), shares_of(workers)))
     configs = configure(candidates, common_config(request, split, lanes, shares))
     check_batch_size(request.batch_size, lanes)
-    return RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)
+    asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)
+    return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
+
+
+def _stacked(request: TrainRequest) -> TrainRequest:
+    """A request whose folds are computed as one, which takes a single process. Raises UsageError if it asks for
+    several."""
+    if (request.workers or 0) > 1:
+        raise UsageError(
+            f"--set stack=true computes all folds in one process, not in {request.workers}; use --workers 1"
+        )
+    if request.fold_mode == "runs":
+        raise UsageError("--set stack=true computes all folds as one; leave out --fold-mode runs")
+    return request.model_copy(update={"fold_mode": "fused"})
 
 
 def candidates_of(request: TrainRequest) -> dict[str, dict[str, Any]]:
@@ -93,7 +112,8 @@ def configure(candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig) 
     configs = {}
     for name, settings in candidates.items():
         recipe, own = resolve_settings(common.model, settings)
-        configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own})
+        shares = 1 if recipe.stack else common.shares
+        configs[name] = common.model_copy(update={"recipe": recipe, "model_settings": own, "shares": shares})
     return configs
 
 

@@ -39,7 +39,7 @@ class HeldOutEvaluator:
     @torch.inference_mode()
     def update(self, batch: Batch, shard: int) -> None:
         """Add a batch of a shard's held-out rows."""
-        x, y = batch.x.to(self.process.device), batch.y.to(self.process.device)
+        x, y = (column.to(self.process.device, non_blocking=True) for column in (batch.x, batch.y))
         with autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x))
         self.sums[shard, 0] += len(y)

@@ -55,9 +55,16 @@ class FoldModel:
         self.reports.begin_epoch()
 
     def train_step(self, parts: Sequence[Rows], step: int) -> None:
-        """Train on a batch, given by the rows of each share, and write a progress update if it is due."""
+        """Train on a batch, given by the rows of each share."""
+        self.learner.add_gradients(parts, self.state.epoch, step)
+        self.end_step(step)
+
+    def end_step(self, step: int) -> None:
+        """Update the weights, as after `accumulate` batches and after the epoch's last one, and write a progress update
+        if it is due."""
         state, network = self.state, self.network
-        if self.learner.step(parts, state.epoch, step):
+        if self.learner.ends_update(step):
+            self.learner.update()
             state.step = step + 1
         if self.reports.is_due() and (network.process.is_main or not network.together):
             self.reports.write_progress(state.epoch + (step + 1) / state.steps)

@@ -14,6 +14,7 @@ import torch
 
 from ..config import TrainConfig
 from ..stream.batch import Batch
+from ..stream.device import on_device
 from ..stream.fused import FusedStream
 from ..stream.loads import GroupShape
 from ..stream.read_schedule import ModelSteps
@@ -81,8 +82,10 @@ class FoldPlacement:
                 fold.learner.set_state(self.process.broadcast(state, home))
             fold.begin_pass([self.process.rank], self.shares, together=True)
         models, begun = _begun(folds)
-        for group, batch, _ in read_steps(self.stream, folds[0].state.epoch, begun):
-            yield from split_steps(models[group.model], group, [(batch.x, batch.y)])
+        read = read_steps(self.stream, folds[0].state.epoch, begun)
+        groups = ((group, [(batch.x, batch.y)]) for group, batch, _ in read)
+        for group, parts in on_device(groups, self.process.device):
+            yield from split_steps(models[group.model], group, parts)
 
     def _own_steps(self, folds: Sequence[FoldModel]) -> Iterator[FoldStep]:
         """The steps of the folds that this rank trains, with the rows of all shares."""
@@ -93,8 +96,9 @@ class FoldPlacement:
         for fold in folds:
             self._bring_home(fold, owners.home(fold.number))
             fold.begin_pass(range(self.shares), self.shares, together=False)
-        groups = read_steps(self.stream, folds[0].state.epoch, begun, for_others=True)
-        for group, parts in exchange_rows(groups, shape, owners, process):
+        read = read_steps(self.stream, folds[0].state.epoch, begun, for_others=True)
+        groups = exchange_rows(read, shape, owners, process)
+        for group, parts in on_device(groups, process.device):
             fold = models[group.model]
             before, after = (owners.owner(group.model, group.steps.start + n * owners.group_steps) for n in (-1, 1))
             if group.number and before != process.rank:

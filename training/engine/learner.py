@@ -140,29 +140,34 @@ class Learner:
             self.current.resume(self.pending)
             self.pending = None
 
-    def step(self, parts: Sequence[Rows], epoch: int, step: int) -> bool:
-        """Forward and backward with the rows of each share. Returns whether the step ended with an update, as after
-        `accumulate` batches and after the epoch's last one."""
+    def begins_update(self, step: int) -> bool:
+        """Whether a step's gradients are the first of an update."""
+        return step % self.network.recipe.accumulate == 0
+
+    def batches(self, step: int) -> int:
+        """The batches whose gradients make up the update to which a step belongs; fewer at the end of an epoch."""
+        accumulate = self.network.recipe.accumulate
+        return min(accumulate, self.steps - (step - step % accumulate))
+
+    def ends_update(self, step: int) -> bool:
+        """Whether a step is the last one of an update."""
+        return self.begins_update(step + 1) or step + 1 == self.steps
+
+    def add_gradients(self, parts: Sequence[Rows], epoch: int, step: int) -> None:
+        """Forward and backward with the rows of each share."""
         config, network, current = self.run_fold.job.config, self.network, self.current
-        recipe, process = config.recipe, network.process
-        first = step - step % recipe.accumulate
-        batches = min(recipe.accumulate, self.steps - first)
-        updates = step + 1 == first + batches
+        process, batches = network.process, self.batches(step)
         for position, (number, (x, y)) in enumerate(zip(current.shares.numbers, parts, strict=True)):
             process.seed(seed_of(config.seed, self.run_fold.fold, epoch * self.steps + step, number))
-            with current.shares.share(position), network.averaging(updates):
-                x, y = (tensor.to(process.device, non_blocking=True) for tensor in (x, y))
-                with autocast(process.device, recipe.precision):
+            with current.shares.share(position), network.averaging(self.ends_update(step)):
+                with autocast(process.device, network.recipe.precision):
                     loss = self.objective.loss(network.forward(self.prepare(x)), y)
-                if step == first:  # only now: the backward pass then gets memory that is still in the cache
+                if self.begins_update(step):  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
                 self.scaler.scale(loss / batches if batches > 1 else loss).backward()  # type: ignore[no-untyped-call]
             current.losses[position] += loss.detach()
-        if updates:
-            self._update()
-        return updates
 
-    def _update(self) -> None:
+    def update(self) -> None:
         """An optimizer step with the gradients of all shares."""
         self.current.shares.merge_gradients()
         if limit := self.network.recipe.clip_grad_norm:

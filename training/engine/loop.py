@@ -25,7 +25,8 @@ from ..stream.single import TrainStream
 from .fold_model import FoldModel, make_fold_model
 from .fold_parallel import FoldPlacement
 from .process import Process
-from .shares import join_states
+from .shares import Rows, join_states
+from .stack import Stack
 
 Item = TypeVar("Item")
 Heartbeat = Callable[[bool], None]
@@ -65,6 +66,7 @@ class FoldTrainer:
             make_fold_model(n, one, process, kept[n], evaluated[n] * self.dataset.layout.shards, checkpoints)
             for n, one in enumerate(folds)
         ]
+        self.stacks = _stacks(self.folds, len(plan.models))
         self.saver = CheckpointSaver(process, self.placement, checkpoints, self.clock, heartbeat)
 
     @property
@@ -123,15 +125,28 @@ class FoldTrainer:
         """
         together = len(folds) < self.process.world_size or any(fold.network.needs_all_ranks for fold in folds)
         started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saver.saves_within_epochs
+        for stack in self.stacks:
+            stack.begin_pass(folds)
         for fold, step, parts in self.clock.waiting(self.placement.steps(folds, together)):
-            fold.train_step(parts, step)
-            self.heartbeat(True)
-            if within and fold.state.step == step + 1 < fold.state.steps:  # after an update
-                self.saver.save_within_epoch(fold, together)
+            for trained in self.train_step(fold, step, parts):
+                self.heartbeat(True)
+                if within and trained.state.step == step + 1 < trained.state.steps:  # after an update
+                    self.saver.save_within_epoch(trained, together)
+        for stack in self.stacks:
+            stack.end_pass()
         seconds = perf_counter() - started
         written -= self.clock.spent["checkpoint"]
         self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"] + written
         return seconds
+
+    def train_step(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> Sequence[FoldModel]:
+        """Train a fold on a batch, given by the rows of each share. Returns the folds that were trained: in a stack,
+        each waits for the others."""
+        for stack in self.stacks:
+            if fold.number in stack.places:
+                return stack.add(fold, step, parts)
+        fold.train_step(parts, step)
+        return [fold]
 
     def evaluate(self, folds: Sequence[FoldModel]) -> list[dict[str, float]]:
         """Loss and metrics of the folds over all of their held-out rows, on every rank."""
@@ -175,6 +190,15 @@ def _open_stream(
     if len(folds) == 1:
         return TrainStream(dataset, rows[0], mixing, rank)
     return FusedStream(dataset, rows, mixing, rank, lcm(*(one.job.config.recipe.accumulate for one in folds)))
+
+
+def _stacks(folds: Sequence[FoldModel], count: int) -> list[Stack]:
+    """For each run that wants it, a stack of its folds. A run has `count` in all."""
+    runs: dict[str, list[FoldModel]] = {}
+    for fold in folds:
+        if fold.network.recipe.stack:
+            runs.setdefault(str(fold.run_fold.run.root), []).append(fold)
+    return [Stack(of_run, count) for of_run in runs.values()]
 
 
 @dataclass(frozen=True)

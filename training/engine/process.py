@@ -118,11 +118,11 @@ def _from_bytes(data: Tensor, device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def local_group(rank: int, world_size: int, rendezvous: str) -> Iterator[Process]:
-    """A group of processes on this machine without Ray, which find each other by a file: `rendezvous` is its absolute
-    path."""
+def local_group(rank: int, world_size: int, rendezvous: str, device: torch.device | None = None) -> Iterator[Process]:
+    """A group of processes on this machine without Ray, on the CPU or all on one `device`, which find each other by a
+    file: `rendezvous` is its absolute path."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     try:
-        yield Process(rank, world_size)
+        yield Process(rank, world_size, device or torch.device("cpu"))
     finally:
         dist.destroy_process_group()

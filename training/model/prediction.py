@@ -36,7 +36,7 @@ class Predictor:
         """Predict stored rows: probabilities (rows, classes) or values (rows, labels), float32 on the CPU."""
         self.model.eval()
         with autocast(self.device, self.objective.recipe.precision):
-            outputs = self.model(self.prepare(x.to(self.device)))
+            outputs = self.model(self.prepare(x.to(self.device, non_blocking=True)))
         return self.objective.predict(outputs).cpu()
 
 

@@ -14,6 +14,7 @@ from ...storage.dataset import Dataset
 from ...storage.format import ArraySpec
 from ...storage.reader import BlockReader
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads, wait_for
+from .device import CPU, on_device
 from .filters import RowFilter
 
 READ_BYTES = 32 << 20  # read at once
@@ -22,18 +23,25 @@ IDLE_BUFFERS = 6
 
 
 class RowStream(IterableDataset[Batch]):
-    """This rank's share of the selected rows, in the dataset's order, in batches of up to `batch_size` rows.
+    """This rank's share of the selected rows, in the dataset's order, in batches of up to `batch_size` rows, copied to
+    the `device` ahead of their use.
 
     Rank r reads the shards r, r + R, …: over all ranks every row is read exactly once, at any world size.
     """
 
     def __init__(
-        self, dataset: Dataset, rows: RowFilter, rank: Rank = ALONE, batch_size: int = EVALUATION_BATCH
+        self,
+        dataset: Dataset,
+        rows: RowFilter,
+        rank: Rank = ALONE,
+        batch_size: int = EVALUATION_BATCH,
+        device: torch.device = CPU,
     ) -> None:
-        self.dataset, self.rows, self.rank, self.batch_size = dataset, rows, rank, batch_size
+        self.dataset, self.rows, self.rank, self.batch_size, self.device = dataset, rows, rank, batch_size, device
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch for _, _, _, batch in chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size))
+        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size)
+        return (Batch(*batch) for _, (batch,) in on_device(((None, [batch]) for *_, batch in chosen), self.device))
 
 
 def chosen_rows(

@@ -17,6 +17,7 @@ from ...storage.dataset import Dataset
 from ..seeding import seed_of
 from .batch import ALONE, Batch, Rank, Transform, as_batch, start_early, wait_for
 from .decoded import DecodedBlocks
+from .device import CPU, on_device
 from .filters import RowFilter
 from .group_memory import GroupMemory
 from .kernels import place_rows
@@ -43,7 +44,7 @@ class TrainStream(IterableDataset[Batch]):
 
     Each iteration begins at the position (`epoch`, `step`), and one that runs to its end advances the position to the
     next epoch. `state_dict` is the position after the last batch that was taken. `transform` gets every batch and a
-    generator that is seeded by its position.
+    generator that is seeded by its position. To a `device` that is a GPU, batches are copied ahead of their use.
 
     Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
     """
@@ -56,9 +57,10 @@ class TrainStream(IterableDataset[Batch]):
         rank: Rank = ALONE,
         epoch: int = 0,
         transform: Transform | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.reader = RankReader(dataset, mixing, rank)
-        self.rows, self.transform = rows, transform
+        self.rows, self.transform, self.device = rows, transform, device
         self.epoch, self.step = epoch, 0
         self._taken = (epoch, 0)
         self._order: EpochOrder | None = None
@@ -117,9 +119,10 @@ class TrainStream(IterableDataset[Batch]):
         memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
         try:
             with reader.start_epoch(partial(reader.order, self.kept, order.epoch + 1)) as threads:
-                for step, batch in enumerate(_EpochReading(self, order, memory, threads).batches(), self.step + 1):
+                batches = enumerate(_EpochReading(self, order, memory, threads).batches(), self.step + 1)
+                for step, (batch,) in on_device(((step, [batch]) for step, batch in batches), self.device):
                     self._taken = (order.epoch, step)
-                    yield batch
+                    yield Batch(*batch)
         finally:
             memory.reclaim()
             self._idle.append(memory)

@@ -1,0 +1,145 @@
+"""The models of a run's folds, computed as one: for small models, which leave a GPU waiting for its next kernel."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from ...storage.errors import RunError
+from ..model.objective import autocast
+from ..seeding import seed_of
+from ..zoo.user_code import describe_error
+from .fold_model import FoldModel
+from .learner import Learner
+from .shares import Rows
+
+STACK = 5  # keeps a stack's random numbers apart from those of a single fold
+
+
+class Stack:
+    """Trains the folds of a run step by step, all at once, by `torch.func.vmap` over their stacked weights.
+
+    Every fold has its place among `count`, also while it is not trained: so its random numbers do not depend on which
+    folds are trained along with it, and a run resumes to the same bits. Each fold has its own optimizer, whose
+    parameters are slices of the stacked ones.
+    """
+
+    def __init__(self, folds: Sequence[FoldModel], count: int) -> None:
+        self.places, self.count = {fold.number: fold.run_fold.fold for fold in folds}, count
+        self.waiting: defaultdict[int, dict[int, Rows]] = defaultdict(dict)
+        """For each step, the rows of the folds, by their numbers, that have arrived."""
+
+    def begin_pass(self, folds: Sequence[FoldModel]) -> None:
+        """Begin a pass over the rows of these folds."""
+        self.folds = {fold.number: fold for fold in folds if fold.number in self.places}
+        self.begun = {number: fold.state.step for number, fold in self.folds.items()}
+        self.weights: _StackedWeights | None = None
+
+    def add(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> list[FoldModel]:
+        """Take the rows of a step of a fold. Returns the folds that were trained: all, once the last one has its rows,
+        or none."""
+        rows = self.waiting[step]
+        (rows[fold.number],) = parts
+        if rows.keys() < {number for number, begun in self.begun.items() if begun <= step < self._steps(number)}:
+            return []
+        self._train(self.waiting.pop(step), step)
+        return [self.folds[number] for number in rows]
+
+    def _steps(self, number: int) -> int:
+        return self.folds[number].state.steps
+
+    def end_pass(self) -> None:
+        """Give every fold its weights back."""
+        if self.weights:
+            self.weights.unstack()
+
+    def _train(self, rows: Mapping[int, Rows], step: int) -> None:
+        if self.weights is None:  # only now: the folds' own pass has begun
+            learners = {self.places[number]: fold.learner for number, fold in self.folds.items()}
+            self.weights = _StackedWeights(learners, self.count)
+        fold = next(iter(self.folds.values()))
+        fold.network.process.seed(seed_of(STACK, fold.run_fold.job.config.seed, fold.state.epoch, step))
+        self.weights.add_gradients({self.places[number]: part for number, part in rows.items()}, step)
+        for number in rows:
+            self.folds[number].end_step(step)
+
+
+class _StackedWeights:
+    """Parameters and buffers of models as slices of stacked tensors, one for each name, (count, *shape)."""
+
+    def __init__(self, learners: Mapping[int, Learner], count: int) -> None:
+        self.learners, self.count = learners, count
+        self.template = next(iter(learners.values()))
+        self.own = {place: _tensors(learner.network.model) for place, learner in learners.items()}
+        """The tensors of each model, to which its slices are copied back: they keep their memory format."""
+        filled = [self.own.get(place, next(iter(self.own.values()))) for place in range(count)]
+        stacked = {name: torch.stack([tensors[name] for tensors in filled]) for name in filled[0]}
+        self.parameters = {
+            name: stacked.pop(name).requires_grad_(parameter.requires_grad)
+            for name, parameter in self.template.network.model.named_parameters()
+        }
+        self.buffers = stacked
+        for place, learner in learners.items():
+            tensors = self.parameters | self.buffers
+            _use(learner.network.model, {name: tensor.detach()[place] for name, tensor in tensors.items()})
+
+    def unstack(self) -> None:
+        """Give every model its own tensors back, with the values of its slices."""
+        for place, own in self.own.items():
+            model = self.learners[place].network.model
+            for name, tensor in _tensors(model).items():
+                own[name].copy_(tensor)
+            _use(model, own)
+
+    def add_gradients(self, rows: Mapping[int, Rows], step: int) -> None:
+        """Forward and backward for the models that have rows. The others compute on zeros, which nobody reads."""
+        some_x, some_y = next(iter(rows.values()))
+        nothing = torch.zeros_like(some_x), torch.zeros_like(some_y)
+        x, y = (
+            torch.stack(of_places) for of_places in zip(*(rows.get(p, nothing) for p in range(self.count)), strict=True)
+        )
+        losses = self._losses(x, y)
+        present = {place: self.learners[place] for place in rows}
+        if any(learner.begins_update(step) for learner in present.values()):
+            for parameter in self.parameters.values():
+                parameter.grad = None
+        scaled = [learner.scaler.scale(losses[p] / learner.batches(step)) for p, learner in present.items()]
+        torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
+        for place, learner in present.items():
+            for name, parameter in learner.network.model.named_parameters():
+                gradient = self.parameters[name].grad
+                parameter.grad = None if gradient is None else gradient[place]
+            learner.current.losses[0] += losses[place].detach()
+
+    def _losses(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of every model, (count,)."""
+        network, prepare, objective = self.template.network, self.template.prepare, self.template.objective
+
+        def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return objective.loss(functional_call(network.model, (parameters, buffers), (prepare(x),)), y)
+
+        with autocast(network.process.device, network.recipe.precision):
+            try:
+                losses: Tensor = vmap(loss, randomness="different")(self.parameters, self.buffers, x, y)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise RunError(
+                    f"--set stack=true: torch.func.vmap cannot compute this model: {describe_error(error)}; "
+                    "start a new run without the setting"
+                ) from error
+        return losses
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model by their names."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _use(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Have a model use other tensors for its parameters and buffers."""
+    for name, parameter in model.named_parameters():
+        parameter.data = tensors[name]
+    for name, _ in list(model.named_buffers()):
+        owner, _, own = name.rpartition(".")
+        model.get_submodule(owner)._buffers[own] = tensors[name]
