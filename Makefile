@@ -97,6 +97,11 @@ gpu-rehearsal: install
 bench-gpu: install
 	$(BIN)/python -m tests.gpu.bench build/bench-gpu.json
 
+# How many emulated accelerators one core keeps busy. CASES selects some loads: CASES='"ResNet-50"'.
+.PHONY: bench-accelerators
+bench-accelerators: install $(PEERS)/installed
+	$(BIN)/python -m tests.benchmarks.accelerators $(PEERS)/bin/python build/bench-accelerators.json $(CASES)
+
 # Blocks read in random order by Foldstream, zarr-python, zarrs and tensorstore; codecs on each kind of data.
 .PHONY: bench-readers bench-codecs
 bench-readers: install $(PEERS)/installed

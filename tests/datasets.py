@@ -52,3 +52,15 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
     entries = tuple(shard.entry for shard in written)
     commit(locate(root), Manifest("dataset", layout, schema.arrays(), entries, details), checksums)
     return open_dataset(root)
+
+
+def write_arrays(folder: Path, rows: int, make: MakeRows) -> None:
+    """Write the rows for libraries that read NumPy files: `x.npy` and `y.npy`."""
+    first, _ = make(0, 1)
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", first.dtype, (rows, *first.shape[1:]))
+    y = np.empty(rows, np.uint8)
+    step = max(1, (16 << 20) // first[0].nbytes)
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        x[part], y[part] = make(part.start, part.stop)
+    np.save(folder / "y.npy", y)

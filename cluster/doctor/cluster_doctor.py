@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...storage.errors import DatasetError, UsageError
 from ...storage.places.locate import locate
-from .doctor import PACKAGES, Finding
+from .doctor import PACKAGES
+from .finding import Finding
 
 MOST_SKEW = 1.0  # seconds between two clocks
 LEAST_SHARED, LEAST_DISK = 1 << 30, 5 << 30

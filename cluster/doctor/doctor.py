@@ -1,12 +1,10 @@
-"""Diagnostics of this machine: facts, remedies, and the article's benchmark that shows whether a GPU is used."""
+"""Diagnostics of this machine: facts and remedies."""
 
 import platform
 import shutil
 import socket
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
@@ -14,20 +12,9 @@ from ...storage.machine import this_machine
 from ..dask.local import DASK_DASHBOARD
 from ..loopback import LOOPBACK
 from ..ray.job_cluster import RAY_DASHBOARD
+from .finding import Finding
 
 PACKAGES = ("foldstream", "torch", "ray", "dask", "distributed", "zarr", "numpy", "pyarrow")
-CHECK_FLOATS = 230_400
-CHECK_TIMES = 1_000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fact, and a remedy if it is a problem."""
-
-    name: str
-    value: str
-    ok: bool = True
-    remedy: str = ""
 
 
 def examine(folder: Path = Path()) -> list[Finding]:
@@ -48,14 +35,9 @@ def examine(folder: Path = Path()) -> list[Finding]:
         *(_port(name, port) for name, port in (("Dask dashboard", DASK_DASHBOARD), ("Ray dashboard", RAY_DASHBOARD))),
     ]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return (
-        [*findings, *(Finding(f"GPU {i}", name) for i, name in enumerate(gpus))]
-        if gpus
-        else [
-            *findings,
-            Finding("GPU", "none usable by torch; training runs on the CPU"),
-        ]
-    )
+    if not gpus:
+        return [*findings, Finding("GPU", "none usable by torch; training runs on the CPU")]
+    return [*findings, *(Finding(f"GPU {number}", name) for number, name in enumerate(gpus))]
 
 
 def _port(name: str, port: int) -> Finding:
@@ -66,23 +48,3 @@ def _port(name: str, port: int) -> Finding:
         except OSError:
             return Finding(name, f"port {port} is in use", False, "another port is used; its address is printed")
     return Finding(name, f"port {port} is free")
-
-
-def time_devices() -> dict[str, float]:
-    """Seconds for exp over 230,400 floats, 1,000 times, on the CPU and on each GPU: the article's check that a GPU is
-    used. A GPU that is not much faster than the CPU is not used."""
-    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
-    return {str(device): _time_exp(device) for device in devices}
-
-
-def _time_exp(device: torch.device) -> float:
-    values = torch.rand(CHECK_FLOATS, device=device)
-    torch.exp(values)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = perf_counter()
-    for _ in range(CHECK_TIMES):
-        torch.exp(values)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter() - started

@@ -18,7 +18,7 @@ from .output import console, print_json, print_result
 from .request_options import request_command
 
 if TYPE_CHECKING:
-    from ..doctor.doctor import Finding
+    from ..doctor.finding import Finding
     from ..ray.local_cluster import LocalCluster
 
 commands = typer.Typer()
@@ -262,12 +262,10 @@ def doctor(
         with connect_ray(cluster):
             show_findings(examine_cluster(storage))
         return
-    from ..doctor.doctor import CHECK_FLOATS, CHECK_TIMES, examine, time_devices
+    from ..doctor.doctor import examine
+    from ..doctor.gpus import examine_gpus
 
-    show_findings(examine())
-    console.print(f"exp over {CHECK_FLOATS:,} floats, {CHECK_TIMES:,} times:", highlight=False)
-    for device, seconds in time_devices().items():
-        console.print(f"  {device}: {seconds:.3f} s", highlight=False)
+    show_findings([*examine(), *examine_gpus()])
 
 
 def show_findings(findings: list[Finding]) -> None:

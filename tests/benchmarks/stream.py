@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ..datasets import write_dataset
+from ..datasets import write_arrays, write_dataset
 from .contenders import CONTENDERS
 from .record import machine, write_section
 from .rows import KINDS
@@ -33,14 +33,7 @@ def prepare(kind: str, folder: Path) -> None:
     """Write the rows of one kind in every format that a contender reads."""
     count, make = KINDS[kind]
     write_dataset(folder / "dataset", count, make)
-    first, _ = make(0, 1)
-    x = np.lib.format.open_memmap(folder / "x.npy", "w+", first.dtype, (count, *first.shape[1:]))
-    y = np.empty(count, np.uint8)
-    step = max(1, (16 << 20) // first[0].nbytes)
-    for start in range(0, count, step):
-        part = slice(start, min(start + step, count))
-        x[part], y[part] = make(part.start, part.stop)
-    np.save(folder / "y.npy", y)
+    write_arrays(folder, count, make)
     os.sync()  # otherwise the first contenders compete with write-back for the disk
 
 

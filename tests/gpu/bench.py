@@ -31,7 +31,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..benchmarks.record import machine
-from ..datasets import write_dataset
+from ..datasets import write_arrays, write_dataset
 from ..unit.test_training import make_job
 from .conftest import write_shapes
 from .figures import FoldFigures, GpuFigures, LoadFigures, Pace
@@ -181,13 +181,7 @@ def loaders(folder: Path, load: Load) -> Iterator[tuple[str, Callable[[], Batche
     dataset, whole = write_dataset(folder / "dataset", load.rows, load.make), load.rows * load.row_bytes
     yield "Foldstream, memory for a fifth", lambda: from_foldstream(dataset, load, whole // 5)
     yield "Foldstream, decoded in memory", lambda: from_foldstream(dataset, load, 3 * whole)
-    sample = load.make(0, 1)[0]
-    x = np.lib.format.open_memmap(folder / "x.npy", "w+", sample.dtype, (load.rows, *sample.shape[1:]))
-    y = np.empty(load.rows, np.uint8)
-    step = max(1, (64 << 20) // load.row_bytes)
-    for start in range(0, load.rows, step):
-        x[start : start + step], y[start : start + step] = load.make(start, min(start + step, load.rows))
-    np.save(folder / "y.npy", y)
+    write_arrays(folder, load.rows, load.make)
     yield "DataLoader, memory-mapped", lambda: from_data_loader(folder, load)
     if importlib.util.find_spec("litdata") and load.row_bytes > 1024:  # row by row, small rows take minutes to write
         yield "LitData", lambda: from_litdata(folder, load)

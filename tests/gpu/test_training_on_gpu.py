@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from foldstream.cluster.doctor.gpus import examine_gpus
 from foldstream.storage.dataset import Dataset
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
@@ -123,6 +124,13 @@ def test_batches_go_to_the_device(shapes: Dataset, device: torch.device) -> None
     assert {tensor.device.type for batch in there for tensor in batch} == {device.type}
     for one, other in zip(here, there, strict=True):
         assert all(torch.equal(a, b.cpu()) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a verdict on a GPU")
+def test_the_doctor_says_that_the_gpu_is_used() -> None:
+    found = examine_gpus()
+    assert all(finding.ok for finding in found), found
+    print(*(f"{finding.name}: {finding.value}" for finding in found), sep="\n")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="copies to a GPU")

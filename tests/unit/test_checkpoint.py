@@ -12,7 +12,7 @@ from foldstream.storage.errors import DamagedError, UsageError
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import CheckpointPolicy, Execution
 from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
-from foldstream.training.engine.checkpoint_schedule import CheckpointSchedule
+from foldstream.training.engine.fold_checkpoints import CheckpointSchedule
 from foldstream.training.model.weights import load_weights, save_weights
 from torch import nn
 

@@ -1,0 +1,13 @@
+"""What an examination finds."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fact, and a remedy if it is a problem."""
+
+    name: str
+    value: str
+    ok: bool = True
+    remedy: str = ""
