@@ -18,6 +18,8 @@ from foldstream.cluster.ray.auth import MODE, TOKEN_PATH
 from ..chaos.fold_kills import NODE_CLUSTER
 from ..conftest import EXAMPLES
 
+pytestmark = pytest.mark.long
+
 JOB = """
 [convert.csv]
 sources = ["{source}"]

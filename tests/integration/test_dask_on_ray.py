@@ -11,6 +11,8 @@ from distributed import Client
 from foldstream.cluster.dask.on_ray import RayDaskCluster, dask_on_ray, workers_released
 from foldstream.cluster.ray.job_cluster import ray_cluster
 
+pytestmark = pytest.mark.long
+
 MEMORY = 500 << 20
 
 
