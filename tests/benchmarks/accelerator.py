@@ -1,7 +1,7 @@
 """One emulated accelerator: it takes batches and sleeps for the published time of a step, as if it computed on them.
 
-python accelerator.py LOADER FOLDER RANK WORLD_SIZE BATCH STEP_SECONDS. It prints READY once it has seen a whole epoch,
-and waits for a line on stdin; then it measures for some seconds and prints JSON. FOLDER contains `x.npy`, `y.npy` and
+python accelerator.py LOADER FOLDER RANK WORLD_SIZE BATCH STEP_SECONDS. It prints READY once it has warmed up, and
+waits for a line on stdin; then it measures for some seconds and prints JSON. FOLDER contains `x.npy`, `y.npy` and
 `dataset`, in Foldstream's format. The peers have their own venv, so each function imports what it needs.
 """
 
@@ -19,17 +19,19 @@ import numpy as np
 
 SECONDS = 8.0  # for which an accelerator is measured
 AHEAD = 2  # batches that peers prepare ahead
+WARM_UP = 4  # times the rows of the data: each rank has then seen all but some percent of them
 
 Batches = Iterator[Any]
 
 
 def foldstream(folder: Path, rank: int, world_size: int, batch: int) -> Batches:
-    """All blocks stay decoded in memory."""
+    """All blocks stay decoded in memory once they are read."""
     import foldstream as fs
 
-    memory = 3 * (folder / "x.npy").stat().st_size // world_size + (1 << 30)
+    memory = (folder / "x.npy").stat().st_size + (2 << 30)
+    lanes = world_size * max(part for part in range(1, 9) if batch % part == 0)
     data, every = folder / "dataset", batch * world_size
-    stream = fs.stream(data, batch_size=every, rank=rank, world_size=world_size, memory=memory)
+    stream = fs.stream(data, batch_size=every, rank=rank, world_size=world_size, lanes=lanes, memory=memory)
     while True:
         yield from ((x, y) for x, y, _ in stream)
 
@@ -98,7 +100,7 @@ LOADERS: dict[str, Callable[[Path, int, int, int], Batches]] = {
 
 def main(loader: str, folder: Path, rank: int, world_size: int, batch: int, step_seconds: float) -> None:
     batches = LOADERS[loader](folder, rank, world_size, batch)
-    for _ in range(len(np.load(folder / "y.npy")) // (batch * world_size) + 1):
+    for _ in range(WARM_UP * len(np.load(folder / "y.npy")) // batch):
         next(batches)
     print("READY", flush=True)
     sys.stdin.readline()
