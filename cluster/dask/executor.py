@@ -48,7 +48,7 @@ class LocalExecutor:
             from ...pipeline.dask_executor import DaskExecutor
             from .local import dask_cluster
 
-            client = self._open.enter_context(dask_cluster(self.threads))
+            client = self._open.enter_context(dask_cluster(self.threads, self._pool))
             self.listener.announce("Dask dashboard", client.dashboard_link)
             self._dask = DaskExecutor(client)
             for page, facts in self._published.items():

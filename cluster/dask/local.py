@@ -2,10 +2,15 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Scheduler
+from tornado import web
+from tornado.httputil import HTTPServerRequest
 
 from ...storage.errors import UsageError
 from ..loopback import LOOPBACK, free_port
@@ -13,22 +18,36 @@ from ..loopback import LOOPBACK, free_port
 DASK_DASHBOARD = 8787
 CONNECT_SECONDS = 20
 PREPARATION = "foldstream.pipeline.worker_setup"
-SCHEDULER_PRELOADS = [
-    "foldstream.pipeline.tables.convert",
-    "foldstream.pipeline.images.convert",
-    "foldstream.cluster.views.dask_page",
-]
-"""Modules that the scheduler imports while the workers start: those of the tasks, which it deserializes, and our page
-in its dashboard."""
+PAGE = "foldstream.cluster.views.dask_page"
+"""The module that adds our pages to the dashboard."""
+
+
+class DashboardOnDemand(web.Application):
+    """Stands in for the dashboard of a scheduler in this process, and loads it when a page is first asked for: it takes
+    50 MB, and most jobs are never watched."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+
+    def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
+        from distributed.dashboard.scheduler import connect
+
+        every, server = self.scheduler.http_application, self.scheduler.http_server
+        every.applications.remove(self)
+        connect(every, server, self.scheduler)
+        import_module(PAGE).dask_setup(self.scheduler)
+        return every.find_handler(request, **options)
 
 
 @contextmanager
-def dask_cluster(threads: int) -> Iterator[Client]:
+def dask_cluster(threads: int, pool: ThreadPoolExecutor | None = None) -> Iterator[Client]:
     """A scheduler and a worker with so many threads in this process: compiled code does the work, and leaves the
     interpreter to the other threads.
 
-    The worker has no memory limit of its own, since this process may hold other data: tasks are bounded by their size
-    and their number.
+    The threads are those of the `pool`, if one is given: they keep memory that they have freed. It is shut down at the
+    end. The worker has no memory limit of its own, since this process may hold other data: tasks are bounded by their
+    size and their number.
     """
     # By default, the link has the machine's address, but nobody listens there.
     link = f"http://{LOOPBACK}:{{port}}/status"
@@ -38,15 +57,17 @@ def dask_cluster(threads: int) -> Iterator[Client]:
             processes=False,
             n_workers=1,
             threads_per_worker=threads,
+            executor=pool,
             memory_limit=0,
             dashboard_address=f"{LOOPBACK}:{free_port(DASK_DASHBOARD)}",
             worker_dashboard_address=None,
-            scheduler_kwargs={"preload": SCHEDULER_PRELOADS},
+            scheduler_kwargs={"dashboard": False},
             preload=[PREPARATION],
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster) as client,
     ):
+        cluster.scheduler.http_application.add_application(DashboardOnDemand(cluster.scheduler))
         yield client
 
 

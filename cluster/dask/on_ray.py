@@ -25,11 +25,18 @@ from ...storage.errors import UsageError
 from ...storage.machine import end_with_parent
 from ...training.ray.internals import most_cores
 from ..loopback import LOOPBACK, free_port, on_loopback
-from .local import DASK_DASHBOARD, PREPARATION, SCHEDULER_PRELOADS
+from .local import DASK_DASHBOARD, PAGE, PREPARATION
 
 STOP_SECONDS = 5.0
 NODE_SECONDS = 1800  # in which a cloud provides a node
 UNSEEN_MEMORY = 2 << 30  # per core, while the cluster has no node yet
+SCHEDULER_PRELOADS = [
+    "foldstream.pipeline.tables.convert",
+    "foldstream.pipeline.images.convert",
+    PAGE,
+]
+"""Modules that the scheduler imports while the workers start: those of the tasks, which it deserializes, and that of
+our pages."""
 
 
 class DaskWorkerActor:
