@@ -46,8 +46,12 @@ class FoldPlan(StoredArrays):
         """The rows of a model. The number after the last is the refit: it trains on all rows except the holdout."""
         if number < len(self.models):
             return self.models[number]
-        codes = range(self.block_table(f"{code_array(0)}_counts").shape[1])
+        codes = range(self.codes(code_array(0)))
         return ModelRows(code_array(0), tuple(code for code in codes if code not in self.holdout.held_out), ())
+
+    def codes(self, array: str) -> int:
+        """Number of codes in an array."""
+        return int(self.block_table(f"{array}_counts").shape[1])
 
     def counts(self, array: str, codes: tuple[int, ...]) -> np.ndarray:
         """Number of rows in every block that have one of the codes, (blocks,) int64."""

@@ -58,8 +58,19 @@ def run_tasks(
     executor: Executor, function: Callable[[Task], Result], tasks: Sequence[Task], stage: str, progress: Progress
 ) -> list[Result]:
     """Run tasks, one per shard, and return their results in the order of the tasks."""
-    results: dict[int, Result] = {}
-    for position, result in executor.map(function, tasks):
-        results[position] = result
-        progress(stage, len(results), len(tasks), "shards")
-    return [results[position] for position in range(len(tasks))]
+    return list(ordered_results(executor, function, tasks, stage, progress))
+
+
+def ordered_results(
+    executor: Executor, function: Callable[[Task], Result], tasks: Sequence[Task], stage: str, progress: Progress
+) -> Iterator[Result]:
+    """Run tasks, one per shard, and yield their results in the order of the tasks; only those that come too early are
+    kept."""
+    early: dict[int, Result] = {}
+    yielded = 0
+    for done, (position, result) in enumerate(executor.map(function, tasks), 1):
+        early[position] = result
+        progress(stage, done, len(tasks), "shards")
+        while yielded in early:
+            yield early.pop(yielded)
+            yielded += 1

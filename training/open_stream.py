@@ -14,9 +14,11 @@ from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import check_bytes
 from ..storage.places.locate import Location, locate
+from ..storage.tasks import SerialExecutor, silent
 from .model.objective import Normalizer
 from .run import RunFolder
 from .splits.choose import check_split
+from .splits.fitted import fit_plan, fitted_statistics
 from .splits.plan import make_plan
 from .splits.split import Split
 from .stream.batch import Rank, Transform
@@ -82,7 +84,7 @@ def stream(
         DatasetError: The dataset or the fold plan does not exist, is incomplete or is damaged.
 
     Example:
-        >>> normalize = fs.normalizer("digits.zarr")
+        >>> normalize = fs.normalizer("digits.zarr", fold=0)
         >>> for x, y, id in fs.stream("digits.zarr", fold=0, batch_size=128):
         ...     loss = functional.cross_entropy(model(normalize(x)), y.long())
     """
@@ -102,19 +104,26 @@ def stream(
     return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device))
 
 
-def normalizer(dataset: str | Path | Dataset) -> nn.Module:
+def normalizer(
+    dataset: str | Path | Dataset, *, fold: int | None = None, folds: int | Location = 5, seed: int = 0
+) -> nn.Module:
     """Create a module that turns stored rows into standardized float32 input for a model.
 
     Args:
         dataset: A dataset, or its location.
+        fold: Standardize by the rows that the model of this fold trains on, which the first call measures in one pass
+            over the data. None: by all rows.
+        folds: The folds, as for `stream`.
+        seed: The seed of the folds if `folds` is a number.
 
     Returns:
         A module that takes rows as the dataset stores them, (rows, *sample_shape), and returns float32 of the same
-        shape, in which each channel has mean 0 and standard deviation 1 over the dataset. Move it to the device of the
+        shape, in which each channel has mean 0 and standard deviation 1 over those rows. Move it to the device of the
         rows with `.to(device)`.
 
     Raises:
-        DatasetError: The dataset does not exist or is incomplete.
+        UsageError: The fold does not exist, or the folds belong to another dataset.
+        DatasetError: The dataset or the fold plan does not exist or is incomplete.
 
     Example:
         >>> normalize = fs.normalizer("digits.zarr")
@@ -122,15 +131,23 @@ def normalizer(dataset: str | Path | Dataset) -> nn.Module:
         >>> logits = model(normalize(x))
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    return Normalizer(opened.statistics, opened.schema.sample_shape)
+    if fold is None:
+        return Normalizer(opened.statistics, opened.schema.sample_shape)
+    plan = _folds(opened, folds, seed)
+    _check_fold(plan, fold)
+    fit_plan(opened, plan, SerialExecutor(), silent)
+    return Normalizer(fitted_statistics(plan, fold), opened.schema.sample_shape)
 
 
 def _rows_of_fold(plan: FoldPlan, fold: int, split: str) -> RowFilter:
     """The rows that the model of a fold trains on, or its held-out rows for the split `test`."""
-    count = len(plan.models)
-    if not 0 <= fold < count:
-        raise UsageError(f"fold {fold} is out of range; it must be from 0 to {count - 1}")
+    _check_fold(plan, fold)
     return held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
+
+
+def _check_fold(plan: FoldPlan, fold: int) -> None:
+    if not 0 <= fold < (count := len(plan.models)):
+        raise UsageError(f"fold {fold} is out of range; it must be from 0 to {count - 1}")
 
 
 def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:

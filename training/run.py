@@ -7,7 +7,7 @@ from typing import Any, Self
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, ForeignError
 from ..storage.fold_plan import open_plan
-from ..storage.format import Schema, Statistics
+from ..storage.format import Schema
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
@@ -141,14 +141,11 @@ class RunJob:
     dataset: str
     identity: str
     schema: Schema
-    statistics: Statistics
     config: TrainConfig
     model_hash: str | None
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "schema": asdict(self.schema), "statistics": asdict(self.statistics)} | {
-            "config": self.config.model_dump()
-        }
+        return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -156,7 +153,6 @@ class RunJob:
             value["dataset"],
             value["identity"],
             Schema.from_json(value["schema"]),
-            Statistics.from_json(value["statistics"]),
             TrainConfig.model_validate(value["config"]),
             value["model_hash"],
         )

@@ -13,7 +13,7 @@ from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
-from ...training.run import RunFold, RunFolder, is_done, name_folds
+from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config
 from ...training.zoo.factory import check_model
 from ..callbacks.callback import Callbacks
@@ -85,10 +85,10 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
     """Assign the folds of all runs. Returns the folds by their names."""
     dataset, runs = training.asked.dataset, training.asked.runs
     with job_executor(session.listener, session.client) as executor:
-        jobs = {
-            name: prepare_run(runs[name], dataset, config, executor, session.listener.progress)
-            for name, config in training.asked.configs.items()
-        }
+        jobs, first = dict[str, RunJob](), next(iter(runs.values()))
+        for name, config in training.asked.configs.items():
+            like = first if jobs else None
+            jobs[name] = prepare_run(runs[name], dataset, config, executor, session.listener.progress, like)
         executor.publish(RUN, _run_page(training.asked))
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}

@@ -255,7 +255,7 @@ def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int,
         raise UsageError(f"the sample has only {dataset.rows} rows, and the training trial needs {LANE_STEP}")
     rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
     own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
-    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, dataset.statistics, own, None)
+    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, own, None)
     needed = stream_bytes(dataset, own, 1, Rank(memory=ANY_MEMORY, threads=1))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if torch.cuda.is_available() else 1)

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
+from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job
+from ...training.splits.fitted import fit_plan
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
 from .durable_schedule import DurableSchedule
@@ -54,7 +56,7 @@ def job_value(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
     file, kept = model_file(config.model), config
     if file:
         kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
-    data = str(dataset.place), dataset.identity, dataset.schema, dataset.statistics
+    data = str(dataset.place), dataset.identity, dataset.schema
     return RunJob(*data, kept, model_hash(config.model)).to_json()
 
 
@@ -64,9 +66,15 @@ def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
 
 
 def prepare_run(
-    run: RunFolder, dataset: Dataset, config: TrainConfig, executor: Executor, progress: Progress
+    run: RunFolder,
+    dataset: Dataset,
+    config: TrainConfig,
+    executor: Executor,
+    progress: Progress,
+    like: RunFolder | None = None,
 ) -> RunJob:
-    """Assign rows to folds and claim the folder for this run, or check that it already holds this run.
+    """Assign rows to folds and claim the folder for this run, or check that it already holds this run. What is fitted
+    on the folds is taken over from a run `like` it, if one is given.
 
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
@@ -74,7 +82,7 @@ def prepare_run(
     file, value = model_file(config.model), job_value(dataset, config)
     if run.job.exists():
         differences = sorted({*_differences(RunJob.from_json(read_json(run.job)).to_json(), value)})
-        if OTHER_DATA in differences:  # other differences, e.g. in the statistics, follow from it
+        if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
             differences = [OTHER_DATA]
         if differences:
             raise ConflictError(
@@ -86,10 +94,11 @@ def prepare_run(
     if set(run.root.names()) - {"folds.zarr", file[0].name if file else ""}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
-        make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
+        plan = make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
     except UsageError:
         run.root.remove_if_empty()
         raise
+    fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None)
     if file:
         (run.root / file[0].name).write(file[0].read_bytes())
     write_json(run.job, value)

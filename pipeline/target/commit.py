@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ...storage.format import LEFT_OUT, WORK, Manifest, ShardEntry, Statistics
+from ...storage.moments.moments import Moments, merge_moments
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
 from ...storage.writer import commit, write_block_table
 from .claim import SKIPPED, DatasetSpec
-from .moments import Moments, merge_moments
 from .receipts import receipt_path
 
 SKIPPED_HEADER = b"file,line,column,reason\n"
@@ -52,19 +52,19 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
 def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> Statistics:
     """The statistics of all rows, merged from those of the shards in their order."""
     schema, channels = spec.schema, spec.schema.sample_shape[0]
-    merged = merge_moments([Moments.from_json(receipt["moments"]) for receipt in receipts])
-    of_labels = [Moments.from_json(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
+    merged = merge_moments([Moments.from_table(receipt["moments"]) for receipt in receipts])
+    of_labels = [Moments.from_table(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
     y = merge_moments(of_labels) if of_labels else None
     missing = np.sum([receipt["missing"] for receipt in receipts], axis=0, dtype=np.int64)
     missing = np.concatenate([missing, np.zeros(len(schema.indicators), np.int64)]).reshape(channels, -1).sum(axis=1)
     return Statistics(
         mean=tuple(merged.mean.tolist()),
-        std=tuple(merged.std()),
+        std=tuple(merged.std().tolist()),
         minimum=tuple(merged.minimum.tolist()),
         maximum=tuple(merged.maximum.tolist()),
         missing=tuple(missing.tolist()),
         y_mean=tuple(y.mean.tolist()) if y else (),
-        y_std=tuple(y.std()) if y else (),
+        y_std=tuple(y.std().tolist()) if y else (),
     )
 
 

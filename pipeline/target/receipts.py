@@ -6,12 +6,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...storage.format import WORK, ArraySpec, Layout, Schema
+from ...storage.moments.moments import Moments
 from ...storage.places.json_files import content_hash, read_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.shards import shard_key
 from ...storage.writer import write_shard
-from .moments import Moments
 
 RECEIPTS = "receipts"
 
@@ -42,8 +42,8 @@ def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndar
     moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
     y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task == "regression" else None
     return {
-        "moments": moments.to_json(),
-        "y_moments": y and y.to_json(),
+        "moments": moments.table().tolist(),
+        "y_moments": y and y.table().tolist(),
         "class_counts": count_classes(arrays, task.layout, schema).tolist(),
         "missing": missing.tolist(),
     }

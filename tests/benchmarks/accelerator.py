@@ -19,7 +19,8 @@ import numpy as np
 
 SECONDS = 8.0  # for which an accelerator is measured
 AHEAD = 2  # batches that peers prepare ahead
-WARM_UP = 4  # times the rows of the data: each rank has then seen all but some percent of them
+WARM_UP = {"Foldstream": 4}
+"""Times the rows of the data, 1 by default: after four, each rank has decoded all but some percent of the blocks."""
 
 Batches = Iterator[Any]
 
@@ -100,7 +101,7 @@ LOADERS: dict[str, Callable[[Path, int, int, int], Batches]] = {
 
 def main(loader: str, folder: Path, rank: int, world_size: int, batch: int, step_seconds: float) -> None:
     batches = LOADERS[loader](folder, rank, world_size, batch)
-    for _ in range(WARM_UP * len(np.load(folder / "y.npy")) // batch):
+    for _ in range(WARM_UP.get(loader, 1) * len(np.load(folder / "y.npy")) // batch):
         next(batches)
     print("READY", flush=True)
     sys.stdin.readline()

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from ...storage.errors import RunError
+from ...storage.fold_plan import open_plan
+from ...storage.format import Statistics
 from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
 from ..model.objective import Normalizer, Objective, make_model
@@ -15,6 +17,7 @@ from ..model.optimizer import make_optimizer, make_scheduler
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold
+from ..splits.fitted import fitted_statistics
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports
@@ -34,6 +37,8 @@ class FoldModel:
     run_fold: RunFold
     folder: FoldFolder
     dropped: int
+    statistics: Statistics
+    """Of its training rows."""
     learner: Learner
     evaluator: HeldOutEvaluator
     state: FoldState
@@ -102,7 +107,7 @@ class FoldModel:
         """Write the weights and the completion marker, once all ranks have written their predictions."""
         weights = save_weights(self.folder.weights, self.network.model.state_dict())
         result = {"fold": self.run_fold.fold, "metrics": self.state.final_metrics, "history": self.state.history}
-        write_json(self.folder.done, {**result, "weights": weights})
+        write_json(self.folder.done, {**result, "statistics": asdict(self.statistics), "weights": weights})
 
 
 def make_fold_model(
@@ -113,8 +118,9 @@ def make_fold_model(
     job, config, device = run_fold.job, run_fold.job.config, process.device
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
     steps, dropped = divmod(rows, config.batch_size)
-    objective = Objective(job.schema, job.statistics, recipe, device)
-    prepare = Normalizer(job.statistics, job.schema.sample_shape).to(device)
+    statistics = fitted_statistics(open_plan(run_fold.run.folds), run_fold.fold)
+    objective = Objective(job.schema, statistics, recipe).to(device)
+    prepare = Normalizer(statistics, job.schema.sample_shape).to(device)
     network = _make_network(run_fold, process)
     optimizer = make_optimizer(network.module, recipe)
     scheduler = make_scheduler(optimizer, recipe, math.ceil(steps / recipe.accumulate) * config.epochs)
@@ -123,7 +129,9 @@ def make_fold_model(
     evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, process, shards)
     state = FoldState(steps, config.epochs, recipe.patience)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
-    return FoldModel(number, run_fold, folder, dropped, learner, evaluator, state, checkpoints, FoldReports(folder))
+    return FoldModel(
+        number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, FoldReports(folder)
+    )
 
 
 def _make_network(run_fold: RunFold, process: Process) -> Network:

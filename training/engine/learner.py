@@ -161,10 +161,10 @@ class Learner:
             process.seed(seed_of(config.seed, self.run_fold.fold, epoch * self.steps + step, number))
             with current.shares.share(position), network.averaging(self.ends_update(step)):
                 with autocast(process.device, network.recipe.precision):
-                    loss = self.objective.loss(network.forward(self.prepare(x)), y)
+                    loss = self.objective(network.forward(self.prepare(x)), y)
                 if self.begins_update(step):  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
-                self.scaler.scale(loss / batches if batches > 1 else loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss / batches if batches > 1 else loss).backward()
             current.losses[position] += loss.detach()
 
     def update(self) -> None:

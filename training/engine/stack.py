@@ -66,40 +66,52 @@ class Stack:
             self.folds[number].end_step(step)
 
 
+class _Loss(nn.Module):
+    """A fold's loss as a function of stored rows and labels: what is fitted on its rows is part of it."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.prepare, self.model, self.objective = learner.prepare, learner.network.model, learner.objective
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        loss: Tensor = self.objective(self.model(self.prepare(x)), y)
+        return loss
+
+
 class _StackedWeights:
     """Parameters and buffers of models as slices of stacked tensors, one for each name, (count, *shape)."""
 
     def __init__(self, learners: Mapping[int, Learner], count: int) -> None:
         self.learners, self.count = learners, count
-        self.template = next(iter(learners.values()))
-        self.own = {place: _tensors(learner.network.model) for place, learner in learners.items()}
+        self.losses = {place: _Loss(learner) for place, learner in learners.items()}
+        self.own = {place: _tensors(loss) for place, loss in self.losses.items()}
         """The tensors of each model, to which its slices are copied back: they keep their memory format."""
-        filled = [self.own.get(place, next(iter(self.own.values()))) for place in range(count)]
+        first = next(iter(learners))
+        filled = [self.own.get(place, self.own[first]) for place in range(count)]
         stacked = {name: torch.stack([tensors[name] for tensors in filled]) for name in filled[0]}
+        self.template, self.network = self.losses[first], learners[first].network
         self.parameters = {
             name: stacked.pop(name).requires_grad_(parameter.requires_grad)
-            for name, parameter in self.template.network.model.named_parameters()
+            for name, parameter in self.template.named_parameters()
         }
         self.buffers = stacked
-        for place, learner in learners.items():
+        for place, loss in self.losses.items():
             tensors = self.parameters | self.buffers
-            _use(learner.network.model, {name: tensor.detach()[place] for name, tensor in tensors.items()})
+            _use(loss, {name: tensor.detach()[place] for name, tensor in tensors.items()})
 
     def unstack(self) -> None:
         """Give every model its own tensors back, with the values of its slices."""
         for place, own in self.own.items():
-            model = self.learners[place].network.model
-            for name, tensor in _tensors(model).items():
+            for name, tensor in _tensors(self.losses[place]).items():
                 own[name].copy_(tensor)
-            _use(model, own)
+            _use(self.losses[place], own)
 
     def add_gradients(self, rows: Mapping[int, Rows], step: int) -> None:
         """Forward and backward for the models that have rows. The others compute on zeros, which nobody reads."""
         some_x, some_y = next(iter(rows.values()))
         nothing = torch.zeros_like(some_x), torch.zeros_like(some_y)
-        x, y = (
-            torch.stack(of_places) for of_places in zip(*(rows.get(p, nothing) for p in range(self.count)), strict=True)
-        )
+        filled = [rows.get(place, nothing) for place in range(self.count)]
+        x, y = (torch.stack(of_places) for of_places in zip(*filled, strict=True))
         losses = self._losses(x, y)
         present = {place: self.learners[place] for place in rows}
         if any(learner.begins_update(step) for learner in present.values()):
@@ -108,21 +120,22 @@ class _StackedWeights:
         scaled = [learner.scaler.scale(losses[p] / learner.batches(step)) for p, learner in present.items()]
         torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
         for place, learner in present.items():
-            for name, parameter in learner.network.model.named_parameters():
+            for name, parameter in self.losses[place].named_parameters():
                 gradient = self.parameters[name].grad
                 parameter.grad = None if gradient is None else gradient[place]
             learner.current.losses[0] += losses[place].detach()
 
     def _losses(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of every model, (count,)."""
-        network, prepare, objective = self.template.network, self.template.prepare, self.template.objective
 
         def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return objective.loss(functional_call(network.model, (parameters, buffers), (prepare(x),)), y)
+            return functional_call(self.template, (parameters, buffers), (x, y))  # type: ignore[no-any-return]
 
-        with autocast(network.process.device, network.recipe.precision):
+        with autocast(self.network.process.device, self.network.recipe.precision):
             try:
                 losses: Tensor = vmap(loss, randomness="different")(self.parameters, self.buffers, x, y)
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, TypeError, ValueError) as error:
                 raise RunError(
                     f"--set stack=true: torch.func.vmap cannot compute this model: {describe_error(error)}; "

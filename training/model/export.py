@@ -79,7 +79,7 @@ def load_models(run: Location) -> list[nn.Module]:
             predictor = load_predictor(job, folder, fold, torch.device("cpu"))
         parts: list[tuple[str, nn.Module]] = [("prepare", predictor.prepare), ("model", predictor.model)]
         if not job.schema.classes:
-            parts.append(("units", UnscaleTargets(*predictor.objective.units)))
+            parts.append(("units", UnscaleTargets(predictor.objective.center, predictor.objective.spread)))
         models.append(nn.Sequential(OrderedDict(parts)).eval())
     return models
 

@@ -1,7 +1,6 @@
 """A model's input from stored rows, its loss and its predictions; and how a model is created and seeded."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,18 @@ from ..run import RunJob
 from ..seeding import seed_of
 from ..zoo.factory import build_model
 
+SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
+ROUNDING = 2.0**-44
+"""Relative to the mean: some hundred times the precision of float64, below which a spread is rounding."""
+
 
 class Normalizer(nn.Module):
-    """Turns stored rows into a model's input, on the model's device: float32, with each channel standardized."""
+    """Turns stored rows into a model's input, on the model's device: float32, with each channel standardized.
+
+    A channel that is constant in the rows that a model trains on becomes 0 in all rows: nothing was learned of it.
+    Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers need no more than
+    float32.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -23,25 +31,36 @@ class Normalizer(nn.Module):
     def __init__(self, statistics: Statistics, sample_shape: tuple[int, ...]) -> None:
         super().__init__()
         shape = (1, len(statistics.mean), *([1] * (len(sample_shape) - 1)))
-        std = torch.tensor(statistics.std, dtype=torch.float64)
-        scale = torch.where(std > 0, 1 / std, torch.ones_like(std))
-        self.register_buffer("mean", torch.tensor(statistics.mean, dtype=torch.float32).reshape(shape))
-        self.register_buffer("scale", scale.to(torch.float32).reshape(shape))
+        mean, std = center_and_spread(statistics.mean, statistics.std)
+        self.register_buffer("mean", mean.reshape(shape))
+        self.register_buffer("scale", torch.where(std > 0, 1 / std, 0.0).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.to(torch.float32) - self.mean) * self.scale
+        if x.dtype in SMALL:
+            return (x.to(torch.float32) - self.mean.to(torch.float32)) * self.scale.to(torch.float32)
+        return ((x.to(torch.float64) - self.mean) * self.scale).to(torch.float32)
 
 
-@dataclass(frozen=True)
-class Objective:
+def center_and_spread(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations as float64. The latter is 0 for a column that is constant but for rounding."""
+    center, spread = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    return center, torch.where(spread > ROUNDING * center.abs(), spread, 0.0)
+
+
+class Objective(nn.Module):
     """The loss, and the conversion between a model's outputs and the targets' own units."""
 
-    schema: Schema
-    statistics: Statistics
-    recipe: Recipe
-    device: torch.device
+    center: Tensor
+    spread: Tensor
 
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+    def __init__(self, schema: Schema, statistics: Statistics, recipe: Recipe) -> None:
+        super().__init__()
+        self.schema, self.recipe = schema, recipe
+        center, spread = center_and_spread(statistics.y_mean, statistics.y_std)
+        self.register_buffer("center", center)
+        self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels).
 
         Regression targets are standardized first.
@@ -49,23 +68,15 @@ class Objective:
         if self.schema.task == "classification":
             return functional.cross_entropy(outputs, y.long(), label_smoothing=self.recipe.label_smoothing)
         name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
-        center, scale = self.units
-        loss: Tensor = getattr(functional, name)(outputs, ((y.reshape(outputs.shape) - center) / scale).float())
+        targets = ((y.reshape(outputs.shape) - self.center) / self.spread).float()
+        loss: Tensor = getattr(functional, name)(outputs, targets)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities (rows, classes), or values in the targets' own units (rows, labels), float32."""
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
-        center, scale = self.units
-        return (outputs.double() * scale + center).float()
-
-    @cached_property
-    def units(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each target, (labels,) float64. The latter is 1 for a constant target."""
-        std = torch.tensor(self.statistics.y_std, dtype=torch.float64, device=self.device)
-        mean = torch.tensor(self.statistics.y_mean, dtype=torch.float64, device=self.device)
-        return mean, torch.where(std > 0, std, 1.0)
+        return (outputs.double() * self.spread + self.center).float()
 
 
 def make_model(job: RunJob, fold: int) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
+from ...storage.format import Statistics
 from ...storage.parts import write_part
 from ...storage.places.place import Place
 from ..run import RunFolder, RunJob, read_result
@@ -44,10 +45,9 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
     """Load the model of a fold that is fully trained. Raises DamagedError if its weights cannot be read."""
     model = make_model(job, fold)
     model.load_state_dict(load_weights(run.fold(fold).weights))
-    prepare = Normalizer(job.statistics, job.schema.sample_shape).to(device)
-    return Predictor(
-        model.to(device), prepare, Objective(job.schema, job.statistics, job.config.recipe, device), device
-    )
+    statistics = Statistics.from_json(read_result(run.fold(fold))["statistics"])
+    prepare = Normalizer(statistics, job.schema.sample_shape).to(device)
+    return Predictor(model.to(device), prepare, Objective(job.schema, statistics, job.config.recipe).to(device), device)
 
 
 def predict_folds(

@@ -1,0 +1,123 @@
+"""Count, mean, variance and range of columns or channels.
+
+They are merged pairwise (Chan, Golub and LeVeque, 1983), always in the same order, so that the result does not depend
+on which worker computed which part.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from .kernels import sum_distances, sum_integers, sum_numbers
+
+SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """For each group the number of its values that are not missing, their mean, the sum of their squared deviations
+    from it, their minimum and maximum.
+
+    Arrays are (groups,) float64, or (parts, groups) for several parts of the rows. The exact mean is `mean` + `rest`:
+    far from zero, `mean` alone would be too coarse for the difference of two means. A group without values has mean 0,
+    minimum inf and maximum -inf.
+    """
+
+    count: np.ndarray
+    mean: np.ndarray
+    rest: np.ndarray
+    squares: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Moments":
+        """Compute the moments of each group of `values`, (rows, groups, columns of a group). NaN is a missing value."""
+        return cls.of_parts(values, np.zeros(len(values), np.uint8), 1)[0]
+
+    @classmethod
+    def of_parts(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
+        """Compute the moments of each of so many parts of the rows, from the `codes` of the parts, (rows,)."""
+        if values.dtype.name in SMALL_INTEGERS:
+            return cls._of_integers(values, codes, parts)
+        shape = parts, values.shape[1]
+        count, total, low, high = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf)
+        sum_numbers(values, codes, count, total, low, high)
+        rows = np.maximum(count, 1)
+        mean, distances, squares = total / rows, np.zeros(shape), np.zeros(shape)
+        sum_distances(values, codes, mean, distances, squares)
+        # The distances from the exact mean sum to zero; what they sum to is the rounding of the mean.
+        return cls(count, *add_exactly(mean, distances / rows), squares - distances**2 / rows, low, high)
+
+    @classmethod
+    def _of_integers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
+        """Exact until the last division."""
+        _, groups, columns = values.shape
+        limits, shape = np.iinfo(values.dtype), (parts, groups)
+        total, squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        low, high = np.full(shape, limits.max, values.dtype), np.full(shape, limits.min, values.dtype)
+        sum_integers(values, codes, total, squares, low, high)
+        rows = np.bincount(codes, minlength=parts) * columns
+        sums = zip(np.repeat(rows, groups).tolist(), total.ravel().tolist(), squares.ravel().tolist(), strict=True)
+        around = np.array([(n * q - t * t) / n if n else 0.0 for n, t, q in sums]).reshape(shape)
+        count = np.broadcast_to(rows[:, None], shape).astype(np.float64)
+        some = count > 0
+        extremes = np.where(some, low, np.inf), np.where(some, high, -np.inf)
+        return cls(count, total / np.maximum(count, 1), np.zeros(shape), around, *extremes)
+
+    def __getitem__(self, part: int) -> "Moments":
+        """The moments of one part."""
+        return Moments(*(array[part] for array in self.arrays))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.count, self.mean, self.rest, self.squares, self.minimum, self.maximum
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both sets of values combined."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        delta = (other.mean - self.mean) + (other.rest - self.rest)
+        mean, rest = add_exactly(self.mean, self.rest + delta * share)
+        first = self.count == 0
+        return Moments(
+            count,
+            np.where(first, other.mean, mean),
+            np.where(first, other.rest, rest),
+            self.squares + other.squares + delta**2 * (self.count * share),
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    def std(self) -> np.ndarray:
+        """The standard deviation of each group; 0 for one without values."""
+        deviations: np.ndarray = np.sqrt(self.squares / np.maximum(self.count, 1))
+        return deviations
+
+    def table(self) -> np.ndarray:
+        """All arrays as one, (…, groups, 6) float64."""
+        return np.stack(self.arrays, axis=-1)
+
+    @classmethod
+    def from_table(cls, table: np.ndarray) -> "Moments":
+        """The moments of which `table` gave the table."""
+        return cls(*np.moveaxis(np.asarray(table, np.float64), -1, 0))
+
+
+def add_exactly(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rounded sum, and what the rounding took from it (Knuth's two-sum)."""
+    total = one + other
+    second = total - one
+    return total, (one - (total - second)) + (other - second)
+
+
+def merge_moments(moments: Iterable[Moments]) -> Moments:
+    """Merge moments in their order."""
+    return reduce(Moments.merged, moments)
+
+
+def parts_merged(moments: Moments, parts: Sequence[int]) -> Moments:
+    """The moments of some parts of the rows, merged in the order of their codes."""
+    return merge_moments(moments[part] for part in sorted(parts))

@@ -1,0 +1,144 @@
+"""What a fold's model knows of the data: the statistics of its own training rows, and nothing of any other row."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foldstream.cluster.runs.run import prepare_run
+from foldstream.storage.dataset import Dataset, StoredArrays
+from foldstream.storage.fold_plan import FoldPlan, among, open_plan
+from foldstream.storage.places.locate import locate
+from foldstream.storage.reader import BlockReader
+from foldstream.storage.tasks import SerialExecutor, silent
+from foldstream.training.config import TrainConfig
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
+from foldstream.training.run import RunFolder, folds_of, read_result
+from foldstream.training.settings import resolve_settings
+from foldstream.training.splits.fitted import fit_plan, fitted_statistics
+from foldstream.training.splits.plan import make_plan
+from foldstream.training.splits.split import Split
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ..conftest import convert_file
+
+CLOSE = 1e-12
+
+
+def write_table(path: Path, rows: int, seed: int, regression: bool, spread: float, offset: float) -> Path:
+    """A table with columns to split by, two features of a given spread around an offset, and a label."""
+    draws = np.random.default_rng(seed)
+    lines = ["group,when,part,a,b,label"]
+    for row in range(rows):
+        a, b = (offset + spread * draws.normal(size=2)).tolist()
+        label = f"{offset + spread * draws.normal()!r}" if regression else f"class-{draws.integers(3)}"
+        lines.append(f"{draws.integers(12)},{row + draws.integers(5)},{draws.integers(4)},{a!r},{b!r},{label}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def rows_of(plan: FoldPlan, model: int) -> np.ndarray:
+    """The positions of the rows that a model trains on."""
+    rows = plan.model(model)
+    return np.flatnonzero(among(read(plan, rows.array), rows.train))
+
+
+def read(arrays: StoredArrays, name: str) -> np.ndarray:
+    """All rows of an array."""
+    return BlockReader(arrays, (name,)).read(range(arrays.layout.blocks))[name]
+
+
+def stored(dataset: Dataset, name: str) -> np.ndarray:
+    values = read(dataset, name).astype(np.float64)
+    return values.reshape(len(values), -1)
+
+
+def splits(regression: bool) -> st.SearchStrategy[Split]:
+    """Every kind of split, with repeats and a holdout where they exist."""
+    kinds = ["kfold", "group", "time", "column", *([] if regression else ["stratified", "stratified-group"])]
+
+    def of_kind(kind: str) -> st.SearchStrategy[Split]:
+        column = {"group": "group", "stratified-group": "group", "time": "when", "column": "part"}.get(kind)
+        repeats = st.integers(1, 1 if kind in ("time", "column") else 2)
+        return st.builds(
+            Split,
+            kind=st.just(kind),
+            folds=st.integers(2, 4),
+            seed=st.integers(0, 99),
+            repeats=repeats,
+            holdout=st.just(0.0) if kind == "column" else st.sampled_from([0.0, 0.2]),
+            column=st.just(column),
+            gap=st.sampled_from([0.0, 7.0]) if kind == "time" else st.just(0.0),
+        )
+
+    return st.sampled_from(kinds).flatmap(of_kind)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bool, Dataset]]:
+    """Tables of several shards, for classification and regression, near zero and far from it."""
+    folder = tmp_path_factory.mktemp("tables")
+    made = []
+    for number, (regression, offset, spread) in enumerate(
+        [(False, 0.0, 1.0), (True, 0.0, 1.0), (True, 1.7e9, 17.0), (False, -3e5, 0.01)]
+    ):
+        path = write_table(folder / f"{number}.csv", 300 + 37 * number, number, regression, spread, offset)
+        made.append((regression, convert_file(path, folder / f"{number}.zarr", "label")))
+    return made
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_statistics_of_a_model_are_those_of_its_training_rows(
+    data: st.DataObject, tables: list[tuple[bool, Dataset]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    regression, dataset = data.draw(st.sampled_from(tables))
+    split = data.draw(splits(regression))
+    plan = make_plan(dataset, split, tmp_path_factory.mktemp("plan") / "plan")
+    fit_plan(dataset, plan, SerialExecutor(), silent)
+    x, y = stored(dataset, "x"), stored(dataset, "y")
+    for model in range(len(plan.models) + 1):  # the last one is the refit
+        chosen, found = rows_of(plan, model), fitted_statistics(plan, model)
+        for values, mean, std in ((x, found.mean, found.std), (y, found.y_mean, found.y_std)):
+            if mean:
+                rows = values[chosen].astype(np.longdouble)
+                assert mean == pytest.approx(rows.mean(axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
+                assert std == pytest.approx(rows.std(axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
+        assert found.minimum == tuple(x[chosen].min(axis=0))
+        assert found.maximum == tuple(x[chosen].max(axis=0))
+
+
+def trained(path: Path, folder: Path, model: str = "mlp", epochs: int = 1, **options: Any) -> RunFolder:
+    """Train the first two folds of a table in one pass."""
+    dataset, run = convert_file(path, folder / "data.zarr", "label"), RunFolder(locate(folder / "run"))
+    recipe, own = resolve_settings(model, {"hidden": 8})
+    config = TrainConfig(
+        model=model, split=Split(**options), epochs=epochs, batch_size=16, recipe=recipe, model_settings=own
+    )
+    job = prepare_run(run, dataset, config, SerialExecutor(), silent)
+    FoldTrainer(folds_of(job, run, [0, 1]), Process()).train()
+    return run
+
+
+@pytest.mark.parametrize(
+    "split",
+    [{"kind": "kfold", "folds": 3}, {"kind": "time", "folds": 3, "column": "when", "gap": 3.0}],
+    ids=["kfold", "time"],
+)
+@pytest.mark.parametrize("column", ["a", "label"])
+def test_a_held_out_value_changes_no_bit_of_a_model(column: str, split: dict[str, Any], tmp_path: Path) -> None:
+    whole = write_table(tmp_path / "whole.csv", 400, 0, True, 1.0, 5.0)
+    before = trained(whole, tmp_path / "before", **split)
+    plan = open_plan(before.folds)
+    row = next(row for row in range(400) if row not in rows_of(plan, 0) and row in rows_of(plan, 1))
+    lines = whole.read_text().splitlines()
+    values = lines[row + 1].split(",")
+    values[["group", "when", "part", "a", "b", "label"].index(column)] = "123456.75"
+    lines[row + 1] = ",".join(values)
+    (tmp_path / "changed.csv").write_text("\n".join(lines) + "\n")
+    after = trained(tmp_path / "changed.csv", tmp_path / "after", **split)
+    assert after.fold(0).weights.read_bytes() == before.fold(0).weights.read_bytes()
+    assert after.fold(1).weights.read_bytes() != before.fold(1).weights.read_bytes(), "it is a training row there"
+    assert read_result(after.fold(0))["statistics"] == read_result(before.fold(0))["statistics"]

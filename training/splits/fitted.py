@@ -1,0 +1,113 @@
+"""What is fitted on the training rows of each model of a fold plan: the statistics of the features and the targets.
+
+One pass over the data gives the moments of the rows of every code. Those of a model's training rows are merged from
+them, always in the same order, and never as the total less the held-out rows: rounding would carry those.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ...storage.dataset import Dataset, open_dataset
+from ...storage.fold_plan import FoldPlan, open_plan
+from ...storage.format import Schema, Statistics
+from ...storage.moments.moments import Moments, parts_merged
+from ...storage.places.place import Place
+from ...storage.reader import BlockReader
+from ...storage.tasks import Executor, Progress, ordered_results
+
+FILE = "moments.npz"
+READ_BYTES = 32 << 20  # of features that a task reads at once
+
+CodeMoments = dict[str, Moments]
+"""For each array of codes the moments of the features of the rows of each code, (codes, channels), as `fold` or
+`fold_1`; for a regression also of the targets, (codes, labels), as `fold/y`."""
+
+
+@dataclass(frozen=True)
+class MomentsTask:
+    """Compute the moments of one shard."""
+
+    dataset: str
+    plan: str
+    shard: int
+
+
+def measure_shard(task: MomentsTask) -> CodeMoments:
+    """The moments of a shard's rows by their codes, some blocks at a time."""
+    dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
+    layout, regression = dataset.layout, dataset.schema.task == "regression"
+    codes = tuple(spec.name for spec in plan.manifest.arrays)
+    values, folds = BlockReader(dataset, ("x", "y") if regression else ("x",)), BlockReader(plan, codes)
+    blocks = layout.blocks_of(task.shard)
+    step = max(1, READ_BYTES // (layout.block_rows * dataset.spec("x").row_bytes))
+    total: CodeMoments = {}
+    for first in range(0, len(blocks), step):
+        arrays, of_rows = values.read(blocks[first : first + step]), folds.read(blocks[first : first + step])
+        for name in codes:
+            parts = plan.codes(name)
+            found = {name: _features(arrays["x"], dataset.schema, of_rows[name], parts)}
+            if regression:
+                targets = arrays["y"].reshape(len(arrays["y"]), -1, 1)
+                found[f"{name}/y"] = Moments.of_parts(targets, of_rows[name], parts)
+            total = merge_each(total, found)
+    return total
+
+
+def _features(x: np.ndarray, schema: Schema, codes: np.ndarray, parts: int) -> Moments:
+    return Moments.of_parts(x.reshape(len(x), schema.sample_shape[0], -1), codes, parts)
+
+
+def merge_each(total: CodeMoments, found: Mapping[str, Moments]) -> CodeMoments:
+    """Merge moments by their names."""
+    merged = {name: total[name].merged(moments) if name in total else moments for name, moments in found.items()}
+    return total | merged
+
+
+def fit_plan(
+    dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress, like: FoldPlan | None = None
+) -> None:
+    """Measure the rows of every code of a plan and store the moments with it, unless that is done already, or was done
+    for a plan `like` it."""
+    if (plan.place / FILE).exists():
+        return
+    if like and like.identity == plan.identity:
+        (plan.place / FILE).write((like.place / FILE).read_bytes())
+        return
+    total: CodeMoments = {}
+    tasks = [MomentsTask(str(dataset.place), str(plan.place), shard) for shard in range(dataset.layout.shards)]
+    for found in ordered_results(executor, measure_shard, tasks, "statistics", progress):
+        total = merge_each(total, found)
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, **{name: moments.table() for name, moments in total.items()})
+    (plan.place / FILE).write(data.getvalue())
+
+
+@lru_cache(maxsize=8)
+def _load(place: Place, identity: str) -> CodeMoments:
+    with np.load(io.BytesIO((place / FILE).read_bytes()), allow_pickle=False) as stored:
+        return {name: Moments.from_table(stored[name]) for name in stored.files}
+
+
+def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
+    """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
+    moments, rows = _load(plan.place, plan.identity), plan.model(model)
+    return statistics_of(
+        parts_merged(moments[rows.array], rows.train),
+        parts_merged(moments[f"{rows.array}/y"], rows.train) if f"{rows.array}/y" in moments else None,
+    )
+
+
+def statistics_of(features: Moments, targets: Moments | None) -> Statistics:
+    """Moments as the statistics of features and targets."""
+    return Statistics(
+        mean=tuple(features.mean.tolist()),
+        std=tuple(features.std().tolist()),
+        minimum=tuple(features.minimum.tolist()),
+        maximum=tuple(features.maximum.tolist()),
+        y_mean=tuple(targets.mean.tolist()) if targets else (),
+        y_std=tuple(targets.std().tolist()) if targets else (),
+    )
