@@ -2,6 +2,7 @@
 run."""
 
 import shutil
+import time
 from pathlib import Path
 
 import foldstream as fs
@@ -12,8 +13,8 @@ from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
-from .fold_kills import command, result
-from .processes import finish, refusal, remount, start
+from .fold_kills import command, result, training
+from .processes import Deadline, finish, kill_session, refusal, remount, start
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -36,16 +37,23 @@ def test_a_full_disk_is_reported_and_with_more_space_the_run_resumes(
 
 def test_a_damaged_shard_is_named_and_once_it_is_repaired_the_run_resumes(digits: Dataset, tmp_path: Path) -> None:
     data = open_dataset(shutil.copytree(digits.root, tmp_path / "data.zarr"))
+    begun, new = (RunFolder(locate(tmp_path / name)) for name in ("begun", "new"))
+    with training(command(data.root, begun.root), tmp_path / "log") as process:
+        deadline = Deadline()
+        while not begun.job.exists():  # what is fitted on the rows is known by then, and the workers start
+            deadline.check("run.json")
+            time.sleep(0.01)
+        kill_session(process)
     shard = next(path for path in sorted((tmp_path / "data.zarr" / "x" / "c").rglob("*")) if path.is_file())
     whole = shard.read_bytes()
     shard.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
-    run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
-    message = refusal(command(data.root, run.root), log).replace("\n", " ")
-    assert f"{shard}: " in message
-    assert "(rows " in message
-    assert f"'foldstream verify {data.root} --repair'" in message
-    assert failures(run) == [True]
+    for run, attempts in ((begun, [True]), (new, [])):  # a new run reads all rows before it trains
+        message = refusal(command(data.root, run.root), tmp_path / "log").replace("\n", " ")
+        assert f"{shard}: " in message
+        assert "(rows " in message
+        assert f"'foldstream verify {data.root} --repair'" in message
+        assert failures(run) == attempts
     fs.verify(data.root, repair=True)
     assert shard.read_bytes() == whole
-    finish(start(command(data.root, run.root), log), log)
-    assert result(run)[0]
+    finish(start(command(data.root, begun.root), tmp_path / "log"), tmp_path / "log")
+    assert result(begun)[0]
