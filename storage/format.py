@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from .errors import ForeignError
+from .moments.moments import Moments
 
 Score = TypeVar("Score")
 FORMAT = 1
@@ -210,6 +211,19 @@ class Statistics:
     missing: tuple[int, ...] = ()
     y_mean: tuple[float, ...] = ()
     y_std: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, features: Moments, targets: Moments | None, missing: Sequence[int] = ()) -> Self:
+        """The statistics that moments of the features, and of the targets of a regression, amount to."""
+        return cls(
+            mean=tuple(features.mean.tolist()),
+            std=tuple(features.std().tolist()),
+            minimum=tuple(features.minimum.tolist()),
+            maximum=tuple(features.maximum.tolist()),
+            missing=tuple(missing),
+            y_mean=tuple(targets.mean.tolist()) if targets else (),
+            y_std=tuple(targets.std().tolist()) if targets else (),
+        )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

@@ -1,7 +1,7 @@
 """Whether a GPU is used, and how fast it is reached: the article's check, copies from memory, a ring of all GPUs."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -48,26 +48,14 @@ def judge_gpus(seconds: Mapping[str, float]) -> list[Finding]:
 def time_exp(device: torch.device) -> float:
     """Seconds for exp over 230,400 floats, 1,000 times: the article's check that a GPU is used."""
     values = torch.rand(CHECK_FLOATS, device=device)
-    torch.exp(values)
-    _synchronize(device)
-    started = perf_counter()
-    for _ in range(CHECK_TIMES):
-        torch.exp(values)
-    _synchronize(device)
-    return perf_counter() - started
+    return time_calls(lambda: torch.exp(values), CHECK_TIMES, device)
 
 
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second from pinned memory to a GPU."""
     here = torch.empty(COPY_BYTES, dtype=torch.uint8, pin_memory=True)
     there = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
-    there.copy_(here)
-    _synchronize(device)
-    started = perf_counter()
-    for _ in range(TIMES):
-        there.copy_(here, non_blocking=True)
-    _synchronize(device)
-    return TIMES * COPY_BYTES / (perf_counter() - started)
+    return TIMES * COPY_BYTES / time_calls(lambda: there.copy_(here, non_blocking=True), TIMES, device)
 
 
 def ring_bandwidth(count: int, backend: str, size: int) -> float:
@@ -85,14 +73,20 @@ def _ring(rank: int, count: int, backend: str, size: int, folder: str) -> None:
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
     dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=count)
     values = torch.ones(size // 4, device=device)
-    dist.all_reduce(values)
+    seconds = time_calls(lambda: dist.all_reduce(values), TIMES, device)
+    (Path(folder) / str(rank)).write_text(str(seconds))
+    dist.destroy_process_group()
+
+
+def time_calls(call: Callable[[], object], times: int, device: torch.device) -> float:
+    """Seconds that a device takes for so many calls, after one that warms up."""
+    call()
     _synchronize(device)
     started = perf_counter()
-    for _ in range(TIMES):
-        dist.all_reduce(values)
+    for _ in range(times):
+        call()
     _synchronize(device)
-    (Path(folder) / str(rank)).write_text(str(perf_counter() - started))
-    dist.destroy_process_group()
+    return perf_counter() - started
 
 
 def _synchronize(device: torch.device) -> None:

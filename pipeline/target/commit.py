@@ -57,15 +57,7 @@ def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> S
     y = merge_moments(of_labels) if of_labels else None
     missing = np.sum([receipt["missing"] for receipt in receipts], axis=0, dtype=np.int64)
     missing = np.concatenate([missing, np.zeros(len(schema.indicators), np.int64)]).reshape(channels, -1).sum(axis=1)
-    return Statistics(
-        mean=tuple(merged.mean.tolist()),
-        std=tuple(merged.std().tolist()),
-        minimum=tuple(merged.minimum.tolist()),
-        maximum=tuple(merged.maximum.tolist()),
-        missing=tuple(missing.tolist()),
-        y_mean=tuple(y.mean.tolist()) if y else (),
-        y_std=tuple(y.std().tolist()) if y else (),
-    )
+    return Statistics.of(merged, y, missing.tolist())
 
 
 def commit_skipped(root: Place) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ..datasets import write_arrays, write_dataset
-from ..gpu.loads import MakeRows, noise
+from ..datasets import MakeRows, write_arrays, write_dataset
+from ..gpu.loads import noise
 from .accelerator import LOADERS
 from .record import machine, write_section
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+from ..datasets import MakeRows
 
 
 class Bottleneck(nn.Module):

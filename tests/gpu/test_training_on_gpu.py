@@ -11,12 +11,11 @@ import pytest
 import torch
 from foldstream.cluster.doctor.gpus import examine_gpus
 from foldstream.storage.dataset import Dataset
-from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.weights import load_weights
-from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
+from foldstream.training.run import RunFolder, read_result
 
-from ..unit.test_stack import NO_CHANCE
+from ..unit.test_stack import NO_CHANCE, train
 from ..unit.test_training import make_job
 from .conftest import write_shapes
 from .profile import overlap_of_copies, profiled
@@ -25,23 +24,6 @@ FOLDS = 3
 EXACT = {"deterministic": True}
 TOLERANCE = 0.02
 """Relative, of a loss: without deterministic algorithms, sums on a GPU differ from one time to the next."""
-
-
-class Cut(BaseException):
-    pass
-
-
-def train(job: RunJob, run: RunFolder, folds: list[int], process: Process, stop_after: int = 99) -> None:
-    """Train folds in one pass, cut off after so many epochs."""
-
-    def notify(fold: int, metrics: dict[str, float]) -> None:
-        if metrics["epoch"] >= stop_after and fold == folds[-1]:
-            raise Cut
-
-    try:
-        FoldTrainer(folds_of(job, run, folds), process).train(notify)
-    except Cut:
-        assert stop_after < 99
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +68,7 @@ def test_a_run_resumes_to_the_same_bits_in_any_precision(
     job, quiet = make_job(shapes, tmp_path / "quiet", settings, model="mlp")
     train(job, quiet, [0, 1, 2], process)
     job, cut = make_job(shapes, tmp_path / "cut", settings, model="mlp")
-    train(job, cut, [0, 1, 2], process, stop_after=1)
+    train(job, cut, [0, 1, 2], process, stop_at=FOLDS)  # after the first epoch
     train(job, cut, [0, 1, 2], process)
     assert weights(cut) == weights(quiet)
     assert read_result(cut.fold(0))["metrics"]["accuracy"] > 0.8

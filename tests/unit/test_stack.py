@@ -46,7 +46,14 @@ class Cut(BaseException):
     pass
 
 
-def train(job: RunJob, run: RunFolder, folds: list[int], stop_at: int | None = None, **execution: Any) -> None:
+def train(
+    job: RunJob,
+    run: RunFolder,
+    folds: list[int],
+    process: Process | None = None,
+    stop_at: int | None = None,
+    **execution: Any,
+) -> None:
     """Train folds in one pass; with `stop_at`, cut off after so many of the folds' epochs, as by a kill."""
     told = []
 
@@ -56,7 +63,7 @@ def train(job: RunJob, run: RunFolder, folds: list[int], stop_at: int | None = N
             raise Cut
 
     try:
-        FoldTrainer(folds_of(job, run, folds), Process(), Execution(**execution)).train(notify)
+        FoldTrainer(folds_of(job, run, folds), process or Process(), Execution(**execution)).train(notify)
     except Cut:
         assert stop_at
 

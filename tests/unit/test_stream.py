@@ -13,6 +13,8 @@ from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import parse_bytes, this_machine
 from foldstream.storage.places.locate import locate
+from foldstream.training.stream.batch import Batch
+from foldstream.training.stream.device import with_tensors
 
 
 def test_folds_and_splits_share_out_the_rows(digits: Dataset) -> None:
@@ -129,3 +131,12 @@ def open_files(dataset: Dataset) -> list[str]:
     """Those of a dataset that this process has open; a file of another that is closed meanwhile counts for nothing."""
     paths = [file.path for file in psutil.Process().open_files()]
     return [path for path in paths if path.startswith(str(dataset.place))]
+
+
+def test_what_goes_to_a_device_keeps_its_form() -> None:
+    batch, group = Batch(torch.ones(2), torch.zeros(2), torch.arange(2)), object()
+    moved = with_tensors((group, [batch, (torch.ones(1),)]), lambda tensor: tensor + 1)
+    assert moved[0] is group
+    assert isinstance(moved[1][0], Batch)
+    assert moved[1][0].id.tolist() == [1, 2]
+    assert moved[1][1][0].tolist() == [2.0]

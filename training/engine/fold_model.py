@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...storage.errors import RunError
-from ...storage.fold_plan import open_plan
+from ...storage.fold_plan import FoldPlan
 from ...storage.format import Statistics
 from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
@@ -111,14 +111,20 @@ class FoldModel:
 
 
 def make_fold_model(
-    number: int, run_fold: RunFold, process: Process, rows: int, shards: int, policy: CheckpointPolicy
+    number: int,
+    run_fold: RunFold,
+    plan: FoldPlan,
+    process: Process,
+    rows: int,
+    shards: int,
+    policy: CheckpointPolicy,
 ) -> FoldModel:
-    """The `number`-th of the models that are trained together, for a fold that has `rows` training rows, and
-    held-out rows in a dataset of so many shards, 0 if it has none."""
+    """The `number`-th of the models that are trained together, for a fold of the plan. The fold has `rows` training
+    rows, and held-out rows in a dataset of so many shards, 0 if it has none."""
     job, config, device = run_fold.job, run_fold.job.config, process.device
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
     steps, dropped = divmod(rows, config.batch_size)
-    statistics = fitted_statistics(open_plan(run_fold.run.folds), run_fold.fold)
+    statistics = fitted_statistics(plan, run_fold.fold)
     objective = Objective(job.schema, statistics, recipe).to(device)
     prepare = Normalizer(statistics, job.schema.sample_shape).to(device)
     network = _make_network(run_fold, process)

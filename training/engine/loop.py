@@ -63,7 +63,7 @@ class FoldTrainer:
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
         evaluated = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
         self.folds = [
-            make_fold_model(n, one, process, kept[n], evaluated[n] * self.dataset.layout.shards, checkpoints)
+            make_fold_model(n, one, plan, process, kept[n], evaluated[n] * self.dataset.layout.shards, checkpoints)
             for n, one in enumerate(folds)
         ]
         self.stacks = _stacks(self.folds, len(plan.models))

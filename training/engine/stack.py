@@ -95,6 +95,11 @@ class _StackedWeights:
             for name, parameter in self.template.named_parameters()
         }
         self.buffers = stacked
+        self.slices = {
+            place: [(parameter, self.parameters[name]) for name, parameter in loss.named_parameters()]
+            for place, loss in self.losses.items()
+        }
+        """Each model's parameters, with the stacked ones of which they are slices."""
         for place, loss in self.losses.items():
             tensors = self.parameters | self.buffers
             _use(loss, {name: tensor.detach()[place] for name, tensor in tensors.items()})
@@ -120,9 +125,8 @@ class _StackedWeights:
         scaled = [learner.scaler.scale(losses[p] / learner.batches(step)) for p, learner in present.items()]
         torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
         for place, learner in present.items():
-            for name, parameter in self.losses[place].named_parameters():
-                gradient = self.parameters[name].grad
-                parameter.grad = None if gradient is None else gradient[place]
+            for parameter, stacked in self.slices[place]:
+                parameter.grad = None if stacked.grad is None else stacked.grad[place]
             learner.current.losses[0] += losses[place].detach()
 
     def _losses(self, x: Tensor, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.fold_plan import FoldPlan, open_plan
-from ...storage.format import Schema, Statistics
+from ...storage.format import Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.reader import BlockReader
@@ -47,18 +47,15 @@ def measure_shard(task: MomentsTask) -> CodeMoments:
     total: CodeMoments = {}
     for first in range(0, len(blocks), step):
         arrays, of_rows = values.read(blocks[first : first + step]), folds.read(blocks[first : first + step])
+        channels = arrays["x"].reshape(len(arrays["x"]), dataset.schema.sample_shape[0], -1)
         for name in codes:
             parts = plan.codes(name)
-            found = {name: _features(arrays["x"], dataset.schema, of_rows[name], parts)}
+            found = {name: Moments.of_parts(channels, of_rows[name], parts)}
             if regression:
                 targets = arrays["y"].reshape(len(arrays["y"]), -1, 1)
                 found[f"{name}/y"] = Moments.of_parts(targets, of_rows[name], parts)
             total = merge_each(total, found)
     return total
-
-
-def _features(x: np.ndarray, schema: Schema, codes: np.ndarray, parts: int) -> Moments:
-    return Moments.of_parts(x.reshape(len(x), schema.sample_shape[0], -1), codes, parts)
 
 
 def merge_each(total: CodeMoments, found: Mapping[str, Moments]) -> CodeMoments:
@@ -95,19 +92,7 @@ def _load(place: Place, identity: str) -> CodeMoments:
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
     """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
     moments, rows = _load(plan.place, plan.identity), plan.model(model)
-    return statistics_of(
+    return Statistics.of(
         parts_merged(moments[rows.array], rows.train),
         parts_merged(moments[f"{rows.array}/y"], rows.train) if f"{rows.array}/y" in moments else None,
-    )
-
-
-def statistics_of(features: Moments, targets: Moments | None) -> Statistics:
-    """Moments as the statistics of features and targets."""
-    return Statistics(
-        mean=tuple(features.mean.tolist()),
-        std=tuple(features.std().tolist()),
-        minimum=tuple(features.minimum.tolist()),
-        maximum=tuple(features.maximum.tolist()),
-        y_mean=tuple(targets.mean.tolist()) if targets else (),
-        y_std=tuple(targets.std().tolist()) if targets else (),
     )

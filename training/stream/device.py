@@ -1,7 +1,7 @@
 """Batches on their way to the device that trains on them."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -11,37 +11,49 @@ CPU = torch.device("cpu")
 AHEAD = 2  # items whose copies are in progress or complete before they are asked for
 
 Item = TypeVar("Item")
-Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
-def on_device(
-    items: Iterable[tuple[Item, Sequence[Tensors]]], device: torch.device
-) -> Iterator[tuple[Item, Sequence[Tensors]]]:
-    """Copy the tensors of each item to a GPU ahead of their use; on a CPU they stay where they are.
+def on_device(items: Iterable[Item], device: torch.device) -> Iterable[Item]:
+    """Copy the tensors of each item, in tuples and lists, to a GPU ahead of their use; on a CPU they stay where they
+    are.
 
     The copies have a CUDA stream of their own, so that they overlap with computing; it is the GPU that waits for them,
     never this thread. Tensors in pinned memory may be dropped at once: torch keeps them until they are copied.
     """
-    if device.type != "cuda":
-        yield from items
-        return
+    return _copied_ahead(items, device) if device.type == "cuda" else items
+
+
+def _copied_ahead(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    ready = deque[tuple[Item, list[Any], torch.cuda.Event]]()
-    for item, parts in items:
+    ready = deque[tuple[Item, torch.cuda.Event]]()
+    for item in items:
         with torch.cuda.stream(copies):
-            moved = [tuple(tensor.to(device, non_blocking=True) for tensor in tensors) for tensors in parts]
-        ready.append((item, moved, copies.record_event()))
+            moved = with_tensors(item, lambda tensor: tensor.to(device, non_blocking=True))
+        ready.append((moved, copies.record_event()))
         if len(ready) > AHEAD:
             yield _take(*ready.popleft(), device)
     while ready:
         yield _take(*ready.popleft(), device)
 
 
-def _take(item: Item, parts: list[Any], copied: torch.cuda.Event, device: torch.device) -> tuple[Item, list[Any]]:
+def _take(item: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
     """An item for the current stream, which waits for its copies. Their memory is that stream's from now on."""
     computing = torch.cuda.current_stream(device)
     computing.wait_event(copied)
-    for tensors in parts:
-        for tensor in tensors:
-            tensor.record_stream(computing)
-    return item, parts
+
+    def keep(tensor: Tensor) -> Tensor:
+        tensor.record_stream(computing)
+        return tensor
+
+    with_tensors(item, keep)
+    return item
+
+
+def with_tensors(item: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An item in which the tensors, in tuples and lists, are replaced by what `change` makes of them."""
+    if isinstance(item, Tensor):
+        return change(item)
+    if not isinstance(item, tuple | list):
+        return item
+    values = [with_tensors(value, change) for value in item]
+    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)

@@ -41,7 +41,7 @@ class RowStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size)
-        return (Batch(*batch) for _, (batch,) in on_device(((None, [batch]) for *_, batch in chosen), self.device))
+        return iter(on_device((batch for *_, batch in chosen), self.device))
 
 
 def chosen_rows(

@@ -119,10 +119,10 @@ class TrainStream(IterableDataset[Batch]):
         memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
         try:
             with reader.start_epoch(partial(reader.order, self.kept, order.epoch + 1)) as threads:
-                batches = enumerate(_EpochReading(self, order, memory, threads).batches(), self.step + 1)
-                for step, (batch,) in on_device(((step, [batch]) for step, batch in batches), self.device):
+                batches = on_device(_EpochReading(self, order, memory, threads).batches(), self.device)
+                for step, batch in enumerate(batches, self.step + 1):
                     self._taken = (order.epoch, step)
-                    yield Batch(*batch)
+                    yield batch
         finally:
             memory.reclaim()
             self._idle.append(memory)
