@@ -40,7 +40,6 @@ def foldstream(folder: Path, out: Path, color: Any, size: int) -> tuple[int, flo
     from foldstream.cluster.dask.local import dask_cluster
 
     with dask_cluster(WORKERS) as client:
-        client.wait_for_workers(WORKERS)
         started = perf_counter()
         dataset = convert_images(folder, out, size=size, color=color, fit="stretch", client=client)
         return dataset.rows, perf_counter() - started
