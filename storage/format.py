@@ -16,7 +16,7 @@ from .errors import ForeignError
 from .moments.moments import Moments
 
 Score = TypeVar("Score")
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 WORK = ".work"
 LEFT_OUT = "left_out.csv"  # the invalid rows of the sources, if any were skipped
@@ -25,6 +25,8 @@ PLANS = "splits"  # the folder of the plans stored with a dataset, by name
 BLOCK_BYTES = 2 << 20
 SHARD_BYTES = 64 << 20
 MINIMUM_BLOCKS = 256  # 8 lanes of 32 blocks
+SMALL_BLOCK_BYTES = 64 << 10
+FEWEST_BLOCKS = 64  # 8 lanes of 8 blocks, which are shuffled as one
 MINIMUM_SHARDS = 8
 
 
@@ -78,10 +80,12 @@ class Layout:
 def choose_layout(rows: int, row_bytes: int) -> Layout:
     """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for small data.
 
-    The layout has at least 256 blocks if there are as many rows (each of 8 lanes then has 32 to mix), and at least 8
-    shards, so that several workers can share the work.
+    There are at least 256 blocks (each of 8 lanes then has 32 to mix) unless they would be smaller than 64 KB. Then
+    there are about 64: data that are so small are shuffled as a whole. There are at least 8 shards, so that several
+    workers can share the work.
     """
-    block_rows = max(1, min(BLOCK_BYTES // row_bytes, rows // MINIMUM_BLOCKS))
+    small = min(math.ceil(rows / FEWEST_BLOCKS), SMALL_BLOCK_BYTES // row_bytes)
+    block_rows = max(1, min(BLOCK_BYTES // row_bytes, max(rows // MINIMUM_BLOCKS, small)))
     blocks = math.ceil(rows / block_rows)
     shard_blocks = min(math.ceil(SHARD_BYTES / (block_rows * row_bytes)), math.ceil(blocks / MINIMUM_SHARDS))
     return Layout(rows, block_rows, shard_blocks)
@@ -141,9 +145,9 @@ class Schema:
     `classes` are the label's values in the order of their codes. `key` is the user's id column, stored as int64 or, if
     `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
-    Text features are stored as the index of their value in `categories`, dates as "days" or "seconds" since 1970
-    according to `dates`. `fills` replace missing numbers. `indicators` are the features whose missing values are
-    marked, with 1, in an additional column after all features. Image samples have an `image` form and no features.
+    Text features are stored as the index of their value in `categories`, where a missing one is "", and dates as "days"
+    or "seconds" since 1970 according to `dates`. A missing number or date is NaN. Image samples have an `image` form
+    and no features.
     """
 
     features: tuple[str, ...]
@@ -157,8 +161,6 @@ class Schema:
     key_width: int | None = None
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dates: dict[str, str] = field(default_factory=dict)
-    fills: dict[str, float] = field(default_factory=dict)
-    indicators: tuple[str, ...] = ()
     image: ImageForm | None = None
 
     @property
@@ -183,7 +185,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes", "indicators")}
+        tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes")}
         categories = {name: tuple(values) for name, values in value["categories"].items()}
         image = value["image"] and ImageForm.from_json(value["image"])
         return cls(**{**value, **tuples, "categories": categories, "image": image})
@@ -198,8 +200,8 @@ def keys_of(stored: np.ndarray) -> list[Any]:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per channel of `x` (the first axis of a sample): mean, standard deviation, minimum, maximum, and the number of
-    values missing in the source.
+    """Per channel of `x` (the first axis of a sample): mean, standard deviation, minimum, maximum, number of missing
+    values, and the median, if it was measured.
 
     `y_mean` and `y_std` are the mean and standard deviation of each label of a regression.
     """
@@ -211,26 +213,33 @@ class Statistics:
     missing: tuple[int, ...] = ()
     y_mean: tuple[float, ...] = ()
     y_std: tuple[float, ...] = ()
+    median: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, features: Moments, targets: Moments | None, missing: Sequence[int] = ()) -> Self:
-        """The statistics that moments of the features, and of the targets of a regression, amount to."""
+    def of(
+        cls,
+        features: Moments,
+        targets: Moments | None,
+        missing: Sequence[int] | None = None,
+        median: Sequence[float] = (),
+    ) -> Self:
+        """The statistics that moments of the features, and of the targets of a regression, amount to. A channel without
+        values has the range 0 to 0. `missing` counts more than NaN, if it is given."""
+        some = features.count > 0
         return cls(
             mean=tuple(features.mean.tolist()),
             std=tuple(features.std().tolist()),
-            minimum=tuple(features.minimum.tolist()),
-            maximum=tuple(features.maximum.tolist()),
-            missing=tuple(missing),
+            minimum=tuple(np.where(some, features.minimum, 0.0).tolist()),
+            maximum=tuple(np.where(some, features.maximum, 0.0).tolist()),
+            missing=tuple(features.missing.astype(int).tolist() if missing is None else missing),
             y_mean=tuple(targets.mean.tolist()) if targets else (),
             y_std=tuple(targets.std().tolist()) if targets else (),
+            median=tuple(median),
         )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {
-            name: tuple(value[name]) for name in ("mean", "std", "minimum", "maximum", "missing", "y_mean", "y_std")
-        }
-        return cls(**{**value, **tuples})
+        return cls(**{name: tuple(values) for name, values in value.items()})
 
 
 @dataclass(frozen=True)
@@ -270,9 +279,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
-        """Decode the result of `to_json`. Raises ForeignError for anything else."""
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
+        """Decode the result of `to_json`, of this format or the first. Raises ForeignError for anything else."""
+        if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
             raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; convert the source again")
+        if value["format"] == 1:
+            value = from_first_format(value, where)
         return cls(
             kind=value["kind"],
             layout=Layout(**value["layout"]),
@@ -280,3 +291,21 @@ class Manifest:
             shards=tuple(ShardEntry(**entry) for entry in value["shards"]),
             details=value["details"],
         )
+
+
+def from_first_format(manifest: dict[str, Any], where: str) -> dict[str, Any]:
+    """A manifest of format 1 as one of this format: the arrays are the same.
+
+    Raises ForeignError for a dataset whose missing numbers were filled at conversion, by all rows.
+    """
+    if manifest["kind"] != "dataset":
+        return manifest
+    details = dict(manifest["details"])
+    fills, indicators = (details["schema"].get(name) for name in ("fills", "indicators"))
+    if fills or indicators:
+        raise ForeignError(
+            f"{where} is of format 1, and its missing numbers were filled by all rows, held-out ones included; convert "
+            "the source again, without --missing: each fold then fills them by its own rows"
+        )
+    schema = {name: value for name, value in details["schema"].items() if name not in ("fills", "indicators")}
+    return {**manifest, "details": {**details, "schema": schema}}

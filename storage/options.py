@@ -159,3 +159,16 @@ def as_text(value: Any) -> Any:
 
 Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]
 """A local path or the URL of something in an object store; checked values are text."""
+
+
+def as_texts(value: Any) -> Any:
+    """One text as a tuple of one, None as an empty one, several without repetitions; any other value as it is."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    return tuple(dict.fromkeys(value)) if isinstance(value, Iterable) and not isinstance(value, dict) else value
+
+
+Texts = Annotated[str | Sequence[str] | None, BeforeValidator(as_texts), Cli(repeatable=True)]
+"""Some texts, also one alone; checked values are a tuple."""

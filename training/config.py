@@ -6,13 +6,14 @@ result is reached, and changes nothing in it.
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
-from ..storage.options import Cli, Options
+from ..storage.options import Cli, Options, Texts
 from .splits.split import Split
+from .zoo.inputs import parse_fill, parse_scaling
 
 Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
@@ -65,6 +66,18 @@ class Recipe(Options):
     )
 
 
+def _check_missing(text: str) -> str:
+    if text != "auto":
+        parse_fill(text)
+    return text
+
+
+def _check_scalings(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_scaling(text)
+    return texts
+
+
 class TrainingOptions(Options):
     """What decides the result of a training, as a user gives it; the split stands apart."""
 
@@ -77,13 +90,29 @@ class TrainingOptions(Options):
     epochs: int = Field(default=10, ge=1, description="Number of passes over each fold's training rows.")
     batch_size: int = Field(default=128, ge=1, description="Rows per global batch, over all workers.")
     seed: int = Field(default=0, description="Seed of the folds, the order of samples, the weights and dropout.")
+    missing: Annotated[str, AfterValidator(_check_missing)] = Field(
+        default="auto",
+        description="What stands for a missing number: mean or median of the fold's training rows or constant=NUMBER, "
+        "and with indicator+ before it an input that marks it; auto: indicator+mean.",
+    )
+    normalize: Annotated[Texts, AfterValidator(_check_scalings)] = Field(
+        default=(),
+        description="Scaling, repeatable, for all columns or as COLUMN=SCALING for one: standard, minmax, none, "
+        "imagenet or MEAN:SCALE; by default standard for numbers.",
+    )
     window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
 
+    @property
+    def scalings(self) -> tuple[str, ...]:
+        """The scalings of `normalize`."""
+        return cast(tuple[str, ...], self.normalize)
+
 
 class TrainConfig(TrainingOptions):
-    """A run's configuration, settled: nothing in it depends on the machine any more."""
+    """A run's configuration, settled: nothing in it depends on the machine or on other data any more."""
 
+    missing: str = Field(default="mean")
     split: Split = Field(default=Split())
     lanes: int = Field(default=8)
     """A multiple of `LANE_STEP` (stream/order.py), which the number of workers divides."""

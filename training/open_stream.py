@@ -1,6 +1,7 @@
 """Batches of a dataset for a custom training loop, without Ray: `fs.stream` and `fs.normalizer`."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_ro
 from .stream.order import Mixing, lane_count
 from .stream.rows import RowStream
 from .stream.single import TrainStream
+from .zoo.inputs import parse_fill, parse_option, parse_scaling, plan_inputs
 
 
 def stream(
@@ -105,9 +107,15 @@ def stream(
 
 
 def normalizer(
-    dataset: str | Path | Dataset, *, fold: int | None = None, folds: int | Location = 5, seed: int = 0
+    dataset: str | Path | Dataset,
+    *,
+    fold: int | None = None,
+    folds: int | Location = 5,
+    seed: int = 0,
+    missing: str = "mean",
+    normalize: Sequence[str] = (),
 ) -> nn.Module:
-    """Create a module that turns stored rows into standardized float32 input for a model.
+    """Create a module that turns stored rows into float32 input for a model: scaled, and without missing values.
 
     Args:
         dataset: A dataset, or its location.
@@ -115,14 +123,18 @@ def normalizer(
             over the data. None: by all rows.
         folds: The folds, as for `stream`.
         seed: The seed of the folds if `folds` is a number.
+        missing: What stands for a missing number: "mean" or "median" of those rows, "constant=0", or with "indicator+"
+            before it and an input more for each column that lacks values in those rows.
+        normalize: How columns are scaled, as "minmax", "age=none" or "imagenet"; by default "standard", except that
+            categories stay the codes that they are.
 
     Returns:
         A module that takes rows as the dataset stores them, (rows, *sample_shape), and returns float32 of the same
-        shape, in which each channel has mean 0 and standard deviation 1 over those rows. Move it to the device of the
-        rows with `.to(device)`.
+        shape but for indicators, in which each channel has mean 0 and standard deviation 1 over those rows. Move it to
+        the device of the rows with `.to(device)`.
 
     Raises:
-        UsageError: The fold does not exist, or the folds belong to another dataset.
+        UsageError: The fold does not exist, the folds belong to another dataset, or the options do not fit the data.
         DatasetError: The dataset or the fold plan does not exist or is incomplete.
 
     Example:
@@ -131,12 +143,16 @@ def normalizer(
         >>> logits = model(normalize(x))
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    if fold is None:
-        return Normalizer(opened.statistics, opened.schema.sample_shape)
-    plan = _folds(opened, folds, seed)
-    _check_fold(plan, fold)
-    fit_plan(opened, plan, SerialExecutor(), silent)
-    return Normalizer(fitted_statistics(plan, fold), opened.schema.sample_shape)
+    medians = parse_option("missing", parse_fill, missing).value == "median"
+    for scaling in normalize:
+        parse_option("normalize", parse_scaling, scaling)
+    statistics = opened.statistics
+    if fold is not None or medians:
+        plan = _folds(opened, folds, seed)
+        model = len(plan.models) if fold is None else _check_fold(plan, fold)
+        fit_plan(opened, plan, SerialExecutor(), silent, medians=medians)
+        statistics = fitted_statistics(plan, model)
+    return Normalizer(plan_inputs(opened.schema, statistics, missing, normalize, codes=True))
 
 
 def _rows_of_fold(plan: FoldPlan, fold: int, split: str) -> RowFilter:
@@ -145,9 +161,10 @@ def _rows_of_fold(plan: FoldPlan, fold: int, split: str) -> RowFilter:
     return held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
 
 
-def _check_fold(plan: FoldPlan, fold: int) -> None:
+def _check_fold(plan: FoldPlan, fold: int) -> int:
     if not 0 <= fold < (count := len(plan.models)):
         raise UsageError(f"fold {fold} is out of range; it must be from 0 to {count - 1}")
+    return fold
 
 
 def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from ...storage.format import Schema
+from ...storage.dataset import Dataset
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config
-from ...training.zoo.factory import check_model
+from ...training.zoo.factory import check_model, takes_schema
+from ...training.zoo.inputs import describe_inputs, plan_inputs
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
 from ..requests import Session
@@ -60,23 +61,26 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
 def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
     dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
-    parameters = check_models(asked.configs, dataset.schema)
+    parameters = check_models(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
     return Training(asked, choose_fold_mode(dataset, models, common, execution, parameters), helpers)
 
 
-def check_models(configs: Mapping[str, TrainConfig], schema: Schema) -> int:
+def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     """Check what each candidate trains. Returns the number of parameters of the largest model.
 
-    Raises UsageError for what cannot be trained on data with this schema.
+    Raises UsageError for what cannot be trained on these data.
     """
-    parameters = 0
+    schema, parameters = dataset.schema, 0
     for config in configs.values():
         check_config(config, schema)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
             check_optimizer(config.recipe)
-            count = check_model(config.model, schema.sample_shape, schema.outputs, config.model_settings)
+            inputs = plan_inputs(
+                schema, dataset.statistics, config.missing, config.scalings, takes_schema(config.model)
+            )
+            count = check_model(config.model, inputs, schema.outputs, config.model_settings)
         parameters = max(parameters, count)
     return parameters
 
@@ -97,6 +101,10 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
 def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
     """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
     asked = training.asked
+    dataset, config = asked.dataset, next(iter(asked.configs.values()))
+    notes = describe_inputs(dataset.schema, dataset.statistics, config.missing, takes_schema(config.model))
+    for heading, sentence in notes.items():
+        session.listener.announce(heading, sentence)
     if not asked.workers:
         count = 1 + len(training.helpers)
         where = "in this process" if count == 1 else f"in {count} processes on this machine"

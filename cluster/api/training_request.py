@@ -13,6 +13,7 @@ from ...training.run import RunFolder
 from ...training.settings import check_task, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
+from ...training.zoo.inputs import usual_fill
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
 from ..runs.grid import candidate_folder, expand_grid, write_grid
@@ -64,7 +65,7 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
     workers = choose_workers(request, dataset)
     lanes, shares = next(existing, (lane_count(shares_of(workers)), shares_of(workers)))
-    configs = configure(candidates, common_config(request, split, lanes, shares))
+    configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
     check_batch_size(request.batch_size, lanes)
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
@@ -102,9 +103,12 @@ def _same(callback: Callback) -> Callback:
     return callback
 
 
-def common_config(request: TrainRequest, split: Split, lanes: int, shares: int) -> TrainConfig:
+def common_config(request: TrainRequest, dataset: Dataset, split: Split, lanes: int, shares: int) -> TrainConfig:
     """What all candidates of a request have in common."""
-    return TrainConfig(**request.part(TrainingOptions), split=split, lanes=lanes, shares=shares)
+    options = request.part(TrainingOptions)
+    if request.missing == "auto":
+        options["missing"] = usual_fill(dataset.schema, dataset.statistics)
+    return TrainConfig(**options, split=split, lanes=lanes, shares=shares)
 
 
 def configure(candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig) -> dict[str, TrainConfig]:

@@ -194,9 +194,9 @@ def measure_training(
     callback_factories(request)
     candidates, split, epochs = candidates_of(request), split_of(request, dataset), request.epochs
     workers = request.workers or shares_of(0)
-    common = common_config(request, split, lane_count(workers), workers)
+    common = common_config(request, dataset, split, lane_count(workers), workers)
     configs = configure(candidates, common)
-    parameters = check_models(configs, dataset.schema)
+    parameters = check_models(configs, dataset)
     passes = epoch_passes(split, common.refit, len(candidates))
     fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)

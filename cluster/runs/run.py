@@ -26,6 +26,7 @@ from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, lo
 from ...training.splits.fitted import fit_plan
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
+from ...training.zoo.inputs import parse_fill
 from .durable_schedule import DurableSchedule
 from .schedule import Resources, TrainingUnit
 from .status import FoldRecord
@@ -98,7 +99,8 @@ def prepare_run(
     except UsageError:
         run.root.remove_if_empty()
         raise
-    fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None)
+    medians = parse_fill(config.missing).value == "median"
+    fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
     if file:
         (run.root / file[0].name).write(file[0].read_bytes())
     write_json(run.job, value)

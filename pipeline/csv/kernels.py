@@ -378,17 +378,12 @@ def copy_texts(text: np.ndarray, spans: np.ndarray, quote: int, out: np.ndarray,
 
 @compiled
 def extend_ranges(
-    x: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    total: np.ndarray,
-    has_fractions: np.ndarray,
-    needs_float64: np.ndarray,
+    x: np.ndarray, low: np.ndarray, high: np.ndarray, has_fractions: np.ndarray, needs_float64: np.ndarray
 ) -> None:
     """Update the ranges of columns with the rows of `x` (rows, columns) float64, ignoring NaN.
 
-    `low`, `high` and `total` are (columns,) float64; `has_fractions` and `needs_float64` are (columns,) bool: whether
-    a number has a fractional part, and whether one is not exact in float32.
+    `low` and `high` are (columns,) float64; `has_fractions` and `needs_float64` are (columns,) bool: whether a number
+    has a fractional part, and whether a whole number is not exact in float32.
     """
     for row in range(len(x)):
         for c in range(x.shape[1]):
@@ -396,6 +391,6 @@ def extend_ranges(
             there = value == value
             low[c] = value if value < low[c] else low[c]
             high[c] = value if value > high[c] else high[c]
-            total[c] += value if there else 0.0
-            has_fractions[c] |= there & (np.floor(value) != value)
-            needs_float64[c] |= there & (np.float64(np.float32(value)) != value)
+            whole = np.floor(value) == value
+            has_fractions[c] |= there & (not whole)
+            needs_float64[c] |= whole & (np.float64(np.float32(value)) != value)

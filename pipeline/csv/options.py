@@ -1,6 +1,6 @@
 """What a user says about how CSV files are written."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -53,12 +53,3 @@ class CsvOptions(Options):
         if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0" or given in "0123456789+-eE"):
             raise ValueError("must be one ASCII character that is not part of a number")
         return given
-
-
-def as_texts(value: Any) -> Any:
-    """One text as a tuple of one, None as an empty one, several without repetitions; any other value as it is."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (value,)
-    return tuple(dict.fromkeys(value)) if isinstance(value, Iterable) and not isinstance(value, dict) else value

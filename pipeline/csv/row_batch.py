@@ -1,6 +1,7 @@
 """What a row reader is asked for, and what it returns: the same types for CSV and Parquet."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -39,30 +40,44 @@ class Columns:
     required: tuple[str, ...] = ()
 
 
+Rounding = Literal["none", "fractions", "all"]
+
+
 @dataclass(frozen=True)
 class Numbers:
-    """The dtype that numbers are stored in, which must represent them exactly unless `rounded` allows rounding."""
+    """The dtype that numbers are stored in, which must represent them exactly, except that `rounding` allows float32 to
+    round fractions, or a float type all numbers.
+
+    A missing number is stored as NaN. Integers have none, so they cannot represent it.
+    """
 
     dtype: str
-    rounded: bool = False
+    rounding: Rounding = "none"
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in ("float32", "float64")
 
     def limits(self) -> tuple[int, int, int]:
         """The smallest and largest integers that certainly fit, and which fractional numbers do (see `read_rows`)."""
-        if self.dtype in ("float32", "float64"):
-            if self.rounded:
+        if self.is_float:
+            if self.rounding == "all":
                 return -(10**18), 10**18, 1
             exact = LARGEST_EXACT if self.dtype == "float64" else 2**24
-            return -exact, exact, 1 if self.dtype == "float64" else 2
+            return -exact, exact, 1 if self.dtype == "float64" or self.rounding == "fractions" else 2
         limits = np.iinfo(self.dtype)
         return int(limits.min), int(limits.max), 0
 
     def fit(self, values: np.ndarray) -> np.ndarray:
         """Which finite float64 values (integers up to 2⁵³) can be stored: (n,) bool."""
-        if self.rounded or self.dtype == "float64":
+        if self.rounding == "all" or self.dtype == "float64":
             return np.ones(len(values), bool)
         if self.dtype == "float32":
             with np.errstate(over="ignore"):
-                same: np.ndarray = values.astype(np.float32).astype(np.float64) == values
+                stored = values.astype(np.float32)
+            same: np.ndarray = stored.astype(np.float64) == values
+            if self.rounding == "fractions":
+                same |= (values != np.floor(values)) & np.isfinite(stored)
             return same
         limits = np.iinfo(self.dtype)
         fitting: np.ndarray = (values == np.floor(values)) & (limits.min <= values) & (values <= limits.max)
@@ -70,17 +85,17 @@ class Numbers:
 
     def fit_whole(self, values: np.ndarray) -> np.ndarray:
         """Which int64 values can be stored: (n,) bool."""
-        if self.dtype in ("float32", "float64"):
+        if self.is_float:
             stored = values.astype(self.dtype)
             fitting: np.ndarray = (stored.astype(np.float64) < 2.0**63) & (stored.astype(np.int64) == values)
-            return fitting | self.rounded
+            return fitting | (self.rounding == "all")
         limits = np.iinfo(self.dtype)
         return np.asarray((limits.min <= values) & (values <= limits.max))
 
     def fits_large(self, value: int) -> bool:
         """Whether an integer beyond 2⁵³ can be stored."""
-        if self.dtype in ("float32", "float64"):
-            return self.rounded or int(np.dtype(self.dtype).type(value)) == value
+        if self.is_float:
+            return self.rounding == "all" or int(np.dtype(self.dtype).type(value)) == value
         limits = np.iinfo(self.dtype)
         return int(limits.min) <= value <= int(limits.max)
 
@@ -90,8 +105,8 @@ class RowBatch:
     """The rows that were read, without the invalid ones.
 
     `texts` has one array per text column, null where the text is missing; `begins` (rows, texts) is where each text
-    starts in the piece. `missing` (n, 2) holds the row and column of `x` of each missing number, which is set to its
-    value in `fills`. `misfits` are numbers that the dtype cannot represent; `errors` are those of the invalid rows.
+    starts in the piece. `missing` (n, 2) holds the row and column of `x` of each missing number, which is NaN there, or
+    0 among integers. `misfits` are numbers that the dtype cannot represent; `errors` are those of the invalid rows.
     """
 
     rows: int
@@ -121,7 +136,7 @@ def remedy_of(reason: str) -> str:
     """The remedy for a row that is invalid for this reason."""
     how = "fix or remove the row"
     if reason == ABSENT:
-        how = "fill it in, let --missing mean fill such numbers (or constant=0, or indicator)"
+        how = "fill it in"
     elif reason.endswith("number"):
         how = "fix it, read a column of words with --category, drop the column with --ignore"
     return f"{how}, or skip such rows with --on-error skip"

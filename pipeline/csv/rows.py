@@ -41,7 +41,7 @@ MOST_INVALID = 1024
 class RowReader:
     """Reads the rows of one piece in batches.
 
-    `fills` (features,) replace missing numbers; without them a missing number is an error.
+    A missing number is NaN (0 among integers) and listed, or with `required` an error.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class RowReader:
         piece: Piece,
         columns: Columns,
         numbers: Numbers,
-        fills: np.ndarray | None = None,
+        required: bool = False,
         skip: int = 0,
     ) -> None:
-        self.source, self.piece, self.columns, self.numbers, self.fills = source, piece, columns, numbers, fills
+        self.source, self.piece, self.columns, self.numbers, self.required = source, piece, columns, numbers, required
         self.text = read_piece(source, piece)
         self.length = len(self.text) - 1
         self.marks = source.dialect.marks()
@@ -97,13 +97,13 @@ class RowReader:
         if dialect.thousands or dialect.decimal != ".":
             texts = plain_numbers(texts, dialect.thousands, dialect.decimal)
         places = self.roles.positions[odd[:, 1]]
-        if self.fills is not None:
-            filled = odd[absent, 0], places[absent]
-            x[filled] = self.fills[places[absent]]
-            batch.missing = np.stack(filled, axis=1).astype(np.int64)
-        else:
+        if self.required:
             for i in np.flatnonzero(absent).tolist():
                 wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], ABSENT))
+        else:
+            gaps = odd[absent, 0], places[absent]
+            x[gaps] = np.nan if self.numbers.is_float else 0
+            batch.missing = np.stack(gaps, axis=1).astype(np.int64)
         there = np.flatnonzero(~absent)
         values, reasons = parse_numbers(texts.take(pa.array(there)))
         for i, reason in reasons.items():

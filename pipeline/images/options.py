@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ...storage.options import Cli, Location, Options
-from ..target.options import OnError, Seed, Task, Texts, parse_numbers
+from ...storage.options import Cli, Location, Options, Texts
+from ..target.options import OnError, Seed, Task, parse_numbers
 
 
 def parse_size(value: Any) -> Any:

@@ -114,11 +114,11 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
 def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor) -> ConversionSpec | None:
     """A spec from the first rows of some pieces; None if a full scan is needed."""
     tables, pieces, columns = cut
-    if request.on_error == "skip" or (request.missing == "mean" and not request.like):
+    if request.on_error == "skip":
         return None
     chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     some = [pieces[i] for i in chosen]
-    tasks = [ScanTask(tables[i], piece, columns, request.gaps, None, SAMPLE_BYTES) for i, piece in some]
+    tasks = [ScanTask(tables[i], piece, columns, request.missing == "error", None, SAMPLE_BYTES) for i, piece in some]
     found = _run(executor, scan_piece, tasks, "", "", silent)
     try:
         return specify_conversion(request, columns, tables, pieces, None, merge_findings(found, len(columns.features)))
@@ -135,7 +135,7 @@ def specify_by_scan(
     folder.remove_tree()  # of an attempt that had no spec yet
     lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
     tasks = [
-        ScanTask(tables[i], piece, columns, request.gaps, skip_list)
+        ScanTask(tables[i], piece, columns, request.missing == "error", skip_list)
         for (i, piece), skip_list in zip(pieces, lists, strict=True)
     ]
     found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", shown(progress, executor, root))

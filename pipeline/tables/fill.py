@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.place import Place
-from ..csv.row_batch import Columns, Numbers, RowBatch
+from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
+from ..target.labels import as_whole_numbers
 from ..target.receipts import finish_shard
 from .findings import DAY, date_seconds
-from .options import FLOATS
 from .readers import Reader, SourceTable, open_reader
 from .spec import ConversionSpec, DatasetPiece
 
@@ -24,9 +24,9 @@ class ShardTask:
     """Write one shard of every array from the pieces that contain its rows, then its receipt.
 
     `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
-    `rounded`: numbers may be rounded to the dtype of `x`. `indicators`: columns indicate which numbers are missing.
-    `like_other`: categories and classes are those of another dataset; with `encode_unknown`, an unknown category gets
-    the code after all others.
+    `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`:
+    categories and classes are those of another dataset; with `encode_unknown`, an unknown category gets the code after
+    all others.
     """
 
     root: str
@@ -37,8 +37,8 @@ class ShardTask:
     tables: dict[int, SourceTable]
     pieces: tuple[DatasetPiece, ...]
     sampled: bool
-    rounded: bool
-    indicators: bool
+    rounding: Rounding
+    required: bool
     like_other: bool
     encode_unknown: bool
 
@@ -59,8 +59,8 @@ def shard_task(root: Place, spec: ConversionSpec, shard: int) -> ShardTask:
         {piece.table: spec.tables[piece.table] for piece in pieces},
         pieces,
         spec.sampled,
-        spec.request["dtype"] in FLOATS,
-        spec.request["missing"] == "indicator" and not spec.request["like"],
+        spec.rounding,
+        spec.request["missing"] == "error",
         spec.request["like"] is not None,
         spec.request["unknown"] == "code",
     )
@@ -96,11 +96,9 @@ class ShardFiller:
         self.missing = np.zeros(len(self.schema.features), np.int64)
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
         self.batch_rows = max(1, BATCH_BYTES // self.x[:1].nbytes)
-        self.numbers = Numbers(self.schema.x_dtype, task.rounded)
+        self.numbers = Numbers(self.schema.x_dtype, task.rounding)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
-        fills = np.array([self.schema.fills.get(name, 0.0) for name in self.schema.features])
-        self.fills = fills.astype(self.schema.x_dtype) if self.schema.fills else None
 
     def fill(self, piece: DatasetPiece, skip: int, rows: slice) -> None:
         """Copy the rows of a piece after the first `skip` to the positions `rows` of the shard.
@@ -110,21 +108,16 @@ class ShardFiller:
         """
         table = self.task.tables[piece.table]
         passed = 0 if piece.skipped else skip
-        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.fills, passed)
+        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.task.required, passed)
         if skip > passed:
             self._pass_over(reader, skip, piece)
         at = rows.start
         while at < rows.stop and not reader.ended:
             window = slice(at, min(at + self.batch_rows, rows.stop))
-            into = self.x[window] if not self.schema.indicators else self._buffer(window.stop - at)
-            batch = reader.read(into)
+            batch = reader.read(self.x[window])
             self._check(batch, piece)
-            place = slice(at, at + batch.rows)
-            if self.schema.indicators:
-                self.x[place, : into.shape[1]] = into[: batch.rows]
-                self.x[place, into.shape[1] :] = 0
             if batch.rows:
-                self._place(reader, batch, place)
+                self._place(reader, batch, slice(at, at + batch.rows))
             at += batch.rows
         if at != rows.stop:
             raise SourceError(
@@ -132,13 +125,9 @@ class ShardFiller:
                 "run the command again with --overwrite once the file no longer changes"
             )
 
-    def _buffer(self, rows: int) -> np.ndarray:
-        """A buffer for the features alone: the compiled reader needs contiguous rows."""
-        return np.empty((rows, len(self.schema.features)), self.x.dtype)
-
     def _pass_over(self, reader: Reader, rows: int, piece: DatasetPiece) -> None:
         """Read and discard the first valid rows of a piece that contains invalid ones."""
-        scratch = self._buffer(min(rows, self.batch_rows))
+        scratch = np.empty((min(rows, self.batch_rows), self.x.shape[1]), self.x.dtype)
         while rows and not reader.ended:
             batch = reader.read(scratch[:rows])
             self._check(batch, piece)
@@ -161,7 +150,7 @@ class ShardFiller:
         )
 
     def _place(self, reader: Reader, batch: RowBatch, rows: slice) -> None:
-        """Store everything that is not a plain number: categories, dates, missing-value indicators, labels, keys."""
+        """Store everything that is not a plain number: categories, dates, labels, keys."""
         schema, x = self.schema, self.x[rows]
         texts = dict(zip(self.columns.texts, batch.texts, strict=True))
         gaps = {schema.features[i]: batch.missing[batch.missing[:, 1] == i, 0] for i in np.unique(batch.missing[:, 1])}
@@ -175,9 +164,7 @@ class ShardFiller:
                 x[:, position] = self._codes(reader, batch, name, values.fill_null(""), self.categories[name])
         for name, missing in gaps.items():
             self.missing[schema.features.index(name)] += len(missing)
-            if name in schema.indicators:
-                x[missing, len(schema.features) + schema.indicators.index(name)] = 1
-            elif self.task.indicators and name not in schema.categories:
+            if name not in schema.categories and not self.numbers.is_float:
                 self._misfit(f"the column '{name}' has missing values")
         if schema.task == "classification":
             (label,) = schema.labels
@@ -190,6 +177,8 @@ class ShardFiller:
 
     def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = pc.index_in(values, known)
+        if codes.null_count and name in self.schema.labels:
+            codes = pc.coalesce(codes, pc.index_in(as_whole_numbers(values), known))
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
             value = values[row].as_py()
@@ -210,10 +199,10 @@ class ShardFiller:
             if (seconds[~np.isnan(seconds)] % DAY).any():
                 self._misfit(f"the column '{name}' contains times of day")
             seconds = seconds / DAY
-        missing = np.isnan(seconds)
-        seconds[missing] = self.schema.fills.get(name, 0.0)
-        stored = seconds.astype(self.x.dtype)
-        if not self.task.rounded and (stored[~missing].astype(np.float64) != seconds[~missing]).any():
+        there = ~np.isnan(seconds)
+        with np.errstate(invalid="ignore"):  # of NaN among integers, which is reported as missing
+            stored = seconds.astype(self.x.dtype)
+        if self.task.rounding != "all" and (stored[there].astype(np.float64) != seconds[there]).any():
             self._misfit(f"a date in the column '{name}' cannot be stored as {self.schema.x_dtype}")
         return stored
 

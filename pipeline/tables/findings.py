@@ -24,19 +24,18 @@ DAY = 86_400
 class Findings:
     """The properties of one piece, or of several combined.
 
-    Arrays have one value per feature: `low`, `high` and `total` are float64 (dates in seconds since 1970; infinite and
-    0 if there is no number), `missing` is int64. `has_fractions`: whether any number has a fractional part;
-    `needs_float64`: whether any is not exact in float32; `beyond_exact`: the smallest and largest integers beyond 2⁵³;
-    `with_time_of_day`: the date columns that contain times of day.
+    Arrays have one value per feature: `low` and `high` are float64 (dates in seconds since 1970; infinite if there is
+    no number), `missing` is int64, and bool are `has_fractions`: whether a number has a fractional part, and
+    `needs_float64`: whether a whole number is not exact in float32. `beyond_exact`: the smallest and largest integers
+    beyond 2⁵³; `with_time_of_day`: the date columns that contain times of day.
     """
 
     rows: int
     low: np.ndarray
     high: np.ndarray
-    total: np.ndarray
     missing: np.ndarray
-    has_fractions: bool = False
-    needs_float64: bool = False
+    has_fractions: np.ndarray
+    needs_float64: np.ndarray
     beyond_exact: tuple[int, ...] = ()
     with_time_of_day: frozenset[str] = frozenset()
     texts: dict[str, TextFindings] = field(default_factory=dict)
@@ -52,10 +51,9 @@ class Findings:
             self.rows + other.rows,
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
-            self.total + other.total,
             self.missing + other.missing,
-            self.has_fractions or other.has_fractions,
-            self.needs_float64 or other.needs_float64,
+            self.has_fractions | other.has_fractions,
+            self.needs_float64 | other.needs_float64,
             (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
             self.with_time_of_day | other.with_time_of_day,
             texts,
@@ -67,13 +65,13 @@ class Findings:
 class ScanTask:
     """Scan `piece`, or its first rows in about `bytes` of text.
 
-    With `allow_missing`, numbers may be missing; with `skip_list`, a file, invalid rows are skipped and listed there.
+    With `required`, no number may be missing; with `skip_list`, a file, invalid rows are skipped and listed there.
     """
 
     table: SourceTable
     piece: Piece
     columns: Columns
-    allow_missing: bool
+    required: bool
     skip_list: str | None = None
     bytes: int | None = None
 
@@ -81,8 +79,7 @@ class ScanTask:
 def scan_piece(task: ScanTask) -> Findings:
     """Run a task. Raises RowError at the first invalid row, unless such rows are to be skipped."""
     features = task.columns.features
-    fills = np.full(len(features), np.nan) if task.allow_missing else None
-    reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), fills)
+    reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), task.required)
     scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
     found, errors = [], []
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):
@@ -117,19 +114,18 @@ def _findings(
         x[:, columns.features.index(name)] = seconds
         if (seconds[~np.isnan(seconds)] % DAY).any():
             with_time_of_day.add(name)
-    low, high, total = np.full(count, np.inf), np.full(count, -np.inf), np.zeros(count)
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
     has_fractions, needs_float64 = np.zeros(count, bool), np.zeros(count, bool)
-    extend_ranges(x, low, high, total, has_fractions, needs_float64)
+    extend_ranges(x, low, high, has_fractions, needs_float64)
     beyond_exact = tuple(int(value) for value in misfits)  # all other numbers fit a float64
     ends = (min(beyond_exact), max(beyond_exact)) if beyond_exact else ()
     return Findings(
         len(x),
         low,
         high,
-        total,
         missing,
-        bool(has_fractions.any()),
-        bool(needs_float64.any()),
+        has_fractions,
+        needs_float64,
         ends,
         frozenset(with_time_of_day),
         found,
@@ -144,10 +140,13 @@ def date_seconds(dates: pa.Array) -> np.ndarray:
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:
     """Merge findings in their order."""
-    nothing = Findings(
-        0, np.full(features, np.inf), np.full(features, -np.inf), np.zeros(features), np.zeros(features, np.int64)
-    )
-    return reduce(Findings.merged, findings, nothing)
+    return reduce(Findings.merged, findings, no_findings(features))
+
+
+def no_findings(features: int) -> Findings:
+    """The findings about no rows."""
+    low, high = np.full(features, np.inf), np.full(features, -np.inf)
+    return Findings(0, low, high, np.zeros(features, np.int64), np.zeros(features, bool), np.zeros(features, bool))
 
 
 def format_errors(errors: Sequence[RowError]) -> bytes:

@@ -1,14 +1,13 @@
 """What a user says about the conversion of tables."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...storage.options import Cli, Options
+from ...storage.options import Cli, Options, Texts
 from ..csv.options import CsvOptions
-from ..target.options import OnError, Seed, Task, Texts, parse_numbers
+from ..target.options import OnError, Seed, Task, parse_numbers
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 FLOATS = ("float32", "float64")
@@ -16,22 +15,12 @@ Dtype = Literal["auto", "uint8", "int8", "uint16", "int16", "uint32", "int32", "
 Unknown = Literal["error", "code"]
 
 
-def parse_missing(text: str) -> tuple[str, float | None]:
-    """`constant=0` as a strategy and its value; another strategy as it is. Raises ValueError."""
-    strategy, separator, value = text.partition("=")
-    if strategy not in ("error", "mean", "constant", "indicator"):
-        raise ValueError("must be error, mean, constant=VALUE or indicator")
-    try:
-        constant = float(value) if separator else None
-    except ValueError:
-        constant = math.nan
-    if (constant is not None) != (strategy == "constant") or (constant is not None and not math.isfinite(constant)):
-        raise ValueError("constant needs a number, e.g. constant=0, and no other strategy takes one")
-    return strategy, constant
-
-
 def _check_missing(text: str) -> str:
-    parse_missing(text)
+    if text not in ("keep", "error"):
+        raise ValueError(
+            "must be keep or error; missing numbers are stored as they are, and filled by each fold's own rows with "
+            "'foldstream train --missing'"
+        )
     return text
 
 
@@ -56,7 +45,7 @@ class TableOptions(Options):
     )
     date: Texts = Field(default=(), description="Column of dates, repeatable, where they are not detected.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
-        default="error", description="What replaces a missing number: error, mean, constant=VALUE or indicator."
+        default="keep", description="keep missing values, which training fills, or stop at the first with an error."
     )
     unknown: Unknown = Field(
         default="error", description="What becomes of a category that --like does not have: error, or its own code."

@@ -61,10 +61,10 @@ class TableReader:
         piece: Piece,
         columns: Columns,
         numbers: Numbers,
-        fills: np.ndarray | None = None,
+        required: bool = False,
         skip: int = 0,
     ) -> None:
-        self.source, self.piece, self.columns, self.numbers, self.fills = source, piece, columns, numbers, fills
+        self.source, self.piece, self.columns, self.numbers, self.required = source, piece, columns, numbers, required
         self.position, self.skip = 0, skip
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._rest: pa.RecordBatch | None = None
@@ -113,7 +113,7 @@ class TableReader:
     ) -> None:
         """Store a column of numbers in `x`."""
         gaps = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False))
-        if len(gaps) and self.fills is not None:
+        if len(gaps) and not self.required:
             batch.missing = np.concatenate([batch.missing, np.stack([gaps, np.full(len(gaps), place)], axis=1)])
         elif len(gaps):
             for row in gaps.tolist():
@@ -130,8 +130,7 @@ class TableReader:
         batch.misfits += values[~fitting].tolist()
         with np.errstate(invalid="ignore", over="ignore"):
             x[: len(values), place] = values
-        if self.fills is not None:
-            x[gaps, place] = self.fills[place]
+        x[gaps, place] = np.nan if self.numbers.is_float else 0
 
     def _decimals(self, column: pa.Array, name: str) -> pa.Array:
         try:

@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from ...storage.format import Source
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect
@@ -48,13 +46,12 @@ def open_source(task: OpenTask) -> OpenedTable:
 
 
 def open_reader(
-    table: SourceTable, piece: Piece, columns: Columns, numbers: Numbers, fills: np.ndarray | None = None, skip: int = 0
+    table: SourceTable, piece: Piece, columns: Columns, numbers: Numbers, required: bool = False, skip: int = 0
 ) -> Reader:
-    """A reader of the rows of a piece after the first `skip`. `fills` (features,) replace missing numbers; without
-    them a missing number is an error."""
+    """A reader of the rows of a piece after the first `skip`. With `required`, a missing number is an error."""
     if isinstance(table, ParquetTable):
-        return TableReader(table, piece, columns, numbers, fills, skip)
-    return RowReader(table, piece, columns, numbers, fills, skip)
+        return TableReader(table, piece, columns, numbers, required, skip)
+    return RowReader(table, piece, columns, numbers, required, skip)
 
 
 def table_to_json(table: SourceTable) -> dict[str, Any]:

@@ -16,14 +16,15 @@ import pyarrow as pa
 
 from ...storage.errors import UsageError, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
+from ...storage.options import as_texts
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
-from ..csv.options import CsvOptions, as_texts
-from ..csv.row_batch import Columns, Piece
+from ..csv.options import CsvOptions
+from ..csv.row_batch import Columns, Piece, Rounding
 from ..csv.rows import parse_dates
 from ..target.labels import choose_labels
 from .findings import DAY, Findings
-from .options import FLOATS, INTEGERS, TableOptions, parse_missing
+from .options import FLOATS, INTEGERS, TableOptions
 from .readers import SourceTable, table_from_json, table_to_json
 
 
@@ -32,9 +33,9 @@ class ConvertRequest:
     """What the user asked for.
 
     `ignore` are columns to drop; `categories` and `dates` are feature columns of that kind (the kinds of others are
-    inferred from the first rows). `missing` is how missing numbers are handled, `constant` the value for them; `like`
-    is the schema of a dataset that this one must match, `unknown` how categories that it lacks are handled; `shuffle`
-    is the seed of a shuffle of all rows.
+    inferred from the first rows). `missing` tells whether a missing value is kept or an error; `like` is the schema of
+    a dataset that this one must match, `unknown` how categories that it lacks are handled; `shuffle` is the seed of a
+    shuffle of all rows.
     """
 
     sources: tuple[Source, ...]
@@ -46,8 +47,7 @@ class ConvertRequest:
     ignore: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
-    missing: str = "error"
-    constant: float | None = None
+    missing: str = "keep"
     unknown: str = "error"
     like: Schema | None = None
     on_error: str = "stop"
@@ -57,23 +57,10 @@ class ConvertRequest:
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1")
-        if self.like and self.missing != "error":
-            raise UsageError(
-                f"--missing {self.missing} cannot be combined with --like, which uses the fill values of the training "
-                "data; if it has none, convert it with --missing and train again"
-            )
-
-    @property
-    def gaps(self) -> bool:
-        """Whether features may have missing values."""
-        if self.like:
-            return bool(self.like.fills) or any("" in values for values in self.like.categories.values())
-        return self.missing != "error"
 
     @classmethod
     def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None) -> Self:
         """The conversion of sources that a user's options ask for; `like` is the schema that it must fit."""
-        missing, constant = parse_missing(options.missing)
         return cls(
             tuple(sources),
             labels=as_texts(options.label),
@@ -84,8 +71,7 @@ class ConvertRequest:
             ignore=as_texts(options.ignore),
             categories=as_texts(options.category),
             dates=as_texts(options.date),
-            missing=missing,
-            constant=constant,
+            missing=options.missing,
             unknown=options.unknown,
             like=like,
             on_error=options.on_error,
@@ -151,6 +137,13 @@ class ConversionSpec:
     sampled: bool = False
     skipped: int = 0
     """Invalid rows of all sources, which are skipped."""
+
+    @property
+    def rounding(self) -> Rounding:
+        """Which numbers may be rounded: all where the user asked for a float type."""
+        if self.request["dtype"] in FLOATS:
+            return "all"
+        return "fractions" if self.schema.x_dtype == "float32" else "none"
 
     @property
     def source_bytes(self) -> int:
@@ -229,7 +222,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     else:
         categories, dates = find_kinds(request, tables[0], features, sample)
     own = tuple(name for name in (*request.labels, key) if name)
-    required = own if request.gaps else (*own, *categories, *dates)
+    required = (*own, *categories, *dates) if request.missing == "error" else own
     return Columns(features, tuple(dict.fromkeys((*own, *categories, *dates))), dates, required)
 
 
@@ -300,30 +293,23 @@ def specify_conversion(
 
 
 def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) -> Schema:
-    """Choose dtypes, shape, classes, categories and fill values from the findings."""
+    """Choose dtypes, shape, classes and categories from the findings."""
     features, like = columns.features, request.like
     coded = [name for name in columns.texts if name in features and name not in columns.dates]
     if like:
-        categories, dates, fills, indicators = like.categories, like.dates, like.fills, like.indicators
+        categories, dates = like.categories, like.dates
     else:
         categories = {name: _category_values(name, total) for name in coded}
         dates = {name: "seconds" if name in total.with_time_of_day else "days" for name in columns.dates}
-        fills = choose_fills(request, columns, total, dates)
-        gaps = [name for name, count in zip(features, total.missing, strict=True) if count and name not in categories]
-        indicators = tuple(gaps) if request.missing == "indicator" else ()
     key = request.id or (like.key if like and like.key in columns.texts else None)
-    values = len(features) + len(indicators)
-    shape = request.shape or (like.sample_shape if like else (values,))
-    if prod(shape) != values:
-        added = f" and {len(indicators)} indicators of missing values" if indicators else ""
+    shape = request.shape or (like.sample_shape if like else (len(features),))
+    if prod(shape) != len(features):
         raise UsageError(
             f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but the data has {len(features):,} "
-            f"feature columns (all columns except the label and the id){added}; choose a shape whose product is that "
+            f"feature columns (all columns except the label and the id); choose a shape whose product is that "
             "number"
         )
-    schema = Schema(
-        features, shape, "uint8", key=key, categories=categories, dates=dates, fills=fills, indicators=indicators
-    )
+    schema = Schema(features, shape, "uint8", key=key, categories=categories, dates=dates)
     if key:
         names = total.texts[key]
         schema = replace(schema, key_width=None if names.kind == "integer" else max(1, names.width))
@@ -346,57 +332,60 @@ def _category_values(name: str, total: Findings) -> tuple[str, ...]:
     return tuple(sorted(found.distinct))
 
 
-def choose_fills(request: ConvertRequest, columns: Columns, total: Findings, dates: dict[str, str]) -> dict[str, float]:
-    """The fill value for missing values of every feature that is a number or a date."""
-    if request.missing == "error":
-        return {}
-    fills = {}
-    for position, name in enumerate(columns.features):
-        if name in columns.texts and name not in columns.dates:
-            continue
-        if request.constant is not None:
-            fills[name] = request.constant
-            continue
-        count = total.rows - int(total.missing[position])
-        mean = float(total.total[position]) / count if count else 0.0
-        fills[name] = mean / DAY if dates.get(name) == "days" else mean
-    return fills
+EXACT_ENOUGH = 256
+"""How many times a column's range its values may be in float32: 16 of its 24 bits then remain for the differences."""
+SMALLEST, LARGEST = 1e-30, 1e38  # in float32, with some room
 
 
 def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
-    """The narrowest dtype that represents every value of `x` exactly, or the requested one if it can.
+    """The narrowest dtype for the values of `x`, or the requested one if it can represent them.
 
-    A requested float type may round; a requested integer type may not.
+    Whole numbers are stored exactly, fractions at least as float32 (see `fits_float32`). A missing number needs a float
+    type. A requested float type may round; a requested integer type may not.
     """
     if asked in FLOATS:
         return asked
-    ends: list[float] = list(total.beyond_exact)
-    fractions = total.has_fractions
-    for position, name in enumerate(schema.features):
-        if name in schema.categories:
-            ends += [0, len(schema.categories[name])]  # one more for unknown values
-        elif total.low[position] <= total.high[position]:
-            unit = DAY if schema.dates.get(name) == "days" else 1
+    numbers = [position for position, name in enumerate(schema.features) if name not in schema.categories]
+    ends: list[float] = [*total.beyond_exact, *(len(values) for values in schema.categories.values())]  # unknown values
+    for position in numbers:
+        if total.low[position] <= total.high[position]:
+            unit = DAY if schema.dates.get(schema.features[position]) == "days" else 1
             ends += [total.low[position] / unit, total.high[position] / unit]
-        if name in schema.fills and total.missing[position]:
-            ends.append(schema.fills[name])
-            fractions = fractions or schema.fills[name] != np.floor(schema.fills[name])
-    if schema.indicators:
-        ends += [0, 1]
-    low, high = min(ends, default=0), max(ends, default=0)
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    fractions, gaps = total.has_fractions[numbers].any(), [n for n in numbers if total.missing[n]]
     fitting = [name for name in INTEGERS if np.iinfo(name).min <= low and high <= np.iinfo(name).max]
     if asked == "auto":
-        if not fractions and fitting:
+        if not fractions and not gaps and fitting:
             return fitting[0]
         if total.beyond_exact:
             raise UsageError(
-                f"no dtype can store {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly together with the "
-                "other values; drop the column with --ignore, use it as --id, or round with --dtype float64"
+                f"no dtype can store {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly together with "
+                "fractions or missing values; drop the column with --ignore, use it as --id, or round with "
+                "--dtype float64"
             )
-        return "float64" if total.needs_float64 else "float32"
+        return "float32" if fits_float32(total) else "float64"
+    if gaps:
+        name = schema.features[gaps[0]]
+        raise UsageError(
+            f"--dtype {asked} cannot store missing values, which the column '{name}' has; use auto or float32"
+        )
     if fractions:
         raise UsageError(f"--dtype {asked} cannot store fractional values; use auto, float32 or float64")
     if asked not in fitting:
         remedy = f"use {fitting[0]} or auto" if fitting else "use auto"
         raise UsageError(f"--dtype {asked} cannot store {low:.0f} to {high:.0f}; {remedy}")
     return asked
+
+
+def fits_float32(total: Findings) -> bool:
+    """Whether float32 keeps every whole number, and of each column with fractions the differences between its values.
+
+    A column of values around 1e9 that differ by hundredths needs float64, one of prices does not.
+    """
+    if total.needs_float64.any():
+        return False
+    low, high = total.low[total.has_fractions], total.high[total.has_fractions]
+    size = np.maximum(np.abs(low), np.abs(high))
+    constant = low == high
+    spread_out = constant | (size <= EXACT_ENOUGH * (high - low))
+    return bool((spread_out & (size >= SMALLEST) & (size <= LARGEST)).all())

@@ -51,13 +51,12 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
 
 def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> Statistics:
     """The statistics of all rows, merged from those of the shards in their order."""
-    schema, channels = spec.schema, spec.schema.sample_shape[0]
+    channels = spec.schema.sample_shape[0]
     merged = merge_moments([Moments.from_table(receipt["moments"]) for receipt in receipts])
     of_labels = [Moments.from_table(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
     y = merge_moments(of_labels) if of_labels else None
     missing = np.sum([receipt["missing"] for receipt in receipts], axis=0, dtype=np.int64)
-    missing = np.concatenate([missing, np.zeros(len(schema.indicators), np.int64)]).reshape(channels, -1).sum(axis=1)
-    return Statistics.of(merged, y, missing.tolist())
+    return Statistics.of(merged, y, missing.reshape(channels, -1).sum(axis=1).tolist())
 
 
 def commit_skipped(root: Place) -> None:

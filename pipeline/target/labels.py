@@ -50,12 +50,29 @@ def text_kind(texts: pa.Array) -> str:
 CLASS_LIMIT = 100  # integers with at most so many distinct values are taken for classes
 
 
+def is_whole(label: TextFindings) -> bool:
+    """Whether all values of a label are whole numbers, be it as 1.0."""
+    if label.kind == "number" and label.distinct is not None:
+        return all(float(value).is_integer() for value in label.distinct)
+    return label.kind == "integer"
+
+
+def as_whole_numbers(texts: pa.Array) -> pa.Array:
+    """Texts such as 1.0 as 1, the way in which classes are named; any other text as it is."""
+    try:
+        numbers = texts.cast(pa.float64())
+        whole = numbers.cast(pa.int64()).cast(pa.string())
+    except pa.ArrowInvalid:
+        return texts
+    return pc.if_else(pc.match_substring_regex(texts, r"[.eE]"), whole, texts)
+
+
 def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str, tuple[str, ...]]:
     """Choose the task, the dtype of `y` and the classes. Raises UsageError for labels that do not fit the task."""
     name, label = next(iter(labels.items()))
     if task == "auto":
         few = label.distinct is not None and len(label.distinct) <= CLASS_LIMIT
-        one_of_few = label.kind == "text" or (label.kind == "integer" and few)
+        one_of_few = label.kind == "text" or (few and is_whole(label))
         task = "classification" if one_of_few and len(labels) == 1 else "regression"
     if task == "regression":
         for name, label in labels.items():
@@ -72,7 +89,8 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
             f"--task classification: the label '{name}' has too many distinct values for classes; "
             "use --task regression or another --label"
         )
-    classes = sorted(label.distinct, key=(lambda v: (float(v), v)) if label.kind != "text" else str)
+    values = as_whole_numbers(pa.array(label.distinct)).to_pylist() if is_whole(label) else label.distinct
+    classes = sorted(set(values), key=(lambda v: (float(v), v)) if label.kind != "text" else str)
     if len(classes) < 2:
         raise UsageError(
             f"the label '{name}' has a single value, '{classes[0]}', but a classifier needs two; use another --label"

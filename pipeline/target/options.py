@@ -1,15 +1,8 @@
 """Options that conversions of tables and of images have in common."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
-
-from ...storage.options import Cli
-from ..csv.options import as_texts
-
-Texts = Annotated[str | Sequence[str] | None, BeforeValidator(as_texts), Cli(repeatable=True)]
-"""Some texts, also one alone; checked values are a tuple."""
+from pydantic import Field
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OnError = Literal["stop", "skip"]

@@ -18,7 +18,7 @@ SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 @dataclass(frozen=True)
 class Moments:
     """For each group the number of its values that are not missing, their mean, the sum of their squared deviations
-    from it, their minimum and maximum.
+    from it, their minimum and maximum, and the number of missing values.
 
     Arrays are (groups,) float64, or (parts, groups) for several parts of the rows. The exact mean is `mean` + `rest`:
     far from zero, `mean` alone would be too coarse for the difference of two means. A group without values has mean 0,
@@ -31,6 +31,7 @@ class Moments:
     squares: np.ndarray
     minimum: np.ndarray
     maximum: np.ndarray
+    missing: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Moments":
@@ -49,7 +50,8 @@ class Moments:
         mean, distances, squares = total / rows, np.zeros(shape), np.zeros(shape)
         sum_distances(values, codes, mean, distances, squares)
         # The distances from the exact mean sum to zero; what they sum to is the rounding of the mean.
-        return cls(count, *add_exactly(mean, distances / rows), squares - distances**2 / rows, low, high)
+        missing = np.bincount(codes, minlength=parts)[:, None] * values.shape[2] - count
+        return cls(count, *add_exactly(mean, distances / rows), squares - distances**2 / rows, low, high, missing)
 
     @classmethod
     def _of_integers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
@@ -65,7 +67,8 @@ class Moments:
         count = np.broadcast_to(rows[:, None], shape).astype(np.float64)
         some = count > 0
         extremes = np.where(some, low, np.inf), np.where(some, high, -np.inf)
-        return cls(count, total / np.maximum(count, 1), np.zeros(shape), around, *extremes)
+        nothing = np.zeros(shape)
+        return cls(count, total / np.maximum(count, 1), nothing, around, *extremes, nothing)
 
     def __getitem__(self, part: int) -> "Moments":
         """The moments of one part."""
@@ -73,7 +76,7 @@ class Moments:
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.count, self.mean, self.rest, self.squares, self.minimum, self.maximum
+        return self.count, self.mean, self.rest, self.squares, self.minimum, self.maximum, self.missing
 
     def merged(self, other: "Moments") -> "Moments":
         """The moments of both sets of values combined."""
@@ -89,6 +92,7 @@ class Moments:
             self.squares + other.squares + delta**2 * (self.count * share),
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
+            self.missing + other.missing,
         )
 
     def std(self) -> np.ndarray:
@@ -97,13 +101,16 @@ class Moments:
         return deviations
 
     def table(self) -> np.ndarray:
-        """All arrays as one, (…, groups, 6) float64."""
-        return np.stack(self.arrays, axis=-1)
+        """All arrays as one, (…, groups, 7) float64. Zeros stand for the infinite range of a group without values."""
+        table = np.stack(self.arrays, axis=-1)
+        return np.where(np.isfinite(table), table, 0.0)
 
     @classmethod
     def from_table(cls, table: np.ndarray) -> "Moments":
         """The moments of which `table` gave the table."""
-        return cls(*np.moveaxis(np.asarray(table, np.float64), -1, 0))
+        count, mean, rest, squares, low, high, missing = np.moveaxis(np.asarray(table, np.float64), -1, 0)
+        some = count > 0
+        return cls(count, mean, rest, squares, np.where(some, low, np.inf), np.where(some, high, -np.inf), missing)
 
 
 def add_exactly(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """A plain PyTorch loop over the folds, as one would write it by hand, with all data in memory."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from foldstream.training.zoo.networks import digits_cnn, mlp
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 FOLDS, BATCH = 5, 128
-FACTORIES = {"digits-cnn": digits_cnn, "mlp": mlp}
+FACTORIES: dict[str, Callable[..., nn.Module]] = {"digits-cnn": digits_cnn, "mlp": mlp}
 RATES = {"digits-cnn": (0.006, 0.02), "mlp": (0.003, 0.01)}
 """Learning rate and weight decay."""
 

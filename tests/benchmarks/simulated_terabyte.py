@@ -102,7 +102,8 @@ def specify_shards(shards: int) -> ConversionSpec:
         first += count
     zeros = np.zeros(COLUMNS)
     labels = {"label": TextFindings(frozenset(map(str, range(10))), "integer", 1)}
-    total = Findings(rows, zeros, zeros + 255, zeros, zeros.astype(np.int64), has_fractions=True, texts=labels)
+    some = np.ones(COLUMNS, bool)
+    total = Findings(rows, zeros, zeros + 255, zeros.astype(np.int64), some, ~some, texts=labels)
     spec = specify_conversion(request, columns, tables, pieces, None, total)
     assert (spec.layout.rows, spec.layout.block_rows) == (rows, BLOCK_ROWS)
     assert spec.layout.shards >= shards

@@ -62,7 +62,7 @@ class PlainLoop:
         (self.x, self.y), fold = tensors, trainer.folds[0]
         job, steps = fold.run_fold.job, fold.state.steps
         recipe = job.config.recipe
-        self.model, self.prepare = make_model(job, 0), fold.learner.prepare
+        self.model, self.prepare = make_model(job, 0, fold.learner.prepare.inputs), fold.learner.prepare
         self.optimizer = make_optimizer(self.model, recipe)
         if default:
             groups = parameter_groups(self.model, recipe.weight_decay)

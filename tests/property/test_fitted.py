@@ -28,13 +28,15 @@ CLOSE = 1e-12
 
 
 def write_table(path: Path, rows: int, seed: int, regression: bool, spread: float, offset: float) -> Path:
-    """A table with columns to split by, two features of a given spread around an offset, and a label."""
+    """A table with columns to split by, features of a given spread around an offset, one of them with missing values,
+    and a label."""
     draws = np.random.default_rng(seed)
-    lines = ["group,when,part,a,b,label"]
+    lines = ["group,when,part,a,b,c,label"]
     for row in range(rows):
-        a, b = (offset + spread * draws.normal(size=2)).tolist()
+        a, b, number = (offset + spread * draws.normal(size=3)).tolist()
+        c = "" if draws.random() < 0.3 else repr(number)
         label = f"{offset + spread * draws.normal()!r}" if regression else f"class-{draws.integers(3)}"
-        lines.append(f"{draws.integers(12)},{row + draws.integers(5)},{draws.integers(4)},{a!r},{b!r},{label}")
+        lines.append(f"{draws.integers(12)},{row + draws.integers(5)},{draws.integers(4)},{a!r},{b!r},{c},{label}")
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -97,25 +99,35 @@ def test_the_statistics_of_a_model_are_those_of_its_training_rows(
     regression, dataset = data.draw(st.sampled_from(tables))
     split = data.draw(splits(regression))
     plan = make_plan(dataset, split, tmp_path_factory.mktemp("plan") / "plan")
-    fit_plan(dataset, plan, SerialExecutor(), silent)
+    fit_plan(dataset, plan, SerialExecutor(), silent, medians=True)
     x, y = stored(dataset, "x"), stored(dataset, "y")
     for model in range(len(plan.models) + 1):  # the last one is the refit
         chosen, found = rows_of(plan, model), fitted_statistics(plan, model)
         for values, mean, std in ((x, found.mean, found.std), (y, found.y_mean, found.y_std)):
             if mean:
                 rows = values[chosen].astype(np.longdouble)
-                assert mean == pytest.approx(rows.mean(axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
-                assert std == pytest.approx(rows.std(axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
-        assert found.minimum == tuple(x[chosen].min(axis=0))
-        assert found.maximum == tuple(x[chosen].max(axis=0))
+                assert mean == pytest.approx(np.nanmean(rows, axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
+                assert std == pytest.approx(np.nanstd(rows, axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
+        assert found.minimum == tuple(np.nanmin(x[chosen], axis=0))
+        assert found.maximum == tuple(np.nanmax(x[chosen], axis=0))
+        assert found.missing == tuple(np.isnan(x[chosen]).sum(axis=0))
+        assert found.median == tuple(np.nanmedian(x[chosen], axis=0))
 
 
-def trained(path: Path, folder: Path, model: str = "mlp", epochs: int = 1, **options: Any) -> RunFolder:
+def trained(
+    path: Path, folder: Path, model: str = "mlp", epochs: int = 1, missing: str = "mean", **options: Any
+) -> RunFolder:
     """Train the first two folds of a table in one pass."""
     dataset, run = convert_file(path, folder / "data.zarr", "label"), RunFolder(locate(folder / "run"))
     recipe, own = resolve_settings(model, {"hidden": 8})
     config = TrainConfig(
-        model=model, split=Split(**options), epochs=epochs, batch_size=16, recipe=recipe, model_settings=own
+        model=model,
+        split=Split(**options),
+        epochs=epochs,
+        batch_size=16,
+        recipe=recipe,
+        model_settings=own,
+        missing=missing,
     )
     job = prepare_run(run, dataset, config, SerialExecutor(), silent)
     FoldTrainer(folds_of(job, run, [0, 1]), Process()).train()
@@ -127,18 +139,31 @@ def trained(path: Path, folder: Path, model: str = "mlp", epochs: int = 1, **opt
     [{"kind": "kfold", "folds": 3}, {"kind": "time", "folds": 3, "column": "when", "gap": 3.0}],
     ids=["kfold", "time"],
 )
-@pytest.mark.parametrize("column", ["a", "label"])
-def test_a_held_out_value_changes_no_bit_of_a_model(column: str, split: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "missing"),
+    [
+        ("a", "123456.75", "mean"),
+        ("label", "123456.75", "mean"),
+        ("c", "123456.75", "mean"),
+        ("c", "123456.75", "indicator+median"),
+        ("c", "", "indicator+mean"),
+        ("b", "", "indicator+mean"),
+    ],
+)
+def test_a_held_out_value_changes_no_bit_of_a_model(
+    column: str, value: str, missing: str, split: dict[str, Any], tmp_path: Path
+) -> None:
     whole = write_table(tmp_path / "whole.csv", 400, 0, True, 1.0, 5.0)
-    before = trained(whole, tmp_path / "before", **split)
-    plan = open_plan(before.folds)
-    row = next(row for row in range(400) if row not in rows_of(plan, 0) and row in rows_of(plan, 1))
-    lines = whole.read_text().splitlines()
+    before = trained(whole, tmp_path / "before", missing=missing, **split)
+    plan, lines = open_plan(before.folds), whole.read_text().splitlines()
+    rows = (row for row in range(400) if row not in rows_of(plan, 0) and row in rows_of(plan, 1))
+    position = lines[0].split(",").index(column)
+    row = next(row for row in rows if lines[row + 1].split(",")[position])
     values = lines[row + 1].split(",")
-    values[["group", "when", "part", "a", "b", "label"].index(column)] = "123456.75"
+    values[position] = value
     lines[row + 1] = ",".join(values)
     (tmp_path / "changed.csv").write_text("\n".join(lines) + "\n")
-    after = trained(tmp_path / "changed.csv", tmp_path / "after", **split)
+    after = trained(tmp_path / "changed.csv", tmp_path / "after", missing=missing, **split)
     assert after.fold(0).weights.read_bytes() == before.fold(0).weights.read_bytes()
     assert after.fold(1).weights.read_bytes() != before.fold(1).weights.read_bytes(), "it is a training row there"
     assert read_result(after.fold(0))["statistics"] == read_result(before.fold(0))["statistics"]

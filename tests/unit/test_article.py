@@ -7,7 +7,7 @@ import pytest
 import torch
 from foldstream.training.model.optimizer import make_optimizer, make_scheduler
 from foldstream.training.settings import resolve_settings
-from foldstream.training.zoo.factory import build_model
+from foldstream.training.zoo.factory import load_factory
 from foldstream.training.zoo.networks import ArticleCNN
 from scipy.signal import convolve2d
 from torch import nn
@@ -46,7 +46,7 @@ def test_the_two_dimensional_convolution(
 
 
 def test_article_cnn_has_the_articles_layers() -> None:
-    model = build_model("article-cnn", (1, 28, 28), 10, {})
+    model = load_factory("article-cnn")((1, 28, 28), 10)
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     assert [(c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions] == [
         (6, 6, 1),

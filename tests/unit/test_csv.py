@@ -14,7 +14,7 @@ from foldstream.pipeline.tables.findings import merge_findings
 from foldstream.pipeline.tables.parquet import ParquetTable
 from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import SourceError, UsageError
+from foldstream.storage.errors import RowError, SourceError, UsageError
 from foldstream.storage.format import Source, keys_of
 from foldstream.storage.reader import BlockReader
 
@@ -72,16 +72,23 @@ def test_quoted_line_ends_stay_inside_their_row(
         (["-40000", "5"], "int32"),
         (["0", "9000000000"], "int64"),
         (["0.5", "2"], "float32"),
-        (["0.1", "2"], "float64"),
+        (["0.1", "20000"], "float32"),
+        (["0.1", "16777217"], "float64"),
+        (["1700000000.25", "1700000060"], "float64"),
+        (["1e39", "0.5"], "float64"),
+        (["1e-40", "0"], "float64"),
+        (["", "16777216"], "float32"),
+        (["", "16777217"], "float64"),
     ],
 )
-def test_auto_is_the_narrowest_dtype_that_is_exact(
+def test_auto_is_the_narrowest_dtype_that_keeps_the_values_apart(
     values: list[str], dtype: str, write_csv: WriteCsv, tmp_path: Path
 ) -> None:
     path = write_csv("a,label\n" + "".join(f"{value},{i}\n" for i, value in enumerate(values)))
     dataset = convert_file(path, tmp_path / "o.zarr", label="label")
     assert dataset.schema.x_dtype == dtype
-    np.testing.assert_array_equal(read_all(dataset)["x"][:, 0], [float(value) for value in values])
+    expected = np.array([float(value or "nan") for value in values]).astype(dtype)
+    np.testing.assert_array_equal(read_all(dataset)["x"][:, 0], expected, strict=True)
 
 
 def test_labels_become_classes_or_quantities(write_csv: WriteCsv, tmp_path: Path) -> None:
@@ -161,7 +168,7 @@ def test_options_that_do_not_fit_are_refused(
 
 def test_an_integer_dtype_that_is_too_narrow_is_refused(write_csv: WriteCsv, tmp_path: Path) -> None:
     path = write_csv("a,label\n300,0\n1,1\n")
-    with pytest.raises(UsageError, match="cannot store 1 to 300; use uint16 or auto"):
+    with pytest.raises(UsageError, match="cannot store 0 to 300; use uint16 or auto"):
         convert_file(path, tmp_path / "out.zarr", label="label", dtype="uint8")
 
 
@@ -191,32 +198,39 @@ def test_a_test_set_is_named_as_the_training_set_and_may_have_more_columns(write
     test = read_all(convert_file(more, tmp_path / "test", like=train.schema))
     assert (test["x"].tolist(), keys_of(test["key"])) == ([[5]], ["r9"])
     assert convert_file(write_csv("a\n5\n", "less.csv"), tmp_path / "less", like=train.schema).schema.key is None
-    with pytest.raises(UsageError, match="--missing mean cannot be combined with --like"):
-        convert_file(more, tmp_path / "filled", like=train.schema, missing="mean")
 
 
-@pytest.mark.parametrize(
-    ("missing", "expected"),
-    [
-        ({"missing": "mean"}, [[1, 5, 1], [2, 6, 0], [3, 7, 2]]),
-        ({"missing": "constant", "constant": 9.0}, [[1, 5, 1], [9, 6, 0], [3, 9, 2]]),
-        ({"missing": "indicator"}, [[1, 5, 1, 0, 0], [2, 6, 0, 1, 0], [3, 7, 2, 0, 1]]),
-    ],
-)
-def test_missing_values_are_filled_as_asked(
-    missing: dict[str, object], expected: list[list[int]], write_csv: WriteCsv, tmp_path: Path
-) -> None:
-    path = write_csv("a,b,colour,label\n1,5,blue,x\nNA,6,,y\n3,,red,x\n")
-    if missing["missing"] == "mean":
-        expected[2][1] = 5.5  # type: ignore[call-overload]
-    if missing["missing"] == "indicator":
-        expected[2][1] = 5.5  # type: ignore[call-overload]
-    dataset = convert_file(path, tmp_path / "out", label="label", **missing)
-    assert read_all(dataset)["x"].tolist() == expected
-    assert dataset.statistics.missing[:3] == (1, 1, 1)
-    test = convert_file(write_csv("a,b,colour\n,,red\n", "test.csv"), tmp_path / "test", like=dataset.schema)
-    filled = [9, 9, 2] if missing["missing"] == "constant" else [2, 5.5, 2]
-    assert read_all(test)["x"][0].tolist() == filled + [1, 1][: len(expected[0]) - 3]
+def test_missing_values_are_stored_as_missing(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("a,b,day,colour,label\n1,5,1970-01-02,blue,x\nNA,6,,,y\n3,,1970-01-04,red,x\n")
+    dataset = convert_file(path, tmp_path / "out", label="label")
+    expected = [[1, 5, 1, 1], [np.nan, 6, np.nan, 0], [3, np.nan, 3, 2]]
+    np.testing.assert_array_equal(read_all(dataset)["x"], np.array(expected, np.float32), strict=True)
+    statistics = dataset.statistics
+    assert (statistics.missing, statistics.mean, statistics.minimum) == ((1, 1, 1, 1), (2, 5.5, 2, 1), (1, 5, 1, 0))
+    test = convert_file(write_csv("a,b,day,colour\n,,,red\n", "test.csv"), tmp_path / "test", like=dataset.schema)
+    np.testing.assert_array_equal(read_all(test)["x"], [[np.nan, np.nan, np.nan, 2]])
+
+
+@pytest.mark.parametrize("row", ["NA,6,blue,y", "1,6,,y"])
+def test_missing_values_are_an_error_where_that_is_asked(row: str, write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv(f"a,b,colour,label\n1,5,blue,x\n{row}\n")
+    with pytest.raises(RowError, match=r"data\.csv, line 3, column '(a|colour)': the value is missing"):
+        convert_file(path, tmp_path / "out", label="label", missing="error")
+
+
+def test_an_integer_type_refuses_missing_values(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("a,b,label\n1,5,x\n,6,y\n")
+    with pytest.raises(UsageError, match="--dtype uint8 cannot store missing values, which the column 'a' has"):
+        convert_file(path, tmp_path / "out", label="label", dtype="uint8")
+
+
+def test_a_missing_value_below_the_sample_is_found(write_csv: WriteCsv, tmp_path: Path) -> None:
+    rows = [f"{i % 200},{i % 7}" for i in range(300_000)]
+    rows[100_001] = ",3"
+    dataset = convert_file(write_csv("a,label\n" + "\n".join(rows) + "\n"), tmp_path / "out", label="label")
+    x = read_all(dataset)["x"][:, 0]
+    assert (x.dtype.name, np.flatnonzero(np.isnan(x)).tolist()) == ("float32", [100_001])
+    assert dataset.statistics.missing == (1,)
 
 
 def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:

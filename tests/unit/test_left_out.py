@@ -39,7 +39,7 @@ def test_invalid_rows_are_skipped_and_listed(
 ) -> None:
     monkeypatch.setattr(csv_cut, "PIECE_BYTES", piece_bytes)
     invalid, sound = files
-    dataset = convert_file(invalid, tmp_path / "out", label="label", on_error="skip")
+    dataset = convert_file(invalid, tmp_path / "out", label="label", missing="error", on_error="skip")
     expected = convert_file(sound, tmp_path / "expected", label="label")
     assert contents(dataset) == contents(expected)
     assert dataset.statistics.mean == pytest.approx(expected.statistics.mean, rel=1e-12)
@@ -62,7 +62,7 @@ def test_by_default_the_first_invalid_row_stops_before_anything_is_written(
 
 
 def test_nothing_is_listed_where_nothing_is_invalid(files: tuple[Path, Path], tmp_path: Path) -> None:
-    dataset = convert_file(files[1], tmp_path / "out", label="label", on_error="skip")
+    dataset = convert_file(files[1], tmp_path / "out", label="label", missing="error", on_error="skip")
     assert dataset.left_out == 0
     assert not (dataset.root / "left_out.csv").exists()
 
@@ -71,4 +71,4 @@ def test_a_file_of_invalid_rows_alone_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "invalid.csv"
     path.write_text("a,b,label\n1,2,c,9\n1,2\n")
     with pytest.raises(SourceError, match=r"has no valid rows \(2 are invalid\)"):
-        convert_file(path, tmp_path / "out", label="label", on_error="skip")
+        convert_file(path, tmp_path / "out", label="label", missing="error", on_error="skip")

@@ -35,10 +35,10 @@ def test_dates_categories_keys_and_missing_values_come_as_from_csv(tmp_path: Pat
     lines = [f"{i}.5,{'red' if i % 3 else 'blue'},2026-01-{i % 28 + 1:02d},k{i},{i % 2}" for i in range(60)]
     lines[7] = ",red,2026-01-01,k,1"
     plain, packed = both("a,colour,day,name,label\n" + "\n".join(lines) + "\n", tmp_path, 11)
-    options = {"label": "label", "id": "name", "missing": "indicator", "shuffle": 3}
+    options = {"label": "label", "id": "name", "shuffle": 3}
     one, other = (convert_file(path, tmp_path / path.suffix[1:], **options) for path in (plain, packed))
     assert contents(one) == contents(other)
-    assert other.schema.indicators == ("a",)
+    assert other.statistics.missing == (1, 0, 0)
     assert other.schema.dates == {"day": "days"}
 
 
@@ -46,8 +46,8 @@ def test_an_invalid_row_is_named_or_skipped(tmp_path: Path) -> None:
     x = pa.array([*range(10), None, *range(11, 30)])
     parquet.write_table(pa.table({"x": x, "y": np.arange(30) % 2}), tmp_path / "t.parquet", row_group_size=4)
     with pytest.raises(RowError, match=r"t\.parquet, row 11, column 'x': the value is missing"):
-        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
-    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", on_error="skip")
+        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", missing="error")
+    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", missing="error", on_error="skip")
     assert (dataset.rows, dataset.left_out) == (29, 1)
     rows = BlockReader(dataset, ("x",)).read(range(dataset.layout.blocks))["x"][:, 0]
     assert rows.tolist() == [i for i in range(30) if i != 10]

@@ -10,6 +10,7 @@ import pytest
 from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
+from foldstream.storage.format import Schema, Statistics
 from foldstream.storage.parts import read_part
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
@@ -22,6 +23,7 @@ from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.order import lane_count
 from foldstream.training.zoo.factory import check_model
+from foldstream.training.zoo.inputs import Inputs, plan_inputs
 
 
 def make_job(
@@ -278,14 +280,20 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
         resolve_and_check()
 
 
+def vectors(width: int) -> Inputs:
+    """The inputs of a model for rows of that many numbers."""
+    one = (0.0,) * width
+    return plan_inputs(Schema(tuple(map(str, range(width))), (width,), "uint8"), Statistics(one, one, one, one))
+
+
 def test_a_model_of_a_package_is_found_by_its_name() -> None:
-    check_model("foldstream.training.zoo.networks:mlp", (4,), 2, {"hidden": 8})
+    check_model("foldstream.training.zoo.networks:mlp", vectors(4), 2, {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
-        check_model("operator:contains", (4,), 2, {})
+        check_model("operator:contains", vectors(4), 2, {})
     with pytest.raises(UsageError, match="cannot be imported: ModuleNotFoundError"):
-        check_model("no_such_package.models:make", (4,), 2, {})
+        check_model("no_such_package.models:make", vectors(4), 2, {})
 
 
 def test_built_in_image_models_refuse_vectors() -> None:
     with pytest.raises(UsageError, match="--shape 1,28,28"):
-        check_model("digits-cnn", (784,), 10, {})
+        check_model("digits-cnn", vectors(784), 10, {})

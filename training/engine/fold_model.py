@@ -12,12 +12,13 @@ from ...storage.fold_plan import FoldPlan
 from ...storage.format import Statistics
 from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
-from ..model.objective import Normalizer, Objective, make_model
+from ..model.objective import Normalizer, Objective, make_inputs, make_model
 from ..model.optimizer import make_optimizer, make_scheduler
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold
 from ..splits.fitted import fitted_statistics
+from ..zoo.inputs import Inputs
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports
@@ -126,8 +127,9 @@ def make_fold_model(
     steps, dropped = divmod(rows, config.batch_size)
     statistics = fitted_statistics(plan, run_fold.fold)
     objective = Objective(job.schema, statistics, recipe).to(device)
-    prepare = Normalizer(statistics, job.schema.sample_shape).to(device)
-    network = _make_network(run_fold, process)
+    inputs = make_inputs(job, statistics)
+    prepare = Normalizer(inputs).to(device)
+    network = _make_network(run_fold, inputs, process)
     optimizer = make_optimizer(network.module, recipe)
     scheduler = make_scheduler(optimizer, recipe, math.ceil(steps / recipe.accumulate) * config.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
@@ -140,9 +142,9 @@ def make_fold_model(
     )
 
 
-def _make_network(run_fold: RunFold, process: Process) -> Network:
+def _make_network(run_fold: RunFold, inputs: Inputs, process: Process) -> Network:
     recipe = run_fold.job.config.recipe
-    model = make_model(run_fold.job, run_fold.fold).to(process.device)
+    model = make_model(run_fold.job, run_fold.fold, inputs).to(process.device)
     if recipe.sync_batchnorm:
         model = with_sync_batchnorm(model, process)
     if recipe.strategy != "fsdp" or process.world_size == 1:

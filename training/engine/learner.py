@@ -75,13 +75,12 @@ class Network:
         return nullcontext()
 
     def end_pass(self, shares: Shares, loss: Tensor) -> Tensor:
-        """Average the buffers over all shares. Returns the sum of the loss over them."""
+        """Average the running statistics over all shares. Returns the sum of the loss over them."""
         if not self.together:
             shares.average_buffers()
             return loss
-        for buffer in self.module.buffers():  # batch norm's running statistics, over all rows
-            total, count = self.process.all_reduce(buffer), self.process.world_size
-            total.div_(count) if total.is_floating_point() else total.floor_divide_(count)
+        for buffer in self.module.buffers():
+            self.process.average(buffer)
         self.gather_weights()
         return self.process.all_reduce(loss)
 

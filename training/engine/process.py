@@ -52,6 +52,14 @@ class Process:
             dist.all_reduce(values)
         return values
 
+    def average(self, buffer: Tensor) -> None:
+        """Give all ranks the mean of a running statistic, or the main rank's values of any other buffer."""
+        if is_statistic(buffer):
+            self.all_reduce(buffer).div_(self.world_size)
+        else:  # of any type, also of those that a backend cannot send
+            own = buffer.to(torch.int64)
+            buffer.copy_(self.all_reduce(own if self.is_main else torch.zeros_like(own)))
+
     def all_gather(self, values: Sequence[float]) -> list[list[float]]:
         """Every rank's values, in the order of the ranks. All ranks must call this together."""
         if self.world_size == 1:
@@ -104,6 +112,11 @@ class Process:
         """Return when every rank has called this."""
         if self.world_size > 1:
             dist.barrier()
+
+
+def is_statistic(buffer: Tensor) -> bool:
+    """Whether a buffer is floating-point, as running statistics are. Others are tables, masks or counters."""
+    return buffer.is_floating_point() or buffer.is_complex()
 
 
 def _as_bytes(state: dict[str, Any]) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .process import is_statistic
+
 Rows = tuple[Tensor, Tensor]
 """x and y."""
 
@@ -74,16 +76,17 @@ class Shares:
         self.drop_gradients()
 
     def average_buffers(self) -> None:
-        """Give all shares the mean of their buffers: batch norm's running statistics, over all rows."""
+        """Give all shares the mean of their floating-point buffers, which are running statistics such as batch norm's,
+        and of the others, such as tables, masks and counters, those of the first share."""
         if len(self.numbers) == 1:
             return
         for of_shares in zip(*self.buffers, strict=True):
             buffers = [buffer for buffer in of_shares if buffer is not None]
             if buffers:
-                total = torch.stack(buffers).sum(dim=0)
-                mean = total / self.count if total.is_floating_point() else total // self.count
+                first = buffers[0]
+                value = torch.stack(buffers).sum(dim=0) / self.count if is_statistic(first) else first.clone()
                 for buffer in buffers:
-                    buffer.copy_(mean)
+                    buffer.copy_(value)
         self._use_buffers(0)
 
 

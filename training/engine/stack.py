@@ -87,6 +87,11 @@ class _StackedWeights:
         self.own = {place: _tensors(loss) for place, loss in self.losses.items()}
         """The tensors of each model, to which its slices are copied back: they keep their memory format."""
         first = next(iter(learners))
+        if len({learner.prepare.inputs.marked for learner in learners.values()}) > 1:
+            raise RunError(
+                "--set stack=true: the folds' models have different inputs, because some columns lack values in the "
+                "training rows of some folds only; use --missing mean, or start a new run without the setting"
+            )
         filled = [self.own.get(place, self.own[first]) for place in range(count)]
         stacked = {name: torch.stack([tensors[name] for tensors in filled]) for name in filled[0]}
         self.template, self.network = self.losses[first], learners[first].network

@@ -10,35 +10,56 @@ from ...storage.format import Schema, Statistics
 from ..config import Recipe
 from ..run import RunJob
 from ..seeding import seed_of
-from ..zoo.factory import build_model
+from ..zoo.factory import build_model, takes_schema
+from ..zoo.inputs import ROUNDING, Inputs, plan_inputs
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
-ROUNDING = 2.0**-44
-"""Relative to the mean: some hundred times the precision of float64, below which a spread is rounding."""
 
 
 class Normalizer(nn.Module):
-    """Turns stored rows into a model's input, on the model's device: float32, with each channel standardized.
+    """Turns stored rows into a model's input, on the model's device: float32, as `Inputs` plans it.
 
-    A channel that is constant in the rows that a model trains on becomes 0 in all rows: nothing was learned of it.
     Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers need no more than
     float32.
     """
 
     mean: Tensor
     scale: Tensor
+    filled: Tensor
+    kept: Tensor
+    hot_channels: Tensor
+    hot_codes: Tensor
+    marked: Tensor
 
-    def __init__(self, statistics: Statistics, sample_shape: tuple[int, ...]) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         super().__init__()
-        shape = (1, len(statistics.mean), *([1] * (len(sample_shape) - 1)))
-        mean, std = center_and_spread(statistics.mean, statistics.std)
-        self.register_buffer("mean", mean.reshape(shape))
-        self.register_buffer("scale", torch.where(std > 0, 1 / std, 0.0).reshape(shape))
+        self.inputs = inputs
+        shape = (1, len(inputs.center), *([1] * (len(inputs.shape) - 1)))
+        for name, values in (("mean", inputs.center), ("scale", inputs.scale), ("filled", inputs.filled)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64).reshape(shape))
+        hot = [(channel, code) for channel, count in inputs.one_hot for code in range(count)]
+        channels = {
+            "kept": inputs.kept,
+            "hot_channels": [channel for channel, _ in hot],
+            "hot_codes": [code for _, code in hot],
+            "marked": inputs.marked,
+        }
+        for name, numbers in channels.items():
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in SMALL:
-            return (x.to(torch.float32) - self.mean.to(torch.float32)) * self.scale.to(torch.float32)
-        return ((x.to(torch.float64) - self.mean) * self.scale).to(torch.float32)
+            scaled = (x.to(torch.float32) - self.mean.to(torch.float32)) * self.scale.to(torch.float32)
+        else:
+            scaled = ((x.to(torch.float64) - self.mean) * self.scale).to(torch.float32)
+            scaled = torch.where(torch.isnan(scaled), self.filled.to(torch.float32), scaled)
+        parts = [scaled]
+        if self.inputs.one_hot:
+            codes = scaled.index_select(1, self.hot_channels)
+            parts = [scaled.index_select(1, self.kept), (codes == self.hot_codes).to(torch.float32)]
+        if self.inputs.marked:
+            parts.append(torch.isnan(x.index_select(1, self.marked)).to(torch.float32))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else scaled
 
 
 def center_and_spread(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -79,11 +100,17 @@ class Objective(nn.Module):
         return (outputs.double() * self.spread + self.center).float()
 
 
-def make_model(job: RunJob, fold: int) -> nn.Module:
+def make_inputs(job: RunJob, statistics: Statistics) -> Inputs:
+    """The plan of the inputs of a run's model that trains on rows with these statistics."""
+    config = job.config
+    return plan_inputs(job.schema, statistics, config.missing, config.scalings, takes_schema(config.model))
+
+
+def make_model(job: RunJob, fold: int, inputs: Inputs) -> nn.Module:
     """Create the fold's model with its initial weights, which are the same on every rank."""
     torch.manual_seed(seed_of(job.config.seed, fold))
-    schema, config = job.schema, job.config
-    return build_model(config.model, schema.sample_shape, schema.outputs, config.model_settings)
+    config = job.config
+    return build_model(config.model, inputs, job.schema.outputs, config.model_settings)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -19,7 +19,7 @@ from ..run import RunFolder, RunJob, read_result
 from ..stream.batch import Batch
 from ..stream.rows import EVALUATION_BATCH, all_rows
 from .ensemble import combine
-from .objective import Normalizer, Objective, autocast, make_model
+from .objective import Normalizer, Objective, autocast, make_inputs, make_model
 from .weights import load_weights
 
 
@@ -43,10 +43,10 @@ class Predictor:
 
 def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device) -> Predictor:
     """Load the model of a fold that is fully trained. Raises DamagedError if its weights cannot be read."""
-    model = make_model(job, fold)
-    model.load_state_dict(load_weights(run.fold(fold).weights))
     statistics = Statistics.from_json(read_result(run.fold(fold))["statistics"])
-    prepare = Normalizer(statistics, job.schema.sample_shape).to(device)
+    inputs = make_inputs(job, statistics)
+    model, prepare = make_model(job, fold, inputs), Normalizer(inputs).to(device)
+    model.load_state_dict(load_weights(run.fold(fold).weights))
     return Predictor(model.to(device), prepare, Objective(job.schema, statistics, job.config.recipe).to(device), device)
 
 

@@ -12,7 +12,7 @@ from ..stream.filters import EveryRow
 from ..stream.order import Mixing
 from ..stream.single import TrainStream
 from ..zoo.user_code import add_error_notes
-from .objective import Normalizer, Objective, autocast, make_model
+from .objective import Normalizer, Objective, autocast, make_inputs, make_model
 from .optimizer import make_optimizer
 
 MEASURED_SECONDS = 1.0  # of reading, and again of training
@@ -56,7 +56,8 @@ def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
     """Seconds per training step on one batch, `x` (rows, *sample_shape) with its labels `y`."""
     statistics = job.open_data().statistics  # of all rows: nothing is scored
     recipe, device = job.config.recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, prepare = make_model(job, 0).to(device), Normalizer(statistics, job.schema.sample_shape).to(device)
+    inputs = make_inputs(job, statistics)
+    model, prepare = make_model(job, 0, inputs).to(device), Normalizer(inputs).to(device)
     objective, optimizer = Objective(job.schema, statistics, recipe).to(device), make_optimizer(model, recipe)
     started = perf_counter()
     for step in count(1 - WARM_UP_STEPS):

@@ -12,14 +12,15 @@ from functools import lru_cache
 import numpy as np
 
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.fold_plan import FoldPlan, open_plan
+from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
 from ...storage.format import Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, ordered_results
+from .medians import measure_medians
 
-FILE = "moments.npz"
+MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 READ_BYTES = 32 << 20  # of features that a task reads at once
 
 CodeMoments = dict[str, Moments]
@@ -65,34 +66,62 @@ def merge_each(total: CodeMoments, found: Mapping[str, Moments]) -> CodeMoments:
 
 
 def fit_plan(
-    dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress, like: FoldPlan | None = None
+    dataset: Dataset,
+    plan: FoldPlan,
+    executor: Executor,
+    progress: Progress,
+    like: FoldPlan | None = None,
+    medians: bool = False,
 ) -> None:
-    """Measure the rows of every code of a plan and store the moments with it, unless that is done already, or was done
-    for a plan `like` it."""
-    if (plan.place / FILE).exists():
-        return
-    if like and like.identity == plan.identity:
-        (plan.place / FILE).write((like.place / FILE).read_bytes())
-        return
+    """Measure the rows of every code of a plan and store the moments with it, and with `medians` those of the rows of
+    every model, unless that is done already, or was done for a plan `like` it."""
+    for name in (MOMENTS, MEDIANS) if medians else (MOMENTS,):
+        if (plan.place / name).exists():
+            continue
+        if like and like.identity == plan.identity and (like.place / name).exists():
+            (plan.place / name).write((like.place / name).read_bytes())
+        elif name == MOMENTS:
+            total = _measure(dataset, plan, executor, progress)
+            _store(plan.place / name, {array: moments.table() for array, moments in total.items()})
+        else:
+            models = [plan.model(number) for number in range(len(plan.models) + 1)]
+            counts = np.stack([_features(plan, model).count for model in models])
+            _store(plan.place / name, {"median": measure_medians(dataset, plan, models, counts, executor, progress)})
+
+
+def _measure(dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress) -> CodeMoments:
     total: CodeMoments = {}
     tasks = [MomentsTask(str(dataset.place), str(plan.place), shard) for shard in range(dataset.layout.shards)]
     for found in ordered_results(executor, measure_shard, tasks, "statistics", progress):
         total = merge_each(total, found)
+    return total
+
+
+def _store(place: Place, arrays: dict[str, np.ndarray]) -> None:
     data = io.BytesIO()
-    np.savez(data, allow_pickle=False, **{name: moments.table() for name, moments in total.items()})
-    (plan.place / FILE).write(data.getvalue())
+    np.savez(data, allow_pickle=False, **arrays)
+    place.write(data.getvalue())
 
 
 @lru_cache(maxsize=8)
-def _load(place: Place, identity: str) -> CodeMoments:
-    with np.load(io.BytesIO((place / FILE).read_bytes()), allow_pickle=False) as stored:
-        return {name: Moments.from_table(stored[name]) for name in stored.files}
+def _load(place: Place, identity: str) -> dict[str, np.ndarray]:
+    """The arrays in a file of a plan with that identity."""
+    with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
+    """The moments of the features of the rows that a model trains on, (channels,)."""
+    return parts_merged(Moments.from_table(_load(plan.place / MOMENTS, plan.identity)[rows.array]), rows.train)
 
 
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
     """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
-    moments, rows = _load(plan.place, plan.identity), plan.model(model)
+    rows = plan.model(model)
+    targets = _load(plan.place / MOMENTS, plan.identity).get(f"{rows.array}/y")
+    medians = (plan.place / MEDIANS).exists()
     return Statistics.of(
-        parts_merged(moments[rows.array], rows.train),
-        parts_merged(moments[f"{rows.array}/y"], rows.train) if f"{rows.array}/y" in moments else None,
+        _features(plan, rows),
+        None if targets is None else parts_merged(Moments.from_table(targets), rows.train),
+        median=_load(plan.place / MEDIANS, plan.identity)["median"][model].tolist() if medians else (),
     )

@@ -1,4 +1,5 @@
-"""Models, built-in or the user's own. A factory `(sample_shape, outputs, **settings) -> Module` creates each.
+"""Models, built-in or the user's own. A factory `(sample_shape, outputs, **settings) -> Module` creates each; one with
+a parameter `schema` also gets an `InputSchema`.
 
 A model returns logits, (rows, outputs); the softmax is part of the loss and of prediction. What only names models does
 not load torch, which takes a second.
@@ -11,6 +12,7 @@ import importlib
 import inspect
 import linecache
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.places.json_files import content_hash
 from ...storage.places.locate import locate
+from .inputs import Inputs
 from .user_code import describe_error
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ Factory = Callable[..., "nn.Module"]
 
 BUILT_IN = {"digits-cnn": "digits_cnn", "mlp": "mlp", "article-cnn": "ArticleCNN"}
 """The built-in models by their names, with those of their factories in `networks.py`."""
+
+SCHEMA = "schema"  # the parameter of a factory that gets the meaning of the columns
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "article-cnn": {
@@ -115,9 +120,15 @@ def settings_of(factory: Factory) -> dict[str, Any]:
     for position, parameter in enumerate(inspect.signature(factory).parameters.values()):
         if parameter.kind is parameter.VAR_KEYWORD:
             settings["**"] = None
-        elif position >= 2:
+        elif position >= 2 and parameter.name != SCHEMA:
             settings[parameter.name] = parameter.default
     return settings
+
+
+@cache
+def takes_schema(name: str) -> bool:
+    """Whether the factory that `--model` names wants to know the meaning of the columns."""
+    return SCHEMA in inspect.signature(load_factory(name)).parameters
 
 
 def settings_in_source(name: str) -> dict[str, Any] | None:
@@ -156,21 +167,23 @@ def _settings_in(arguments: ast.arguments, first: int) -> dict[str, Any]:
     pairs = [*zip(named, defaults, strict=True)][first:]
     pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     settings = {one.arg: None if default is None else ast.literal_eval(default) for one, default in pairs}
+    settings.pop(SCHEMA, None)
     return {**settings, "**": None} if arguments.kwarg else settings
 
 
-def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> nn.Module:
+def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any]) -> nn.Module:
     """Create the model. Raises UsageError if its factory fails or returns anything but a torch.nn.Module."""
     from torch import nn
 
     factory = load_factory(name)
+    columns = {SCHEMA: inputs.schema} if takes_schema(name) else {}
     try:
-        model = factory(sample_shape, outputs, **settings)
+        model = factory(inputs.shape, outputs, **columns, **settings)
     except UsageError:
         raise
     except Exception as error:  # user code may raise anything
         raise UsageError(
-            f"--model {name}: the factory failed for samples of shape {sample_shape} and {outputs} outputs: "
+            f"--model {name}: the factory failed for samples of shape {inputs.shape} and {outputs} outputs: "
             f"{describe_error(error)}; fix the factory, or its settings (--set)"
         ) from error
     if not isinstance(model, nn.Module):
@@ -180,20 +193,20 @@ def build_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings
     return model
 
 
-def check_model(name: str, sample_shape: tuple[int, ...], outputs: int, settings: dict[str, Any]) -> int:
+def check_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any]) -> int:
     """Run a model on two rows of zeros before any worker starts. Returns its number of parameters.
 
     Raises UsageError if the forward pass fails, or if the output is not of shape (rows, outputs).
     """
     import torch
 
-    model = build_model(name, sample_shape, outputs, settings).eval()
+    model = build_model(name, inputs, outputs, settings).eval()
     try:
         with torch.inference_mode():
-            out = model(torch.zeros(2, *sample_shape))
+            out = model(torch.zeros(2, *inputs.shape))
     except Exception as error:  # user code may raise anything
         raise UsageError(
-            f"--model {name}: the forward pass failed for samples of shape {sample_shape}: {describe_error(error)}; "
+            f"--model {name}: the forward pass failed for samples of shape {inputs.shape}: {describe_error(error)}; "
             "fix the model, or convert to samples of another shape"
         ) from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != (2, outputs):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 
 from ...storage.errors import UsageError
+from .inputs import InputSchema
 
 
 class SamePad(nn.Module):
@@ -108,12 +109,43 @@ def digits_cnn(
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
+class Embeddings(nn.Module):
+    """Replaces the codes of categories by vectors that are learned: (rows, columns) to (rows, `width`).
+
+    A category of n values gets min(64, n, 1.6 · n^0.56) numbers, rounded, by fastai's rule of thumb; the last code, of
+    unknown values, stays a vector of zeros.
+    """
+
+    def __init__(self, schema: InputSchema) -> None:
+        super().__init__()
+        kinds = [column.kind for column in schema.columns]
+        self.numbers = [at for at, kind in enumerate(kinds) if kind != "category"]
+        self.categories = [at for at, kind in enumerate(kinds) if kind == "category"]
+        counts = [schema.columns[at].values for at in self.categories]
+        sizes = [min(64, count, round(1.6 * count**0.56)) for count in counts]
+        self.tables = nn.ModuleList(
+            nn.Embedding(count, size, padding_idx=count - 1) for count, size in zip(counts, sizes, strict=True)
+        )
+        self.width = len(self.numbers) + sum(sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        vectors = [table(x[:, at].long()) for at, table in zip(self.categories, self.tables, strict=True)]
+        return torch.cat([x[:, self.numbers], *vectors], dim=1)
+
+
 def mlp(
-    sample_shape: tuple[int, ...], outputs: int, hidden: int = 256, layers: int = 2, dropout: float = 0.1
+    sample_shape: tuple[int, ...],
+    outputs: int,
+    schema: InputSchema | None = None,
+    hidden: int = 256,
+    layers: int = 2,
+    dropout: float = 0.1,
 ) -> nn.Module:
-    """A multilayer perceptron over the flattened sample."""
-    widths = [math.prod(sample_shape), *[hidden] * layers]
-    parts: list[nn.Module] = [nn.Flatten()]
+    """A multilayer perceptron over the flattened sample, with an embedding of each category."""
+    coded = schema and any(column.kind == "category" for column in schema.columns)
+    first = Embeddings(schema) if schema and coded else nn.Flatten()
+    widths = [first.width if isinstance(first, Embeddings) else math.prod(sample_shape), *[hidden] * layers]
+    parts: list[nn.Module] = [first]
     for before, after in pairwise(widths):
         parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*parts, nn.Linear(widths[-1], outputs))

@@ -1,0 +1,140 @@
+"""The exact medians of the training rows of each model of a fold plan, out of core and in bounded memory.
+
+Numbers are mapped to unsigned integers of the same order, and the two middle ones are found digit by digit (radix
+selection): a pass over the data counts, for each model and channel, the values of each digit among those that share the
+digits found so far. Two passes suffice for float32, or four with many columns, whose counts then take less memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...storage.compiled import compiled
+from ...storage.dataset import Dataset, open_dataset
+from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
+from ...storage.reader import BlockReader
+from ...storage.tasks import Executor, Progress, ordered_results
+
+READ_BYTES = 32 << 20  # of features that a task reads at once
+COUNTS_BYTES = 64 << 20  # of a task's result
+
+
+@dataclass(frozen=True, eq=False)
+class DigitTask:
+    """Count the digits of one shard.
+
+    `found` (2 · models, channels) uint64 are the digits found so far of each model's lower and upper middle value, and
+    the next one begins `shift` bits from the right.
+    """
+
+    dataset: str
+    plan: str
+    shard: int
+    models: tuple[ModelRows, ...]
+    found: np.ndarray
+    shift: int
+    bits: int
+
+
+def count_shard(task: DigitTask) -> np.ndarray:
+    """Count the values of a shard by their next digit, (2 · models, channels, digits) int64."""
+    dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
+    layout, names = dataset.layout, tuple(dict.fromkeys(model.array for model in task.models))
+    values, folds = BlockReader(dataset, ("x",)), BlockReader(plan, names)
+    trained = [np.isin(np.arange(plan.codes(model.array)), model.train) for model in task.models]
+    counts = np.zeros((*task.found.shape, 1 << task.bits), np.int64)
+    blocks = layout.blocks_of(task.shard)
+    step = max(1, READ_BYTES // (layout.block_rows * dataset.spec("x").row_bytes))
+    for first in range(0, len(blocks), step):
+        x, codes = values.read(blocks[first : first + step])["x"], folds.read(blocks[first : first + step])
+        channels = x.reshape(len(x), dataset.schema.sample_shape[0], -1)
+        keys, there = as_keys(channels), np.isfinite(channels)
+        for number, model in enumerate(task.models):
+            rows = trained[number][codes[model.array]]
+            for target in (2 * number, 2 * number + 1):
+                count_digits(keys, there, rows, task.found[target], task.shift, task.bits, counts[target])
+    return counts
+
+
+@compiled
+def count_digits(
+    keys: np.ndarray,
+    there: np.ndarray,
+    rows: np.ndarray,
+    found: np.ndarray,
+    shift: int,
+    bits: int,
+    counts: np.ndarray,
+) -> None:
+    """Count the next digit of `keys` (rows, groups, columns) in those rows and values that are `there` and begin with
+    the digits `found`, (groups,), in `counts`, (groups, digits)."""
+    mask = np.uint64((1 << bits) - 1)
+    right, width = np.uint64(shift), np.uint64(bits)
+    for row in range(keys.shape[0]):
+        if not rows[row]:
+            continue
+        for group in range(keys.shape[1]):
+            for column in range(keys.shape[2]):
+                digits = keys[row, group, column] >> right
+                if there[row, group, column] and digits >> width == found[group]:
+                    counts[group, digits & mask] += 1
+
+
+def as_keys(values: np.ndarray) -> np.ndarray:
+    """Numbers as uint64 of the same order; same shape."""
+    if values.dtype.kind != "f":
+        low = np.iinfo(values.dtype).min
+        return (values.astype(np.int64) - low).astype(np.uint64) if low > -(2**63) else _flipped(values)
+    bits = values.view(f"u{values.dtype.itemsize}")
+    top = bits.dtype.type(1 << (8 * bits.itemsize - 1))
+    keys: np.ndarray = np.where(bits & top, ~bits, bits | top).astype(np.uint64)
+    return keys
+
+
+def _flipped(values: np.ndarray) -> np.ndarray:
+    keys: np.ndarray = values.view(np.uint64) ^ np.uint64(1 << 63)
+    return keys
+
+
+def from_keys(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The numbers that `as_keys` mapped, as float64."""
+    if dtype.kind != "f":
+        low = int(np.iinfo(dtype).min)
+        return np.array([int(key) + low for key in keys.ravel()], np.float64).reshape(keys.shape)
+    bits = keys.astype(f"u{dtype.itemsize}")
+    top = bits.dtype.type(1 << (8 * bits.itemsize - 1))
+    return np.where(bits & top, bits ^ top, ~bits).view(dtype).astype(np.float64)
+
+
+def measure_medians(
+    dataset: Dataset,
+    plan: FoldPlan,
+    models: Sequence[ModelRows],
+    counts: np.ndarray,
+    executor: Executor,
+    progress: Progress,
+) -> np.ndarray:
+    """The medians of the rows that each model trains on, (models, channels) float64; 0 for a channel without values.
+
+    `counts` (models, channels) are the numbers of their values.
+    """
+    numbers = counts.astype(np.int64)
+    ranks = np.stack([np.maximum(numbers - 1, 0) // 2, numbers // 2], axis=1).reshape(-1, numbers.shape[1])
+    width, dtype = 8 * np.dtype(dataset.schema.x_dtype).itemsize, np.dtype(dataset.schema.x_dtype)
+    bits = min(width, 16 if ranks.size << 19 <= COUNTS_BYTES else 8)
+    found = np.zeros(ranks.shape, np.uint64)
+    for shift in range(width - bits, -1, -bits):
+        tasks = [
+            DigitTask(str(dataset.place), str(plan.place), shard, tuple(models), found, shift, bits)
+            for shard in range(dataset.layout.shards)
+        ]
+        total = np.zeros((*ranks.shape, 1 << bits), np.int64)
+        for of_shard in ordered_results(executor, count_shard, tasks, "medians", progress):
+            total += of_shard
+        up_to = np.cumsum(total, axis=-1)
+        digit = np.minimum((up_to <= ranks[..., None]).sum(axis=-1), (1 << bits) - 1)
+        before = np.take_along_axis(up_to - total, digit[..., None], axis=-1)[..., 0]
+        ranks, found = ranks - before, (found << np.uint64(bits)) | digit.astype(np.uint64)
+    middle = from_keys(found, dtype).reshape(len(numbers), 2, -1)
+    return np.where(numbers > 0, middle[:, 0] + (middle[:, 1] - middle[:, 0]) / 2, 0.0)

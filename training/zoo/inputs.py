@@ -1,0 +1,281 @@
+"""How stored rows become a model's input, decided before torch is loaded: what each column means to the model, by which
+numbers it is scaled, and what stands for a missing value.
+
+Everything here is pure: a schema, the statistics of the rows that a model trains on, and the user's options in, a plan
+out. `Normalizer` carries it out on the device.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from ...storage.errors import UsageError, did_you_mean
+from ...storage.format import Schema, Statistics
+
+Option = TypeVar("Option")
+
+ONE_HOT_VALUES = 64
+"""For a model that knows nothing of columns, a category with at most so many values becomes an input for each."""
+ROUNDING = 2.0**-44
+"""Relative to the mean: some hundred times the precision of float64, below which a spread is rounding."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's channels, red, green and blue, of values from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """One input of a model for rows of a table.
+
+    `kind`: a "number" or "date", scaled; a "category", of which the input is the code, from 0 to `values` - 1, where
+    the last code stands for values that did not occur in the training data; or "missing", 1 where the column of that
+    name has no value.
+    """
+
+    name: str
+    kind: Literal["number", "date", "category", "missing"]
+    values: int = 0
+
+
+@dataclass(frozen=True)
+class InputSchema:
+    """What a factory gets as `schema`: the columns of the input in order (none for images and other samples that are
+    no vectors), the task, and the labels or classes that its outputs stand for."""
+
+    columns: tuple[InputColumn, ...]
+    task: str | None
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What stands for a missing number: the "mean", the "median" or a number; `marked`: and an input that marks it."""
+
+    value: Literal["mean", "median"] | float
+    marked: bool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Stored channels, (channels,) each: the input is (value - `center`) · `scale`, and `filled` for a missing value.
+
+    Of the channels of a vector, those in `kept` remain in this order. Those in `one_hot` follow, as an input for each
+    of so many codes, then an input for each channel in `marked` that is 1 where a value is missing.
+    """
+
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    filled: tuple[float, ...]
+    kept: tuple[int, ...]
+    one_hot: tuple[tuple[int, int], ...]
+    marked: tuple[int, ...]
+    shape: tuple[int, ...]
+    """Of a sample as the model gets it."""
+    schema: InputSchema
+
+
+def parse_fill(text: str) -> Fill:
+    """`mean`, `median` or `constant=0`, alone or after `indicator+`; `indicator` alone is with the mean.
+
+    Raises ValueError.
+    """
+    first, plus, rest = text.partition("+")
+    marked = first == "indicator"
+    value = rest if marked and plus else "mean" if marked else text
+    if value in ("mean", "median"):
+        return Fill("mean" if value == "mean" else "median", marked)
+    name, _, number = value.partition("=")
+    try:
+        constant = float(number)
+    except ValueError:
+        constant = math.nan
+    if name != "constant" or not math.isfinite(constant):
+        raise ValueError("must be mean, median or constant=NUMBER, also as indicator+mean, or indicator")
+    return Fill(constant, marked)
+
+
+def parse_option(name: str, parse: Callable[[str], Option], text: str) -> Option:
+    """What a text that an argument of that name gives is parsed to. Raises UsageError."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{name} {text!r}: {error}") from None
+
+
+def usual_fill(schema: Schema, statistics: Statistics) -> str:
+    """How missing numbers are filled where the user does not say it, by the statistics of all rows: with the mean, and
+    marked if there are any."""
+    some = len(schema.sample_shape) == 1 and missing_numbers(schema, statistics)
+    return "indicator+mean" if some else "mean"
+
+
+def missing_numbers(schema: Schema, statistics: Statistics) -> dict[str, int]:
+    """The numbers of missing values of the columns that have some; a missing category is a category."""
+    counts = zip(channel_names(schema), statistics.missing, strict=False)
+    return {name: count for name, count in counts if count and name not in schema.categories}
+
+
+def channel_names(schema: Schema) -> tuple[str, ...]:
+    """The names of the channels: the columns of a vector; the others have no names but their numbers."""
+    vector = len(schema.sample_shape) == 1 and schema.features
+    return schema.features if vector else tuple(map(str, range(schema.sample_shape[0])))
+
+
+def plan_inputs(
+    schema: Schema,
+    statistics: Statistics,
+    missing: str = "mean",
+    normalize: Sequence[str] = (),
+    codes: bool = False,
+) -> Inputs:
+    """Plan the inputs of a model from the statistics of its training rows.
+
+    `missing` is a strategy as `parse_fill` reads it, `normalize` are scalings as `parse_scaling` does. With `codes`,
+    the model takes categories as codes; otherwise they become an input for each value, or if there are too many, a
+    number.
+
+    Raises UsageError for options that do not fit the data.
+    """
+    fill, names, vector = parse_fill(missing), channel_names(schema), len(schema.sample_shape) == 1
+    if fill.marked and not vector:
+        raise UsageError(
+            f"--missing {missing} adds inputs, which samples of shape {schema.sample_shape} have no place for; use "
+            "mean, median or constant=NUMBER"
+        )
+    coded = {names.index(name): len(values) + 1 for name, values in schema.categories.items() if name in names}
+    one_hot = {} if codes else {channel: count for channel, count in coded.items() if count <= ONE_HOT_VALUES + 1}
+    center, scale = scale_channels(schema, statistics, normalize, set(coded if codes else one_hot))
+    kept = tuple(channel for channel in range(len(names)) if channel not in one_hot)
+    gaps = statistics.missing or (0,) * len(names)
+    marked = tuple(channel for channel in kept if fill.marked and gaps[channel] and channel not in coded)
+    columns = [_column(schema, names[channel]) for channel in kept] if vector else []
+    columns += [InputColumn(names[channel], "missing") for channel in marked]
+    return Inputs(
+        tuple(center.tolist()),
+        tuple(scale.tolist()),
+        tuple(((_fill_values(fill, statistics) - center) * scale).tolist()),
+        kept,
+        tuple(one_hot.items()),
+        marked,
+        (len(kept) + sum(one_hot.values()) + len(marked),) if vector else schema.sample_shape,
+        InputSchema(tuple(columns), schema.task, schema.labels, schema.classes),
+    )
+
+
+def _fill_values(fill: Fill, statistics: Statistics) -> np.ndarray:
+    """What stands for a missing value in each channel, (channels,) float64. Where nothing is missing, medians are not
+    measured."""
+    if fill.value == "median" and statistics.median:
+        return np.array(statistics.median)
+    return np.array(statistics.mean) if isinstance(fill.value, str) else np.full(len(statistics.mean), fill.value)
+
+
+def _column(schema: Schema, name: str) -> InputColumn:
+    if name in schema.categories:
+        return InputColumn(name, "category", len(schema.categories[name]) + 1)
+    return InputColumn(name, "date" if name in schema.dates else "number")
+
+
+Scaling = str | tuple[tuple[float, ...], tuple[float, ...]]
+"""`standard`, `minmax`, `none` or `imagenet`; or means and scales, one for each channel or one for all."""
+
+
+def parse_scaling(text: str) -> tuple[str | None, Scaling]:
+    """`standard`, `age=minmax`, `imagenet`, `0.5:0.25` or `age=40:12` as the column, if one is named, and its scaling.
+
+    Raises ValueError.
+    """
+    column, equals, how = text.rpartition("=")
+    if how in ("standard", "minmax", "none", "imagenet"):
+        return column if equals else None, how
+    try:
+        means, scales = (tuple(map(float, part.split(","))) for part in how.split(":"))
+    except ValueError:
+        raise ValueError(
+            "must be standard, minmax, none, imagenet, or MEAN:SCALE such as 0.5:0.25, for all columns or as "
+            "COLUMN=minmax for one"
+        ) from None
+    if len(means) != len(scales) or not all(map(math.isfinite, (*means, *scales))) or 0 in scales:
+        raise ValueError("needs as many means as scales, which are finite, and no scale of 0")
+    return column if equals else None, (means, scales)
+
+
+def scale_channels(
+    schema: Schema, statistics: Statistics, normalize: Sequence[str], raw: Set[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The center and the factor of each channel, (channels,) float64. Those in `raw` stay as they are.
+
+    A channel that is constant in the training rows, but for rounding, gets the factor 0: nothing was learned of it.
+    Raises UsageError for a column that does not exist, and for scalings that do not fit.
+    """
+    names = channel_names(schema)
+    center, factor = _standardized(statistics)
+    for column, how in sorted(map(parse_scaling, normalize), key=lambda entry: entry[0] is not None):
+        if column is not None and column not in names:
+            raise UsageError(
+                f"--normalize {column}=…: the dataset has no feature '{column}'. {did_you_mean(column, names)}"
+            )
+        chosen = np.array([column is None or name == column for name in names])
+        new_center, new_factor = _scaled(how, schema, statistics)
+        if len(np.atleast_1d(new_center)) not in (1, len(names)):
+            raise UsageError(
+                f"--normalize: {len(new_center)} means do not fit {len(names)} channels; give one, or one for each"
+            )
+        center, factor = np.where(chosen, new_center, center), np.where(chosen, new_factor, factor)
+    center[list(raw)], factor[list(raw)] = 0.0, 1.0
+    return center, factor
+
+
+def _standardized(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+    mean, std = np.array(statistics.mean), np.array(statistics.std)
+    return mean, _inverse(std, np.abs(mean))
+
+
+def _inverse(spread: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """1 / `spread`, or 0 where that is but the rounding of numbers of this size."""
+    varies = spread > ROUNDING * size
+    return np.where(varies, 1 / np.where(varies, spread, 1), 0.0)
+
+
+def _scaled(how: Scaling, schema: Schema, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+    """The centers and factors of a scaling, one for each channel or one for all."""
+    if how == "standard":
+        return _standardized(statistics)
+    if how == "minmax":
+        low, high = np.array(statistics.minimum), np.array(statistics.maximum)
+        return low, _inverse(high - low, np.maximum(np.abs(low), np.abs(high)))
+    if how == "none":
+        return np.zeros(1), np.ones(1)
+    unit = 1.0
+    if how == "imagenet":
+        kind = np.dtype(schema.x_dtype)
+        how, unit = IMAGENET, float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0
+    assert not isinstance(how, str)
+    means, scales = how
+    return np.array(means) * unit, 1 / (np.array(scales) * unit)
+
+
+def describe_inputs(schema: Schema, statistics: Statistics, missing: str, codes: bool) -> dict[str, str]:
+    """What the user should know of a model's inputs, as a heading and a sentence each. `statistics` are of all rows."""
+    notes = {}
+    if gaps := missing_numbers(schema, statistics):
+        fill = parse_fill(missing)
+        what = "a constant" if isinstance(fill.value, float) else f"the {fill.value} of each fold's training rows"
+        how = f"filled with {what}" + (" and marked by an input for each column" if fill.marked else "")
+        notes["missing values"] = f"{sum(gaps.values()):,} in {_listed(gaps)}: {how} (--missing)"
+    large = [name for name, values in schema.categories.items() if len(values) > ONE_HOT_VALUES]
+    if large and not codes:
+        notes["categories"] = (
+            f"{_listed(large)}: more than {ONE_HOT_VALUES} values, so the model gets their codes as numbers; a model "
+            "with a parameter 'schema' learns them as categories, and so does mlp"
+        )
+    return notes
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first of some column names."""
+    shown = ", ".join(list(names)[:5])
+    return f"{shown} and {len(names) - 5} more columns" if len(names) > 5 else shown
