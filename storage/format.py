@@ -27,6 +27,8 @@ SHARD_BYTES = 64 << 20
 MINIMUM_BLOCKS = 256  # 8 lanes of 32 blocks
 SMALL_BLOCK_BYTES = 64 << 10
 FEWEST_BLOCKS = 64  # 8 lanes of 8 blocks, which are shuffled as one
+SMALL_BLOCK_ROWS = 16
+FEWEST_LANES = 8
 MINIMUM_SHARDS = 8
 
 
@@ -81,10 +83,11 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
     """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for small data.
 
     There are at least 256 blocks (each of 8 lanes then has 32 to mix) unless they would be smaller than 64 KB. Then
-    there are about 64: data that are so small are shuffled as a whole. There are at least 8 shards, so that several
-    workers can share the work.
+    there are up to 64, of 16 rows or more: data that are so small are shuffled as a whole. There are at least 8 shards,
+    so that several workers can share the work.
     """
-    small = min(math.ceil(rows / FEWEST_BLOCKS), SMALL_BLOCK_BYTES // row_bytes)
+    fewest = max(math.ceil(rows / FEWEST_BLOCKS), min(SMALL_BLOCK_ROWS, rows // FEWEST_LANES))
+    small = min(fewest, SMALL_BLOCK_BYTES // row_bytes)
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, max(rows // MINIMUM_BLOCKS, small)))
     blocks = math.ceil(rows / block_rows)
     shard_blocks = min(math.ceil(SHARD_BYTES / (block_rows * row_bytes)), math.ceil(blocks / MINIMUM_SHARDS))
@@ -137,6 +140,26 @@ class ImageForm:
 
 
 @dataclass(frozen=True)
+class SideColumn:
+    """A column of the source that is no feature, in an array of its own beside the rows.
+
+    `kind`: "integer", "number" (missing: NaN), "days" or "seconds" since 1970 (missing: the smallest int64), or "text"
+    of at most `width` bytes of UTF-8, padded with zeros (missing: empty).
+    """
+
+    name: str
+    array: str
+    kind: str
+    width: int = 0
+
+    def spec(self) -> ArraySpec:
+        """Its array."""
+        if self.kind == "text":
+            return ArraySpec(self.array, "uint8", (self.width,))
+        return ArraySpec(self.array, "float64" if self.kind == "number" else "int64")
+
+
+@dataclass(frozen=True)
 class Schema:
     """The meaning of the columns.
 
@@ -148,6 +171,10 @@ class Schema:
     Text features are stored as the index of their value in `categories`, where a missing one is "", and dates as "days"
     or "seconds" since 1970 according to `dates`. A missing number or date is NaN. Image samples have an `image` form
     and no features.
+
+    `roles` names the columns that serve as "group", "time", "fold", "weight" or are to "keep": those in `beside`, and
+    features that have a role too. `left_out` names the columns that are not stored though nobody asked for that, with
+    the reason.
     """
 
     features: tuple[str, ...]
@@ -162,6 +189,9 @@ class Schema:
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dates: dict[str, str] = field(default_factory=dict)
     image: ImageForm | None = None
+    roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    beside: tuple[SideColumn, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
@@ -181,14 +211,21 @@ class Schema:
         specs.append(ArraySpec("id", "int64"))
         if self.key:
             specs.append(ArraySpec("key", "uint8", (self.key_width,)) if self.key_width else ArraySpec("key", "int64"))
-        return tuple(specs)
+        return (*specs, *(column.spec() for column in self.beside))
+
+    def role(self, name: str) -> str | None:
+        """The only or first column of that role."""
+        return next(iter(self.roles.get(name, ())), None)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes")}
         categories = {name: tuple(values) for name, values in value["categories"].items()}
         image = value["image"] and ImageForm.from_json(value["image"])
-        return cls(**{**value, **tuples, "categories": categories, "image": image})
+        roles = {name: tuple(columns) for name, columns in value.get("roles", {}).items()}
+        beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
+        decoded = {"categories": categories, "image": image, "roles": roles, "beside": beside}
+        return cls(**{**value, **tuples, **decoded})
 
 
 def keys_of(stored: np.ndarray) -> list[Any]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from ...storage.dataset import Dataset, StoredArrays
-from ...storage.format import Schema, keys_of
+from ...storage.format import Schema, SideColumn, keys_of
 from ...storage.places.place import Place
 from ...storage.reader import BlockReader
 from ...storage.tasks import Progress
@@ -36,12 +36,22 @@ def write_table(dataset: Dataset, predictions: StoredArrays, target: Place, prog
     return layout.rows
 
 
+def side_values(column: SideColumn, stored: np.ndarray) -> Any:
+    """The values of a column beside the rows, in the types of a table."""
+    if column.kind == "text":
+        return pa.array([text or None for text in keys_of(stored)], pa.string())
+    if column.kind in ("days", "seconds"):
+        return pa.array(stored.view(f"datetime64[{'D' if column.kind == 'days' else 's'}]"))
+    return pa.array(stored, from_pandas=True)
+
+
 def table_of(schema: Schema, truth: dict[str, np.ndarray], merged: dict[str, np.ndarray]) -> pa.Table:
     """A table of some rows: their name (the user's key, or the position in the source), labels, the number of models,
     and the prediction, which is empty if no model predicted the row."""
     prediction, count = merged["prediction"], merged["count"]
     name = schema.key or ("path" if schema.image else "row")
     columns: dict[str, Any] = {name: keys_of(truth["key"]) if "key" in truth else truth["id"]}
+    columns |= {column.name: side_values(column, truth[column.array]) for column in schema.beside}
     missing = count == 0
     if schema.classes:
         classes = np.array(schema.classes)

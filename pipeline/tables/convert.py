@@ -60,6 +60,8 @@ def convert(
             if not create_json(root / WORK / SPEC, spec.to_json()):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to end")
         spec = _write(spec, request, root, executor, progress)
+        for name, reason in spec.schema.left_out.items():
+            progress("left out", 1, 1, f"the column '{name}': {reason}; --category '{name}' keeps it")
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
     return open_dataset(root)
@@ -119,11 +121,14 @@ def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Execut
     chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     some = [pieces[i] for i in chosen]
     tasks = [ScanTask(tables[i], piece, columns, request.missing == "error", None, SAMPLE_BYTES) for i, piece in some]
-    found = _run(executor, scan_piece, tasks, "", "", silent)
+    found = merge_findings(_run(executor, scan_piece, tasks, "", "", silent), len(columns.features))
     try:
-        return specify_conversion(request, columns, tables, pieces, None, merge_findings(found, len(columns.features)))
+        spec = specify_conversion(request, columns, tables, pieces, None, found)
     except UsageError:  # it may apply to the sample only
         return None
+    # A text may have a value of its own in each row of the sample, and yet few values.
+    few = any(found.texts[name].distinct is not None for name in spec.schema.left_out)
+    return None if few and found.rows < spec.layout.rows else spec
 
 
 def specify_by_scan(

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError
-from ...storage.format import Layout, Schema
+from ...storage.format import Layout, Schema, SideColumn
 from ...storage.places.place import Place
 from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
 from ..target.labels import as_whole_numbers
@@ -173,7 +173,9 @@ class ShardFiller:
             of_labels = [self._targets(name, texts[name]) for name in schema.labels]
             self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
         if schema.key:
-            self._place_key(rows, texts[schema.key])
+            self._place_key(schema.key, rows, texts[schema.key])
+        for column in schema.beside:
+            self._place_beside(column, rows, texts[column.name])
 
     def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = pc.index_in(values, known)
@@ -215,16 +217,41 @@ class ShardFiller:
             self._misfit(f"the label '{label}' is not always a number")
         return numbers
 
-    def _place_key(self, rows: slice, values: pa.Array) -> None:
-        schema = self.schema
-        if schema.key_width is None:
+    def _place_key(self, name: str, rows: slice, values: pa.Array) -> None:
+        if self.schema.key_width is None:
             try:
                 self.arrays["key"][rows] = values.cast(pa.int64()).to_numpy()
             except pa.ArrowInvalid:
-                self._misfit(f"the column '{schema.key}' is not always an integer")
+                self._misfit(f"the column '{name}' is not always an integer")
             return
+        self.arrays["key"][rows] = self._bytes(name, values, self.schema.key_width)
+
+    def _bytes(self, name: str, values: pa.Array, width: int) -> np.ndarray:
+        """Texts as UTF-8, (rows, width) uint8."""
         raw = values.cast(pa.binary())
-        if pc.max(pc.binary_length(raw)).as_py() > schema.key_width:
-            self._misfit(f"the column '{schema.key}' contains values longer than {schema.key_width} bytes")
-        keys = raw.to_numpy(zero_copy_only=False).astype(f"S{schema.key_width}")
-        self.arrays["key"][rows] = keys.view(np.uint8).reshape(-1, schema.key_width)
+        if pc.max(pc.binary_length(raw)).as_py() > width:
+            self._misfit(f"the column '{name}' contains values longer than {width} bytes")
+        padded: np.ndarray = raw.to_numpy(zero_copy_only=False).astype(f"S{width}").view(np.uint8)
+        return padded.reshape(-1, width)
+
+    def _place_beside(self, column: SideColumn, rows: slice, values: pa.Array) -> None:
+        """Store a column beside the rows."""
+        array = self.arrays[column.array]
+        if column.kind == "text":
+            array[rows] = self._bytes(column.name, values.fill_null(""), column.width)
+            return
+        if column.kind in ("days", "seconds"):
+            seconds = values.cast(pa.int64())
+            numbers = seconds.fill_null(0).to_numpy()
+            if column.kind == "days" and (numbers % DAY).any():
+                self._misfit(f"the column '{column.name}' contains times of day")
+            there = seconds.is_valid().to_numpy(zero_copy_only=False)
+            array[rows] = np.where(there, numbers // (DAY if column.kind == "days" else 1), np.iinfo(np.int64).min)
+            return
+        if column.kind == "integer" and values.null_count:
+            self._misfit(f"the column '{column.name}' has missing values")
+        try:
+            kind = pa.float64() if column.kind == "number" else pa.int64()
+            array[rows] = values.cast(kind).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            self._misfit(f"the column '{column.name}' is not always {column.kind}")

@@ -60,6 +60,11 @@ class Findings:
             self.skipped + other.skipped,
         )
 
+    def of_features(self, positions: Sequence[int]) -> "Findings":
+        """The findings about some of the features."""
+        arrays = ("low", "high", "missing", "has_fractions", "needs_float64")
+        return replace(self, **{name: getattr(self, name)[list(positions)] for name in arrays})
+
 
 @dataclass(frozen=True)
 class ScanTask:
@@ -106,12 +111,13 @@ def _findings(
         if name in columns.features:
             missing[columns.features.index(name)] += values.null_count
             if name not in columns.dates:
-                values = values.fill_null("")  # a missing value is its own category
+                values = values.fill_null("")  # a missing category is a category
         if name not in columns.dates:
             found[name] = TextFindings.of(values)
             continue
         seconds = date_seconds(values)
-        x[:, columns.features.index(name)] = seconds
+        if name in columns.features:
+            x[:, columns.features.index(name)] = seconds
         if (seconds[~np.isnan(seconds)] % DAY).any():
             with_time_of_day.add(name)
     low, high = np.full(count, np.inf), np.full(count, -np.inf)

@@ -40,8 +40,20 @@ class TableOptions(Options):
     )
     task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
     ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
+    group: Texts = Field(
+        default=(), description="Column of groups whose rows stay in one fold, e.g. patients; kept beside the rows."
+    )
+    time: str | None = Field(default=None, description="Column of the order in time; kept beside the rows.")
+    fold: str | None = Field(default=None, description="Column with your own fold numbers; kept beside the rows.")
+    weight: str | None = Field(default=None, description="Column of the rows' weights; kept beside the rows.")
+    keep: Texts = Field(default=(), description="Column to keep beside the rows without learning from it, repeatable.")
+    feature: Texts = Field(
+        default=(), description="Column to learn from although it also has a role such as --group, repeatable."
+    )
     category: Texts = Field(
-        default=(), description="Column of categories, repeatable, for numbers that are codes; text is detected."
+        default=(),
+        description="Column of categories, repeatable, for numbers that are codes, and for text of which nearly every "
+        "row has its own, as names, which is otherwise left out.",
     )
     date: Texts = Field(default=(), description="Column of dates, repeatable, where they are not detected.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(

@@ -4,8 +4,9 @@ All functions are pure: requests and findings in, a spec out. The spec is stored
 conversion resumes with the same decisions.
 """
 
+import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -15,24 +16,29 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import Layout, Schema, Source, choose_layout
+from ...storage.format import Layout, Schema, SideColumn, Source, choose_layout
 from ...storage.options import as_texts
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
 from ..csv.rows import parse_dates
-from ..target.labels import choose_labels
+from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import DAY, Findings
 from .options import FLOATS, INTEGERS, TableOptions
 from .readers import SourceTable, table_from_json, table_to_json
+
+ROLES = ("group", "time", "fold", "weight", "keep")
+NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
+"""A text column of which so large a part of the values, and at least so many, are distinct is free text, or names."""
 
 
 @dataclass(frozen=True)
 class ConvertRequest:
     """What the user asked for.
 
-    `ignore` are columns to drop; `categories` and `dates` are feature columns of that kind (the kinds of others are
+    `ignore` are columns to drop; `roles` are columns to keep beside the rows, by role, of which those in `features`
+    are learned from too; `categories` and `dates` are feature columns of that kind (the kinds of others are
     inferred from the first rows). `missing` tells whether a missing value is kept or an error; `like` is the schema of
     a dataset that this one must match, `unknown` how categories that it lacks are handled; `shuffle` is the seed of a
     shuffle of all rows.
@@ -45,6 +51,8 @@ class ConvertRequest:
     dtype: str = "auto"
     task: str = "auto"
     ignore: tuple[str, ...] = ()
+    roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     missing: str = "keep"
@@ -69,6 +77,8 @@ class ConvertRequest:
             dtype=options.dtype,
             task=options.task,
             ignore=as_texts(options.ignore),
+            roles={role: names for role in ROLES if (names := as_texts(getattr(options, role)))},
+            features=as_texts(options.feature),
             categories=as_texts(options.category),
             dates=as_texts(options.date),
             missing=options.missing,
@@ -85,11 +95,12 @@ class ConvertRequest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("labels", "ignore", "categories", "dates")}
+        tuples = {name: tuple(value[name]) for name in ("labels", "ignore", "features", "categories", "dates")}
         return cls(
             **{
                 **value,
                 **tuples,
+                "roles": {role: tuple(names) for role, names in value["roles"].items()},
                 "sources": tuple(Source(**source) for source in value["sources"]),
                 "shape": value["shape"] and tuple(value["shape"]),
                 "like": value["like"] and Schema.from_json(value["like"]),
@@ -190,25 +201,30 @@ class ConversionSpec:
 def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
     """Choose the feature columns, their order, and the columns that are read as text.
 
-    Features are all columns except the labels, the id and the ignored ones, in the order of the first table; or those
-    of `like`, and other columns are then ignored. Raises UsageError for a column that does not exist, and for sources
-    whose columns differ.
+    Features are all columns except the labels, the id, the ignored ones and those with a role, in the order of the
+    first table; or those of `like`, and other columns are then ignored.
+
+    Raises UsageError for a column that does not exist, and for sources whose columns differ.
     """
     header, path = tables[0].header, tables[0].path
     like = request.like
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
+    named += [(name, f"--{role}") for role, names in request.roles.items() for name in names]
+    named += [(name, "--feature") for name in request.features]
     for name, option in named:
         if name and name not in header:
             raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
-    key = key_of(request, tables)
-    aside = {*request.labels, key, *request.ignore}
+    key, beside = key_of(request, tables), columns_beside(request, tables)
+    if other := [name for name in request.features if name in (*request.labels, key, *request.ignore)]:
+        raise UsageError(f"--feature {other[0]}: the column is the label, the id or ignored; name it once")
+    aside = {*request.labels, key, *request.ignore, *beside}
     features = like.features if like else tuple(name for name in header if name not in aside)
     for table in tables:
         missing = [name for name in features if name not in table.header]
         extra = [name for name in table.header if name not in features and name not in aside and not like]
-        unlabelled = [name for name in (*request.labels, key) if name and name not in table.header]
+        unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in table.header]
         if missing or extra or unlabelled:
             differences = _differences([*missing, *unlabelled], extra, table.header)
             raise UsageError(f"{table.path} does not have the expected columns: {differences}")
@@ -221,9 +237,20 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
         categories, dates = tuple(like.categories), tuple(like.dates)
     else:
         categories, dates = find_kinds(request, tables[0], features, sample)
+    dates += find_kinds(request, tables[0], beside, sample)[1]
     own = tuple(name for name in (*request.labels, key) if name)
-    required = (*own, *categories, *dates) if request.missing == "error" else own
-    return Columns(features, tuple(dict.fromkeys((*own, *categories, *dates))), dates, required)
+    required = (*own, *beside, *categories, *dates) if request.missing == "error" else own
+    return Columns(features, tuple(dict.fromkeys((*own, *beside, *categories, *dates))), dates, required)
+
+
+def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tuple[str, ...]:
+    """The columns to keep beside the rows: those with a role that are not learned from, and those of `like` that all
+    tables have."""
+    named = (name for names in request.roles.values() for name in names if name not in request.features)
+    likes = (column.name for column in (request.like.beside if request.like else ()))
+    taken = {*request.labels, request.id}
+    everywhere = (name for name in likes if name not in taken and all(name in table.header for table in tables))
+    return tuple(dict.fromkeys((*named, *everywhere)))
 
 
 def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None:
@@ -278,7 +305,10 @@ def specify_conversion(
 ) -> ConversionSpec:
     """Specify the dataset. `pieces` are those of all tables, with the table's index; `findings` has one entry per
     piece, or is None if `total` comes from a sample."""
-    schema = choose_schema(request, columns, total)
+    dropped = {} if request.like else find_free_text(request, columns, total)
+    kept = [position for position, name in enumerate(columns.features) if name not in dropped]
+    columns = without(columns, dropped)
+    schema = choose_schema(request, columns, total.of_features(kept), dropped)
     numbered, first = [], 0
     for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows
@@ -292,34 +322,88 @@ def specify_conversion(
     )
 
 
-def choose_schema(request: ConvertRequest, columns: Columns, total: Findings) -> Schema:
-    """Choose dtypes, shape, classes and categories from the findings."""
+def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -> dict[str, str]:
+    """The text features with a value of its own in nearly every row, such as names, and why each is left out."""
+    found = {}
+    for name in columns.texts:
+        if name not in columns.features or name in columns.dates or name in request.categories:
+            continue
+        distinct = total.texts[name].distinct
+        there = total.rows - int(total.missing[columns.features.index(name)])
+        count = None if distinct is None else len(distinct - {""})
+        if count is None:
+            found[name] = f"text with more than {DISTINCT_LIMIT:,} values"
+        elif count >= FEWEST_TEXTS and count >= NEARLY_ALL * there:
+            found[name] = f"text with {count:,} values in {there:,} rows"
+    return found
+
+
+def without(columns: Columns, dropped: Container[str]) -> Columns:
+    """The columns that remain."""
+    lists = (columns.features, columns.texts, columns.dates, columns.required)
+    return Columns(*(tuple(name for name in names if name not in dropped) for names in lists))
+
+
+def choose_schema(
+    request: ConvertRequest, columns: Columns, found: Findings, left_out: Mapping[str, str] | None = None
+) -> Schema:
+    """Choose dtypes, shape, classes, categories and the columns beside the rows from the findings about them."""
     features, like = columns.features, request.like
     coded = [name for name in columns.texts if name in features and name not in columns.dates]
+    units = {name: "seconds" if name in found.with_time_of_day else "days" for name in columns.dates}
     if like:
         categories, dates = like.categories, like.dates
     else:
-        categories = {name: _category_values(name, total) for name in coded}
-        dates = {name: "seconds" if name in total.with_time_of_day else "days" for name in columns.dates}
-    key = request.id or (like.key if like and like.key in columns.texts else None)
+        categories = {name: _category_values(name, found) for name in coded}
+        dates = {name: unit for name, unit in units.items() if name in features}
+    if not features:
+        raise UsageError("no feature column remains besides text that differs in every row; keep one with --category")
     shape = request.shape or (like.sample_shape if like else (len(features),))
     if prod(shape) != len(features):
         raise UsageError(
             f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but the data has {len(features):,} "
-            f"feature columns (all columns except the label and the id); choose a shape whose product is that "
-            "number"
+            "feature columns (all columns except the label, the id and those with a role); choose a shape whose "
+            "product is that number"
         )
-    schema = Schema(features, shape, "uint8", key=key, categories=categories, dates=dates)
+    key = request.id or (like.key if like and like.key in columns.texts else None)
+    aside = {*request.labels, key, *features}
+    schema = Schema(
+        features,
+        shape,
+        "uint8",
+        key=key,
+        categories=categories,
+        dates=dates,
+        roles=request.roles or (like.roles if like else {}),
+        beside=side_columns([name for name in columns.texts if name not in aside], units, found),
+        left_out=dict(left_out or {}),
+    )
     if key:
-        names = total.texts[key]
+        names = found.texts[key]
         schema = replace(schema, key_width=None if names.kind == "integer" else max(1, names.width))
     labels = request.labels
     if labels and like and like.labels == labels:
         schema = replace(schema, labels=labels, task=like.task, y_dtype=like.y_dtype, classes=like.classes)
     elif labels:
-        task, y_dtype, classes = choose_labels(request.task, {name: total.texts[name] for name in labels})
+        task, y_dtype, classes = choose_labels(request.task, {name: found.texts[name] for name in labels})
         schema = replace(schema, labels=labels, task=task, y_dtype=y_dtype, classes=classes)
-    return replace(schema, x_dtype=choose_dtype(request.dtype, schema, total))
+    return replace(schema, x_dtype=choose_dtype(request.dtype, schema, found))
+
+
+def side_columns(names: Sequence[str], units: Mapping[str, str], found: Findings) -> tuple[SideColumn, ...]:
+    """The columns beside the rows; `units` are those of dates. Array names are made of letters, digits and _."""
+    columns: list[SideColumn] = []
+    for name in names:
+        array, taken = "column_" + re.sub(r"\W", "_", name, flags=re.ASCII), {column.array for column in columns}
+        while array in taken:
+            array += "_"
+        if name in units:
+            columns.append(SideColumn(name, array, units[name]))
+            continue
+        text = found.texts[name]
+        kind = "number" if text.kind == "integer" and text.gaps else text.kind
+        columns.append(SideColumn(name, array, kind, max(1, text.width) if kind == "text" else 0))
+    return tuple(columns)
 
 
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:

@@ -14,17 +14,19 @@ DISTINCT_LIMIT = 65_536  # distinct values of a text column that are tracked; wi
 @dataclass(frozen=True)
 class TextFindings:
     """The findings about a text column: its distinct values (None if too many), the kind that fits all of them
-    ("integer", "number" or "text"), and the length in bytes of the longest."""
+    ("integer", "number" or "text"), the length in bytes of the longest, and whether one is missing."""
 
     distinct: frozenset[str] | None
     kind: str
     width: int
+    gaps: bool = False
 
     @classmethod
     def of(cls, texts: pa.Array) -> "TextFindings":
         distinct = pc.unique(texts.drop_null())
         values = frozenset(distinct.to_pylist()) if len(distinct) <= DISTINCT_LIMIT else None
-        return cls(values, text_kind(distinct), pc.max(pc.binary_length(distinct)).as_py() or 0)
+        width = pc.max(pc.binary_length(distinct)).as_py() or 0
+        return cls(values, text_kind(distinct), width, texts.null_count > 0)
 
     def merged(self, other: "TextFindings") -> "TextFindings":
         kind = max(self.kind, other.kind, key=["integer", "number", "text"].index)
@@ -32,7 +34,7 @@ class TextFindings:
         if self.distinct is not None and other.distinct is not None:
             joined = self.distinct | other.distinct
             distinct = joined if len(joined) <= DISTINCT_LIMIT else None
-        return TextFindings(distinct, kind, max(self.width, other.width))
+        return TextFindings(distinct, kind, max(self.width, other.width), self.gaps or other.gaps)
 
 
 def text_kind(texts: pa.Array) -> str:

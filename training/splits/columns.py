@@ -9,6 +9,8 @@ from ...storage.errors import UsageError, did_you_mean
 from ...storage.format import Schema
 from ...storage.reader import BlockReader
 
+NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
+
 
 @dataclass(frozen=True)
 class Column:
@@ -23,28 +25,33 @@ def find_column(schema: Schema, name: str) -> Column:
     """Find a column by name. Raises UsageError if the dataset has no such column."""
     if name == schema.key:
         return Column(name, "key", 0)
+    for column in schema.beside:
+        if column.name == name:
+            return Column(name, column.array, 0)
     for array, names in (("y", schema.labels), ("x", schema.features)):
         if name in names:
             return Column(name, array, names.index(name))
-    known = [*filter(None, [schema.key]), *schema.labels, *schema.features]
+    known = [*filter(None, [schema.key]), *(c.name for c in schema.beside), *schema.labels, *schema.features]
     raise UsageError(
         f"the dataset has no column '{name}'. {did_you_mean(name, known)}Its columns are {', '.join(known[:8])}"
-        f"{', …' if len(known) > 8 else ''}; to keep a column that is not a feature, convert with --id COLUMN"
+        f"{', …' if len(known) > 8 else ''}; to keep a column that is not a feature, convert with --keep COLUMN"
     )
 
 
 def read_column(dataset: Dataset, column: Column, shard: int) -> np.ndarray:
-    """A shard's values of a column, (rows,): numbers as they are stored, and a text key as bytes (`S` dtype).
+    """A shard's values of a column, (rows,): numbers as they are stored, and text as bytes (`S` dtype).
 
     Raises UsageError if a value is missing.
     """
     stored = BlockReader(dataset, (column.array,)).read(dataset.layout.blocks_of(shard))[column.array]
-    if column.array == "key" and stored.ndim == 2:
+    if column.array not in ("x", "y") and stored.ndim == 2:
         values: np.ndarray = np.ascontiguousarray(stored).view(f"S{stored.shape[1]}")[:, 0]
-        return values
-    values = stored.reshape(len(stored), -1)[:, column.index]
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        row = dataset.layout.shard_range(shard)[0] + int(np.isnan(values).argmax())
+        missing = values == b""
+    else:
+        values = stored.reshape(len(stored), -1)[:, column.index]
+        missing = np.isnan(values) if values.dtype.kind == "f" else values == NO_DATE
+    if missing.any():
+        row = dataset.layout.shard_range(shard)[0] + int(missing.argmax())
         raise UsageError(
             f"column '{column.name}' has a missing value in row {row:,}; fill it, or split by another column"
         )
