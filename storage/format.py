@@ -139,11 +139,14 @@ class ImageForm:
         return cls(**{**value, "size": tuple(value["size"])})
 
 
+NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
+
+
 @dataclass(frozen=True)
 class SideColumn:
     """A column of the source that is no feature, in an array of its own beside the rows.
 
-    `kind`: "integer", "number" (missing: NaN), "days" or "seconds" since 1970 (missing: the smallest int64), or "text"
+    `kind`: "integer", "number" (missing: NaN), "days" or "seconds" since 1970 (missing: NO_DATE), or "text"
     of at most `width` bytes of UTF-8, padded with zeros (missing: empty).
     """
 

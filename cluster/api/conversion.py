@@ -11,6 +11,7 @@ from ...pipeline.images.spec import ImageRequest
 from ...pipeline.tables.convert import convert
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
 from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
@@ -44,9 +45,10 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
         label: Column to learn, or several regression targets.
         id: Column that identifies the rows; it is kept beside them as `key`.
         shape: Shape of a sample; by default a vector of all other columns but those that `ignore` names.
-        missing: What replaces a missing number: "error", "mean", "constant=0", or "indicator" (the mean, and a column
-            that marks it).
-        like: Dataset whose columns, categories and fill values are reused, as for a test set.
+        missing: "keep" stores missing values, which training fills by each fold's own rows; "error" stops at one.
+        group: Column of groups whose rows stay in one fold. Like `time`, `fold`, `weight` and `keep` (several of them),
+            it is kept beside the rows, and learned from only if `feature` names it too.
+        like: Dataset whose columns and categories are reused, as for a test set.
         on_error: "stop" at the first invalid row, or "skip" such rows; the dataset's `left_out.csv` lists them.
         csv: `CsvOptions`, or a mapping of them, where they are not detected.
         client: Dask client; by default this process converts, with Dask's threads if there is much to do.
@@ -152,6 +154,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         form,
         labels=None if request.labels is None else absolute(str(request.labels)),
         label=cast(tuple[str, ...], request.label),
+        roles=roles_of(request),
         task=request.task,
         on_error=request.on_error,
         shuffle=request.shuffle,

@@ -23,6 +23,7 @@ from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import create_arrays
+from ..target.beside import encode_beside
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target
 from ..target.commit import attributes, commit_dataset
 from ..target.receipts import RECEIPTS, finish_shard, has_receipt, receipt_path
@@ -124,6 +125,7 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
             **{name: rows[name] for name in ("offset", "length", "packed")},
             "number": numbers,
             **{f"y{i}": column for i, column in enumerate(y.reshape(len(numbers), -1).T)},
+            **{array: values.take(pa.array(numbers)) for array, values in spec.beside.items()},
         }
     )
     sink = pa.BufferOutputStream()
@@ -151,6 +153,8 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     if schema.labels:
         y = np.stack([table[f"y{i}"].to_numpy() for i in range(len(schema.labels))], axis=1)
         arrays["y"] = y if len(schema.labels) > 1 else y[:, 0]
+    for column in schema.beside:
+        arrays[column.array] = encode_beside(column, table[column.array].combine_chunks())
     missing = np.zeros(schema.sample_shape[0], np.int64)
     with decode_images(files, schema.image) as (x, errors):
         if errors:

@@ -1,6 +1,6 @@
 """The labels of images: their folders, or the rows of a CSV file that lists them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -12,17 +12,19 @@ from pyarrow import csv
 from ...storage.errors import SourceError, UsageError, suggest
 from ...storage.format import Schema
 from ...storage.places.locate import locate
-from ..target.labels import TextFindings, choose_labels
+from ..target.labels import TextFindings, as_whole_numbers, choose_labels
 
 FOLDER = "class"  # the label's name if folders are the classes
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all listed images: columns of text, (images,); the images without a valid label, by index, with
-    the reason; and the paths in the CSV file that match no image."""
+    """The labels of all listed images: columns of text, (images,); the columns to keep beside the rows, text or
+    timestamps; the images without a valid label, by index, with the reason; and the paths in the CSV file that match no
+    image."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
+    beside: dict[str, pa.Array] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
 
@@ -32,19 +34,28 @@ def label_by_folder(names: pa.Array) -> Labels:
     if names.null_count == len(names):
         return Labels()
     errors = dict.fromkeys(_where(names.is_null()), "the image is not in a class folder, though others are")
-    return Labels({FOLDER: names}, errors)
+    return Labels({FOLDER: names}, errors=errors)
 
 
-def label_by_file(paths: pa.Array, file: str, names: Sequence[str]) -> Labels:
+def label_by_file(
+    paths: pa.Array, file: str, names: Sequence[str], roles: Mapping[str, Sequence[str]] | None = None
+) -> Labels:
     """Labels from a CSV file whose first column identifies the images by path, name, or name without its suffix.
 
-    `names` are the label columns, by default the second column. Raises SourceError and UsageError.
+    `names` are the label columns, by default the second column, and `roles` the columns to keep beside the rows, by
+    role. Raises SourceError and UsageError.
     """
     table = _read_table(file)
     key, *others = table.column_names
-    for name in names:
-        if name not in others:
-            raise UsageError(f"--label: {file} has no column '{name}'{suggest(name, others)}")
+    wanted = {"label": names, **(roles or {})}
+    for option, columns_of in wanted.items():
+        for name in columns_of:
+            if name not in others:
+                raise UsageError(f"--{option}: {file} has no column '{name}'{suggest(name, others)}")
+    aside = dict.fromkeys(name for columns_of in (roles or {}).values() for name in columns_of)
+    labels = names or [name for name in others if name not in aside][:1]
+    if both := [name for name in labels if name in aside]:
+        raise UsageError(f"--label: the column '{both[0]}' of {file} has another role; name it once")
     keys = table[key].combine_chunks()
     if pc.count_distinct(keys).as_py() < len(keys):
         twice = next(value["values"] for value in pc.value_counts(keys).to_pylist() if value["counts"] > 1)
@@ -52,13 +63,23 @@ def label_by_file(paths: pa.Array, file: str, names: Sequence[str]) -> Labels:
     ways = (paths, _each(paths, "name"), _each(paths, "stem"))
     rows = max((pc.index_in(way, keys) for way in ways), key=lambda rows: len(rows) - rows.null_count)
     errors = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
-    columns = {name: table[name].combine_chunks().take(rows) for name in (names or others[:1])}
+    columns = {name: table[name].combine_chunks().take(rows) for name in labels}
     for name, values in columns.items():
         for number in _where(pc.or_(values.is_null(), pc.equal(values, "")).fill_null(True)):
             errors.setdefault(number, f"its label '{name}' in {file} is empty")
     found = np.zeros(len(keys), bool)
     found[rows.drop_null().to_numpy()] = True
-    return Labels(columns, errors, tuple(keys.filter(pa.array(~found)).to_pylist()))
+    beside = {name: as_dates(table[name].combine_chunks().take(rows)) for name in aside}
+    return Labels(columns, beside, errors, tuple(keys.filter(pa.array(~found)).to_pylist()))
+
+
+def as_dates(texts: pa.Array) -> pa.Array:
+    """ISO 8601 dates as timestamps in seconds, null where one is missing; other texts with null for the empty ones."""
+    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    try:
+        return texts if texts.null_count == len(texts) else texts.cast(pa.timestamp("s"))
+    except pa.ArrowInvalid:
+        return texts
 
 
 def _read_table(file: str) -> pa.Table:
@@ -117,7 +138,9 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
 
 def _encode(name: str, values: pa.Array, classes: Sequence[str]) -> np.ndarray:
     try:
-        codes = pc.index_in(values, pa.array(classes)) if classes else values.cast(pa.float64())
+        codes = values.cast(pa.float64()) if not classes else pc.index_in(values, pa.array(classes))
+        if classes and codes.null_count:
+            codes = pc.coalesce(codes, pc.index_in(as_whole_numbers(values), pa.array(classes)))
     except pa.ArrowInvalid:
         raise UsageError(f"the label '{name}' is not always a number, unlike in the training data; fix it") from None
     if codes.null_count:

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ...storage.options import Cli, Location, Options, Texts
-from ..target.options import OnError, Seed, Task, parse_numbers
+from ...storage.options import Cli, Location, Texts
+from ..target.options import OnError, RoleOptions, Seed, Task, parse_numbers
 
 
 def parse_size(value: Any) -> Any:
@@ -27,8 +27,8 @@ def parse_seed(value: Any) -> Any:
     return value
 
 
-class ImageOptions(Options):
-    """What becomes of image files."""
+class ImageOptions(RoleOptions):
+    """What becomes of image files. Columns with a role are those of `labels`."""
 
     size: Annotated[int | tuple[int, ...] | list[int] | None, BeforeValidator(parse_size), Cli(metavar="N|H,W")] = (
         Field(default=None, description="Size of a sample, e.g. 64, or 48,64 for height and width.")

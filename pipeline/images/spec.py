@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import ImageForm, Layout, Schema, choose_layout
+from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
 from ...storage.random import shuffled_places
+from ..target.beside import DAY, side_columns
+from ..target.labels import TextFindings
 from .labels import Labels, encode_labels, label_by_file, label_by_folder
 from .list import ImageList
 
@@ -18,14 +21,18 @@ KEY = "path"
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What the user asked for. `labels` is a CSV file of paths and labels, and `label` its label columns; without it
-    the images' folders are their classes. `shuffle` is the seed of their order, None to keep the order of the paths.
-    `listing` is the digest of the list of images."""
+    """What the user asked for.
+
+    `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` those to keep beside the rows, by
+    role; without it the images' folders are their classes. `shuffle` is the seed of their order, None to keep the order
+    of the paths. `listing` is the digest of the list of images.
+    """
 
     sources: tuple[str, ...]
     form: ImageForm
     labels: str | None = None
     label: tuple[str, ...] = ()
+    roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task: str = "auto"
     labelled: bool = True
     on_error: str = "stop"
@@ -44,6 +51,7 @@ class ImageRequest:
                 **value,
                 "sources": tuple(value["sources"]),
                 "label": tuple(value["label"]),
+                "roles": {role: tuple(names) for role, names in value["roles"].items()},
                 "form": ImageForm.from_json(value["form"]),
                 "like": value["like"] and Schema.from_json(value["like"]),
             }
@@ -52,7 +60,8 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class ImageConversionSpec:
-    """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels.
+    """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels and the
+    values of their columns beside the rows, (images,), by the names of their arrays.
 
     `errors` are the skipped images by their index in the list, with the reason.
     """
@@ -64,6 +73,7 @@ class ImageConversionSpec:
     y: np.ndarray
     order: np.ndarray
     errors: Mapping[int, str] = field(default_factory=dict)
+    beside: Mapping[str, pa.Array] = field(default_factory=dict)
 
     @property
     def skipped(self) -> int:
@@ -87,6 +97,7 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         )
     of_labels, y = encode_labels(labels, request.task, request.like)
     paths = images.table["path"]
+    columns = _describe_beside(labels)
     schema = replace(
         of_labels,
         sample_shape=request.form.sample_shape,
@@ -94,23 +105,36 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         key=KEY,
         key_width=pc.max(pc.binary_length(paths)).as_py(),
         image=request.form,
+        roles=request.roles,
+        beside=columns,
     )
     count = len(images)
     order = np.arange(count)
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = choose_layout(count, schema.arrays()[0].row_bytes)
-    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order)
+    beside = {column.array: labels.beside[column.name] for column in columns}
+    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order, beside=beside)
     return skip_images(spec, labels.errors) if labels.errors else spec
+
+
+def _describe_beside(labels: Labels) -> tuple[SideColumn, ...]:
+    """How the columns beside the rows are stored."""
+    dates = {name: values for name, values in labels.beside.items() if pa.types.is_timestamp(values.type)}
+    whole = {name: not np.any(values.cast(pa.int64()).drop_null().to_numpy() % DAY) for name, values in dates.items()}
+    units = {name: "days" if days else "seconds" for name, days in whole.items()}
+    texts = {name: TextFindings.of(values) for name, values in labels.beside.items() if name not in dates}
+    return side_columns(tuple(labels.beside), units, texts)
 
 
 def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
     if not request.labelled:
         return Labels()
     if request.labels:
-        return label_by_file(images.table["path"].combine_chunks(), request.labels, request.label)
-    if request.label:
-        raise UsageError("--label selects columns of the CSV file given with --labels; set --labels too")
+        return label_by_file(images.table["path"].combine_chunks(), request.labels, request.label, request.roles)
+    if request.label or request.roles:
+        option = "label" if request.label else next(iter(request.roles))
+        raise UsageError(f"--{option} selects columns of the CSV file given with --labels; set --labels too")
     return label_by_folder(images.table["class"].combine_chunks())
 
 

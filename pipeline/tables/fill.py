@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError
-from ...storage.format import Layout, Schema, SideColumn
+from ...storage.format import Layout, Schema
 from ...storage.places.place import Place
 from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
+from ..target.beside import DAY, encode_beside, encode_texts
 from ..target.labels import as_whole_numbers
 from ..target.receipts import finish_shard
-from .findings import DAY, date_seconds
+from .findings import date_seconds
 from .readers import Reader, SourceTable, open_reader
 from .spec import ConversionSpec, DatasetPiece
 
@@ -172,10 +173,13 @@ class ShardFiller:
         elif schema.labels:
             of_labels = [self._targets(name, texts[name]) for name in schema.labels]
             self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
-        if schema.key:
-            self._place_key(schema.key, rows, texts[schema.key])
-        for column in schema.beside:
-            self._place_beside(column, rows, texts[column.name])
+        try:
+            if schema.key:
+                self._place_key(schema.key, rows, texts[schema.key])
+            for column in schema.beside:
+                self.arrays[column.array][rows] = encode_beside(column, texts[column.name])
+        except ValueError as reason:
+            self._misfit(str(reason))
 
     def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = pc.index_in(values, known)
@@ -222,36 +226,6 @@ class ShardFiller:
             try:
                 self.arrays["key"][rows] = values.cast(pa.int64()).to_numpy()
             except pa.ArrowInvalid:
-                self._misfit(f"the column '{name}' is not always an integer")
+                raise ValueError(f"the column '{name}' is not always an integer") from None
             return
-        self.arrays["key"][rows] = self._bytes(name, values, self.schema.key_width)
-
-    def _bytes(self, name: str, values: pa.Array, width: int) -> np.ndarray:
-        """Texts as UTF-8, (rows, width) uint8."""
-        raw = values.cast(pa.binary())
-        if pc.max(pc.binary_length(raw)).as_py() > width:
-            self._misfit(f"the column '{name}' contains values longer than {width} bytes")
-        padded: np.ndarray = raw.to_numpy(zero_copy_only=False).astype(f"S{width}").view(np.uint8)
-        return padded.reshape(-1, width)
-
-    def _place_beside(self, column: SideColumn, rows: slice, values: pa.Array) -> None:
-        """Store a column beside the rows."""
-        array = self.arrays[column.array]
-        if column.kind == "text":
-            array[rows] = self._bytes(column.name, values.fill_null(""), column.width)
-            return
-        if column.kind in ("days", "seconds"):
-            seconds = values.cast(pa.int64())
-            numbers = seconds.fill_null(0).to_numpy()
-            if column.kind == "days" and (numbers % DAY).any():
-                self._misfit(f"the column '{column.name}' contains times of day")
-            there = seconds.is_valid().to_numpy(zero_copy_only=False)
-            array[rows] = np.where(there, numbers // (DAY if column.kind == "days" else 1), np.iinfo(np.int64).min)
-            return
-        if column.kind == "integer" and values.null_count:
-            self._misfit(f"the column '{column.name}' has missing values")
-        try:
-            kind = pa.float64() if column.kind == "number" else pa.int64()
-            array[rows] = values.cast(kind).to_numpy(zero_copy_only=False)
-        except pa.ArrowInvalid:
-            self._misfit(f"the column '{column.name}' is not always {column.kind}")
+        self.arrays["key"][rows] = encode_texts(name, values, self.schema.key_width)

@@ -13,11 +13,11 @@ from ...storage.errors import RowError
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Numbers, Piece
+from ..target.beside import DAY
 from ..target.labels import TextFindings
 from .readers import SourceTable, open_reader
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
-DAY = 86_400
 
 
 @dataclass(frozen=True)

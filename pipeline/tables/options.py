@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...storage.options import Cli, Options, Texts
+from ...storage.options import Cli, Texts
 from ..csv.options import CsvOptions
-from ..target.options import OnError, Seed, Task, parse_numbers
+from ..target.options import OnError, RoleOptions, Seed, Task, parse_numbers
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 FLOATS = ("float32", "float64")
@@ -24,7 +24,7 @@ def _check_missing(text: str) -> str:
     return text
 
 
-class TableOptions(Options):
+class TableOptions(RoleOptions):
     """What becomes of the columns of CSV and Parquet files."""
 
     label: Texts = Field(
@@ -40,13 +40,6 @@ class TableOptions(Options):
     )
     task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
     ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
-    group: Texts = Field(
-        default=(), description="Column of groups whose rows stay in one fold, e.g. patients; kept beside the rows."
-    )
-    time: str | None = Field(default=None, description="Column of the order in time; kept beside the rows.")
-    fold: str | None = Field(default=None, description="Column with your own fold numbers; kept beside the rows.")
-    weight: str | None = Field(default=None, description="Column of the rows' weights; kept beside the rows.")
-    keep: Texts = Field(default=(), description="Column to keep beside the rows without learning from it, repeatable.")
     feature: Texts = Field(
         default=(), description="Column to learn from although it also has a role such as --group, repeatable."
     )

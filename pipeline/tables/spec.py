@@ -4,7 +4,6 @@ All functions are pure: requests and findings in, a spec out. The spec is stored
 conversion resumes with the same decisions.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,19 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import Layout, Schema, SideColumn, Source, choose_layout
+from ...storage.format import Layout, Schema, Source, choose_layout
 from ...storage.options import as_texts
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
 from ..csv.rows import parse_dates
+from ..target.beside import DAY, roles_of, side_columns
 from ..target.labels import DISTINCT_LIMIT, choose_labels
-from .findings import DAY, Findings
+from .findings import Findings
 from .options import FLOATS, INTEGERS, TableOptions
 from .readers import SourceTable, table_from_json, table_to_json
 
-ROLES = ("group", "time", "fold", "weight", "keep")
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column of which so large a part of the values, and at least so many, are distinct is free text, or names."""
 
@@ -77,7 +76,7 @@ class ConvertRequest:
             dtype=options.dtype,
             task=options.task,
             ignore=as_texts(options.ignore),
-            roles={role: names for role in ROLES if (names := as_texts(getattr(options, role)))},
+            roles=roles_of(options),
             features=as_texts(options.feature),
             categories=as_texts(options.category),
             dates=as_texts(options.date),
@@ -375,7 +374,7 @@ def choose_schema(
         categories=categories,
         dates=dates,
         roles=request.roles or (like.roles if like else {}),
-        beside=side_columns([name for name in columns.texts if name not in aside], units, found),
+        beside=side_columns([name for name in columns.texts if name not in aside], units, found.texts),
         left_out=dict(left_out or {}),
     )
     if key:
@@ -388,22 +387,6 @@ def choose_schema(
         task, y_dtype, classes = choose_labels(request.task, {name: found.texts[name] for name in labels})
         schema = replace(schema, labels=labels, task=task, y_dtype=y_dtype, classes=classes)
     return replace(schema, x_dtype=choose_dtype(request.dtype, schema, found))
-
-
-def side_columns(names: Sequence[str], units: Mapping[str, str], found: Findings) -> tuple[SideColumn, ...]:
-    """The columns beside the rows; `units` are those of dates. Array names are made of letters, digits and _."""
-    columns: list[SideColumn] = []
-    for name in names:
-        array, taken = "column_" + re.sub(r"\W", "_", name, flags=re.ASCII), {column.array for column in columns}
-        while array in taken:
-            array += "_"
-        if name in units:
-            columns.append(SideColumn(name, array, units[name]))
-            continue
-        text = found.texts[name]
-        kind = "number" if text.kind == "integer" and text.gaps else text.kind
-        columns.append(SideColumn(name, array, kind, max(1, text.width) if kind == "text" else 0))
-    return tuple(columns)
 
 
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:

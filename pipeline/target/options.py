@@ -4,9 +4,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ...storage.options import Options, Texts
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OnError = Literal["stop", "skip"]
 Task = Literal["auto", "classification", "regression"]
+
+
+class RoleOptions(Options):
+    """Columns that lie beside the rows, and are not learned from."""
+
+    group: Texts = Field(
+        default=(), description="Column of groups whose rows stay in one fold, e.g. patients; kept beside the rows."
+    )
+    time: str | None = Field(default=None, description="Column of the order in time; kept beside the rows.")
+    fold: str | None = Field(default=None, description="Column with your own fold numbers; kept beside the rows.")
+    weight: str | None = Field(default=None, description="Column of the rows' weights; kept beside the rows.")
+    keep: Texts = Field(default=(), description="Column to keep beside the rows without learning from it, repeatable.")
 
 
 def parse_numbers(value: Any) -> Any:

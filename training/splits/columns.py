@@ -6,10 +6,8 @@ import numpy as np
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError, did_you_mean
-from ...storage.format import Schema
+from ...storage.format import NO_DATE, Schema
 from ...storage.reader import BlockReader
-
-NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
 
 
 @dataclass(frozen=True)

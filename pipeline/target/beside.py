@@ -1,0 +1,73 @@
+"""Columns that lie beside the rows: what they are for, how they are stored."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...storage.format import NO_DATE, SideColumn
+from ...storage.options import as_texts
+from .labels import TextFindings
+from .options import RoleOptions
+
+DAY = 86_400
+
+
+def roles_of(options: RoleOptions) -> dict[str, tuple[str, ...]]:
+    """The columns that have a role, by role."""
+    named = {role: as_texts(getattr(options, role)) for role in RoleOptions.model_fields}
+    return {role: names for role, names in named.items() if names}
+
+
+def side_columns(
+    names: Sequence[str], units: Mapping[str, str], texts: Mapping[str, TextFindings]
+) -> tuple[SideColumn, ...]:
+    """How columns are stored: dates in their `units`, the others as the findings about their `texts` tell. The names of
+    arrays are made of letters, digits and underscores."""
+    columns: list[SideColumn] = []
+    for name in names:
+        array, taken = "column_" + re.sub(r"\W", "_", name, flags=re.ASCII), {column.array for column in columns}
+        while array in taken:
+            array += "_"
+        if name in units:
+            columns.append(SideColumn(name, array, units[name]))
+            continue
+        found = texts[name]
+        kind = "number" if found.kind == "integer" and found.gaps else found.kind
+        columns.append(SideColumn(name, array, kind, max(1, found.width) if kind == "text" else 0))
+    return tuple(columns)
+
+
+def encode_beside(column: SideColumn, values: pa.Array) -> np.ndarray:
+    """The stored form of a column's texts, or of its timestamps in seconds, (rows, …).
+
+    Raises ValueError for values that it cannot have, with the reason.
+    """
+    if column.kind == "text":
+        return encode_texts(column.name, values.fill_null(""), column.width)
+    if column.kind in ("days", "seconds"):
+        seconds = values.cast(pa.int64())
+        numbers = seconds.fill_null(0).to_numpy(zero_copy_only=False)
+        if column.kind == "days" and (numbers % DAY).any():
+            raise ValueError(f"the column '{column.name}' contains times of day")
+        there = seconds.is_valid().to_numpy(zero_copy_only=False)
+        return np.where(there, numbers // (DAY if column.kind == "days" else 1), NO_DATE)
+    if column.kind == "integer" and values.null_count:
+        raise ValueError(f"the column '{column.name}' has missing values")
+    try:
+        numbers = values.cast(pa.float64() if column.kind == "number" else pa.int64())
+    except pa.ArrowInvalid:
+        raise ValueError(f"the column '{column.name}' is not always {column.kind}") from None
+    encoded: np.ndarray = numbers.to_numpy(zero_copy_only=False)
+    return encoded
+
+
+def encode_texts(name: str, values: pa.Array, width: int) -> np.ndarray:
+    """Texts as UTF-8, padded with zeros, (rows, width) uint8. Raises ValueError for longer ones."""
+    raw = values.cast(pa.binary())
+    if (pc.max(pc.binary_length(raw)).as_py() or 0) > width:
+        raise ValueError(f"the column '{name}' contains values longer than {width} bytes")
+    padded: np.ndarray = raw.to_numpy(zero_copy_only=False).astype(f"S{width}").view(np.uint8)
+    return padded.reshape(-1, width)
