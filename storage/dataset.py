@@ -1,5 +1,6 @@
 """Opening a dataset, or other arrays that share its rows, and refusing incomplete ones."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -50,8 +51,29 @@ class StoredArrays:
 
 
 @dataclass(frozen=True)
+class ColumnFacts:
+    """What a column of the source has become.
+
+    `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of them with commas between, or
+    "left out", and then `reason` says why. `kind`: "number", "category", "class", "text", "days" or "seconds" (since
+    1970). `distinct` is the number of values of categories and classes, 0 for the others.
+    """
+
+    name: str
+    role: str
+    kind: str = ""
+    dtype: str = ""
+    missing: int = 0
+    distinct: int = 0
+    minimum: float | None = None
+    mean: float | None = None
+    maximum: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Dataset(StoredArrays):
-    """A committed dataset: `x` and `id`, and `y` and `key` if the source has them."""
+    """A committed dataset: `x` and `id`, `y` and `key` if the source has them, and the columns beside the rows."""
 
     @cached_property
     def schema(self) -> Schema:
@@ -86,6 +108,42 @@ class Dataset(StoredArrays):
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
         }
+
+    def columns(self) -> tuple[ColumnFacts, ...]:
+        """What each column of the source has become: labels, the id, features, columns beside the rows, and those that
+        are left out. Features that are channels of a sample together, such as pixels, have its statistics."""
+        schema, found = self.schema, list[ColumnFacts]()
+        for number, name in enumerate(schema.labels):
+            kind = "class" if schema.classes else "number"
+            mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
+            found.append(ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=len(schema.classes), mean=mean))
+        if schema.key:
+            spec = self.spec("key")
+            found.append(ColumnFacts(schema.key, "id", "text" if spec.row_shape else "number", spec.dtype))
+        roles: dict[str, list[str]] = {}
+        for role, names in schema.roles.items():
+            for name in names:
+                roles.setdefault(name, []).append(role)
+        found += self._features(roles)
+        for column in schema.beside:
+            kind = "number" if column.kind == "integer" else column.kind
+            found.append(
+                ColumnFacts(column.name, ", ".join(roles.get(column.name, ["keep"])), kind, column.spec().dtype)
+            )
+        return (*found, *(ColumnFacts(name, "left out", reason=why) for name, why in schema.left_out.items()))
+
+    def _features(self, roles: Mapping[str, Sequence[str]]) -> Iterator[ColumnFacts]:
+        schema, statistics = self.schema, self.statistics
+        width = len(schema.features) // schema.sample_shape[0]
+        for position, name in enumerate(schema.features):
+            channel, role = position // width, ", ".join(("feature", *roles.get(name, ())))
+            missing = statistics.missing[channel]
+            if name in schema.categories:
+                distinct = len(schema.categories[name])
+                yield ColumnFacts(name, role, "category", schema.x_dtype, missing, distinct)
+                continue
+            values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
+            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, 0, *values)
 
     @property
     def stored_bytes(self) -> int:

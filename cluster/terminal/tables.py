@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -9,9 +10,16 @@ from rich.table import Table
 from .output import console
 
 if TYPE_CHECKING:
-    from ...storage.dataset import Dataset
+    from collections.abc import Sequence
+
+    from ...storage.dataset import ColumnFacts, Dataset
     from ...storage.fold_plan import FoldPlan
     from ..planning.job import JobEstimate
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a dataset contains, with all of its columns."""
+    return {**dataset.facts(), "columns": [asdict(column) for column in dataset.columns()]}
 
 
 def show_dataset(dataset: Dataset) -> None:
@@ -39,6 +47,48 @@ def show_dataset(dataset: Dataset) -> None:
     if plans := (dataset.place / PLANS).names():
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)
+    if schema.features:
+        show_columns(dataset.columns())
+
+
+MOST_COLUMNS = 30  # in a table on the console
+
+
+def show_columns(columns: Sequence[ColumnFacts]) -> None:
+    """Print what each column has become; of a long table its first rows, and those that are no plain features."""
+    special = [column for column in columns if column.role != "feature"]
+    features = [column for column in columns if column.role == "feature"]
+    shown = features[: max(5, MOST_COLUMNS - len(special))] if len(columns) > MOST_COLUMNS else features
+    table = Table("column", "role", "kind", "dtype", *NUMERIC, box=None)
+    for heading in table.columns[-len(NUMERIC) :]:
+        heading.justify = "right"
+    for column in (*special, *shown):
+        table.add_row(*column_cells(column))
+    console.print(table)
+    if more := len(features) - len(shown):
+        console.print(f"and {more:,} more features; foldstream --json info lists all", highlight=False)
+    for column in columns:
+        if column.reason:
+            console.print(
+                f"left out: {column.name}, {column.reason}; --category '{column.name}' keeps it", highlight=False
+            )
+
+
+NUMERIC = ("missing", "distinct", "min", "mean", "max")
+
+
+def column_cells(column: ColumnFacts) -> list[str]:
+    """The cells of a column's row."""
+    values = (column.minimum, column.mean, column.maximum)
+    numbers = [f"{column.missing:,}" if column.dtype else "", f"{column.distinct:,}" if column.distinct else ""]
+    numbers += ["" if value is None else f"{value:,.6g}" for value in values]
+    if column.kind in ("days", "seconds"):
+        import numpy as np  # here, because --help waits for this module
+
+        unit = "D" if column.kind == "days" else "s"
+        numbers[2:] = ["" if value is None else str(np.datetime64(int(value), unit)) for value in values]
+    kind = {"days": "date", "seconds": "time"}.get(column.kind, column.kind)
+    return [column.name, column.role, kind, column.dtype, *numbers]
 
 
 def show_plan(plan: FoldPlan) -> None:

@@ -26,7 +26,9 @@ def test_for_programs_each_line_is_json(digits_csv: Path, tmp_path: Path) -> Non
     *told, last = map(json.loads, done.stdout.splitlines())
     of_conversion = [one for one in told if one.get("stage") == "convert"]
     assert (of_conversion[0]["done"], of_conversion[-1]["done"]) == (0, 1200)
-    assert last["result"] == fs.open(tmp_path / "out.zarr").facts()
+    dataset = fs.open(tmp_path / "out.zarr")
+    assert dataset.facts().items() <= last["result"].items()
+    assert len(last["result"]["columns"]) == len(dataset.columns()) == 785
     shown = subprocess.run([*COMMAND, "--json", "info", str(tmp_path / "out.zarr")], capture_output=True, text=True)
     assert json.loads(shown.stdout) == last
 
