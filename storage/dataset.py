@@ -56,15 +56,15 @@ class ColumnFacts:
 
     `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of them with commas between, or
     "left out", and then `reason` says why. `kind`: "number", "category", "class", "text", "days" or "seconds" (since
-    1970). `distinct` is the number of values of categories and classes, 0 for the others.
+    1970). `missing` is counted of features, `distinct` of categories and classes.
     """
 
     name: str
     role: str
     kind: str = ""
     dtype: str = ""
-    missing: int = 0
-    distinct: int = 0
+    missing: int | None = None
+    distinct: int | None = None
     minimum: float | None = None
     mean: float | None = None
     maximum: float | None = None
@@ -116,7 +116,9 @@ class Dataset(StoredArrays):
         for number, name in enumerate(schema.labels):
             kind = "class" if schema.classes else "number"
             mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
-            found.append(ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=len(schema.classes), mean=mean))
+            found.append(
+                ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=len(schema.classes) or None, mean=mean)
+            )
         if schema.key:
             spec = self.spec("key")
             found.append(ColumnFacts(schema.key, "id", "text" if spec.row_shape else "number", spec.dtype))
@@ -127,9 +129,8 @@ class Dataset(StoredArrays):
         found += self._features(roles)
         for column in schema.beside:
             kind = "number" if column.kind == "integer" else column.kind
-            found.append(
-                ColumnFacts(column.name, ", ".join(roles.get(column.name, ["keep"])), kind, column.spec().dtype)
-            )
+            role = ", ".join(roles.get(column.name, ["keep"]))
+            found.append(ColumnFacts(column.name, role, kind, column.spec().dtype))
         return (*found, *(ColumnFacts(name, "left out", reason=why) for name, why in schema.left_out.items()))
 
     def _features(self, roles: Mapping[str, Sequence[str]]) -> Iterator[ColumnFacts]:
@@ -143,7 +144,7 @@ class Dataset(StoredArrays):
                 yield ColumnFacts(name, role, "category", schema.x_dtype, missing, distinct)
                 continue
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
-            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, 0, *values)
+            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, None, *values)
 
     @property
     def stored_bytes(self) -> int:

@@ -80,13 +80,15 @@ NUMERIC = ("missing", "distinct", "min", "mean", "max")
 def column_cells(column: ColumnFacts) -> list[str]:
     """The cells of a column's row."""
     values = (column.minimum, column.mean, column.maximum)
-    numbers = [f"{column.missing:,}" if column.dtype else "", f"{column.distinct:,}" if column.distinct else ""]
-    numbers += ["" if value is None else f"{value:,.6g}" for value in values]
+    numbers = ["" if count is None else f"{count:,}" for count in (column.missing, column.distinct)]
+    numbers += [
+        "" if value is None else f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.5g}" for value in values
+    ]
     if column.kind in ("days", "seconds"):
         import numpy as np  # here, because --help waits for this module
 
-        unit = "D" if column.kind == "days" else "s"
-        numbers[2:] = ["" if value is None else str(np.datetime64(int(value), unit)) for value in values]
+        unit = "datetime64[D]" if column.kind == "days" else "datetime64[s]"
+        numbers[2:] = ["" if value is None else str(np.array(int(value)).astype(unit)) for value in values]
     kind = {"days": "date", "seconds": "time"}.get(column.kind, column.kind)
     return [column.name, column.role, kind, column.dtype, *numbers]
 

@@ -60,8 +60,6 @@ def convert(
             if not create_json(root / WORK / SPEC, spec.to_json()):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to end")
         spec = _write(spec, request, root, executor, progress)
-        for name, reason in spec.schema.left_out.items():
-            progress("left out", 1, 1, f"the column '{name}': {reason}; --category '{name}' keeps it")
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
     return open_dataset(root)
