@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from ...storage.errors import UsageError, did_you_mean
+from ...storage.errors import UsageError, suggest
 from ...storage.format import Schema, Statistics
 
 Option = TypeVar("Option")
@@ -216,7 +216,8 @@ def scale_channels(
     for column, how in sorted(map(parse_scaling, normalize), key=lambda entry: entry[0] is not None):
         if column is not None and column not in names:
             raise UsageError(
-                f"--normalize {column}=…: the dataset has no feature '{column}'. {did_you_mean(column, names)}"
+                f"--normalize {column}=…: the dataset has no feature '{column}'{suggest(column, names)}; name one of "
+                "its features"
             )
         chosen = np.array([column is None or name == column for name in names])
         new_center, new_factor = _scaled(how, schema, statistics)
