@@ -90,7 +90,10 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
     small = min(fewest, SMALL_BLOCK_BYTES // row_bytes)
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, max(rows // MINIMUM_BLOCKS, small)))
     blocks = math.ceil(rows / block_rows)
-    shard_blocks = min(math.ceil(SHARD_BYTES / (block_rows * row_bytes)), math.ceil(blocks / MINIMUM_SHARDS))
+    most = math.ceil(blocks / MINIMUM_SHARDS)
+    if math.ceil(blocks / most) < MINIMUM_SHARDS:  # of a few blocks
+        most = max(1, blocks // MINIMUM_SHARDS)
+    shard_blocks = min(math.ceil(SHARD_BYTES / (block_rows * row_bytes)), most)
     return Layout(rows, block_rows, shard_blocks)
 
 

@@ -14,7 +14,7 @@ def part_path(folder: Place, shard: int) -> Place:
 
 
 def write_part(folder: Place, shard: int, ids: np.ndarray, predictions: np.ndarray) -> None:
-    """Store predictions (rows, outputs) float32 for the rows `ids` (rows,) int64, all of one shard."""
+    """Store predictions (rows, outputs) for the rows `ids` (rows,) int64, all of one shard."""
     part_path(folder, shard).write(safetensors.numpy.save({"id": ids, "prediction": predictions}))
 
 

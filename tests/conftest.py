@@ -12,7 +12,9 @@ from foldstream.cluster.dask.local import dask_cluster
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.storage import format as storage_format
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.format import SMALL_BLOCK_BYTES
 from foldstream.storage.tasks import SerialExecutor
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
@@ -52,6 +54,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if left_out := config.stash.get(LEFT_OUT, []):
         terminalreporter.section("long tests left out")
         terminalreporter.write_line("\n".join([*left_out, "All tests: make test-all"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_blocks() -> Iterator[None]:
+    """Small data are converted to as many blocks as large data have, so that tests see windows, lanes and blocks at
+    work. A test of what users get turns this off by `usual_blocks`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage_format, "SMALL_BLOCK_BYTES", 0)
+        yield
+
+
+@pytest.fixture
+def usual_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks as users get them."""
+    monkeypatch.setattr(storage_format, "SMALL_BLOCK_BYTES", SMALL_BLOCK_BYTES)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,8 @@ from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_ro
 from .stream.order import Mixing, lane_count
 from .stream.rows import RowStream
 from .stream.single import TrainStream
-from .zoo.inputs import parse_fill, parse_option, parse_scaling, plan_inputs
+from .zoo.inputs import plan_inputs
+from .zoo.strategies import parse_fill, parse_option, parse_scaling
 
 
 def stream(

@@ -207,4 +207,4 @@ def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
     if schema.classes:
         names = [schema.classes[code] for code in predictions.argmax(axis=1)]
         return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]
-    return [list(values) for values in predictions.T]
+    return [[f"{value:.12g}" for value in values] for values in predictions.T]

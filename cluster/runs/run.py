@@ -26,7 +26,7 @@ from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, lo
 from ...training.splits.fitted import fit_plan
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
-from ...training.zoo.inputs import parse_fill
+from ...training.zoo.strategies import parse_fill
 from .durable_schedule import DurableSchedule
 from .schedule import Resources, TrainingUnit
 from .status import FoldRecord

@@ -79,7 +79,7 @@ def merge_predictions(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Merge the parts of some models, each of which predicted its held-out rows of a plan, into arrays at `root`:
-    `prediction` (N, outputs) float32, the mean over the models of a row, and `count` (N,) uint8, their number.
+    `prediction` (N, outputs), the mean over the models of a row, and `count` (N,) uint8, their number.
 
     Returns the report: rows, scores with intervals, those of each model, confusion and calibration, the worst rows.
     Raises RunError unless each model has predicted each of its rows once, and no others. An existing result is opened.
@@ -117,8 +117,10 @@ def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard
 
 
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
-    """The arrays of merged predictions: rows that no model predicted have NaN and a count of 0."""
-    return ArraySpec("prediction", "float32", (schema.outputs,)), ArraySpec("count", "uint8")
+    """The arrays of merged predictions, probabilities in float32 or values in float64: rows that no model predicted
+    have NaN and a count of 0."""
+    dtype = "float32" if schema.classes else "float64"
+    return ArraySpec("prediction", dtype, (schema.outputs,)), ArraySpec("count", "uint8")
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
@@ -139,7 +141,7 @@ def merge_shard(task: MergeTask) -> MergedShard:
         count[rows - start] += 1
         totals.append(ScoreTotals.of(row_scores(schema, values, truth["y"][rows - start]), rows))
     covered = np.flatnonzero(count)
-    prediction = np.full(total.shape, np.nan, np.float32)
+    prediction = np.full(total.shape, np.nan, specs[0].dtype)
     prediction[covered] = total[covered] / count[covered, None]
     written = write_shard(locate(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
     covering = {name: column[covered] for name, column in truth.items()}

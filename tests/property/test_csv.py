@@ -71,7 +71,7 @@ def read_cut(path: Path, options: CsvOptions, texts: list[str], size: int) -> Ro
     """All rows of a file cut into ranges of `size` bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_cut, "PIECE_BYTES", size)
-        return read_rows(path, options, texts)
+        return read_rows(path, options, texts, required=True)
 
 
 @settings(max_examples=500, deadline=None)

@@ -139,7 +139,7 @@ def test_errors_name_their_location_and_leave_nothing_behind(
 ) -> None:
     path, out = write_csv(text), tmp_path / "out.zarr"
     with pytest.raises(SourceError) as caught:
-        convert_file(path, out, label="label")
+        convert_file(path, out, label="label", missing="error")
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert not out.exists()

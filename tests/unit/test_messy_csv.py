@@ -173,13 +173,15 @@ def cut_file(path: Path, options: CsvOptions) -> tuple[CsvTable, Sequence[Piece]
     return table, resolve_cuts(table, [cut for task in cut_tasks(table) for cut in cut_ranges(task)])
 
 
-def read_rows(path: Path, options: CsvOptions, texts: Sequence[str] = (), dtype: str = "float64") -> Rows:
-    """All rows of a file, without writing a dataset; some at a time."""
+def read_rows(
+    path: Path, options: CsvOptions, texts: Sequence[str] = (), dtype: str = "float64", required: bool = False
+) -> Rows:
+    """All rows of a file, without writing a dataset; some at a time. With `required`, no number may be missing."""
     table, pieces = cut_file(path, options)
     features = tuple(name for name in table.header if name not in texts)
     values, found = [np.zeros((0, len(features)), dtype)], Rows(np.zeros(0), [[] for _ in texts], [])
     for piece in pieces:
-        reader = RowReader(table, piece, Columns(features, tuple(texts)), Numbers(dtype))
+        reader = RowReader(table, piece, Columns(features, tuple(texts)), Numbers(dtype), required)
         rows = 0
         while not reader.ended:
             x = np.empty((max(3, piece.rows // 4), len(features)), dtype)

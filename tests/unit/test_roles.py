@@ -143,6 +143,7 @@ def test_labels_written_as_decimals_are_classes(write_csv: WriteCsv, tmp_path: P
     assert plain.schema.task == "regression"
 
 
+@pytest.mark.usefixtures("usual_blocks")
 def test_small_tables_have_blocks_of_some_rows(write_csv: WriteCsv, tmp_path: Path) -> None:
     text = "a,label\n" + "".join(f"{i},{i % 2}\n" for i in range(1000))
     layout = convert_file(write_csv(text), tmp_path / "out", "label").layout

@@ -8,26 +8,32 @@ from torch.nn import functional
 
 
 def combine(predictions: Tensor, kind: str, losses: Sequence[float], classes: bool) -> Tensor:
-    """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs) float32.
+    """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
-    With `classes`, predictions are probabilities. The kinds:
+    With `classes`, predictions are probabilities, and the result is float32; otherwise values, in float64. The kinds:
 
     - mean, and refit, which has one model: the mean.
     - median: the median; probabilities are rescaled to sum to 1.
     - vote: for each class, the fraction of models that find it the most probable. The mean probability breaks ties.
     - weighted: the mean weighted by the inverse of each model's held-out loss, `losses` (models,).
     """
-    exact = predictions.double()
+    exact = _combined(predictions.double(), kind, losses, classes)
+    return exact.float() if classes else exact
+
+
+def _combined(exact: Tensor, kind: str, losses: Sequence[float], classes: bool) -> Tensor:
     match kind:
         case "mean" | "refit":
-            return exact.mean(dim=0).float()
+            return exact.mean(dim=0)
         case "median":
             middle = exact.quantile(0.5, dim=0)
-            return (middle / middle.sum(dim=1, keepdim=True) if classes else middle).float()
+            return middle / middle.sum(dim=1, keepdim=True) if classes else middle
         case "vote":
             votes = functional.one_hot(exact.argmax(dim=2), exact.shape[2]).double().mean(dim=0)
             # The mean counts for less than half a vote, so it only breaks ties.
-            return ((votes + exact.mean(dim=0) / (2 * len(exact))) / (1 + 1 / (2 * len(exact)))).float()
+            mixed: Tensor = (votes + exact.mean(dim=0) / (2 * len(exact))) / (1 + 1 / (2 * len(exact)))
+            return mixed
         case _:
             weights = 1 / torch.tensor(losses, dtype=torch.float64).clamp_min(1e-12)
-            return torch.einsum("m,mro->ro", weights / weights.sum(), exact).float()
+            weighted: Tensor = torch.einsum("m,mro->ro", weights / weights.sum(), exact)
+            return weighted

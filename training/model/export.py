@@ -26,7 +26,7 @@ EXAMPLE_ROWS = 2  # models are traced with so many rows; any number gives the sa
 
 
 class UnscaleTargets(nn.Module):
-    """Converts outputs for standardized regression targets to the targets' own units, (rows, labels) float32."""
+    """Converts outputs for standardized regression targets to the targets' own units, (rows, labels) float64."""
 
     mean: Tensor
     std: Tensor
@@ -37,7 +37,7 @@ class UnscaleTargets(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, outputs: Tensor) -> Tensor:
-        return (outputs.double() * self.std + self.mean).float()
+        return outputs.double() * self.std + self.mean
 
 
 def load_models(run: Location) -> list[nn.Module]:
@@ -51,8 +51,8 @@ def load_models(run: Location) -> list[nn.Module]:
 
     Returns:
         A module per fold, in order, on the CPU and in evaluation mode. Each takes rows as the dataset stores them,
-        (rows, *sample_shape), and returns float32: for classification logits, (rows, classes), of which `predict`
-        averages the softmax over the folds; for a regression values in the targets' own units, (rows, labels).
+        (rows, *sample_shape). For a classification it returns logits, (rows, classes) float32, of which `predict`
+        averages the softmax over the folds; for a regression values in the targets' own units, (rows, labels) float64.
 
     Raises:
         UsageError: Some folds are not fully trained.

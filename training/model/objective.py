@@ -94,10 +94,11 @@ class Objective(nn.Module):
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Probabilities (rows, classes), or values in the targets' own units (rows, labels), float32."""
+        """Probabilities (rows, classes) float32, or values in the targets' own units (rows, labels) float64: near
+        1.7e9, float32 would round them to multiples of 128."""
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
-        return (outputs.double() * self.spread + self.center).float()
+        return outputs.double() * self.spread + self.center
 
 
 def make_inputs(job: RunJob, statistics: Statistics) -> Inputs:

@@ -34,7 +34,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Predict stored rows: probabilities (rows, classes) or values (rows, labels), float32 on the CPU."""
+        """Predict stored rows: probabilities (rows, classes) float32, or values (rows, labels) float64, on the CPU."""
         self.model.eval()
         with autocast(self.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x.to(self.device, non_blocking=True)))
@@ -74,7 +74,7 @@ def predict_rows(
     """Predict every row of a dataset, in order, with an ensemble of all folds, in one pass over the data.
 
     Yields batches of rows as a dictionary of their arrays (`x`, `id` and, if the dataset has one, `key`), and their
-    predictions, (rows, outputs) float32.
+    predictions, (rows, outputs): probabilities in float32, or values in float64.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = len(open_plan(run.folds).models)

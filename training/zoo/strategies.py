@@ -1,0 +1,70 @@
+"""What users write of scaling and of missing values, as values. This module loads nothing: `--help` waits for it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from ...storage.errors import UsageError
+
+Option = TypeVar("Option")
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What stands for a missing number: the "mean", the "median" or a number; `marked`: and an input that marks it."""
+
+    value: Literal["mean", "median"] | float
+    marked: bool
+
+
+def parse_fill(text: str) -> Fill:
+    """`mean`, `median` or `constant=0`, alone or after `indicator+`; `indicator` alone is with the mean.
+
+    Raises ValueError.
+    """
+    first, plus, rest = text.partition("+")
+    marked = first == "indicator"
+    value = rest if marked and plus else "mean" if marked else text
+    if value in ("mean", "median"):
+        return Fill("mean" if value == "mean" else "median", marked)
+    name, _, number = value.partition("=")
+    try:
+        constant = float(number)
+    except ValueError:
+        constant = math.nan
+    if name != "constant" or not math.isfinite(constant):
+        raise ValueError("must be mean, median or constant=NUMBER, also as indicator+mean, or indicator")
+    return Fill(constant, marked)
+
+
+def parse_option(name: str, parse: Callable[[str], Option], text: str) -> Option:
+    """What a text that an argument of that name gives is parsed to. Raises UsageError."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{name} {text!r}: {error}") from None
+
+
+Scaling = str | tuple[tuple[float, ...], tuple[float, ...]]
+"""`standard`, `minmax`, `none` or `imagenet`; or means and scales, one for each channel or one for all."""
+
+
+def parse_scaling(text: str) -> tuple[str | None, Scaling]:
+    """`standard`, `age=minmax`, `imagenet`, `0.5:0.25` or `age=40:12` as the column, if one is named, and its scaling.
+
+    Raises ValueError.
+    """
+    column, equals, how = text.rpartition("=")
+    if how in ("standard", "minmax", "none", "imagenet"):
+        return column if equals else None, how
+    try:
+        means, scales = (tuple(map(float, part.split(","))) for part in how.split(":"))
+    except ValueError:
+        raise ValueError(
+            "must be standard, minmax, none, imagenet, or MEAN:SCALE such as 0.5:0.25, for all columns or as "
+            "COLUMN=minmax for one"
+        ) from None
+    if len(means) != len(scales) or not all(map(math.isfinite, (*means, *scales))) or 0 in scales:
+        raise ValueError("needs as many means as scales, which are finite, and no scale of 0")
+    return column if equals else None, (means, scales)
