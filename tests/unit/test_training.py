@@ -18,6 +18,7 @@ from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.optimizer import check_optimizer
+from foldstream.training.model.weights import load_weights
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
 from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.splits.split import Split
@@ -236,6 +237,40 @@ def test_two_ranks_and_one_give_the_same_folds_from_one_pass_and_one_by_one(
     assert fold_bytes(runs["fused"]) == fold_bytes(runs["one by one"])
     epochs = [len(read_result(runs["fused"].fold(fold))["history"]) for fold in range(3)]
     assert ("patience" not in settings) or len(set(epochs)) > 1, "no fold stopped before the others"
+
+
+BUFFERS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, sample_shape, outputs):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.Linear(16, outputs))
+        self.register_buffer("table", torch.arange(251, dtype=torch.uint8))
+        self.register_buffer("mask", torch.arange(37) % 3 == 0)
+        self.register_buffer("large", torch.tensor([2**62 + 1, -5]))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int32))
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+        return self.layer(x)
+"""
+
+
+def test_buffers_that_are_no_statistics_come_through_workers_as_they_are(digits: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(BUFFERS)
+    job, alone = make_job(digits, tmp_path / "alone", model=f"{tmp_path / 'own.py'}:Net", shares=2)
+    _, together = make_job(digits, tmp_path / "together", model=f"{tmp_path / 'own.py'}:Net", shares=2)
+    FoldTrainer(folds_of(job, alone, range(3)), Process()).train()
+    train_on_two_ranks(together, "0 1 2", tmp_path / "meet")
+    assert fold_bytes(together) == fold_bytes(alone)
+    weights = load_weights(together.fold(0).weights)
+    assert weights["table"].tolist() == list(range(251))
+    assert weights["mask"].tolist() == [number % 3 == 0 for number in range(37)]
+    assert weights["large"].tolist() == [2**62 + 1, -5]
+    assert weights["steps"].item() == 2 * (800 // 64)
 
 
 @pytest.mark.parametrize(("workers", "lanes"), [(1, 8), (2, 8), (3, 24), (8, 8), (12, 24), (64, 64)])

@@ -1,0 +1,122 @@
+"""Tables as people have them, trained with the default model: constants, times, categories, targets far from zero."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foldstream as fs
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from foldstream.cluster.api.predict import write_oof
+from foldstream.storage.reader import BlockReader
+from torch import nn
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """A function that converts a table and trains on it, and returns the summary."""
+
+    def convert_and_train(table: pd.DataFrame, convert: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+        table.to_csv(tmp_path / "table.csv", index=False)
+        fs.convert_csv(tmp_path / "table.csv", tmp_path / "data.zarr", label="y", **(convert or {}))
+        usual = {"model": "mlp", "epochs": 5, "batch_size": 32, "folds": 3}
+        return fs.train(tmp_path / "data.zarr", tmp_path / "run", **{**usual, **options})
+
+    return convert_and_train
+
+
+def test_an_untrained_model_in_time_predicts_the_mean_of_its_past(train: Train, tmp_path: Path) -> None:
+    rows = np.arange(400)
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def zeros(sample_shape, outputs):\n"
+        "    layer = nn.Linear(sample_shape[0], outputs)\n"
+        "    nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)\n"
+        "    return layer\n"
+    )
+    train(
+        pd.DataFrame({"day": rows, "a": rows % 7, "y": rows / 4}),
+        {"time": "day"},
+        model=f"{tmp_path / 'own.py'}:zeros",
+        order_column="day",
+        gap=10,
+        epochs=1,
+        settings={"lr": 1e-30, "weight_decay": 0},
+    )
+    write_oof(tmp_path / "run", tmp_path / "oof.csv")
+    oof = pd.read_csv(tmp_path / "oof.csv")
+    for predicted, held_out in oof.dropna().groupby("predicted_y"):
+        past = rows[rows < held_out["day"].min() - 10] / 4
+        assert predicted == pytest.approx(past.mean(), abs=0.1)
+
+
+def test_a_constant_column_moves_no_prediction(train: Train, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    table = pd.DataFrame({"a": draws.normal(size=300), "b": 14.62, "c": 0.1, "d": 1 / 3, "e": 1e9 + 0.1})
+    train(table.assign(y=table.a * 2))
+    new = table.head(50)
+    found = []
+    for rows in (new, new.assign(**{column: new[column] + 0.01 for column in "bcde"})):
+        rows.to_csv(tmp_path / "new.csv", index=False)
+        fs.predict(tmp_path / "run", tmp_path / "new.csv", tmp_path / "out.csv")
+        found.append(pd.read_csv(tmp_path / "out.csv")["Label"].to_numpy())
+    assert np.abs(found[0] - found[1]).max() < 1e-3
+
+
+def test_a_text_column_that_decides_the_class_is_learned(train: Train) -> None:
+    draws = np.random.default_rng(0)
+    city = draws.choice(["Ulm", "Bonn", "Kiel", "Jena", "Trier", "Hamm", "Gera", "Köln", "Marl", "Suhl"], 1000)
+    y = np.isin(city, ["Ulm", "Kiel", "Gera", "Suhl"])
+    table = pd.DataFrame({"city": city, "noise": draws.normal(size=1000), "y": np.where(y, "yes", "no")})
+    assert train(table, epochs=10)["out_of_fold"]["accuracy"] >= 0.99
+
+
+@pytest.mark.parametrize("iso", [False, True], ids=["numbers", "dates"])
+def test_seconds_within_a_minute_decide_the_class(iso: bool, train: Train) -> None:
+    draws = np.random.default_rng(0)
+    second = draws.integers(0, 60, 2000)
+    times = pd.to_datetime(1_700_000_000 // 60 * 60 + second, unit="s") if iso else 1_700_000_000 // 60 * 60 + second
+    table = pd.DataFrame({"when": times, "a": draws.normal(size=2000), "y": np.where(second < 30, "early", "late")})
+    assert train(table, epochs=20)["out_of_fold"]["accuracy"] >= 0.97
+
+
+@pytest.mark.parametrize("noise", [5.0, 1e4])
+def test_a_target_far_from_zero_is_learned_as_by_least_squares(noise: float, train: Train) -> None:
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(5000, 4))
+    y = 1.7e9 + 2 * noise * (x @ draws.normal(size=4)) + noise * draws.normal(size=5000)
+    table = pd.DataFrame(x, columns=list("abcd")).assign(y=y)
+    found = train(table, epochs=20, batch_size=64)["out_of_fold"]["rmse"]
+    inputs = np.c_[x, np.ones(len(x))]
+    coefficients = np.linalg.lstsq(inputs, y - 1.7e9, rcond=None)[0]
+    assert found <= 1.05 * np.sqrt(np.mean((inputs @ coefficients + 1.7e9 - y) ** 2))
+
+
+def test_missing_values_are_told_and_marked(train: Train, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    a = draws.normal(size=800)
+    table = pd.DataFrame({"a": np.where(draws.random(800) < 0.3, np.nan, a), "b": draws.normal(size=800)})
+    summary = train(table.assign(y=np.where(table.a.isna(), "gone", "there")), epochs=10)
+    assert summary["out_of_fold"]["accuracy"] >= 0.99
+    models = fs.load_models(tmp_path / "run")
+    data = fs.open(tmp_path / "data.zarr")
+    x = torch.from_numpy(BlockReader(data, ("x",)).read(range(2))["x"])
+    assert torch.isnan(x).any()
+    for model in models:
+        assert isinstance(model, nn.Sequential)
+        assert model[0](x).shape == (len(x), 3)
+        assert torch.isfinite(model(x)).all()
+
+
+def test_a_pass_for_folds_computed_as_one_takes_categories_and_missing_values(train: Train) -> None:
+    draws = np.random.default_rng(0)
+    table = pd.DataFrame({"city": draws.choice(list("ABCDEFGHIJ"), 600), "a": draws.normal(size=600)})
+    table.loc[draws.random(600) < 0.2, "a"] = np.nan
+    summary = train(
+        table.assign(y=np.where(table.city < "D", "yes", "no")), epochs=8, settings={"stack": True, "dropout": 0.0}
+    )
+    assert summary["out_of_fold"]["accuracy"] >= 0.99
