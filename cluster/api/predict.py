@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ...pipeline.csv.row_batch import ABSENT
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import ImageRequest
 from ...pipeline.predictions.oof_table import WRITERS, write_table
@@ -145,8 +144,6 @@ def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: S
     except RowError as error:
         convert = f"'foldstream convert csv FILE OUT.zarr --like {job.dataset}'"
         remedy = f"fix the row, or use {convert}, which has options for such rows, and predict OUT.zarr"
-        if error.reason == ABSENT:
-            remedy = "fill it in, or convert the training data with --missing mean and train again"
         raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
 
 

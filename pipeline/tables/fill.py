@@ -194,7 +194,8 @@ class ShardFiller:
                 remedy = "fix or remove the row"
                 if name not in self.schema.labels:
                     remedy = "fix the row, or give unknown values their own code with --unknown code"
-                raise reader.text_error(batch, row, name, f"'{value}' does not occur in the training data", remedy)
+                shown = f"'{value}' does not" if value else "a missing value does not"
+                raise reader.text_error(batch, row, name, f"{shown} occur in the training data", remedy)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
         return found
