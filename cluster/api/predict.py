@@ -11,13 +11,13 @@ import numpy as np
 
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import ImageRequest
-from ...pipeline.predictions.oof_table import WRITERS, write_table
+from ...pipeline.predictions.oof_table import WRITERS, name_of_rows, side_values, write_table
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
-from ...storage.format import MANIFEST, WORK, Schema, keys_of
+from ...storage.format import MANIFEST, WORK, Schema, SideColumn, keys_of
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
@@ -81,7 +81,8 @@ def predict_source(request: PredictRequest, session: Session) -> int:
         from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
 
         predicted = predict_rows(job, folder, dataset, request.ensemble)
-        return write_predictions(job.schema, predicted, dataset.rows, target, names, progress)
+        beside = [column for column in dataset.schema.beside if column.name == request.id]
+        return write_predictions(job.schema, predicted, dataset.rows, target, names, progress, *beside)
 
 
 def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:
@@ -118,11 +119,11 @@ def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, ses
     """The source if it is a dataset, otherwise its conversion, which lies beside the target as long as it is needed."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
+        dataset = open_dataset(place)
         if id:
-            raise UsageError(
-                f"--id names a column of a CSV file, but {source} is a dataset, which has its own identifiers"
-            )
-        yield open_dataset(place)
+            known = (name_of_rows(dataset.schema), *(column.name for column in dataset.schema.beside))
+            check_choice(f"{source}: --id", id, known)
+        yield dataset
         return
     scratch = target.new_folder_beside()
     try:
@@ -174,13 +175,16 @@ def write_predictions(
     target: Place,
     columns: Sequence[str],
     progress: Progress,
+    named: SideColumn | None = None,
 ) -> int:
-    """Write the predictions of all rows, as `predict_rows` yields them, to a CSV file, atomically. Returns the rows."""
+    """Write the predictions of all rows, as `predict_rows` yields them, to a CSV file, atomically. The rows are named
+    by a column beside them, or by their identifiers. Returns the rows."""
     done = 0
     with target.whole_file() as file:
         file.write(to_csv([columns]))
         for arrays, predictions in predicted:
-            file.write(to_csv(zip(row_names(arrays), *decide(schema, predictions), strict=True)))
+            names = side_values(named, arrays[named.array]).to_pylist() if named else row_names(arrays)
+            file.write(to_csv(zip(names, *decide(schema, predictions), strict=True)))
             done += len(predictions)
             progress("predict", done, rows, "rows")
     return done

@@ -36,7 +36,12 @@ def write_table(dataset: Dataset, predictions: StoredArrays, target: Place, prog
     return layout.rows
 
 
-def side_values(column: SideColumn, stored: np.ndarray) -> Any:
+def name_of_rows(schema: Schema) -> str:
+    """The heading of the rows' identifiers: that of the user's key, or what they are."""
+    return schema.key or ("path" if schema.image else "row")
+
+
+def side_values(column: SideColumn, stored: np.ndarray) -> pa.Array:
     """The values of a column beside the rows, in the types of a table."""
     if column.kind == "text":
         return pa.array([text or None for text in keys_of(stored)], pa.string())
@@ -49,8 +54,7 @@ def table_of(schema: Schema, truth: dict[str, np.ndarray], merged: dict[str, np.
     """A table of some rows: their name (the user's key, or the position in the source), labels, the number of models,
     and the prediction, which is empty if no model predicted the row."""
     prediction, count = merged["prediction"], merged["count"]
-    name = schema.key or ("path" if schema.image else "row")
-    columns: dict[str, Any] = {name: keys_of(truth["key"]) if "key" in truth else truth["id"]}
+    columns: dict[str, Any] = {name_of_rows(schema): keys_of(truth["key"]) if "key" in truth else truth["id"]}
     columns |= {column.name: side_values(column, truth[column.array]) for column in schema.beside}
     missing = count == 0
     if schema.classes:

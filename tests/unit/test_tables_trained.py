@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from foldstream.cluster.api.predict import write_oof
+from foldstream.storage.errors import UsageError
+from foldstream.storage.places.locate import locate
 from foldstream.storage.reader import BlockReader
+from foldstream.training.model.weights import load_weights
 from torch import nn
 
 Train = Callable[..., dict[str, Any]]
@@ -112,6 +115,35 @@ def test_missing_values_are_told_and_marked(train: Train, tmp_path: Path) -> Non
         assert torch.isfinite(model(x)).all()
 
 
+def test_folds_of_different_inputs_are_the_same_from_one_pass_and_one_by_one(train: Train, tmp_path: Path) -> None:
+    rows = np.arange(300)
+    table = pd.DataFrame({"day": rows, "a": np.where(rows % 10 == 3, np.nan, rows % 7), "b": rows % 5 / 2})
+    table["late"] = np.where(rows % 200 > 190, np.nan, rows % 3)  # missing in the training rows of the last fold only
+    table["city"] = np.array(list("ABC"))[rows % 3]
+    options: dict[str, Any] = {
+        "order_column": "day",
+        "missing": "indicator+median",
+        "normalize": ["minmax", "a=standard"],
+    }
+    train(table.assign(y=rows % 2), {"time": "day"}, fold_mode="fused", **options)
+    fs.train(
+        tmp_path / "data.zarr",
+        tmp_path / "runs",
+        model="mlp",
+        epochs=5,
+        batch_size=32,
+        folds=3,
+        fold_mode="runs",
+        **options,
+    )
+    widths = set()
+    for fold in range(3):
+        one, other = (tmp_path / run / "folds" / str(fold) / "model.safetensors" for run in ("run", "runs"))
+        assert one.read_bytes() == other.read_bytes()
+        widths.add(sum(size.numel() for size in load_weights(locate(one)).values()))
+    assert len(widths) == 2
+
+
 def test_a_pass_for_folds_computed_as_one_takes_categories_and_missing_values(train: Train) -> None:
     draws = np.random.default_rng(0)
     table = pd.DataFrame({"city": draws.choice(list("ABCDEFGHIJ"), 600), "a": draws.normal(size=600)})
@@ -120,3 +152,13 @@ def test_a_pass_for_folds_computed_as_one_takes_categories_and_missing_values(tr
         table.assign(y=np.where(table.city < "D", "yes", "no")), epochs=8, settings={"stack": True, "dropout": 0.0}
     )
     assert summary["out_of_fold"]["accuracy"] >= 0.99
+
+
+def test_predictions_are_named_by_any_column_beside_the_rows(train: Train, tmp_path: Path) -> None:
+    rows = np.arange(120)
+    table = pd.DataFrame({"id": rows, "visit": [f"v{row}" for row in rows], "a": rows % 7, "y": rows % 2})
+    train(table, {"id": "id", "keep": "visit"}, epochs=1)
+    fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visit")
+    assert pd.read_csv(tmp_path / "out.csv").iloc[:, 0].tolist() == table.visit.tolist()
+    with pytest.raises(UsageError, match=r"--id 'visits' is not valid"):
+        fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visits")
