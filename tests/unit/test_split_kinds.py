@@ -8,13 +8,14 @@ from foldstream.cluster.api.split import split_rows
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import FoldPlan
+from foldstream.training.splits.balance import distribute
 from foldstream.training.splits.choose import choose_split
-from foldstream.training.splits.grouped import MOST_BUCKETS, bucket_count, buckets_of, distribute
+from foldstream.training.splits.grouped import MOST_BUCKETS, assign_buckets, bucket_count, buckets_of
 from foldstream.training.splits.ordered import cut_time, sketch, value_at
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split, SplitOptions
 from foldstream.training.stream.filters import CodeFilter, held_out_rows, training_rows
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, PredefinedSplit, StratifiedGroupKFold, TimeSeriesSplit
 
@@ -192,6 +193,66 @@ def test_a_million_groups_are_dealt_evenly_in_bounded_memory() -> None:
     sizes = np.bincount(bins, weights=counts)
     assert sizes.max() - sizes.min() <= 2
     assert bucket_count(10_000) == 512
+
+
+def test_folds_are_of_one_size_where_each_group_has_one_class() -> None:
+    """Each of 8 classes has 6 groups of 15 rows: its shares of the folds are the same whichever two folds lack it."""
+    counts = np.zeros((48, 8), np.int64)
+    counts[np.arange(48), np.arange(48) // 6] = 15
+    bins = distribute(counts, np.full(8, 1 / 8), 0)
+    assert np.bincount(bins, weights=counts.sum(axis=1)).tolist() == [90] * 8
+    for code in range(8):
+        assert np.bincount(bins, weights=counts[:, code], minlength=8).max() == 15
+    np.testing.assert_array_equal(distribute(counts, np.full(8, 1 / 8), 0), bins)
+    assert not np.array_equal(distribute(counts, np.full(8, 1 / 8), 1), bins)
+
+
+def unevenness(counts: np.ndarray, bins: np.ndarray, folds: int) -> float:
+    """The standard deviation over the folds of their shares of a class, mean over classes, and of all rows."""
+    held = np.stack([counts[bins == fold].sum(axis=0) for fold in range(folds)])
+    assert held.sum(axis=1).all(), "a fold is empty"
+    of_classes, of_rows = held / np.maximum(held.sum(axis=0), 1), held.sum(axis=1) / held.sum()
+    return float(of_classes.std(axis=0).mean() + of_rows.std())
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 10_000), st.integers(2, 9), st.integers(1, 10), st.integers(0, 150), st.sampled_from([1.0, 0.7, 0.0])
+)
+def test_group_folds_are_about_as_even_as_scikit_learns(
+    seed: int, folds: int, classes: int, more: int, purity: float
+) -> None:
+    """Groups of equal or very different size, whose rows are all of one class, most of them, or of any class."""
+    draw = np.random.default_rng(seed)
+    many = folds + more
+    sizes = [np.full(many, 15), draw.integers(1, 40, many), np.minimum(draw.geometric(0.03, many), 400)][seed % 3]
+    groups = np.repeat(np.arange(many), sizes)
+    own = draw.integers(0, classes, many)[groups]
+    y = np.where(draw.random(len(groups)) < purity, own, draw.integers(0, classes, len(groups)))
+    assume(np.bincount(y).max() >= folds)
+    counts = np.zeros((many, classes), np.int64)
+    np.add.at(counts, (groups, y), 1)
+    theirs = np.zeros(many, np.int64)
+    splitter = StratifiedGroupKFold(folds) if classes > 1 else GroupKFold(folds)
+    for fold, (_, held_out) in enumerate(splitter.split(groups, y, groups)):
+        theirs[groups[held_out]] = fold
+    ours = distribute(counts, np.full(folds, 1 / folds), seed)
+    assert unevenness(counts, ours, folds) <= 1.15 * reference(counts, theirs, folds) + 2 / len(y)
+
+
+def reference(counts: np.ndarray, bins: np.ndarray, folds: int) -> float:
+    """The unevenness of scikit-learn's folds, of which some may be empty."""
+    return unevenness(counts, bins, folds) if len(np.unique(bins)) == folds else np.inf
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.05])
+def test_no_fold_is_empty_if_there_are_enough_groups(holdout: float) -> None:
+    """One group has nearly all rows, so that the others alone would go to a single fold."""
+    many = 5 + (holdout > 0)
+    counts = np.array([[10_000], *[[1]] * (many - 1)])
+    split = Split(kind="group", folds=5, holdout=holdout, column="patient")
+    assert np.unique(assign_buckets(counts, split)).tolist() == list(range(many))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """Folds that never split a group: groups are hashed into buckets, and each bucket is assigned to one fold.
 
-Only the counts of the buckets are held in memory, however many groups there are. The assignment is greedy: the largest
-buckets come first, and each goes to the fold that it brings closest to its share of every class. scikit-learn's
-GroupKFold and StratifiedGroupKFold do the same with groups. Graham (1969) bounds the imbalance that results.
+Only the counts of the buckets are held in memory, however many groups there are; `balance.py` makes the folds even.
 """
 
 import numpy as np
 
 from ...storage.random import hash64
-from ..seeding import permutation
+from .balance import distribute
 from .folds import HOLDOUT_KEY, repeat_seed
 from .split import Split
 
@@ -50,27 +48,9 @@ def assign_buckets(counts: np.ndarray, split: Split, repeat: int = 0) -> np.ndar
     codes = np.full(len(counts), split.folds, np.uint8)
     remaining = np.ones(len(counts), bool)
     if split.holdout:
-        remaining = distribute(counts, np.array([split.holdout, 1 - split.holdout]), HOLDOUT_KEY, split.seed) == 1
+        shares, least = np.array([split.holdout, 1 - split.holdout]), (1, split.folds)
+        remaining = distribute(counts, shares, HOLDOUT_KEY, split.seed, least=least) == 1
     left = np.where(remaining[:, None], counts, 0)
     assigned = distribute(left, np.full(split.folds, 1 / split.folds), repeat_seed(split, repeat))
     codes[remaining] = assigned[remaining]
     return codes
-
-
-def distribute(counts: np.ndarray, shares: np.ndarray, *seeds: int) -> np.ndarray:
-    """Distribute buckets among bins that should get `shares`, (bins,), of every class. Returns (buckets,) uint8.
-
-    `counts` are the rows of each bucket in each class, (buckets, classes). Buckets are taken by size, largest first,
-    and in random order among those of about the same size. Each goes to the bin where the
-    squared distance from the shares, summed over classes, grows least. Empty buckets go to the first bin.
-    """
-    sizes = counts.sum(axis=1)
-    order = permutation(len(counts), *seeds)
-    order = order[np.argsort(-np.frexp(sizes[order])[1], kind="stable")]  # by powers of two
-    parts = counts / np.maximum(counts.sum(axis=0), 1)
-    missing, bins = np.repeat(shares[:, None], counts.shape[1], axis=1), np.zeros(len(counts), np.uint8)
-    for bucket in order[sizes[order] > 0]:
-        chosen = int((missing @ parts[bucket]).argmax())  # the squared distance grows by part · (part - 2 missing)
-        missing[chosen] -= parts[bucket]
-        bins[bucket] = chosen
-    return bins
