@@ -15,7 +15,7 @@ from foldstream.training.splits.ordered import cut_time, sketch, value_at
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split, SplitOptions
 from foldstream.training.stream.filters import CodeFilter, held_out_rows, training_rows
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, PredefinedSplit, StratifiedGroupKFold, TimeSeriesSplit
 
@@ -216,21 +216,16 @@ def unevenness(counts: np.ndarray, bins: np.ndarray, folds: int) -> float:
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
-@settings(max_examples=100, deadline=None)
-@given(
-    st.integers(0, 10_000), st.integers(2, 9), st.integers(1, 10), st.integers(0, 150), st.sampled_from([1.0, 0.7, 0.0])
-)
-def test_group_folds_are_about_as_even_as_scikit_learns(
-    seed: int, folds: int, classes: int, more: int, purity: float
-) -> None:
+@pytest.mark.parametrize("seed", range(30))
+def test_group_folds_are_about_as_even_as_scikit_learns(seed: int) -> None:
     """Groups of equal or very different size, whose rows are all of one class, most of them, or of any class."""
     draw = np.random.default_rng(seed)
-    many = folds + more
+    folds, classes, purity = draw.integers(2, 10), draw.integers(1, 11), draw.choice([1.0, 0.7, 0.0])
+    many = folds + draw.integers(0, 150)
     sizes = [np.full(many, 15), draw.integers(1, 40, many), np.minimum(draw.geometric(0.03, many), 400)][seed % 3]
     groups = np.repeat(np.arange(many), sizes)
     own = draw.integers(0, classes, many)[groups]
     y = np.where(draw.random(len(groups)) < purity, own, draw.integers(0, classes, len(groups)))
-    assume(np.bincount(y).max() >= folds)
     counts = np.zeros((many, classes), np.int64)
     np.add.at(counts, (groups, y), 1)
     theirs = np.zeros(many, np.int64)
@@ -238,7 +233,7 @@ def test_group_folds_are_about_as_even_as_scikit_learns(
     for fold, (_, held_out) in enumerate(splitter.split(groups, y, groups)):
         theirs[groups[held_out]] = fold
     ours = distribute(counts, np.full(folds, 1 / folds), seed)
-    assert unevenness(counts, ours, folds) <= 1.15 * reference(counts, theirs, folds) + 2 / len(y)
+    assert unevenness(counts, ours, folds) <= 1.1 * reference(counts, theirs, folds) + 2 / len(y)
 
 
 def reference(counts: np.ndarray, bins: np.ndarray, folds: int) -> float:

@@ -1,6 +1,6 @@
 """Distributing buckets of rows among folds so that the folds are even, in size and in each class.
 
-The buckets are assigned one by one, the largest first, each to the fold that lacks most of what it brings; then buckets
+The buckets are assigned one by one, the largest first, each to the fold that lacks most of what it brings; then they
 move or change places as long as that makes the folds more even. The first part is what scikit-learn's GroupKFold and
 StratifiedGroupKFold do with groups (Graham 1969 bounds the imbalance that results); the second is a local search in the
 manner of Kernighan and Lin (1970).
@@ -12,8 +12,9 @@ import numpy as np
 
 from ..seeding import permutation
 
+TRIES = 4  # of which the best counts, for few buckets
 ROUNDS = 8  # of moves of every bucket, at most
-FEW = 256  # buckets among which pairs change places: their number squared is searched
+FEW = 256  # buckets that are tried several times, and among which pairs change places: all pairs are searched
 TIE = 12  # decimals of a comparison: what differs less is a tie, whatever the rounding of a machine
 
 
@@ -21,23 +22,18 @@ def distribute(counts: np.ndarray, shares: np.ndarray, *seeds: int, least: Seque
     """Distribute buckets among bins that should get `shares`, (bins,), of all rows and of every class.
 
     `counts` are the rows of each bucket in each class, (buckets, classes). Returns the bin of each bucket, (buckets,)
-    uint8, which minimizes the squared distances from the shares, summed over bins and classes, with all rows together
-    as one more class that counts as much as all others. Each bin gets at least `least` of the buckets with rows, by
-    default one, if there are enough. Buckets of about the same size are taken in random order by `seeds`. Empty
-    buckets go to the first bin.
+    uint8, such that the squared distances from the shares are small, summed over bins and classes, where all rows
+    together are one more class that counts as much as all others. Each bin gets at least `least` of the buckets with
+    rows, by default one, if there are enough. Empty buckets go to the first bin. Another seed gives another result.
     """
-    sizes = counts.sum(axis=1)
-    order = permutation(len(counts), *seeds)
-    order = order[np.argsort(-np.frexp(sizes[order])[1], kind="stable")]  # by powers of two
-    order = order[sizes[order] > 0]
-    parts = weighted_parts(counts[order])
-    missing = np.outer(shares, parts.sum(axis=0))
-    bins = place(parts, missing)
-    improve(parts, missing, bins)
-    fill(bins, sizes[order], least or [1] * len(shares))
-    found = np.zeros(len(counts), np.uint8)
-    found[order] = bins
-    return found
+    sizes, bins = counts.sum(axis=1), np.zeros(len(counts), np.uint8)
+    filled = np.flatnonzero(sizes)
+    parts, tries = weighted_parts(counts[filled]), TRIES if len(filled) <= FEW else 1
+    found = [attempt(parts, sizes[filled], shares, *seeds, number) for number in range(tries)]
+    chosen = min(found, key=lambda one: one[0])[1]
+    fill(chosen, sizes[filled], least or [1] * len(shares))
+    bins[filled] = chosen
+    return bins
 
 
 def weighted_parts(counts: np.ndarray) -> np.ndarray:
@@ -46,6 +42,17 @@ def weighted_parts(counts: np.ndarray) -> np.ndarray:
     totals, sizes = counts.sum(axis=0), counts.sum(axis=1, keepdims=True)
     weight = np.sqrt(np.count_nonzero(totals))  # distances are squared
     return np.hstack([counts / np.maximum(totals, 1), weight * sizes / max(1, totals.sum())])
+
+
+def attempt(parts: np.ndarray, sizes: np.ndarray, shares: np.ndarray, *seeds: int) -> tuple[float, np.ndarray]:
+    """Distribute buckets with `parts`, (buckets, classes), and `sizes`, (buckets,), once. Those of about the same size
+    are taken in random order. Returns the squared distance from the shares, and the bins, (buckets,) int64."""
+    order = permutation(len(parts), *seeds)
+    order = order[np.argsort(-np.frexp(sizes[order])[1], kind="stable")]  # by powers of two
+    missing, bins = np.outer(shares, parts.sum(axis=0)), np.zeros(len(parts), np.int64)
+    bins[order] = place(parts[order], missing)
+    improve(parts, missing, bins)
+    return round(float(np.square(missing).sum()), TIE), bins
 
 
 def place(parts: np.ndarray, missing: np.ndarray) -> np.ndarray:
