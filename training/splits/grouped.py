@@ -3,8 +3,11 @@
 Only the counts of the buckets are held in memory, however many groups there are; `balance.py` makes the folds even.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ...storage.fold_plan import among
 from ...storage.random import hash64
 from .balance import distribute
 from .folds import HOLDOUT_KEY, repeat_seed
@@ -12,6 +15,7 @@ from .split import Split
 
 MOST_BUCKETS = 1 << 16
 MOST_COUNTS = 1 << 23  # entries of the table of buckets and classes
+MOST_MARKED, MOST_MARKS = 1 << 20, 1 << 23  # buckets that are only marked, a bit for each period
 
 
 def bucket_count(classes: int) -> int:
@@ -41,6 +45,30 @@ def count_buckets(buckets: np.ndarray, y: np.ndarray, shape: tuple[int, int]) ->
     """
     positions, counts = np.unique(buckets * shape[1] + y.astype(np.int64), return_counts=True)
     return positions, counts
+
+
+def marked_buckets(periods: int) -> int:
+    """The number of buckets to mark in so many periods, a power of two."""
+    return min(MOST_MARKED, 1 << (MOST_MARKS // periods).bit_length() - 1)
+
+
+def mark_buckets(buckets: np.ndarray, codes: np.ndarray, periods: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Mark the buckets that occur in each of some periods, which are told by codes.
+
+    `buckets` and `codes`, (rows,), are the buckets and codes of the rows. Returns a bit for each bucket,
+    (periods, buckets / 8) uint8, for as many buckets as `marked_buckets` says.
+    """
+    marks = np.zeros((len(periods), marked_buckets(len(periods)) // 8), np.uint8)
+    for bits, period in zip(marks, periods, strict=True):
+        inside = buckets[among(codes, period)]
+        np.bitwise_or.at(bits, inside >> 3, (1 << (inside & 7)).astype(np.uint8))
+    return marks
+
+
+def are_present(marks: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+    """Which of `buckets`, (rows,), are marked in a period's bits, (buckets / 8,) uint8. Returns (rows,) bool."""
+    present: np.ndarray = (marks[buckets >> 3] >> (buckets & 7) & 1).astype(bool)
+    return present
 
 
 def assign_buckets(counts: np.ndarray, split: Split, repeat: int = 0) -> np.ndarray:
