@@ -215,6 +215,19 @@ def test_the_rarest_label_comes_first() -> None:
     assert np.bincount([bins[0] for bins in found]).tolist() == [2] * 5
 
 
+def test_rows_left_of_strata_differ_between_repeats() -> None:
+    split, totals, having = Split(folds=5, repeats=2), np.full(8, 3), np.array([[3, 0], [0, 3]] * 4)
+    one, two = (by_labels(totals, having, split, repeat).folds for repeat in range(2))
+    assert not np.array_equal(one, two)
+
+
+def test_a_rare_label_is_spread_evenly_though_hardly_two_rows_have_the_same_labels() -> None:
+    y = (np.random.default_rng(0).random((5000, 40)) < 0.4).astype(np.float32)
+    y[:, 23] = np.arange(5000) % 500 == 99
+    codes = split_by_labels(y, Split(folds=5), 5000, shards=1 << 20)
+    assert np.bincount(codes[y[:, 23] == 1], minlength=5).tolist() == [2] * 5
+
+
 def test_strata_of_labels_are_few_whatever_sets_there_are() -> None:
     y = labels_of(0, 5000, 40, 0.8)
     strata = label_sets(count_labels(y, ["label"] * 40, 0), 1 << 20)

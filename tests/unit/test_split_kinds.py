@@ -1,7 +1,9 @@
 """Groups stay whole, time never looks ahead, the user's folds are kept: as scikit-learn's splitters promise."""
 
 from pathlib import Path
+from typing import Any
 
+import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.cluster.api.split import split_rows
@@ -63,10 +65,10 @@ def dataset(columns: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def visits() -> dict[str, np.ndarray]:
-    """Visits of 400 people, each in a month or two of the days; a skewed price, and labels that are 0 or 1."""
+    """Visits of 400 people, most of each in a part of the days; a skewed price, and labels that are 0 or 1."""
     draw = np.random.default_rng(1)
     day = draw.permutation(ROWS)
-    person = day // 4 + draw.integers(0, 20, ROWS)
+    person = np.where(draw.random(ROWS) < 0.1, draw.integers(0, 400, ROWS), day // 4 + draw.integers(0, 20, ROWS))
     return {
         "person": person,
         "day": day,
@@ -441,6 +443,11 @@ def test_the_kind_follows_from_the_column(options: dict[str, str], kind: str, da
     assert choose_split(dataset.schema, SplitOptions.parse(options), seed=0).kind == kind
 
 
+def test_a_second_column_is_looked_up_before_anything_is_read(dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match="did you mean 'patient'"):
+        choose_split(dataset.schema, SplitOptions(order_column="day", group_column="patients"), 0)
+
+
 @pytest.mark.parametrize(
     "split",
     [
@@ -467,19 +474,24 @@ def test_a_plan_from_before_there_were_more_options_is_kept(dataset: Dataset, tm
     assert manifest.read_bytes() == before
 
 
-def test_a_plan_warns_of_rare_classes_and_large_groups(tmp_path: Path) -> None:
+def test_a_plan_and_a_training_warn_of_rare_classes_and_large_groups(tmp_path: Path) -> None:
     path, told = tmp_path / "data.csv", list[tuple[str, str]]()
     rows = [f"{0 if row < 150 else row},{'rare' if row % 75 == 0 else 'common'}" for row in range(300)]
     path.write_text("\n".join(["patient,label", *rows]) + "\n")
     dataset = convert_file(path, tmp_path / "data.zarr", "label")
     listener = Listener(announce=lambda name, value: told.append((name, value)))
-    for _ in range(2):
+    split: dict[str, Any] = {"group_column": "patient", "folds": 6, "listener": listener}
+    for command in (
+        lambda: fs.split_rows(dataset.root, "groups", **split),
+        lambda: fs.split_rows(dataset.root, "groups", **split),  # a plan that is there already
+        lambda: fs.train(dataset.root, tmp_path / "run", model="mlp", epochs=1, batch_size=16, workers=0, **split),
+    ):
         told.clear()
-        split_rows(dataset.root, "groups", group_column="patient", folds=6, listener=listener)
-        assert [name for name, _ in told] == ["warning", "warning"]
-        assert told[0][1].startswith("class 'rare' has 4 rows, fewer than the 6 folds")
-        assert "150 rows" in told[1][1]
-        assert "the largest group has 50.0% of the rows" in told[1][1]
+        command()
+        rare, large = (value for name, value in told if name == "warning")
+        assert rare.startswith("class 'rare' has 4 rows, fewer than the 6 folds")
+        assert "150 rows" in large
+        assert "the largest group has 50.0% of the rows" in large
     told.clear()
     split_rows(dataset.root, "rows", folds=4, listener=listener)
     assert told == []

@@ -71,9 +71,7 @@ def quantile_bins(sketches: Sequence[Sketch], rows: int, folds: int) -> Bins:
     There are at most ten, and no more than leave a row of each bin for every fold. Equal values are in one bin.
     """
     count = max(1, min(MOST_BINS, rows // folds))
-    least = min(part.values[0] for part in sketches if len(part.values))
-    edges = value_at(sketches, [rows * number // count for number in range(1, count)]) if count > 1 else []
-    return Bins(tuple(sorted({edge for edge in edges if edge > least})))
+    return Bins(tuple(sorted({*value_at(sketches, [rows * number // count for number in range(1, count)])})))
 
 
 @dataclass(frozen=True, eq=False)
