@@ -353,8 +353,8 @@ def unevenness(counts: np.ndarray, bins: np.ndarray, folds: int) -> float:
 def test_group_folds_are_about_as_even_as_scikit_learns(seed: int) -> None:
     """Groups of equal or very different size, whose rows are all of one class, most of them, or of any class."""
     draw = np.random.default_rng(seed)
-    folds, classes, purity = draw.integers(2, 10), draw.integers(1, 11), draw.choice([1.0, 0.7, 0.0])
-    many = folds + draw.integers(0, 150)
+    folds, classes, purity = int(draw.integers(2, 10)), int(draw.integers(1, 11)), draw.choice([1.0, 0.7, 0.0])
+    many = folds + int(draw.integers(0, 150))
     sizes = [np.full(many, 15), draw.integers(1, 40, many), np.minimum(draw.geometric(0.03, many), 400)][seed % 3]
     groups = np.repeat(np.arange(many), sizes)
     own = draw.integers(0, classes, many)[groups]

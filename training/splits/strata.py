@@ -80,7 +80,7 @@ class LabelSets:
 
     Attributes:
         sets: The frequent sets as packed bits, sorted, (sets,) of `S` dtype.
-        rarity: The rank of each label among all, from the rarest, (labels,) int64.
+        rarity: The rank of each label among all, from the rarest, (labels,) int32.
         others: The number of strata for other sets.
     """
 
@@ -152,7 +152,7 @@ def label_sets(counts: LabelCounts, shards: int) -> LabelSets:
     strata = max(LEAST_STRATA, min(MOST_STRATA, MOST_COUNTS // shards))
     others = min(labels + 1, strata // 4)
     sets = np.sort(np.array([*frequent(counts.sets, strata - others)], f"S{-(-labels // 8)}"))
-    rarity = np.empty(labels, np.int64)
+    rarity = np.empty(labels, np.int32)
     rarity[np.argsort(counts.rows, kind="stable")] = np.arange(labels)
     return LabelSets(sets, rarity, others)
 
