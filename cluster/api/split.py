@@ -7,10 +7,12 @@ from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import FoldPlan, open_plan
 from ...storage.format import MANIFEST, PLANS
 from ...storage.places.place import Place
+from ...training.splits.checks import plan_warnings
 from ...training.splits.choose import choose_split
 from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
 from ..dask.executor import job_executor
+from ..listener import Listener
 from ..requests import Session, SplitRequest, TrainRequest
 from .entry import entry
 
@@ -26,10 +28,11 @@ def split_rows(request: SplitRequest, session: Session) -> FoldPlan:
     Args:
         dataset: Dataset to split.
         name: Name of the plan.
-        split: kfold; stratified (the same class distribution in each fold); group or stratified-group (all rows with
-            one value of `group_column` together); time (along `order_column`: each fold trains on earlier rows, less a
-            `gap` in the column's units); or column (the folds that `fold_column` names, -1 for rows that are never held
-            out).
+        split: kfold (at random); contiguous (consecutive ranges of rows); stratified (the same distribution of the
+            classes, of the target, or of several targets that are 0 or 1, in each fold); group or stratified-group (all
+            rows with one value of `group_column` together); time (along `order_column`: each fold trains on earlier
+            rows, less a `gap` in the column's units, and with a `group_column` less the groups of its held-out rows);
+            or column (the folds that `fold_column` names, -1 for rows that are never held out).
         overwrite: Replace another plan of that name.
         **options: All other options of `foldstream split`; `foldstream split --help` describes them.
 
@@ -54,7 +57,15 @@ def assign_folds(request: SplitRequest, session: Session) -> FoldPlan:
     if (root / MANIFEST).exists() and not request.overwrite and named_split(opened, name) != wanted:
         raise ConflictError(f"{root} holds another plan; choose another name, or replace it with --overwrite")
     with job_executor(session.listener, session.client) as executor:
-        return make_plan(opened, wanted, root, executor=executor, progress=session.listener.progress)
+        plan = make_plan(opened, wanted, root, executor=executor, progress=session.listener.progress)
+    warn_of_plan(opened, plan, session.listener)
+    return plan
+
+
+def warn_of_plan(dataset: Dataset, plan: FoldPlan, listener: Listener) -> None:
+    """Announce what the user should know about the folds of a dataset before training."""
+    for line in plan_warnings(dataset, plan):
+        listener.announce("warning", line)
 
 
 def plan_place(dataset: Dataset, name: str) -> Place:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...storage.dataset import Dataset
+from ...storage.fold_plan import open_plan
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.model.optimizer import check_optimizer
@@ -25,6 +26,7 @@ from ..runs.here import ONE_PROCESS, train_units_here
 from ..runs.run import Trainers, prepare_run, train_folds
 from ..runs.workers import USUAL_WORKERS
 from .conversion import absolute
+from .split import warn_of_plan
 from .summary import merge_run
 from .training_request import RequestedTraining, compare_candidates
 
@@ -86,7 +88,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
 
 
 def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
-    """Assign the folds of all runs. Returns the folds by their names."""
+    """Assign the folds of all runs, and warn of what is odd about them. Returns the folds by their names."""
     dataset, runs = training.asked.dataset, training.asked.runs
     with job_executor(session.listener, session.client) as executor:
         jobs, first = dict[str, RunJob](), next(iter(runs.values()))
@@ -94,6 +96,7 @@ def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
             like = first if jobs else None
             jobs[name] = prepare_run(runs[name], dataset, config, executor, session.listener.progress, like)
         executor.publish(RUN, _run_page(training.asked))
+    warn_of_plan(dataset, open_plan(first.folds), session.listener)  # the folds of all candidates are the same
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
 

@@ -165,11 +165,11 @@ class TrainingEstimate:
         """Seconds with this many workers, which read while they compute."""
         return max(self.computing, self.reading) / workers
 
-    def bytes_left(self, outputs: int, repeats: int, keep: int) -> int:
-        """Bytes that the run leaves on disk: weights and `keep` checkpoints of each model, a fold code of each row for
-        each repeat, and the predictions of `outputs` values a row, in parts and merged."""
+    def bytes_left(self, outputs: int, split: Split, keep: int) -> int:
+        """Bytes that the run leaves on disk: weights and `keep` checkpoints of each model, a fold code of each row in
+        each array of codes, and the predictions of `outputs` values a row, in parts and merged."""
         models = self.passes.models * self.parameters * (STORED_MODEL_BYTES + keep * CHECKPOINT_BYTES)
-        return models + self.rows * (repeats + outputs * PREDICTION_BYTES * (repeats + 1))
+        return models + self.rows * (split.arrays + outputs * PREDICTION_BYTES * (split.repeats + 1))
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def measure_training(
         costs.training,
         costs.reading,
     )
-    return training, training.bytes_left(dataset.schema.outputs, split.repeats, request.keep)
+    return training, training.bytes_left(dataset.schema.outputs, split, request.keep)
 
 
 def replace_layout(dataset: Dataset, data: DatasetEstimate) -> Dataset:

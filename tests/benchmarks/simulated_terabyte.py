@@ -34,10 +34,10 @@ from foldstream.storage.fold_plan import ModelRows, among
 from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.training.splits.assignments import survey
+from foldstream.training.splits.checks import check_counts
 from foldstream.training.splits.folds import kfold
-from foldstream.training.splits.plan import check_counts
 from foldstream.training.splits.split import Split
+from foldstream.training.splits.survey import survey
 from foldstream.training.stream.batch import Rank
 from foldstream.training.stream.fused import FusedStream
 from foldstream.training.stream.kernels import place_rows
@@ -169,7 +169,7 @@ def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
         (codes,) = assignment.codes(dataset, shard)
         blocks = layout.blocks_of(shard)
         counts[blocks] = [np.bincount(codes[rows], minlength=FOLDS) for rows in layout.joined(blocks)]
-    check_counts(assignment, {"fold": counts.sum(axis=0)}, BATCH, split.kind)
+    check_counts(assignment, {"fold": counts.sum(axis=0)}, BATCH, split)
     assert counts.sum() == layout.rows
 
     def codes_of(start: int, stop: int) -> np.ndarray:

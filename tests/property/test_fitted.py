@@ -1,7 +1,7 @@
 """What a fold's model knows of the data: the statistics of its own training rows, and nothing of any other row."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from foldstream.training.run import RunFolder, folds_of, read_result
 from foldstream.training.settings import resolve_settings
 from foldstream.training.splits.fitted import fit_plan, fitted_statistics
 from foldstream.training.splits.plan import make_plan
-from foldstream.training.splits.split import Split
+from foldstream.training.splits.split import ONCE, Kind, Split
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,12 +31,13 @@ def write_table(path: Path, rows: int, seed: int, regression: bool, spread: floa
     """A table with columns to split by, features of a given spread around an offset, one of them with missing values,
     and a label."""
     draws = np.random.default_rng(seed)
-    lines = ["group,when,part,a,b,c,label"]
+    lines = ["group,when,part,visit,a,b,c,label"]
     for row in range(rows):
         a, b, number = (offset + spread * draws.normal(size=3)).tolist()
         c = "" if draws.random() < 0.3 else repr(number)
         label = f"{offset + spread * draws.normal()!r}" if regression else f"class-{draws.integers(3)}"
-        lines.append(f"{draws.integers(12)},{row + draws.integers(5)},{draws.integers(4)},{a!r},{b!r},{c},{label}")
+        columns = draws.integers(12), row + draws.integers(5), draws.integers(4), (row + draws.integers(9)) // 9
+        lines.append(f"{','.join(map(str, columns))},{a!r},{b!r},{c},{label}")
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -59,11 +60,11 @@ def stored(dataset: Dataset, name: str) -> np.ndarray:
 
 def splits(regression: bool) -> st.SearchStrategy[Split]:
     """Every kind of split, with repeats and a holdout where they exist."""
-    kinds = ["kfold", "group", "time", "column", *([] if regression else ["stratified", "stratified-group"])]
+    kinds = [kind for kind in get_args(Kind) if not (regression and kind == "stratified-group")]
 
     def of_kind(kind: str) -> st.SearchStrategy[Split]:
         column = {"group": "group", "stratified-group": "group", "time": "when", "column": "part"}.get(kind)
-        repeats = st.integers(1, 1 if kind in ("time", "column") else 2)
+        repeats = st.integers(1, 1 if kind in ONCE else 2)
         return st.builds(
             Split,
             kind=st.just(kind),
@@ -73,6 +74,7 @@ def splits(regression: bool) -> st.SearchStrategy[Split]:
             holdout=st.just(0.0) if kind == "column" else st.sampled_from([0.0, 0.2]),
             column=st.just(column),
             gap=st.sampled_from([0.0, 7.0]) if kind == "time" else st.just(0.0),
+            group_column=st.sampled_from([None, "visit"]) if kind == "time" else st.none(),
         )
 
     return st.sampled_from(kinds).flatmap(of_kind)
@@ -136,8 +138,12 @@ def trained(
 
 @pytest.mark.parametrize(
     "split",
-    [{"kind": "kfold", "folds": 3}, {"kind": "time", "folds": 3, "column": "when", "gap": 3.0}],
-    ids=["kfold", "time"],
+    [
+        {"kind": "kfold", "folds": 3},
+        {"kind": "time", "folds": 3, "column": "when", "gap": 3.0},
+        {"kind": "time", "folds": 3, "column": "when", "group_column": "visit"},
+    ],
+    ids=["kfold", "time", "time and group"],
 )
 @pytest.mark.parametrize(
     ("column", "value", "missing"),

@@ -79,7 +79,7 @@ def test_training_takes_as_long_as_its_bottleneck() -> None:
 
 def test_memory_and_disk_of_training_add_up() -> None:
     assert TRAINING.worker_bytes == TRAINING_BYTES + 10_000 + 5 * 100 * 20
-    assert TRAINING.bytes_left(outputs=10, repeats=1, keep=2) == 5 * 100 * (4 + 24) + 1_000 * (1 + 10 * 4 * 2)
+    assert TRAINING.bytes_left(outputs=10, split=Split(), keep=2) == 5 * 100 * (4 + 24) + 1_000 * (1 + 10 * 4 * 2)
 
 
 def test_nodes_share_the_work_and_cost_by_the_hour() -> None:

@@ -1,46 +1,54 @@
-"""How each kind of split assigns a fold code to every row, after a survey of the data if the kind needs one."""
+"""How each kind of split assigns a code to every row. `survey.py` makes an assignment for a dataset."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
-from ...storage.dataset import Dataset, open_dataset
+from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.fold_plan import MOST_CODES, ModelRows, code_array
+from ...storage.fold_plan import ModelRows, among, code_array
 from ...storage.reader import BlockReader
-from ...storage.tasks import Executor, Progress, Result, run_tasks
 from .columns import find_column, read_column
-from .folds import kfold, stratified
-from .grouped import assign_buckets, bucket_count, buckets_of, count_buckets
-from .ordered import Sketch, TimeCut, cut_time, sketch
+from .folds import Rest, contiguous, kfold, stratified
+from .grouped import are_present, buckets_of
+from .ordered import TimeCut
 from .split import Split
+from .strata import Strata
 
-NEVER_HELD_OUT = -1  # the same value as in scikit-learn's PredefinedSplit
+UNUSED, TRAIN, HELD_OUT, HOLDOUT = range(4)
+"""The codes where each model has an array of its own."""
 
 
-class Assignment(Protocol):
-    """Assigns a code to every row, and to every model the codes that it trains on and holds out."""
+class Assignment(ABC):
+    """Assigns codes to every row, and to every model the codes that it trains on and holds out."""
+
+    largest_group: float = 0.0
+    """The share of the rows in the largest bucket of groups, for a split of groups."""
 
     @property
+    @abstractmethod
     def models(self) -> tuple[ModelRows, ...]:
         """The codes that each model trains on and holds out."""
-        ...
 
     @property
+    @abstractmethod
     def holdout(self) -> tuple[int, ...]:
         """The codes of the rows that no model trains on."""
-        ...
 
+    @abstractmethod
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
-        """The codes of a shard's rows, (rows,) uint8 for each repeat."""
-        ...
+        """The codes of a shard's rows, (rows,) uint8 for each array of codes."""
+
+    def of_shard(self, shard: int) -> "Assignment":
+        """What of this assignment a task needs for one shard."""
+        return self
 
 
 @dataclass(frozen=True)
-class Folds:
-    """Codes that are fold indices. The code of the holdout is the number of folds.
+class Folds(Assignment):
+    """Codes that are fold indices, an array for each repeat. The code of the holdout is the number of folds.
 
     With one fold, the holdout serves as the held-out rows of its model.
     """
@@ -65,10 +73,12 @@ class Folds:
 
 @dataclass(frozen=True)
 class ByPosition(Folds):
-    """kfold: assigned by position; no data are read."""
+    """kfold, contiguous: a function of the row's position alone; no data are read."""
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         start, stop = dataset.layout.shard_range(shard)
+        if self.split.kind == "contiguous":
+            return [contiguous(start, stop, dataset.rows, self.split)]
         return [kfold(start, stop, dataset.rows, self.split, repeat) for repeat in range(self.split.repeats)]
 
 
@@ -77,10 +87,37 @@ class ByClass(Folds):
     """stratified: assigned by position within each class."""
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
-        y, counts = read_classes(dataset, shard), dataset.class_counts
+        y, counts = read_labels(dataset, shard), dataset.class_counts
         before = counts[: dataset.layout.blocks_of(shard).start].sum(axis=0)
         totals = counts.sum(axis=0)
         return [stratified(y, before, totals, self.split, repeat) for repeat in range(self.split.repeats)]
+
+
+@dataclass(frozen=True, eq=False)
+class ByStratum(Folds):
+    """stratified, without classes: assigned by position within strata of the targets.
+
+    Attributes:
+        strata: The strata.
+        totals: The rows of each stratum, (strata,) int64.
+        rests: What becomes of the incomplete last groups, for each repeat.
+        before: The rows of each stratum that precede each shard from the shard `first` on, (shards, strata) int64.
+    """
+
+    strata: Strata
+    totals: np.ndarray
+    rests: tuple[Rest, ...]
+    before: np.ndarray
+    first: int = 0
+
+    def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
+        strata, before = self.strata.of(read_labels(dataset, shard)), self.before[shard - self.first]
+        return [
+            stratified(strata, before, self.totals, self.split, repeat, rest) for repeat, rest in enumerate(self.rests)
+        ]
+
+    def of_shard(self, shard: int) -> Self:
+        return replace(self, before=self.before[shard - self.first, None], first=shard)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +125,15 @@ class ByGroup(Folds):
     """group, stratified-group: `tables` hold the code of each bucket of groups, (buckets,) for each repeat."""
 
     tables: tuple[np.ndarray, ...]
+    largest_group: float = 0.0
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
-        buckets = read_buckets(dataset, self.split, shard, len(self.tables[0]))
+        buckets = read_buckets(dataset, str(self.split.column), shard, len(self.tables[0]), self.split.seed)
         return [table[buckets] for table in self.tables]
 
 
 @dataclass(frozen=True)
-class ByTime:
+class ByTime(Assignment):
     """time: assigned by the value of a column."""
 
     column: str
@@ -113,8 +151,49 @@ class ByTime:
         return [self.cut.codes(read_order(dataset, self.column, shard))]
 
 
+@dataclass(frozen=True, eq=False)
+class ByTimeAndGroup(Assignment):
+    """time with groups: an array of codes for each model, which does not train on groups of its held-out rows, or of
+    the holdout.
+
+    Attributes:
+        split: The split.
+        cut: The codes of the order, the same for all models.
+        present: For each model, and then for the holdout if there is one, the buckets of groups that occur in its
+            held-out rows, as packed bits, (parts, buckets / 8) uint8.
+    """
+
+    split: Split
+    cut: TimeCut
+    present: np.ndarray
+
+    @property
+    def models(self) -> tuple[ModelRows, ...]:
+        return tuple(ModelRows(code_array(model), (TRAIN,), (HELD_OUT,)) for model in range(len(self.cut.models)))
+
+    @property
+    def holdout(self) -> tuple[int, ...]:
+        return (HOLDOUT,) if self.cut.holdout else ()
+
+    def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
+        times = self.cut.codes(read_order(dataset, str(self.split.column), shard))
+        buckets = read_buckets(dataset, str(self.split.group_column), shard, 8 * self.present.shape[1], self.split.seed)
+        of_holdout = among(times, self.cut.holdout)
+        free = np.ones(len(times), bool)
+        if self.cut.holdout:
+            free = ~are_present(self.present[-1], buckets)
+        arrays = []
+        for model, present in zip(self.cut.models, self.present, strict=False):
+            codes = np.full(len(times), UNUSED, np.uint8)
+            codes[among(times, model.train) & free & ~are_present(present, buckets)] = TRAIN
+            codes[among(times, model.held_out)] = HELD_OUT
+            codes[of_holdout] = HOLDOUT
+            arrays.append(codes)
+        return arrays
+
+
 @dataclass(frozen=True)
-class ByColumn:
+class ByColumn(Assignment):
     """column: the user's own folds. Their positions in `folds` are the codes; one more code means never held out."""
 
     column: str
@@ -139,90 +218,14 @@ class ByColumn:
         return [codes]
 
 
-@dataclass(frozen=True)
-class SurveyTask:
-    """Survey one shard."""
-
-    dataset: str
-    shard: int
-    split: Split
-
-
-def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progress) -> Assignment:
-    """Decide how rows are assigned, after a survey of the column that the kind of split uses, if any.
-
-    Raises UsageError if the column has too few or too many distinct values.
-    """
-    tasks = [SurveyTask(str(dataset.place), shard, split) for shard in range(dataset.layout.shards)]
-
-    def survey_shards(function: Callable[[SurveyTask], Result]) -> list[Result]:
-        return run_tasks(executor, function, tasks, "survey", progress)
-
-    match split.kind, split.column:
-        case "kfold", _:
-            return ByPosition(split)
-        case "stratified", _:
-            return ByClass(split)
-        case "time", str(column):
-            return ByTime(column, cut_time(survey_shards(survey_order), dataset.rows, split))
-        case "column", str(column):
-            return ByColumn(column, check_folds(set().union(*survey_shards(survey_folds)), column))
-    table = np.zeros(table_shape(dataset, split), np.int64)
-    for positions, counts in survey_shards(survey_groups):
-        table.reshape(-1)[positions] += counts
-    return ByGroup(split, tuple(assign_buckets(table, split, repeat) for repeat in range(split.repeats)))
-
-
-def survey_order(task: SurveyTask) -> Sketch:
-    """A sketch of one shard's values in order."""
-    dataset = open_dataset(task.dataset)
-    return sketch(read_order(dataset, str(task.split.column), task.shard), dataset.layout.shards)
-
-
-def survey_groups(task: SurveyTask) -> tuple[np.ndarray, np.ndarray]:
-    """The nonzero entries of one shard's table of buckets and classes; see `count_buckets`."""
-    dataset = open_dataset(task.dataset)
-    shape = table_shape(dataset, task.split)
-    buckets = read_buckets(dataset, task.split, task.shard, shape[0])
-    y = read_classes(dataset, task.shard) if shape[1] > 1 else np.zeros(len(buckets), np.int64)
-    return count_buckets(buckets, y, shape)
-
-
-def survey_folds(task: SurveyTask) -> set[Any]:
-    """The distinct folds in one shard, up to one more than the codes that exist."""
-    dataset = open_dataset(task.dataset)
-    values = read_column(dataset, find_column(dataset.schema, str(task.split.column)), task.shard)
-    return set(np.unique(values)[: MOST_CODES + 1].tolist())
-
-
-def check_folds(found: set[Any], column: str) -> tuple[Any, ...]:
-    """The user's folds, sorted. Raises UsageError if there are none, too many, or no rows to train on."""
-    folds = sorted(found - {NEVER_HELD_OUT})
-    if not folds or len(folds) >= MOST_CODES:
-        many = f"more than {MOST_CODES - 1} folds" if folds else "no folds"
-        raise UsageError(f"--fold-column {column}: the column has {many}; use a column with 1 to {MOST_CODES - 1}")
-    if len(found) == 1:
-        raise UsageError(
-            f"--fold-column {column}: all rows are in one fold, which leaves none to train on; use at least two folds"
-        )
-    return tuple(folds)
-
-
-def table_shape(dataset: Dataset, split: Split) -> tuple[int, int]:
-    """The number of buckets, and of classes that are counted separately in each."""
-    classes = len(dataset.schema.classes) if split.kind == "stratified-group" else 1
-    return bucket_count(classes), classes
-
-
-def read_classes(dataset: Dataset, shard: int) -> np.ndarray:
-    """A shard's class codes, (rows,)."""
+def read_labels(dataset: Dataset, shard: int) -> np.ndarray:
+    """A shard's class codes, (rows,), or its targets, (rows,) or (rows, labels)."""
     return BlockReader(dataset, ("y",)).read(dataset.layout.blocks_of(shard))["y"]
 
 
-def read_buckets(dataset: Dataset, split: Split, shard: int, buckets: int) -> np.ndarray:
-    """The bucket of each of a shard's rows, (rows,) int64."""
-    values = read_column(dataset, find_column(dataset.schema, str(split.column)), shard)
-    return buckets_of(values, buckets, split.seed)
+def read_buckets(dataset: Dataset, column: str, shard: int, buckets: int, seed: int) -> np.ndarray:
+    """The bucket of each of a shard's rows by its group, the value of a column, (rows,) int64."""
+    return buckets_of(read_column(dataset, find_column(dataset.schema, column), shard), buckets, seed)
 
 
 def read_order(dataset: Dataset, column: str, shard: int) -> np.ndarray:

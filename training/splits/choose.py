@@ -4,7 +4,7 @@ from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ...storage.options import flag_of
 from .columns import find_column
-from .split import COLUMN_OPTIONS, MOST_FOLDS, Split, SplitOptions
+from .split import ALSO, COLUMN_OPTIONS, MOST_FOLDS, ONCE, Split, SplitOptions
 
 MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are counted in a byte
 
@@ -19,13 +19,15 @@ def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
     wanted = COLUMN_OPTIONS.get(kind)
     if wanted and wanted not in named:
         raise UsageError(f"--split {kind} needs {flag_of(SplitOptions, wanted)} COLUMN")
-    if other := [option for option in named if option != wanted]:
+    also = ALSO.get(kind)
+    if other := [option for option in named if option not in (wanted, also)]:
         flag = flag_of(SplitOptions, other[0])
         raise UsageError(f"--split {kind} does not take {flag}; remove it, or choose another kind of split")
     if options.gap and kind != "time":
         raise UsageError(f"--gap {options.gap:g}: only --split time has a gap")
     shared = {name: getattr(options, name) for name in ("folds", "repeats", "holdout", "gap")}
-    split = Split(kind=kind, seed=seed, column=named.get(wanted or ""), **shared)
+    column, group_column = named.get(wanted or ""), named.get(also or "")
+    split = Split(kind=kind, seed=seed, column=column, group_column=group_column, **shared)
     check_split(split, schema)
     return split
 
@@ -33,13 +35,14 @@ def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
 def check_split(split: Split, schema: Schema) -> None:
     """Raise UsageError for a split that data with this schema cannot have."""
     kind = split.kind
-    if kind.startswith("stratified") and schema.task != "classification":
-        other = "group" if split.column else "kfold"
-        raise UsageError(f"--split {kind} needs classes; use --split {other} for a regression")
+    if kind == "stratified-group" and schema.task != "classification":
+        raise UsageError(f"--split {kind} needs classes; use --split group for a regression")
+    if kind == "stratified" and not schema.labels:
+        raise UsageError(f"--split {kind} needs a label; use --split kfold")
     fewest = 1 if split.holdout or kind in ("time", "column") else 2
     if not fewest <= split.folds <= MOST_FOLDS:
         raise UsageError(f"--folds {split.folds}: must be from {fewest} to {MOST_FOLDS}")
-    if split.repeats > 1 and (kind in ("time", "column") or split.folds == 1):
+    if split.repeats > 1 and (kind in ONCE or split.folds == 1):
         raise UsageError(
             f"--repeats {split.repeats}: --split {kind} with {split.folds} folds is the same each time; leave it at 1"
         )
@@ -52,5 +55,5 @@ def check_split(split: Split, schema: Schema) -> None:
             f"--holdout with {split.folds} folds and {split.repeats} repeats: at most {MOST_HOLDOUT_MODELS} models can "
             "be counted in a byte; use fewer folds or repeats"
         )
-    if split.column:
-        find_column(schema, split.column)
+    for column in filter(None, (split.column, split.group_column)):
+        find_column(schema, column)

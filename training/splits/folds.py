@@ -1,11 +1,16 @@
-"""The fold of each row as a pure function of its position, or its class, and the seed.
+"""The fold of each row as a pure function of its position, or its stratum, and the seed.
 
-Rows are taken in order in groups of k (for `stratified`, separately in each class), and the folds of each group are a
-random permutation of 0..k-1 keyed by (seed, class, group). So the sizes of the folds differ by at most one row, and for
-each class by at most one row; every block can be computed independently; and appending rows changes nothing before the
-last group. A holdout is drawn first, from groups of a thousand rows, and its code is k. The folds are assigned among
-the remaining rows.
+Rows are taken in order in groups of k (for `stratified`, separately in each stratum, such as a class), and the folds of
+each group are a random permutation of 0..k-1 keyed by (seed, stratum, group). So the sizes of the folds differ by at
+most one row, and for each stratum by at most one row; every block can be computed independently; and appending rows
+changes nothing before the last group. A holdout is drawn first, from groups of a thousand rows, and its code is k. The
+folds are assigned among the remaining rows.
+
+`contiguous` alone is not random: its folds are ranges of rows, and the holdout is the last ones.
 """
+
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,31 +22,64 @@ HOLDOUT_GROUP = 1000
 HOLDOUT_KEY = 0x401D0  # separates the random numbers of the holdout from those of the folds
 
 
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """What the complete groups of strata leave open.
+
+    Attributes:
+        left: The rows of each stratum outside the holdout, (strata,) int64.
+        folds: The folds of the rows of each stratum's incomplete last group, in their order, (strata, folds) uint8.
+    """
+
+    left: np.ndarray
+    folds: np.ndarray
+
+
 def kfold(start: int, stop: int, rows: int, split: Split, repeat: int = 0) -> np.ndarray:
     """Codes of the rows from `start` to `stop` among `rows`, whatever their values, (stop - start,) uint8."""
-    held, ranks = hold_out(np.arange(start, stop), rows, split, 0)
+    left = int(rows_left(np.array(rows), split.holdout))
+    held, ranks = hold_out(np.arange(start, stop), rows, left, split, 0)
     codes = permuted(ranks, split.folds, repeat_seed(split, repeat), 0)
     return np.where(held, split.folds, codes).astype(np.uint8)
 
 
-def stratified(y: np.ndarray, before: np.ndarray, totals: np.ndarray, split: Split, repeat: int = 0) -> np.ndarray:
-    """Codes of consecutive rows with class codes `y`, (rows,) uint8.
+def contiguous(start: int, stop: int, rows: int, split: Split) -> np.ndarray:
+    """Codes of the rows from `start` to `stop` among `rows`: consecutive ranges, (stop - start,) uint8.
 
-    `before` counts the rows of each class that precede these rows, and `totals` those of the whole dataset, (classes,).
-    The rows of the incomplete last groups of all classes are assigned to the folds in turn, so that the sizes of the
-    folds differ by at most one.
+    As in scikit-learn's KFold(shuffle=False), the first folds have one row more if the rows do not divide evenly.
+    """
+    size, longer = divmod(rows - round(rows * split.holdout), split.folds)
+    edges = [fold * size + min(fold, longer) for fold in range(1, split.folds + 1)]
+    return np.searchsorted(edges, np.arange(start, stop), side="right").astype(np.uint8)
+
+
+def stratified(
+    y: np.ndarray, before: np.ndarray, totals: np.ndarray, split: Split, repeat: int = 0, rest: Rest | None = None
+) -> np.ndarray:
+    """Codes of consecutive rows that are in the strata `y`, (rows,) of integers. Returns (rows,) uint8.
+
+    `before` counts the rows of each stratum that precede these rows, and `totals` those of the whole dataset,
+    (strata,). `rest` says what becomes of the incomplete last groups, by default as `in_turn` does.
     """
     folds, seed = split.folds, repeat_seed(split, repeat)
-    left = rows_left(totals, split.holdout)
-    offsets = np.cumsum(left % folds) - left % folds
-    codes = np.empty(len(y), np.uint8)
-    for code in np.unique(y).astype(int).tolist():
-        where = np.flatnonzero(y == code)
-        held, ranks = hold_out(before[code] + np.arange(len(where)), int(totals[code]), split, code)
-        in_full_group = ranks < left[code] // folds * folds
-        assigned = np.where(in_full_group, permuted(ranks, folds, seed, code), (offsets[code] + ranks % folds) % folds)
+    rest = rest or in_turn(totals, split)
+    codes, order = np.empty(len(y), np.uint8), np.argsort(y, kind="stable")
+    present, starts = np.unique(y[order], return_index=True)
+    for code, (first, last) in zip(present.astype(int).tolist(), pairwise([*starts, len(y)]), strict=True):
+        where, left = order[first:last], int(rest.left[code])
+        held, ranks = hold_out(before[code] + np.arange(len(where)), int(totals[code]), left, split, code)
+        in_full_group = ranks < left // folds * folds
+        assigned = np.where(in_full_group, permuted(ranks, folds, seed, code), rest.folds[code, ranks % folds])
         codes[where] = np.where(held, folds, assigned)
     return codes
+
+
+def in_turn(totals: np.ndarray, split: Split) -> Rest:
+    """The rows of the incomplete last groups of all strata are assigned to the folds in turn, so that the sizes of the
+    folds differ by at most one. `totals` are the rows of each stratum, (strata,)."""
+    left = rows_left(totals, split.holdout)
+    offsets = np.cumsum(left % split.folds) - left % split.folds
+    return Rest(left, ((offsets[:, None] + np.arange(split.folds)) % split.folds).astype(np.uint8))
 
 
 def repeat_seed(split: Split, repeat: int) -> int:
@@ -58,10 +96,11 @@ def permuted(ranks: np.ndarray, size: int, *keys: int) -> np.ndarray:
     return positions
 
 
-def hold_out(ranks: np.ndarray, total: int, split: Split, code: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of a class belong to the holdout, (rows,) bool, and the ranks of the others among the remaining rows.
+def hold_out(ranks: np.ndarray, total: int, left: int, split: Split, code: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a stratum belong to the holdout, (rows,) bool, and the ranks of the others among the `left` rows
+    that do not.
 
-    The rows have the ranks `ranks`, (rows,), among the `total` rows of the class `code`.
+    The rows have the ranks `ranks`, (rows,), among the `total` rows of the stratum `code`.
     """
     if not split.holdout:
         return np.zeros(len(ranks), bool), ranks
@@ -71,12 +110,12 @@ def hold_out(ranks: np.ndarray, total: int, split: Split, code: int) -> tuple[np
     positions = permuted(ranks, HOLDOUT_GROUP, *keys)
     positions[in_last] = permuted(ranks[in_last] % HOLDOUT_GROUP, max(rest, 1), *keys, full_groups)
     of_group = HOLDOUT_GROUP - int(rows_left(np.array(HOLDOUT_GROUP), split.holdout))
-    quotas = np.where(in_last, rest - int(rows_left(np.array(rest), split.holdout)), of_group)
+    quotas = np.where(in_last, total - left - full_groups * of_group, of_group)
     return positions < quotas, ranks // HOLDOUT_GROUP * (HOLDOUT_GROUP - of_group) + positions - quotas
 
 
 def rows_left(totals: np.ndarray, holdout: float) -> np.ndarray:
-    """The rows that remain outside the holdout, for classes of `totals` rows; same shape as `totals`."""
+    """The rows that remain outside the holdout, for strata of `totals` rows; same shape as `totals`."""
     full_groups, rest = np.divmod(totals, HOLDOUT_GROUP)
     taken = full_groups * np.rint(holdout * HOLDOUT_GROUP) + np.rint(holdout * rest)
     left: np.ndarray = totals - taken.astype(np.int64)

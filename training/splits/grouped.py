@@ -1,19 +1,21 @@
 """Folds that never split a group: groups are hashed into buckets, and each bucket is assigned to one fold.
 
-Only the counts of the buckets are held in memory, however many groups there are. The assignment is greedy: the largest
-buckets come first, and each goes to the fold that it brings closest to its share of every class. scikit-learn's
-GroupKFold and StratifiedGroupKFold do the same with groups. Graham (1969) bounds the imbalance that results.
+Only the counts of the buckets are held in memory, however many groups there are; `balance.py` makes the folds even.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from ...storage.fold_plan import among
 from ...storage.random import hash64
-from ..seeding import permutation
+from .balance import distribute
 from .folds import HOLDOUT_KEY, repeat_seed
 from .split import Split
 
 MOST_BUCKETS = 1 << 16
 MOST_COUNTS = 1 << 23  # entries of the table of buckets and classes
+MOST_MARKED, MOST_MARKS = 1 << 20, 1 << 23  # buckets that are only marked, a bit for each period
 
 
 def bucket_count(classes: int) -> int:
@@ -45,32 +47,38 @@ def count_buckets(buckets: np.ndarray, y: np.ndarray, shape: tuple[int, int]) ->
     return positions, counts
 
 
+def marked_buckets(periods: int) -> int:
+    """The number of buckets to mark in so many periods, a power of two."""
+    return min(MOST_MARKED, 1 << (MOST_MARKS // periods).bit_length() - 1)
+
+
+def mark_buckets(buckets: np.ndarray, codes: np.ndarray, periods: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Mark the buckets that occur in each of some periods, which are told by codes.
+
+    `buckets` and `codes`, (rows,), are the buckets and codes of the rows. Returns a bit for each bucket,
+    (periods, buckets / 8) uint8, for as many buckets as `marked_buckets` says.
+    """
+    marks = np.zeros((len(periods), marked_buckets(len(periods)) // 8), np.uint8)
+    for bits, period in zip(marks, periods, strict=True):
+        inside = buckets[among(codes, period)]
+        np.bitwise_or.at(bits, inside >> 3, (1 << (inside & 7)).astype(np.uint8))
+    return marks
+
+
+def are_present(marks: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+    """Which of `buckets`, (rows,), are marked in a period's bits, (buckets / 8,) uint8. Returns (rows,) bool."""
+    present: np.ndarray = (marks[buckets >> 3] >> (buckets & 7) & 1).astype(bool)
+    return present
+
+
 def assign_buckets(counts: np.ndarray, split: Split, repeat: int = 0) -> np.ndarray:
     """The code of every bucket, (buckets,) uint8, from its rows in each class, `counts` (buckets, classes)."""
     codes = np.full(len(counts), split.folds, np.uint8)
     remaining = np.ones(len(counts), bool)
     if split.holdout:
-        remaining = distribute(counts, np.array([split.holdout, 1 - split.holdout]), HOLDOUT_KEY, split.seed) == 1
+        shares, least = np.array([split.holdout, 1 - split.holdout]), (1, split.folds)
+        remaining = distribute(counts, shares, HOLDOUT_KEY, split.seed, least=least) == 1
     left = np.where(remaining[:, None], counts, 0)
     assigned = distribute(left, np.full(split.folds, 1 / split.folds), repeat_seed(split, repeat))
     codes[remaining] = assigned[remaining]
     return codes
-
-
-def distribute(counts: np.ndarray, shares: np.ndarray, *seeds: int) -> np.ndarray:
-    """Distribute buckets among bins that should get `shares`, (bins,), of every class. Returns (buckets,) uint8.
-
-    `counts` are the rows of each bucket in each class, (buckets, classes). Buckets are taken by size, largest first,
-    and in random order among those of about the same size. Each goes to the bin where the
-    squared distance from the shares, summed over classes, grows least. Empty buckets go to the first bin.
-    """
-    sizes = counts.sum(axis=1)
-    order = permutation(len(counts), *seeds)
-    order = order[np.argsort(-np.frexp(sizes[order])[1], kind="stable")]  # by powers of two
-    parts = counts / np.maximum(counts.sum(axis=0), 1)
-    missing, bins = np.repeat(shares[:, None], counts.shape[1], axis=1), np.zeros(len(counts), np.uint8)
-    for bucket in order[sizes[order] > 0]:
-        chosen = int((missing @ parts[bucket]).argmax())  # the squared distance grows by part · (part - 2 missing)
-        missing[chosen] -= parts[bucket]
-        bins[bucket] = chosen
-    return bins

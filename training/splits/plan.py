@@ -13,8 +13,10 @@ from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
 from ...storage.writer import WrittenShard, commit, create_arrays, write_block_table, write_shard
-from .assignments import Assignment, survey
+from .assignments import Assignment
+from .checks import check_counts
 from .split import Split
+from .survey import survey
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CodeTask:
 def write_codes(task: CodeTask) -> tuple[WrittenShard, list[np.ndarray]]:
     """Write the codes of one shard.
 
-    Returns what was written, and the number of rows of each code in each block, (blocks, codes) for each repeat.
+    Returns what was written, and the number of rows of each code in each block, (blocks, codes) for each array.
     """
     dataset = open_dataset(task.dataset)
     layout, codes = dataset.layout, task.assignment.codes(dataset, task.shard)
@@ -59,24 +61,30 @@ def make_plan(
     root, expected = locate(root), {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():
         plan = open_plan(root)
-        if same_json({name: plan.manifest.details[name] for name in expected}, expected):
+        made = {**plan.manifest.details, "split": Split.model_validate(plan.manifest.details["split"]).model_dump()}
+        if same_json({name: made[name] for name in expected}, expected):
             return plan
         root.remove_tree()
     executor = executor or SerialExecutor()
     assignment = survey(dataset, split, executor, progress)
-    layout, specs = dataset.layout, code_arrays(split.repeats)
+    layout, specs = dataset.layout, code_arrays(len({model.array for model in assignment.models}))
     create_arrays(root, layout, specs, {"foldstream": {"split": split.model_dump()}})
     written = assign_rows(dataset, assignment, root, executor, progress)
-    tables = [np.concatenate([counts[repeat] for _, counts in written]) for repeat in range(len(specs))]
+    tables = [np.concatenate([counts[number] for _, counts in written]) for number in range(len(specs))]
     try:
         totals = {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}
-        check_counts(assignment, totals, batch_size, split.kind)
+        check_counts(assignment, totals, batch_size, split)
     except UsageError:
         root.remove_tree()
         raise
     for spec, table in zip(specs, tables, strict=True):
         write_block_table(root, f"{spec.name}_counts", table.astype(np.uint32))
-    details = {**expected, "models": [asdict(model) for model in assignment.models], "holdout": assignment.holdout}
+    details = {
+        **expected,
+        "models": [asdict(model) for model in assignment.models],
+        "holdout": assignment.holdout,
+        "largest_group": assignment.largest_group,
+    }
     checksums = {spec.name: [crc for shard, _ in written for crc in shard.checksums[spec.name]] for spec in specs}
     commit(root, Manifest("folds", layout, specs, tuple(shard.entry for shard, _ in written), details), checksums)
     return open_plan(root)
@@ -89,23 +97,6 @@ def assign_rows(
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
     codes = max(used.union(assignment.holdout)) + 1
     shards = range(dataset.layout.shards)
-    tasks = [CodeTask(str(dataset.place), str(root), shard, assignment, codes) for shard in shards]
+    place = str(dataset.place), str(root)
+    tasks = [CodeTask(*place, shard, assignment.of_shard(shard), codes) for shard in shards]
     return run_tasks(executor, write_codes, tasks, "folds", progress)
-
-
-def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int, kind: str) -> None:
-    """Raise UsageError unless every model of the split has held-out rows, and at least one batch to train on.
-
-    `totals` are the rows of each code, (codes,), in each array. `kind` is the kind of the split.
-    """
-    for number, rows in enumerate(assignment.models):
-        held_out, trained = (int(totals[rows.array][list(codes)].sum()) for codes in (rows.held_out, rows.train))
-        if not held_out:
-            raise UsageError(
-                f"fold {number} has no rows: there are too few groups or rows for so many folds; use fewer folds"
-            )
-        if trained < batch_size:
-            raise UsageError(
-                f"fold {number} trains on {trained:,} rows, fewer than a batch of {batch_size}; use a smaller "
-                "--batch-size" + (", fewer --folds or a smaller --gap" if kind == "time" else "")
-            )

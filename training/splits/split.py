@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ...storage.options import Options
 
-Kind = Literal["kfold", "stratified", "group", "stratified-group", "time", "column"]
+Kind = Literal["kfold", "contiguous", "stratified", "group", "stratified-group", "time", "column"]
 COLUMN_OPTIONS = {
     "group": "group_column",
     "stratified-group": "group_column",
@@ -14,6 +14,10 @@ COLUMN_OPTIONS = {
     "column": "fold_column",
 }
 """The option that names the column of a kind that has one."""
+ALSO = {"time": "group_column"}
+"""The option of a second column that a kind can have."""
+ONCE = "contiguous", "time", "column"
+"""Kinds that are the same each time they are repeated."""
 MOST_FOLDS = 100  # per repeat: time needs two codes a fold, and one for the holdout, in a byte
 MOST_REPEATS = 100
 
@@ -21,9 +25,11 @@ MOST_REPEATS = 100
 class Split(Options):
     """Which rows are held out from which model.
 
-    kfold: by position; stratified: the same class distribution in each fold; group, stratified-group: all rows with
-    one value of `column` stay together; time: fold f is evaluated on a range of `column`'s values and trains on all
-    earlier ones, less a `gap` in the column's own units; column: the user's own folds, where -1 is never held out.
+    kfold: at random; contiguous: consecutive ranges of rows; stratified: the same distribution of the classes, of the
+    target, or of labels that are 0 or 1, in each fold; group, stratified-group: all rows with one value of `column`
+    stay together; time: fold f is evaluated on a range of `column`'s values and trains on all earlier ones, less a
+    `gap` in the column's own units, and less the rows of groups that it is evaluated on, if there is a `group_column`;
+    column: the user's own folds, where -1 is never held out.
 
     The split is repeated `repeats` times with other folds; a fraction `holdout` of the rows is hidden from every model
     and scores all of them together.
@@ -36,6 +42,12 @@ class Split(Options):
     holdout: float = Field(default=0.0)
     column: str | None = Field(default=None)
     gap: float = Field(default=0.0, ge=0)
+    group_column: str | None = Field(default=None)
+
+    @property
+    def arrays(self) -> int:
+        """The arrays of codes, a byte for each row: one for each repeat, or for each model if it leaves out groups."""
+        return self.folds if self.group_column else self.repeats
 
 
 class SplitOptions(Options):
@@ -46,8 +58,8 @@ class SplitOptions(Options):
     folds: int = Field(default=5, description="Number of folds.")
     split: Literal["auto"] | Kind = Field(
         default="auto",
-        description="Kind of split: kfold, stratified, group, stratified-group, time or column; auto: stratified for "
-        "classes, kfold for regression, or the kind whose column is given.",
+        description="Kind of split: kfold, contiguous, stratified, group, stratified-group, time or column; auto: "
+        "stratified for classes, kfold (random) for regression, or the kind whose column is given.",
     )
     repeats: int = Field(
         default=1, ge=1, le=MOST_REPEATS, description="Number of times the split is repeated, with different folds."
@@ -56,7 +68,9 @@ class SplitOptions(Options):
         default=0.0, description="Fraction of rows hidden from every model, e.g. 0.33; they score all models together."
     )
     group_column: str | None = Field(
-        default=None, description="Column for group splits: rows with the same value stay in the same fold."
+        default=None,
+        description="Column for group splits: rows with the same value stay in the same fold. With a time split, no "
+        "model trains on groups of its held-out rows.",
     )
     order_column: str | None = Field(
         default=None, description="Column for time splits: each fold trains on earlier rows only."
