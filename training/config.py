@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Options, Texts
+from .fitted.strategies import parse_fill, parse_scaling
 from .splits.split import Split
-from .zoo.strategies import parse_fill, parse_scaling
 
 Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]

@@ -16,10 +16,12 @@ from ..storage.format import MANIFEST
 from ..storage.machine import check_bytes
 from ..storage.places.locate import Location, locate
 from ..storage.tasks import SerialExecutor, silent
+from .fitted.inputs import plan_inputs
+from .fitted.statistics import fit_plan, fitted_statistics
+from .fitted.strategies import parse_fill, parse_option, parse_scaling
 from .model.objective import Normalizer
 from .run import RunFolder
 from .splits.choose import check_split
-from .splits.fitted import fit_plan, fitted_statistics
 from .splits.plan import make_plan
 from .splits.split import Split
 from .stream.batch import Rank, Transform
@@ -27,8 +29,6 @@ from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_ro
 from .stream.order import Mixing, lane_count
 from .stream.rows import RowStream
 from .stream.single import TrainStream
-from .zoo.inputs import plan_inputs
-from .zoo.strategies import parse_fill, parse_option, parse_scaling
 
 
 def stream(

@@ -12,12 +12,12 @@ from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
+from ...training.fitted.inputs import describe_inputs, plan_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config
 from ...training.zoo.factory import check_model, takes_schema
-from ...training.zoo.inputs import describe_inputs, plan_inputs
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
 from ..requests import Session

@@ -9,11 +9,11 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
 from ...training.config import TrainConfig, TrainingOptions
+from ...training.fitted.inputs import usual_fill
 from ...training.run import RunFolder
 from ...training.settings import check_task, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
-from ...training.zoo.inputs import usual_fill
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
 from ..runs.grid import candidate_folder, expand_grid, write_grid

@@ -21,12 +21,12 @@ from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
+from ...training.fitted.statistics import fit_plan
+from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job
-from ...training.splits.fitted import fit_plan
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
-from ...training.zoo.strategies import parse_fill
 from .durable_schedule import DurableSchedule
 from .schedule import Resources, TrainingUnit
 from .status import FoldRecord

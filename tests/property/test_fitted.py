@@ -14,9 +14,9 @@ from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
+from foldstream.training.fitted.statistics import fit_plan, fitted_statistics
 from foldstream.training.run import RunFolder, folds_of, read_result
 from foldstream.training.settings import resolve_settings
-from foldstream.training.splits.fitted import fit_plan, fitted_statistics
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import ONCE, Kind, Split
 from hypothesis import HealthCheck, given, settings

@@ -12,7 +12,18 @@ LAYERS = {"storage": 0, "pipeline": 1, "training": 1, "cluster": 2, "cli": 3, "_
 ROOMS = {
     "storage": ["errors", "random compiled machine tasks", "places moments", "*"],
     "pipeline": ["csv", "target", "tables images predictions", "*"],
-    "training": ["seeding", "splits stream zoo", "config", "settings", "run", "model", "engine", "ray", "open_stream"],
+    "training": [
+        "seeding",
+        "splits stream fitted",
+        "zoo",
+        "config",
+        "settings",
+        "run",
+        "model",
+        "engine",
+        "ray",
+        "open_stream",
+    ],
     "cluster": [
         "listener loopback",
         "requests",

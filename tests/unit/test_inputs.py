@@ -9,11 +9,11 @@ import pytest
 import torch
 from foldstream.storage.errors import UsageError
 from foldstream.storage.format import ImageForm, Schema, Statistics
+from foldstream.training.fitted.inputs import InputColumn, describe_inputs, plan_inputs
+from foldstream.training.fitted.strategies import parse_fill, parse_scaling
 from foldstream.training.model.objective import Normalizer
 from foldstream.training.zoo.factory import build_model, settings_in_source, takes_schema
-from foldstream.training.zoo.inputs import InputColumn, describe_inputs, plan_inputs
 from foldstream.training.zoo.networks import Embeddings
-from foldstream.training.zoo.strategies import parse_fill, parse_scaling
 
 NAN = float("nan")
 SCHEMA = Schema(

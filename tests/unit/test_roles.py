@@ -1,10 +1,13 @@
 """Columns that lie beside the rows, free text, the types that people expect, and the table of what columns became."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from foldstream.cluster.api.split import split_rows
+from foldstream.cluster.listener import Listener
 from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.storage.dataset import Dataset
@@ -12,7 +15,9 @@ from foldstream.storage.errors import ForeignError, UsageError
 from foldstream.storage.format import ImageForm, Manifest
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
+from foldstream.training.splits.choose import choose_split
 from foldstream.training.splits.columns import find_column, read_column
+from foldstream.training.splits.split import SplitOptions
 from PIL import Image
 
 from ..conftest import WriteCsv, contents, convert_file
@@ -180,3 +185,39 @@ def test_a_dataset_of_the_first_format_is_read_unless_its_numbers_were_filled(
     schema["fills"] = {"a": 2.5}
     with pytest.raises(ForeignError, match="its missing numbers were filled by all rows"):
         Manifest.from_json(old, "old")
+
+
+@pytest.mark.parametrize(
+    ("roles", "options", "expected"),
+    [
+        ({}, {}, ("stratified", None, None)),
+        ({"group": ("patient",)}, {}, ("stratified-group", "patient", None)),
+        ({"time": ("day",)}, {}, ("time", "day", None)),
+        ({"group": ("patient",), "time": ("day",)}, {}, ("time", "day", "patient")),
+        ({"group": ("patient",), "fold": ("a",)}, {}, ("column", "a", None)),
+        ({"group": ("patient",), "time": ("day",)}, {"split": "group"}, ("group", "patient", None)),
+        ({"group": ("patient",), "time": ("day",)}, {"order_column": "day"}, ("time", "day", None)),
+        ({"group": ("patient",)}, {"split": "kfold"}, ("kfold", None, None)),
+    ],
+    ids=str,
+)
+def test_a_split_follows_the_roles_of_the_columns(
+    roles: dict[str, tuple[str, ...]],
+    options: dict[str, Any],
+    expected: tuple[str, str | None, str | None],
+    write_csv: WriteCsv,
+    tmp_path: Path,
+) -> None:
+    schema = convert_file(write_csv(TEXT), tmp_path / "out", "label", roles=roles, features=("a",)).schema
+    split = choose_split(schema, SplitOptions(**options), 0)
+    assert (split.kind, split.column, split.group_column) == expected
+
+
+def test_a_split_by_a_feature_is_told(write_csv: WriteCsv, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    listener = Listener(announce=lambda heading, text: told.append((heading, text)))
+    for name, convert in (("beside", {"roles": {"group": ("patient",)}}), ("feature", {})):
+        dataset = convert_file(write_csv(TEXT), tmp_path / name, "label", **convert)
+        split_rows(dataset.place, group_column="patient", listener=listener)
+    assert [heading for heading, _ in told] == ["warning"]
+    assert told[0][1].startswith("the folds are split by 'patient', which is also a feature that the models learn from")

@@ -488,7 +488,8 @@ def test_a_plan_and_a_training_warn_of_rare_classes_and_large_groups(tmp_path: P
     ):
         told.clear()
         command()
-        rare, large = (value for name, value in told if name == "warning")
+        rare, feature, large = (value for name, value in told if name == "warning")
+        assert "'patient', which is also a feature" in feature
         assert rare.startswith("class 'rare' has 4 rows, fewer than the 6 folds")
         assert "150 rows" in large
         assert "the largest group has 50.0% of the rows" in large

@@ -17,6 +17,7 @@ from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
+from foldstream.training.fitted.inputs import Inputs, plan_inputs
 from foldstream.training.model.optimizer import check_optimizer
 from foldstream.training.model.weights import load_weights
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
@@ -24,7 +25,6 @@ from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.order import lane_count
 from foldstream.training.zoo.factory import check_model
-from foldstream.training.zoo.inputs import Inputs, plan_inputs
 
 
 def make_job(

@@ -12,13 +12,13 @@ from ...storage.fold_plan import FoldPlan
 from ...storage.format import Statistics
 from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
+from ..fitted.inputs import Inputs
+from ..fitted.statistics import fitted_statistics
 from ..model.objective import Normalizer, Objective, make_inputs, make_model
 from ..model.optimizer import make_optimizer, make_scheduler
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold
-from ..splits.fitted import fitted_statistics
-from ..zoo.inputs import Inputs
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports

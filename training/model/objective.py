@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from ...storage.format import Schema, Statistics
 from ..config import Recipe
+from ..fitted.inputs import ROUNDING, Inputs, plan_inputs
 from ..run import RunJob
 from ..seeding import seed_of
 from ..zoo.factory import build_model, takes_schema
-from ..zoo.inputs import ROUNDING, Inputs, plan_inputs
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
 

@@ -51,6 +51,12 @@ def plan_warnings(dataset: Dataset, plan: FoldPlan) -> list[str]:
     held_out = [int(plan.counts(rows.array, rows.held_out).sum()) for rows in plan.models]
     folds = len(held_out) // split.repeats
     lines = rare_classes(dataset.schema.classes, dataset.class_totals, folds)
+    for column in filter(None, (split.column, split.group_column)):
+        if column in dataset.schema.features:
+            lines.append(
+                f"the folds are split by '{column}', which is also a feature that the models learn from; to keep it "
+                "beside the rows, convert with --group, --time or --fold"
+            )
     if split.kind in ("group", "stratified-group"):
         lines += uneven_folds(held_out, folds, plan.manifest.details.get("largest_group", 0.0))
     return lines

@@ -1,25 +1,32 @@
 """The split that options ask for, checked against the data's schema."""
 
+from collections.abc import Collection
+
 from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ...storage.options import flag_of
 from .columns import find_column
-from .split import ALSO, COLUMN_OPTIONS, MOST_FOLDS, ONCE, Split, SplitOptions
+from .split import ALSO, COLUMN_OPTIONS, MOST_FOLDS, ONCE, Kind, Split, SplitOptions
 
 MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are counted in a byte
 
 
 def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
-    """The split that options ask for, with an automatic kind by the columns that they name. Raises UsageError."""
-    kind, named = options.split, options.columns
+    """The split that options ask for. Its kind, and columns that are not named, follow from the roles that columns got
+    at conversion. Raises UsageError."""
+    named, roles = options.columns, role_columns(schema)
+    kind = options.split
     if kind == "auto":
-        kind = "stratified" if schema.task == "classification" else "kfold"
-        for fitting in ("group", "time", "column"):
-            kind = fitting if COLUMN_OPTIONS[fitting] in named else kind
-    wanted = COLUMN_OPTIONS.get(kind)
+        kind = automatic_kind(schema, named or roles)
+        if not named:
+            kind = "stratified-group" if kind == "group" and schema.task == "classification" else kind
+            fitting = (COLUMN_OPTIONS.get(kind), ALSO.get(kind))
+            named = {option: column for option, column in roles.items() if option in fitting}
+    wanted, also = COLUMN_OPTIONS.get(kind), ALSO.get(kind)
     if wanted and wanted not in named:
-        raise UsageError(f"--split {kind} needs {flag_of(SplitOptions, wanted)} COLUMN")
-    also = ALSO.get(kind)
+        if wanted not in roles:
+            raise UsageError(f"--split {kind} needs {flag_of(SplitOptions, wanted)} COLUMN")
+        named = {**named, wanted: roles[wanted]}
     if other := [option for option in named if option not in (wanted, also)]:
         flag = flag_of(SplitOptions, other[0])
         raise UsageError(f"--split {kind} does not take {flag}; remove it, or choose another kind of split")
@@ -30,6 +37,21 @@ def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
     split = Split(kind=kind, seed=seed, column=column, group_column=group_column, **shared)
     check_split(split, schema)
     return split
+
+
+def automatic_kind(schema: Schema, columns: Collection[str]) -> Kind:
+    """The kind of split that columns, by their options, call for; without any, the one that fits the task."""
+    for kind in ("column", "time", "group"):
+        if COLUMN_OPTIONS[kind] in columns:
+            return kind
+    return "stratified" if schema.task == "classification" else "kfold"
+
+
+def role_columns(schema: Schema) -> dict[str, str]:
+    """The columns that have a role in splits, by the option that would name them."""
+    roles = {"group_column": "group", "order_column": "time", "fold_column": "fold"}
+    found = {option: schema.role(role) for option, role in roles.items()}
+    return {option: column for option, column in found.items() if column}
 
 
 def check_split(split: Split, schema: Schema) -> None:

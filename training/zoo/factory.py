@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.places.json_files import content_hash
 from ...storage.places.locate import locate
-from .inputs import Inputs
+from ..fitted.inputs import Inputs
 from .user_code import describe_error
 
 if TYPE_CHECKING:

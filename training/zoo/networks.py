@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 
 from ...storage.errors import UsageError
-from .inputs import InputSchema
+from ..fitted.inputs import InputSchema
 
 
 class SamePad(nn.Module):
