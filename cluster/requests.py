@@ -61,7 +61,7 @@ class ConversionRequest(Options):
     out: Annotated[Location, Cli(metavar="OUT.zarr")] = Field(kw_only=False, description="Where to write the dataset.")
     like: Annotated[Location | None, Cli(metavar="DATASET")] = Field(
         default=None,
-        description="Dataset whose columns, categories, fill values and classes to reuse, e.g. for a test set.",
+        description="Dataset whose columns, categories and classes to reuse, e.g. for a test set.",
     )
     overwrite: bool = Field(default=False, description="Replace an existing dataset.")
     dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(

@@ -1,10 +1,10 @@
 """What a user says about the conversion of images."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ...storage.options import Cli, Location, Texts
+from ...storage.options import Cli, Location, Options, Texts
 from ..target.options import OnError, RoleOptions, Seed, Task, parse_numbers
 
 
@@ -29,6 +29,8 @@ def parse_seed(value: Any) -> Any:
 
 class ImageOptions(RoleOptions):
     """What becomes of image files. Columns with a role are those of `labels`."""
+
+    panel: ClassVar[str] = Options.panel
 
     size: Annotated[int | tuple[int, ...] | list[int] | None, BeforeValidator(parse_size), Cli(metavar="N|H,W")] = (
         Field(default=None, description="Size of a sample, e.g. 64, or 48,64 for height and width.")

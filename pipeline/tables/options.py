@@ -1,11 +1,11 @@
 """What a user says about the conversion of tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...storage.options import Cli, Texts
+from ...storage.options import Cli, Options, Texts
 from ..csv.options import CsvOptions
 from ..target.options import OnError, RoleOptions, Seed, Task, parse_numbers
 
@@ -27,6 +27,8 @@ def _check_missing(text: str) -> str:
 class TableOptions(RoleOptions):
     """What becomes of the columns of CSV and Parquet files."""
 
+    panel: ClassVar[str] = Options.panel
+
     label: Texts = Field(
         default=(),
         description="Column to learn, repeatable for several regression targets; without it, rows to predict.",
@@ -36,7 +38,9 @@ class TableOptions(RoleOptions):
         default=None, description="Shape of a sample, e.g. 1,28,28; by default a vector."
     )
     dtype: Dtype = Field(
-        default="auto", description="Type of the values; auto: the narrowest that holds all of them exactly."
+        default="auto",
+        description="Type of the values; auto: the narrowest in which whole numbers are exact and fractions as "
+        "precise as their column's range needs.",
     )
     task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
     ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
@@ -45,8 +49,8 @@ class TableOptions(RoleOptions):
     )
     category: Texts = Field(
         default=(),
-        description="Column of categories, repeatable, for numbers that are codes, and for text of which nearly every "
-        "row has its own, as names, which is otherwise left out.",
+        description="Column of categories, repeatable: numbers that are codes, or text that would be left out because "
+        "nearly every row has its own, such as names; other text is detected.",
     )
     date: Texts = Field(default=(), description="Column of dates, repeatable, where they are not detected.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(

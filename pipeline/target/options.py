@@ -1,6 +1,6 @@
 """Options that conversions of tables and of images have in common."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,13 +14,15 @@ Task = Literal["auto", "classification", "regression"]
 class RoleOptions(Options):
     """Columns that lie beside the rows, and are not learned from."""
 
+    panel: ClassVar[str] = "Columns beside the rows, which are not learned from"
+
     group: Texts = Field(
-        default=(), description="Column of groups whose rows stay in one fold, e.g. patients; kept beside the rows."
+        default=(), description="Column of groups whose rows stay in one fold, e.g. patients; repeatable."
     )
-    time: str | None = Field(default=None, description="Column of the order in time; kept beside the rows.")
-    fold: str | None = Field(default=None, description="Column with your own fold numbers; kept beside the rows.")
-    weight: str | None = Field(default=None, description="Column of the rows' weights; kept beside the rows.")
-    keep: Texts = Field(default=(), description="Column to keep beside the rows without learning from it, repeatable.")
+    time: str | None = Field(default=None, description="Column of the order in time, for time splits.")
+    fold: str | None = Field(default=None, description="Column with your own fold numbers, for column splits.")
+    weight: str | None = Field(default=None, description="Column of the rows' weights.")
+    keep: Texts = Field(default=(), description="Column to keep for any other use, repeatable.")
 
 
 def parse_numbers(value: Any) -> Any:
