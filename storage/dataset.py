@@ -1,7 +1,7 @@
 """Opening a dataset, or other arrays that share its rows, and refusing incomplete ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -143,8 +143,10 @@ class Dataset(StoredArrays):
                 distinct = len(schema.categories[name])
                 yield ColumnFacts(name, role, "category", schema.x_dtype, missing, distinct)
                 continue
+            facts = ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing)
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
-            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, None, *values)
+            empty = missing == self.rows * width
+            yield facts if empty else replace(facts, minimum=values[0], mean=values[1], maximum=values[2])
 
     @property
     def stored_bytes(self) -> int:

@@ -229,8 +229,8 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             raise UsageError(f"{table.path} does not have the expected columns: {differences}")
     if not features:
         raise UsageError(
-            f"{path} has no feature columns besides the labels, the id and ignored columns; check --label, --id and "
-            "--ignore"
+            f"{path} has no feature columns besides the labels, the id, ignored columns and those with a role; check "
+            "--label, --id, --ignore, --group and the like"
         )
     if like:
         categories, dates = tuple(like.categories), tuple(like.dates)
@@ -245,7 +245,8 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
 def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tuple[str, ...]:
     """The columns to keep beside the rows: those with a role that are not learned from, and those of `like` that all
     tables have."""
-    named = (name for names in request.roles.values() for name in names if name not in request.features)
+    features = {*request.features, *(request.like.features if request.like else ())}
+    named = (name for names in request.roles.values() for name in names if name not in features)
     likes = (column.name for column in (request.like.beside if request.like else ()))
     taken = {*request.labels, request.id}
     everywhere = (name for name in likes if name not in taken and all(name in table.header for table in tables))
