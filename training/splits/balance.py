@@ -98,8 +98,8 @@ def move_each(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> bool:
 
 
 def swap_pairs(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> bool:
-    """Let the two buckets change places that shorten the squared distance most, again and again, at most once for each
-    bucket. Returns whether any have."""
+    """Let the two buckets change places that shorten the squared distance most, at most as often as there are
+    buckets. Returns whether any have."""
     products = parts @ parts.T
     squares = np.diag(products)
     apart = squares[:, None] + squares - 2 * products
