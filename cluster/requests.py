@@ -100,8 +100,14 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
         Mapping[str, Any] | None, Cli(flag="--set", metavar="NAME=VALUE", parse=parse_settings, repeatable=True)
     ] = Field(
         default=None,
-        description=f"Setting, repeatable: {', '.join(Recipe.model_fields)}, or one of the model's own. Several values "
+        description=f"Setting, repeatable: {', '.join(Recipe.settings())}, or one of the model's own. Several values "
         "separated by commas make a grid.",
+    )
+    shares: int | None = Field(
+        default=None,
+        ge=1,
+        description="Parts of each batch that are computed by themselves: that many workers, or fewer, get the same "
+        "weights. 1 computes a batch at once, as a loop of one's own does. By default 2, or the number of workers.",
     )
     callbacks: Annotated[
         list[Any] | tuple[Any, ...], Cli(flag="--callback", metavar="NAME[=ARGUMENT]", repeatable=True)

@@ -16,6 +16,7 @@ from .fitted.strategies import parse_fill, parse_scaling
 from .splits.split import Split
 
 Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
+Scheduler = Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR", "ReduceLROnPlateau"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
 SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as hung
 
@@ -23,16 +24,44 @@ SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as
 class Recipe(Options):
     """How the weights are found. The names are torch's; each can be given by `--set NAME=VALUE`."""
 
-    optimizer: str = Field(default="AdamW", description="Any class of torch.optim.")
-    lr: float = Field(default=0.003, gt=0, description="Learning rate; the maximum of OneCycleLR.")
-    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of weights; biases and norms have none.")
+    optimizer: str = Field(default="AdamW", description="Any class of torch.optim that fits the model.")
+    lr: float = Field(
+        default=0.003,
+        gt=0,
+        description="Learning rate; the maximum of OneCycleLR. lr.PATTERN is that of some parameters, by name.",
+    )
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        description="Weight decay of weights; biases and norms have none. weight_decay.PATTERN is for some parameters.",
+    )
     momentum: float = Field(default=0.0, ge=0, description="For optimizers that have it.")
-    scheduler: Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR"] = Field(
+    nesterov: bool = Field(default=False, description="Nesterov's momentum, for optimizers that have it.")
+    betas: str = Field(default="", description="For Adam and its kin, as 0.9:0.95; by default torch's.")
+    eps: float = Field(default=0.0, ge=0, description="For Adam and its kin; 0: torch's default.")
+    frozen: str = Field(
+        default="",
+        description="Parameters that are not trained: names or patterns with colons between, as backbone:embed*.",
+    )
+    scheduler: Scheduler = Field(
         default="OneCycleLR",
-        description="OneCycleLR and CosineAnnealingLR run over all epochs; StepLR; ExponentialLR per step; ConstantLR.",
+        description="OneCycleLR and CosineAnnealingLR run over all epochs; StepLR; ExponentialLR per step; ConstantLR; "
+        "ReduceLROnPlateau by the validation loss.",
+    )
+    warmup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Optimizer steps over which the learning rate rises at first, or below 1 their fraction of all. "
+        "OneCycleLR rises by itself; ReduceLROnPlateau does not take it.",
+    )
+    cycle_momentum: bool = Field(
+        default=False, description="Have OneCycleLR change momentum, or Adam's first beta, between 0.85 and 0.95 too."
     )
     step_size: int = Field(default=100, ge=1, description="Optimizer steps between StepLR's decays.")
-    gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR or ExponentialLR.")
+    plateau: int = Field(
+        default=3, ge=0, description="Epochs without a lower validation loss before ReduceLROnPlateau decays."
+    )
+    gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR, ExponentialLR or ReduceLROnPlateau.")
     loss: Loss = Field(
         default="auto",
         description="A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for regression.",
@@ -64,6 +93,13 @@ class Recipe(Options):
     patience: int = Field(
         default=0, ge=0, description="Early stopping: epochs without a lower validation loss; 0: never stop early."
     )
+    groups: dict[str, dict[str, float]] = Field(default={})
+    """What is set for some parameters, by their pattern: `{"backbone": {"lr": 0.0001}}` for `lr.backbone=0.0001`."""
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The names that `--set` takes."""
+        return tuple(name for name in cls.model_fields if name != "groups")
 
 
 def _check_missing(text: str) -> str:

@@ -11,6 +11,7 @@ from .splits.choose import check_split
 from .stream.order import check_batch_size
 from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
 
+BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -35,16 +36,20 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     check_task(schema)
     check_split(config.split, schema)
     check_batch_size(config.batch_size, config.lanes)
-    if config.refit and config.recipe.patience:
-        raise UsageError(
-            "--refit trains on all rows, but --set patience needs held-out rows to stop early; use one of them"
-        )
+    by_loss = "patience" if config.recipe.patience else "scheduler=ReduceLROnPlateau"
+    if config.refit and (config.recipe.patience or config.recipe.scheduler == "ReduceLROnPlateau"):
+        raise UsageError(f"--refit trains on all rows, but --set {by_loss} needs held-out rows; use one of them")
     _check_recipe(config.recipe, str(schema.task))
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
     if recipe.stack and recipe.strategy == "fsdp":
         raise UsageError("--set stack=true computes all folds in one process; remove strategy=fsdp")
+    if recipe.warmup and recipe.scheduler in ("OneCycleLR", "ReduceLROnPlateau"):
+        raise UsageError(
+            f"--set warmup={recipe.warmup:g}: {recipe.scheduler} has none, OneCycleLR rises by itself; use "
+            "scheduler=CosineAnnealingLR, or remove it"
+        )
     if (recipe.strategy, recipe.precision) == ("fsdp", "float16"):
         raise UsageError("--set strategy=fsdp does not support float16's gradient scaling; use precision=bfloat16")
     import torch
@@ -80,18 +85,22 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
         own = settings_of(load_factory(model))
     recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
     rest: dict[str, Any] = {}
+    groups: dict[str, dict[str, float]] = {}
     for name, value in settings.items():
-        if name in Recipe.model_fields:
+        setting, _, pattern = name.partition(".")
+        if setting in BY_PATTERN and pattern:
+            groups.setdefault(pattern, {})[setting] = _typed(name, value, float)
+        elif name in Recipe.settings():
             recipe[name] = _typed(name, value, type(Recipe.model_fields[name].default))
         elif name in own or "**" in own:
             default = own.get(name)
             rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
         else:
-            names = [*Recipe.model_fields, *own]
+            names = [*Recipe.settings(), *own]
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    return Recipe.parse(recipe, name=lambda field: f"--set {field}="), rest
+    return Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}="), rest
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -78,11 +78,12 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     for config in configs.values():
         check_config(config, schema)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
-            check_optimizer(config.recipe)
             inputs = plan_inputs(
                 schema, dataset.statistics, config.missing, config.scalings, takes_schema(config.model)
             )
-            count = check_model(config.model, inputs, schema.outputs, config.model_settings)
+            model = check_model(config.model, inputs, schema.outputs, config.model_settings)
+            check_optimizer(config.recipe, model)
+            count = sum(parameter.numel() for parameter in model.parameters())
         parameters = max(parameters, count)
     return parameters
 

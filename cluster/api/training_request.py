@@ -64,7 +64,9 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     folders = (candidate_folder(root.root, name) for name in candidates)
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
     workers = choose_workers(request, dataset)
-    lanes, shares = next(existing, (lane_count(shares_of(workers)), shares_of(workers)))
+    usual = request.shares or shares_of(workers)
+    lanes, shares = next(existing, (lane_count(max(usual, workers)), usual))
+    shares = request.shares or shares
     configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
     check_batch_size(request.batch_size, lanes)
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)

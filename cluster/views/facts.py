@@ -47,13 +47,16 @@ def settings(job: RunJob) -> dict[str, Any]:
     """The `--set` settings that differ from the model's default recipe, and the model's own settings."""
     usual = usual_recipe(job.config.model)
     differing = {name: value for name, value in job.config.recipe.model_dump().items() if value != getattr(usual, name)}
-    return differing | dict(job.config.model_settings)
+    groups: dict[str, dict[str, float]] = differing.pop("groups", {})
+    some = {f"{name}.{pattern}": value for pattern, values in groups.items() for name, value in values.items()}
+    return differing | some | dict(job.config.model_settings)
 
 
 def command(job: RunJob, run: RunFolder) -> str:
     """The command that trains the run again, to the last bit, in another folder."""
     config, data = job.config, {"dataset": job.dataset, "run": f"{run.root}-again"}
     options = {**config.part(TrainingOptions), "workers": config.shares, "settings": settings(job)}
+    options |= {"shares": 1} if config.shares == 1 else {}
     always, first = {*TrainingOptions.model_fields, "workers"}, ""
     if config.split.seed != config.seed:  # the folds are those of a plan
         plan = {"dataset": job.dataset, "name": PLAN, "seed": config.split.seed, **options_of(config.split)}

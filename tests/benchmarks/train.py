@@ -65,7 +65,7 @@ class PlainLoop:
         self.model, self.prepare = make_model(job, 0, fold.learner.prepare.inputs), fold.learner.prepare
         self.optimizer = make_optimizer(self.model, recipe)
         if default:
-            groups = parameter_groups(self.model, recipe.weight_decay)
+            groups = parameter_groups(self.model, recipe)
             self.optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr)
         self.scheduler = make_scheduler(self.optimizer, recipe, ceil(steps / recipe.accumulate) * job.config.epochs)
         self.model.train()

@@ -25,6 +25,7 @@ from foldstream.training.settings import check_config, resolve_settings
 from foldstream.training.splits.split import Split
 from foldstream.training.stream.order import lane_count
 from foldstream.training.zoo.factory import check_model
+from torch import nn
 
 
 def make_job(
@@ -309,7 +310,7 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
     def resolve_and_check() -> None:
         recipe, own = resolve_settings("mlp", settings)
         check_config(TrainConfig(model="mlp", recipe=recipe, model_settings=own), digits.schema)
-        check_optimizer(recipe)
+        check_optimizer(recipe, nn.Linear(2, 2, bias=False))
 
     with pytest.raises(UsageError, match=message):
         resolve_and_check()

@@ -15,7 +15,7 @@ from ..config import CheckpointPolicy
 from ..fitted.inputs import Inputs
 from ..fitted.statistics import fitted_statistics
 from ..model.objective import Normalizer, Objective, make_inputs, make_model
-from ..model.optimizer import make_optimizer, make_scheduler
+from ..model.optimizer import make_optimizer, make_scheduler, step_schedule
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold
@@ -91,6 +91,8 @@ class FoldModel:
         if self.state.improves(metrics):
             weights = {name: tensor.clone() for name, tensor in self.network.model.state_dict().items()}
             self.state.best = {"loss": metrics["loss"], "epoch": self.state.epoch + 1, "weights": weights}
+        if "loss" in metrics:
+            step_schedule(self.learner.scheduler, metrics["loss"])
         self.state.end_epoch(metrics)
 
     def write_reports(self) -> None:

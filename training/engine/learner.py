@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ...storage.errors import UsageError
 from ..config import Recipe
 from ..model.objective import Normalizer, Objective, autocast
+from ..model.optimizer import step_schedule
 from ..run import RunFold
 from ..seeding import seed_of
 from .process import Process
@@ -174,7 +175,7 @@ class Learner:
             nn.utils.clip_grad_norm_(self.network.module.parameters(), limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
+        step_schedule(self.scheduler)
 
     def end_pass(self) -> float:
         """Average the buffers over all shares. Returns the mean loss of the epoch's steps over them."""

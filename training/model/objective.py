@@ -12,6 +12,7 @@ from ..fitted.inputs import ROUNDING, Inputs, plan_inputs
 from ..run import RunJob
 from ..seeding import seed_of
 from ..zoo.factory import build_model, takes_schema
+from .optimizer import freeze
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
 
@@ -111,7 +112,9 @@ def make_model(job: RunJob, fold: int, inputs: Inputs) -> nn.Module:
     """Create the fold's model with its initial weights, which are the same on every rank."""
     torch.manual_seed(seed_of(job.config.seed, fold))
     config = job.config
-    return build_model(config.model, inputs, job.schema.outputs, config.model_settings)
+    model = build_model(config.model, inputs, job.schema.outputs, config.model_settings)
+    freeze(model, config.recipe)
+    return model
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

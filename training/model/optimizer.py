@@ -1,5 +1,6 @@
 """The optimizer and the learning rate schedule of a recipe."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,43 +12,88 @@ from ..config import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Create the recipe's optimizer for the model's parameters.
-
-    The fused implementation of Adam, one pass over the memory, takes a third of the time of torch's default, even on a
-    CPU.
-    """
-    options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
+    """Create the recipe's optimizer for the model's parameters."""
     can_fuse = all(
         type(parameter) is nn.Parameter and parameter.is_floating_point() for parameter in model.parameters()
     )
+    return _create(parameter_groups(model, recipe), recipe, can_fuse)
+
+
+def _create(groups: list[dict[str, Any]], recipe: Recipe, can_fuse: bool) -> torch.optim.Optimizer:
+    """The fused implementation of Adam, one pass over the memory, takes a third of the time of torch's default, even on
+    a CPU."""
+    options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
+    if recipe.nesterov:
+        options["nesterov"] = True
+    if recipe.betas:
+        options["betas"] = parse_betas(recipe.betas)
+    if recipe.eps:
+        options["eps"] = recipe.eps
     if recipe.optimizer in ("Adam", "AdamW") and can_fuse:
         options["fused"] = True
-    groups = parameter_groups(model, recipe.weight_decay)
     optimizer: torch.optim.Optimizer = getattr(torch.optim, recipe.optimizer)(groups, lr=recipe.lr, **options)
     return optimizer
 
 
-def check_optimizer(recipe: Recipe) -> None:
-    """Raise UsageError unless the recipe's optimizer and schedule can take one step on a tiny model."""
-    model = nn.Linear(2, 2, bias=False)
+def parse_betas(text: str) -> tuple[float, ...]:
+    """`0.9:0.95` as numbers. Raises UsageError."""
     try:
-        optimizer = make_optimizer(model, recipe)
-        scheduler = make_scheduler(optimizer, recipe, 1)
-        model(torch.ones(1, 2)).sum().backward()
+        return tuple(float(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"--set betas={text}: must be numbers with colons between, e.g. 0.9:0.95") from None
+
+
+def check_optimizer(recipe: Recipe, model: nn.Module) -> None:
+    """Raise UsageError unless the recipe's optimizer and schedule can take a step with parameters such as the model's,
+    and every pattern of the recipe fits some of them."""
+    names = [name for name, _ in model.named_parameters()]
+    named = [("frozen", pattern) for pattern in patterns_of(recipe.frozen)]
+    named += [(f"{setting}.{pattern}", pattern) for pattern, values in recipe.groups.items() for setting in values]
+    for setting, pattern in named:
+        if not any(fits(name, pattern) for name in names):
+            raise UsageError(
+                f"--set {setting}: no parameter of the model is named like '{pattern}'; its parameters are "
+                f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+            )
+    freeze(model, recipe)
+    groups = parameter_groups(model, recipe)
+    if not groups:
+        raise UsageError(f"--set frozen={recipe.frozen}: no parameter remains to be trained")
+    for group in groups:  # of the same dimensions, but small
+        group["params"] = [nn.Parameter(torch.zeros((2,) * parameter.ndim)) for parameter in group["params"]]
+    try:
+        optimizer = _create(groups, recipe, can_fuse=True)
+        scheduler = make_scheduler(optimizer, recipe, 2)
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        scheduler.step()
+        step_schedule(scheduler)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
-            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train: {error}; "
+            f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train this model: {error}; "
             "choose others, e.g. optimizer=AdamW with scheduler=OneCycleLR"
         ) from error
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:
-    """Create the recipe's schedule, which is stepped after every optimizer step, `updates` times in total."""
+    """Create the recipe's schedule, which is stepped after every optimizer step, `updates` times in total, or for
+    ReduceLROnPlateau after every epoch."""
+    if recipe.scheduler == "OneCycleLR":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return lr_scheduler.OneCycleLR(optimizer, rates, total_steps=updates + 1, cycle_momentum=recipe.cycle_momentum)
+    if recipe.scheduler == "ReduceLROnPlateau":
+        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=recipe.gamma, patience=recipe.plateau)
+    steps = min(updates, round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * updates))
+    if not steps:
+        return _decay(optimizer, recipe, updates)
+    rising = lr_scheduler.LinearLR(optimizer, start_factor=1 / (steps + 1), total_iters=steps)
+    falling = _decay(optimizer, recipe, max(1, updates - steps))
+    return lr_scheduler.SequentialLR(optimizer, [rising, falling], milestones=[steps])
+
+
+def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:
     match recipe.scheduler:
-        case "OneCycleLR":
-            return lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=updates + 1)
         case "CosineAnnealingLR":
             return lr_scheduler.CosineAnnealingLR(optimizer, updates)
         case "StepLR":
@@ -58,19 +104,51 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: in
             return lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters into those with weight decay and those without.
+def step_schedule(scheduler: lr_scheduler.LRScheduler, loss: float | None = None) -> None:
+    """Step a schedule after an update, or if it goes by epochs, after an epoch with its validation `loss`."""
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        if loss is not None:
+            scheduler.step(loss)
+    elif loss is None:
+        scheduler.step()
+
+
+def patterns_of(text: str) -> list[str]:
+    """`backbone:embed*` as patterns."""
+    return [part for part in text.split(":") if part]
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a pattern is the name of a parameter or of a module that contains it, also with `*` and `?`."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))
+
+
+def freeze(model: nn.Module, recipe: Recipe) -> None:
+    """Exclude the parameters from training that the recipe freezes."""
+    for name, parameter in model.named_parameters():
+        if any(fits(name, pattern) for pattern in patterns_of(recipe.frozen)):
+            parameter.requires_grad_(False)
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Split the parameters by weight decay and learning rate, in the order of the model.
 
     Weights with two or more dimensions decay; biases and the parameters of norms do not. A model with a method
-    `decayed_parameters` chooses for itself.
+    `decayed_parameters` chooses for itself. The recipe may set both by patterns of names, of which the last one counts.
     """
     choose = getattr(model, "decayed_parameters", None)
     decayed = {id(p) for p in (choose() if choose else (p for p in model.parameters() if p.ndim >= 2))}
-    split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for parameter in model.parameters():
-        split[id(parameter) in decayed].append(parameter)
-    groups = [{"params": split[True], "weight_decay": weight_decay}, {"params": split[False], "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        own: dict[str, float] = {}
+        for pattern, values in recipe.groups.items():
+            own |= values if fits(name, pattern) else {}
+        decay = own.get("weight_decay", recipe.weight_decay if id(parameter) in decayed else 0.0)
+        groups.setdefault((own.get("lr", recipe.lr), decay), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 
 
 MODEL_BYTES = 20  # per parameter: its value, gradient, two optimizer moments, and best value so far

@@ -193,8 +193,8 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
     return model
 
 
-def check_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any]) -> int:
-    """Run a model on two rows of zeros before any worker starts. Returns its number of parameters.
+def check_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any]) -> nn.Module:
+    """Run a model on two rows of zeros before any worker starts, and return it.
 
     Raises UsageError if the forward pass fails, or if the output is not of shape (rows, outputs).
     """
@@ -215,4 +215,4 @@ def check_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
             f"--model {name} returns {returned} for 2 rows, but the data requires (2, {outputs}); the last layer must "
             f"have {outputs} outputs"
         )
-    return sum(p.numel() for p in model.parameters())
+    return model
