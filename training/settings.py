@@ -73,6 +73,16 @@ def usual_recipe(model: str) -> Recipe:
     return Recipe(**DEFAULTS.get(model, {}))
 
 
+def describe_recipe(recipe: Recipe) -> str:
+    """What a training uses, in a line: optimizer, rate, decay, schedule, and all that is not at its default."""
+    named = {"optimizer", "lr", "weight_decay", "scheduler", "groups"}
+    words = [recipe.optimizer, f"lr {recipe.lr:g}", f"weight decay {recipe.weight_decay:g}", recipe.scheduler]
+    values = {name: getattr(recipe, name) for name in Recipe.settings() if name not in named}
+    words += [f"{name} {value}" for name, value in values.items() if value != Recipe.model_fields[name].default]
+    words += [f"{name} of {pattern} {value:g}" for pattern, own in recipe.groups.items() for name, value in own.items()]
+    return ", ".join(words)
+
+
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """Sort `--set` values into the recipe and the model's own settings.
 

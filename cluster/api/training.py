@@ -16,7 +16,7 @@ from ...training.fitted.inputs import describe_inputs, plan_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
-from ...training.settings import check_config
+from ...training.settings import check_config, describe_recipe
 from ...training.zoo.factory import check_model, takes_schema
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
@@ -107,6 +107,8 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
     asked = training.asked
     dataset, config = asked.dataset, next(iter(asked.configs.values()))
     notes = describe_inputs(dataset.schema, dataset.statistics, config.missing, takes_schema(config.model))
+    for name, one in asked.configs.items():
+        notes[f"recipe {name}".strip()] = f"{describe_recipe(one.recipe)}; batches of {one.batch_size}"
     for heading, sentence in notes.items():
         session.listener.announce(heading, sentence)
     if not asked.workers:
