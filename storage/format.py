@@ -246,7 +246,8 @@ class Statistics:
     """Per channel of `x` (the first axis of a sample): mean, standard deviation, minimum, maximum, number of missing
     values, and the median, if it was measured.
 
-    `y_mean` and `y_std` are the mean and standard deviation of each label of a regression.
+    `y_mean` and `y_std` are the mean and standard deviation of each label of a regression, and `class_rows` the rows of
+    each class, where they were counted.
     """
 
     mean: tuple[float, ...]
@@ -257,6 +258,7 @@ class Statistics:
     y_mean: tuple[float, ...] = ()
     y_std: tuple[float, ...] = ()
     median: tuple[float, ...] = ()
+    class_rows: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -265,6 +267,7 @@ class Statistics:
         targets: Moments | None,
         missing: Sequence[int] | None = None,
         median: Sequence[float] = (),
+        class_rows: Sequence[int] = (),
     ) -> Self:
         """The statistics that moments of the features, and of the targets of a regression, amount to. A channel without
         values has the range 0 to 0. `missing` counts more than NaN, if it is given."""
@@ -278,6 +281,7 @@ class Statistics:
             y_mean=tuple(targets.mean.tolist()) if targets else (),
             y_std=tuple(targets.std().tolist()) if targets else (),
             median=tuple(median),
+            class_rows=tuple(class_rows),
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Options, Texts
-from .fitted.strategies import parse_fill, parse_scaling
+from .fitted.strategies import parse_class_weight, parse_fill, parse_scaling
 from .splits.split import Split
 
 Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
@@ -114,6 +114,12 @@ def _check_scalings(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _check_class_weights(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_class_weight(text)
+    return texts
+
+
 class TrainingOptions(Options):
     """What decides the result of a training, as a user gives it; the split stands apart."""
 
@@ -136,6 +142,11 @@ class TrainingOptions(Options):
         description="Scaling, repeatable, for all columns or as COLUMN=SCALING for one: standard, minmax, none, "
         "imagenet or MEAN:SCALE; by default standard for numbers.",
     )
+    class_weight: Annotated[Texts, AfterValidator(_check_class_weights)] = Field(
+        default=(),
+        description="Weight of classes in the loss, repeatable: balanced, by the rows of each in the fold's training "
+        "rows, or NAME=WEIGHT.",
+    )
     window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
 
@@ -143,6 +154,11 @@ class TrainingOptions(Options):
     def scalings(self) -> tuple[str, ...]:
         """The scalings of `normalize`."""
         return cast(tuple[str, ...], self.normalize)
+
+    @property
+    def class_weights(self) -> tuple[str, ...]:
+        """The weights of `class_weight`."""
+        return cast(tuple[str, ...], self.class_weight)
 
 
 class TrainConfig(TrainingOptions):

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
-from ..storage.format import Schema
+from ..storage.format import Schema, Statistics
 from .config import Ensemble, Loss, Recipe, TrainConfig
+from .fitted.class_weights import class_weights
 from .splits.choose import check_split
 from .stream.order import check_batch_size
 from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
@@ -40,6 +41,8 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     if config.refit and (config.recipe.patience or config.recipe.scheduler == "ReduceLROnPlateau"):
         raise UsageError(f"--refit trains on all rows, but --set {by_loss} needs held-out rows; use one of them")
     _check_recipe(config.recipe, str(schema.task))
+    nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
+    class_weights(schema, nothing, config.class_weights)  # only for its errors
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:

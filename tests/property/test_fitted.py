@@ -112,6 +112,8 @@ def test_the_statistics_of_a_model_are_those_of_its_training_rows(
                 assert std == pytest.approx(np.nanstd(rows, axis=0).astype(float).tolist(), rel=CLOSE, abs=CLOSE)
         assert found.minimum == tuple(np.nanmin(x[chosen], axis=0))
         assert found.maximum == tuple(np.nanmax(x[chosen], axis=0))
+        if dataset.schema.classes:
+            assert found.class_rows == tuple(np.bincount(y[chosen, 0].astype(int), minlength=3))
         assert found.missing == tuple(np.isnan(x[chosen]).sum(axis=0))
         assert found.median == tuple(np.nanmedian(x[chosen], axis=0))
 

@@ -43,7 +43,7 @@ class HeldOutEvaluator:
         with autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x))
         self.sums[shard, 0] += len(y)
-        self.sums[shard, 1] += self.objective(outputs, y).double() * len(y)
+        self.sums[shard, 1] += self.objective.evaluate(outputs, y).double() * len(y)
         self.sums[shard, 2:] += sum_scores(self.schema, self.objective.predict(outputs), y)
 
     def scores(self) -> dict[str, float]:

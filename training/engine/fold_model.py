@@ -14,7 +14,7 @@ from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
 from ..fitted.inputs import Inputs
 from ..fitted.statistics import fitted_statistics
-from ..model.objective import Normalizer, Objective, make_inputs, make_model
+from ..model.objective import Normalizer, make_inputs, make_model, make_objective
 from ..model.optimizer import make_optimizer, make_scheduler, step_schedule
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
@@ -128,7 +128,7 @@ def make_fold_model(
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
     steps, dropped = divmod(rows, config.batch_size)
     statistics = fitted_statistics(plan, run_fold.fold)
-    objective = Objective(job.schema, statistics, recipe).to(device)
+    objective = make_objective(job, statistics).to(device)
     inputs = make_inputs(job, statistics)
     prepare = Normalizer(inputs).to(device)
     network = _make_network(run_fold, inputs, process)

@@ -5,7 +5,6 @@ them, always in the same order, and never as the total less the held-out rows: r
 """
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,9 +22,10 @@ from .medians import measure_medians
 MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 READ_BYTES = 32 << 20  # of features that a task reads at once
 
-CodeMoments = dict[str, Moments]
+CodeSums = dict[str, Moments | np.ndarray]
 """For each array of codes the moments of the features of the rows of each code, (codes, channels), as `fold` or
-`fold_1`; for a regression also of the targets, (codes, labels), as `fold/y`."""
+`fold_1`; for a regression also of the targets, (codes, labels), as `fold/y`; for a classification the rows of each
+class, (codes, classes) int64, as `fold/classes`."""
 
 
 @dataclass(frozen=True)
@@ -37,32 +37,43 @@ class MomentsTask:
     shard: int
 
 
-def measure_shard(task: MomentsTask) -> CodeMoments:
+def measure_shard(task: MomentsTask) -> CodeSums:
     """The moments of a shard's rows by their codes, some blocks at a time."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
-    layout, regression = dataset.layout, dataset.schema.task == "regression"
+    layout, classes = dataset.layout, len(dataset.schema.classes)
     codes = tuple(spec.name for spec in plan.manifest.arrays)
-    values, folds = BlockReader(dataset, ("x", "y") if regression else ("x",)), BlockReader(plan, codes)
+    values, folds = BlockReader(dataset, ("x", "y") if dataset.schema.labels else ("x",)), BlockReader(plan, codes)
     blocks = layout.blocks_of(task.shard)
     step = max(1, READ_BYTES // (layout.block_rows * dataset.spec("x").row_bytes))
-    total: CodeMoments = {}
+    total: CodeSums = {}
     for first in range(0, len(blocks), step):
         arrays, of_rows = values.read(blocks[first : first + step]), folds.read(blocks[first : first + step])
         channels = arrays["x"].reshape(len(arrays["x"]), dataset.schema.sample_shape[0], -1)
         for name in codes:
             parts = plan.codes(name)
-            found = {name: Moments.of_parts(channels, of_rows[name], parts)}
-            if regression:
+            found: CodeSums = {name: Moments.of_parts(channels, of_rows[name], parts)}
+            if classes:
+                pairs = of_rows[name].astype(np.int64) * classes + arrays["y"]
+                found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
+            elif dataset.schema.labels:
                 targets = arrays["y"].reshape(len(arrays["y"]), -1, 1)
                 found[f"{name}/y"] = Moments.of_parts(targets, of_rows[name], parts)
             total = merge_each(total, found)
     return total
 
 
-def merge_each(total: CodeMoments, found: Mapping[str, Moments]) -> CodeMoments:
-    """Merge moments by their names."""
-    merged = {name: total[name].merged(moments) if name in total else moments for name, moments in found.items()}
-    return total | merged
+def merge_each(total: CodeSums, found: CodeSums) -> CodeSums:
+    """Merge sums by their names."""
+    return total | {name: _merged(total[name], sums) if name in total else sums for name, sums in found.items()}
+
+
+def _merged(one: Moments | np.ndarray, other: Moments | np.ndarray) -> Moments | np.ndarray:
+    if isinstance(one, Moments) and isinstance(other, Moments):
+        return one.merged(other)
+    assert isinstance(one, np.ndarray)
+    assert isinstance(other, np.ndarray)
+    total: np.ndarray = one + other
+    return total
 
 
 def fit_plan(
@@ -82,15 +93,16 @@ def fit_plan(
             (plan.place / name).write((like.place / name).read_bytes())
         elif name == MOMENTS:
             total = _measure(dataset, plan, executor, progress)
-            _store(plan.place / name, {array: moments.table() for array, moments in total.items()})
+            tables = {key: sums.table() if isinstance(sums, Moments) else sums for key, sums in total.items()}
+            _store(plan.place / name, tables)
         else:
             models = [plan.model(number) for number in range(len(plan.models) + 1)]
             counts = np.stack([_features(plan, model).count for model in models])
             _store(plan.place / name, {"median": measure_medians(dataset, plan, models, counts, executor, progress)})
 
 
-def _measure(dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress) -> CodeMoments:
-    total: CodeMoments = {}
+def _measure(dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress) -> CodeSums:
+    total: CodeSums = {}
     tasks = [MomentsTask(str(dataset.place), str(plan.place), shard) for shard in range(dataset.layout.shards)]
     for found in ordered_results(executor, measure_shard, tasks, "statistics", progress):
         total = merge_each(total, found)
@@ -117,11 +129,12 @@ def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
 
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
     """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
-    rows = plan.model(model)
-    targets = _load(plan.place / MOMENTS, plan.identity).get(f"{rows.array}/y")
+    rows, stored = plan.model(model), _load(plan.place / MOMENTS, plan.identity)
+    targets, classes = stored.get(f"{rows.array}/y"), stored.get(f"{rows.array}/classes")
     medians = (plan.place / MEDIANS).exists()
     return Statistics.of(
         _features(plan, rows),
         None if targets is None else parts_merged(Moments.from_table(targets), rows.train),
         median=_load(plan.place / MEDIANS, plan.identity)["median"][model].tolist() if medians else (),
+        class_rows=() if classes is None else classes[list(rows.train)].sum(axis=0).tolist(),
     )

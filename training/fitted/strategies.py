@@ -1,4 +1,4 @@
-"""What users write of scaling and of missing values, as values. This module loads nothing: `--help` waits for it."""
+"""What users write of scaling, missing values and weights, as values. It loads nothing: `--help` waits for it."""
 
 import math
 from collections.abc import Callable
@@ -68,3 +68,17 @@ def parse_scaling(text: str) -> tuple[str | None, Scaling]:
     if len(means) != len(scales) or not all(map(math.isfinite, (*means, *scales))) or 0 in scales:
         raise ValueError("needs as many means as scales, which are finite, and no scale of 0")
     return column if equals else None, (means, scales)
+
+
+def parse_class_weight(text: str) -> tuple[str | None, float]:
+    """`balanced` as None and 1, or `NAME=2.5` as the class and its weight. Raises ValueError."""
+    if text == "balanced":
+        return None, 1.0
+    name, equals, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not equals or not weight >= 0 or math.isinf(weight):
+        raise ValueError("must be balanced, or a class and its weight such as yes=2.5")
+    return name, weight

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ...storage.format import Schema, Statistics
 from ..config import Recipe
+from ..fitted.class_weights import class_weights
 from ..fitted.inputs import ROUNDING, Inputs, plan_inputs
 from ..run import RunJob
 from ..seeding import seed_of
@@ -74,21 +75,37 @@ class Objective(nn.Module):
 
     center: Tensor
     spread: Tensor
+    weights: Tensor | None
 
-    def __init__(self, schema: Schema, statistics: Statistics, recipe: Recipe) -> None:
+    def __init__(
+        self, schema: Schema, statistics: Statistics, recipe: Recipe, class_weight: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.schema, self.recipe = schema, recipe
+        weights = class_weights(schema, statistics, class_weight)
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights, dtype=torch.float32))
         center, spread = center_and_spread(statistics.y_mean, statistics.y_std)
         self.register_buffer("center", center)
         self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
 
     def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels).
+        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on.
 
+        With weights of classes, it is the mean of each row's weighted loss, so that a batch counts by its weights.
         Regression targets are standardized first.
         """
         if self.schema.task == "classification":
-            return functional.cross_entropy(outputs, y.long(), label_smoothing=self.recipe.label_smoothing)
+            labels, smoothing = y.long(), self.recipe.label_smoothing
+            if self.weights is None:
+                return functional.cross_entropy(outputs, labels, label_smoothing=smoothing)
+            each = functional.cross_entropy(outputs, labels, self.weights, reduction="none", label_smoothing=smoothing)
+            return each.mean()
+        return self.evaluate(outputs, y)
+
+    def evaluate(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of `outputs` against the labels, to score by: for a classification without smoothing or weights."""
+        if self.schema.task == "classification":
+            return functional.cross_entropy(outputs, y.long())
         name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
         targets = ((y.reshape(outputs.shape) - self.center) / self.spread).float()
         loss: Tensor = getattr(functional, name)(outputs, targets)
@@ -100,6 +117,11 @@ class Objective(nn.Module):
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
         return outputs.double() * self.spread + self.center
+
+
+def make_objective(job: RunJob, statistics: Statistics) -> Objective:
+    """The objective of a run's model that trains on rows with these statistics."""
+    return Objective(job.schema, statistics, job.config.recipe, job.config.class_weights)
 
 
 def make_inputs(job: RunJob, statistics: Statistics) -> Inputs:

@@ -19,7 +19,7 @@ from ..run import RunFolder, RunJob, read_result
 from ..stream.batch import Batch
 from ..stream.rows import EVALUATION_BATCH, all_rows
 from .ensemble import combine
-from .objective import Normalizer, Objective, autocast, make_inputs, make_model
+from .objective import Normalizer, Objective, autocast, make_inputs, make_model, make_objective
 from .weights import load_weights
 
 
@@ -47,7 +47,7 @@ def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device)
     inputs = make_inputs(job, statistics)
     model, prepare = make_model(job, fold, inputs), Normalizer(inputs).to(device)
     model.load_state_dict(load_weights(run.fold(fold).weights))
-    return Predictor(model.to(device), prepare, Objective(job.schema, statistics, job.config.recipe).to(device), device)
+    return Predictor(model.to(device), prepare, make_objective(job, statistics).to(device), device)
 
 
 def predict_folds(

@@ -1,6 +1,6 @@
 """A short measurement of what a row costs one worker: the time to read it, and to train one model on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, repeat
 from time import perf_counter
 
@@ -12,7 +12,7 @@ from ..stream.filters import EveryRow
 from ..stream.order import Mixing
 from ..stream.single import TrainStream
 from ..zoo.user_code import add_error_notes
-from .objective import Normalizer, Objective, autocast, make_inputs, make_model
+from .objective import Normalizer, autocast, make_inputs, make_model, make_objective
 from .optimizer import make_optimizer
 
 MEASURED_SECONDS = 1.0  # of reading, and again of training
@@ -54,11 +54,12 @@ def _time_reading(stream: TrainStream) -> tuple[float, Batch]:
 
 def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
     """Seconds per training step on one batch, `x` (rows, *sample_shape) with its labels `y`."""
-    statistics = job.open_data().statistics  # of all rows: nothing is scored
+    dataset = job.open_data()
+    statistics = replace(dataset.statistics, class_rows=dataset.class_totals)  # of all rows: nothing is scored
     recipe, device = job.config.recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = make_inputs(job, statistics)
     model, prepare = make_model(job, 0, inputs).to(device), Normalizer(inputs).to(device)
-    objective, optimizer = Objective(job.schema, statistics, recipe).to(device), make_optimizer(model, recipe)
+    objective, optimizer = make_objective(job, statistics).to(device), make_optimizer(model, recipe)
     started = perf_counter()
     for step in count(1 - WARM_UP_STEPS):
         with autocast(device, recipe.precision):

@@ -1,0 +1,34 @@
+"""The weight of each class in the loss, by the training rows of a model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...storage.errors import UsageError, suggest
+from ...storage.format import Schema, Statistics
+from .strategies import parse_class_weight
+
+
+def class_weights(schema: Schema, statistics: Statistics, options: Sequence[str]) -> np.ndarray | None:
+    """The weight of each class, (classes,) float64; None if all weigh the same.
+
+    "balanced" gives each class the same total weight, and a row a mean weight of 1: rows / (classes · rows of the
+    class), as in scikit-learn. A class without training rows weighs nothing. Weights by name multiply that.
+
+    Raises UsageError for a class that does not exist, and for data without classes.
+    """
+    if not options:
+        return None
+    if not schema.classes:
+        raise UsageError(f"--class-weight {options[0]}: the data has no classes; remove it")
+    weights = np.ones(len(schema.classes))
+    for name, weight in map(parse_class_weight, options):
+        if name is None:
+            rows = np.array(statistics.class_rows, np.float64)
+            there = rows > 0
+            weights *= np.where(there, rows.sum() / (there.sum() * np.where(there, rows, 1)), 0.0)
+        elif name in schema.classes:
+            weights[schema.classes.index(name)] *= weight
+        else:
+            raise UsageError(f"--class-weight {name}=…: there is no such class{suggest(name, schema.classes)}")
+    return weights
