@@ -9,6 +9,7 @@ from ...storage.fold_plan import ModelRows, open_plan
 from ...storage.places.json_files import write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
+from ...training.fitted.baseline import baseline_scores
 from ...training.run import RunFolder, load_job, read_result
 from ..views.facts import spread
 from ..views.report import write_report
@@ -28,6 +29,7 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
         report["holdout"] = merge(every, [folder.holdout_parts for folder in folders], run.holdout)
     write_report(run, load_job(run), dataset, report)
     summary = summarize([read_result(folder) for folder in folders], report)
+    summary["baseline"] = baseline_scores(dataset.schema, plan)
     write_json(run.summary, summary)
     return summary
 

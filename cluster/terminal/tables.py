@@ -156,6 +156,10 @@ def show_summary(summary: dict[str, Any]) -> None:
     cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
     table.add_row("mean", "", "", *cells)
     console.print(table)
+    if baseline := summary.get("baseline"):  # runs of earlier versions have none
+        what = "the classes' frequencies" if "accuracy" in baseline else "the mean"
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in baseline.items())
+        console.print(f"baseline, {what} of the training rows: {shown}", highlight=False, soft_wrap=True)
     for part, title in (("out_of_fold", "out-of-fold"), ("holdout", "holdout")):
         if part in summary:
             intervals = summary[f"{part}_intervals"]

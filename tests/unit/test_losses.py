@@ -18,7 +18,7 @@ from foldstream.training.fitted.strategies import parse_class_weight
 from foldstream.training.model.objective import Objective
 from foldstream.training.run import RunFolder, read_result
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
@@ -96,3 +96,25 @@ def test_rare_classes_are_found_as_by_a_weighted_logistic_regression(tmp_path: P
     rows = read_result(RunFolder(locate(tmp_path / "balanced")).fold(0))["statistics"]["class_rows"]
     assert sum(rows) == 4800
     assert rows[1] == pytest.approx(y.sum() * 0.8, abs=1)
+
+
+def test_a_baseline_stands_beside_the_scores(tmp_path: Path) -> None:
+    draws = np.random.default_rng(1)
+    table = pd.DataFrame({"a": draws.normal(size=500), "kind": draws.choice(["x", "y", "z"], 500, p=[0.6, 0.3, 0.1])})
+    table["price"] = 100 + draws.normal(size=500)
+    for label, other in (("kind", "price"), ("price", "kind")):
+        table.drop(columns=other).to_csv(tmp_path / "t.csv", index=False)
+        fs.convert_csv(tmp_path / "t.csv", tmp_path / label, label=label)
+        run = tmp_path / f"{label}-run"
+        summary = fs.train(tmp_path / label, run, model="mlp", folds=4, epochs=1, split="contiguous")
+        y, fold = table[label].to_numpy(), np.arange(500) // 125
+        if label == "price":
+            means = np.array([y[fold != number].mean() for number in range(4)])
+            assert summary["baseline"] == {"rmse": pytest.approx(np.sqrt(np.mean((y - means[fold]) ** 2)), rel=1e-9)}
+            continue
+        names = np.array(["x", "y", "z"])
+        shares = np.array([[(y[fold != number] == name).mean() for name in names] for number in range(4)])[fold]
+        codes = np.searchsorted(names, y.astype(str))
+        assert summary["baseline"]["accuracy"] == (shares.argmax(axis=1) == codes).mean()
+        assert summary["baseline"]["loss"] == pytest.approx(log_loss(codes, shares), rel=1e-9)
+        assert "top3" not in summary["out_of_fold"], "of three classes"

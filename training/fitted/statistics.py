@@ -122,19 +122,27 @@ def _load(place: Place, identity: str) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
+def load_sums(plan: FoldPlan) -> CodeSums:
+    """The sums by code of a plan. `fit_plan` must have measured them."""
+    stored = _load(plan.place / MOMENTS, plan.identity)
+    return {name: table if name.endswith("/classes") else Moments.from_table(table) for name, table in stored.items()}
+
+
 def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
     """The moments of the features of the rows that a model trains on, (channels,)."""
-    return parts_merged(Moments.from_table(_load(plan.place / MOMENTS, plan.identity)[rows.array]), rows.train)
+    sums = load_sums(plan)[rows.array]
+    assert isinstance(sums, Moments)
+    return parts_merged(sums, rows.train)
 
 
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
     """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
-    rows, stored = plan.model(model), _load(plan.place / MOMENTS, plan.identity)
-    targets, classes = stored.get(f"{rows.array}/y"), stored.get(f"{rows.array}/classes")
+    rows, sums = plan.model(model), load_sums(plan)
+    targets, classes = sums.get(f"{rows.array}/y"), sums.get(f"{rows.array}/classes")
     medians = (plan.place / MEDIANS).exists()
     return Statistics.of(
         _features(plan, rows),
-        None if targets is None else parts_merged(Moments.from_table(targets), rows.train),
+        parts_merged(targets, rows.train) if isinstance(targets, Moments) else None,
         median=_load(plan.place / MEDIANS, plan.identity)["median"][model].tolist() if medians else (),
-        class_rows=() if classes is None else classes[list(rows.train)].sum(axis=0).tolist(),
+        class_rows=classes[list(rows.train)].sum(axis=0).tolist() if isinstance(classes, np.ndarray) else (),
     )

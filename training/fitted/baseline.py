@@ -1,0 +1,38 @@
+"""What the simplest prediction would score: the classes' frequencies, or the mean, of each model's training rows."""
+
+import numpy as np
+
+from ...storage.fold_plan import FoldPlan
+from ...storage.format import Schema
+from ...storage.moments.moments import Moments, parts_merged
+from .statistics import CodeSums, load_sums
+
+SMALLEST = 1e-7  # probability, as in the scores of a run
+
+
+def baseline_scores(schema: Schema, plan: FoldPlan) -> dict[str, float]:
+    """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for a
+    regression RMSE of each label. They follow from the sums by fold code; `fit_plan` must have measured them."""
+    sums = load_sums(plan)
+    if schema.classes:
+        return _of_classes(sums, plan)
+    rows, squares = 0.0, np.zeros(len(schema.labels))
+    for model in plan.models:
+        targets = sums[f"{model.array}/y"]
+        assert isinstance(targets, Moments)
+        own, held_out = parts_merged(targets, model.train), parts_merged(targets, model.held_out)
+        rows += float(held_out.count[0])
+        squares += held_out.squares + held_out.count * ((held_out.mean - own.mean) + (held_out.rest - own.rest)) ** 2
+    return schema.by_label("rmse", np.sqrt(squares / rows).tolist())
+
+
+def _of_classes(sums: CodeSums, plan: FoldPlan) -> dict[str, float]:
+    rows, hits, losses = 0, 0, 0.0
+    for model in plan.models:
+        classes = sums[f"{model.array}/classes"]
+        assert isinstance(classes, np.ndarray)
+        own, held_out = classes[list(model.train)].sum(axis=0), classes[list(model.held_out)].sum(axis=0)
+        rows += int(held_out.sum())
+        hits += int(held_out[own.argmax()])
+        losses -= float(held_out @ np.log(np.maximum(own / own.sum(), SMALLEST)))
+    return {"accuracy": hits / rows, "loss": losses / rows}
