@@ -218,7 +218,9 @@ def test_two_ranks_train_together_and_predict_every_row_once(digits: Dataset, tm
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"patience": "1", "lr": "0.05"}, {"accumulate": "3"}], ids=lambda s: "+".join(s) or "defaults"
+    "settings",
+    [{}, {"patience": "1", "lr": "0.05", "cycle_momentum": "true"}, {"accumulate": "3"}],
+    ids=lambda s: "+".join(s) or "defaults",
 )
 def test_two_ranks_and_one_give_the_same_folds_from_one_pass_and_one_by_one(
     settings: dict[str, Any], digits: Dataset, tmp_path: Path
