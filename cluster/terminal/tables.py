@@ -33,6 +33,8 @@ def show_dataset(dataset: Dataset) -> None:
         what = "images" if schema.image else "rows"
         table.add_row("skipped", f"{dataset.left_out:,} invalid {what}, see {dataset.place / LEFT_OUT}")
     origin = f"{len(schema.features):,} columns"
+    if schema.x_dtype == "float32" and dataset.request.get("dtype") == "auto" and not schema.image:
+        origin += "; fractions have 7 digits, --dtype float64 keeps 16"
     if schema.image:
         origin = f"images, {schema.image.color}, {schema.image.fit}"
     table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {origin}")
