@@ -43,6 +43,11 @@ class Moments:
         """Compute the moments of each of so many parts of the rows, from the `codes` of the parts, (rows,)."""
         if values.dtype.name in SMALL_INTEGERS:
             return cls._of_integers(values, codes, parts)
+        return cls.of_numbers(values, codes, parts)
+
+    @classmethod
+    def of_numbers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
+        """The same in float64, to the same bits whatever the type that stores the values."""
         shape = parts, values.shape[1]
         count, total, low, high = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf)
         sum_numbers(values, codes, count, total, low, high)

@@ -8,6 +8,7 @@ import pytest
 from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import Dataset, StoredArrays
 from foldstream.storage.fold_plan import FoldPlan, among, open_plan
+from foldstream.storage.moments.moments import Moments
 from foldstream.storage.places.locate import locate
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor, silent
@@ -175,3 +176,31 @@ def test_a_held_out_value_changes_no_bit_of_a_model(
     assert after.fold(0).weights.read_bytes() == before.fold(0).weights.read_bytes()
     assert after.fold(1).weights.read_bytes() != before.fold(1).weights.read_bytes(), "it is a training row there"
     assert read_result(after.fold(0))["statistics"] == read_result(before.fold(0))["statistics"]
+
+
+def test_numbers_have_the_same_moments_in_every_type() -> None:
+    draws = np.random.default_rng(0)
+    for rows in range(5, 300, 7):
+        values = draws.integers(0, 200, (rows, 3, 1))
+        codes = draws.integers(0, 2, rows).astype(np.uint8)
+        one, *others = (Moments.of_numbers(values.astype(kind), codes, 2) for kind in ("uint8", "int32", "float32"))
+        assert all(np.array_equal(one.table(), other.table()) for other in others)
+
+
+@pytest.mark.parametrize("value", ["", "70000", "5.5", "5000000000"], ids=["missing", "int32", "float32", "int64"])
+def test_a_held_out_value_that_decides_the_type_of_a_table_changes_no_bit_of_a_model(
+    value: str, tmp_path: Path
+) -> None:
+    draws = np.random.default_rng(0)
+    rows = np.c_[draws.integers(0, 200, (400, 3)), draws.integers(0, 2, 400)]
+    lines = ["a,b,c,label", *(",".join(map(str, row)) for row in rows.tolist())]
+    (tmp_path / "whole.csv").write_text("\n".join(lines) + "\n")
+    split: dict[str, Any] = {"kind": "kfold", "folds": 3}
+    before = trained(tmp_path / "whole.csv", tmp_path / "before", missing="indicator+mean", **split)
+    plan = open_plan(before.folds)
+    row = next(row for row in range(400) if row not in rows_of(plan, 0) and row in rows_of(plan, 1))
+    lines[row + 1] = f"{value}," + lines[row + 1].partition(",")[2]
+    (tmp_path / "changed.csv").write_text("\n".join(lines) + "\n")
+    after = trained(tmp_path / "changed.csv", tmp_path / "after", missing="indicator+mean", **split)
+    assert after.fold(0).weights.read_bytes() == before.fold(0).weights.read_bytes()
+    assert after.fold(1).weights.read_bytes() != before.fold(1).weights.read_bytes(), "it is a training row there"

@@ -45,13 +45,15 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     values, folds = BlockReader(dataset, ("x", "y") if dataset.schema.labels else ("x",)), BlockReader(plan, codes)
     blocks = layout.blocks_of(task.shard)
     step = max(1, READ_BYTES // (layout.block_rows * dataset.spec("x").row_bytes))
+    # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
+    measure = Moments.of_numbers if len(dataset.schema.sample_shape) == 1 else Moments.of_parts
     total: CodeSums = {}
     for first in range(0, len(blocks), step):
         arrays, of_rows = values.read(blocks[first : first + step]), folds.read(blocks[first : first + step])
         channels = arrays["x"].reshape(len(arrays["x"]), dataset.schema.sample_shape[0], -1)
         for name in codes:
             parts = plan.codes(name)
-            found: CodeSums = {name: Moments.of_parts(channels, of_rows[name], parts)}
+            found: CodeSums = {name: measure(channels, of_rows[name], parts)}
             if classes:
                 pairs = of_rows[name].astype(np.int64) * classes + arrays["y"]
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)

@@ -21,8 +21,9 @@ SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
 class Normalizer(nn.Module):
     """Turns stored rows into a model's input, on the model's device: float32, as `Inputs` plans it.
 
-    Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers need no more than
-    float32.
+    Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers of images need no
+    more than float32; those of tables may be stored as another type because of a held-out value, which must change no
+    bit.
     """
 
     mean: Tensor
@@ -50,7 +51,7 @@ class Normalizer(nn.Module):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype in SMALL:
+        if x.dtype in SMALL and len(self.inputs.shape) > 1:
             scaled = (x.to(torch.float32) - self.mean.to(torch.float32)) * self.scale.to(torch.float32)
         else:
             scaled = ((x.to(torch.float64) - self.mean) * self.scale).to(torch.float32)
