@@ -215,9 +215,21 @@ class Schema:
         if self.y_dtype:
             specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
         specs.append(ArraySpec("id", "int64"))
-        if self.key:
-            specs.append(ArraySpec("key", "uint8", (self.key_width,)) if self.key_width else ArraySpec("key", "int64"))
-        return (*specs, *(column.spec() for column in self.beside))
+        return (*specs, *(column.spec() for column in self.named))
+
+    @property
+    def named(self) -> tuple[SideColumn, ...]:
+        """All columns that lie beside the rows: the key, if there is one, and those in `beside`."""
+        if self.key is None:
+            return self.beside
+        kind = "integer" if self.key_width is None else "text"
+        return (SideColumn(self.key, "key", kind, self.key_width or 0), *self.beside)
+
+    @property
+    def hits(self) -> dict[str, int]:
+        """The scores of a classification that count hits, with the number of most probable classes among which the
+        right one must be. Of four classes or fewer, the three most probable ones say little."""
+        return {"accuracy": 1, "top3": 3} if len(self.classes) > 4 else {"accuracy": 1}
 
     def role(self, name: str) -> str | None:
         """The only or first column of that role."""

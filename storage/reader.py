@@ -1,20 +1,21 @@
 """Reading verified blocks into a caller's buffers, with threads that decode without the interpreter's lock."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 
-from .dataset import StoredArrays
+from .dataset import Dataset, StoredArrays
 from .errors import DamagedError
 from .format import ArraySpec
 from .places.block_cache import BlockCache
 from .shards import decode_block, decode_index, index_bytes, is_intact, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
+READ_BYTES = 32 << 20  # of features that are read at once
 REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader keeps: a kilobyte each
 
 
@@ -136,3 +137,9 @@ class _Scratch(threading.local):
         if len(self._memory) < size:
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size]
+
+
+def block_runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Runs of blocks, each read at once."""
+    count = max(1, READ_BYTES // (dataset.layout.block_rows * dataset.spec("x").row_bytes))
+    return (blocks[first : first + count] for first in range(0, len(blocks), count))

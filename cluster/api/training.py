@@ -12,7 +12,8 @@ from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
-from ...training.fitted.inputs import describe_inputs, plan_inputs
+from ...training.fitted.inputs import describe_inputs
+from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
@@ -78,9 +79,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     for config in configs.values():
         check_config(config, schema)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
-            inputs = plan_inputs(
-                schema, dataset.statistics, config.missing, config.scalings, takes_schema(config.model)
-            )
+            inputs = make_inputs(schema, config, dataset.statistics)
             model = check_model(config.model, inputs, schema.outputs, config.model_settings)
             check_optimizer(config.recipe, model)
             count = sum(parameter.numel() for parameter in model.parameters())

@@ -23,7 +23,7 @@ from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import create_arrays
-from ..target.beside import encode_beside
+from ..target.beside import encode_beside, encode_texts
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target
 from ..target.commit import attributes, commit_dataset
 from ..target.receipts import RECEIPTS, finish_shard, has_receipt, receipt_path
@@ -147,8 +147,7 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     columns = (table[name].to_pylist() for name in ("place", "offset", "length", "packed"))
     files = [ImageFile(*fields) for fields in zip(*columns, strict=True)]
     start, stop = task.layout.shard_range(task.shard)
-    keys = np.array([path.encode() for path in table["path"].to_pylist()], f"S{schema.key_width}")
-    key = keys.view(np.uint8).reshape(-1, schema.key_width or 1)
+    key = encode_texts("path", table["path"].combine_chunks(), schema.key_width or 1)
     arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop), "key": key}
     if schema.labels:
         y = np.stack([table[f"y{i}"].to_numpy() for i in range(len(schema.labels))], axis=1)

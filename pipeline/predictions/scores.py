@@ -38,8 +38,7 @@ def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[st
         own = prediction[np.arange(len(y)), y.astype(np.int64)]
         rank = (prediction > own[:, None]).sum(axis=1)
         losses = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
-        hits = {"accuracy": 1} | ({"top3": 3} if len(schema.classes) > 4 else {})
-        return {"loss": losses} | {name: (rank < most).astype(np.float64) for name, most in hits.items()}
+        return {"loss": losses} | {name: (rank < most).astype(np.float64) for name, most in schema.hits.items()}
     error = prediction.astype(np.float64) - y.reshape(prediction.shape)
     return {**schema.by_label("rmse", np.square(error).T), **schema.by_label("mae", np.abs(error).T)}
 

@@ -10,7 +10,7 @@ from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.place import Place
 from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
-from ..target.beside import DAY, encode_beside, encode_texts
+from ..target.beside import DAY, encode_beside
 from ..target.labels import as_whole_numbers
 from ..target.receipts import finish_shard
 from .findings import date_seconds
@@ -174,9 +174,7 @@ class ShardFiller:
             of_labels = [self._targets(name, texts[name]) for name in schema.labels]
             self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
         try:
-            if schema.key:
-                self._place_key(schema.key, rows, texts[schema.key])
-            for column in schema.beside:
+            for column in schema.named:
                 self.arrays[column.array][rows] = encode_beside(column, texts[column.name])
         except ValueError as reason:
             self._misfit(str(reason))
@@ -221,12 +219,3 @@ class ShardFiller:
         if not np.isfinite(numbers).all():
             self._misfit(f"the label '{label}' is not always a number")
         return numbers
-
-    def _place_key(self, name: str, rows: slice, values: pa.Array) -> None:
-        if self.schema.key_width is None:
-            try:
-                self.arrays["key"][rows] = values.cast(pa.int64()).to_numpy()
-            except pa.ArrowInvalid:
-                raise ValueError(f"the column '{name}' is not always an integer") from None
-            return
-        self.arrays["key"][rows] = encode_texts(name, values, self.schema.key_width)

@@ -59,7 +59,8 @@ def encode_beside(column: SideColumn, values: pa.Array) -> np.ndarray:
     try:
         numbers = values.cast(pa.float64() if column.kind == "number" else pa.int64())
     except pa.ArrowInvalid:
-        raise ValueError(f"the column '{column.name}' is not always {column.kind}") from None
+        kind = "an integer" if column.kind == "integer" else "a number"
+        raise ValueError(f"the column '{column.name}' is not always {kind}") from None
     encoded: np.ndarray = numbers.to_numpy(zero_copy_only=False)
     return encoded
 

@@ -129,7 +129,7 @@ def make_fold_model(
     steps, dropped = divmod(rows, config.batch_size)
     statistics = fitted_statistics(plan, run_fold.fold)
     objective = make_objective(job, statistics).to(device)
-    inputs = make_inputs(job, statistics)
+    inputs = make_inputs(job.schema, job.config, statistics)
     prepare = Normalizer(inputs).to(device)
     network = _make_network(run_fold, inputs, process)
     optimizer = make_optimizer(network.module, recipe)

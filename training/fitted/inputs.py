@@ -175,8 +175,13 @@ def _standardized(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
 
 def _inverse(spread: np.ndarray, size: np.ndarray) -> np.ndarray:
     """1 / `spread`, or 0 where that is but the rounding of numbers of this size."""
-    varies = spread > ROUNDING * size
-    return np.where(varies, 1 / np.where(varies, spread, 1), 0.0)
+    known = varies(spread, size)
+    return np.where(known, 1 / np.where(known, spread, 1), 0.0)
+
+
+def varies(spread: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Whether the `spread` of numbers of this size is more than their rounding; same shape, bool."""
+    return np.asarray(spread > ROUNDING * size)
 
 
 def _scaled(how: Scaling, schema: Schema, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:

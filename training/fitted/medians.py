@@ -13,10 +13,9 @@ import numpy as np
 from ...storage.compiled import compiled
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
-from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, ordered_results
+from .reading import read_coded
 
-READ_BYTES = 32 << 20  # of features that a task reads at once
 COUNTS_BYTES = 64 << 20  # of a task's result
 
 
@@ -40,15 +39,10 @@ class DigitTask:
 def count_shard(task: DigitTask) -> np.ndarray:
     """Count the values of a shard by their next digit, (2 · models, channels, digits) int64."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
-    layout, names = dataset.layout, tuple(dict.fromkeys(model.array for model in task.models))
-    values, folds = BlockReader(dataset, ("x",)), BlockReader(plan, names)
+    names = tuple(dict.fromkeys(model.array for model in task.models))
     trained = [np.isin(np.arange(plan.codes(model.array)), model.train) for model in task.models]
     counts = np.zeros((*task.found.shape, 1 << task.bits), np.int64)
-    blocks = layout.blocks_of(task.shard)
-    step = max(1, READ_BYTES // (layout.block_rows * dataset.spec("x").row_bytes))
-    for first in range(0, len(blocks), step):
-        x, codes = values.read(blocks[first : first + step])["x"], folds.read(blocks[first : first + step])
-        channels = x.reshape(len(x), dataset.schema.sample_shape[0], -1)
+    for channels, _, codes in read_coded(dataset, plan, task.shard, names):
         keys, there = as_keys(channels), np.isfinite(channels)
         for number, model in enumerate(task.models):
             rows = trained[number][codes[model.array]]

@@ -15,12 +15,11 @@ from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
 from ...storage.format import Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
-from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, ordered_results
 from .medians import measure_medians
+from .reading import read_coded
 
 MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
-READ_BYTES = 32 << 20  # of features that a task reads at once
 
 CodeSums = dict[str, Moments | np.ndarray]
 """For each array of codes the moments of the features of the rows of each code, (codes, channels), as `fold` or
@@ -40,26 +39,20 @@ class MomentsTask:
 def measure_shard(task: MomentsTask) -> CodeSums:
     """The moments of a shard's rows by their codes, some blocks at a time."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
-    layout, classes = dataset.layout, len(dataset.schema.classes)
-    codes = tuple(spec.name for spec in plan.manifest.arrays)
-    values, folds = BlockReader(dataset, ("x", "y") if dataset.schema.labels else ("x",)), BlockReader(plan, codes)
-    blocks = layout.blocks_of(task.shard)
-    step = max(1, READ_BYTES // (layout.block_rows * dataset.spec("x").row_bytes))
+    classes = len(dataset.schema.classes)
+    arrays = tuple(spec.name for spec in plan.manifest.arrays)
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
     measure = Moments.of_numbers if len(dataset.schema.sample_shape) == 1 else Moments.of_parts
     total: CodeSums = {}
-    for first in range(0, len(blocks), step):
-        arrays, of_rows = values.read(blocks[first : first + step]), folds.read(blocks[first : first + step])
-        channels = arrays["x"].reshape(len(arrays["x"]), dataset.schema.sample_shape[0], -1)
-        for name in codes:
+    for channels, y, codes in read_coded(dataset, plan, task.shard, arrays, labels=bool(dataset.schema.labels)):
+        for name in arrays:
             parts = plan.codes(name)
-            found: CodeSums = {name: measure(channels, of_rows[name], parts)}
-            if classes:
-                pairs = of_rows[name].astype(np.int64) * classes + arrays["y"]
+            found: CodeSums = {name: measure(channels, codes[name], parts)}
+            if y is not None and classes:
+                pairs = codes[name].astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
-            elif dataset.schema.labels:
-                targets = arrays["y"].reshape(len(arrays["y"]), -1, 1)
-                found[f"{name}/y"] = Moments.of_parts(targets, of_rows[name], parts)
+            elif y is not None:
+                found[f"{name}/y"] = Moments.of_parts(y.reshape(len(y), -1, 1), codes[name], parts)
             total = merge_each(total, found)
     return total
 

@@ -8,11 +8,6 @@ from ...storage.format import Schema
 TOP = 3
 
 
-def score_names(schema: Schema) -> tuple[str, ...]:
-    """The scores of a classification: among four classes or fewer, the three most probable ones say little."""
-    return ("accuracy", f"top{TOP}") if len(schema.classes) > TOP + 1 else ("accuracy",)
-
-
 def sum_scores(schema: Schema, predicted: Tensor, y: Tensor) -> Tensor:
     """What a batch adds to the sums, (sums,) float64: for a classification the rows whose class is the most probable
     one, and those where it is among the three most probable; for a regression the squared and then the absolute errors
@@ -31,7 +26,7 @@ def name_scores(schema: Schema, means: list[float]) -> dict[str, float]:
     """The metrics by name, from the sums over all rows divided by their number: accuracy and, for more than four
     classes, top-3 accuracy; or RMSE and MAE, of each label where there are several."""
     if schema.classes:
-        return dict(zip(score_names(schema), means, strict=False))
+        return dict(zip(schema.hits, means, strict=False))
     squared, absolute = means[: schema.outputs], means[schema.outputs :]
     return {
         **schema.by_label("rmse", [mean**0.5 for mean in squared]),

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...storage.format import Schema, Statistics
-from ..config import Recipe
+from ..config import Recipe, TrainConfig
 from ..fitted.class_weights import class_weights
-from ..fitted.inputs import ROUNDING, Inputs, plan_inputs
+from ..fitted.inputs import Inputs, plan_inputs, varies
 from ..run import RunJob
 from ..seeding import seed_of
 from ..zoo.factory import build_model, takes_schema
@@ -65,12 +66,6 @@ class Normalizer(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else scaled
 
 
-def center_and_spread(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations as float64. The latter is 0 for a column that is constant but for rounding."""
-    center, spread = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-    return center, torch.where(spread > ROUNDING * center.abs(), spread, 0.0)
-
-
 class Objective(nn.Module):
     """The loss, and the conversion between a model's outputs and the targets' own units."""
 
@@ -85,9 +80,9 @@ class Objective(nn.Module):
         self.schema, self.recipe = schema, recipe
         weights = class_weights(schema, statistics, class_weight)
         self.register_buffer("weights", None if weights is None else torch.tensor(weights, dtype=torch.float32))
-        center, spread = center_and_spread(statistics.y_mean, statistics.y_std)
-        self.register_buffer("center", center)
-        self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
+        mean, std = np.array(statistics.y_mean, np.float64), np.array(statistics.y_std, np.float64)
+        self.register_buffer("center", torch.from_numpy(mean))
+        self.register_buffer("spread", torch.from_numpy(np.where(varies(std, np.abs(mean)), std, 1.0)))
 
     def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on.
@@ -125,10 +120,9 @@ def make_objective(job: RunJob, statistics: Statistics) -> Objective:
     return Objective(job.schema, statistics, job.config.recipe, job.config.class_weights)
 
 
-def make_inputs(job: RunJob, statistics: Statistics) -> Inputs:
-    """The plan of the inputs of a run's model that trains on rows with these statistics."""
-    config = job.config
-    return plan_inputs(job.schema, statistics, config.missing, config.scalings, takes_schema(config.model))
+def make_inputs(schema: Schema, config: TrainConfig, statistics: Statistics) -> Inputs:
+    """The plan of the inputs of a model that trains on rows with these statistics."""
+    return plan_inputs(schema, statistics, config.missing, config.scalings, takes_schema(config.model))
 
 
 def make_model(job: RunJob, fold: int, inputs: Inputs) -> nn.Module:

@@ -57,7 +57,7 @@ def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
     dataset = job.open_data()
     statistics = replace(dataset.statistics, class_rows=dataset.class_totals)  # of all rows: nothing is scored
     recipe, device = job.config.recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = make_inputs(job, statistics)
+    inputs = make_inputs(job.schema, job.config, statistics)
     model, prepare = make_model(job, 0, inputs).to(device), Normalizer(inputs).to(device)
     objective, optimizer = make_objective(job, statistics).to(device), make_optimizer(model, recipe)
     started = perf_counter()

@@ -21,15 +21,13 @@ class Column:
 
 def find_column(schema: Schema, name: str) -> Column:
     """Find a column by name. Raises UsageError if the dataset has no such column."""
-    if name == schema.key:
-        return Column(name, "key", 0)
-    for column in schema.beside:
+    for column in schema.named:
         if column.name == name:
             return Column(name, column.array, 0)
     for array, names in (("y", schema.labels), ("x", schema.features)):
         if name in names:
             return Column(name, array, names.index(name))
-    known = [*filter(None, [schema.key]), *(c.name for c in schema.beside), *schema.labels, *schema.features]
+    known = [*(column.name for column in schema.named), *schema.labels, *schema.features]
     raise UsageError(
         f"the dataset has no column '{name}'. {did_you_mean(name, known)}Its columns are {', '.join(known[:8])}"
         f"{', …' if len(known) > 8 else ''}; to keep a column that is not a feature, convert with --keep COLUMN"

@@ -12,12 +12,11 @@ from torch.utils.data import IterableDataset
 
 from ...storage.dataset import Dataset
 from ...storage.format import ArraySpec
-from ...storage.reader import BlockReader
+from ...storage.reader import BlockReader, block_runs
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads, wait_for
 from .device import CPU, on_device
 from .filters import RowFilter
 
-READ_BYTES = 32 << 20  # read at once
 EVALUATION_BATCH = 512
 IDLE_BUFFERS = 6
 
@@ -55,7 +54,7 @@ def chosen_rows(
     layout, specs = dataset.layout, column_specs(dataset)
     kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0)
     shards = range(rank.rank, layout.shards, rank.world_size)
-    runs = (run for shard in shards for run in _runs(dataset, layout.blocks_of(shard)))
+    runs = (run for shard in shards for run in block_runs(dataset, layout.blocks_of(shard)))
     wanted = filter(None, ([block for block in run if kept[block]] for run in runs))
     buffers = {spec.name: _Buffers(spec) for spec in specs}
     with reading_threads(dataset, rank) as threads:
@@ -71,16 +70,10 @@ def chosen_rows(
 
 def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     """All rows of a dataset in order, a few blocks at a time: the named arrays, each (rows, *row_shape)."""
-    runs = _runs(dataset, range(dataset.layout.blocks))
+    runs = block_runs(dataset, range(dataset.layout.blocks))
     with reading_threads(dataset, ALONE) as threads:
         for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
             yield arrays
-
-
-def _runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Runs of blocks, each read at once."""
-    count = max(1, READ_BYTES // (dataset.layout.block_rows * dataset.spec("x").row_bytes))
-    return (blocks[first : first + count] for first in range(0, len(blocks), count))
 
 
 def _read_ahead(

@@ -1,0 +1,30 @@
+"""Reading a shard's rows with their fold codes, some blocks at a time."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ...storage.dataset import Dataset
+from ...storage.fold_plan import FoldPlan
+from ...storage.reader import BlockReader, block_runs
+
+
+class CodedRows(NamedTuple):
+    """Some rows: their features, (rows, channels, values of a channel); the labels, if they were asked for; and their
+    fold codes in each array of the plan."""
+
+    channels: np.ndarray
+    y: np.ndarray | None
+    codes: dict[str, np.ndarray]
+
+
+def read_coded(
+    dataset: Dataset, plan: FoldPlan, shard: int, arrays: Sequence[str], labels: bool = False
+) -> Iterator[CodedRows]:
+    """The rows of a shard in their order, with their codes in some arrays of the plan."""
+    values, folds = BlockReader(dataset, ("x", "y") if labels else ("x",)), BlockReader(plan, arrays)
+    for blocks in block_runs(dataset, dataset.layout.blocks_of(shard)):
+        rows = values.read(blocks)
+        channels = rows["x"].reshape(len(rows["x"]), dataset.schema.sample_shape[0], -1)
+        yield CodedRows(channels, rows.get("y"), folds.read(blocks))
