@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import foldstream as fs
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from foldstream.storage.dataset import Dataset
@@ -13,6 +15,7 @@ from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.weights import load_weights
 from foldstream.training.run import RunFolder, RunJob, folds_of, read_result
+from foldstream.training.splits.split import Split
 
 from .test_training import make_job
 
@@ -104,6 +107,40 @@ def test_a_stack_resumes_to_the_same_bits(every: str, digits: Dataset, tmp_path:
     train(job, cut, [0, 1])
     for fold in range(3):
         assert cut.fold(fold).weights.read_bytes() == quiet.fold(fold).weights.read_bytes()
+
+
+def test_a_refit_is_trained_beside_the_stack(digits: Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": "mlp", "batch_size": 56, "epochs": 1, "refit": True}
+    runs = []
+    for stack in (False, True):
+        job, run = make_job(digits, tmp_path / str(stack), {"stack": stack, "hidden": 8}, **options)
+        train(job, run, [0, 1, 2, 3])
+        runs.append(run)
+    assert runs[0].fold(3).weights.read_bytes() == runs[1].fold(3).weights.read_bytes()
+
+
+@pytest.mark.parametrize("sizes", [(96, 104, 112), (40, 100, 300)], ids=str)
+def test_folds_of_other_sizes_are_stacked_in_the_order_of_their_steps(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    table = pd.DataFrame(draws.normal(size=(sum(sizes), 3)), columns=["a", "b", "c"])
+    table["y"], table["fold"] = table["a"] + table["b"] * table["c"], np.repeat([0, 1, 2], sizes)
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "t.csv", index=False)
+    data = fs.convert_csv(tmp_path / "t.csv", tmp_path / "data.zarr", label="y", fold="fold")
+    options: dict[str, Any] = {"model": "mlp", "batch_size": 8, "epochs": 1, "window": 40}
+    runs = []
+    for stack in (False, True):
+        settings = {"stack": stack, "optimizer": "SGD", "momentum": 0.9, "lr": 0.1, "layers": 0}
+        split = Split(kind="column", column="fold", folds=3)
+        job, run = make_job(data, tmp_path / str(stack), settings, split=split, **options)
+        if stack and max(sizes) == 300:
+            with pytest.raises(RunError, match=r"needs folds of about the same size, but theirs are 17 to 50 batches"):
+                train(job, run, [0, 1, 2])
+            return
+        train(job, run, [0, 1, 2])
+        runs.append(run)
+    for one, other in zip(*map(weights, runs), strict=True):
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_that_cannot_be_stacked_is_named_with_the_remedy(digits: Dataset, tmp_path: Path) -> None:

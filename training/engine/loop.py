@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from ...storage.dataset import Dataset
+from ...storage.errors import RunError
 from ...storage.fold_plan import open_plan
 from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
@@ -66,7 +67,7 @@ class FoldTrainer:
             make_fold_model(n, one, plan, process, kept[n], evaluated[n] * self.dataset.layout.shards, checkpoints)
             for n, one in enumerate(folds)
         ]
-        self.stacks = _stacks(self.folds, len(plan.models))
+        self.stacks = _stacks(self.folds, self.stream, len(plan.models))
         self.saver = CheckpointSaver(process, self.placement, checkpoints, self.clock, heartbeat)
 
     @property
@@ -128,9 +129,9 @@ class FoldTrainer:
         for stack in self.stacks:
             stack.begin_pass(folds)
         for fold, step, parts in self.clock.waiting(self.placement.steps(folds, together)):
-            for trained in self.train_step(fold, step, parts):
+            for trained, at in self.train_step(fold, step, parts):
                 self.heartbeat(True)
-                if within and trained.state.step == step + 1 < trained.state.steps:  # after an update
+                if within and trained.state.step == at + 1 < trained.state.steps:  # after an update
                     self.saver.save_within_epoch(trained, together)
         for stack in self.stacks:
             stack.end_pass()
@@ -139,14 +140,14 @@ class FoldTrainer:
         self.clock.spent["compute"] += seconds - self.clock.spent["data_wait"] + written
         return seconds
 
-    def train_step(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> Sequence[FoldModel]:
-        """Train a fold on a batch, given by the rows of each share. Returns the folds that were trained: in a stack,
-        each waits for the others."""
+    def train_step(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> Iterable[tuple[FoldModel, int]]:
+        """Train a fold on a batch, given by the rows of each share. Gives the folds that were trained, each with the
+        step: in a stack, each waits for the others."""
         for stack in self.stacks:
             if fold.number in stack.places:
                 return stack.add(fold, step, parts)
         fold.train_step(parts, step)
-        return [fold]
+        return [(fold, step)]
 
     def evaluate(self, folds: Sequence[FoldModel]) -> list[dict[str, float]]:
         """Loss and metrics of the folds over all of their held-out rows, on every rank."""
@@ -192,12 +193,23 @@ def _open_stream(
     return FusedStream(dataset, rows, mixing, rank, lcm(*(one.job.config.recipe.accumulate for one in folds)))
 
 
-def _stacks(folds: Sequence[FoldModel], count: int) -> list[Stack]:
-    """For each run that wants it, a stack of its folds. A run has `count` in all."""
+def _stacks(folds: Sequence[FoldModel], stream: TrainStream | FusedStream, count: int) -> list[Stack]:
+    """For each run that wants it, a stack of its folds. A run has `count` in all; a refit, which has more steps, is
+    trained beside them.
+
+    Raises RunError where the folds' sizes differ: rows of the larger ones would wait in memory for the others.
+    """
     runs: dict[str, list[FoldModel]] = {}
     for fold in folds:
-        if fold.network.recipe.stack:
+        if fold.network.recipe.stack and fold.run_fold.fold < count:
             runs.setdefault(str(fold.run_fold.run.root), []).append(fold)
+    for of_run in runs.values():
+        steps = [fold.state.steps for fold in of_run]
+        if isinstance(stream, FusedStream) and max(steps) - min(steps) > stream.group_shape.steps:
+            raise RunError(
+                f"--set stack=true needs folds of about the same size, but theirs are {min(steps):,} to "
+                f"{max(steps):,} batches; start a new run without the setting"
+            )
     return [Stack(of_run, count) for of_run in runs.values()]
 
 

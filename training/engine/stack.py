@@ -1,7 +1,7 @@
 """The models of a run's folds, computed as one: for small models, which leave a GPU waiting for its next kernel."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +37,22 @@ class Stack:
         self.begun = {number: fold.state.step for number, fold in self.folds.items()}
         self.weights: _StackedWeights | None = None
 
-    def add(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> list[FoldModel]:
-        """Take the rows of a step of a fold. Returns the folds that were trained: all, once the last one has its rows,
-        or none."""
-        rows = self.waiting[step]
-        (rows[fold.number],) = parts
-        if rows.keys() < {number for number, begun in self.begun.items() if begun <= step < self._steps(number)}:
-            return []
-        self._train(self.waiting.pop(step), step)
-        return [self.folds[number] for number in rows]
+    def add(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> Iterator[tuple[FoldModel, int]]:
+        """Take the rows of a step of a fold. Yields the folds that were trained, each with the step: all, once the last
+        one has its rows. A fold with more steps than the others gets rows of later ones before, which wait."""
+        (self.waiting[step][fold.number],) = parts
+        while self.waiting and self._is_complete(first := min(self.waiting)):
+            rows = self.waiting.pop(first)
+            self._train(rows, first)
+            yield from ((self.folds[number], first) for number in rows)
 
-    def _steps(self, number: int) -> int:
-        return self.folds[number].state.steps
+    def _is_complete(self, step: int) -> bool:
+        """Whether all folds that have a step have their rows."""
+        return all(
+            number in self.waiting[step]
+            for number, begun in self.begun.items()
+            if begun <= step < self.folds[number].state.steps
+        )
 
     def end_pass(self) -> None:
         """Give every fold its weights back."""
