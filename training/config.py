@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
-from ..storage.options import Cli, Options, Texts
+from ..storage.options import Cli, Location, Options, Texts
 from .fitted.strategies import parse_class_weight, parse_fill, parse_scaling
 from .splits.split import Split
+from .zoo.augment import parse_augment
 
 Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
 Scheduler = Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR", "ReduceLROnPlateau"]
@@ -96,6 +97,11 @@ class Recipe(Options):
     groups: dict[str, dict[str, float]] = Field(default={})
     """What is set for some parameters, by their pattern: `{"backbone": {"lr": 0.0001}}` for `lr.backbone=0.0001`."""
 
+    @property
+    def spans_all_epochs(self) -> bool:
+        """Whether the schedule depends on the number of updates in all."""
+        return self.scheduler in ("OneCycleLR", "CosineAnnealingLR") or 0 < self.warmup < 1
+
     @classmethod
     def settings(cls) -> tuple[str, ...]:
         """The names that `--set` takes."""
@@ -117,6 +123,12 @@ def _check_scalings(texts: tuple[str, ...]) -> tuple[str, ...]:
 def _check_class_weights(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         parse_class_weight(text)
+    return texts
+
+
+def _check_augments(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_augment(text)
     return texts
 
 
@@ -147,6 +159,16 @@ class TrainingOptions(Options):
         description="Weight of classes in the loss, repeatable: balanced, by the rows of each in the fold's training "
         "rows, or NAME=WEIGHT.",
     )
+    init: Annotated[Location | None, Cli(metavar="FILE|RUN")] = Field(
+        default=None,
+        description="Weights to start from, as far as they fit: a file of safetensors or a state dict, or a complete "
+        "run.",
+    )
+    augment: Annotated[Texts, AfterValidator(_check_augments)] = Field(
+        default=(),
+        description="Random change of training batches, repeatable: horizontal-flip, vertical-flip, crop=PIXELS, "
+        "mixup=ALPHA, cutmix=ALPHA, a name of torchvision.transforms.v2, or path/to/file.py:function.",
+    )
     window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
 
@@ -160,6 +182,11 @@ class TrainingOptions(Options):
         """The weights of `class_weight`."""
         return cast(tuple[str, ...], self.class_weight)
 
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The augmentations of `augment`, in order."""
+        return cast(tuple[str, ...], self.augment)
+
 
 class TrainConfig(TrainingOptions):
     """A run's configuration, settled: nothing in it depends on the machine or on other data any more."""
@@ -170,6 +197,8 @@ class TrainConfig(TrainingOptions):
     """A multiple of `LANE_STEP` (stream/order.py), which the number of workers divides."""
     shares: int = Field(default=1)
     """Parts of a batch that are computed by themselves: the number of workers with which the run began."""
+    restarts: tuple[int, ...] = Field(default=())
+    """The epochs after which the schedule started again, because `epochs` was raised then."""
     recipe: Recipe = Field(default=Recipe())
     model_settings: dict[str, Any] = Field(default={})
 

@@ -1,7 +1,8 @@
 """The layout of a run's folder, and the job that defines the run."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Any, Self
 
 from ..storage.dataset import Dataset, open_dataset
@@ -13,6 +14,7 @@ from ..storage.places.place import Place
 from .config import TrainConfig
 from .zoo.factory import model_file, model_hash
 
+EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
 
 
@@ -77,6 +79,11 @@ class RunFolder:
         """TensorBoard event files: a folder for each fold, and one for the report."""
         return self.root / "tensorboard"
 
+    @property
+    def initial(self) -> Place:
+        """Copies of the weights from which the models start, if they are given."""
+        return self.root / "initial"
+
     def model(self, name: str) -> str:
         """The name of the model. A file is replaced by its copy in this folder: workers may be on other machines."""
         file = model_file(name)
@@ -136,13 +143,15 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run as it was started: the identity of its data, its configuration, and the hash of the user's model file."""
+    """A run as it was started: the identity of its data, its configuration, the hash of the user's model file, and
+    those of initial weights, by the fold that starts from them."""
 
     dataset: str
     identity: str
     schema: Schema
     config: TrainConfig
     model_hash: str | None
+    initial: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
@@ -155,7 +164,13 @@ class RunJob:
             Schema.from_json(value["schema"]),
             TrainConfig.model_validate(value["config"]),
             value["model_hash"],
+            value.get("initial", {}),
         )
+
+    def initial_of(self, fold: int) -> tuple[str, str]:
+        """The name and the hash of the weights from which a fold starts, if there are any."""
+        name = str(fold) if str(fold) in self.initial else EVERY
+        return name, self.initial[name]
 
     def open_data(self) -> Dataset:
         """Open the run's dataset. Raises ForeignError if another dataset has replaced it."""
@@ -187,6 +202,20 @@ def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, Ru
     titles = [f"fold {fold}" for fold in range(count)] + ["refit"] * job.config.refit
     every = folds_of(job, run, range(len(titles)))
     return {f"{candidate} {title}".strip(): one for title, one in zip(titles, every, strict=True)}
+
+
+def waits_for_folds(one: RunFold) -> bool:
+    """Whether it is a refit that is trained for as many epochs as the folds were, up to their early stopping."""
+    patience = one.job.config.recipe.patience
+    return bool(patience) and one.fold == len(open_plan(one.run.folds).models)
+
+
+def epochs_of(one: RunFold) -> int:
+    """The number of epochs for which a model is trained at most: for a refit after early stopping the rounded mean of
+    the folds' best epochs."""
+    if not waits_for_folds(one):
+        return one.job.config.epochs
+    return int(fmean(read_result(one.run.fold(fold))["metrics"]["epoch"] for fold in range(one.fold)) + 0.5)
 
 
 def best_folder(root: Place) -> Place:

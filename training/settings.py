@@ -37,9 +37,10 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     check_task(schema)
     check_split(config.split, schema)
     check_batch_size(config.batch_size, config.lanes)
-    by_loss = "patience" if config.recipe.patience else "scheduler=ReduceLROnPlateau"
-    if config.refit and (config.recipe.patience or config.recipe.scheduler == "ReduceLROnPlateau"):
-        raise UsageError(f"--refit trains on all rows, but --set {by_loss} needs held-out rows; use one of them")
+    if config.refit and config.recipe.scheduler == "ReduceLROnPlateau":
+        raise UsageError(
+            "--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs held-out rows; use one of them"
+        )
     _check_recipe(config.recipe, str(schema.task))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
     class_weights(schema, nothing, config.class_weights)  # only for its errors

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...storage.errors import UsageError, did_you_mean
-from ...storage.options import Options
+from ...storage.options import Options, as_texts
 from ..callbacks.callback import map_target
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 
@@ -18,7 +18,7 @@ CONVERSIONS: dict[str, type[ConvertTablesRequest | ConvertImagesRequest]] = {
     "convert.images": ConvertImagesRequest,
 }
 JOB_TABLES: dict[str, type[Options]] = {**CONVERSIONS, "train": TrainRequest, "predict": PredictRequest}
-JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source")
+JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source", "init")
 
 Tables = dict[str, dict[str, Any]]
 """The tables of a job file by name, with absolute paths; those of conversions are `convert.csv` or `convert.images`."""
@@ -95,13 +95,15 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
     if isinstance(values.get("model"), str):
         values["model"] = _code(base, values["model"])
+    if "augment" in values and isinstance(given := as_texts(values["augment"]), tuple):
+        values["augment"] = [_code(base, one) for one in given]
     if isinstance(values.get("callbacks"), list):
         values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 
 
 def _code(base: Path, name: str) -> str:
     """`path/to/file.py:factory`, whose path is relative to a folder, absolute; another name as it is."""
-    return normpath(base / name) if ".py:" in name else name
+    return normpath(base / name) if isinstance(name, str) and ".py:" in name else name
 
 
 def _from(base: Path, place: Any) -> Any:

@@ -13,17 +13,20 @@ from ...storage.fold_plan import open_plan
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.fitted.inputs import describe_inputs
+from ...training.model.augmentation import check_augmentation
+from ...training.model.initial import match_weights, read_initial
 from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config, describe_recipe
-from ...training.zoo.factory import check_model, takes_schema
+from ...training.zoo.factory import build_model, check_model, takes_schema
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
 from ..requests import Session
 from ..runs.fold_mode import FoldMode, choose_fold_mode
 from ..runs.here import ONE_PROCESS, train_units_here
+from ..runs.initial import find_initial
 from ..runs.run import Trainers, prepare_run, train_folds
 from ..runs.workers import USUAL_WORKERS
 from .conversion import absolute
@@ -39,6 +42,8 @@ class Training:
     asked: RequestedTraining
     mode: FoldMode
     helpers: Sequence[Helper]
+    notes: Mapping[str, str]
+    """What to tell of it before it begins."""
 
 
 def train_runs(training: Training, session: Session) -> dict[str, Any]:
@@ -67,7 +72,25 @@ def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Train
     parameters = check_models(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
-    return Training(asked, choose_fold_mode(dataset, models, common, execution, parameters), helpers)
+    mode, notes = choose_fold_mode(dataset, models, common, execution, parameters), check_initial(asked)
+    return Training(asked, mode, helpers, notes)
+
+
+def check_initial(asked: RequestedTraining) -> dict[str, str]:
+    """What the models of new runs take over from initial weights. Raises UsageError if nothing of them fits."""
+    notes, dataset = dict[str, str](), asked.dataset
+    for name, config in asked.configs.items():
+        initial = find_initial(asked.runs[name], dataset, config)
+        for file in [*initial.files.values()][:1]:
+            with torch.random.fork_rng(devices=[]):
+                inputs = make_inputs(dataset.schema, config, dataset.statistics)
+                model = build_model(config.model, inputs, dataset.schema.outputs, config.model_settings)
+            match = match_weights(model, read_initial(file), str(file))
+            which = f"{initial.origin}, each fold from its own" if len(initial.files) > 1 else str(initial.origin)
+            notes[f"init {name}".strip()] = f"{which}: {match.describe()}"
+        if initial.warning:
+            notes["warning"] = initial.warning
+    return notes
 
 
 def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
@@ -78,6 +101,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     schema, parameters = dataset.schema, 0
     for config in configs.values():
         check_config(config, schema)
+        check_augmentation(config.augmentations, schema)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
             inputs = make_inputs(schema, config, dataset.statistics)
             model = check_model(config.model, inputs, schema.outputs, config.model_settings)
@@ -106,8 +130,12 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
     asked = training.asked
     dataset, config = asked.dataset, next(iter(asked.configs.values()))
     notes = describe_inputs(dataset.schema, dataset.statistics, config.missing, takes_schema(config.model))
+    notes |= training.notes
     for name, one in asked.configs.items():
         notes[f"recipe {name}".strip()] = f"{describe_recipe(one.recipe)}; batches of {one.batch_size}"
+        if one.restarts:
+            restarts = ", ".join(map(str, one.restarts))
+            notes[f"schedule {name}".strip()] = f"it runs over all epochs, so it starts again after epoch {restarts}"
     for heading, sentence in notes.items():
         session.listener.announce(heading, sentence)
     if not asked.workers:

@@ -17,7 +17,7 @@ from ...training.stream.order import check_batch_size, lane_count
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
 from ..runs.grid import candidate_folder, expand_grid, write_grid
-from ..runs.run import is_complete, load_lanes, load_summary
+from ..runs.run import continue_config, is_complete, load_lanes, load_summary
 from ..runs.workers import choose_workers, shares_of
 from .split import split_of
 
@@ -68,6 +68,7 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     lanes, shares = next(existing, (lane_count(max(usual, workers)), usual))
     shares = request.shares or shares
     configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
+    configs = {name: continue_config(candidate_folder(root.root, name), one) for name, one in configs.items()}
     check_batch_size(request.batch_size, lanes)
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked

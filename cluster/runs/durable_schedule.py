@@ -48,7 +48,7 @@ class DurableSchedule:
             return
         units, states = self.state.units, self.state.states
         errors = "; ".join(f"{name}: {states[name].error}" for name in failed)
-        done = sum(len(unit.folds) for name, unit in units.items() if name not in failed)
+        done = sum(len(units[name].folds) for name in self.state.units_with(Status.DONE))
         left = sum(len(unit.folds) for unit in units.values())
         run = str(self.journal.path).rpartition("/")[0]
         raise RunError(

@@ -10,7 +10,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,11 @@ from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan
 from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
-from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job
+from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
 from ...training.zoo.factory import model_file, model_hash
 from .durable_schedule import DurableSchedule
+from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit
 from .status import FoldRecord
 
@@ -51,19 +52,22 @@ class Trainers:
     passes: int = 1
 
 
-def job_value(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
-    """What `run.json` says of a run on a dataset. The run keeps a copy of a user's model file, so that it does not
-    matter where it was."""
+def job_value(dataset: Dataset, config: TrainConfig, initial: Initial) -> dict[str, Any]:
+    """What `run.json` says of a run on a dataset. The run keeps copies of a user's model file and of initial weights,
+    so that it does not matter where they were."""
     file, kept = model_file(config.model), config
     if file:
         kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
+    kept = kept.model_copy(update={"init": initial.origin})
     data = str(dataset.place), dataset.identity, dataset.schema
-    return RunJob(*data, kept, model_hash(config.model)).to_json()
+    return RunJob(*data, kept, model_hash(config.model), initial.hashes).to_json()
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
     """Whether the folder holds exactly this run, and it is complete."""
-    return run.summary.exists() and same_json(read_json(run.job), job_value(dataset, config))
+    if not run.summary.exists():
+        return False
+    return same_json(read_json(run.job), job_value(dataset, config, find_initial(run, dataset, config)))
 
 
 def prepare_run(
@@ -80,19 +84,13 @@ def prepare_run(
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
     """
-    file, value = model_file(config.model), job_value(dataset, config)
+    file, initial = model_file(config.model), find_initial(run, dataset, config)
+    value = job_value(dataset, config, initial)
     if run.job.exists():
-        differences = sorted({*_differences(RunJob.from_json(read_json(run.job)).to_json(), value)})
-        if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
-            differences = [OTHER_DATA]
-        if differences:
-            raise ConflictError(
-                f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or use the same "
-                "options as that run"
-            )
+        _claim_again(run, config, value)
         return load_job(run)
     # A plan without a job is what a kill has left.
-    if set(run.root.names()) - {"folds.zarr", file[0].name if file else ""}:
+    if set(run.root.names()) - {run.folds.name, run.initial.name, file[0].name if file else ""}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
         plan = make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
@@ -103,18 +101,77 @@ def prepare_run(
     fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
     if file:
         (run.root / file[0].name).write(file[0].read_bytes())
+    for name, weights in initial.files.items():
+        (run.initial / name).write(weights.read_bytes())
     write_json(run.job, value)
     return load_job(run)
 
 
+def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> None:
+    """Check that an existing run is the one that `value` describes, or the same with fewer epochs, which then goes on.
+
+    Raises ConflictError.
+    """
+    stored = RunJob.from_json(read_json(run.job))
+    if config.epochs != stored.config.epochs and same_json(_with_length(stored, config), value):
+        if config.epochs > stored.config.epochs:
+            _reopen(run, value)
+            return
+        raise ConflictError(
+            f"{run.root} is a run of {stored.config.epochs} epochs, which can be raised, but not lowered to "
+            f"{config.epochs}; use --epochs {stored.config.epochs}, or choose another folder"
+        )
+    differences = sorted({*_differences(stored.to_json(), value)})
+    if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
+        differences = [OTHER_DATA]
+    if differences:
+        raise ConflictError(
+            f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or use the same "
+            "options as that run"
+        )
+
+
+def _with_length(job: RunJob, config: TrainConfig) -> dict[str, Any]:
+    """What `run.json` would say of a run with the epochs of another configuration."""
+    length = {"epochs": config.epochs, "restarts": config.restarts}
+    return replace(job, config=job.config.model_copy(update=length)).to_json()
+
+
+def _reopen(run: RunFolder, value: dict[str, Any]) -> None:
+    """Have a run, which may be complete, go on for more epochs: its folds are no longer done, but keep their
+    checkpoints. Until `run.json` says so, it can still be completed as it was."""
+    run.summary.remove()
+    for merged in (run.oof, run.holdout):
+        merged.remove_tree()
+    for fold in range(len(open_plan(run.folds).models) + 1):
+        run.fold(fold).done.remove()
+    write_json(run.job, value)
+
+
+def continue_config(run: RunFolder, config: TrainConfig) -> TrainConfig:
+    """The configuration with which an existing run goes on, perhaps for more epochs: a schedule over all epochs then
+    starts again. For a new run, the configuration as it is."""
+    if not run.job.exists():
+        return config
+    stored = RunJob.from_json(read_json(run.job)).config
+    longer = config.epochs > stored.epochs and config.recipe.spans_all_epochs
+    return config.model_copy(update={"restarts": stored.restarts + (stored.epochs,) * longer})
+
+
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Describe the leaves in which two JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    """Describe the leaves in which two JSON values differ. Restarts of a schedule follow from the epochs."""
+    if same_json(old, new) or name == "restarts":
+        return
+    if isinstance(old, dict) and isinstance(new, dict) and name != "initial":
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), key)
-    elif not same_json(old, new):
-        descriptions = {"identity": OTHER_DATA, "model_hash": "the model's file has changed"}
-        yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
+        return
+    descriptions = {
+        "identity": OTHER_DATA,
+        "model_hash": "the model's file has changed",
+        "initial": "the initial weights are different",
+    }
+    yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
 
 
 def shorten(value: object) -> str:
@@ -145,8 +202,11 @@ def train_folds(
     """Train folds of the run at `root`, or of its candidates. `folds` maps their names to them; those that are done are
     skipped."""
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
-    groups = min(trainers.passes, len(left)) if trainers.mode.name == "fused" else len(left)
-    units = make_units(left, groups, trainers.required)
+    later = [name for name in left if waits_for_folds(folds[name])]
+    first = [name for name in left if name not in later]
+    passes = trainers.passes if trainers.mode.name == "fused" else len(left)
+    units = make_units(first, passes, trainers.required)
+    units |= make_units(later, passes, trainers.required, after=tuple(units))
 
     def request(name: str) -> GroupRequest:
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in units[name].folds)
@@ -156,12 +216,18 @@ def train_folds(
         trainers.train(DurableSchedule(units, execution.max_retries, root.journal), request)
 
 
-def make_units(folds: Sequence[str], groups: int, required: Resources) -> dict[str, TrainingUnit]:
-    """The units of scheduling: the folds in so many groups, each of which is trained in one pass."""
+def make_units(
+    folds: Sequence[str], groups: int, required: Resources, after: tuple[str, ...] = ()
+) -> dict[str, TrainingUnit]:
+    """The units of scheduling: the folds in so many groups at most, each of which is trained in one pass, `after` other
+    units."""
+    if not folds:
+        return {}
+    groups = min(groups, len(folds))
     edges = [math.ceil(number * len(folds) / groups) for number in range(groups + 1)]  # the first ones start first
     members = [tuple(folds[first:last]) for first, last in pairwise(edges)]
     names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in members]
-    return {name: TrainingUnit(name, group, required) for name, group in zip(names, members, strict=True)}
+    return {name: TrainingUnit(name, group, required, after) for name, group in zip(names, members, strict=True)}
 
 
 def load_summary(run: RunFolder) -> dict[str, Any]:

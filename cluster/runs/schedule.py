@@ -40,11 +40,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class TrainingUnit:
-    """The unit of scheduling: folds that one Ray Train run trains, and the resources it requires."""
+    """The unit of scheduling: folds that one Ray Train run trains, and the resources it requires.
+
+    It starts once the units in `after` are done, and never if one of them has failed permanently.
+    """
 
     name: str
     folds: tuple[str, ...]
     required: Resources
+    after: tuple[str, ...] = ()
 
 
 class Status(Enum):
@@ -170,8 +174,19 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done or has failed permanently."""
-        return not self.units_with(Status.WAITING) and not self.units_with(Status.RUNNING)
+        """Whether every unit is done, has failed permanently, or waits for one that has."""
+        waiting = self.units_with(Status.WAITING)
+        return all(map(self._is_blocked, waiting)) and not self.units_with(Status.RUNNING)
+
+    def _is_blocked(self, name: str) -> bool:
+        """Whether a unit waits for one that has failed permanently."""
+        return any(self.states[other].status is Status.FAILED for other in self.units[name].after)
+
+    def _may_start(self, name: str) -> bool:
+        """Whether a unit waits for nothing but resources, and they are free."""
+        unit = self.units[name]
+        ready = all(self.states[other].status is Status.DONE for other in unit.after)
+        return ready and (self.used + unit.required).fits_in(self.capacity)
 
     def handle(self, event: Event) -> list[Action]:
         """Update the state for an event, and return the actions to perform."""
@@ -224,7 +239,7 @@ class Schedule:
         that does not."""
         started = []
         for name in self.units_with(Status.WAITING):
-            if (self.used + self.units[name].required).fits_in(self.capacity):
+            if self._may_start(name):
                 state = self.states[name]
                 state.status, state.attempt = Status.RUNNING, state.attempt + 1
                 started.append(Start(name, state.attempt))
@@ -240,5 +255,4 @@ class Schedule:
             assert state.status is not Status.DONE or state.error is None, f"{name} is done but has an error"
             assert state.attempt or state.status is Status.WAITING, f"{name} was never started"
         for name in self.units_with(Status.WAITING):
-            fits = (self.used + self.units[name].required).fits_in(self.capacity)
-            assert not fits, f"{name} is waiting although its resources are free"
+            assert not self._may_start(name), f"{name} is waiting although its resources are free"

@@ -1,7 +1,7 @@
 """Submits, lists, follows and stops jobs on a Ray cluster through Ray's job API.
 
-Only the job file, with absolute paths, and the files of its model and callbacks are uploaded. Data is never uploaded:
-the nodes of the cluster read it where the job file says it is.
+Only the job file, with absolute paths, and the code of its model, augmentations and callbacks are uploaded. Data and
+weights are never uploaded: the nodes of the cluster read them where the job file says they are.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ...storage.errors import RunError, UsageError
+from ...storage.options import as_texts
 from ...training.ray.internals import silence_upload_logs
 from ...training.zoo.factory import model_file
 from ..api.job_file import load_job_file
@@ -91,12 +92,14 @@ def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
 
 
 def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Write a job's tables into a folder, together with the files of its model and callbacks. Raises UsageError if two
-    files have the same name."""
+    """Write a job's tables into a folder, together with the code that it names. Raises UsageError if two files have
+    the same name."""
     tables = {table: dict(values) for table, values in tables.items()}
     train = tables.get("train", {})
     if "model" in train:
         train["model"] = _pack(train["model"], folder)
+    if "augment" in train:
+        train["augment"] = [_pack(one, folder) for one in as_texts(train["augment"])]
     if "callbacks" in train:
         train["callbacks"] = [map_target(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
     for table in [table for table in tables if "." in table]:

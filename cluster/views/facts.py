@@ -65,7 +65,8 @@ def command(job: RunJob, run: RunFolder) -> str:
     else:
         options |= options_of(config.split)
         always |= ALWAYS_SPLIT
-    return first + _shell("train", TrainRequest.model_validate({**data, **options}), always)
+    lengths = [{**data, **options, "epochs": epochs} for epochs in (*config.restarts, config.epochs)]
+    return first + " && ".join(_shell("train", TrainRequest.model_validate(one), always) for one in lengths)
 
 
 def _shell(command: str, request: Options, always: Iterable[str]) -> str:

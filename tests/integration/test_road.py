@@ -289,7 +289,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--memory", "100KB"], "smaller --window"),
         (["train", "{data}", "run", "--fold-mode", "fussed"], "did you mean 'fused'?"),
         (["train", "{data}", "run", "--plan", "weekly"], "has no plan 'weekly'"),
-        (["train", "{data}", "run", "--refit", "--set", "patience=3"], "needs held-out rows"),
+        (["train", "{data}", "run", "--refit", "--set", "scheduler=ReduceLROnPlateau"], "needs held-out rows"),
         (["train", "{data}", "{folder}"], "holds something that is not a run"),
         (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
         (["run", "{folder}/job.toml"], "[convert.csv] lable is not an option: did you mean 'label'?"),

@@ -213,3 +213,18 @@ def test_no_fold_waits_while_nodes_are_idle_and_all_finish_on_failing_nodes(dema
     assert cluster.schedule.units_with(Status.DONE) == list(cluster.schedule.units)
     assert cluster.spent[BUSY] > demand * sum(cluster.hours.values()), "nothing failed, so no work was lost"
     assert cluster.spent[WOULD_FIT] == 0
+
+
+def test_a_unit_waits_for_those_before_it_and_never_starts_if_one_is_given_up() -> None:
+    units = {name: TrainingUnit(name, (name,), Resources(1)) for name in ("one", "two")}
+    units["refit"] = TrainingUnit("refit", ("refit",), Resources(1), after=("one", "two"))
+    node, done = NodeSeen("a", Resources(8)), Ended("one", 1)
+    schedule = Schedule(units)
+    assert take(schedule, node, done) == [Start("one", 1), Start("two", 1)]
+    assert not schedule.finished
+    assert take(schedule, Ended("two", 1)) == [Start("refit", 1)]
+    take(schedule, Ended("refit", 1))
+    assert schedule.finished
+    schedule = Schedule(units)
+    assert take(schedule, node, done, Ended("two", 1, "no", final=True)) == [Start("one", 1), Start("two", 1)]
+    assert schedule.finished

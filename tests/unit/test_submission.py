@@ -19,6 +19,8 @@ label = "label"
 [train]
 run = "runs/first"
 model = "models/own.py:make"
+augment = ["crop=4", "models/own.py:noise"]
+init = "weights.pt"
 settings = { lr = [0.1, 0.01], hidden = 16 }
 
 [predict]
@@ -43,6 +45,8 @@ def test_the_job_is_uploaded_with_absolute_paths_and_its_model(tmp_path: Path) -
     assert tables["convert"]["csv"]["out"] == tables["train"]["dataset"] == f"{home}/digits.zarr"
     assert tables["train"]["run"] == tables["predict"]["run"] == f"{home}/runs/first"
     assert tables["train"]["model"] == "own.py:make"
+    assert tables["train"]["augment"] == ["crop=4", "own.py:noise"]
+    assert tables["train"]["init"] == f"{home}/weights.pt"
     assert tables["train"]["settings"] == {"lr": [0.1, 0.01], "hidden": 16}
     assert load_job_file(sent / "job.toml")["train"]["model"] == f"{sent}/own.py:make"
 

@@ -135,6 +135,7 @@ class FoldCheckpoints:
     def load(self) -> None:
         """Resume from the last checkpoint, if one exists."""
         if stored := self.files.load():
+            self.learner.schedule.resume(stored["epoch"], stored["step"])
             self.learner.set_state(stored)
             self.state.restore(stored)
             self.learner.pending, self.saved_best = stored["within"], self.state.best.get("epoch", 0)

@@ -14,15 +14,17 @@ from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
 from ..fitted.inputs import Inputs
 from ..fitted.statistics import fitted_statistics
+from ..model.augmentation import make_augmentation
+from ..model.initial import read_initial, start_from
 from ..model.objective import Normalizer, make_inputs, make_model, make_objective
-from ..model.optimizer import make_optimizer, make_scheduler, step_schedule
+from ..model.optimizer import make_optimizer
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
-from ..run import FoldFolder, RunFold
+from ..run import FoldFolder, RunFold, epochs_of
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports
-from .learner import Learner, Network, with_sync_batchnorm
+from .learner import Learner, Network, RateSchedule, with_sync_batchnorm
 from .process import Process
 from .shares import Rows
 
@@ -57,6 +59,8 @@ class FoldModel:
 
     def begin_pass(self, numbers: Sequence[int], count: int, together: bool) -> None:
         """Begin the next epoch; see `Learner.begin_pass`."""
+        if self.state.step == 0:
+            self.learner.schedule.begin_epoch(self.state.epoch)
         self.learner.begin_pass(numbers, count, together)
         self.reports.begin_epoch()
 
@@ -92,12 +96,12 @@ class FoldModel:
             weights = {name: tensor.clone() for name, tensor in self.network.model.state_dict().items()}
             self.state.best = {"loss": metrics["loss"], "epoch": self.state.epoch + 1, "weights": weights}
         if "loss" in metrics:
-            step_schedule(self.learner.scheduler, metrics["loss"])
+            self.learner.schedule.step(metrics["loss"])
         self.state.end_epoch(metrics)
 
     def write_reports(self) -> None:
         """Report on the last epoch."""
-        self.reports.write_epoch(self.state.history, float(self.learner.scheduler.get_last_lr()[0]))
+        self.reports.write_epoch(self.state.history, float(self.learner.schedule.now.get_last_lr()[0]))
 
     def final_predictor(self) -> Predictor:
         """The model that predicts: with early stopping, the one with the best weights."""
@@ -133,11 +137,12 @@ def make_fold_model(
     prepare = Normalizer(inputs).to(device)
     network = _make_network(run_fold, inputs, process)
     optimizer = make_optimizer(network.module, recipe)
-    scheduler = make_scheduler(optimizer, recipe, math.ceil(steps / recipe.accumulate) * config.epochs)
+    schedule = RateSchedule(optimizer, recipe, math.ceil(steps / recipe.accumulate), (*config.restarts, config.epochs))
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-    learner = Learner(run_fold, steps, network, prepare, objective, optimizer, scheduler, scaler)
+    augmentation = make_augmentation(config.augmentations, job.schema)
+    learner = Learner(run_fold, steps, network, prepare, objective, optimizer, schedule, scaler, augmentation)
     evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, process, shards)
-    state = FoldState(steps, config.epochs, recipe.patience)
+    state = FoldState(steps, epochs_of(run_fold), recipe.patience if shards else 0)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
     return FoldModel(
         number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, FoldReports(folder)
@@ -147,6 +152,9 @@ def make_fold_model(
 def _make_network(run_fold: RunFold, inputs: Inputs, process: Process) -> Network:
     recipe = run_fold.job.config.recipe
     model = make_model(run_fold.job, run_fold.fold, inputs).to(process.device)
+    if run_fold.job.initial:
+        name, expected = run_fold.job.initial_of(run_fold.fold)
+        start_from(model, read_initial(run_fold.run.initial / name, expected), str(run_fold.job.config.init))
     if recipe.sync_batchnorm:
         model = with_sync_batchnorm(model, process)
     if recipe.strategy != "fsdp" or process.world_size == 1:

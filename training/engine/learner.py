@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...storage.errors import UsageError
 from ..config import Recipe
+from ..model.augmentation import Augmentation
 from ..model.objective import Normalizer, Objective, autocast
-from ..model.optimizer import step_schedule
+from ..model.optimizer import make_scheduler, step_schedule
 from ..run import RunFold
 from ..seeding import seed_of
 from .process import Process
@@ -24,6 +25,8 @@ from .shares import EpochPass, Rows, Shares
 
 if TYPE_CHECKING:
     from .sharded import ShardedModel
+
+AUGMENTATION = 6  # keeps its random numbers apart from those of a model
 
 
 class Network:
@@ -113,6 +116,44 @@ def with_sync_batchnorm(model: nn.Module, process: Process) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
 
 
+class RateSchedule:
+    """A recipe's schedule, which starts again wherever the number of epochs was raised.
+
+    Args:
+        optimizer: The optimizer, new.
+        recipe: The recipe.
+        updates: Optimizer steps in an epoch.
+        ends: The epochs after which a course of the schedule ends, the last of them that of the training.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int, ends: Sequence[int]) -> None:
+        self.optimizer, self.recipe, self.updates, self.ends = optimizer, recipe, updates, ends
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self._start(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start again, if the last course has ended before an epoch, counted from 0."""
+        if epoch in self.ends[:-1]:
+            self._start(self.ends.index(epoch) + 1)
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Prepare for the state after so many epochs, and steps of the next one."""
+        if course := sum(end < epoch or (end == epoch and step > 0) for end in self.ends[:-1]):
+            self._start(course)
+
+    def step(self, loss: float | None = None) -> None:
+        """See `step_schedule`."""
+        step_schedule(self.now, loss)
+
+    def _start(self, course: int) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group.pop("initial_lr", None)
+            group["lr"] = lr
+        first = self.ends[course - 1] if course else 0
+        self.now = make_scheduler(self.optimizer, self.recipe, self.updates * (self.ends[course] - first))
+        """torch's schedule of the current course."""
+
+
 @dataclass(eq=False)
 class Learner:
     """Trains a fold's network: epochs of `steps` steps, and an update after every few of them."""
@@ -123,8 +164,9 @@ class Learner:
     prepare: Normalizer
     objective: Objective
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    schedule: RateSchedule
     scaler: torch.amp.GradScaler
+    augmentation: Augmentation
     current: EpochPass = field(init=False)
     """The epoch that is being trained, or was trained last."""
     pending: dict[str, Any] | None = field(default=None, init=False)
@@ -155,10 +197,10 @@ class Learner:
 
     def add_gradients(self, parts: Sequence[Rows], epoch: int, step: int) -> None:
         """Forward and backward with the rows of each share."""
-        config, network, current = self.run_fold.job.config, self.network, self.current
+        network, current = self.network, self.current
         process, batches = network.process, self.batches(step)
-        for position, (number, (x, y)) in enumerate(zip(current.shares.numbers, parts, strict=True)):
-            process.seed(seed_of(config.seed, self.run_fold.fold, epoch * self.steps + step, number))
+        for position, (number, rows) in enumerate(zip(current.shares.numbers, parts, strict=True)):
+            x, y = self.seeded(rows, epoch, step, number)
             with current.shares.share(position), network.averaging(self.ends_update(step)):
                 with autocast(process.device, network.recipe.precision):
                     loss = self.objective(network.forward(self.prepare(x)), y)
@@ -166,6 +208,12 @@ class Learner:
                     self.optimizer.zero_grad()
                 self.scaler.scale(loss / batches if batches > 1 else loss).backward()
             current.losses[position] += loss.detach()
+
+    def seeded(self, rows: Rows, epoch: int, step: int, share: int) -> Rows:
+        """Seed torch's generators for a share of a batch, and augment its rows."""
+        keys = self.run_fold.job.config.seed, self.run_fold.fold, epoch * self.steps + step, share
+        self.network.process.seed(seed_of(*keys))
+        return self.augmentation(*rows, seed_of(AUGMENTATION, *keys))
 
     def update(self) -> None:
         """An optimizer step with the gradients of all shares."""
@@ -175,7 +223,7 @@ class Learner:
             nn.utils.clip_grad_norm_(self.network.module.parameters(), limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        step_schedule(self.scheduler)
+        self.schedule.step()
 
     def end_pass(self) -> float:
         """Average the buffers over all shares. Returns the mean loss of the epoch's steps over them."""
@@ -184,12 +232,12 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What the next steps depend on, between two epochs."""
-        schedule = {"scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict()}
+        schedule = {"scheduler": self.schedule.now.state_dict(), "scaler": self.scaler.state_dict()}
         return {**self.network.state(self.optimizer), **schedule}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.network.set_state(state, self.optimizer)
-        self.scheduler.load_state_dict(state["scheduler"])
+        self.schedule.now.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
 
     def state_within(self) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Stack:
             learners = {self.places[number]: fold.learner for number, fold in self.folds.items()}
             self.weights = _StackedWeights(learners, self.count)
         fold = next(iter(self.folds.values()))
+        if fold.run_fold.job.config.augment:
+            rows = {n: self.folds[n].learner.seeded(part, fold.state.epoch, step, 0) for n, part in rows.items()}
         fold.network.process.seed(seed_of(STACK, fold.run_fold.job.config.seed, fold.state.epoch, step))
         self.weights.add_gradients({self.places[number]: part for number, part in rows.items()}, step)
         for number in rows:

@@ -87,11 +87,12 @@ class Objective(nn.Module):
     def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on.
 
-        With weights of classes, it is the mean of each row's weighted loss, so that a batch counts by its weights.
-        Regression targets are standardized first.
+        Labels may be probabilities of classes, (rows, classes) in floating point. With weights of classes, it is the
+        mean of each row's weighted loss, so that a batch counts by its weights. Regression targets are standardized
+        first.
         """
         if self.schema.task == "classification":
-            labels, smoothing = y.long(), self.recipe.label_smoothing
+            labels, smoothing = y if y.ndim == 2 else y.long(), self.recipe.label_smoothing
             if self.weights is None:
                 return functional.cross_entropy(outputs, labels, label_smoothing=smoothing)
             each = functional.cross_entropy(outputs, labels, self.weights, reduction="none", label_smoothing=smoothing)

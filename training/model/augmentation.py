@@ -1,0 +1,168 @@
+"""Augmentation: random changes of the rows that a step trains on, as they are stored, before their normalization."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...storage.errors import UsageError
+from ...storage.format import Schema
+from ..zoo.augment import Augment, is_code, parse_augment
+from ..zoo.factory import import_module
+from ..zoo.user_code import describe_error
+
+Rows = tuple[Tensor, Tensor]
+"""x (rows, *sample_shape), and the labels: y (rows,) or (rows, labels) as stored, or after `mixup` and `cutmix` the
+probabilities of classes (rows, classes)."""
+
+
+class Augmentation:
+    """Applies functions to batches, each to the result of the one before. A batch's seed decides its random numbers."""
+
+    def __init__(self, functions: Sequence[Augment]) -> None:
+        self.functions = functions
+
+    def __call__(self, x: Tensor, y: Tensor, seed: int) -> Rows:
+        if not self.functions:
+            return x, y
+        generator = torch.Generator(x.device).manual_seed(seed)
+        for function in self.functions:
+            x, y = function(x, y, generator)
+        return x, y
+
+
+def make_augmentation(texts: Sequence[str], schema: Schema) -> Augmentation:
+    """What `--augment` asks for. Raises UsageError for what does not fit the data."""
+    return Augmentation([_make(text, schema) for text in texts])
+
+
+def check_augmentation(texts: Sequence[str], schema: Schema) -> None:
+    """Raise UsageError unless the augmentations can be applied to rows of these data."""
+    x = torch.zeros(2, *schema.sample_shape, dtype=getattr(torch, schema.x_dtype))
+    labels = (len(schema.labels),) if len(schema.labels) > 1 else ()
+    y = torch.zeros(2, *labels, dtype=getattr(torch, str(schema.y_dtype)))
+    targets = {tuple(y.shape), (2, schema.outputs)} if schema.classes else {tuple(y.shape)}
+    for text in texts:
+        try:
+            result = make_augmentation((text,), schema)(x, y, 0)
+            shapes = [tuple(tensor.shape) for tensor in result]
+        except UsageError:
+            raise
+        except Exception as error:  # user code may raise anything
+            raise UsageError(
+                f"--augment {text}: it failed for 2 rows of shape {schema.sample_shape}: {describe_error(error)}; fix "
+                "the function"
+            ) from error
+        if shapes[0] != tuple(x.shape) or shapes[1] not in targets:
+            raise UsageError(
+                f"--augment {text} returns x of shape {shapes[0]} and y of shape {shapes[1]} for x of {tuple(x.shape)} "
+                f"and y of {tuple(y.shape)}; return rows of the same shape"
+            )
+
+
+def _make(text: str, schema: Schema) -> Augment:
+    if is_code(text):
+        return _load(text)
+    name, numbers = parse_augment(text)
+    if name != "mixup" and len(schema.sample_shape) != 3:
+        raise UsageError(
+            f"--augment {text} is for images, but a sample of these data has the shape {schema.sample_shape}; remove it"
+        )
+    if name == "mixup" and schema.categories:
+        raise UsageError(
+            f"--augment {text}: '{next(iter(schema.categories))}' is a category, whose codes have no mean; remove it"
+        )
+    if name == "cutmix" and not schema.classes:
+        raise UsageError(f"--augment {text} mixes classes, but these data have none; use mixup")
+    if name in _MIXES:
+        return partial(_MIXES[name], alpha=numbers[0], classes=len(schema.classes))
+    return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)
+
+
+def _load(text: str) -> Augment:
+    """The user's function."""
+    module, _, attribute = text.rpartition(":")
+    function = getattr(import_module(module, "--augment", text), attribute, None)
+    if not callable(function):
+        raise UsageError(f"--augment {text}: {module} does not define a function '{attribute}'; fix the name")
+    return function  # type: ignore[no-any-return]
+
+
+def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
+    """A transform of torchvision, which is applied row by row: on a batch it would do the same to all rows."""
+    try:
+        from torchvision.transforms import v2
+    except ImportError:
+        raise UsageError(
+            f"--augment {text}: torchvision is not installed; install it, or use another augmentation"
+        ) from None
+    try:
+        transform = getattr(v2, name)(*numbers)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"--augment {text}: torchvision.transforms.v2 does not take this: {error}") from error
+    return lambda x, y, generator: (torch.stack([transform(row) for row in x]), y)
+
+
+def _flip(axis: int, probability: float, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+    flipped = torch.rand(len(x), generator=generator, device=x.device) < probability
+    return torch.where(flipped[:, None, None, None], x.flip(axis), x), y
+
+
+def _crop(padding: int, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+    """Cut images of the same size, each from its own place, out of images with so many zeros on each side."""
+    count, channels, height, width = x.shape
+    tops, lefts = torch.randint(2 * padding + 1, (2, count, 1, 1, 1), generator=generator, device=x.device)
+    numbers = partial(torch.arange, device=x.device)
+    rows, columns = tops + numbers(height)[:, None], lefts + numbers(width)
+    padded = functional.pad(x, [padding] * 4)
+    return padded[numbers(count)[:, None, None, None], numbers(channels)[:, None, None], rows, columns], y
+
+
+def _mixup(x: Tensor, y: Tensor, generator: torch.Generator, alpha: float, classes: int) -> Rows:
+    """The weighted mean of each row and another one, and of their targets (Zhang et al. 2018)."""
+    share, other = _draw(x, generator, alpha)
+    numbers = x if x.is_floating_point() else x.to(torch.float32 if x.element_size() <= 2 else torch.float64)
+    return _mean(numbers, numbers[other], share), _mean(*_targets(y, other, classes), share)
+
+
+def _cutmix(x: Tensor, y: Tensor, generator: torch.Generator, alpha: float, classes: int) -> Rows:
+    """Replace a rectangle of each image by that of another one, and mix their targets by its area (Yun et al. 2019)."""
+    share, other = _draw(x, generator, alpha)
+    at = torch.rand(2, generator=generator, device=x.device)
+    inside = []
+    for size, place in zip(x.shape[-2:], at, strict=True):
+        middle, half = (place * size).floor(), ((1 - share).sqrt() * size / 2).floor()
+        pixels = torch.arange(size, device=x.device)
+        inside.append((pixels >= middle - half) & (pixels < middle + half))
+    box = inside[0][:, None] & inside[1]
+    return torch.where(box, x[other], x), _mean(*_targets(y, other, classes), 1 - box.float().mean())
+
+
+def _draw(x: Tensor, generator: torch.Generator, alpha: float) -> Rows:
+    """A batch's share of the one row from Beta(alpha, alpha), and for each row the number of the other."""
+    # What torch.distributions.Beta draws by, which takes no generator.
+    share = torch._sample_dirichlet(torch.full((2,), alpha, device=x.device), generator=generator)[0]
+    return share, torch.randperm(len(x), generator=generator, device=x.device)
+
+
+def _targets(y: Tensor, other: Tensor, classes: int) -> Rows:
+    """The targets of the rows and of the others: probabilities of classes, or numbers."""
+    if not classes:
+        return y.double(), y.double()[other]
+    targets = y if y.ndim == 2 else functional.one_hot(y.long(), classes).float()
+    return targets, targets[other]
+
+
+def _mean(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return share * one + (1 - share) * other
+
+
+_FUNCTIONS: dict[str, Any] = {
+    "horizontal-flip": partial(_flip, -1),
+    "vertical-flip": partial(_flip, -2),
+    "crop": _crop,
+}
+_MIXES: dict[str, Any] = {"mixup": _mixup, "cutmix": _cutmix}
