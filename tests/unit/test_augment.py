@@ -68,7 +68,7 @@ def test_each_image_is_cropped_from_a_place_of_its_own() -> None:
 def test_mixup_mixes_rows_and_targets() -> None:
     x, y = images()
     found, targets = augment("mixup=0.4", x, y)
-    (share,) = (targets.gather(1, y.long()[:, None])[:, 0][targets.max(dim=1).values < 1]).unique()[:1]
+    (share,) = (targets.gather(1, y.long()[:, None])[:, 0][targets.max(dim=1).values < 1]).unique()[:1]  # type: ignore[no-untyped-call]
     others = [next(o for o in range(7) if torch.equal(found[n], share * x[n] + (1 - share) * x[o])) for n in range(7)]
     assert sorted(others) == list(range(7))
     expected = share * functional.one_hot(y.long(), 3) + (1 - share) * functional.one_hot(y.long(), 3)[others]
@@ -85,7 +85,7 @@ def test_cutmix_mixes_targets_by_the_area() -> None:
     for seed in range(20):
         found, targets = augment("cutmix", x, y, seed=seed)
         for number in range(7):
-            values, counts = found[number, 0].unique(return_counts=True)
+            values, counts = found[number, 0].unique(return_counts=True)  # type: ignore[no-untyped-call]
             shares = functional.one_hot(y[values.long()], 3).T.float() @ (counts / 30)
             torch.testing.assert_close(targets[number], shares)
             assert torch.equal(found[number, 0], found[number, 2])

@@ -55,12 +55,15 @@ def test_more_epochs_give_what_they_give_at_once(mode: str, digits: Dataset, tmp
 
 def test_epochs_are_not_lowered_nor_raised_with_other_options(digits: Dataset, tmp_path: Path) -> None:
     options = {**SMALL, "settings": CONSTANT}
-    fs.train(digits.place, tmp_path / "run", epochs=2, **options)
+    summary = fs.train(digits.place, tmp_path / "run", epochs=2, **options)
     with pytest.raises(ConflictError, match="can be raised, but not lowered to 1; use --epochs 2"):
         fs.train(digits.place, tmp_path / "run", epochs=1, **options)
     with pytest.raises(ConflictError, match="epochs was 2, now 3; seed was 0, now 1"):
         fs.train(digits.place, tmp_path / "run", epochs=3, seed=1, **options)
     assert (tmp_path / "run" / "summary.json").exists()
+    for left in ("summary.json", "oof.zarr/manifest.json", "folds/0/done.json"):  # what a kill leaves of a run to raise
+        (tmp_path / "run" / left).unlink()
+    assert fs.train(digits.place, tmp_path / "run", epochs=2, **options)["out_of_fold"] == summary["out_of_fold"]
 
 
 def rates(schedule: RateSchedule, epochs: range, updates: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ..zoo.augment import Augment, is_code, parse_augment
-from ..zoo.factory import import_module
+from ..zoo.factory import import_module as import_user_module
 from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
@@ -85,7 +86,7 @@ def _make(text: str, schema: Schema) -> Augment:
 def _load(text: str) -> Augment:
     """The user's function."""
     module, _, attribute = text.rpartition(":")
-    function = getattr(import_module(module, "--augment", text), attribute, None)
+    function = getattr(import_user_module(module, "--augment", text), attribute, None)
     if not callable(function):
         raise UsageError(f"--augment {text}: {module} does not define a function '{attribute}'; fix the name")
     return function  # type: ignore[no-any-return]
@@ -94,7 +95,7 @@ def _load(text: str) -> Augment:
 def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
     """A transform of torchvision, which is applied row by row: on a batch it would do the same to all rows."""
     try:
-        from torchvision.transforms import v2
+        v2 = import_module("torchvision.transforms.v2")
     except ImportError:
         raise UsageError(
             f"--augment {text}: torchvision is not installed; install it, or use another augmentation"
