@@ -39,7 +39,7 @@ def find_initial(run: RunFolder, dataset: Dataset, config: TrainConfig) -> Initi
         return Initial()
     place = locate(str(config.init))
     stored = RunJob.from_json(read_json(run.job)) if run.job.exists() else None
-    if (other := RunFolder(best_folder(place))).job.exists():
+    if (other := RunFolder(best_folder(place))).summary.exists():
         found = _of_run(other, dataset, config, run)
     elif place.is_file():
         hashes = {EVERY: content_hash(place.read_bytes())}
@@ -47,15 +47,13 @@ def find_initial(run: RunFolder, dataset: Dataset, config: TrainConfig) -> Initi
     elif stored and stored.config.init == str(place):
         found = Initial(str(place), {}, stored.initial)
     else:
-        raise UsageError(f"--init {config.init}: there is neither a file nor a run; check the path")
+        raise UsageError(f"--init {config.init}: there is neither a file nor a complete run; check the path")
     return replace(found, origin=str(stored.config.init)) if stored and stored.initial == found.hashes else found
 
 
 def _of_run(other: RunFolder, dataset: Dataset, config: TrainConfig, run: RunFolder) -> Initial:
     if str(other.root) == str(run.root):
         raise UsageError(f"--init {config.init} is this run; to train it for longer, raise --epochs instead")
-    if not other.summary.exists():
-        raise UsageError(f"--init {config.init} is not a complete run; finish it, or name a file of weights")
     job, count = RunJob.from_json(read_json(other.job)), len(open_plan(other.folds).models)
     same_data = job.identity == dataset.identity
     if same_data and same_json(job.config.split.model_dump(), config.split.model_dump()):

@@ -158,7 +158,7 @@ def test_a_run_starts_from_a_file_and_resumes_without_it(digits: Dataset, tmp_pa
     given.unlink()
     fs.train(digits.place, tmp_path / "run", epochs=2, **options)
     assert same_weights(weights(tmp_path / "run", 2), weights(tmp_path / "first", 1))
-    with pytest.raises(UsageError, match="there is neither a file nor a run"):
+    with pytest.raises(UsageError, match="there is neither a file nor a complete run"):
         fs.train(digits.place, tmp_path / "new", epochs=1, **options)
     torch.save(weights(tmp_path / "first", 2), given)
     with pytest.raises(ConflictError, match="the initial weights are different"):

@@ -41,26 +41,25 @@ def make_augmentation(texts: Sequence[str], schema: Schema) -> Augmentation:
 
 
 def check_augmentation(texts: Sequence[str], schema: Schema) -> None:
-    """Raise UsageError unless the augmentations can be applied to rows of these data."""
+    """Raise UsageError unless the augmentations can be applied, one after the other, to rows of these data."""
     x = torch.zeros(2, *schema.sample_shape, dtype=getattr(torch, schema.x_dtype))
     labels = (len(schema.labels),) if len(schema.labels) > 1 else ()
     y = torch.zeros(2, *labels, dtype=getattr(torch, str(schema.y_dtype)))
-    targets = {tuple(y.shape), (2, schema.outputs)} if schema.classes else {tuple(y.shape)}
+    shape, targets = tuple(x.shape), {tuple(y.shape), (2, schema.outputs)} if schema.classes else {tuple(y.shape)}
     for text in texts:
+        given = make_augmentation((text,), schema)
         try:
-            result = make_augmentation((text,), schema)(x, y, 0)
-            shapes = [tuple(tensor.shape) for tensor in result]
-        except UsageError:
-            raise
+            x, y = given(x, y, 0)
+            shapes = tuple(x.shape), tuple(y.shape)
         except Exception as error:  # user code may raise anything
             raise UsageError(
                 f"--augment {text}: it failed for 2 rows of shape {schema.sample_shape}: {describe_error(error)}; fix "
                 "the function"
             ) from error
-        if shapes[0] != tuple(x.shape) or shapes[1] not in targets:
+        if shapes[0] != shape or shapes[1] not in targets:
             raise UsageError(
-                f"--augment {text} returns x of shape {shapes[0]} and y of shape {shapes[1]} for x of {tuple(x.shape)} "
-                f"and y of {tuple(y.shape)}; return rows of the same shape"
+                f"--augment {text} returns x of shape {shapes[0]} and y of shape {shapes[1]} for x of {shape} and y of "
+                f"{sorted(targets)[0]}; return rows of the same shape"
             )
 
 
@@ -109,7 +108,9 @@ def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
 
 def _flip(axis: int, probability: float, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
     flipped = torch.rand(len(x), generator=generator, device=x.device) < probability
-    return torch.where(flipped[:, None, None, None], x.flip(axis), x), y
+    backwards = torch.arange(x.shape[axis] - 1, -1, -1, device=x.device)  # `flip` knows no uint16
+    mirrored = x[..., backwards] if axis == -1 else x[..., backwards, :]
+    return torch.where(flipped[:, None, None, None], mirrored, x), y
 
 
 def _crop(padding: int, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
