@@ -84,8 +84,9 @@ class RunFolder:
         """Copies of the weights from which the models start, if they are given."""
         return self.root / "initial"
 
-    def model(self, name: str) -> str:
-        """The name of the model. A file is replaced by its copy in this folder: workers may be on other machines."""
+    def code(self, name: str) -> str:
+        """The name of a model or an augmentation. A user's file is replaced by its copy in this folder: workers may be
+        on other machines."""
         file = model_file(name)
         return f"{self.root / file[0].name}:{file[1]}" if file else name
 
@@ -143,8 +144,8 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run as it was started: the identity of its data, its configuration, the hash of the user's model file, and
-    those of initial weights, by the fold that starts from them."""
+    """A run as it was started: the identity of its data, its configuration, the hash of the user's model file, those of
+    initial weights, by the fold that starts from them, and those of the user's augmentations."""
 
     dataset: str
     identity: str
@@ -152,6 +153,7 @@ class RunJob:
     config: TrainConfig
     model_hash: str | None
     initial: dict[str, str] = field(default_factory=dict)
+    augment_hashes: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
@@ -165,6 +167,7 @@ class RunJob:
             TrainConfig.model_validate(value["config"]),
             value["model_hash"],
             value.get("initial", {}),
+            value.get("augment_hashes", {}),
         )
 
     def initial_of(self, fold: int) -> tuple[str, str]:
@@ -229,24 +232,29 @@ def best_folder(root: Place) -> Place:
 def load_job(run: RunFolder) -> RunJob:
     """Read the job of the run in a folder.
 
-    Raises ForeignError if the folder is not a run, and ConflictError if its model file is missing or has changed since
-    the run was started.
+    Raises ForeignError if the folder is not a run, and ConflictError if the user's code is missing or has changed
+    since the run was started.
     """
     if not run.job.exists():
         raise ForeignError(
             f"{run.root} is not a run (it has no run.json); start one with 'foldstream train DATASET RUN'"
         )
     job = RunJob.from_json(read_json(run.job))
-    job = replace(job, config=job.config.model_copy(update={"model": run.model(job.config.model)}))
+    for name, expected in [(job.config.model, job.model_hash), *job.augment_hashes.items()]:
+        _check_code(run.code(name), expected)
+    names = {"model": run.code(job.config.model), "augment": tuple(map(run.code, job.config.augmentations))}
+    return replace(job, config=job.config.model_copy(update=names))
+
+
+def _check_code(name: str, expected: str | None) -> None:
     try:
-        unchanged = job.model_hash == model_hash(job.config.model)
+        unchanged = expected == model_hash(name)
     except FileNotFoundError:
         unchanged = False
     if not unchanged:
         raise ConflictError(
-            f"{job.config.model} is missing or has changed since the run was started; restore it, or start a new run"
+            f"{name} is missing or has changed since the run was started; restore it, or start a new run"
         )
-    return job
 
 
 def is_done(folder: FoldFolder) -> bool:

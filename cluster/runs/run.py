@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
-from ...storage.places.json_files import read_json, same_json, write_json
+from ...storage.places.json_files import content_hash, read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
@@ -26,7 +26,7 @@ from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
-from ...training.zoo.factory import model_file, model_hash
+from ...training.zoo.factory import code_files, copy_name, model_file, model_hash
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit
@@ -53,14 +53,14 @@ class Trainers:
 
 
 def job_value(dataset: Dataset, config: TrainConfig, initial: Initial) -> dict[str, Any]:
-    """What `run.json` says of a run on a dataset. The run keeps copies of a user's model file and of initial weights,
-    so that it does not matter where they were."""
-    file, kept = model_file(config.model), config
-    if file:
-        kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
-    kept = kept.model_copy(update={"init": initial.origin})
+    """What `run.json` says of a run on a dataset. The run keeps copies of the user's code and of initial weights, so
+    that it does not matter where they were."""
+    code, augment = code_files([config.model, *config.augmentations]), tuple(map(copy_name, config.augmentations))
+    names = {"model": copy_name(config.model), "augment": augment, "init": initial.origin}
+    hashes = {one: content_hash(code[file[0].name]) for one in augment if (file := model_file(one))}
     data = str(dataset.place), dataset.identity, dataset.schema
-    return RunJob(*data, kept, model_hash(config.model), initial.hashes).to_json()
+    kept = config.model_copy(update=names)
+    return RunJob(*data, kept, model_hash(config.model), initial.hashes, hashes).to_json()
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
@@ -84,13 +84,13 @@ def prepare_run(
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
     """
-    file, initial = model_file(config.model), find_initial(run, dataset, config)
+    code, initial = code_files([config.model, *config.augmentations]), find_initial(run, dataset, config)
     value = job_value(dataset, config, initial)
     if run.job.exists():
         _claim_again(run, config, value)
         return load_job(run)
     # A plan without a job is what a kill has left.
-    if set(run.root.names()) - {run.folds.name, run.initial.name, file[0].name if file else ""}:
+    if set(run.root.names()) - {run.folds.name, run.initial.name, *code}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
         plan = make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
@@ -99,8 +99,8 @@ def prepare_run(
         raise
     medians = parse_fill(config.missing).value == "median"
     fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
-    if file:
-        (run.root / file[0].name).write(file[0].read_bytes())
+    for name, content in code.items():
+        (run.root / name).write(content)
     for name, weights in initial.files.items():
         (run.initial / name).write(weights.read_bytes())
     write_json(run.job, value)
@@ -162,13 +162,14 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """Describe the leaves in which two JSON values differ. Restarts of a schedule follow from the epochs."""
     if same_json(old, new) or name == "restarts":
         return
-    if isinstance(old, dict) and isinstance(new, dict) and name != "initial":
+    if isinstance(old, dict) and isinstance(new, dict) and name not in ("initial", "augment_hashes"):
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), key)
         return
     descriptions = {
         "identity": OTHER_DATA,
         "model_hash": "the model's file has changed",
+        "augment_hashes": "an augmentation's file has changed",
         "initial": "the initial weights are different",
     }
     yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import UsageError
+from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.format import Schema
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import Execution, TrainingOptions
 from foldstream.training.engine.learner import AUGMENTATION
 from foldstream.training.model.augmentation import check_augmentation, make_augmentation
 from foldstream.training.model.weights import load_weights
+from foldstream.training.run import RunFolder, load_job
 from foldstream.training.seeding import seed_of
 from torch import Tensor
 from torch.nn import functional
@@ -153,6 +154,29 @@ def test_a_loop_by_hand_gives_the_weights_of_train(digits: Dataset, tmp_path: Pa
             number += 1
     for name, weights in load_weights(locate(run / "folds/1/model.safetensors")).items():
         assert torch.equal(network.state_dict()[name], weights), name
+
+
+def test_the_users_function_travels_with_the_run(digits: Dataset, tmp_path: Path) -> None:
+    own, model = tmp_path / "own.py", tmp_path / "model" / "own.py"
+    own.write_text(OWN)
+    options: dict[str, Any] = {"folds": 2, "epochs": 1, "settings": {"hidden": 8, "scheduler": "ConstantLR"}}
+    options |= {"augment": [f"{own}:noise", "mixup"], "model": "mlp"}
+    fs.train(digits.place, tmp_path / "run", **options)
+    assert (tmp_path / "run" / "own.py").read_text() == OWN
+    assert load_job(RunFolder(locate(tmp_path / "run"))).config.augment == (f"{tmp_path}/run/own.py:noise", "mixup")
+    own.write_text(OWN.replace("x +", "x -"))
+    with pytest.raises(ConflictError, match="an augmentation's file has changed"):
+        fs.train(digits.place, tmp_path / "run", **options)
+    model.parent.mkdir()
+    model.write_text(MODEL)
+    with pytest.raises(UsageError, match=r"the run has another file named own\.py; rename one of them"):
+        fs.train(digits.place, tmp_path / "other", **options | {"model": f"{model}:make", "settings": {}})
+    own.unlink()
+    with pytest.raises(UsageError, match=r"own\.py does not exist; check the path"):
+        fs.train(digits.place, tmp_path / "run", **options)
+    (tmp_path / "run" / "own.py").write_text(OWN + "# changed")
+    with pytest.raises(ConflictError, match=r"own\.py:noise is missing or has changed since the run was started"):
+        load_job(RunFolder(locate(tmp_path / "run")))
 
 
 def test_the_bits_are_the_same_in_runs_fused_with_shares_and_after_kills(digits: Dataset, tmp_path: Path) -> None:

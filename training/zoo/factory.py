@@ -11,7 +11,7 @@ import ast
 import importlib
 import inspect
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +112,30 @@ def model_hash(name: str) -> str | None:
     """SHA-256 of a user's model file, which may be an object in a store. None for other models."""
     path = name.rpartition(":")[0]
     return content_hash(locate(path).read_bytes()) if path.endswith(".py") else None
+
+
+def copy_name(name: str) -> str:
+    """What `--model` or `--augment` would name by the copy of the user's file in a run's folder; others as they are."""
+    file = model_file(name)
+    return f"{file[0].name}:{file[1]}" if file else name
+
+
+def code_files(names: Iterable[str]) -> dict[str, bytes]:
+    """The user's files among what `--model` and `--augment` name, by the names of their copies in a run's folder.
+
+    Raises UsageError for a file that does not exist, and for different files of the same name.
+    """
+    files: dict[str, bytes] = {}
+    for name in names:
+        if file := model_file(name):
+            place = locate(str(file[0]))
+            try:
+                content = place.read_bytes()
+            except (FileNotFoundError, IsADirectoryError):
+                raise UsageError(f"{place} does not exist; check the path") from None
+            if files.setdefault(place.name, content) != content:
+                raise UsageError(f"{place}: the run has another file named {place.name}; rename one of them")
+    return files
 
 
 def settings_of(factory: Factory) -> dict[str, Any]:
