@@ -101,7 +101,7 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 
 
-def _code(base: Path, name: str) -> str:
+def _code(base: Path, name: Any) -> Any:
     """`path/to/file.py:factory`, whose path is relative to a folder, absolute; another name as it is."""
     return normpath(base / name) if isinstance(name, str) and ".py:" in name else name
 

@@ -167,7 +167,13 @@ def test_two_ranks(mode: str, every: str, window: int, model: str, digits: Datas
     """In runs both train each fold; fused, each has one, and the third goes from rank to rank, some steps each with the
     larger window. They are killed, go on and are killed again, then one process goes on."""
     settings = {"accumulate": "2"} if mode == "runs" else {}
-    options: dict[str, Any] = {"epochs": 3, "shares": 2, "window": window, "model": model}
+    options: dict[str, Any] = {
+        "epochs": 3,
+        "shares": 2,
+        "window": window,
+        "model": model,
+        "augment": ("crop=2", "mixup"),
+    }
     job, quiet = make_job(digits, tmp_path / "quiet", settings, **options)
     train_alone(job, quiet, Execution(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, **options)

@@ -7,6 +7,7 @@ its random numbers from the generator. What only names augmentations does not lo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def parse_augment(text: str) -> tuple[str, tuple[Any, ...]]:
             )
         return name, values
     value = values[0] if len(values) == 1 else BUILT_IN[name]
-    fits = value > 0 and (value <= 1 if name.endswith("flip") else type(value) is int or name != "crop")
+    fits = 0 < value < math.inf and (value <= 1 if name.endswith("flip") else type(value) is int or name != "crop")
     if len(values) > 1 or not fits:
         of_name = "a probability" if name.endswith("flip") else "pixels" if name == "crop" else "a number above 0"
         raise ValueError(f"takes {of_name}, e.g. {name}={BUILT_IN[name]}")
