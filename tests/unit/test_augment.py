@@ -1,5 +1,6 @@
 """Augmentation: what a loop by hand gives, to the bit, and the same bits however a run is carried out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def test_what_is_no_augmentation_is_refused(text: str, message: str) -> None:
         ("horizontal-flip", NUMBERS, r"is for images, but a sample of these data has the shape \(2,\)"),
         ("cutmix", Schema((), (3, 6, 5), "uint8", ("price",), "regression", "float32"), "have none; use mixup"),
         ("mixup", Schema(("a",), (1,), "int16", ("p",), "regression", "float32", categories={"a": ("x",)}), "category"),
+        ("mixup", replace(NUMBERS, roles={"weight": ("w",)}), r"which have weights of their own here \('w'\)"),
         ("RandomRotation=15", IMAGES, "torchvision is not installed; install it"),
         ("{own}:missing", IMAGES, "does not define a function 'missing'"),
         ("{own}:shrinks", IMAGES, r"returns x of shape \(2, 3, 6\) .*; return rows of the same shape"),

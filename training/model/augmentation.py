@@ -77,6 +77,8 @@ def _make(text: str, schema: Schema) -> Augment:
         )
     if name == "cutmix" and not schema.classes:
         raise UsageError(f"--augment {text} mixes classes, but these data have none; use mixup")
+    if name in _MIXES and (weight := schema.role("weight")):
+        raise UsageError(f"--augment {text} mixes rows, which have weights of their own here ('{weight}'); remove it")
     if name in _MIXES:
         return partial(_MIXES[name], alpha=numbers[0], classes=len(schema.classes))
     return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)
