@@ -131,6 +131,7 @@ class TrainingOptions(Options):
     )
     epochs: int = Field(default=10, ge=1, description="Number of passes over each fold's training rows.")
     batch_size: int = Field(default=128, ge=1, description="Rows per global batch, over all workers.")
+    drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is not full.")
     seed: int = Field(default=0, description="Seed of the folds, the order of samples, the weights and dropout.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="auto",
@@ -172,6 +173,12 @@ class TrainConfig(TrainingOptions):
     """Parts of a batch that are computed by themselves: the number of workers with which the run began."""
     recipe: Recipe = Field(default=Recipe())
     model_settings: dict[str, Any] = Field(default={})
+
+    @property
+    def least_rows(self) -> int:
+        """Rows of the smallest last batch that is trained on: two for each share, which batch norm needs. Models that
+        are stacked need batches of equal size."""
+        return self.batch_size if self.drop_last or self.recipe.stack else min(self.batch_size, 2 * self.shares)
 
 
 @dataclass(frozen=True)

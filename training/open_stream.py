@@ -45,6 +45,7 @@ def stream(
     epoch: int = 0,
     window: int = 8,
     lanes: int | None = None,
+    drop_last: bool = False,
     memory: str | int | None = None,
     cache: str | int | None = None,
     threads: int | None = None,
@@ -68,8 +69,10 @@ def stream(
         seed: The seed of the shuffle, and of the folds if `folds` is a number.
         epoch: The first epoch. Each further iteration of a training stream yields the next epoch.
         window: Blocks of each lane that are shuffled together.
-        lanes: Lanes of the shuffle, a divisor of `batch_size`. None: the smallest multiple of 8 that `world_size`
-            divides. Streams with equal lanes see the same global batches at any world size.
+        lanes: Lanes of the shuffle. None: the smallest multiple of 8 that `world_size` divides. Streams with equal
+            lanes see the same global batches at any world size.
+        drop_last: Drop the last batch of an epoch if it is not full. Otherwise it has fewer rows; with several ranks,
+            some may have none of them.
         memory: The limit on the memory of the stream, e.g. `"2GB"`. None: an eighth of the machine's.
         cache: The limit on the local disk space in which blocks of a dataset in an object store are cached. None: a
             tenth of the free space.
@@ -103,7 +106,7 @@ def stream(
     reader = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
         return RowStream(opened, selected, reader, batch_size, torch.device(device))
-    mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
+    mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed, batch_size if drop_last else 1)
     return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device))
 
 

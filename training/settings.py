@@ -36,7 +36,7 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     """Raise UsageError for a configuration that cannot train on data with this schema."""
     check_task(schema)
     check_split(config.split, schema)
-    check_batch_size(config.batch_size, config.lanes)
+    check_batch_size(config.batch_size, config.shares)
     by_loss = "patience" if config.recipe.patience else "scheduler=ReduceLROnPlateau"
     if config.refit and (config.recipe.patience or config.recipe.scheduler == "ReduceLROnPlateau"):
         raise UsageError(f"--refit trains on all rows, but --set {by_loss} needs held-out rows; use one of them")

@@ -26,11 +26,11 @@ from ...storage.tasks import SerialExecutor
 from ...storage.writer import commit, create_arrays, write_shard
 from ...training.config import TrainConfig
 from ...training.model.row_costs import RowCosts, measure_row_costs
-from ...training.run import RunJob
+from ...training.run import RunJob, mixing_of
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.order import LANE_STEP, Mixing, lane_count
+from ...training.stream.order import LANE_STEP, lane_count
 from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
@@ -241,7 +241,7 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:
     """Memory of a worker's stream for a number of models at once. Raises UsageError if it exceeds the rank's limit."""
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    mixing = mixing_of(config)
     every = EveryRow(dataset.layout)
     if models == 1:
         return TrainStream(dataset, every, mixing, rank).memory_needed

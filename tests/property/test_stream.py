@@ -74,8 +74,9 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
         rows = Both(dataset.layout, rows, SubsetFilter(dataset.layout, subset))
         chosen &= subset
     lanes = draw.draw(st.sampled_from([8, 16]), label="lanes")
-    per_lane, window = draw.draw(st.integers(1, 3)), draw.draw(st.integers(1, 9))
-    mixing = Mixing(lanes * per_lane, lanes, window, seed=draw.draw(st.integers(0, 3)))
+    size, window = draw.draw(st.integers(16, 50), label="batch size"), draw.draw(st.integers(1, 9))
+    least = draw.draw(st.sampled_from([1, size]), label="least")
+    mixing = Mixing(size, lanes, window, draw.draw(st.integers(0, 3)), least)
     return Case(dataset, rows, chosen, mixing, draw.draw(st.integers(0, 3), label="epoch"))
 
 
@@ -84,13 +85,18 @@ def stream(case: Case, rank: int = 0, world_size: int = 1, threads: int = 2) -> 
 
 
 def global_batches(case: Case, world_size: int, step: int = 0) -> list[list[int]]:
-    """The ids of each global batch in its own order: lane by lane, put together from all ranks."""
+    """The ids of each global batch in its own order, put together from all ranks: they have its rows in turn."""
     parts = []
     for rank in range(world_size):
         of_rank = stream(case, rank, world_size)
         of_rank.load_state_dict({"epoch": case.epoch, "step": step})
-        parts.append([batch.id.reshape(case.mixing.lanes // world_size, -1) for batch in of_rank])
-    return [torch.stack(step, dim=1).flatten().tolist() for step in zip(*parts, strict=True)]
+        parts.append([batch.id.tolist() for batch in of_rank])
+    batches, first = [], step * case.mixing.batch_size
+    for of_ranks in zip(*parts, strict=True):
+        size, rows = sum(map(len, of_ranks)), [iter(part) for part in of_ranks]
+        batches.append([next(rows[row % world_size]) for row in range(first, first + size)])
+        first += size
+    return batches
 
 
 examples = settings(
@@ -118,10 +124,10 @@ def test_no_row_comes_twice_and_each_has_its_own_values(data: Data, draw: st.Dat
     ids = np.concatenate([np.zeros(0, np.int64), *(batch.id.numpy() for batch in batches)])
     assert len(set(ids.tolist())) == len(ids)
     assert case.chosen[ids].all()
-    assert 0 <= case.chosen.sum() - len(ids) < case.mixing.batch_size
+    assert 0 <= case.chosen.sum() - len(ids) < case.mixing.least
     stored = BlockReader(case.dataset, ("x", "y")).read(range(case.dataset.layout.blocks))
+    assert {len(batch.id) for batch in batches[:-1]} <= {case.mixing.batch_size}
     for batch in batches:
-        assert len(batch.id) == case.mixing.batch_size
         np.testing.assert_array_equal(batch.x.numpy(), stored["x"][batch.id])
         np.testing.assert_array_equal(batch.y.numpy(), stored["y"][batch.id])
 

@@ -19,6 +19,7 @@ from ..model.optimizer import make_optimizer, make_scheduler, step_schedule
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold
+from ..stream.order import check_last_batch, used_batches
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports
@@ -31,8 +32,8 @@ LOSSES = {"train_loss": "training", "loss": "validation"}
 
 @dataclass(eq=False)
 class FoldModel:
-    """A fold's model. It has a `number` among those that are trained together. Its epochs have full batches only:
-    `dropped` rows are left over."""
+    """A fold's model. It has a `number` among those that are trained together. `dropped` training rows are left over in
+    each epoch."""
 
     number: int
     run_fold: RunFold
@@ -53,7 +54,7 @@ class FoldModel:
     @property
     def rows(self) -> int:
         """Rows of an epoch."""
-        return self.state.steps * self.run_fold.job.config.batch_size
+        return self.learner.batches.rows
 
     def begin_pass(self, numbers: Sequence[int], count: int, together: bool) -> None:
         """Begin the next epoch; see `Learner.begin_pass`."""
@@ -126,22 +127,22 @@ def make_fold_model(
     rows, and held-out rows in a dataset of so many shards, 0 if it has none."""
     job, config, device = run_fold.job, run_fold.job.config, process.device
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
-    steps, dropped = divmod(rows, config.batch_size)
+    batches = used_batches(rows, config.batch_size, config.least_rows)
+    check_last_batch(batches, process.world_size)
     statistics = fitted_statistics(plan, run_fold.fold)
     objective = make_objective(job, statistics).to(device)
     inputs = make_inputs(job.schema, job.config, statistics)
     prepare = Normalizer(inputs).to(device)
     network = _make_network(run_fold, inputs, process)
     optimizer = make_optimizer(network.module, recipe)
-    scheduler = make_scheduler(optimizer, recipe, math.ceil(steps / recipe.accumulate) * config.epochs)
+    scheduler = make_scheduler(optimizer, recipe, math.ceil(batches.steps / recipe.accumulate) * config.epochs)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-    learner = Learner(run_fold, steps, network, prepare, objective, optimizer, scheduler, scaler)
+    learner = Learner(run_fold, batches, network, prepare, objective, optimizer, scheduler, scaler)
     evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, process, shards)
-    state = FoldState(steps, config.epochs, recipe.patience)
+    state = FoldState(batches.steps, config.epochs, recipe.patience)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
-    return FoldModel(
-        number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, FoldReports(folder)
-    )
+    dropped, reports = rows - batches.rows, FoldReports(folder)
+    return FoldModel(number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, reports)
 
 
 def _make_network(run_fold: RunFold, inputs: Inputs, process: Process) -> Network:

@@ -15,11 +15,10 @@ from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
 from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
-from ..run import RunFold
+from ..run import RunFold, mixing_of
 from ..stream.batch import Rank
 from ..stream.filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from ..stream.fused import FusedStream
-from ..stream.order import Mixing
 from ..stream.rows import chosen_rows
 from ..stream.single import TrainStream
 from .fold_model import FoldModel, make_fold_model
@@ -186,7 +185,7 @@ def _open_stream(
 ) -> TrainStream | FusedStream:
     """The training rows of the folds, mixed: from one pass if there are several."""
     config = folds[0].job.config
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    mixing = mixing_of(config)
     if len(folds) == 1:
         return TrainStream(dataset, rows[0], mixing, rank)
     return FusedStream(dataset, rows, mixing, rank, lcm(*(one.job.config.recipe.accumulate for one in folds)))

@@ -127,12 +127,12 @@ class _StackedWeights:
         if any(learner.begins_update(step) for learner in present.values()):
             for parameter in self.parameters.values():
                 parameter.grad = None
-        scaled = [learner.scaler.scale(losses[p] / learner.batches(step)) for p, learner in present.items()]
+        scaled = [learner.scaler.scale(losses[p] / learner.in_update(step)) for p, learner in present.items()]
         torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
         for place, learner in present.items():
             for parameter, stacked in self.slices[place]:
                 parameter.grad = None if stacked.grad is None else stacked.grad[place]
-            learner.current.losses[0] += losses[place].detach()
+            learner.current.losses[0] += losses[place].detach() * len(rows[place][1])
 
     def _losses(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of every model, (count,)."""

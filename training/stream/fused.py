@@ -20,7 +20,7 @@ from .filters import RowFilter
 from .group_memory import GroupMemory
 from .kernels import place_rows
 from .loads import GroupShape
-from .order import EpochOrder, Mixing, Slice, lanes_of
+from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 from .read_schedule import ModelSteps, schedule_reads
 
@@ -36,7 +36,8 @@ class FusedStream:
     """One rank's part of the global batches of several models.
 
     `rows` are the training rows of each model. The steps that are handed out at once are a multiple of `multiple`.
-    Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
+    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
+    suffices.
     """
 
     def __init__(
@@ -145,10 +146,9 @@ class _EpochReading:
     def read(self, steps: Mapping[int, int], for_others: bool) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
         """Threads take tasks in the order of submission, and a task waits only for tasks that were submitted before
         it: so whatever is waited for has begun."""
-        rank, mixing = self.reader.rank, self.reader.mixing
-        ranks = [lanes_of(number, rank.world_size, mixing.lanes) for number in range(rank.world_size * for_others)]
+        rank = self.reader.rank
         try:
-            for group in schedule_reads(self.orders, self.reader.lanes, steps, self.shape, ranks):
+            for group in schedule_reads(self.orders, rank.rank, rank.world_size, steps, self.shape, for_others):
                 while not self.memory.free:
                     yield self._take()
                 self._start(group)
@@ -159,14 +159,18 @@ class _EpochReading:
 
     def _take(self) -> tuple[ModelSteps, Batch, Batch]:
         group, hand_over = self.ready.popleft()
-        rows = len(group.steps) * self.shape.batch_rows
         batch, tails = hand_over()
+        rows = sum(group.sizes(self.reader.rank.rank, self.reader.rank.world_size))
         return group, Batch(*(column[:rows] for column in batch)), tails
 
     def _start(self, group: ModelSteps) -> None:
         """Have the threads put a group's rows into memory."""
         slot = self.memory.free.popleft()
-        puts = [self._put(group.model, load.part, self.shape.places(load, [slot]), self.memory) for load in group.loads]
+        first, world_size = slot * self.shape.rows, self.reader.rank.world_size
+        puts = [
+            self._put(group.model, load.part, first + group.places(load, world_size), self.memory)
+            for load in group.loads
+        ]
         tails = [load.part for _, load in group.tails_of(self.reader.rank.rank)]
         apart, first = GroupMemory(self.reader.specs, 1, sum(part.rows for part in tails)), 0
         for part in tails:

@@ -30,23 +30,24 @@ LENDABLE = 2  # groups that the training loop may hold beside those that are rea
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
 
-def count_slots(shape: GroupShape, window_rows: int) -> int:
+def count_slots(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
     """Groups in memory: those that a window has rows for, those that are ready, and those that the training loop holds.
 
     A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows.
     """
-    of_window = -(-window_rows // shape.lane_rows) + 1
+    of_window = -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
     return of_window + max(2, of_window // 4) + LENDABLE
 
 
 class TrainStream(IterableDataset[Batch]):
-    """One rank's part of the global batches: the rows of the lanes rank, rank + R, …, in lane order.
+    """One rank's part of the global batches: every R-th row of the epoch, from the rank-th on.
 
     Each iteration begins at the position (`epoch`, `step`), and one that runs to its end advances the position to the
     next epoch. `state_dict` is the position after the last batch that was taken. `transform` gets every batch and a
     generator that is seeded by its position. To a `device` that is a GPU, batches are copied ahead of their use.
 
-    Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
+    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
+    suffices.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def slots(self) -> int:
         """Groups in memory."""
-        return count_slots(self.group_shape, self.reader.window_rows)
+        return count_slots(self.group_shape, self.reader.window_rows, self.reader.mixing)
 
     @property
     def memory_needed(self) -> int:
@@ -136,7 +137,8 @@ class _EpochReading:
         self, stream: TrainStream, order: EpochOrder, memory: GroupMemory, threads: ThreadPoolExecutor
     ) -> None:
         self.stream, self.order, self.memory, self.threads = stream, order, memory, threads
-        self.reader, self.blocks, self.shape, self.step = stream.reader, stream.blocks, stream.group_shape, stream.step
+        self.reader, self.blocks = stream.reader, stream.blocks
+        self.groups = self.reader.groups(order, stream.group_shape, stream.step)
         self.slot_of: dict[int, int] = {}
         self.loading: deque[tuple[Load, list[Future[None]]]] = deque()
         self.ready: deque[tuple[int, Callable[[], list[Batch]]]] = deque()
@@ -149,11 +151,10 @@ class _EpochReading:
         so whatever is waited for has begun.
         """
         try:
-            loads = schedule_loads(self.order, self.reader.lanes, self.step)
+            loads = schedule_loads(self.order, self.reader.lanes, self.groups.step)
             upcoming = next(loads, None)
-            groups = range(-(-(self.order.steps - self.step) // self.shape.steps))
-            for group in groups:
-                while upcoming and upcoming.first < (group + 1) * self.shape.lane_rows:
+            for group in range(len(self.groups)):
+                while upcoming and self.groups.groups_of(upcoming).start <= group:
                     while not self._find_slots(upcoming):
                         yield from self._take()
                     self._start(upcoming)
@@ -176,7 +177,7 @@ class _EpochReading:
 
     def _find_slots(self, load: Load) -> bool:
         """Have a slot for every group that a load has rows for. Returns False if too few are free."""
-        missing = [group for group in self.shape.groups_of(load) if group not in self.slot_of]
+        missing = [group for group in self.groups.groups_of(load) if group not in self.slot_of]
         if len(missing) > len(self.memory.free):
             return False
         for group in missing:
@@ -186,7 +187,7 @@ class _EpochReading:
     def _start(self, load: Load) -> None:
         """Have the threads read a window, some blocks each, and put its rows in place."""
         blocks: list[int] = self.order.window_blocks(load.part.lane, load.part.window).tolist()
-        slots = [self.slot_of[group] for group in self.shape.groups_of(load)]
+        slots = [self.slot_of[group] for group in self.groups.groups_of(load)]
         places = self.threads.submit(self._places, load, blocks, slots)
         reads = [self.threads.submit(self._read, share, places) for share in self.reader.split(blocks)]
         self.loading.append((load, reads))
@@ -195,7 +196,7 @@ class _EpochReading:
         """Where each row of a window goes, (rows,) int64; -1 for rows that the load does not use."""
         part, mask = load.part, self.stream.rows.mask(blocks)
         order = self.order.window_rows(part.lane, part.window, len(mask))
-        return place_rows(order, mask, part.start, self.shape.places(load, slots))
+        return place_rows(order, mask, part.start, self.groups.places(load, slots))
 
     def _read(self, parts: list[tuple[int, slice]], places: Future[np.ndarray]) -> None:
         """Read blocks, each with its rows of the window."""
@@ -204,7 +205,7 @@ class _EpochReading:
 
     def _finish(self, group: int) -> None:
         """Make batches of a group once all that is read for it has arrived; in a thread, if that takes work."""
-        while self.loading and self.loading[0][0].stop <= group * self.shape.lane_rows:
+        while self.loading and self.groups.groups_of(self.loading[0][0]).stop <= group:
             self.loading.popleft()
         slot, awaited = self.slot_of.pop(group), [job for _, jobs in self.loading for job in jobs]
         hand_over = partial(self._hand_over, group, slot, awaited)
@@ -213,11 +214,11 @@ class _EpochReading:
 
     def _hand_over(self, group: int, slot: int, awaited: list[Future[None]]) -> list[Batch]:
         wait_for(awaited)
-        first = group * self.shape.steps
-        columns = (torch.split(column, self.shape.batch_rows) for column in as_batch(self.memory.lend(slot)))
-        batches = list(map(Batch, *columns))[: self.order.steps - self.step - first]
-        transform = self.stream.transform
-        return batches if transform is None else self._transformed(batches, self.step + first, transform)
+        sizes = self.groups.sizes_of(group)
+        columns = (torch.split(column[: sum(sizes)], sizes) for column in as_batch(self.memory.lend(slot)))
+        batches, transform = list(map(Batch, *columns)), self.stream.transform
+        first = self.groups.steps_of(group).start
+        return batches if transform is None else self._transformed(batches, first, transform)
 
     def _transformed(self, batches: list[Batch], step: int, transform: Transform) -> list[Batch]:
         keys = self.order.seed, self.order.epoch, self.reader.rank.rank, TRANSFORM
