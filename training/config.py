@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Options, Texts
-from .fitted.strategies import parse_class_weight, parse_fill, parse_scaling
+from .fitted.strategies import parse_class_weight, parse_fill, parse_sample, parse_scaling
 from .splits.split import Split
 
 Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
@@ -120,6 +120,12 @@ def _check_class_weights(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _check_samples(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_sample(text)
+    return texts
+
+
 class TrainingOptions(Options):
     """What decides the result of a training, as a user gives it; the split stands apart."""
 
@@ -148,6 +154,11 @@ class TrainingOptions(Options):
         description="Weight of classes in the loss, repeatable: balanced, by the rows of each in the fold's training "
         "rows, or NAME=WEIGHT.",
     )
+    sample: Annotated[Texts, AfterValidator(_check_samples)] = Field(
+        default=(),
+        description="Draw the rows of each epoch with replacement: balanced, each class equally often; weight, by the "
+        "column of weights; or NAME=FACTOR, repeatable, a class so many times as often.",
+    )
     window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
 
@@ -155,6 +166,11 @@ class TrainingOptions(Options):
     def scalings(self) -> tuple[str, ...]:
         """The scalings of `normalize`."""
         return cast(tuple[str, ...], self.normalize)
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The options of `sample`."""
+        return cast(tuple[str, ...], self.sample)
 
     @property
     def class_weights(self) -> tuple[str, ...]:

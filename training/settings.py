@@ -1,15 +1,17 @@
 """Settings against the code that takes them: torch's optimizers, the model's factory, the data's schema."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from ..storage.errors import UsageError, check_choice, did_you_mean
+from ..storage.errors import UsageError, check_choice, did_you_mean, suggest
 from ..storage.format import Schema, Statistics
 from .config import Ensemble, Loss, Recipe, TrainConfig
 from .fitted.class_weights import class_weights
+from .fitted.strategies import parse_sample
 from .splits.choose import check_split
 from .stream.order import check_batch_size
+from .stream.sampling import Sampling
 from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
 
 BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
@@ -43,6 +45,7 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     _check_recipe(config.recipe, str(schema.task))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
     class_weights(schema, nothing, config.class_weights)  # only for its errors
+    plan_sampling(schema, config.samples)  # the same
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
@@ -69,6 +72,32 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or remove it")
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
+
+
+def plan_sampling(schema: Schema, options: Sequence[str]) -> Sampling | None:
+    """What the options of `--sample` mean; None without any. Raises UsageError for what the data does not have."""
+    if not options:
+        return None
+    parsed = [parse_sample(text) for text in options]
+    names = [name for name, _ in parsed]
+    if names == ["weight"]:
+        column = next((one for one in schema.beside if one.name == schema.role("weight")), None)
+        if column is None:
+            raise UsageError("--sample weight: the data has no column of weights; convert it with --weight COLUMN")
+        return Sampling(column.array, factors=(1.0,))
+    if not schema.classes:
+        raise UsageError(f"--sample {options[0]}: the data has no classes; use weight, or remove it")
+    if names == ["balanced"]:
+        return Sampling("y", len(schema.classes))
+    factors = dict.fromkeys(schema.classes, 1.0)
+    for text, (name, factor) in zip(options, parsed, strict=True):
+        if name not in factors:
+            raise UsageError(
+                f"--sample {text}: there is no class '{name}'{suggest(name, schema.classes)}; balanced and weight "
+                "cannot be combined with others"
+            )
+        factors[name] = factor
+    return Sampling("y", len(factors), tuple(factors.values()))
 
 
 def usual_recipe(model: str) -> Recipe:

@@ -128,8 +128,8 @@ def test_no_row_comes_twice_and_each_has_its_own_values(data: Data, draw: st.Dat
     stored = BlockReader(case.dataset, ("x", "y")).read(range(case.dataset.layout.blocks))
     assert {len(batch.id) for batch in batches[:-1]} <= {case.mixing.batch_size}
     for batch in batches:
-        np.testing.assert_array_equal(batch.x.numpy(), stored["x"][batch.id])
-        np.testing.assert_array_equal(batch.y.numpy(), stored["y"][batch.id])
+        np.testing.assert_array_equal(batch.x.numpy(), stored["x"][batch.id.numpy()])
+        np.testing.assert_array_equal(batch.y.numpy(), stored["y"][batch.id.numpy()])
 
 
 @examples

@@ -82,7 +82,8 @@ def test_a_stack_gives_what_each_fold_gives_alone(settings: dict[str, Any], digi
     runs = []
     for stack in (False, True):
         options = {**settings, "stack": stack}
-        job, run = make_job(digits, tmp_path / str(stack), options, model=f"{tmp_path}/own.py:make", batch_size=56)
+        model = f"{tmp_path}/own.py:make"
+        job, run = make_job(digits, tmp_path / str(stack), options, model=model, batch_size=56, drop_last=True)
         train(job, run, [0, 1, 2])
         runs.append(run)
     for one, other in zip(*map(weights, runs), strict=True):

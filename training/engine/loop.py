@@ -16,10 +16,12 @@ from ...storage.fold_plan import open_plan
 from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
 from ..run import RunFold, mixing_of
+from ..settings import plan_sampling
 from ..stream.batch import Rank
 from ..stream.filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from ..stream.fused import FusedStream
 from ..stream.rows import chosen_rows
+from ..stream.sampling import draw
 from ..stream.single import TrainStream
 from .fold_model import FoldModel, make_fold_model
 from .fold_parallel import FoldPlacement
@@ -55,10 +57,11 @@ class FoldTrainer:
         self.dataset, checkpoints = first.job.open_data(), request.checkpoints
         self.rank = Rank(process.rank, process.world_size, request.memory_bytes, cache=request.cache_bytes)
         plan = open_plan(first.run.folds)  # the same for all folds
-        rows = {number: training_rows(plan, one.fold) for number, one in enumerate(folds)}
+        config, training = first.job.config, {n: training_rows(plan, one.fold) for n, one in enumerate(folds)}
+        rows = draw(self.dataset, training, plan_sampling(self.dataset.schema, config.samples), config.seed)
         self.held_out: dict[int, RowFilter] = {n: held_out_rows(plan, one.fold) for n, one in enumerate(folds)}
         self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
-        self.placement = FoldPlacement(_open_stream(self.dataset, folds, rows, self.rank), process, first.job.config)
+        self.placement = FoldPlacement(_open_stream(self.dataset, folds, rows, self.rank), process, config)
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
         evaluated = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
         self.folds = [
@@ -181,7 +184,7 @@ class FoldTrainer:
 
 
 def _open_stream(
-    dataset: Dataset, folds: Sequence[RunFold], rows: dict[int, CodeFilter], rank: Rank
+    dataset: Dataset, folds: Sequence[RunFold], rows: dict[int, RowFilter], rank: Rank
 ) -> TrainStream | FusedStream:
     """The training rows of the folds, mixed: from one pass if there are several."""
     config = folds[0].job.config

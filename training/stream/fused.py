@@ -18,7 +18,6 @@ from .batch import ALONE, Batch, Rank, as_batch, start_early, wait_for
 from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .group_memory import GroupMemory
-from .kernels import place_rows
 from .loads import GroupShape
 from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
@@ -50,14 +49,9 @@ class FusedStream:
         remedy = "give as much, a smaller --window, or --fold-mode runs"
         self.reader.reserve(self.memory_needed, purpose, remedy)
 
-    @cached_property
-    def kept(self) -> dict[int, np.ndarray]:
-        """For each model, the rows of every block that it trains on, (blocks,) int64."""
-        return {model: rows.kept() for model, rows in self.rows.items()}
-
     def order(self, model: int, epoch: int) -> EpochOrder:
         """The order of an epoch of a model."""
-        return self.reader.order(self.kept[model], epoch)
+        return self.reader.order(self.rows[model].kept(epoch), epoch)
 
     @cached_property
     def group_shape(self) -> GroupShape:
@@ -115,16 +109,16 @@ class _Window:
 
     memory: dict[str, np.ndarray]
     columns: dict[str, np.ndarray]
-    order: Future[np.ndarray]
     reads: list[Future[None]]
-    masks: dict[int, Future[np.ndarray]] = field(default_factory=dict)
+    rows: dict[int, Future[np.ndarray]] = field(default_factory=dict)
+    """For each model, the rows that it uses, in the order of their use."""
     uses: list[Future[None]] = field(default_factory=list)
 
 
 def _put_rows(window: _Window, model: int, start: int, places: np.ndarray, memory: GroupMemory) -> None:
-    """Put the rows of a window that the model keeps, from the `start`-th on, at the places."""
+    """Put the rows of a window that the model uses, from the `start`-th on, at the places."""
     wait_for(window.reads)
-    memory.put(window.columns, place_rows(window.order.result(), window.masks[model].result(), start, places))
+    memory.put(window.columns, window.rows[model].result()[start : start + len(places)], places)
 
 
 class _EpochReading:
@@ -186,11 +180,15 @@ class _EpochReading:
     def _put(self, model: int, part: Slice, places: np.ndarray, memory: GroupMemory) -> Future[None]:
         """Have the threads put the rows of a slice at their places."""
         window = self._window(part.lane, part.window)
-        if model not in window.masks:
-            mask = self.stream.rows[model].mask
-            window.masks[model] = self.threads.submit(mask, self._blocks(part.lane, part.window))
+        if model not in window.rows:
+            window.rows[model] = self.threads.submit(self._mixed_rows, model, part.lane, part.window)
         window.uses.append(self.threads.submit(_put_rows, window, model, part.start, places, memory))
         return window.uses[-1]
+
+    def _mixed_rows(self, model: int, lane: int, window: int) -> np.ndarray:
+        """The rows of a window that a model uses, in the order of their use, (uses,) int64."""
+        order = self.orders[model]
+        return order.mixed_rows(lane, window, self.stream.rows[model].mask(self._blocks(lane, window), order.epoch))
 
     def _blocks(self, lane: int, window: int) -> list[int]:
         blocks: list[int] = self.any_order.window_blocks(lane, window).tolist()
@@ -207,7 +205,7 @@ class _EpochReading:
         rows = max(part.stop for share in shares for _, part in share)
         columns = {name: column[:rows] for name, column in memory.items()}
         reads = [self.threads.submit(self._read, share, columns) for share in shares]
-        return _Window(memory, columns, self.threads.submit(self.any_order.window_rows, lane, number, rows), reads)
+        return _Window(memory, columns, reads)
 
     def _window_memory(self) -> dict[str, np.ndarray]:
         """Memory for a window: idle, or new, or that of the least recently used window."""

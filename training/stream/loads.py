@@ -8,6 +8,7 @@ Positions are those of rows in the epoch: row p belongs to lane p mod L, and to 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,11 +28,13 @@ class Load:
         """The position of the last row."""
         return self.first + (self.part.rows - 1) * self.lanes
 
+    def rows_before(self, position: int) -> int:
+        """Rows of the load before a position."""
+        return min(self.part.rows, max(0, -((self.first - position) // self.lanes)))
+
     def cut(self, start: int, stop: int) -> "Load":
         """The part of the load with positions from `start` to `stop`."""
-        skipped, taken = (
-            min(self.part.rows, max(0, -((self.first - position) // self.lanes))) for position in (start, stop)
-        )
+        skipped, taken = self.rows_before(start), self.rows_before(stop)
         part = replace(self.part, start=self.part.start + skipped, stop=self.part.start + taken)
         return Load(part, self.first + skipped * self.lanes, self.lanes)
 
@@ -112,10 +115,10 @@ class RankGroups:
 
     def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
         """Where in memory the rows of a load go whose groups lie in `slots`, (load's rows,) int64."""
-        parts = []
-        for group, slot in zip(self.groups_of(load), slots, strict=True):
-            steps, size = self.steps_of(group), self.batches.batch_size
-            before = self.batches.rows_before(steps.start, self.rank, self.world_size)
-            inside = load.cut(steps.start * size, steps.stop * size)
-            parts.append(slot * self.shape.rows + inside.places(self.world_size, before))
-        return np.concatenate(parts)
+        groups, places = self.groups_of(load), np.arange(load.part.rows) * (load.lanes // self.world_size)
+        ends = [self.steps_of(group).stop * self.batches.batch_size for group in groups[:-1]]
+        cuts = [0, *(load.rows_before(end) for end in ends), load.part.rows]
+        for group, slot, (start, stop) in zip(groups, slots, pairwise(cuts), strict=True):
+            before = self.batches.rows_before(self.steps_of(group).start, self.rank, self.world_size)
+            places[start:stop] += slot * self.shape.rows + load.first // self.world_size - before
+        return places

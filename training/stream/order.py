@@ -22,8 +22,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from ...storage.compiled import compiled
 from ...storage.errors import UsageError
-from ..seeding import permutation
+from ..seeding import key_of, permutation, shuffled
 
 LANE_STEP = 8
 EPOCHS = 2  # whose order of blocks is kept: the current one and the next one
@@ -136,9 +137,14 @@ class EpochOrder:
         """Blocks of a lane's first window: from 1 in the first lane up to W in the last."""
         return 1 + lane * self.window // self.lanes
 
-    def window_rows(self, lane: int, window: int, rows: int) -> np.ndarray:
-        """The mixed order of a window's `rows` rows, before the filter, (rows,) int64."""
-        return permutation(rows, self.seed, self.epoch, ROW_STREAM, lane, window)
+    def mixed_rows(self, lane: int, window: int, used: np.ndarray) -> np.ndarray:
+        """The rows of a window in the order of their use, as positions among all of its rows, (uses,) int64. `used` is
+        which of them are used, (rows,) bool, or how often, (rows,) int64."""
+        key = key_of(self.seed, self.epoch, ROW_STREAM, lane, window)
+        if used.dtype == bool:  # mixed before the filter: models with other filters have the same order
+            return mixed_where(used, key)
+        uses: np.ndarray = np.repeat(np.arange(len(used)), used)
+        return uses[shuffled(len(uses), key)]
 
     @cached_property
     def window_ends(self) -> list[np.ndarray]:
@@ -182,15 +188,27 @@ class EpochOrder:
             start = 0
 
     def _windows(self, lane: int, start: int, stop: int) -> Iterator[Slice]:
-        """Cut kept rows `start` to `stop` of a lane at its windows."""
-        ends = self.window_ends[lane]
-        window = int(np.searchsorted(ends, start, side="right"))
+        """Cut kept rows `start` to `stop` of a lane at its windows, and where rows are used many times, so that no
+        slice has more of them than `most_uses` of a window of the dataset."""
+        ends, longest = self.window_ends[lane], most_uses(self.window * int(self.sizes[0]))
         while start < stop:
+            window = int(np.searchsorted(ends, start, side="right"))
             base = int(ends[window - 1]) if window else 0
-            end = min(stop, int(ends[window]))
-            if end > start:
-                yield Slice(lane, window, start - base, end - base)
-            start, window = end, window + 1
+            end = min(stop, int(ends[window]), start + longest)
+            yield Slice(lane, window, start - base, end - base)
+            start = end
+
+
+@compiled
+def mixed_where(used: np.ndarray, key: np.uint64) -> np.ndarray:
+    """The positions of the rows that are `used`, (rows,) bool, in a random order of all rows."""
+    order = shuffled(len(used), key)
+    count = 0
+    for row in order:
+        if used[row]:
+            order[count] = row
+            count += 1
+    return order[:count]
 
 
 def used_batches(rows: int, batch_size: int, least: int) -> Batches:
@@ -205,6 +223,12 @@ def mixed_blocks(count: int, seed: int, epoch: int) -> np.ndarray:
     blocks = permutation(count, seed, epoch, BLOCK_STREAM)
     blocks.setflags(write=False)
     return blocks
+
+
+def most_uses(window_rows: int) -> int:
+    """How many uses of a window's rows are read at once. Rows that are drawn by their weights are used about as often
+    as there are rows, so most windows are read once."""
+    return window_rows * 5 // 4
 
 
 def lane_count(workers: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from ...storage.compiled import compiled
 from ...storage.dataset import Dataset
 from ..seeding import seed_of
 from .batch import ALONE, Batch, Rank, Transform, as_batch, start_early, wait_for
@@ -20,9 +21,8 @@ from .decoded import DecodedBlocks
 from .device import CPU, on_device
 from .filters import RowFilter
 from .group_memory import GroupMemory
-from .kernels import place_rows
 from .loads import GroupShape, Load, schedule_loads
-from .order import EpochOrder, Mixing
+from .order import EpochOrder, Mixing, most_uses
 from .rank_reader import RankReader
 
 GROUP_BYTES = 8 << 20
@@ -69,16 +69,15 @@ class TrainStream(IterableDataset[Batch]):
         purpose = f"a worker's {len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
         self.reader.reserve(self.memory_needed, purpose, "give as much, or a smaller --window")
 
-    @cached_property
-    def kept(self) -> np.ndarray:
-        """Rows of every block that pass the filter, (blocks,) int64."""
-        return self.rows.kept()
+    def order_of(self, epoch: int) -> EpochOrder:
+        """The order of an epoch."""
+        return self.reader.order(self.rows.kept(epoch), epoch)
 
     @property
     def order(self) -> EpochOrder:
         """The order of the current epoch."""
         if self._order is None or self._order.epoch != self.epoch:
-            self._order = self.reader.order(self.kept, self.epoch)
+            self._order = self.order_of(self.epoch)
         return self._order
 
     @cached_property
@@ -89,7 +88,7 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def slots(self) -> int:
         """Groups in memory."""
-        return count_slots(self.group_shape, self.reader.window_rows, self.reader.mixing)
+        return count_slots(self.group_shape, most_uses(self.reader.window_rows), self.reader.mixing)
 
     @property
     def memory_needed(self) -> int:
@@ -119,7 +118,7 @@ class TrainStream(IterableDataset[Batch]):
         self._taken = (self.epoch, self.step)
         memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
         try:
-            with reader.start_epoch(partial(reader.order, self.kept, order.epoch + 1)) as threads:
+            with reader.start_epoch(partial(self.order_of, order.epoch + 1)) as threads:
                 batches = on_device(_EpochReading(self, order, memory, threads).batches(), self.device)
                 for step, batch in enumerate(batches, self.step + 1):
                     self._taken = (order.epoch, step)
@@ -141,7 +140,7 @@ class _EpochReading:
         self.groups = self.reader.groups(order, stream.group_shape, stream.step)
         self.slot_of: dict[int, int] = {}
         self.loading: deque[tuple[Load, list[Future[None]]]] = deque()
-        self.ready: deque[tuple[int, Callable[[], list[Batch]]]] = deque()
+        self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
 
     def batches(self) -> Iterator[Batch]:
@@ -172,7 +171,8 @@ class _EpochReading:
         self.held &= self.memory.lent
         if len(self.held) >= LENDABLE:
             return [batch._replace(x=batch.x.clone()) for batch in batches]
-        self.held.add(slot)
+        if slot is not None:
+            self.held.add(slot)
         return batches
 
     def _find_slots(self, load: Load) -> bool:
@@ -192,30 +192,35 @@ class _EpochReading:
         reads = [self.threads.submit(self._read, share, places) for share in self.reader.split(blocks)]
         self.loading.append((load, reads))
 
-    def _places(self, load: Load, blocks: list[int], slots: list[int]) -> np.ndarray:
-        """Where each row of a window goes, (rows,) int64; -1 for rows that the load does not use."""
-        part, mask = load.part, self.stream.rows.mask(blocks)
-        order = self.order.window_rows(part.lane, part.window, len(mask))
-        return place_rows(order, mask, part.start, self.groups.places(load, slots))
+    def _places(self, load: Load, blocks: list[int], slots: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of a window that the load uses, and where each goes; see `sorted_by_row`."""
+        part, used = load.part, self.stream.rows.mask(blocks, self.order.epoch)
+        rows = self.order.mixed_rows(part.lane, part.window, used)[part.start : part.stop]
+        return sorted_by_row(rows, self.groups.places(load, slots), len(used))
 
-    def _read(self, parts: list[tuple[int, slice]], places: Future[np.ndarray]) -> None:
+    def _read(self, parts: list[tuple[int, slice]], placed: Future[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         """Read blocks, each with its rows of the window."""
-        for block, rows in parts:
-            self.memory.put(self.blocks.rows(block), places.result()[rows])
+        for block, part in parts:
+            values, (rows, places, starts) = self.blocks.rows(block), placed.result()
+            inside = slice(starts[part.start], starts[part.stop])
+            self.memory.put(values, rows[inside], places[inside], part.start)
 
     def _finish(self, group: int) -> None:
         """Make batches of a group once all that is read for it has arrived; in a thread, if that takes work."""
         while self.loading and self.groups.groups_of(self.loading[0][0]).stop <= group:
             self.loading.popleft()
-        slot, awaited = self.slot_of.pop(group), [job for _, jobs in self.loading for job in jobs]
+        slot, awaited = self.slot_of.pop(group, None), [job for _, jobs in self.loading for job in jobs]
         hand_over = partial(self._hand_over, group, slot, awaited)
         early = self.stream.transform is not None or torch.cuda.is_available()
         self.ready.append((slot, start_early(self.threads, hand_over, early)))
 
-    def _hand_over(self, group: int, slot: int, awaited: list[Future[None]]) -> list[Batch]:
+    def _hand_over(self, group: int, slot: int | None, awaited: list[Future[None]]) -> list[Batch]:
+        """A group's batches. It has no slot if the rank has no rows of it, as may be at the end of an epoch."""
         wait_for(awaited)
         sizes = self.groups.sizes_of(group)
-        columns = (torch.split(column[: sum(sizes)], sizes) for column in as_batch(self.memory.lend(slot)))
+        none = {spec.name: spec.empty(0) for spec in self.reader.specs}
+        arrays = none if slot is None else self.memory.lend(slot)
+        columns = (torch.split(column[: sum(sizes)], sizes) for column in as_batch(arrays))
         batches, transform = list(map(Batch, *columns)), self.stream.transform
         first = self.groups.steps_of(group).start
         return batches if transform is None else self._transformed(batches, first, transform)
@@ -226,3 +231,21 @@ class _EpochReading:
             transform(batch, torch.Generator().manual_seed(seed_of(*keys, number)))
             for number, batch in enumerate(batches, step)
         ]
+
+
+@compiled
+def sorted_by_row(rows: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and their places, both (n,) int64, sorted by row and in the same order otherwise; and for each of `count`
+    rows, and the end, where it starts among them, (count + 1,) int64. A counting sort: each row comes about once."""
+    starts = np.zeros(count + 1, np.int64)
+    for row in rows:
+        starts[row + 1] += 1
+    for row in range(count):
+        starts[row + 1] += starts[row]
+    ends = starts.copy()
+    sorted_rows, sorted_places = np.empty_like(rows), np.empty_like(places)
+    for i in range(len(rows)):
+        target = ends[rows[i]]
+        ends[rows[i]] += 1
+        sorted_rows[target], sorted_places[target] = rows[i], places[i]
+    return sorted_rows, sorted_places, starts
