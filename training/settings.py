@@ -10,7 +10,7 @@ from .config import Ensemble, Loss, Recipe, TrainConfig
 from .fitted.class_weights import class_weights
 from .fitted.strategies import parse_sample
 from .splits.choose import check_split
-from .stream.order import check_batch_size
+from .stream.order import check_batch_size, used_batches
 from .stream.sampling import Sampling
 from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
 
@@ -113,6 +113,19 @@ def describe_recipe(recipe: Recipe) -> str:
     words += [f"{name} {value}" for name, value in values.items() if value != Recipe.model_fields[name].default]
     words += [f"{name} of {pattern} {value:g}" for pattern, own in recipe.groups.items() for name, value in own.items()]
     return ", ".join(words)
+
+
+def describe_batches(config: TrainConfig, rows: Sequence[int]) -> str:
+    """The batches of an epoch, in a line, for folds with so many training rows: their size, and what is left out."""
+    size, most = config.batch_size, max(rows)
+    words = f"batches of {size}" if most >= size else f"batches of {most} rather than {size}: there are no more rows"
+    used = [used_batches(count, size, config.least_rows) for count in rows]
+    if not (dropped := max(count - batches.rows for count, batches in zip(rows, used, strict=True))):
+        return words
+    reason = f"a last batch needs two for each of its {config.shares} shares"
+    if config.drop_last or config.recipe.stack:
+        reason = "--drop-last" if config.drop_last else "models that are stacked need full batches"
+    return f"{words}, without the last {dropped} of each epoch's rows or fewer: {reason}"
 
 
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:

@@ -45,7 +45,7 @@ def fold_filters(dataset: Dataset) -> dict[int, RowFilter]:
 
 
 def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.Tensor]]:
-    stream.load_state_dict({"epoch": epoch, "step": step})
+    stream.move(epoch, step)
     return [[tensor.clone() for tensor in batch] for batch in stream]
 
 

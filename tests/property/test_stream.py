@@ -4,7 +4,9 @@ The sequences themselves are compared, not their sorted rows.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import foldstream as fs
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def global_batches(case: Case, world_size: int, step: int = 0) -> list[list[int]
     parts = []
     for rank in range(world_size):
         of_rank = stream(case, rank, world_size)
-        of_rank.load_state_dict({"epoch": case.epoch, "step": step})
+        of_rank.move(case.epoch, step)
         parts.append([batch.id.tolist() for batch in of_rank])
     batches, first = [], step * case.mixing.batch_size
     for of_ranks in zip(*parts, strict=True):
@@ -167,8 +169,8 @@ def test_one_epoch_follows_the_other(digits: Dataset) -> None:
     rows = whole(digits)
     first, second = ids(list(rows)), ids(list(rows))
     assert first != second
-    assert rows.state_dict() == {"epoch": 2, "step": 0}
-    rows.load_state_dict({"epoch": 1, "step": 0})
+    assert (rows.epoch, rows.step) == (2, 0)
+    rows.move(1, 0)
     assert ids(list(rows)) == second
 
 
@@ -179,7 +181,7 @@ def test_the_state_is_the_place_after_the_last_batch(digits: Dataset) -> None:
     taken = ids([next(started) for _ in range(5)])
     state = rows.state_dict()
     assert taken == undisturbed[:5]
-    assert state == {"epoch": 0, "step": 5}
+    assert (state["epoch"], state["step"]) == (0, 5)
     other.load_state_dict(state)
     assert len(other) == len(undisturbed) - 5
     assert ids(list(other)) == undisturbed[5:]
@@ -193,7 +195,7 @@ def test_transforms_draw_the_same_numbers_after_a_resume(digits: Dataset) -> Non
         return TrainStream(digits, EveryRow(digits.layout), Mixing(48), transform=noise)
 
     undisturbed, resumed = list(noisy()), noisy()
-    resumed.load_state_dict({"epoch": 0, "step": 9})
+    resumed.move(0, 9)
     for batch, expected in zip(resumed, undisturbed[9:], strict=True):
         assert torch.equal(batch.x, expected.x)
     assert not torch.equal(undisturbed[0].x.frac(), undisturbed[1].x.frac())
@@ -201,6 +203,70 @@ def test_transforms_draw_the_same_numbers_after_a_resume(digits: Dataset) -> Non
 
 def test_the_stream_works_in_a_data_loader(digits: Dataset) -> None:
     assert ids(list(DataLoader(whole(digits), batch_size=None))) == ids(list(whole(digits)))
+
+
+def test_a_data_loader_that_would_batch_the_batches_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"use DataLoader\(stream, batch_size=None\)"):
+        next(iter(DataLoader(whole(digits), batch_size=4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"batch_size": 32}, "batch_size"), ({"seed": 1}, "seed"), ({"rows": np.arange(50)}, "rows"), ({}, "dataset")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_state_of_another_stream_is_refused(
+    options: dict[str, Any], name: str, digits: Dataset, data: Data
+) -> None:
+    state = fs.stream(digits, batch_size=64).state_dict()
+    other = fs.stream(digits if options else data.datasets[2], **{"batch_size": 64, **options})
+    with pytest.raises(UsageError, match=f"a stream whose {name} is"):
+        other.load_state_dict(state)
+    with pytest.raises(UsageError, match="what its state_dict"):
+        other.load_state_dict({"epoch": 0})
+
+
+def test_a_state_that_is_loaded_within_an_iteration_ends_it(digits: Dataset) -> None:
+    rows = whole(digits)
+    for number, _ in enumerate(started := iter(rows)):
+        if number == 3:
+            break
+    rows.load_state_dict(rows.state_dict())
+    with pytest.raises(UsageError, match="was moved during this iteration"):
+        next(started)
+    assert ids(list(rows)) == ids(list(whole(digits)))[4:]
+
+
+def test_rows_in_order_have_a_length_and_a_position(digits: Dataset) -> None:
+    rows = fs.stream(digits, split="test", fold=0, batch_size=7)
+    expected = ids(list(rows))
+    assert len(rows) == len(expected)
+    taken = iter(rows)
+    for _ in range(5):
+        next(taken)
+    state = rows.state_dict()
+    resumed = fs.stream(digits, split="test", fold=0, batch_size=7)
+    resumed.load_state_dict(state)
+    assert len(resumed) == len(expected) - 5
+    assert ids(list(resumed)) == expected[5:]
+    assert ids(list(resumed)) == expected
+    with pytest.raises(UsageError, match="belongs to another stream"):
+        fs.stream(digits, split="test", batch_size=8).load_state_dict(state)
+
+
+def test_rows_that_are_repeated_come_again(digits: Dataset) -> None:
+    chosen = np.array([3, 900, 3, 5, 3])
+    train = fs.stream(digits, rows=chosen, batch_size=2)
+    assert [len(batch.id) for batch in train] == [2, 2, 1]
+    assert sorted(row for batch in ids(list(train)) for row in batch) == [3, 3, 3, 5, 900]
+    assert [row for batch in ids(list(fs.stream(digits, rows=chosen, split="test"))) for row in batch] == [
+        3,
+        3,
+        3,
+        5,
+        900,
+    ]
+    assert [len(batch.id) for batch in fs.stream(digits, rows=chosen, batch_size=2, drop_last=True)] == [2, 2]
 
 
 def test_worker_processes_are_refused(digits: Dataset) -> None:
@@ -241,10 +307,9 @@ def test_batches_that_are_kept_are_not_written_over(digits: Dataset) -> None:
 def test_two_iterations_at_once_do_not_disturb_each_other(digits: Dataset) -> None:
     rows = whole(digits)
     expected = [batch.x.clone() for batch in rows]
-    rows.load_state_dict({"epoch": 0, "step": 0})
+    rows.move(0, 0)
     one = iter(rows)
     first = [next(one).x.clone()]
-    rows.load_state_dict({"epoch": 0, "step": 0})
     other = [batch.x.clone() for batch in rows]
     first += [batch.x.clone() for batch in one]
     assert all(map(torch.equal, other, expected))

@@ -156,7 +156,7 @@ def read_steps(
         yield from stream.read(epoch, begun, for_others)
         return
     ((fold, first),) = begun.items()
-    stream.load_state_dict({"epoch": epoch, "step": first})
+    stream.move(epoch, first)
     batches = stream.order.batches
     for step, batch in enumerate(stream, first):
         group = ModelSteps(fold, step - first, batches, range(step, step + 1), ())

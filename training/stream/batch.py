@@ -1,7 +1,7 @@
 """Batches, the rank that reads them, and its threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
@@ -35,6 +36,13 @@ class Batch(NamedTuple):
     y: Tensor
     id: Tensor
 
+
+def _refuse_to_collate(batches: Sequence[Batch], *, collate_fn_map: object = None) -> Batch:
+    """What a DataLoader calls to make a batch of batches."""
+    raise UsageError("a stream yields whole batches already: use DataLoader(stream, batch_size=None)")
+
+
+default_collate_fn_map[Batch] = _refuse_to_collate
 
 Transform = Callable[[Batch, torch.Generator], Batch]
 

@@ -5,9 +5,11 @@ ready. Blocks stay decoded as far as the memory bound leaves room beside that.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from torch.utils.data import IterableDataset
 
 from ...storage.compiled import compiled
 from ...storage.dataset import Dataset
+from ...storage.errors import UsageError
+from ...storage.places.json_files import content_hash
 from ..seeding import seed_of
 from .batch import ALONE, Batch, Rank, Transform, as_batch, start_early, wait_for
 from .decoded import DecodedBlocks
@@ -43,8 +47,8 @@ class TrainStream(IterableDataset[Batch]):
     """One rank's part of the global batches: every R-th row of the epoch, from the rank-th on.
 
     Each iteration begins at the position (`epoch`, `step`), and one that runs to its end advances the position to the
-    next epoch. `state_dict` is the position after the last batch that was taken. `transform` gets every batch and a
-    generator that is seeded by its position. To a `device` that is a GPU, batches are copied ahead of their use.
+    next epoch. `transform` gets every batch and a generator that is seeded by its position. To a `device` that is a
+    GPU, batches are copied ahead of their use.
 
     Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
     suffices.
@@ -63,7 +67,7 @@ class TrainStream(IterableDataset[Batch]):
         self.reader = RankReader(dataset, mixing, rank)
         self.rows, self.transform, self.device = rows, transform, device
         self.epoch, self.step = epoch, 0
-        self._taken = (epoch, 0)
+        self._taken, self._moves = (epoch, 0), 0
         self._order: EpochOrder | None = None
         self._idle: list[GroupMemory] = []
         purpose = f"a worker's {len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
@@ -103,18 +107,43 @@ class TrainStream(IterableDataset[Batch]):
     def __len__(self) -> int:
         return self.order.steps - self.step
 
-    def state_dict(self) -> dict[str, int]:
-        """The position after the last batch that was taken."""
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was taken, and what the order of the rows depends on."""
         epoch, step = self._taken
-        return {"epoch": epoch, "step": step}
+        return {"epoch": epoch, "step": step, "order": self._depends_on}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Move to a position: the next iteration begins there."""
-        self.epoch, self.step = state["epoch"], state["step"]
-        self._taken = (self.epoch, self.step)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position, at any world size: the next iteration begins there, and one under way ends with an error.
+
+        Raises UsageError for the state of a stream with another order, e.g. of another dataset or batch size.
+        """
+        try:
+            epoch, step, given = int(state["epoch"]), int(state["step"]), dict(state["order"])
+        except (KeyError, TypeError, ValueError):
+            raise UsageError("this is not the state of a stream; give what its state_dict() returned") from None
+        for name, own in self._depends_on.items():
+            if given.get(name) != own:
+                raise UsageError(
+                    f"the state belongs to a stream whose {name} is {given.get(name)}, and here it is {own}; open the "
+                    "stream as that one was opened"
+                )
+        self.move(epoch, step)
+
+    def move(self, epoch: int, step: int) -> None:
+        """Have the next iteration begin after so many steps of an epoch."""
+        self.epoch, self.step = epoch, step
+        self._taken = (epoch, step)
+        self._moves += 1
+
+    @cached_property
+    def _depends_on(self) -> dict[str, Any]:
+        """What decides the order of the rows, named as in `fs.stream`; `rows` is a hash of their counts by block."""
+        rows = np.ascontiguousarray(self.rows.kept(0), np.int64)
+        own = {"dataset": self.reader.dataset.identity, "rows": content_hash(rows.data)[:16]}
+        return own | asdict(self.reader.mixing)
 
     def __iter__(self) -> Iterator[Batch]:
-        order, reader = self.order, self.reader
+        order, reader, moves = self.order, self.reader, self._moves
         self._taken = (self.epoch, self.step)
         memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
         try:
@@ -123,10 +152,13 @@ class TrainStream(IterableDataset[Batch]):
                 for step, batch in enumerate(batches, self.step + 1):
                     self._taken = (order.epoch, step)
                     yield batch
+                    if self._moves != moves:
+                        raise UsageError("the stream was moved during this iteration; begin another one")
         finally:
             memory.reclaim()
             self._idle.append(memory)
-        self.load_state_dict({"epoch": order.epoch + 1, "step": 0})
+        self.epoch, self.step = order.epoch + 1, 0
+        self._taken = (self.epoch, self.step)
 
 
 class _EpochReading:
