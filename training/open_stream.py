@@ -50,6 +50,7 @@ def stream(
     lanes: int | None = None,
     drop_last: bool = False,
     sample: str | Sequence[str] = (),
+    weighted: bool = False,
     memory: str | int | None = None,
     cache: str | int | None = None,
     threads: int | None = None,
@@ -80,6 +81,7 @@ def stream(
             some may have none of them.
         sample: Draw the rows of each epoch with replacement, as `train --sample` does: `"balanced"`, `"weight"`, or
             factors of classes such as `["yes=3"]`.
+        weighted: Yield `(x, y, id, weight)`, with the weights of the rows from the column of that role.
         memory: The limit on the memory of the stream, e.g. `"2GB"`. None: an eighth of the machine's.
         cache: The limit on the local disk space in which blocks of a dataset in an object store are cached. None: a
             tenth of the free space.
@@ -105,6 +107,8 @@ def stream(
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} is out of range; it must be from 0 to {world_size - 1}")
+    if weighted and opened.schema.weights is None:
+        raise UsageError("weighted=True: the data has no column of weights; convert it with --weight COLUMN")
     selected: RowFilter = EveryRow(opened.layout)
     if fold is not None:
         selected = _rows_of_fold(_folds(opened, folds, seed), fold, split)
@@ -112,13 +116,13 @@ def stream(
         selected = Both(opened.layout, selected, SubsetFilter(opened.layout, rows))
     reader = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
-        return RowStream(opened, selected, reader, batch_size, torch.device(device))
+        return RowStream(opened, selected, reader, batch_size, torch.device(device), weighted)
     samples = as_texts(sample)
     for text in samples:
         parse_option("sample", parse_sample, text)
     selected = draw(opened, {0: selected}, plan_sampling(opened.schema, samples), seed)[0]
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed, batch_size if drop_last else 1)
-    return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device))
+    return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted)
 
 
 def normalizer(

@@ -81,10 +81,9 @@ def plan_sampling(schema: Schema, options: Sequence[str]) -> Sampling | None:
     parsed = [parse_sample(text) for text in options]
     names = [name for name, _ in parsed]
     if names == ["weight"]:
-        column = next((one for one in schema.beside if one.name == schema.role("weight")), None)
-        if column is None:
+        if schema.weights is None:
             raise UsageError("--sample weight: the data has no column of weights; convert it with --weight COLUMN")
-        return Sampling(column.array, factors=(1.0,))
+        return Sampling(schema.weights, factors=(1.0,))
     if not schema.classes:
         raise UsageError(f"--sample {options[0]}: the data has no classes; use weight, or remove it")
     if names == ["balanced"]:

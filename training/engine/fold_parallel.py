@@ -20,9 +20,9 @@ from ..stream.read_schedule import ModelSteps
 from ..stream.single import TrainStream
 from .fold_model import FoldModel
 from .process import Process, Work
-from .shares import Rows, split_rows
+from .shares import Rows, rows_of, split_rows
 
-MESSAGES = 4  # of a rank for a group, at most: x and y of its part and of the tails that it has read for others
+MESSAGES = 6  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
 
@@ -82,7 +82,7 @@ class FoldPlacement:
             fold.begin_pass([self.process.rank], self.shares, together=True)
         models, begun = _begun(folds)
         read = read_steps(self.stream, folds[0].state.epoch, begun)
-        groups = ((group, (batch.x, batch.y)) for group, batch, _ in read)
+        groups = ((group, rows_of(batch)) for group, batch, _ in read)
         for group, part in on_device(groups, self.process.device):
             yield from split_steps(models[group.model], group, {self.process.rank: part}, self.shares)
 
@@ -160,7 +160,7 @@ def read_steps(
     batches = stream.order.batches
     for step, batch in enumerate(stream, first):
         group = ModelSteps(fold, step - first, batches, range(step, step + 1), ())
-        yield group, batch, Batch(*(tensor[:0] for tensor in batch))
+        yield group, batch, type(batch)(*(tensor[:0] for tensor in batch))
 
 
 def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], count: int) -> Iterator[FoldStep]:
@@ -194,7 +194,7 @@ def exchange_rows(
     """
     posted: deque[_Posted] = deque()
     for number, (group, batch, tails) in enumerate(groups):
-        posted.append(_post(number, group, (batch.x, batch.y), (tails.x, tails.y), owners, process))
+        posted.append(_post(number, group, rows_of(batch), rows_of(tails), owners, process))
         if len(posted) > len(owners.folds):
             yield from _finish(posted.popleft())
     for one in posted:
@@ -220,8 +220,7 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
 
 def _room(like: Rows, rows: int) -> Rows:
     """Tensors for so many rows."""
-    x, y = (tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
-    return x, y
+    return tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
 
 
 def _finish(posted: _Posted) -> Iterator[tuple[ModelSteps, list[Rows]]]:

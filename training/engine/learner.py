@@ -158,13 +158,13 @@ class Learner:
         """Forward and backward with the rows of each share."""
         config, network, current = self.run_fold.job.config, self.network, self.current
         process, (rows,) = network.process, self.batches.sizes(range(step, step + 1))
-        for position, (number, (x, y)) in enumerate(zip(current.shares.numbers, parts, strict=True)):
+        for position, (number, (x, y, *weight)) in enumerate(zip(current.shares.numbers, parts, strict=True)):
             process.seed(seed_of(config.seed, self.run_fold.fold, epoch * self.batches.steps + step, number))
             # The shares' means are averaged, so those of unequal shares count by their rows.
             divisor = self.in_update(step) * rows / (len(y) * current.shares.count)
             with current.shares.share(position), network.averaging(self.ends_update(step)):
                 with autocast(process.device, network.recipe.precision):
-                    loss = self.objective(network.forward(self.prepare(x)), y)
+                    loss = self.objective(network.forward(self.prepare(x)), y, *weight)
                 if self.begins_update(step):  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
                 self.scaler.scale(loss / divisor if divisor != 1 else loss).backward()

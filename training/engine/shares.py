@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..stream.batch import Batch
 from .process import is_statistic
 
-Rows = tuple[Tensor, Tensor]
-"""x and y."""
+Rows = tuple[Tensor, ...]
+"""x, y and, if there are any, the weights of the rows."""
 
 
 class Shares:
@@ -123,11 +124,17 @@ def join_states(of_ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**of_ranks[0], "buffers": buffers, "losses": torch.cat([state["losses"] for state in of_ranks])}
 
 
+def rows_of(batch: Batch) -> Rows:
+    """What a model is trained on."""
+    weight: list[Tensor]
+    x, y, _, *weight = batch
+    return (x, y, *weight)
+
+
 def split_rows(rows: Rows, first: int, count: int) -> list[Rows]:
     """The shares of some batches, whose rows are the `first` one of an epoch and those after it: share s of `count` has
     every count-th row of the epoch, from the s-th on."""
     if count == 1:
         return [rows]
-    x, y = rows
     begins = [(share - first) % count for share in range(count)]
-    return [(x[begin::count].contiguous(), y[begin::count].contiguous()) for begin in begins]
+    return [tuple(tensor[begin::count].contiguous() for tensor in rows) for begin in begins]

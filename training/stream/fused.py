@@ -35,14 +35,21 @@ class FusedStream:
     """One rank's part of the global batches of several models.
 
     `rows` are the training rows of each model. The steps that are handed out at once are a multiple of `multiple`.
+    `weighted`: batches have the weights of their rows.
     Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
     suffices.
     """
 
     def __init__(
-        self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE, multiple: int = 1
+        self,
+        dataset: Dataset,
+        rows: Mapping[int, RowFilter],
+        mixing: Mixing,
+        rank: Rank = ALONE,
+        multiple: int = 1,
+        weighted: bool = False,
     ) -> None:
-        self.reader = RankReader(dataset, mixing, rank)
+        self.reader = RankReader(dataset, mixing, rank, weighted)
         self.rows, self.multiple = rows, multiple
         self.idle: list[dict[str, np.ndarray]] = []
         purpose = f"in each worker, one pass for {len(rows)} models needs"
@@ -155,7 +162,7 @@ class _EpochReading:
         group, hand_over = self.ready.popleft()
         batch, tails = hand_over()
         rows = sum(group.sizes(self.reader.rank.rank, self.reader.rank.world_size))
-        return group, Batch(*(column[:rows] for column in batch)), tails
+        return group, type(batch)(*(column[:rows] for column in batch)), tails
 
     def _start(self, group: ModelSteps) -> None:
         """Have the threads put a group's rows into memory."""

@@ -143,8 +143,9 @@ class EpochOrder:
         key = key_of(self.seed, self.epoch, ROW_STREAM, lane, window)
         if used.dtype == bool:  # mixed before the filter: models with other filters have the same order
             return mixed_where(used, key)
-        uses: np.ndarray = np.repeat(np.arange(len(used)), used)
-        return uses[shuffled(len(uses), key)]
+        uses = np.repeat(np.arange(len(used)), used)
+        mixed: np.ndarray = uses[shuffled(len(uses), key)]
+        return mixed
 
     @cached_property
     def window_ends(self) -> list[np.ndarray]:

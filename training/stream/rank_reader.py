@@ -25,11 +25,11 @@ class RankReader:
     Raises UsageError unless the world size divides the lanes, and each rank gets rows of every batch.
     """
 
-    def __init__(self, dataset: Dataset, mixing: Mixing, rank: Rank) -> None:
+    def __init__(self, dataset: Dataset, mixing: Mixing, rank: Rank, weighted: bool) -> None:
         check_mixing(mixing, rank.world_size)
         self.dataset, self.mixing, self.rank = dataset, mixing, rank
         self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
-        self.specs = column_specs(dataset)
+        self.specs = column_specs(dataset, weighted)
         self.reserved = 0
         """Bytes that the batches and windows in memory take."""
 

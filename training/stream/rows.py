@@ -40,8 +40,10 @@ class RowStream(IterableDataset[Batch]):
         rank: Rank = ALONE,
         batch_size: int = EVALUATION_BATCH,
         device: torch.device = CPU,
+        weighted: bool = False,
     ) -> None:
         self.dataset, self.rows, self.rank, self.batch_size, self.device = dataset, rows, rank, batch_size, device
+        self.weighted = weighted
         self._first = self._taken = 0
 
     @cached_property
@@ -71,7 +73,8 @@ class RowStream(IterableDataset[Batch]):
         self._taken, skipped, runs = self._first, self._first, deque(self._runs)
         while runs and runs[0][1] <= skipped:
             skipped -= runs.popleft()[1]
-        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size, [run for run, _ in runs])
+        left = [run for run, _ in runs]
+        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size, left, self.weighted)
         for batch in on_device((batch for *_, batch in islice(chosen, skipped, None)), self.device):
             self._taken += 1
             yield batch
@@ -91,13 +94,14 @@ def chosen_rows(
     rank: Rank = ALONE,
     batch_size: int = EVALUATION_BATCH,
     runs: Iterable[Sequence[int]] | None = None,
+    weighted: bool = False,
 ) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
     """The rows of several filters from one pass: each filter gets the batches that it would get alone.
 
     Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, whose rows
     are all of that shard. With `runs`, only those of its runs of blocks are read.
     """
-    layout, specs = dataset.layout, column_specs(dataset)
+    layout, specs = dataset.layout, column_specs(dataset, weighted)
     if runs is None:
         runs = wanted_runs(dataset, np.sum([chosen.kept() for chosen in rows.values()], axis=0), rank)
     buffers = {spec.name: _Buffers(spec) for spec in specs}

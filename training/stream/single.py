@@ -48,7 +48,7 @@ class TrainStream(IterableDataset[Batch]):
 
     Each iteration begins at the position (`epoch`, `step`), and one that runs to its end advances the position to the
     next epoch. `transform` gets every batch and a generator that is seeded by its position. To a `device` that is a
-    GPU, batches are copied ahead of their use.
+    GPU, batches are copied ahead of their use. `weighted`: batches have the weights of their rows.
 
     Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
     suffices.
@@ -63,8 +63,9 @@ class TrainStream(IterableDataset[Batch]):
         epoch: int = 0,
         transform: Transform | None = None,
         device: torch.device = CPU,
+        weighted: bool = False,
     ) -> None:
-        self.reader = RankReader(dataset, mixing, rank)
+        self.reader = RankReader(dataset, mixing, rank, weighted)
         self.rows, self.transform, self.device = rows, transform, device
         self.epoch, self.step = epoch, 0
         self._taken, self._moves = (epoch, 0), 0
@@ -251,9 +252,9 @@ class _EpochReading:
         wait_for(awaited)
         sizes = self.groups.sizes_of(group)
         none = {spec.name: spec.empty(0) for spec in self.reader.specs}
-        arrays = none if slot is None else self.memory.lend(slot)
-        columns = (torch.split(column[: sum(sizes)], sizes) for column in as_batch(arrays))
-        batches, transform = list(map(Batch, *columns)), self.stream.transform
+        whole = as_batch(none if slot is None else self.memory.lend(slot))
+        columns = (torch.split(column[: sum(sizes)], sizes) for column in whole)
+        batches, transform = list(map(type(whole), *columns)), self.stream.transform
         first = self.groups.steps_of(group).start
         return batches if transform is None else self._transformed(batches, first, transform)
 
