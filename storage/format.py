@@ -307,9 +307,8 @@ class Statistics:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(
-            **{name: tuple(found) if isinstance(found, list | tuple) else found for name, found in value.items()}
-        )
+        lists = {name: tuple(found) for name, found in value.items() if name != "weight"}
+        return cls(**lists, weight=value.get("weight", 1.0))
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def measure_conversion(
     made = measure_dataset(dataset)
     unpacking = seconds.pop("open", 0.0) if taken.packed else 0.0
     sample = ConversionSample(
-        taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
+        taken.bytes, len(dataset), made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
     )
     data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
@@ -231,7 +231,7 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
     specs = dataset.manifest.arrays
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
-    numbers = np.arange(layout.rows) % dataset.rows
+    numbers = np.arange(layout.rows) % len(dataset)
     place = locate(root)
     create_arrays(place, layout, specs, {})
     written = write_shard(place, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs})
@@ -251,9 +251,9 @@ def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank)
 def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, RowCosts]:
     """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
     decodes every block in every epoch."""
-    if dataset.rows < LANE_STEP:
-        raise UsageError(f"the sample has only {dataset.rows} rows, and the training trial needs {LANE_STEP}")
-    rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
+    if len(dataset) < LANE_STEP:
+        raise UsageError(f"the sample has only {len(dataset)} rows, and the training trial needs {LANE_STEP}")
+    rows = max(LANE_STEP, min(config.batch_size // workers, len(dataset)) // LANE_STEP * LANE_STEP)
     own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, own, None)
     needed = stream_bytes(dataset, own, 1, Rank(memory=ANY_MEMORY, threads=1))

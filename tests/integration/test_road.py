@@ -83,7 +83,7 @@ def test_folds_are_stratified_and_logged(trained: Path, digits: Dataset) -> None
     assert np.bincount(folds).tolist() == [400, 400, 400]
     for fold in range(3):
         assert list((trained / "tensorboard" / f"fold-{fold}").glob("events*"))
-    assert digits.rows == len(folds)
+    assert len(digits) == len(folds)
 
 
 def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(

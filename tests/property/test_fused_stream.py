@@ -68,7 +68,7 @@ def test_every_model_gets_the_batches_of_its_own_stream(draw: st.DataObject, dat
     if draw.draw(st.booleans(), label="subsets"):  # models that keep very different numbers of rows
         for model in filters:
             share = draw.draw(st.sampled_from([0.1, 0.5, 1.0]))
-            chosen = np.random.default_rng(model).random(dataset.rows) < share
+            chosen = np.random.default_rng(model).random(len(dataset)) < share
             filters[model] = SubsetFilter(dataset.layout, chosen)
     models = draw.draw(st.sets(st.sampled_from(range(FOLDS)), min_size=1), label="models")
     size, window = draw.draw(st.integers(8, 24), label="batch size"), draw.draw(st.integers(1, 9), label="window")

@@ -47,18 +47,18 @@ def sample(dataset: Dataset, rows: RowFilter, options: Sequence[str], seed: int 
 
 def draw_rows(dataset: Dataset, draw: st.DataObject) -> tuple[RowFilter, np.ndarray]:
     """A filter, and how often it has each row."""
-    chosen = np.ones(dataset.rows, np.int64)
+    chosen = np.ones(len(dataset), np.int64)
     match draw.draw(st.sampled_from(["all", "fold", "subset", "repeated"]), label="rows"):
         case "fold":
             plan = make_plan(dataset, Split(folds=FOLDS), Path(dataset.root).with_suffix(".folds"))
             rows: RowFilter = training_rows(plan, draw.draw(st.integers(0, FOLDS - 1)))
             return rows, rows.mask(range(dataset.layout.blocks)).astype(np.int64)
         case "subset":
-            chosen = (np.random.default_rng(draw.draw(st.integers(0, 9))).random(dataset.rows) < 0.3).astype(np.int64)
+            chosen = (np.random.default_rng(draw.draw(st.integers(0, 9))).random(len(dataset)) < 0.3).astype(np.int64)
             return SubsetFilter(dataset.layout, chosen > 0), chosen
         case "repeated":
-            indices = np.random.default_rng(draw.draw(st.integers(0, 9))).integers(0, dataset.rows, 300)
-            return SubsetFilter(dataset.layout, indices), np.bincount(indices, minlength=dataset.rows)
+            indices = np.random.default_rng(draw.draw(st.integers(0, 9))).integers(0, len(dataset), 300)
+            return SubsetFilter(dataset.layout, indices), np.bincount(indices, minlength=len(dataset))
     return EveryRow(dataset.layout), chosen
 
 
@@ -85,7 +85,7 @@ def test_each_row_is_drawn_as_often_as_its_weight_asks_for(dataset: Dataset, dra
         draw.draw(st.integers(8, 40)), window=draw.draw(st.integers(1, 9)), seed=draw.draw(st.integers(0, 3))
     )
     sampled = sample(dataset, rows, options, mixing.seed)
-    found = uses(TrainStream(dataset, sampled, mixing, Rank(threads=2), epoch), dataset.rows)
+    found = uses(TrainStream(dataset, sampled, mixing, Rank(threads=2), epoch), len(dataset))
     y = column(dataset, "y")
     total, of_classes = chosen.sum(), np.bincount(y, chosen, 3)
     factors = np.array([FACTORS[options].get(name, 1) for name in dataset.schema.classes])
@@ -127,7 +127,7 @@ def test_over_many_epochs_every_row_of_a_class_comes_equally_often(dataset: Data
     every = range(dataset.layout.blocks)
     total = sum(sampled.mask(every, epoch) for epoch in range(epochs))
     y = column(dataset, "y")
-    expected = epochs * dataset.rows / 3 / np.bincount(y)[y]
+    expected = epochs * len(dataset) / 3 / np.bincount(y)[y]
     assert (np.abs(total - expected) < 5 * np.sqrt(epochs) / 2).all()
 
 

@@ -62,7 +62,7 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
     """A dataset, a filter with the rows that it should choose, and a mixing that fits."""
     number = draw.draw(st.integers(0, 2), label="dataset")
     dataset, plan = data.datasets[number], data.folds[number]
-    chosen = np.ones(dataset.rows, bool)
+    chosen = np.ones(len(dataset), bool)
     rows: RowFilter = EveryRow(dataset.layout)
     if draw.draw(st.booleans(), label="fold"):
         from foldstream.storage.reader import BlockReader
@@ -72,7 +72,7 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
         chosen &= BlockReader(plan, ("fold",)).read(range(dataset.layout.blocks))["fold"] != fold
     if draw.draw(st.booleans(), label="subset"):
         share = draw.draw(st.sampled_from([0.02, 0.3, 0.9]))
-        subset = np.random.default_rng(draw.draw(st.integers(0, 9))).random(dataset.rows) < share
+        subset = np.random.default_rng(draw.draw(st.integers(0, 9))).random(len(dataset)) < share
         rows = Both(dataset.layout, rows, SubsetFilter(dataset.layout, subset))
         chosen &= subset
     lanes = draw.draw(st.sampled_from([8, 16]), label="lanes")
@@ -288,7 +288,7 @@ def test_memory_changes_no_batch(digits: Dataset) -> None:
     """Blocks that stay decoded, few of them or all, are those that are read again otherwise."""
     least = whole(digits).memory_needed
     two_epochs = []
-    for memory in (least, least + digits.rows * 300, 1 << 30):
+    for memory in (least, least + len(digits) * 300, 1 << 30):
         rows = TrainStream(digits, EveryRow(digits.layout), Mixing(48, window=3), Rank(memory=memory))
         two_epochs.append([[(batch.id.tolist(), batch.x.sum().item()) for batch in rows] for _ in range(2)])
     assert two_epochs[0] == two_epochs[1] == two_epochs[2]

@@ -13,13 +13,16 @@ from foldstream.storage.fold_plan import open_plan
 from foldstream.storage.parts import read_part
 from foldstream.storage.places.locate import locate
 from foldstream.storage.reader import BlockReader
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
 from foldstream.training.fitted.statistics import fitted_statistics
 from foldstream.training.model.weights import load_weights
-from foldstream.training.run import RunFolder, read_result
+from foldstream.training.run import RunFolder, folds_of, read_result
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error
 from torch.nn import functional
 
 from ..conftest import convert_file
+from .test_training import make_job, train_on_two_ranks
 
 ROWS = 300
 MODEL = """
@@ -128,3 +131,18 @@ def test_a_weight_that_is_none_is_refused(tmp_path: Path) -> None:
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label", roles={"weight": ("w",)})
     with pytest.raises(UsageError, match=r"column 'w' has the weight -1\.5; weights must be 0 or more"):
         fs.train(dataset.place, tmp_path / "run", model="mlp", folds=2, epochs=1, batch_size=16)
+
+
+def test_two_ranks_and_one_give_the_same_with_weights_sampling_and_unequal_shares(tmp_path: Path) -> None:
+    """One by one, two ranks average gradients of 19 and 18 rows. From one pass, rows travel with their weights to the
+    rank that trains a fold. One rank computes the shares of two."""
+    dataset, runs = weighted(tmp_path, "class"), {}
+    for name in ("one by one", "fused", "alone"):
+        options = {"model": "mlp", "shares": 2, "batch_size": 37, "sample": ("yes=3",)}
+        job, runs[name] = make_job(dataset, tmp_path / name, epochs=3, **options)
+    train_on_two_ranks(runs["one by one"], "0 1 2", tmp_path / "meet-1")
+    train_on_two_ranks(runs["fused"], "0,1,2", tmp_path / "meet-2")
+    FoldTrainer(folds_of(job, runs["alone"], range(3)), Process()).train()
+    weights = [[run.fold(fold).weights.read_bytes() for fold in range(3)] for run in runs.values()]
+    assert weights[0] == weights[1] == weights[2]
+    assert read_result(runs["alone"].fold(0))["metrics"]["rows"] == 200

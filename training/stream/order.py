@@ -227,9 +227,9 @@ def mixed_blocks(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def most_uses(window_rows: int) -> int:
-    """How many uses of a window's rows are read at once. Rows that are drawn by their weights are used about as often
-    as there are rows, so most windows are read once."""
-    return window_rows * 5 // 4
+    """How many uses of a window's rows are read at once, for which a stream has memory: rows that are drawn by their
+    weights come about as often as there are rows, so most windows are read once."""
+    return window_rows * 6 // 5
 
 
 def lane_count(workers: int) -> int:

@@ -26,7 +26,7 @@ from .device import CPU, on_device
 from .filters import RowFilter
 from .group_memory import GroupMemory
 from .loads import GroupShape, Load, schedule_loads
-from .order import EpochOrder, Mixing, most_uses
+from .order import EpochOrder, Mixing
 from .rank_reader import RankReader
 
 GROUP_BYTES = 8 << 20
@@ -37,7 +37,8 @@ TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 def count_slots(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
     """Groups in memory: those that a window has rows for, those that are ready, and those that the training loop holds.
 
-    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows.
+    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows; it
+    also has room for the `most_uses` of a window.
     """
     of_window = -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
     return of_window + max(2, of_window // 4) + LENDABLE
@@ -93,7 +94,7 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def slots(self) -> int:
         """Groups in memory."""
-        return count_slots(self.group_shape, most_uses(self.reader.window_rows), self.reader.mixing)
+        return count_slots(self.group_shape, self.reader.window_rows, self.reader.mixing)
 
     @property
     def memory_needed(self) -> int:
