@@ -114,6 +114,10 @@ bench-codecs: install
 bench-order: install
 	$(BIN)/python -m tests.benchmarks.order build/bench-order.json
 
+.PHONY: bench-sample
+bench-sample: install
+	$(BIN)/python -m tests.benchmarks.sample build/bench-sample.json
+
 # The demo run directly, and submitted to a local cluster that is started and stopped for it.
 .PHONY: bench-submit
 bench-submit: install

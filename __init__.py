@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cluster.api.browse import BrowsableDataset as Dataset
+    from .cluster.api.browse import open_to_browse as open
     from .cluster.api.conversion import convert_csv, convert_images, verify
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from .cluster.api.train import train
     from .cluster.callbacks.callback import Callback
     from .cluster.listener import Listener
-    from .storage.dataset import Dataset
-    from .storage.dataset import open_dataset as open
     from .storage.errors import FoldstreamError
     from .training.model.export import export, load_models
     from .training.open_stream import normalizer, stream
@@ -51,7 +51,7 @@ __all__ = [
 
 _HOMES = {
     "Callback": ("cluster.callbacks.callback", "Callback"),
-    "Dataset": ("storage.dataset", "Dataset"),
+    "Dataset": ("cluster.api.browse", "BrowsableDataset"),
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
@@ -59,7 +59,7 @@ _HOMES = {
     "export": ("training.model.export", "export"),
     "load_models": ("training.model.export", "load_models"),
     "normalizer": ("training.open_stream", "normalizer"),
-    "open": ("storage.dataset", "open_dataset"),
+    "open": ("cluster.api.browse", "open_to_browse"),
     "predict": ("cluster.api.predict", "predict"),
     "run_job": ("cluster.api.job", "run_job"),
     "split_rows": ("cluster.api.split", "split_rows"),

@@ -37,10 +37,6 @@ class StoredArrays:
     def layout(self) -> Layout:
         return self.manifest.layout
 
-    @property
-    def rows(self) -> int:
-        return self.layout.rows
-
     def spec(self, name: str) -> ArraySpec:
         """The array of that name. Raises KeyError."""
         return {spec.name: spec for spec in self.manifest.arrays}[name]
@@ -75,6 +71,10 @@ class ColumnFacts:
 class Dataset(StoredArrays):
     """A committed dataset: `x` and `id`, `y` and `key` if the source has them, and the columns beside the rows."""
 
+    def __len__(self) -> int:
+        """The number of rows."""
+        return self.layout.rows
+
     @cached_property
     def schema(self) -> Schema:
         return Schema.from_json(self.manifest.details["schema"])
@@ -100,7 +100,7 @@ class Dataset(StoredArrays):
         return {
             "place": str(self.place),
             "identity": self.identity,
-            "rows": self.rows,
+            "rows": len(self),
             "left_out": self.left_out,
             "sample": f"{schema.x_dtype} {'×'.join(map(str, schema.sample_shape))}",
             "labels": list(schema.labels),
@@ -145,7 +145,7 @@ class Dataset(StoredArrays):
                 continue
             facts = ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing)
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
-            empty = missing == self.rows * width
+            empty = missing == len(self) * width
             yield facts if empty else replace(facts, minimum=values[0], mean=values[1], maximum=values[2])
 
     @property

@@ -231,6 +231,11 @@ class Schema:
         right one must be. Of four classes or fewer, the three most probable ones say little."""
         return {"accuracy": 1, "top3": 3} if len(self.classes) > 4 else {"accuracy": 1}
 
+    @property
+    def weights(self) -> str | None:
+        """The array of the rows' weights, if there is a column of that role."""
+        return next((column.array for column in self.beside if column.name == self.role("weight")), None)
+
     def role(self, name: str) -> str | None:
         """The only or first column of that role."""
         return next(iter(self.roles.get(name, ())), None)
@@ -259,7 +264,8 @@ class Statistics:
     values, and the median, if it was measured.
 
     `y_mean` and `y_std` are the mean and standard deviation of each label of a regression, and `class_rows` the rows of
-    each class, where they were counted.
+    each class, where they were counted. `weight` is the mean weight of the rows; with weights, so are means and
+    deviations.
     """
 
     mean: tuple[float, ...]
@@ -271,6 +277,7 @@ class Statistics:
     y_std: tuple[float, ...] = ()
     median: tuple[float, ...] = ()
     class_rows: tuple[int, ...] = ()
+    weight: float = 1.0
 
     @classmethod
     def of(
@@ -280,6 +287,7 @@ class Statistics:
         missing: Sequence[int] | None = None,
         median: Sequence[float] = (),
         class_rows: Sequence[int] = (),
+        weight: float = 1.0,
     ) -> Self:
         """The statistics that moments of the features, and of the targets of a regression, amount to. A channel without
         values has the range 0 to 0. `missing` counts more than NaN, if it is given."""
@@ -294,11 +302,13 @@ class Statistics:
             y_std=tuple(targets.std().tolist()) if targets else (),
             median=tuple(median),
             class_rows=tuple(class_rows),
+            weight=weight,
         )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{name: tuple(values) for name, values in value.items()})
+        lists = {name: tuple(found) for name, found in value.items() if name != "weight"}
+        return cls(**lists, weight=value.get("weight", 1.0))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Location, Options, Texts
-from .fitted.strategies import parse_class_weight, parse_fill, parse_scaling
+from .fitted.strategies import parse_class_weight, parse_fill, parse_sample, parse_scaling
 from .splits.split import Split
 from .zoo.augment import parse_augment
 
@@ -132,6 +132,12 @@ def _check_augments(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _check_samples(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        parse_sample(text)
+    return texts
+
+
 class TrainingOptions(Options):
     """What decides the result of a training, as a user gives it; the split stands apart."""
 
@@ -143,6 +149,7 @@ class TrainingOptions(Options):
     )
     epochs: int = Field(default=10, ge=1, description="Number of passes over each fold's training rows.")
     batch_size: int = Field(default=128, ge=1, description="Rows per global batch, over all workers.")
+    drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is not full.")
     seed: int = Field(default=0, description="Seed of the folds, the order of samples, the weights and dropout.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="auto",
@@ -158,6 +165,11 @@ class TrainingOptions(Options):
         default=(),
         description="Weight of classes in the loss, repeatable: balanced, by the rows of each in the fold's training "
         "rows, or NAME=WEIGHT.",
+    )
+    sample: Annotated[Texts, AfterValidator(_check_samples)] = Field(
+        default=(),
+        description="Draw the rows of each epoch with replacement: balanced, each class equally often; weight, by the "
+        "column of weights; or NAME=FACTOR, repeatable, a class so many times as often.",
     )
     init: Annotated[Location | None, Cli(metavar="FILE|RUN")] = Field(
         default=None,
@@ -176,6 +188,11 @@ class TrainingOptions(Options):
     def scalings(self) -> tuple[str, ...]:
         """The scalings of `normalize`."""
         return cast(tuple[str, ...], self.normalize)
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """The options of `sample`."""
+        return cast(tuple[str, ...], self.sample)
 
     @property
     def class_weights(self) -> tuple[str, ...]:
@@ -201,6 +218,12 @@ class TrainConfig(TrainingOptions):
     """The epochs after which the schedule started again, because `epochs` was raised then."""
     recipe: Recipe = Field(default=Recipe())
     model_settings: dict[str, Any] = Field(default={})
+
+    @property
+    def least_rows(self) -> int:
+        """Rows of the smallest last batch that is trained on: two for each share, which batch norm needs. Models that
+        are stacked need batches of equal size."""
+        return self.batch_size if self.drop_last or self.recipe.stack else min(self.batch_size, 2 * self.shares)
 
 
 @dataclass(frozen=True)

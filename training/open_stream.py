@@ -14,13 +14,15 @@ from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
 from ..storage.format import MANIFEST
 from ..storage.machine import check_bytes
+from ..storage.options import as_texts
 from ..storage.places.locate import Location, locate
 from ..storage.tasks import SerialExecutor, silent
 from .fitted.inputs import plan_inputs
 from .fitted.statistics import fit_plan, fitted_statistics
-from .fitted.strategies import parse_fill, parse_option, parse_scaling
+from .fitted.strategies import parse_fill, parse_option, parse_sample, parse_scaling
 from .model.objective import Normalizer
 from .run import RunFolder
+from .settings import plan_sampling
 from .splits.choose import check_split
 from .splits.plan import make_plan
 from .splits.split import Split
@@ -28,6 +30,7 @@ from .stream.batch import Rank, Transform
 from .stream.filters import Both, EveryRow, RowFilter, SubsetFilter, held_out_rows, training_rows
 from .stream.order import Mixing, lane_count
 from .stream.rows import RowStream
+from .stream.sampling import draw
 from .stream.single import TrainStream
 
 
@@ -45,6 +48,9 @@ def stream(
     epoch: int = 0,
     window: int = 8,
     lanes: int | None = None,
+    drop_last: bool = False,
+    sample: str | Sequence[str] = (),
+    weighted: bool = False,
     memory: str | int | None = None,
     cache: str | int | None = None,
     threads: int | None = None,
@@ -62,14 +68,20 @@ def stream(
             folds are used.
         split: `"train"` shuffles the rows, and each rank gets its share of every global batch. `"test"` yields each
             row exactly once, in the order of the dataset.
-        rows: A subset to restrict the stream to: a boolean mask over all rows, or row indices.
+        rows: A subset to restrict the stream to: a boolean mask over all rows, or row indices; those that are repeated
+            come so often in each epoch of `split="train"`.
         rank: The rank of this process among `world_size` processes.
         world_size: The number of processes that share the batches. It must divide `lanes`.
         seed: The seed of the shuffle, and of the folds if `folds` is a number.
         epoch: The first epoch. Each further iteration of a training stream yields the next epoch.
         window: Blocks of each lane that are shuffled together.
-        lanes: Lanes of the shuffle, a divisor of `batch_size`. None: the smallest multiple of 8 that `world_size`
-            divides. Streams with equal lanes see the same global batches at any world size.
+        lanes: Lanes of the shuffle. None: the smallest multiple of 8 that `world_size` divides. Streams with equal
+            lanes see the same global batches at any world size.
+        drop_last: Drop the last batch of an epoch if it is not full. Otherwise it has fewer rows; with several ranks,
+            some may have none of them.
+        sample: Draw the rows of each epoch with replacement, as `train --sample` does: `"balanced"`, `"weight"`, or
+            factors of classes such as `["yes=3"]`.
+        weighted: Yield `(x, y, id, weight)`, with the weights of the rows from the column of that role.
         memory: The limit on the memory of the stream, e.g. `"2GB"`. None: an eighth of the machine's.
         cache: The limit on the local disk space in which blocks of a dataset in an object store are cached. None: a
             tenth of the free space.
@@ -95,6 +107,8 @@ def stream(
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} is out of range; it must be from 0 to {world_size - 1}")
+    if weighted and opened.schema.weights is None:
+        raise UsageError("weighted=True: the data has no column of weights; convert it with --weight COLUMN")
     selected: RowFilter = EveryRow(opened.layout)
     if fold is not None:
         selected = _rows_of_fold(_folds(opened, folds, seed), fold, split)
@@ -102,9 +116,13 @@ def stream(
         selected = Both(opened.layout, selected, SubsetFilter(opened.layout, rows))
     reader = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
-        return RowStream(opened, selected, reader, batch_size, torch.device(device))
-    mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed)
-    return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device))
+        return RowStream(opened, selected, reader, batch_size, torch.device(device), weighted)
+    samples = as_texts(sample)
+    for text in samples:
+        parse_option("sample", parse_sample, text)
+    selected = draw(opened, {0: selected}, plan_sampling(opened.schema, samples), seed)[0]
+    mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed, batch_size if drop_last else 1)
+    return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted)
 
 
 def normalizer(

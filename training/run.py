@@ -12,6 +12,7 @@ from ..storage.format import Schema
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
+from .stream.order import Mixing
 from .zoo.factory import model_file, model_hash
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
@@ -192,6 +193,11 @@ class RunFold:
     job: RunJob
     run: RunFolder
     fold: int
+
+
+def mixing_of(config: TrainConfig) -> Mixing:
+    """How the rows of a run's epochs are mixed."""
+    return Mixing(config.batch_size, config.lanes, config.window, config.seed, config.least_rows)
 
 
 def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]:

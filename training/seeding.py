@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..storage.compiled import compiled
-from ..storage.random import GOLDEN, hash64, mix64
+from ..storage.random import GOLDEN, mix64
 
 mixed = compiled(mix64)
 
@@ -30,15 +30,25 @@ def shuffled(size: int, key: np.uint64) -> np.ndarray:
 _MASK = (1 << 64) - 1
 
 
+def key_of(*keys: int) -> np.uint64:
+    """The `hash64` of integers."""
+    return np.uint64(hashed(np.array([key & _MASK for key in keys], np.uint64)))
+
+
+@compiled
+def hashed(keys: np.ndarray) -> np.uint64:
+    """The `hash64` of keys, (n,) uint64. Compiled, because streams call it for every window."""
+    state = np.uint64(0)
+    for key in keys:
+        state = mixed(state + key + GOLDEN)
+    return state
+
+
 def permutation(size: int, *keys: int) -> np.ndarray:
     """A random permutation of `size` items keyed by integers, (size,) int64."""
-    return shuffled(size, hash64(*keys)[0])
+    return shuffled(size, key_of(*keys))
 
 
 def seed_of(*keys: int) -> int:
-    """A seed for torch from integers: their `hash64` without its lowest bit. Compiled, because training calls it every
-    step."""
-    state = 0
-    for key in keys:
-        state = int(mixed(np.uint64((state + key + int(GOLDEN)) & _MASK)))
-    return state >> 1
+    """A seed for torch from integers: their `hash64` without its lowest bit."""
+    return int(key_of(*keys)) >> 1

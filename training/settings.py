@@ -1,15 +1,17 @@
 """Settings against the code that takes them: torch's optimizers, the model's factory, the data's schema."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from ..storage.errors import UsageError, check_choice, did_you_mean
+from ..storage.errors import UsageError, check_choice, did_you_mean, suggest
 from ..storage.format import Schema, Statistics
 from .config import Ensemble, Loss, Recipe, TrainConfig
 from .fitted.class_weights import class_weights
+from .fitted.strategies import parse_sample
 from .splits.choose import check_split
-from .stream.order import check_batch_size
+from .stream.order import check_batch_size, used_batches
+from .stream.sampling import Sampling
 from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
 
 BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
@@ -36,7 +38,7 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     """Raise UsageError for a configuration that cannot train on data with this schema."""
     check_task(schema)
     check_split(config.split, schema)
-    check_batch_size(config.batch_size, config.lanes)
+    check_batch_size(config.batch_size, config.shares)
     if config.refit and config.recipe.scheduler == "ReduceLROnPlateau":
         raise UsageError(
             "--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs held-out rows; use one of them"
@@ -44,6 +46,7 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     _check_recipe(config.recipe, str(schema.task))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
     class_weights(schema, nothing, config.class_weights)  # only for its errors
+    plan_sampling(schema, config.samples)  # the same
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
@@ -72,6 +75,31 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
 
 
+def plan_sampling(schema: Schema, options: Sequence[str]) -> Sampling | None:
+    """What the options of `--sample` mean; None without any. Raises UsageError for what the data does not have."""
+    if not options:
+        return None
+    parsed = [parse_sample(text) for text in options]
+    names = [name for name, _ in parsed]
+    if names == ["weight"]:
+        if schema.weights is None:
+            raise UsageError("--sample weight: the data has no column of weights; convert it with --weight COLUMN")
+        return Sampling(schema.weights, factors=(1.0,))
+    if not schema.classes:
+        raise UsageError(f"--sample {options[0]}: the data has no classes; use weight, or remove it")
+    if names == ["balanced"]:
+        return Sampling("y", len(schema.classes))
+    factors = dict.fromkeys(schema.classes, 1.0)
+    for text, (name, factor) in zip(options, parsed, strict=True):
+        if name not in factors:
+            raise UsageError(
+                f"--sample {text}: there is no class '{name}'{suggest(name, schema.classes)}; balanced and weight "
+                "cannot be combined with others"
+            )
+        factors[name] = factor
+    return Sampling("y", len(factors), tuple(factors.values()))
+
+
 def usual_recipe(model: str) -> Recipe:
     """The recipe of a model for which nothing else is set."""
     return Recipe(**DEFAULTS.get(model, {}))
@@ -85,6 +113,19 @@ def describe_recipe(recipe: Recipe) -> str:
     words += [f"{name} {value}" for name, value in values.items() if value != Recipe.model_fields[name].default]
     words += [f"{name} of {pattern} {value:g}" for pattern, own in recipe.groups.items() for name, value in own.items()]
     return ", ".join(words)
+
+
+def describe_batches(config: TrainConfig, rows: Sequence[int]) -> str:
+    """The batches of an epoch, in a line, for folds with so many training rows: their size, and what is left out."""
+    size, most = config.batch_size, max(rows)
+    words = f"batches of {size}" if most >= size else f"batches of {most} rather than {size}: there are no more rows"
+    used = [used_batches(count, size, config.least_rows) for count in rows]
+    if not (dropped := max(count - batches.rows for count, batches in zip(rows, used, strict=True))):
+        return words
+    reason = f"a last batch needs two for each of its {config.shares} shares"
+    if config.drop_last or config.recipe.stack:
+        reason = "--drop-last" if config.drop_last else "models that are stacked need full batches"
+    return f"{words}, without the last {dropped} of each epoch's rows or fewer: {reason}"
 
 
 def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:

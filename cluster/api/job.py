@@ -8,7 +8,7 @@ from typing import Any
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
 from ...training.run import RunFolder
-from ...training.stream.order import check_batch_size, lane_count
+from ...training.stream.order import check_batch_size
 from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
 from ..requests import PredictRequest, Session, TrainRequest
@@ -88,7 +88,7 @@ def _check_train(request: TrainRequest) -> None:
     callback_factories(request)
     check_settings(request)
     if not RunFolder(locate(str(request.run))).job.exists():
-        check_batch_size(request.batch_size, lane_count(request.world_size))
+        check_batch_size(request.batch_size, request.world_size)
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:

@@ -82,7 +82,7 @@ def predict_source(request: PredictRequest, session: Session) -> int:
 
         predicted = predict_rows(job, folder, dataset, request.ensemble)
         beside = [column for column in dataset.schema.beside if column.name == request.id]
-        return write_predictions(job.schema, predicted, dataset.rows, target, names, progress, *beside)
+        return write_predictions(job.schema, predicted, len(dataset), target, names, progress, *beside)
 
 
 def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:

@@ -19,7 +19,8 @@ from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
-from ...training.settings import check_config, describe_recipe
+from ...training.settings import check_config, describe_batches, describe_recipe
+from ...training.stream.filters import training_rows
 from ...training.zoo.factory import build_model, check_model, takes_schema
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
@@ -131,8 +132,10 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
     dataset, config = asked.dataset, next(iter(asked.configs.values()))
     notes = describe_inputs(dataset.schema, dataset.statistics, config.missing, takes_schema(config.model))
     notes |= training.notes
+    plan = open_plan(next(iter(folds.values())).run.folds)
+    rows = [int(training_rows(plan, number).kept().sum()) for number in range(len(plan.models))]
     for name, one in asked.configs.items():
-        notes[f"recipe {name}".strip()] = f"{describe_recipe(one.recipe)}; batches of {one.batch_size}"
+        notes[f"recipe {name}".strip()] = f"{describe_recipe(one.recipe)}; {describe_batches(one, rows)}"
         if one.restarts:
             restarts = ", ".join(map(str, one.restarts))
             notes[f"schedule {name}".strip()] = f"it runs over all epochs, so it starts again after epoch {restarts}"

@@ -64,12 +64,12 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     folders = (candidate_folder(root.root, name) for name in candidates)
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
     workers = choose_workers(request, dataset)
-    usual = request.shares or shares_of(workers)
+    usual = request.shares or min(shares_of(workers), max(1, workers, request.batch_size // 2))
     lanes, shares = next(existing, (lane_count(max(usual, workers)), usual))
     shares = request.shares or shares
     configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
     configs = {name: continue_config(candidate_folder(root.root, name), one) for name, one in configs.items()}
-    check_batch_size(request.batch_size, lanes)
+    check_batch_size(request.batch_size, max(shares, workers))
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
 

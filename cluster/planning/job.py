@@ -26,11 +26,11 @@ from ...storage.tasks import SerialExecutor
 from ...storage.writer import commit, create_arrays, write_shard
 from ...training.config import TrainConfig
 from ...training.model.row_costs import RowCosts, measure_row_costs
-from ...training.run import RunJob
+from ...training.run import RunJob, mixing_of
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.order import LANE_STEP, Mixing, lane_count
+from ...training.stream.order import LANE_STEP, lane_count
 from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
@@ -125,7 +125,7 @@ def measure_conversion(
     made = measure_dataset(dataset)
     unpacking = seconds.pop("open", 0.0) if taken.packed else 0.0
     sample = ConversionSample(
-        taken.bytes, dataset.rows, made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
+        taken.bytes, len(dataset), made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
     )
     data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
@@ -231,7 +231,7 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
     specs = dataset.manifest.arrays
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
-    numbers = np.arange(layout.rows) % dataset.rows
+    numbers = np.arange(layout.rows) % len(dataset)
     place = locate(root)
     create_arrays(place, layout, specs, {})
     written = write_shard(place, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs})
@@ -241,7 +241,7 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:
     """Memory of a worker's stream for a number of models at once. Raises UsageError if it exceeds the rank's limit."""
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    mixing = mixing_of(config)
     every = EveryRow(dataset.layout)
     if models == 1:
         return TrainStream(dataset, every, mixing, rank).memory_needed
@@ -251,9 +251,9 @@ def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank)
 def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, RowCosts]:
     """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
     decodes every block in every epoch."""
-    if dataset.rows < LANE_STEP:
-        raise UsageError(f"the sample has only {dataset.rows} rows, and the training trial needs {LANE_STEP}")
-    rows = max(LANE_STEP, min(config.batch_size // workers, dataset.rows) // LANE_STEP * LANE_STEP)
+    if len(dataset) < LANE_STEP:
+        raise UsageError(f"the sample has only {len(dataset)} rows, and the training trial needs {LANE_STEP}")
+    rows = max(LANE_STEP, min(config.batch_size // workers, len(dataset)) // LANE_STEP * LANE_STEP)
     own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, own, None)
     needed = stream_bytes(dataset, own, 1, Rank(memory=ANY_MEMORY, threads=1))

@@ -11,10 +11,10 @@ from ...storage.machine import this_machine
 from ...training.config import Execution, TrainConfig
 from ...training.model.optimizer import MODEL_BYTES
 from ...training.model.row_costs import RowCosts
+from ...training.run import mixing_of
 from ...training.stream.batch import Rank
 from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
-from ...training.stream.order import Mixing
 from ...training.stream.single import TrainStream
 
 
@@ -32,7 +32,7 @@ def choose_fold_mode(
 
     Raises UsageError if the workers' streams do not fit into the memory that they may use.
     """
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    mixing = mixing_of(config)
     rank, every = Rank(0, execution.world_size, execution.memory_bytes), EveryRow(dataset.layout)
     mode = FoldMode(execution.fold_mode, "as requested")
     needed = models * parameters * MODEL_BYTES

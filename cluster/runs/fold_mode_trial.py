@@ -31,7 +31,7 @@ def refine_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execut
         raise RunError(
             f"--model {job.config.model} fails on a batch of the data: {read_error_note(error.cause)}"
         ) from error
-    return faster_mode(costs, models, room, job.open_data().rows, execution.world_size)
+    return faster_mode(costs, models, room, job.open_data().layout.rows, execution.world_size)
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:

@@ -93,7 +93,7 @@ def prepare_run(
     if set(run.root.names()) - {run.folds.name, run.initial.name, *code}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
-        plan = make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
+        plan = make_plan(dataset, config.split, run.folds, config.least_rows, executor, progress)
     except UsageError:
         run.root.remove_if_empty()
         raise

@@ -49,7 +49,7 @@ def choose_workers(request: TrainRequest, dataset: Dataset) -> int:
 
 def copies_in_memory(dataset: Dataset) -> int:
     """How many processes of this machine can keep all blocks of a dataset after the first epoch."""
-    return stream_memory() // (dataset.rows * sum(spec.row_bytes for spec in dataset.manifest.arrays))
+    return stream_memory() // (len(dataset) * sum(spec.row_bytes for spec in dataset.manifest.arrays))
 
 
 def shares_of(workers: int) -> int:
@@ -66,7 +66,7 @@ def helper_count(request: TrainRequest, dataset: Dataset, models: int) -> int:
     allows it."""
     if request.workers is not None or choose_workers(request, dataset) or gpu_count() or request.fold_mode == "runs":
         return 0
-    if dataset.rows * models * request.epochs < HELP_ROWS:
+    if len(dataset) * models * request.epochs < HELP_ROWS:
         return 0
     machine = this_machine()
     room = min(machine.memory // 2 // PROCESS_BYTES, copies_in_memory(dataset))

@@ -28,7 +28,7 @@ def show_dataset(dataset: Dataset) -> None:
 
     schema, layout = dataset.schema, dataset.layout
     table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
-    table.add_row("rows", f"{dataset.rows:,}")
+    table.add_row("rows", f"{len(dataset):,}")
     if dataset.left_out:
         what = "images" if schema.image else "rows"
         table.add_row("skipped", f"{dataset.left_out:,} invalid {what}, see {dataset.place / LEFT_OUT}")
@@ -104,7 +104,7 @@ def show_plan(plan: FoldPlan) -> None:
     console.print(table)
     if plan.holdout.held_out:
         count = plan.counts(plan.holdout.array, plan.holdout.held_out).sum()
-        console.print(f"holdout, never trained on: {count:,} of {plan.rows:,} rows", highlight=False)
+        console.print(f"holdout, never trained on: {count:,} of {plan.layout.rows:,} rows", highlight=False)
 
 
 def show_estimate(estimate: JobEstimate) -> None:

@@ -30,7 +30,7 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
         )
     names = [spec.name for spec in dataset.schema.arrays() if spec.name != "id"]
     reader = BlockReader(dataset, names)
-    rows = np.unique(np.linspace(0, dataset.rows - 1, COLUMNS * LINES).astype(int))
+    rows = np.unique(np.linspace(0, len(dataset) - 1, COLUMNS * LINES).astype(int))
     lines = -(-len(rows) // COLUMNS)
     across, down = CELL + 2 * MARGIN, CELL + 2 * MARGIN + TEXT
     sheet = Image.new("RGB", (COLUMNS * across, lines * down), PAPER)

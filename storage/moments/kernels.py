@@ -58,6 +58,42 @@ def sum_numbers(
 
 
 @compiled
+def sum_weighted(x: np.ndarray, codes: np.ndarray, weights: np.ndarray, count: np.ndarray, total: np.ndarray) -> None:
+    """Add the weights, (rows,), of the numbers that are not NaN, and the numbers times their weights, in float64."""
+    rows, groups, columns = x.shape
+    for row in range(rows):
+        code, weight = codes[row], weights[row]
+        for group in range(groups):
+            for column in range(columns):
+                value = np.float64(x[row, group, column])
+                if value == value:
+                    count[code, group] += weight
+                    total[code, group] += weight * value
+
+
+@compiled
+def sum_weighted_distances(
+    x: np.ndarray,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    center: np.ndarray,
+    distances: np.ndarray,
+    squares: np.ndarray,
+) -> None:
+    """Add the distances of the numbers that are not NaN from a center, and their squares, times their weights."""
+    rows, groups, columns = x.shape
+    for row in range(rows):
+        code, weight = codes[row], weights[row]
+        for group in range(groups):
+            for column in range(columns):
+                value = np.float64(x[row, group, column])
+                if value == value:
+                    distance = value - center[code, group]
+                    distances[code, group] += weight * distance
+                    squares[code, group] += weight * distance * distance
+
+
+@compiled
 def sum_distances(
     x: np.ndarray, codes: np.ndarray, center: np.ndarray, distances: np.ndarray, squares: np.ndarray
 ) -> None:

@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from .kernels import sum_distances, sum_integers, sum_numbers
+from .kernels import sum_distances, sum_integers, sum_numbers, sum_weighted, sum_weighted_distances
 
 SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
@@ -18,7 +18,7 @@ SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 @dataclass(frozen=True)
 class Moments:
     """For each group the number of its values that are not missing, their mean, the sum of their squared deviations
-    from it, their minimum and maximum, and the number of missing values.
+    from it, their minimum and maximum, and the number of missing values. With weights, the first three are weighted.
 
     Arrays are (groups,) float64, or (parts, groups) for several parts of the rows. The exact mean is `mean` + `rest`:
     far from zero, `mean` alone would be too coarse for the difference of two means. A group without values has mean 0,
@@ -58,6 +58,17 @@ class Moments:
         missing = np.bincount(codes, minlength=parts)[:, None] * values.shape[2] - count
         return cls(count, *add_exactly(mean, distances / rows), squares - distances**2 / rows, low, high, missing)
 
+    def weighted(self, values: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> "Moments":
+        """The same, which are the moments of these values and parts, but for the weights of the rows, (rows,)."""
+        nothing, given = np.zeros(self.count.shape), weights.astype(np.float64)
+        count, total, distances, squares = (nothing.copy() for _ in range(4))
+        sum_weighted(values, codes, given, count, total)
+        rows = np.where(count > 0, count, 1)
+        mean = total / rows
+        sum_weighted_distances(values, codes, given, mean, distances, squares)
+        exact = add_exactly(mean, distances / rows)
+        return Moments(count, *exact, squares - distances**2 / rows, self.minimum, self.maximum, self.missing)
+
     @classmethod
     def _of_integers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
         """Exact until the last division."""
@@ -86,7 +97,7 @@ class Moments:
     def merged(self, other: "Moments") -> "Moments":
         """The moments of both sets of values combined."""
         count = self.count + other.count
-        share = other.count / np.maximum(count, 1)
+        share = other.count / np.where(count > 0, count, 1)
         delta = (other.mean - self.mean) + (other.rest - self.rest)
         mean, rest = add_exactly(self.mean, self.rest + delta * share)
         first = self.count == 0
@@ -102,7 +113,7 @@ class Moments:
 
     def std(self) -> np.ndarray:
         """The standard deviation of each group; 0 for one without values."""
-        deviations: np.ndarray = np.sqrt(self.squares / np.maximum(self.count, 1))
+        deviations: np.ndarray = np.sqrt(self.squares / np.where(self.count > 0, self.count, 1))
         return deviations
 
     def table(self) -> np.ndarray:

@@ -60,7 +60,7 @@ def main(digits: Path) -> None:
             shuffle=None,
             client=client,
         )
-        print(f"{by_images.rows:,} images converted in {perf_counter() - started:.1f} s", flush=True)
+        print(f"{len(by_images):,} images converted in {perf_counter() - started:.1f} s", flush=True)
         assert hashes(by_images, ("x", "y", "id")) == hashes(by_csv, ("x", "y", "id"))
         assert by_images.statistics == by_csv.statistics
         summaries: list[dict[str, Any]] = []

@@ -42,7 +42,7 @@ def foldstream(folder: Path, out: Path, color: Any, size: int) -> tuple[int, flo
     with dask_cluster(WORKERS) as client:
         started = perf_counter()
         dataset = convert_images(folder, out, size=size, color=color, fit="stretch", client=client)
-        return dataset.rows, perf_counter() - started
+        return len(dataset), perf_counter() - started
 
 
 def only_count(file: tuple[str, int], color: str, size: int, reduced: bool) -> int:

@@ -40,7 +40,6 @@ from foldstream.training.splits.split import Split
 from foldstream.training.splits.survey import survey
 from foldstream.training.stream.batch import Rank
 from foldstream.training.stream.fused import FusedStream
-from foldstream.training.stream.kernels import place_rows
 from foldstream.training.stream.order import EpochOrder, Mixing
 from foldstream.training.stream.read_schedule import schedule_reads
 from rich.console import Console
@@ -151,11 +150,11 @@ class CodedRows:
     counts: np.ndarray
     model: ModelRows
 
-    def kept(self) -> np.ndarray:
+    def kept(self, epoch: int = 0) -> np.ndarray:
         kept: np.ndarray = self.counts[:, list(self.model.train)].sum(axis=1, dtype=np.int64)
         return kept
 
-    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+    def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
         codes = [self.codes(*self.layout.block_range(block)) for block in blocks]
         return among(np.concatenate(codes), self.model.train)
 
@@ -187,7 +186,8 @@ def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
     parts, reads, groups = {model: array("i") for model in rows}, 0, 0
     for stream in streams:
         held: OrderedDict[tuple[int, int], None] = OrderedDict()
-        for group in schedule_reads(orders, stream.reader.lanes, dict.fromkeys(rows, 0), stream.group_shape):
+        rank = stream.reader.rank
+        for group in schedule_reads(orders, rank.rank, WORKERS, dict.fromkeys(rows, 0), stream.group_shape):
             groups += 1
             for load in group.loads:
                 part, known = load.part, parts[group.model]
@@ -223,8 +223,7 @@ def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
     same = (lane[1:] == lane[:-1]) & (window[1:] == window[:-1])
     assert np.array_equal(start[1:], np.where(same, stop[:-1], 0)), "a row is missing or repeated"
     assert start[0] == 0
-    assert (stop - start).sum() == order.steps * BATCH
-    assert 0 <= rows.kept().sum() - order.steps * BATCH < BATCH
+    assert (stop - start).sum() == order.batches.rows == rows.kept().sum()
     last = np.flatnonzero(~np.append(same, False))
     for at, ends in enumerate(order.window_ends):
         kept, ours = np.diff(ends, prepend=0), last[lane[last] == at]
@@ -235,10 +234,10 @@ def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
         of_window = parts[bounds[at] : bounds[at + 1]]
         place, number = of_window[0, :2].tolist()
         mask = rows.mask(order.window_blocks(place, number).tolist())
-        mixed = order.window_rows(place, number, len(mask))
+        mixed = order.mixed_rows(place, number, mask)
         times = np.zeros(len(mask), int)
         for begin, end in of_window[:, 2:].tolist():
-            times += place_rows(mixed, mask, begin, np.arange(end - begin)) >= 0
+            np.add.at(times, mixed[begin:end], 1)
         assert times.sum() == of_window[-1, 3]
         assert (times <= mask).all(), "a row of a window is repeated, or belongs to the held-out fold"
 

@@ -45,14 +45,15 @@ def fold_filters(dataset: Dataset) -> dict[int, RowFilter]:
 
 
 def own_batches(stream: TrainStream, epoch: int, step: int) -> list[list[torch.Tensor]]:
-    stream.load_state_dict({"epoch": epoch, "step": step})
+    stream.move(epoch, step)
     return [[tensor.clone() for tensor in batch] for batch in stream]
 
 
 def fused_batches(stream: FusedStream, epoch: int, steps: Mapping[int, int]) -> dict[int, list[list[torch.Tensor]]]:
     got: dict[int, list[list[torch.Tensor]]] = {model: [] for model in steps}
     for group, rows, _ in stream.read(epoch, steps):
-        batches = zip(*(torch.split(tensor.clone(), stream.group_shape.batch_rows) for tensor in rows), strict=True)
+        sizes = group.sizes(stream.reader.rank.rank, stream.reader.rank.world_size)
+        batches = zip(*(torch.split(tensor.clone(), sizes) for tensor in rows), strict=True)
         for step, batch in zip(group.steps, batches, strict=True):
             assert step == steps[group.model] + len(got[group.model])
             got[group.model].append(list(batch))
@@ -67,10 +68,11 @@ def test_every_model_gets_the_batches_of_its_own_stream(draw: st.DataObject, dat
     if draw.draw(st.booleans(), label="subsets"):  # models that keep very different numbers of rows
         for model in filters:
             share = draw.draw(st.sampled_from([0.1, 0.5, 1.0]))
-            chosen = np.random.default_rng(model).random(dataset.rows) < share
+            chosen = np.random.default_rng(model).random(len(dataset)) < share
             filters[model] = SubsetFilter(dataset.layout, chosen)
     models = draw.draw(st.sets(st.sampled_from(range(FOLDS)), min_size=1), label="models")
-    mixing = Mixing(8 * draw.draw(st.integers(1, 2)), 8, draw.draw(st.integers(1, 9), label="window"), seed=3)
+    size, window = draw.draw(st.integers(8, 24), label="batch size"), draw.draw(st.integers(1, 9), label="window")
+    mixing = Mixing(size, 8, window, 3, draw.draw(st.sampled_from([1, size]), label="least"))
     world_size, epoch = draw.draw(st.sampled_from([1, 2, 8]), label="world"), draw.draw(st.integers(0, 2))
     place = Rank(draw.draw(st.integers(0, world_size - 1)), world_size, threads=2)
     fused = FusedStream(dataset, {model: filters[model] for model in models}, mixing, place)
@@ -102,7 +104,7 @@ def test_a_rank_reads_each_of_its_blocks_once_an_epoch(world_size: int, datasets
 def test_ranks_that_read_tails_for_each_other_read_every_block_once(world_size: int, datasets: list[Dataset]) -> None:
     dataset, moved = datasets[2], 0
     for seed in range(5):
-        mixing, total = Mixing(16, 8, 4, seed), Counter[int]()
+        mixing, total = Mixing(16 + 3 * seed, 8, 4, seed), Counter[int]()
         begun = {fold: 3 * fold for fold in range(FOLDS)} if seed else dict.fromkeys(range(FOLDS), 0)
         of_ranks = []
         for rank in range(world_size):
@@ -119,7 +121,7 @@ def test_ranks_that_read_tails_for_each_other_read_every_block_once(world_size: 
         for of_all in zip(*of_ranks, strict=True):
             group = of_all[0][0]
             parts, tails = ([one[rows] for one in of_all] for rows in (1, 2))
-            fill_up(parts, tails, group, stream.group_shape)
+            fill_up(parts, tails, group)
             moved += sum(len(x) for x, _ in tails)
             for rank, part in enumerate(parts):
                 got[group.model][rank].append(part)

@@ -4,7 +4,9 @@ The sequences themselves are compared, not their sorted rows.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import foldstream as fs
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,7 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
     """A dataset, a filter with the rows that it should choose, and a mixing that fits."""
     number = draw.draw(st.integers(0, 2), label="dataset")
     dataset, plan = data.datasets[number], data.folds[number]
-    chosen = np.ones(dataset.rows, bool)
+    chosen = np.ones(len(dataset), bool)
     rows: RowFilter = EveryRow(dataset.layout)
     if draw.draw(st.booleans(), label="fold"):
         from foldstream.storage.reader import BlockReader
@@ -70,12 +72,13 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
         chosen &= BlockReader(plan, ("fold",)).read(range(dataset.layout.blocks))["fold"] != fold
     if draw.draw(st.booleans(), label="subset"):
         share = draw.draw(st.sampled_from([0.02, 0.3, 0.9]))
-        subset = np.random.default_rng(draw.draw(st.integers(0, 9))).random(dataset.rows) < share
+        subset = np.random.default_rng(draw.draw(st.integers(0, 9))).random(len(dataset)) < share
         rows = Both(dataset.layout, rows, SubsetFilter(dataset.layout, subset))
         chosen &= subset
     lanes = draw.draw(st.sampled_from([8, 16]), label="lanes")
-    per_lane, window = draw.draw(st.integers(1, 3)), draw.draw(st.integers(1, 9))
-    mixing = Mixing(lanes * per_lane, lanes, window, seed=draw.draw(st.integers(0, 3)))
+    size, window = draw.draw(st.integers(16, 50), label="batch size"), draw.draw(st.integers(1, 9))
+    least = draw.draw(st.sampled_from([1, size]), label="least")
+    mixing = Mixing(size, lanes, window, draw.draw(st.integers(0, 3)), least)
     return Case(dataset, rows, chosen, mixing, draw.draw(st.integers(0, 3), label="epoch"))
 
 
@@ -84,13 +87,18 @@ def stream(case: Case, rank: int = 0, world_size: int = 1, threads: int = 2) -> 
 
 
 def global_batches(case: Case, world_size: int, step: int = 0) -> list[list[int]]:
-    """The ids of each global batch in its own order: lane by lane, put together from all ranks."""
+    """The ids of each global batch in its own order, put together from all ranks: they have its rows in turn."""
     parts = []
     for rank in range(world_size):
         of_rank = stream(case, rank, world_size)
-        of_rank.load_state_dict({"epoch": case.epoch, "step": step})
-        parts.append([batch.id.reshape(case.mixing.lanes // world_size, -1) for batch in of_rank])
-    return [torch.stack(step, dim=1).flatten().tolist() for step in zip(*parts, strict=True)]
+        of_rank.move(case.epoch, step)
+        parts.append([batch.id.tolist() for batch in of_rank])
+    batches, first = [], step * case.mixing.batch_size
+    for of_ranks in zip(*parts, strict=True):
+        size, rows = sum(map(len, of_ranks)), [iter(part) for part in of_ranks]
+        batches.append([next(rows[row % world_size]) for row in range(first, first + size)])
+        first += size
+    return batches
 
 
 examples = settings(
@@ -118,12 +126,12 @@ def test_no_row_comes_twice_and_each_has_its_own_values(data: Data, draw: st.Dat
     ids = np.concatenate([np.zeros(0, np.int64), *(batch.id.numpy() for batch in batches)])
     assert len(set(ids.tolist())) == len(ids)
     assert case.chosen[ids].all()
-    assert 0 <= case.chosen.sum() - len(ids) < case.mixing.batch_size
+    assert 0 <= case.chosen.sum() - len(ids) < case.mixing.least
     stored = BlockReader(case.dataset, ("x", "y")).read(range(case.dataset.layout.blocks))
+    assert {len(batch.id) for batch in batches[:-1]} <= {case.mixing.batch_size}
     for batch in batches:
-        assert len(batch.id) == case.mixing.batch_size
-        np.testing.assert_array_equal(batch.x.numpy(), stored["x"][batch.id])
-        np.testing.assert_array_equal(batch.y.numpy(), stored["y"][batch.id])
+        np.testing.assert_array_equal(batch.x.numpy(), stored["x"][batch.id.numpy()])
+        np.testing.assert_array_equal(batch.y.numpy(), stored["y"][batch.id.numpy()])
 
 
 @examples
@@ -161,8 +169,8 @@ def test_one_epoch_follows_the_other(digits: Dataset) -> None:
     rows = whole(digits)
     first, second = ids(list(rows)), ids(list(rows))
     assert first != second
-    assert rows.state_dict() == {"epoch": 2, "step": 0}
-    rows.load_state_dict({"epoch": 1, "step": 0})
+    assert (rows.epoch, rows.step) == (2, 0)
+    rows.move(1, 0)
     assert ids(list(rows)) == second
 
 
@@ -173,7 +181,7 @@ def test_the_state_is_the_place_after_the_last_batch(digits: Dataset) -> None:
     taken = ids([next(started) for _ in range(5)])
     state = rows.state_dict()
     assert taken == undisturbed[:5]
-    assert state == {"epoch": 0, "step": 5}
+    assert (state["epoch"], state["step"]) == (0, 5)
     other.load_state_dict(state)
     assert len(other) == len(undisturbed) - 5
     assert ids(list(other)) == undisturbed[5:]
@@ -187,7 +195,7 @@ def test_transforms_draw_the_same_numbers_after_a_resume(digits: Dataset) -> Non
         return TrainStream(digits, EveryRow(digits.layout), Mixing(48), transform=noise)
 
     undisturbed, resumed = list(noisy()), noisy()
-    resumed.load_state_dict({"epoch": 0, "step": 9})
+    resumed.move(0, 9)
     for batch, expected in zip(resumed, undisturbed[9:], strict=True):
         assert torch.equal(batch.x, expected.x)
     assert not torch.equal(undisturbed[0].x.frac(), undisturbed[1].x.frac())
@@ -195,6 +203,70 @@ def test_transforms_draw_the_same_numbers_after_a_resume(digits: Dataset) -> Non
 
 def test_the_stream_works_in_a_data_loader(digits: Dataset) -> None:
     assert ids(list(DataLoader(whole(digits), batch_size=None))) == ids(list(whole(digits)))
+
+
+def test_a_data_loader_that_would_batch_the_batches_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"use DataLoader\(stream, batch_size=None\)"):
+        next(iter(DataLoader(whole(digits), batch_size=4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"batch_size": 32}, "batch_size"), ({"seed": 1}, "seed"), ({"rows": np.arange(50)}, "rows"), ({}, "dataset")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_state_of_another_stream_is_refused(
+    options: dict[str, Any], name: str, digits: Dataset, data: Data
+) -> None:
+    state = fs.stream(digits, batch_size=64).state_dict()
+    other = fs.stream(digits if options else data.datasets[2], **{"batch_size": 64, **options})
+    with pytest.raises(UsageError, match=f"a stream whose {name} is"):
+        other.load_state_dict(state)
+    with pytest.raises(UsageError, match="what its state_dict"):
+        other.load_state_dict({"epoch": 0})
+
+
+def test_a_state_that_is_loaded_within_an_iteration_ends_it(digits: Dataset) -> None:
+    rows = whole(digits)
+    for number, _ in enumerate(started := iter(rows)):
+        if number == 3:
+            break
+    rows.load_state_dict(rows.state_dict())
+    with pytest.raises(UsageError, match="was moved during this iteration"):
+        next(started)
+    assert ids(list(rows)) == ids(list(whole(digits)))[4:]
+
+
+def test_rows_in_order_have_a_length_and_a_position(digits: Dataset) -> None:
+    rows = fs.stream(digits, split="test", fold=0, batch_size=7)
+    expected = ids(list(rows))
+    assert len(rows) == len(expected)
+    taken = iter(rows)
+    for _ in range(5):
+        next(taken)
+    state = rows.state_dict()
+    resumed = fs.stream(digits, split="test", fold=0, batch_size=7)
+    resumed.load_state_dict(state)
+    assert len(resumed) == len(expected) - 5
+    assert ids(list(resumed)) == expected[5:]
+    assert ids(list(resumed)) == expected
+    with pytest.raises(UsageError, match="belongs to another stream"):
+        fs.stream(digits, split="test", batch_size=8).load_state_dict(state)
+
+
+def test_rows_that_are_repeated_come_again(digits: Dataset) -> None:
+    chosen = np.array([3, 900, 3, 5, 3])
+    train = fs.stream(digits, rows=chosen, batch_size=2)
+    assert [len(batch.id) for batch in train] == [2, 2, 1]
+    assert sorted(row for batch in ids(list(train)) for row in batch) == [3, 3, 3, 5, 900]
+    assert [row for batch in ids(list(fs.stream(digits, rows=chosen, split="test"))) for row in batch] == [
+        3,
+        3,
+        3,
+        5,
+        900,
+    ]
+    assert [len(batch.id) for batch in fs.stream(digits, rows=chosen, batch_size=2, drop_last=True)] == [2, 2]
 
 
 def test_worker_processes_are_refused(digits: Dataset) -> None:
@@ -216,7 +288,7 @@ def test_memory_changes_no_batch(digits: Dataset) -> None:
     """Blocks that stay decoded, few of them or all, are those that are read again otherwise."""
     least = whole(digits).memory_needed
     two_epochs = []
-    for memory in (least, least + digits.rows * 300, 1 << 30):
+    for memory in (least, least + len(digits) * 300, 1 << 30):
         rows = TrainStream(digits, EveryRow(digits.layout), Mixing(48, window=3), Rank(memory=memory))
         two_epochs.append([[(batch.id.tolist(), batch.x.sum().item()) for batch in rows] for _ in range(2)])
     assert two_epochs[0] == two_epochs[1] == two_epochs[2]
@@ -235,10 +307,9 @@ def test_batches_that_are_kept_are_not_written_over(digits: Dataset) -> None:
 def test_two_iterations_at_once_do_not_disturb_each_other(digits: Dataset) -> None:
     rows = whole(digits)
     expected = [batch.x.clone() for batch in rows]
-    rows.load_state_dict({"epoch": 0, "step": 0})
+    rows.move(0, 0)
     one = iter(rows)
     first = [next(one).x.clone()]
-    rows.load_state_dict({"epoch": 0, "step": 0})
     other = [batch.x.clone() for batch in rows]
     first += [batch.x.clone() for batch in one]
     assert all(map(torch.equal, other, expected))

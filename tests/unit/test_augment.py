@@ -200,6 +200,7 @@ def test_a_stack_augments_each_fold_as_it_is_alone(digits: Dataset, tmp_path: Pa
     for stack in (False, True):
         settings = {"stack": stack, "optimizer": "SGD", "layers": 0}
         options: dict[str, Any] = {"model": "mlp", "epochs": 1, "batch_size": 56, "augment": ("crop=3", "mixup")}
+        options["drop_last"] = True
         job, run = make_job(digits, tmp_path / str(stack), settings, **options)
         train_alone(job, run, Execution(), "fused", [])
         found.append([load_weights(run.fold(fold).weights) for fold in range(3)])

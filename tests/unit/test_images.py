@@ -380,7 +380,7 @@ def test_webdataset_shards_have_classes_beside_their_images(tmp_path: Path) -> N
             samples += [(f"{key}.cls", str(i % 2).encode()), (f"{key}.json", b"{}"), (f"{key}.png", SOUND["PNG"]())]
         write_tar(tmp_path / f"shard-{shard}.tar", samples)
     dataset = convert_folder(tmp_path, tmp_path / "out.zarr", shuffle=None)
-    assert (dataset.rows, dataset.schema.classes) == (20, ("0", "1"))
+    assert (len(dataset), dataset.schema.classes) == (20, ("0", "1"))
     np.testing.assert_array_equal(read_all(dataset)["y"], np.arange(20) % 2)
 
 
@@ -405,7 +405,7 @@ def test_labels_that_do_not_fit_the_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{files[0][0]}: .* has no label for it"):
         convert_folder(tmp_path / "images", tmp_path / "out", **options)
     dataset = convert_folder(tmp_path / "images", tmp_path / "out", on_error="skip", **options)
-    assert (dataset.rows, dataset.left_out) == (39, 1)
+    assert (len(dataset), dataset.left_out) == (39, 1)
     labels.write_text("image,label\ngone.png,x\n" + "".join(f"{path},{path[0]}\n" for path, _ in files))
     with pytest.raises(SourceError, match="1 images that do not exist, the first is 'gone"):
         convert_folder(tmp_path / "images", tmp_path / "other", **options)
@@ -425,7 +425,7 @@ def test_invalid_images_stop_the_conversion_or_are_skipped_and_listed(tmp_path: 
     with pytest.raises(ConflictError, match="other options"):
         convert_folder(tmp_path / "images", tmp_path / "out", on_error="skip")
     dataset = convert_folder(tmp_path / "images", tmp_path / "skipped", on_error="skip")
-    assert (dataset.rows, dataset.left_out) == (60 - len(bad), len(bad))
+    assert (len(dataset), dataset.left_out) == (60 - len(bad), len(bad))
     assert set(keys_of(dataset)) == {path for path, _ in files} - set(bad)
     listed = (tmp_path / "skipped" / LEFT_OUT).read_text().splitlines()
     assert [line.split(",")[0] for line in listed[1:]] == [str(tmp_path / "images" / path) for path in bad]

@@ -50,7 +50,7 @@ def test_the_loss_to_train_on_is_weighted_and_that_to_score_by_is_not(
     given = None if weights is None else torch.tensor(weights, dtype=torch.float32)
     each = functional.cross_entropy(outputs, y, given, reduction="none", label_smoothing=smoothing)
     assert objective(outputs, y).item() == pytest.approx(each.mean().item(), rel=1e-6)
-    assert objective.evaluate(outputs, y).item() == pytest.approx(functional.cross_entropy(outputs, y).item())
+    assert objective.evaluate(outputs, y).mean().item() == pytest.approx(functional.cross_entropy(outputs, y).item())
 
 
 @pytest.mark.parametrize("text", ["", "balance", "yes", "yes=", "yes=-1", "yes=inf", "yes=nan"])

@@ -42,7 +42,7 @@ class Parts:
 def write_parts(dataset: Dataset, root: Path, split: Split = Split(folds=2)) -> Parts:  # noqa: B008 - it is frozen
     plan = make_plan(dataset, split, root / "folds.zarr")
     models = range(len(plan.models))
-    values = np.random.default_rng(0).dirichlet(np.ones(10), (len(models), dataset.rows)).astype(np.float32)
+    values = np.random.default_rng(0).dirichlet(np.ones(10), (len(models), len(dataset))).astype(np.float32)
     parts = Parts(plan, tuple(locate(root / str(model) / "predictions") for model in models), values)
     for shard in range(dataset.layout.shards):
         for model, folder in enumerate(parts.folders):
@@ -71,7 +71,7 @@ def test_parts_are_merged_in_place_and_scored(digits: Dataset, tmp_path: Path) -
     report, arrays = merge(digits, parts, tmp_path)
     scores = report["scores"]
     folds = BlockReader(parts.plan, ("fold",)).read(range(digits.layout.blocks))["fold"]
-    values = parts.values[folds, np.arange(digits.rows)]
+    values = parts.values[folds, np.arange(len(digits))]
     y = BlockReader(digits, ("y",)).read(range(digits.layout.blocks))["y"]
     np.testing.assert_array_equal(arrays["prediction"], values)
     assert (arrays["count"] == 1).all()

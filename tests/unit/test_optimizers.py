@@ -1,5 +1,6 @@
 """Optimizers and schedules: what the user sets is used, and what cannot work is refused before anything starts."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_a_matrix_model_may_use_muon(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_plateau_lowers_the_rate_and_a_refit_has_none(digits: Dataset, tmp_path: Path) -> None:
-    settings = {"scheduler": "ReduceLROnPlateau", "plateau": 0, "gamma": 0.5, "lr": 1.0, "optimizer": "SGD"}
+    settings = {"scheduler": "ReduceLROnPlateau", "plateau": 0, "gamma": 0.5, "lr": 0.5, "optimizer": "SGD"}
     summary = fs.train(digits.place, tmp_path / "run", model="mlp", folds=2, epochs=6, settings=settings)
     assert summary["out_of_fold"]["accuracy"] >= 0.1
     with pytest.raises(UsageError, match="--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs"):
@@ -203,7 +204,7 @@ def test_a_loop_by_hand_gives_the_weights_of_train(settings: dict[str, Any], dig
     if settings["optimizer"] == "AdamW":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.02, fused=True)
         rising = lr_scheduler.LinearLR(optimizer, start_factor=1 / 8, total_iters=7)
-        falling = lr_scheduler.CosineAnnealingLR(optimizer, 800 // 64 * 3 - 7)
+        falling = lr_scheduler.CosineAnnealingLR(optimizer, math.ceil(800 / 64) * 3 - 7)
         scheduler: lr_scheduler.LRScheduler = lr_scheduler.SequentialLR(optimizer, [rising, falling], milestones=[7])
     else:
         optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)

@@ -48,7 +48,7 @@ def test_an_invalid_row_is_named_or_skipped(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"t\.parquet, row 11, column 'x': the value is missing"):
         convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", missing="error")
     dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", missing="error", on_error="skip")
-    assert (dataset.rows, dataset.left_out) == (29, 1)
+    assert (len(dataset), dataset.left_out) == (29, 1)
     rows = BlockReader(dataset, ("x",)).read(range(dataset.layout.blocks))["x"][:, 0]
     assert rows.tolist() == [i for i in range(30) if i != 10]
 

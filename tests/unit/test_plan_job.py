@@ -265,7 +265,7 @@ def test_a_sample_is_tried_in_blocks_as_large_as_they_will_be(tmp_path: Path) ->
     (tmp_path / "rows.csv").write_text(table(300))
     sample = convert_file(tmp_path / "rows.csv", tmp_path / "data.zarr", "label", id="c0")
     tried = planning.reblock(sample, 100, tmp_path / "tried")
-    assert (tried.rows, tried.layout.block_rows) == (planning.TRIAL_BLOCKS * 100, 100)
+    assert (len(tried), tried.layout.block_rows) == (planning.TRIAL_BLOCKS * 100, 100)
     assert find_damage(tried, SerialExecutor(), silent) == []
     names = ("x", "y", "key")
     rows, again = (BlockReader(one, names).read(range(one.layout.blocks)) for one in (sample, tried))

@@ -53,7 +53,7 @@ def test_two_compressed_files_joined_give_the_rows_of_both(suffix: str, tmp_path
     header, _, rows = table(500).encode().partition(b"\n")
     joined = tmp_path / f"rows.csv{suffix}"
     joined.write_bytes(COMPRESS[suffix](header + b"\n" + rows) + COMPRESS[suffix](rows))
-    assert convert_places(tmp_path / "out", joined).rows == 1000
+    assert convert_places(tmp_path / "out", joined).layout.rows == 1000
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)

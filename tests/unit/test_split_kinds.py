@@ -111,7 +111,7 @@ def rows_of(plan: FoldPlan, model: int) -> tuple[np.ndarray, np.ndarray]:
 def is_partition(plan: FoldPlan, models: range) -> bool:
     """Whether each row is held out once."""
     rows = np.concatenate([rows_of(plan, model)[1] for model in models])
-    return np.array_equal(np.sort(rows), np.arange(plan.rows))
+    return np.array_equal(np.sort(rows), np.arange(plan.layout.rows))
 
 
 @pytest.mark.parametrize("column", ["patient", "name"])

@@ -85,7 +85,8 @@ def test_a_stack_gives_what_each_fold_gives_alone(settings: dict[str, Any], digi
     runs = []
     for stack in (False, True):
         options = {**settings, "stack": stack}
-        job, run = make_job(digits, tmp_path / str(stack), options, model=f"{tmp_path}/own.py:make", batch_size=56)
+        model = f"{tmp_path}/own.py:make"
+        job, run = make_job(digits, tmp_path / str(stack), options, model=model, batch_size=56, drop_last=True)
         train(job, run, [0, 1, 2])
         runs.append(run)
     for one, other in zip(*map(weights, runs), strict=True):
@@ -110,7 +111,7 @@ def test_a_stack_resumes_to_the_same_bits(every: str, digits: Dataset, tmp_path:
 
 
 def test_a_refit_is_trained_beside_the_stack(digits: Dataset, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"model": "mlp", "batch_size": 56, "epochs": 1, "refit": True}
+    options: dict[str, Any] = {"model": "mlp", "batch_size": 56, "epochs": 1, "refit": True, "drop_last": True}
     runs = []
     for stack in (False, True):
         job, run = make_job(digits, tmp_path / str(stack), {"stack": stack, "hidden": 8}, **options)

@@ -23,14 +23,14 @@ def test_folds_and_splits_share_out_the_rows(digits: Dataset) -> None:
         train = [i for batch in fs.stream(digits, batch_size=64, fold=fold, folds=3) for i in batch.id.tolist()]
         test = [i for batch in fs.stream(digits, fold=fold, folds=3, split="test") for i in batch.id.tolist()]
         assert not set(train) & set(test)
-        assert len(train) == (digits.rows - len(test)) // 64 * 64
+        assert len(train) == (len(digits) - len(test)) // 64 * 64
         tested += test
-    assert sorted(tested) == list(range(digits.rows))
+    assert sorted(tested) == list(range(len(digits)))
 
 
 def test_subsets_are_rows_or_booleans(digits: Dataset) -> None:
-    rows = np.arange(0, digits.rows, 3)
-    chosen = np.zeros(digits.rows, bool)
+    rows = np.arange(0, len(digits), 3)
+    chosen = np.zeros(len(digits), bool)
     chosen[rows] = True
     by_number, by_mask = (
         [batch.id.tolist() for batch in fs.stream(str(digits.root), batch_size=8, rows=given, seed=3)]

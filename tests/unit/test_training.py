@@ -1,5 +1,6 @@
 """The loop without Ray: it learns, resumes to the bit, sees the same batches at any world size, scores all rows."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -273,7 +274,7 @@ def test_buffers_that_are_no_statistics_come_through_workers_as_they_are(digits:
     assert weights["table"].tolist() == list(range(251))
     assert weights["mask"].tolist() == [number % 3 == 0 for number in range(37)]
     assert weights["large"].tolist() == [2**62 + 1, -5]
-    assert weights["steps"].item() == 2 * (800 // 64)
+    assert weights["steps"].item() == 2 * math.ceil(800 / 64)
 
 
 @pytest.mark.parametrize(("workers", "lanes"), [(1, 8), (2, 8), (3, 24), (8, 8), (12, 24), (64, 64)])
@@ -284,7 +285,7 @@ def test_lanes_are_the_smallest_multiple_of_8_that_the_workers_divide(workers: i
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TrainConfig(batch_size=4), "use 8"),
+        (TrainConfig(batch_size=3, shares=4), "at least 4"),
         (TrainConfig(split=Split(folds=300)), "from 2 to 100"),
     ],
 )

@@ -10,6 +10,7 @@ from ..model.metrics import name_scores, sum_scores
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
 from .process import Process
+from .shares import rows_of
 
 
 @dataclass(eq=False)
@@ -28,7 +29,7 @@ class HeldOutEvaluator:
     shards: int
     """Of the dataset; 0 if no rank has held-out rows."""
     sums: Tensor = field(init=False)
-    """(shards, 2 + sums): the rows, their loss, and what the metrics are made of."""
+    """(shards, 2 + sums): the rows, or their weights, their loss, and what the metrics are made of."""
 
     def begin(self) -> None:
         """Begin an evaluation."""
@@ -39,12 +40,13 @@ class HeldOutEvaluator:
     @torch.inference_mode()
     def update(self, batch: Batch, shard: int) -> None:
         """Add a batch of a shard's held-out rows."""
-        x, y = (column.to(self.process.device, non_blocking=True) for column in (batch.x, batch.y))
+        x, y, *given = (column.to(self.process.device, non_blocking=True) for column in rows_of(batch))
+        weight = given[0].double() if given else torch.ones(len(y), dtype=torch.float64, device=y.device)
         with autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x))
-        self.sums[shard, 0] += len(y)
-        self.sums[shard, 1] += self.objective.evaluate(outputs, y).double() * len(y)
-        self.sums[shard, 2:] += sum_scores(self.schema, self.objective.predict(outputs), y)
+        self.sums[shard, 0] += weight.sum()
+        self.sums[shard, 1] += (self.objective.evaluate(outputs, y).double() * weight).sum()
+        self.sums[shard, 2:] += sum_scores(self.schema, self.objective.predict(outputs), y, weight)
 
     def scores(self) -> dict[str, float]:
         """Loss and metrics over the held-out rows of all ranks, which must call this together. Empty without rows."""

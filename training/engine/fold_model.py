@@ -21,6 +21,7 @@ from ..model.optimizer import make_optimizer
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold, epochs_of
+from ..stream.order import check_last_batch, used_batches
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
 from .fold_reports import FoldReports
@@ -33,8 +34,8 @@ LOSSES = {"train_loss": "training", "loss": "validation"}
 
 @dataclass(eq=False)
 class FoldModel:
-    """A fold's model. It has a `number` among those that are trained together. Its epochs have full batches only:
-    `dropped` rows are left over."""
+    """A fold's model. It has a `number` among those that are trained together. `dropped` training rows are left over in
+    each epoch."""
 
     number: int
     run_fold: RunFold
@@ -55,7 +56,7 @@ class FoldModel:
     @property
     def rows(self) -> int:
         """Rows of an epoch."""
-        return self.state.steps * self.run_fold.job.config.batch_size
+        return self.learner.batches.rows
 
     def begin_pass(self, numbers: Sequence[int], count: int, together: bool) -> None:
         """Begin the next epoch; see `Learner.begin_pass`."""
@@ -130,23 +131,25 @@ def make_fold_model(
     rows, and held-out rows in a dataset of so many shards, 0 if it has none."""
     job, config, device = run_fold.job, run_fold.job.config, process.device
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
-    steps, dropped = divmod(rows, config.batch_size)
+    batches = used_batches(rows, config.batch_size, config.least_rows)
+    check_last_batch(batches, process.world_size)
     statistics = fitted_statistics(plan, run_fold.fold)
     objective = make_objective(job, statistics).to(device)
     inputs = make_inputs(job.schema, job.config, statistics)
     prepare = Normalizer(inputs).to(device)
     network = _make_network(run_fold, inputs, process)
     optimizer = make_optimizer(network.module, recipe)
-    schedule = RateSchedule(optimizer, recipe, math.ceil(steps / recipe.accumulate), (*config.restarts, config.epochs))
+    schedule = RateSchedule(
+        optimizer, recipe, math.ceil(batches.steps / recipe.accumulate), (*config.restarts, config.epochs)
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
     augmentation = make_augmentation(config.augmentations, job.schema)
-    learner = Learner(run_fold, steps, network, prepare, objective, optimizer, schedule, scaler, augmentation)
+    learner = Learner(run_fold, batches, network, prepare, objective, optimizer, schedule, scaler, augmentation)
     evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, process, shards)
-    state = FoldState(steps, epochs_of(run_fold), recipe.patience if shards else 0)
+    state = FoldState(batches.steps, epochs_of(run_fold), recipe.patience if shards else 0)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
-    return FoldModel(
-        number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, FoldReports(folder)
-    )
+    dropped, reports = rows - batches.rows, FoldReports(folder)
+    return FoldModel(number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, reports)
 
 
 def _make_network(run_fold: RunFold, inputs: Inputs, process: Process) -> Network:

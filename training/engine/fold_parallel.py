@@ -16,14 +16,13 @@ from ..config import TrainConfig
 from ..stream.batch import Batch
 from ..stream.device import on_device
 from ..stream.fused import FusedStream
-from ..stream.loads import GroupShape
 from ..stream.read_schedule import ModelSteps
 from ..stream.single import TrainStream
 from .fold_model import FoldModel
 from .process import Process, Work
-from .shares import Rows, split_rows
+from .shares import Rows, rows_of, split_rows
 
-MESSAGES = 4  # of a rank for a group, at most: x and y of its part and of the tails that it has read for others
+MESSAGES = 6  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
 
@@ -59,7 +58,7 @@ class FoldPlacement:
     """Which rank has the newest state of each fold, and the steps that this rank trains."""
 
     def __init__(self, stream: TrainStream | FusedStream, process: Process, config: TrainConfig) -> None:
-        self.stream, self.process, self.lanes = stream, process, config.lanes
+        self.stream, self.process = stream, process
         self.shares = config.shares if process.world_size == 1 else process.world_size
         self.homes: dict[int, int] = {}
         """The rank that has a fold's newest state, for each fold whose state is not the same on all ranks."""
@@ -83,9 +82,9 @@ class FoldPlacement:
             fold.begin_pass([self.process.rank], self.shares, together=True)
         models, begun = _begun(folds)
         read = read_steps(self.stream, folds[0].state.epoch, begun)
-        groups = ((group, [(batch.x, batch.y)]) for group, batch, _ in read)
-        for group, parts in on_device(groups, self.process.device):
-            yield from split_steps(models[group.model], group, parts)
+        groups = ((group, rows_of(batch)) for group, batch, _ in read)
+        for group, part in on_device(groups, self.process.device):
+            yield from split_steps(models[group.model], group, {self.process.rank: part}, self.shares)
 
     def _own_steps(self, folds: Sequence[FoldModel]) -> Iterator[FoldStep]:
         """The steps of the folds that this rank trains, with the rows of all shares."""
@@ -97,14 +96,15 @@ class FoldPlacement:
             self._bring_home(fold, owners.home(fold.number))
             fold.begin_pass(range(self.shares), self.shares, together=False)
         read = read_steps(self.stream, folds[0].state.epoch, begun, for_others=True)
-        groups = exchange_rows(read, shape, owners, process)
+        groups = exchange_rows(read, owners, process)
         for group, parts in on_device(groups, process.device):
             fold = models[group.model]
             before, after = (owners.owner(group.model, group.steps.start + n * owners.group_steps) for n in (-1, 1))
             if group.number and before != process.rank:
                 fold.learner.set_state_within(process.receive_state(before))
-            of_shares = parts if len(parts) > 1 else split_rows(parts[0], self.lanes, self.shares, len(group.steps))
-            yield from split_steps(fold, group, of_shares)
+            first = group.batches.rows_before(group.steps.start)
+            of_shares = parts if len(parts) > 1 else split_rows(parts[0], first, self.shares)
+            yield from split_steps(fold, group, dict(enumerate(of_shares)), self.shares)
             target = owners.home(group.model) if group.last else after
             if target != process.rank:
                 sent += process.start_send_state(fold.learner.state_within(), target)
@@ -156,17 +156,19 @@ def read_steps(
         yield from stream.read(epoch, begun, for_others)
         return
     ((fold, first),) = begun.items()
-    stream.load_state_dict({"epoch": epoch, "step": first})
-    steps = first + len(stream)
+    stream.move(epoch, first)
+    batches = stream.order.batches
     for step, batch in enumerate(stream, first):
-        group = ModelSteps(fold, step - first, step + 1 == steps, range(step, step + 1), (), step / steps)
-        yield group, batch, Batch(*(tensor[:0] for tensor in batch))
+        group = ModelSteps(fold, step - first, batches, range(step, step + 1), ())
+        yield group, batch, type(batch)(*(tensor[:0] for tensor in batch))
 
 
-def split_steps(fold: FoldModel, group: ModelSteps, shares: Sequence[Rows]) -> Iterator[FoldStep]:
-    """The steps of a group, each with the rows of its shares."""
-    count = len(group.steps)
-    by_share = [zip(*(torch.split(tensor, len(x) // count) for tensor in (x, y)), strict=True) for x, y in shares]
+def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], count: int) -> Iterator[FoldStep]:
+    """The steps of a group, each with the rows of its shares, which are some of `count`."""
+    by_share = [
+        zip(*(torch.split(tensor, group.sizes(share, count)) for tensor in rows), strict=True)
+        for share, rows in shares.items()
+    ]
     for step, *rows in zip(group.steps, *by_share, strict=True):
         yield fold, step, rows
 
@@ -183,7 +185,7 @@ class _Posted:
 
 
 def exchange_rows(
-    groups: Iterable[tuple[ModelSteps, Batch, Batch]], shape: GroupShape, owners: Owners, process: Process
+    groups: Iterable[tuple[ModelSteps, Batch, Batch]], owners: Owners, process: Process
 ) -> Iterator[tuple[ModelSteps, list[Rows]]]:
     """Send this rank's parts of the groups, and the tails that it has read for others, to the ranks that train on them.
 
@@ -192,11 +194,11 @@ def exchange_rows(
     """
     posted: deque[_Posted] = deque()
     for number, (group, batch, tails) in enumerate(groups):
-        posted.append(_post(number, group, (batch.x, batch.y), (tails.x, tails.y), owners, process))
+        posted.append(_post(number, group, rows_of(batch), rows_of(tails), owners, process))
         if len(posted) > len(owners.folds):
-            yield from _finish(posted.popleft(), shape)
+            yield from _finish(posted.popleft())
     for one in posted:
-        yield from _finish(one, shape)
+        yield from _finish(one)
 
 
 def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owners, process: Process) -> _Posted:
@@ -208,7 +210,7 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
     posted = _Posted(group, [], [], [])
     for rank in range(process.world_size):
         own = rank == process.rank
-        posted.parts.append(part if own else _room(part, len(part[0])))
+        posted.parts.append(part if own else _room(part, sum(group.sizes(rank, process.world_size))))
         posted.tails.append(tails if own else _room(tails, sum(load.part.rows for _, load in group.tails_of(rank))))
         if not own:
             awaited = [tensor for tensor in (*posted.parts[-1], *posted.tails[-1]) if len(tensor)]
@@ -218,24 +220,23 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
 
 def _room(like: Rows, rows: int) -> Rows:
     """Tensors for so many rows."""
-    x, y = (tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
-    return x, y
+    return tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
 
 
-def _finish(posted: _Posted, shape: GroupShape) -> Iterator[tuple[ModelSteps, list[Rows]]]:
+def _finish(posted: _Posted) -> Iterator[tuple[ModelSteps, list[Rows]]]:
     for job in posted.jobs:
         job.wait()
     if posted.parts:
-        fill_up(posted.parts, posted.tails, posted.group, shape)
+        fill_up(posted.parts, posted.tails, posted.group)
         yield posted.group, posted.parts
 
 
-def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps, shape: GroupShape) -> None:
+def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps) -> None:
     """Put the tails that each rank has read for others into the parts that lack them."""
     for reader, rows in enumerate(tails):
         first = 0
         for rank, load in group.tails_of(reader):
-            places = torch.from_numpy(shape.places(load, [0]))
+            places = torch.from_numpy(group.places(load, len(parts)))
             for part, tail in zip(parts[rank], rows, strict=True):
                 part[places] = tail[first : first + load.part.rows]
             first += load.part.rows

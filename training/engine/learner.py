@@ -20,6 +20,7 @@ from ..model.objective import Normalizer, Objective, autocast
 from ..model.optimizer import make_scheduler, step_schedule
 from ..run import RunFold
 from ..seeding import seed_of
+from ..stream.order import Batches
 from .process import Process
 from .shares import EpochPass, Rows, Shares
 
@@ -156,10 +157,10 @@ class RateSchedule:
 
 @dataclass(eq=False)
 class Learner:
-    """Trains a fold's network: epochs of `steps` steps, and an update after every few of them."""
+    """Trains a fold's network on the batches of each epoch, with an update after every few of them."""
 
     run_fold: RunFold
-    steps: int
+    batches: Batches
     network: Network
     prepare: Normalizer
     objective: Objective
@@ -186,34 +187,37 @@ class Learner:
         """Whether a step's gradients are the first of an update."""
         return step % self.network.recipe.accumulate == 0
 
-    def batches(self, step: int) -> int:
+    def in_update(self, step: int) -> int:
         """The batches whose gradients make up the update to which a step belongs; fewer at the end of an epoch."""
         accumulate = self.network.recipe.accumulate
-        return min(accumulate, self.steps - (step - step % accumulate))
+        return min(accumulate, self.batches.steps - (step - step % accumulate))
 
     def ends_update(self, step: int) -> bool:
         """Whether a step is the last one of an update."""
-        return self.begins_update(step + 1) or step + 1 == self.steps
+        return self.begins_update(step + 1) or step + 1 == self.batches.steps
 
     def add_gradients(self, parts: Sequence[Rows], epoch: int, step: int) -> None:
         """Forward and backward with the rows of each share."""
         network, current = self.network, self.current
-        process, batches = network.process, self.batches(step)
+        process, (size,) = network.process, self.batches.sizes(range(step, step + 1))
         for position, (number, rows) in enumerate(zip(current.shares.numbers, parts, strict=True)):
-            x, y = self.seeded(rows, epoch, step, number)
+            x, y, *weight = self.seeded(rows, epoch, step, number)
+            # The shares' means are averaged, so those of unequal shares count by their rows.
+            divisor = self.in_update(step) * size / (len(y) * current.shares.count)
             with current.shares.share(position), network.averaging(self.ends_update(step)):
                 with autocast(process.device, network.recipe.precision):
-                    loss = self.objective(network.forward(self.prepare(x)), y)
+                    loss = self.objective(network.forward(self.prepare(x)), y, *weight)
                 if self.begins_update(step):  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
-                self.scaler.scale(loss / batches if batches > 1 else loss).backward()
-            current.losses[position] += loss.detach()
+                self.scaler.scale(loss / divisor if divisor != 1 else loss).backward()
+            current.losses[position] += loss.detach() * len(y)
 
     def seeded(self, rows: Rows, epoch: int, step: int, share: int) -> Rows:
         """Seed torch's generators for a share of a batch, and augment its rows."""
-        keys = self.run_fold.job.config.seed, self.run_fold.fold, epoch * self.steps + step, share
+        keys = self.run_fold.job.config.seed, self.run_fold.fold, epoch * self.batches.steps + step, share
         self.network.process.seed(seed_of(*keys))
-        return self.augmentation(*rows, seed_of(AUGMENTATION, *keys))
+        x, y, *weight = rows
+        return (*self.augmentation(x, y, seed_of(AUGMENTATION, *keys)), *weight)
 
     def update(self) -> None:
         """An optimizer step with the gradients of all shares."""
@@ -226,9 +230,8 @@ class Learner:
         self.schedule.step()
 
     def end_pass(self) -> float:
-        """Average the buffers over all shares. Returns the mean loss of the epoch's steps over them."""
-        shares = self.current.shares
-        return self.network.end_pass(shares, self.current.losses.sum()).item() / (self.steps * shares.count)
+        """Average the buffers over all shares. Returns the mean loss of the epoch's rows."""
+        return self.network.end_pass(self.current.shares, self.current.losses.sum()).item() / self.batches.rows
 
     def state(self) -> dict[str, Any]:
         """What the next steps depend on, between two epochs."""

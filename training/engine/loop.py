@@ -16,12 +16,13 @@ from ...storage.errors import RunError
 from ...storage.fold_plan import open_plan
 from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
-from ..run import RunFold
+from ..run import RunFold, mixing_of
+from ..settings import plan_sampling
 from ..stream.batch import Rank
 from ..stream.filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from ..stream.fused import FusedStream
-from ..stream.order import Mixing
 from ..stream.rows import chosen_rows
+from ..stream.sampling import draw
 from ..stream.single import TrainStream
 from .fold_model import FoldModel, make_fold_model
 from .fold_parallel import FoldPlacement
@@ -57,10 +58,14 @@ class FoldTrainer:
         self.dataset, checkpoints = first.job.open_data(), request.checkpoints
         self.rank = Rank(process.rank, process.world_size, request.memory_bytes, cache=request.cache_bytes)
         plan = open_plan(first.run.folds)  # the same for all folds
-        rows = {number: training_rows(plan, one.fold) for number, one in enumerate(folds)}
+        config, training = first.job.config, {n: training_rows(plan, one.fold) for n, one in enumerate(folds)}
+        rows = draw(self.dataset, training, plan_sampling(self.dataset.schema, config.samples), config.seed)
         self.held_out: dict[int, RowFilter] = {n: held_out_rows(plan, one.fold) for n, one in enumerate(folds)}
         self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
-        self.placement = FoldPlacement(_open_stream(self.dataset, folds, rows, self.rank), process, first.job.config)
+        # Rows that are drawn by their weights have them in how often they come, not in their loss.
+        weighted = self.dataset.schema.weights is not None and config.samples != ("weight",)
+        stream = _open_stream(self.dataset, folds, rows, self.rank, weighted)
+        self.placement = FoldPlacement(stream, process, config)
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
         evaluated = [bool(held_out.kept().any()) for held_out in self.held_out.values()]
         self.folds = [
@@ -155,7 +160,8 @@ class FoldTrainer:
         for evaluator in evaluators.values():
             evaluator.begin()
         held_out = {number: self.held_out[number] for number in evaluators}
-        for number, shard, _, batch in chosen_rows(self.dataset, held_out, self.rank):
+        weighted = self.dataset.schema.weights is not None
+        for number, shard, _, batch in chosen_rows(self.dataset, held_out, self.rank, weighted=weighted):
             evaluators[number].update(batch, shard)
             self.heartbeat(True)
         return [evaluator.scores() for evaluator in evaluators.values()]
@@ -183,14 +189,15 @@ class FoldTrainer:
 
 
 def _open_stream(
-    dataset: Dataset, folds: Sequence[RunFold], rows: dict[int, CodeFilter], rank: Rank
+    dataset: Dataset, folds: Sequence[RunFold], rows: dict[int, RowFilter], rank: Rank, weighted: bool
 ) -> TrainStream | FusedStream:
     """The training rows of the folds, mixed: from one pass if there are several."""
     config = folds[0].job.config
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
+    mixing = mixing_of(config)
     if len(folds) == 1:
-        return TrainStream(dataset, rows[0], mixing, rank)
-    return FusedStream(dataset, rows, mixing, rank, lcm(*(one.job.config.recipe.accumulate for one in folds)))
+        return TrainStream(dataset, rows[0], mixing, rank, weighted=weighted)
+    multiple = lcm(*(one.job.config.recipe.accumulate for one in folds))
+    return FusedStream(dataset, rows, mixing, rank, multiple, weighted)
 
 
 def _stacks(folds: Sequence[FoldModel], stream: TrainStream | FusedStream, count: int) -> list[Stack]:

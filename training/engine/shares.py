@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..stream.batch import Batch
 from .process import is_statistic
 
-Rows = tuple[Tensor, Tensor]
-"""x and y."""
+Rows = tuple[Tensor, ...]
+"""x, y and, if there are any, the weights of the rows."""
 
 
 class Shares:
@@ -123,12 +124,17 @@ def join_states(of_ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**of_ranks[0], "buffers": buffers, "losses": torch.cat([state["losses"] for state in of_ranks])}
 
 
-def split_rows(rows: Rows, lanes: int, count: int, steps: int = 1) -> list[Rows]:
-    """The shares of `steps` batches, each of which has its rows lane by lane: share s has the lanes s, s + count, …"""
+def rows_of(batch: Batch) -> Rows:
+    """What a model is trained on."""
+    weight: list[Tensor]
+    x, y, _, *weight = batch
+    return (x, y, *weight)
+
+
+def split_rows(rows: Rows, first: int, count: int) -> list[Rows]:
+    """The shares of some batches, whose rows are the `first` one of an epoch and those after it: share s of `count` has
+    every count-th row of the epoch, from the s-th on."""
     if count == 1:
         return [rows]
-    parts = [tensor.reshape(steps, lanes, -1, *tensor.shape[1:]) for tensor in rows]
-    return [
-        tuple(part[:, share::count].reshape(-1, *part.shape[3:]) for part in parts)  # type: ignore[misc]
-        for share in range(count)
-    ]
+    begins = [(share - first) % count for share in range(count)]
+    return [tuple(tensor[begin::count].contiguous() for tensor in rows) for begin in begins]

@@ -79,8 +79,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.prepare, self.model, self.objective = learner.prepare, learner.network.model, learner.objective
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        loss: Tensor = self.objective(self.model(self.prepare(x)), y)
+    def forward(self, x: Tensor, y: Tensor, *weight: Tensor) -> Tensor:
+        loss: Tensor = self.objective(self.model(self.prepare(x)), y, *weight)
         return loss
 
 
@@ -124,31 +124,29 @@ class _StackedWeights:
 
     def add_gradients(self, rows: Mapping[int, Rows], step: int) -> None:
         """Forward and backward for the models that have rows. The others compute on zeros, which nobody reads."""
-        some_x, some_y = next(iter(rows.values()))
-        nothing = torch.zeros_like(some_x), torch.zeros_like(some_y)
+        nothing = tuple(map(torch.zeros_like, next(iter(rows.values()))))
         filled = [rows.get(place, nothing) for place in range(self.count)]
-        x, y = (torch.stack(of_places) for of_places in zip(*filled, strict=True))
-        losses = self._losses(x, y)
+        losses = self._losses([torch.stack(of_places) for of_places in zip(*filled, strict=True)])
         present = {place: self.learners[place] for place in rows}
         if any(learner.begins_update(step) for learner in present.values()):
             for parameter in self.parameters.values():
                 parameter.grad = None
-        scaled = [learner.scaler.scale(losses[p] / learner.batches(step)) for p, learner in present.items()]
+        scaled = [learner.scaler.scale(losses[p] / learner.in_update(step)) for p, learner in present.items()]
         torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
         for place, learner in present.items():
             for parameter, stacked in self.slices[place]:
                 parameter.grad = None if stacked.grad is None else stacked.grad[place]
-            learner.current.losses[0] += losses[place].detach()
+            learner.current.losses[0] += losses[place].detach() * len(rows[place][1])
 
-    def _losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of every model, (count,)."""
+    def _losses(self, rows: Sequence[Tensor]) -> Tensor:
+        """The loss of every model, (count,), whose rows are at its place in each tensor."""
 
-        def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return functional_call(self.template, (parameters, buffers), (x, y))  # type: ignore[no-any-return]
+        def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *rows: Tensor) -> Tensor:
+            return functional_call(self.template, (parameters, buffers), rows)  # type: ignore[no-any-return]
 
         with autocast(self.network.process.device, self.network.recipe.precision):
             try:
-                losses: Tensor = vmap(loss, randomness="different")(self.parameters, self.buffers, x, y)
+                losses: Tensor = vmap(loss, randomness="different")(self.parameters, self.buffers, *rows)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, TypeError, ValueError) as error:

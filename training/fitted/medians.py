@@ -42,7 +42,7 @@ def count_shard(task: DigitTask) -> np.ndarray:
     names = tuple(dict.fromkeys(model.array for model in task.models))
     trained = [np.isin(np.arange(plan.codes(model.array)), model.train) for model in task.models]
     counts = np.zeros((*task.found.shape, 1 << task.bits), np.int64)
-    for channels, _, codes in read_coded(dataset, plan, task.shard, names):
+    for channels, *_, codes in read_coded(dataset, plan, task.shard, names):
         keys, there = as_keys(channels), np.isfinite(channels)
         for number, model in enumerate(task.models):
             rows = trained[number][codes[model.array]]

@@ -11,20 +11,23 @@ from ...storage.reader import BlockReader, block_runs
 
 
 class CodedRows(NamedTuple):
-    """Some rows: their features, (rows, channels, values of a channel); the labels, if they were asked for; and their
-    fold codes in each array of the plan."""
+    """Some rows: their features, (rows, channels, values of a channel); the labels and the weights, (rows,), if there
+    are any and they were asked for; and the fold codes in each array of the plan."""
 
     channels: np.ndarray
     y: np.ndarray | None
+    weights: np.ndarray | None
     codes: dict[str, np.ndarray]
 
 
 def read_coded(
-    dataset: Dataset, plan: FoldPlan, shard: int, arrays: Sequence[str], labels: bool = False
+    dataset: Dataset, plan: FoldPlan, shard: int, arrays: Sequence[str], labels: bool = False, weights: bool = False
 ) -> Iterator[CodedRows]:
     """The rows of a shard in their order, with their codes in some arrays of the plan."""
-    values, folds = BlockReader(dataset, ("x", "y") if labels else ("x",)), BlockReader(plan, arrays)
+    of_weights = dataset.schema.weights if weights else None
+    names = ("x", *["y"] * labels, *[of_weights] * bool(of_weights))
+    values, folds = BlockReader(dataset, [name for name in names if name]), BlockReader(plan, arrays)
     for blocks in block_runs(dataset, dataset.layout.blocks_of(shard)):
         rows = values.read(blocks)
         channels = rows["x"].reshape(len(rows["x"]), dataset.schema.sample_shape[0], -1)
-        yield CodedRows(channels, rows.get("y"), folds.read(blocks))
+        yield CodedRows(channels, rows.get("y"), rows.get(of_weights or ""), folds.read(blocks))

@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 
 from ...storage.dataset import Dataset, open_dataset
+from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
-from ...storage.format import Statistics
+from ...storage.format import Schema, Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, ordered_results
@@ -24,7 +25,9 @@ MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 CodeSums = dict[str, Moments | np.ndarray]
 """For each array of codes the moments of the features of the rows of each code, (codes, channels), as `fold` or
 `fold_1`; for a regression also of the targets, (codes, labels), as `fold/y`; for a classification the rows of each
-class, (codes, classes) int64, as `fold/classes`."""
+class, (codes, classes) int64, as `fold/classes`; and with weights their sum and the rows, (codes, 2), as
+`fold/weights`."""
+TABLES = "classes", "weights"  # what is not moments
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,37 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
     measure = Moments.of_numbers if len(dataset.schema.sample_shape) == 1 else Moments.of_parts
     total: CodeSums = {}
-    for channels, y, codes in read_coded(dataset, plan, task.shard, arrays, labels=bool(dataset.schema.labels)):
+    labels = bool(dataset.schema.labels)
+    for channels, y, weights, codes in read_coded(dataset, plan, task.shard, arrays, labels, weights=True):
+        if weights is not None:
+            check_weights(dataset.schema, weights)
         for name in arrays:
-            parts = plan.codes(name)
-            found: CodeSums = {name: measure(channels, codes[name], parts)}
+            own, parts = codes[name], plan.codes(name)
+            moments = {name: (channels, measure(channels, own, parts))}
+            found: CodeSums = {}
             if y is not None and classes:
-                pairs = codes[name].astype(np.int64) * classes + y
+                pairs = own.astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
             elif y is not None:
-                found[f"{name}/y"] = Moments.of_parts(y.reshape(len(y), -1, 1), codes[name], parts)
+                targets = y.reshape(len(y), -1, 1)
+                moments[f"{name}/y"] = targets, Moments.of_parts(targets, own, parts)
+            for key, (values, plain) in moments.items():
+                found[key] = plain if weights is None else plain.weighted(values, own, weights)
+            if weights is not None:
+                sums = (np.bincount(own, weights, parts), np.bincount(own, minlength=parts))
+                found[f"{name}/weights"] = np.stack(sums, axis=1)
             total = merge_each(total, found)
     return total
+
+
+def check_weights(schema: Schema, weights: np.ndarray) -> None:
+    """Raise UsageError for a weight that is missing, negative or infinite."""
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        raise UsageError(
+            f"column '{schema.role('weight')}' has the weight {weights[wrong][0]:g}; weights must be 0 or more, so "
+            "change it, or convert with another --weight"
+        )
 
 
 def merge_each(total: CodeSums, found: CodeSums) -> CodeSums:
@@ -120,7 +143,10 @@ def _load(place: Place, identity: str) -> dict[str, np.ndarray]:
 def load_sums(plan: FoldPlan) -> CodeSums:
     """The sums by code of a plan. `fit_plan` must have measured them."""
     stored = _load(plan.place / MOMENTS, plan.identity)
-    return {name: table if name.endswith("/classes") else Moments.from_table(table) for name, table in stored.items()}
+    return {
+        name: table if name.rpartition("/")[2] in TABLES else Moments.from_table(table)
+        for name, table in stored.items()
+    }
 
 
 def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
@@ -133,11 +159,13 @@ def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
     """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
     rows, sums = plan.model(model), load_sums(plan)
-    targets, classes = sums.get(f"{rows.array}/y"), sums.get(f"{rows.array}/classes")
+    targets, classes, weights = (sums.get(f"{rows.array}/{name}") for name in ("y", *TABLES))
+    weight, count = weights[list(rows.train)].sum(axis=0) if isinstance(weights, np.ndarray) else (1.0, 1.0)
     medians = (plan.place / MEDIANS).exists()
     return Statistics.of(
         _features(plan, rows),
         parts_merged(targets, rows.train) if isinstance(targets, Moments) else None,
         median=_load(plan.place / MEDIANS, plan.identity)["median"][model].tolist() if medians else (),
         class_rows=classes[list(rows.train)].sum(axis=0).tolist() if isinstance(classes, np.ndarray) else (),
+        weight=float(weight / count),
     )

@@ -74,11 +74,22 @@ def parse_class_weight(text: str) -> tuple[str | None, float]:
     """`balanced` as None and 1, or `NAME=2.5` as the class and its weight. Raises ValueError."""
     if text == "balanced":
         return None, 1.0
+    return _parse_factor(text, "balanced, or a class and its weight such as yes=2.5")
+
+
+def parse_sample(text: str) -> tuple[str, float]:
+    """`balanced` or `weight` with 1, or `NAME=3` as the class and its factor. Raises ValueError."""
+    if text in ("balanced", "weight"):
+        return text, 1.0
+    return _parse_factor(text, "balanced, weight, or a class and how many times as often it is drawn, such as yes=3")
+
+
+def _parse_factor(text: str, allowed: str) -> tuple[str, float]:
     name, equals, number = text.rpartition("=")
     try:
-        weight = float(number)
+        factor = float(number)
     except ValueError:
-        weight = math.nan
-    if not equals or not weight >= 0 or math.isinf(weight):
-        raise ValueError("must be balanced, or a class and its weight such as yes=2.5")
-    return name, weight
+        factor = math.nan
+    if not equals or not factor >= 0 or math.isinf(factor):
+        raise ValueError(f"must be {allowed}")
+    return name, factor

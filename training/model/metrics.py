@@ -8,18 +8,18 @@ from ...storage.format import Schema
 TOP = 3
 
 
-def sum_scores(schema: Schema, predicted: Tensor, y: Tensor) -> Tensor:
+def sum_scores(schema: Schema, predicted: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """What a batch adds to the sums, (sums,) float64: for a classification the rows whose class is the most probable
     one, and those where it is among the three most probable; for a regression the squared and then the absolute errors
     of each label.
 
-    `predicted` are probabilities, (rows, classes), or values, (rows, labels).
+    `predicted` are probabilities, (rows, classes), or values, (rows, labels). Rows count by their weights, (rows,).
     """
     if schema.classes:
         chosen = predicted.topk(min(TOP, schema.outputs), dim=1).indices == y.long()[:, None]
-        return torch.stack([chosen[:, 0].sum(), chosen.sum()]).double()
+        return torch.stack([weight @ chosen[:, 0].double(), weight @ chosen.sum(1).double()])
     errors = (predicted - y.reshape(predicted.shape)).double()
-    return torch.cat([errors.square().sum(0), errors.abs().sum(0)])
+    return torch.cat([weight @ errors.square(), weight @ errors.abs()])
 
 
 def name_scores(schema: Schema, means: list[float]) -> dict[str, float]:

@@ -77,35 +77,44 @@ class Objective(nn.Module):
         self, schema: Schema, statistics: Statistics, recipe: Recipe, class_weight: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        self.schema, self.recipe = schema, recipe
+        self.schema, self.statistics, self.recipe = schema, statistics, recipe
         weights = class_weights(schema, statistics, class_weight)
         self.register_buffer("weights", None if weights is None else torch.tensor(weights, dtype=torch.float32))
         mean, std = np.array(statistics.y_mean, np.float64), np.array(statistics.y_std, np.float64)
         self.register_buffer("center", torch.from_numpy(mean))
         self.register_buffer("spread", torch.from_numpy(np.where(varies(std, np.abs(mean)), std, 1.0)))
 
-    def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on.
 
-        Labels may be probabilities of classes, (rows, classes) in floating point. With weights of classes, it is the
-        mean of each row's weighted loss, so that a batch counts by its weights. Regression targets are standardized
-        first.
+        Labels may be probabilities of classes, (rows, classes) in floating point. With weights of classes, or of rows,
+        (rows,), it is the mean of each row's weighted loss, so that a batch counts by its weights; the mean weight of
+        all training rows counts as 1. Regression targets are standardized first.
         """
-        if self.schema.task == "classification":
-            labels, smoothing = y if y.ndim == 2 else y.long(), self.recipe.label_smoothing
-            if self.weights is None:
-                return functional.cross_entropy(outputs, labels, label_smoothing=smoothing)
-            each = functional.cross_entropy(outputs, labels, self.weights, reduction="none", label_smoothing=smoothing)
-            return each.mean()
-        return self.evaluate(outputs, y)
+        if weight is not None:
+            shares = (weight / self.statistics.weight).float()
+            return (self._losses(outputs, y, self.recipe.label_smoothing, self.weights) * shares).mean()
+        if self.schema.task != "classification":
+            return self._regression(outputs, y, "mean")
+        if self.weights is None:
+            return functional.cross_entropy(outputs, labels_of(y), label_smoothing=self.recipe.label_smoothing)
+        return self._losses(outputs, y, self.recipe.label_smoothing, self.weights).mean()
 
     def evaluate(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of `outputs` against the labels, to score by: for a classification without smoothing or weights."""
+        """The loss of each row, (rows,), to score by: for a classification without smoothing or weights."""
+        return self._losses(outputs, y, 0.0, None)
+
+    def _losses(self, outputs: Tensor, y: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+        """The loss of each row, (rows,)."""
         if self.schema.task == "classification":
-            return functional.cross_entropy(outputs, y.long())
+            labels = labels_of(y)
+            return functional.cross_entropy(outputs, labels, weights, reduction="none", label_smoothing=smoothing)
+        return self._regression(outputs, y, "none").mean(dim=1)
+
+    def _regression(self, outputs: Tensor, y: Tensor, reduction: str) -> Tensor:
         name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
         targets = ((y.reshape(outputs.shape) - self.center) / self.spread).float()
-        loss: Tensor = getattr(functional, name)(outputs, targets)
+        loss: Tensor = getattr(functional, name)(outputs, targets, reduction=reduction)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -114,6 +123,11 @@ class Objective(nn.Module):
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
         return outputs.double() * self.spread + self.center
+
+
+def labels_of(y: Tensor) -> Tensor:
+    """Codes of classes as `cross_entropy` takes them, or probabilities of classes as they are."""
+    return y if y.ndim == 2 else y.long()
 
 
 def make_objective(job: RunJob, statistics: Statistics) -> Objective:

@@ -6,10 +6,9 @@ from time import perf_counter
 
 import torch
 
-from ..run import RunJob
+from ..run import RunJob, mixing_of
 from ..stream.batch import ALONE, Batch, Rank
 from ..stream.filters import EveryRow
-from ..stream.order import Mixing
 from ..stream.single import TrainStream
 from ..zoo.user_code import add_error_notes
 from .objective import Normalizer, autocast, make_inputs, make_model, make_objective
@@ -33,8 +32,8 @@ def measure_row_costs(job: RunJob, rank: Rank = ALONE) -> RowCosts:
     Nothing is written.
     """
     config, dataset = job.config, job.open_data()
-    mixing = Mixing(config.batch_size, config.lanes, config.window, config.seed)
-    reading, batch = _time_reading(TrainStream(dataset, EveryRow(dataset.layout), mixing, rank))
+    stream = TrainStream(dataset, EveryRow(dataset.layout), mixing_of(config), rank)
+    reading, batch = _time_reading(stream)
     with add_error_notes():
         return RowCosts(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
 

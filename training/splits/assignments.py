@@ -78,8 +78,8 @@ class ByPosition(Folds):
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         start, stop = dataset.layout.shard_range(shard)
         if self.split.kind == "contiguous":
-            return [contiguous(start, stop, dataset.rows, self.split)]
-        return [kfold(start, stop, dataset.rows, self.split, repeat) for repeat in range(self.split.repeats)]
+            return [contiguous(start, stop, len(dataset), self.split)]
+        return [kfold(start, stop, len(dataset), self.split, repeat) for repeat in range(self.split.repeats)]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ UNEVEN = 2  # times as many rows in the largest fold of a group split as in the 
 NAMED = 5  # classes that get a warning of their own
 
 
-def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_size: int, split: Split) -> None:
-    """Raise UsageError unless every model has held-out rows, and at least one batch to train on, and the holdout is not
+def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], least: int, split: Split) -> None:
+    """Raise UsageError unless every model has held-out rows, and at least so many to train on, and the holdout is not
     empty if the split has one.
 
     `totals` are the rows of each code, (codes,), in each array.
@@ -26,12 +26,12 @@ def check_counts(assignment: Assignment, totals: dict[str, np.ndarray], batch_si
             raise UsageError(
                 f"fold {number} has no rows: there are too few groups or rows for so many folds; use fewer folds"
             )
-        if trained < batch_size:
+        if trained < least:
             remedies = ["a smaller --batch-size"]
             remedies += ["fewer --folds", "a smaller --gap"] if split.kind == "time" else []
             remedies += ["no --group-column, whose groups it leaves out"] if split.group_column else []
             raise UsageError(
-                f"fold {number} trains on {trained:,} rows, fewer than a batch of {batch_size}; use {either(remedies)}"
+                f"fold {number} trains on {trained:,} rows, and a batch needs at least {least}; use {either(remedies)}"
             )
     if assignment.holdout and not totals[code_array(0)][list(assignment.holdout)].any():
         raise UsageError(

@@ -48,7 +48,7 @@ def make_plan(
     dataset: Dataset,
     split: Split,
     root: Location,
-    batch_size: int = 1,
+    least: int = 1,
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> FoldPlan:
@@ -56,7 +56,7 @@ def make_plan(
 
     A plan of the same split and dataset that already exists there is opened; any other plan is replaced.
 
-    Raises UsageError if the data cannot be split this way, or a model would train on less than one batch.
+    Raises UsageError if the data cannot be split this way, or a model would train on fewer than `least` rows.
     """
     root, expected = locate(root), {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():
@@ -73,7 +73,7 @@ def make_plan(
     tables = [np.concatenate([counts[number] for _, counts in written]) for number in range(len(specs))]
     try:
         totals = {spec.name: table.sum(axis=0) for spec, table in zip(specs, tables, strict=True)}
-        check_counts(assignment, totals, batch_size, split)
+        check_counts(assignment, totals, least, split)
     except UsageError:
         root.remove_tree()
         raise

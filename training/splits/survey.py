@@ -72,7 +72,7 @@ def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progres
         case "stratified", _:
             return ByClass(split) if dataset.schema.classes else survey_strata(surveyor)
         case "time", str(column):
-            cut = cut_time(list(surveyor.each(survey_order)), dataset.rows, split)
+            cut = cut_time(list(surveyor.each(survey_order)), len(dataset), split)
             return survey_periods(surveyor, cut) if split.group_column else ByTime(column, cut)
         case "column", str(column):
             return ByColumn(column, check_folds(set().union(*surveyor.each(survey_folds)), column))
@@ -80,7 +80,7 @@ def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progres
     for positions, counts in surveyor.each(survey_groups):
         table.reshape(-1)[positions] += counts
     tables = tuple(assign_buckets(table, split, repeat) for repeat in range(split.repeats))
-    return ByGroup(split, tables, float(table.sum(axis=1).max() / dataset.rows))
+    return ByGroup(split, tables, float(table.sum(axis=1).max() / len(dataset)))
 
 
 def survey_strata(surveyor: Surveyor) -> ByStratum:
@@ -93,7 +93,7 @@ def survey_strata(surveyor: Surveyor) -> ByStratum:
         totals = counts.sum(axis=0)
         rests = tuple(by_labels(totals, having, split, repeat) for repeat in range(split.repeats))
     else:
-        bins = quantile_bins(list(surveyor.each(survey_target)), dataset.rows, split.folds)
+        bins = quantile_bins(list(surveyor.each(survey_target)), len(dataset), split.folds)
         counts, _ = count_strata(surveyor, bins)
         strata = bins.joined(counts.sum(axis=0), split.folds)
         counts = np.add.reduceat(counts, [0, *(bins.edges.index(edge) + 1 for edge in strata.edges)], axis=1)

@@ -1,16 +1,17 @@
 """Batches, the rank that reads them, and its threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
@@ -36,7 +37,25 @@ class Batch(NamedTuple):
     id: Tensor
 
 
-Transform = Callable[[Batch, torch.Generator], Batch]
+class WeightedBatch(NamedTuple):
+    """The `Batch` of a stream that is `weighted`, with the weights of its rows, (rows,) float64 or int64."""
+
+    x: Tensor
+    y: Tensor
+    id: Tensor
+    weight: Tensor
+
+
+Transform = Callable[[Any, torch.Generator], Any]
+"""A function of a batch, which has weights if the stream has, and a generator."""
+
+
+def _refuse_to_collate(batches: Sequence[Batch], *, collate_fn_map: object = None) -> Batch:
+    """What a DataLoader calls to make a batch of batches."""
+    raise UsageError("a stream yields whole batches already: use DataLoader(stream, batch_size=None)")
+
+
+default_collate_fn_map.update({Batch: _refuse_to_collate, WeightedBatch: _refuse_to_collate})
 
 
 @dataclass(frozen=True)
@@ -80,15 +99,18 @@ def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
     return BlockCache(limit, dataset.identity, dataset.layout.blocks, (rank.rank % rank.neighbours, rank.neighbours))
 
 
-def column_specs(dataset: Dataset) -> tuple[ArraySpec, ...]:
-    """The arrays that make up a batch."""
-    return tuple(spec for spec in dataset.manifest.arrays if spec.name in COLUMNS)
+def column_specs(dataset: Dataset, weighted: bool) -> tuple[ArraySpec, ...]:
+    """The arrays that make up a batch, with the weights of the rows if that is asked for."""
+    names = (*COLUMNS, dataset.schema.weights) if weighted else COLUMNS
+    return tuple(spec for spec in dataset.manifest.arrays if spec.name in names)
 
 
 def make_batch(columns: Mapping[str, Tensor]) -> Batch:
     """A batch of these columns."""
     x = columns["x"]
-    return Batch(x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"])
+    own = x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"]
+    weights = [column for name, column in columns.items() if name not in COLUMNS]
+    return cast(Batch, WeightedBatch(*own, *weights)) if weights else Batch(*own)
 
 
 def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:

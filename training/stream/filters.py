@@ -13,14 +13,14 @@ from ...storage.reader import BlockReader
 
 
 class RowFilter(Protocol):
-    """A selection of rows, made block by block."""
+    """A selection of rows, made block by block. A row may be used several times, and each epoch may have others."""
 
-    def kept(self) -> np.ndarray:
-        """Number of selected rows of every block, (blocks,) int64."""
+    def kept(self, epoch: int = 0) -> np.ndarray:
+        """How many rows of every block are used, one that is used twice counts twice, (blocks,) int64."""
         ...
 
-    def mask(self, blocks: Sequence[int]) -> np.ndarray:
-        """Which rows of `blocks` are selected, one block after the other, (rows,) bool."""
+    def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
+        """Which rows of `blocks` are used, one block after the other, (rows,) bool; or how often, (rows,) int64."""
         ...
 
 
@@ -30,10 +30,10 @@ class EveryRow:
 
     layout: Layout
 
-    def kept(self) -> np.ndarray:
+    def kept(self, epoch: int = 0) -> np.ndarray:
         return self.layout.block_sizes()
 
-    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+    def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
         return np.ones(sum(stop - start for start, stop in map(self.layout.block_range, blocks)), bool)
 
 
@@ -44,10 +44,10 @@ class CodeFilter:
         self.plan, self.array, self.codes = plan, array, codes
         self._reader = BlockReader(plan, (array,))
 
-    def kept(self) -> np.ndarray:
+    def kept(self, epoch: int = 0) -> np.ndarray:
         return self.plan.counts(self.array, self.codes)
 
-    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+    def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
         return among(self._reader.read(blocks)[self.array], self.codes)
 
 
@@ -64,44 +64,45 @@ def held_out_rows(plan: FoldPlan, model: int) -> CodeFilter:
 
 
 class SubsetFilter:
-    """The rows given by a boolean array of all rows, or by an array of row indices. Held in memory, a byte a row."""
+    """The rows given by a boolean array of all rows, or by an array of row indices, which may repeat them. Held in
+    memory, a byte for each row of the dataset, or eight if some are repeated."""
 
     def __init__(self, layout: Layout, rows: np.ndarray) -> None:
         self.layout = layout
         given = np.asarray(rows)
         if given.dtype != bool:
-            self.chosen = np.zeros(layout.rows, bool)
             if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() < layout.rows):
                 raise UsageError(f"rows: give row indices from 0 to {layout.rows - 1:,}, or a boolean for every row")
-            self.chosen[given] = True
+            counts = np.bincount(given.astype(np.int64).reshape(-1), minlength=layout.rows)
+            self.chosen = counts if (counts > 1).any() else counts > 0
         elif given.shape == (layout.rows,):
             self.chosen = given
         else:
             raise UsageError(f"rows: booleans of shape {given.shape}, but the dataset has {layout.rows:,} rows")
 
-    def kept(self) -> np.ndarray:
+    def kept(self, epoch: int = 0) -> np.ndarray:
         starts = np.arange(0, self.layout.rows, self.layout.block_rows)
         return np.add.reduceat(self.chosen, starts, dtype=np.int64)
 
-    def mask(self, blocks: Sequence[int]) -> np.ndarray:
+    def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
         return np.concatenate([self.chosen[slice(*self.layout.block_range(block))] for block in blocks])
 
 
 @dataclass(frozen=True)
 class Both:
-    """The rows that both filters select. Counting them reads both once."""
+    """The rows that both filters select, as often as the product of both. Counting them reads both once."""
 
     layout: Layout
     one: RowFilter
     other: RowFilter
 
-    def kept(self) -> np.ndarray:
-        one, other = self.one.kept(), self.other.kept()
+    def kept(self, epoch: int = 0) -> np.ndarray:
+        one, other = self.one.kept(epoch), self.other.kept(epoch)
         undecided = np.flatnonzero((one > 0) & (other > 0))
         counts = np.zeros(self.layout.blocks, np.int64)
-        counts[undecided] = [self.mask([block]).sum() for block in undecided.tolist()]
+        counts[undecided] = [self.mask([block], epoch).sum() for block in undecided.tolist()]
         return counts
 
-    def mask(self, blocks: Sequence[int]) -> np.ndarray:
-        mask: np.ndarray = self.one.mask(blocks) & self.other.mask(blocks)
+    def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
+        mask: np.ndarray = self.one.mask(blocks, epoch) * self.other.mask(blocks, epoch)
         return mask

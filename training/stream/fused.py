@@ -18,9 +18,8 @@ from .batch import ALONE, Batch, Rank, as_batch, start_early, wait_for
 from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .group_memory import GroupMemory
-from .kernels import place_rows
 from .loads import GroupShape
-from .order import EpochOrder, Mixing, Slice, lanes_of
+from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 from .read_schedule import ModelSteps, schedule_reads
 
@@ -36,27 +35,30 @@ class FusedStream:
     """One rank's part of the global batches of several models.
 
     `rows` are the training rows of each model. The steps that are handed out at once are a multiple of `multiple`.
-    Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
+    `weighted`: batches have the weights of their rows.
+    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
+    suffices.
     """
 
     def __init__(
-        self, dataset: Dataset, rows: Mapping[int, RowFilter], mixing: Mixing, rank: Rank = ALONE, multiple: int = 1
+        self,
+        dataset: Dataset,
+        rows: Mapping[int, RowFilter],
+        mixing: Mixing,
+        rank: Rank = ALONE,
+        multiple: int = 1,
+        weighted: bool = False,
     ) -> None:
-        self.reader = RankReader(dataset, mixing, rank)
+        self.reader = RankReader(dataset, mixing, rank, weighted)
         self.rows, self.multiple = rows, multiple
         self.idle: list[dict[str, np.ndarray]] = []
         purpose = f"in each worker, one pass for {len(rows)} models needs"
         remedy = "give as much, a smaller --window, or --fold-mode runs"
         self.reader.reserve(self.memory_needed, purpose, remedy)
 
-    @cached_property
-    def kept(self) -> dict[int, np.ndarray]:
-        """For each model, the rows of every block that it trains on, (blocks,) int64."""
-        return {model: rows.kept() for model, rows in self.rows.items()}
-
     def order(self, model: int, epoch: int) -> EpochOrder:
         """The order of an epoch of a model."""
-        return self.reader.order(self.kept[model], epoch)
+        return self.reader.order(self.rows[model].kept(epoch), epoch)
 
     @cached_property
     def group_shape(self) -> GroupShape:
@@ -114,16 +116,16 @@ class _Window:
 
     memory: dict[str, np.ndarray]
     columns: dict[str, np.ndarray]
-    order: Future[np.ndarray]
     reads: list[Future[None]]
-    masks: dict[int, Future[np.ndarray]] = field(default_factory=dict)
+    rows: dict[int, Future[np.ndarray]] = field(default_factory=dict)
+    """For each model, the rows that it uses, in the order of their use."""
     uses: list[Future[None]] = field(default_factory=list)
 
 
 def _put_rows(window: _Window, model: int, start: int, places: np.ndarray, memory: GroupMemory) -> None:
-    """Put the rows of a window that the model keeps, from the `start`-th on, at the places."""
+    """Put the rows of a window that the model uses, from the `start`-th on, at the places."""
     wait_for(window.reads)
-    memory.put(window.columns, place_rows(window.order.result(), window.masks[model].result(), start, places))
+    memory.put(window.columns, window.rows[model].result()[start : start + len(places)], places)
 
 
 class _EpochReading:
@@ -145,10 +147,9 @@ class _EpochReading:
     def read(self, steps: Mapping[int, int], for_others: bool) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
         """Threads take tasks in the order of submission, and a task waits only for tasks that were submitted before
         it: so whatever is waited for has begun."""
-        rank, mixing = self.reader.rank, self.reader.mixing
-        ranks = [lanes_of(number, rank.world_size, mixing.lanes) for number in range(rank.world_size * for_others)]
+        rank = self.reader.rank
         try:
-            for group in schedule_reads(self.orders, self.reader.lanes, steps, self.shape, ranks):
+            for group in schedule_reads(self.orders, rank.rank, rank.world_size, steps, self.shape, for_others):
                 while not self.memory.free:
                     yield self._take()
                 self._start(group)
@@ -159,14 +160,18 @@ class _EpochReading:
 
     def _take(self) -> tuple[ModelSteps, Batch, Batch]:
         group, hand_over = self.ready.popleft()
-        rows = len(group.steps) * self.shape.batch_rows
         batch, tails = hand_over()
-        return group, Batch(*(column[:rows] for column in batch)), tails
+        rows = sum(group.sizes(self.reader.rank.rank, self.reader.rank.world_size))
+        return group, type(batch)(*(column[:rows] for column in batch)), tails
 
     def _start(self, group: ModelSteps) -> None:
         """Have the threads put a group's rows into memory."""
         slot = self.memory.free.popleft()
-        puts = [self._put(group.model, load.part, self.shape.places(load, [slot]), self.memory) for load in group.loads]
+        first, world_size = slot * self.shape.rows, self.reader.rank.world_size
+        puts = [
+            self._put(group.model, load.part, first + group.places(load, world_size), self.memory)
+            for load in group.loads
+        ]
         tails = [load.part for _, load in group.tails_of(self.reader.rank.rank)]
         apart, first = GroupMemory(self.reader.specs, 1, sum(part.rows for part in tails)), 0
         for part in tails:
@@ -182,11 +187,15 @@ class _EpochReading:
     def _put(self, model: int, part: Slice, places: np.ndarray, memory: GroupMemory) -> Future[None]:
         """Have the threads put the rows of a slice at their places."""
         window = self._window(part.lane, part.window)
-        if model not in window.masks:
-            mask = self.stream.rows[model].mask
-            window.masks[model] = self.threads.submit(mask, self._blocks(part.lane, part.window))
+        if model not in window.rows:
+            window.rows[model] = self.threads.submit(self._mixed_rows, model, part.lane, part.window)
         window.uses.append(self.threads.submit(_put_rows, window, model, part.start, places, memory))
         return window.uses[-1]
+
+    def _mixed_rows(self, model: int, lane: int, window: int) -> np.ndarray:
+        """The rows of a window that a model uses, in the order of their use, (uses,) int64."""
+        order = self.orders[model]
+        return order.mixed_rows(lane, window, self.stream.rows[model].mask(self._blocks(lane, window), order.epoch))
 
     def _blocks(self, lane: int, window: int) -> list[int]:
         blocks: list[int] = self.any_order.window_blocks(lane, window).tolist()
@@ -203,7 +212,7 @@ class _EpochReading:
         rows = max(part.stop for share in shares for _, part in share)
         columns = {name: column[:rows] for name, column in memory.items()}
         reads = [self.threads.submit(self._read, share, columns) for share in shares]
-        return _Window(memory, columns, self.threads.submit(self.any_order.window_rows, lane, number, rows), reads)
+        return _Window(memory, columns, reads)
 
     def _window_memory(self) -> dict[str, np.ndarray]:
         """Memory for a window: idle, or new, or that of the least recently used window."""

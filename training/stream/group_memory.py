@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
+from ...storage.compiled import compiled
 from ...storage.format import ArraySpec
-from .kernels import scatter
 
 
 class GroupMemory:
@@ -25,9 +25,10 @@ class GroupMemory:
         """Free the slots whose groups were abandoned before they were full."""
         self.free.extend(slot for slot in self._slots if slot not in self.lent and slot not in self.free)
 
-    def put(self, arrays: Mapping[str, np.ndarray], places: np.ndarray) -> None:
-        """Copy row i of every array, (rows, *row_shape), to row places[i] of the memory, unless that is negative."""
-        scatter(tuple(as_bytes(arrays[name]) for name in self._columns), places, self._bytes)
+    def put(self, arrays: Mapping[str, np.ndarray], rows: np.ndarray, places: np.ndarray, first: int = 0) -> None:
+        """Copy row rows[i] of every array, (rows, *row_shape), to row places[i] of the memory. The arrays' rows are
+        counted from `first` on."""
+        scatter(tuple(as_bytes(arrays[name]) for name in self._columns), rows, first, places, self._bytes)
 
     def lend(self, slot: int) -> dict[str, np.ndarray]:
         """The columns of a full slot. Columns other than `x` are small and often kept for long, so they are copied."""
@@ -45,3 +46,20 @@ class GroupMemory:
 def as_bytes(rows: np.ndarray) -> np.ndarray:
     """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
     return rows.reshape(len(rows), prod(rows.shape[1:])).view(np.uint8)
+
+
+@compiled
+def scatter(
+    columns: tuple[np.ndarray, ...], rows: np.ndarray, first: int, places: np.ndarray, out: tuple[np.ndarray, ...]
+) -> None:
+    """Copy row rows[i] - first of each column to row places[i] of the same column in `out`.
+
+    Rows are bytes: every column is (rows, bytes of a row) uint8.
+    """
+    for column in range(len(columns)):
+        source, target = columns[column], out[column]
+        width = source.shape[1]
+        for i in range(len(places)):
+            row, place = rows[i] - first, places[i]
+            for j in range(width):
+                target[place, j] = source[row, j]

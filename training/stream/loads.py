@@ -2,46 +2,55 @@
 
 A *group* is some consecutive batches that are handed out at once; memory holds a number of groups, each in a slot. A
 *load* reads one window of a lane and puts every row where its batch wants it: rows are written once after decoding.
-Positions count the rows that a lane gives, starting at the step where the reading begins.
+Positions are those of rows in the epoch: row p belongs to lane p mod L, and to rank p mod R.
 """
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
-from .order import EpochOrder, Slice
+from .order import Batches, EpochOrder, Slice
 
 
 @dataclass(frozen=True, eq=False)
 class Load:
-    """A slice of a window for the `lane`-th lane of the rank, whose rows have the positions `first` to `stop`."""
+    """A slice of a window for one of `lanes` lanes, whose rows have the positions `first`, `first` + `lanes`, …"""
 
     part: Slice
-    lane: int
     first: int
+    lanes: int
 
     @property
-    def stop(self) -> int:
-        return self.first + self.part.rows
+    def last(self) -> int:
+        """The position of the last row."""
+        return self.first + (self.part.rows - 1) * self.lanes
+
+    def rows_before(self, position: int) -> int:
+        """Rows of the load before a position."""
+        return min(self.part.rows, max(0, -((self.first - position) // self.lanes)))
 
     def cut(self, start: int, stop: int) -> "Load":
         """The part of the load with positions from `start` to `stop`."""
-        first, last = max(start, self.first), min(stop, self.stop)
-        skipped = self.part.start - self.first
-        return Load(replace(self.part, start=first + skipped, stop=last + skipped), self.lane, first)
+        skipped, taken = self.rows_before(start), self.rows_before(stop)
+        part = replace(self.part, start=self.part.start + skipped, stop=self.part.start + taken)
+        return Load(part, self.first + skipped * self.lanes, self.lanes)
+
+    def places(self, world_size: int, before: int) -> np.ndarray:
+        """Where the rows lie among those of their rank, without the `before` rows of earlier batches, (rows,) int64."""
+        return self.first // world_size - before + np.arange(self.part.rows) * (self.lanes // world_size)
 
 
 def schedule_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
     """All loads from the given step on, in the order in which their first rows are needed."""
-    return _as_needed(_lane_loads(order, number, lane, step) for number, lane in enumerate(lanes))
+    return _as_needed(_lane_loads(order, lane, step) for lane in lanes)
 
 
 def schedule_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
     """The loads among them that fill up the rank's lanes from the tails of other ranks' lanes."""
-    own = [order.segments[lane][0].stop for lane in lanes]
-    courses = [_lane_loads(order, number, lane, step, own[number]) for number, lane in enumerate(lanes)]
+    courses = [_lane_loads(order, lane, step, order.segments[lane][0].stop) for lane in lanes]
     return (load for load in _as_needed(courses) if load.part.lane not in lanes)
 
 
@@ -49,53 +58,67 @@ def _as_needed(courses: Iterable[Iterator[Load]]) -> Iterator[Load]:
     return heapq.merge(*courses, key=lambda load: load.first)
 
 
-def _lane_loads(order: EpochOrder, number: int, lane: int, step: int, skipped: int = 0) -> Iterator[Load]:
+def _lane_loads(order: EpochOrder, lane: int, step: int, skipped: int = 0) -> Iterator[Load]:
     """A lane's loads from the step on, without the first `skipped` rows of the epoch."""
-    first = max(0, skipped - step * order.per_lane)
-    for part in order.slices(lane, step * order.per_lane + first):
-        yield Load(part, number, first)
-        first += part.rows
+    start = max(skipped, order.batches.rows_before(step, lane, order.lanes))
+    for part in order.slices(lane, start):
+        yield Load(part, start * order.lanes + lane, order.lanes)
+        start += part.rows
 
 
 @dataclass(frozen=True)
 class GroupShape:
-    """A group of `steps` batches, to each of which `lanes` lanes give `per_lane` rows."""
+    """A group of `steps` batches. A rank has up to `rows` rows of them."""
 
     steps: int
-    lanes: int
-    per_lane: int
+    rows: int
 
-    @property
-    def batch_rows(self) -> int:
-        return self.lanes * self.per_lane
 
-    @property
-    def rows(self) -> int:
-        return self.steps * self.batch_rows
+def fit_group(
+    most_rows: int, lane_rows: int, batch_size: int, lanes: int, world_size: int, multiple: int = 1
+) -> GroupShape:
+    """The largest group of which a rank has up to `most_rows` rows, and up to `lane_rows` of each lane. Its steps are a
+    multiple of `multiple`, and at least that many."""
+    rows = min(most_rows * world_size, lane_rows * lanes)
+    steps = max(1, rows // batch_size // multiple) * multiple
+    return GroupShape(steps, -(-steps * batch_size // world_size))
 
-    @property
-    def lane_rows(self) -> int:
-        """Rows that each lane gives to a group."""
-        return self.steps * self.per_lane
+
+@dataclass(frozen=True)
+class RankGroups:
+    """The groups of the rest of an epoch, from `step` on, and where the rows of a rank lie in them."""
+
+    batches: Batches
+    shape: GroupShape
+    step: int
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        return -(-(self.batches.steps - self.step) // self.shape.steps)
+
+    def steps_of(self, group: int) -> range:
+        """The steps of a group."""
+        first = self.step + group * self.shape.steps
+        return range(first, min(first + self.shape.steps, self.batches.steps))
+
+    def sizes_of(self, group: int) -> list[int]:
+        """The rank's rows in each batch of a group."""
+        return self.batches.sizes(self.steps_of(group), self.rank, self.world_size)
 
     def groups_of(self, load: Load) -> range:
         """The groups that a load has rows for."""
-        return range(load.first // self.lane_rows, (load.stop - 1) // self.lane_rows + 1)
+        first, last = (
+            (row // self.batches.batch_size - self.step) // self.shape.steps for row in (load.first, load.last)
+        )
+        return range(first, last + 1)
 
     def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
-        """Where in memory the rows of a load go whose groups lie in `slots`, (load's rows,) int64.
-
-        A batch has its rows lane by lane.
-        """
-        steps, rows = np.arange(self.steps), np.arange(self.per_lane)
-        in_group = steps[:, None] * self.batch_rows + load.lane * self.per_lane + rows
-        of_lane: np.ndarray = (np.asarray(slots)[:, None] * self.rows + in_group.reshape(-1)).reshape(-1)
-        skipped = load.first % self.lane_rows
-        return of_lane[skipped : skipped + load.part.rows]
-
-
-def fit_group(most_rows: int, lane_rows: int, lanes: int, per_lane: int, multiple: int = 1) -> GroupShape:
-    """The largest group of up to `most_rows` rows and `lane_rows` rows of each lane. Its steps are a multiple of
-    `multiple`, and at least that many."""
-    rows = min(most_rows // lanes, lane_rows)
-    return GroupShape(max(1, rows // per_lane // multiple) * multiple, lanes, per_lane)
+        """Where in memory the rows of a load go whose groups lie in `slots`, (load's rows,) int64."""
+        groups, places = self.groups_of(load), np.arange(load.part.rows) * (load.lanes // self.world_size)
+        ends = [self.steps_of(group).stop * self.batches.batch_size for group in groups[:-1]]
+        cuts = [0, *(load.rows_before(end) for end in ends), load.part.rows]
+        for group, slot, (start, stop) in zip(groups, slots, pairwise(cuts), strict=True):
+            before = self.batches.rows_before(self.steps_of(group).start, self.rank, self.world_size)
+            places[start:stop] += slot * self.shape.rows + load.first // self.world_size - before
+        return places

@@ -3,11 +3,14 @@
 The blocks of an epoch are permuted and dealt to L lanes like cards. A lane is cut into windows of W blocks, and the
 rows of a window are mixed. First windows are shorter, by a different amount in each lane, so that the lanes reach their
 next windows at different times: blocks are read evenly and the first batch is ready early. A filter (the rows that are
-not in the fold) is applied after that. Global batch t takes B/L rows from every lane.
+not in the fold) is applied after that.
+
+The lanes take turns: row p of the epoch is the next row of lane p mod L, and global batch t has the rows from tB to
+(t + 1)B. Each of R ranks, or shares of a batch, has every R-th row in the same way.
 
 Lanes keep different numbers of rows, so near the end of an epoch some would run dry. The rows of a long lane beyond the
 common length therefore go to the short ones: a lane's course is a list of segments, first its own rows, then tails of
-other lanes. So fewer than one global batch of rows is left over, and no row is used twice.
+other lanes. So every row is used, and none twice; a last batch that is not full may be dropped.
 
 Everything here is O(blocks) in time and memory, and any position can be computed directly.
 """
@@ -15,11 +18,13 @@ Everything here is O(blocks) in time and memory, and any position can be compute
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 
+from ...storage.compiled import compiled
 from ...storage.errors import UsageError
-from ..seeding import permutation
+from ..seeding import key_of, permutation, shuffled
 
 LANE_STEP = 8
 EPOCHS = 2  # whose order of blocks is kept: the current one and the next one
@@ -28,12 +33,39 @@ BLOCK_STREAM, ROW_STREAM = 1, 2  # keep the two uses of the generator apart
 
 @dataclass(frozen=True)
 class Mixing:
-    """How the rows of an epoch are mixed. `batch_size` is that of the global batch."""
+    """How the rows of an epoch are mixed. `batch_size` is that of the global batch; a last batch of fewer than `least`
+    rows is dropped."""
 
     batch_size: int
     lanes: int = 8
     window: int = 8
     seed: int = 0
+    least: int = 1
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How the `rows` that an epoch uses are cut into global batches, of which the last one may have fewer rows.
+
+    A part of them, such as a lane, a rank's or a share of each batch, is every `parts`-th row, from the `part`-th on.
+    """
+
+    rows: int
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Global batches of the epoch."""
+        return -(-self.rows // self.batch_size)
+
+    def rows_before(self, step: int, part: int = 0, parts: int = 1) -> int:
+        """Rows of a part in the batches before a step."""
+        return (min(step * self.batch_size, self.rows) - part + parts - 1) // parts
+
+    def sizes(self, steps: range, part: int = 0, parts: int = 1) -> list[int]:
+        """Rows of a part in the batch of each step."""
+        ends = [self.rows_before(step, part, parts) for step in range(steps.start, steps.stop + 1)]
+        return [stop - start for start, stop in pairwise(ends)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +96,7 @@ class EpochOrder:
     """The order of one epoch.
 
     `sizes` and `kept` are the rows of every block and those that pass the filter, (blocks,) int64. `batch_size` is
-    that of the global batch; `lanes` must divide it.
+    that of the global batch; a last batch of fewer than `least` rows is dropped.
     """
 
     sizes: np.ndarray
@@ -74,6 +106,7 @@ class EpochOrder:
     batch_size: int
     seed: int
     epoch: int
+    least: int = 1
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -81,19 +114,19 @@ class EpochOrder:
         return mixed_blocks(len(self.sizes), self.seed, self.epoch)
 
     @cached_property
-    def steps(self) -> int:
-        """Global batches of the epoch."""
-        return int(self.kept.sum()) // self.batch_size
+    def batches(self) -> Batches:
+        """The rows that the epoch uses, and their global batches."""
+        return used_batches(int(self.kept.sum()), self.batch_size, self.least)
 
     @property
-    def per_lane(self) -> int:
-        """Rows of a global batch that come from each lane."""
-        return self.batch_size // self.lanes
+    def steps(self) -> int:
+        """Global batches of the epoch."""
+        return self.batches.steps
 
     @property
     def dropped(self) -> int:
-        """Kept rows that are not used in the epoch: fewer than one global batch."""
-        return int(self.kept.sum()) - self.steps * self.batch_size
+        """Kept rows that are not used in the epoch."""
+        return int(self.kept.sum()) - self.batches.rows
 
     def window_blocks(self, lane: int, window: int) -> np.ndarray:
         """The blocks of one window, in the order in which their rows are laid out before mixing."""
@@ -104,9 +137,15 @@ class EpochOrder:
         """Blocks of a lane's first window: from 1 in the first lane up to W in the last."""
         return 1 + lane * self.window // self.lanes
 
-    def window_rows(self, lane: int, window: int, rows: int) -> np.ndarray:
-        """The mixed order of a window's `rows` rows, before the filter, (rows,) int64."""
-        return permutation(rows, self.seed, self.epoch, ROW_STREAM, lane, window)
+    def mixed_rows(self, lane: int, window: int, used: np.ndarray) -> np.ndarray:
+        """The rows of a window in the order of their use, as positions among all of its rows, (uses,) int64. `used` is
+        which of them are used, (rows,) bool, or how often, (rows,) int64."""
+        key = key_of(self.seed, self.epoch, ROW_STREAM, lane, window)
+        if used.dtype == bool:  # mixed before the filter: models with other filters have the same order
+            return mixed_where(used, key)
+        uses = np.repeat(np.arange(len(used)), used)
+        mixed: np.ndarray = uses[shuffled(len(uses), key)]
+        return mixed
 
     @cached_property
     def window_ends(self) -> list[np.ndarray]:
@@ -120,12 +159,13 @@ class EpochOrder:
 
     @cached_property
     def segments(self) -> list[list[Segment]]:
-        """The course of each lane: its own rows, then tails of longer lanes that fill it up to the common length."""
-        length = self.steps * self.batch_size // self.lanes
+        """The course of each lane: its own rows, then tails of longer lanes that fill it up to its length."""
+        lengths = [self.batches.rows_before(self.steps, lane, self.lanes) for lane in range(self.lanes)]
         own = [int(ends[-1]) if len(ends) else 0 for ends in self.window_ends]
-        spare = [Segment(lane, length, rows) for lane, rows in enumerate(own) if rows > length]
+        both = list(zip(own, lengths, strict=True))
+        spare = [Segment(lane, length, rows) for lane, (rows, length) in enumerate(both) if rows > length]
         courses = []
-        for lane, rows in enumerate(own):
+        for lane, (rows, length) in enumerate(both):
             course = [Segment(lane, 0, min(rows, length))]
             missing = length - course[0].stop
             while missing:
@@ -149,15 +189,33 @@ class EpochOrder:
             start = 0
 
     def _windows(self, lane: int, start: int, stop: int) -> Iterator[Slice]:
-        """Cut kept rows `start` to `stop` of a lane at its windows."""
-        ends = self.window_ends[lane]
-        window = int(np.searchsorted(ends, start, side="right"))
+        """Cut kept rows `start` to `stop` of a lane at its windows, and where rows are used many times, so that no
+        slice has more of them than `most_uses` of a window of the dataset."""
+        ends, longest = self.window_ends[lane], most_uses(self.window * int(self.sizes[0]))
         while start < stop:
+            window = int(np.searchsorted(ends, start, side="right"))
             base = int(ends[window - 1]) if window else 0
-            end = min(stop, int(ends[window]))
-            if end > start:
-                yield Slice(lane, window, start - base, end - base)
-            start, window = end, window + 1
+            end = min(stop, int(ends[window]), start + longest)
+            yield Slice(lane, window, start - base, end - base)
+            start = end
+
+
+@compiled
+def mixed_where(used: np.ndarray, key: np.uint64) -> np.ndarray:
+    """The positions of the rows that are `used`, (rows,) bool, in a random order of all rows."""
+    order = shuffled(len(used), key)
+    count = 0
+    for row in order:
+        if used[row]:
+            order[count] = row
+            count += 1
+    return order[:count]
+
+
+def used_batches(rows: int, batch_size: int, least: int) -> Batches:
+    """The batches of so many rows, without a last one of fewer than `least` rows."""
+    left = rows % batch_size
+    return Batches(rows if left >= least else rows - left, batch_size)
 
 
 @lru_cache(EPOCHS)
@@ -166,6 +224,12 @@ def mixed_blocks(count: int, seed: int, epoch: int) -> np.ndarray:
     blocks = permutation(count, seed, epoch, BLOCK_STREAM)
     blocks.setflags(write=False)
     return blocks
+
+
+def most_uses(window_rows: int) -> int:
+    """How many uses of a window's rows are read at once, for which a stream has memory: rows that are drawn by their
+    weights come about as often as there are rows, so most windows are read once."""
+    return window_rows * 6 // 5
 
 
 def lane_count(workers: int) -> int:
@@ -183,22 +247,29 @@ def lanes_of(rank: int, world_size: int, lanes: int) -> range:
     return range(rank, lanes, world_size)
 
 
-def check_batch_size(batch_size: int, lanes: int) -> None:
-    """Raise UsageError, naming the nearest valid sizes, unless the lanes can share a global batch evenly."""
-    if batch_size < 1 or batch_size % lanes:
-        below = batch_size // lanes * lanes
-        near = " or ".join(str(size) for size in (below, below + lanes) if size > 0)
-        raise UsageError(
-            f"--batch-size {batch_size}: it must be a multiple of {lanes}, the number of lanes that share each batch "
-            f"(--workers divides it); use {near}"
-        )
-
-
 def check_mixing(mixing: Mixing, world_size: int) -> None:
-    """Raise UsageError unless the ranks can share the lanes evenly, and the lanes a batch."""
-    check_batch_size(mixing.batch_size, mixing.lanes)
+    """Raise UsageError unless the ranks can share the lanes evenly, and each gets rows of every batch."""
     if mixing.lanes % world_size:
         fitting = [str(n) for n in range(1, mixing.lanes + 1) if mixing.lanes % n == 0]
         raise UsageError(
             f"--workers {world_size} does not divide the run's {mixing.lanes} lanes; use {', '.join(fitting)}"
+        )
+    check_batch_size(mixing.batch_size, world_size)
+
+
+def check_last_batch(batches: Batches, workers: int) -> None:
+    """Raise UsageError unless each worker gets a row of the last batch of an epoch."""
+    (rows,) = batches.sizes(range(batches.steps - 1, batches.steps))
+    if rows < workers:
+        raise UsageError(
+            f"--workers {workers}: the last batch of an epoch has only {rows} rows; resume with at most {rows} workers"
+        )
+
+
+def check_batch_size(batch_size: int, workers: int) -> None:
+    """Raise UsageError unless each worker gets a row of every full batch."""
+    if batch_size < workers:
+        raise UsageError(
+            f"--batch-size {batch_size}: {workers} workers share each batch, and one of them would have no row; use "
+            f"a --batch-size of at least {workers}, or fewer --workers"
         )

@@ -15,21 +15,21 @@ from ...storage.errors import UsageError
 from ...storage.places.block_cache import BlockCache
 from .batch import Rank, column_specs, open_cache, reading_threads
 from .decoded import DecodedBlocks
-from .loads import GroupShape, fit_group
+from .loads import GroupShape, RankGroups, fit_group
 from .order import EpochOrder, Mixing, check_mixing, lanes_of
 
 
 class RankReader:
     """One rank's access to a dataset whose rows are mixed.
 
-    Raises UsageError unless the world size divides the lanes and the lanes divide the batch.
+    Raises UsageError unless the world size divides the lanes, and each rank gets rows of every batch.
     """
 
-    def __init__(self, dataset: Dataset, mixing: Mixing, rank: Rank) -> None:
+    def __init__(self, dataset: Dataset, mixing: Mixing, rank: Rank, weighted: bool) -> None:
         check_mixing(mixing, rank.world_size)
         self.dataset, self.mixing, self.rank = dataset, mixing, rank
         self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
-        self.specs = column_specs(dataset)
+        self.specs = column_specs(dataset, weighted)
         self.reserved = 0
         """Bytes that the batches and windows in memory take."""
 
@@ -50,13 +50,20 @@ class RankReader:
     def order(self, kept: np.ndarray, epoch: int) -> EpochOrder:
         """The order of an epoch, of whose blocks `kept` rows each pass the filter, (blocks,) int64."""
         mixing = self.mixing
-        return EpochOrder(self.sizes, kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch)
+        return EpochOrder(
+            self.sizes, kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch, mixing.least
+        )
 
     def fit_group(self, most: int, multiple: int = 1) -> GroupShape:
         """Batches that are handed out at once: up to `most` bytes, and a quarter of a window at most. Their number is a
         multiple of `multiple`."""
-        per_lane = self.mixing.batch_size // self.mixing.lanes
-        return fit_group(most // self.row_bytes, self.window_rows // 4, len(self.lanes), per_lane, multiple)
+        mixing, quarter = self.mixing, self.window_rows // 4
+        most_rows = most // self.row_bytes
+        return fit_group(most_rows, quarter, mixing.batch_size, mixing.lanes, self.rank.world_size, multiple)
+
+    def groups(self, order: EpochOrder, shape: GroupShape, step: int) -> RankGroups:
+        """The groups of the rest of an epoch."""
+        return RankGroups(order.batches, shape, step, self.rank.rank, self.rank.world_size)
 
     def bytes_for(self, rows: int, blocks_a_thread: int) -> int:
         """Bytes of so many rows, and of so many blocks for every thread."""

@@ -11,8 +11,10 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .loads import GroupShape, Load, schedule_loads, schedule_tails
-from .order import EpochOrder
+from .order import Batches, EpochOrder, lanes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +24,31 @@ class ModelSteps:
     model: int
     number: int
     """Index among the model's groups that are read, from 0."""
-    last: bool
+    batches: Batches
+    """Those of the model's epoch."""
     steps: range
     loads: tuple[Load, ...]
-    share: float
-    """Fraction of the model's epoch that is over before these steps."""
     tails: tuple[tuple[Load, ...], ...] = ()
     """For each rank the loads of its lanes that other ranks read for it, if they do so."""
+
+    @property
+    def last(self) -> bool:
+        """Whether the epoch ends with these steps."""
+        return self.steps.stop == self.batches.steps
+
+    @property
+    def share(self) -> float:
+        """Fraction of the model's epoch that is over before these steps."""
+        return self.steps.start / self.batches.steps
+
+    def sizes(self, part: int, parts: int) -> list[int]:
+        """The rows that a part, such as a rank, has of each batch."""
+        return self.batches.sizes(self.steps, part, parts)
+
+    def places(self, load: Load, world_size: int) -> np.ndarray:
+        """Where the rows of a load lie among those that its rank has of these steps, (rows,) int64."""
+        before = self.batches.rows_before(self.steps.start, load.first % world_size, world_size)
+        return load.places(world_size, before)
 
     def tails_of(self, reader: int) -> Iterator[tuple[int, Load]]:
         """The tails that a rank reads, each with the rank whose lanes it fills up."""
@@ -38,16 +58,22 @@ class ModelSteps:
 
 def schedule_reads(
     orders: Mapping[int, EpochOrder],
-    lanes: Sequence[int],
+    rank: int,
+    world_size: int,
     steps: Mapping[int, int],
     shape: GroupShape,
-    ranks: Sequence[Sequence[int]] = (),
+    for_others: bool = False,
 ) -> Iterator[ModelSteps]:
-    """All groups of the models' epochs, each model from its step on, for the rank that has the `lanes`.
+    """All groups of the models' epochs, each model from its step on, for one rank.
 
-    With `ranks`, the lanes of each rank, the ranks read the tails of their lanes for each other.
+    With `for_others` the ranks read the tails of their lanes for each other.
     """
-    courses = [_steps_of_model(model, order, lanes, steps[model], shape, ranks) for model, order in orders.items()]
+    count = next(iter(orders.values())).lanes
+    lanes = [lanes_of(number, world_size, count) for number in range(world_size)]
+    ranks = lanes if for_others else ()
+    courses = (
+        _steps_of_model(model, order, lanes[rank], steps[model], shape, ranks) for model, order in orders.items()
+    )
     return heapq.merge(*courses, key=lambda group: group.share)
 
 
@@ -60,22 +86,24 @@ def _steps_of_model(
     ranks: Sequence[Sequence[int]],
 ) -> Iterator[ModelSteps]:
     firsts = range(step, order.steps, shape.steps)
+    groups = [range(first, min(order.steps, first + shape.steps)) for first in firsts]
     loads = schedule_loads(order, lanes, step)
     own = (load for load in loads if load.part.lane in lanes) if ranks else loads
-    tails = [_cut(schedule_tails(order, of_rank, step), len(firsts), shape) for of_rank in ranks]
-    for number, (first, cut, *of_ranks) in enumerate(zip(firsts, _cut(own, len(firsts), shape), *tails, strict=True)):
-        steps = range(first, min(order.steps, first + shape.steps))
-        share, tails_of_ranks = first / order.steps, tuple(of_ranks)
-        yield ModelSteps(model, number, steps.stop == order.steps, steps, cut, share, tails_of_ranks)
+    tails = (schedule_tails(order, of_rank, step) for of_rank in ranks)
+    cuts = [_cut(course, groups, order.batch_size) for course in (own, *tails)]
+    for number, (steps, cut, *of_ranks) in enumerate(zip(groups, *cuts, strict=True)):
+        yield ModelSteps(model, number, order.batches, steps, cut, tuple(of_ranks))
 
 
-def _cut(loads: Iterable[Load], groups: int, shape: GroupShape) -> Iterator[tuple[Load, ...]]:
-    """The loads of each of so many groups, cut to it."""
+def _cut(loads: Iterable[Load], groups: Iterable[range], batch_size: int) -> Iterator[tuple[Load, ...]]:
+    """The loads of each group of steps, cut to it."""
     rest, begun = iter(loads), list[Load]()
     upcoming = next(rest, None)
-    for stop in range(shape.lane_rows, (groups + 1) * shape.lane_rows, shape.lane_rows):
+    for steps in groups:
+        start, stop = steps.start * batch_size, steps.stop * batch_size
         while upcoming and upcoming.first < stop:
             begun.append(upcoming)
             upcoming = next(rest, None)
-        yield tuple(load.cut(stop - shape.lane_rows, stop) for load in begun)
-        begun = [load for load in begun if load.stop > stop]
+        cuts = (load.cut(start, stop) for load in begun)
+        yield tuple(cut for cut in cuts if cut.part.rows)
+        begun = [load for load in begun if load.last >= stop]

@@ -4,6 +4,9 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ...storage.dataset import Dataset
+from ...storage.errors import UsageError
 from ...storage.format import ArraySpec
 from ...storage.reader import BlockReader, block_runs
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads, wait_for
@@ -25,7 +29,8 @@ class RowStream(IterableDataset[Batch]):
     """This rank's share of the selected rows, in the dataset's order, in batches of up to `batch_size` rows, copied to
     the `device` ahead of their use.
 
-    Rank r reads the shards r, r + R, …: over all ranks every row is read exactly once, at any world size.
+    Rank r reads the shards r, r + R, …: over all ranks every row is read exactly once, at any world size. Each
+    iteration begins at the first batch, or where `load_state_dict` has moved to.
     """
 
     def __init__(
@@ -35,33 +40,77 @@ class RowStream(IterableDataset[Batch]):
         rank: Rank = ALONE,
         batch_size: int = EVALUATION_BATCH,
         device: torch.device = CPU,
+        weighted: bool = False,
     ) -> None:
         self.dataset, self.rows, self.rank, self.batch_size, self.device = dataset, rows, rank, batch_size, device
+        self.weighted = weighted
+        self._first = self._taken = 0
+
+    @cached_property
+    def _runs(self) -> list[tuple[list[int], int]]:
+        """Blocks that are read together, with the number of their batches."""
+        kept = self.rows.kept()
+        return [
+            (run, -(-int(kept[run].sum()) // self.batch_size)) for run in wanted_runs(self.dataset, kept, self.rank)
+        ]
+
+    def __len__(self) -> int:
+        """Batches of the next iteration."""
+        return sum(batches for _, batches in self._runs) - self._first
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was taken."""
+        place = {"rank": self.rank.rank, "world_size": self.rank.world_size}
+        return {"batch": self._taken, "dataset": self.dataset.identity, "batch_size": self.batch_size, **place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position: the next iteration begins there. Raises UsageError for the state of another stream."""
+        if {**state, "batch": self._taken} != self.state_dict():
+            raise UsageError("the state belongs to another stream; open this one as that one was opened")
+        self._first = self._taken = int(state["batch"])
 
     def __iter__(self) -> Iterator[Batch]:
-        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size)
-        return iter(on_device((batch for *_, batch in chosen), self.device))
+        self._taken, skipped, runs = self._first, self._first, deque(self._runs)
+        while runs and runs[0][1] <= skipped:
+            skipped -= runs.popleft()[1]
+        left = [run for run, _ in runs]
+        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size, left, self.weighted)
+        for batch in on_device((batch for *_, batch in islice(chosen, skipped, None)), self.device):
+            self._taken += 1
+            yield batch
+        self._first = self._taken = 0
+
+
+def wanted_runs(dataset: Dataset, kept: np.ndarray, rank: Rank) -> Iterator[list[int]]:
+    """The blocks that a rank reads together, those of which no row is `kept` left out."""
+    shards = range(rank.rank, dataset.layout.shards, rank.world_size)
+    runs = (run for shard in shards for run in block_runs(dataset, dataset.layout.blocks_of(shard)))
+    return filter(None, ([block for block in run if kept[block]] for run in runs))
 
 
 def chosen_rows(
-    dataset: Dataset, rows: Mapping[int, RowFilter], rank: Rank = ALONE, batch_size: int = EVALUATION_BATCH
+    dataset: Dataset,
+    rows: Mapping[int, RowFilter],
+    rank: Rank = ALONE,
+    batch_size: int = EVALUATION_BATCH,
+    runs: Iterable[Sequence[int]] | None = None,
+    weighted: bool = False,
 ) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
     """The rows of several filters from one pass: each filter gets the batches that it would get alone.
 
     Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, whose rows
-    are all of that shard.
+    are all of that shard. With `runs`, only those of its runs of blocks are read.
     """
-    layout, specs = dataset.layout, column_specs(dataset)
-    kept = np.sum([chosen.kept() for chosen in rows.values()], axis=0)
-    shards = range(rank.rank, layout.shards, rank.world_size)
-    runs = (run for shard in shards for run in block_runs(dataset, layout.blocks_of(shard)))
-    wanted = filter(None, ([block for block in run if kept[block]] for run in runs))
+    layout, specs = dataset.layout, column_specs(dataset, weighted)
+    if runs is None:
+        runs = wanted_runs(dataset, np.sum([chosen.kept() for chosen in rows.values()], axis=0), rank)
     buffers = {spec.name: _Buffers(spec) for spec in specs}
     with reading_threads(dataset, rank) as threads:
-        for blocks, arrays in _read_ahead(BlockReader(dataset, [spec.name for spec in specs]), wanted, threads):
+        for blocks, arrays in _read_ahead(BlockReader(dataset, [spec.name for spec in specs]), runs, threads):
             positions = np.concatenate([np.arange(*layout.block_range(block)) for block in blocks])
             for number, chosen in rows.items():
-                inside = np.flatnonzero(chosen.mask(blocks))
+                mask = chosen.mask(blocks)
+                inside = np.flatnonzero(mask) if mask.dtype == bool else np.repeat(np.arange(len(mask)), mask)
                 for first in range(0, len(inside), batch_size):
                     part = inside[first : first + batch_size]
                     batch = make_batch({name: buffers[name].take(column, part) for name, column in arrays.items()})

@@ -5,22 +5,26 @@ ready. Blocks stay decoded as far as the memory bound leaves room beside that.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from ...storage.compiled import compiled
 from ...storage.dataset import Dataset
+from ...storage.errors import UsageError
+from ...storage.places.json_files import content_hash
 from ..seeding import seed_of
 from .batch import ALONE, Batch, Rank, Transform, as_batch, start_early, wait_for
 from .decoded import DecodedBlocks
 from .device import CPU, on_device
 from .filters import RowFilter
 from .group_memory import GroupMemory
-from .kernels import place_rows
 from .loads import GroupShape, Load, schedule_loads
 from .order import EpochOrder, Mixing
 from .rank_reader import RankReader
@@ -30,23 +34,25 @@ LENDABLE = 2  # groups that the training loop may hold beside those that are rea
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
 
-def count_slots(shape: GroupShape, window_rows: int) -> int:
+def count_slots(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
     """Groups in memory: those that a window has rows for, those that are ready, and those that the training loop holds.
 
-    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows.
+    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows; it
+    also has room for the `most_uses` of a window.
     """
-    of_window = -(-window_rows // shape.lane_rows) + 1
+    of_window = -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
     return of_window + max(2, of_window // 4) + LENDABLE
 
 
 class TrainStream(IterableDataset[Batch]):
-    """One rank's part of the global batches: the rows of the lanes rank, rank + R, …, in lane order.
+    """One rank's part of the global batches: every R-th row of the epoch, from the rank-th on.
 
     Each iteration begins at the position (`epoch`, `step`), and one that runs to its end advances the position to the
-    next epoch. `state_dict` is the position after the last batch that was taken. `transform` gets every batch and a
-    generator that is seeded by its position. To a `device` that is a GPU, batches are copied ahead of their use.
+    next epoch. `transform` gets every batch and a generator that is seeded by its position. To a `device` that is a
+    GPU, batches are copied ahead of their use. `weighted`: batches have the weights of their rows.
 
-    Raises UsageError unless the world size divides the lanes, the lanes divide the batch, and the memory suffices.
+    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
+    suffices.
     """
 
     def __init__(
@@ -58,26 +64,26 @@ class TrainStream(IterableDataset[Batch]):
         epoch: int = 0,
         transform: Transform | None = None,
         device: torch.device = CPU,
+        weighted: bool = False,
     ) -> None:
-        self.reader = RankReader(dataset, mixing, rank)
+        self.reader = RankReader(dataset, mixing, rank, weighted)
         self.rows, self.transform, self.device = rows, transform, device
         self.epoch, self.step = epoch, 0
-        self._taken = (epoch, 0)
+        self._taken, self._moves = (epoch, 0), 0
         self._order: EpochOrder | None = None
         self._idle: list[GroupMemory] = []
         purpose = f"a worker's {len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
         self.reader.reserve(self.memory_needed, purpose, "give as much, or a smaller --window")
 
-    @cached_property
-    def kept(self) -> np.ndarray:
-        """Rows of every block that pass the filter, (blocks,) int64."""
-        return self.rows.kept()
+    def order_of(self, epoch: int) -> EpochOrder:
+        """The order of an epoch."""
+        return self.reader.order(self.rows.kept(epoch), epoch)
 
     @property
     def order(self) -> EpochOrder:
         """The order of the current epoch."""
         if self._order is None or self._order.epoch != self.epoch:
-            self._order = self.reader.order(self.kept, self.epoch)
+            self._order = self.order_of(self.epoch)
         return self._order
 
     @cached_property
@@ -88,7 +94,7 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def slots(self) -> int:
         """Groups in memory."""
-        return count_slots(self.group_shape, self.reader.window_rows)
+        return count_slots(self.group_shape, self.reader.window_rows, self.reader.mixing)
 
     @property
     def memory_needed(self) -> int:
@@ -103,30 +109,58 @@ class TrainStream(IterableDataset[Batch]):
     def __len__(self) -> int:
         return self.order.steps - self.step
 
-    def state_dict(self) -> dict[str, int]:
-        """The position after the last batch that was taken."""
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was taken, and what the order of the rows depends on."""
         epoch, step = self._taken
-        return {"epoch": epoch, "step": step}
+        return {"epoch": epoch, "step": step, "order": self._depends_on}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Move to a position: the next iteration begins there."""
-        self.epoch, self.step = state["epoch"], state["step"]
-        self._taken = (self.epoch, self.step)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position, at any world size: the next iteration begins there, and one under way ends with an error.
+
+        Raises UsageError for the state of a stream with another order, e.g. of another dataset or batch size.
+        """
+        try:
+            epoch, step, given = int(state["epoch"]), int(state["step"]), dict(state["order"])
+        except (KeyError, TypeError, ValueError):
+            raise UsageError("this is not the state of a stream; give what its state_dict() returned") from None
+        for name, own in self._depends_on.items():
+            if given.get(name) != own:
+                raise UsageError(
+                    f"the state belongs to a stream whose {name} is {given.get(name)}, and here it is {own}; open the "
+                    "stream as that one was opened"
+                )
+        self.move(epoch, step)
+
+    def move(self, epoch: int, step: int) -> None:
+        """Have the next iteration begin after so many steps of an epoch."""
+        self.epoch, self.step = epoch, step
+        self._taken = (epoch, step)
+        self._moves += 1
+
+    @cached_property
+    def _depends_on(self) -> dict[str, Any]:
+        """What decides the order of the rows, named as in `fs.stream`; `rows` is a hash of their counts by block."""
+        rows = np.ascontiguousarray(self.rows.kept(0), np.int64)
+        own = {"dataset": self.reader.dataset.identity, "rows": content_hash(rows.data)[:16]}
+        return own | asdict(self.reader.mixing)
 
     def __iter__(self) -> Iterator[Batch]:
-        order, reader = self.order, self.reader
+        order, reader, moves = self.order, self.reader, self._moves
         self._taken = (self.epoch, self.step)
         memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
         try:
-            with reader.start_epoch(partial(reader.order, self.kept, order.epoch + 1)) as threads:
+            with reader.start_epoch(partial(self.order_of, order.epoch + 1)) as threads:
                 batches = on_device(_EpochReading(self, order, memory, threads).batches(), self.device)
                 for step, batch in enumerate(batches, self.step + 1):
                     self._taken = (order.epoch, step)
                     yield batch
+                    if self._moves != moves:
+                        raise UsageError("the stream was moved during this iteration; begin another one")
         finally:
             memory.reclaim()
             self._idle.append(memory)
-        self.load_state_dict({"epoch": order.epoch + 1, "step": 0})
+        self.epoch, self.step = order.epoch + 1, 0
+        self._taken = (self.epoch, self.step)
 
 
 class _EpochReading:
@@ -136,10 +170,11 @@ class _EpochReading:
         self, stream: TrainStream, order: EpochOrder, memory: GroupMemory, threads: ThreadPoolExecutor
     ) -> None:
         self.stream, self.order, self.memory, self.threads = stream, order, memory, threads
-        self.reader, self.blocks, self.shape, self.step = stream.reader, stream.blocks, stream.group_shape, stream.step
+        self.reader, self.blocks = stream.reader, stream.blocks
+        self.groups = self.reader.groups(order, stream.group_shape, stream.step)
         self.slot_of: dict[int, int] = {}
         self.loading: deque[tuple[Load, list[Future[None]]]] = deque()
-        self.ready: deque[tuple[int, Callable[[], list[Batch]]]] = deque()
+        self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
 
     def batches(self) -> Iterator[Batch]:
@@ -149,11 +184,10 @@ class _EpochReading:
         so whatever is waited for has begun.
         """
         try:
-            loads = schedule_loads(self.order, self.reader.lanes, self.step)
+            loads = schedule_loads(self.order, self.reader.lanes, self.groups.step)
             upcoming = next(loads, None)
-            groups = range(-(-(self.order.steps - self.step) // self.shape.steps))
-            for group in groups:
-                while upcoming and upcoming.first < (group + 1) * self.shape.lane_rows:
+            for group in range(len(self.groups)):
+                while upcoming and self.groups.groups_of(upcoming).start <= group:
                     while not self._find_slots(upcoming):
                         yield from self._take()
                     self._start(upcoming)
@@ -171,12 +205,13 @@ class _EpochReading:
         self.held &= self.memory.lent
         if len(self.held) >= LENDABLE:
             return [batch._replace(x=batch.x.clone()) for batch in batches]
-        self.held.add(slot)
+        if slot is not None:
+            self.held.add(slot)
         return batches
 
     def _find_slots(self, load: Load) -> bool:
         """Have a slot for every group that a load has rows for. Returns False if too few are free."""
-        missing = [group for group in self.shape.groups_of(load) if group not in self.slot_of]
+        missing = [group for group in self.groups.groups_of(load) if group not in self.slot_of]
         if len(missing) > len(self.memory.free):
             return False
         for group in missing:
@@ -186,38 +221,43 @@ class _EpochReading:
     def _start(self, load: Load) -> None:
         """Have the threads read a window, some blocks each, and put its rows in place."""
         blocks: list[int] = self.order.window_blocks(load.part.lane, load.part.window).tolist()
-        slots = [self.slot_of[group] for group in self.shape.groups_of(load)]
+        slots = [self.slot_of[group] for group in self.groups.groups_of(load)]
         places = self.threads.submit(self._places, load, blocks, slots)
         reads = [self.threads.submit(self._read, share, places) for share in self.reader.split(blocks)]
         self.loading.append((load, reads))
 
-    def _places(self, load: Load, blocks: list[int], slots: list[int]) -> np.ndarray:
-        """Where each row of a window goes, (rows,) int64; -1 for rows that the load does not use."""
-        part, mask = load.part, self.stream.rows.mask(blocks)
-        order = self.order.window_rows(part.lane, part.window, len(mask))
-        return place_rows(order, mask, part.start, self.shape.places(load, slots))
+    def _places(self, load: Load, blocks: list[int], slots: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of a window that the load uses, and where each goes; see `sorted_by_row`."""
+        part, used = load.part, self.stream.rows.mask(blocks, self.order.epoch)
+        rows = self.order.mixed_rows(part.lane, part.window, used)[part.start : part.stop]
+        return sorted_by_row(rows, self.groups.places(load, slots), len(used))
 
-    def _read(self, parts: list[tuple[int, slice]], places: Future[np.ndarray]) -> None:
+    def _read(self, parts: list[tuple[int, slice]], placed: Future[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         """Read blocks, each with its rows of the window."""
-        for block, rows in parts:
-            self.memory.put(self.blocks.rows(block), places.result()[rows])
+        for block, part in parts:
+            values, (rows, places, starts) = self.blocks.rows(block), placed.result()
+            inside = slice(starts[part.start], starts[part.stop])
+            self.memory.put(values, rows[inside], places[inside], part.start)
 
     def _finish(self, group: int) -> None:
         """Make batches of a group once all that is read for it has arrived; in a thread, if that takes work."""
-        while self.loading and self.loading[0][0].stop <= group * self.shape.lane_rows:
+        while self.loading and self.groups.groups_of(self.loading[0][0]).stop <= group:
             self.loading.popleft()
-        slot, awaited = self.slot_of.pop(group), [job for _, jobs in self.loading for job in jobs]
+        slot, awaited = self.slot_of.pop(group, None), [job for _, jobs in self.loading for job in jobs]
         hand_over = partial(self._hand_over, group, slot, awaited)
         early = self.stream.transform is not None or torch.cuda.is_available()
         self.ready.append((slot, start_early(self.threads, hand_over, early)))
 
-    def _hand_over(self, group: int, slot: int, awaited: list[Future[None]]) -> list[Batch]:
+    def _hand_over(self, group: int, slot: int | None, awaited: list[Future[None]]) -> list[Batch]:
+        """A group's batches. It has no slot if the rank has no rows of it, as may be at the end of an epoch."""
         wait_for(awaited)
-        first = group * self.shape.steps
-        columns = (torch.split(column, self.shape.batch_rows) for column in as_batch(self.memory.lend(slot)))
-        batches = list(map(Batch, *columns))[: self.order.steps - self.step - first]
-        transform = self.stream.transform
-        return batches if transform is None else self._transformed(batches, self.step + first, transform)
+        sizes = self.groups.sizes_of(group)
+        none = {spec.name: spec.empty(0) for spec in self.reader.specs}
+        whole = as_batch(none if slot is None else self.memory.lend(slot))
+        columns = (torch.split(column[: sum(sizes)], sizes) for column in whole)
+        batches, transform = list(map(type(whole), *columns)), self.stream.transform
+        first = self.groups.steps_of(group).start
+        return batches if transform is None else self._transformed(batches, first, transform)
 
     def _transformed(self, batches: list[Batch], step: int, transform: Transform) -> list[Batch]:
         keys = self.order.seed, self.order.epoch, self.reader.rank.rank, TRANSFORM
@@ -225,3 +265,21 @@ class _EpochReading:
             transform(batch, torch.Generator().manual_seed(seed_of(*keys, number)))
             for number, batch in enumerate(batches, step)
         ]
+
+
+@compiled
+def sorted_by_row(rows: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and their places, both (n,) int64, sorted by row and in the same order otherwise; and for each of `count`
+    rows, and the end, where it starts among them, (count + 1,) int64. A counting sort: each row comes about once."""
+    starts = np.zeros(count + 1, np.int64)
+    for row in rows:
+        starts[row + 1] += 1
+    for row in range(count):
+        starts[row + 1] += starts[row]
+    ends = starts.copy()
+    sorted_rows, sorted_places = np.empty_like(rows), np.empty_like(places)
+    for i in range(len(rows)):
+        target = ends[rows[i]]
+        ends[rows[i]] += 1
+        sorted_rows[target], sorted_places[target] = rows[i], places[i]
+    return sorted_rows, sorted_places, starts

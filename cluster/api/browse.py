@@ -1,0 +1,114 @@
+"""A dataset as users look at it: single rows as the arrays that they are stored as, and some rows as a table."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from ...pipeline.predictions.oof_table import side_values
+from ...storage.dataset import Dataset, open_dataset
+from ...storage.errors import UsageError
+from ...storage.places.locate import Location
+from ...storage.reader import BlockReader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIRST = 10  # rows that are shown if nothing else is asked for
+DATE_UNITS: dict[str, Literal["D", "s"]] = {"days": "D", "seconds": "s"}
+
+
+class Row(NamedTuple):
+    """A row, or some: `x` (*sample_shape), `y` () or (labels,), empty without labels, and `id` (), each with an axis of
+    rows before it if there are several."""
+
+    x: np.ndarray
+    y: np.ndarray
+    id: np.ndarray
+
+
+class BrowsableDataset(Dataset):
+    """A dataset whose rows can be looked at. `dataset[3]` is a row, `dataset[:5]` and `dataset[[1, 7]]` are several.
+
+    With `len(dataset)`, it is a map-style dataset for torch's DataLoader. That reads a block for every row: to train on
+    data of any size, use `fs.stream`.
+    """
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Row:
+        single = isinstance(index, int | np.integer)
+        columns = self._read(self._positions(index))
+        x = columns["x"]
+        row = Row(x, columns.get("y", np.empty((len(x), 0), x.dtype)), columns["id"])
+        return Row(*(array[0] for array in row)) if single else row
+
+    def rows(self, rows: int | slice | Sequence[int] = FIRST) -> "pd.DataFrame":
+        """Some rows as a table with the names and values of the source.
+
+        Args:
+            rows: How many of the first rows, a slice, or row numbers.
+
+        Returns:
+            A DataFrame, indexed by row number: labels, with classes by name; features, with categories as text and
+            dates as dates, except for the pixels of images; and the columns beside the rows.
+
+        Raises:
+            UsageError: There is no such row.
+
+        Example:
+            >>> fs.open("titanic.zarr").rows(3)
+        """
+        import pandas as pd
+
+        positions = self._positions(slice(rows) if isinstance(rows, int) else rows)
+        stored, schema = self._read(positions), self.schema
+        table: dict[str, Any] = {}
+        for column in schema.named:
+            table[column.name] = side_values(column, stored[column.array]).to_pandas().array
+        for number, name in enumerate(schema.labels):
+            values = stored["y"].reshape(len(positions), -1)[:, number]
+            table[name] = [schema.classes[code] for code in values] if schema.classes else values
+        for number, name in enumerate(schema.features):
+            table[name] = self._feature(name, stored["x"].reshape(len(positions), -1)[:, number])
+        return pd.DataFrame(table, index=pd.Index(positions, name="row"))
+
+    def _feature(self, name: str, values: np.ndarray) -> Any:
+        import pandas as pd
+
+        if name in self.schema.dates:
+            return pd.to_datetime(values.astype(np.float64), unit=DATE_UNITS[self.schema.dates[name]])
+        if name in self.schema.categories:
+            names = self.schema.categories[name]
+            return [names[int(code)] or None if code < len(names) else None for code in values]
+        return values
+
+    def _positions(self, index: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """The numbers of the rows, (rows,) int64."""
+        try:
+            return np.atleast_1d(np.arange(len(self))[index])
+        except IndexError:
+            raise UsageError(f"row {index} does not exist; the dataset has {len(self):,} rows, from 0 on") from None
+
+    def _read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """All arrays of some rows. Each block is read once."""
+        names = [spec.name for spec in self.manifest.arrays]
+        blocks, places = np.unique(positions // self.layout.block_rows, return_inverse=True)
+        read = BlockReader(self, names).read(blocks.tolist())
+        starts = np.array([part.start for part in self.layout.joined(blocks.tolist())], np.int64)
+        inside = starts[places] + positions % self.layout.block_rows
+        return {name: array[inside] for name, array in read.items()}
+
+
+def open_to_browse(path: Location) -> BrowsableDataset:
+    """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`).
+
+    Raises:
+        ForeignError: There is no dataset.
+        IncompleteError: Its conversion has not finished.
+
+    Example:
+        >>> dataset = fs.open("titanic.zarr")
+        >>> dataset.rows(3)  # a table
+        >>> x, y, id = dataset[0]
+    """
+    dataset = open_dataset(path)
+    return BrowsableDataset(dataset.place, dataset.manifest, dataset.identity)
