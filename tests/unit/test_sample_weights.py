@@ -138,7 +138,7 @@ def test_two_ranks_and_one_give_the_same_with_weights_sampling_and_unequal_share
     rank that trains a fold. One rank computes the shares of two."""
     dataset, runs = weighted(tmp_path, "class"), {}
     for name in ("one by one", "fused", "alone"):
-        options = {"model": "mlp", "shares": 2, "batch_size": 37, "sample": ("yes=3",)}
+        options: dict[str, Any] = {"model": "mlp", "shares": 2, "batch_size": 37, "sample": ("yes=3",)}
         job, runs[name] = make_job(dataset, tmp_path / name, epochs=3, **options)
     train_on_two_ranks(runs["one by one"], "0 1 2", tmp_path / "meet-1")
     train_on_two_ranks(runs["fused"], "0,1,2", tmp_path / "meet-2")
