@@ -15,7 +15,7 @@ from ..storage.options import Cli, Options, Texts
 from .fitted.strategies import parse_class_weight, parse_fill, parse_scaling
 from .splits.split import Split
 
-Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
+Loss = Literal["auto", "cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "huber_loss"]
 Scheduler = Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR", "ReduceLROnPlateau"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
 SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as hung
@@ -64,7 +64,8 @@ class Recipe(Options):
     gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR, ExponentialLR or ReduceLROnPlateau.")
     loss: Loss = Field(
         default="auto",
-        description="A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for regression.",
+        description="A function of torch.nn.functional; auto: cross_entropy for classes, "
+        "binary_cross_entropy_with_logits for labels that are 0 or 1, mse_loss for regression.",
     )
     label_smoothing: float = Field(default=0.0, ge=0, le=1, description="Label smoothing of cross_entropy.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(

@@ -12,6 +12,7 @@ from .splits.choose import check_split
 from .stream.order import check_batch_size
 from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
 
+OWN_LOSSES = {"classification": "cross_entropy", "multilabel": "binary_cross_entropy_with_logits"}
 BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -23,11 +24,13 @@ def check_task(schema: Schema) -> None:
         raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
 
 
-def check_ensemble(kind: str, classes: bool, refit: bool) -> None:
+def check_ensemble(kind: str, probabilities: bool, refit: bool) -> None:
     """Raise UsageError for an unknown ensemble, for `vote` on a regression, and for `refit` without a refit model."""
     check_choice("--ensemble", kind, get_args(Ensemble))
-    if kind == "vote" and not classes:
-        raise UsageError("--ensemble vote: voting requires classes; for a regression use mean, median or weighted")
+    if kind == "vote" and not probabilities:
+        raise UsageError(
+            "--ensemble vote: voting requires classes or labels; for a regression use mean, median or weighted"
+        )
     if kind == "refit" and not refit:
         raise UsageError("--ensemble refit: this run has no model trained on all rows; train one with --refit")
 
@@ -63,10 +66,10 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
     ]
     check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
-    if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
-        others = sorted({*get_args(Loss)} - {"auto", "cross_entropy"})
-        fitting = "cross_entropy" if task == "classification" else ", ".join(others)
-        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or remove it")
+    own = OWN_LOSSES.get(task)
+    fitting = [own] if own else sorted({*get_args(Loss)} - {"auto", *OWN_LOSSES.values()})
+    if recipe.loss not in ("auto", *fitting):
+        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {', '.join(fitting)}, or remove it")
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
 

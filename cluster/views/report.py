@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ...pipeline.images.preview import is_image_shape, render_sample
+from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
 from ...storage.dataset import Dataset
-from ...storage.format import Schema
+from ...storage.format import THRESHOLD, Schema
 from ...storage.places.json_files import write_json
 from ...storage.reader import BlockReader
 from ...training.engine.event_logs import open_logs
@@ -109,6 +109,11 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
                 "truth": schema.classes[own],
                 "predicted": f"{schema.classes[chosen]} ({share(prediction[chosen])})",
             }
+        elif schema.task == "multilabel":
+            named = [
+                f"{name} ({share(p)})" for name, p in zip(schema.labels, prediction, strict=True) if p >= THRESHOLD
+            ]
+            words = {"truth": labels_in(schema, truth), "predicted": ", ".join(named) or "none"}
         else:
             words = {
                 "truth": ", ".join(map(number, truth)),

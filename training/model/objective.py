@@ -102,16 +102,20 @@ class Objective(nn.Module):
         """Mean loss of `outputs` against the labels, to score by: for a classification without smoothing or weights."""
         if self.schema.task == "classification":
             return functional.cross_entropy(outputs, y.long())
+        if self.schema.task == "multilabel":
+            return functional.binary_cross_entropy_with_logits(outputs, y.to(outputs.dtype))
         name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
         targets = ((y.reshape(outputs.shape) - self.center) / self.spread).float()
         loss: Tensor = getattr(functional, name)(outputs, targets)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Probabilities (rows, classes) float32, or values in the targets' own units (rows, labels) float64: near
-        1.7e9, float32 would round them to multiples of 128."""
+        """Probabilities (rows, outputs) float32, of classes by softmax and of labels by sigmoid, or values in the
+        targets' own units (rows, labels) float64: near 1.7e9, float32 would round them to multiples of 128."""
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
+        if self.schema.task == "multilabel":
+            return torch.sigmoid(outputs.float())
         return outputs.double() * self.spread + self.center
 
 
