@@ -5,6 +5,7 @@ result is reached, and changes nothing in it.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -12,13 +13,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Options, Texts
-from .fitted.strategies import parse_class_weight, parse_fill, parse_scaling
+from .fitted.strategies import parse_class_weight, parse_fill, parse_pos_weight, parse_scaling
 from .splits.split import Split
 
-Loss = Literal["auto", "cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "huber_loss"]
 Scheduler = Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR", "ReduceLROnPlateau"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
 SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as hung
+
+
+def _check_pos_weight(text: str) -> str:
+    if text:
+        parse_pos_weight(text)
+    return text
 
 
 class Recipe(Options):
@@ -62,10 +68,17 @@ class Recipe(Options):
         default=3, ge=0, description="Epochs without a lower validation loss before ReduceLROnPlateau decays."
     )
     gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR, ExponentialLR or ReduceLROnPlateau.")
-    loss: Loss = Field(
+    loss: str = Field(
         default="auto",
-        description="A function of torch.nn.functional; auto: cross_entropy for classes, "
-        "binary_cross_entropy_with_logits for labels that are 0 or 1, mse_loss for regression.",
+        description="cross_entropy or focal for classes; binary_cross_entropy_with_logits or focal for labels that are "
+        "0 or 1; mse_loss, l1_loss, smooth_l1_loss or huber_loss for regression; auto: the first; or your own: "
+        "path/to/file.py:function or package.module:function.",
+    )
+    focal_gamma: float = Field(default=2.0, ge=0, description="Gamma of the focal loss.")
+    pos_weight: Annotated[str, AfterValidator(_check_pos_weight)] = Field(
+        default="",
+        description="Weight of the ones in the loss, for labels that are 0 or 1 or for two classes: a number, or "
+        "balanced, zeros / ones of the fold's training rows.",
     )
     label_smoothing: float = Field(default=0.0, ge=0, le=1, description="Label smoothing of cross_entropy.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
@@ -173,6 +186,11 @@ class TrainConfig(TrainingOptions):
     """Parts of a batch that are computed by themselves: the number of workers with which the run began."""
     recipe: Recipe = Field(default=Recipe())
     model_settings: dict[str, Any] = Field(default={})
+
+    def with_code(self, rename: Callable[[str], str]) -> "TrainConfig":
+        """This configuration with other names of the model and of the loss."""
+        recipe = self.recipe.model_copy(update={"loss": rename(self.recipe.loss)})
+        return self.model_copy(update={"model": rename(self.model), "recipe": recipe})
 
 
 @dataclass(frozen=True)

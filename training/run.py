@@ -11,7 +11,7 @@ from ..storage.format import Schema
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
-from .zoo.factory import model_file, model_hash
+from .zoo.factory import code_file, code_hash
 
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
 
@@ -77,9 +77,10 @@ class RunFolder:
         """TensorBoard event files: a folder for each fold, and one for the report."""
         return self.root / "tensorboard"
 
-    def model(self, name: str) -> str:
-        """The name of the model. A file is replaced by its copy in this folder: workers may be on other machines."""
-        file = model_file(name)
+    def code(self, name: str) -> str:
+        """The name of the model, or of a loss. A file is replaced by its copy in this folder: workers may be on other
+        machines."""
+        file = code_file(name)
         return f"{self.root / file[0].name}:{file[1]}" if file else name
 
     def fold(self, fold: int) -> "FoldFolder":
@@ -136,13 +137,15 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run as it was started: the identity of its data, its configuration, and the hash of the user's model file."""
+    """A run as it was started: the identity of its data, its configuration, and the hashes of the files of the user's
+    model and loss."""
 
     dataset: str
     identity: str
     schema: Schema
     config: TrainConfig
     model_hash: str | None
+    loss_hash: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
@@ -155,6 +158,7 @@ class RunJob:
             Schema.from_json(value["schema"]),
             TrainConfig.model_validate(value["config"]),
             value["model_hash"],
+            value.get("loss_hash"),
         )
 
     def open_data(self) -> Dataset:
@@ -200,23 +204,24 @@ def best_folder(root: Place) -> Place:
 def load_job(run: RunFolder) -> RunJob:
     """Read the job of the run in a folder.
 
-    Raises ForeignError if the folder is not a run, and ConflictError if its model file is missing or has changed since
-    the run was started.
+    Raises ForeignError if the folder is not a run, and ConflictError if the file of its model or loss is missing or has
+    changed since the run was started.
     """
     if not run.job.exists():
         raise ForeignError(
             f"{run.root} is not a run (it has no run.json); start one with 'foldstream train DATASET RUN'"
         )
     job = RunJob.from_json(read_json(run.job))
-    job = replace(job, config=job.config.model_copy(update={"model": run.model(job.config.model)}))
-    try:
-        unchanged = job.model_hash == model_hash(job.config.model)
-    except FileNotFoundError:
-        unchanged = False
-    if not unchanged:
-        raise ConflictError(
-            f"{job.config.model} is missing or has changed since the run was started; restore it, or start a new run"
-        )
+    job = replace(job, config=job.config.with_code(run.code))
+    for name, known in ((job.config.model, job.model_hash), (job.config.recipe.loss, job.loss_hash)):
+        try:
+            unchanged = known == code_hash(name)
+        except FileNotFoundError:
+            unchanged = False
+        if not unchanged:
+            raise ConflictError(
+                f"{name} is missing or has changed since the run was started; restore it, or start a new run"
+            )
     return job
 
 

@@ -6,13 +6,19 @@ from typing import Any, get_args
 
 from ..storage.errors import UsageError, check_choice, did_you_mean
 from ..storage.format import Schema, Statistics
-from .config import Ensemble, Loss, Recipe, TrainConfig
-from .fitted.class_weights import class_weights
+from ..storage.places.locate import locate
+from .config import Ensemble, Recipe, TrainConfig
+from .fitted.class_weights import class_weights, pos_weights
 from .splits.choose import check_split
 from .stream.order import check_batch_size
-from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
+from .zoo.factory import DEFAULTS, code_file, load_factory, settings_in_source, settings_of
 
-OWN_LOSSES = {"classification": "cross_entropy", "multilabel": "binary_cross_entropy_with_logits"}
+LOSSES = {
+    "classification": ("cross_entropy", "focal"),
+    "multilabel": ("binary_cross_entropy_with_logits", "focal"),
+    "regression": ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"),
+}
+"""The losses that fit a task; the first is the usual one."""
 BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -46,6 +52,9 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     _check_recipe(config.recipe, str(schema.task))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
     class_weights(schema, nothing, config.class_weights)  # only for its errors
+    pos_weights(schema, nothing, config.recipe.pos_weight)
+    if config.class_weights and ":" in config.recipe.loss:
+        raise UsageError("--class-weight: your own loss weighs the classes itself; remove it")
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
@@ -66,12 +75,34 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
     ]
     check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
-    own = OWN_LOSSES.get(task)
-    fitting = [own] if own else sorted({*get_args(Loss)} - {"auto", *OWN_LOSSES.values()})
-    if recipe.loss not in ("auto", *fitting):
-        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {', '.join(fitting)}, or remove it")
+    _check_loss(recipe, task)
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
+
+
+def _check_loss(recipe: Recipe, task: str) -> None:
+    own, focal = ":" in recipe.loss, recipe.loss == "focal"
+    if not own and recipe.loss not in ("auto", *LOSSES[task]):
+        every = sorted({name for names in LOSSES.values() for name in names})
+        hint = did_you_mean(recipe.loss, every) if recipe.loss not in every else ""
+        raise UsageError(
+            f"--set loss={recipe.loss} does not fit a {task}: {hint}use {', '.join(LOSSES[task])}, or your own as "
+            "path/to/file.py:function"
+        )
+    if recipe.label_smoothing and (own or focal or task != "classification"):
+        raise UsageError(f"--set label_smoothing={recipe.label_smoothing:g} is for cross_entropy; remove it")
+    if own and recipe.pos_weight:
+        raise UsageError("--set pos_weight: your own loss weighs the ones itself; remove it")
+
+
+def trained_loss(config: TrainConfig) -> str:
+    """The name of what a training minimizes: `loss` if that is what held-out rows are scored by too."""
+    recipe = config.recipe
+    words = [recipe.loss.rpartition("/")[2]] if ":" in recipe.loss or recipe.loss == "focal" else []
+    words += ["smoothed"] * bool(recipe.label_smoothing) + ["weighted"] * bool(
+        recipe.pos_weight or config.class_weights
+    )
+    return f"{', '.join(words)} loss" if words else "loss"
 
 
 def usual_recipe(model: str) -> Recipe:
@@ -116,7 +147,10 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    return Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}="), rest
+    found = Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}=")
+    if (file := code_file(found.loss)) and not locate(str(file[0])).exists():
+        raise UsageError(f"--set loss={found.loss}: the file does not exist; check the path")
+    return found, rest
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -95,6 +95,8 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
     if isinstance(values.get("model"), str):
         values["model"] = _code(base, values["model"])
+    if isinstance(settings := values.get("settings"), dict) and isinstance(settings.get("loss"), str):
+        values["settings"] = {**settings, "loss": _code(base, settings["loss"])}
     if isinstance(values.get("callbacks"), list):
         values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 

@@ -18,6 +18,7 @@ from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
+from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
@@ -26,7 +27,7 @@ from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job
 from ...training.splits.plan import make_plan
-from ...training.zoo.factory import model_file, model_hash
+from ...training.zoo.factory import code_file, code_hash
 from .durable_schedule import DurableSchedule
 from .schedule import Resources, TrainingUnit
 from .status import FoldRecord
@@ -52,13 +53,28 @@ class Trainers:
 
 
 def job_value(dataset: Dataset, config: TrainConfig) -> dict[str, Any]:
-    """What `run.json` says of a run on a dataset. The run keeps a copy of a user's model file, so that it does not
-    matter where it was."""
-    file, kept = model_file(config.model), config
-    if file:
-        kept = config.model_copy(update={"model": f"{file[0].name}:{file[1]}"})
+    """What `run.json` says of a run on a dataset. The run keeps copies of the files of the user's model and loss,
+    so that it does not matter where they were."""
     data = str(dataset.place), dataset.identity, dataset.schema
-    return RunJob(*data, kept, model_hash(config.model)).to_json()
+    hashes = code_hash(config.model), code_hash(config.recipe.loss)
+    return RunJob(*data, config.with_code(_file_name), *hashes).to_json()
+
+
+def _file_name(name: str) -> str:
+    """The name of code without the folder of its file."""
+    file = code_file(name)
+    return f"{file[0].name}:{file[1]}" if file else name
+
+
+def _code_files(config: TrainConfig) -> dict[str, bytes]:
+    """The files of the user's model and loss, by their names. Raises UsageError if two differ."""
+    found = dict[str, bytes]()
+    for path, _ in filter(None, map(code_file, (config.model, config.recipe.loss))):
+        if found.setdefault(path.name, content := locate(str(path)).read_bytes()) != content:
+            raise UsageError(
+                f"--set loss: {path} has the name of the model's file, which is another; rename one of them"
+            )
+    return found
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
@@ -80,7 +96,7 @@ def prepare_run(
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
     """
-    file, value = model_file(config.model), job_value(dataset, config)
+    files, value = _code_files(config), job_value(dataset, config)
     if run.job.exists():
         differences = sorted({*_differences(RunJob.from_json(read_json(run.job)).to_json(), value)})
         if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
@@ -92,7 +108,7 @@ def prepare_run(
             )
         return load_job(run)
     # A plan without a job is what a kill has left.
-    if set(run.root.names()) - {"folds.zarr", file[0].name if file else ""}:
+    if set(run.root.names()) - {"folds.zarr", *files}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
         plan = make_plan(dataset, config.split, run.folds, config.batch_size, executor, progress)
@@ -101,8 +117,8 @@ def prepare_run(
         raise
     medians = parse_fill(config.missing).value == "median"
     fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
-    if file:
-        (run.root / file[0].name).write(file[0].read_bytes())
+    for name, content in files.items():
+        (run.root / name).write(content)
     write_json(run.job, value)
     return load_job(run)
 
@@ -113,7 +129,8 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), key)
     elif not same_json(old, new):
-        descriptions = {"identity": OTHER_DATA, "model_hash": "the model's file has changed"}
+        files = {f"{what}_hash": f"the {what}'s file has changed" for what in ("model", "loss")}
+        descriptions = {"identity": OTHER_DATA, **files}
         yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
 
 

@@ -82,3 +82,16 @@ def parse_class_weight(text: str) -> tuple[str | None, float]:
     if not equals or not weight >= 0 or math.isinf(weight):
         raise ValueError("must be balanced, or a class and its weight such as yes=2.5")
     return name, weight
+
+
+def parse_pos_weight(text: str) -> float | None:
+    """`balanced` as None, or a positive number. Raises ValueError."""
+    if text == "balanced":
+        return None
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not weight > 0 or math.isinf(weight):
+        raise ValueError("must be balanced, or a positive number")
+    return weight

@@ -9,11 +9,12 @@ from torch.nn import functional
 
 from ...storage.format import Schema, Statistics
 from ..config import Recipe, TrainConfig
-from ..fitted.class_weights import class_weights
+from ..fitted.class_weights import class_weights, pos_weights
 from ..fitted.inputs import Inputs, plan_inputs, varies
 from ..run import RunJob
 from ..seeding import seed_of
 from ..zoo.factory import build_model, takes_schema
+from .losses import class_losses, label_losses, mean_of_own, own_loss, weighted_mean
 from .optimizer import freeze
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
@@ -78,35 +79,52 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.schema, self.recipe = schema, recipe
-        weights = class_weights(schema, statistics, class_weight)
-        self.register_buffer("weights", None if weights is None else torch.tensor(weights, dtype=torch.float32))
+        self.own = own_loss(recipe.loss) if ":" in recipe.loss else None
+        named = recipe.loss if schema.task == "regression" and not self.own else "auto"
+        self.measured = Recipe(loss=named)  # what is scored by: no weights, no smoothing
+        given = class_weights(schema, statistics, class_weight), pos_weights(schema, statistics, recipe.pos_weight)
+        weights = [values for values in given if values is not None]
+        self.register_buffer("weights", torch.from_numpy(np.prod(weights, axis=0)).float() if weights else None)
         mean, std = np.array(statistics.y_mean, np.float64), np.array(statistics.y_std, np.float64)
         self.register_buffer("center", torch.from_numpy(mean))
         self.register_buffer("spread", torch.from_numpy(np.where(varies(std, np.abs(mean)), std, 1.0)))
 
-    def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on.
+    def forward(self, outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on; with
+        weights of the rows, `weight` (rows,) float32, the mean by them: sum(weight · loss) / sum(weight).
 
         With weights of classes, it is the mean of each row's weighted loss, so that a batch counts by its weights.
-        Regression targets are standardized first.
+        Regression targets are standardized first, for the user's own loss too.
         """
-        if self.schema.task == "classification":
-            labels, smoothing = y.long(), self.recipe.label_smoothing
-            if self.weights is None:
-                return functional.cross_entropy(outputs, labels, label_smoothing=smoothing)
-            each = functional.cross_entropy(outputs, labels, self.weights, reduction="none", label_smoothing=smoothing)
-            return each.mean()
-        return self.evaluate(outputs, y)
+        if self.own:
+            return mean_of_own(self.own, outputs, self.targets(outputs, y), weight)
+        if weight is None:
+            return self._losses(self.recipe, outputs, y, self.weights, "mean")
+        return weighted_mean(self._losses(self.recipe, outputs, y, self.weights, "none"), weight)
 
     def evaluate(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of `outputs` against the labels, to score by: for a classification without smoothing or weights."""
+        """Mean loss of `outputs` against the labels, to score by. For classes and labels that is the log loss, whatever
+        is trained on; with a user's own loss of a regression the squared error of standardized targets."""
+        return self._losses(self.measured, outputs, y, None, "mean")
+
+    def targets(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What a loss compares outputs with: codes of classes (rows,) int64; labels that are 0 or 1, or standardized
+        targets, (rows, labels) float32."""
         if self.schema.task == "classification":
-            return functional.cross_entropy(outputs, y.long())
+            return y.long()
         if self.schema.task == "multilabel":
-            return functional.binary_cross_entropy_with_logits(outputs, y.to(outputs.dtype))
-        name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
-        targets = ((y.reshape(outputs.shape) - self.center) / self.spread).float()
-        loss: Tensor = getattr(functional, name)(outputs, targets)
+            return y.float()
+        return ((y.reshape(outputs.shape) - self.center) / self.spread).float()
+
+    def _losses(self, recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+        """The loss of each row or output, or their mean, by torch's `reduction`."""
+        targets = self.targets(outputs, y)
+        if self.schema.task == "classification":
+            return class_losses(recipe, outputs, targets, weights, reduction)
+        if self.schema.task == "multilabel":
+            return label_losses(recipe, outputs, targets, weights, reduction)
+        name = "mse_loss" if recipe.loss == "auto" else recipe.loss
+        loss: Tensor = getattr(functional, name)(outputs, targets, reduction=reduction)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
