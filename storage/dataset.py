@@ -104,6 +104,7 @@ class Dataset(StoredArrays):
             "left_out": self.left_out,
             "sample": f"{schema.x_dtype} {'×'.join(map(str, schema.sample_shape))}",
             "labels": list(schema.labels),
+            "task": schema.task,
             "classes": list(schema.classes),
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
@@ -114,7 +115,7 @@ class Dataset(StoredArrays):
         are left out. Features that are channels of a sample together, such as pixels, have its statistics."""
         schema, found = self.schema, list[ColumnFacts]()
         for number, name in enumerate(schema.labels):
-            kind = "class" if schema.classes else "number"
+            kind = {"classification": "class", "multilabel": "0 or 1"}.get(str(schema.task), "number")
             mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
             found.append(
                 ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=len(schema.classes) or None, mean=mean)

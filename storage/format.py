@@ -142,6 +142,7 @@ class ImageForm:
         return cls(**{**value, "size": tuple(value["size"])})
 
 
+THRESHOLD = 0.5  # the probability from which on a row is said to have a label of several
 NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
 
 
@@ -169,8 +170,8 @@ class SideColumn:
 class Schema:
     """The meaning of the columns.
 
-    `features` are the source columns of `x` in order, `labels` those of `y`; only a "regression" can have several.
-    `task` is "regression", "classification" or None (no label).
+    `features` are the source columns of `x` in order, `labels` those of `y`. `task` is "classification", of one label;
+    "multilabel", of several that are 0 or 1; "regression", of one or several; or None (no label).
     `classes` are the label's values in the order of their codes. `key` is the user's id column, stored as int64 or, if
     `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
@@ -203,6 +204,11 @@ class Schema:
     def outputs(self) -> int:
         """The number of a model's outputs for a row: one per class, or one per label."""
         return len(self.classes) or len(self.labels) or 1
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether predictions are probabilities, of each class or of each label, and not values."""
+        return self.task in ("classification", "multilabel")
 
     def by_label(self, name: str, values: Iterable[Score]) -> dict[str, Score]:
         """Name the scores of the labels, or of their rows: `rmse`, or `rmse/price` if there are several labels."""

@@ -5,6 +5,7 @@ result is reached, and changes nothing in it.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -12,14 +13,19 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Location, Options, Texts
-from .fitted.strategies import parse_class_weight, parse_fill, parse_sample, parse_scaling
+from .fitted.strategies import parse_class_weight, parse_fill, parse_pos_weight, parse_sample, parse_scaling
 from .splits.split import Split
 from .zoo.augment import parse_augment
 
-Loss = Literal["auto", "cross_entropy", "mse_loss", "l1_loss", "huber_loss"]
 Scheduler = Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR", "ReduceLROnPlateau"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
 SHORTEST_HANG = 5.0  # seconds: below, a worker that is only slow would count as hung
+
+
+def _check_pos_weight(text: str) -> str:
+    if text:
+        parse_pos_weight(text)
+    return text
 
 
 class Recipe(Options):
@@ -63,9 +69,17 @@ class Recipe(Options):
         default=3, ge=0, description="Epochs without a lower validation loss before ReduceLROnPlateau decays."
     )
     gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR, ExponentialLR or ReduceLROnPlateau.")
-    loss: Loss = Field(
+    loss: str = Field(
         default="auto",
-        description="A function of torch.nn.functional; auto: cross_entropy for classes, mse_loss for regression.",
+        description="cross_entropy or focal for classes; binary_cross_entropy_with_logits or focal for labels that are "
+        "0 or 1; mse_loss, l1_loss, smooth_l1_loss or huber_loss for regression; auto: the first; or your own: "
+        "path/to/file.py:function or package.module:function.",
+    )
+    focal_gamma: float = Field(default=2.0, ge=0, description="Gamma of the focal loss.")
+    pos_weight: Annotated[str, AfterValidator(_check_pos_weight)] = Field(
+        default="",
+        description="Weight of the ones in the loss, for labels that are 0 or 1 or for two classes: a number, or "
+        "balanced, zeros / ones of the fold's training rows.",
     )
     label_smoothing: float = Field(default=0.0, ge=0, le=1, description="Label smoothing of cross_entropy.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
@@ -224,6 +238,17 @@ class TrainConfig(TrainingOptions):
         """Rows of the smallest last batch that is trained on: two for each share, which batch norm needs. Models that
         are stacked need batches of equal size."""
         return self.batch_size if self.drop_last or self.recipe.stack else min(self.batch_size, 2 * self.shares)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The names of what may be the user's code: the model, the loss, augmentations."""
+        return (self.model, self.recipe.loss, *self.augmentations)
+
+    def with_code(self, rename: Callable[[str], str]) -> "TrainConfig":
+        """This configuration with other names of the user's code."""
+        recipe = self.recipe.model_copy(update={"loss": rename(self.recipe.loss)})
+        names = {"model": rename(self.model), "augment": tuple(map(rename, self.augmentations))}
+        return self.model_copy(update={**names, "recipe": recipe})
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:
                 "choose a run on this dataset, or a number of folds"
             )
         return plan
-    split = Split(kind="stratified" if dataset.schema.task == "classification" else "kfold", folds=folds, seed=seed)
+    split = Split(kind="stratified" if dataset.schema.probabilities else "kfold", folds=folds, seed=seed)
     check_split(split, dataset.schema)
     # One byte per row, computed again by each process: small compared with the data, and removed with the process.
     scratch = Path(_scratch().name) / f"{dataset.identity[:16]}-{split.kind}-{folds}-{seed}"

@@ -13,7 +13,7 @@ from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
 from .stream.order import Mixing
-from .zoo.factory import model_file, model_hash
+from .zoo.factory import code_file, code_hash
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
@@ -86,9 +86,9 @@ class RunFolder:
         return self.root / "initial"
 
     def code(self, name: str) -> str:
-        """The name of a model or an augmentation. A user's file is replaced by its copy in this folder: workers may be
-        on other machines."""
-        file = model_file(name)
+        """The name of the model, a loss or an augmentation. A user's file is replaced by its copy in this folder:
+        workers may be on other machines."""
+        file = code_file(name)
         return f"{self.root / file[0].name}:{file[1]}" if file else name
 
     def fold(self, fold: int) -> "FoldFolder":
@@ -146,7 +146,7 @@ class FoldFolder:
 @dataclass(frozen=True)
 class RunJob:
     """A run as it was started: the identity of its data, its configuration, the hash of the user's model file, those of
-    initial weights, by the fold that starts from them, and those of the user's augmentations."""
+    initial weights, by the fold that starts from them, and those of the files of the user's loss and augmentations."""
 
     dataset: str
     identity: str
@@ -154,7 +154,7 @@ class RunJob:
     config: TrainConfig
     model_hash: str | None
     initial: dict[str, str] = field(default_factory=dict)
-    augment_hashes: dict[str, str] = field(default_factory=dict)
+    code_hashes: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
@@ -168,7 +168,7 @@ class RunJob:
             TrainConfig.model_validate(value["config"]),
             value["model_hash"],
             value.get("initial", {}),
-            value.get("augment_hashes", {}),
+            value.get("code_hashes", {}),
         )
 
     def initial_of(self, fold: int) -> tuple[str, str]:
@@ -246,15 +246,14 @@ def load_job(run: RunFolder) -> RunJob:
             f"{run.root} is not a run (it has no run.json); start one with 'foldstream train DATASET RUN'"
         )
     job = RunJob.from_json(read_json(run.job))
-    for name, expected in [(job.config.model, job.model_hash), *job.augment_hashes.items()]:
+    for name, expected in [(job.config.model, job.model_hash), *job.code_hashes.items()]:
         _check_code(run.code(name), expected)
-    names = {"model": run.code(job.config.model), "augment": tuple(map(run.code, job.config.augmentations))}
-    return replace(job, config=job.config.model_copy(update=names))
+    return replace(job, config=job.config.with_code(run.code))
 
 
 def _check_code(name: str, expected: str | None) -> None:
     try:
-        unchanged = expected == model_hash(name)
+        unchanged = expected == code_hash(name)
     except FileNotFoundError:
         unchanged = False
     if not unchanged:

@@ -6,14 +6,21 @@ from typing import Any, get_args
 
 from ..storage.errors import UsageError, check_choice, did_you_mean, suggest
 from ..storage.format import Schema, Statistics
-from .config import Ensemble, Loss, Recipe, TrainConfig
-from .fitted.class_weights import class_weights
+from ..storage.places.locate import locate
+from .config import Ensemble, Recipe, TrainConfig
+from .fitted.class_weights import class_weights, pos_weights
 from .fitted.strategies import parse_sample
 from .splits.choose import check_split
 from .stream.order import check_batch_size, used_batches
 from .stream.sampling import Sampling
-from .zoo.factory import DEFAULTS, load_factory, settings_in_source, settings_of
+from .zoo.factory import DEFAULTS, code_file, load_factory, settings_in_source, settings_of
 
+LOSSES = {
+    "classification": ("cross_entropy", "focal"),
+    "multilabel": ("binary_cross_entropy_with_logits", "focal"),
+    "regression": ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"),
+}
+"""The losses that fit a task; the first is the usual one."""
 BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -25,11 +32,13 @@ def check_task(schema: Schema) -> None:
         raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
 
 
-def check_ensemble(kind: str, classes: bool, refit: bool) -> None:
+def check_ensemble(kind: str, probabilities: bool, refit: bool) -> None:
     """Raise UsageError for an unknown ensemble, for `vote` on a regression, and for `refit` without a refit model."""
     check_choice("--ensemble", kind, get_args(Ensemble))
-    if kind == "vote" and not classes:
-        raise UsageError("--ensemble vote: voting requires classes; for a regression use mean, median or weighted")
+    if kind == "vote" and not probabilities:
+        raise UsageError(
+            "--ensemble vote: voting requires classes or labels; for a regression use mean, median or weighted"
+        )
     if kind == "refit" and not refit:
         raise UsageError("--ensemble refit: this run has no model trained on all rows; train one with --refit")
 
@@ -47,6 +56,12 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
     class_weights(schema, nothing, config.class_weights)  # only for its errors
     plan_sampling(schema, config.samples)  # the same
+    pos_weights(schema, nothing, config.recipe.pos_weight)
+    if config.class_weights and ":" in config.recipe.loss:
+        raise UsageError("--class-weight: your own loss weighs the classes itself; remove it")
+    mixes = [text for text in config.augmentations if text.startswith(("mixup=", "cutmix="))]
+    if mixes and ":" in config.recipe.loss:
+        raise UsageError(f"--augment {mixes[0]}: your own loss takes no mixed labels; remove one of them")
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
@@ -67,12 +82,14 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
     ]
     check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
-    if (recipe.loss == "cross_entropy") != (task == "classification") and recipe.loss != "auto":
-        others = sorted({*get_args(Loss)} - {"auto", "cross_entropy"})
-        fitting = "cross_entropy" if task == "classification" else ", ".join(others)
-        raise UsageError(f"--set loss={recipe.loss} does not fit a {task}; use {fitting}, or remove it")
+    _check_loss(recipe, task)
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
+
+
+def rows_are_weighted(config: TrainConfig, schema: Schema) -> bool:
+    """Whether a row's loss counts by its weight. Rows that are drawn by their weights come so often instead."""
+    return schema.weights is not None and config.samples != ("weight",)
 
 
 def plan_sampling(schema: Schema, options: Sequence[str]) -> Sampling | None:
@@ -98,6 +115,31 @@ def plan_sampling(schema: Schema, options: Sequence[str]) -> Sampling | None:
             )
         factors[name] = factor
     return Sampling("y", len(factors), tuple(factors.values()))
+
+
+def _check_loss(recipe: Recipe, task: str) -> None:
+    own, focal = ":" in recipe.loss, recipe.loss == "focal"
+    if not own and recipe.loss not in ("auto", *LOSSES[task]):
+        every = sorted({name for names in LOSSES.values() for name in names})
+        hint = did_you_mean(recipe.loss, every) if recipe.loss not in every else ""
+        raise UsageError(
+            f"--set loss={recipe.loss} does not fit a {task}: {hint}use {', '.join(LOSSES[task])}, or your own as "
+            "path/to/file.py:function"
+        )
+    if recipe.label_smoothing and (own or focal or task != "classification"):
+        raise UsageError(f"--set label_smoothing={recipe.label_smoothing:g} is for cross_entropy; remove it")
+    if own and recipe.pos_weight:
+        raise UsageError("--set pos_weight: your own loss weighs the ones itself; remove it")
+
+
+def trained_loss(config: TrainConfig) -> str:
+    """The name of what a training minimizes: `loss` if that is what held-out rows are scored by too."""
+    recipe = config.recipe
+    words = [recipe.loss.rpartition("/")[2]] if ":" in recipe.loss or recipe.loss == "focal" else []
+    words += ["smoothed"] * bool(recipe.label_smoothing) + ["weighted"] * bool(
+        recipe.pos_weight or config.class_weights
+    )
+    return f"{', '.join(words)} loss" if words else "loss"
 
 
 def usual_recipe(model: str) -> Recipe:
@@ -155,7 +197,10 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    return Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}="), rest
+    found = Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}=")
+    if (file := code_file(found.loss)) and not locate(str(file[0])).exists():
+        raise UsageError(f"--set loss={found.loss}: the file does not exist; check the path")
+    return found, rest
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -97,6 +97,8 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         values["model"] = _code(base, values["model"])
     if "augment" in values and isinstance(given := as_texts(values["augment"]), tuple):
         values["augment"] = [_code(base, one) for one in given]
+    if isinstance(settings := values.get("settings"), dict) and isinstance(settings.get("loss"), str):
+        values["settings"] = {**settings, "loss": _code(base, settings["loss"])}
     if isinstance(values.get("callbacks"), list):
         values["callbacks"] = [map_target(one, partial(_code, base)) for one in values["callbacks"]]
 

@@ -39,7 +39,8 @@ def predict(request: PredictRequest, session: Session) -> int:
     """Predict a dataset, a CSV file with the run's feature columns, or images, by all folds; write a CSV file.
 
     The CSV file has the row's identifier (the value of the `id` column, or of the column that identifies the training
-    rows if the source has it, or its number counted from 1) and the most probable class, or the value of each label.
+    rows if the source has it, or its number counted from 1) and the most probable class, the probability of each of
+    several labels that are 0 or 1, or the value of each regression target.
     For images it has the path, the class and its probability, or the values.
 
     Args:
@@ -72,7 +73,7 @@ def predict_source(request: PredictRequest, session: Session) -> int:
     names = tuple(request.columns or usual)
     if len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
-    check_ensemble(request.ensemble, bool(job.schema.classes), job.config.refit)
+    check_ensemble(request.ensemble, job.schema.probabilities, job.config.refit)
     target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
     if request.id and job.schema.image:
         raise UsageError("--id names a column, but images have none; their paths identify them")
@@ -89,7 +90,7 @@ def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) 
     """Write the out-of-fold predictions of a complete run as a table: OUT.csv or OUT.parquet.
 
     Each row has the row's identifier, its label, the number of models that predicted it without having seen it, and
-    their mean: the class and each class's probability, or each label's value. Returns the rows written.
+    their mean: the class and each class's probability, or each label's probability or value. Returns the rows written.
     """
     folder, _ = read_run(locate(run))
     target = new_file(out)
@@ -204,8 +205,9 @@ def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
 
 def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
     """The columns of predictions: for classes the name of the most probable one, for images also its probability; for
-    regression the values of each label."""
+    multilabel the probability of each label, for regression its values."""
     if schema.classes:
         names = [schema.classes[code] for code in predictions.argmax(axis=1)]
         return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]
-    return [[f"{value:.12g}" for value in values] for values in predictions.T]
+    digits = 9 if schema.probabilities else 12
+    return [[f"{value:.{digits}g}" for value in values] for values in predictions.T]

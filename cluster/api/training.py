@@ -15,11 +15,12 @@ from ...training.config import TrainConfig
 from ...training.fitted.inputs import describe_inputs
 from ...training.model.augmentation import check_augmentation
 from ...training.model.initial import match_weights, read_initial
+from ...training.model.losses import check_own_loss
 from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
-from ...training.settings import check_config, describe_batches, describe_recipe
+from ...training.settings import check_config, describe_batches, describe_recipe, rows_are_weighted
 from ...training.stream.filters import training_rows
 from ...training.zoo.factory import build_model, check_model, takes_schema
 from ..callbacks.callback import Callbacks
@@ -107,6 +108,8 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
             inputs = make_inputs(schema, config, dataset.statistics)
             model = check_model(config.model, inputs, schema.outputs, config.model_settings)
             check_optimizer(config.recipe, model)
+            if ":" in config.recipe.loss:
+                check_own_loss(config.recipe.loss, schema, rows_are_weighted(config, schema))
             count = sum(parameter.numel() for parameter in model.parameters())
         parameters = max(parameters, count)
     return parameters

@@ -26,7 +26,7 @@ from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
-from ...training.zoo.factory import code_files, copy_name, model_file, model_hash
+from ...training.zoo.factory import code_file, code_files, code_hash, copy_name
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit
@@ -55,12 +55,11 @@ class Trainers:
 def job_value(dataset: Dataset, config: TrainConfig, initial: Initial) -> dict[str, Any]:
     """What `run.json` says of a run on a dataset. The run keeps copies of the user's code and of initial weights, so
     that it does not matter where they were."""
-    code, augment = code_files([config.model, *config.augmentations]), tuple(map(copy_name, config.augmentations))
-    names = {"model": copy_name(config.model), "augment": augment, "init": initial.origin}
-    hashes = {one: content_hash(code[file[0].name]) for one in augment if (file := model_file(one))}
-    data = str(dataset.place), dataset.identity, dataset.schema
-    kept = config.model_copy(update=names)
-    return RunJob(*data, kept, model_hash(config.model), initial.hashes, hashes).to_json()
+    files, data = code_files(config.code), (str(dataset.place), dataset.identity, dataset.schema)
+    beside_model = [copy_name(name) for name in config.code[1:] if code_file(name)]
+    hashes = {name: content_hash(files[name.rpartition(":")[0]]) for name in beside_model}
+    kept = config.with_code(copy_name).model_copy(update={"init": initial.origin})
+    return RunJob(*data, kept, code_hash(config.model), initial.hashes, hashes).to_json()
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
@@ -84,7 +83,7 @@ def prepare_run(
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
     """
-    code, initial = code_files([config.model, *config.augmentations]), find_initial(run, dataset, config)
+    code, initial = code_files(config.code), find_initial(run, dataset, config)
     value = job_value(dataset, config, initial)
     if run.job.exists():
         _claim_again(run, config, value)
@@ -162,17 +161,19 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """Describe the leaves in which two JSON values differ. Restarts of a schedule follow from the epochs."""
     if same_json(old, new) or name == "restarts":
         return
-    if isinstance(old, dict) and isinstance(new, dict) and name not in ("initial", "augment_hashes"):
+    if isinstance(old, dict) and isinstance(new, dict) and name != "initial":
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), key)
         return
     descriptions = {
         "identity": OTHER_DATA,
         "model_hash": "the model's file has changed",
-        "augment_hashes": "an augmentation's file has changed",
         "initial": "the initial weights are different",
     }
-    yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
+    if ".py:" in name and old and new:
+        yield f"the file of {name} has changed"
+    elif ".py:" not in name:
+        yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
 
 
 def shorten(value: object) -> str:

@@ -22,7 +22,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ...storage.errors import RunError, UsageError
 from ...storage.options import as_texts
 from ...training.ray.internals import silence_upload_logs
-from ...training.zoo.factory import model_file
+from ...training.zoo.factory import code_file
 from ..api.job_file import load_job_file
 from ..callbacks.callback import map_target
 from ..loopback import LOOPBACK, on_loopback
@@ -100,6 +100,8 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
         train["model"] = _pack(train["model"], folder)
     if "augment" in train:
         train["augment"] = [_pack(one, folder) for one in as_texts(train["augment"])]
+    if "loss" in (settings := train.get("settings", {})):
+        train["settings"] = {**settings, "loss": _pack(str(settings["loss"]), folder)}
     if "callbacks" in train:
         train["callbacks"] = [map_target(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
     for table in [table for table in tables if "." in table]:
@@ -110,7 +112,7 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
 
 def _pack(name: str, folder: Path) -> str:
     """Copy the file of `path/to/file.py:factory` into a folder, and return its new name. Other names stay unchanged."""
-    if not (file := model_file(name)):
+    if not (file := code_file(name)):
         return name
     path, factory = file
     target = folder / path.name

@@ -42,6 +42,12 @@ def show_dataset(dataset: Dataset) -> None:
         counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
         more = f" and {len(schema.classes) - 20} more" if len(schema.classes) > 20 else ""
         table.add_row("label", f"{schema.labels[0]}, {len(schema.classes)} classes ({counts}{more})")
+    if schema.task == "multilabel":
+        shares = zip(schema.labels[:20], dataset.statistics.y_mean, strict=False)
+        ones = ", ".join(f"{name}: {round(share * len(dataset)):,}" for name, share in shares)
+        more = f" and {len(schema.labels) - 20} more" if len(schema.labels) > 20 else ""
+        table.add_row("labels", f"{len(schema.labels)}, multi-label: all are 0 or 1 ({ones}{more} rows with a 1)")
+        table.add_row("", "--task regression learns them as numbers")
     for label in schema.labels if schema.task == "regression" else ():
         table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
@@ -147,7 +153,8 @@ def show_summary(summary: dict[str, Any]) -> None:
     The seconds are those of a fold's last epoch: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
-    names = list(dict.fromkeys(("loss", *scores)))
+    means = [name for name in scores if "/" not in name]  # where there are any, the labels' own scores follow below
+    names = list(dict.fromkeys(("loss", *(means or scores))))
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" for name in names]

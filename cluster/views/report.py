@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ...pipeline.images.preview import is_image_shape, render_sample
+from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
 from ...storage.dataset import Dataset
-from ...storage.format import Schema
+from ...storage.format import THRESHOLD, Schema
 from ...storage.places.json_files import write_json
 from ...storage.reader import BlockReader
 from ...training.engine.event_logs import open_logs
 from ...training.run import RunFolder, RunJob
+from ...training.settings import trained_loss
 from .charts import calibration_chart, curves_chart
 from .facts import TIMES, run_facts
 from .pages import number, share, template
@@ -37,7 +38,7 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
         "parts": {part: facts[part] for part in merged},
         "titles": TITLES,
         "times": TIMES,
-        "charts": draw_curves(facts["folds"]),
+        "charts": draw_curves(facts["folds"], trained_loss(job.config)),
         "calibration": {part: calibration_chart(facts[part]["calibration"]) for part in merged if job.schema.classes},
         "matrix": 0 < len(job.schema.classes) <= MOST_IN_MATRIX,
         "confusion": {part: confusion(facts[part], len(job.schema.classes)) for part in merged if job.schema.classes},
@@ -72,13 +73,15 @@ def confusion_image(report: Mapping[str, Any]) -> np.ndarray:
     return np.kron(pixels, np.ones((max(1, IMAGE_PIXELS // classes),) * 2, np.uint8))
 
 
-def draw_curves(folds: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Markup, list[str]]]:
-    """A chart for each score and one for both losses, each with the names of its lines."""
+def draw_curves(folds: Sequence[Mapping[str, Any]], trained: str) -> dict[str, tuple[Markup, list[str]]]:
+    """A chart for each score and one for both losses, each with the names of its lines. If `trained`, the name of what
+    is trained on, is another measure than what held-out rows are scored by, each loss has a chart."""
     names = [name for name in folds[0]["curves"] if name not in LOSSES.values()]
     losses = {
         title: [fold["curves"][name] for fold in folds] for title, name in LOSSES.items() if name in folds[0]["curves"]
     }
-    charts = {"loss": losses} | {name: {"held out": [fold["curves"][name] for fold in folds]} for name in names}
+    own = {trained: {"training": losses.pop("training")}} if trained != "loss" and "training" in losses else {}
+    charts = {"loss": losses} | own | {name: {"held out": [fold["curves"][name] for fold in folds]} for name in names}
     return {name: (curves_chart(name, families), list(families)) for name, families in charts.items()}
 
 
@@ -109,6 +112,11 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
                 "truth": schema.classes[own],
                 "predicted": f"{schema.classes[chosen]} ({share(prediction[chosen])})",
             }
+        elif schema.task == "multilabel":
+            named = [
+                f"{name} ({share(p)})" for name, p in zip(schema.labels, prediction, strict=True) if p >= THRESHOLD
+            ]
+            words = {"truth": labels_in(schema, truth), "predicted": ", ".join(named) or "none"}
         else:
             words = {
                 "truth": ", ".join(map(number, truth)),

@@ -131,6 +131,9 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
     kind, dtype, classes = chosen
     schema = Schema((), (), "uint8", labels=names, task=kind, y_dtype=dtype, classes=classes)
     columns = [_encode(name, values, classes) for name, values in valid_columns.items()]
+    for name, column in zip(names, columns, strict=True):
+        if kind == "multilabel" and not np.isin(column, (0, 1)).all():
+            raise UsageError(f"the label '{name}' is not always 0 or 1, unlike in the training data; fix it")
     y = np.zeros((len(valid), len(names)), dtype)
     y[valid] = np.stack(columns, axis=1)
     return schema, y if len(names) > 1 else y[:, 0]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from ...storage.options import Cli, Location, Options, Texts
-from ..target.options import OnError, RoleOptions, Seed, Task, parse_numbers
+from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbers
 
 
 def parse_size(value: Any) -> Any:
@@ -47,9 +47,11 @@ class ImageOptions(RoleOptions):
         default=None, description="CSV file of image paths and labels; by default folders are classes."
     )
     label: Texts = Field(
-        default=(), description="Column of --labels to learn, repeatable for several numbers; by default the second."
+        default=(),
+        description="Column of --labels to learn, repeatable for several of numbers, or of 0 and 1; by default the "
+        "second.",
     )
-    task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
+    task: Task = Field(default="auto", description=TASK)
     on_error: OnError = Field(
         default="stop", description="stop at the first image that cannot be decoded, or skip such images and list them."
     )

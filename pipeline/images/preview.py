@@ -1,6 +1,7 @@
 """A contact sheet: some rows of a dataset as images with their labels, to check a conversion by eye."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,19 @@ def render_sample(sample: np.ndarray, dataset: Dataset) -> Image.Image:
 
 
 def caption(arrays: dict[str, np.ndarray], schema: Schema, row: int) -> str:
-    """The caption below an image: its class or its regression targets, else its key or its row number."""
+    """The caption below an image: its class, labels or regression targets, else its key or its row number."""
     if schema.classes:
         return schema.classes[int(arrays["y"])]
+    if schema.task == "multilabel":
+        return labels_in(schema, arrays["y"])
     if schema.labels:
         return ", ".join(f"{value:.4g}" for value in np.atleast_1d(arrays["y"]))
     key = arrays.get("key")
     if key is None:
         return f"row {row:,}"
     return bytes(key).rstrip(b"\0").decode().rpartition("/")[2] if key.ndim else str(key)
+
+
+def labels_in(schema: Schema, y: Iterable[float]) -> str:
+    """The names of the labels that a row has, by its values `y` (labels,)."""
+    return ", ".join(name for name, value in zip(schema.labels, y, strict=True) if value) or "none"

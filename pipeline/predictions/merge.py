@@ -119,7 +119,7 @@ def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
     """The arrays of merged predictions, probabilities in float32 or values in float64: rows that no model predicted
     have NaN and a count of 0."""
-    dtype = "float32" if schema.classes else "float64"
+    dtype = "float32" if schema.probabilities else "float64"
     return ArraySpec("prediction", dtype, (schema.outputs,)), ArraySpec("count", "uint8")
 
 
@@ -154,7 +154,7 @@ def evaluate_rows(
     """Evaluate `rows` (rows,), given by their indices, with their merged `prediction` (rows, outputs) and their arrays
     `truth` in the dataset."""
     y, scores = truth["y"], row_scores(schema, prediction, truth["y"])
-    losses = scores["loss"] if schema.classes else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
+    losses = scores["loss"] if schema.probabilities else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
     worst = [
         WorstRow(
             float(losses[i]),

@@ -68,6 +68,7 @@ def table_of(schema: Schema, truth: dict[str, np.ndarray], merged: dict[str, np.
         truths = truth["y"].reshape(len(count), -1)
         columns |= {label: truths[:, i] for i, label in enumerate(schema.labels)}
         columns["models"] = count
-        outputs = [f"predicted_{label}" for label in schema.labels]
+        kind = "probability" if schema.probabilities else "predicted"
+        outputs = [f"{kind}_{label}" for label in schema.labels]
     columns |= {output: pa.array(prediction[:, i], mask=missing) for i, output in enumerate(outputs)}
     return pa.table(columns)

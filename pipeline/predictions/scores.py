@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...storage.compiled import compiled
-from ...storage.format import Schema
+from ...storage.format import THRESHOLD, Schema
 from ...storage.random import GOLDEN, mix64
 
 SMALLEST_PROBABILITY = 1e-7
@@ -29,7 +29,8 @@ _POISSON = np.repeat(
 
 
 def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of each row, (rows,) float64: loss and hits for classes, squared and absolute errors for regression.
+    """The scores of each row, (rows,) float64: loss and hits for classes and labels, squared and absolute errors for
+    regression.
 
     `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth. The mean over
     rows is the score; of `rmse` its root.
@@ -39,8 +40,25 @@ def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[st
         rank = (prediction > own[:, None]).sum(axis=1)
         losses = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
         return {"loss": losses} | {name: (rank < most).astype(np.float64) for name, most in schema.hits.items()}
+    if schema.task == "multilabel":
+        return label_scores(schema, prediction, y)
     error = prediction.astype(np.float64) - y.reshape(prediction.shape)
     return {**schema.by_label("rmse", np.square(error).T), **schema.by_label("mae", np.abs(error).T)}
+
+
+def label_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores of rows with several labels that are 0 or 1: log loss and accuracy, of each label and as their mean,
+    and whether all labels are right. A label is predicted from a probability of 0.5 on."""
+    right = (prediction >= THRESHOLD) == (y != 0)
+    own = np.where(y != 0, prediction, 1 - prediction).astype(np.float64)
+    losses = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
+    return {
+        "loss": losses.mean(axis=1),
+        "accuracy": right.mean(axis=1),
+        "subset_accuracy": right.all(axis=1).astype(np.float64),
+        **schema.by_label("loss", losses.T),
+        **schema.by_label("accuracy", right.T.astype(np.float64)),
+    }
 
 
 mixed = compiled(mix64)

@@ -218,4 +218,6 @@ class ShardFiller:
             numbers = np.array([np.nan])
         if not np.isfinite(numbers).all():
             self._misfit(f"the label '{label}' is not always a number")
+        if self.schema.task == "multilabel" and not np.isin(numbers, (0, 1)).all():
+            self._misfit(f"the label '{label}' is not always 0 or 1")
         return numbers

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ...storage.options import Cli, Options, Texts
 from ..csv.options import CsvOptions
-from ..target.options import OnError, RoleOptions, Seed, Task, parse_numbers
+from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbers
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 FLOATS = ("float32", "float64")
@@ -42,7 +42,7 @@ class TableOptions(RoleOptions):
         description="Type of the values; auto: the narrowest in which whole numbers are exact and fractions as "
         "precise as their column's range needs.",
     )
-    task: Task = Field(default="auto", description="classification or regression; auto: by the label's values.")
+    task: Task = Field(default="auto", description=TASK)
     ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
     feature: Texts = Field(
         default=(), description="Column to learn from although it also has a role such as --group, repeatable."

@@ -59,6 +59,11 @@ def is_whole(label: TextFindings) -> bool:
     return label.kind == "integer"
 
 
+def is_binary(label: TextFindings) -> bool:
+    """Whether all values of a label are 0 or 1, be it as 1.0."""
+    return is_whole(label) and label.distinct is not None and {float(value) for value in label.distinct} <= {0.0, 1.0}
+
+
 def as_whole_numbers(texts: pa.Array) -> pa.Array:
     """Texts such as 1.0 as 1, the way in which classes are named; any other text as it is."""
     try:
@@ -75,7 +80,12 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
     if task == "auto":
         few = label.distinct is not None and len(label.distinct) <= CLASS_LIMIT
         one_of_few = label.kind == "text" or (few and is_whole(label))
-        task = "classification" if one_of_few and len(labels) == 1 else "regression"
+        if len(labels) > 1:
+            task = "multilabel" if all(map(is_binary, labels.values())) else "regression"
+        else:
+            task = "classification" if one_of_few else "regression"
+    if task == "multilabel":
+        return task, *_check_binary(labels)
     if task == "regression":
         for name, label in labels.items():
             if label.kind == "text":
@@ -84,7 +94,8 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
         return task, "float64", ()
     if len(labels) > 1:
         raise UsageError(
-            f"--task classification needs a single --label; for {', '.join(labels)} together, use --task regression"
+            f"--task classification needs a single --label; for {', '.join(labels)} together, use --task multilabel if "
+            "all are 0 or 1, else --task regression"
         )
     if label.distinct is None:
         raise UsageError(
@@ -98,3 +109,13 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
             f"the label '{name}' has a single value, '{classes[0]}', but a classifier needs two; use another --label"
         )
     return task, np.min_scalar_type(len(classes) - 1).name, tuple(classes)
+
+
+def _check_binary(labels: dict[str, TextFindings]) -> tuple[str, tuple[str, ...]]:
+    """The dtype of several labels that are 0 or 1, and no classes. Raises UsageError for others."""
+    if len(labels) == 1:
+        raise UsageError("--task multilabel needs several labels; for a single one, use --task classification")
+    for name, label in labels.items():
+        if not is_binary(label):
+            raise UsageError(f"--task multilabel: the label '{name}' is not always 0 or 1; use --task regression")
+    return "uint8", ()

@@ -8,7 +8,8 @@ from ...storage.options import Options, Texts
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OnError = Literal["stop", "skip"]
-Task = Literal["auto", "classification", "regression"]
+Task = Literal["auto", "classification", "multilabel", "regression"]
+TASK = "classification, multilabel (several labels that are 0 or 1) or regression; auto: by the labels' values."
 
 
 class RoleOptions(Options):

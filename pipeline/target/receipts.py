@@ -40,7 +40,7 @@ def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndar
     """The summary of a shard's rows in its receipt: moments of channels and labels, class counts, missing values."""
     schema, x = task.schema, arrays["x"]
     moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
-    y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task == "regression" else None
+    y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task in ("regression", "multilabel") else None
     return {
         "moments": moments.table().tolist(),
         "y_moments": y and y.table().tolist(),

@@ -167,7 +167,7 @@ def test_the_users_function_travels_with_the_run(digits: Dataset, tmp_path: Path
     assert (tmp_path / "run" / "own.py").read_text() == OWN
     assert load_job(RunFolder(locate(tmp_path / "run"))).config.augment == (f"{tmp_path}/run/own.py:noise", "mixup")
     own.write_text(OWN.replace("x +", "x -"))
-    with pytest.raises(ConflictError, match="an augmentation's file has changed"):
+    with pytest.raises(ConflictError, match=r"the file of own\.py:noise has changed"):
         fs.train(digits.place, tmp_path / "run", **options)
     model.parent.mkdir()
     model.write_text(MODEL)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...storage.format import Schema
-from ..model.metrics import name_scores, sum_scores
+from ..model.metrics import count_sums, name_scores, sum_scores
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
 from .process import Process
@@ -34,8 +34,9 @@ class HeldOutEvaluator:
     def begin(self) -> None:
         """Begin an evaluation."""
         self.model.eval()
-        made_of = 2 if self.schema.classes else 2 * self.schema.outputs
-        self.sums = torch.zeros(self.shards, 2 + made_of, dtype=torch.float64, device=self.process.device)
+        self.sums = torch.zeros(
+            self.shards, 2 + count_sums(self.schema), dtype=torch.float64, device=self.process.device
+        )
 
     @torch.inference_mode()
     def update(self, batch: Batch, shard: int) -> None:

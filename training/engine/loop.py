@@ -17,7 +17,7 @@ from ...storage.fold_plan import open_plan
 from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
 from ..run import RunFold, mixing_of
-from ..settings import plan_sampling
+from ..settings import plan_sampling, rows_are_weighted
 from ..stream.batch import Rank
 from ..stream.filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from ..stream.fused import FusedStream
@@ -62,8 +62,7 @@ class FoldTrainer:
         rows = draw(self.dataset, training, plan_sampling(self.dataset.schema, config.samples), config.seed)
         self.held_out: dict[int, RowFilter] = {n: held_out_rows(plan, one.fold) for n, one in enumerate(folds)}
         self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
-        # Rows that are drawn by their weights have them in how often they come, not in their loss.
-        weighted = self.dataset.schema.weights is not None and config.samples != ("weight",)
+        weighted = rows_are_weighted(config, self.dataset.schema)
         stream = _open_stream(self.dataset, folds, rows, self.rank, weighted)
         self.placement = FoldPlacement(stream, process, config)
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}

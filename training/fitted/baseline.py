@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...storage.fold_plan import FoldPlan
-from ...storage.format import Schema
+from ...storage.format import THRESHOLD, Schema
 from ...storage.moments.moments import Moments, parts_merged
 from .statistics import CodeSums, load_sums
 
@@ -11,11 +11,14 @@ SMALLEST = 1e-7  # probability, as in the scores of a run
 
 
 def baseline_scores(schema: Schema, plan: FoldPlan) -> dict[str, float]:
-    """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for a
-    regression RMSE of each label. They follow from the sums by fold code; `fit_plan` must have measured them."""
+    """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for
+    labels that are 0 or 1 those of each and their means, for a regression RMSE of each label. They follow from the sums
+    by fold code; `fit_plan` must have measured them."""
     sums = load_sums(plan)
     if schema.classes:
         return _of_classes(sums, plan)
+    if schema.task == "multilabel":
+        return _of_labels(schema, sums, plan)
     rows, squares = 0.0, np.zeros(len(schema.labels))
     for model in plan.models:
         targets = sums[f"{model.array}/y"]
@@ -36,3 +39,19 @@ def _of_classes(sums: CodeSums, plan: FoldPlan) -> dict[str, float]:
         hits += int(held_out[own.argmax()])
         losses -= float(held_out @ np.log(np.maximum(own / own.sum(), SMALLEST)))
     return {"accuracy": hits / rows, "loss": losses / rows}
+
+
+def _of_labels(schema: Schema, sums: CodeSums, plan: FoldPlan) -> dict[str, float]:
+    rows, hits, losses = 0.0, np.zeros(len(schema.labels)), np.zeros(len(schema.labels))
+    for model in plan.models:
+        targets = sums[f"{model.array}/y"]
+        assert isinstance(targets, Moments)
+        own, held_out = parts_merged(targets, model.train), parts_merged(targets, model.held_out)
+        share, ones = np.clip(own.mean, SMALLEST, 1 - SMALLEST), held_out.mean * held_out.count
+        zeros = held_out.count - ones
+        rows += float(held_out.count[0])
+        hits += np.where(own.mean >= THRESHOLD, ones, zeros)
+        losses -= ones * np.log(share) + zeros * np.log1p(-share)
+    found = {"accuracy": hits / rows, "loss": losses / rows}
+    means = {name: float(values.mean()) for name, values in found.items()}
+    return means | {name: value for key in found for name, value in schema.by_label(key, found[key].tolist()).items()}

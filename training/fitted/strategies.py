@@ -93,3 +93,16 @@ def _parse_factor(text: str, allowed: str) -> tuple[str, float]:
     if not equals or not factor >= 0 or math.isinf(factor):
         raise ValueError(f"must be {allowed}")
     return name, factor
+
+
+def parse_pos_weight(text: str) -> float | None:
+    """`balanced` as None, or a positive number. Raises ValueError."""
+    if text == "balanced":
+        return None
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not weight > 0 or math.isinf(weight):
+        raise ValueError("must be balanced, or a positive number")
+    return weight

@@ -6,30 +6,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...storage.format import THRESHOLD, Schema
 
-def combine(predictions: Tensor, kind: str, losses: Sequence[float], classes: bool) -> Tensor:
+
+def combine(predictions: Tensor, kind: str, losses: Sequence[float], schema: Schema) -> Tensor:
     """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
-    With `classes`, predictions are probabilities, and the result is float32; otherwise values, in float64. The kinds:
+    Of classes or labels, predictions are probabilities, and the result is float32; otherwise values, in float64. The
+    kinds:
 
     - mean, and refit, which has one model: the mean.
-    - median: the median; probabilities are rescaled to sum to 1.
-    - vote: for each class, the fraction of models that find it the most probable. The mean probability breaks ties.
+    - median: the median; probabilities of classes are rescaled to sum to 1.
+    - vote: for each class, the fraction of models that find it the most probable; for each label, of those that say a
+      row has it. The mean probability breaks ties.
     - weighted: the mean weighted by the inverse of each model's held-out loss, `losses` (models,).
     """
-    exact = _combined(predictions.double(), kind, losses, classes)
-    return exact.float() if classes else exact
+    exact = _combined(predictions.double(), kind, losses, schema)
+    return exact.float() if schema.probabilities else exact
 
 
-def _combined(exact: Tensor, kind: str, losses: Sequence[float], classes: bool) -> Tensor:
+def _combined(exact: Tensor, kind: str, losses: Sequence[float], schema: Schema) -> Tensor:
     match kind:
         case "mean" | "refit":
             return exact.mean(dim=0)
         case "median":
             middle = exact.quantile(0.5, dim=0)
-            return middle / middle.sum(dim=1, keepdim=True) if classes else middle
+            return middle / middle.sum(dim=1, keepdim=True) if schema.classes else middle
         case "vote":
-            votes = functional.one_hot(exact.argmax(dim=2), exact.shape[2]).double().mean(dim=0)
+            of_classes = schema.task == "classification"
+            own = functional.one_hot(exact.argmax(dim=2), exact.shape[2]) if of_classes else exact >= THRESHOLD
+            votes = own.double().mean(dim=0)
             # The mean counts for less than half a vote, so it only breaks ties.
             mixed: Tensor = (votes + exact.mean(dim=0) / (2 * len(exact))) / (1 + 1 / (2 * len(exact)))
             return mixed

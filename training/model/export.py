@@ -52,7 +52,8 @@ def load_models(run: Location) -> list[nn.Module]:
     Returns:
         A module per fold, in order, on the CPU and in evaluation mode. Each takes rows as the dataset stores them,
         (rows, *sample_shape). For a classification it returns logits, (rows, classes) float32, of which `predict`
-        averages the softmax over the folds; for a regression values in the targets' own units, (rows, labels) float64.
+        averages the softmax over the folds; for several labels that are 0 or 1 logits, (rows, labels), of which it
+        averages the sigmoid; for a regression values in the targets' own units, (rows, labels) float64.
 
     Raises:
         UsageError: Some folds are not fully trained.
@@ -78,7 +79,7 @@ def load_models(run: Location) -> list[nn.Module]:
         with torch.random.fork_rng(devices=[]):  # initializing a model seeds the global generator
             predictor = load_predictor(job, folder, fold, torch.device("cpu"))
         parts: list[tuple[str, nn.Module]] = [("prepare", predictor.prepare), ("model", predictor.model)]
-        if not job.schema.classes:
+        if not job.schema.probabilities:
             parts.append(("units", UnscaleTargets(predictor.objective.center, predictor.objective.spread)))
         models.append(nn.Sequential(OrderedDict(parts)).eval())
     return models
@@ -129,7 +130,7 @@ def export(run: Location, out: Location, *, format: str = "torchscript") -> list
             ) from error
         with disk_in_words(folder):
             file.write(data)
-    output = "logits" if schema.classes else "values"
+    output = "logits" if schema.probabilities else "values"
     description = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
     write_json(folder / "export.json", description)
     return [Path(file) for file in files]

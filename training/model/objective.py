@@ -9,11 +9,12 @@ from torch.nn import functional
 
 from ...storage.format import Schema, Statistics
 from ..config import Recipe, TrainConfig
-from ..fitted.class_weights import class_weights
+from ..fitted.class_weights import class_weights, pos_weights
 from ..fitted.inputs import Inputs, plan_inputs, varies
 from ..run import RunJob
 from ..seeding import seed_of
 from ..zoo.factory import build_model, takes_schema
+from .losses import by_row, class_losses, label_losses, mean_of_own, own_loss, weighted_mean
 from .optimizer import freeze
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
@@ -77,9 +78,13 @@ class Objective(nn.Module):
         self, schema: Schema, statistics: Statistics, recipe: Recipe, class_weight: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        self.schema, self.statistics, self.recipe = schema, statistics, recipe
-        weights = class_weights(schema, statistics, class_weight)
-        self.register_buffer("weights", None if weights is None else torch.tensor(weights, dtype=torch.float32))
+        self.schema, self.recipe, self.mean_weight = schema, recipe, statistics.weight
+        self.own = own_loss(recipe.loss) if ":" in recipe.loss else None
+        named = recipe.loss if schema.task == "regression" and not self.own else "auto"
+        self.measured = Recipe(loss=named)  # what is scored by: no weights, no smoothing
+        given = class_weights(schema, statistics, class_weight), pos_weights(schema, statistics, recipe.pos_weight)
+        weights = [values for values in given if values is not None]
+        self.register_buffer("weights", torch.from_numpy(np.prod(weights, axis=0)).float() if weights else None)
         mean, std = np.array(statistics.y_mean, np.float64), np.array(statistics.y_std, np.float64)
         self.register_buffer("center", torch.from_numpy(mean))
         self.register_buffer("spread", torch.from_numpy(np.where(varies(std, np.abs(mean)), std, 1.0)))
@@ -89,39 +94,47 @@ class Objective(nn.Module):
 
         Labels may be probabilities of classes, (rows, classes) in floating point. With weights of classes, or of rows,
         (rows,), it is the mean of each row's weighted loss, so that a batch counts by its weights; the mean weight of
-        all training rows counts as 1. Regression targets are standardized first.
+        all training rows counts as 1. Regression targets are standardized first, for the user's own loss too.
         """
-        if weight is not None:
-            shares = (weight / self.statistics.weight).float()
-            return (self._losses(outputs, y, self.recipe.label_smoothing, self.weights) * shares).mean()
-        if self.schema.task != "classification":
-            return self._regression(outputs, y, "mean")
-        if self.weights is None:
-            return functional.cross_entropy(outputs, labels_of(y), label_smoothing=self.recipe.label_smoothing)
-        return self._losses(outputs, y, self.recipe.label_smoothing, self.weights).mean()
+        shares = None if weight is None else (weight / self.mean_weight).float()
+        if self.own:
+            return mean_of_own(self.own, outputs, self.targets(outputs, y), shares)
+        if shares is None:
+            return self._losses(self.recipe, outputs, y, self.weights, "mean")
+        return weighted_mean(self._losses(self.recipe, outputs, y, self.weights, "none"), shares)
 
     def evaluate(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss of each row, (rows,), to score by: for a classification without smoothing or weights."""
-        return self._losses(outputs, y, 0.0, None)
+        """The loss of each row, (rows,), to score by. For classes and labels that is the log loss, whatever is trained
+        on; with a user's own loss of a regression the squared error of standardized targets."""
+        return by_row(self._losses(self.measured, outputs, y, None, "none"))
 
-    def _losses(self, outputs: Tensor, y: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
-        """The loss of each row, (rows,)."""
+    def targets(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What a loss compares outputs with: codes of classes (rows,) int64; labels that are 0 or 1, or standardized
+        targets, (rows, labels) float32."""
         if self.schema.task == "classification":
-            labels = labels_of(y)
-            return functional.cross_entropy(outputs, labels, weights, reduction="none", label_smoothing=smoothing)
-        return self._regression(outputs, y, "none").mean(dim=1)
+            return labels_of(y)
+        if self.schema.task == "multilabel":
+            return y.float()
+        return ((y.reshape(outputs.shape) - self.center) / self.spread).float()
 
-    def _regression(self, outputs: Tensor, y: Tensor, reduction: str) -> Tensor:
-        name = "mse_loss" if self.recipe.loss == "auto" else self.recipe.loss
-        targets = ((y.reshape(outputs.shape) - self.center) / self.spread).float()
+    def _losses(self, recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+        """The loss of each row or output, or their mean, by torch's `reduction`."""
+        targets = self.targets(outputs, y)
+        if self.schema.task == "classification":
+            return class_losses(recipe, outputs, targets, weights, reduction)
+        if self.schema.task == "multilabel":
+            return label_losses(recipe, outputs, targets, weights, reduction)
+        name = "mse_loss" if recipe.loss == "auto" else recipe.loss
         loss: Tensor = getattr(functional, name)(outputs, targets, reduction=reduction)
         return loss
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """Probabilities (rows, classes) float32, or values in the targets' own units (rows, labels) float64: near
-        1.7e9, float32 would round them to multiples of 128."""
+        """Probabilities (rows, outputs) float32, of classes by softmax and of labels by sigmoid, or values in the
+        targets' own units (rows, labels) float64: near 1.7e9, float32 would round them to multiples of 128."""
         if self.schema.task == "classification":
             return torch.softmax(outputs.float(), dim=1)
+        if self.schema.task == "multilabel":
+            return torch.sigmoid(outputs.float())
         return outputs.double() * self.spread + self.center
 
 

@@ -34,7 +34,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
-        """Predict stored rows: probabilities (rows, classes) float32, or values (rows, labels) float64, on the CPU."""
+        """Predict stored rows: probabilities (rows, outputs) float32, or values (rows, labels) float64, on the CPU."""
         self.model.eval()
         with autocast(self.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x.to(self.device, non_blocking=True)))
@@ -85,4 +85,4 @@ def predict_rows(
     for arrays in all_rows(dataset, names):
         parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)
         every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
-        yield arrays, torch.cat([combine(one, ensemble, losses, bool(job.schema.classes)) for one in every]).numpy()
+        yield arrays, torch.cat([combine(one, ensemble, losses, job.schema) for one in every]).numpy()

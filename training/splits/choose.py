@@ -44,7 +44,7 @@ def automatic_kind(schema: Schema, columns: Collection[str]) -> Kind:
     for kind in ("column", "time", "group"):
         if COLUMN_OPTIONS[kind] in columns:
             return kind
-    return "stratified" if schema.task == "classification" else "kfold"
+    return "stratified" if schema.probabilities else "kfold"
 
 
 def role_columns(schema: Schema) -> dict[str, str]:
@@ -58,7 +58,7 @@ def check_split(split: Split, schema: Schema) -> None:
     """Raise UsageError for a split that data with this schema cannot have."""
     kind = split.kind
     if kind == "stratified-group" and schema.task != "classification":
-        raise UsageError(f"--split {kind} needs classes; use --split group for a regression")
+        raise UsageError(f"--split {kind} needs classes; use --split group")
     if kind == "stratified" and not schema.labels:
         raise UsageError(f"--split {kind} needs a label; use --split kfold")
     fewest = 1 if split.holdout or kind in ("time", "column") else 2

@@ -59,7 +59,8 @@ class SplitOptions(Options):
     split: Literal["auto"] | Kind = Field(
         default="auto",
         description="Kind of split: kfold, contiguous, stratified, group, stratified-group, time or column; auto: "
-        "stratified for classes, kfold (random) for regression, or the kind whose column is given.",
+        "stratified for classes, or several labels that are 0 or 1, kfold (random) for regression, or the kind whose "
+        "column is given.",
     )
     repeats: int = Field(
         default=1, ge=1, le=MOST_REPEATS, description="Number of times the split is repeated, with different folds."

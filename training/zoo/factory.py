@@ -58,18 +58,26 @@ def load_factory(name: str) -> Factory:
 
         built_in: Factory = getattr(networks, BUILT_IN[name])
         return built_in
-    module, separator, attribute = name.rpartition(":")
-    if not separator:
+    if ":" not in name:
         raise UsageError(
             f"--model: unknown model '{name}'. {did_you_mean(name, BUILT_IN)}Use a built-in model "
             f"({', '.join(BUILT_IN)}), path/to/file.py:factory or package.module:factory"
         )
-    factory = getattr(import_module(module, "--model", name), attribute, None)
-    if not callable(factory):
+    return load_code("--model", name)
+
+
+def load_code(option: str, name: str) -> Callable[..., Any]:
+    """The function or class that `path/to/file.py:name` or `package.module:name`, the value of an option, names.
+
+    Raises UsageError if it cannot be found or imported.
+    """
+    module, _, attribute = name.rpartition(":")
+    found = getattr(import_module(module, option, name), attribute, None)
+    if not callable(found):
         raise UsageError(
-            f"--model {name}: {module} does not define a function '{attribute}'; define it, or fix the name"
+            f"{option} {name}: {module} does not define a function '{attribute}'; define it, or fix the name"
         )
-    return factory  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]
 
 
 def import_module(module: str, option: str, name: str) -> Any:
@@ -102,32 +110,32 @@ def _run_file(path: str, option: str) -> ModuleType:
     return module
 
 
-def model_file(name: str) -> tuple[Path, str] | None:
-    """Split `path/to/file.py:factory` into the file and the name of the factory. None for other models."""
+def code_file(name: str) -> tuple[Path, str] | None:
+    """Split `path/to/file.py:function` into the file and the function's name. None for other names."""
     path, _, attribute = name.rpartition(":")
     return (Path(path), attribute) if path.endswith(".py") else None
 
 
-def model_hash(name: str) -> str | None:
-    """SHA-256 of a user's model file, which may be an object in a store. None for other models."""
+def code_hash(name: str) -> str | None:
+    """SHA-256 of the file of a user's model or loss, which may be an object in a store. None for other names."""
     path = name.rpartition(":")[0]
     return content_hash(locate(path).read_bytes()) if path.endswith(".py") else None
 
 
 def copy_name(name: str) -> str:
-    """What `--model` or `--augment` would name by the copy of the user's file in a run's folder; others as they are."""
-    file = model_file(name)
+    """The name of the user's code by the copy of its file in a run's folder; other names as they are."""
+    file = code_file(name)
     return f"{file[0].name}:{file[1]}" if file else name
 
 
 def code_files(names: Iterable[str]) -> dict[str, bytes]:
-    """The user's files among what `--model` and `--augment` name, by the names of their copies in a run's folder.
+    """The files of the user's code among some names, by the names of their copies in a run's folder.
 
     Raises UsageError for a file that does not exist, and for different files of the same name.
     """
     files: dict[str, bytes] = {}
     for name in names:
-        if file := model_file(name):
+        if file := code_file(name):
             place = locate(str(file[0]))
             try:
                 content = place.read_bytes()
@@ -161,7 +169,7 @@ def settings_in_source(name: str) -> dict[str, Any] | None:
 
     Raises UsageError for an unknown name.
     """
-    if file := model_file(name):
+    if file := code_file(name):
         place, attribute = locate(str(file[0])), file[1]
     elif name in BUILT_IN:
         place, attribute = locate(Path(__file__).with_name("networks.py")), BUILT_IN[name]

@@ -1,0 +1,123 @@
+"""Losses to train on: torch's by their names, the focal loss, and functions of the user's own."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...storage.errors import UsageError
+from ...storage.format import Schema
+from ..config import Recipe
+from ..zoo.factory import load_code
+from ..zoo.user_code import describe_error
+
+LossFunction = Callable[..., Tensor]
+EXAMPLE_ROWS = 6  # on which a user's loss is tried
+SMALLEST_MISS = 1e-7  # of the focal loss: below a probability of being wrong of so much, its slope is 0
+
+
+def own_loss(name: str) -> LossFunction:
+    """The user's function that a loss `path/to/file.py:function` or `package.module:function` names. Raises UsageError
+    if it cannot be found or imported."""
+    return load_code("--set loss", name)
+
+
+def focal_loss(each: Tensor, weighted: Tensor, gamma: float) -> Tensor:
+    """The focal loss (Lin et al. 2017) from the cross-entropy of each row or label, `each`, and the same with weights:
+    the weighted one times the probability of being wrong to the power of `gamma`."""
+    return (-torch.expm1(-each)).clamp_min(SMALLEST_MISS) ** gamma * weighted
+
+
+def class_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+    """The losses of rows by their class codes `y` (rows,), with weights of the classes; `reduction` as in torch."""
+    if recipe.loss == "focal":
+        each = functional.cross_entropy(outputs, y, reduction="none")
+        weighted = each if weights is None else functional.cross_entropy(outputs, y, weights, reduction="none")
+        return reduced(focal_loss(each, weighted, recipe.focal_gamma), reduction)
+    smoothing = recipe.label_smoothing
+    if weights is None:
+        return functional.cross_entropy(outputs, y, reduction=reduction, label_smoothing=smoothing)
+    each = functional.cross_entropy(outputs, y, weights, reduction="none", label_smoothing=smoothing)
+    return reduced(each, reduction)
+
+
+def label_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+    """The losses of labels `y` (rows, labels) that are 0 or 1, with weights of their ones; `reduction` as in torch."""
+    binary = functional.binary_cross_entropy_with_logits
+    if recipe.loss == "focal":
+        each = binary(outputs, y, reduction="none")
+        weighted = each if weights is None else binary(outputs, y, pos_weight=weights, reduction="none")
+        return reduced(focal_loss(each, weighted, recipe.focal_gamma), reduction)
+    return binary(outputs, y, pos_weight=weights, reduction=reduction)
+
+
+def reduced(each: Tensor, reduction: str) -> Tensor:
+    """Losses as they are, or their mean."""
+    return each.mean() if reduction == "mean" else each
+
+
+def by_row(each: Tensor) -> Tensor:
+    """The loss of each row, (rows,), of losses (rows,) or (rows, outputs)."""
+    return each.flatten(1).mean(dim=1) if each.ndim > 1 else each
+
+
+def weighted_mean(each: Tensor, weight: Tensor) -> Tensor:
+    """The mean over rows of losses (rows,) or (rows, outputs) times their weights (rows,), whose mean over all rows is
+    1: so the mean of a batch's parts is that of the batch."""
+    return (by_row(each) * weight).mean()
+
+
+def mean_of_own(loss: LossFunction, outputs: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean loss by the user's function: it returns it, or the loss of each row, whose mean is by weight."""
+    found = loss(outputs, targets) if weight is None else loss(outputs, targets, weight=weight)
+    if found.ndim == 0:
+        return found
+    return found.mean() if weight is None else weighted_mean(found, weight)
+
+
+def check_own_loss(name: str, schema: Schema, weighted: bool = False) -> None:
+    """Try the user's function on a few rows of outputs and targets such as it will get; `weighted`: with weights too.
+
+    Raises UsageError if it fails, or returns anything but a finite loss with a gradient, a mean or one for each row.
+    """
+    loss, generator = own_loss(name), torch.Generator().manual_seed(0)
+    outputs = torch.randn(EXAMPLE_ROWS, schema.outputs, generator=generator).requires_grad_()
+    targets = torch.randn(EXAMPLE_ROWS, schema.outputs, generator=generator)
+    if schema.task == "multilabel":
+        targets = (targets > 0).float()
+    if schema.task == "classification":
+        targets = torch.arange(EXAMPLE_ROWS) % schema.outputs
+    if weighted and "weight" not in inspect.signature(loss).parameters:
+        raise UsageError(f"--set loss={name}: the rows have weights, but it has no parameter 'weight'; add it")
+    given = {"weight": torch.ones(EXAMPLE_ROWS)} if weighted else {}
+    try:
+        found: Any = loss(outputs, targets, **given)
+    except Exception as error:  # user code may raise anything
+        raise UsageError(
+            f"--set loss={name} failed for outputs of shape {tuple(outputs.shape)} and targets of shape "
+            f"{tuple(targets.shape)}: {describe_error(error)}; fix the function"
+        ) from error
+    if problem := _problem(found, outputs):
+        code = inspect.unwrap(loss).__code__ if inspect.isfunction(inspect.unwrap(loss)) else None
+        line = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
+        raise UsageError(f"--set loss={name}{line} {problem}")
+
+
+def _problem(found: Any, outputs: Tensor) -> str:
+    """What is wrong with what a user's loss has returned, and the remedy; empty if nothing is."""
+    remedy = "return the mean loss, or the loss of each row"
+    if not isinstance(found, Tensor):
+        return f"returned {type(found).__name__}, not a tensor; {remedy}"
+    if found.ndim and found.shape not in (outputs.shape, outputs.shape[:1]):
+        return f"returned the shape {tuple(found.shape)} for {len(outputs)} rows; {remedy}"
+    if not torch.isfinite(found).all():
+        return "is not finite for outputs between -3 and 3; avoid logarithms and divisions of 0"
+    if not found.requires_grad:
+        return "has no gradient; compute it from the outputs by functions of torch, without detach() or item()"
+    (gradient,) = torch.autograd.grad(found.mean(), outputs, allow_unused=True)
+    if gradient is None or not torch.isfinite(gradient).all():
+        return "has no finite gradient; compute it from the outputs by functions that have one"
+    return ""
