@@ -13,6 +13,7 @@ from ...storage.fold_plan import open_plan
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.fitted.inputs import describe_inputs
+from ...training.model.gradients import check_gradients
 from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.ray.helper import Helper
@@ -82,6 +83,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
             inputs = make_inputs(schema, config, dataset.statistics)
             model = check_model(config.model, inputs, schema.outputs, config.model_settings)
             check_optimizer(config.recipe, model)
+            check_gradients(config.model, model, inputs, config.recipe)
             count = sum(parameter.numel() for parameter in model.parameters())
         parameters = max(parameters, count)
     return parameters

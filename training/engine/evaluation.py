@@ -9,6 +9,7 @@ from ...storage.format import Schema
 from ..model.metrics import name_scores, sum_scores
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
+from ..zoo.model_errors import errors_of_model
 from .process import Process
 
 
@@ -40,7 +41,7 @@ class HeldOutEvaluator:
     def update(self, batch: Batch, shard: int) -> None:
         """Add a batch of a shard's held-out rows."""
         x, y = (column.to(self.process.device, non_blocking=True) for column in (batch.x, batch.y))
-        with autocast(self.process.device, self.objective.recipe.precision):
+        with errors_of_model("forward pass"), autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x))
         self.sums[shard, 0] += len(y)
         self.sums[shard, 1] += self.objective.evaluate(outputs, y).double() * len(y)

@@ -19,6 +19,7 @@ from ..model.objective import Normalizer, Objective, autocast
 from ..model.optimizer import step_schedule
 from ..run import RunFold
 from ..seeding import seed_of
+from ..zoo.model_errors import errors_of_model
 from .process import Process
 from .shares import EpochPass, Rows, Shares
 
@@ -61,7 +62,10 @@ class Network:
 
         Buffers are not exchanged at each step: that would mean to wait for the slowest rank a second time.
         """
-        return self.module if self.sharded else DistributedDataParallel(self.model, broadcast_buffers=False)
+        if self.sharded:
+            return self.module
+        unused = self.recipe.find_unused_parameters
+        return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """What a training step calls: the model, compiled if the recipe says so, with the same parameters."""
@@ -161,10 +165,14 @@ class Learner:
             process.seed(seed_of(config.seed, self.run_fold.fold, epoch * self.steps + step, number))
             with current.shares.share(position), network.averaging(self.ends_update(step)):
                 with autocast(process.device, network.recipe.precision):
-                    loss = self.objective(network.forward(self.prepare(x)), y)
+                    with errors_of_model("forward pass"):
+                        outputs = network.forward(self.prepare(x))
+                    with errors_of_model("loss"):
+                        loss = self.objective(outputs, y)
                 if self.begins_update(step):  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
-                self.scaler.scale(loss / batches if batches > 1 else loss).backward()
+                with errors_of_model("backward pass"):
+                    self.scaler.scale(loss / batches if batches > 1 else loss).backward()
             current.losses[position] += loss.detach()
 
     def update(self) -> None:
@@ -180,6 +188,7 @@ class Learner:
     def end_pass(self) -> float:
         """Average the buffers over all shares. Returns the mean loss of the epoch's steps over them."""
         shares = self.current.shares
+        self.current.keep()
         return self.network.end_pass(shares, self.current.losses.sum()).item() / (self.steps * shares.count)
 
     def state(self) -> dict[str, Any]:
