@@ -123,6 +123,13 @@ bench-sample: install
 bench-submit: install
 	$(BIN)/python -m tests.benchmarks.submit build/bench-submit.json
 
+# A signal in each phase of a training, at COUNT moments: checkpoints within ten seconds, then the same weights. KINDS
+# selects some of here, helper, command and worker.
+COUNT ?= 10
+.PHONY: chaos-stops
+chaos-stops: install
+	$(BIN)/python -m tests.chaos.stops $(COUNT) 0 $(KINDS)
+
 # How much an open run page slows the training down. Needs chromium.
 .PHONY: bench-watch
 bench-watch: install

@@ -29,7 +29,7 @@ from .cluster.terminal.commands import commands
 from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
 from .cluster.terminal.tables import dataset_facts, show_dataset, show_estimate, show_plan, show_result, show_summary
-from .storage.errors import DamagedError, FoldstreamError, UsageError
+from .storage.errors import DamagedError, FoldstreamError, StoppedError, UsageError
 from .storage.places.locate import locate
 
 app = typer.Typer(
@@ -279,6 +279,9 @@ def main() -> NoReturn:
     use_token()
     try:
         run()
+    except StoppedError as stopped:
+        errors.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(stopped.exit_code)
     except FoldstreamError as error:
         errors.print(f"[red]error:[/] {escape_markup(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

@@ -11,11 +11,14 @@
     │   └── DamagedError    bytes are missing or have changed: restore or convert again
     ├── WorkerError         give the workers more memory
     ├── RunError            check the run: a fold failed, or the predictions do not cover all rows
+    │   ├── ModelError      fix your own code: the model, its forward or backward pass, its loss
     │   └── AttemptError    another attempt may succeed: a worker or a node died
+    │       └── StoppedError  run the same command again: a signal has stopped the training
     └── DiskError           check the disk: it is full, or not writable
 
 Each message says what is wrong, where, and the remedy. The command line shows the message alone and exits
-with the class's `exit_code`: 2 if the user's input is at fault, otherwise 1.
+with the class's `exit_code`: 2 if the user's input is at fault, 75 (EX_TEMPFAIL) if a signal has stopped the
+training, otherwise 1.
 """
 
 import difflib
@@ -97,8 +100,18 @@ class RunError(FoldstreamError):
     """A training run failed, or its results are inconsistent."""
 
 
+class ModelError(RunError):
+    """The user's own code failed: a model, its loss. Every fold and every attempt would fail in the same way."""
+
+
 class AttemptError(RunError):
     """An attempt at a fold failed for a reason that may not recur."""
+
+
+class StoppedError(AttemptError):
+    """A signal has stopped the training. The same command resumes it."""
+
+    exit_code = 75
 
 
 class DiskError(FoldstreamError):

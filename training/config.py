@@ -102,6 +102,10 @@ class Recipe(Options):
     sync_batchnorm: bool = Field(
         default=False, description="Compute batch norm over the whole batch of all workers, on GPUs only."
     )
+    find_unused_parameters: bool = Field(
+        default=False,
+        description="Allow parameters that get no gradient in some batches or in all; they are left as they are.",
+    )
     deterministic: bool = Field(
         default=False, description="Use deterministic algorithms only on the GPU; on the CPU they always are."
     )

@@ -67,6 +67,11 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
 def _check_recipe(recipe: Recipe, task: str) -> None:
     if recipe.stack and recipe.strategy == "fsdp":
         raise UsageError("--set stack=true computes all folds in one process; remove strategy=fsdp")
+    if recipe.find_unused_parameters and recipe.strategy == "fsdp":
+        raise UsageError(
+            "--set find_unused_parameters=true: fsdp needs a gradient of every parameter from every worker; use "
+            "strategy=ddp, or freeze those that are never used (--set frozen=NAME)"
+        )
     if recipe.warmup and recipe.scheduler in ("OneCycleLR", "ReduceLROnPlateau"):
         raise UsageError(
             f"--set warmup={recipe.warmup:g}: {recipe.scheduler} has none, OneCycleLR rises by itself; use "

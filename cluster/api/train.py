@@ -8,6 +8,7 @@ from ...storage.errors import disk_in_words
 from ...storage.machine import no_garbage_collection
 from ...training.ray.helper import Helper
 from ...training.run import RunFolder, best_folder
+from ...training.stopping import stoppable
 from ..requests import Session, TrainRequest
 from ..runs.workers import helper_count
 from .entry import entry
@@ -31,6 +32,7 @@ def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
     root = asked.root.root
     busy = f"{root} is being trained by another command; wait for it to end, or stop it"
     with ExitStack() as stack:
+        stack.enter_context(stoppable())
         stack.callback(gc.unfreeze)
         count = 0 if asked.stacked else helper_count(asked.request, asked.dataset, asked.models)
         helpers = [stack.enter_context(closing(Helper())) for _ in range(count)]
@@ -67,7 +69,8 @@ def train(request: TrainRequest, session: Session) -> dict[str, Any]:
     Raises:
         UsageError: An option does not fit, before any worker starts.
         ConflictError: The folder holds another run.
-        RunError: Folds failed more often than they are retried.
+        RunError: Folds failed more often than they are retried, or the model's own code failed.
+        StoppedError: SIGTERM or SIGUSR1 has stopped the training; the same call resumes it.
 
     Example:
         >>> summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)

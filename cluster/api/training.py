@@ -14,6 +14,7 @@ from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.fitted.inputs import describe_inputs
 from ...training.model.augmentation import check_augmentation
+from ...training.model.gradients import check_gradients
 from ...training.model.initial import match_weights, read_initial
 from ...training.model.losses import check_own_loss
 from ...training.model.objective import make_inputs
@@ -110,6 +111,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
             check_optimizer(config.recipe, model)
             if ":" in config.recipe.loss:
                 check_own_loss(config.recipe.loss, schema, rows_are_weighted(config, schema))
+            check_gradients(config.model, model, inputs, config.recipe)
             count = sum(parameter.numel() for parameter in model.parameters())
         parameters = max(parameters, count)
     return parameters

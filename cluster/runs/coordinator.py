@@ -15,9 +15,11 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...storage.errors import AttemptError, FoldstreamError
+from ...storage.errors import FoldstreamError
 from ...training.ray.driver import FoldDriver, Health
-from ...training.ray.group import GroupRequest
+from ...training.ray.group import Failure, GroupRequest, describe_failure
+from ...training.ray.internals import draining_nodes
+from ...training.stopping import GRACE_SECONDS, STOP, stopped
 from ..ray.reservations import free_reservations
 from .durable_schedule import DurableSchedule
 from .schedule import DRIVER_DIED, Action, Ended, Event, NodeLost, NodeSeen, Observed, Resources, Silent, Start, Status
@@ -56,17 +58,12 @@ class Coordinator:
         self.waiting = self.nodes_requested = False
 
     def run(self) -> None:
-        """Train until every unit is done. Raises RunError if any unit failed permanently, after the others are done."""
+        """Train until every unit is done. Raises RunError if any unit failed permanently, after the others are done, or
+        at once if all would fail in the same way; StoppedError once all have stopped as asked."""
         self.schedule.resume()
         try:
-            while not self.state.finished:
-                for event in self._poll():
-                    for action in self.schedule.handle(event):
-                        self._perform(action)
-                if results := [attempt.result for attempt in self.attempts.values()]:
-                    ray.wait(results, timeout=POLL_SECONDS)
-                else:
-                    self._wait_for_nodes()
+            with STOP.watched():
+                self._run()
         finally:
             for attempt in self.attempts.values():
                 ray.kill(attempt.driver)
@@ -74,6 +71,25 @@ class Coordinator:
             if self.nodes_requested:
                 request_resources(bundles=[])
         self.schedule.check_done()
+
+    def _run(self) -> None:
+        while not self.state.finished:
+            if STOP.is_set:
+                self._stop()
+            for event in self._poll():
+                for action in self.schedule.handle(event):
+                    self._perform(action)
+            if results := [attempt.result for attempt in self.attempts.values()]:
+                ray.wait(results, timeout=POLL_SECONDS)
+            else:
+                self._wait_for_nodes()
+
+    def _stop(self) -> None:
+        """Have all attempts write checkpoints and stop. Raises StoppedError once they have."""
+        asked = [attempt.driver.stop.remote() for attempt in self.attempts.values()]
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=GRACE_SECONDS)
+        raise stopped()
 
     def _wait_for_nodes(self) -> None:
         """Nothing is running, so no remaining unit fits: log that, and wait for nodes."""
@@ -110,7 +126,7 @@ class Coordinator:
         for (unit, number), attempt in list(self.attempts.items()):
             if ray.wait([attempt.result], timeout=0)[0]:
                 del self.attempts[unit, number]
-                yield Ended(unit, number, *_error_of(attempt.result))
+                yield Ended(unit, number, *(_failure_of(attempt.result) or (None,)))
                 ray.kill(attempt.driver)
         if monotonic() - self.checked_at < CHECK_SECONDS:
             return
@@ -132,6 +148,9 @@ class Coordinator:
 
     def _poll_nodes(self) -> Iterator[Event]:
         nodes = {node["NodeID"]: _resources(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+        draining = draining_nodes()
+        for attempt in self.attempts.values() if draining else ():
+            attempt.driver.leave.remote(draining)
         for node in self.state.nodes.keys() - nodes.keys():
             yield NodeLost(node)
         for node, resources in nodes.items():
@@ -153,17 +172,18 @@ class Coordinator:
         return health
 
 
-def _error_of(result: Any) -> tuple[str | None, bool]:
-    """The error of a failed attempt, None if it succeeded; and whether a retry would fail in the same way."""
+def _failure_of(result: Any) -> Failure | None:
+    """Why an attempt has failed, None if it succeeded."""
     try:
         ray.get(result)
     except RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
-        final = isinstance(cause, FoldstreamError) and not isinstance(cause, AttemptError)
-        return str(cause).strip() or type(cause).__name__, final
+        if isinstance(cause, FoldstreamError):
+            return describe_failure(cause)
+        return Failure(str(cause).strip() or type(cause).__name__)
     except RayActorError:
-        return DRIVER_DIED, False
-    return None, False
+        return Failure(DRIVER_DIED)
+    return None
 
 
 def _bundles(required: Resources, workers: int) -> list[dict[str, float]]:

@@ -31,7 +31,7 @@ class DurableSchedule:
     def handle(self, event: Event) -> list[Action]:
         """Record an event, and return the actions to perform."""
         self.journal.append(event)
-        if isinstance(event, Ended) and event.error:
+        if isinstance(event, Ended) and event.error and not event.everywhere:  # which ends the run, and is told then
             log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
         actions = self.state.handle(event)
         self.state.check_invariants()
@@ -51,6 +51,12 @@ class DurableSchedule:
         done = sum(len(units[name].folds) for name in self.state.units_with(Status.DONE))
         left = sum(len(unit.folds) for unit in units.values())
         run = str(self.journal.path).rpartition("/")[0]
+        if self.state.given_up:
+            raise RunError(
+                f"training failed: {errors}. All folds would fail in this way, so the run has ended; {done} of the "
+                f"{left} remaining folds were trained and are kept; 'foldstream status {run}' shows what happened. "
+                "Once the cause is gone, run the same command again to resume; a changed model needs a new run"
+            ) from cause
         raise RunError(
             f"training failed and the run is incomplete: {errors}. {done} of the {left} remaining folds were "
             f"trained and are kept; 'foldstream status {run}' shows what happened. Fix the cause, then run the "

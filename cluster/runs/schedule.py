@@ -84,6 +84,8 @@ class Ended:
     error: str | None = None
     final: bool = False
     """Whether a retry would fail in the same way."""
+    everywhere: bool = False
+    """Whether all other units would fail in the same way, too."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ class Schedule:
     max_retries: int = 2
     states: dict[str, UnitState] = field(default_factory=dict)
     nodes: dict[str, Resources] = field(default_factory=dict)
+    given_up: bool = False
+    """Whether a unit has failed as all others would: none of them is started any more."""
 
     def __post_init__(self) -> None:
         self.reset()
@@ -158,7 +162,7 @@ class Schedule:
     def reset(self) -> None:
         """Forget everything: no unit was started, no node is known."""
         self.states = {name: UnitState() for name in self.units}
-        self.nodes = {}
+        self.nodes, self.given_up = {}, False
 
     @property
     def capacity(self) -> Resources:
@@ -174,9 +178,9 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done, has failed permanently, or waits for one that has."""
-        waiting = self.units_with(Status.WAITING)
-        return all(map(self._is_blocked, waiting)) and not self.units_with(Status.RUNNING)
+        """Whether every unit is done, has failed permanently, or waits for one that has, or none is tried any more."""
+        blocked = all(map(self._is_blocked, self.units_with(Status.WAITING)))
+        return self.given_up or (blocked and not self.units_with(Status.RUNNING))
 
     def _is_blocked(self, name: str) -> bool:
         """Whether a unit waits for one that has failed permanently."""
@@ -196,8 +200,10 @@ class Schedule:
                 self.nodes[node] = resources
             case NodeLost(node):
                 self._remove_node(node)
-            case Ended(unit, attempt, error, final) if self._is_running(unit, attempt):
+            case Ended(unit, attempt, error, final, everywhere) if self._is_running(unit, attempt):
                 self._end_attempt(unit, error, final)
+                if everywhere:
+                    actions += self._give_up()
             case Silent(unit, attempt, seconds) if self._is_running(unit, attempt):
                 self._end_attempt(unit, SILENT_ERROR.format(seconds))
                 actions.append(Stop(unit, attempt))
@@ -234,10 +240,20 @@ class Schedule:
         given_up = final or state.failures - state.extra_retries > self.max_retries
         state.status = Status.FAILED if given_up else Status.WAITING
 
+    def _give_up(self) -> list[Stop]:
+        """Stop the running units, and start no others."""
+        self.given_up = True
+        running = self.units_with(Status.RUNNING)
+        for unit in running:
+            self.states[unit].status = Status.WAITING
+        return [Stop(unit, self.states[unit].attempt) for unit in running]
+
     def _start_waiting(self) -> Sequence[Start]:
         """Start the units that fit into the free resources, in order. A unit that fits need not wait for an earlier one
         that does not."""
-        started = []
+        started: list[Start] = []
+        if self.given_up:
+            return started
         for name in self.units_with(Status.WAITING):
             if self._may_start(name):
                 state = self.states[name]
@@ -255,4 +271,5 @@ class Schedule:
             assert state.status is not Status.DONE or state.error is None, f"{name} is done but has an error"
             assert state.attempt or state.status is Status.WAITING, f"{name} was never started"
         for name in self.units_with(Status.WAITING):
-            assert not self._may_start(name), f"{name} is waiting although its resources are free"
+            may = self.given_up or not self._may_start(name)
+            assert may, f"{name} is waiting although its resources are free"

@@ -5,7 +5,9 @@ These tests kill each kind of process once. `python -m tests.chaos.fold_kills` k
 
 import os
 import random
+import re
 import signal
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +17,11 @@ from foldstream.cluster.runs.journal import Journal
 from foldstream.cluster.runs.schedule import Ended, Silent
 from foldstream.cluster.runs.status import run_status
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import StoppedError
 from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
-from .fold_kills import await_victims, command, disturb, result, steps_done, training, victims, wait_for
+from .fold_kills import FOLDS, await_victims, command, disturb, result, steps_done, training, victims, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -50,13 +53,16 @@ def make(sample_shape, outputs, flag=""):
 """
 
 FAILS = """
+import os
+from pathlib import Path
 from torch import nn
 
 class Fails(nn.Module):
     def forward(self, x):
         self.steps += self.training
-        if self.steps == 20:
-            raise ValueError("no more than 20 steps")
+        if self.steps == 20 and os.environ.get("RANK") == "1":
+            Path(TOLD).touch()
+            return self.model(x[..., 1:])
         return self.model(x)
 
 def make(sample_shape, outputs):
@@ -121,15 +127,20 @@ def test_a_worker_that_hangs_is_found_and_its_fold_trained_again(digits: Dataset
 
 
 @pytest.mark.timeout(600)
-def test_an_error_that_would_recur_is_not_retried(digits: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "fails.py").write_text(FAILS)
+def test_an_error_on_one_rank_ends_the_run_at_once(digits: Dataset, tmp_path: Path) -> None:
+    """In torch, as a lost connection between the ranks would be, while the other rank waits. It is told once."""
+    (tmp_path / "fails.py").write_text(FAILS.replace("TOLD", repr(str(tmp_path / "told"))))
     run, log = RunFolder(locate(tmp_path / "run")), tmp_path / "log"
     with training(command(digits.root, run.root, "--model", f"{tmp_path}/fails.py:make"), log) as process:
         assert process.wait() == 1
+        assert time.time() - (tmp_path / "told").stat().st_mtime < 15
     (ended,) = events(run, Ended)
-    assert ended.final
+    assert ended.everywhere
     output = log.read_text().replace("\n", " ")
-    assert "fails.py, line 8: ValueError: no more than 20 steps" in output
+    assert re.search(
+        r"forward pass: .*fails.py, line 11: RuntimeError: mat1 and mat2 shapes cannot be multiplied", output
+    )
+    assert output.count("RuntimeError") == 1
     assert "run the same command again" in output
     assert "Traceback" not in output
 
@@ -144,4 +155,20 @@ def test_a_stopped_worker_is_killed(undisturbed: tuple[list[bytes], bytes], digi
         assert process.wait() == 0, log.read_text()
     assert events(run, Silent)
     assert not psutil.pid_exists(stopped.pid), "the stopped worker could still write if it continued"
+    assert result(run) == undisturbed
+
+
+@pytest.mark.timeout(600)
+def test_a_signal_to_the_command_has_the_workers_write_checkpoints(
+    undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
+) -> None:
+    run, log, rarely = RunFolder(locate(tmp_path / "run")), tmp_path / "log", ["--checkpoint-every", "50 epochs"]
+    with training(command(digits.root, run.root, *rarely), log) as process:
+        wait_for(process, run, 4)
+        process.terminate()
+        assert process.wait(timeout=10) == StoppedError.exit_code, log.read_text()
+    assert "resume with: " in log.read_text()
+    assert all(run.fold(fold).checkpoints.names() for fold in range(FOLDS))
+    with training(command(digits.root, run.root, "--workers", "0"), log) as process:
+        assert process.wait() == 0, log.read_text()
     assert result(run) == undisturbed

@@ -31,9 +31,12 @@ def make(sample_shape, outputs):
     return nn.Sequential(Fails(), nn.Flatten(), nn.Linear(784, outputs))
 
 class Fails(nn.Module):
+    steps = 0
+
     def forward(self, x):
-        if self.training:
-            raise KeyError("no such pixel")
+        self.steps += self.training
+        if self.steps == 3:
+            ERROR
         return x
 """
 
@@ -130,13 +133,31 @@ def test_another_process_that_is_killed_costs_no_more_than_the_work_since_its_ch
     assert result(run) == undisturbed
 
 
-def test_an_error_of_the_model_is_named_once_and_not_retried(digits: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(FAILS)
-    message = r"own.py, line 10: KeyError: 'no such pixel'.*run the same command"
+@pytest.mark.parametrize(
+    ("error", "text", "kind"),
+    [
+        ('raise KeyError("no such pixel")', "KeyError: 'no such pixel'", KeyError),
+        ("return x.reshape(-1, 3, 784)", "RuntimeError: shape .* is invalid", RuntimeError),
+    ],
+    ids=["KeyError", "shapes"],
+)
+def test_an_error_of_the_model_ends_the_run_at_once_and_is_told_once(
+    error: str,
+    text: str,
+    kind: type[Exception],
+    digits: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """Not after three attempts, nor once for each fold."""
+    (tmp_path / "own.py").write_text(FAILS.replace("ERROR", error))
+    message = rf"fold-0: forward pass: .*own.py, line 13: {text}.*run the same command"
+    options = {**OPTIONS, "model": f"{tmp_path}/own.py:make", "workers": 0, "fold_mode": "runs"}
     with pytest.raises(fs.FoldstreamError, match=message) as raised:
-        fs.train(digits.root, tmp_path / "run", model=f"{tmp_path}/own.py:make", workers=0, **OPTIONS)
-    assert isinstance(raised.value.__cause__, KeyError)
+        fs.train(digits.root, tmp_path / "run", **options)
+    assert isinstance(raised.value.__cause__, kind)
     assert len(run_status(locate(tmp_path / "run")).failures) == 1
+    assert not caplog.records
 
 
 CALL = """

@@ -13,7 +13,7 @@ ROOMS = {
     "storage": ["errors", "random compiled machine tasks", "places moments", "*"],
     "pipeline": ["csv", "target", "tables images predictions", "*"],
     "training": [
-        "seeding",
+        "seeding stopping",
         "splits stream fitted",
         "zoo",
         "config",

@@ -9,6 +9,7 @@ from ...storage.format import Schema
 from ..model.metrics import count_sums, name_scores, sum_scores
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
+from ..zoo.model_errors import errors_of_model
 from .process import Process
 from .shares import rows_of
 
@@ -43,7 +44,7 @@ class HeldOutEvaluator:
         """Add a batch of a shard's held-out rows."""
         x, y, *given = (column.to(self.process.device, non_blocking=True) for column in rows_of(batch))
         weight = given[0].double() if given else torch.ones(len(y), dtype=torch.float64, device=y.device)
-        with autocast(self.process.device, self.objective.recipe.precision):
+        with errors_of_model("forward pass"), autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x))
         self.sums[shard, 0] += weight.sum()
         self.sums[shard, 1] += (self.objective.evaluate(outputs, y).double() * weight).sum()

@@ -25,6 +25,8 @@ from .shares import Rows, rows_of, split_rows
 MESSAGES = 6  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
+END = (1 << 40) - 1
+"""The turn of a pass after all of its steps."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class FoldPlacement:
         self.shares = config.shares if process.world_size == 1 else process.world_size
         self.homes: dict[int, int] = {}
         """The rank that has a fold's newest state, for each fold whose state is not the same on all ranks."""
+        self.passes, self.stopped = 0, False
+        """How many passes have begun, and whether the ranks have stopped in the midst of the last one."""
 
     def is_home(self, fold: FoldModel) -> bool:
         """Whether this rank has the newest state of a fold, and writes its checkpoints between epochs."""
@@ -69,8 +73,25 @@ class FoldPlacement:
 
     def steps(self, folds: Sequence[FoldModel], together: bool) -> Iterator[FoldStep]:
         """The steps of the folds' epoch that this rank trains: of all folds, `together` with the other ranks, or of its
-        own folds."""
-        return self._steps_together(folds) if together else self._own_steps(folds)
+        own folds. They end early where the ranks are asked to stop, before a step that begins an update."""
+        self.passes += 1
+        steps = self._steps_together(folds) if together else self._own_steps(folds)
+        exact = together or self.process.world_size == 1
+        for number, (fold, step, parts) in enumerate(steps):
+            if exact and fold.learner.begins_update(step) and self._stops_before(number):
+                return
+            yield fold, step, parts
+
+    def _stops_before(self, turn: int) -> bool:
+        """Whether all ranks stop before a turn of the current pass."""
+        self.stopped = self.process.turns.stop_before((self.passes * (END + 1)) + turn)
+        return self.stopped
+
+    def newest_on(self, fold: FoldModel, steps_done: Sequence[float]) -> int:
+        """The rank with the newest state of a fold that ranks train by themselves, given how far each has trained it in
+        this epoch."""
+        home = self.homes.get(fold.number, 0)
+        return home if steps_done[home] == max(steps_done) else steps_done.index(max(steps_done))
 
     def _steps_together(self, folds: Sequence[FoldModel]) -> Iterator[FoldStep]:
         """The steps of folds that all ranks train, each with its share of every batch."""
@@ -97,7 +118,9 @@ class FoldPlacement:
             fold.begin_pass(range(self.shares), self.shares, together=False)
         read = read_steps(self.stream, folds[0].state.epoch, begun, for_others=True)
         groups = exchange_rows(read, owners, process)
-        for group, parts in on_device(groups, process.device):
+        for number, group, parts in on_device(groups, process.device):
+            if self._stops_before(number):
+                return
             fold = models[group.model]
             before, after = (owners.owner(group.model, group.steps.start + n * owners.group_steps) for n in (-1, 1))
             if group.number and before != process.rank:
@@ -108,6 +131,8 @@ class FoldPlacement:
             target = owners.home(group.model) if group.last else after
             if target != process.rank:
                 sent += process.start_send_state(fold.learner.state_within(), target)
+        if self._stops_before(END):
+            return
         for fold in folds:
             self._receive_last(fold, owners, begun[fold.number])
         for work in sent:
@@ -115,6 +140,8 @@ class FoldPlacement:
 
     def _receive_last(self, fold: FoldModel, owners: Owners, begun: int) -> None:
         """Receive the state after an epoch that `begun` with a step, where another rank trained its last group."""
+        if begun == fold.state.steps:  # only the evaluation was left
+            return
         last = fold.state.steps - 1 - (fold.state.steps - 1 - begun) % owners.group_steps
         trained_last = owners.owner(fold.number, last)
         if owners.home(fold.number) == self.process.rank != trained_last:
@@ -178,6 +205,7 @@ class _Posted:
     """A group whose rows are on their way. On the rank that trains on it: the parts of all ranks, and the tails that
     each of them has read for others."""
 
+    number: int
     group: ModelSteps
     parts: list[Rows]
     tails: list[Rows]
@@ -186,11 +214,11 @@ class _Posted:
 
 def exchange_rows(
     groups: Iterable[tuple[ModelSteps, Batch, Batch]], owners: Owners, process: Process
-) -> Iterator[tuple[ModelSteps, list[Rows]]]:
+) -> Iterator[tuple[int, ModelSteps, list[Rows]]]:
     """Send this rank's parts of the groups, and the tails that it has read for others, to the ranks that train on them.
 
-    Yields the groups that this rank trains on, each with the parts of all ranks in their order. A group of each fold is
-    on its way before it is needed.
+    Yields the groups that this rank trains on, each with its number among all groups and the parts of all ranks in
+    their order. A group of each fold is on its way before it is needed.
     """
     posted: deque[_Posted] = deque()
     for number, (group, batch, tails) in enumerate(groups):
@@ -206,8 +234,9 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
     owner, first_tag = owners.owner(group.model, group.steps.start), 1 + MESSAGES * number
     if owner != process.rank:
         sent = [tensor for tensor in (*part, *tails) if len(tensor)]
-        return _Posted(group, [], [], [process.start_send(one, owner, tag) for tag, one in enumerate(sent, first_tag)])
-    posted = _Posted(group, [], [], [])
+        jobs = [process.start_send(one, owner, tag) for tag, one in enumerate(sent, first_tag)]
+        return _Posted(number, group, [], [], jobs)
+    posted = _Posted(number, group, [], [], [])
     for rank in range(process.world_size):
         own = rank == process.rank
         posted.parts.append(part if own else _room(part, sum(group.sizes(rank, process.world_size))))
@@ -223,12 +252,12 @@ def _room(like: Rows, rows: int) -> Rows:
     return tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
 
 
-def _finish(posted: _Posted) -> Iterator[tuple[ModelSteps, list[Rows]]]:
+def _finish(posted: _Posted) -> Iterator[tuple[int, ModelSteps, list[Rows]]]:
     for job in posted.jobs:
         job.wait()
     if posted.parts:
         fill_up(posted.parts, posted.tails, posted.group)
-        yield posted.group, posted.parts
+        yield posted.number, posted.group, posted.parts
 
 
 def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps) -> None:

@@ -21,6 +21,7 @@ from ..model.optimizer import make_scheduler, step_schedule
 from ..run import RunFold
 from ..seeding import seed_of
 from ..stream.order import Batches
+from ..zoo.model_errors import errors_of_model
 from .process import Process
 from .shares import EpochPass, Rows, Shares
 
@@ -65,7 +66,10 @@ class Network:
 
         Buffers are not exchanged at each step: that would mean to wait for the slowest rank a second time.
         """
-        return self.module if self.sharded else DistributedDataParallel(self.model, broadcast_buffers=False)
+        if self.sharded:
+            return self.module
+        unused = self.recipe.find_unused_parameters
+        return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """What a training step calls: the model, compiled if the recipe says so, with the same parameters."""
@@ -206,10 +210,14 @@ class Learner:
             divisor = self.in_update(step) * size / (len(y) * current.shares.count)
             with current.shares.share(position), network.averaging(self.ends_update(step)):
                 with autocast(process.device, network.recipe.precision):
-                    loss = self.objective(network.forward(self.prepare(x)), y, *weight)
+                    with errors_of_model("forward pass"):
+                        outputs = network.forward(self.prepare(x))
+                    with errors_of_model("loss"):
+                        loss = self.objective(outputs, y, *weight)
                 if self.begins_update(step):  # only now: the backward pass then gets memory that is still in the cache
                     self.optimizer.zero_grad()
-                self.scaler.scale(loss / divisor if divisor != 1 else loss).backward()
+                with errors_of_model("backward pass"):
+                    self.scaler.scale(loss / divisor if divisor != 1 else loss).backward()
             current.losses[position] += loss.detach() * len(y)
 
     def seeded(self, rows: Rows, epoch: int, step: int, share: int) -> Rows:
@@ -231,6 +239,7 @@ class Learner:
 
     def end_pass(self) -> float:
         """Average the buffers over all shares. Returns the mean loss of the epoch's rows."""
+        self.current.keep()
         return self.network.end_pass(self.current.shares, self.current.losses.sum()).item() / self.batches.rows
 
     def state(self) -> dict[str, Any]:

@@ -4,12 +4,15 @@ Several folds are trained from one pass over the data: what is read for one of t
 one process or in a group, with or without Ray.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from math import lcm
 from time import perf_counter
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ...storage.dataset import Dataset
 from ...storage.errors import RunError
@@ -18,7 +21,8 @@ from ..config import CheckpointPolicy, Execution
 from ..model.prediction import predict_folds
 from ..run import RunFold, mixing_of
 from ..settings import plan_sampling, rows_are_weighted
-from ..stream.batch import Rank
+from ..stopping import STOP, stopped
+from ..stream.batch import Batch, Rank
 from ..stream.filters import CodeFilter, RowFilter, held_out_rows, training_rows
 from ..stream.fused import FusedStream
 from ..stream.rows import chosen_rows
@@ -83,7 +87,8 @@ class FoldTrainer:
         """Train to the end, from the last checkpoints if they exist, then write predictions, weights and completion
         markers.
 
-        `notify` gets the index of a fold and its metrics after each of its epochs, on every rank.
+        `notify` gets the index of a fold and its metrics after each of its epochs, on every rank. Raises StoppedError,
+        with a checkpoint of every fold, soon after a rank was asked to stop.
         """
         left = self.folds
         for fold in left:
@@ -104,12 +109,20 @@ class FoldTrainer:
 
     def train_epoch(self, folds: Sequence[FoldModel], notify: Notify) -> None:
         """Train the folds for an epoch, the same one for all, then evaluate and save them."""
-        before = self.stream.blocks.bytes_read
+        before, together = self.stream.blocks.bytes_read, self.trains_together(folds)
         seconds = self.train_pass(folds)
+        if self.placement.stopped:
+            self.saver.save_stopped(folds, together)
+            raise stopped()
+        for fold in folds:
+            fold.state.step = fold.state.steps  # on all ranks
         read = sum(bytes_read for (bytes_read,) in self.process.all_gather([self.stream.blocks.bytes_read - before]))
         losses = [self.placement.share_weights(fold) for fold in folds]
         with self.clock.measure("evaluate"):
             scores = self.evaluate(folds)
+        if not scores:
+            self.saver.save_stopped(folds, together)
+            raise stopped()
         ranks = self.timings()
         self.heartbeat(False)  # writing may take a while
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
@@ -122,13 +135,14 @@ class FoldTrainer:
             notify(fold.run_fold.fold, fold.state.history[-1])
         self.heartbeat(True)
 
-    def train_pass(self, folds: Sequence[FoldModel]) -> float:
-        """One pass over the training rows of some folds. Returns its seconds.
+    def trains_together(self, folds: Sequence[FoldModel]) -> bool:
+        """Whether all ranks train each fold together. With a fold for every rank, each rank trains folds of its own,
+        unless a model is sharded over the ranks."""
+        return len(folds) < self.process.world_size or any(fold.network.needs_all_ranks for fold in folds)
 
-        With a fold for every rank, each rank trains folds of its own; otherwise, or where a model is sharded over the
-        ranks, all ranks train each fold together.
-        """
-        together = len(folds) < self.process.world_size or any(fold.network.needs_all_ranks for fold in folds)
+    def train_pass(self, folds: Sequence[FoldModel]) -> float:
+        """One pass over the training rows of some folds. Returns its seconds."""
+        together = self.trains_together(folds)
         started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saver.saves_within_epochs
         for stack in self.stacks:
             stack.begin_pass(folds)
@@ -154,7 +168,8 @@ class FoldTrainer:
         return [(fold, step)]
 
     def evaluate(self, folds: Sequence[FoldModel]) -> list[dict[str, float]]:
-        """Loss and metrics of the folds over all of their held-out rows, on every rank."""
+        """Loss and metrics of the folds over all of their held-out rows, on every rank. Empty if a rank was asked to
+        stop."""
         evaluators = {fold.number: fold.evaluator for fold in folds}
         for evaluator in evaluators.values():
             evaluator.begin()
@@ -163,6 +178,10 @@ class FoldTrainer:
         for number, shard, _, batch in chosen_rows(self.dataset, held_out, self.rank, weighted=weighted):
             evaluators[number].update(batch, shard)
             self.heartbeat(True)
+            if STOP.is_set:
+                break
+        if self.process.any(STOP.is_set):
+            return []
         return [evaluator.scores() for evaluator in evaluators.values()]
 
     def timings(self) -> list[dict[str, float]]:
@@ -171,20 +190,30 @@ class FoldTrainer:
         return [dict(zip(spent, of_rank, strict=True)) for of_rank in self.process.all_gather(list(spent.values()))]
 
     def finish(self, folds: Sequence[FoldModel]) -> None:
-        """Write this rank's predictions, and once all ranks have written theirs, the weights and completion markers."""
+        """Write this rank's predictions, and once all ranks have written theirs, the weights and completion markers.
+        If a rank is asked to stop meanwhile, all are written again when the training resumes."""
         self.heartbeat(False)
         predictors = {fold.number: fold.final_predictor() for fold in folds}
         held_out = {number: self.held_out[number] for number in predictors}
         parts = {fold.number: fold.folder.parts for fold in folds}
-        predict_folds(predictors, chosen_rows(self.dataset, held_out, self.rank), parts)
+        predict_folds(predictors, self.rows_of(held_out), parts)
         if self.holdout.codes:
             untouched = dict.fromkeys(predictors, self.holdout)
             parts = {fold.number: fold.folder.holdout_parts for fold in folds}
-            predict_folds(predictors, chosen_rows(self.dataset, untouched, self.rank), parts)
-        self.process.barrier()
+            predict_folds(predictors, self.rows_of(untouched), parts)
+        if self.process.any(STOP.is_set):
+            for fold in self.folds:
+                if not fold.state.ended:
+                    self.saver.save_after_epoch(fold, stopped=True)
+            self.process.barrier()
+            raise stopped()
         if self.process.is_main:
             for fold in folds:
                 fold.finish()
+
+    def rows_of(self, rows: Mapping[int, RowFilter]) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
+        """This rank's share of some rows, until it is asked to stop."""
+        return takewhile(lambda _: not STOP.is_set, chosen_rows(self.dataset, rows, self.rank))
 
 
 def _open_stream(
@@ -233,13 +262,14 @@ class CheckpointSaver:
     def saves_within_epochs(self) -> bool:
         return self.policy.unit != "epoch"
 
-    def save_after_epoch(self, fold: FoldModel) -> None:
-        """Write a checkpoint after an epoch of a fold, if it is due: on the rank that has its state, or where the model
-        is sharded, by all ranks together."""
+    def save_after_epoch(self, fold: FoldModel, stopped: bool = False) -> None:
+        """Write a checkpoint after an epoch of a fold, if it is due or the training is `stopped`: on the rank that has
+        its state, or where the model is sharded, by all ranks together."""
+        due = stopped or fold.checkpoints.is_due()
         if fold.network.sharded:
-            due = bool(self.process.all_gather([fold.checkpoints.is_due()])[0][0])
+            due = bool(self.process.all_gather([due])[0][0])
         else:
-            due = self.placement.is_home(fold) and fold.checkpoints.is_due()
+            due = due and self.placement.is_home(fold)
         if due:
             with self.clock.measure("checkpoint"):
                 fold.checkpoints.save()
@@ -252,11 +282,23 @@ class CheckpointSaver:
         if not together or self.process.is_main:
             self.heartbeat(False)
         with self.clock.measure("checkpoint"):
-            own = fold.learner.current.state()
-            of_ranks = self.process.gather(own) if together else [own]
-            if of_ranks or fold.network.sharded:
-                fold.checkpoints.save(join_states(of_ranks) if of_ranks else None)
+            self._save_within(fold, together)
         self.heartbeat(True)
+
+    def save_stopped(self, folds: Sequence[FoldModel], together: bool) -> None:
+        """Write a checkpoint of folds whose epoch is cut off, or not evaluated. All ranks must call this together."""
+        self.heartbeat(False)
+        done = self.process.all_gather([fold.state.step for fold in folds])
+        for fold, of_ranks in zip(folds, zip(*done, strict=True), strict=True):
+            if together or self.process.rank == self.placement.newest_on(fold, of_ranks):
+                self._save_within(fold, together)
+        self.process.barrier()  # the first rank that ends may end the others
+
+    def _save_within(self, fold: FoldModel, together: bool) -> None:
+        own = fold.learner.current.state()
+        of_ranks = self.process.gather(own) if together else [own]
+        if of_ranks or fold.network.sharded:
+            fold.checkpoints.save(join_states(of_ranks) if of_ranks else None)
 
     def _is_due_within(self, fold: FoldModel, together: bool) -> bool:
         """Whether a checkpoint is due within an epoch. Minutes are measured by one rank: the fold's home, or where all

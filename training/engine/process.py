@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..stopping import Turns
+
 Work = Any
 """torch's handle of a transfer: `wait()` returns when it is complete."""
 STATE_TAG = 0  # of states that are sent from rank to rank; other messages have tags from 1 on
@@ -25,6 +27,8 @@ class Process:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     mail: dist.ProcessGroup | None = None
     """The group that sends CPU tensors from rank to rank; None for torch's default group."""
+    turns: Turns = field(default_factory=Turns, compare=False)
+    """Where all ranks stop together once one of them is asked to."""
 
     @property
     def is_main(self) -> bool:
@@ -68,6 +72,10 @@ class Process:
         everyone = [torch.empty_like(own) for _ in range(self.world_size)]
         dist.all_gather(everyone, own)
         return [of_rank.tolist() for of_rank in everyone]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank. All ranks must call this together."""
+        return any(own for (own,) in self.all_gather([flag]))
 
     def start_send(self, tensor: Tensor, rank: int, tag: int) -> Work:
         """Begin to send a CPU tensor, which must not change until the transfer is complete."""
@@ -134,8 +142,12 @@ def _from_bytes(data: Tensor, device: torch.device) -> dict[str, Any]:
 def local_group(rank: int, world_size: int, rendezvous: str, device: torch.device | None = None) -> Iterator[Process]:
     """A group of processes on this machine without Ray, on the CPU or all on one `device`, which find each other by a
     file: `rendezvous` is its absolute path."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    store = dist.FileStore(rendezvous, world_size)  # type: ignore[attr-defined]
+    own = dist.PrefixStore("group", store)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=world_size)
+    turns = Turns(dist.FileStore(rendezvous, world_size), rank, world_size)  # type: ignore[attr-defined]
     try:
-        yield Process(rank, world_size, device or torch.device("cpu"))
+        yield Process(rank, world_size, device or torch.device("cpu"), turns=turns)
     finally:
+        turns.close()
         dist.destroy_process_group()

@@ -68,12 +68,16 @@ class Shares:
             module._buffers[name] = buffer
 
     def merge_gradients(self) -> None:
-        """Give the model the mean of the shares' gradients, summed in their order as ranks sum theirs."""
+        """Give the model the mean of the shares' gradients, summed in their order as ranks sum theirs. A share that
+        does not use a parameter adds zeros; one that none of them uses gets no gradient."""
         if len(self.numbers) == 1:
             return
         for parameter, of_shares in zip(self.parameters, zip(*self.gradients, strict=True), strict=True):
-            given = [gradient.mul_(1 / self.count) for gradient in of_shares if gradient is not None]
-            parameter.grad = reduce(Tensor.add_, given) if given else None
+            if all(gradient is None for gradient in of_shares):
+                parameter.grad = None
+                continue
+            scaled = [torch.zeros_like(parameter) if one is None else one.mul_(1 / self.count) for one in of_shares]
+            parameter.grad = reduce(Tensor.add_, scaled)
         self.drop_gradients()
 
     def average_buffers(self) -> None:
@@ -99,9 +103,19 @@ class EpochPass:
         self.losses = torch.zeros(len(shares.numbers), dtype=torch.float64, device=device)
         self.began, self.earlier = perf_counter(), 0.0
         """When this part of the epoch began, and the seconds that its earlier parts took, before a restart."""
+        self.kept: dict[str, Any] | None = None
+
+    def keep(self) -> None:
+        """Keep the state after the last step, from which an evaluation that is cut off is repeated: what the shares
+        have of their own is averaged next."""
+        state = self.state()
+        buffers = [[None if one is None else one.clone() for one in of_share] for of_share in state["buffers"]]
+        self.kept = {**state, "buffers": buffers}
 
     def state(self) -> dict[str, Any]:
         """What the rest of the epoch depends on, beside the weights."""
+        if self.kept is not None:
+            return self.kept
         seconds = self.earlier + perf_counter() - self.began
         return {"buffers": self.shares.buffers, "losses": self.losses, "seconds": seconds}
 

@@ -18,6 +18,7 @@ from ...storage.places.place import Place
 from ..run import RunFolder, RunJob, read_result
 from ..stream.batch import Batch
 from ..stream.rows import EVALUATION_BATCH, all_rows
+from ..zoo.model_errors import errors_of_model
 from .ensemble import combine
 from .objective import Normalizer, Objective, autocast, make_inputs, make_model, make_objective
 from .weights import load_weights
@@ -36,7 +37,7 @@ class Predictor:
     def __call__(self, x: Tensor) -> Tensor:
         """Predict stored rows: probabilities (rows, outputs) float32, or values (rows, labels) float64, on the CPU."""
         self.model.eval()
-        with autocast(self.device, self.objective.recipe.precision):
+        with errors_of_model("forward pass"), autocast(self.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(x.to(self.device, non_blocking=True)))
         return self.objective.predict(outputs).cpu()
 

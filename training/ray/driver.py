@@ -4,9 +4,11 @@ The command that starts drivers imports this module, which therefore does not lo
 """
 
 from dataclasses import dataclass
+from threading import Event
 from time import monotonic
 from typing import Any
 
+from ..stopping import GRACE_SECONDS
 from .group import START_SECONDS, GroupRequest
 
 LONGEST_TIMES = 5.0  # how many times its longest pause so far a worker may be silent: some are slow by nature
@@ -32,13 +34,20 @@ class FoldDriver:
         """When the process of each rank last reported."""
         self.heartbeats: dict[int, tuple[float, float]] = {}
         """When the training loop of each rank last sent a heartbeat, and for how many seconds it may be silent."""
+        self.stopping, self.stopped = False, Event()
+        """Whether the workers shall stop, and not be restarted; and whether they have."""
+        self.draining: frozenset[str] = frozenset()
+        """The nodes that are about to be taken away."""
 
     def train(self, request: GroupRequest, driver: Any) -> None:
         """See `train_folds`; `driver` is the handle of this actor."""
         from .train import train_folds
 
         self._start()
-        train_folds(request, driver)
+        try:
+            train_folds(request, driver)
+        finally:
+            self.stopped.set()
 
     def replace(self, reason: str) -> None:
         """Note that all workers are restarted, and why."""
@@ -53,10 +62,28 @@ class FoldDriver:
         """The number of the current worker group. Workers of earlier groups must stop."""
         return len(self.deaths)
 
-    def report_alive(self, rank: int, group: int) -> None:
-        """Called by the process of a worker, whatever its training loop does."""
+    def stop(self) -> None:
+        """Have the workers write checkpoints and stop. Returns once they have; at once if they have not begun."""
+        self.stopping = True
+        if self.alive:
+            self.stopped.wait(GRACE_SECONDS)
+
+    def note_stopped(self) -> bool:
+        """Note that the workers have stopped. Returns whether this driver has asked them to: they shall not be
+        restarted then."""
+        if self.stopping:
+            self.stopped.set()
+        return self.stopping
+
+    def leave(self, nodes: frozenset[str]) -> None:
+        """Have workers on these nodes stop, so that all are restarted elsewhere from the checkpoints of now."""
+        self.draining = nodes
+
+    def report_alive(self, rank: int, group: int, node: str) -> bool:
+        """Called by the process of a worker, whatever its training loop does. Returns whether it shall stop."""
         if group == self.group():
             self.alive[rank] = monotonic()
+        return self.stopping or node in self.draining
 
     def heartbeat(self, rank: int, group: int, longest: float, working: bool) -> None:
         """Called by the training loop of a worker; `longest` is its longest pause so far, in seconds.

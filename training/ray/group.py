@@ -1,13 +1,34 @@
 """What a group of workers trains together."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ...storage.errors import FoldstreamError
+from ...storage.errors import AttemptError, FoldstreamError, ModelError
 from ..config import Execution
+from ..zoo.user_code import read_error_note
 
 START_SECONDS = 600.0  # for which a worker that starts, or writes, may be silent
 FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError
 """Exceptions that another attempt would raise again: the death of a worker does not cause them."""
+
+
+class Failure(NamedTuple):
+    """Why an attempt has failed; whether another one would fail in the same way, and whether all folds would."""
+
+    reason: str
+    final: bool = False
+    everywhere: bool = False
+
+
+def describe_failure(error: Exception) -> Failure:
+    """Why training has failed."""
+    reason = str(error) if isinstance(error, FoldstreamError) else read_error_note(error)
+    return Failure(reason, is_final(error), isinstance(error, ModelError))
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another attempt would raise an error again."""
+    return isinstance(error, FINAL) and not isinstance(error, AttemptError)
 
 
 @dataclass(frozen=True)

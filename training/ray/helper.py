@@ -10,17 +10,16 @@ import sys
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-from ...storage.errors import AttemptError, FoldstreamError
+from ...storage.errors import StoppedError
 from ...storage.machine import end_with_parent, no_garbage_collection
-from ..zoo.user_code import read_error_note
-from .group import FINAL, GroupRequest
+from ..stopping import STOP, stoppable, stopped
+from .group import Failure, GroupRequest, describe_failure
 
 DIED = (
     "a process that trains along with this one has died, most likely because it ran out of memory; --workers 0 trains "
     "in this process alone"
 )
-Failure = tuple[str, bool]
-"""Why an attempt has failed, and whether another one would fail in the same way."""
+STOPPED = "a process that trains along with this one was stopped by a signal; its checkpoints are written"
 
 
 class Helper:
@@ -50,9 +49,17 @@ class Helper:
         try:
             failure: Failure | None = self.connection.recv()
         except (EOFError, OSError):
-            self.process.wait()
-            return DIED, False
+            code = self.process.wait()
+            return Failure(STOPPED if code == StoppedError.exit_code else DIED)
         return failure
+
+    def stop(self) -> None:
+        """Ask it to stop. It ends, after it has written checkpoints."""
+        self.process.send_signal(signal.SIGUSR1)
+
+    def has_ended(self) -> bool:
+        """Whether `end` returns at once."""
+        return self.connection.poll()
 
     def close(self) -> None:
         """End the process."""
@@ -61,17 +68,18 @@ class Helper:
         self.connection.close()
 
 
-def describe_failure(error: Exception) -> Failure:
-    """Why training has failed."""
-    reason = str(error) if isinstance(error, FoldstreamError) else read_error_note(error)
-    return reason, isinstance(error, FINAL) and not isinstance(error, AttemptError)
-
-
 def main(descriptor: int) -> None:
-    """Train the groups that the other process asks for."""
+    """Train the groups that the other process asks for. A signal stops that, and with it this process."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the other process, which ends this one
-    connection = Connection(descriptor)
+    try:
+        with stoppable():
+            _train_groups(Connection(descriptor))
+    except StoppedError as stopped:
+        os._exit(stopped.exit_code)
+
+
+def _train_groups(connection: Connection) -> None:
     with no_garbage_collection():
         from .here import train_here
 
@@ -83,9 +91,13 @@ def main(descriptor: int) -> None:
         failure = None
         try:
             train_here(request)
+        except StoppedError:
+            raise
         except Exception as error:  # noqa: BLE001 - it is reported to the other process
             failure = describe_failure(error)
         connection.send(failure)
+        if STOP.is_set:  # too late for the training to notice
+            raise stopped()
 
 
 if __name__ == "__main__":

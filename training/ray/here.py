@@ -13,17 +13,20 @@ import torch
 from ray.train import ScalingConfig
 
 from ...storage.machine import freed_memory_kept
+from ..engine.loop import Heartbeat
 from ..engine.process import Process
+from ..stopping import STOP
 from .group import GroupRequest
 from .internals import make_trainer
 from .worker import torchrun_variables, train_group, worker_threads
 
 
-def train_here(request: GroupRequest) -> None:
-    """Train folds in this process, and return when all are complete. Raises what the training raises."""
-    with _quiet_ray():
-        scaling = ScalingConfig(num_workers=0)
-        make_trainer(_train, train_loop_config={"request": request}, scaling_config=scaling).fit()
+def train_here(request: GroupRequest, heartbeat: Heartbeat = lambda working: None) -> None:
+    """Train folds in this process, and return when all are complete. Raises what the training raises, and what the
+    `heartbeat` raises, which it calls between steps."""
+    with _quiet_ray(), STOP.watched():
+        options = {"request": request, "heartbeat": heartbeat}
+        make_trainer(_train, train_loop_config=options, scaling_config=ScalingConfig(num_workers=0)).fit()
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -34,7 +37,7 @@ def _train(config: dict[str, Any]) -> None:
         os.environ.update(torchrun_variables(process, 0, request.processes, 0))
         if process.device.type == "cpu":
             torch.set_num_threads(worker_threads())
-        train_group(request, process)
+        train_group(request, process, config["heartbeat"])
 
 
 @contextmanager

@@ -6,6 +6,8 @@ Train takes a second to load, so the functions that need it import it themselves
 """
 
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,12 +25,18 @@ from ray.util.placement_group import PlacementGroup
 def start_node(address: str, memory: int | None = None, **options: Any) -> Any:
     """Start a Ray cluster of one node that listens on `address` and offers `memory` bytes, and connect to it.
 
-    The other options, and what is returned, are those of `ray.init`.
+    The other options, and what is returned, are those of `ray.init`. It replaces the handler of SIGTERM; one that this
+    process has set for itself is put back.
 
     Private: the arguments `_node_ip_address` and `_memory` of `ray.init`. Publicly, only the command `ray start` takes
     a node's address and memory, and it leaves processes behind when this one is killed.
     """
-    return ray.init("local", _node_ip_address=address, _memory=memory, **options)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return ray.init("local", _node_ip_address=address, _memory=memory, **options)
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
@@ -76,6 +84,15 @@ def most_cores() -> int:
     return int((state.get_max_resources_from_cluster_config() or {}).get("CPU", 0))
 
 
+def draining_nodes() -> frozenset[str]:
+    """The ids of the nodes that are about to be taken away: Ray was told by the cloud, or by SIGTERM to `ray start`.
+
+    Private: `get_draining_nodes`. Ray Train's public form, `get_preemption_info`, needs an actor of its own for each
+    group of workers.
+    """
+    return frozenset(state.get_draining_nodes())
+
+
 def orphaned_placement_groups() -> Iterator[PlacementGroup]:
     """The placement groups of this job that are not removed although the actors that created them have died.
 
@@ -107,7 +124,7 @@ def silence_upload_logs() -> None:
 TRAIN_SETTINGS = {
     # How often the controller polls its workers, which every report waits for.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
-    # Preemptions are noticed when the workers die; the watcher is one more process.
+    # The coordinator watches for preemptions; Ray's watcher is one more process.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # For Ray's dashboard.
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",

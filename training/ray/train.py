@@ -9,19 +9,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from time import monotonic
 from typing import Any
 
 import psutil
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.backend import Backend
 
-from ...storage.errors import AttemptError, FoldstreamError, RunError
+from ...storage.errors import AttemptError, FoldstreamError, RunError, StoppedError
 from ...storage.machine import keep_freed_memory, no_garbage_collection
-from ..zoo.user_code import read_error_note
-from .group import FINAL, START_SECONDS, GroupRequest
+from ..stopping import STOP, Turns, catch_signals
+from .group import START_SECONDS, GroupRequest, describe_failure, is_final
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
 
 MAX_FAILURES = 2  # restarts of the workers after which a driver gives up
@@ -29,13 +31,15 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class Rendezvous(Backend):  # type: ignore[misc]
-    """Gives all workers the address where rank 0 will listen, in the variables that torch.distributed reads."""
+    """Gives all workers the address where rank 0 will listen, in the variables that torch.distributed reads, and has a
+    signal to one of them stop all."""
 
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         address, port = worker_group.execute_single(0, _free_address)
         worker_group.execute(_set_environment, MASTER_ADDR=address, MASTER_PORT=str(port))
+        worker_group.execute(catch_signals)
 
 
 def _free_address() -> tuple[str, int]:
@@ -72,24 +76,24 @@ class Restarts(UserCallback):  # type: ignore[misc]
         self.driver = driver
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        reason = _reason(worker_exceptions)
-        ray.get(self.driver.replace.remote(reason))
-        if _is_final(worker_exceptions):
-            raise RunError(reason)
+        error = _cause(worker_exceptions)
+        if is_final(error) or (isinstance(error, StoppedError) and ray.get(self.driver.note_stopped.remote())):
+            raise error
+        asked = "the workers were asked to stop, and others go on from their checkpoints"
+        ray.get(self.driver.replace.remote(asked if isinstance(error, StoppedError) else str(error)))
 
 
-def _reason(failures: Mapping[int, Exception]) -> str:
-    """Why the workers are restarted, given the exception of each rank: if some have died, the others failed because of
-    them."""
-    if dead := dead_ranks(failures):
-        return f"worker {', '.join(map(str, dead))} has died"
-    rank, error = min(failures.items(), key=lambda one: (not isinstance(one[1], FINAL), one[0]))
-    return str(error) if isinstance(error, FoldstreamError) else f"worker {rank}: {read_error_note(error)}"
-
-
-def _is_final(failures: Mapping[int, Exception]) -> bool:
-    """Whether restarted workers would fail again in the same way."""
-    return not dead_ranks(failures) and any(isinstance(error, FINAL) for error in failures.values())
+def _cause(failures: Mapping[int, Exception]) -> FoldstreamError:
+    """Why the workers have failed, given the exception of each rank: an error that would recur comes first. If some
+    have died, the others failed because of them."""
+    final = {rank: error for rank, error in failures.items() if is_final(error)}
+    if not final and (dead := dead_ranks(failures)):
+        return AttemptError(f"worker {', '.join(map(str, dead))} has died")
+    rank, error = min((final or failures).items())
+    if isinstance(error, FoldstreamError):
+        return error
+    kind = RunError if final else AttemptError
+    return kind(f"worker {rank}: {describe_failure(error).reason}")
 
 
 class Heartbeat:
@@ -105,9 +109,12 @@ class Heartbeat:
         threading.Thread(target=self._report_alive, name="foldstream-heartbeat", daemon=True).start()
 
     def _report_alive(self) -> None:
-        while True:
-            self.driver.report_alive.remote(self.rank, self.group)
-            time.sleep(HEARTBEAT_SECONDS)
+        node = ray.get_runtime_context().get_node_id()
+        with suppress(RayError):  # the driver has ended
+            while True:
+                if ray.get(self.driver.report_alive.remote(self.rank, self.group, node)):
+                    STOP.set()
+                time.sleep(HEARTBEAT_SECONDS)
 
     def __call__(self, working: bool = True) -> None:
         now = monotonic()
@@ -156,10 +163,9 @@ def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
         cause = getattr(error, "controller_failure", None)
-        if isinstance(cause, RunError):  # of `Restarts`
-            raise RunError(str(cause)) from None
-        message = _reason(failures) if failures else str(error).strip().splitlines()[-1]
-        raise AttemptError(message) from None
+        if isinstance(cause, FoldstreamError):  # of `Restarts`
+            raise cause from None
+        raise (_cause(failures) if failures else AttemptError(str(error).strip().splitlines()[-1])) from None
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -173,19 +179,25 @@ def _train_worker(config: dict[str, Any]) -> None:
         from ..engine.process import Process
         from .worker import torchrun_variables, train_group, worker_threads
 
-    context, device, mail = ray.train.get_context(), get_device(), None
+    context, device, mail, turns = ray.train.get_context(), get_device(), None, Turns()
     rank, workers = context.get_world_rank(), context.get_world_size()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if workers > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=workers)
+        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store: Any = dist.TCPStore(*where, workers, rank == 0)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        own = dist.PrefixStore("group", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=own, rank=rank, world_size=workers)
+        turns = Turns(store.clone(), rank, workers)
         mail = dist.new_group(backend="gloo") if device.type == "cuda" else None
     if device.type == "cpu":
         torch.set_num_threads(worker_threads())
         keep_freed_memory()
-    process = Process(rank, workers, device, mail)
+    process = Process(rank, workers, device, mail, turns)
     locally = context.get_local_rank(), context.get_local_world_size(), context.get_node_rank()
     os.environ.update(torchrun_variables(process, *locally))
-    train_group(config["request"], process, Heartbeat(config["driver"], rank))
+    with STOP.watched(), closing(turns):
+        train_group(config["request"], process, Heartbeat(config["driver"], rank))
     if workers > 1:
         dist.destroy_process_group()

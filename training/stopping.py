@@ -1,0 +1,203 @@
+"""A training that is asked to stop: the signals that ask it, and the turn after which all of its ranks stop.
+
+SIGTERM, and Slurm's SIGUSR1, come before a machine is taken away. The training loop looks between two steps whether it
+was asked, writes checkpoints and raises StoppedError. Whatever does not get there in time is ended.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from ..storage.errors import StoppedError
+
+SIGNALS = signal.SIGTERM, signal.SIGUSR1
+GRACE_SECONDS = 8.0  # from a signal to the end of this process
+REPEAT_SECONDS = 1.0  # within which a repeated signal is the same one, sent to the process and to its group
+POLL_SECONDS = 0.2  # between two looks whether another rank was asked
+COMPILERS = {"g++", "c++", "clang", "clang++", "cc1plus", "collect2", "as", "ld"}
+"""Left alone: torch.compile would load what one of them has written by half."""
+COMPILER_SECONDS = 1.0  # for which they are awaited
+ASKED = "stop"  # the key in the ranks' store that says so
+
+
+class StopFlag:
+    """Whether this process was asked to stop, and who else needs to know."""
+
+    def __init__(self) -> None:
+        self.asked_at: float | None = None
+        self.watchers = 0
+        """How many parts of this process look at the flag between their steps. While none does, a signal raises."""
+        self.others: list[Callable[[], None]] = []
+        """Called once when this process is asked."""
+
+    @property
+    def is_set(self) -> bool:
+        return self.asked_at is not None
+
+    def set(self) -> None:
+        """Ask this process to stop."""
+        if self.asked_at is None:
+            self.asked_at = monotonic()
+            for tell in self.others:
+                tell()
+
+    @contextmanager
+    def watched(self, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Inside, the caller looks at the flag now and then, instead of being interrupted; `tell` passes the request
+        on."""
+        self.watchers += 1
+        self.others.append(tell)
+        try:
+            yield
+        finally:
+            self.watchers -= 1
+            self.others.remove(tell)
+
+
+STOP = StopFlag()
+"""That of this process: signals are sent to a process."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have the first signal set `STOP`, and end this process if it is still here after GRACE_SECONDS or after a second
+    signal. A program's own handlers stay, and so does everything in another thread than the main one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    STOP.asked_at = None
+    catch_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def catch_signals() -> None:
+    """Have signals ask this process to stop, in place of the system's handlers and of Ray's."""
+    for number in SIGNALS:
+        handler = signal.getsignal(number)
+        if handler is signal.SIG_DFL or getattr(handler, "__module__", "").startswith("ray."):
+            signal.signal(number, handle)
+
+
+def handle(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that asks this process to stop."""
+    if STOP.asked_at is not None:
+        if monotonic() - STOP.asked_at > REPEAT_SECONDS:
+            end_now("stopped at once by a second signal")
+        return
+    STOP.set()
+    late = "a step, a compilation or a write took too long to wait for"
+    timer = threading.Timer(GRACE_SECONDS, end_now, [f"stopped by {signal.Signals(number).name}; {late}"])
+    timer.daemon = True
+    timer.start()
+    if not STOP.watchers:
+        raise stopped()
+
+
+def stopped() -> StoppedError:
+    """The error that ends this process after a request to stop."""
+    return StoppedError(f"stopped as asked by a signal: what is trained is in the checkpoints; {how_to_resume()}")
+
+
+def how_to_resume() -> str:
+    """How the user resumes what this process does."""
+    if Path(sys.argv[0]).name in ("foldstream", "cli.py"):
+        return f"resume with: {shlex.join(['foldstream', *sys.argv[1:]])}"
+    return "the same call resumes"
+
+
+def end_now(why: str) -> None:
+    """End this process and those that it has started."""
+    if not STOP.is_set:  # it has been dealt with
+        return
+    os.write(2, f"{why}: the work since the last checkpoints is lost; {how_to_resume()}\n".encode())
+    compilers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name() in COMPILERS:
+                compilers.append(process)
+            else:
+                process.kill()
+    psutil.wait_procs(compilers, timeout=COMPILER_SECONDS)
+    os._exit(StoppedError.exit_code)
+
+
+class Turns:
+    """The turns of a rank, e.g. its steps: it asks before each whether to take it.
+
+    Ranks that train together must stop after the same turn, and to agree on each would slow them down. So once any of
+    them is asked to stop, each publishes the number of the last turn that it has begun, and begins no other before all
+    have done so. All stop after the highest of these numbers.
+
+    Args:
+        store: What the ranks exchange small values by, as torch.distributed's stores do; None for a single rank.
+        rank: The rank.
+        world_size: The number of ranks.
+    """
+
+    def __init__(self, store: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.begun = -1
+        self.last: int | None = None
+        """The last turn to take, once it is known."""
+        self.asked, self.agreed, self.lock = False, threading.Event(), threading.Lock()
+        self.closed = threading.Event()
+        self.thread: threading.Thread | None = None
+        if world_size > 1 and store is not None:
+            self.thread = threading.Thread(target=self._agree, args=(store,), name="foldstream-stop", daemon=True)
+            self.thread.start()
+
+    def stop_before(self, turn: int) -> bool:
+        """Whether this rank, and all others, stop before a turn. Numbers rise from call to call."""
+        if self.world_size == 1:
+            return STOP.is_set
+        with self.lock:
+            if not self.asked:
+                self.begun = turn
+                return False
+        if turn <= self.begun:
+            return False
+        self.agreed.wait()
+        if self.last is None or turn > self.last:
+            return self.last is not None
+        self.begun = turn
+        return False
+
+    def close(self) -> None:
+        """End the thread: one that a process ends with may abort it."""
+        self.closed.set()
+        if self.thread:
+            self.thread.join()
+
+    def _agree(self, store: Any) -> None:
+        """Wait until a rank is asked to stop, then agree on the last turn."""
+        with suppress(RuntimeError):  # the store ends with the first rank
+            while not store.check([ASKED]):
+                if STOP.is_set:
+                    store.set(ASKED, "")
+                if self.closed.wait(POLL_SECONDS):
+                    return
+            with self.lock:
+                self.asked = True
+            STOP.set()
+            store.set(f"{ASKED}-{self.rank}", str(self.begun))
+            keys = [f"{ASKED}-{rank}" for rank in range(self.world_size)]
+            while not store.check(keys):
+                if self.closed.wait(POLL_SECONDS):
+                    return
+            self.last = max(int(store.get(key)) for key in keys)
+        self.agreed.set()
