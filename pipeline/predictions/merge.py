@@ -139,7 +139,8 @@ def merge_shard(task: MergeTask) -> MergedShard:
         check_coverage(expected, rows - start, folder)
         total[rows - start] += values
         count[rows - start] += 1
-        totals.append(ScoreTotals.of(row_scores(schema, values, truth["y"][rows - start]), rows))
+        own = {name: column[rows - start] for name, column in truth.items()}
+        totals.append(ScoreTotals.of(row_scores(schema, values, own["y"]), rows, own.get(schema.weights or "")))
     covered = np.flatnonzero(count)
     prediction = np.full(total.shape, np.nan, specs[0].dtype)
     prediction[covered] = total[covered] / count[covered, None]
@@ -166,7 +167,8 @@ def evaluate_rows(
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
     classes = ClassTotals.of(prediction, y) if schema.classes else None
-    return Evaluation(ScoreTotals.of(scores, rows), models, classes, worst)
+    merged = ScoreTotals.of(scores, rows, truth.get(schema.weights or ""))
+    return Evaluation(merged, models, classes, worst)
 
 
 def row_name(truth: dict[str, np.ndarray], at: int) -> str:

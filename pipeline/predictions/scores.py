@@ -66,8 +66,7 @@ mixed = compiled(mix64)
 
 @compiled
 def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Add the scores of rows, `values` (rows, scores), to `out` (replicates, 1 + scores), each row as often as the
-    replicate draws it; the first column counts the draws.
+    """Add `values` of rows, (rows, columns), to `out`, (replicates, columns), each row as often as it is drawn.
 
     This is a Poisson bootstrap (Hanley and MacGibbon 2006): how often a row is drawn depends only on its index
     `rows[i]`, by SplitMix64, so shards can be resampled independently.
@@ -82,14 +81,14 @@ def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.
             draws = weights[number & np.uint64(0xFFFF)]
             number >>= np.uint64(16)
             if draws:
-                out[replicate, 0] += draws
                 for j in range(values.shape[1]):
-                    out[replicate, j + 1] += draws * values[i, j]
+                    out[replicate, j] += draws * values[i, j]
 
 
 @dataclass
 class ScoreTotals:
-    """The sums of scores over some rows, and over each bootstrap replicate of them, (replicates, 1 + scores)."""
+    """The sums over some rows, (1 + scores,), and over each bootstrap replicate of them, (replicates, 1 + scores):
+    first of their weights, 1 each without any, then of their scores times their weights."""
 
     names: tuple[str, ...]
     rows: int = 0
@@ -97,10 +96,11 @@ class ScoreTotals:
     resampled: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
-    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray) -> "ScoreTotals":
-        """The totals of rows, given by their indices, (rows,) int64, and their scores."""
-        values = np.stack(list(scores.values()), axis=1)
-        resampled = np.zeros((REPLICATES, 1 + values.shape[1]))
+    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray, weights: np.ndarray | None = None) -> "ScoreTotals":
+        """The totals of rows, given by their indices, (rows,) int64, their scores and their weights, (rows,)."""
+        given = np.ones(len(rows)) if weights is None else weights.astype(np.float64)
+        values = np.stack([given, *(score * given for score in scores.values())], axis=1)
+        resampled = np.zeros((REPLICATES, values.shape[1]))
         resample(values, rows, _POISSON, resampled)
         return cls(tuple(scores), len(rows), values.sum(axis=0), resampled)
 
@@ -111,13 +111,13 @@ class ScoreTotals:
 
     def scores(self) -> dict[str, float]:
         """The mean scores over all rows."""
-        return {
-            name: _finished(name, total) for name, total in zip(self.names, self.sums / max(self.rows, 1), strict=True)
-        }
+        means = self.sums[1:] / (self.sums[0] or 1)
+        return {name: _finished(name, mean) for name, mean in zip(self.names, means, strict=True)}
 
     def intervals(self) -> dict[str, list[float]]:
         """The 95 % bootstrap confidence interval of each score."""
-        means = self.resampled[:, 1:] / np.maximum(self.resampled[:, :1], 1)
+        weights = self.resampled[:, :1]
+        means = self.resampled[:, 1:] / np.where(weights > 0, weights, 1)
         bounds = np.percentile(means, INTERVAL, axis=0)
         return {name: [_finished(name, v) for v in bounds[:, i]] for i, name in enumerate(self.names)}
 

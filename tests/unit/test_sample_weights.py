@@ -87,11 +87,12 @@ def test_a_loop_by_hand_with_weights_gives_the_weights_of_train(label: str, tmp_
 @pytest.mark.parametrize("label", ["class", "number"])
 def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
     dataset, run = weighted(tmp_path, label), tmp_path / "run"
-    fs.train(dataset.place, run, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean")
+    summary = fs.train(dataset.place, run, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean")
     fused, folder = RunFolder(locate(run)), tmp_path / "runs"
     fs.train(dataset.place, folder, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean", fold_mode="runs")
     plan, x, w = open_plan(fused.folds), column(dataset, "x").astype(np.float64), column(dataset, "column_w")
     y, codes = column(dataset, "y"), BlockReader(plan, ("fold",)).read(range(dataset.layout.blocks))["fold"]
+    counted: list[tuple[float, dict[str, Any]]] = []
     for fold in range(2):
         found, rows = fitted_statistics(plan, fold), codes != fold
         for channel in range(2):
@@ -113,8 +114,12 @@ def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
             expected = {"rmse": mean_squared_error(y[held], predicted, **scores) ** 0.5}
             expected["mae"] = mean_absolute_error(y[held], predicted, **scores)
         assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        counted.append((w[held].sum(), metrics))
         weights = [(root / f"folds/{fold}/model.safetensors").read_bytes() for root in (run, folder)]
         assert weights[0] == weights[1]
+    name = "loss" if label == "class" else "mae"
+    mean = sum(weight * metrics[name] for weight, metrics in counted) / sum(weight for weight, _ in counted)
+    assert summary["out_of_fold"][name] == pytest.approx(mean, rel=1e-5)
 
 
 def test_what_has_no_weights_is_told(tmp_path: Path) -> None:

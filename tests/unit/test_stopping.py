@@ -1,6 +1,7 @@
 """A training that is asked to stop writes checkpoints, from every phase, and goes on to the weights of an undisturbed
 one."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_a_training_stops_in_every_phase(
     job, quiet = make_job(digits, tmp_path / "quiet", settings, **options)
     train_alone(job, quiet, Execution(), mode, [])
     _, cut = make_job(digits, tmp_path / "cut", settings, **options)
-    steps = 800 // 64
+    steps = math.ceil(800 / 64)
     moments = {
         "first step": ("train_pass", 1),
         "step": ("train_pass", 10),
