@@ -40,9 +40,15 @@ def session_processes(session: int) -> list[psutil.Process]:
 
 
 def dask_workers() -> list[psutil.Process]:
-    """The Dask workers that this process has started, without what else multiprocessing starts."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if any(WORKER in argument for argument in child.cmdline())]
+    """The Dask workers that this process has started, without what else multiprocessing starts, or has just died."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if any(WORKER in argument for argument in child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:  # a zombie is one too
+            continue
+    return found
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -89,7 +89,8 @@ def test_a_stack_gives_what_each_fold_gives_alone(shapes: Dataset, device: torch
     runs = []
     for stack in (False, True):
         settings = {"stack": stack, "optimizer": "SGD"}
-        job, run = make_job(shapes, tmp_path / str(stack), settings, model=f"{tmp_path}/own.py:make")
+        model = f"{tmp_path}/own.py:make"
+        job, run = make_job(shapes, tmp_path / str(stack), settings, model=model, drop_last=True)
         train(job, run, [0, 1, 2], Process(device=device))
         runs.append(run)
     for fold in range(FOLDS):
