@@ -142,6 +142,7 @@ class ImageForm:
         return cls(**{**value, "size": tuple(value["size"])})
 
 
+SMALLEST_PROBABILITY = 1e-7  # in the log loss: a row costs at most 16.1
 THRESHOLD = 0.5  # the probability from which on a row is said to have a label of several
 NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
 

@@ -132,28 +132,15 @@ def _check_missing(text: str) -> str:
     return text
 
 
-def _check_scalings(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        parse_scaling(text)
-    return texts
+def _each(parse: Callable[[str], object]) -> AfterValidator:
+    """A check that each text can be parsed."""
 
+    def check(texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            parse(text)
+        return texts
 
-def _check_class_weights(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        parse_class_weight(text)
-    return texts
-
-
-def _check_augments(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        parse_augment(text)
-    return texts
-
-
-def _check_samples(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        parse_sample(text)
-    return texts
+    return AfterValidator(check)
 
 
 class TrainingOptions(Options):
@@ -174,17 +161,17 @@ class TrainingOptions(Options):
         description="What stands for a missing number: mean or median of the fold's training rows or constant=NUMBER, "
         "and with indicator+ before it an input that marks it; auto: indicator+mean.",
     )
-    normalize: Annotated[Texts, AfterValidator(_check_scalings)] = Field(
+    normalize: Annotated[Texts, _each(parse_scaling)] = Field(
         default=(),
         description="Scaling, repeatable, for all columns or as COLUMN=SCALING for one: standard, minmax, none, "
         "imagenet or MEAN:SCALE; by default standard for numbers.",
     )
-    class_weight: Annotated[Texts, AfterValidator(_check_class_weights)] = Field(
+    class_weight: Annotated[Texts, _each(parse_class_weight)] = Field(
         default=(),
         description="Weight of classes in the loss, repeatable: balanced, by the rows of each in the fold's training "
         "rows, or NAME=WEIGHT.",
     )
-    sample: Annotated[Texts, AfterValidator(_check_samples)] = Field(
+    sample: Annotated[Texts, _each(parse_sample)] = Field(
         default=(),
         description="Draw the rows of each epoch with replacement: balanced, each class equally often; weight, by the "
         "column of weights; or NAME=FACTOR, repeatable, a class so many times as often.",
@@ -194,7 +181,7 @@ class TrainingOptions(Options):
         description="Weights to start from, as far as they fit: a file of safetensors or a state dict, or a complete "
         "run.",
     )
-    augment: Annotated[Texts, AfterValidator(_check_augments)] = Field(
+    augment: Annotated[Texts, _each(parse_augment)] = Field(
         default=(),
         description="Random change of training batches, repeatable: horizontal-flip, vertical-flip, crop=PIXELS, "
         "mixup=ALPHA, cutmix=ALPHA, a name of torchvision.transforms.v2, or path/to/file.py:function.",

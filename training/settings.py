@@ -13,6 +13,7 @@ from .fitted.strategies import parse_sample
 from .splits.choose import check_split
 from .stream.order import check_batch_size, used_batches
 from .stream.sampling import Sampling
+from .zoo.augment import MIXES, parse_augment
 from .zoo.factory import DEFAULTS, code_file, load_factory, settings_in_source, settings_of
 
 LOSSES = {
@@ -59,7 +60,7 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     pos_weights(schema, nothing, config.recipe.pos_weight)
     if config.class_weights and ":" in config.recipe.loss:
         raise UsageError("--class-weight: your own loss weighs the classes itself; remove it")
-    mixes = [text for text in config.augmentations if text.startswith(("mixup=", "cutmix="))]
+    mixes = [text for text in config.augmentations if parse_augment(text)[0] in MIXES]
     if mixes and ":" in config.recipe.loss:
         raise UsageError(f"--augment {mixes[0]}: your own loss takes no mixed labels; remove one of them")
 

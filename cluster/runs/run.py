@@ -26,7 +26,7 @@ from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
-from ...training.zoo.factory import code_file, code_files, code_hash, copy_name
+from ...training.zoo.factory import code_file, code_files, copy_name
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit
@@ -52,21 +52,22 @@ class Trainers:
     passes: int = 1
 
 
-def job_value(dataset: Dataset, config: TrainConfig, initial: Initial) -> dict[str, Any]:
+def job_value(dataset: Dataset, config: TrainConfig, code: dict[str, bytes], initial: Initial) -> dict[str, Any]:
     """What `run.json` says of a run on a dataset. The run keeps copies of the user's code and of initial weights, so
-    that it does not matter where they were."""
-    files, data = code_files(config.code), (str(dataset.place), dataset.identity, dataset.schema)
-    beside_model = [copy_name(name) for name in config.code[1:] if code_file(name)]
-    hashes = {name: content_hash(files[name.rpartition(":")[0]]) for name in beside_model}
+    that it does not matter where they were: `code` are the files of the code, by the names of their copies."""
     kept = config.with_code(copy_name).model_copy(update={"init": initial.origin})
-    return RunJob(*data, kept, code_hash(config.model), initial.hashes, hashes).to_json()
+    hashes = {name: content_hash(code[file[0].name]) for name in kept.code if (file := code_file(name))}
+    model = hashes.pop(kept.model, None)
+    data = str(dataset.place), dataset.identity, dataset.schema
+    return RunJob(*data, kept, model, initial.hashes, hashes).to_json()
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
     """Whether the folder holds exactly this run, and it is complete."""
     if not run.summary.exists():
         return False
-    return same_json(read_json(run.job), job_value(dataset, config, find_initial(run, dataset, config)))
+    value = job_value(dataset, config, code_files(config.code), find_initial(run, dataset, config))
+    return same_json(read_json(run.job), value)
 
 
 def prepare_run(
@@ -84,7 +85,7 @@ def prepare_run(
     split as requested.
     """
     code, initial = code_files(config.code), find_initial(run, dataset, config)
-    value = job_value(dataset, config, initial)
+    value = job_value(dataset, config, code, initial)
     if run.job.exists():
         _claim_again(run, config, value)
         return load_job(run)

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...storage.compiled import compiled
-from ...storage.format import THRESHOLD, Schema
+from ...storage.format import SMALLEST_PROBABILITY, THRESHOLD, Schema
 from ...storage.random import GOLDEN, mix64
 
-SMALLEST_PROBABILITY = 1e-7
 REPLICATES = 500
 INTERVAL = (2.5, 97.5)  # percentiles of the 95 % bootstrap confidence interval
 BINS = 15

@@ -41,25 +41,17 @@ def sum_integers(
 
 @compiled
 def sum_numbers(
-    x: np.ndarray, codes: np.ndarray, count: np.ndarray, total: np.ndarray, low: np.ndarray, high: np.ndarray
+    x: np.ndarray,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    count: np.ndarray,
+    total: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    missing: np.ndarray,
 ) -> None:
-    """Count and add the numbers that are not NaN, in float64, and update minima and maxima."""
-    rows, groups, columns = x.shape
-    for row in range(rows):
-        code = codes[row]
-        for group in range(groups):
-            for column in range(columns):
-                value = np.float64(x[row, group, column])
-                if value == value:
-                    count[code, group] += 1
-                    total[code, group] += value
-                    low[code, group] = min(value, low[code, group])
-                    high[code, group] = max(value, high[code, group])
-
-
-@compiled
-def sum_weighted(x: np.ndarray, codes: np.ndarray, weights: np.ndarray, count: np.ndarray, total: np.ndarray) -> None:
-    """Add the weights, (rows,), of the numbers that are not NaN, and the numbers times their weights, in float64."""
+    """Add the weights, (rows,) float64, of the numbers that are not NaN, and the numbers times their weights, update
+    minima and maxima, and count the numbers that are NaN."""
     rows, groups, columns = x.shape
     for row in range(rows):
         code, weight = codes[row], weights[row]
@@ -69,10 +61,14 @@ def sum_weighted(x: np.ndarray, codes: np.ndarray, weights: np.ndarray, count: n
                 if value == value:
                     count[code, group] += weight
                     total[code, group] += weight * value
+                    low[code, group] = min(value, low[code, group])
+                    high[code, group] = max(value, high[code, group])
+                else:
+                    missing[code, group] += 1
 
 
 @compiled
-def sum_weighted_distances(
+def sum_distances(
     x: np.ndarray,
     codes: np.ndarray,
     weights: np.ndarray,
@@ -80,7 +76,8 @@ def sum_weighted_distances(
     distances: np.ndarray,
     squares: np.ndarray,
 ) -> None:
-    """Add the distances of the numbers that are not NaN from a center, and their squares, times their weights."""
+    """Add the distances of the numbers that are not NaN from a center, and their squares, times their weights, (rows,)
+    float64, in float64."""
     rows, groups, columns = x.shape
     for row in range(rows):
         code, weight = codes[row], weights[row]
@@ -91,20 +88,3 @@ def sum_weighted_distances(
                     distance = value - center[code, group]
                     distances[code, group] += weight * distance
                     squares[code, group] += weight * distance * distance
-
-
-@compiled
-def sum_distances(
-    x: np.ndarray, codes: np.ndarray, center: np.ndarray, distances: np.ndarray, squares: np.ndarray
-) -> None:
-    """Add the distances of the numbers that are not NaN from a center, and their squares, in float64."""
-    rows, groups, columns = x.shape
-    for row in range(rows):
-        code = codes[row]
-        for group in range(groups):
-            for column in range(columns):
-                value = np.float64(x[row, group, column])
-                if value == value:
-                    distance = value - center[code, group]
-                    distances[code, group] += distance
-                    squares[code, group] += distance * distance

@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from .kernels import sum_distances, sum_integers, sum_numbers, sum_weighted, sum_weighted_distances
+from .kernels import sum_distances, sum_integers, sum_numbers
 
 SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
@@ -46,28 +46,21 @@ class Moments:
         return cls.of_numbers(values, codes, parts)
 
     @classmethod
-    def of_numbers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
-        """The same in float64, to the same bits whatever the type that stores the values."""
-        shape = parts, values.shape[1]
-        count, total, low, high = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf), np.full(shape, -np.inf)
-        sum_numbers(values, codes, count, total, low, high)
-        rows = np.maximum(count, 1)
-        mean, distances, squares = total / rows, np.zeros(shape), np.zeros(shape)
-        sum_distances(values, codes, mean, distances, squares)
-        # The distances from the exact mean sum to zero; what they sum to is the rounding of the mean.
-        missing = np.bincount(codes, minlength=parts)[:, None] * values.shape[2] - count
-        return cls(count, *add_exactly(mean, distances / rows), squares - distances**2 / rows, low, high, missing)
-
-    def weighted(self, values: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> "Moments":
-        """The same, which are the moments of these values and parts, but for the weights of the rows, (rows,)."""
-        nothing, given = np.zeros(self.count.shape), weights.astype(np.float64)
-        count, total, distances, squares = (nothing.copy() for _ in range(4))
-        sum_weighted(values, codes, given, count, total)
+    def of_numbers(
+        cls, values: np.ndarray, codes: np.ndarray, parts: int, weights: np.ndarray | None = None
+    ) -> "Moments":
+        """The same in float64, to the same bits whatever the type that stores the values; with the weights of the rows,
+        (rows,), if they have any."""
+        given = np.ones(len(values)) if weights is None else weights.astype(np.float64)
+        nothing = np.zeros((parts, values.shape[1]))
+        count, total, missing, distances, squares = (nothing.copy() for _ in range(5))
+        low, high = nothing + np.inf, nothing - np.inf
+        sum_numbers(values, codes, given, count, total, low, high, missing)
         rows = np.where(count > 0, count, 1)
         mean = total / rows
-        sum_weighted_distances(values, codes, given, mean, distances, squares)
-        exact = add_exactly(mean, distances / rows)
-        return Moments(count, *exact, squares - distances**2 / rows, self.minimum, self.maximum, self.missing)
+        sum_distances(values, codes, given, mean, distances, squares)
+        # The distances from the exact mean sum to zero; what they sum to is the rounding of the mean.
+        return cls(count, *add_exactly(mean, distances / rows), squares - distances**2 / rows, low, high, missing)
 
     @classmethod
     def _of_integers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":

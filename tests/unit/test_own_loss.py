@@ -186,3 +186,10 @@ def test_a_job_file_takes_its_loss_along(tmp_path: Path) -> None:
     (tmp_path / "packed").mkdir()
     pack_job(tables, tmp_path / "packed")
     assert (tmp_path / "packed/own.py").read_text() == OWN
+
+
+@pytest.mark.parametrize("mix", ["mixup", "mixup=0.4", "cutmix"])
+def test_a_loss_of_ones_own_takes_no_mixed_labels(mix: str) -> None:
+    config = TrainConfig(augment=(mix,), recipe=Recipe(loss="own.py:loss"))
+    with pytest.raises(UsageError, match=f"--augment {mix}: your own loss takes no mixed labels"):
+        check_config(config, CLASSES)

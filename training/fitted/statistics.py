@@ -45,7 +45,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     classes = len(dataset.schema.classes)
     arrays = tuple(spec.name for spec in plan.manifest.arrays)
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
-    measure = Moments.of_numbers if len(dataset.schema.sample_shape) == 1 else Moments.of_parts
+    as_numbers = len(dataset.schema.sample_shape) == 1
     total: CodeSums = {}
     labels = bool(dataset.schema.labels)
     for channels, y, weights, codes in read_coded(dataset, plan, task.shard, arrays, labels, weights=True):
@@ -53,21 +53,27 @@ def measure_shard(task: MomentsTask) -> CodeSums:
             check_weights(dataset.schema, weights)
         for name in arrays:
             own, parts = codes[name], plan.codes(name)
-            moments = {name: (channels, measure(channels, own, parts))}
-            found: CodeSums = {}
+            found: CodeSums = {name: moments(channels, own, parts, weights, as_numbers)}
             if y is not None and classes:
                 pairs = own.astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
             elif y is not None:
-                targets = y.reshape(len(y), -1, 1)
-                moments[f"{name}/y"] = targets, Moments.of_parts(targets, own, parts)
-            for key, (values, plain) in moments.items():
-                found[key] = plain if weights is None else plain.weighted(values, own, weights)
+                found[f"{name}/y"] = moments(y.reshape(len(y), -1, 1), own, parts, weights)
             if weights is not None:
                 sums = (np.bincount(own, weights, parts), np.bincount(own, minlength=parts))
                 found[f"{name}/weights"] = np.stack(sums, axis=1)
             total = merge_each(total, found)
     return total
+
+
+def moments(
+    values: np.ndarray, codes: np.ndarray, parts: int, weights: np.ndarray | None, as_numbers: bool = False
+) -> Moments:
+    """The moments of each part of some rows: weighted if the rows have weights, and in the fastest way that the type of
+    the values allows unless they are taken `as_numbers`."""
+    if weights is None and not as_numbers:
+        return Moments.of_parts(values, codes, parts)
+    return Moments.of_numbers(values, codes, parts, weights)
 
 
 def check_weights(schema: Schema, weights: np.ndarray) -> None:

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from ...storage.errors import UsageError
 from ...storage.format import Schema
-from ..zoo.augment import Augment, is_code, parse_augment
-from ..zoo.factory import import_module as import_user_module
+from ..zoo.augment import MIXES, Augment, is_code, parse_augment
+from ..zoo.factory import load_code
 from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
@@ -65,7 +65,7 @@ def check_augmentation(texts: Sequence[str], schema: Schema) -> None:
 
 def _make(text: str, schema: Schema) -> Augment:
     if is_code(text):
-        return _load(text)
+        return load_code("--augment", text)
     name, numbers = parse_augment(text)
     if name != "mixup" and len(schema.sample_shape) != 3:
         raise UsageError(
@@ -77,20 +77,11 @@ def _make(text: str, schema: Schema) -> Augment:
         )
     if name == "cutmix" and not schema.classes:
         raise UsageError(f"--augment {text} mixes classes, but these data have none; use mixup")
-    if name in _MIXES and (weight := schema.role("weight")):
+    if name in MIXES and (weight := schema.role("weight")):
         raise UsageError(f"--augment {text} mixes rows, which have weights of their own here ('{weight}'); remove it")
-    if name in _MIXES:
-        return partial(_MIXES[name], alpha=numbers[0], classes=len(schema.classes))
+    if name in MIXES:
+        return partial(_FUNCTIONS[name], alpha=numbers[0], classes=len(schema.classes))
     return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)
-
-
-def _load(text: str) -> Augment:
-    """The user's function."""
-    module, _, attribute = text.rpartition(":")
-    function = getattr(import_user_module(module, "--augment", text), attribute, None)
-    if not callable(function):
-        raise UsageError(f"--augment {text}: {module} does not define a function '{attribute}'; fix the name")
-    return function  # type: ignore[no-any-return]
 
 
 def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
@@ -168,5 +159,6 @@ _FUNCTIONS: dict[str, Any] = {
     "horizontal-flip": partial(_flip, -1),
     "vertical-flip": partial(_flip, -2),
     "crop": _crop,
+    "mixup": _mixup,
+    "cutmix": _cutmix,
 }
-_MIXES: dict[str, Any] = {"mixup": _mixup, "cutmix": _cutmix}

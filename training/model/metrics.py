@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from ...storage.format import THRESHOLD, Schema
+from ...storage.format import SMALLEST_PROBABILITY, THRESHOLD, Schema
 
 TOP = 3
-SMALLEST_PROBABILITY = 1e-7  # as in the scores of a run
 
 
 def count_sums(schema: Schema) -> int:

@@ -115,10 +115,10 @@ class RankGroups:
 
     def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
         """Where in memory the rows of a load go whose groups lie in `slots`, (load's rows,) int64."""
-        groups, places = self.groups_of(load), np.arange(load.part.rows) * (load.lanes // self.world_size)
+        groups, places = self.groups_of(load), load.places(self.world_size, 0)
         ends = [self.steps_of(group).stop * self.batches.batch_size for group in groups[:-1]]
         cuts = [0, *(load.rows_before(end) for end in ends), load.part.rows]
         for group, slot, (start, stop) in zip(groups, slots, pairwise(cuts), strict=True):
             before = self.batches.rows_before(self.steps_of(group).start, self.rank, self.world_size)
-            places[start:stop] += slot * self.shape.rows + load.first // self.world_size - before
+            places[start:stop] += slot * self.shape.rows - before
         return places

@@ -22,6 +22,9 @@ BUILT_IN = {"horizontal-flip": 0.5, "vertical-flip": 0.5, "crop": 4, "mixup": 0.
 """The built-in augmentations with their numbers: the probability of a flip, the pixels around a crop, and the parameter
 of the beta distribution from which the share of the one image is drawn."""
 
+MIXES = "mixup", "cutmix"
+"""Those that mix rows, and with them their labels."""
+
 
 def is_code(text: str) -> bool:
     """Whether it is `path/to/file.py:function` or `package.module:function`, not a name with numbers."""
