@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,8 @@ class _EpochReading:
         self.reader, self.blocks = stream.reader, stream.blocks
         self.groups = self.reader.groups(order, stream.group_shape, stream.step)
         self.slot_of: dict[int, int] = {}
-        self.loading: deque[tuple[Load, list[Future[None]]]] = deque()
+        self.loading: deque[tuple[int, list[Future[None]]]] = deque()
+        """The group after those that reads have rows for, and the reads."""
         self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
 
@@ -184,14 +186,14 @@ class _EpochReading:
         so whatever is waited for has begun.
         """
         try:
-            loads = schedule_loads(self.order, self.reader.lanes, self.groups.step)
-            upcoming = next(loads, None)
+            reads = groupby(schedule_loads(self.order, self.reader.lanes, self.groups.step), key=self._read_with)
+            upcoming = [*next(reads, (None, ()))[1]]
             for group in range(len(self.groups)):
-                while upcoming and self.groups.groups_of(upcoming).start <= group:
+                while upcoming and self.groups.groups_of(upcoming[0]).start <= group:
                     while not self._find_slots(upcoming):
                         yield from self._take()
                     self._start(upcoming)
-                    upcoming = next(loads, None)
+                    upcoming = [*next(reads, (None, ()))[1]]
                 self._finish(group)
             while self.ready:
                 yield from self._take()
@@ -209,28 +211,38 @@ class _EpochReading:
             self.held.add(slot)
         return batches
 
-    def _find_slots(self, load: Load) -> bool:
-        """Have a slot for every group that a load has rows for. Returns False if too few are free."""
-        missing = [group for group in self.groups.groups_of(load) if group not in self.slot_of]
+    def _read_with(self, load: Load) -> tuple[int, int, int]:
+        """What loads have in common that are read at once: lanes that are filled up from the same window."""
+        return load.part.lane, load.part.window, self.groups.groups_of(load).start
+
+    def _find_slots(self, loads: list[Load]) -> bool:
+        """Have a slot for every group that loads have rows for. Returns False if too few are free."""
+        needed = range(self.groups.groups_of(loads[0]).start, max(self.groups.groups_of(load).stop for load in loads))
+        missing = [group for group in needed if group not in self.slot_of]
         if len(missing) > len(self.memory.free):
             return False
         for group in missing:
             self.slot_of[group] = self.memory.free.popleft()
         return True
 
-    def _start(self, load: Load) -> None:
+    def _start(self, loads: list[Load]) -> None:
         """Have the threads read a window, some blocks each, and put its rows in place."""
-        blocks: list[int] = self.order.window_blocks(load.part.lane, load.part.window).tolist()
-        slots = [self.slot_of[group] for group in self.groups.groups_of(load)]
-        places = self.threads.submit(self._places, load, blocks, slots)
+        part, groups = loads[0].part, [self.groups.groups_of(load) for load in loads]
+        blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
+        slots = [[self.slot_of[group] for group in of_load] for of_load in groups]
+        places = self.threads.submit(self._places, loads, blocks, slots)
         reads = [self.threads.submit(self._read, share, places) for share in self.reader.split(blocks)]
-        self.loading.append((load, reads))
+        self.loading.append((max(of_load.stop for of_load in groups), reads))
 
-    def _places(self, load: Load, blocks: list[int], slots: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows of a window that the load uses, and where each goes; see `sorted_by_row`."""
-        part, used = load.part, self.stream.rows.mask(blocks, self.order.epoch)
-        rows = self.order.mixed_rows(part.lane, part.window, used)[part.start : part.stop]
-        return sorted_by_row(rows, self.groups.places(load, slots), len(used))
+    def _places(
+        self, loads: list[Load], blocks: list[int], slots: list[list[int]]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of a window that the loads use, and where each goes; see `sorted_by_row`."""
+        part, used = loads[0].part, self.stream.rows.mask(blocks, self.order.epoch)
+        mixed = self.order.mixed_rows(part.lane, part.window, used)
+        rows = np.concatenate([mixed[load.part.start : load.part.stop] for load in loads])
+        places = np.concatenate([self.groups.places(*one) for one in zip(loads, slots, strict=True)])
+        return sorted_by_row(rows, places, len(used))
 
     def _read(self, parts: list[tuple[int, slice]], placed: Future[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         """Read blocks, each with its rows of the window."""
@@ -241,7 +253,7 @@ class _EpochReading:
 
     def _finish(self, group: int) -> None:
         """Make batches of a group once all that is read for it has arrived; in a thread, if that takes work."""
-        while self.loading and self.groups.groups_of(self.loading[0][0]).stop <= group:
+        while self.loading and self.loading[0][0] <= group:
             self.loading.popleft()
         slot, awaited = self.slot_of.pop(group, None), [job for _, jobs in self.loading for job in jobs]
         hand_over = partial(self._hand_over, group, slot, awaited)
