@@ -376,12 +376,18 @@ def from_first_format(manifest: dict[str, Any], where: str) -> dict[str, Any]:
     """
     if manifest["kind"] != "dataset":
         return manifest
-    details = dict(manifest["details"])
-    fills, indicators = (details["schema"].get(name) for name in ("fills", "indicators"))
-    if fills or indicators:
+    details = manifest["details"]
+    return {**manifest, "details": {**details, "schema": schema_of_first_format(details["schema"], where)}}
+
+
+def schema_of_first_format(schema: dict[str, Any], where: str) -> dict[str, Any]:
+    """The schema of a dataset of format 1, or of a run that was trained on one, as one of this format.
+
+    Raises ForeignError for a dataset whose missing numbers were filled at conversion, by all rows.
+    """
+    if schema.get("fills") or schema.get("indicators"):
         raise ForeignError(
             f"{where} is of format 1, and its missing numbers were filled by all rows, held-out ones included; convert "
             "the source again, without --missing: each fold then fills them by its own rows"
         )
-    schema = {name: value for name, value in details["schema"].items() if name not in ("fills", "indicators")}
-    return {**manifest, "details": {**details, "schema": schema}}
+    return {name: value for name, value in schema.items() if name not in ("fills", "indicators")}

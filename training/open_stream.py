@@ -103,24 +103,13 @@ def stream(
         >>> for x, y, id in fs.stream("digits.zarr", fold=0, batch_size=128):
         ...     loss = functional.cross_entropy(model(normalize(x)), y.long())
     """
-    check_choice("split", split, ("train", "test"))
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    if not 0 <= rank < world_size:
-        raise UsageError(f"rank {rank} is out of range; it must be from 0 to {world_size - 1}")
-    if weighted and opened.schema.weights is None:
-        raise UsageError("weighted=True: the data has no column of weights; convert it with --weight COLUMN")
-    selected: RowFilter = EveryRow(opened.layout)
-    if fold is not None:
-        selected = _rows_of_fold(_folds(opened, folds, seed), fold, split)
-    if rows is not None:
-        selected = Both(opened.layout, selected, SubsetFilter(opened.layout, rows))
+    _check_arguments(opened, split, rank, world_size, weighted)
+    selected = _select(opened, None if fold is None else _folds(opened, folds, seed), fold, split, rows)
     reader = Rank(rank, world_size, check_bytes(memory, "memory"), threads, check_bytes(cache, "cache"))
     if split == "test":
         return RowStream(opened, selected, reader, batch_size, torch.device(device), weighted)
-    samples = as_texts(sample)
-    for text in samples:
-        parse_option("sample", parse_sample, text)
-    selected = draw(opened, {0: selected}, plan_sampling(opened.schema, samples), seed)[0]
+    selected = _draw(opened, selected, sample, seed)
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed, batch_size if drop_last else 1)
     return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted)
 
@@ -174,10 +163,31 @@ def normalizer(
     return Normalizer(plan_inputs(opened.schema, statistics, missing, normalize, codes=True))
 
 
-def _rows_of_fold(plan: FoldPlan, fold: int, split: str) -> RowFilter:
-    """The rows that the model of a fold trains on, or its held-out rows for the split `test`."""
-    _check_fold(plan, fold)
-    return held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
+def _check_arguments(dataset: Dataset, split: str, rank: int, world_size: int, weighted: bool) -> None:
+    check_choice("split", split, ("train", "test"))
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} is out of range; it must be from 0 to {world_size - 1}")
+    if weighted and dataset.schema.weights is None:
+        raise UsageError("weighted=True: the data has no column of weights; convert it with --weight COLUMN")
+
+
+def _select(
+    dataset: Dataset, plan: FoldPlan | None, fold: int | None, split: str, rows: np.ndarray | None
+) -> RowFilter:
+    """The rows that the model of a fold trains on, or its held-out rows for the split `test`; of those a subset."""
+    selected: RowFilter = EveryRow(dataset.layout)
+    if plan is not None and fold is not None:
+        _check_fold(plan, fold)
+        selected = held_out_rows(plan, fold) if split == "test" else training_rows(plan, fold)
+    return selected if rows is None else Both(dataset.layout, selected, SubsetFilter(dataset.layout, rows))
+
+
+def _draw(dataset: Dataset, rows: RowFilter, sample: str | Sequence[str], seed: int) -> RowFilter:
+    """Rows as `--sample` draws them; without it as they are."""
+    samples = as_texts(sample)
+    for text in samples:
+        parse_option("sample", parse_sample, text)
+    return draw(dataset, {0: rows}, plan_sampling(dataset.schema, samples), seed)[0]
 
 
 def _check_fold(plan: FoldPlan, fold: int) -> int:

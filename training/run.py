@@ -8,7 +8,7 @@ from typing import Any, Self
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, ForeignError
 from ..storage.fold_plan import open_plan
-from ..storage.format import Schema
+from ..storage.format import Schema, schema_of_first_format
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
@@ -164,7 +164,7 @@ class RunJob:
         return cls(
             value["dataset"],
             value["identity"],
-            Schema.from_json(value["schema"]),
+            Schema.from_json(schema_of_first_format(value["schema"], value["dataset"])),
             TrainConfig.model_validate(value["config"]),
             value["model_hash"],
             value.get("initial", {}),

@@ -21,7 +21,7 @@ from ...storage.places.json_files import content_hash, read_json, same_json, wri
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
-from ...training.fitted.statistics import fit_plan
+from ...training.fitted.statistics import fit_plan, is_fitted
 from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
@@ -88,6 +88,11 @@ def prepare_run(
     value = job_value(dataset, config, code, initial)
     if run.job.exists():
         _claim_again(run, config, value)
+        if not (run.summary.exists() or is_fitted(run.folds)):
+            raise ConflictError(
+                f"{run.root} was started by an earlier version, which standardized by all rows, held-out ones "
+                "included; choose another folder to start it again"
+            )
         return load_job(run)
     # A plan without a job is what a kill has left.
     if set(run.root.names()) - {run.folds.name, run.initial.name, *code}:

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from .record import machine, write_section
-from .rows import make_pictures
+from .rows import make_images
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COPIES = 12  # copies of the example's rows, so that there is enough to measure
-PICTURES = 400
+IMAGES = 400
 NODES, CORES, PRICE = (1, 4, 16), 64, 2.5
 TRAIN = "[train]\nrun = 'run'\nfolds = 5\nepochs = 5\nbatch_size = 4096\nworkers = 64\n"
 
@@ -33,7 +33,7 @@ def write_digits(folder: Path) -> str:
 
 def write_photographs(folder: Path) -> str:
     """Write crops of photographs as JPEG files of 375 x 375 pixels. Returns a job that trains on them."""
-    x, y = make_pictures(375)(0, PICTURES)
+    x, y = make_images(375)(0, IMAGES)
     for number, (image, label) in enumerate(zip(x, y, strict=True)):
         target = folder / "photographs" / str(label) / f"{number:04d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)

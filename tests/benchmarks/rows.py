@@ -39,15 +39,15 @@ def make_table(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     return x, (x[:, 0] > 0).astype(np.uint8)
 
 
-def make_pictures(size: int) -> MakeRows:
+def make_images(size: int) -> MakeRows:
     """Crops of the photographs at random positions."""
 
     def make(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(start)
-        pictures, height, width = photographs(), *photographs().shape[2:]
+        images, height, width = photographs(), *photographs().shape[2:]
         y = generator.integers(0, 2, stop - start)
         tops, lefts = generator.integers(0, height - size, len(y)), generator.integers(0, width - size, len(y))
-        crops = [pictures[i, :, t : t + size, s : s + size] for i, t, s in zip(y, tops, lefts, strict=True)]
+        crops = [images[i, :, t : t + size, s : s + size] for i, t, s in zip(y, tops, lefts, strict=True)]
         return np.stack(crops), y
 
     return make
@@ -56,6 +56,6 @@ def make_pictures(size: int) -> MakeRows:
 KINDS: dict[str, tuple[int, MakeRows]] = {
     "digits": (600_000, make_digits),
     "table": (1_800_000, make_table),
-    "3x64x64": (40_000, make_pictures(64)),
-    "3x224x224": (3_200, make_pictures(224)),
+    "3x64x64": (40_000, make_images(64)),
+    "3x224x224": (3_200, make_images(224)),
 }

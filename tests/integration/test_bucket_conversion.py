@@ -122,13 +122,13 @@ def test_parquet_is_read_from_a_bucket(server: ObjectServer, tmp_path: Path) -> 
 def test_images_in_a_bucket_loose_and_in_archives_become_a_dataset_there(server: ObjectServer, tmp_path: Path) -> None:
     with zipfile.ZipFile(TEXTURES / "train.zip") as archive:
         archive.extractall(tmp_path / "loose")
-    pictures = sorted((tmp_path / "loose").rglob("*.jpg"))
-    names = {path: str(path.relative_to(tmp_path / "loose")) for path in pictures}
-    for path in pictures:
-        obstore.put(server.store, f"pictures/{names[path]}", path.read_bytes())
+    images = sorted((tmp_path / "loose").rglob("*.jpg"))
+    names = {path: str(path.relative_to(tmp_path / "loose")) for path in images}
+    for path in images:
+        obstore.put(server.store, f"images/{names[path]}", path.read_bytes())
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for path in pictures:
+        for path in images:
             tar.add(path, names[path])
     obstore.put(server.store, "textures.tar", packed.getvalue())
     obstore.put(server.store, "textures.zip", (TEXTURES / "train.zip").read_bytes())
@@ -139,13 +139,13 @@ def test_images_in_a_bucket_loose_and_in_archives_become_a_dataset_there(server:
 
     expected = converted(str(tmp_path / "loose"), str(tmp_path / "local.zarr"))
     assert len(expected) == 168
-    loose = converted("s3://bucket/pictures", "s3://bucket/pictures.zarr")
+    loose = converted("s3://bucket/images", "s3://bucket/images.zarr")
     tarred = converted("s3://bucket/textures.tar", str(tmp_path / "tar.zarr"))
     assert contents(loose) == contents(tarred) == contents(expected)
     zipped = converted("s3://bucket/textures.zip", "s3://bucket/zip.zarr")  # in the archive's order
     assert zipped.class_totals == expected.class_totals == (56, 56, 56)
     assert zipped.statistics.minimum == expected.statistics.minimum
-    again = converted("s3://bucket/pictures", "s3://bucket/pictures.zarr")
+    again = converted("s3://bucket/images", "s3://bucket/images.zarr")
     assert again.identity == loose.identity
     with pytest.raises(SourceError, match="s3://bucket/nothing does not exist"):
         converted("s3://bucket/nothing", "s3://bucket/nothing.zarr")

@@ -192,3 +192,22 @@ def test_the_architecture_names_what_exists() -> None:
         assert name in defined, f"{file} has no {name}"
     rooms = {str(path.parent.relative_to(ROOT)) for path in modules() if path.name == "__init__.py"} - {"."}
     assert {room for room in rooms if f"{room.rpartition('/')[2]}/" not in text} == set()
+
+
+LONGEST_FUNCTION, MOST_PARAMETERS = 80, 8
+TYPED_ENTRIES = {"training/open_stream.py: stream"}  # whose many keywords are their users' options
+
+
+def test_functions_are_short_and_have_few_parameters() -> None:
+    too_long, too_wide = [], []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                name, arguments = f"{path.relative_to(ROOT)}: {node.name}", node.args
+                named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+                if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
+                    too_long.append(name)
+                if len([one for one in named if one.arg not in ("self", "cls")]) > MOST_PARAMETERS:
+                    too_wide.append(name)
+    assert too_long == []
+    assert {*too_wide} <= TYPED_ENTRIES

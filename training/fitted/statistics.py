@@ -125,6 +125,11 @@ def fit_plan(
             _store(plan.place / name, {"median": measure_medians(dataset, plan, models, counts, executor, progress)})
 
 
+def is_fitted(folds: Place) -> bool:
+    """Whether the rows of a plan in a run's folder are measured."""
+    return (folds / MOMENTS).exists()
+
+
 def _measure(dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress) -> CodeSums:
     total: CodeSums = {}
     tasks = [MomentsTask(str(dataset.place), str(plan.place), shard) for shard in range(dataset.layout.shards)]

@@ -44,7 +44,8 @@ class Predictor:
 
 def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device) -> Predictor:
     """Load the model of a fold that is fully trained. Raises DamagedError if its weights cannot be read."""
-    statistics = Statistics.from_json(read_result(run.fold(fold))["statistics"])
+    fitted = read_result(run.fold(fold)).get("statistics")  # earlier versions standardized by all rows of the dataset
+    statistics = Statistics.from_json(fitted) if fitted else job.open_data().statistics
     inputs = make_inputs(job.schema, job.config, statistics)
     model, prepare = make_model(job, fold, inputs), Normalizer(inputs).to(device)
     model.load_state_dict(load_weights(run.fold(fold).weights))

@@ -75,9 +75,8 @@ class Lines:
         self, blocks: np.ndarray, key: np.uint64, stops: np.ndarray, line: np.ndarray, weights: np.ndarray
     ) -> np.ndarray:
         """The draws of the rows of some blocks, (rows,) int64; see `draw_rows`."""
-        draws: np.ndarray = draw_rows(
-            blocks, self.places, key, stops, line, weights, self.ends, self.phases, self.limits
-        )
+        places, keys = self.places[blocks], key + blocks.astype(np.uint64) + GOLDEN
+        draws: np.ndarray = draw_rows(places, keys, stops, line, weights, self.ends, self.phases, self.limits)
         return draws
 
 
@@ -143,9 +142,8 @@ def count_draws(ends: np.ndarray, phases: np.ndarray, limits: np.ndarray) -> np.
 
 @compiled
 def draw_rows(
-    blocks: np.ndarray,
     places: np.ndarray,
-    key: np.uint64,
+    keys: np.ndarray,
     stops: np.ndarray,
     line: np.ndarray,
     weights: np.ndarray,
@@ -154,13 +152,13 @@ def draw_rows(
     limits: np.ndarray,
 ) -> np.ndarray:
     """The draws of the rows of some blocks, (rows,) int64: a block has those up to its stop, which lie on the `line` of
-    each in a random order that the `key` and the block give; see `Lines`. The last row of a block on a line ends where
+    each in a random order that the block's key gives; see `Lines`. The last row of a block on a line ends where
     the block does: rounding loses no draw."""
     draws, lines, start = np.zeros(len(line), np.int64), ends.shape[1], 0
     left, before = np.empty(lines, np.int64), np.empty(lines, np.int64)
-    for number in range(len(blocks)):
-        place, stop = places[blocks[number]], stops[number]
-        order = start + shuffled(stop - start, mixed(key + np.uint64(blocks[number]) + GOLDEN))
+    for block in range(len(places)):
+        place, stop = places[block], stops[block]
+        order = start + shuffled(stop - start, mixed(keys[block]))
         reached, end = ends[place].copy(), ends[place + 1]
         left[:] = 0
         for row in range(start, stop):

@@ -1,0 +1,47 @@
+"""What the first versions wrote is read: `tests/data/first-format.zip` is a dataset and a run of 2026-11-27."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import foldstream as fs
+import pytest
+from foldstream.storage.errors import ConflictError
+
+WRITTEN = Path(__file__).parents[1] / "data" / "first-format.zip"
+SAME: dict[str, Any] = {
+    "model": "mlp",
+    "folds": 2,
+    "epochs": 2,
+    "batch_size": 8,
+    "settings": {"hidden": 8, "layers": 1},
+}
+"""The options of the run."""
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A folder with the source, the dataset, the run and its predictions."""
+    with ZipFile(WRITTEN) as archive:
+        archive.extractall(tmp_path)
+    job = tmp_path / "flowers.run" / "run.json"
+    job.write_text(json.dumps({**json.loads(job.read_text()), "dataset": str(tmp_path / "flowers.zarr")}))
+    return tmp_path
+
+
+def test_a_complete_run_of_an_earlier_version_predicts_as_it_did(earlier: Path) -> None:
+    fs.verify(earlier / "flowers.zarr")
+    assert fs.predict(earlier / "flowers.run", earlier / "flowers.csv", earlier / "now.csv") == 60
+    assert (earlier / "now.csv").read_bytes() == (earlier / "pred.csv").read_bytes()
+    assert len(fs.load_models(earlier / "flowers.run")) == 2
+
+
+def test_an_incomplete_run_of_an_earlier_version_is_refused(earlier: Path) -> None:
+    run = earlier / "flowers.run"
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "folds" / "1")
+    with pytest.raises(ConflictError, match="standardized by all rows, held-out ones included"):
+        fs.train(earlier / "flowers.zarr", run, **SAME)
+    assert not (run / "folds" / "1").exists()
