@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BeforeValidator, Field, InstanceOf
+from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 
 from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
@@ -109,6 +109,26 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
         description="Parts of each batch that are computed by themselves: that many workers, or fewer, get the same "
         "weights. 1 computes a batch at once, as a loop of one's own does. By default 2, or the number of workers.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_code(cls, values: Any) -> Any:
+        """Functions and classes from Python become what the command line would write, and what a model's partial holds
+        settings."""
+        model, given = values.get("model"), values.get("settings")
+        settings = dict(given) if isinstance(given, Mapping) else {}
+        if not (callable(model) or callable(settings.get("loss"))):
+            return values
+        from ..training.zoo.callables import name_alone, name_callable
+
+        named = dict(values)
+        if callable(loss := settings.get("loss")):
+            settings["loss"] = name_alone("loss", loss)
+        if callable(model):
+            named["model"], held = name_callable("model", model)
+            settings = {**{key: [value] for key, value in held.items()}, **settings}
+        return named | ({"settings": settings} if settings else {})
+
     callbacks: Annotated[
         list[Any] | tuple[Any, ...], Cli(flag="--callback", metavar="NAME[=ARGUMENT]", repeatable=True)
     ] = Field(

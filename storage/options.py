@@ -170,5 +170,16 @@ def as_texts(value: Any) -> Any:
     return tuple(dict.fromkeys(value)) if isinstance(value, Iterable) and not isinstance(value, dict) else value
 
 
+def as_files(value: Any) -> Any:
+    """One path or several as texts, see `as_texts`."""
+    value = as_texts(as_text(value))
+    return tuple(map(as_text, value)) if isinstance(value, tuple) else value
+
+
+Files = Annotated[
+    str | PathLike[str] | Sequence[str | PathLike[str]] | None, BeforeValidator(as_files), Cli(repeatable=True)
+]
+"""Some files or folders, also one alone; checked values are a tuple of text."""
+
 Texts = Annotated[str | Sequence[str] | None, BeforeValidator(as_texts), Cli(repeatable=True)]
 """Some texts, also one alone; checked values are a tuple."""

@@ -5,15 +5,22 @@ result is reached, and changes nothing in it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
-from ..storage.options import Cli, Location, Options, Texts
-from .fitted.strategies import parse_class_weight, parse_fill, parse_pos_weight, parse_sample, parse_scaling
+from ..storage.options import Cli, Files, Location, Options, Texts
+from .fitted.strategies import (
+    parse_class_weight,
+    parse_fill,
+    parse_input,
+    parse_pos_weight,
+    parse_sample,
+    parse_scaling,
+)
 from .splits.split import Split
 from .zoo.augment import parse_augment
 
@@ -143,18 +150,29 @@ def _each(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_inputs(texts: tuple[str, ...]) -> tuple[str, ...]:
+    names = [parse_input(text)[0] for text in texts]
+    if len({*names}) < len(names):
+        raise ValueError("must have a name of its own for each input")
+    return texts
+
+
 class TrainingOptions(Options):
     """What decides the result of a training, as a user gives it; the split stands apart."""
 
     panel: ClassVar[str] = "Training"
 
-    model: str = Field(
+    model: str | Callable[..., Any] = Field(
         default="digits-cnn",
         description="Model: digits-cnn, article-cnn, mlp, path/to/file.py:factory or package.module:factory.",
     )
     epochs: int = Field(default=10, ge=1, description="Number of passes over each fold's training rows.")
     batch_size: int = Field(default=128, ge=1, description="Rows per global batch, over all workers.")
     drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is not full.")
+    asset: Files = Field(
+        default=(),
+        description="File or folder beside your code that it reads, repeatable: the run keeps a copy.",
+    )
     seed: int = Field(default=0, description="Seed of the folds, the order of samples, the weights and dropout.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="auto",
@@ -165,6 +183,11 @@ class TrainingOptions(Options):
         default=(),
         description="Scaling, repeatable, for all columns or as COLUMN=SCALING for one: standard, minmax, none, "
         "imagenet or MEAN:SCALE; by default standard for numbers.",
+    )
+    input: Annotated[Texts, AfterValidator(_check_inputs), Cli(metavar="NAME=COLUMNS", repeatable=True)] = Field(
+        default=(),
+        description="One of several inputs of the model, repeatable, by the names of its columns or patterns with "
+        "commas between, e.g. codes=city,job* and numbers=*: the model gets a dict of tensors.",
     )
     class_weight: Annotated[Texts, _each(parse_class_weight)] = Field(
         default=(),
@@ -190,6 +213,11 @@ class TrainingOptions(Options):
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
 
     @property
+    def assets(self) -> tuple[str, ...]:
+        """The files and folders of `asset`."""
+        return cast(tuple[str, ...], self.asset)
+
+    @property
     def scalings(self) -> tuple[str, ...]:
         """The scalings of `normalize`."""
         return cast(tuple[str, ...], self.normalize)
@@ -198,6 +226,11 @@ class TrainingOptions(Options):
     def samples(self) -> tuple[str, ...]:
         """The options of `sample`."""
         return cast(tuple[str, ...], self.sample)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs of `input`."""
+        return cast(tuple[str, ...], self.input)
 
     @property
     def class_weights(self) -> tuple[str, ...]:
@@ -213,6 +246,7 @@ class TrainingOptions(Options):
 class TrainConfig(TrainingOptions):
     """A run's configuration, settled: nothing in it depends on the machine or on other data any more."""
 
+    model: str = Field(default="digits-cnn")
     missing: str = Field(default="mean")
     split: Split = Field(default=Split())
     lanes: int = Field(default=8)
@@ -235,11 +269,12 @@ class TrainConfig(TrainingOptions):
         """The names of what may be the user's code: the model, the loss, augmentations."""
         return (self.model, self.recipe.loss, *self.augmentations)
 
-    def with_code(self, rename: Callable[[str], str]) -> "TrainConfig":
-        """This configuration with other names of the user's code."""
-        recipe = self.recipe.model_copy(update={"loss": rename(self.recipe.loss)})
-        names = {"model": rename(self.model), "augment": tuple(map(rename, self.augmentations))}
-        return self.model_copy(update={**names, "recipe": recipe})
+    def with_code(self, names: Mapping[str, str], assets: Sequence[str]) -> "TrainConfig":
+        """This configuration with other names of the user's code, by those that they replace, and other assets."""
+        model, loss, *augment = (names.get(name, name) for name in self.code)
+        recipe = self.recipe.model_copy(update={"loss": loss})
+        update = {"model": model, "recipe": recipe, "augment": tuple(augment), "asset": tuple(assets)}
+        return self.model_copy(update=update)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ from statistics import fmean
 from typing import Any, Self
 
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import ConflictError, ForeignError
+from ..storage.errors import ForeignError
 from ..storage.fold_plan import open_plan
 from ..storage.format import Schema, schema_of_first_format
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
 from .stream.order import Mixing
-from .zoo.factory import code_file, code_hash
+from .zoo.loading import open_code
+from .zoo.own_code import name_in
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
@@ -85,11 +86,10 @@ class RunFolder:
         """Copies of the weights from which the models start, if they are given."""
         return self.root / "initial"
 
-    def code(self, name: str) -> str:
-        """The name of the model, a loss or an augmentation. A user's file is replaced by its copy in this folder:
-        workers may be on other machines."""
-        file = code_file(name)
-        return f"{self.root / file[0].name}:{file[1]}" if file else name
+    @property
+    def code(self) -> Place:
+        """Copies of the user's code and its assets: workers may be on other machines."""
+        return self.root / "code"
 
     def fold(self, fold: int) -> "FoldFolder":
         return FoldFolder(self.root / "folds" / str(fold), self.tensorboard / f"fold-{fold}")
@@ -145,16 +145,16 @@ class FoldFolder:
 
 @dataclass(frozen=True)
 class RunJob:
-    """A run as it was started: the identity of its data, its configuration, the hash of the user's model file, those of
-    initial weights, by the fold that starts from them, and those of the files of the user's loss and augmentations."""
+    """A run as it was started: the identity of its data, its configuration, the hashes of the user's files, and those
+    of initial weights, by the fold that starts from them."""
 
     dataset: str
     identity: str
     schema: Schema
     config: TrainConfig
-    model_hash: str | None
+    code: dict[str, str] = field(default_factory=dict)
+    """By their paths in the copy of the code."""
     initial: dict[str, str] = field(default_factory=dict)
-    code_hashes: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
@@ -166,15 +166,18 @@ class RunJob:
             value["identity"],
             Schema.from_json(schema_of_first_format(value["schema"], value["dataset"])),
             TrainConfig.model_validate(value["config"]),
-            value["model_hash"],
+            value.get("code", {}),
             value.get("initial", {}),
-            value.get("code_hashes", {}),
         )
 
     def initial_of(self, fold: int) -> tuple[str, str]:
         """The name and the hash of the weights from which a fold starts, if there are any."""
         name = str(fold) if str(fold) in self.initial else EVERY
         return name, self.initial[name]
+
+    def keeps(self, name: str) -> bool:
+        """Whether the run has a copy of the code that its configuration calls by this name."""
+        return name.rpartition(":")[0] in self.code
 
     def open_data(self) -> Dataset:
         """Open the run's dataset. Raises ForeignError if another dataset has replaced it."""
@@ -238,7 +241,7 @@ def best_folder(root: Place) -> Place:
 def load_job(run: RunFolder) -> RunJob:
     """Read the job of the run in a folder.
 
-    Raises ForeignError if the folder is not a run, and ConflictError if the user's code is missing or has changed
+    Raises ForeignError if the folder is not a run, and ConflictError if files of its code are missing or have changed
     since the run was started.
     """
     if not run.job.exists():
@@ -246,20 +249,11 @@ def load_job(run: RunFolder) -> RunJob:
             f"{run.root} is not a run (it has no run.json); start one with 'foldstream train DATASET RUN'"
         )
     job = RunJob.from_json(read_json(run.job))
-    for name, expected in [(job.config.model, job.model_hash), *job.code_hashes.items()]:
-        _check_code(run.code(name), expected)
-    return replace(job, config=job.config.with_code(run.code))
-
-
-def _check_code(name: str, expected: str | None) -> None:
-    try:
-        unchanged = expected == code_hash(name)
-    except FileNotFoundError:
-        unchanged = False
-    if not unchanged:
-        raise ConflictError(
-            f"{name} is missing or has changed since the run was started; restore it, or start a new run"
-        )
+    if not job.code:
+        return job
+    open_code(run.code, job.code, job.config.code)
+    names = {name: name_in(run.code, name) for name in job.config.code if job.keeps(name)}
+    return replace(job, config=job.config.with_code(names, [str(run.code / one) for one in job.config.assets]))
 
 
 def is_done(folder: FoldFolder) -> bool:

@@ -6,15 +6,15 @@ from typing import Any, get_args
 
 from ..storage.errors import UsageError, check_choice, did_you_mean, suggest
 from ..storage.format import Schema, Statistics
-from ..storage.places.locate import locate
 from .config import Ensemble, Recipe, TrainConfig
 from .fitted.class_weights import class_weights, pos_weights
 from .fitted.strategies import parse_sample
 from .splits.choose import check_split
 from .stream.order import check_batch_size, used_batches
 from .stream.sampling import Sampling
+from .zoo.arguments import ANY, match_parameters, settings_in
 from .zoo.augment import MIXES, parse_augment
-from .zoo.factory import DEFAULTS, code_file, load_factory, settings_in_source, settings_of
+from .zoo.factory import DEFAULTS, signature_of
 
 LOSSES = {
     "classification": ("cross_entropy", "focal"),
@@ -183,9 +183,8 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
     source does not tell them. Raises UsageError with the nearest name for one that is neither, and for a value of the
     wrong type.
     """
-    own = settings_in_source(model)
-    if own is None:
-        own = settings_of(load_factory(model))
+    signature = signature_of(model)
+    own, given = settings_in(signature), match_parameters(signature)
     recipe: dict[str, Any] = dict(DEFAULTS.get(model, {}))
     rest: dict[str, Any] = {}
     groups: dict[str, dict[str, float]] = {}
@@ -195,7 +194,9 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             groups.setdefault(pattern, {})[setting] = _typed(name, value, float)
         elif name in Recipe.settings():
             recipe[name] = _typed(name, value, type(Recipe.model_fields[name].default))
-        elif name in own or "**" in own:
+        elif name in given:
+            raise UsageError(f"--set {name}: the model gets this from the data; remove the setting")
+        elif name in own or ANY in own:
             default = own.get(name)
             rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
         else:
@@ -203,10 +204,7 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             raise UsageError(
                 f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
             )
-    found = Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}=")
-    if (file := code_file(found.loss)) and not locate(str(file[0])).exists():
-        raise UsageError(f"--set loss={found.loss}: the file does not exist; check the path")
-    return found, rest
+    return Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}="), rest
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.options import Options, as_texts
+from ...training.zoo.own_code import ROOT, name_in
 from ..callbacks.callback import map_target
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 
@@ -19,6 +20,7 @@ CONVERSIONS: dict[str, type[ConvertTablesRequest | ConvertImagesRequest]] = {
 }
 JOB_TABLES: dict[str, type[Options]] = {**CONVERSIONS, "train": TrainRequest, "predict": PredictRequest}
 JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source", "init")
+JOB_CODE = ("asset",)  # paths too, of files that are uploaded along with a job
 
 Tables = dict[str, dict[str, Any]]
 """The tables of a job file by name, with absolute paths; those of conversions are `convert.csv` or `convert.images`."""
@@ -80,7 +82,7 @@ def _option(path: Path, table: str, name: str) -> str:
 
 
 def job_places(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The files, folders and URLs that a job reads and writes; not its model's file."""
+    """The files, folders and URLs that a job reads and writes; not its model's files."""
     for values in tables.values():
         for name in JOB_PATHS:
             if given := values.get(name):
@@ -89,7 +91,7 @@ def job_places(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _resolve_paths(values: dict[str, Any], base: Path) -> None:
     """Make a table's paths absolute: they are relative to the job file."""
-    for name in JOB_PATHS:
+    for name in JOB_PATHS + JOB_CODE:
         if name in values:
             given = values[name]
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
@@ -105,7 +107,10 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
 
 def _code(base: Path, name: Any) -> Any:
     """`path/to/file.py:factory`, whose path is relative to a folder, absolute; another name as it is."""
-    return normpath(base / name) if isinstance(name, str) and ".py:" in name else name
+    if not isinstance(name, str) or ".py:" not in name:
+        return name
+    root, marked, file = name.rpartition(ROOT)
+    return name_in(normpath(base / root), file) if marked else normpath(base / file)
 
 
 def _from(base: Path, place: Any) -> Any:

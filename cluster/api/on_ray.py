@@ -28,5 +28,5 @@ def trainers_on_ray(
 
     with workers_released(session.client), ray_cluster(workers, memory) as dashboard:
         session.listener.announce("Ray dashboard", dashboard)
-        mode = refine_fold_mode(mode, next(iter(folds.values())).job, len(folds), request)
+        mode = refine_fold_mode(mode, next(iter(folds.values())), len(folds), request)
         yield Trainers(mode, Resources(workers, workers * has_gpus(), workers * memory), train)

@@ -54,7 +54,9 @@ def train(request: TrainRequest, session: Session) -> dict[str, Any]:
     Args:
         dataset: Dataset to train on.
         run: Folder of the run, local or in an object store.
-        model: Built-in name, "path/to/file.py:factory" or "package.module:factory".
+        model: Built-in name, "path/to/file.py:factory" or "package.module:factory", or the function or class itself:
+            one that other processes can find, or that this script or notebook defines. A `functools.partial` of it
+            gives settings.
         settings: Settings of the recipe (lr, optimizer, …) and of the model. A list of values makes a grid, whose
             candidates are trained together.
         callbacks: `Callback` objects, or text as `--callback` takes it.

@@ -135,7 +135,8 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
     """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
     asked = training.asked
     dataset, config = asked.dataset, next(iter(asked.configs.values()))
-    notes = describe_inputs(dataset.schema, dataset.statistics, config.missing, takes_schema(config.model))
+    codes = takes_schema(config.model)
+    notes = describe_inputs(dataset.schema, dataset.statistics, config.missing, codes, config.inputs)
     notes |= training.notes
     plan = open_plan(next(iter(folds.values())).run.folds)
     rows = [int(training_rows(plan, number).kept().sum()) for number in range(len(plan.models))]
@@ -144,6 +145,8 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
         if one.restarts:
             restarts = ", ".join(map(str, one.restarts))
             notes[f"schedule {name}".strip()] = f"it runs over all epochs, so it starts again after epoch {restarts}"
+    if asked.code.files:
+        notes["code"] = asked.code.describe()
     for heading, sentence in notes.items():
         session.listener.announce(heading, sentence)
     if not asked.workers:

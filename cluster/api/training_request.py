@@ -1,19 +1,22 @@
 """A training as far as metadata can check it: nothing here loads torch, Ray or Dask, which take seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
+from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...training.config import TrainConfig, TrainingOptions
 from ...training.fitted.inputs import usual_fill
-from ...training.run import RunFolder
+from ...training.run import RunFolder, RunJob
 from ...training.settings import check_task, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
+from ...training.zoo.loading import prepare_code
+from ...training.zoo.own_code import Code, is_gone, name_in
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
 from ..runs.grid import candidate_folder, expand_grid, write_grid
@@ -25,7 +28,7 @@ from .split import split_of
 @dataclass(frozen=True)
 class RequestedTraining:
     """A request as far as metadata can check it: its data and split, the folder of its run, the settings of its
-    candidates by their names and what each trains, and the number of workers, 0 for this process."""
+    candidates by their names and what each trains, the number of workers, 0 for this process, and the user's code."""
 
     request: TrainRequest
     dataset: Dataset
@@ -35,6 +38,7 @@ class RequestedTraining:
     configs: dict[str, TrainConfig]
     factories: list[CallbackFactory]
     workers: int
+    code: Code
 
     @property
     def runs(self) -> dict[str, RunFolder]:
@@ -61,7 +65,10 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     dataset, root = open_dataset(str(request.dataset)), RunFolder(locate(str(request.run)))
     check_task(dataset.schema)
     split, factories, candidates = split_of(request, dataset), callback_factories(request), candidates_of(request)
-    folders = (candidate_folder(root.root, name) for name in candidates)
+    folders = [candidate_folder(root.root, name) for name in candidates]
+    request = with_kept_code(request, folders)
+    candidates = candidates_of(request)
+    code = prepare_code(code_of(request), request.assets)
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
     workers = choose_workers(request, dataset)
     usual = request.shares or min(shares_of(workers), max(1, workers, request.batch_size // 2))
@@ -70,8 +77,35 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
     configs = {name: continue_config(candidate_folder(root.root, name), one) for name, one in configs.items()}
     check_batch_size(request.batch_size, max(shares, workers))
-    asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers)
+    asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers, code)
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
+
+
+def code_of(request: TrainRequest) -> list[str]:
+    """The names of what may be the user's code: the model, augmentations, and the losses of the candidates."""
+    losses = {str(settings["loss"]) for settings in candidates_of(request).values() if "loss" in settings}
+    return [str(request.model), *request.augmentations, *sorted(losses)]
+
+
+def with_kept_code(request: TrainRequest, runs: Iterable[RunFolder]) -> TrainRequest:
+    """A request to go on with one of these runs. Code that is gone from its place is taken from the run's copy."""
+    for run in runs:
+        if run.job.exists():
+            kept, names = RunJob.from_json(read_json(run.job)), code_of(request)
+            owned = [own for own in kept.config.code if kept.keeps(own)]
+            copies = {name: name_in(run.code, own) for name in names for own in owned if is_gone(name, own)}
+            return _renamed(request, copies, [str(run.code / one) for one in kept.config.assets]) if copies else request
+    return request
+
+
+def _renamed(request: TrainRequest, names: Mapping[str, str], assets: Sequence[str]) -> TrainRequest:
+    """A request with other names of code, by those that they replace, and other assets."""
+    model, *augment = (names.get(name, name) for name in (str(request.model), *request.augmentations))
+    settings = dict(request.settings or {})
+    if isinstance(loss := settings.get("loss"), str):
+        settings["loss"] = names.get(loss, loss)
+    update = {"model": model, "augment": tuple(augment), "asset": tuple(assets), "settings": settings or None}
+    return request.model_copy(update=update)
 
 
 def _stacked(request: TrainRequest) -> TrainRequest:
@@ -92,9 +126,10 @@ def candidates_of(request: TrainRequest) -> dict[str, dict[str, Any]]:
 
 
 def check_settings(request: TrainRequest) -> None:
-    """Raise UsageError for settings that are wrong independently of the data."""
+    """Raise UsageError for code and settings that are wrong independently of the data."""
+    prepare_code(code_of(request), request.assets)
     for settings in candidates_of(request).values():
-        resolve_settings(request.model, settings)
+        resolve_settings(str(request.model), settings)
 
 
 def callback_factories(request: TrainRequest) -> list[CallbackFactory]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ...storage.errors import FoldstreamError, UsageError, did_you_mean
 from ...storage.places.place import Place
-from ...training.zoo.factory import import_module
+from ...training.zoo.loading import import_code
 from ...training.zoo.user_code import describe_error
 from ..runs.status import FoldStatus, Phase, RunRecord, RunStatus
 
@@ -115,7 +115,9 @@ def find_callback(name: str) -> CallbackFactory:
     target, separator, argument = name.partition("=")
     place, colon, attribute = target.rpartition(":")
     factory = (
-        getattr(import_module(place, "--callback", target), attribute, None) if colon else _load_entry_point(target)
+        getattr(import_code("--callback", target, in_place=True), attribute, None)
+        if colon
+        else _load_entry_point(target)
     )
     if not callable(factory):
         raise UsageError(f"--callback {target}: '{place}' has no function '{attribute}'")

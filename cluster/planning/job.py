@@ -32,11 +32,12 @@ from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
 from ...training.stream.order import LANE_STEP, lane_count
 from ...training.stream.single import TrainStream
+from ...training.zoo.loading import prepare_code
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
 from ..api.training import check_models
-from ..api.training_request import callback_factories, candidates_of, common_config, configure
+from ..api.training_request import callback_factories, candidates_of, code_of, common_config, configure
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of
@@ -192,6 +193,7 @@ def measure_training(
     Raises UsageError if the model cannot be trained on the data, or not in the given memory.
     """
     callback_factories(request)
+    prepare_code(code_of(request), request.assets)
     candidates, split, epochs = candidates_of(request), split_of(request, dataset), request.epochs
     workers = request.workers or shares_of(0)
     common = common_config(request, dataset, split, lane_count(workers), workers)
@@ -255,7 +257,7 @@ def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int,
         raise UsageError(f"the sample has only {len(dataset)} rows, and the training trial needs {LANE_STEP}")
     rows = max(LANE_STEP, min(config.batch_size // workers, len(dataset)) // LANE_STEP * LANE_STEP)
     own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
-    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, own, None)
+    job = RunJob(str(dataset.place), dataset.identity, dataset.schema, own)
     needed = stream_bytes(dataset, own, 1, Rank(memory=ANY_MEMORY, threads=1))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads if torch.cuda.is_available() else 1)

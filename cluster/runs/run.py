@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
-from ...storage.places.json_files import content_hash, read_json, same_json, write_json
+from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
@@ -26,7 +26,7 @@ from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
-from ...training.zoo.factory import code_file, code_files, copy_name
+from ...training.zoo.own_code import Code, collect_code, copy_code
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .fold_mode import FoldMode
 
 POLL_SECONDS = 0.5
+CODE = "code:"  # before the names of files, among the names of what differs
 OTHER_DATA = "the dataset is different"
 LONGEST_VALUE = 60
 
@@ -52,22 +53,20 @@ class Trainers:
     passes: int = 1
 
 
-def job_value(dataset: Dataset, config: TrainConfig, code: dict[str, bytes], initial: Initial) -> dict[str, Any]:
+def job_value(dataset: Dataset, config: TrainConfig, code: Code, initial: Initial) -> dict[str, Any]:
     """What `run.json` says of a run on a dataset. The run keeps copies of the user's code and of initial weights, so
-    that it does not matter where they were: `code` are the files of the code, by the names of their copies."""
-    kept = config.with_code(copy_name).model_copy(update={"init": initial.origin})
-    hashes = {name: content_hash(code[file[0].name]) for name in kept.code if (file := code_file(name))}
-    model = hashes.pop(kept.model, None)
+    that it does not matter where they were."""
+    kept = config.with_code(code.names, code.assets).model_copy(update={"init": initial.origin})
     data = str(dataset.place), dataset.identity, dataset.schema
-    return RunJob(*data, kept, model, initial.hashes, hashes).to_json()
+    return RunJob(*data, kept, code.hashes, initial.hashes).to_json()
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
     """Whether the folder holds exactly this run, and it is complete."""
     if not run.summary.exists():
         return False
-    value = job_value(dataset, config, code_files(config.code), find_initial(run, dataset, config))
-    return same_json(read_json(run.job), value)
+    code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
+    return same_json(read_json(run.job), job_value(dataset, config, code, initial))
 
 
 def prepare_run(
@@ -84,7 +83,7 @@ def prepare_run(
     Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
     split as requested.
     """
-    code, initial = code_files(config.code), find_initial(run, dataset, config)
+    code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
     value = job_value(dataset, config, code, initial)
     if run.job.exists():
         _claim_again(run, config, value)
@@ -95,7 +94,7 @@ def prepare_run(
             )
         return load_job(run)
     # A plan without a job is what a kill has left.
-    if set(run.root.names()) - {run.folds.name, run.initial.name, *code}:
+    if set(run.root.names()) - {run.folds.name, run.initial.name, run.code.name}:
         raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
     try:
         plan = make_plan(dataset, config.split, run.folds, config.least_rows, executor, progress)
@@ -104,8 +103,7 @@ def prepare_run(
         raise
     medians = parse_fill(config.missing).value == "median"
     fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
-    for name, content in code.items():
-        (run.root / name).write(content)
+    copy_code(code, run.code)
     for name, weights in initial.files.items():
         (run.initial / name).write(weights.read_bytes())
     write_json(run.job, value)
@@ -169,16 +167,13 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         return
     if isinstance(old, dict) and isinstance(new, dict) and name != "initial":
         for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), key)
+            yield from _differences(old.get(key), new.get(key), f"{CODE} {key}" if name == "code" else key)
         return
-    descriptions = {
-        "identity": OTHER_DATA,
-        "model_hash": "the model's file has changed",
-        "initial": "the initial weights are different",
-    }
-    if ".py:" in name and old and new:
-        yield f"the file of {name} has changed"
-    elif ".py:" not in name:
+    if name.startswith(CODE):
+        change = "is missing now" if new is None else "is new" if old is None else "has changed"
+        yield f"the file {name.removeprefix(CODE).strip()} of the code {change}"
+    else:
+        descriptions = {"identity": OTHER_DATA, "initial": "the initial weights are different"}
         yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...storage.errors import ConflictError, RunError, UsageError
+from ...storage.places.locate import locate
 from ..api.job_file import job_places
 from .kubernetes import Manifest, RayJobOptions, base_manifests, check_places, parse_manifests, ray_job, render
 from .submission import JOB, pack_job
@@ -25,8 +26,15 @@ def job_manifests(
     check_places(job_places(tables), manifests)
     with tempfile.TemporaryDirectory(prefix="foldstream-job-") as name:
         pack_job(tables, Path(name))
-        texts = {path.name: path.read_text() for path in Path(name).iterdir()}
+        texts = {entry.name: _text_of(Path(name, entry.name)) for entry in locate(name).walk()}
     return ray_job(texts.pop(JOB), texts, options, manifests)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise UsageError(f"cannot send {path.name} to Kubernetes, it is no text; put it into the image") from None
 
 
 def apply_job(manifests: list[Manifest], name: str) -> None:

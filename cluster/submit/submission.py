@@ -1,13 +1,12 @@
 """Submits, lists, follows and stops jobs on a Ray cluster through Ray's job API.
 
-Only the job file, with absolute paths, and the code of its model, augmentations and callbacks are uploaded. Data and
-weights are never uploaded: the nodes of the cluster read them where the job file says they are.
+Only the job file, with absolute paths, and the code that it names, with its assets, are uploaded. Data and weights are
+never uploaded: the nodes of the cluster read them where the job file says they are.
 """
 
 import asyncio
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ...storage.errors import RunError, UsageError
 from ...storage.options import as_texts
+from ...storage.places.locate import locate
 from ...training.ray.internals import silence_upload_logs
-from ...training.zoo.factory import code_file
+from ...training.zoo.own_code import ROOT, collect_code, copy_code
 from ..api.job_file import load_job_file
 from ..callbacks.callback import map_target
 from ..loopback import LOOPBACK, on_loopback
@@ -82,7 +82,7 @@ def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
     with tempfile.TemporaryDirectory(prefix="foldstream-job-") as name:
         folder = Path(name)
         pack_job(tables, folder)
-        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        files = {entry.name: entry.size for entry in locate(folder).walk()}
         number: str = client.submit_job(
             entrypoint=f"foldstream run {JOB} --ray auto",
             runtime_env={"working_dir": name},
@@ -96,30 +96,30 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     the same name."""
     tables = {table: dict(values) for table, values in tables.items()}
     train = tables.get("train", {})
+    settings, targets = train.get("settings", {}), [one.partition("=")[0] for one in train.get("callbacks", ())]
+    given = [train.get("model", ""), str(settings.get("loss", "")), *as_texts(train.get("augment")), *targets]
+    code = collect_code(given, as_texts(train.get("asset")))
+    copy_code(code, locate(folder))
+    names = {name: _name_there(code.names[name]) for name in code.names}
     if "model" in train:
-        train["model"] = _pack(train["model"], folder)
+        train["model"] = names.get(train["model"], train["model"])
     if "augment" in train:
-        train["augment"] = [_pack(one, folder) for one in as_texts(train["augment"])]
-    if "loss" in (settings := train.get("settings", {})):
-        train["settings"] = {**settings, "loss": _pack(str(settings["loss"]), folder)}
+        train["augment"] = [names.get(one, one) for one in as_texts(train["augment"])]
+    if "loss" in settings:
+        train["settings"] = {**settings, "loss": names.get(str(settings["loss"]), settings["loss"])}
     if "callbacks" in train:
-        train["callbacks"] = [map_target(one, lambda code: _pack(code, folder)) for one in train["callbacks"]]
+        train["callbacks"] = [map_target(one, lambda name: names.get(name, name)) for one in train["callbacks"]]
+    if code.assets:
+        train["asset"] = list(code.assets)
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)
     (folder / JOB).write_text(tomli_w.dumps(tables))
 
 
-def _pack(name: str, folder: Path) -> str:
-    """Copy the file of `path/to/file.py:factory` into a folder, and return its new name. Other names stay unchanged."""
-    if not (file := code_file(name)):
-        return name
-    path, factory = file
-    target = folder / path.name
-    if target.exists() and target.read_bytes() != path.read_bytes():
-        raise UsageError(f"{path}: the job has another file named {path.name}; rename one of them")
-    shutil.copyfile(path, target)
-    return f"{path.name}:{factory}"
+def _name_there(name: str) -> str:
+    """What the job file says of code in its folder: modules are imported from there, not from a folder in it."""
+    return f".{ROOT}{name}" if "/" in name else name
 
 
 def list_jobs(client: JobSubmissionClient) -> list[tuple[str, str, str]]:

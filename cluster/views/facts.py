@@ -14,6 +14,7 @@ from ...training.config import TrainingOptions
 from ...training.run import RunFolder, RunJob, read_result
 from ...training.settings import usual_recipe
 from ...training.splits.split import options_of
+from ...training.zoo.own_code import ROOT
 from ..requests import SplitRequest, TrainRequest, words_of
 
 VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
@@ -35,12 +36,17 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
         "run": str(run.root),
         "command": command(job, run),
         "data": dataset.facts(),
-        "model": {"name": job.config.model.rpartition("/")[2], "hash": job.model_hash, "settings": settings(job)},
+        "model": {"name": job.config.model.rpartition("/")[2], "hash": code_hash(job), "settings": settings(job)},
         "folds": (folds := [fold_facts(plan, result) for result in results]),
         "spread": spread([fold["scores"] for fold in folds]),
         **reports,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
     }
+
+
+def code_hash(job: RunJob) -> str | None:
+    """The hash of the user's file in which the model is defined, or None."""
+    return job.code.get(job.config.model.rpartition(ROOT)[2].rpartition(":")[0])
 
 
 def settings(job: RunJob) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectSer
     expected = fs.train(bucket, local, **options)  # type: ignore[arg-type]
     assert summary["out_of_fold"] == expected["out_of_fold"]
     assert summary["holdout"] == expected["holdout"]
-    for path in ("folds/0/model.safetensors", "folds/1/model.safetensors", "own.py", "run.json"):
+    for path in ("folds/0/model.safetensors", "folds/1/model.safetensors", "code/own.py", "run.json"):
         assert bytes(obstore.get(server.store, f"runs/first/{path}").bytes()) == (local / path).read_bytes(), path
     stored = [str(item["path"]) for batch in obstore.list(server.store, "runs/first") for item in batch]
     assert any("/tensorboard/fold-0/events.out" in name for name in stored)

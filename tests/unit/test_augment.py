@@ -164,20 +164,24 @@ def test_the_users_function_travels_with_the_run(digits: Dataset, tmp_path: Path
     options: dict[str, Any] = {"folds": 2, "epochs": 1, "settings": {"hidden": 8, "scheduler": "ConstantLR"}}
     options |= {"augment": [f"{own}:noise", "mixup"], "model": "mlp"}
     fs.train(digits.place, tmp_path / "run", **options)
-    assert (tmp_path / "run" / "own.py").read_text() == OWN
-    assert load_job(RunFolder(locate(tmp_path / "run"))).config.augment == (f"{tmp_path}/run/own.py:noise", "mixup")
+    assert (tmp_path / "run/code/own.py").read_text() == OWN
+    assert load_job(RunFolder(locate(tmp_path / "run"))).config.augment == (
+        f"{tmp_path}/run/code/./own.py:noise",
+        "mixup",
+    )
     own.write_text(OWN.replace("x +", "x -"))
-    with pytest.raises(ConflictError, match=r"the file of own\.py:noise has changed"):
+    with pytest.raises(ConflictError, match=r"the file own\.py of the code has changed"):
         fs.train(digits.place, tmp_path / "run", **options)
     model.parent.mkdir()
     model.write_text(MODEL)
-    with pytest.raises(UsageError, match=r"the run has another file named own\.py; rename one of them"):
+    with pytest.raises(UsageError, match=r"would both be own\.py in the run.s folder; rename one of them"):
         fs.train(digits.place, tmp_path / "other", **options | {"model": f"{model}:make", "settings": {}})
     own.unlink()
-    with pytest.raises(UsageError, match=r"own\.py does not exist; check the path"):
-        fs.train(digits.place, tmp_path / "run", **options)
-    (tmp_path / "run" / "own.py").write_text(OWN + "# changed")
-    with pytest.raises(ConflictError, match=r"own\.py:noise is missing or has changed since the run was started"):
+    with pytest.raises(UsageError, match=r"own\.py: the file does not exist; check the path"):
+        fs.train(digits.place, tmp_path / "other", **options)
+    fs.train(digits.place, tmp_path / "run", **options)  # it has a copy
+    (tmp_path / "run/code/own.py").write_text(OWN + "# changed")
+    with pytest.raises(ConflictError, match=r"code/own\.py is missing or has changed since the run was started"):
         load_job(RunFolder(locate(tmp_path / "run")))
 
 

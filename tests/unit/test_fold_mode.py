@@ -55,7 +55,7 @@ def test_what_a_row_costs_decides_where_several_runs_fit(reading: float, trainin
 
 def test_a_trial_tells_what_a_row_costs(digits: Dataset) -> None:
     config = TrainConfig(model="mlp", batch_size=64)
-    job = RunJob(str(digits.root), digits.identity, digits.schema, config, None)
+    job = RunJob(str(digits.root), digits.identity, digits.schema, config)
     costs = measure_row_costs(job)
     assert 0 < costs.reading < 1e-2
     assert 0 < costs.training < 1e-2

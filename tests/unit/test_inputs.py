@@ -12,7 +12,8 @@ from foldstream.storage.format import ImageForm, Schema, Statistics
 from foldstream.training.fitted.inputs import InputColumn, describe_inputs, plan_inputs
 from foldstream.training.fitted.strategies import parse_fill, parse_scaling
 from foldstream.training.model.objective import Normalizer
-from foldstream.training.zoo.factory import build_model, settings_in_source, takes_schema
+from foldstream.training.zoo.arguments import settings_in
+from foldstream.training.zoo.factory import build_model, signature_of, takes_schema
 from foldstream.training.zoo.networks import Embeddings
 
 NAN = float("nan")
@@ -82,7 +83,7 @@ def test_a_factory_that_asks_gets_the_columns() -> None:
     )
     assert takes_schema("mlp")
     assert not takes_schema("digits-cnn")
-    assert "schema" not in (settings_in_source("mlp") or {})
+    assert "schema" not in settings_in(signature_of("mlp"))
 
 
 def test_a_category_with_many_values_is_a_number_to_a_model_without_columns_and_that_is_told() -> None:
@@ -163,5 +164,5 @@ def test_a_users_factory_gets_the_columns_too(tmp_path: Path) -> None:
         "    return nn.Linear(sample_shape[0], outputs)\n"
     )
     name = f"{tmp_path / 'own.py'}:make"
-    assert settings_in_source(name) == {"width": 3}
+    assert settings_in(signature_of(name)) == {"width": 3}
     build_model(name, plan_inputs(SCHEMA, STATISTICS, codes=takes_schema(name)), 2, {})

@@ -167,12 +167,12 @@ def test_torchs_loss_from_a_file_gives_the_same_weights(digits: Dataset, tmp_pat
         assert torch.equal(weight, alone[name])
     assert "own.py:loss loss" in (tmp_path / "fused/report.html").read_text()
     file.unlink()  # the run has a copy
-    with pytest.raises(UsageError, match=r"--set loss=.*own\.py:loss: the file does not exist; check the path"):
+    with pytest.raises(UsageError, match=r"own\.py: the file does not exist; check the path"):
         fs.train(digits.place, tmp_path / "gone", settings=own, **options)
     assert len(fs.load_models(tmp_path / "fused")) == 2
     assert trained_loss(load_job(RunFolder(runs["fused"])).config) == "own.py:loss loss"
-    (tmp_path / "fused/own.py").write_text(OWN + "\n")
-    with pytest.raises(ConflictError, match=r"own\.py:loss is missing or has changed since the run was started"):
+    (tmp_path / "fused/code/own.py").write_text(OWN + "\n")
+    with pytest.raises(ConflictError, match=r"code/own\.py is missing or has changed since the run was started"):
         fs.load_models(tmp_path / "fused")
 
 

@@ -5,14 +5,15 @@ Everything here is pure: a schema, the statistics of the rows that a model train
 out. `Normalizer` carries it out on the device.
 """
 
-from collections.abc import Collection, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from ...storage.errors import UsageError, suggest
 from ...storage.format import Schema, Statistics
+from .groups import assign_columns
 from .strategies import Fill, Scaling, parse_fill, parse_scaling
 
 ONE_HOT_VALUES = 64
@@ -40,12 +41,14 @@ class InputColumn:
 @dataclass(frozen=True)
 class InputSchema:
     """What a factory gets as `schema`: the columns of the input in order (none for images and other samples that are
-    no vectors), the task, and the labels or classes that its outputs stand for."""
+    no vectors), the task, and the labels or classes that its outputs stand for. With several inputs, the columns of
+    each by its name too."""
 
     columns: tuple[InputColumn, ...]
     task: str | None
     labels: tuple[str, ...]
     classes: tuple[str, ...]
+    inputs: dict[str, tuple[InputColumn, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,22 @@ class Inputs:
     shape: tuple[int, ...]
     """Of a sample as the model gets it."""
     schema: InputSchema
+    groups: dict[str, "InputGroup"] = field(default_factory=dict)
+    """The inputs by their names, if there are several."""
+
+    @property
+    def shapes(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+        """The shape of a sample, or of several inputs those of each by its name."""
+        return {name: (len(group.places),) for name, group in self.groups.items()} or self.shape
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """One of several inputs: its places in the vector of all, and whether they hold nothing but codes, which are
+    whole numbers (int64) then."""
+
+    places: tuple[int, ...]
+    codes: bool
 
 
 def usual_fill(schema: Schema, statistics: Statistics) -> str:
@@ -86,18 +105,26 @@ def channel_names(schema: Schema) -> tuple[str, ...]:
     return schema.features if vector else tuple(map(str, range(schema.sample_shape[0])))
 
 
+def group_columns(schema: Schema, inputs: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The columns of each of several inputs, see `assign_columns`. Raises UsageError, also for data without columns."""
+    if inputs and len(schema.sample_shape) != 1:
+        raise UsageError(f"--input: samples of shape {schema.sample_shape} have no columns; remove the option")
+    return assign_columns(channel_names(schema), inputs) if inputs else {}
+
+
 def plan_inputs(
     schema: Schema,
     statistics: Statistics,
     missing: str = "mean",
     normalize: Sequence[str] = (),
     codes: bool = False,
+    inputs: Sequence[str] = (),
 ) -> Inputs:
     """Plan the inputs of a model from the statistics of its training rows.
 
     `missing` is a strategy as `parse_fill` reads it, `normalize` are scalings as `parse_scaling` does. With `codes`,
     the model takes categories as codes; otherwise they become an input for each value, or if there are too many, a
-    number.
+    number. `inputs` are several inputs as `parse_input` reads them.
 
     Raises UsageError for options that do not fit the data.
     """
@@ -115,6 +142,11 @@ def plan_inputs(
     marked = tuple(channel for channel in kept if fill.marked and gaps[channel] and channel not in coded)
     columns = [_column(schema, names[channel]) for channel in kept] if vector else []
     columns += [InputColumn(names[channel], "missing") for channel in marked]
+    hot = [channel for channel, count in one_hot.items() for _ in range(count)]
+    codes_at = {place for place, channel in enumerate(kept) if channel in coded} if codes else set[int]()
+    members = group_columns(schema, inputs)
+    groups = _grouped([names[channel] for channel in (*kept, *hot, *marked)], codes_at, members)
+    by_input = {name: tuple(columns[place] for place in group.places) for name, group in groups.items() if codes}
     return Inputs(
         tuple(center.tolist()),
         tuple(scale.tolist()),
@@ -122,9 +154,19 @@ def plan_inputs(
         kept,
         tuple(one_hot.items()),
         marked,
-        (len(kept) + sum(one_hot.values()) + len(marked),) if vector else schema.sample_shape,
-        InputSchema(tuple(columns), schema.task, schema.labels, schema.classes),
+        (len(kept) + len(hot) + len(marked),) if vector else schema.sample_shape,
+        InputSchema(tuple(columns), schema.task, schema.labels, schema.classes, by_input),
+        groups,
     )
+
+
+def _grouped(columns: Sequence[str], coded: Set[int], groups: Mapping[str, Sequence[str]]) -> dict[str, InputGroup]:
+    """Each of several inputs as places in the vector of all, whose `columns` and places of codes are given."""
+    places = {
+        name: tuple(place for place, column in enumerate(columns) if column in members)
+        for name, members in groups.items()
+    }
+    return {name: InputGroup(of_group, coded >= set(of_group)) for name, of_group in places.items()}
 
 
 def _fill_values(fill: Fill, statistics: Statistics) -> np.ndarray:
@@ -202,7 +244,9 @@ def _scaled(how: Scaling, schema: Schema, statistics: Statistics) -> tuple[np.nd
     return np.array(means) * unit, 1 / (np.array(scales) * unit)
 
 
-def describe_inputs(schema: Schema, statistics: Statistics, missing: str, codes: bool) -> dict[str, str]:
+def describe_inputs(
+    schema: Schema, statistics: Statistics, missing: str, codes: bool, inputs: Sequence[str] = ()
+) -> dict[str, str]:
     """What the user should know of a model's inputs, as a heading and a sentence each. `statistics` are of all rows."""
     notes = {}
     if gaps := missing_numbers(schema, statistics):
@@ -216,6 +260,8 @@ def describe_inputs(schema: Schema, statistics: Statistics, missing: str, codes:
             f"{_listed(large)}: more than {ONE_HOT_VALUES} values, so the model gets their codes as numbers; a model "
             "with a parameter 'schema' learns them as categories, and so does mlp"
         )
+    if groups := group_columns(schema, inputs):
+        notes["inputs"] = "; ".join(f"{name}: {_listed(columns)}" for name, columns in groups.items())
     return notes
 
 

@@ -50,6 +50,15 @@ Scaling = str | tuple[tuple[float, ...], tuple[float, ...]]
 """`standard`, `minmax`, `none` or `imagenet`; or means and scales, one for each channel or one for all."""
 
 
+def parse_input(text: str) -> tuple[str, tuple[str, ...]]:
+    """`NAME=COLUMN,PATTERN` as the name of an input, and its columns and patterns of columns. Raises ValueError."""
+    name, _, columns = text.partition("=")
+    patterns = tuple(one.strip() for one in columns.split(","))
+    if not name or not all(patterns):
+        raise ValueError("must be a name and columns or patterns, e.g. numbers=age,income* or others=*")
+    return name, patterns
+
+
 def parse_scaling(text: str) -> tuple[str | None, Scaling]:
     """`standard`, `age=minmax`, `imagenet`, `0.5:0.25` or `age=40:12` as the column, if one is named, and its scaling.
 

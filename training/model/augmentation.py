@@ -12,7 +12,7 @@ from torch.nn import functional
 from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ..zoo.augment import MIXES, Augment, is_code, parse_augment
-from ..zoo.factory import load_code
+from ..zoo.loading import load_entry
 from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
@@ -65,7 +65,7 @@ def check_augmentation(texts: Sequence[str], schema: Schema) -> None:
 
 def _make(text: str, schema: Schema) -> Augment:
     if is_code(text):
-        return load_code("--augment", text)
+        return load_entry("--augment", text)  # type: ignore[no-any-return]
     name, numbers = parse_augment(text)
     if name != "mixup" and len(schema.sample_shape) != 3:
         raise UsageError(

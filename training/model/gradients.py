@@ -1,11 +1,11 @@
 """Which parameters of a model a training would leave without a gradient."""
 
-import torch
 from torch import nn
 
 from ...storage.errors import UsageError
 from ..config import Recipe
 from ..fitted.inputs import Inputs
+from ..zoo.factory import zeros
 from ..zoo.user_code import describe_error
 
 SHOWN = 5
@@ -15,12 +15,12 @@ def check_gradients(name: str, model: nn.Module, inputs: Inputs, recipe: Recipe)
     """Raise UsageError, with their names, if parameters get no gradient from a batch of two rows of zeros, unless the
     recipe allows that: several workers would wait for their gradients. Also if the training pass fails."""
     try:
-        outputs = model.train()(torch.zeros(2, *inputs.shape))
+        outputs = model.train()(zeros(inputs, 2))
         if outputs.requires_grad:
             outputs.float().sum().backward()
     except Exception as error:  # user code may raise anything
         raise UsageError(
-            f"--model {name}: a training pass failed for two rows of shape {inputs.shape}: {describe_error(error)}; "
+            f"--model {name}: a training pass failed for two rows of shape {inputs.shapes}: {describe_error(error)}; "
             "fix the model"
         ) from error
     unused = [own for own, one in model.named_parameters() if one.requires_grad and one.grad is None]

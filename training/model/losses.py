@@ -11,7 +11,7 @@ from torch.nn import functional
 from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ..config import Recipe
-from ..zoo.factory import load_code
+from ..zoo.loading import load_entry
 from ..zoo.user_code import describe_error
 
 LossFunction = Callable[..., Tensor]
@@ -22,7 +22,7 @@ SMALLEST_MISS = 1e-7  # of the focal loss: below a probability of being wrong of
 def own_loss(name: str) -> LossFunction:
     """The user's function that a loss `path/to/file.py:function` or `package.module:function` names. Raises UsageError
     if it cannot be found or imported."""
-    return load_code("--set loss", name)
+    return load_entry("--set loss", name)  # type: ignore[no-any-return]
 
 
 def focal_loss(each: Tensor, weighted: Tensor, gamma: float) -> Tensor:

@@ -13,7 +13,7 @@ from ..fitted.class_weights import class_weights, pos_weights
 from ..fitted.inputs import Inputs, plan_inputs, varies
 from ..run import RunJob
 from ..seeding import seed_of
-from ..zoo.factory import build_model, takes_schema
+from ..zoo.factory import build_model, load_factory, takes_schema
 from .losses import by_row, class_losses, label_losses, mean_of_own, own_loss, weighted_mean
 from .optimizer import freeze
 
@@ -21,7 +21,8 @@ SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
 
 
 class Normalizer(nn.Module):
-    """Turns stored rows into a model's input, on the model's device: float32, as `Inputs` plans it.
+    """Turns stored rows into a model's input, on the model's device: float32, as `Inputs` plans it, or a dict
+    of several inputs.
 
     Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers of images need no
     more than float32; those of tables may be stored as another type because of a held-out value, which must change no
@@ -48,11 +49,21 @@ class Normalizer(nn.Module):
             "hot_channels": [channel for channel, _ in hot],
             "hot_codes": [code for _, code in hot],
             "marked": inputs.marked,
+            **{f"group_{number}": group.places for number, group in enumerate(inputs.groups.values())},
         }
         for name, numbers in channels.items():
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.int64), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        whole = self._whole(x)
+        parts = dict[str, Tensor]()
+        for number, (name, group) in enumerate(self.inputs.groups.items()):
+            part = whole.index_select(1, self.get_buffer(f"group_{number}"))
+            parts[name] = part.to(torch.int64) if group.codes else part
+        return parts or whole
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """The input as one tensor."""
         if x.dtype in SMALL and len(self.inputs.shape) > 1:
             scaled = (x.to(torch.float32) - self.mean.to(torch.float32)) * self.scale.to(torch.float32)
         else:
@@ -150,13 +161,15 @@ def make_objective(job: RunJob, statistics: Statistics) -> Objective:
 
 def make_inputs(schema: Schema, config: TrainConfig, statistics: Statistics) -> Inputs:
     """The plan of the inputs of a model that trains on rows with these statistics."""
-    return plan_inputs(schema, statistics, config.missing, config.scalings, takes_schema(config.model))
+    codes = takes_schema(config.model)
+    return plan_inputs(schema, statistics, config.missing, config.scalings, codes, config.inputs)
 
 
 def make_model(job: RunJob, fold: int, inputs: Inputs) -> nn.Module:
     """Create the fold's model with its initial weights, which are the same on every rank."""
-    torch.manual_seed(seed_of(job.config.seed, fold))
     config = job.config
+    load_factory(config.model)  # before the seed is set: a module that is imported may draw random numbers
+    torch.manual_seed(seed_of(config.seed, fold))
     model = build_model(config.model, inputs, job.schema.outputs, config.model_settings)
     freeze(model, config.recipe)
     return model
