@@ -14,11 +14,11 @@ from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.fitted.inputs import describe_inputs
 from ...training.model.augmentation import check_augmentation
-from ...training.model.gradients import check_gradients
 from ...training.model.initial import match_weights, read_initial
 from ...training.model.losses import check_own_loss
 from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
+from ...training.model.trial import check_gradients, trial_rows
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config, describe_batches, describe_recipe, rows_are_weighted
@@ -107,11 +107,12 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
         check_augmentation(config.augmentations, schema)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
             inputs = make_inputs(schema, config, dataset.statistics)
-            model = check_model(config.model, inputs, schema.outputs, config.model_settings)
+            tried = trial_rows(dataset, inputs)
+            model = check_model(config.model, inputs, schema.outputs, config.model_settings, tried)
             check_optimizer(config.recipe, model)
             if ":" in config.recipe.loss:
                 check_own_loss(config.recipe.loss, schema, rows_are_weighted(config, schema))
-            check_gradients(config.model, model, inputs, config.recipe)
+            check_gradients(config.model, model, tried, config.recipe)
             count = sum(parameter.numel() for parameter in model.parameters())
         parameters = max(parameters, count)
     return parameters

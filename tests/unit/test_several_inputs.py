@@ -132,3 +132,38 @@ def test_built_in_models_have_one_input(tmp_path: Path) -> None:
     fs.convert_csv(tmp_path / "t.csv", tmp_path / "data.zarr", label="y")
     with pytest.raises(UsageError, match="mlp takes all columns as one tensor"):
         fs.train(tmp_path / "data.zarr", tmp_path / "run", model="mlp", input="all=*")
+
+
+SMALL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, schema, outputs, values=0, power=1.0):
+        super().__init__()
+        self.at = [column.kind for column in schema.columns].index("category")
+        self.table = nn.Embedding(schema.columns[self.at].values + values, outputs)
+        self.power = power
+
+    def forward(self, x):
+        scores = self.table(x[:, self.at].long())
+        return scores + (x[:, :1] ** self.power - x[:, :1] ** self.power)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"values": -1}, r"own\.py, line 13: IndexError: index out of range"),
+        ({"power": 0.5}, "returns numbers that are not finite for the first rows"),
+    ],
+)
+def test_what_fails_on_the_values_of_the_data_is_told_before_the_run_begins(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("a,city,y\n" + "1,A,0\n3,B,1\n" * 50)
+    fs.convert_csv(tmp_path / "t.csv", tmp_path / "data.zarr", label="y")
+    (tmp_path / "own.py").write_text(SMALL)
+    with pytest.raises(UsageError, match=message):
+        fs.train(tmp_path / "data.zarr", tmp_path / "run", model=f"{tmp_path}/own.py:Net", settings=settings)
+    assert not (tmp_path / "run").exists()

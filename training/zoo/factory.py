@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.places.locate import locate
-from ..fitted.inputs import InputGroup, Inputs
+from ..fitted.inputs import Inputs
 from .arguments import SCHEMA, call_factory, match_parameters, signature_in_source
 from .loading import load_entry, remedy_for
 from .own_code import find_entry
@@ -109,27 +109,23 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
     return model
 
 
-def zeros(inputs: Inputs, rows: int) -> torch.Tensor | dict[str, torch.Tensor]:
-    """So many rows of zeros, as a model gets rows."""
-    import torch
+def check_model(
+    name: str,
+    inputs: Inputs,
+    outputs: int,
+    settings: dict[str, Any],
+    rows: torch.Tensor | dict[str, torch.Tensor] | None = None,
+) -> nn.Module:
+    """Run a model on two rows before any worker starts, by default of zeros, and return it.
 
-    def of_group(group: InputGroup) -> torch.Tensor:
-        return torch.zeros(rows, len(group.places), dtype=torch.int64 if group.codes else torch.float32)
-
-    return {name: of_group(group) for name, group in inputs.groups.items()} or torch.zeros(rows, *inputs.shape)
-
-
-def check_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any]) -> nn.Module:
-    """Run a model on two rows of zeros before any worker starts, and return it.
-
-    Raises UsageError if the forward pass fails, or if the output is not of shape (rows, outputs).
+    Raises UsageError if the forward pass fails, if the output is not of shape (rows, outputs), or if it is not finite.
     """
     import torch
 
     model = build_model(name, inputs, outputs, settings).eval()
     try:
         with torch.inference_mode():
-            out = model(zeros(inputs, 2))
+            out = model(torch.zeros(2, *inputs.shape) if rows is None else rows)
     except Exception as error:  # user code may raise anything
         raise UsageError(
             f"--model {name}: the forward pass failed for samples of shape {inputs.shapes}: {describe_error(error)}; "
@@ -140,5 +136,10 @@ def check_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
         raise UsageError(
             f"--model {name} returns {returned} for 2 rows, but the data requires (2, {outputs}); the last layer must "
             f"have {outputs} outputs"
+        )
+    if not out.isfinite().all():
+        raise UsageError(
+            f"--model {name} returns numbers that are not finite for the first rows of the data; fix the model, or "
+            "scale the data otherwise (--normalize)"
         )
     return model

@@ -1,0 +1,51 @@
+"""The trial of a model before anything starts: on rows of the data, in evaluation and in training."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...storage.dataset import Dataset
+from ...storage.errors import UsageError
+from ...storage.reader import BlockReader
+from ..config import Recipe
+from ..fitted.inputs import Inputs
+from ..zoo.user_code import describe_error
+from .objective import Normalizer
+
+ROWS = 2
+SHOWN = 5
+
+
+def trial_rows(dataset: Dataset, inputs: Inputs) -> Tensor | dict[str, Tensor]:
+    """The first two rows of a dataset as a model gets them. The second one has the last code of each category: an
+    embedding that is too small for it fails."""
+    stored = BlockReader(dataset).read([0])["x"]
+    x = torch.from_numpy(np.take(stored, range(ROWS), axis=0, mode="wrap"))
+    codes = [(place, column.values - 1) for place, column in enumerate(inputs.schema.columns) if column.values]
+    if codes:
+        x = x.double()
+        for place, last in codes:
+            x[1, inputs.kept[place]] = last
+    rows: Tensor | dict[str, Tensor] = Normalizer(inputs)(x)
+    return rows
+
+
+def check_gradients(name: str, model: nn.Module, rows: Tensor | dict[str, Tensor], recipe: Recipe) -> None:
+    """Raise UsageError, with their names, if parameters get no gradient from a batch of these rows, unless the recipe
+    allows that: several workers would wait for their gradients. Also if the training pass fails."""
+    try:
+        outputs = model.train()(rows)
+        if outputs.requires_grad:
+            outputs.float().sum().backward()
+    except Exception as error:  # user code may raise anything
+        raise UsageError(
+            f"--model {name}: a training pass failed for two rows of the data: {describe_error(error)}; fix the model"
+        ) from error
+    unused = [own for own, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    if unused and not recipe.find_unused_parameters:
+        names = ", ".join(unused[:SHOWN]) + (f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else "")
+        raise UsageError(
+            f"--model {name}: these parameters have no part in the output, so they get no gradient: {names}; remove "
+            "them from the model, freeze them with --set frozen=NAME, or allow them with --set "
+            "find_unused_parameters=true"
+        )
