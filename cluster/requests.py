@@ -16,6 +16,7 @@ from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
 from ..training.config import Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
+from ..training.zoo.callables import name_callable, name_functions
 from .listener import SILENT, Listener
 
 
@@ -110,25 +111,6 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
         "weights. 1 computes a batch at once, as a loop of one's own does. By default 2, or the number of workers.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def name_code(cls, values: Any) -> Any:
-        """Functions and classes from Python become what the command line would write, and what a model's partial holds
-        settings."""
-        model, given = values.get("model"), values.get("settings")
-        settings = dict(given) if isinstance(given, Mapping) else {}
-        if not (callable(model) or callable(settings.get("loss"))):
-            return values
-        from ..training.zoo.callables import name_alone, name_callable
-
-        named = dict(values)
-        if callable(loss := settings.get("loss")):
-            settings["loss"] = name_alone("loss", loss)
-        if callable(model):
-            named["model"], held = name_callable("model", model)
-            settings = {**{key: [value] for key, value in held.items()}, **settings}
-        return named | ({"settings": settings} if settings else {})
-
     callbacks: Annotated[
         list[Any] | tuple[Any, ...], Cli(flag="--callback", metavar="NAME[=ARGUMENT]", repeatable=True)
     ] = Field(
@@ -136,6 +118,22 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
         description="Callback, repeatable: mlflow=EXPERIMENT, wandb=PROJECT, prometheus=PORT, path/to/file.py:factory "
         "or package.module:factory.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_code(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Functions and classes from Python become what the command line would write, and what a model's
+        `functools.partial` holds becomes settings."""
+        named, given = dict(values), values.get("settings")
+        settings = dict(given) if isinstance(given, Mapping) else {}
+        if "augment" in named:
+            named["augment"] = name_functions("augment", named["augment"])
+        if "loss" in settings:
+            settings["loss"] = name_functions("loss", settings["loss"])
+        if callable(model := named.get("model")):
+            named["model"], held = name_callable("model", model)
+            settings = {**{key: [value] for key, value in held.items()}, **settings}
+        return {**named, "settings": settings} if settings else named
 
 
 class SplitRequest(SplitOptions):

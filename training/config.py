@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..storage.machine import parse_bytes
-from ..storage.options import Cli, Files, Location, Options, Texts
+from ..storage.options import Cli, Files, Location, Options, Texts, as_texts
 from .fitted.strategies import (
     parse_class_weight,
     parse_fill,
@@ -157,6 +157,14 @@ def _check_inputs(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+Functions = Annotated[
+    str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | None,
+    BeforeValidator(as_texts),
+    Cli(repeatable=True),
+]
+"""Names of functions, or in Python functions themselves, also one alone; checked values are a tuple of text."""
+
+
 class TrainingOptions(Options):
     """What decides the result of a training, as a user gives it; the split stands apart."""
 
@@ -204,7 +212,7 @@ class TrainingOptions(Options):
         description="Weights to start from, as far as they fit: a file of safetensors or a state dict, or a complete "
         "run.",
     )
-    augment: Annotated[Texts, _each(parse_augment)] = Field(
+    augment: Annotated[Functions, _each(parse_augment)] = Field(
         default=(),
         description="Random change of training batches, repeatable: horizontal-flip, vertical-flip, crop=PIXELS, "
         "mixup=ALPHA, cutmix=ALPHA, a name of torchvision.transforms.v2, or path/to/file.py:function.",

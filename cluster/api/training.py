@@ -18,7 +18,7 @@ from ...training.model.initial import match_weights, read_initial
 from ...training.model.losses import check_own_loss
 from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
-from ...training.model.trial import check_gradients, trial_rows
+from ...training.model.trial import check_gradients, model_rows, stored_rows
 from ...training.ray.helper import Helper
 from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config, describe_batches, describe_recipe, rows_are_weighted
@@ -104,10 +104,11 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     schema, parameters = dataset.schema, 0
     for config in configs.values():
         check_config(config, schema)
-        check_augmentation(config.augmentations, schema)
+        x, y = stored_rows(dataset)
+        check_augmentation(config.augmentations, schema, x, y)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
             inputs = make_inputs(schema, config, dataset.statistics)
-            tried = trial_rows(dataset, inputs)
+            tried = model_rows(x, inputs)
             model = check_model(config.model, inputs, schema.outputs, config.model_settings, tried)
             check_optimizer(config.recipe, model)
             if ":" in config.recipe.loss:

@@ -129,8 +129,9 @@ def test_what_does_not_fit_the_data_is_refused(text: str, schema: Schema, messag
         "def shrinks(x, y, generator):\n    return x[..., 0], y\n"
         "def fails(x, y, generator):\n    raise ValueError('no')\n"
     )
+    x = torch.zeros(2, *schema.sample_shape, dtype=getattr(torch, schema.x_dtype))
     with pytest.raises(UsageError, match=message):
-        check_augmentation((text.format(own=tmp_path / "own.py"),), schema)
+        check_augmentation((text.format(own=tmp_path / "own.py"),), schema, x, torch.zeros(2))
 
 
 def test_a_loop_by_hand_gives_the_weights_of_train(digits: Dataset, tmp_path: Path) -> None:

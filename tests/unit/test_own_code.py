@@ -14,6 +14,7 @@ import foldstream as fs
 import pytest
 import torch
 from foldstream.cluster.api.job_file import load_job_file
+from foldstream.cluster.requests import TrainRequest
 from foldstream.cluster.submit.submission import pack_job
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.places.locate import locate
@@ -131,6 +132,19 @@ def test_a_run_needs_nothing_but_its_copy_of_the_code(data: Path, project: Path,
     assert f"--asset {run}/code/data/width.txt" in command
 
 
+def test_a_run_goes_on_if_only_some_of_its_code_is_gone(
+    data: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loss.py").write_text("from torch.nn.functional import cross_entropy\n")
+    monkeypatch.chdir(tmp_path)  # around the project and the run
+    options = {**OPTIONS, "model": "project/net.py:make", "asset": "project/data"}
+    options["settings"] = {"loss": "loss.py:cross_entropy"}
+    root = RunFolder(locate(tmp_path / "run"))
+    prepared(data, root, options)
+    project.rename(tmp_path / "gone")
+    prepared(data, root, options)
+
+
 @pytest.mark.parametrize(
     ("file", "change"),
     [("layers.py", "has changed"), ("parts/head.py", "has changed"), ("data/width.txt", "has changed")],
@@ -155,7 +169,6 @@ def test_a_change_of_any_file_is_a_conflict_that_names_it(
 def prepared(data: Path, root: RunFolder, options: dict[str, Any]) -> None:
     """Claim a run's folder as `train` does, and train nothing."""
     from foldstream.cluster.api.training_request import check_request
-    from foldstream.cluster.requests import TrainRequest
     from foldstream.cluster.runs.run import prepare_run
     from foldstream.storage.tasks import SerialExecutor, silent
 
@@ -257,6 +270,9 @@ class Net(nn.Module):
 def loss(logits, y, weight=None):
     return nn.functional.cross_entropy(logits, y)
 
+def jitter(x, y, generator):
+    return x, y
+
 def outer():
     def inner(sample_shape, outputs): ...
     return inner
@@ -274,12 +290,22 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_functions_classes_and_partials_are_models(data: Path, own: Any, tmp_path: Path) -> None:
     model = functools.partial(own.Net, sizes=(1, 2))
-    fs.train(data, tmp_path / "run", model=model, settings={"loss": own.loss}, **OPTIONS)
+    fs.train(data, tmp_path / "run", model=model, settings={"loss": own.loss}, augment=own.jitter, **OPTIONS)
     job = load_job(RunFolder(locate(tmp_path / "run")))
     assert (list(job.code), job.config.model_settings) == (["my_models.py"], {"sizes": [1, 2]})
-    assert job.config.recipe.loss == f"{tmp_path}/run/code/./my_models.py:loss"
+    kept = f"{tmp_path}/run/code/./my_models.py"
+    assert job.config.code == (f"{kept}:Net", f"{kept}:loss", f"{kept}:jitter")
     shutil.rmtree(tmp_path / "lib")
     assert len(fs.load_models(tmp_path / "run")) == 2
+
+
+def test_losses_are_candidates_of_a_grid(own: Any) -> None:
+    settings = {"loss": ["auto", own.loss], "lr": 0.1}
+    request = TrainRequest.parse({"dataset": "d", "run": "r", "settings": settings, "augment": [own.jitter, "crop"]})
+    assert request.settings == {"loss": ["auto", f"{own.__file__}:loss"], "lr": 0.1}
+    assert request.augmentations == (f"{own.__file__}:jitter", "crop")
+    with pytest.raises(UsageError, match=r"loss: a functools\.partial of loss; define a function instead"):
+        TrainRequest.parse({"dataset": "d", "run": "r", "settings": {"loss": functools.partial(own.loss, weight=1)}})
 
 
 @pytest.mark.parametrize(

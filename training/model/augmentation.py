@@ -40,12 +40,10 @@ def make_augmentation(texts: Sequence[str], schema: Schema) -> Augmentation:
     return Augmentation([_make(text, schema) for text in texts])
 
 
-def check_augmentation(texts: Sequence[str], schema: Schema) -> None:
-    """Raise UsageError unless the augmentations can be applied, one after the other, to rows of these data."""
-    x = torch.zeros(2, *schema.sample_shape, dtype=getattr(torch, schema.x_dtype))
-    labels = (len(schema.labels),) if len(schema.labels) > 1 else ()
-    y = torch.zeros(2, *labels, dtype=getattr(torch, str(schema.y_dtype)))
-    shape, targets = tuple(x.shape), {tuple(y.shape), (2, schema.outputs)} if schema.classes else {tuple(y.shape)}
+def check_augmentation(texts: Sequence[str], schema: Schema, x: Tensor, y: Tensor) -> None:
+    """Raise UsageError unless the augmentations can be applied, one after the other, to these rows as stored."""
+    rows, shape = len(x), tuple(x.shape)
+    targets = {tuple(y.shape), (rows, schema.outputs)} if schema.classes else {tuple(y.shape)}
     for text in texts:
         given = make_augmentation((text,), schema)
         try:
@@ -53,8 +51,8 @@ def check_augmentation(texts: Sequence[str], schema: Schema) -> None:
             shapes = tuple(x.shape), tuple(y.shape)
         except Exception as error:  # user code may raise anything
             raise UsageError(
-                f"--augment {text}: it failed for 2 rows of shape {schema.sample_shape}: {describe_error(error)}; fix "
-                "the function"
+                f"--augment {text}: it failed for {rows} rows of shape {schema.sample_shape}: {describe_error(error)}; "
+                "fix the function"
             ) from error
         if shapes[0] != shape or shapes[1] not in targets:
             raise UsageError(

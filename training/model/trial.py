@@ -16,11 +16,16 @@ ROWS = 2
 SHOWN = 5
 
 
-def trial_rows(dataset: Dataset, inputs: Inputs) -> Tensor | dict[str, Tensor]:
-    """The first two rows of a dataset as a model gets them. The second one has the last code of each category: an
+def stored_rows(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """The first two rows of a dataset and their labels, as stored: x (2, *sample_shape), y (2,) or (2, labels)."""
+    stored = BlockReader(dataset, ("x", "y")).read([0])
+    x, y = (torch.from_numpy(np.take(stored[name], range(ROWS), axis=0, mode="wrap")) for name in ("x", "y"))
+    return x, y
+
+
+def model_rows(x: Tensor, inputs: Inputs) -> Tensor | dict[str, Tensor]:
+    """Stored rows (2, *sample_shape) as a model gets them. The second one has the last code of each category: an
     embedding that is too small for it fails."""
-    stored = BlockReader(dataset).read([0])["x"]
-    x = torch.from_numpy(np.take(stored, range(ROWS), axis=0, mode="wrap"))
     codes = [(place, column.values - 1) for place, column in enumerate(inputs.schema.columns) if column.values]
     if codes:
         x = x.double()

@@ -71,6 +71,13 @@ def name_alone(option: str, value: Callable[..., Any]) -> str:
     return name
 
 
+def name_functions(option: str, value: Any) -> Any:
+    """The value of an option, one or several, with functions as what `name_alone` calls them."""
+    if callable(value):
+        return name_alone(option, value)
+    return [name_functions(option, one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _plain(option: str, name: str, value: Any) -> Any:
     """A setting that JSON can store. Raises UsageError."""
     if isinstance(value, list | tuple):
@@ -94,7 +101,7 @@ def _write_source(option: str, value: Any) -> str:
     _Program(option, names).collect(value.__qualname__.partition(".")[0], parts)
     imports = [part for part in parts.values() if part.startswith(("import ", "from "))]
     others = [part for part in parts.values() if part not in imports]
-    text = "\n".join(imports) + "\n\n\n" + "\n\n\n".join(others) + "\n"
+    text = "\n\n\n".join([*(["\n".join(imports)] if imports else []), *others]) + "\n"
     file = Path(_scratch().name) / f"{value.__qualname__.partition('.')[0]}.py"
     file.write_text(text)
     return str(file)

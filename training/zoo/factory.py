@@ -127,9 +127,12 @@ def check_model(
         with torch.inference_mode():
             out = model(torch.zeros(2, *inputs.shape) if rows is None else rows)
     except Exception as error:  # user code may raise anything
+        remedy = "fix the model, or convert to samples of another shape"
+        if isinstance(error, IndexError) and any(column.values for column in inputs.schema.columns):
+            remedy = "give the embedding of a category as many rows as its column.values in the schema"
         raise UsageError(
             f"--model {name}: the forward pass failed for samples of shape {inputs.shapes}: {describe_error(error)}; "
-            "fix the model, or convert to samples of another shape"
+            f"{remedy}"
         ) from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != (2, outputs):
         returned = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__

@@ -165,9 +165,9 @@ def collect_code(names: Iterable[str], assets: Iterable[str] = ()) -> Code:
             raise UsageError(f"{entry.place}: the file does not exist; check the path")
         roots = [entry.root, *(() if is_copy(name) else import_folders())]
         _add_modules(entry, {root: _Folder(root) for root in roots}, files)
-    named = dict[str, Place]()
+    named, copies = dict[str, Place](), [entry.root for name, entry in entries.items() if is_copy(name)]
     for asset in assets:
-        _add_asset(_place(asset), _roots_of(files), named)
+        _add_asset(_place(asset), _roots_of(files), copies, named)
     for file, place in named.items():
         _add(files, file, place)
     return Code(
@@ -224,8 +224,9 @@ def _roots_of(files: Mapping[str, Place]) -> list[Place]:
     return roots
 
 
-def _add_asset(asset: Place, roots: Sequence[Place], files: dict[str, Place]) -> None:
-    """Add a file, or all files in a folder that are not hidden, relative to each of the folders around it."""
+def _add_asset(asset: Place, roots: Sequence[Place], copies: Sequence[Place], files: dict[str, Place]) -> None:
+    """Add a file, or all files in a folder that are not hidden, relative to each of the folders around it, or to the
+    copy of code in which it lies."""
     if not roots:
         raise UsageError(f"--asset {asset}: no file of yours is used that could read it; remove the option")
     around = [root for root in roots if str(asset).startswith(f"{str(root).rstrip('/')}/")]
@@ -237,7 +238,7 @@ def _add_asset(asset: Place, roots: Sequence[Place], files: dict[str, Place]) ->
     inside = [""] if asset.is_file() else [f"/{entry.name}" for entry in asset.walk() if _seen(entry.name)]
     if not inside:
         raise UsageError(f"--asset {asset}: there is no such file or folder, or it is empty; check the path")
-    for root in around:
+    for root in [root for root in around if root in copies] or around:
         base = str(asset)[len(str(root).rstrip("/")) + 1 :]
         for name in inside:
             _add(files, base + name, root / (base + name))
