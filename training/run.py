@@ -91,6 +91,10 @@ class RunFolder:
         """Copies of the user's code and its assets: workers may be on other machines."""
         return self.root / "code"
 
+    def kept_code(self) -> Place:
+        """Where this run keeps its code, which the first versions had beside `run.json`."""
+        return self.code if self.code.is_dir() else self.root
+
     def fold(self, fold: int) -> "FoldFolder":
         return FoldFolder(self.root / "folds" / str(fold), self.tensorboard / f"fold-{fold}")
 
@@ -166,7 +170,7 @@ class RunJob:
             value["identity"],
             Schema.from_json(schema_of_first_format(value["schema"], value["dataset"])),
             TrainConfig.model_validate(value["config"]),
-            value.get("code", {}),
+            value["code"] if "code" in value else code_of_first_versions(value),
             value.get("initial", {}),
         )
 
@@ -251,9 +255,16 @@ def load_job(run: RunFolder) -> RunJob:
     job = RunJob.from_json(read_json(run.job))
     if not job.code:
         return job
-    open_code(run.code, job.code, job.config.code)
-    names = {name: name_in(run.code, name) for name in job.config.code if job.keeps(name)}
-    return replace(job, config=job.config.with_code(names, [str(run.code / one) for one in job.config.assets]))
+    folder = run.kept_code()
+    open_code(folder, job.code, job.config.code)
+    names = {name: name_in(folder, name) for name in job.config.code if job.keeps(name)}
+    return replace(job, config=job.config.with_code(names, [str(folder / one) for one in job.config.assets]))
+
+
+def code_of_first_versions(job: dict[str, Any]) -> dict[str, str]:
+    """The hashes of the user's files by their names, from a `run.json` that has them by what is defined in them."""
+    hashes = {**job.get("code_hashes", {}), job["config"]["model"]: job["model_hash"]}
+    return {name.rpartition(":")[0]: known for name, known in hashes.items() if known}
 
 
 def is_done(folder: FoldFolder) -> bool:

@@ -93,8 +93,9 @@ def with_kept_code(request: TrainRequest, runs: Iterable[RunFolder]) -> TrainReq
         if run.job.exists():
             kept, names = RunJob.from_json(read_json(run.job)), code_of(request)
             owned = [own for own in kept.config.code if kept.keeps(own)]
-            copies = {name: name_in(run.code, own) for name in names for own in owned if is_gone(name, own)}
-            return _renamed(request, copies, [str(run.code / one) for one in kept.config.assets]) if copies else request
+            folder = run.kept_code()
+            copies = {name: name_in(folder, own) for name in names for own in owned if is_gone(name, own)}
+            return _renamed(request, copies, [str(folder / one) for one in kept.config.assets]) if copies else request
     return request
 
 

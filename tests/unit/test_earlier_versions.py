@@ -9,6 +9,7 @@ from zipfile import ZipFile
 import foldstream as fs
 import pytest
 from foldstream.storage.errors import ConflictError
+from foldstream.storage.places.json_files import content_hash
 
 WRITTEN = Path(__file__).parents[1] / "data" / "first-format.zip"
 SAME: dict[str, Any] = {
@@ -36,6 +37,19 @@ def test_a_complete_run_of_an_earlier_version_predicts_as_it_did(earlier: Path) 
     assert fs.predict(earlier / "flowers.run", earlier / "flowers.csv", earlier / "now.csv") == 60
     assert (earlier / "now.csv").read_bytes() == (earlier / "pred.csv").read_bytes()
     assert len(fs.load_models(earlier / "flowers.run")) == 2
+
+
+def test_code_is_found_where_an_earlier_version_kept_it(earlier: Path) -> None:
+    run = earlier / "flowers.run"
+    (run / "own.py").write_text("from foldstream.training.zoo.networks import mlp\n")
+    job = json.loads((run / "run.json").read_text())
+    job["config"]["model"], job["model_hash"] = "own.py:mlp", content_hash((run / "own.py").read_bytes())
+    (run / "run.json").write_text(json.dumps(job))
+    assert fs.predict(run, earlier / "flowers.csv", earlier / "now.csv") == 60
+    assert (earlier / "now.csv").read_bytes() == (earlier / "pred.csv").read_bytes()
+    (run / "own.py").write_text("")
+    with pytest.raises(ConflictError, match=r"own\.py is missing or has changed"):
+        fs.load_models(run)
 
 
 def test_an_incomplete_run_of_an_earlier_version_is_refused(earlier: Path) -> None:
