@@ -132,6 +132,11 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
             settings["loss"] = name_functions("loss", settings["loss"])
         if callable(model := named.get("model")):
             named["model"], held = name_callable("model", model)
+            if both := sorted(held.keys() & {*Recipe.settings()}):
+                raise UsageError(
+                    f"model: functools.partial gives '{both[0]}', which is a setting of the training; rename the "
+                    "factory's parameter"
+                )
             settings = {**{key: [value] for key, value in held.items()}, **settings}
         return {**named, "settings": settings} if settings else named
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ...storage.errors import FoldstreamError, UsageError, did_you_mean
 from ...storage.places.place import Place
-from ...training.zoo.loading import import_code
+from ...training.zoo.loading import load_entry
 from ...training.zoo.user_code import describe_error
 from ..runs.status import FoldStatus, Phase, RunRecord, RunStatus
 
@@ -113,14 +113,8 @@ def find_callback(name: str) -> CallbackFactory:
     Raises UsageError if the callback does not exist; the factory raises it if it cannot create one.
     """
     target, separator, argument = name.partition("=")
-    place, colon, attribute = target.rpartition(":")
-    factory = (
-        getattr(import_code("--callback", target, in_place=True), attribute, None)
-        if colon
-        else _load_entry_point(target)
-    )
-    if not callable(factory):
-        raise UsageError(f"--callback {target}: '{place}' has no function '{attribute}'")
+    own = ":" in target
+    factory = load_entry("--callback", target, in_place=True) if own else _load_entry_point(target)
 
     def make() -> Callback:
         try:

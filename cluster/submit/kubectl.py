@@ -26,15 +26,8 @@ def job_manifests(
     check_places(job_places(tables), manifests)
     with tempfile.TemporaryDirectory(prefix="foldstream-job-") as name:
         pack_job(tables, Path(name))
-        texts = {entry.name: _text_of(Path(name, entry.name)) for entry in locate(name).walk()}
-    return ray_job(texts.pop(JOB), texts, options, manifests)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text()
-    except UnicodeDecodeError:
-        raise UsageError(f"cannot send {path.name} to Kubernetes, it is no text; put it into the image") from None
+        files = {entry.name: Path(name, entry.name).read_bytes() for entry in locate(name).walk()}
+    return ray_job(files.pop(JOB).decode(), files, options, manifests)
 
 
 def apply_job(manifests: list[Manifest], name: str) -> None:

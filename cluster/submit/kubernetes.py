@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,12 @@ _Dumper.add_representer(str, _text)
 
 
 def ray_job(
-    job: str, files: Mapping[str, str], options: RayJobOptions, manifests: Sequence[Manifest]
+    job: str, files: Mapping[str, bytes], options: RayJobOptions, manifests: Sequence[Manifest]
 ) -> list[Manifest]:
     """Fill in the manifests for a job, and add a ConfigMap with the job file and the files that it names.
 
-    `job` is the text of the job file, `files` the texts of the files next to it (a model, labels) by name. `manifests`
-    are base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
+    `job` is the text of the job file, `files` are those next to it and in folders there (code and its assets), by
+    path. `manifests` are base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
     """
     _check(options)
     filled = _copied(manifests)
@@ -73,15 +74,16 @@ def ray_job(
         raise UsageError(
             "the manifests have no RayJob; build them with 'kubectl kustomize deploy/kubernetes/overlays/gpu'"
         )
-    label = {"foldstream": options.name}
+    label, keys = {"foldstream": options.name}, _keys_of(files)
     for manifest in filled:
         manifest["metadata"] |= {"name": options.name, "labels": label}
         if manifest["kind"] == "RayJob":
-            _fill_cluster(manifest["spec"]["rayClusterSpec"], options, label)
+            _fill_cluster(manifest["spec"]["rayClusterSpec"], options, label, keys)
         elif manifest["kind"] == "NetworkPolicy":
             manifest["spec"]["podSelector"]["matchLabels"] = label
             manifest["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"] = label
-    return [_config_map(job, files, options, label), *filled]
+    contents = {keys[name]: content for name, content in {JOB_FILE: job.encode(), **files}.items()}
+    return [_config_map(contents, options, label), *filled]
 
 
 def check_places(places: Iterable[str], manifests: Sequence[Manifest]) -> None:
@@ -102,14 +104,16 @@ def job_name(run: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", run.rstrip("/").rpartition("/")[2].lower()).strip("-")[:LONGEST_NAME].rstrip("-")
 
 
-def _fill_cluster(spec: Manifest, options: RayJobOptions, label: dict[str, str]) -> None:
+def _fill_cluster(spec: Manifest, options: RayJobOptions, label: dict[str, str], keys: Mapping[str, str]) -> None:
+    items = [{"key": key, "path": name} for name, key in keys.items()]
+    mounted = {"items": items} if any(name != key for name, key in keys.items()) else {}
     for group in spec["workerGroupSpecs"]:
         group |= {"minReplicas": options.min_workers, "maxReplicas": options.max_workers}
     for template in _pod_templates(spec):
         template["metadata"]["labels"] = label
         for volume in template["spec"]["volumes"]:
             if volume["name"] == "job":
-                volume["configMap"]["name"] = _config_name(options)
+                volume["configMap"] |= {"name": _config_name(options), **mounted}
         ray = template["spec"]["containers"][0]
         ray |= {"image": options.image, "envFrom": [{"secretRef": {"name": options.secret}}]}
 
@@ -125,22 +129,32 @@ def _copied(manifests: Sequence[Manifest]) -> list[Manifest]:
     return copied
 
 
-def _config_map(job: str, files: Mapping[str, str], options: RayJobOptions, label: dict[str, str]) -> Manifest:
+def _keys_of(files: Iterable[str]) -> dict[str, str]:
+    """The keys of the job file and of files in a ConfigMap, by their paths. Raises UsageError if two have the same."""
+    keys = {JOB_FILE: JOB_FILE}
     for name in files:
-        if not re.fullmatch(r"[-._a-zA-Z0-9]+", name) or name == JOB_FILE:
-            raise UsageError(
-                f"cannot send {name} to Kubernetes; put it next to the job file, with a name of letters, digits, dots, "
-                "dashes and underscores"
-            )
-    data = {JOB_FILE: job, **files}
-    size = sum(len(text.encode()) for text in data.values())
+        key = re.sub(r"[^-._a-zA-Z0-9]", "_", name)  # a key is no path
+        if key in keys.values():
+            raise UsageError(f"cannot send {name} to Kubernetes: another file is called {key} there too; rename it")
+        keys[name] = key
+    return keys
+
+
+def _config_map(contents: Mapping[str, bytes], options: RayJobOptions, label: dict[str, str]) -> Manifest:
+    size = sum(map(len, contents.values()))
     if size >= CONFIG_MAP_BYTES:
         raise UsageError(
             f"the job file and the files it names take {size:,} bytes, and a ConfigMap holds {CONFIG_MAP_BYTES:,}; put "
             "the larger files into the image or the storage"
         )
-    metadata = {"name": _config_name(options), "labels": label}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+    made: Manifest = {"apiVersion": "v1", "kind": "ConfigMap"}
+    made |= {"metadata": {"name": _config_name(options), "labels": label}, "data": {}, "binaryData": {}}
+    for key, content in contents.items():
+        try:
+            made["data"][key] = content.decode()
+        except UnicodeDecodeError:
+            made["binaryData"][key] = b64encode(content).decode()
+    return made
 
 
 def _config_name(options: RayJobOptions) -> str:

@@ -82,7 +82,7 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
     [
         ("mlflo", "did you mean .mlflow"),
         ("{folder}/own.py:wrong", "returned int, expected a foldstream.Callback"),
-        ("{folder}/own.py:none", "has no function 'none'"),
+        ("{folder}/own.py:none", "does not define a function 'none'"),
         ("{folder}/no.py:Own", "the file does not exist"),
         ("prometheus=http", "expected a port"),
     ],

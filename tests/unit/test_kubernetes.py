@@ -76,9 +76,23 @@ def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 
 def test_the_job_file_and_its_files_are_in_a_config_map() -> None:
-    config = ray_job(JOB, {"model.py": "def factory(): ..."}, OPTIONS, base_manifests())[0]
+    config = ray_job(JOB, {"model.py": b"def factory(): ..."}, OPTIONS, base_manifests())[0]
     assert config["metadata"]["name"] == "digits-job"
     assert config["data"] == {"job.toml": JOB, "model.py": "def factory(): ..."}
+
+
+def test_files_in_folders_and_files_that_are_no_text_reach_the_pods() -> None:
+    files = {"parts/head.py": b"", "parts/pre trained.pt": b"\xff\xfe"}
+    config, *rest = ray_job(JOB, files, OPTIONS, base_manifests())
+    assert config["data"] == {"job.toml": JOB, "parts_head.py": ""}
+    assert config["binaryData"] == {"parts_pre_trained.pt": "//4="}
+    for template in pod_templates(by_kind(rest)["RayJob"]):
+        (volume,) = template["spec"]["volumes"]
+        paths = {item["path"]: item["key"] for item in volume["configMap"]["items"]}
+        assert paths.pop("job.toml") == "job.toml"
+        assert paths == {"parts/head.py": "parts_head.py", "parts/pre trained.pt": "parts_pre_trained.pt"}
+    for manifest in [config, *rest]:
+        validate(manifest)
 
 
 def test_every_pod_of_the_job_has_its_image_files_secret_and_label() -> None:
@@ -173,13 +187,13 @@ def test_a_job_is_named_as_its_run() -> None:
         pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 lowercase letters", id="long"),
         pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "workers: 3 to 2", id="bounds"),
         pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "workers: 0 to 0", id="none"),
-        pytest.param(JOB, {"../model.py": ""}, RayJobOptions("d", "i"), "next to the job file", id="folder"),
-        pytest.param(JOB, {"job.toml": ""}, RayJobOptions("d", "i"), "next to the job file", id="taken"),
+        pytest.param(JOB, {"a/b": b"", "a_b": b""}, RayJobOptions("d", "i"), "called a_b there too", id="same"),
+        pytest.param(JOB, {"job.toml": b""}, RayJobOptions("d", "i"), "called job.toml there too", id="taken"),
         pytest.param("#" * (1 << 20), {}, RayJobOptions("d", "i"), "a ConfigMap holds 1,048,576", id="large"),
     ],
 )
 def test_what_kubernetes_would_reject_is_refused(
-    job: str, files: dict[str, str], options: RayJobOptions, said: str
+    job: str, files: dict[str, bytes], options: RayJobOptions, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
         ray_job(job, files, options, base_manifests())
@@ -203,7 +217,7 @@ def test_every_kustomization_builds_into_what_the_schemas_allow(folder: str) -> 
 
 def test_submitted_manifests_are_valid() -> None:
     for manifest in ray_job(
-        "[train]", {"model.py": ""}, RayJobOptions("digits", "registry/foldstream:1"), base_manifests()
+        "[train]", {"model.py": b""}, RayJobOptions("digits", "registry/foldstream:1"), base_manifests()
     ):
         validate(manifest)
 

@@ -317,6 +317,7 @@ def test_losses_are_candidates_of_a_grid(own: Any) -> None:
         (lambda own: functools.partial(own.Net, (3,)), "arguments by position; give them by name"),
         (lambda own: functools.partial(own.Net, sizes=torch.zeros(1)), "gives sizes an object of the class Tensor"),
         (lambda own: functools.partial(own.resnet, num_classes=3), "the model gets this from the data"),
+        (lambda own: functools.partial(own.Net, momentum=0.1), "gives 'momentum', which is a setting of the training"),
     ],
 )
 def test_what_cannot_travel_is_refused(make: Any, message: str, data: Path, own: Any, tmp_path: Path) -> None:

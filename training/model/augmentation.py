@@ -63,7 +63,7 @@ def check_augmentation(texts: Sequence[str], schema: Schema, x: Tensor, y: Tenso
 
 def _make(text: str, schema: Schema) -> Augment:
     if is_code(text):
-        return load_entry("--augment", text)  # type: ignore[no-any-return]
+        return load_entry("--augment", text)
     name, numbers = parse_augment(text)
     if name != "mixup" and len(schema.sample_shape) != 3:
         raise UsageError(

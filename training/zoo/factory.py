@@ -60,7 +60,7 @@ def load_factory(name: str) -> Factory:
             f"--model: unknown model '{name}'. {did_you_mean(name, BUILT_IN)}Use a built-in model "
             f"({', '.join(BUILT_IN)}), path/to/file.py:factory or package.module:factory"
         )
-    return load_entry("--model", name)  # type: ignore[no-any-return]
+    return load_entry("--model", name)
 
 
 def signature_of(name: str) -> Signature:

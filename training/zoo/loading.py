@@ -48,27 +48,25 @@ _entries: dict[str, tuple[str, _Copy]] = {}
 _packages: dict[str, _Copy] = {}
 
 
-def load_entry(option: str, name: str) -> Any:
-    """The function or class that `path/to/file.py:name` or `package.module:name`, the value of an option, names.
+def load_entry(option: str, name: str, *, in_place: bool = False) -> Callable[..., Any]:
+    """The function or class that `path/to/file.py:name` or `package.module:name`, the value of an option, names:
+    imported from a copy of the code, or `in_place` from where it is.
 
     Raises UsageError if it cannot be found or imported.
     """
     module, _, attribute = name.rpartition(":")
-    found = import_code(option, name)
+    found = _import_module(option, name, in_place)
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
         raise UsageError(
             f"{option} {name}: {module} does not define a function '{attribute}'; define it, or fix the name"
         )
-    return found
+    return found  # type: ignore[no-any-return]
 
 
-def import_code(option: str, name: str, *, in_place: bool = False) -> Any:
-    """The module of what an option names, `in_place` not from a copy but from where it is.
-
-    Raises UsageError if it cannot be found or imported.
-    """
+def _import_module(option: str, name: str, in_place: bool) -> Any:
+    """The module of what an option names. Raises UsageError if it cannot be imported."""
     try:
         if name not in _entries and find_entry(name) is None:
             return importlib.import_module(name.rpartition(":")[0])
