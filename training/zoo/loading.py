@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
+from importlib.util import decode_source, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ class _Loader(SourceLoader):
     def source_to_code(self, data: Any, path: Any = None, **_: Any) -> Any:  # type: ignore[override]
         tree = _OwnImports(self.copy.package, self.copy.contains).visit(ast.parse(data, self.origin))
         # Tracebacks show source lines from this cache, and TorchScript reads a model's source from it.
-        linecache.cache[self.origin] = (len(data), None, data.decode().splitlines(keepends=True), self.origin)
+        linecache.cache[self.origin] = (len(data), None, decode_source(data).splitlines(keepends=True), self.origin)
         return compile(ast.fix_missing_locations(tree), self.origin, "exec", dont_inherit=True)
 
 
