@@ -143,6 +143,6 @@ def check_model(
     if not out.isfinite().all():
         raise UsageError(
             f"--model {name} returns numbers that are not finite for the first rows of the data; fix the model, or "
-            "scale the data otherwise (--normalize)"
+            "scale the data differently (--normalize)"
         )
     return model
