@@ -60,7 +60,7 @@ class Recipe(Options):
     scheduler: Scheduler = Field(
         default="OneCycleLR",
         description="OneCycleLR and CosineAnnealingLR run over all epochs; StepLR; ExponentialLR per step; ConstantLR; "
-        "ReduceLROnPlateau by the validation loss.",
+        "ReduceLROnPlateau by the monitored metric.",
     )
     warmup: float = Field(
         default=0.0,
@@ -73,14 +73,17 @@ class Recipe(Options):
     )
     step_size: int = Field(default=100, ge=1, description="Optimizer steps between StepLR's decays.")
     plateau: int = Field(
-        default=3, ge=0, description="Epochs without a lower validation loss before ReduceLROnPlateau decays."
+        default=3, ge=0, description="Epochs without a better monitored metric before ReduceLROnPlateau decays."
     )
     gamma: float = Field(default=0.1, ge=0, description="Decay factor of StepLR, ExponentialLR or ReduceLROnPlateau.")
     loss: str = Field(
         default="auto",
         description="cross_entropy or focal for classes; binary_cross_entropy_with_logits or focal for labels that are "
-        "0 or 1; mse_loss, l1_loss, smooth_l1_loss or huber_loss for regression; auto: the first; or your own: "
-        "path/to/file.py:function or package.module:function.",
+        "0 or 1; mse_loss, l1_loss, smooth_l1_loss, huber_loss or quantile for regression; auto: the first; or your "
+        "own: path/to/file.py:function or package.module:function.",
+    )
+    quantile: float = Field(
+        default=0.5, gt=0, lt=1, description="Quantile that loss=quantile predicts, e.g. 0.9; 0.5 is the median."
     )
     focal_gamma: float = Field(default=2.0, ge=0, description="Gamma of the focal loss.")
     pos_weight: Annotated[str, AfterValidator(_check_pos_weight)] = Field(
@@ -117,7 +120,7 @@ class Recipe(Options):
         default=False, description="Use deterministic algorithms only on the GPU; on the CPU they always are."
     )
     patience: int = Field(
-        default=0, ge=0, description="Early stopping: epochs without a lower validation loss; 0: never stop early."
+        default=0, ge=0, description="Early stopping: epochs without a better monitored metric; 0: never stop early."
     )
     groups: dict[str, dict[str, float]] = Field(default={})
     """What is set for some parameters, by their pattern: `{"backbone": {"lr": 0.0001}}` for `lr.backbone=0.0001`."""
@@ -217,6 +220,16 @@ class TrainingOptions(Options):
         description="Random change of training batches, repeatable: horizontal-flip, vertical-flip, crop=PIXELS, "
         "mixup=ALPHA, cutmix=ALPHA, a name of torchvision.transforms.v2, or path/to/file.py:function.",
     )
+    metric: Texts = Field(
+        default=(),
+        description="Metric of your own beside the usual ones, repeatable: path/to/file.py:function or "
+        "package.module:function, of (y, prediction).",
+    )
+    monitor: str = Field(
+        default="auto",
+        description="Metric by which early stopping, ReduceLROnPlateau and weighted ensembles go, and candidates are "
+        "ranked; auto: the held-out loss, and for ranking classes the accuracy.",
+    )
     window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")
 
@@ -246,6 +259,11 @@ class TrainingOptions(Options):
         return cast(tuple[str, ...], self.class_weight)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The user's metrics of `metric`."""
+        return cast(tuple[str, ...], self.metric)
+
+    @property
     def augmentations(self) -> tuple[str, ...]:
         """The augmentations of `augment`, in order."""
         return cast(tuple[str, ...], self.augment)
@@ -267,6 +285,11 @@ class TrainConfig(TrainingOptions):
     model_settings: dict[str, Any] = Field(default={})
 
     @property
+    def monitored(self) -> str:
+        """The metric by which a fold's epochs are compared."""
+        return "loss" if self.monitor == "auto" else self.monitor
+
+    @property
     def least_rows(self) -> int:
         """Rows of the smallest last batch that is trained on: two for each share, which batch norm needs. Models that
         are stacked need batches of equal size."""
@@ -274,15 +297,16 @@ class TrainConfig(TrainingOptions):
 
     @property
     def code(self) -> tuple[str, ...]:
-        """The names of what may be the user's code: the model, the loss, augmentations."""
-        return (self.model, self.recipe.loss, *self.augmentations)
+        """The names of what may be the user's code: the model, the loss, augmentations, metrics."""
+        return (self.model, self.recipe.loss, *self.augmentations, *self.metrics)
 
     def with_code(self, names: Mapping[str, str], assets: Sequence[str]) -> "TrainConfig":
         """This configuration with other names of the user's code, by those that they replace, and other assets."""
-        model, loss, *augment = (names.get(name, name) for name in self.code)
-        recipe = self.recipe.model_copy(update={"loss": loss})
-        update = {"model": model, "recipe": recipe, "augment": tuple(augment), "asset": tuple(assets)}
-        return self.model_copy(update=update)
+        recipe = self.recipe.model_copy(update={"loss": names.get(self.recipe.loss, self.recipe.loss)})
+        several = {"augment": self.augmentations, "metric": self.metrics}
+        update = {option: tuple(names.get(name, name) for name in given) for option, given in several.items()}
+        model = names.get(self.model, self.model)
+        return self.model_copy(update={"model": model, "recipe": recipe, "asset": tuple(assets), **update})
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import numpy as np
+
 from ..storage.errors import UsageError, check_choice, did_you_mean, suggest
 from ..storage.format import Schema, Statistics
+from ..storage.metrics.own import OwnMetric
+from ..storage.metrics.sample import RowSample
+from ..storage.metrics.scoring import LossMeasure, Scoring
 from .config import Ensemble, Recipe, TrainConfig
 from .fitted.class_weights import class_weights, pos_weights
 from .fitted.strategies import parse_sample
@@ -15,13 +20,23 @@ from .stream.sampling import Sampling
 from .zoo.arguments import ANY, match_parameters, settings_in
 from .zoo.augment import MIXES, parse_augment
 from .zoo.factory import DEFAULTS, signature_of
+from .zoo.loading import load_entry
+from .zoo.user_code import describe_error
 
 LOSSES = {
     "classification": ("cross_entropy", "focal"),
     "multilabel": ("binary_cross_entropy_with_logits", "focal"),
-    "regression": ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"),
+    "regression": ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "quantile"),
 }
 """The losses that fit a task; the first is the usual one."""
+MEASURES: dict[str, LossMeasure] = {
+    "l1_loss": "mae",
+    "smooth_l1_loss": "mae",
+    "huber_loss": "mae",
+    "quantile": "quantile loss",
+}
+"""The loss of held-out rows, by that of a regression's training, if it is not the mean squared error."""
+EXAMPLE_ROWS = 24  # on which a user's metric is tried
 BY_PATTERN = "lr", "weight_decay"  # settings that some parameters may have of their own
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -54,6 +69,8 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
             "--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs held-out rows; use one of them"
         )
     _check_recipe(config.recipe, str(schema.task))
+    check_own_metrics(config, schema)
+    _check_monitor(config, scoring_of(schema, config))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))
     class_weights(schema, nothing, config.class_weights)  # only for its errors
     plan_sampling(schema, config.samples)  # the same
@@ -63,6 +80,64 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
     mixes = [text for text in config.augmentations if parse_augment(text)[0] in MIXES]
     if mixes and ":" in config.recipe.loss:
         raise UsageError(f"--augment {mixes[0]}: your own loss takes no mixed labels; remove one of them")
+
+
+def measure_of(schema: Schema, recipe: Recipe) -> LossMeasure:
+    """The loss of held-out rows: without weights or smoothing, and in the units of the targets, so that runs with the
+    same measure compare."""
+    return "log loss" if schema.probabilities else MEASURES.get(recipe.loss, "mse")
+
+
+def scoring_of(schema: Schema, config: TrainConfig, center: Sequence[float] = ()) -> Scoring:
+    """How a run's predictions are scored. `center` are values near the means of regression targets."""
+    own = tuple((metric.name, metric.higher_is_better) for metric in own_metrics(config))
+    return Scoring(schema, measure_of(schema, config.recipe), config.recipe.quantile, tuple(center), own)
+
+
+def own_metrics(config: TrainConfig) -> list[OwnMetric]:
+    """The user's metrics. Raises UsageError if one cannot be found or imported."""
+    return [OwnMetric(name.rpartition(":")[2], load_entry("--metric", name)) for name in config.metrics]
+
+
+def check_own_metrics(config: TrainConfig, schema: Schema) -> None:
+    """Try the user's metrics on a few rows such as they will get. Raises UsageError if one fails or returns no number,
+    or has the name of another metric."""
+    known = Scoring(schema, measure_of(schema, config.recipe)).names()
+    rows = np.arange(EXAMPLE_ROWS)
+    prediction = np.random.default_rng(0).dirichlet(np.ones(max(2, schema.outputs)), EXAMPLE_ROWS)[:, : schema.outputs]
+    y = rows % schema.outputs if schema.classes else np.rint(prediction) if schema.probabilities else prediction + 1
+    sample = RowSample.of(
+        rows, prediction.astype(np.float32 if schema.probabilities else np.float64), y, np.ones(len(y))
+    )
+    names = [*known]
+    for option, metric in zip(config.metrics, own_metrics(config), strict=True):
+        if metric.name in names:
+            raise UsageError(f"--metric {option}: there is a metric '{metric.name}' already; rename the function")
+        names.append(metric.name)
+        try:
+            metric(sample)
+        except Exception as error:  # user code may raise anything
+            raise UsageError(
+                f"--metric {option} failed for y of shape {y.shape} and predictions of shape {prediction.shape}: "
+                f"{describe_error(error)}; fix the function"
+            ) from error
+
+
+def _check_monitor(config: TrainConfig, scoring: Scoring) -> None:
+    """Raise UsageError for a metric that the task does not have."""
+    check_choice("--monitor", config.monitor, ("auto", *scoring.names()))
+
+
+def ranking_metrics(schema: Schema, configs: Sequence[TrainConfig]) -> dict[str, bool]:
+    """The out-of-fold metrics by which candidates are ranked, and whether their higher values are better: the monitored
+    one, or else accuracy and loss; for a regression the loss, unless candidates measure it in different ways."""
+    monitor = configs[0].monitor
+    if monitor != "auto":
+        return {monitor: scoring_of(schema, configs[0]).higher_is_better(monitor)}
+    if schema.probabilities:
+        return {"accuracy": True, "loss": False}
+    measures = {measure_of(schema, config.recipe) for config in configs}
+    return {"loss": False} if len(measures) == 1 else {"r2": True}
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:
@@ -138,10 +213,16 @@ def _check_loss(recipe: Recipe, task: str) -> None:
         raise UsageError("--set pos_weight: your own loss weighs the ones itself; remove it")
 
 
-def trained_loss(config: TrainConfig) -> str:
+SCALED = ("auto", "mse_loss", "l1_loss", "quantile")
+"""Losses of a regression that have the units of the target if they are multiplied by its spread or the square of it."""
+
+
+def trained_loss(config: TrainConfig, schema: Schema) -> str:
     """The name of what a training minimizes: `loss` if that is what held-out rows are scored by too."""
     recipe = config.recipe
     words = [recipe.loss.rpartition("/")[2]] if ":" in recipe.loss or recipe.loss == "focal" else []
+    if schema.task == "regression" and not words and (len(schema.labels) > 1 or recipe.loss not in SCALED):
+        words = ["standardized", recipe.loss if recipe.loss != "auto" else LOSSES["regression"][0]]
     words += ["smoothed"] * bool(recipe.label_smoothing) + ["weighted"] * bool(
         recipe.pos_weight or config.class_weights
     )

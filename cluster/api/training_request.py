@@ -12,7 +12,7 @@ from ...storage.places.locate import locate
 from ...training.config import TrainConfig, TrainingOptions
 from ...training.fitted.inputs import usual_fill
 from ...training.run import RunFolder, RunJob
-from ...training.settings import check_task, resolve_settings
+from ...training.settings import check_task, ranking_metrics, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
 from ...training.zoo.loading import prepare_code
@@ -170,4 +170,7 @@ def complete_result(asked: RequestedTraining) -> dict[str, Any] | None:
 
 def compare_candidates(asked: RequestedTraining, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The summary of the run, or that of a grid with all of its candidates, from the summaries of the runs by name."""
-    return write_grid(asked.root.root, asked.candidates, summaries) if len(summaries) > 1 else summaries[""]
+    if len(summaries) == 1:
+        return summaries[""]
+    metrics = ranking_metrics(asked.dataset.schema, [*asked.configs.values()])
+    return write_grid(asked.root.root, asked.candidates, summaries, metrics)

@@ -1,5 +1,6 @@
 """Grid search: every candidate is a run in its own folder; all are trained together and compared."""
 
+import math
 import re
 from collections.abc import Mapping
 from itertools import product
@@ -41,20 +42,24 @@ def candidate_folder(root: Place, name: str) -> RunFolder:
     return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
 
 
-def write_grid(root: Place, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any]) -> dict[str, Any]:
+def write_grid(
+    root: Place, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any], metrics: Mapping[str, bool]
+) -> dict[str, Any]:
     """Compare the candidates, write the comparison to the run's folder and return it.
 
-    The best candidate has the highest out-of-fold accuracy or, for regression, the lowest mean held-out loss.
+    The best candidate has the best out-of-fold value of the first of the `metrics`, of which it is known whether higher
+    values are better; the others decide between equals.
     """
 
-    def rank(name: str) -> tuple[float, float]:
-        summary = summaries[name]
-        losses = [fold["loss"] for fold in summary["folds"]]
-        return -summary["out_of_fold"].get("accuracy", 0.0), sum(losses) / len(losses)
+    def rank(name: str) -> list[float]:
+        scores = summaries[name]["out_of_fold"]
+        signs = {metric: -1 if higher_is_better else 1 for metric, higher_is_better in metrics.items()}
+        return [sign * scores[metric] if metric in scores else math.inf for metric, sign in signs.items()]
 
     best = min(candidates, key=rank)
     grid = {
         "best": best,
+        "metric": next(iter(metrics)),
         "folder": str(candidate_folder(root, best).root).removeprefix(f"{root}/"),
         "candidates": [
             {"name": name, "settings": settings, "out_of_fold": summaries[name]["out_of_fold"]}

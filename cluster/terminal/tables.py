@@ -137,6 +137,10 @@ def show_result(summary: dict[str, Any]) -> None:
         show_summary(summary)
 
 
+PARTS = {"out_of_fold": "out-of-fold", "holdout": "holdout"}
+MOST_COLUMNS = 5  # of metrics beside the folds
+
+
 def show_grid(grid: dict[str, Any]) -> None:
     """Print the out-of-fold scores of a grid's candidates."""
     names = list(grid["candidates"][0]["out_of_fold"])
@@ -153,11 +157,11 @@ def show_summary(summary: dict[str, Any]) -> None:
     The seconds are those of a fold's last epoch: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
-    means = [name for name in scores if "/" not in name]  # where there are any, the labels' own scores follow below
-    names = list(dict.fromkeys(("loss", *(means or scores))))
+    means = [name for name in scores if "/" not in name]  # those of labels and classes follow below
+    names = list(dict.fromkeys(("loss", *(means or scores))))[:MOST_COLUMNS]
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
-        cells = [f"{fold[name]:.4f}" for name in names]
+        cells = [f"{fold[name]:.4f}" if name in fold else "" for name in names]
         waited = max(rank["data_wait"] for rank in fold["ranks"])
         cells += [f"{fold['seconds']:.1f}", f"{waited:.2f}"]
         table.add_row(str(fold["fold"]), f"{fold['rows']:,.0f}", f"{fold['epoch']:.0f}", *cells)
@@ -165,15 +169,22 @@ def show_summary(summary: dict[str, Any]) -> None:
     cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
     table.add_row("mean", "", "", *cells)
     console.print(table)
-    if baseline := summary.get("baseline"):  # runs of earlier versions have none
-        what = "the classes' frequencies" if "accuracy" in baseline else "the mean"
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in baseline.items())
-        console.print(f"baseline, {what} of the training rows: {shown}", highlight=False, soft_wrap=True)
-    for part, title in (("out_of_fold", "out-of-fold"), ("holdout", "holdout")):
-        if part in summary:
-            intervals = summary[f"{part}_intervals"]
-            shown = ", ".join(
-                f"{name} {value:.4f} (95% CI {low:.4f} to {high:.4f})"
-                for (name, value), (low, high) in zip(summary[part].items(), intervals.values(), strict=True)
-            )
-            console.print(f"{title}, {summary[f'{part}_rows']:,} rows: {shown}", highlight=False, soft_wrap=True)
+    console.print(metrics_table(summary))
+
+
+def metrics_table(summary: dict[str, Any]) -> Table:
+    """The metrics of merged predictions with their intervals, and those of the baseline, which ignores the features."""
+    parts = [part for part in PARTS if part in summary]
+    headings = [f"{PARTS[part]}, {summary[f'{part}_rows']:,} rows" for part in parts]
+    baseline = summary.get("baseline", {})  # runs of earlier versions have none
+    what = "classes' frequencies" if "accuracy" in baseline else "mean"
+    columns = [column for heading in headings for column in (heading, "95% CI")]
+    table = Table("metric", *columns, *([f"baseline: {what}"] if baseline else []))
+    for name in summary["out_of_fold"]:
+        cells = []
+        for part in parts:
+            low, high = summary[f"{part}_intervals"].get(name, ("", ""))
+            shown = name in summary[part]
+            cells += [f"{summary[part][name]:.4f}", f"{low:.4f} to {high:.4f}"] if shown else ["", ""]
+        table.add_row(name, *cells, *([f"{baseline[name]:.4f}" if name in baseline else ""] if baseline else []))
+    return table

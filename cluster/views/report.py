@@ -38,7 +38,7 @@ def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[
         "parts": {part: facts[part] for part in merged},
         "titles": TITLES,
         "times": TIMES,
-        "charts": draw_curves(facts["folds"], trained_loss(job.config)),
+        "charts": draw_curves(facts["folds"], trained_loss(job.config, job.schema)),
         "calibration": {part: calibration_chart(facts[part]["calibration"]) for part in merged if job.schema.classes},
         "matrix": 0 < len(job.schema.classes) <= MOST_IN_MATRIX,
         "confusion": {part: confusion(facts[part], len(job.schema.classes)) for part in merged if job.schema.classes},

@@ -13,13 +13,14 @@ from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, ModelRows, among, open_plan
 from ...storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
+from ...storage.metrics.scoring import Scoring
 from ...storage.parts import read_part
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import WrittenShard, commit, create_arrays, write_shard
-from .scores import WORST, ClassTotals, ScoreTotals, WorstRow, row_scores, worst_of
+from .scores import WORST, ClassTotals, MergedScores, Scorer, ScoreTotals, WorstRow, worst_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class MergeTask:
     dataset: str
     plan: str
     root: str
+    scoring: Scoring
     models: tuple[ModelRows, ...]
     parts: tuple[str, ...]
     shard: int
@@ -39,7 +41,7 @@ class MergeTask:
 class Evaluation:
     """The evaluation of the predictions of some rows: merged, and of each model separately."""
 
-    merged: ScoreTotals
+    merged: MergedScores
     models: list[ScoreTotals]
     classes: ClassTotals | None
     worst: list[WorstRow]
@@ -52,9 +54,9 @@ class Evaluation:
             self.classes.add(other.classes)
         self.worst = worst_of(self.worst, other.worst)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, scorer: Scorer) -> dict[str, Any]:
         return {
-            **self.merged.to_json(),
+            **self.merged.to_json(scorer.own),
             "models": [model.to_json() for model in self.models],
             **(self.classes.to_json() if self.classes else {}),
             "worst": [asdict(row) for row in self.worst],
@@ -75,6 +77,7 @@ def merge_predictions(
     models: Sequence[ModelRows],
     parts: Sequence[Place],
     root: Place,
+    scorer: Scorer,
     executor: Executor,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def merge_predictions(
     if not (root / MANIFEST).exists():
         layout, specs = dataset.layout, prediction_arrays(dataset.schema)
         create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
-        places = str(dataset.place), str(plan.place), str(root), tuple(models), tuple(map(str, parts))
+        places = str(dataset.place), str(plan.place), str(root), scorer.scoring, tuple(models), tuple(map(str, parts))
         tasks = [MergeTask(*places, shard) for shard in range(layout.shards)]
         written, evaluation = [], None
         for shard in in_order(executor.map(merge_shard, tasks)):
@@ -97,7 +100,7 @@ def merge_predictions(
             else:
                 evaluation.add(shard.evaluation)
             progress("merge", len(written), layout.shards, "shards")
-        details = {"dataset": dataset.identity, "report": evaluation.to_json() if evaluation else {}}
+        details = {"dataset": dataset.identity, "report": evaluation.to_json(scorer) if evaluation else {}}
         checksums = {spec.name: [crc for item in written for crc in item.checksums[spec.name]] for spec in specs}
         entries = tuple(item.entry for item in written)
         commit(root, Manifest("predictions", layout, specs, entries, details), checksums)
@@ -140,22 +143,31 @@ def merge_shard(task: MergeTask) -> MergedShard:
         total[rows - start] += values
         count[rows - start] += 1
         own = {name: column[rows - start] for name, column in truth.items()}
-        totals.append(ScoreTotals.of(row_scores(schema, values, own["y"]), rows, own.get(schema.weights or "")))
+        totals.append(ScoreTotals.of(task.scoring, values, own["y"], rows, own.get(schema.weights or "")))
     covered = np.flatnonzero(count)
     prediction = np.full(total.shape, np.nan, specs[0].dtype)
     prediction[covered] = total[covered] / count[covered, None]
     written = write_shard(locate(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
     covering = {name: column[covered] for name, column in truth.items()}
-    return MergedShard(written, evaluate_rows(schema, prediction[covered], covering, start + covered, totals))
+    merged = MergedScores.of(task.scoring, prediction[covered], covering, start + covered, dataset.statistics.weight)
+    return MergedShard(written, evaluate_rows(schema, prediction[covered], covering, start + covered, merged, totals))
 
 
 def evaluate_rows(
-    schema: Schema, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, models: list[ScoreTotals]
+    schema: Schema,
+    prediction: np.ndarray,
+    truth: dict[str, np.ndarray],
+    rows: np.ndarray,
+    merged: MergedScores,
+    models: list[ScoreTotals],
 ) -> Evaluation:
     """Evaluate `rows` (rows,), given by their indices, with their merged `prediction` (rows, outputs) and their arrays
     `truth` in the dataset."""
-    y, scores = truth["y"], row_scores(schema, prediction, truth["y"])
-    losses = scores["loss"] if schema.probabilities else np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
+    y = truth["y"]
+    if schema.probabilities:
+        losses = merged.totals.scoring.of_rows(prediction, y)["loss"]
+    else:
+        losses = np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
     worst = [
         WorstRow(
             float(losses[i]),
@@ -167,7 +179,6 @@ def evaluate_rows(
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]
     classes = ClassTotals.of(prediction, y) if schema.classes else None
-    merged = ScoreTotals.of(scores, rows, truth.get(schema.weights or ""))
     return Evaluation(merged, models, classes, worst)
 
 

@@ -6,14 +6,17 @@ Everything is computed from sums that are accumulated shard by shard, so memory 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any
 
 import numpy as np
 
 from ...storage.compiled import compiled
-from ...storage.format import SMALLEST_PROBABILITY, THRESHOLD, Schema
+from ...storage.metrics.own import OwnMetric
+from ...storage.metrics.ranking import UNITS, RankSums
+from ...storage.metrics.sample import RowSample, ranked_outputs, ranked_rows
+from ...storage.metrics.scoring import Scoring
 from ...storage.random import GOLDEN, mix64
 
 REPLICATES = 500
@@ -25,39 +28,6 @@ _POISSON = np.repeat(
     np.diff(np.rint(65536 * np.cumsum([0.0, *(math.exp(-1) / math.factorial(k) for k in range(9))])).astype(int)),
 )
 """How often a row is drawn into a replicate, indexed by 16 random bits: a Poisson distribution with mean 1."""
-
-
-def row_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of each row, (rows,) float64: loss and hits for classes and labels, squared and absolute errors for
-    regression.
-
-    `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth. The mean over
-    rows is the score; of `rmse` its root.
-    """
-    if schema.task == "classification":
-        own = prediction[np.arange(len(y)), y.astype(np.int64)]
-        rank = (prediction > own[:, None]).sum(axis=1)
-        losses = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
-        return {"loss": losses} | {name: (rank < most).astype(np.float64) for name, most in schema.hits.items()}
-    if schema.task == "multilabel":
-        return label_scores(schema, prediction, y)
-    error = prediction.astype(np.float64) - y.reshape(prediction.shape)
-    return {**schema.by_label("rmse", np.square(error).T), **schema.by_label("mae", np.abs(error).T)}
-
-
-def label_scores(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of rows with several labels that are 0 or 1: log loss and accuracy, of each label and as their mean,
-    and whether all labels are right. A label is predicted from a probability of 0.5 on."""
-    right = (prediction >= THRESHOLD) == (y != 0)
-    own = np.where(y != 0, prediction, 1 - prediction).astype(np.float64)
-    losses = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
-    return {
-        "loss": losses.mean(axis=1),
-        "accuracy": right.mean(axis=1),
-        "subset_accuracy": right.all(axis=1).astype(np.float64),
-        **schema.by_label("loss", losses.T),
-        **schema.by_label("accuracy", right.T.astype(np.float64)),
-    }
 
 
 mixed = compiled(mix64)
@@ -84,48 +54,147 @@ def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.
                     out[replicate, j] += draws * values[i, j]
 
 
+@compiled
+def draw_all(rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    """How often each of some rows is drawn into each replicate, (replicates, rows) uint8; see `resample`."""
+    for i in range(len(rows)):
+        state = np.uint64(rows[i] + 1) * np.uint64(0xD1342543DE82EF95)
+        number = np.uint64(0)
+        for replicate in range(len(out)):
+            if replicate % 4 == 0:
+                state += GOLDEN
+                number = mixed(state)
+            out[replicate, i] = weights[number & np.uint64(0xFFFF)]
+            number >>= np.uint64(16)
+
+
 @dataclass
 class ScoreTotals:
-    """The sums over some rows, (1 + scores,), and over each bootstrap replicate of them, (replicates, 1 + scores):
-    first of their weights, 1 each without any, then of their scores times their weights."""
+    """The sums over some rows, (1 + columns,), and over each bootstrap replicate of them, (replicates, 1 + columns):
+    first of their weights, 1 each without any, then of what `scoring` averages times their weights; and the sums by
+    class, (3, classes)."""
 
+    scoring: Scoring
     names: tuple[str, ...]
-    rows: int = 0
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    resampled: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    rows: int
+    sums: np.ndarray
+    resampled: np.ndarray
+    classes: np.ndarray
 
     @classmethod
-    def of(cls, scores: dict[str, np.ndarray], rows: np.ndarray, weights: np.ndarray | None = None) -> "ScoreTotals":
-        """The totals of rows, given by their indices, (rows,) int64, their scores and their weights, (rows,)."""
+    def of(
+        cls,
+        scoring: Scoring,
+        prediction: np.ndarray,
+        y: np.ndarray,
+        rows: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> "ScoreTotals":
+        """The totals of rows, given by their indices, (rows,) int64, their predictions, truth and weights, (rows,)."""
         given = np.ones(len(rows)) if weights is None else weights.astype(np.float64)
-        values = np.stack([given, *(score * given for score in scores.values())], axis=1)
+        columns = scoring.of_rows(prediction, y)
+        values = np.stack([given, *(column * given for column in columns.values())], axis=1)
         resampled = np.zeros((REPLICATES, values.shape[1]))
         resample(values, rows, _POISSON, resampled)
-        return cls(tuple(scores), len(rows), values.sum(axis=0), resampled)
+        classes = scoring.class_sums(prediction, y, given)
+        return cls(scoring, tuple(columns), len(rows), values.sum(axis=0), resampled, classes)
 
     def add(self, other: "ScoreTotals") -> None:
         self.rows += other.rows
         self.sums = self.sums + other.sums
         self.resampled = self.resampled + other.resampled
+        self.classes = self.classes + other.classes
 
     def scores(self) -> dict[str, float]:
-        """The mean scores over all rows."""
-        means = self.sums[1:] / (self.sums[0] or 1)
-        return {name: _finished(name, mean) for name, mean in zip(self.names, means, strict=True)}
+        """The metrics over all rows."""
+        means = dict(zip(self.names, self.sums[1:] / (self.sums[0] or 1), strict=True))
+        return self.scoring.in_order(self.scoring.of_means(means) | self.scoring.of_classes(self.classes))
 
     def intervals(self) -> dict[str, list[float]]:
-        """The 95 % bootstrap confidence interval of each score."""
+        """The 95 % bootstrap confidence interval of each metric that follows from means over rows."""
         weights = self.resampled[:, :1]
         means = self.resampled[:, 1:] / np.where(weights > 0, weights, 1)
-        bounds = np.percentile(means, INTERVAL, axis=0)
-        return {name: [_finished(name, v) for v in bounds[:, i]] for i, name in enumerate(self.names)}
+        every = self.scoring.of_means(dict(zip(self.names, means.T, strict=True)))
+        return {name: percentiles(values) for name, values in every.items()}
 
     def to_json(self) -> dict[str, Any]:
-        return {"rows": self.rows, "scores": self.scores(), "intervals": self.intervals()}
+        scores, intervals = self.scores(), self.intervals()
+        return {"rows": self.rows, "scores": scores, "intervals": {n: intervals[n] for n in scores if n in intervals}}
 
 
-def _finished(name: str, mean: float) -> float:
-    return math.sqrt(mean) if name.startswith("rmse") else float(mean)
+def percentiles(values: np.ndarray) -> list[float]:
+    """The interval of a metric from those of the replicates for which it is defined."""
+    defined = values[~np.isnan(values)]
+    bounds: list[float] = np.percentile(defined, INTERVAL).tolist() if len(defined) else [np.nan, np.nan]
+    return bounds
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How merged predictions are scored, and the user's metrics, which only the process that merges them computes."""
+
+    scoring: Scoring
+    own: Sequence[OwnMetric] = ()
+
+
+@dataclass
+class MergedScores:
+    """The metrics of merged predictions: those of sums, and those of the order of rows; a sample of the rows gives the
+    intervals of metrics that are no means."""
+
+    totals: ScoreTotals
+    ranks: RankSums
+    sample: RowSample
+
+    @classmethod
+    def of(
+        cls, scoring: Scoring, prediction: np.ndarray, truth: dict[str, np.ndarray], rows: np.ndarray, unit: float
+    ) -> "MergedScores":
+        """The metrics of `rows`, given by their indices, (rows,) int64. `unit` is the mean weight of all rows."""
+        y, weights = truth["y"], truth.get(scoring.schema.weights or "")
+        ranks = RankSums(ranked_outputs(scoring))
+        if scoring.ranked():
+            whole = None if weights is None else np.rint(weights / unit * UNITS).astype(np.int64)
+            ranks.add(*ranked_rows(scoring, prediction, y), whole)
+        sample = RowSample.of(rows, prediction, y, np.ones(len(rows)) if weights is None else weights)
+        return cls(ScoreTotals.of(scoring, prediction, y, rows, weights), ranks, sample)
+
+    def add(self, other: "MergedScores") -> None:
+        self.totals.add(other.totals)
+        self.ranks.merge(*other.ranks.parts())
+        self.sample = self.sample.merged(other.sample)
+
+    def to_json(self, own: Sequence[OwnMetric] = ()) -> dict[str, Any]:
+        """`rows`, `scores` and `intervals`, with those of the user's metrics; and `errors`, the most by which metrics
+        may be wrong that are not exact."""
+        scoring, (ranked, errors) = self.totals.scoring, self.ranks.metrics()
+        found = self.totals.scores() | (ranked if scoring.ranked() else {})
+        scores = scoring.in_order(found | {metric.name: metric(self.sample) for metric in own})
+        intervals = self.totals.intervals() | self._sampled_intervals(scores, own)
+        return {
+            "rows": self.totals.rows,
+            "scores": scores,
+            "intervals": {name: intervals[name] for name in scores},
+            "errors": {name: error for name, error in errors.items() if error and name in scores},
+        }
+
+    def _sampled_intervals(self, scores: dict[str, float], own: Sequence[OwnMetric]) -> dict[str, list[float]]:
+        """Intervals from the sample. If it has not all rows, replicates differ more from its own metrics than those of
+        all rows would: by the root of the ratio of rows (an m out of n bootstrap)."""
+        sample, scoring = self.sample, self.totals.scoring
+        draws = np.empty((REPLICATES, len(sample.rows)), np.uint8)
+        draw_all(sample.rows, _POISSON, draws)
+        of_sample = sample.resampled(scoring, np.ones((1, len(sample.rows)), np.uint8))
+        resampled, rows = sample.resampled(scoring, draws), len(sample.rows)
+        replicates = {name: (values, of_sample[name][0], rows) for name, values in resampled.items()}
+        replicates |= {metric.name: metric.resampled(sample, draws) for metric in own}
+        found = {}
+        for name, (values, whole, count) in replicates.items():
+            if name in scores:
+                limit = 1.0 if name in of_sample else np.inf
+                away = scores[name] + (values - whole) * math.sqrt(count / sample.total)
+                found[name] = percentiles(np.clip(away, -limit, limit))
+        return found
 
 
 @dataclass

@@ -54,7 +54,8 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ("--folds", "3", "--epochs", "3", "--batch-size", "32", "--workers", "2", "--set", "hidden=32")
     done = foldstream("train", digits.root, run, "--model", f"{folder}/own.py:linear", "--set", "lr=0.01", *options)
     assert done.returncode == 0, done.stderr
-    assert "out-of-fold, 1,200 rows: accuracy 0." in done.stdout
+    assert "out-of-fold, 1,200 rows" in done.stdout
+    assert "balanced_accuracy" in done.stdout
     assert "data wait, s" in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     return run
@@ -158,8 +159,8 @@ def test_a_holdout_is_scored_by_all_models_of_all_repeats(digits: Dataset, tmp_p
     options = ("--folds", "2", "--repeats", "2", "--holdout", "0.25", "--epochs", "2", "--batch-size", "32")
     done = foldstream("train", digits.root, tmp_path / "run", "--model", "mlp", *options, "--refit")
     assert done.returncode == 0, done.stderr
-    assert "out-of-fold, 900 rows: accuracy" in done.stdout
-    assert "holdout, 300 rows: accuracy" in done.stdout
+    assert "out-of-fold, 900" in done.stdout
+    assert "holdout, 300" in done.stdout
     counts = [
         np.asarray(zarr.open_group(tmp_path / "run" / name, mode="r")["count"][...])  # type: ignore[index]
         for name in ("oof.zarr", "holdout.zarr")

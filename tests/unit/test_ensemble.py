@@ -4,7 +4,7 @@ import pytest
 import torch
 from foldstream.storage.errors import UsageError
 from foldstream.storage.format import Schema
-from foldstream.training.model.ensemble import combine
+from foldstream.training.model.ensemble import combine, ensemble_weights
 from foldstream.training.settings import check_ensemble
 
 CLASSES = Schema(("a",), (1,), "float32", ("y",), "classification", "uint8", ("p", "q", "r"))
@@ -21,8 +21,15 @@ PREDICTIONS = torch.tensor(
 
 def test_the_mean_and_the_weighted_mean() -> None:
     torch.testing.assert_close(combine(PREDICTIONS, "mean", [1, 1, 1], CLASSES), PREDICTIONS.mean(dim=0))
-    weighted = combine(PREDICTIONS, "weighted", [0.5, 1.0, 1.0], CLASSES)
+    weights = ensemble_weights([0.5, 1.0, 1.0], higher_is_better=False)
+    weighted = combine(PREDICTIONS, "weighted", weights, CLASSES)
     torch.testing.assert_close(weighted, (2 * PREDICTIONS[0] + PREDICTIONS[1] + PREDICTIONS[2]) / 4)
+
+
+def test_weights_follow_from_the_distance_to_the_best_value() -> None:
+    assert ensemble_weights([0.9, 0.8], higher_is_better=True) == pytest.approx([2 / 3, 1 / 3])
+    assert ensemble_weights([0.0, 1.0], higher_is_better=False) == pytest.approx([1, 0], abs=1e-11)
+    assert ensemble_weights([0.9, float("nan")], higher_is_better=True) == [0.5, 0.5]
 
 
 def test_a_vote_counts_models_and_the_mean_decides_between_equals() -> None:

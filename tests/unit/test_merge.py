@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from foldstream.pipeline.predictions.merge import merge_predictions
-from foldstream.pipeline.predictions.scores import ScoreTotals, row_scores
+from foldstream.pipeline.predictions.scores import Scorer, ScoreTotals
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.format import Schema
+from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.parts import write_part
 from foldstream.storage.places.locate import locate
 from foldstream.storage.places.place import Place
@@ -60,6 +61,7 @@ def merge(dataset: Dataset, parts: Parts, root: Path) -> tuple[dict[str, Any], d
         plan.models,
         parts.folders,
         locate(root / "oof.zarr"),
+        Scorer(Scoring(dataset.schema)),
         SerialExecutor(),
     )
     reader = BlockReader(open_arrays(root / "oof.zarr", "predictions"), ("prediction", "count"))
@@ -118,16 +120,14 @@ def test_the_report_tells_classes_apart_and_names_the_worst_rows(digits: Dataset
 def test_bootstrap_intervals_are_those_of_resampled_rows() -> None:
     """Against scipy's bootstrap of the mean, and exactly the same from shards."""
     draw = np.random.default_rng(0)
-    scores = {"loss": draw.exponential(size=3000), "accuracy": (draw.random(3000) < 0.9).astype(float)}
-    whole = ScoreTotals.of(scores, np.arange(3000))
-    for name, values in scores.items():
+    scoring = Scoring(Schema(("a",), (1,), "uint8", ("y",), "classification", "uint8", tuple("abcde")))
+    predicted, y = draw.dirichlet(np.ones(5), 3000).astype(np.float32), draw.integers(0, 5, 3000).astype(np.uint8)
+    whole = ScoreTotals.of(scoring, predicted, y, np.arange(3000))
+    for name, values in scoring.of_rows(predicted, y).items():
         theirs = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
         width = theirs.high - theirs.low
         np.testing.assert_allclose(whole.intervals()[name], theirs, atol=0.15 * width)
-    parts = [
-        ScoreTotals.of({name: values[rows] for name, values in scores.items()}, rows)
-        for rows in np.array_split(np.arange(3000), 7)
-    ]
+    parts = [ScoreTotals.of(scoring, predicted[rows], y[rows], rows) for rows in np.array_split(np.arange(3000), 7)]
     for part in parts[1:]:
         parts[0].add(part)
     assert parts[0].scores() == pytest.approx(whole.scores())
@@ -137,9 +137,13 @@ def test_bootstrap_intervals_are_those_of_resampled_rows() -> None:
 
 def test_quantities_are_scored_by_label() -> None:
     schema = Schema(("a",), (1,), "uint8", ("price", "weight"), "regression", "float64")
-    scores = row_scores(schema, np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), np.array([[1.0, 0.0], [0.0, 4.0]]))
-    totals = ScoreTotals.of(scores, np.arange(2))
+    predicted, y = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), np.array([[1.0, 0.0], [0.0, 4.0]])
+    totals = ScoreTotals.of(Scoring(schema, "mse"), predicted, y, np.arange(2))
     assert totals.scores() == {
+        "loss": pytest.approx((4.5 + 2) / 2),
+        "r2": pytest.approx((1 - 4.5 / 0.25 + 1 - 2 / 4) / 2),
+        "r2/price": pytest.approx(1 - 4.5 / 0.25),
+        "r2/weight": pytest.approx(1 - 2 / 4),
         "rmse/price": pytest.approx(4.5**0.5),
         "rmse/weight": pytest.approx(2**0.5),
         "mae/price": 1.5,

@@ -9,13 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from foldstream.cluster.api.predict import write_oof
-from foldstream.pipeline.predictions.scores import row_scores
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.format import Schema
 from foldstream.storage.places.locate import locate
 from foldstream.training.model.ensemble import combine
-from foldstream.training.model.metrics import name_scores, sum_scores
 from foldstream.training.model.weights import load_weights
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss
@@ -135,17 +133,6 @@ def test_a_submission_and_an_export_have_a_probability_for_each_label(
 def test_the_median_of_labels_stays_a_probability_of_each() -> None:
     models = torch.tensor([[[0.9, 0.8]], [[0.7, 0.6]], [[0.1, 0.9]]])
     torch.testing.assert_close(combine(models, "median", [1, 1, 1], SCHEMA), torch.tensor([[0.7, 0.8]]))
-
-
-def test_scores_of_an_epoch_are_those_of_the_merged_predictions() -> None:
-    draws = np.random.default_rng(0)
-    predicted, y = draws.random((50, 3)).astype(np.float32), draws.integers(0, 2, (50, 3)).astype(np.uint8)
-    rows = {name: values.mean() for name, values in row_scores(SCHEMA, predicted, y).items()}
-    sums = (
-        sum_scores(SCHEMA, torch.from_numpy(predicted), torch.from_numpy(y), torch.ones(50, dtype=torch.float64)) / 50
-    )
-    epoch = name_scores(SCHEMA, sums.tolist())
-    assert epoch == pytest.approx({name: value for name, value in rows.items() if name != "loss"}, rel=1e-6)
 
 
 def test_numbers_stay_a_regression_and_others_are_refused(tmp_path: Path, data: Dataset) -> None:

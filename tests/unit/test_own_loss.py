@@ -12,6 +12,7 @@ from foldstream.cluster.submit.submission import pack_job
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.format import Schema, Statistics
+from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import Recipe, TrainConfig
 from foldstream.training.fitted.class_weights import pos_weights
@@ -19,7 +20,7 @@ from foldstream.training.model.losses import check_own_loss
 from foldstream.training.model.objective import Objective
 from foldstream.training.model.weights import load_weights
 from foldstream.training.run import RunFolder, load_job
-from foldstream.training.settings import check_config, trained_loss
+from foldstream.training.settings import check_config, measure_of, trained_loss
 from torch.nn import functional
 
 CLASSES = Schema(("a",), (1,), "float32", ("y",), "classification", "uint8", ("no", "maybe", "yes"))
@@ -83,10 +84,14 @@ def test_a_loss_is_torchs(schema: Schema, y: torch.Tensor, settings: dict[str, A
         assert objective(OUTPUTS, y, weight).item() == pytest.approx(expected.item(), rel=1e-5)
     else:
         assert objective(OUTPUTS, y).item() == pytest.approx(each.mean().item(), rel=1e-5)
-    named = {"loss": recipe.loss} if schema.task == "regression" else {}
-    assert objective.evaluate(OUTPUTS, y).mean().item() == pytest.approx(
-        by_torch(schema, Recipe.parse(named)).mean().item(), rel=1e-5
-    )
+    scoring = Scoring(schema, measure_of(schema, recipe))
+    held_out = scoring.of_rows(objective.predict(OUTPUTS).numpy(), y.numpy())["loss"].mean()
+    if schema.task == "regression":
+        away = objective.predict(OUTPUTS).numpy() - y.numpy()
+        measured = np.abs(away) if scoring.measure == "mae" else np.square(away)
+        assert held_out == pytest.approx(measured.mean(), rel=1e-9)
+    else:
+        assert held_out == pytest.approx(by_torch(schema, Recipe()).mean().item(), rel=1e-5)
 
 
 def test_the_weight_of_ones_is_balanced_by_the_training_rows() -> None:
@@ -170,7 +175,8 @@ def test_torchs_loss_from_a_file_gives_the_same_weights(digits: Dataset, tmp_pat
     with pytest.raises(UsageError, match=r"own\.py: the file does not exist; check the path"):
         fs.train(digits.place, tmp_path / "gone", settings=own, **options)
     assert len(fs.load_models(tmp_path / "fused")) == 2
-    assert trained_loss(load_job(RunFolder(runs["fused"])).config) == "own.py:loss loss"
+    job = load_job(RunFolder(runs["fused"]))
+    assert trained_loss(job.config, job.schema) == "own.py:loss loss"
     (tmp_path / "fused/code/own.py").write_text(OWN + "\n")
     with pytest.raises(ConflictError, match=r"code/own\.py is missing or has changed since the run was started"):
         fs.load_models(tmp_path / "fused")

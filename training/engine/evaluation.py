@@ -1,12 +1,18 @@
 """Evaluation of a fold's model on its held-out rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...storage.format import Schema
-from ..model.metrics import count_sums, name_scores, sum_scores
+from ...storage.metrics.own import OwnMetric
+from ...storage.metrics.ranking import UNITS, RankSums
+from ...storage.metrics.sample import RowSample, ranked_outputs, ranked_rows
+from ...storage.metrics.scoring import Scoring
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
 from ..zoo.model_errors import errors_of_model
@@ -19,41 +25,89 @@ class HeldOutEvaluator:
     """Measures a model on held-out rows, if there are any.
 
     Its sums are kept for each shard of the dataset, whose rows one rank reads in order: their total, and so all that
-    depends on it, is the same to the bit at any world size.
+    depends on it, is the same to the bit at any world size. The order of rows is counted in integers.
     """
 
     model: nn.Module
     prepare: Normalizer
     objective: Objective
-    schema: Schema
+    scoring: Scoring
+    own: Sequence[OwnMetric]
     process: Process
     shards: int
     """Of the dataset; 0 if no rank has held-out rows."""
-    sums: Tensor = field(init=False)
-    """(shards, 2 + sums): the rows, or their weights, their loss, and what the metrics are made of."""
+    sums: list[np.ndarray | None] = field(init=False)
+    """For each shard that this rank has read, the weights of the rows, the sums of what is averaged times the weights,
+    and the sums by class: (1 + columns + 3 * classes,) float64."""
+    names: tuple[str, ...] = field(init=False)
+    """Of what is averaged."""
+    ranks: RankSums = field(init=False)
+    sample: RowSample | None = field(init=False)
+    """The rows of which the user's metrics are computed."""
 
     def begin(self) -> None:
         """Begin an evaluation."""
         self.model.eval()
-        self.sums = torch.zeros(
-            self.shards, 2 + count_sums(self.schema), dtype=torch.float64, device=self.process.device
-        )
+        self.sums, self.names, self.sample = [None] * self.shards, (), None
+        self.ranks = RankSums(ranked_outputs(self.scoring))
 
     @torch.inference_mode()
     def update(self, batch: Batch, shard: int) -> None:
         """Add a batch of a shard's held-out rows."""
-        x, y, *given = (column.to(self.process.device, non_blocking=True) for column in rows_of(batch))
-        weight = given[0].double() if given else torch.ones(len(y), dtype=torch.float64, device=y.device)
+        x, y, *given = rows_of(batch)
         with errors_of_model("forward pass"), autocast(self.process.device, self.objective.recipe.precision):
-            outputs = self.model(self.prepare(x))
-        self.sums[shard, 0] += weight.sum()
-        self.sums[shard, 1] += (self.objective.evaluate(outputs, y).double() * weight).sum()
-        self.sums[shard, 2:] += sum_scores(self.schema, self.objective.predict(outputs), y, weight)
+            outputs = self.model(self.prepare(x.to(self.process.device, non_blocking=True)))
+        prediction, truth = self.objective.predict(outputs).cpu().numpy(), y.cpu().numpy()
+        weight = given[0].cpu().numpy().astype(np.float64) if given else np.ones(len(truth))
+        columns = self.scoring.of_rows(prediction, truth)
+        self.names = tuple(columns)
+        classes = self.scoring.class_sums(prediction, truth, weight)
+        added = np.concatenate([[weight.sum()], (np.stack([*columns.values()]) * weight).sum(axis=1), classes.ravel()])
+        before = self.sums[shard]
+        self.sums[shard] = added if before is None else before + added
+        if self.scoring.ranked():
+            units = np.rint(weight / self.objective.mean_weight * UNITS).astype(np.int64) if given else None
+            self.ranks.add(*ranked_rows(self.scoring, prediction, truth), units)
+        if self.own:
+            rows = RowSample.of(batch.id.cpu().numpy(), prediction, truth, weight)
+            self.sample = self.sample.merged(rows) if self.sample else rows
 
     def scores(self) -> dict[str, float]:
-        """Loss and metrics over the held-out rows of all ranks, which must call this together. Empty without rows."""
+        """The metrics over the held-out rows of all ranks, which must call this together. Empty without rows."""
         if not self.shards:
             return {}
-        rows, *totals = self.process.all_reduce(self.sums).cpu().numpy().sum(axis=0).tolist()
-        loss, *means = (total / rows for total in totals)
-        return {"loss": loss, **name_scores(self.schema, means)}
+        keys, counts, level = self.ranks.parts()
+        read = {str(shard): torch.from_numpy(sums) for shard, sums in enumerate(self.sums) if sums is not None}
+        bins = {"keys": torch.from_numpy(keys.astype(np.int64)), "counts": torch.from_numpy(counts), "level": level}
+        state = {"sums": read, "names": list(self.names), "ranks": bins, "sample": _stored(self.sample)}
+        everyone = self.process.gather(state)
+        found = self._metrics(everyone) if everyone else None
+        return found if found and self.process.world_size == 1 else self.process.broadcast(found, 0)
+
+    def _metrics(self, everyone: list[dict[str, Any]]) -> dict[str, float]:
+        """The metrics of what all ranks have read."""
+        by_shard = {int(shard): sums for rank in everyone for shard, sums in rank["sums"].items()}
+        total = np.sum([by_shard[shard].cpu().numpy() for shard in sorted(by_shard)], axis=0)
+        names = next(rank["names"] for rank in everyone if rank["names"])
+        means = dict(zip(names, total[1 : 1 + len(names)] / total[0], strict=True))
+        found = self.scoring.of_means(means) | self.scoring.of_classes(total[1 + len(names) :].reshape(3, -1))
+        ranks = RankSums(ranked_outputs(self.scoring))
+        for bins in (rank["ranks"] for rank in everyone):
+            ranks.merge(bins["keys"].cpu().numpy().astype(np.uint64), bins["counts"].cpu().numpy(), bins["level"])
+        if self.own:
+            every = [_restored(rank["sample"]) for rank in everyone if rank["sample"]]
+            sample = reduce(RowSample.merged, every)
+            with errors_of_model("metric"):
+                found |= {metric.name: np.float64(metric(sample)) for metric in self.own}
+        return self.scoring.in_order(found | (ranks.metrics()[0] if self.scoring.ranked() else {}))
+
+
+def _stored(sample: RowSample | None) -> dict[str, Any]:
+    """A sample as ranks exchange it."""
+    if sample is None:
+        return {}
+    return {name: torch.from_numpy(value) if name != "total" else value for name, value in vars(sample).items()}
+
+
+def _restored(state: dict[str, Any]) -> RowSample:
+    return RowSample(**{name: value if name == "total" else value.cpu().numpy() for name, value in state.items()})

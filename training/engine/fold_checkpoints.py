@@ -17,19 +17,22 @@ from .learner import Learner
 class FoldState:
     """How far a fold's training is: `epoch` epochs are complete, and `step` steps of the next one, up to an update.
 
-    An epoch has `steps` steps. The training ends after `epochs` epochs, or with early stopping once the validation loss
-    has not improved for `patience` epochs.
+    An epoch has `steps` steps. The training ends after `epochs` epochs, or with early stopping once the monitored
+    metric has not improved for `patience` epochs.
     """
 
     steps: int
     epochs: int
     patience: int
+    monitored: str = "loss"
+    higher_is_better: bool = False
+    """Whether that holds for the monitored metric."""
     epoch: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """The metrics of each epoch."""
     best: dict[str, Any] = field(default_factory=dict)
-    """With early stopping: the lowest validation loss, its epoch and its weights."""
+    """With early stopping: the best `score`, of which higher is better, its epoch and its weights."""
 
     @property
     def ended(self) -> bool:
@@ -43,8 +46,13 @@ class FoldState:
         return self.epoch * self.steps + self.step
 
     def improves(self, metrics: dict[str, Any]) -> bool:
-        """Whether early stopping is on, and an epoch's validation loss is the lowest one so far."""
-        return bool(self.patience) and metrics["loss"] < self.best.get("loss", math.inf)
+        """Whether early stopping is on, and an epoch's monitored metric is the best one so far."""
+        return bool(self.patience) and self.score(metrics) > self.best.get("score", -math.inf)
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """An epoch's monitored metric, as a number of which higher is better."""
+        value = float(metrics[self.monitored])
+        return value if self.higher_is_better else -value
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Add a complete epoch."""

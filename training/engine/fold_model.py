@@ -21,6 +21,7 @@ from ..model.optimizer import make_optimizer
 from ..model.prediction import Predictor
 from ..model.weights import save_weights
 from ..run import FoldFolder, RunFold, epochs_of
+from ..settings import own_metrics, scoring_of
 from ..stream.order import check_last_batch, used_batches
 from .evaluation import HeldOutEvaluator
 from .fold_checkpoints import FoldCheckpoints, FoldState
@@ -81,9 +82,10 @@ class FoldModel:
             self.reports.write_progress(state.epoch + (step + 1) / state.steps)
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
-        """Add the metrics of an epoch, and with early stopping keep the weights of the lowest validation loss.
+        """Add the metrics of an epoch, and with early stopping keep the weights of the best one.
 
-        Raises RunError where a loss is not finite: the training cannot recover from that.
+        Raises RunError where a loss is not finite, because the training cannot recover from that, and where the
+        monitored metric is not defined.
         """
         for name, words in LOSSES.items():
             if not math.isfinite(metrics.get(name, 0.0)):
@@ -93,11 +95,18 @@ class FoldModel:
                     f"(--set lr=…, it is {self.network.recipe.lr:g}) or with clipped gradients "
                     "(--set clip_grad_norm=1)"
                 )
+        if "loss" in metrics and self.state.monitored not in metrics:
+            raise RunError(
+                f"{self.run_fold.run.root}, fold {self.run_fold.fold}: --monitor {self.state.monitored} is not defined "
+                "for its held-out rows, e.g. because they are all of one class; start a new run with fewer folds, "
+                "--split stratified, or another metric"
+            )
         if self.state.improves(metrics):
             weights = {name: tensor.clone() for name, tensor in self.network.model.state_dict().items()}
-            self.state.best = {"loss": metrics["loss"], "epoch": self.state.epoch + 1, "weights": weights}
+            score = self.state.score(metrics)
+            self.state.best = {"score": score, "epoch": self.state.epoch + 1, "weights": weights}
         if "loss" in metrics:
-            self.learner.schedule.step(metrics["loss"])
+            self.learner.schedule.step(metrics[self.state.monitored])
         self.state.end_epoch(metrics)
 
     def write_reports(self) -> None:
@@ -135,18 +144,25 @@ def make_fold_model(
     check_last_batch(batches, process.world_size)
     statistics = fitted_statistics(plan, run_fold.fold)
     objective = make_objective(job, statistics).to(device)
+    scoring = scoring_of(job.schema, config, statistics.y_mean)
+    higher = scoring.higher_is_better(config.monitored)
     inputs = make_inputs(job.schema, job.config, statistics)
     prepare = Normalizer(inputs).to(device)
     network = _make_network(run_fold, inputs, process)
     optimizer = make_optimizer(network.module, recipe)
     schedule = RateSchedule(
-        optimizer, recipe, math.ceil(batches.steps / recipe.accumulate), (*config.restarts, config.epochs)
+        optimizer,
+        recipe,
+        math.ceil(batches.steps / recipe.accumulate),
+        (*config.restarts, config.epochs),
+        "max" if higher else "min",
     )
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
     augmentation = make_augmentation(config.augmentations, job.schema)
     learner = Learner(run_fold, batches, network, prepare, objective, optimizer, schedule, scaler, augmentation)
-    evaluator = HeldOutEvaluator(network.model, prepare, objective, job.schema, process, shards)
-    state = FoldState(batches.steps, epochs_of(run_fold), recipe.patience if shards else 0)
+    evaluator = HeldOutEvaluator(network.model, prepare, objective, scoring, own_metrics(config), process, shards)
+    patience = recipe.patience if shards else 0
+    state = FoldState(batches.steps, epochs_of(run_fold), patience, config.monitored, higher)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
     dropped, reports = rows - batches.rows, FoldReports(folder)
     return FoldModel(number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, reports)

@@ -7,7 +7,7 @@ whether it is trained alone or with others from one pass, and whether it was int
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -129,10 +129,18 @@ class RateSchedule:
         recipe: The recipe.
         updates: Optimizer steps in an epoch.
         ends: The epochs after which a course of the schedule ends, the last of them that of the training.
+        mode: Whether the better values of the monitored metric are the lower or the higher ones.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int, ends: Sequence[int]) -> None:
-        self.optimizer, self.recipe, self.updates, self.ends = optimizer, recipe, updates, ends
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        updates: int,
+        ends: Sequence[int],
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        self.optimizer, self.recipe, self.updates, self.ends, self.mode = optimizer, recipe, updates, ends, mode
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self._start(0)
 
@@ -146,16 +154,17 @@ class RateSchedule:
         if course := sum(end < epoch or (end == epoch and step > 0) for end in self.ends[:-1]):
             self._start(course)
 
-    def step(self, loss: float | None = None) -> None:
+    def step(self, metric: float | None = None) -> None:
         """See `step_schedule`."""
-        step_schedule(self.now, loss)
+        step_schedule(self.now, metric)
 
     def _start(self, course: int) -> None:
         for group, lr in zip(self.optimizer.param_groups, self.rates, strict=True):
             group.pop("initial_lr", None)
             group["lr"] = lr
         first = self.ends[course - 1] if course else 0
-        self.now = make_scheduler(self.optimizer, self.recipe, self.updates * (self.ends[course] - first))
+        updates = self.updates * (self.ends[course] - first)
+        self.now = make_scheduler(self.optimizer, self.recipe, updates, self.mode)
         """torch's schedule of the current course."""
 
 
@@ -240,7 +249,8 @@ class Learner:
     def end_pass(self) -> float:
         """Average the buffers over all shares. Returns the mean loss of the epoch's rows."""
         self.current.keep()
-        return self.network.end_pass(self.current.shares, self.current.losses.sum()).item() / self.batches.rows
+        loss = self.network.end_pass(self.current.shares, self.current.losses.sum()).item() / self.batches.rows
+        return self.objective.in_units(loss)
 
     def state(self) -> dict[str, Any]:
         """What the next steps depend on, between two epochs."""

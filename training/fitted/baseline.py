@@ -4,17 +4,19 @@ import numpy as np
 
 from ...storage.fold_plan import FoldPlan
 from ...storage.format import THRESHOLD, Schema
+from ...storage.metrics.scoring import Scoring
 from ...storage.moments.moments import Moments, parts_merged
 from .statistics import CodeSums, load_sums
 
 SMALLEST = 1e-7  # probability, as in the scores of a run
 
 
-def baseline_scores(schema: Schema, plan: FoldPlan) -> dict[str, float]:
+def baseline_scores(scoring: Scoring, plan: FoldPlan) -> dict[str, float]:
     """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for
-    labels that are 0 or 1 those of each and their means, for a regression RMSE of each label. They follow from the sums
+    labels that are 0 or 1 those of each and their means, for a regression RMSE of each label and, if the loss is that,
+    the mean squared error. They follow from the sums
     by fold code; `fit_plan` must have measured them."""
-    sums = load_sums(plan)
+    schema, sums = scoring.schema, load_sums(plan)
     if schema.classes:
         return _of_classes(sums, plan)
     if schema.task == "multilabel":
@@ -26,7 +28,8 @@ def baseline_scores(schema: Schema, plan: FoldPlan) -> dict[str, float]:
         own, held_out = parts_merged(targets, model.train), parts_merged(targets, model.held_out)
         rows += float(held_out.count[0])
         squares += held_out.squares + held_out.count * ((held_out.mean - own.mean) + (held_out.rest - own.rest)) ** 2
-    return schema.by_label("rmse", np.sqrt(squares / rows).tolist())
+    loss = {"loss": float((squares / rows).mean())} if scoring.measure == "mse" else {}
+    return loss | schema.by_label("rmse", np.sqrt(squares / rows).tolist())
 
 
 def _of_classes(sums: CodeSums, plan: FoldPlan) -> dict[str, float]:

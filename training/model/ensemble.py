@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from ...storage.format import THRESHOLD, Schema
 
+SMALLEST_ERROR = 1e-12  # so that a perfect model has a finite weight
 
-def combine(predictions: Tensor, kind: str, losses: Sequence[float], schema: Schema) -> Tensor:
+
+def combine(predictions: Tensor, kind: str, weights: Sequence[float], schema: Schema) -> Tensor:
     """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
     Of classes or labels, predictions are probabilities, and the result is float32; otherwise values, in float64. The
@@ -19,13 +21,13 @@ def combine(predictions: Tensor, kind: str, losses: Sequence[float], schema: Sch
     - median: the median; probabilities of classes are rescaled to sum to 1.
     - vote: for each class, the fraction of models that find it the most probable; for each label, of those that say a
       row has it. The mean probability breaks ties.
-    - weighted: the mean weighted by the inverse of each model's held-out loss, `losses` (models,).
+    - weighted: the mean with the `weights` of the models, (models,), which sum to 1.
     """
-    exact = _combined(predictions.double(), kind, losses, schema)
+    exact = _combined(predictions.double(), kind, weights, schema)
     return exact.float() if schema.probabilities else exact
 
 
-def _combined(exact: Tensor, kind: str, losses: Sequence[float], schema: Schema) -> Tensor:
+def _combined(exact: Tensor, kind: str, weights: Sequence[float], schema: Schema) -> Tensor:
     match kind:
         case "mean" | "refit":
             return exact.mean(dim=0)
@@ -40,6 +42,16 @@ def _combined(exact: Tensor, kind: str, losses: Sequence[float], schema: Schema)
             mixed: Tensor = (votes + exact.mean(dim=0) / (2 * len(exact))) / (1 + 1 / (2 * len(exact)))
             return mixed
         case _:
-            weights = 1 / torch.tensor(losses, dtype=torch.float64).clamp_min(1e-12)
-            weighted: Tensor = torch.einsum("m,mro->ro", weights / weights.sum(), exact)
+            weighted: Tensor = torch.einsum("m,mro->ro", torch.tensor(weights, dtype=torch.float64), exact)
             return weighted
+
+
+def ensemble_weights(scores: Sequence[float], higher_is_better: bool) -> list[float]:
+    """Weights that sum to 1, by each model's held-out metric: the inverse of a loss or error, and for a metric whose
+    best value is 1 the inverse of the distance to it. Equal ones for models that have no held-out rows."""
+    values = torch.tensor(scores, dtype=torch.float64)
+    if torch.isnan(values).any():
+        return [1 / len(scores)] * len(scores)
+    inverse = 1 / (1 - values if higher_is_better else values).clamp_min(SMALLEST_ERROR)
+    weights: list[float] = (inverse / inverse.sum()).tolist()
+    return weights

@@ -54,6 +54,13 @@ def label_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | N
     return binary(outputs, y, pos_weight=weights, reduction=reduction)
 
 
+def quantile_loss(outputs: Tensor, targets: Tensor, quantile: float, reduction: str) -> Tensor:
+    """The quantile loss (Koenker and Bassett 1978): a target above the output costs `quantile` times the distance, and
+    one below it the rest to 1."""
+    above = targets - outputs
+    return reduced(torch.maximum(quantile * above, (quantile - 1) * above), reduction)
+
+
 def reduced(each: Tensor, reduction: str) -> Tensor:
     """Losses as they are, or their mean."""
     return each.mean() if reduction == "mean" else each

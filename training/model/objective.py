@@ -13,8 +13,9 @@ from ..fitted.class_weights import class_weights, pos_weights
 from ..fitted.inputs import Inputs, plan_inputs, varies
 from ..run import RunJob
 from ..seeding import seed_of
+from ..settings import SCALED, measure_of
 from ..zoo.factory import build_model, load_factory, takes_schema
-from .losses import by_row, class_losses, label_losses, mean_of_own, own_loss, weighted_mean
+from .losses import class_losses, label_losses, mean_of_own, own_loss, quantile_loss, weighted_mean
 from .optimizer import freeze
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
@@ -91,8 +92,6 @@ class Objective(nn.Module):
         super().__init__()
         self.schema, self.recipe, self.mean_weight = schema, recipe, statistics.weight
         self.own = own_loss(recipe.loss) if ":" in recipe.loss else None
-        named = recipe.loss if schema.task == "regression" and not self.own else "auto"
-        self.measured = Recipe(loss=named)  # what is scored by: no weights, no smoothing
         given = class_weights(schema, statistics, class_weight), pos_weights(schema, statistics, recipe.pos_weight)
         weights = [values for values in given if values is not None]
         self.register_buffer("weights", torch.from_numpy(np.prod(weights, axis=0)).float() if weights else None)
@@ -114,10 +113,12 @@ class Objective(nn.Module):
             return self._losses(self.recipe, outputs, y, self.weights, "mean")
         return weighted_mean(self._losses(self.recipe, outputs, y, self.weights, "none"), shares)
 
-    def evaluate(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss of each row, (rows,), to score by. For classes and labels that is the log loss, whatever is trained
-        on; with a user's own loss of a regression the squared error of standardized targets."""
-        return by_row(self._losses(self.measured, outputs, y, None, "none"))
+    def in_units(self, loss: float) -> float:
+        """A mean loss in the units of the target, as held-out rows are scored: a standardized one is scaled, where that
+        is all it takes; see `trained_loss`."""
+        if self.schema.task != "regression" or len(self.schema.labels) > 1 or self.recipe.loss not in SCALED:
+            return loss
+        return loss * float(self.spread) ** (2 if measure_of(self.schema, self.recipe) == "mse" else 1)
 
     def targets(self, outputs: Tensor, y: Tensor) -> Tensor:
         """What a loss compares outputs with: codes of classes (rows,) int64; labels that are 0 or 1, or standardized
@@ -135,6 +136,8 @@ class Objective(nn.Module):
             return class_losses(recipe, outputs, targets, weights, reduction)
         if self.schema.task == "multilabel":
             return label_losses(recipe, outputs, targets, weights, reduction)
+        if recipe.loss == "quantile":
+            return quantile_loss(outputs, targets, recipe.quantile, reduction)
         name = "mse_loss" if recipe.loss == "auto" else recipe.loss
         loss: Tensor = getattr(functional, name)(outputs, targets, reduction=reduction)
         return loss

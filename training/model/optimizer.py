@@ -1,7 +1,7 @@
 """The optimizer and the learning rate schedule of a recipe."""
 
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -76,14 +76,16 @@ def check_optimizer(recipe: Recipe, model: nn.Module) -> None:
         ) from error
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr_scheduler.LRScheduler:
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int, mode: Literal["min", "max"] = "min"
+) -> lr_scheduler.LRScheduler:
     """Create the recipe's schedule, which is stepped after every optimizer step, `updates` times in total, or for
-    ReduceLROnPlateau after every epoch."""
+    ReduceLROnPlateau after every epoch, with a metric whose `mode` says which values are better."""
     if recipe.scheduler == "OneCycleLR":
         rates = [group["lr"] for group in optimizer.param_groups]
         return lr_scheduler.OneCycleLR(optimizer, rates, total_steps=updates + 1, cycle_momentum=recipe.cycle_momentum)
     if recipe.scheduler == "ReduceLROnPlateau":
-        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=recipe.gamma, patience=recipe.plateau)
+        return lr_scheduler.ReduceLROnPlateau(optimizer, mode, recipe.gamma, recipe.plateau)
     steps = min(updates, round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * updates))
     if not steps:
         return _decay(optimizer, recipe, updates)
@@ -104,12 +106,12 @@ def _decay(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> lr
             return lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def step_schedule(scheduler: lr_scheduler.LRScheduler, loss: float | None = None) -> None:
-    """Step a schedule after an update, or if it goes by epochs, after an epoch with its validation `loss`."""
+def step_schedule(scheduler: lr_scheduler.LRScheduler, metric: float | None = None) -> None:
+    """Step a schedule after an update, or if it goes by epochs, after an epoch with its monitored `metric`."""
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
-        if loss is not None:
-            scheduler.step(loss)
-    elif loss is None:
+        if metric is not None:
+            scheduler.step(metric)
+    elif metric is None:
         scheduler.step()
 
 

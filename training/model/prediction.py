@@ -16,10 +16,11 @@ from ...storage.format import Statistics
 from ...storage.parts import write_part
 from ...storage.places.place import Place
 from ..run import RunFolder, RunJob, read_result
+from ..settings import scoring_of
 from ..stream.batch import Batch
 from ..stream.rows import EVALUATION_BATCH, all_rows
 from ..zoo.model_errors import errors_of_model
-from .ensemble import combine
+from .ensemble import combine, ensemble_weights
 from .objective import Normalizer, Objective, autocast, make_inputs, make_model, make_objective
 from .weights import load_weights
 
@@ -82,9 +83,11 @@ def predict_rows(
     count = len(open_plan(run.folds).models)
     folds = [count] if ensemble == "refit" else range(count)
     predictors = [load_predictor(job, run, fold, device) for fold in folds]
-    losses = [read_result(run.fold(fold))["metrics"].get("loss", 1.0) for fold in folds]
+    monitored = job.config.monitored
+    scores = [read_result(run.fold(fold))["metrics"].get(monitored, np.nan) for fold in folds]
+    weights = ensemble_weights(scores, scoring_of(job.schema, job.config).higher_is_better(monitored))
     names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
     for arrays in all_rows(dataset, names):
         parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)
         every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
-        yield arrays, torch.cat([combine(one, ensemble, losses, job.schema) for one in every]).numpy()
+        yield arrays, torch.cat([combine(one, ensemble, weights, job.schema) for one in every]).numpy()

@@ -1,0 +1,107 @@
+"""A uniform sample of rows of bounded size, for metrics that cannot be resampled by sums."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..compiled import compiled
+from ..random import hash64
+from .classes import class_metrics, marginals
+from .ranking import rank_metrics
+from .scoring import MOST_NAMED, Scoring
+
+MOST_ROWS = 50_000
+MOST_VALUES = 1 << 20  # of the predictions of all rows
+SALT = 7  # keeps the choice of rows apart from other uses of their numbers
+
+
+@dataclass
+class RowSample:
+    """The rows whose numbers have the smallest hashes, of `total`: their numbers (rows,) int64, in ascending order,
+    predictions (rows, outputs), truth (rows,) or (rows, labels), and weights (rows,) float64."""
+
+    total: int
+    rows: np.ndarray
+    prediction: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, prediction: np.ndarray, y: np.ndarray, weight: np.ndarray) -> "RowSample":
+        """A sample of rows, given by their numbers."""
+        return cls(len(rows), rows, prediction, y, weight.astype(np.float64))._smallest()
+
+    def merged(self, other: "RowSample") -> "RowSample":
+        """A sample of the rows of both, which are different ones."""
+        own, others = ((one.rows, one.prediction, one.y, one.weight) for one in (self, other))
+        joined = (np.concatenate(pair) for pair in zip(own, others, strict=True))
+        return RowSample(self.total + other.total, *joined)._smallest()
+
+    def _smallest(self) -> "RowSample":
+        most = max(1, min(MOST_ROWS, MOST_VALUES // max(1, self.prediction.shape[1])))
+        chosen = np.argsort(hash64(SALT, self.rows), kind="stable")[:most] if len(self.rows) > most else slice(None)
+        at = np.arange(len(self.rows))[chosen]
+        return self.take(at[np.argsort(self.rows[at], kind="stable")])
+
+    def take(self, at: np.ndarray) -> "RowSample":
+        """Rows by their positions in the sample, (n,) int64, which may repeat."""
+        return RowSample(self.total, self.rows[at], self.prediction[at], self.y[at], self.weight[at])
+
+    def resampled(self, scoring: Scoring, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics of the sample, each row as often as it is drawn, `draws` (replicates, rows): (replicates,) each."""
+        weights = draws * self.weight
+        found = dict(self._classes(scoring, weights)) if scoring.schema.task == "classification" else {}
+        if scoring.ranked():
+            found |= dict(zip(scoring.ranked(), self._ranks(scoring, weights), strict=True))
+        return found
+
+    def _classes(self, scoring: Scoring, weights: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        classes, chosen, y = scoring.schema.classes, self.prediction.argmax(axis=1), self.y.astype(np.int64)
+        every = [class_metrics(classes, marginals(chosen, y, one, len(classes)), MOST_NAMED) for one in weights]
+        yield from ((name, np.array([one[name] for one in every])) for name in every[0])
+
+    def _ranks(self, scoring: Scoring, weights: np.ndarray) -> np.ndarray:
+        """The mean ROC AUC and average precision over classes or labels, (2, replicates)."""
+        probability, has = ranked_rows(scoring, self.prediction, self.y)
+        of_output = []
+        for p, own in zip(probability.T, has.T, strict=True):
+            values, groups = np.unique(p, return_inverse=True)
+            if 0 < own.sum() < len(own):
+                of_output.append(resampled_ranks(groups, own.astype(np.int64), weights, len(values)))
+        if not of_output:
+            return np.full((2, len(weights)), np.nan)
+        stacked = np.stack(of_output)
+        defined = ~np.isnan(stacked)
+        mean: np.ndarray = np.where(defined, stacked, 0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
+        return mean
+
+
+def ranked_rows(scoring: Scoring, prediction: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities by which rows are ranked, and which of them have the class or label, (rows, outputs) both; of
+    two classes that is the second one."""
+    if scoring.schema.task == "multilabel":
+        return prediction, y.reshape(prediction.shape) != 0
+    of_class = np.arange(prediction.shape[1]) == y.astype(np.int64)[:, None]
+    return (prediction[:, 1:], of_class[:, 1:]) if prediction.shape[1] == 2 else (prediction, of_class)
+
+
+def ranked_outputs(scoring: Scoring) -> int:
+    """The number of classes or labels by which rows are ranked."""
+    outputs = scoring.schema.outputs
+    return 1 if scoring.schema.task == "classification" and outputs == 2 else outputs
+
+
+@compiled
+def resampled_ranks(groups: np.ndarray, has: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+    """ROC AUC and average precision, (2, replicates), of rows with `weights` (replicates, rows). `groups` (rows,) int64
+    ranks the probabilities of the rows, from 0 to `count` - 1; `has` (rows,) int64 is 1 for those of the class."""
+    found = np.empty((2, len(weights)))
+    counts = np.empty((count, 2))
+    for replicate in range(len(weights)):
+        counts[:] = 0
+        for row in range(len(groups)):
+            counts[groups[row], has[row]] += weights[replicate, row]
+        area, precision, _, _ = rank_metrics(counts, False)
+        found[0, replicate], found[1, replicate] = area, precision
+    return found
