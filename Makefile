@@ -114,6 +114,10 @@ bench-codecs: install
 bench-order: install
 	$(BIN)/python -m tests.benchmarks.order build/bench-order.json
 
+.PHONY: bench-metrics
+bench-metrics: install
+	$(BIN)/python -m tests.benchmarks.metrics build/bench-metrics.json
+
 .PHONY: bench-sample
 bench-sample: install
 	$(BIN)/python -m tests.benchmarks.sample build/bench-sample.json

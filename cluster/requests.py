@@ -14,7 +14,7 @@ from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
-from ..training.config import Ensemble, Execution, Recipe, TrainingOptions
+from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
 from ..training.zoo.callables import name_callable, name_functions
 from .listener import SILENT, Listener
@@ -126,8 +126,9 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
         `functools.partial` holds becomes settings."""
         named, given = dict(values), values.get("settings")
         settings = dict(given) if isinstance(given, Mapping) else {}
-        if "augment" in named:
-            named["augment"] = name_functions("augment", named["augment"])
+        for option in SEVERAL_FUNCTIONS:
+            if option in named:
+                named[option] = name_functions(option, named[option])
         if "loss" in settings:
             settings["loss"] = name_functions("loss", settings["loss"])
         if callable(model := named.get("model")):

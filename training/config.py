@@ -166,6 +166,8 @@ Functions = Annotated[
     Cli(repeatable=True),
 ]
 """Names of functions, or in Python functions themselves, also one alone; checked values are a tuple of text."""
+SEVERAL_FUNCTIONS = "augment", "metric"
+"""The options of that type."""
 
 
 class TrainingOptions(Options):
@@ -220,7 +222,7 @@ class TrainingOptions(Options):
         description="Random change of training batches, repeatable: horizontal-flip, vertical-flip, crop=PIXELS, "
         "mixup=ALPHA, cutmix=ALPHA, a name of torchvision.transforms.v2, or path/to/file.py:function.",
     )
-    metric: Texts = Field(
+    metric: Functions = Field(
         default=(),
         description="Metric of your own beside the usual ones, repeatable: path/to/file.py:function or "
         "package.module:function, of (y, prediction).",
@@ -269,6 +271,12 @@ class TrainingOptions(Options):
         return cast(tuple[str, ...], self.augment)
 
 
+def renamed_functions(options: TrainingOptions, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The options that name several functions, with other names, by those that they replace."""
+    every: dict[str, tuple[str, ...]] = {option: getattr(options, option) for option in SEVERAL_FUNCTIONS}
+    return {option: tuple(names.get(name, name) for name in given) for option, given in every.items()}
+
+
 class TrainConfig(TrainingOptions):
     """A run's configuration, settled: nothing in it depends on the machine or on other data any more."""
 
@@ -303,8 +311,7 @@ class TrainConfig(TrainingOptions):
     def with_code(self, names: Mapping[str, str], assets: Sequence[str]) -> "TrainConfig":
         """This configuration with other names of the user's code, by those that they replace, and other assets."""
         recipe = self.recipe.model_copy(update={"loss": names.get(self.recipe.loss, self.recipe.loss)})
-        several = {"augment": self.augmentations, "metric": self.metrics}
-        update = {option: tuple(names.get(name, name) for name in given) for option, given in several.items()}
+        update = renamed_functions(self, names)
         model = names.get(self.model, self.model)
         return self.model_copy(update={"model": model, "recipe": recipe, "asset": tuple(assets), **update})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.options import Options, as_texts
+from ...training.config import SEVERAL_FUNCTIONS
 from ...training.zoo.own_code import ROOT, name_in
 from ..callbacks.callback import map_target
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
@@ -97,8 +98,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
     if isinstance(values.get("model"), str):
         values["model"] = _code(base, values["model"])
-    if "augment" in values and isinstance(given := as_texts(values["augment"]), tuple):
-        values["augment"] = [_code(base, one) for one in given]
+    for option in SEVERAL_FUNCTIONS:
+        if option in values and isinstance(given := as_texts(values[option]), tuple):
+            values[option] = [_code(base, one) for one in given]
     if isinstance(settings := values.get("settings"), dict) and isinstance(settings.get("loss"), str):
         values["settings"] = {**settings, "loss": _code(base, settings["loss"])}
     if isinstance(values.get("callbacks"), list):

@@ -31,9 +31,10 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     if plan.holdout.held_out:
         every = [plan.holdout] * len(folders)
         report["holdout"] = merge(every, [folder.holdout_parts for folder in folders], run.holdout)
-    write_report(run, job, dataset, report)
+    baseline = baseline_scores(scoring, plan)
+    write_report(run, job, dataset, report, baseline)
     summary = summarize([read_result(folder) for folder in folders], report)
-    summary["baseline"] = baseline_scores(scoring, plan)
+    summary["baseline"] = baseline
     write_json(run.summary, summary)
     return summary
 

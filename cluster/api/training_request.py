@@ -9,7 +9,7 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
-from ...training.config import TrainConfig, TrainingOptions
+from ...training.config import TrainConfig, TrainingOptions, renamed_functions
 from ...training.fitted.inputs import usual_fill
 from ...training.run import RunFolder, RunJob
 from ...training.settings import check_task, ranking_metrics, resolve_settings
@@ -82,9 +82,9 @@ def check_request(request: TrainRequest) -> RequestedTraining:
 
 
 def code_of(request: TrainRequest) -> list[str]:
-    """The names of what may be the user's code: the model, augmentations, and the losses of the candidates."""
+    """The names of what may be the user's code: the model, augmentations, metrics, and the losses of the candidates."""
     losses = {str(settings["loss"]) for settings in candidates_of(request).values() if "loss" in settings}
-    return [str(request.model), *request.augmentations, *sorted(losses)]
+    return [str(request.model), *request.augmentations, *request.metrics, *sorted(losses)]
 
 
 def with_kept_code(request: TrainRequest, runs: Iterable[RunFolder]) -> TrainRequest:
@@ -101,12 +101,12 @@ def with_kept_code(request: TrainRequest, runs: Iterable[RunFolder]) -> TrainReq
 
 def _renamed(request: TrainRequest, names: Mapping[str, str], assets: Sequence[str]) -> TrainRequest:
     """A request with other names of code, by those that they replace, and other assets."""
-    model, *augment = (names.get(name, name) for name in (str(request.model), *request.augmentations))
+    model = names.get(str(request.model), str(request.model))
     settings = dict(request.settings or {})
     if isinstance(loss := settings.get("loss"), str):
         settings["loss"] = names.get(loss, loss)
-    update = {"model": model, "augment": tuple(augment), "asset": tuple(assets), "settings": settings or None}
-    return request.model_copy(update=update)
+    update = {"model": model, "asset": tuple(assets), "settings": settings or None}
+    return request.model_copy(update=update | renamed_functions(request, names))
 
 
 def _stacked(request: TrainRequest) -> TrainRequest:

@@ -21,6 +21,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ...storage.errors import RunError, UsageError
 from ...storage.options import as_texts
 from ...storage.places.locate import locate
+from ...training.config import SEVERAL_FUNCTIONS
 from ...training.ray.internals import silence_upload_logs
 from ...training.zoo.own_code import ROOT, collect_code, copy_code
 from ..api.job_file import load_job_file
@@ -97,14 +98,16 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     tables = {table: dict(values) for table, values in tables.items()}
     train = tables.get("train", {})
     settings, targets = train.get("settings", {}), [one.partition("=")[0] for one in train.get("callbacks", ())]
-    given = [train.get("model", ""), str(settings.get("loss", "")), *as_texts(train.get("augment")), *targets]
+    given = [train.get("model", ""), str(settings.get("loss", "")), *targets]
+    given += [name for option in SEVERAL_FUNCTIONS for name in as_texts(train.get(option))]
     code = collect_code(given, as_texts(train.get("asset")))
     copy_code(code, locate(folder))
     names = {name: _name_there(code.names[name]) for name in code.names}
     if "model" in train:
         train["model"] = names.get(train["model"], train["model"])
-    if "augment" in train:
-        train["augment"] = [names.get(one, one) for one in as_texts(train["augment"])]
+    for option in SEVERAL_FUNCTIONS:
+        if option in train:
+            train[option] = [names.get(one, one) for one in as_texts(train[option])]
     if "loss" in settings:
         train["settings"] = {**settings, "loss": names.get(str(settings["loss"]), settings["loss"])}
     if "callbacks" in train:

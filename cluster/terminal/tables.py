@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ...storage.metrics.names import in_usual_order, main_scores
 from .output import console
 
 if TYPE_CHECKING:
@@ -143,12 +144,19 @@ MOST_COLUMNS = 5  # of metrics beside the folds
 
 def show_grid(grid: dict[str, Any]) -> None:
     """Print the out-of-fold scores of a grid's candidates."""
-    names = list(grid["candidates"][0]["out_of_fold"])
+    names = main_scores(grid["candidates"][0]["out_of_fold"])[:MOST_COLUMNS]
+    names += [grid["metric"]] * (grid["metric"] not in names)
     table = Table("candidate", *names, "")
     for candidate in grid["candidates"]:
-        cells = [f"{candidate['out_of_fold'][n]:.4f} ± {candidate['spread'][n]['std']:.4f}" for n in names]
+        cells = [_with_spread(candidate["out_of_fold"], candidate["spread"], name) for name in names]
         table.add_row(candidate["name"], *cells, "best" if candidate["name"] == grid["best"] else "")
     console.print(table)
+
+
+def _with_spread(scores: dict[str, float], spread: dict[str, dict[str, float]], name: str) -> str:
+    """A score with its standard deviation over the folds, if all of them have it."""
+    value = f"{scores[name]:.4f}" if name in scores else ""
+    return f"{value} ± {spread[name]['std']:.4f}" if name in spread and value else value
 
 
 def show_summary(summary: dict[str, Any]) -> None:
@@ -157,8 +165,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     The seconds are those of a fold's last epoch: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
-    means = [name for name in scores if "/" not in name]  # those of labels and classes follow below
-    names = list(dict.fromkeys(("loss", *(means or scores))))[:MOST_COLUMNS]
+    names = main_scores(dict.fromkeys(("loss", *scores)))[:MOST_COLUMNS]
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" if name in fold else "" for name in names]
@@ -180,7 +187,7 @@ def metrics_table(summary: dict[str, Any]) -> Table:
     what = "classes' frequencies" if "accuracy" in baseline else "mean"
     columns = [column for heading in headings for column in (heading, "95% CI")]
     table = Table("metric", *columns, *([f"baseline: {what}"] if baseline else []))
-    for name in summary["out_of_fold"]:
+    for name in in_usual_order(summary["out_of_fold"]):
         cells = []
         for part in parts:
             low, high = summary[f"{part}_intervals"].get(name, ("", ""))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...storage.metrics.names import main_scores
 from ..runs.status import FoldStatus
 from .facts import NOT_SCORES, TIMES
 
@@ -41,7 +42,7 @@ class Curve:
 def score_names(folds: Sequence[FoldStatus]) -> list[str]:
     """Names of the scores in the folds' metrics."""
     found = (name for fold in folds for name, value in fold.scores.items() if isinstance(value, float))
-    return [name for name in dict.fromkeys(found) if name not in NOT_SCORES]
+    return [name for name in main_scores(dict.fromkeys(found)) if name not in NOT_SCORES]
 
 
 def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan, open_plan
+from ...storage.metrics.names import in_usual_order
 from ...storage.options import Options
 from ...training.config import TrainingOptions
 from ...training.run import RunFolder, RunJob, read_result
@@ -26,12 +27,17 @@ TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
 """The activities on which a rank spends its time."""
 
 
-def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> dict[str, Any]:
+def run_facts(
+    run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any], baseline: Mapping[str, float]
+) -> dict[str, Any]:
     """Collect the facts of a run whose folds are done. `merged` holds the reports of its merged predictions by part:
-    `out_of_fold` and, for a split with a holdout, `holdout`."""
+    `out_of_fold` and, for a split with a holdout, `holdout`; `baseline` are the scores of a model that ignores the
+    features."""
     plan = open_plan(run.folds)
     results = [read_result(run.fold(fold)) for fold in range(len(plan.models))]
     reports = {part: {**report, **class_scores(job, report)} for part, report in merged.items()}
+    for report in reports.values():
+        report["scores"] = {name: report["scores"][name] for name in in_usual_order(report["scores"])}
     return {
         "run": str(run.root),
         "command": command(job, run),
@@ -40,6 +46,7 @@ def run_facts(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str
         "folds": (folds := [fold_facts(plan, result) for result in results]),
         "spread": spread([fold["scores"] for fold in folds]),
         **reports,
+        "baseline": dict(baseline),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
     }
 
@@ -83,7 +90,8 @@ def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about a fold: rows, final scores, curves of its scores by epoch, and resources used."""
     fold, history = result["fold"], result["history"]
     rows = plan.models[fold]
-    named = [name for name, value in history[-1].items() if isinstance(value, float) and name not in NOT_SCORES]
+    floats = [name for name, value in history[-1].items() if isinstance(value, float) and name not in NOT_SCORES]
+    named = [name for name in floats if all(name in epoch for epoch in history)]
     ranks = [rank for epoch in history for rank in epoch["ranks"]]
     seconds = sum(epoch["seconds"] for epoch in history)
     return {

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
 from ...storage.dataset import Dataset
 from ...storage.format import THRESHOLD, Schema
+from ...storage.metrics.names import main_scores
 from ...storage.places.json_files import write_json
 from ...storage.reader import BlockReader
 from ...training.engine.event_logs import open_logs
@@ -29,15 +30,19 @@ TITLES = {"out_of_fold": "Out-of-fold", "holdout": "Holdout"}
 LOSSES = {"training": "train_loss", "held out": "loss"}  # share a chart
 
 
-def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> None:
+def write_report(
+    run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any], baseline: Mapping[str, float]
+) -> None:
     """Write report.html, report.md and report.json for a run whose folds are done. `merged` holds the reports of its
-    merged predictions by part."""
-    facts = run_facts(run, job, dataset, merged)
+    merged predictions by part, `baseline` the scores of a model that ignores the features."""
+    facts = run_facts(run, job, dataset, merged, baseline)
     seen = {
         **facts,
         "parts": {part: facts[part] for part in merged},
         "titles": TITLES,
         "times": TIMES,
+        "columns": main_scores(facts["spread"]),
+        "baseline_is": "the classes' frequencies" if job.schema.probabilities else "the mean",
         "charts": draw_curves(facts["folds"], trained_loss(job.config, job.schema)),
         "calibration": {part: calibration_chart(facts[part]["calibration"]) for part in merged if job.schema.classes},
         "matrix": 0 < len(job.schema.classes) <= MOST_IN_MATRIX,
@@ -76,12 +81,16 @@ def confusion_image(report: Mapping[str, Any]) -> np.ndarray:
 def draw_curves(folds: Sequence[Mapping[str, Any]], trained: str) -> dict[str, tuple[Markup, list[str]]]:
     """A chart for each score and one for both losses, each with the names of its lines. If `trained`, the name of what
     is trained on, is another measure than what held-out rows are scored by, each loss has a chart."""
-    names = [name for name in folds[0]["curves"] if name not in LOSSES.values()]
+    names = [name for name in main_scores(folds[0]["curves"]) if name not in LOSSES.values()]
     losses = {
         title: [fold["curves"][name] for fold in folds] for title, name in LOSSES.items() if name in folds[0]["curves"]
     }
     own = {trained: {"training": losses.pop("training")}} if trained != "loss" and "training" in losses else {}
-    charts = {"loss": losses} | own | {name: {"held out": [fold["curves"][name] for fold in folds]} for name in names}
+    charts = (
+        {"loss": losses}
+        | own
+        | {name: {"held out": [fold["curves"][name] for fold in folds if name in fold["curves"]]} for name in names}
+    )
     return {name: (curves_chart(name, families), list(families)) for name, families in charts.items()}
 
 

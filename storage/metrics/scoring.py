@@ -8,11 +8,9 @@ import numpy as np
 
 from ..format import SMALLEST_PROBABILITY, THRESHOLD, Schema
 from .classes import class_metrics, label_metrics, marginals
+from .names import LOWER_IS_BETTER, RANKED
 
 LossMeasure = Literal["log loss", "mse", "mae", "quantile loss"]
-LOWER_IS_BETTER = {"loss", "rmse", "mae", "mape", "brier", "quantile_loss"}
-RANKED = "auc", "average_precision"
-"""The metrics that depend on the order of rows; see `ranking.py`."""
 MOST_NAMED = 20  # classes whose own F1 is a metric
 MOST_RANKED = 100  # classes or labels of which rows are ranked
 

@@ -1,0 +1,25 @@
+"""The names of metrics: `f1` is that of all rows, and `f1/LABEL` that of one class or label."""
+
+from collections.abc import Iterable
+
+LOWER_IS_BETTER = {"loss", "rmse", "mae", "mape", "brier", "quantile_loss"}
+RANKED = "auc", "average_precision"
+"""The metrics that depend on the order of rows; see `ranking.py`."""
+
+
+USUAL_ORDER = (
+    *("loss", "accuracy", "top3", "balanced_accuracy", "f1", *RANKED, "mcc", "brier"),
+    *("rmse", "mae", "r2", "mape", "quantile_loss"),
+)
+
+
+def in_usual_order(names: Iterable[str]) -> list[str]:
+    """Metrics as people expect them: of all rows first, then those of single classes or labels."""
+    known = {name: number for number, name in enumerate(USUAL_ORDER)}
+    return sorted(names, key=lambda name: ("/" in name, known.get(name.partition("/")[0], len(known))))
+
+
+def main_scores(names: Iterable[str]) -> list[str]:
+    """Metrics in the usual order, without those of single classes or labels whose mean is among them."""
+    every = in_usual_order(names)
+    return [name for name in every if "/" not in name or name.partition("/")[0] not in every]
