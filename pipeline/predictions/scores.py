@@ -34,38 +34,37 @@ mixed = compiled(mix64)
 
 
 @compiled
-def resample(values: np.ndarray, rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Add `values` of rows, (rows, columns), to `out`, (replicates, columns), each row as often as it is drawn.
-
-    This is a Poisson bootstrap (Hanley and MacGibbon 2006): how often a row is drawn depends only on its index
-    `rows[i]`, by SplitMix64, so shards can be resampled independently.
-    """
-    for i in range(len(rows)):
-        state = np.uint64(rows[i] + 1) * np.uint64(0xD1342543DE82EF95)
-        number = np.uint64(0)
-        for replicate in range(len(out)):
-            if replicate % 4 == 0:
-                state += GOLDEN
-                number = mixed(state)
-            draws = weights[number & np.uint64(0xFFFF)]
-            number >>= np.uint64(16)
-            if draws:
-                for j in range(values.shape[1]):
-                    out[replicate, j] += draws * values[i, j]
+def draw_row(row: int, out: np.ndarray, poisson: np.ndarray) -> None:
+    """How often a row is drawn into each replicate of a Poisson bootstrap (Hanley and MacGibbon 2006), (replicates,)
+    uint8. It depends only on the row's index, by SplitMix64, so shards can be resampled independently."""
+    state, number = np.uint64(row + 1) * np.uint64(0xD1342543DE82EF95), np.uint64(0)
+    for replicate in range(len(out)):
+        if replicate % 4 == 0:
+            state += GOLDEN
+            number = mixed(state)
+        out[replicate] = poisson[number & np.uint64(0xFFFF)]
+        number >>= np.uint64(16)
 
 
 @compiled
-def draw_all(rows: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """How often each of some rows is drawn into each replicate, (replicates, rows) uint8; see `resample`."""
+def draw_rows(rows: np.ndarray, poisson: np.ndarray, out: np.ndarray) -> None:
+    """How often rows with these indices are drawn into each replicate, (replicates, rows) uint8."""
+    drawn = np.empty(len(out), np.uint8)
     for i in range(len(rows)):
-        state = np.uint64(rows[i] + 1) * np.uint64(0xD1342543DE82EF95)
-        number = np.uint64(0)
+        draw_row(rows[i], drawn, poisson)
+        out[:, i] = drawn
+
+
+@compiled
+def resample(values: np.ndarray, rows: np.ndarray, poisson: np.ndarray, out: np.ndarray) -> None:
+    """Add `values` of rows, (rows, columns), to `out`, (replicates, columns), each row as often as it is drawn."""
+    drawn = np.empty(len(out), np.uint8)
+    for i in range(len(rows)):
+        draw_row(rows[i], drawn, poisson)
         for replicate in range(len(out)):
-            if replicate % 4 == 0:
-                state += GOLDEN
-                number = mixed(state)
-            out[replicate, i] = weights[number & np.uint64(0xFFFF)]
-            number >>= np.uint64(16)
+            if drawn[replicate]:
+                for j in range(values.shape[1]):
+                    out[replicate, j] += drawn[replicate] * values[i, j]
 
 
 @dataclass
@@ -183,7 +182,7 @@ class MergedScores:
         all rows would: by the root of the ratio of rows (an m out of n bootstrap)."""
         sample, scoring = self.sample, self.totals.scoring
         draws = np.empty((REPLICATES, len(sample.rows)), np.uint8)
-        draw_all(sample.rows, _POISSON, draws)
+        draw_rows(sample.rows, _POISSON, draws)
         of_sample = sample.resampled(scoring, np.ones((1, len(sample.rows)), np.uint8))
         resampled, rows = sample.resampled(scoring, draws), len(sample.rows)
         replicates = {name: (values, of_sample[name][0], rows) for name, values in resampled.items()}

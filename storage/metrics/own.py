@@ -34,6 +34,6 @@ class OwnMetric:
     def resampled(self, sample: RowSample, draws: np.ndarray) -> tuple[np.ndarray, float, int]:
         """The metric of replicates of up to 5,000 rows, each as often as it is drawn, `draws` (replicates, rows); that
         of these rows once; and their number."""
-        rows = np.arange(min(len(sample.rows), MOST_RESAMPLED))
+        rows = sample.chosen(MOST_RESAMPLED)
         chosen = (np.repeat(rows, drawn[rows]) for drawn in draws[:REPLICATES])
         return np.array([self(sample.take(at)) for at in chosen]), self(sample.take(rows)), len(rows)
