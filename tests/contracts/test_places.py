@@ -266,9 +266,9 @@ def test_a_place_in_a_bucket_is_no_path() -> None:
     ("url", "message"),
     [
         ("s3://bucket", "name a bucket and an object"),
-        ("s3://", "is not the name of a bucket"),
-        ("s3://bucket?version=1/x", "is not the name of a bucket"),
-        ("s3://buck#et/x", "is not the name of a bucket"),
+        ("s3://", "is not a valid bucket name"),
+        ("s3://bucket?version=1/x", "is not a valid bucket name"),
+        ("s3://buck#et/x", "is not a valid bucket name"),
         ("s3://bucket/a//b", "empty folders"),
         ("s3://bucket/a/../b", "empty folders"),
         ("ftp://bucket/a", "choose from s3, gs, az"),

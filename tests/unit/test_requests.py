@@ -119,7 +119,7 @@ def test_a_job_file_is_requests(tmp_path: Path) -> None:
     ("kind", "options", "message"),
     [
         (ConvertTablesRequest, {"dtype": "int8x"}, "--dtype 'int8x' is not valid: did you mean 'int8'"),
-        (ConvertTablesRequest, {"missing": "mean"}, "must be keep or error; missing numbers are stored as they are"),
+        (ConvertTablesRequest, {"missing": "mean"}, "must be keep or error; missing values are stored as such"),
         (ConvertTablesRequest, {"on_error": "ignore"}, "choose from stop, skip"),
         (ConvertImagesRequest, {"color": "green"}, "--color 'green' is not valid: choose from rgb, gray"),
         (ConvertImagesRequest, {"fit": "crp"}, "did you mean 'crop'"),

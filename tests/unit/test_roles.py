@@ -78,7 +78,7 @@ def test_a_test_set_keeps_the_columns_that_it_has(write_csv: WriteCsv, tmp_path:
     ("options", "message"),
     [
         ({"roles": {"group": ("patent",)}}, "--group: .* has no column 'patent'; did you mean 'patient'"),
-        ({"features": ("label",)}, "--feature label: the column is the label, the id or ignored"),
+        ({"features": ("label",)}, "--feature label: the column is also a label, the id or ignored"),
     ],
 )
 def test_roles_that_no_column_can_have_are_refused(
@@ -183,7 +183,7 @@ def test_a_dataset_of_the_first_format_is_read_unless_its_numbers_were_filled(
     old = {**manifest, "format": 1, "details": {**manifest["details"], "schema": schema}}
     assert Manifest.from_json(old, "old").details["schema"].keys() == schema.keys() - {"fills", "indicators"}
     schema["fills"] = {"a": 2.5}
-    with pytest.raises(ForeignError, match="its missing numbers were filled by all rows"):
+    with pytest.raises(ForeignError, match="its missing values were filled from all rows"):
         Manifest.from_json(old, "old")
 
 
