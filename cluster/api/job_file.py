@@ -1,4 +1,4 @@
-"""A job as one TOML file: its tables are requests. What can be seen to be wrong is reported before any work is done."""
+"""A job as one TOML file, whose tables are requests. Errors are reported before any work is done where possible."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ JOB_TABLES: dict[str, type[Options]] = {**CONVERSIONS, "train": TrainRequest, "p
 JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source", "init")
 
 Tables = dict[str, dict[str, Any]]
-"""The tables of a job file by name, with absolute paths; those of conversions are `convert.csv` or `convert.images`."""
+"""The tables of a job file by name, with absolute paths; conversions are named `convert.csv` or `convert.images`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Job:
 
 
 def parse_job(tables: Tables) -> Job:
-    """The requests that tables are, as `load_job_file` gives them."""
+    """Turn tables, as returned by `load_job_file`, into requests."""
     converted = (kind.parse(tables[table]) for table, kind in CONVERSIONS.items() if table in tables)
     train, predict = tables.get("train"), tables.get("predict")
     return Job(
@@ -45,11 +45,11 @@ def parse_job(tables: Tables) -> Job:
 
 
 def load_job_file(path: Path) -> Tables:
-    """The tables of a job file, checked. Raises UsageError for unknown names, and for values that do not fit."""
+    """The validated tables of a job file. Raises UsageError for unknown names and invalid values."""
     try:
         tables = tomllib.loads(path.read_text())
     except (FileNotFoundError, IsADirectoryError):
-        raise UsageError(f"{path} is not a file; give a job file in TOML") from None
+        raise UsageError(f"{path} is not a file; give the path of a job file in TOML format") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     if isinstance(tables.get("convert"), dict):
@@ -60,7 +60,7 @@ def load_job_file(path: Path) -> Tables:
             hint = did_you_mean(table, JOB_TABLES)
             raise UsageError(f"{path}: unknown table '{table}'; {hint}choose from {', '.join(JOB_TABLES)}")
         if not isinstance(values, dict):
-            raise UsageError(f"{path}: '{table}' is a table; write [{table}], and its options below")
+            raise UsageError(f"{path}: '{table}' must be a table; write [{table}] with its options below")
         _resolve_paths(values, path.absolute().parent)
     converted = [tables[table].get("out") for table in CONVERSIONS if table in tables]
     if len(converted) > 1:
@@ -75,12 +75,12 @@ def load_job_file(path: Path) -> Tables:
 
 
 def _option(path: Path, table: str, name: str) -> str:
-    """What a message calls an option of a job file."""
+    """The name of a job file's option in messages."""
     return f"{path}: [{table}] {name} ="
 
 
 def job_places(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The files, folders and URLs that a job reads and writes; not its model's file."""
+    """The files, folders and URLs that a job reads and writes, except the file of its model."""
     for values in tables.values():
         for name in JOB_PATHS:
             if given := values.get(name):
@@ -104,10 +104,10 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
 
 
 def _code(base: Path, name: Any) -> Any:
-    """`path/to/file.py:factory`, whose path is relative to a folder, absolute; another name as it is."""
+    """Make the path in `path/to/file.py:factory`, relative to a folder, absolute; leave other names unchanged."""
     return normpath(base / name) if isinstance(name, str) and ".py:" in name else name
 
 
 def _from(base: Path, place: Any) -> Any:
-    """A path that is relative to a folder, absolute; a URL, and what is no text, as it is."""
+    """Make a path that is relative to a folder absolute; leave URLs and non-strings unchanged."""
     return normpath(base / place) if isinstance(place, str) and "://" not in place else place

@@ -1,4 +1,4 @@
-"""A short trial on the connected Ray cluster, which tells which fold mode is faster there."""
+"""A short trial on the connected Ray cluster to find the faster fold mode."""
 
 import math
 from typing import Any
@@ -16,8 +16,8 @@ from .fold_mode import FoldMode, faster_mode
 
 
 def refine_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execution) -> FoldMode:
-    """The fold mode on the Ray cluster that is connected: if the memory allows one pass, and there is room for several
-    runs at once, a short trial decides which is faster."""
+    """The fold mode on the connected Ray cluster: if the memory allows one pass and there is room for several runs at
+    once, a short trial decides which is faster."""
     room = runs_at_once(ray.cluster_resources(), execution.world_size)
     if execution.fold_mode != "auto" or mode.name == "runs" or min(room, models) < 2:
         return mode
@@ -29,13 +29,13 @@ def refine_fold_mode(mode: FoldMode, job: RunJob, models: int, execution: Execut
         if isinstance(error.cause, FoldstreamError):
             raise error.cause from None
         raise RunError(
-            f"--model {job.config.model} fails on a batch of the data: {read_error_note(error.cause)}"
+            f"--model {job.config.model} fails on a batch of the data: {read_error_note(error.cause)}; fix the model"
         ) from error
     return faster_mode(costs, models, room, job.open_data().layout.rows, execution.world_size)
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:
-    """How many runs fit on the cluster at once."""
+    """Number of runs that fit on the cluster at once."""
     return int(min(resources.get("CPU", 0), resources.get("GPU", math.inf)) // workers)
 
 

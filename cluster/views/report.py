@@ -1,5 +1,5 @@
-"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file that
-needs neither scripts nor a network."""
+"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file
+without scripts or network access."""
 
 import base64
 import io
@@ -30,7 +30,7 @@ LOSSES = {"training": "train_loss", "held out": "loss"}  # share a chart
 
 
 def write_report(run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any]) -> None:
-    """Write report.html, report.md and report.json for a run whose folds are done. `merged` holds the reports of its
+    """Write report.html, report.md and report.json for a run whose folds are done. `merged` contains the reports of its
     merged predictions by part."""
     facts = run_facts(run, job, dataset, merged)
     seen = {
@@ -74,8 +74,8 @@ def confusion_image(report: Mapping[str, Any]) -> np.ndarray:
 
 
 def draw_curves(folds: Sequence[Mapping[str, Any]], trained: str) -> dict[str, tuple[Markup, list[str]]]:
-    """A chart for each score and one for both losses, each with the names of its lines. If `trained`, the name of what
-    is trained on, is another measure than what held-out rows are scored by, each loss has a chart."""
+    """A chart for each score and one for both losses, each with the names of its lines. If `trained`, the name of the
+    training loss, differs from the loss on held-out rows, each loss has its own chart."""
     names = [name for name in folds[0]["curves"] if name not in LOSSES.values()]
     losses = {
         title: [fold["curves"][name] for fold in folds] for title, name in LOSSES.items() if name in folds[0]["curves"]
@@ -86,8 +86,8 @@ def draw_curves(folds: Sequence[Mapping[str, Any]], trained: str) -> dict[str, t
 
 
 def confusion(report: Mapping[str, Any], classes: int) -> Any:
-    """The rows of a confusion matrix, each cell as (count, share of its true class); with many classes, the most often
-    confused pairs."""
+    """The rows of a confusion matrix, each cell as (count, share of its true class); with many classes, the most
+    frequently confused pairs."""
     counts = {(truth, chosen): rows for truth, chosen, rows in report["confusion"]}
     if classes > MOST_IN_MATRIX:
         wrong = [(*pair, rows) for pair, rows in counts.items() if pair[0] != pair[1]]
@@ -101,7 +101,7 @@ def confusion(report: Mapping[str, Any], classes: int) -> Any:
 
 
 def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Dataset) -> list[dict[str, Any]]:
-    """Describe the worst rows, with an image of each if the samples are images."""
+    """Describe the worst rows, with an image of each row if the samples are images."""
     reader, described = BlockReader(dataset, ["x"]), []
     for row in rows:
         truth, prediction = row["truth"], row["prediction"]

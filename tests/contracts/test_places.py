@@ -301,7 +301,7 @@ def test_what_killed_writers_left_is_cleaned(tmp_path: Path) -> None:
 
 def test_a_local_file_of_another_size_is_damaged(tmp_path: Path) -> None:
     locate(tmp_path / "x").write(b"12345")
-    with pytest.raises(DamagedError, match="has 5 bytes where 6 were written"):
+    with pytest.raises(DamagedError, match="has 5 bytes, but 6 were written"):
         locate(tmp_path / "x").open_ranges(6)
 
 

@@ -145,7 +145,7 @@ def test_a_run_in_a_bucket_goes_on_and_refuses_another_job(bucket: str, server: 
         fs.train(bucket, place, **{**options, "seed": 1})  # type: ignore[arg-type]
     more = fs.train(bucket, place, **{**options, "epochs": 3})  # type: ignore[arg-type]
     assert more["folds"][1]["epoch"] == 3
-    with pytest.raises(ConflictError, match="holds something that is not a run"):
+    with pytest.raises(ConflictError, match="contains something that is not a run"):
         fs.train(bucket, "s3://bucket/digits.zarr", **options)  # type: ignore[arg-type]
 
 

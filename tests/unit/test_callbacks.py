@@ -81,10 +81,10 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
     ("name", "message"),
     [
         ("mlflo", "did you mean .mlflow"),
-        ("{folder}/own.py:wrong", "returned int, expected a foldstream.Callback"),
+        ("{folder}/own.py:wrong", "returned int; it must return a foldstream.Callback"),
         ("{folder}/own.py:none", "has no function 'none'"),
         ("{folder}/no.py:Own", "the file does not exist"),
-        ("prometheus=http", "expected a port"),
+        ("prometheus=http", "not a port number"),
     ],
 )
 def test_an_invalid_callback_is_refused(name: str, message: str, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], m
 
 
 def test_images_have_no_place_for_marks() -> None:
-    with pytest.raises(UsageError, match=r"samples of shape \(1, 2, 2\) have no place for"):
+    with pytest.raises(UsageError, match=r"which is not possible for samples of shape \(1, 2, 2\)"):
         plan_inputs(Schema((), (1, 2, 2), "float32"), Statistics((0.0,), (1.0,), (0.0,), (1.0,)), "indicator")
 
 

@@ -62,7 +62,7 @@ def test_weights_that_are_none_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("schema", "options", "message"),
     [
-        (SCHEMA, ("yse=2",), "there is no such class; did you mean 'yes'"),
+        (SCHEMA, ("yse=2",), "the class does not exist; did you mean 'yes'"),
         (Schema(("a",), (1,), "float32", ("y",), "regression", "float64"), ("balanced",), "the data has no classes"),
     ],
 )

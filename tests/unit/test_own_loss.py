@@ -106,7 +106,7 @@ def test_the_weight_of_ones_is_balanced_by_the_training_rows() -> None:
 @pytest.mark.parametrize(
     ("schema", "recipe", "message"),
     [
-        (CLASSES, {"pos_weight": "2"}, "two classes; for others use --class-weight"),
+        (CLASSES, {"pos_weight": "2"}, "two classes; use --class-weight"),
         (CLASSES, {"loss": "cross_entrop"}, "did you mean 'cross_entropy'"),
         (CLASSES, {"loss": "mse_loss"}, "does not fit a classification: use cross_entropy, focal"),
         (LABELS, {"label_smoothing": 0.1}, "label_smoothing=0.1 is for cross_entropy"),
@@ -122,7 +122,7 @@ def test_a_loss_that_does_not_fit_is_refused(schema: Schema, recipe: dict[str, A
 
 
 BAD = {
-    "return None": "returned NoneType, not a tensor",
+    "return None": "returned NoneType instead of a tensor",
     "return logits.mean(dim=0)": r"returned the shape \(3,\) for 6 rows",
     "return logits.mean() / 0": "is not finite",
     "return logits.detach().mean()": "has no gradient",

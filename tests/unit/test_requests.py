@@ -97,7 +97,7 @@ def test_a_run_from_before_an_option_existed_is_resumed(digits: Dataset, tmp_pat
     write_json(run.job, stored)
     assert prepare_run(run, digits, job.config, SerialExecutor(), silent) == job
     other = job.config.model_copy(update={"refit": True})
-    with pytest.raises(ConflictError, match="refit was False, now True"):
+    with pytest.raises(ConflictError, match="refit was False and is now True"):
         prepare_run(run, digits, other, SerialExecutor(), silent)
 
 

@@ -1,4 +1,4 @@
-"""What the simplest prediction would score: the classes' frequencies, or the mean, of each model's training rows."""
+"""Baseline scores: predicting the class frequencies, or the mean, of each model's training rows."""
 
 import numpy as np
 
@@ -11,9 +11,9 @@ SMALLEST = 1e-7  # probability, as in the scores of a run
 
 
 def baseline_scores(schema: Schema, plan: FoldPlan) -> dict[str, float]:
-    """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for
-    labels that are 0 or 1 those of each and their means, for a regression RMSE of each label. They follow from the sums
-    by fold code; `fit_plan` must have measured them."""
+    """The out-of-fold scores of a model that ignores the features: for classification accuracy and log loss, for
+    multi-label data those of each label and their means, for regression the RMSE of each target. They follow from the
+    sums by fold code, which `fit_plan` must have computed."""
     sums = load_sums(plan)
     if schema.classes:
         return _of_classes(sums, plan)

@@ -1,4 +1,4 @@
-"""Ensembles: how the predictions of several models are combined."""
+"""Ensembles: combine the predictions of several models."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from ...storage.format import THRESHOLD, Schema
 def combine(predictions: Tensor, kind: str, losses: Sequence[float], schema: Schema) -> Tensor:
     """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
-    Of classes or labels, predictions are probabilities, and the result is float32; otherwise values, in float64. The
-    kinds:
+    For classes and labels, predictions are probabilities and the result is float32; otherwise they are values in
+    float64. The kinds:
 
-    - mean, and refit, which has one model: the mean.
-    - median: the median; probabilities of classes are rescaled to sum to 1.
-    - vote: for each class, the fraction of models that find it the most probable; for each label, of those that say a
-      row has it. The mean probability breaks ties.
+    - mean, and refit, which has a single model: the mean.
+    - median: the median; class probabilities are rescaled to sum to 1.
+    - vote: for each class, the fraction of models for which it is the most probable class; for each label, the fraction
+      of models that predict it. Ties are broken by the mean probability.
     - weighted: the mean weighted by the inverse of each model's held-out loss, `losses` (models,).
     """
     exact = _combined(predictions.double(), kind, losses, schema)

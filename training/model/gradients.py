@@ -1,4 +1,4 @@
-"""Which parameters of a model a training would leave without a gradient."""
+"""Find the parameters of a model that would get no gradient in training."""
 
 import torch
 from torch import nn
@@ -12,8 +12,8 @@ SHOWN = 5
 
 
 def check_gradients(name: str, model: nn.Module, inputs: Inputs, recipe: Recipe) -> None:
-    """Raise UsageError, with their names, if parameters get no gradient from a batch of two rows of zeros, unless the
-    recipe allows that: several workers would wait for their gradients. Also if the training pass fails."""
+    """Raise UsageError, naming the parameters, if some get no gradient from a batch of two rows of zeros, unless the
+    recipe allows this: with several workers, training would wait for their gradients. Also raised if the pass fails."""
     try:
         outputs = model.train()(torch.zeros(2, *inputs.shape))
         if outputs.requires_grad:
@@ -27,7 +27,7 @@ def check_gradients(name: str, model: nn.Module, inputs: Inputs, recipe: Recipe)
     if unused and not recipe.find_unused_parameters:
         names = ", ".join(unused[:SHOWN]) + (f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else "")
         raise UsageError(
-            f"--model {name}: these parameters have no part in the output, so they get no gradient: {names}; remove "
+            f"--model {name}: these parameters are not used in the output, so they get no gradient: {names}; remove "
             "them from the model, freeze them with --set frozen=NAME, or allow them with --set "
             "find_unused_parameters=true"
         )
