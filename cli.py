@@ -1,7 +1,7 @@
 """The command line: one function per command. Only this module and `cluster/terminal/` print.
 
-Each command prints what it does before it imports what it needs, so that the first line appears at once and `--help`
-does not wait for Dask or torch.
+Each command prints what it does before it imports what it needs, so that the first line appears immediately and
+`--help` does not wait for Dask or torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SVG charts, styled by the page's CSS, so they follow its light or dark colours."""
+"""SVG charts, styled by the page's CSS, so they follow its light or dark colors."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -55,7 +55,8 @@ class ImageOptions(RoleOptions):
     )
     task: Task = Field(default="auto", description=TASK)
     on_error: OnError = Field(
-        default="stop", description="stop at the first image that cannot be decoded, or skip and list such images."
+        default="stop",
+        description="stop: stop at the first image that cannot be decoded; skip: skip and list such images.",
     )
     shuffle: Annotated[Seed | None, BeforeValidator(parse_seed), Cli(metavar="SEED", text=True)] = Field(
         default=0, description="Seed for shuffling the images; none: keep them sorted by path."

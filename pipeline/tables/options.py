@@ -56,16 +56,16 @@ class TableOptions(RoleOptions):
     )
     date: Texts = Field(default=(), description="Date column that is not detected automatically; repeatable.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
-        default="keep", description="keep missing values, which training fills, or raise an error at the first one."
+        default="keep", description="keep: store missing values, which training fills; error: stop at the first one."
     )
     unknown: Unknown = Field(
         default="error",
-        description="How to handle categories that --like does not have: error, or code to give them their own code.",
+        description="error: stop at a category that --like does not have; code: give such categories an extra code.",
     )
     on_error: OnError = Field(
-        default="stop", description="stop at the first invalid row, or skip and list invalid rows."
+        default="stop", description="stop: stop at the first invalid row; skip: skip and list invalid rows."
     )
-    shuffle: Seed | None = Field(default=None, description="Seed for shuffling all rows as they are written.")
+    shuffle: Seed | None = Field(default=None, description="Seed for shuffling all rows during the conversion.")
     csv: Annotated[CsvOptions | Mapping[str, Any], BeforeValidator(CsvOptions.model_validate)] = Field(
         default=CsvOptions()
     )

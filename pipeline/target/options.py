@@ -23,7 +23,7 @@ class RoleOptions(Options):
     time: str | None = Field(default=None, description="Time column that orders the rows, for time splits.")
     fold: str | None = Field(default=None, description="Column with your own fold numbers, for column splits.")
     weight: str | None = Field(default=None, description="Sample weight column.")
-    keep: Texts = Field(default=(), description="Column to keep for any other use, repeatable.")
+    keep: Texts = Field(default=(), description="Column to store for any other use; repeatable.")
 
 
 def parse_numbers(value: Any) -> Any:
