@@ -118,7 +118,7 @@ def how_to_resume() -> str:
     """How the user can resume this training."""
     if Path(sys.argv[0]).name in ("foldstream", "cli.py"):
         return f"resume with: {shlex.join(['foldstream', *sys.argv[1:]])}"
-    return "make the same call to resume"
+    return "repeat the same call to resume"
 
 
 def end_now(why: str) -> None:

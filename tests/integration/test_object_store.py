@@ -141,7 +141,7 @@ def test_a_run_in_a_bucket_goes_on_and_refuses_another_job(bucket: str, server: 
     again = fs.train(bucket, place, **options)  # type: ignore[arg-type]
     assert again["out_of_fold"] == summary["out_of_fold"]
     assert bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes()) == weights
-    with pytest.raises(ConflictError, match="seed was 0, now 1"):
+    with pytest.raises(ConflictError, match="seed was 0 and is now 1"):
         fs.train(bucket, place, **{**options, "seed": 1})  # type: ignore[arg-type]
     more = fs.train(bucket, place, **{**options, "epochs": 3})  # type: ignore[arg-type]
     assert more["folds"][1]["epoch"] == 3

@@ -280,7 +280,7 @@ def test_a_world_size_that_does_not_divide_the_lanes_is_refused(digits: Dataset)
 
 
 def test_memory_that_cannot_suffice_is_refused(digits: Dataset) -> None:
-    with pytest.raises(UsageError, match="--memory 1,000 bytes: a worker's 8 lanes"):
+    with pytest.raises(UsageError, match="--memory 1,000 bytes: 8 lanes with windows"):
         TrainStream(digits, EveryRow(digits.layout), Mixing(48), Rank(memory=1000))
 
 

@@ -127,7 +127,7 @@ def test_imagenet_scales_bytes_and_colors() -> None:
 
 @pytest.mark.parametrize("text", ["", "Mean", "constant", "constant=x", "constant=inf", "indicator+", "mean+indicator"])
 def test_strategies_that_do_not_exist_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must be mean, median or constant=NUMBER"):
+    with pytest.raises(ValueError, match="must be mean, median, constant=NUMBER or indicator"):
         parse_fill(text)
 
 
@@ -141,7 +141,7 @@ def test_scalings_that_do_not_exist_are_refused(text: str) -> None:
     ("options", "message"),
     [
         ({"normalize": ["aeg=none"]}, "has no feature 'aeg'; did you mean 'age'"),
-        ({"normalize": ["1,2:3,4"]}, "2 means do not fit 3 channels"),
+        ({"normalize": ["1,2:3,4"]}, "2 means do not match 3 channels"),
     ],
 )
 def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], message: str) -> None:

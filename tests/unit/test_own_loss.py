@@ -140,7 +140,7 @@ def test_a_loss_of_ones_own_is_tried_first(body: str, tmp_path: Path) -> None:
 
 def test_rows_with_weights_need_a_loss_that_takes_them(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def loss(logits, y):\n    return logits.mean()\n")
-    with pytest.raises(UsageError, match="it has no parameter 'weight'"):
+    with pytest.raises(UsageError, match="the function has no parameter 'weight'"):
         check_own_loss(f"{tmp_path / 'own.py'}:loss", TARGETS, weighted=True)
 
 
