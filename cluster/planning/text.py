@@ -68,7 +68,7 @@ def assumptions(conversion: ConversionEstimate | None, training: TrainingEstimat
     if conversion:
         if conversion.source_bytes != conversion.sample.source_bytes:
             lines.append("All sources resemble the sample: rows per byte, classes, time to convert a byte.")
-            lines.append("Conversion: each core of each node converts one shard at a time, and storage keeps up.")
+        lines.append("Conversion: each core of each node converts one shard at a time, and storage keeps up.")
         if conversion.sample.packed_bytes:
             lines.append("Compressed and non-UTF-8 sources all have the same size; each is unpacked by one core.")
     if training:
