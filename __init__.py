@@ -1,16 +1,16 @@
-"""Foldstream: train PyTorch models, with k-fold cross validation, on data larger than memory.
+"""Foldstream: train PyTorch models with k-fold cross-validation on data larger than memory.
 
     import foldstream as fs
 
     fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
     summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
     fs.predict("runs/digits", "test.csv", "submission.csv")
-    models = fs.load_models("runs/digits")  # plain torch modules, which take stored rows and give logits
+    models = fs.load_models("runs/digits")  # plain torch modules that take stored rows and return logits
 
-    for x, y, id in fs.stream("digits.zarr", batch_size=256):  # a training loop of one's own
+    for x, y, id in fs.stream("digits.zarr", batch_size=256):  # your own training loop
         ...
 
-The keywords are the command line's flags.
+Keywords have the same names as the command-line flags.
 """
 
 from importlib import import_module

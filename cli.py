@@ -1,7 +1,7 @@
 """The command line: one function per command. Only this module and `cluster/terminal/` print.
 
-Each command says what it does and then imports what it needs: `--help` waits neither for Dask nor for torch, and nobody
-waits for a first line.
+Each command prints what it does before it imports what it needs, so that the first line appears immediately and
+`--help` does not wait for Dask or torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .storage.errors import DamagedError, FoldstreamError, StoppedError, UsageEr
 from .storage.places.locate import locate
 
 app = typer.Typer(
-    help="Train PyTorch models, with k-fold cross validation, on data larger than memory.",
+    help="Train PyTorch models with k-fold cross-validation on data larger than memory.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -49,7 +49,7 @@ def options(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines: progress, then the result.")] = False,
 ) -> None:
-    """Train PyTorch models, with k-fold cross validation, on data larger than memory.
+    """Train PyTorch models with k-fold cross-validation on data larger than memory.
 
     Example: foldstream --json run examples/digits/job.toml
     """
@@ -58,7 +58,7 @@ def options(
 
 @request_command(convert_app, ConvertTablesRequest, "csv")
 def convert_csv(request: ConvertTablesRequest) -> None:
-    """Convert CSV or Parquet files into a dataset: chunked Zarr arrays with a manifest. The same command resumes.
+    """Convert CSV or Parquet files into a dataset: chunked Zarr arrays with a manifest. Run the same command to resume.
 
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """
@@ -72,7 +72,7 @@ def convert_csv(request: ConvertTablesRequest) -> None:
 
 @request_command(convert_app, ConvertImagesRequest, "images")
 def convert_images(request: ConvertImagesRequest) -> None:
-    """Convert images into a dataset of samples of one size. The same command resumes.
+    """Convert images into a dataset of samples of one size. Run the same command to resume.
 
     Example: foldstream convert images photos/ photos.zarr --size 64 --fit crop
     """
@@ -86,7 +86,7 @@ def convert_images(request: ConvertImagesRequest) -> None:
 
 @request_command(app, SplitRequest, "split")
 def split(request: SplitRequest) -> None:
-    """Assign the rows to folds, keep the plan with the dataset, and show it. 'train --plan NAME' uses it.
+    """Assign rows to folds, save the plan with the dataset and show it. Use it with 'train --plan NAME'.
 
     Example: foldstream split trips.zarr --name weekly --split time --order-column day --gap 7
     """
@@ -100,7 +100,7 @@ def split(request: SplitRequest) -> None:
 
 @request_command(app, TrainRequest, "train")
 def train(request: TrainRequest) -> None:
-    """Train k folds with Ray Train and merge their out-of-fold predictions. The same command resumes.
+    """Train k folds with Ray Train and merge their out-of-fold predictions. Run the same command to resume.
 
     Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
     """
@@ -114,12 +114,12 @@ def train(request: TrainRequest) -> None:
 
 @request_command(app, PredictRequest, "predict")
 def predict(request: PredictRequest) -> None:
-    """Predict with all folds together and write a CSV file.
+    """Predict with the models of all folds and write a CSV file.
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
     with listening() as listener:
-        listener.announce("predicting", f"{request.source} by {request.run}")
+        listener.announce("predicting", f"{request.source} with {request.run}")
         from .cluster.api.predict import predict_source
 
         rows = predict_source(request, Session(listener=listener))
@@ -132,7 +132,7 @@ def oof(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
     out: Annotated[str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="Table to write.")],
 ) -> None:
-    """Write the out-of-fold predictions as a table: for each row, the prediction of models that have not seen it.
+    """Write the out-of-fold predictions as a table: for each row, the prediction of the models that have not seen it.
 
     Example: foldstream oof runs/digits oof.parquet
     """
@@ -149,7 +149,7 @@ def export(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write to, one file per fold.")],
     format: Annotated[str, typer.Option(help="File format: torchscript, onnx or safetensors.")] = "torchscript",
 ) -> None:
-    """Write the folds' models for use without Foldstream. They take stored rows and return logits or values.
+    """Export the folds' models for use without Foldstream. They take stored rows and return logits or values.
 
     Example: foldstream export runs/digits exported --format onnx
     """
@@ -171,7 +171,8 @@ def run(
     ray: Annotated[
         str | None,
         typer.Option(
-            envvar="RAY_ADDRESS", help="Address of a Ray cluster, or auto for this machine's; by default a new one."
+            envvar="RAY_ADDRESS",
+            help="Address of a Ray cluster, or auto for the cluster of this machine; by default a new one.",
         ),
     ] = None,
 ) -> None:
@@ -195,10 +196,8 @@ def run(
 @app.command()
 def plan(
     job: Annotated[str, typer.Argument(metavar="JOB.toml", help="Job file, as for 'foldstream run'.")],
-    nodes: Annotated[str, typer.Option(help="Numbers of nodes to estimate for.")] = "1,4,16",
-    cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores per node; by default as many as this machine has.")
-    ] = None,
+    nodes: Annotated[str, typer.Option(help="Comma-separated numbers of nodes to estimate for.")] = "1,4,16",
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores per node; by default those of this machine.")] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a node per hour.")] = None,
     source_bytes: Annotated[
         str | None,
@@ -239,7 +238,7 @@ def verify(
         console.print(f"{damage.path}: {damage.reason} ({rows})", highlight=False, soft_wrap=True)
     print_json({"result": {"damaged": [str(damage.path) for damage in damages], "repaired": repair}})
     if damages and not repair:
-        raise DamagedError(f"{len(damages)} damaged files in {dataset}; fix them with --repair, or restore a backup")
+        raise DamagedError(f"{dataset}: {len(damages)} damaged files; fix them with --repair, or restore a backup")
     console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is intact")
 
 
@@ -259,7 +258,7 @@ def info(
         from .cluster.runs.run import read_run
 
         if preview:
-            raise UsageError(f"--preview draws rows of a dataset, but {path} is a run")
+            raise UsageError(f"--preview draws rows of a dataset, but {path} is a run; give the path of a dataset")
         summary = read_run(locate(path))[1]
         print_result(summary, lambda: show_summary(summary))
         return
@@ -274,7 +273,7 @@ def info(
 
 
 def main() -> NoReturn:
-    """Run the command line. Errors that are raised on purpose are shown without a traceback."""
+    """Run the command line. Foldstream's own errors are shown without a traceback."""
     run: Callable[[], None] = app
     use_token()
     try:
@@ -289,8 +288,8 @@ def main() -> NoReturn:
 
 
 def run_and_leave() -> NoReturn:
-    """The entry point: run the command line and end this process. To take down its modules one by one would take a
-    second once torch and Ray are loaded."""
+    """The entry point: run the command line and exit immediately. A regular interpreter shutdown would take a second
+    once torch and Ray are loaded."""
     try:
         main()
     except SystemExit as ended:
@@ -303,7 +302,7 @@ def run_and_leave() -> NoReturn:
 
 
 def shorten(places: Sequence[str]) -> str:
-    """The first of some places, and the number of the others."""
+    """The first place, and the number of the others."""
     return places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
 
 

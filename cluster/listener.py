@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..storage.tasks import Progress, silent
 
 Announce = Callable[[str, str], None]
-"""Called with the name of a server and its address, or of what was decided and how, or with "warning" and a text."""
+"""Called with the name of a server and its address, a decision and its reason, or "warning" and a text."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
-"""Addresses that only this machine reaches, and free ports there. It knows no framework: those take seconds to load."""
+"""Loopback addresses and free ports. Imports no framework, because those take seconds to load."""
 
 import socket
 from ipaddress import ip_address
 
 ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Where this variable is 0, Ray does not take the machine's own address in the place of loopback."""
+"""If this variable is 0, Ray does not replace loopback with the machine's own address."""
 LOOPBACK = "127.0.0.1"
 
 
 def on_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host, by its address or name."""
+    """Whether a host, given by its address or name, is only reachable from this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -17,7 +17,7 @@ def on_loopback(host: str) -> bool:
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` if nobody listens there on loopback, else a port that is free now."""
+    """`wanted` if it is free on loopback, otherwise another free port."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -17,7 +17,7 @@ POLL_SECONDS = 1.0  # between two checks of the number of threads: workers come 
 class DaskExecutor:
     """Runs tasks on a Dask cluster. Tasks and results are small values; arrays go through storage.
 
-    Dask runs a task again if its worker dies: tasks write complete files under their final names, or nothing.
+    Dask reruns a task if its worker dies, so tasks write complete files under their final names, or nothing.
     """
 
     def __init__(self, client: Client) -> None:

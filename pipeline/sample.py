@@ -1,4 +1,4 @@
-"""A small sample of a conversion's sources in separate files: converting it estimates the cost of converting all.
+"""A small sample of a conversion's sources in separate files, to estimate the cost of converting all of them.
 
 The sample contains the first rows of some tables, or some of the listed images: a few megabytes, however large the
 sources are.
@@ -43,8 +43,9 @@ MOST_LISTED = 200_000  # images to list at most
 
 @dataclass(frozen=True)
 class SourceSample:
-    """The `places` to convert instead of the sources, made from `bytes` of their `total`, which is None if there were
-    too many to list. `origins` maps each copy to its source. Unpacked copies take `packed` bytes in the work folder."""
+    """The `places` to convert instead of the sources. They represent `bytes` of the `total` bytes, which is None if
+    there were too many files to list. `origins` maps each copy to its source. Unpacked copies take `packed` bytes in
+    the work folder."""
 
     places: tuple[str, ...]
     bytes: int
@@ -113,7 +114,7 @@ def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path)
     if not kept and used == len(raw):
         return _first_of_text(source, options, 4 * most, target)
     if not kept:
-        raise SourceError(f"{source.path}: no row ends within {len(text):,} bytes; check that it is a CSV file")
+        raise SourceError(f"{source.path}: no row ends within {len(text):,} bytes; check that it is a valid CSV file")
     target.write_bytes(_compressed(kept.decode().encode(encoding, "replace") if unpacked else kept, suffix))
     share = len(kept) / len(text)
     return _Part(str(target), round(used * share), round(packed * share))
@@ -158,7 +159,9 @@ def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
     """Sample images of folders, archives and patterns, evenly from the list of all, or of the first ones."""
     listed = list(islice(_listed(places), MOST_LISTED + 1))
     if not listed:
-        raise SourceError(f"{places[0]} has no images; name a folder, a pattern, or a .tar or .zip archive of images")
+        raise SourceError(
+            f"{places[0]} contains no images; name a folder, a pattern, or a .tar or .zip archive of images"
+        )
     total = sum(image.length for _, _, image in listed)
     count = min(IMAGES, max(SOURCES, IMAGE_BYTES * len(listed) // total))
     chosen = listed[:: -(-len(listed) // count)]

@@ -1,4 +1,4 @@
-"""Checking every byte of a dataset, and rewriting damaged shards from the source, one task per shard."""
+"""Check every byte of a dataset, and rewrite damaged shards from the source, one task per shard."""
 
 import os
 import tempfile
@@ -25,7 +25,7 @@ from .target.claim import DatasetSpec
 
 @dataclass(frozen=True)
 class Damage:
-    """A file of a dataset that differs from what was written: the rows that it concerns, and what is wrong."""
+    """A file of a dataset that differs from what was written: the affected rows, and what is wrong."""
 
     shard: int
     array: str
@@ -89,7 +89,7 @@ def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
 def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
     """Convert the damaged shards again from the source, and replace them if the result matches the manifest.
 
-    Raises SourceError if a source is missing or has changed; then the dataset is left unchanged.
+    Raises SourceError if a source is missing or has changed; the dataset is then left unchanged.
     """
     with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
         scratch = locate(folder)
@@ -100,7 +100,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         for damage in damages:
             made = scratch / shard_key(names[damage.array], damage.shard)
             if content_hash(made.read_bytes()) != dataset.manifest.shards[damage.shard].hashes[damage.array]:
-                raise SourceError(f"the sources of {dataset.root} no longer produce {damage.path}; convert them again")
+                raise SourceError(f"{dataset.root}: its sources no longer produce {damage.path}; convert them again")
         for damage in damages:
             Path(damage.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / shard_key(names[damage.array], damage.shard), damage.path)
@@ -137,4 +137,4 @@ def _write_images_again(
 
 def _check_same(spec: DatasetSpec, dataset: Dataset) -> None:
     if (spec.layout, spec.schema) != (dataset.layout, dataset.schema):
-        raise SourceError(f"the sources of {dataset.root} no longer produce the same dataset; convert them again")
+        raise SourceError(f"{dataset.root}: its sources no longer produce the same dataset; convert them again")

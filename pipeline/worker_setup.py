@@ -1,4 +1,4 @@
-"""The preload module of Dask workers: it loads compiled code and its runtime while the other workers start."""
+"""Preload module of Dask workers: it loads compiled code and its runtime while the other workers start."""
 
 import logging
 

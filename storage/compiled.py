@@ -1,6 +1,6 @@
-"""Functions compiled by numba: as fast as C, and without the interpreter's lock.
+"""Functions compiled by numba: as fast as C, and without the global interpreter lock (GIL).
 
-Compiled code is cached beside its source or in the user's cache, so that only the very first process waits for it.
+Compiled code is cached next to its source or in the user's cache, so that only the very first process compiles it.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function on its first call. If no folder is writable, each process compiles its own copy."""
+    """Compile a function on its first call. If no cache folder is writable, each process compiles its own copy."""
     try:
         made: Function = njit(cache=True, nogil=True)(function)
     except RuntimeError:

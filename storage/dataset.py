@@ -1,4 +1,4 @@
-"""Opening a dataset, or other arrays that share its rows, and refusing incomplete ones."""
+"""Open a dataset, or other arrays that share its rows, and reject incomplete ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ TABLES = 32  # block tables kept in memory: a few megabytes each for a billion r
 
 @dataclass(frozen=True)
 class StoredArrays:
-    """Committed arrays: their location and their manifest. Cheap to pickle; holds no open file."""
+    """Committed arrays: their location and their manifest. Cheap to pickle; keeps no file open."""
 
     place: Place
     manifest: Manifest
@@ -38,7 +38,7 @@ class StoredArrays:
         return self.manifest.layout
 
     def spec(self, name: str) -> ArraySpec:
-        """The array of that name. Raises KeyError."""
+        """The array of that name. Raises KeyError if it does not exist."""
         return {spec.name: spec for spec in self.manifest.arrays}[name]
 
     def block_table(self, name: str) -> np.ndarray:
@@ -48,11 +48,11 @@ class StoredArrays:
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """What a column of the source has become.
+    """The role and storage type of a source column.
 
-    `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of them with commas between, or
-    "left out", and then `reason` says why. `kind`: "number", "category", "class", "text", "days" or "seconds" (since
-    1970). `missing` is counted of features, `distinct` of categories and classes.
+    `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of these separated by commas,
+    or "left out", in which case `reason` says why. `kind`: "number", "category", "class", "text", "days" or "seconds"
+    (since 1970). `missing` is the number of missing values of a feature, `distinct` that of categories or classes.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class Dataset(StoredArrays):
-    """A committed dataset: `x` and `id`, `y` and `key` if the source has them, and the columns beside the rows."""
+    """A committed dataset: `x` and `id`, `y` and `key` if the source has them, and the side columns."""
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -85,7 +85,7 @@ class Dataset(StoredArrays):
 
     @property
     def request(self) -> dict[str, Any]:
-        """What was converted and how: the sources with their sizes and modification times, and the options."""
+        """The conversion request: the sources with their sizes and modification times, and the options."""
         request: dict[str, Any] = self.manifest.details["request"]
         return request
 
@@ -111,8 +111,8 @@ class Dataset(StoredArrays):
         }
 
     def columns(self) -> tuple[ColumnFacts, ...]:
-        """What each column of the source has become: labels, the id, features, columns beside the rows, and those that
-        are left out. Features that are channels of a sample together, such as pixels, have its statistics."""
+        """The role of each source column: label, id, feature, side column or dropped. Features that together form a
+        channel of the sample, such as pixels, share the channel's statistics."""
         schema, found = self.schema, list[ColumnFacts]()
         for number, name in enumerate(schema.labels):
             kind = {"classification": "class", "multilabel": "0 or 1"}.get(str(schema.task), "number")
@@ -167,7 +167,7 @@ class Dataset(StoredArrays):
 
 @lru_cache(TABLES)
 def _block_table(place: Place, blocks: int, identity: str) -> np.ndarray:
-    """Read a block table, once for each `identity` of the arrays that it belongs to; the result is read-only."""
+    """Read a block table once per `identity` of the arrays it belongs to; the result is read-only."""
     try:
         array = zarr.open_array(place.zarr_store(), mode="r")
         table = np.asarray(array[...])
@@ -175,7 +175,7 @@ def _block_table(place: Place, blocks: int, identity: str) -> np.ndarray:
         raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
     chunk = "/".join(["c", *("0" for _ in table.shape)])  # a table is one chunk, and a missing one reads as zeros
     if len(table) != blocks or not (place / chunk).exists():
-        raise DamagedError(f"{place} does not have one row for each of {blocks} blocks; convert the source again")
+        raise DamagedError(f"{place} does not have one row for each of the {blocks} blocks; convert the source again")
     table.setflags(write=False)
     return table
 
@@ -208,7 +208,7 @@ def _load(root: Place, kind: str) -> tuple[Place, Manifest, str]:
 def _missing(root: Place, kind: str) -> DatasetError:
     """The error for a location without a manifest."""
     if (root / WORK).names():
-        return IncompleteError(f"{root}: conversion incomplete: run the same command again to resume it")
+        return IncompleteError(f"{root}: the conversion is incomplete; run the same command again to resume it")
     command = f"'foldstream convert csv SOURCE {root} --label COLUMN'"
     if kind == "dataset" and root.is_file():
         command = f"'foldstream convert csv {root} OUT.zarr --label COLUMN'"

@@ -1,8 +1,8 @@
-"""The errors that Foldstream raises on purpose, grouped by what the user does about them.
+"""The errors that Foldstream raises deliberately, grouped by what the user should do about them.
 
     FoldstreamError
     ├── UsageError          change the command: an option, a column's name, a model, a batch size
-    │   └── ConflictError   the target contains something else: choose another one, or remove it
+    │   └── ConflictError   the target already contains something else: choose another one, or remove it
     ├── SourceError         fix the source: a file is missing or truncated
     │   └── RowError        fix a row: too few fields, text in a numeric column, a missing value
     ├── DatasetError        check the dataset
@@ -14,11 +14,10 @@
     │   ├── ModelError      fix your own code: the model, its forward or backward pass, its loss
     │   └── AttemptError    another attempt may succeed: a worker or a node died
     │       └── StoppedError  run the same command again: a signal has stopped the training
-    └── DiskError           check the disk: it is full, or not writable
+    └── DiskError           check the disk: it is full or not writable
 
 Each message says what is wrong, where, and the remedy. The command line shows the message alone and exits
-with the class's `exit_code`: 2 if the user's input is at fault, 75 (EX_TEMPFAIL) if a signal has stopped the
-training, otherwise 1.
+with the class's `exit_code`: 2 for invalid input, 75 (EX_TEMPFAIL) if a signal stopped the training, otherwise 1.
 """
 
 import difflib
@@ -32,11 +31,11 @@ DISK_TROUBLES = {
     errno.EROFS: ("the disk is read-only", "make it writable, or choose another location"),
     errno.EACCES: ("permission denied", "change the permissions, or choose another location"),
 }
-"""The problem and its remedy for each error number of the system."""
+"""The problem and its remedy for each system error number."""
 
 
 class FoldstreamError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all errors that Foldstream raises deliberately."""
 
     exit_code = 1
 
@@ -58,7 +57,7 @@ class SourceError(FoldstreamError):
 
 
 class RowError(SourceError):
-    """A row of a source is invalid. `column` is None if no single column is at fault."""
+    """A row of a source is invalid. `column` is None if the problem is not in a single column."""
 
     def __init__(
         self, source: str, line: int, column: str | None, reason: str, remedy: str, unit: str = "line"
@@ -93,7 +92,7 @@ class DamagedError(DatasetError):
 
 
 class WorkerError(FoldstreamError):
-    """Workers of a cluster died repeatedly at the same task."""
+    """Workers of a cluster died repeatedly while running the same task."""
 
 
 class RunError(FoldstreamError):
@@ -101,7 +100,7 @@ class RunError(FoldstreamError):
 
 
 class ModelError(RunError):
-    """The user's own code failed: a model, its loss. Every fold and every attempt would fail in the same way."""
+    """The user's own code failed: a model or its loss. Every fold and every attempt would fail in the same way."""
 
 
 class AttemptError(RunError):
@@ -120,7 +119,7 @@ class DiskError(FoldstreamError):
 
 @contextmanager
 def disk_in_words(target: object) -> Iterator[None]:
-    """Raise DiskError, with the remedy, if the system refuses to write into the folder `target`."""
+    """Raise DiskError, with the remedy, if the system cannot write to the folder `target`."""
     try:
         yield
     except OSError as error:
@@ -129,18 +128,18 @@ def disk_in_words(target: object) -> Iterator[None]:
         trouble, remedy = DISK_TROUBLES[error.errno]
         elsewhere = error.filename and not str(error.filename).startswith(str(target))
         where = error.filename if elsewhere else target
-        raise DiskError(f"{where}: {trouble}; {remedy}, then run the same command again: it resumes") from error
+        raise DiskError(f"{where}: {trouble}; {remedy}, then run the same command again to resume") from error
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint at the closest of `names`, for use inside a message; empty if none is close."""
+    """A "did you mean" hint with the closest of `names`, for use inside a message; empty if none is close."""
     by_lower = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), by_lower, 1, 0.5)
     return f"did you mean '{by_lower[near[0]]}'? " if near else ""
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise UsageError, with the closest choice, for a value that is not among the choices."""
+    """Raise UsageError, suggesting the closest choice, if the value is not one of the choices."""
     choices = tuple(choices)
     if value not in choices:
         raise UsageError(
@@ -149,7 +148,7 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
 
 
 def suggest(name: str, names: Sequence[str]) -> str:
-    """The closest column name, or the first names, for the end of a message."""
+    """The end of a message about an unknown column: the closest name, or the first few names."""
     if hint := did_you_mean(name, names):
         return f"; {hint.strip()}"
     shown = ", ".join(f"'{n}'" for n in names[:8])

@@ -1,7 +1,7 @@
-"""A fold plan on disk: a one-byte code for every row, and for every model the codes that it trains on.
+"""A fold plan on disk: a one-byte code per row, and for each model the codes of the rows it trains on.
 
-Each repeat has its own array of codes. The plan stores codes rather than folds, so that it can also express that a
-model trains on earlier rows only, that rows lie in a gap, or that no model sees them.
+Each repeat has its own array of codes. The plan stores codes rather than folds so that it can also express that a
+model trains on earlier rows only, that rows fall into a gap, or that no model sees them.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class ModelRows:
 
 @dataclass(frozen=True)
 class FoldPlan(StoredArrays):
-    """The fold of every row of a dataset, in the dataset's boundaries."""
+    """The fold of every row of a dataset, in the same blocks and shards as the dataset."""
 
     @cached_property
     def models(self) -> tuple[ModelRows, ...]:
-        """The rows of each model: the folds of the first repeat, then those of the next."""
+        """The rows of each model: the folds of the first repeat, then those of the second, and so on."""
         return tuple(
             ModelRows(one["array"], tuple(one["train"]), tuple(one["held_out"]))
             for one in self.manifest.details["models"]
@@ -43,7 +43,7 @@ class FoldPlan(StoredArrays):
         return ModelRows(code_array(0), (), tuple(self.manifest.details["holdout"]))
 
     def model(self, number: int) -> ModelRows:
-        """The rows of a model. The number after the last is the refit: it trains on all rows except the holdout."""
+        """The rows of a model. The number after the last fold is the refit: all rows except the holdout."""
         if number < len(self.models):
             return self.models[number]
         codes = range(self.codes(code_array(0)))
@@ -54,7 +54,7 @@ class FoldPlan(StoredArrays):
         return int(self.block_table(f"{array}_counts").shape[1])
 
     def counts(self, array: str, codes: tuple[int, ...]) -> np.ndarray:
-        """Number of rows in every block that have one of the codes, (blocks,) int64."""
+        """Number of rows with one of the codes in every block, (blocks,) int64."""
         table = self.block_table(f"{array}_counts").astype(np.int64)
         counts: np.ndarray = table[:, list(codes)].sum(axis=1)
         return counts
@@ -66,7 +66,7 @@ def code_array(repeat: int) -> str:
 
 
 def code_arrays(repeats: int) -> tuple[ArraySpec, ...]:
-    """The arrays of a plan with that many repeats."""
+    """The arrays of a plan with `repeats` repeats."""
     return tuple(ArraySpec(code_array(repeat), "uint8") for repeat in range(repeats))
 
 

@@ -1,7 +1,7 @@
 """The format of a dataset on disk, as plain values: layout, arrays, schema, statistics, manifest.
 
-Nothing here reads or writes. The manifest is JSON and grows with the number of shards; whatever grows with the number
-of blocks is in small Zarr arrays beside it, so that a dataset of a billion rows opens quickly.
+Nothing here reads or writes. The manifest is JSON and grows with the number of shards; anything that grows with the
+number of blocks is stored in small Zarr arrays beside it, so that a dataset of a billion rows opens quickly.
 """
 
 import math
@@ -58,7 +58,7 @@ class Layout:
         return start, min(start + self.block_rows, self.rows)
 
     def joined(self, blocks: Sequence[int]) -> list[slice]:
-        """The slices of the rows of `blocks` in a buffer that contains them one after the other."""
+        """The slice of each block's rows in a buffer that holds the rows of `blocks` one block after another."""
         ends = [0, *accumulate(stop - start for start, stop in map(self.block_range, blocks))]
         return [slice(start, stop) for start, stop in pairwise(ends)]
 
@@ -80,11 +80,11 @@ class Layout:
 
 
 def choose_layout(rows: int, row_bytes: int) -> Layout:
-    """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for small data.
+    """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for a small dataset.
 
-    There are at least 256 blocks (each of 8 lanes then has 32 to mix) unless they would be smaller than 64 KB. Then
-    there are up to 64, of 16 rows or more: data that are so small are shuffled as a whole. There are at least 8 shards,
-    so that several workers can share the work.
+    There are at least 256 blocks, so that each of 8 lanes has 32 to mix, unless that would make them smaller than
+    64 KB. In that case there are up to 64 blocks of 16 rows or more: a dataset this small is shuffled as a whole.
+    There are at least 8 shards, so that several workers can share the work.
     """
     fewest = max(math.ceil(rows / FEWEST_BLOCKS), min(SMALL_BLOCK_ROWS, rows // FEWEST_LANES))
     small = min(fewest, SMALL_BLOCK_BYTES // row_bytes)
@@ -99,7 +99,7 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a dataset. All arrays share their row boundaries; each has its own shape of a row."""
+    """One array of a dataset. All arrays are divided at the same rows; each has its own row shape."""
 
     name: str
     dtype: str
@@ -149,10 +149,10 @@ NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
 
 @dataclass(frozen=True)
 class SideColumn:
-    """A column of the source that is no feature, in an array of its own beside the rows.
+    """A source column that is not a feature, stored in a separate array.
 
-    `kind`: "integer", "number" (missing: NaN), "days" or "seconds" since 1970 (missing: NO_DATE), or "text"
-    of at most `width` bytes of UTF-8, padded with zeros (missing: empty).
+    `kind`: "integer", "number" (missing: NaN), "days" or "seconds" since 1970 (missing: NO_DATE), or "text",
+    at most `width` bytes of UTF-8 padded with zeros (missing: empty).
     """
 
     name: str
@@ -161,7 +161,7 @@ class SideColumn:
     width: int = 0
 
     def spec(self) -> ArraySpec:
-        """Its array."""
+        """The array that stores this column."""
         if self.kind == "text":
             return ArraySpec(self.array, "uint8", (self.width,))
         return ArraySpec(self.array, "float64" if self.kind == "number" else "int64")
@@ -171,18 +171,17 @@ class SideColumn:
 class Schema:
     """The meaning of the columns.
 
-    `features` are the source columns of `x` in order, `labels` those of `y`. `task` is "classification", of one label;
-    "multilabel", of several that are 0 or 1; "regression", of one or several; or None (no label).
-    `classes` are the label's values in the order of their codes. `key` is the user's id column, stored as int64 or, if
-    `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
+    `features` are the source columns of `x` in order, `labels` those of `y`. `task` is "classification" (one label),
+    "multilabel" (several labels that are 0 or 1), "regression" (one or several labels) or None (no label).
+    `classes` are the values of the label in the order of their codes. `key` is the user's id column, stored as int64
+    or, if `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
-    Text features are stored as the index of their value in `categories`, where a missing one is "", and dates as "days"
-    or "seconds" since 1970 according to `dates`. A missing number or date is NaN. Image samples have an `image` form
-    and no features.
+    Text features are stored as the index of their value in `categories`, where "" is the missing value, and dates as
+    "days" or "seconds" since 1970, according to `dates`. Missing numbers and dates are NaN. Image samples have an
+    `image` form and no features.
 
-    `roles` names the columns that serve as "group", "time", "fold", "weight" or are to "keep": those in `beside`, and
-    features that have a role too. `left_out` names the columns that are not stored though nobody asked for that, with
-    the reason.
+    `roles` names the columns with the role "group", "time", "fold", "weight" or "keep": those in `beside`, and features
+    that also have a role. `left_out` names the columns that were dropped automatically, with the reason.
     """
 
     features: tuple[str, ...]
@@ -203,16 +202,16 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """The number of a model's outputs for a row: one per class, or one per label."""
+        """Number of model outputs per row: one per class, or one per label."""
         return len(self.classes) or len(self.labels) or 1
 
     @property
     def probabilities(self) -> bool:
-        """Whether predictions are probabilities, of each class or of each label, and not values."""
+        """Whether predictions are probabilities, per class or per label, rather than values."""
         return self.task in ("classification", "multilabel")
 
     def by_label(self, name: str, values: Iterable[Score]) -> dict[str, Score]:
-        """Name the scores of the labels, or of their rows: `rmse`, or `rmse/price` if there are several labels."""
+        """Name a score per label: `rmse` for a single label, `rmse/price` if there are several."""
         names = [name] if len(self.labels) == 1 else [f"{name}/{label}" for label in self.labels]
         return dict(zip(names, values, strict=True))
 
@@ -226,7 +225,7 @@ class Schema:
 
     @property
     def named(self) -> tuple[SideColumn, ...]:
-        """All columns that lie beside the rows: the key, if there is one, and those in `beside`."""
+        """All side columns: the key, if there is one, and those in `beside`."""
         if self.key is None:
             return self.beside
         kind = "integer" if self.key_width is None else "text"
@@ -234,17 +233,17 @@ class Schema:
 
     @property
     def hits(self) -> dict[str, int]:
-        """The scores of a classification that count hits, with the number of most probable classes among which the
-        right one must be. Of four classes or fewer, the three most probable ones say little."""
+        """The top-k accuracies of a classification, each with its k. Top-3 accuracy says little about four classes or
+        fewer, and is left out."""
         return {"accuracy": 1, "top3": 3} if len(self.classes) > 4 else {"accuracy": 1}
 
     @property
     def weights(self) -> str | None:
-        """The array of the rows' weights, if there is a column of that role."""
+        """The array of the sample weights, if a column has that role."""
         return next((column.array for column in self.beside if column.name == self.role("weight")), None)
 
     def role(self, name: str) -> str | None:
-        """The only or first column of that role."""
+        """The first column with that role, or None."""
         return next(iter(self.roles.get(name, ())), None)
 
     @classmethod
@@ -268,11 +267,11 @@ def keys_of(stored: np.ndarray) -> list[Any]:
 @dataclass(frozen=True)
 class Statistics:
     """Per channel of `x` (the first axis of a sample): mean, standard deviation, minimum, maximum, number of missing
-    values, and the median, if it was measured.
+    values, and the median if it was computed.
 
-    `y_mean` and `y_std` are the mean and standard deviation of each label of a regression, and `class_rows` the rows of
-    each class, where they were counted. `weight` is the mean weight of the rows; with weights, so are means and
-    deviations.
+    `y_mean` and `y_std` are the mean and standard deviation of each regression target, and `class_rows` the number of
+    rows of each class, where they were counted. `weight` is the mean sample weight; with sample weights, means and
+    standard deviations are weighted.
     """
 
     mean: tuple[float, ...]
@@ -296,8 +295,8 @@ class Statistics:
         class_rows: Sequence[int] = (),
         weight: float = 1.0,
     ) -> Self:
-        """The statistics that moments of the features, and of the targets of a regression, amount to. A channel without
-        values has the range 0 to 0. `missing` counts more than NaN, if it is given."""
+        """Compute statistics from the moments of the features and of the regression targets. A channel without values
+        has the range 0 to 0. `missing`, if given, replaces the number of NaN values."""
         some = features.count > 0
         return cls(
             mean=tuple(features.mean.tolist()),
@@ -329,7 +328,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard as written: its rows, and for each array the length of the file in bytes and its SHA-256."""
+    """One shard as written: its number of rows, and for each array the file's length in bytes and its SHA-256."""
 
     rows: int
     lengths: dict[str, int]
@@ -340,7 +339,7 @@ class ShardEntry:
 class Manifest:
     """The description of a committed set of arrays, written last.
 
-    `kind` says what the arrays are ("dataset", "folds", "predictions"); `details` is what that kind adds, as JSON.
+    `kind` says what the arrays are ("dataset", "folds", "predictions"); `details` holds the JSON specific to that kind.
     """
 
     kind: str
@@ -355,9 +354,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
-        """Decode the result of `to_json`, of this format or the first. Raises ForeignError for anything else."""
+        """Decode the result of `to_json`, in this format or format 1. Raises ForeignError for anything else."""
         if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
-            raise ForeignError(f"{where} is not a manifest of Foldstream's format {FORMAT}; convert the source again")
+            raise ForeignError(f"{where} is not a manifest in Foldstream's format {FORMAT}; convert the source again")
         if value["format"] == 1:
             value = from_first_format(value, where)
         return cls(
@@ -370,9 +369,9 @@ class Manifest:
 
 
 def from_first_format(manifest: dict[str, Any], where: str) -> dict[str, Any]:
-    """A manifest of format 1 as one of this format: the arrays are the same.
+    """Convert a manifest of format 1 to this format; the arrays are the same.
 
-    Raises ForeignError for a dataset whose missing numbers were filled at conversion, by all rows.
+    Raises ForeignError for a dataset whose missing values were filled at conversion, from all rows.
     """
     if manifest["kind"] != "dataset":
         return manifest
@@ -381,13 +380,13 @@ def from_first_format(manifest: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def schema_of_first_format(schema: dict[str, Any], where: str) -> dict[str, Any]:
-    """The schema of a dataset of format 1, or of a run that was trained on one, as one of this format.
+    """Convert the schema of a dataset of format 1, or of a run trained on one, to this format.
 
-    Raises ForeignError for a dataset whose missing numbers were filled at conversion, by all rows.
+    Raises ForeignError for a dataset whose missing values were filled at conversion, from all rows.
     """
     if schema.get("fills") or schema.get("indicators"):
         raise ForeignError(
-            f"{where} is of format 1, and its missing numbers were filled by all rows, held-out ones included; convert "
-            "the source again, without --missing: each fold then fills them by its own rows"
+            f"{where} is in format 1: its missing values were filled from all rows, including held-out ones; convert "
+            "the source again without --missing, so that each fold fills them from its own training rows"
         )
     return {name: value for name, value in schema.items() if name not in ("fills", "indicators")}

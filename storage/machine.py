@@ -1,4 +1,4 @@
-"""Cores and memory of this machine, or of the control group that contains this process."""
+"""Cores and memory of this machine, within the limits of this process's control group."""
 
 import ctypes
 import gc
@@ -35,7 +35,7 @@ def this_machine() -> Machine:
 
 
 def stream_memory() -> int:
-    """The bytes that all streams of training data on this machine may hold together: an eighth of its memory."""
+    """Memory limit in bytes for all streams of training data on this machine together: an eighth of its memory."""
     return this_machine().memory // 8
 
 
@@ -58,7 +58,7 @@ def _cgroup_limits() -> list[int]:
 
 
 def parse_bytes(text: str | int | None) -> int | None:
-    """A number of bytes: 2000000, "500MB", "1.5 GiB"; None as it is. Raises ValueError."""
+    """Parse a number of bytes: 2000000, "500MB", "1.5 GiB"; None stays None. Raises ValueError."""
     if text is None:
         return None
     if not isinstance(text, int | str) or isinstance(text, bool):
@@ -73,7 +73,7 @@ def parse_bytes(text: str | int | None) -> int | None:
 
 
 def check_bytes(text: str | int | None, option: str) -> int | None:
-    """`parse_bytes`, but UsageError names the option."""
+    """`parse_bytes`, but raises a UsageError that names the option."""
     try:
         return parse_bytes(text)
     except ValueError as error:
@@ -81,15 +81,15 @@ def check_bytes(text: str | int | None, option: str) -> int | None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, for whatever reason (Linux only)."""
+    """Have the kernel kill this process when the thread that started it ends for any reason (Linux only)."""
     with suppress(AttributeError):  # another system
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Look for no garbage in this context, in which modules are loaded: they leave none, but the search for it takes a
-    third of the time in which torch and Ray load. Later searches pass over what there is now, until `gc.unfreeze()`."""
+    """Disable garbage collection while modules are imported: they leave no garbage, but collection takes a third of
+    the time it takes to import torch and Ray. Later collections ignore what exists now, until `gc.unfreeze()`."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -107,15 +107,15 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of mallopt(3)
 def keep_freed_memory() -> None:
     """Ask the C library to keep freed memory instead of returning it to the system (glibc only).
 
-    Memory that one step or task frees is allocated again by the next. Otherwise the system clears every page each
-    time, which takes a sixth of the training time of a small network on a CPU and a quarter of a conversion's.
+    Memory freed by one step or task is reused by the next. Otherwise the system clears every page each time, which
+    takes a sixth of the training time of a small network on a CPU and a quarter of the time of a conversion.
     """
     _mallopt({TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0})
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """`keep_freed_memory` in this context only: at its end, memory that is free goes back to the system."""
+    """`keep_freed_memory` in this context only: when it ends, free memory is returned to the system."""
     keep_freed_memory()
     try:
         yield

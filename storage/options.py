@@ -1,8 +1,8 @@
-"""Options as typed values: the base of every request, of which each part stands with its owner.
+"""Options as typed values: the base class of every request, each part of which is defined beside its code.
 
-A field's name, type, bounds and description are the only place where an option is defined. The command line, keywords
-in Python, job files and stored runs derive from it. This module and those that define parts load nothing heavy:
-`--help` waits for them.
+Each option is defined once, by its field's name, type, bounds and description. The command line, Python keywords, job
+files and stored runs derive from it. This module and those that define options import nothing heavy, because `--help`
+has to load them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,37 +34,37 @@ REASONS = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
 }
-"""What pydantic's kinds of errors mean to the user; the others carry their own words."""
+"""User-facing text for pydantic's error types; other errors keep their own message."""
 
 
 @dataclass(frozen=True)
 class Cli:
-    """How the command line spells a field where its name does not say it: as metadata of the field's type."""
+    """How the command line spells a field if it cannot be derived from the name; stored in the type's metadata."""
 
     flag: str | None = None
     metavar: str | None = None
     parse: Callable[[Any], Any] | None = None
-    """From what the command line gives, text or a list of text, to the field's value."""
+    """Converts what the command line gives, a string or a list of strings, to the field's value."""
     repeatable: bool = False
-    """Whether the option may be given several times: its value is a list of text."""
+    """Whether the option may be given several times; its value is then a list of strings."""
     text: bool = False
     """Whether a number may also be given as a word."""
 
 
 class Options(BaseModel):
-    """Some options, checked and frozen."""
+    """A group of options, validated and frozen."""
 
     panel: ClassVar[str] = "Options"
-    """The heading of these options in a command's help."""
+    """Heading of these options in a command's help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, name: Callable[[str], str] | None = None) -> Self:
-        """The options that values by name are.
+        """Create the options from values by name.
 
-        `name` is what a message calls a field, as "fold_mode =" in a file; by default its flag. Raises UsageError for
-        unknown names and for values that do not fit.
+        `name` gives the name of a field in messages, e.g. "fold_mode =" in a file; by default its flag. Raises
+        UsageError for unknown names and invalid values.
         """
         try:
             return cls.model_validate({key: plain(value) for key, value in values.items()}, strict=True)
@@ -72,7 +72,7 @@ class Options(BaseModel):
             raise UsageError(explain(error, cls, name)) from None
 
     def part(self, kind: type["Options"]) -> dict[str, Any]:
-        """The values of the fields that a part defines."""
+        """The values of the fields defined by `kind`."""
         return {name: getattr(self, name) for name in kind.model_fields}
 
     def changed(self) -> dict[str, Any]:
@@ -85,12 +85,12 @@ class Options(BaseModel):
 
 
 def plain(value: Any) -> Any:
-    """A NumPy number as Python's own; any other value as it is."""
+    """Convert a NumPy number to a Python number; return any other value unchanged."""
     return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0 else value
 
 
 def flag_of(kind: type[Options], name: str) -> str:
-    """What the command line calls a field."""
+    """The command-line flag of a field."""
     given = spelling(kind.model_fields[name]).flag if name in kind.model_fields else None
     return given or f"--{name.replace('_', '-')}"
 
@@ -101,21 +101,21 @@ def spelling(field: FieldInfo) -> Cli:
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The values of a `Literal`, also inside a union; none for another type."""
+    """The values of a `Literal`, also inside a union; empty for any other type."""
     if getattr(annotation, "__origin__", None) is Literal:
         return get_args(annotation)
     return tuple(choice for part in get_args(annotation) for choice in choices_of(part))
 
 
 def options_in(annotation: Any) -> type[Options] | None:
-    """The options that a type is or admits, if any."""
+    """The `Options` class that a type is or includes, if any."""
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return annotation
     return next(filter(None, map(options_in, get_args(annotation))), None)
 
 
 def explain(error: ValidationError, kind: type[Options], name: Callable[[str], str] | None) -> str:
-    """The first error in the user's words: which option, its value, what is wrong with it, and the remedy."""
+    """The first error as a message for the user: the option, its value, what is wrong and the remedy."""
     errors = error.errors(include_url=False)
     place = errors[0]["loc"]
     if not place:
@@ -140,29 +140,29 @@ def explain(error: ValidationError, kind: type[Options], name: Callable[[str], s
 
 
 def reason_of(errors: Sequence[Any]) -> str:
-    """What is wrong with one field, which may be of several types."""
+    """What is wrong with one field, which may allow several types."""
     words = [REASONS.get(one["type"], str(one.get("ctx", {}).get("error", one["msg"]))) for one in errors]
     first, *others = dict.fromkeys(text.format(**one.get("ctx", {})) for text, one in zip(words, errors, strict=True))
     return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, and all of them."""
+    """The end of a message about an unknown name: the closest known name, and all known names."""
     known = list(names)
     return f": {did_you_mean(name, known)}choose from {', '.join(known)}"
 
 
 def as_text(value: Any) -> Any:
-    """A path as text; any other value as it is."""
+    """Convert a path to a string; return any other value unchanged."""
     return str(value) if isinstance(value, PathLike) else value
 
 
 Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]
-"""A local path or the URL of something in an object store; checked values are text."""
+"""A local path or an object store URL; validated values are strings."""
 
 
 def as_texts(value: Any) -> Any:
-    """One text as a tuple of one, None as an empty one, several without repetitions; any other value as it is."""
+    """Convert a string to a tuple of one, None to an empty tuple, and a list to a tuple without duplicates."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -182,4 +182,4 @@ Files = Annotated[
 """Some files or folders, also one alone; checked values are a tuple of text."""
 
 Texts = Annotated[str | Sequence[str] | None, BeforeValidator(as_texts), Cli(repeatable=True)]
-"""Some texts, also one alone; checked values are a tuple."""
+"""One or several strings; validated values are a tuple."""

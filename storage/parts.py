@@ -1,4 +1,4 @@
-"""Parts of predictions: one small file for each fold and each shard of the dataset, written whole by one worker."""
+"""Partial predictions: one small file per fold and shard of the dataset, written as a whole by one worker."""
 
 import numpy as np
 import safetensors
@@ -14,7 +14,7 @@ def part_path(folder: Place, shard: int) -> Place:
 
 
 def write_part(folder: Place, shard: int, ids: np.ndarray, predictions: np.ndarray) -> None:
-    """Store predictions (rows, outputs) for the rows `ids` (rows,) int64, all of one shard."""
+    """Store predictions (rows, outputs) for the rows `ids` (rows,) int64, all from one shard."""
     part_path(folder, shard).write(safetensors.numpy.save({"id": ids, "prediction": predictions}))
 
 
@@ -28,5 +28,5 @@ def read_part(folder: Place, shard: int) -> tuple[np.ndarray, np.ndarray] | None
         return arrays["id"], arrays["prediction"]
     except (safetensors.SafetensorError, KeyError) as error:
         raise DamagedError(
-            f"{path} is incomplete or damaged ({error}); remove the fold's folder and train it again"
+            f"{path} is incomplete or damaged ({error}); remove the fold's folder and train the fold again"
         ) from None

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of integers: the same on every machine, at any position, in any version of numpy.
 
-The generator is SplitMix64 (Steele, Lea and Flood, 2014). The functions take arrays, and scalars once compiled: numpy
-warns if a scalar overflows, which is intended here.
+The generator is SplitMix64 (Steele, Lea and Flood, 2014). The functions accept arrays and, inside compiled code,
+scalars: numpy warns when a scalar overflows, which is intended here.
 """
 
 from typing import TypeVar
@@ -17,14 +17,14 @@ S30, S27, S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def mix64(state: Words) -> Words:
-    """SplitMix64's number for each state, uint64 of any shape."""
+    """SplitMix64's output for each state, uint64 of any shape."""
     state = (state ^ (state >> S30)) * FIRST
     state = (state ^ (state >> S27)) * SECOND
     return state ^ (state >> S31)  # type: ignore[no-any-return]
 
 
 def hash64(*keys: int | np.ndarray) -> np.ndarray:
-    """Mix integers into uniform 64-bit values, elementwise over broadcast arrays, at least (1,) uint64."""
+    """Hash integers into uniform 64-bit values, elementwise over broadcast arrays, at least (1,) uint64."""
     state = np.zeros(1, np.uint64)
     for key in keys:
         state = mix64(state + np.asarray(key).astype(np.uint64) + GOLDEN)

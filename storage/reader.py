@@ -1,4 +1,4 @@
-"""Reading verified blocks into a caller's buffers, with threads that decode without the interpreter's lock."""
+"""Read verified blocks into the caller's buffers, with threads that decode without holding the GIL."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader keeps: a kilobyte ea
 class BlockReader:
     """Reads blocks of the named arrays and verifies every byte; DamagedError names the file and the rows.
 
-    Each call uses the threads of the executor that it is given. A reader never forks. Blocks in an object store are
-    read through the `cache`, if there is one.
+    Each call uses the threads of the given executor. A reader never forks. Blocks in an object store are read through
+    the `cache`, if there is one.
     """
 
     def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: BlockCache | None = None) -> None:
@@ -35,7 +35,7 @@ class BlockReader:
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
         self._scratch = _Scratch()
         self.bytes_read = 0
-        """Bytes of blocks, as stored, read from the dataset's location."""
+        """Number of stored bytes read from the dataset's location."""
         self._counting = threading.Lock()
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ class BlockReader:
             self._read_rows(block, rows, out)
 
     def start(self, blocks: Sequence[int], out: Mapping[str, np.ndarray], threads: Executor) -> list[Future[None]]:
-        """Do what `read_into` does in `threads`, one task per block. Returns the tasks."""
+        """Like `read_into`, but in `threads`, with one task per block. Returns the tasks."""
         places = zip(blocks, self.dataset.layout.joined(blocks), strict=True)
         return [threads.submit(self._read_rows, block, rows, out) for block, rows in places]
 
@@ -95,7 +95,7 @@ class BlockReader:
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A shard that stays open for as long as this object exists.
+    """A shard that stays open as long as this object exists.
 
     `index` is (blocks, 2) uint64, offsets and lengths; `read` is that of a `RangeReader`.
     """
@@ -127,7 +127,7 @@ def _damaged(dataset: StoredArrays, spec: ArraySpec, shard: int, reason: str, bl
 
 
 class _Scratch(threading.local):
-    """Each thread's memory for a block as stored: fresh pages would cost more than reading into them."""
+    """Reusable memory of each thread for a stored block: allocating new pages would cost more than reading."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
@@ -140,6 +140,6 @@ class _Scratch(threading.local):
 
 
 def block_runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Runs of blocks, each read at once."""
+    """Runs of blocks, each of which is read in one call."""
     count = max(1, READ_BYTES // (dataset.layout.block_rows * dataset.spec("x").row_bytes))
     return (blocks[first : first + count] for first in range(0, len(blocks), count))

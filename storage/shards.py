@@ -1,4 +1,4 @@
-"""Zarr v3 shards as bytes: blocks compressed one by one, an index at the end, a CRC for everything.
+"""Zarr v3 shards as bytes: blocks compressed one by one, an index at the end, and a CRC for each part.
 
 This is the `sharding_indexed` codec of the Zarr v3 specification (index at the end, inner codecs bytes, blosc,
 crc32c), implemented here so that a shard can be encoded, hashed and stored as one object, and a block decoded
@@ -27,7 +27,7 @@ blosc.use_threads = False
 
 
 WORTHWHILE = 1.25
-"""Smallest ratio for which a block is compressed: below it, LZ4 costs more time than its savings are worth."""
+"""Smallest compression ratio worth having: below it, LZ4 takes more time than its savings are worth."""
 STORED = numcodecs.Blosc(clevel=0)
 BLOSC_HEADER = 16
 PROBE_BYTES = 64 << 10
@@ -72,7 +72,7 @@ def encode_shard(
 
 
 def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> tuple[bytes | np.ndarray, ...]:
-    """Compress a block, in parts, or store it if that is not worthwhile, as its beginning usually shows."""
+    """Compress a block, in parts, or store it uncompressed if its beginning shows that compression does not pay off."""
     probe = block.reshape(-1)[: PROBE_BYTES // block.itemsize]
     if probe.nbytes < PROBE_BYTES or probe.nbytes >= HOPELESS * len(codec.encode(probe)):
         data: bytes = codec.encode(block)
@@ -90,18 +90,18 @@ def _stored_header(size: int, itemsize: int) -> bytes:
 def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     """Decode the index of a shard from its last `index_bytes` bytes: (shard_blocks, 2) uint64, offset and length.
 
-    Raises DamagedError (without a location, which the caller knows) if the checksum does not match.
+    Raises DamagedError (without a location, which the caller adds) if the checksum does not match.
     """
     entries, stored = tail[:-CHECKSUM_BYTES], tail[-CHECKSUM_BYTES:]
     if len(tail) != index_bytes(layout) or struct.pack("<I", google_crc32c.value(entries)) != stored:
-        raise DamagedError("the shard's index fails its checksum")
+        raise DamagedError("the shard's index does not match its checksum")
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
 def is_intact(data: bytes | np.ndarray, expected: int) -> bool:
     """Whether a block, bytes or (length,) uint8, is intact and has the CRC-32C recorded when it was written.
 
-    An intact block in the place of another one is not intact.
+    An intact block stored in the place of another one counts as damaged.
     """
     return google_crc32c.value(data) == RESIDUE and bytes(data[-CHECKSUM_BYTES:]) == struct.pack("<I", expected)
 
@@ -112,7 +112,7 @@ def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> No
     Raises DamagedError (without a location) unless the block is intact (see `is_intact`).
     """
     if not is_intact(data, expected):
-        raise DamagedError("the block fails its checksum")
+        raise DamagedError("the block does not match its checksum")
     blosc.decompress(data, out)
 
 

@@ -1,4 +1,4 @@
-"""Interfaces for running independent tasks and for reporting progress, apart from who runs them and who listens.
+"""Interfaces for running independent tasks and reporting progress, independent of the implementation.
 
 The serial executor is the reference against which the Dask executor is tested.
 """
@@ -15,7 +15,7 @@ CONVERSION, RUN = "foldstream", "foldstream-run"
 
 @runtime_checkable
 class Progress(Protocol):
-    """Called with the name of a stage, the units done, the total units, and a short remark (a rate, a loss)."""
+    """Called with the name of a stage, the units done, the total units, and a short remark, e.g. a rate or a loss."""
 
     def __call__(self, stage: str, done: int, total: int, remark: str = "") -> None: ...
 
@@ -33,7 +33,7 @@ class Executor(Protocol):
         ...
 
     def prepare(self, function: Callable[[], None]) -> None:
-        """Call a function on every worker that saves time in later tasks; nothing waits for it."""
+        """Call a function on every worker to save time in later tasks, without waiting for it."""
         ...
 
     def publish(self, page: str, facts: dict[str, Any]) -> None:
@@ -64,8 +64,7 @@ def run_tasks(
 def ordered_results(
     executor: Executor, function: Callable[[Task], Result], tasks: Sequence[Task], stage: str, progress: Progress
 ) -> Iterator[Result]:
-    """Run tasks, one per shard, and yield their results in the order of the tasks; only those that come too early are
-    kept."""
+    """Run tasks, one per shard, and yield their results in the order of the tasks; only early results are buffered."""
     early: dict[int, Result] = {}
     yielded = 0
     for done, (position, result) in enumerate(executor.map(function, tasks), 1):

@@ -1,6 +1,6 @@
-"""Writing a dataset: the arrays' metadata, whole shards, and last the manifest, which commits it.
+"""Write a dataset: the arrays' metadata, whole shards, and finally the manifest, which commits it.
 
-A dataset is a Zarr v3 group. Metadata comes first, then one task writes each shard once, then comes the manifest.
+A dataset is a Zarr v3 group. Metadata is written first, then each shard by a single task, and the manifest last.
 """
 
 import warnings
@@ -57,7 +57,7 @@ def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attri
 
 
 def dimension_names(spec: ArraySpec) -> list[str]:
-    """Names of the axes for xarray: those of images are channel, height and width."""
+    """Names of the axes for xarray; for images channel, height and width."""
     names = {1: ["column"], 3: ["channel", "height", "width"]}
     rest = names.get(len(spec.row_shape), [f"axis_{i}" for i in range(1, len(spec.row_shape) + 1)])
     return ["row", *(f"{spec.name}_{name}" if spec.name != "x" else name for name in rest)]
@@ -110,4 +110,4 @@ def commit(root: Place, manifest: Manifest, checksums: Mapping[str, Sequence[int
         warnings.simplefilter("ignore", ZarrUserWarning)  # about the manifest, and consolidated metadata
         zarr.consolidate_metadata(root.zarr_store())
     if not create_json(root / MANIFEST, manifest.to_json()):
-        raise ConflictError(f"{root} was finished by another process in the meantime; nothing is left to do")
+        raise ConflictError(f"{root} was completed by another process in the meantime; nothing is left to do")

@@ -57,45 +57,45 @@ def stream(
     transform: Transform | None = None,
     device: str | torch.device = "cpu",
 ) -> TrainStream | RowStream:
-    """Stream a dataset as batches `(x, y, id)` of tensors in the dataset's dtypes, without Ray.
+    """Stream a dataset as batches `(x, y, id)` of tensors with the dataset's dtypes, without Ray.
 
     Args:
         dataset: A dataset, or its location.
-        batch_size: Rows of a batch; for `split="train"`, of the global batch that the ranks share.
+        batch_size: Rows per batch; for `split="train"`, rows of the global batch that the ranks share.
         fold: With `split="train"`, stream the rows that the model of this fold trains on, and with `split="test"` its
             held-out rows. None: all rows.
-        folds: The number of folds, stratified for a classification, or the location of a run or of a fold plan whose
+        folds: The number of folds (stratified for classification), or the location of a run or of a fold plan whose
             folds are used.
         split: `"train"` shuffles the rows, and each rank gets its share of every global batch. `"test"` yields each
             row exactly once, in the order of the dataset.
-        rows: A subset to restrict the stream to: a boolean mask over all rows, or row indices; those that are repeated
-            come so often in each epoch of `split="train"`.
+        rows: A subset to restrict the stream to: a boolean mask over all rows, or row indices. With `split="train"`,
+            repeated indices are repeated in each epoch.
         rank: The rank of this process among `world_size` processes.
         world_size: The number of processes that share the batches. It must divide `lanes`.
-        seed: The seed of the shuffle, and of the folds if `folds` is a number.
-        epoch: The first epoch. Each further iteration of a training stream yields the next epoch.
+        seed: The seed for shuffling, and for the folds if `folds` is a number.
+        epoch: The first epoch. Each subsequent iteration of a training stream yields the next epoch.
         window: Blocks of each lane that are shuffled together.
-        lanes: Lanes of the shuffle. None: the smallest multiple of 8 that `world_size` divides. Streams with equal
-            lanes see the same global batches at any world size.
+        lanes: Lanes of the shuffle. None: the smallest multiple of 8 that `world_size` divides. Streams with the same
+            number of lanes see the same global batches at any world size.
         drop_last: Drop the last batch of an epoch if it is not full. Otherwise it has fewer rows; with several ranks,
-            some may have none of them.
-        sample: Draw the rows of each epoch with replacement, as `train --sample` does: `"balanced"`, `"weight"`, or
-            factors of classes such as `["yes=3"]`.
-        weighted: Yield `(x, y, id, weight)`, with the weights of the rows from the column of that role.
-        memory: The limit on the memory of the stream, e.g. `"2GB"`. None: an eighth of the machine's.
-        cache: The limit on the local disk space in which blocks of a dataset in an object store are cached. None: a
-            tenth of the free space.
+            some ranks may get none of them.
+        sample: Draw the rows of each epoch with replacement, like `train --sample`: `"balanced"`, `"weight"`, or class
+            factors such as `["yes=3"]`.
+        weighted: Yield `(x, y, id, weight)`, with the sample weights from the weight column.
+        memory: Memory limit of the stream, e.g. `"2GB"`. None: an eighth of the machine's memory.
+        cache: Limit on the local disk space for caching blocks of a dataset in an object store. None: a tenth of the
+            free space.
         threads: Threads that read and decode. None: one per core for local data, 16 for data in an object store.
-        transform: A function applied to each training batch. It gets the batch and a torch.Generator that is seeded by
-            the batch's position.
-        device: Where the batches go, e.g. "cuda": they are copied there while earlier ones are being computed on.
+        transform: A function applied to each training batch. It receives the batch and a torch.Generator seeded by the
+            batch's position.
+        device: The device of the batches, e.g. "cuda"; copying overlaps with computation on earlier batches.
 
-    Returns:
-        An iterable over batches. It reads ahead in its own threads; a torch.utils.data.DataLoader takes it with
-        `batch_size=None` and `num_workers=0`.
+        Returns:
+            An iterable over batches. It prefetches in its own threads; to wrap it in a torch.utils.data.DataLoader, use
+            `batch_size=None` and `num_workers=0`.
 
-    Raises:
-        UsageError: Arguments are out of range or do not fit together, or the folds belong to another dataset.
+        Raises:
+            UsageError: Arguments are out of range or incompatible, or the folds belong to another dataset.
         DatasetError: The dataset or the fold plan does not exist, is incomplete or is damaged.
 
     Example:
@@ -123,26 +123,26 @@ def normalizer(
     missing: str = "mean",
     normalize: Sequence[str] = (),
 ) -> nn.Module:
-    """Create a module that turns stored rows into float32 input for a model: scaled, and without missing values.
+    """Create a module that turns stored rows into scaled float32 inputs for a model, without missing values.
 
     Args:
         dataset: A dataset, or its location.
-        fold: Standardize by the rows that the model of this fold trains on, which the first call measures in one pass
-            over the data. None: by all rows.
+        fold: Standardize with the statistics of the rows that the model of this fold trains on; the first call computes
+            them in one pass over the data. None: all rows.
         folds: The folds, as for `stream`.
-        seed: The seed of the folds if `folds` is a number.
-        missing: What stands for a missing number: "mean" or "median" of those rows, "constant=0", or with "indicator+"
-            before it and an input more for each column that lacks values in those rows.
-        normalize: How columns are scaled, as "minmax", "age=none" or "imagenet"; by default "standard", except that
-            categories stay the codes that they are.
+        seed: The seed for the folds if `folds` is a number.
+        missing: How to fill missing values: "mean" or "median" of these rows, or "constant=0"; the prefix "indicator+"
+            adds an indicator input for each column that has missing values in these rows.
+        normalize: How to scale columns, e.g. "minmax", "age=none" or "imagenet"; by default "standard", except for
+            categories, which remain codes.
 
     Returns:
-        A module that takes rows as the dataset stores them, (rows, *sample_shape), and returns float32 of the same
-        shape but for indicators, in which each channel has mean 0 and standard deviation 1 over those rows. Move it to
-        the device of the rows with `.to(device)`.
+        A module that takes rows as stored in the dataset, (rows, *sample_shape), and returns float32 of the same shape
+        (plus indicators), in which each channel has mean 0 and standard deviation 1 over these rows. Move it to the
+        device of the rows with `.to(device)`.
 
     Raises:
-        UsageError: The fold does not exist, the folds belong to another dataset, or the options do not fit the data.
+        UsageError: The fold does not exist, the folds belong to another dataset, or the options do not match the data.
         DatasetError: The dataset or the fold plan does not exist or is incomplete.
 
     Example:
@@ -166,15 +166,16 @@ def normalizer(
 def _check_arguments(dataset: Dataset, split: str, rank: int, world_size: int, weighted: bool) -> None:
     check_choice("split", split, ("train", "test"))
     if not 0 <= rank < world_size:
-        raise UsageError(f"rank {rank} is out of range; it must be from 0 to {world_size - 1}")
+        raise UsageError(f"rank {rank} is out of range; it must be between 0 and {world_size - 1}")
     if weighted and dataset.schema.weights is None:
-        raise UsageError("weighted=True: the data has no column of weights; convert it with --weight COLUMN")
+        raise UsageError("weighted=True: the dataset has no weight column; convert it with --weight COLUMN")
 
 
 def _select(
     dataset: Dataset, plan: FoldPlan | None, fold: int | None, split: str, rows: np.ndarray | None
 ) -> RowFilter:
-    """The rows that the model of a fold trains on, or its held-out rows for the split `test`; of those a subset."""
+    """The rows that the model of a fold trains on, or its held-out rows for the split `test`, restricted to a
+    subset."""
     selected: RowFilter = EveryRow(dataset.layout)
     if plan is not None and fold is not None:
         _check_fold(plan, fold)
@@ -183,7 +184,7 @@ def _select(
 
 
 def _draw(dataset: Dataset, rows: RowFilter, sample: str | Sequence[str], seed: int) -> RowFilter:
-    """Rows as `--sample` draws them; without it as they are."""
+    """Rows drawn according to `sample`; unchanged without it."""
     samples = as_texts(sample)
     for text in samples:
         parse_option("sample", parse_sample, text)
@@ -192,21 +193,21 @@ def _draw(dataset: Dataset, rows: RowFilter, sample: str | Sequence[str], seed: 
 
 def _check_fold(plan: FoldPlan, fold: int) -> int:
     if not 0 <= fold < (count := len(plan.models)):
-        raise UsageError(f"fold {fold} is out of range; it must be from 0 to {count - 1}")
+        raise UsageError(f"fold {fold} is out of range; it must be between 0 and {count - 1}")
     return fold
 
 
 def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:
-    """Open the fold plan of a run or at a location, or create one with a number of folds.
+    """Open the fold plan of a run or at a location, or create one with the given number of folds.
 
-    New folds are stratified for a classification.
+    New folds are stratified for classification.
     """
     if not isinstance(folds, int):
         root = locate(folds)
         plan = open_plan(root if (root / MANIFEST).exists() else RunFolder(root).folds)
         if plan.manifest.details["dataset"] != dataset.identity:
             raise UsageError(
-                f"the folds of {folds} belong to another dataset than {dataset.place}; "
+                f"the folds of {folds} belong to a different dataset than {dataset.place}; "
                 "choose a run on this dataset, or a number of folds"
             )
         return plan

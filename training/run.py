@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def holdout(self) -> Place:
-        """The combined predictions of the holdout, i.e. of rows that no model has trained on."""
+        """The combined predictions for the holdout, i.e. for rows that no model has trained on."""
         return self.root / "holdout.zarr"
 
     @property
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def initial(self) -> Place:
-        """Copies of the weights from which the models start, if they are given."""
+        """Copies of the initial weights, if given."""
         return self.root / "initial"
 
     @property
@@ -123,7 +123,7 @@ class FoldFolder:
 
     @property
     def progress(self) -> Place:
-        """The progress of the fold's training with its time, for monitoring."""
+        """The progress of the fold's training with a timestamp, for monitoring."""
         return self.root / "progress.json"
 
     @property
@@ -133,17 +133,17 @@ class FoldFolder:
 
     @property
     def done(self) -> Place:
-        """The fold's result, and the marker of its completion; written last."""
+        """The fold's result, which also marks its completion; written last."""
         return self.root / "done.json"
 
     @property
     def parts(self) -> Place:
-        """Predictions of the fold's held-out rows, one file per shard of the dataset."""
+        """Predictions for the fold's held-out rows, one file per shard of the dataset."""
         return self.root / "predictions"
 
     @property
     def holdout_parts(self) -> Place:
-        """Predictions of the holdout, one file per shard of the dataset."""
+        """Predictions for the holdout, one file per shard of the dataset."""
         return self.root / "holdout"
 
 
@@ -188,7 +188,7 @@ class RunJob:
         dataset = open_dataset(self.dataset)
         if dataset.identity != self.identity:
             raise ForeignError(
-                f"{self.dataset} is not the dataset that the run was started with; restore it, or start a new run"
+                f"{self.dataset} is not the dataset with which the run was started; restore it, or start a new run"
             )
         return dataset
 
@@ -203,7 +203,7 @@ class RunFold:
 
 
 def mixing_of(config: TrainConfig) -> Mixing:
-    """How the rows of a run's epochs are mixed."""
+    """The mixing parameters of a run."""
     return Mixing(config.batch_size, config.lanes, config.window, config.seed, config.least_rows)
 
 
@@ -213,7 +213,7 @@ def folds_of(job: RunJob, run: RunFolder, folds: Iterable[int]) -> list[RunFold]
 
 
 def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, RunFold]:
-    """All folds of a run, and its refit, by name. In a grid search, names start with that of the candidate."""
+    """All folds of a run, and its refit, by name. In a grid search, names start with the name of the candidate."""
     count = len(open_plan(run.folds).models)
     titles = [f"fold {fold}" for fold in range(count)] + ["refit"] * job.config.refit
     every = folds_of(job, run, range(len(titles)))
@@ -221,21 +221,21 @@ def name_folds(job: RunJob, run: RunFolder, candidate: str = "") -> dict[str, Ru
 
 
 def waits_for_folds(one: RunFold) -> bool:
-    """Whether it is a refit that is trained for as many epochs as the folds were, up to their early stopping."""
+    """Whether this is a refit whose number of epochs depends on the early stopping of the folds."""
     patience = one.job.config.recipe.patience
     return bool(patience) and one.fold == len(open_plan(one.run.folds).models)
 
 
 def epochs_of(one: RunFold) -> int:
-    """The number of epochs for which a model is trained at most: for a refit after early stopping the rounded mean of
-    the folds' best epochs."""
+    """The maximum number of epochs for a model: for a refit after early stopping, the rounded mean of the folds' best
+    epochs."""
     if not waits_for_folds(one):
         return one.job.config.epochs
     return int(fmean(read_result(one.run.fold(fold))["metrics"]["epoch"] for fold in range(one.fold)) + 0.5)
 
 
 def best_folder(root: Place) -> Place:
-    """The folder of a run: `root` itself, or for a grid search that of its best candidate."""
+    """The folder of a run: `root` itself, or for a grid search the folder of its best candidate."""
     if not (root / GRID).exists():
         return root
     folder: str = read_json(root / GRID)["folder"]
@@ -250,7 +250,7 @@ def load_job(run: RunFolder) -> RunJob:
     """
     if not run.job.exists():
         raise ForeignError(
-            f"{run.root} is not a run (it has no run.json); start one with 'foldstream train DATASET RUN'"
+            f"{run.root} is not a run (it has no run.json); start a run with 'foldstream train DATASET RUN'"
         )
     job = RunJob.from_json(read_json(run.job))
     if not job.code:

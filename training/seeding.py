@@ -1,4 +1,4 @@
-"""Seeds and permutations as pure functions of integers. `storage/random.py` has the hash that they use."""
+"""Seeds and permutations as pure functions of integers, based on the hash in `storage/random.py`."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ mixed = compiled(mix64)
 
 @compiled
 def shuffled(size: int, key: np.uint64) -> np.ndarray:
-    """A random permutation of `size` items, at most 2³², keyed by 64 bits, (size,) int64.
+    """A random permutation of `size` items (at most 2³²) for a 64-bit key, (size,) int64.
 
     The inside-out Fisher-Yates shuffle (Durstenfeld 1964) with random numbers from SplitMix64 (Steele et al. 2014),
     whose upper halves are scaled to the range by multiplication (Lemire 2019). It is implemented here because NumPy

@@ -1,7 +1,7 @@
-"""A training that is asked to stop: the signals that ask it, and the turn after which all of its ranks stop.
+"""Graceful stopping of training: the signals that request it, and the turn after which all ranks stop.
 
-SIGTERM, and Slurm's SIGUSR1, come before a machine is taken away. The training loop looks between two steps whether it
-was asked, writes checkpoints and raises StoppedError. Whatever does not get there in time is ended.
+SIGTERM, and Slurm's SIGUSR1, are sent before a machine is preempted. The training loop checks between steps whether a
+stop was requested, writes checkpoints and raises StoppedError. Processes that do not finish in time are killed.
 """
 
 import os
@@ -25,20 +25,21 @@ GRACE_SECONDS = 8.0  # from a signal to the end of this process
 REPEAT_SECONDS = 1.0  # within which a repeated signal is the same one, sent to the process and to its group
 POLL_SECONDS = 0.2  # between two looks whether another rank was asked
 COMPILERS = {"g++", "c++", "clang", "clang++", "cc1plus", "collect2", "as", "ld"}
-"""Left alone: torch.compile would load what one of them has written by half."""
+"""Not stopped: torch.compile would load the partial output of one of these."""
 COMPILER_SECONDS = 1.0  # for which they are awaited
 ASKED = "stop"  # the key in the ranks' store that says so
 
 
 class StopFlag:
-    """Whether this process was asked to stop, and who else needs to know."""
+    """Whether this process was asked to stop, and who else must be notified."""
 
     def __init__(self) -> None:
         self.asked_at: float | None = None
         self.watchers = 0
-        """How many parts of this process look at the flag between their steps. While none does, a signal raises."""
+        """Number of parts of this process that check the flag between their steps. If there are none, a signal
+        raises."""
         self.others: list[Callable[[], None]] = []
-        """Called once when this process is asked."""
+        """Called once when this process is asked to stop."""
 
     @property
     def is_set(self) -> bool:
@@ -53,8 +54,8 @@ class StopFlag:
 
     @contextmanager
     def watched(self, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Inside, the caller looks at the flag now and then, instead of being interrupted; `tell` passes the request
-        on."""
+        """In this context, the caller checks the flag periodically instead of being interrupted; `tell` forwards the
+        request."""
         self.watchers += 1
         self.others.append(tell)
         try:
@@ -65,13 +66,13 @@ class StopFlag:
 
 
 STOP = StopFlag()
-"""That of this process: signals are sent to a process."""
+"""The flag of this process, since signals are sent to a process."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Have the first signal set `STOP`, and end this process if it is still here after GRACE_SECONDS or after a second
-    signal. A program's own handlers stay, and so does everything in another thread than the main one."""
+    """Make the first signal set `STOP`, and kill this process if it is still running after GRACE_SECONDS or on a second
+    signal. A program's own handlers are kept, and nothing changes outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -86,7 +87,7 @@ def stoppable() -> Iterator[None]:
 
 
 def catch_signals() -> None:
-    """Have signals ask this process to stop, in place of the system's handlers and of Ray's."""
+    """Make signals ask this process to stop, replacing the system's handlers and Ray's."""
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if handler is signal.SIG_DFL or getattr(handler, "__module__", "").startswith("ray."):
@@ -97,10 +98,10 @@ def handle(number: int, frame: FrameType | None) -> None:
     """Handle a signal that asks this process to stop."""
     if STOP.asked_at is not None:
         if monotonic() - STOP.asked_at > REPEAT_SECONDS:
-            end_now("stopped at once by a second signal")
+            end_now("stopped immediately by a second signal")
         return
     STOP.set()
-    late = "a step, a compilation or a write took too long to wait for"
+    late = "a step, a compilation or a write took too long"
     timer = threading.Timer(GRACE_SECONDS, end_now, [f"stopped by {signal.Signals(number).name}; {late}"])
     timer.daemon = True
     timer.start()
@@ -110,21 +111,21 @@ def handle(number: int, frame: FrameType | None) -> None:
 
 def stopped() -> StoppedError:
     """The error that ends this process after a request to stop."""
-    return StoppedError(f"stopped as asked by a signal: what is trained is in the checkpoints; {how_to_resume()}")
+    return StoppedError(f"stopped by a signal; the training so far is saved in checkpoints; {how_to_resume()}")
 
 
 def how_to_resume() -> str:
-    """How the user resumes what this process does."""
+    """How the user can resume this training."""
     if Path(sys.argv[0]).name in ("foldstream", "cli.py"):
         return f"resume with: {shlex.join(['foldstream', *sys.argv[1:]])}"
-    return "the same call resumes"
+    return "repeat the same call to resume"
 
 
 def end_now(why: str) -> None:
-    """End this process and those that it has started."""
+    """Kill this process and its child processes."""
     if not STOP.is_set:  # it has been dealt with
         return
-    os.write(2, f"{why}: the work since the last checkpoints is lost; {how_to_resume()}\n".encode())
+    os.write(2, f"{why}: the training since the last checkpoints is lost; {how_to_resume()}\n".encode())
     compilers = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -137,14 +138,14 @@ def end_now(why: str) -> None:
 
 
 class Turns:
-    """The turns of a rank, e.g. its steps: it asks before each whether to take it.
+    """The turns of a rank, e.g. its steps: before each turn, it asks whether to take it.
 
-    Ranks that train together must stop after the same turn, and to agree on each would slow them down. So once any of
-    them is asked to stop, each publishes the number of the last turn that it has begun, and begins no other before all
-    have done so. All stop after the highest of these numbers.
+    Ranks that train together must stop after the same turn, but agreeing on each turn would slow them down. Instead,
+    once any of them is asked to stop, each rank publishes the number of the last turn that it has begun, and does not
+    begin another one before all ranks have done so. All stop after the highest of these numbers.
 
     Args:
-        store: What the ranks exchange small values by, as torch.distributed's stores do; None for a single rank.
+        store: A key-value store shared by the ranks, such as those of torch.distributed; None for a single rank.
         rank: The rank.
         world_size: The number of ranks.
     """
@@ -153,7 +154,7 @@ class Turns:
         self.rank, self.world_size = rank, world_size
         self.begun = -1
         self.last: int | None = None
-        """The last turn to take, once it is known."""
+        """The last turn to take, once known."""
         self.asked, self.agreed, self.lock = False, threading.Event(), threading.Lock()
         self.closed = threading.Event()
         self.thread: threading.Thread | None = None
@@ -162,7 +163,7 @@ class Turns:
             self.thread.start()
 
     def stop_before(self, turn: int) -> bool:
-        """Whether this rank, and all others, stop before a turn. Numbers rise from call to call."""
+        """Whether this rank and all others stop before a turn. Turn numbers increase from call to call."""
         if self.world_size == 1:
             return STOP.is_set
         with self.lock:
@@ -178,7 +179,7 @@ class Turns:
         return False
 
     def close(self) -> None:
-        """End the thread: one that a process ends with may abort it."""
+        """Stop the thread, because a thread that is still running may abort the process at exit."""
         self.closed.set()
         if self.thread:
             self.thread.join()

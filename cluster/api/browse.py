@@ -1,4 +1,4 @@
-"""A dataset as users look at it: single rows as the arrays that they are stored as, and some rows as a table."""
+"""Browse a dataset: single rows as the stored arrays, or several rows as a table."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,8 +19,8 @@ DATE_UNITS: dict[str, Literal["D", "s"]] = {"days": "D", "seconds": "s"}
 
 
 class Row(NamedTuple):
-    """A row, or some: `x` (*sample_shape), `y` () or (labels,), empty without labels, and `id` (), each with an axis of
-    rows before it if there are several."""
+    """One or more rows: `x` (*sample_shape), `y` () or (labels,), empty without labels, and `id` (). For several rows,
+    each has a leading row axis."""
 
     x: np.ndarray
     y: np.ndarray
@@ -28,10 +28,10 @@ class Row(NamedTuple):
 
 
 class BrowsableDataset(Dataset):
-    """A dataset whose rows can be looked at. `dataset[3]` is a row, `dataset[:5]` and `dataset[[1, 7]]` are several.
+    """A dataset with indexing: `dataset[3]` is one row, `dataset[:5]` and `dataset[[1, 7]]` are several.
 
-    With `len(dataset)`, it is a map-style dataset for torch's DataLoader. That reads a block for every row: to train on
-    data of any size, use `fs.stream`.
+    It is also a map-style dataset for torch's DataLoader. However, each access reads a whole block: use `fs.stream` to
+    train on datasets of any size.
     """
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Row:
@@ -42,17 +42,17 @@ class BrowsableDataset(Dataset):
         return Row(*(array[0] for array in row)) if single else row
 
     def rows(self, rows: int | slice | Sequence[int] = FIRST) -> "pd.DataFrame":
-        """Some rows as a table with the names and values of the source.
+        """Return rows as a table with the column names and values of the source.
 
         Args:
-            rows: How many of the first rows, a slice, or row numbers.
+            rows: Number of leading rows, a slice, or row numbers.
 
         Returns:
-            A DataFrame, indexed by row number: labels, with classes by name; features, with categories as text and
-            dates as dates, except for the pixels of images; and the columns beside the rows.
+            A DataFrame indexed by row number: labels, with class names; features (except the pixels of images), with
+            categories as text and dates as dates; and the side columns.
 
         Raises:
-            UsageError: There is no such row.
+            UsageError: A row does not exist.
 
         Example:
             >>> fs.open("titanic.zarr").rows(3)
@@ -86,7 +86,7 @@ class BrowsableDataset(Dataset):
         try:
             return np.atleast_1d(np.arange(len(self))[index])
         except IndexError:
-            raise UsageError(f"row {index} does not exist; the dataset has {len(self):,} rows, from 0 on") from None
+            raise UsageError(f"row {index} does not exist; use rows from 0 to {len(self) - 1:,}") from None
 
     def _read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """All arrays of some rows. Each block is read once."""
@@ -102,8 +102,8 @@ def open_to_browse(path: Location) -> BrowsableDataset:
     """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`).
 
     Raises:
-        ForeignError: There is no dataset.
-        IncompleteError: Its conversion has not finished.
+        ForeignError: The dataset does not exist.
+        IncompleteError: The conversion of the dataset has not finished.
 
     Example:
         >>> dataset = fs.open("titanic.zarr")

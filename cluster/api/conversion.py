@@ -36,31 +36,32 @@ class ConvertTablesCall(ConvertTablesRequest, Session):
 def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert CSV files (plain, .gz, .bz2, .xz, .zst) and Parquet files into a dataset.
 
-    Columns of text become category codes, dates a number of days or seconds. A conversion that was interrupted resumes
-    by the same call, and gives the same bytes.
+    Text columns become category codes, and dates become a number of days or seconds. The same call resumes an
+    interrupted conversion, and produces the same bytes.
 
     Args:
-        sources: Files, folders of them, patterns, or URLs.
+        sources: Files, folders, patterns or URLs.
         out: Where to write the dataset.
-        label: Column to learn, or several regression targets.
-        id: Column that identifies the rows; it is kept beside them as `key`.
-        shape: Shape of a sample; by default a vector of all other columns but those that `ignore` names.
-        missing: "keep" stores missing values, which training fills by each fold's own rows; "error" stops at one.
-        group: Column of groups whose rows stay in one fold. Like `time`, `fold`, `weight` and `keep` (several of them),
-            it is kept beside the rows, and learned from only if `feature` names it too.
-        like: Dataset whose columns and categories are reused, as for a test set.
-        on_error: "stop" at the first invalid row, or "skip" such rows; the dataset's `left_out.csv` lists them.
-        csv: `CsvOptions`, or a mapping of them, where they are not detected.
-        client: Dask client; by default this process converts, with Dask's threads if there is much to do.
-        **options: All other options of `foldstream convert csv`; its `--help` describes them.
+        label: Label column, or several target columns.
+        id: Column that identifies the rows; it is stored as `key`.
+        shape: Shape of a sample; by default a vector of all other columns except those in `ignore`.
+        missing: "keep" stores missing values, which training fills from each fold's own training rows; "error" stops
+            at the first one.
+        group: Group column, whose rows stay in the same fold. Like the columns in `time`, `fold`, `weight` and `keep`,
+            it is stored, but is a feature only if `feature` also names it.
+        like: Dataset whose columns and categories are reused, e.g. for a test set.
+        on_error: "stop" at the first invalid row, or "skip" invalid rows; the dataset's `left_out.csv` lists them.
+        csv: `CsvOptions`, or a mapping of them, to override what is detected.
+        client: Dask client; by default this process converts, with Dask threads if there is enough work.
+        **options: All other options of `foldstream convert csv`; see its `--help`.
 
     Returns:
         The dataset.
 
     Raises:
         SourceError: A file or a row is invalid.
-        UsageError: An option does not fit the data.
-        ConflictError: There is something else at `out`.
+        UsageError: An option does not match the data.
+        ConflictError: `out` already contains something else.
 
     Example:
         >>> fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
@@ -69,14 +70,14 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
 
 
 def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, session: Session) -> Dataset:
-    """Convert what a request of either kind names."""
+    """Convert the sources of a request of either kind."""
     if isinstance(request, ConvertTablesRequest):
         return convert_tables(request, session)
     return convert_image_files(request, session)
 
 
 def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
-    """Convert what a request names; see `convert_csv`."""
+    """Convert the sources of a request; see `convert_csv`."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
     conversion = ConvertRequest.of(find_sources(request.places), request, like)
     root = locate(str(request.out))
@@ -84,7 +85,7 @@ def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
 
 
 def report_file(request: ConversionRequest) -> Path | None:
-    """The file of Dask's report; absolute, since workers may be in another folder."""
+    """The absolute path of Dask's report, since workers may run in another folder."""
     return None if request.report is None else Path(request.report).absolute()
 
 
@@ -98,27 +99,28 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
 
     Samples are (channels, height, width).
 
-    An image's class is the folder that it lies in; or `labels` is a CSV file whose first column names the images and
-    whose second, or those that `label` names, are their labels. Their paths are kept as `key`.
+    The class of an image is the folder that contains it. Alternatively, `labels` is a CSV file whose first column names
+    the images; its second column, or the columns in `label`, are the labels. The paths are stored as `key`.
 
     Args:
-        sources: Folders, patterns, archives, or URLs.
+        sources: Folders, patterns, archives or URLs.
         out: Where to write the dataset.
         size: Height and width of a sample, or one number for both.
-        fit: How other aspect ratios fit: "pad" (with the `background`), "crop" to the center, or "stretch".
-        shuffle: Seed of the order of the images; None: by path.
-        like: Dataset whose form and classes are reused, as for a test set.
+        fit: How to fit images of another aspect ratio: "pad" (with the `background`), "crop" to the center, or
+            "stretch".
+        shuffle: Seed for shuffling the images; None keeps them sorted by path.
+        like: Dataset whose image form and classes are reused, e.g. for a test set.
         on_error: "stop" at the first image that cannot be decoded, or "skip" such images; `left_out.csv` lists them.
-        client: Dask client; by default this process converts, with Dask's threads if there is much to do.
-        **options: All other options of `foldstream convert images`; its `--help` describes them.
+        client: Dask client; by default this process converts, with Dask threads if there is enough work.
+        **options: All other options of `foldstream convert images`; see its `--help`.
 
     Returns:
         The dataset.
 
     Raises:
-        SourceError: An image cannot be decoded, or there is none.
-        UsageError: An option does not fit.
-        ConflictError: There is something else at `out`.
+        SourceError: An image cannot be decoded, or no image was found.
+        UsageError: An option does not match the data.
+        ConflictError: `out` already contains something else.
 
     Example:
         >>> fs.convert_images("photos/", "photos.zarr", size=64, fit="crop")
@@ -127,7 +129,7 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
 
 
 def convert_image_files(request: ConvertImagesRequest, session: Session) -> Dataset:
-    """Convert what a request names; see `convert_images`."""
+    """Convert the sources of a request; see `convert_images`."""
     conversion, root = image_conversion(request), locate(str(request.out))
     with (
         disk_in_words(root),
@@ -140,9 +142,11 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
     """The conversion that a request asks for. Raises UsageError."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
     if like and not like.image:
-        raise UsageError(f"--like {request.like}: it was not made from images")
+        raise UsageError(f"--like {request.like}: the dataset was not converted from images; choose one that was")
     if (request.size is None) == (like is None):
-        raise UsageError("give the samples' --size, e.g. 64 or 48,64 (height and width), or --like DATASET, not both")
+        raise UsageError(
+            "--size, --like: use exactly one of --size, e.g. 64 or 48,64 (height and width), and --like DATASET"
+        )
     if like and like.image:
         form = like.image
     else:
@@ -163,7 +167,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
 
 
 def absolute(place: str | Path) -> str:
-    """A path that holds in another folder too; a URL as it is."""
+    """An absolute path; a URL is returned unchanged."""
     return str(place) if "://" in str(place) else str(Path(place).absolute())
 
 
@@ -175,7 +179,7 @@ def convert_request(
     address: str | None = None,
     report: Path | None = None,
 ) -> Dataset:
-    """Convert tables, unless that is done already."""
+    """Convert tables, unless this has already been done."""
     if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
     with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
@@ -185,19 +189,19 @@ def convert_request(
 def verify(
     dataset: str | PathLike[str], *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
 ) -> list[Damage]:
-    """Read all of a dataset and find every file that is damaged or missing.
+    """Read a whole dataset and find every damaged or missing file.
 
     Args:
-        dataset: Dataset to read.
+        dataset: Dataset to check.
         repair: Convert the damaged shards again from the sources, which must be unchanged.
         listener: Notified of progress and of the dashboard's address.
-        client: Dask client; by default this process reads, with Dask's threads if there is much to do.
+        client: Dask client; by default this process reads, with Dask threads if there is enough work.
 
     Returns:
-        The damaged files; with `repair`, they are whole again.
+        The damaged files; with `repair`, they have been repaired.
 
     Raises:
-        SourceError: The sources have changed, so nothing can be repaired from them.
+        SourceError: The sources have changed, so the dataset cannot be repaired.
 
     Example:
         >>> fs.verify("digits.zarr", repair=True)

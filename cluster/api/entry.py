@@ -1,4 +1,4 @@
-"""Calls from Python: a function's keywords are the fields of its request."""
+"""Python functions whose keywords are the fields of a request."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -16,10 +16,10 @@ Result = TypeVar("Result")
 def entry(
     call: Callable[P, Options], request: type[Request]
 ) -> Callable[[Callable[[Request, Session], Result]], Callable[P, Result]]:
-    """Make of a function of a request and a session one of the request's fields, by position or by keyword.
+    """Turn a function of a request and a session into a function of the request's fields, by position or by keyword.
 
-    `call` is a class that has the fields of the request and those of `Session`: type checkers take the function's
-    parameters from it.
+    `call` is a class with the fields of the request and of `Session`, from which type checkers take the function's
+    parameters.
     """
 
     def decorate(function: Callable[[Request, Session], Result]) -> Callable[P, Result]:
@@ -44,7 +44,7 @@ def entry(
 
 
 def signature_of(request: type[Options]) -> Signature:
-    """The parameters of a call, for help() and notebooks."""
+    """The signature to show in help() and notebooks."""
     parameters = [
         Parameter(
             name,

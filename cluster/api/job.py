@@ -1,4 +1,4 @@
-"""A whole job: it is checked, then converts, trains and predicts, in this process or on one cluster."""
+"""Run a whole job: check it, then convert, train and predict, in this process or on one cluster."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,8 +23,8 @@ from .training_request import callback_factories, check_settings
 
 @contextmanager
 def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
-    """A session for a whole job: in this process, or on the Ray cluster at an address or already connected, with Dask
-    on it."""
+    """A session for a whole job: in this process, or on a Ray cluster (at an address, or already connected) together
+    with Dask."""
     if address is None and not ray_is_connected():
         with job_executor(listener) as executor:
             yield Session(listener=listener, client=executor)
@@ -42,23 +42,23 @@ def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
 
 
 def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | None = None) -> dict[str, Any]:
-    """Convert, train and predict as a TOML file says; each part that is complete is skipped.
+    """Convert, train and predict as described in a TOML file; completed steps are skipped.
 
-    Tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run, source,
-    out, …) take the names of the functions' keywords. Paths are relative to the file. `train.dataset` and `predict.run`
-    default to what the tables before them make.
+    The tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run,
+    source, out, …) contain the keywords of the corresponding functions. Paths are relative to the file. `train.dataset`
+    and `predict.run` default to the results of the preceding tables.
 
     Args:
         path: The TOML file.
         listener: Notified of progress and of the dashboards' addresses.
-        cluster: Address of a Ray cluster whose nodes see the same files; "auto" for that of which this machine is a
-            node. By default the job runs on this machine.
+        cluster: Address of a Ray cluster whose nodes can access the same files; "auto" for the cluster that this
+            machine belongs to. By default the job runs on this machine.
 
     Returns:
         The run's summary, as `train` returns it.
 
     Raises:
-        UsageError: The file is not valid, or an option does not fit.
+        UsageError: The file or an option is invalid.
 
     Example:
         >>> fs.run_job("examples/digits/job.toml")
@@ -76,8 +76,8 @@ def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | Non
 
 
 def check_job(job: Job) -> None:
-    """Raise UsageError for whatever is wrong with training or prediction independently of the data: not only once they
-    are converted."""
+    """Raise UsageError for problems with training or prediction that do not depend on the data, before converting
+    anything."""
     if job.train:
         _check_train(job.train)
     if job.predict:
@@ -96,4 +96,4 @@ def _check_predict(request: PredictRequest, job: Job) -> None:
     source, made = locate(str(request.source)), [str(part.out) for part in (job.convert, request) if part]
     missing = not source.waits_for_network and not source.exists() and not set("*?[") & set(str(source))
     if missing and request.source not in made:
-        raise UsageError(f"[predict] source: {source} does not exist")
+        raise UsageError(f"[predict] source: {source} does not exist; check the path")

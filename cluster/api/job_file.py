@@ -1,4 +1,4 @@
-"""A job as one TOML file: its tables are requests. What can be seen to be wrong is reported before any work is done."""
+"""A job as one TOML file, whose tables are requests. Errors are reported before any work is done where possible."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "so
 JOB_CODE = ("asset",)  # paths too, of files that are uploaded along with a job
 
 Tables = dict[str, dict[str, Any]]
-"""The tables of a job file by name, with absolute paths; those of conversions are `convert.csv` or `convert.images`."""
+"""The tables of a job file by name, with absolute paths; conversions are named `convert.csv` or `convert.images`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Job:
 
 
 def parse_job(tables: Tables) -> Job:
-    """The requests that tables are, as `load_job_file` gives them."""
+    """Turn tables, as returned by `load_job_file`, into requests."""
     converted = (kind.parse(tables[table]) for table, kind in CONVERSIONS.items() if table in tables)
     train, predict = tables.get("train"), tables.get("predict")
     return Job(
@@ -48,11 +48,11 @@ def parse_job(tables: Tables) -> Job:
 
 
 def load_job_file(path: Path) -> Tables:
-    """The tables of a job file, checked. Raises UsageError for unknown names, and for values that do not fit."""
+    """The validated tables of a job file. Raises UsageError for unknown names and invalid values."""
     try:
         tables = tomllib.loads(path.read_text())
     except (FileNotFoundError, IsADirectoryError):
-        raise UsageError(f"{path} is not a file; give a job file in TOML") from None
+        raise UsageError(f"{path} is not a file; give the path of a job file in TOML format") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     if isinstance(tables.get("convert"), dict):
@@ -63,7 +63,7 @@ def load_job_file(path: Path) -> Tables:
             hint = did_you_mean(table, JOB_TABLES)
             raise UsageError(f"{path}: unknown table '{table}'; {hint}choose from {', '.join(JOB_TABLES)}")
         if not isinstance(values, dict):
-            raise UsageError(f"{path}: '{table}' is a table; write [{table}], and its options below")
+            raise UsageError(f"{path}: '{table}' must be a table; write [{table}] with its options below")
         _resolve_paths(values, path.absolute().parent)
     converted = [tables[table].get("out") for table in CONVERSIONS if table in tables]
     if len(converted) > 1:
@@ -78,7 +78,7 @@ def load_job_file(path: Path) -> Tables:
 
 
 def _option(path: Path, table: str, name: str) -> str:
-    """What a message calls an option of a job file."""
+    """The name of a job file's option in messages."""
     return f"{path}: [{table}] {name} ="
 
 
@@ -116,5 +116,5 @@ def _code(base: Path, name: Any) -> Any:
 
 
 def _from(base: Path, place: Any) -> Any:
-    """A path that is relative to a folder, absolute; a URL, and what is no text, as it is."""
+    """Make a path that is relative to a folder absolute; leave URLs and non-strings unchanged."""
     return normpath(base / place) if isinstance(place, str) and "://" not in place else place

@@ -1,4 +1,4 @@
-"""The log of a job, kept with its run: it outlives the machine that the job has run on."""
+"""The log of a job, kept with its run so that it outlives the machine on which the job ran."""
 
 import platform
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from ..listener import Listener
 
 @contextmanager
 def job_log(run: RunFolder, listener: Listener) -> Iterator[Listener]:
-    """A listener that also writes to a file of its own in the run's `logs`, once that is there: addresses, each stage's
-    begin and end, how the job ended. So few lines that all is written anew for each, as in a bucket it must be."""
+    """A listener that also writes to a new file in the run's `logs`, once that folder exists: addresses, the start and
+    end of each stage, and how the job ended. The file is rewritten for each line, as object stores require; it is
+    short."""
     started, lines, stages = datetime.now(UTC), list[str](), dict[str, bool]()
     place = run.logs / f"{started:%Y-%m-%dT%H-%M-%S.%f}.log"
 
@@ -26,7 +27,7 @@ def job_log(run: RunFolder, listener: Listener) -> Iterator[Listener]:
         listener.progress(stage, done, total, remark)
         if stages.get(stage) is not (ended := done >= total):
             stages[stage] = ended
-            write(f"{stage}: {'done' if ended else 'begun'}{f', {remark}' if remark else ''}")
+            write(f"{stage}: {'done' if ended else 'started'}{f', {remark}' if remark else ''}")
 
     def announce(name: str, what: str) -> None:
         listener.announce(name, what)

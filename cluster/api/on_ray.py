@@ -1,4 +1,4 @@
-"""Training by workers on the Ray cluster of a job, which is started if none is connected."""
+"""Train with workers on the job's Ray cluster, which is started if none is connected."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from ..runs.schedule import Resources
 def trainers_on_ray(
     request: TrainRequest, mode: FoldMode, folds: Mapping[str, RunFold], session: Session
 ) -> Iterator[Trainers]:
-    """A coordinator on the Ray cluster, and the fold mode that is the faster one there."""
+    """A coordinator on the Ray cluster, and the faster fold mode there."""
     workers, memory = request.world_size, request.memory_bytes or 0
 
     def train(schedule: DurableSchedule, unit: Callable[[str], GroupRequest]) -> None:

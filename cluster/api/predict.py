@@ -1,4 +1,4 @@
-"""Predicting new rows by all folds together, and the out-of-fold predictions as a table."""
+"""Predict new rows with the models of all folds, and export the out-of-fold predictions as a table."""
 
 import csv
 import io
@@ -36,27 +36,28 @@ class PredictCall(PredictRequest, Session):
 
 @entry(PredictCall, PredictRequest)
 def predict(request: PredictRequest, session: Session) -> int:
-    """Predict a dataset, a CSV file with the run's feature columns, or images, by all folds; write a CSV file.
+    """Predict a dataset, a CSV file with the run's feature columns, or images with the models of all folds.
 
-    The CSV file has the row's identifier (the value of the `id` column, or of the column that identifies the training
-    rows if the source has it, or its number counted from 1) and the most probable class, the probability of each of
-    several labels that are 0 or 1, or the value of each regression target.
-    For images it has the path, the class and its probability, or the values.
+    The predictions are written to a CSV file. Its first column identifies the row: the value of the `id` column, of
+    the column that identifies the training rows if the source has it, or the row number starting at 1. The other
+    columns are the most probable class, the probability of each label for multi-label data, or the value of each
+    regression target. For images, the first column is the path, and a class is followed by its probability.
 
     Args:
         run: Folder of a complete run.
-        source: What to predict.
+        source: Dataset, CSV or Parquet file, or images to predict.
         out: CSV file to write.
-        columns: Its column names; by default ImageId and Label, or ImageId and the labels where there are several.
+        columns: Column names of the CSV file; by default ImageId and Label, or ImageId and the labels if there are
+            several.
         id: Column of the source that identifies the rows.
-        ensemble: How the folds' predictions are combined: "mean", "median", "vote", "weighted" by their held-out
-            losses, or "refit", the model that was trained on all rows.
+        ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
+            or "refit" to use the model that was trained on all rows.
 
     Returns:
         The number of rows written.
 
     Raises:
-        UsageError: An option does not fit the run.
+        UsageError: An option does not match the run.
         SourceError: The source cannot be read, or does not have the run's columns.
 
     Example:
@@ -66,17 +67,17 @@ def predict(request: PredictRequest, session: Session) -> int:
 
 
 def predict_source(request: PredictRequest, session: Session) -> int:
-    """Predict what a request names; see `predict`."""
+    """Predict the source of a request; see `predict`."""
     folder, _ = read_run(locate(str(request.run)))
     job = load_job(folder)
     usual = default_columns(job.schema)
     names = tuple(request.columns or usual)
     if len(names) != len(usual):
-        raise UsageError(f"--columns {','.join(names)}: name {len(usual)} columns, as in {','.join(usual)}")
+        raise UsageError(f"--columns {','.join(names)}: {len(usual)} names are needed, e.g. {','.join(usual)}")
     check_ensemble(request.ensemble, job.schema.probabilities, job.config.refit)
     target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
     if request.id and job.schema.image:
-        raise UsageError("--id names a column, but images have none; their paths identify them")
+        raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
     with disk_in_words(target), _source_dataset(job, source, target, request.id, session) as dataset:
         check_same_features(job.schema, dataset.schema, source)
         from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
@@ -87,14 +88,15 @@ def predict_source(request: PredictRequest, session: Session) -> int:
 
 
 def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:
-    """Write the out-of-fold predictions of a complete run as a table: OUT.csv or OUT.parquet.
+    """Write the out-of-fold predictions of a complete run as a table, OUT.csv or OUT.parquet.
 
-    Each row has the row's identifier, its label, the number of models that predicted it without having seen it, and
-    their mean: the class and each class's probability, or each label's probability or value. Returns the rows written.
+    Each row contains the identifier, the label, the number of models that predicted the row without having seen it, and
+    the mean of their predictions: the class and the probability of each class, or the probability or value of each
+    label. Returns the number of rows written.
     """
     folder, _ = read_run(locate(run))
     target = new_file(out)
-    check_choice("the ending of OUT", target.suffix, tuple(WRITERS))
+    check_choice("the suffix of OUT", target.suffix, tuple(WRITERS))
     predictions = open_arrays(folder.oof, "predictions")
     with disk_in_words(target):
         return write_table(load_job(folder).open_data(), predictions, target, progress)
@@ -104,12 +106,12 @@ def new_file(out: str | Path) -> Place:
     """The place of a file to write. Raises UsageError for a folder."""
     target = locate(out)
     if target.is_dir():
-        raise UsageError(f"{out} is a folder; name a file in it")
+        raise UsageError(f"{out} is a folder; give the name of a file in it")
     return target
 
 
 def default_columns(schema: Schema) -> tuple[str, ...]:
-    """The default column names of a CSV file of predictions."""
+    """The default column names of the CSV file with predictions."""
     if schema.image:
         return ("path", *schema.labels, "probability") if schema.classes else ("path", *schema.labels)
     return ("ImageId", *schema.labels) if len(schema.labels) > 1 else ("ImageId", "Label")
@@ -117,7 +119,7 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 @contextmanager
 def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, session: Session) -> Iterator[Dataset]:
-    """The source if it is a dataset, otherwise its conversion, which lies beside the target as long as it is needed."""
+    """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed."""
     place = locate(source)
     if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         dataset = open_dataset(place)
@@ -140,12 +142,12 @@ def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, ses
 
 
 def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: Session) -> Dataset:
-    """Convert the source. Raises RowError with a remedy that does not rely on options which `predict` does not have."""
+    """Convert the source. Raises RowError with a remedy that does not mention options that `predict` does not have."""
     try:
         return convert_request(request, out, False, session)
     except RowError as error:
         convert = f"'foldstream convert csv FILE OUT.zarr --like {job.dataset}'"
-        remedy = f"fix the row, or use {convert}, which has options for such rows, and predict OUT.zarr"
+        remedy = f"fix the row, or convert the file with {convert}, which can skip such rows, and predict OUT.zarr"
         raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
 
 
@@ -154,18 +156,18 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
     kinds = [(one.features, one.sample_shape, one.categories, one.dates) for one in (expected, found)]
     if kinds[0] != kinds[1]:
         missing = [name for name in expected.features if name not in found.features]
-        difference = f"samples of shape {found.sample_shape} but the run has {expected.sample_shape}"
+        difference = f"its samples have shape {found.sample_shape}, but the run expects {expected.sample_shape}"
         if missing:
             difference = f"it is missing {', '.join(missing[:5])}" + (
                 f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             )
         elif expected.features != found.features:
-            difference = "the columns differ, or their order does"
+            difference = "the columns or their order differ"
         elif expected.sample_shape == found.sample_shape:
-            difference = "its categories or dates have other codes"
+            difference = "its categories or dates have different codes"
         raise UsageError(
-            f"{source} does not have the run's columns: {difference}; predict the source itself, or convert it with "
-            "--like and the dataset that the run was trained on"
+            f"{source} does not have the run's columns: {difference}; predict the source files directly, or convert "
+            "them with --like and the dataset that the run was trained on"
         )
 
 
@@ -178,8 +180,8 @@ def write_predictions(
     progress: Progress,
     named: SideColumn | None = None,
 ) -> int:
-    """Write the predictions of all rows, as `predict_rows` yields them, to a CSV file, atomically. The rows are named
-    by a column beside them, or by their identifiers. Returns the rows."""
+    """Write the predictions of all rows, as yielded by `predict_rows`, to a CSV file, atomically. Rows are identified
+    by a side column or by their key. Returns the number of rows."""
     done = 0
     with target.whole_file() as file:
         file.write(to_csv([columns]))
@@ -204,8 +206,8 @@ def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
 
 
 def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
-    """The columns of predictions: for classes the name of the most probable one, for images also its probability; for
-    multilabel the probability of each label, for regression its values."""
+    """The columns of predictions: for classification the name of the most probable class (for images also its
+    probability), for multi-label data the probability of each label, for regression the values."""
     if schema.classes:
         names = [schema.classes[code] for code in predictions.argmax(axis=1)]
         return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]

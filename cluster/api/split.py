@@ -1,4 +1,4 @@
-"""Assigning the rows of a dataset to folds, and keeping that with the dataset by name."""
+"""Assign the rows of a dataset to folds, and save the plan with the dataset under a name."""
 
 import re
 
@@ -23,25 +23,26 @@ class SplitCall(SplitRequest, Session):
 
 @entry(SplitCall, SplitRequest)
 def split_rows(request: SplitRequest, session: Session) -> FoldPlan:
-    """Assign every row of a dataset to folds, and keep that with the dataset as a named plan, or open it.
+    """Assign every row of a dataset to folds and save them with the dataset as a named plan, or open an existing plan.
 
     Args:
         dataset: Dataset to split.
         name: Name of the plan.
-        split: kfold (at random); contiguous (consecutive ranges of rows); stratified (the same distribution of the
-            classes, of the target, or of several targets that are 0 or 1, in each fold); group or stratified-group (all
-            rows with one value of `group_column` together); time (along `order_column`: each fold trains on earlier
-            rows, less a `gap` in the column's units, and with a `group_column` less the groups of its held-out rows);
-            or column (the folds that `fold_column` names, -1 for rows that are never held out).
-        overwrite: Replace another plan of that name.
-        **options: All other options of `foldstream split`; `foldstream split --help` describes them.
+        split: "kfold" (random); "contiguous" (consecutive ranges of rows); "stratified" (each fold has the same
+            distribution of classes, of the regression target, or of several 0/1 labels); "group" or "stratified-group"
+            (all rows with the same value of `group_column` stay together); "time" (along `order_column`: each fold
+            trains on earlier rows, except for a `gap` in the column's units and, with a `group_column`, except for the
+            groups of its held-out rows); or "column" (fold numbers from `fold_column`, -1 for rows that are never held
+            out).
+        overwrite: Replace an existing plan of that name.
+        **options: All other options of `foldstream split`; see `foldstream split --help`.
 
     Returns:
         The plan.
 
     Raises:
-        UsageError: The data cannot be split so.
-        ConflictError: There is another plan of that name.
+        UsageError: The dataset cannot be split this way.
+        ConflictError: A different plan of that name exists.
 
     Example:
         >>> plan = fs.split_rows("trips.zarr", "weekly", split="time", order_column="day", gap=7)
@@ -50,12 +51,12 @@ def split_rows(request: SplitRequest, session: Session) -> FoldPlan:
 
 
 def assign_folds(request: SplitRequest, session: Session) -> FoldPlan:
-    """Make or open the plan of a request; see `split_rows`."""
+    """Create or open the plan of a request; see `split_rows`."""
     opened, name = open_dataset(str(request.dataset)), request.name
     wanted = choose_split(opened.schema, request, request.seed)
     root = plan_place(opened, name)
     if (root / MANIFEST).exists() and not request.overwrite and named_split(opened, name) != wanted:
-        raise ConflictError(f"{root} holds another plan; choose another name, or replace it with --overwrite")
+        raise ConflictError(f"{root} already contains a different plan; choose another name, or use --overwrite")
     with job_executor(session.listener, session.client) as executor:
         plan = make_plan(opened, wanted, root, executor=executor, progress=session.listener.progress)
     warn_of_plan(opened, plan, session.listener)
@@ -63,29 +64,29 @@ def assign_folds(request: SplitRequest, session: Session) -> FoldPlan:
 
 
 def warn_of_plan(dataset: Dataset, plan: FoldPlan, listener: Listener) -> None:
-    """Announce what the user should know about the folds of a dataset before training."""
+    """Warn about anything unusual in the folds of a dataset before training."""
     for line in plan_warnings(dataset, plan):
         listener.announce("warning", line)
 
 
 def plan_place(dataset: Dataset, name: str) -> Place:
-    """Where a dataset keeps its fold plan of that name. Raises UsageError for what is no name."""
+    """Where a dataset stores the fold plan of that name. Raises UsageError for an invalid name."""
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise UsageError(f"'{name}' is not a valid name for a plan; use letters, digits, dashes and dots")
+        raise UsageError(f"'{name}' is not a valid plan name; use letters, digits, dashes and dots")
     return dataset.place / PLANS / name
 
 
 def split_of(request: TrainRequest, dataset: Dataset) -> Split:
-    """The split that a training asks for: that of a plan of its dataset, or its own. Raises UsageError."""
+    """The split to train with: that of a named plan of the dataset, or the one in the request. Raises UsageError."""
     return named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
 
 
 def named_split(dataset: Dataset, name: str) -> Split:
-    """The split of a dataset's plan. Raises UsageError where there is none of that name."""
+    """The split of a dataset's plan. Raises UsageError if there is no plan of that name."""
     place = plan_place(dataset, name)
     if not (place / MANIFEST).exists():
         there = (dataset.place / PLANS).names() or ["none"]
         raise UsageError(
-            f"{dataset.place} has no plan '{name}', it has {', '.join(there)}; 'foldstream split' makes one"
+            f"{dataset.place} has no plan '{name}' (available: {', '.join(there)}); create it with 'foldstream split'"
         )
     return Split.model_validate(open_plan(place).manifest.details["split"])

@@ -1,4 +1,4 @@
-"""Training as a user asks for it. What metadata tell is told at once, before torch, Ray and Dask are loaded."""
+"""Train a run. Problems that the metadata reveals are reported at once, before torch, Ray and Dask are imported."""
 
 import gc
 from contextlib import ExitStack, closing
@@ -20,7 +20,7 @@ class TrainCall(TrainRequest, Session):
 
 
 def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
-    """Train a model for each fold, and merge their out-of-fold predictions; see `train`."""
+    """Train a model for each fold and merge the out-of-fold predictions; see `train`."""
     asked = check_request(request)
     result = complete_result(asked) or _train(asked, session)
     session.listener.announce("report", str(RunFolder(best_folder(asked.root.root)).page))
@@ -28,9 +28,9 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
 
 
 def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
-    """Train what is not complete."""
+    """Train the folds that are not complete."""
     root = asked.root.root
-    busy = f"{root} is being trained by another command; wait for it to end, or stop it"
+    busy = f"{root} is being trained by another command; wait for it to finish, or stop it"
     with ExitStack() as stack:
         stack.enter_context(stoppable())
         stack.callback(gc.unfreeze)
@@ -46,10 +46,10 @@ def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
 
 @entry(TrainCall, TrainRequest)
 def train(request: TrainRequest, session: Session) -> dict[str, Any]:
-    """Train a model for each fold with Ray Train, and merge their out-of-fold predictions.
+    """Train a model for each fold with Ray Train and merge the out-of-fold predictions.
 
-    A run that was interrupted resumes from its last checkpoints by the same call; a complete one returns at once. The
-    result does not depend on the number of workers, the fold mode, or interruptions.
+    The same call resumes an interrupted run from its last checkpoints, and returns immediately if the run is complete.
+    The result does not depend on the number of workers, the fold mode or interruptions.
 
     Args:
         dataset: Dataset to train on.
@@ -59,20 +59,20 @@ def train(request: TrainRequest, session: Session) -> dict[str, Any]:
             gives settings.
         settings: Settings of the recipe (lr, optimizer, …) and of the model. A list of values makes a grid, whose
             candidates are trained together.
-        callbacks: `Callback` objects, or text as `--callback` takes it.
+        callbacks: `Callback` objects, or strings as accepted by `--callback`.
         listener: Notified of progress and of the dashboards' addresses.
-        client: Dask client for the merge; by default Dask starts here where there is much to do.
-        **options: All other options of `foldstream train`; `foldstream train --help` describes them.
+        client: Dask client for the merge; by default Dask starts in this process if there is enough work.
+        **options: All other options of `foldstream train`; see `foldstream train --help`.
 
     Returns:
-        The summary: rows, the metrics of each fold, their spread, and out-of-fold scores; for a grid the candidates and
-        the name of the best one.
+        The summary: rows, the metrics of each fold, their spread, and the out-of-fold scores; for a grid, the
+        candidates and the name of the best one.
 
     Raises:
-        UsageError: An option does not fit, before any worker starts.
-        ConflictError: The folder holds another run.
-        RunError: Folds failed more often than they are retried, or the model's own code failed.
-        StoppedError: SIGTERM or SIGUSR1 has stopped the training; the same call resumes it.
+        UsageError: An option is invalid; raised before any worker starts.
+        ConflictError: The folder contains another run.
+        RunError: Folds still failed after the maximum number of retries, or the model's own code failed.
+        StoppedError: SIGTERM or SIGUSR1 stopped the training; the same call resumes it.
 
     Example:
         >>> summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)

@@ -1,7 +1,7 @@
 """Callbacks: user code that is notified of the events of a run.
 
-They run in the process of the command and read events from the run's record, so they never slow down a training step.
-When a run is resumed, they are notified of new events only.
+They run in the command's process and read events from the run's record, so they never slow down a training step.
+When a run is resumed, they are notified only of new events.
 """
 
 import logging
@@ -31,8 +31,8 @@ CallbackEvent = tuple[str, tuple[Any, ...]]
 
 
 class Callback:
-    """Receives the events of a run. Override the methods you need; the others do nothing. `fold` is a fold's name, such
-    as 'fold 0'.
+    """Receives the events of a run. Override the methods you need; by default they do nothing. `fold` is the name of a
+    fold, such as 'fold 0'.
 
     Example:
         >>> class Log(fs.Callback):
@@ -64,8 +64,8 @@ class Callback:
         Args:
             fold: Name of the fold.
             epoch: Number of the epoch, from 1.
-            metrics: Losses, scores, rows and seconds of the epoch, and `ranks`: how each rank spent its time, in
-                seconds.
+            metrics: Losses, scores, rows and seconds of the epoch, and `ranks`: the seconds that each rank spent on
+                each activity.
         """
 
     def checkpoint_written(self, fold: str, name: str) -> None:
@@ -101,7 +101,7 @@ class Callback:
         """
 
     def close(self) -> None:
-        """Called when the command leaves the run, whether it succeeded or failed."""
+        """Called when the command ends, whether it succeeded or failed."""
 
 
 def find_callback(name: str) -> CallbackFactory:
@@ -122,11 +122,15 @@ def find_callback(name: str) -> CallbackFactory:
         except UsageError:
             raise
         except ModuleNotFoundError as error:
-            raise UsageError(f"--callback {target} needs {error.name}; pip install {error.name}") from None
+            raise UsageError(
+                f"--callback {target}: {error.name} is not installed; run 'pip install {error.name}'"
+            ) from None
         except Exception as error:  # user code may raise anything
             raise UsageError(f"--callback {name} cannot be created: {describe_error(error)}") from error
         if not isinstance(made, Callback):
-            raise UsageError(f"--callback {target} returned {type(made).__name__}, expected a foldstream.Callback")
+            raise UsageError(
+                f"--callback {target} returned {type(made).__name__}; it must return a foldstream.Callback"
+            )
         return made
 
     return make
@@ -143,7 +147,7 @@ def _load_entry_point(name: str) -> Any:
     offered = {point.name: point for point in entry_points(group=GROUP)}
     if name not in offered:
         raise UsageError(
-            f"unknown callback: --callback '{name}'; {did_you_mean(name, offered)}use one of "
+            f"--callback '{name}': unknown callback; {did_you_mean(name, offered)}use one of "
             f"{', '.join(sorted(offered))}, path/to/file.py:factory or package.module:factory"
         )
     return offered[name].load()
@@ -191,7 +195,7 @@ class Callbacks:
                     getattr(callback, name)(*arguments)
                 except Exception:  # user code may raise anything
                     log.exception(
-                        "%s.%s failed; it receives no more events, the run continues", type(callback).__name__, name
+                        "%s.%s failed; it receives no more events, but the run continues", type(callback).__name__, name
                     )
                     self.failed.append(callback)
 
@@ -200,14 +204,14 @@ class Callbacks:
             self._poll()
 
     def _stop(self) -> None:
-        """Poll a last time, and stop the thread."""
+        """Poll one last time, and stop the thread."""
         if self.callbacks and not self.ended.is_set():
             self.ended.set()
             self.follower.join()
             self._poll()
 
     def _poll(self) -> None:
-        """Notify the callbacks of what is new in the record."""
+        """Notify the callbacks of new events in the record."""
         with self.lock:
             try:
                 status = self.record.poll()
@@ -220,14 +224,15 @@ class Callbacks:
 
 
 def events_between(before: RunStatus, after: RunStatus) -> Iterator[CallbackEvent]:
-    """The events between two statuses of a run, fold by fold."""
+    """The events between two snapshots of a run's status, fold by fold."""
     known = {fold.name: fold for fold in before.folds}
     for fold in after.folds:
         yield from _fold_events(known[fold.name], fold)
 
 
 def _fold_events(before: FoldStatus, after: FoldStatus) -> Iterator[CallbackEvent]:
-    """Attempts are identified by their start time: their numbers start again from 1 after a run has failed."""
+    """The events of one fold. Attempts are identified by their start time: their numbers restart at 1 after a
+    failure."""
     started, failed = ({phase.start for phase in attempts_of(before, *states)} for states in ((), FAILED))
     for phase in attempts_of(after):
         if phase.start not in started:

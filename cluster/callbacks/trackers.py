@@ -99,7 +99,7 @@ class Prometheus(Callback):
         from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
         if not port.isdecimal():
-            raise UsageError(f"--callback prometheus={port}: expected a port, e.g. prometheus={PROMETHEUS_PORT}")
+            raise UsageError(f"--callback prometheus={port}: not a port number; use e.g. prometheus={PROMETHEUS_PORT}")
         registry = CollectorRegistry()
         self.epochs = Gauge("foldstream_fold_epochs", "Completed epochs of a fold.", ["fold"], registry=registry)
         self.metrics = Gauge(

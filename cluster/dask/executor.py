@@ -1,4 +1,4 @@
-"""The executor of a job: threads of this process, Dask in it once there is much to do, or a Dask cluster."""
+"""The executor of a job: threads of this process, Dask in this process for longer jobs, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from ...pipeline.dask_executor import DaskExecutor
 
 PATIENCE_SECONDS = 2.0
-"""Of work, after which Dask starts: it takes the most part of a second to load, and nobody watches a shorter job."""
+"""Dask starts after this much work: it takes almost a second to import, and a shorter job needs no dashboard."""
 WINDOW = 2  # tasks in flight per thread
 TASK_BYTES = 6 * SHARD_BYTES
-"""The most that a task holds: a shard, its text and compressed blocks, and what the C library keeps of earlier ones."""
+"""Peak memory of a task: a shard, its text and compressed blocks, and memory that the C library keeps from earlier
+tasks."""
 
 
 class LocalExecutor:
-    """Runs tasks on threads of this process, and once they have taken PATIENCE_SECONDS, on Dask's threads in it.
+    """Runs tasks on threads of this process and, after PATIENCE_SECONDS, on Dask threads in this process.
 
-    Small jobs end before Dask, with its dashboard, is even imported. Call `close` at the end.
+    Small jobs finish before Dask and its dashboard are even imported. Call `close` at the end.
     """
 
     def __init__(self, listener: Listener) -> None:
@@ -43,7 +44,7 @@ class LocalExecutor:
         self._published: dict[str, dict[str, Any]] = {}
 
     def dask(self) -> DaskExecutor:
-        """Dask in this process; it starts at the first call."""
+        """Dask in this process, started on the first call."""
         if self._dask is None:
             from ...pipeline.dask_executor import DaskExecutor
             from .local import dask_cluster
@@ -67,7 +68,7 @@ class LocalExecutor:
     def _map_on_threads(
         self, function: Callable[[Task], Result], numbered: Iterator[tuple[int, Task]]
     ) -> Iterator[tuple[int, Result]]:
-        """Run tasks until none is left, or until patience is over."""
+        """Run tasks until none is left, or until PATIENCE_SECONDS have passed."""
         running: dict[Future[Result], int] = {}
         try:
             while True:
@@ -109,8 +110,8 @@ def job_executor(
     address: str | None = None,
     report: Path | None = None,
 ) -> Iterator[Executor]:
-    """The executor that is given, or one on the given Dask client, or on the scheduler at an address; by default one in
-    this process.
+    """The given executor, or an executor on the given Dask client or on the scheduler at an address; by default an
+    executor in this process.
 
     Dask's performance report is written to the HTML file `report`.
     """
@@ -118,7 +119,7 @@ def job_executor(
         yield given
         return
     if report and not report.parent.is_dir():
-        raise UsageError(f"--report {report}: the folder {report.parent} does not exist")
+        raise UsageError(f"--report {report}: the folder {report.parent} does not exist; create it first")
     if given is None and address is None:
         executor = LocalExecutor(listener)
         try:
@@ -139,7 +140,7 @@ def job_executor(
 
 @contextmanager
 def _reported(client: Client | None, report: Path | None) -> Iterator[None]:
-    """Write Dask's performance report of what happens in this context."""
+    """Write Dask's performance report for this context."""
     if not report:
         yield
         return
@@ -150,6 +151,6 @@ def _reported(client: Client | None, report: Path | None) -> Iterator[None]:
 
 
 def local_threads() -> int:
-    """A thread for each core, but no more than tasks fit into three quarters of the memory."""
+    """One thread per core, but no more than the number of tasks that fit into three quarters of the memory."""
     machine = this_machine()
     return max(1, min(machine.cores, machine.memory * 3 // 4 // TASK_BYTES))

@@ -19,12 +19,12 @@ DASK_DASHBOARD = 8787
 CONNECT_SECONDS = 20
 PREPARATION = "foldstream.pipeline.worker_setup"
 PAGE = "foldstream.cluster.views.dask_page"
-"""The module that adds our pages to the dashboard."""
+"""The module that adds Foldstream's pages to the dashboard."""
 
 
 class DashboardOnDemand(web.Application):
-    """Stands in for the dashboard of a scheduler in this process, and loads it when a page is first asked for: it takes
-    50 MB, and most jobs are never watched."""
+    """Stands in for the dashboard of a scheduler in this process and loads it on the first request: it takes 50 MB, and
+    most jobs are never watched."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class DashboardOnDemand(web.Application):
 
 @contextmanager
 def dask_cluster(threads: int, pool: ThreadPoolExecutor | None = None) -> Iterator[Client]:
-    """A scheduler and a worker with so many threads in this process: compiled code does the work, and leaves the
-    interpreter to the other threads.
+    """A scheduler and a worker with `threads` threads in this process: compiled code does the work without holding the
+    GIL.
 
-    The threads are those of the `pool`, if one is given: they keep memory that they have freed. It is shut down at the
-    end. The worker has no memory limit of its own, since this process may hold other data: tasks are bounded by their
-    size and their number.
+    The threads are those of `pool`, if given, because they keep memory that they have freed; it is shut down at the
+    end. The worker has no memory limit, since this process may hold other data; memory is bounded by the size and the
+    number of tasks.
     """
     # By default, the link has the machine's address, but nobody listens there.
     link = f"http://{LOOPBACK}:{{port}}/status"
@@ -73,19 +73,19 @@ def dask_cluster(threads: int, pool: ThreadPoolExecutor | None = None) -> Iterat
 
 @contextmanager
 def connect(address: str) -> Iterator[Client]:
-    """A client of the scheduler at an address. Raises UsageError if none answers, or if it has no workers."""
+    """A client of the scheduler at an address. Raises UsageError if it does not respond or has no workers."""
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"--dask {address}: no scheduler answers there ({error}); start one with 'dask scheduler', and workers "
-            f"with 'dask worker {address}'"
+            f"--dask {address}: no scheduler responds at this address ({error}); start one with 'dask scheduler', and "
+            f"workers with 'dask worker {address}'"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError:
             raise UsageError(
-                f"--dask {address}: the scheduler there has no workers; start some with 'dask worker {address}'"
+                f"--dask {address}: the scheduler has no workers; start some with 'dask worker {address}'"
             ) from None
         yield client

@@ -1,7 +1,7 @@
-"""Dask on Ray: the workers are Ray actors, so that Ray accounts for their cores and memory, and sees the demand.
+"""Dask on Ray: the workers are Ray actors, so that Ray accounts for their cores and memory and can autoscale.
 
-The scheduler and its dashboard run in the process that creates the cluster. Off loopback, all connections use TLS, with
-certificates that live as long as the cluster. The dashboard stays on loopback, since it has no authentication.
+The scheduler and its dashboard run in the process that creates the cluster. Connections between machines use TLS, with
+certificates that live as long as the cluster. The dashboard listens on loopback only, since it has no authentication.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ SCHEDULER_PRELOADS = [
     "foldstream.pipeline.images.convert",
     PAGE,
 ]
-"""Modules that the scheduler imports while the workers start: those of the tasks, which it deserializes, and that of
-our pages."""
+"""Modules that the scheduler imports while the workers start: the modules of the tasks, which it deserializes, and
+of Foldstream's pages."""
 
 
 class DaskWorkerActor:
-    """A Dask worker and its nanny, in a child process that ends with this actor. If the child ends by itself, so does
+    """A Dask worker and its nanny, in a child process that ends with this actor. If the child process exits, so does
     the actor, and Ray starts another one, on another node if necessary."""
 
     def __init__(self, scheduler: str, name: str, threads: int, memory: int, encryption: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
     """A Dask cluster on the connected Ray cluster, with `n_workers` workers of `threads` threads (Ray's CPUs) and
     `memory` bytes each, and up to `maximum` workers if there is work for them. It supports `scale` and `adapt`.
 
-    Workers that do not fit wait for nodes.
+    Workers that do not fit wait for additional nodes.
     """
 
     def __init__(self, n_workers: int, *, memory: int, threads: int = 1, maximum: int = 0, **kwargs: Any) -> None:
@@ -127,7 +127,7 @@ class RayDaskCluster(SpecCluster):  # type: ignore[misc]
         self.scale(0)
 
     def restore(self) -> None:
-        """Start as many workers as at first, and more if there is work for them."""
+        """Start the initial number of workers again, and more if there is work for them."""
         self.scale(self.bounds[0])
         if self.adaptive:
             self.adaptive = self.adapt(*self.bounds)
@@ -145,13 +145,13 @@ def _encryption(security: Security) -> dict[str, Any]:
 
 @contextmanager
 def dask_on_ray() -> Iterator[Client]:
-    """A Dask worker on every core of the connected Ray cluster, each with its share of its node's memory. If Ray can
+    """A Dask worker for every core of the connected Ray cluster, each with its share of the node's memory. If Ray can
     add nodes, workers are added while there is work for them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     cores = sum(int(node["CPU"]) for node in nodes)
     most = most_cores()
     if not cores and not most:
-        raise UsageError("no node of the Ray cluster has any cores; add nodes, then run the same command again")
+        raise UsageError("the Ray cluster has no CPU cores; add nodes, then run the same command again")
     memory = min((int(node["memory"] / node["CPU"]) for node in nodes), default=UNSEEN_MEMORY)
     with RayDaskCluster(max(1, cores), memory=memory, maximum=most) as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=NODE_SECONDS)
@@ -160,7 +160,7 @@ def dask_on_ray() -> Iterator[Client]:
 
 @contextmanager
 def workers_released(client: object) -> Iterator[None]:
-    """Stop the workers of our own cluster on Ray in this context: training needs the cores. Its dashboard keeps
+    """Stop the workers of our own cluster on Ray in this context, because training needs the cores. The dashboard keeps
     running."""
     cluster = getattr(client, "cluster", None)
     if not isinstance(client, Client) or not isinstance(cluster, RayDaskCluster):

@@ -1,4 +1,4 @@
-"""Diagnostics of a Ray cluster: collects the same facts from every node and compares them."""
+"""Diagnostics for a Ray cluster: collect the same facts from every node and compare them."""
 
 import os
 import platform
@@ -27,7 +27,8 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """Facts about a node: sizes in bytes, `clock` in seconds since 1970, `storage` the error of a failed probe."""
+    """Facts about a node: sizes in bytes, `clock` in seconds since 1970, `storage` the error of a failed storage
+    check."""
 
     address: str
     versions: dict[str, str]
@@ -40,7 +41,7 @@ class NodeFacts:
     asked: tuple[float, float] = (0.0, 0.0)
     """When the request was sent and when the answer arrived, by the local clock."""
     unreachable: tuple[str, ...] = ()
-    """Addresses of the nodes that it could not connect to."""
+    """Addresses of the nodes that this node could not connect to."""
 
 
 class Examiner:
@@ -54,7 +55,7 @@ class Examiner:
         return self.address, self.listener.getsockname()[1]
 
     def reach(self, ports: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-        """The addresses that it cannot connect to."""
+        """The addresses that this node cannot connect to."""
         return tuple(address for address, port in ports if not _connects(address, port))
 
     def facts(self, storage: str | None) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def _version(package: str) -> str:
 
 
 def _try_storage(place: str) -> str:
-    """Write, read and remove a file or object in a folder or bucket. Returns the error, empty if all went well."""
+    """Write, read and remove a file or object in a folder or bucket. Returns the error, or an empty string."""
     probe = locate(f"{place.rstrip('/')}/.foldstream-{uuid.uuid4().hex}")
     try:
         probe.write(b"probe")
@@ -97,17 +98,17 @@ def _try_storage(place: str) -> str:
         probe.remove()
     except (DatasetError, OSError) as error:
         return str(error)
-    return "" if intact else "data read back differs from what was written"
+    return "" if intact else "the data read back differs from what was written"
 
 
 def examine_cluster(storage: str | None = None) -> list[Finding]:
     """Diagnose the nodes of the connected Ray cluster. With `storage`, a folder or URL, also check that each node can
-    write and read there."""
+    read and write there."""
     return compare_nodes(ask_nodes(storage), storage)
 
 
 def ask_nodes(storage: str | None) -> list[NodeFacts]:
-    """Collect the facts of every node that is alive. Raises UsageError if a node does not answer."""
+    """Collect the facts of every live node. Raises UsageError if a node does not respond."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     remote = ray.remote(num_cpus=0)(Examiner)
     there = [remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
@@ -118,7 +119,7 @@ def ask_nodes(storage: str | None) -> list[NodeFacts]:
         return [_ask(actor, storage, missed) for actor, missed in zip(actors, unreachable, strict=True)]
     except ray.exceptions.GetTimeoutError:
         raise UsageError(
-            f"a node did not answer within {ASK_SECONDS} s; 'ray status' shows the nodes that are alive"
+            f"a node did not respond within {ASK_SECONDS} s; check the live nodes with 'ray status'"
         ) from None
     finally:
         for actor in actors:
@@ -164,8 +165,8 @@ def _clocks(nodes: Sequence[NodeFacts]) -> Finding:
 
 def _network(nodes: Sequence[NodeFacts]) -> Finding:
     cut_off = [f"{node.address} cannot reach {', '.join(node.unreachable)}" for node in nodes if node.unreachable]
-    remedy = "allow all ports between the nodes of the cluster: workers choose theirs at random"
-    return Finding("network", "; ".join(cut_off) or "every node reaches every other", not cut_off, remedy)
+    remedy = "allow all ports between the nodes of the cluster, because workers choose random ports"
+    return Finding("network", "; ".join(cut_off) or "all nodes can reach each other", not cut_off, remedy)
 
 
 def _gpus(nodes: Sequence[NodeFacts]) -> list[Finding]:
@@ -174,7 +175,7 @@ def _gpus(nodes: Sequence[NodeFacts]) -> list[Finding]:
         return [Finding("GPUs", "none usable by torch; training runs on the CPU")]
     nccl = {node.address: node.nccl for node in nodes if node.gpus}
     same = len(set(nccl.values())) == 1
-    remedy = "install the same torch on all nodes"
+    remedy = "install the same version of torch on all nodes"
     return [Finding("GPUs", _by_value(gpus)), Finding("NCCL", _by_value(nccl), same, remedy)]
 
 
@@ -186,12 +187,12 @@ def _room(name: str, free: Mapping[str, int], least: int, remedy: str) -> Findin
 
 def _storage(nodes: Sequence[NodeFacts], place: str) -> Finding:
     failed = {node.address: node.storage for node in nodes if node.storage}
-    value = _by_value(failed) if failed else f"every node can write and read {place}"
+    value = _by_value(failed) if failed else f"every node can read and write {place}"
     return Finding("storage", value, not failed, "give every node the credentials and endpoint, or mount the folder")
 
 
 def _skew(node: NodeFacts) -> float:
-    """Seconds by which a node's clock is off from the local clock, at least."""
+    """Minimum offset of a node's clock from the local clock in seconds."""
     asked, answered = node.asked
     return max(0.0, asked - node.clock, node.clock - answered)
 

@@ -1,4 +1,4 @@
-"""Diagnostics of this machine: facts and remedies."""
+"""Diagnostics for this machine: facts and remedies."""
 
 import platform
 import shutil
@@ -46,5 +46,5 @@ def _port(name: str, port: int) -> Finding:
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
-            return Finding(name, f"port {port} is in use", False, "another port is used; its address is printed")
+            return Finding(name, f"port {port} is in use", False, "another port will be used, and its address printed")
     return Finding(name, f"port {port} is free")

@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 

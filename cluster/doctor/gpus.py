@@ -1,4 +1,4 @@
-"""Whether a GPU is used, and how fast it is reached: the article's check, copies from memory, a ring of all GPUs."""
+"""Check whether a GPU is used and how fast it is: the article's check, copies from memory, a ring of all GPUs."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -34,19 +34,19 @@ def examine_gpus() -> list[Finding]:
 
 
 def judge_gpus(seconds: Mapping[str, float]) -> list[Finding]:
-    """For each GPU, whether it is used: by the `seconds` that the article's check takes on each device, "cpu" first."""
+    """Whether each GPU is used, judging by the `seconds` that the article's check takes on each device, "cpu" first."""
     verdicts = []
     for name, own in seconds.items():
         if name != "cpu":
             times = seconds["cpu"] / own
             verdict = "the GPU is used" if times >= USED else "the GPU is hardly used"
-            remedy = "another program may use it (nvidia-smi), or torch was built for another GPU"
+            remedy = "check with nvidia-smi whether another program is using it, and install a torch build for this GPU"
             verdicts.append(Finding(name, f"{verdict}: {times:,.1f} × the CPU's speed", times >= USED, remedy))
     return verdicts
 
 
 def time_exp(device: torch.device) -> float:
-    """Seconds for exp over 230,400 floats, 1,000 times: the article's check that a GPU is used."""
+    """Seconds to compute exp of 230,400 floats 1,000 times: the article's check that a GPU is used."""
     values = torch.rand(CHECK_FLOATS, device=device)
     return time_calls(lambda: torch.exp(values), CHECK_TIMES, device)
 
@@ -59,7 +59,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def ring_bandwidth(count: int, backend: str, size: int) -> float:
-    """Bytes per second on each link when `count` processes, each with a GPU for `nccl`, sum `size` bytes over all.
+    """Bytes per second on each link when `count` processes, each with a GPU for `nccl`, all-reduce `size` bytes.
 
     A ring sends every byte 2 (n - 1) / n times over each link (Patarasuk and Yuan 2009).
     """
@@ -79,7 +79,7 @@ def _ring(rank: int, count: int, backend: str, size: int, folder: str) -> None:
 
 
 def time_calls(call: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds that a device takes for so many calls, after one that warms up."""
+    """Seconds that a device takes for `times` calls, after one warm-up call."""
     call()
     _synchronize(device)
     started = perf_counter()

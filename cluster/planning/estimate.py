@@ -1,4 +1,4 @@
-"""Estimates what a job needs by arithmetic alone: from measurements of a sample to rows, bytes, memory, hours and cost.
+"""Estimate what a job needs from measurements of a sample: rows, bytes, memory, hours and cost.
 
 Nothing here does I/O, runs models or reads a clock.
 """
@@ -41,7 +41,7 @@ class DatasetEstimate:
 
 @dataclass(frozen=True)
 class ConversionSample:
-    """What one worker needed to convert a part of the sources: source bytes, rows, bytes on disk, seconds.
+    """What a single worker needed to convert part of the sources: source bytes, rows, bytes on disk, seconds.
 
     Sources that are compressed or not UTF-8 also need `unpack_seconds`, and `packed_bytes` in the work folder.
     """
@@ -56,8 +56,8 @@ class ConversionSample:
 
 @dataclass(frozen=True)
 class ConversionEstimate:
-    """The conversion of sources like the sample into a number of shards. When shuffled, `spilled_bytes` are kept in the
-    work folder meanwhile."""
+    """The conversion of sources like the sample into a number of shards. With shuffling, `spilled_bytes` are kept in
+    the work folder in the meantime."""
 
     sample: ConversionSample
     source_bytes: int
@@ -91,7 +91,7 @@ def estimate_data(sample: ConversionSample, source_bytes: int, x_bytes: int, row
 
 @dataclass(frozen=True)
 class Passes:
-    """The number of models, and how often all of them together train on and score all rows in an epoch."""
+    """The number of models, and how many times per epoch all of them together train on and score all rows."""
 
     models: int
     trained: float
@@ -99,7 +99,7 @@ class Passes:
 
 
 def epoch_passes(split: Split, refit: bool, candidates: int) -> Passes:
-    """The passes of a split's models, and of the model that `refit` trains on all rows but the holdout, for all
+    """The passes of a split's models and, with `refit`, of the model trained on all rows except the holdout, for all
     candidates.
 
     For a time split this is an upper bound: its models train on earlier rows only.
@@ -166,8 +166,8 @@ class TrainingEstimate:
         return max(self.computing, self.reading) / workers
 
     def bytes_left(self, outputs: int, split: Split, keep: int) -> int:
-        """Bytes that the run leaves on disk: weights and `keep` checkpoints of each model, a fold code of each row in
-        each array of codes, and the predictions of `outputs` values a row, in parts and merged."""
+        """Bytes that the run leaves on disk: weights and `keep` checkpoints of each model, a fold code for each row in
+        each array of codes, and predictions with `outputs` values per row, in parts and merged."""
         models = self.passes.models * self.parameters * (STORED_MODEL_BYTES + keep * CHECKPOINT_BYTES)
         return models + self.rows * (split.arrays + outputs * PREDICTION_BYTES * (split.repeats + 1))
 

@@ -1,5 +1,5 @@
-"""Estimates what a job needs before anything runs: converts a sample of its sources and tries its model in this
-process, for a few seconds; the rest is arithmetic (`estimate.py`). Neither Dask nor Ray is started.
+"""Estimate what a job needs before it runs: convert a sample of its sources and try its model in this process for a
+few seconds; the rest is arithmetic (`estimate.py`). Neither Dask nor Ray is started.
 """
 
 import tempfile
@@ -59,7 +59,7 @@ TRIAL_BLOCKS = 16  # of 2 MB: two for each of 8 lanes
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """What a job needs, by name; forecasts for different numbers of nodes; and the assumptions behind them."""
+    """What a job needs, as facts by name; forecasts for different numbers of nodes; and the underlying assumptions."""
 
     facts: Facts
     forecasts: list[Forecast]
@@ -76,11 +76,13 @@ def estimate_job(
     """Estimate what the job in a TOML file needs on each number of nodes with `cores` cores (default: this machine's).
 
     `price` is the price of a node-hour. `source_bytes` ("1TB") is the size of all sources, if only some of them are
-    here. Raises what `run_job` raises for missing sources and invalid options.
+    available. Raises the same errors as `run_job` for missing sources and invalid options.
     """
     job, bound = parse_job(load_job_file(Path(path))), check_bytes(source_bytes, "--source-bytes")
     if job.convert is None and job.train is None:
-        raise UsageError(f"{path} neither converts nor trains: there is nothing to estimate")
+        raise UsageError(
+            f"{path} neither converts nor trains, so there is nothing to estimate; add one of these tables"
+        )
     if job.convert is None and bound:
         raise UsageError(f"--source-bytes {source_bytes}: {path} has no sources; remove the option")
     cores = cores or this_machine().cores
@@ -108,8 +110,8 @@ def estimate_job(
 def measure_conversion(
     request: ConvertTablesRequest | ConvertImagesRequest, bound: int | None, folder: Path
 ) -> tuple[Dataset, DatasetEstimate, ConversionEstimate]:
-    """Convert a sample of the sources. Returns its dataset, that which all of the sources will make, and their
-    conversion. They have `bound` bytes, where that is given."""
+    """Convert a sample of the sources. Returns its dataset, and estimates of the full dataset and of its conversion.
+    `bound`, if given, is the total size of the sources in bytes."""
     copies = folder / "sources"
     copies.mkdir()
     if isinstance(request, ConvertTablesRequest):
@@ -119,8 +121,8 @@ def measure_conversion(
     total = bound or taken.total
     if total is None:
         raise UsageError(
-            f"{request.places[0]} has more than {taken.sources - 1:,} images; give the size of all of them, e.g. "
-            "--source-bytes 1TB"
+            f"{request.places[0]} has more than {taken.sources - 1:,} images, too many to list; give their total size, "
+            "e.g. --source-bytes 1TB"
         )
     dataset, seconds = convert_sample(request, taken, folder)
     made = measure_dataset(dataset)
@@ -141,8 +143,8 @@ def measure_conversion(
 def convert_sample(
     request: ConvertTablesRequest | ConvertImagesRequest, sample: SourceSample, folder: Path
 ) -> tuple[Dataset, dict[str, float]]:
-    """Convert a sample as the job asks, in this process, twice: the first time compiled code is loaded. Returns the
-    dataset and the seconds of each stage of the second time."""
+    """Convert a sample with the job's options in this process, twice, because the first time loads compiled code.
+    Returns the dataset and the seconds of each stage of the second conversion."""
     here: dict[str, Any] = {"sources": sample.places, "dask": None, "report": None}
     if isinstance(request, ConvertImagesRequest) and request.labels is not None:
         here["on_error"] = "skip"  # it names images that are not in the sample
@@ -169,7 +171,7 @@ class StageClock:
 
 @contextmanager
 def original_names(origins: Mapping[str, str]) -> Iterator[None]:
-    """Inside this context, errors name the original sources instead of their copies."""
+    """In this context, errors name the original sources instead of their copies."""
     try:
         yield
     except FoldstreamError as error:
@@ -188,9 +190,9 @@ def measure_dataset(dataset: Dataset) -> DatasetEstimate:
 def measure_training(
     request: TrainRequest, dataset: Dataset, data: DatasetEstimate, folder: Path
 ) -> tuple[TrainingEstimate, int]:
-    """What training takes on `data`, by a trial on a `dataset` that is like it; and the bytes that the run leaves.
+    """Estimate training on `data` with a trial on a similar `dataset`; also the bytes that the run leaves on disk.
 
-    Raises UsageError if the model cannot be trained on the data, or not in the given memory.
+    Raises UsageError if the model cannot be trained on the data or does not fit into the given memory.
     """
     callback_factories(request)
     prepare_code(code_of(request), request.assets)
@@ -224,12 +226,12 @@ def measure_training(
 
 
 def replace_layout(dataset: Dataset, data: DatasetEstimate) -> Dataset:
-    """A dataset that does not exist, of which only the layout and the arrays are known."""
+    """A dataset that does not exist yet, of which only the layout and the arrays are known."""
     return Dataset(dataset.place, replace(dataset.manifest, layout=data.layout, shards=()), "")
 
 
 def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
-    """Repeat the rows of a sample in blocks of `block_rows`: its own blocks are smaller, and slower to read."""
+    """Repeat the rows of a sample in blocks of `block_rows`, because its own blocks are smaller and slower to read."""
     specs = dataset.manifest.arrays
     rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
@@ -242,7 +244,7 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
 
 
 def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank) -> int:
-    """Memory of a worker's stream for a number of models at once. Raises UsageError if it exceeds the rank's limit."""
+    """Memory of a worker's stream for `models` models at once. Raises UsageError if it exceeds the rank's limit."""
     mixing = mixing_of(config)
     every = EveryRow(dataset.layout)
     if models == 1:
@@ -251,10 +253,10 @@ def stream_bytes(dataset: Dataset, config: TrainConfig, models: int, rank: Rank)
 
 
 def time_rows(dataset: Dataset, config: TrainConfig, workers: int) -> tuple[int, RowCosts]:
-    """The rows of a batch that one of so many workers gets, and what a row costs it: it has one core, or a GPU, and
-    decodes every block in every epoch."""
+    """The rows of a batch that one of `workers` workers gets, and the cost of a row, for a worker with one core or one
+    GPU that decodes every block in every epoch."""
     if len(dataset) < LANE_STEP:
-        raise UsageError(f"the sample has only {len(dataset)} rows, and the training trial needs {LANE_STEP}")
+        raise UsageError(f"the sample has only {len(dataset)} rows; the training trial needs at least {LANE_STEP}")
     rows = max(LANE_STEP, min(config.batch_size // workers, len(dataset)) // LANE_STEP * LANE_STEP)
     own = config.model_copy(update={"batch_size": rows, "lanes": LANE_STEP, "shares": 1})
     job = RunJob(str(dataset.place), dataset.identity, dataset.schema, own)

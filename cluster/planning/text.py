@@ -67,21 +67,21 @@ def assumptions(conversion: ConversionEstimate | None, training: TrainingEstimat
     lines = []
     if conversion:
         if conversion.source_bytes != conversion.sample.source_bytes:
-            lines.append("All sources are like the sample: rows per byte, classes, time to convert a byte.")
+            lines.append("All sources resemble the sample: rows per byte, classes, time to convert a byte.")
         lines.append("Conversion: each core of each node converts one shard at a time, and storage keeps up.")
         if conversion.sample.packed_bytes:
-            lines.append("Sources that are compressed or not UTF-8 have equal sizes; one core unpacks each of them.")
+            lines.append("Compressed and non-UTF-8 sources all have the same size; each is unpacked by one core.")
     if training:
         lines += [
-            "Training: each core of each node is a worker, or each GPU if the node has GPUs.",
-            f"Each worker is as fast as one was on this machine with {training.batch:,} rows per step, as in the job.",
+            "Training: each node has one worker per GPU, or one worker per core if it has no GPUs.",
+            f"Each worker is as fast as a worker on this machine with {training.batch:,} rows per step, as in the job.",
             f"Training is bound by {training.bound}; reading overlaps with it, at the speed of this machine's memory.",
             "The exchange of gradients between workers is not included.",
-            "Scoring a row takes a third of the time of training on it. No model stops early.",
+            "Scoring a row takes a third of the time of training on it. There is no early stopping.",
         ]
     if predicts:
         lines.append("The prediction of new rows is not included.")
-    return [*lines, "Starting Dask and Ray takes half a minute; neither that nor merging predictions is included."]
+    return [*lines, "Starting Dask and Ray (about half a minute) and merging predictions are not included."]
 
 
 def size_text(size: float) -> str:

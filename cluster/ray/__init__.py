@@ -1,5 +1,5 @@
-"""Ray clusters: that of a job, a local one to try things on, the token that every server requires, ending processes.
+"""Ray clusters: the cluster of a job, a local one for experiments, the token that every server requires.
 
-Others import `job_cluster.py` and `auth.py`. What is private in Ray is used through `training/ray/internals.py`.
+Other folders import `job_cluster.py` and `auth.py`. Private parts of Ray are used via `training/ray/internals.py`.
 Nothing here knows Dask, runs or folds.
 """

@@ -1,6 +1,6 @@
-"""Ray's token: every Ray server that we start or connect to requires it, on loopback too.
+"""Ray's token: every Ray server that we start or connect to requires it, even on loopback.
 
-Anybody who can reach a Ray server without a token can run code on it. Ray itself would make the token file
+Anyone who can reach a Ray server without a token can run code on it. Ray itself would make the token file
 world-readable.
 """
 

@@ -28,8 +28,8 @@ RAY_OBJECT_STORE = 100 << 20  # our arrays pass through storage, not through Ray
 def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
     """A Ray node for `workers` training workers with `memory` bytes each, or the cluster that is already connected.
 
-    Yields the address of the dashboard. A node that was started here ends here. Raises UsageError if this machine has
-    fewer GPUs or less memory.
+    Yields the address of the dashboard. A node that was started here is stopped on exit. Raises UsageError if this
+    machine has too few GPUs or too little memory.
     """
     if ray.is_initialized():
         yield _dashboard(dashboard_of_connected_cluster())
@@ -37,7 +37,7 @@ def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
     machine, gpus = this_machine(), torch.cuda.device_count()  # those that torch can use
     if 0 < gpus < workers:
         raise UsageError(
-            f"--workers {workers}: each worker needs a GPU, and this machine has {gpus}; use --workers {gpus}, or "
+            f"--workers {workers}: each worker needs a GPU, but this machine has {gpus}; use --workers {gpus}, or "
             'train on the CPU with CUDA_VISIBLE_DEVICES=""'
         )
     if workers * memory > machine.memory:
@@ -71,27 +71,29 @@ def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
 
 @contextmanager
 def connect_ray(address: str) -> Iterator[None]:
-    """Connect to the Ray cluster at an address (`auto`: the one that this machine is a node of).
+    """Connect to the Ray cluster at an address (`auto`: the cluster that this machine belongs to).
 
-    Raises UsageError if no cluster answers, or if one that listens off loopback requires no token.
+    Raises UsageError if no cluster responds, or if it is reachable from other machines without a token.
     """
     host = urlsplit(f"//{address}").hostname or ""
     try:
         with loopback_only() if on_loopback(host) else nullcontext():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except RuntimeError as error:  # the versions differ
-        raise UsageError(f"Ray cluster {address}: {error}; use the same versions of Python and Ray as there") from None
+        raise UsageError(
+            f"Ray cluster {address}: {error}; use the same versions of Python and Ray as the cluster"
+        ) from None
     except (ConnectionError, ValueError) as error:
         if "InvalidAuthToken" in str(error.__cause__):
-            reason = f"it requires a token, and {TOKEN_PATH} does not name a file with it; copy it from the cluster"
+            reason = f"it requires a token; copy the token file from the cluster and set {TOKEN_PATH} to its path"
         else:
-            reason = f"no cluster answers there ({error}); check the address, e.g. HOST:6379 or auto"
+            reason = f"no cluster responds at this address ({error}); check it, e.g. HOST:6379 or auto"
         raise UsageError(f"Ray cluster {address}: {reason}") from None
     try:
         if not on_loopback(ray.util.get_node_ip_address()) and not asks_for_token():
             raise UsageError(
-                f"Ray cluster {address}: anybody who can reach it can run code on it; start all its nodes "
-                f"with {MODE}=token and the same token file, named by {TOKEN_PATH}"
+                f"Ray cluster {address}: anyone who can reach it can run code on it; start all of its nodes "
+                f"with {MODE}=token and {TOKEN_PATH} set to the same token file"
             )
         yield
     finally:
@@ -100,8 +102,8 @@ def connect_ray(address: str) -> Iterator[None]:
 
 @contextmanager
 def loopback_only() -> Iterator[None]:
-    """Keep a node that is started or connected in this context on loopback, and its processes too, by an environment
-    variable: those of the dashboard connect to the node."""
+    """Keep a node that is started or connected in this context on loopback. An environment variable does the same for
+    its child processes, such as the dashboard, which connect to the node."""
     before, os.environ[ALONE] = os.environ.get(ALONE), "0"
     try:
         with loopback_address_kept():

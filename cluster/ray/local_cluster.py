@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, on loopback, to try things on. It runs until it is stopped."""
+"""A local Ray cluster of several nodes, on loopback, for experiments. It runs until it is stopped."""
 
 import os
 import subprocess
@@ -52,10 +52,10 @@ def current_cluster() -> LocalCluster | None:
 def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     """Start `nodes` nodes with `cores` cores each, by default an equal part of this machine's.
 
-    Raises ConflictError if a cluster is already running, RunError if a node does not start.
+    Raises ConflictError if a cluster is already running, and RunError if a node does not start.
     """
     if nodes < 1:
-        raise UsageError(f"--nodes {nodes}: must be at least 1")
+        raise UsageError(f"--nodes {nodes}: must be at least 1; use --nodes 1 or more")
     if running := current_cluster():
         raise ConflictError(
             f"a local cluster is already running at {running.dashboard}; stop it with 'foldstream cluster stop'"
@@ -75,7 +75,7 @@ def start_cluster(nodes: int = 1, cores: int | None = None) -> LocalCluster:
     while not (cluster := current_cluster()):
         if started.poll() is not None or monotonic() > deadline:
             started.kill()
-            raise RunError(f"the nodes of the cluster did not start; see {log} for the reason")
+            raise RunError(f"the cluster's nodes did not start; see {log} for the reason")
         sleep(0.1)
     return cluster
 

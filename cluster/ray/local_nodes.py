@@ -1,7 +1,7 @@
 """The process of a local cluster: python -m foldstream.cluster.ray.local_nodes NODES CORES MEMORY FILE.
 
-Its environment keeps Ray on loopback. Once all nodes run, it writes their addresses to FILE; on SIGTERM it ends them
-and itself.
+Its environment keeps Ray on loopback. Once all nodes are running, it writes their addresses to FILE; on SIGTERM it
+stops them and exits.
 """
 
 import logging

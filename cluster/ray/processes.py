@@ -1,4 +1,4 @@
-"""Ending processes, and waiting for their end."""
+"""Kill processes, and wait for them to exit."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,7 +11,7 @@ END_SECONDS = 10
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:
     """Kill processes that Ray has asked to exit: its dashboard takes seconds, and an actor whose owner was killed may
-    hang in its exit."""
+    hang while exiting."""
     every = list(processes)
     for process in every:
         with suppress(psutil.NoSuchProcess):
@@ -20,9 +20,9 @@ def end_processes(processes: Iterable[psutil.Process]) -> None:
 
 
 def await_end(processes: Iterable[psutil.Process], seconds: float) -> None:
-    """Return when all processes have ended, or after some seconds.
+    """Return when all processes have exited, or after `seconds`.
 
-    A zombie counts as ended: if its parent has ended too, init has to reap it, which may be slow.
+    A zombie counts as exited: if its parent has exited too, init has to reap it, which may be slow.
     """
     left, deadline = list(processes), monotonic() + seconds
     while (left := [process for process in left if _runs(process)]) and monotonic() < deadline:

@@ -1,6 +1,6 @@
-"""The coordinator: monitors nodes and attempts, writes events to its journal, and performs what the schedule decides.
+"""The coordinator: monitors nodes and attempts, writes events to its journal, and executes the schedule's decisions.
 
-It holds no state besides the journal and the folds' folders: if it dies, the same command resumes.
+It keeps no state besides the journal and the folds' folders: if it dies, the same command resumes the run.
 """
 
 import logging
@@ -45,8 +45,8 @@ class Attempt:
 class Coordinator:
     """Trains the units of a schedule on the connected Ray cluster.
 
-    `request` returns what an attempt at a unit has to train. An attempt whose workers make no progress is detected and
-    stopped within `hang_seconds`.
+    `request` returns what an attempt at a unit has to train. An attempt whose workers make no progress for
+    `hang_seconds` is stopped.
     """
 
     def __init__(self, schedule: DurableSchedule, request: Callable[[str], GroupRequest], hang_seconds: float) -> None:
@@ -58,8 +58,8 @@ class Coordinator:
         self.waiting = self.nodes_requested = False
 
     def run(self) -> None:
-        """Train until every unit is done. Raises RunError if any unit failed permanently, after the others are done, or
-        at once if all would fail in the same way; StoppedError once all have stopped as asked."""
+        """Train until every unit is done. Raises RunError if any unit failed permanently (once the others are done, or
+        immediately if all would fail in the same way), and StoppedError once all have stopped on request."""
         self.schedule.resume()
         try:
             with STOP.watched():
@@ -85,14 +85,14 @@ class Coordinator:
                 self._wait_for_nodes()
 
     def _stop(self) -> None:
-        """Have all attempts write checkpoints and stop. Raises StoppedError once they have."""
+        """Make all attempts write checkpoints and stop. Raises StoppedError once they have stopped."""
         asked = [attempt.driver.stop.remote() for attempt in self.attempts.values()]
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=GRACE_SECONDS)
         raise stopped()
 
     def _wait_for_nodes(self) -> None:
-        """Nothing is running, so no remaining unit fits: log that, and wait for nodes."""
+        """Nothing is running, so no remaining unit fits: log this and wait for nodes."""
         waiting = self.state.units_with(Status.WAITING)
         if waiting and not self.waiting:
             required = self.state.units[waiting[0]].required
@@ -117,7 +117,8 @@ class Coordinator:
             ray.kill(self.attempts.pop(key).driver)
 
     def _start_driver(self) -> Any:
-        """Start a driver on this node, where Ray Train's controller stays too: a lost node only takes workers."""
+        """Start a driver on this node, next to Ray Train's controller, so that losing another node only costs
+        workers."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return Driver.options(scheduling_strategy=here).remote(self.timeout)
 
@@ -158,8 +159,8 @@ class Coordinator:
                 yield NodeSeen(node, resources)
 
     def _check_health(self, attempt: Attempt) -> Health:
-        """The health of an attempt's workers, as its driver reports it. A driver that does not answer counts as silent
-        itself."""
+        """The health of an attempt's workers, as reported by its driver. A driver that does not respond counts as
+        silent itself."""
         if attempt.pending_health is None:
             attempt.pending_health, attempt.asked_at = attempt.driver.health.remote(), monotonic()
         if not ray.wait([attempt.pending_health], timeout=0)[0]:
@@ -173,7 +174,7 @@ class Coordinator:
 
 
 def _failure_of(result: Any) -> Failure | None:
-    """Why an attempt has failed, None if it succeeded."""
+    """Why an attempt failed; None if it succeeded."""
     try:
         ray.get(result)
     except RayTaskError as error:
@@ -187,7 +188,7 @@ def _failure_of(result: Any) -> Failure | None:
 
 
 def _bundles(required: Resources, workers: int) -> list[dict[str, float]]:
-    """The resources of each worker, in the form that Ray's autoscaler takes."""
+    """The resources of each worker, in the form that Ray's autoscaler expects."""
     total = {"CPU": required.cpus, "GPU": required.gpus, "memory": float(required.memory)}
     return [{name: amount / workers for name, amount in total.items() if amount} for _ in range(workers)]
 

@@ -1,4 +1,4 @@
-"""A schedule with its journal: what is decided is durable first, and a command that was killed resumes from there."""
+"""A schedule with its journal: decisions are made durable first, so that a killed command can resume from there."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class DurableSchedule:
-    """The schedule of a run's units. Every event is written to the journal before it is acted upon."""
+    """The schedule of a run's units. Every event is written to the journal before it is acted on."""
 
     def __init__(self, units: Mapping[str, TrainingUnit], max_retries: int, journal: Place) -> None:
         self.state, self.journal = Schedule(units, max_retries), Journal(journal)
@@ -42,7 +42,7 @@ class DurableSchedule:
         self.journal.record_start(start, self.state.units[start.unit].folds)
 
     def check_done(self, cause: BaseException | None = None) -> None:
-        """Raise RunError, from the `cause` if one is known, if any unit has failed permanently."""
+        """Raise RunError, from the `cause` if known, if any unit has failed permanently."""
         failed = self.state.units_with(Status.FAILED)
         if not failed:
             return
@@ -53,9 +53,9 @@ class DurableSchedule:
         run = str(self.journal.path).rpartition("/")[0]
         if self.state.given_up:
             raise RunError(
-                f"training failed: {errors}. All folds would fail in this way, so the run has ended; {done} of the "
-                f"{left} remaining folds were trained and are kept; 'foldstream status {run}' shows what happened. "
-                "Once the cause is gone, run the same command again to resume; a changed model needs a new run"
+                f"training failed: {errors}. All folds would fail in the same way, so the run was stopped; {done} of "
+                f"the {left} remaining folds were trained and are kept; 'foldstream status {run}' shows what happened. "
+                "Fix the cause, then run the same command again to resume; a modified model needs a new run"
             ) from cause
         raise RunError(
             f"training failed and the run is incomplete: {errors}. {done} of the {left} remaining folds were "

@@ -1,4 +1,4 @@
-"""The fold mode: train all folds in one pass over the data, or each fold in a separate run."""
+"""The fold mode: whether to train all folds in one pass over the data, or each fold in a separate run."""
 
 import math
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ...training.stream.single import TrainStream
 
 
 class FoldMode(NamedTuple):
-    """`fused`: all folds from one pass over the data; `runs`: each by itself. And why."""
+    """`fused` (all folds in one pass over the data) or `runs` (each fold separately), and the reason."""
 
     name: str
     reason: str
@@ -28,9 +28,9 @@ class FoldMode(NamedTuple):
 def choose_fold_mode(
     dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int
 ) -> FoldMode:
-    """The fold mode for `models` models of so many parameters.
+    """Choose the fold mode for `models` models of `parameters` parameters each.
 
-    Raises UsageError if the workers' streams do not fit into the memory that they may use.
+    Raises UsageError if the workers' streams do not fit into the available memory.
     """
     mixing = mixing_of(config)
     rank, every = Rank(0, execution.world_size, execution.memory_bytes), EveryRow(dataset.layout)
@@ -46,27 +46,25 @@ def choose_fold_mode(
         except UsageError:
             if execution.fold_mode == "fused":
                 raise
-            mode = FoldMode("runs", "there is not enough memory to train all folds in one pass")
+            mode = FoldMode("runs", "not enough memory to train all folds in one pass")
     if mode.name == "runs":
         TrainStream(dataset, every, mixing, rank)
     return mode
 
 
 def model_memory(workers: int) -> int:
-    """Bytes available to the models of a worker: half of its GPU's memory, or half of its part of this machine's."""
+    """Bytes available to a worker's models: half of its GPU's memory, or half of its share of this machine's memory."""
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory) // 2
     return this_machine().memory // workers // 2
 
 
 def faster_mode(costs: RowCosts, models: int, room: int, rows: int, workers: int) -> FoldMode:
-    """What is faster where `room` runs fit at once, by what a row costs a worker: it reads while it trains.
+    """The faster mode if `room` runs fit at once, given the costs of a row for a worker, which reads while it trains.
 
-    One pass reads once for all models but has the workers of a single run; separate runs read once for each model.
+    One pass reads once for all models but only has the workers of a single run; separate runs read once per model.
     """
     one_pass = max(models * costs.training, costs.reading) * rows / workers
     at_once = math.ceil(models / room) * max(costs.training, costs.reading) * rows / workers
-    reason = (
-        f"an epoch of all models takes about {one_pass:,.1f} s in one pass, {at_once:,.1f} s as {room} runs at once"
-    )
-    return FoldMode("fused" if one_pass <= at_once else "runs", reason)
+    times = f"{one_pass:,.1f} s in one pass, {at_once:,.1f} s with {room} runs at once"
+    return FoldMode("fused" if one_pass <= at_once else "runs", f"an epoch of all models takes about {times}")

@@ -1,4 +1,4 @@
-"""A short trial on the connected Ray cluster, which tells which fold mode is faster there."""
+"""A short trial on the connected Ray cluster to find the faster fold mode."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ def _measure(run: str, rank: Rank) -> RowCosts:
 
 
 def runs_at_once(resources: dict[str, Any], workers: int) -> int:
-    """How many runs fit on the cluster at once."""
+    """Number of runs that fit on the cluster at once."""
     return int(min(resources.get("CPU", 0), resources.get("GPU", math.inf)) // workers)
 
 

@@ -1,4 +1,4 @@
-"""Grid search: every candidate is a run in its own folder; all are trained together and compared."""
+"""Grid search: each candidate is a run in its own folder; all candidates are trained together and compared."""
 
 import math
 import re
@@ -16,9 +16,9 @@ CANDIDATES = "candidates"
 
 
 def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of every candidate by its name, e.g. `lr=0.01,hidden=64`. A single candidate has the empty name.
+    """The settings of every candidate by name, e.g. `lr=0.01,hidden=64`. A single candidate has an empty name.
 
-    Values to be varied are lists, or strings separated by commas. Raises UsageError if there are too many candidates.
+    Values to vary are lists or comma-separated strings. Raises UsageError if there are too many candidates.
     """
     values = {name: _values(value) for name, value in settings.items()}
     varied = [name for name, of_name in values.items() if len(of_name) > 1]
@@ -27,7 +27,7 @@ def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         candidate = dict(zip(values, chosen, strict=True))
         candidates[",".join(f"{name}={candidate[name]}" for name in varied)] = candidate
         if len(candidates) > MOST_CANDIDATES:
-            raise UsageError(f"--set: more than {MOST_CANDIDATES:,} candidates; use fewer values")
+            raise UsageError(f"--set: the grid has more than {MOST_CANDIDATES:,} candidates; use fewer values")
     return candidates
 
 

@@ -1,5 +1,4 @@
-"""Trains the units of a schedule in this process, and in others beside it. The journal is that of a run on a
-cluster."""
+"""Train the units of a schedule in this process and in helper processes. The journal is the same as on a cluster."""
 
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -14,16 +13,16 @@ from .schedule import Ended, NodeSeen, Resources, Start
 
 HERE = "this machine"
 ONE_PROCESS = Resources(cpus=1)
-"""What a unit requires."""
+"""The resources that a unit requires."""
 LOOK_SECONDS = 0.5  # between two looks whether another process has failed
 
 
 def train_units_here(
     schedule: DurableSchedule, request: Callable[[str], GroupRequest], helpers: Sequence[Helper] = ()
 ) -> None:
-    """Train until every unit is done, one in this process and one in each of those that help. Raises RunError if any
-    unit failed permanently, after the others are done, or at once if all would fail in the same way; StoppedError once
-    all have stopped as asked.
+    """Train until every unit is done, one in this process and one in each helper process. Raises RunError if any unit
+    failed permanently (once the others are done, or immediately if all would fail in the same way), and StoppedError
+    once all have stopped on request.
 
     `request` returns what an attempt at a unit has to train.
     """
@@ -49,8 +48,8 @@ def train_units_here(
 def _train_side_by_side(
     groups: Sequence[GroupRequest], helpers: Sequence[Helper]
 ) -> tuple[list[Failure | None], BaseException | None]:
-    """Train the first group in this process, and each of the others in one that helps. Returns why they failed, if they
-    did, and the exception in this process. Where a failure concerns all folds, that of the others is not awaited."""
+    """Train the first group in this process, and each of the others in a helper process. Returns the failures, if any,
+    and the exception in this process. If a failure affects all folds, the other processes are not awaited."""
     own, *others = groups
     helping = [helper for helper, _ in zip(helpers, others, strict=False)]
     for helper, group in zip(helping, others, strict=True):
@@ -79,12 +78,12 @@ def _train_side_by_side(
 
 
 class _Looks:
-    """A heartbeat that ends the training in this process once a failure in another one concerns all folds."""
+    """A heartbeat that ends the training in this process once a failure in another process affects all folds."""
 
     def __init__(self, helpers: Sequence[Helper]) -> None:
         self.helpers, self.looked_at = helpers, monotonic()
         self.found: dict[Helper, Failure | None] = {}
-        """What has become of the processes that have ended their part."""
+        """The outcome of each process that has finished its part."""
 
     def __call__(self, working: bool) -> None:
         if monotonic() - self.looked_at < LOOK_SECONDS:

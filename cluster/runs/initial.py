@@ -1,7 +1,7 @@
-"""What `--init` names: a file of weights, or a complete run, from whose models those of a new run start.
+"""Initial weights (`--init`): a weights file or a complete run, from whose models a new run starts.
 
-Of another run with the same data and split, each fold starts from the weights of the same fold, which has not seen the
-rows that are held out here. With another split, no model of that run is free of them.
+If the other run has the same data and split, each fold starts from the weights of the same fold, which has not seen
+the rows held out here. With a different split, every model of that run has seen some of them.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,8 +20,8 @@ DEEPEST = 4  # folders between a run and a checkpoint in it
 
 @dataclass(frozen=True)
 class Initial:
-    """Where weights are from; the files and their hashes, by the fold that starts from them, or EVERY; and what speaks
-    against them."""
+    """The source of the weights; the files and their hashes by the fold that starts from them, or EVERY; and a warning,
+    if any."""
 
     origin: str | None = None
     files: dict[str, Place] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class Initial:
 
 
 def find_initial(run: RunFolder, dataset: Dataset, config: TrainConfig) -> Initial:
-    """The initial weights of a run. An existing run goes on with its copies, wherever the same weights are now, and
-    where they are gone.
+    """Find the initial weights of a run. An existing run resumes with its own copies, even if the original files have
+    been moved or deleted.
 
-    Raises UsageError if there are none where the configuration says.
+    Raises UsageError if the configured location contains no weights.
     """
     if not config.init:
         return Initial()
@@ -47,13 +47,13 @@ def find_initial(run: RunFolder, dataset: Dataset, config: TrainConfig) -> Initi
     elif stored and stored.config.init == str(place):
         found = Initial(str(place), {}, stored.initial)
     else:
-        raise UsageError(f"--init {config.init}: there is neither a file nor a complete run; check the path")
+        raise UsageError(f"--init {config.init}: neither a weights file nor a complete run; check the path")
     return replace(found, origin=str(stored.config.init)) if stored and stored.initial == found.hashes else found
 
 
 def _of_run(other: RunFolder, dataset: Dataset, config: TrainConfig, run: RunFolder) -> Initial:
     if str(other.root) == str(run.root):
-        raise UsageError(f"--init {config.init} is this run; to train it for longer, raise --epochs instead")
+        raise UsageError(f"--init {config.init} is this run itself; to train it for longer, increase --epochs instead")
     job, count = RunJob.from_json(read_json(other.job)), len(open_plan(other.folds).models)
     same_data = job.identity == dataset.identity
     if same_data and same_json(job.config.split.model_dump(), config.split.model_dump()):
@@ -62,23 +62,23 @@ def _of_run(other: RunFolder, dataset: Dataset, config: TrainConfig, run: RunFol
         warning = ""
     else:
         models = {EVERY: count if job.config.refit else 0}
-        warning = _leak(str(config.init), "use the same split and seed") if same_data else ""
+        warning = _leak(str(config.init), "use the same split and seed as that run") if same_data else ""
     files = {name: other.fold(model).weights for name, model in models.items()}
     hashes = {name: read_result(other.fold(model))["weights"] for name, model in models.items()}
     return Initial(str(other.root), files, hashes, warning)
 
 
 def _warning_of_file(place: Place, dataset: Dataset) -> str:
-    """What speaks against a file: it may be a model of a run on the same data."""
+    """A warning about a weights file, which may belong to a run on the same data."""
     folder = place
     for _ in range(DEEPEST):
         folder = folder.parent
         job = RunFolder(folder).job
         if job.exists():
             same = read_json(job)["identity"] == dataset.identity
-            return _leak(str(place), f"--init {folder} has each fold start from its own weights") if same else ""
+            return _leak(str(place), f"use --init {folder} to start each fold from its own weights") if same else ""
     return ""
 
 
 def _leak(what: str, remedy: str) -> str:
-    return f"{what} has trained on rows that are held out here, so scores are too good; {remedy}"
+    return f"{what} was trained on rows that are held out here, so the scores are too optimistic; {remedy}"

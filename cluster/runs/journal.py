@@ -1,5 +1,5 @@
-"""The journal of a run's schedule: every event is durable before it is acted upon. For observers, each line also has a
-time, and the journal records when attempts started, workers were replaced and commands stopped."""
+"""The journal of a run's schedule: every event is durable before it is acted on. For observers, each line also has a
+timestamp, and the journal records when attempts started, workers were replaced and commands stopped."""
 
 import json
 import time
@@ -16,8 +16,8 @@ EVENT_TYPES: dict[str, type[Event]] = {
 
 
 class Journal:
-    """A file of JSON lines, or an object that is rewritten for each line. A line that a crash has truncated was never
-    acted upon and is ignored."""
+    """A file of JSON lines, or an object that is rewritten for each line. A line truncated by a crash was never acted
+    on and is ignored."""
 
     def __init__(self, path: Place) -> None:
         self.path = path
@@ -39,15 +39,15 @@ class Journal:
         self._write(to_json(event))
 
     def record_start(self, start: Start, folds: Sequence[str]) -> None:
-        """Append that an attempt at a unit of these folds has started."""
+        """Record that an attempt at a unit of these folds has started."""
         self._write({"start": start.unit, "attempt": start.attempt, "folds": list(folds)})
 
     def record_replacement(self, unit: str, attempt: int, reason: str) -> None:
-        """Append that an attempt at a unit continues with other workers."""
+        """Record that an attempt at a unit continues with other workers."""
         self._write({"replaced": unit, "attempt": attempt, "reason": reason})
 
     def record_stop(self) -> None:
-        """Append that the command has stopped, because it finished or was interrupted."""
+        """Record that the command has stopped, because it finished or was interrupted."""
         self._write({"stopped": True})
 
     def _write(self, value: dict[str, Any]) -> None:

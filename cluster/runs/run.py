@@ -1,6 +1,6 @@
-"""Prepares and trains a run: claims the folder, assigns rows to folds, and trains the folds that are not done.
+"""Prepare and train a run: claim the folder, assign rows to folds, and train the folds that are not done.
 
-Every step is an artifact that is either committed or absent, so the same calls resume a run that was killed.
+Every step produces an artifact that is either committed or absent, so the same calls resume a run that was killed.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ LONGEST_VALUE = 60
 
 @dataclass(frozen=True)
 class Trainers:
-    """Who trains: the fold mode that suits them, what a unit of folds requires there, how a schedule of units is
-    trained, given what an attempt at a unit has to train, and the number of passes over the data among which the folds
-    are divided in fused mode."""
+    """How folds are trained: the fold mode, the resources of a unit of folds, the function that trains a schedule of
+    units given what each attempt has to train, and the number of passes over the data among which the folds are divided
+    in fused mode."""
 
     mode: FoldMode
     required: Resources
@@ -62,7 +62,7 @@ def job_value(dataset: Dataset, config: TrainConfig, code: Code, initial: Initia
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
-    """Whether the folder holds exactly this run, and it is complete."""
+    """Whether the folder contains exactly this run, and the run is complete."""
     if not run.summary.exists():
         return False
     code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
@@ -77,11 +77,11 @@ def prepare_run(
     progress: Progress,
     like: RunFolder | None = None,
 ) -> RunJob:
-    """Assign rows to folds and claim the folder for this run, or check that it already holds this run. What is fitted
-    on the folds is taken over from a run `like` it, if one is given.
+    """Assign rows to folds and claim the folder for this run, or check that it already contains this run. Anything
+    fitted on the folds is copied from the run `like`, if given.
 
-    Raises ConflictError if the folder holds another run, and names the differences; UsageError if the dataset cannot be
-    split as requested.
+    Raises ConflictError, naming the differences, if the folder contains another run, and UsageError if the dataset
+    cannot be split as requested.
     """
     code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
     value = job_value(dataset, config, code, initial)
@@ -89,8 +89,8 @@ def prepare_run(
         _claim_again(run, config, value)
         if not (run.summary.exists() or is_fitted(run.folds)):
             raise ConflictError(
-                f"{run.root} was started by an earlier version, which standardized by all rows, held-out ones "
-                "included; choose another folder to start it again"
+                f"{run.root} was started by an earlier version, which standardized features using all rows, including "
+                "held-out ones; choose another folder to train it again"
             )
         return load_job(run)
     # A plan without a job is what a kill has left.
@@ -111,7 +111,7 @@ def prepare_run(
 
 
 def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> None:
-    """Check that an existing run is the one that `value` describes, or the same with fewer epochs, which then goes on.
+    """Check that an existing run is the one described by `value`, or the same run with fewer epochs, which is extended.
 
     Raises ConflictError.
     """
@@ -121,28 +121,28 @@ def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> 
             _reopen(run, value)
             return
         raise ConflictError(
-            f"{run.root} is a run of {stored.config.epochs} epochs, which can be raised, but not lowered to "
-            f"{config.epochs}; use --epochs {stored.config.epochs}, or choose another folder"
+            f"{run.root} is a run of {stored.config.epochs} epochs, which can be increased but not reduced to "
+            f"{config.epochs}; use --epochs {stored.config.epochs} or more, or choose another folder"
         )
     differences = sorted({*_differences(stored.to_json(), value)})
     if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
         differences = [OTHER_DATA]
     if differences:
         raise ConflictError(
-            f"{run.root} holds another run: {'; '.join(differences[:4])}; choose another folder, or use the same "
-            "options as that run"
+            f"{run.root} already contains another run: {'; '.join(differences[:4])}; choose another folder, or use the "
+            "same options as that run"
         )
 
 
 def _with_length(job: RunJob, config: TrainConfig) -> dict[str, Any]:
-    """What `run.json` would say of a run with the epochs of another configuration."""
+    """The contents of `run.json` for a run with the epochs of another configuration."""
     length = {"epochs": config.epochs, "restarts": config.restarts}
     return replace(job, config=job.config.model_copy(update=length)).to_json()
 
 
 def _reopen(run: RunFolder, value: dict[str, Any]) -> None:
-    """Have a run, which may be complete, go on for more epochs: its folds are no longer done, but keep their
-    checkpoints. Until `run.json` says so, it can still be completed as it was."""
+    """Extend a run, which may be complete, to more epochs: its folds are no longer done but keep their checkpoints.
+    Until `run.json` is updated, it can still be completed with the original number of epochs."""
     run.summary.remove()
     for merged in (run.oof, run.holdout):
         merged.remove_tree()
@@ -152,8 +152,8 @@ def _reopen(run: RunFolder, value: dict[str, Any]) -> None:
 
 
 def continue_config(run: RunFolder, config: TrainConfig) -> TrainConfig:
-    """The configuration with which an existing run goes on, perhaps for more epochs: a schedule over all epochs then
-    starts again. For a new run, the configuration as it is."""
+    """The configuration with which an existing run resumes, possibly for more epochs, in which case a schedule over all
+    epochs restarts. For a new run, the unchanged configuration."""
     if not run.job.exists():
         return config
     stored = RunJob.from_json(read_json(run.job)).config
@@ -162,7 +162,7 @@ def continue_config(run: RunFolder, config: TrainConfig) -> TrainConfig:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Describe the leaves in which two JSON values differ. Restarts of a schedule follow from the epochs."""
+    """Describe the leaves in which two JSON values differ. Restarts of a schedule are determined by the epochs."""
     if same_json(old, new) or name == "restarts":
         return
     if isinstance(old, dict) and isinstance(new, dict) and name != "initial":
@@ -178,12 +178,12 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 
 
 def shorten(value: object) -> str:
-    """A value as text, shortened if it is long."""
+    """A value as text, shortened if necessary."""
     return textwrap.shorten(str(value), LONGEST_VALUE, placeholder="…")
 
 
 def load_lanes(run: RunFolder, workers: int) -> tuple[int, int] | None:
-    """The lanes and shares of an existing run; None for a new one. Raises UsageError if the number of workers does not
+    """The lanes and shares of an existing run; None for a new run. Raises UsageError if the number of workers does not
     divide the number of lanes."""
     if not run.job.exists():
         return None
@@ -191,7 +191,7 @@ def load_lanes(run: RunFolder, workers: int) -> tuple[int, int] | None:
     lanes = int(config["lanes"])
     if lanes % workers:
         divisors = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
-        raise UsageError(f"--workers {workers} does not divide the {lanes} lanes of this run; use one of {divisors}")
+        raise UsageError(f"--workers {workers}: must divide the {lanes} lanes of this run; use one of {divisors}")
     return lanes, int(config["shares"])
 
 
@@ -202,7 +202,7 @@ def train_folds(
     trainers: Trainers,
     progress: Progress,
 ) -> None:
-    """Train folds of the run at `root`, or of its candidates. `folds` maps their names to them; those that are done are
+    """Train folds of the run at `root`, or of its candidates. `folds` maps names to folds; completed folds are
     skipped."""
     left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
     later = [name for name in left if waits_for_folds(folds[name])]
@@ -222,8 +222,8 @@ def train_folds(
 def make_units(
     folds: Sequence[str], groups: int, required: Resources, after: tuple[str, ...] = ()
 ) -> dict[str, TrainingUnit]:
-    """The units of scheduling: the folds in so many groups at most, each of which is trained in one pass, `after` other
-    units."""
+    """The units of scheduling: the folds in at most `groups` groups, each of which is trained in one pass, `after`
+    other units."""
     if not folds:
         return {}
     groups = min(groups, len(folds))
@@ -241,7 +241,7 @@ def load_summary(run: RunFolder) -> dict[str, Any]:
 
 @contextmanager
 def watch_folds(folds: Mapping[str, RunFold], progress: Progress) -> Iterator[None]:
-    """Report the progress of the folds, read from their folders, while they train."""
+    """Report the progress of the folds, read from their folders, during training."""
     ended = threading.Event()
     records = {name: FoldRecord(one.run.fold(one.fold)) for name, one in folds.items()}
 
@@ -279,8 +279,8 @@ def report_fold(name: str, record: FoldRecord, epochs: int, progress: Progress) 
 
 
 def read_run(root: Place) -> tuple[RunFolder, dict[str, Any]]:
-    """The folder and summary of a complete run, or those of a grid's best candidate. Raises UsageError if the run is
-    not complete."""
+    """The folder and summary of a complete run, or of a grid's best candidate. Raises UsageError if the run is not
+    complete."""
     run = RunFolder(best_folder(root))
     load_job(run)
     if not run.summary.exists():

@@ -1,22 +1,20 @@
 """Decides which folds run when: a state machine without I/O, clock or randomness. Events go in, actions come out.
 
 A *unit* is what one Ray Train run trains: a single fold, or all folds in one pass. Units start while the cluster has
-enough free resources. A failed unit is retried up to `max_retries` times, and then the other units continue; each node
-lost in the meantime grants one extra retry. Errors that would recur, such as an invalid value in the data, are not
-retried. Events may arrive twice, late or never: the attempt number identifies what ended, and `Observed` reports which
-attempts actually exist.
+enough free resources. A failed unit is retried up to `max_retries` times, after which the other units continue; each
+node lost in the meantime grants one extra retry. Errors that would recur, such as an invalid value in the data, are
+not retried. Events may arrive twice, late or never: the attempt number identifies what ended, and `Observed` reports
+which attempts actually exist.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-SILENT_ERROR = (
-    "a worker made no progress for {:.0f} s; if the model or the disk is merely slow, increase --hang-timeout"
-)
+SILENT_ERROR = "a worker made no progress for {:.0f} s; if the model or the disk is just slow, increase --hang-timeout"
 DRIVER_DIED = (
-    "the driver process of its workers died, most likely because it ran out of memory or its node was lost; fewer "
-    "--workers or a smaller --batch-size need less memory"
+    "the driver process of its workers died, most likely because it ran out of memory or its node was lost; use fewer "
+    "--workers or a smaller --batch-size to reduce memory"
 )
 
 
@@ -85,7 +83,7 @@ class Ended:
     final: bool = False
     """Whether a retry would fail in the same way."""
     everywhere: bool = False
-    """Whether all other units would fail in the same way, too."""
+    """Whether all other units would also fail in the same way."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +152,13 @@ class Schedule:
     states: dict[str, UnitState] = field(default_factory=dict)
     nodes: dict[str, Resources] = field(default_factory=dict)
     given_up: bool = False
-    """Whether a unit has failed as all others would: none of them is started any more."""
+    """Whether a unit has failed in a way that affects all units, so that no more are started."""
 
     def __post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: no unit was started, no node is known."""
+        """Reset the state: no unit has started, no node is known."""
         self.states = {name: UnitState() for name in self.units}
         self.nodes, self.given_up = {}, False
 
@@ -178,7 +176,8 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done, has failed permanently, or waits for one that has, or none is tried any more."""
+        """Whether every unit is done, has failed permanently or waits for one that has, or no more units are
+        started."""
         blocked = all(map(self._is_blocked, self.units_with(Status.WAITING)))
         return self.given_up or (blocked and not self.units_with(Status.RUNNING))
 
@@ -187,7 +186,7 @@ class Schedule:
         return any(self.states[other].status is Status.FAILED for other in self.units[name].after)
 
     def _may_start(self, name: str) -> bool:
-        """Whether a unit waits for nothing but resources, and they are free."""
+        """Whether a unit waits only for resources, and they are free."""
         unit = self.units[name]
         ready = all(self.states[other].status is Status.DONE for other in unit.after)
         return ready and (self.used + unit.required).fits_in(self.capacity)
@@ -241,7 +240,7 @@ class Schedule:
         state.status = Status.FAILED if given_up else Status.WAITING
 
     def _give_up(self) -> list[Stop]:
-        """Stop the running units, and start no others."""
+        """Stop the running units, and start no more."""
         self.given_up = True
         running = self.units_with(Status.RUNNING)
         for unit in running:

@@ -1,5 +1,5 @@
-"""The progress of a run, read from its folder: the run may be on another machine or in a bucket; running, dead or
-complete."""
+"""The progress of a run, read from its folder. The run may be on another machine or in a bucket, and may be running,
+dead or complete."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ Line = dict[str, Any]
 class Phase:
     """A phase in the timeline of a fold, in seconds since 1970: an attempt, by its number, that is `running` or has
     ended (`done`, `failed`, or `interrupted` along with the command), or `waiting` after that attempt. `stop` is None
-    while the phase lasts, as far as is known: a killed command leaves no record."""
+    if the phase has not ended, or if its end is unknown because the command was killed."""
 
     state: str
     attempt: int
@@ -34,8 +34,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """Status of a fold: its name and its candidate's, completed and total epochs, the metrics of each epoch, the newest
-    checkpoint, and the timeline."""
+    """Status of a fold: its name and its candidate's name, completed and total epochs, the metrics of each epoch, the
+    newest checkpoint, and the timeline."""
 
     name: str
     done: bool
@@ -87,7 +87,7 @@ class RunStatus:
 
 
 class FoldRecord:
-    """The record of a fold in its folder, for repeated reading: what cannot have changed is not read again."""
+    """The record of a fold in its folder, for repeated reading: only what may have changed is read again."""
 
     def __init__(self, folder: FoldFolder) -> None:
         self.folder, self.done = folder, False
@@ -96,7 +96,7 @@ class FoldRecord:
         self.checkpoint = ""
 
     def refresh(self) -> None:
-        """Read what is new."""
+        """Read new entries."""
         if self.done:
             return
         self.done = is_done(self.folder)
@@ -110,7 +110,7 @@ class FoldRecord:
 
 
 class RunRecord:
-    """The record of a run in its folder, or that of a grid with all of its candidates, for repeated reading."""
+    """The record of a run, or of a grid with all of its candidates, for repeated reading."""
 
     def __init__(self, root: Place) -> None:
         self.root = root
@@ -119,7 +119,7 @@ class RunRecord:
         self.complete: set[str] = set()
 
     def poll(self) -> RunStatus:
-        """The current status of the run. Raises ForeignError if the folder holds no run."""
+        """The current status of the run. Raises ForeignError if the folder contains no run."""
         names = (self.root / CANDIDATES).subfolders()
         for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
             self._refresh(name, RunFolder(run))
@@ -151,7 +151,8 @@ class RunRecord:
 
 
 def run_status(root: Place) -> RunStatus:
-    """The status of a run, or of a grid with all of its candidates. Raises ForeignError if the folder holds no run."""
+    """The status of a run, or of a grid with all of its candidates. Raises ForeignError if the folder contains no
+    run."""
     return RunRecord(root).poll()
 
 
@@ -196,7 +197,7 @@ def phases_of(fold: str, lines: Sequence[Line]) -> Iterator[Phase]:
 
 
 def end_state(line: Line, unit: str, attempt: int, followed: bool) -> str:
-    """The state in which a line of the journal ends an attempt, perhaps because another attempt follows; empty if the
+    """The state in which a line of the journal ends an attempt, possibly because another attempt follows; empty if the
     attempt continues."""
     if followed or line.get("event") == "Restarted" or "stopped" in line:
         return "interrupted"
@@ -214,7 +215,7 @@ def describe_failure(line: Mapping[str, Any]) -> str:
 
 
 def failure_reason(line: Mapping[str, Any]) -> str:
-    """Why an attempt, or one of its workers, failed according to a line of the journal; empty if none did."""
+    """Why an attempt, or one of its workers, failed according to a line of the journal; empty if nothing failed."""
     if "replaced" in line:
         return str(line["reason"])
     if line.get("event") == "Silent":

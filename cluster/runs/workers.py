@@ -1,6 +1,6 @@
-"""How a run is trained where the user does not say: in this process and others beside it, or by workers on Ray.
+"""Choose how to train a run if the user does not specify it: in this process with helpers, or with workers on Ray.
 
-Torch is only loaded where there may be GPUs to count.
+Torch is only imported if there may be GPUs to count.
 """
 
 import sys
@@ -12,11 +12,11 @@ from ..requests import TrainRequest
 
 USUAL_WORKERS = 2
 HELP_ROWS = 100_000
-"""Rows to train on, over all epochs and models, from which other processes pay: they take seconds to start."""
+"""Minimum number of rows, over all epochs and models, for helper processes to pay off: they take seconds to start."""
 PROCESS_BYTES = 1 << 30
-"""The memory of a process that trains, beside the data."""
+"""Memory of a training process, in addition to the data."""
 GPU_DEVICES = "nvidia[0-9]*", "kfd", "dxg"
-"""What drivers of NVIDIA, AMD and Windows put into /dev."""
+"""Device files of NVIDIA, AMD and Windows GPU drivers in /dev."""
 
 
 def ray_is_connected() -> bool:
@@ -25,7 +25,7 @@ def ray_is_connected() -> bool:
 
 
 def gpu_count() -> int:
-    """The GPUs that torch can use in this process."""
+    """Number of GPUs that torch can use in this process."""
     if not any(found for name in GPU_DEVICES for found in Path("/dev").glob(name)):
         return 0
     import torch
@@ -36,8 +36,8 @@ def gpu_count() -> int:
 def choose_workers(request: TrainRequest, dataset: Dataset) -> int:
     """The number of workers: 0 for this process.
 
-    It is enough for data that stay in memory once they are read. A Ray cluster that is connected is there to be used,
-    and so are several GPUs.
+    This process is enough for a dataset that stays in memory once read. A connected Ray cluster is used, and so are
+    several GPUs.
     """
     if request.workers is not None:
         return request.workers
@@ -48,21 +48,21 @@ def choose_workers(request: TrainRequest, dataset: Dataset) -> int:
 
 
 def copies_in_memory(dataset: Dataset) -> int:
-    """How many processes of this machine can keep all blocks of a dataset after the first epoch."""
+    """Number of processes on this machine that can keep all blocks of a dataset in memory after the first epoch."""
     return stream_memory() // (len(dataset) * sum(spec.row_bytes for spec in dataset.manifest.arrays))
 
 
 def shares_of(workers: int) -> int:
-    """The shares of each batch of a new run.
+    """Number of shares into which a new run divides each batch.
 
-    On CPUs, this process, one worker and two get the same weights. A single GPU would compute two shares one after the
-    other.
+    On CPUs, this process, one worker and two workers produce the same weights. A single GPU would compute two shares
+    one after the other.
     """
     return max(1, workers) if gpu_count() else max(USUAL_WORKERS, workers)
 
 
 def helper_count(request: TrainRequest, dataset: Dataset, models: int) -> int:
-    """How many other processes train along with this one: one for each core and model, where that pays and the memory
+    """Number of helper processes that train alongside this one: one per core and model, if it pays off and the memory
     allows it."""
     if request.workers is not None or choose_workers(request, dataset) or gpu_count() or request.fold_mode == "runs":
         return 0

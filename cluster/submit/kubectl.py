@@ -1,4 +1,4 @@
-"""Runs jobs on Kubernetes with the user's own kubectl, which knows the address and credentials of the cluster."""
+"""Run jobs on Kubernetes with the user's own kubectl, which knows the address and credentials of the cluster."""
 
 import json
 import subprocess
@@ -19,8 +19,8 @@ KUBECTL_SECONDS = 120
 def job_manifests(
     tables: dict[str, dict[str, Any]], options: RayJobOptions, folder: str | None = None
 ) -> list[Manifest]:
-    """The manifests of a job, given by its file's tables: deploy/kubernetes/base, or the kustomization in `folder`,
-    filled in. Raises UsageError if the job names paths that the pods cannot see.
+    """The manifests of a job, given the tables of its file: deploy/kubernetes/base, or the kustomization in `folder`,
+    filled in. Raises UsageError if the job uses paths that are not accessible from the pods.
     """
     manifests = parse_manifests(_kubectl("kustomize", folder)) if folder else base_manifests()
     check_places(job_places(tables), manifests)
@@ -31,16 +31,16 @@ def job_manifests(
 
 
 def apply_job(manifests: list[Manifest], name: str) -> None:
-    """Submit a job. A job of the same name that has ended is deleted first, so the new one resumes it.
+    """Submit a job. A finished job of the same name is deleted first, so that the new one resumes it.
 
-    Raises ConflictError if a job of that name is still running, RunError if kubectl fails.
+    Raises ConflictError if a job of that name is still running, and RunError if kubectl fails.
     """
     found = _kubectl("get", "rayjobs.ray.io", name, "--ignore-not-found", "-o", "json")
     if found.strip():
         status = json.loads(found).get("status", {}).get("jobDeploymentStatus", "")
         if status not in ENDED:
             raise ConflictError(
-                f"RayJob '{name}' has not ended ({status or 'it has just started'}); wait for it, end it with 'kubectl "
+                f"RayJob '{name}' is still running ({status or 'just started'}); wait for it, stop it with 'kubectl "
                 f"delete rayjob {name}', or choose another --name"
             )
         _kubectl("delete", "rayjobs.ray.io", name)

@@ -21,8 +21,8 @@ CONFIG_MAP_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class RayJobOptions:
-    """Options of a job besides its file. `secret` names the Secret with the storage's environment variables, e.g.
-    AWS_ACCESS_KEY_ID."""
+    """Options of a job in addition to its file. `secret` is the name of the Secret with the environment variables for
+    storage, e.g. AWS_ACCESS_KEY_ID."""
 
     name: str
     image: str
@@ -45,7 +45,7 @@ def parse_manifests(text: str) -> list[Manifest]:
 
 
 def render(manifests: Sequence[Manifest]) -> str:
-    """Render manifests as the YAML text that 'kubectl apply -f -' takes."""
+    """Render manifests as YAML text for 'kubectl apply -f -'."""
     return yaml.dump_all(_copied(manifests), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -63,7 +63,7 @@ _Dumper.add_representer(str, _text)
 def ray_job(
     job: str, files: Mapping[str, bytes], options: RayJobOptions, manifests: Sequence[Manifest]
 ) -> list[Manifest]:
-    """Fill in the manifests for a job, and add a ConfigMap with the job file and the files that it names.
+    """Fill in the manifests for a job, and add a ConfigMap with the job file and the files that it refers to.
 
     `job` is the text of the job file, `files` are those next to it and in folders there (code and its assets), by
     path. `manifests` are base_manifests(), or an overlay built with 'kubectl kustomize'. Raises UsageError.
@@ -87,15 +87,15 @@ def ray_job(
 
 
 def check_places(places: Iterable[str], manifests: Sequence[Manifest]) -> None:
-    """Raise UsageError for a path that the pods cannot see: neither a URL nor in a volume that they mount."""
+    """Raise UsageError for a path that is not accessible from the pods: neither a URL nor in a mounted volume."""
     specs = [manifest["spec"]["rayClusterSpec"] for manifest in manifests if manifest["kind"] == "RayJob"]
     containers = [template["spec"]["containers"][0] for spec in specs for template in _pod_templates(spec)]
     mounted = {mount["mountPath"] for ray in containers for mount in ray.get("volumeMounts", ())}
     for place in places:
         if "://" not in place and not any(Path(place).is_relative_to(folder) for folder in mounted):
             raise UsageError(
-                f"{place} is on this machine, and the pods cannot see it; upload it to a bucket and use its URL in the "
-                "job file, or give --manifests that mount a volume there"
+                f"{place} is on this machine and not accessible from the pods; upload it to a bucket and use its URL "
+                "in the job file, or use --manifests that mount a volume there"
             )
 
 
@@ -144,8 +144,8 @@ def _config_map(contents: Mapping[str, bytes], options: RayJobOptions, label: di
     size = sum(map(len, contents.values()))
     if size >= CONFIG_MAP_BYTES:
         raise UsageError(
-            f"the job file and the files it names take {size:,} bytes, and a ConfigMap holds {CONFIG_MAP_BYTES:,}; put "
-            "the larger files into the image or the storage"
+            f"the job file and the files it refers to take {size:,} bytes, but a ConfigMap is limited to "
+            f"{CONFIG_MAP_BYTES:,}; move the larger files into the image or to storage"
         )
     made: Manifest = {"apiVersion": "v1", "kind": "ConfigMap"}
     made |= {"metadata": {"name": _config_name(options), "labels": label}, "data": {}, "binaryData": {}}
@@ -168,4 +168,4 @@ def _check(options: RayJobOptions) -> None:
             "dashes, starting with a letter"
         )
     if not 0 <= options.min_workers <= options.max_workers or options.max_workers < 1:
-        raise UsageError(f"invalid range of workers: {options.min_workers} to {options.max_workers}; use e.g. 0 to 8")
+        raise UsageError(f"--nodes {options.min_workers}:{options.max_workers}: invalid range of workers; use e.g. 0:8")

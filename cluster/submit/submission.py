@@ -1,4 +1,4 @@
-"""Submits, lists, follows and stops jobs on a Ray cluster through Ray's job API.
+"""Submit, list, follow and stop jobs on a Ray cluster through Ray's job API.
 
 Only the job file, with absolute paths, and the code that it names, with its assets, are uploaded. Data and weights are
 never uploaded: the nodes of the cluster read them where the job file says they are.
@@ -45,21 +45,21 @@ class SubmittedJob:
 
 
 def find_address(address: str | None) -> str:
-    """The given address, or else that of RAY_API_SERVER_ADDRESS, or the local cluster's. Raises UsageError."""
+    """The given address, otherwise RAY_API_SERVER_ADDRESS or the address of the local cluster. Raises UsageError."""
     local = current_cluster()
     found = address or os.environ.get(ADDRESS) or (local.dashboard if local else None)
     if found is None:
         raise UsageError(
-            "no cluster address is known; give one with --to http://HOST:8265, or start a local cluster with "
+            "no cluster address is set; pass --to http://HOST:8265, or start a local cluster with "
             "'foldstream cluster start'"
         )
     return found
 
 
 def open_client(address: str | None) -> JobSubmissionClient:
-    """Connect to the cluster at an address such as http://host:8265, or else at the one that `find_address` finds.
+    """Connect to the cluster at an address such as http://host:8265, by default the one that `find_address` finds.
 
-    Raises UsageError if nothing answers there, or access is denied.
+    Raises UsageError if nothing responds at the address, or if access is denied.
     """
     address = find_address(address)
     silence_upload_logs()
@@ -67,13 +67,15 @@ def open_client(address: str | None) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except ConnectionError:
         raise UsageError(
-            f"--to {address}: no Ray dashboard answers at this address; check it, or open a tunnel"
+            f"--to {address}: no Ray dashboard responds at this address; check it, or open a tunnel"
         ) from None
     except RuntimeError as error:
-        raise UsageError(f"--to {address}: not a Ray dashboard of a compatible version ({error})") from None
+        raise UsageError(
+            f"--to {address}: not a Ray dashboard of a compatible version ({error}); use the cluster's version of Ray"
+        ) from None
     except AuthenticationError:
         raise UsageError(
-            f"--to {address}: authentication required; set {TOKEN_PATH} to a file with the cluster's token"
+            f"--to {address}: authentication failed; set {TOKEN_PATH} to a file with the cluster's token"
         ) from None
 
 
@@ -93,7 +95,7 @@ def submit(job: Path, client: JobSubmissionClient) -> SubmittedJob:
 
 
 def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Write a job's tables into a folder, together with the code that it names. Raises UsageError if two files have
+    """Write a job's tables into a folder, together with the code that it refers to. Raises UsageError if two files have
     the same name."""
     tables = {table: dict(values) for table, values in tables.items()}
     train = tables.get("train", {})
@@ -126,7 +128,7 @@ def _name_there(name: str) -> str:
 
 
 def list_jobs(client: JobSubmissionClient) -> list[tuple[str, str, str]]:
-    """ID, status and run of Foldstream's jobs on a cluster, oldest first."""
+    """ID, status and run of each Foldstream job on a cluster, oldest first."""
     ours = [job for job in client.list_jobs() if job.submission_id and RUN_KEY in (job.metadata or {})]
     return [
         (job.submission_id, job.status.value, job.metadata[RUN_KEY])
@@ -141,13 +143,13 @@ def find_job(client: JobSubmissionClient, job: str) -> tuple[str, str]:
 
 
 def is_job_id(name: str) -> bool:
-    """Whether it is a job ID as Ray assigns them, rather than a path."""
+    """Whether `name` is a Ray job ID rather than a path."""
     return name.startswith("raysubmit_") and "/" not in name
 
 
 def dashboards(client: JobSubmissionClient, address: str) -> dict[str, str]:
-    """Addresses of Ray's dashboard, and of Dask's for each running job, by title. Dask's listen on the head's
-    loopback."""
+    """Addresses of Ray's dashboard, and of Dask's dashboard for each running job, by title. Dask's dashboards listen on
+    the head's loopback."""
     found = {"Ray": address}
     for job, status, _ in list_jobs(client):
         if status == JobStatus.RUNNING and (link := re.search(r"Dask dashboard: (\S+)", client.get_job_logs(job))):
@@ -156,29 +158,30 @@ def dashboards(client: JobSubmissionClient, address: str) -> dict[str, str]:
 
 
 def tunnel_to(address: str, dashboard: str) -> str:
-    """The command that forwards a dashboard on the loopback of a cluster's head; empty if the head is this machine."""
+    """The command that forwards a dashboard from the loopback of a cluster's head; empty if the head is this
+    machine."""
     head, port = urlsplit(address).hostname or "", urlsplit(dashboard).port
     far = on_loopback(urlsplit(dashboard).hostname or "") and not on_loopback(head)
     return f"ssh -N -L {port}:{LOOPBACK}:{port} {head}" if far else ""
 
 
 def stop_job(client: JobSubmissionClient, job: str) -> bool:
-    """Stop a job; when submitted again, it resumes. Returns whether it was running. Raises UsageError."""
+    """Stop a job; submit it again to resume it. Returns whether it was running. Raises UsageError."""
     _status(client, job)
     return bool(client.stop_job(job))
 
 
 def read_log(client: JobSubmissionClient, job: str) -> str:
-    """What a job has printed so far. Raises UsageError if the job does not exist."""
+    """The output of a job so far. Raises UsageError if the job does not exist."""
     _status(client, job)
     log: str = client.get_job_logs(job)
     return log
 
 
 def follow_log(client: JobSubmissionClient, job: str) -> Iterator[str]:
-    """Yield the output of a job until it ends. Raises RunError if the job fails, UsageError if it does not exist.
+    """Yield the output of a job until it ends. Raises RunError if the job fails, and UsageError if it does not exist.
 
-    A stream that ends may have been cut off, so it is reopened for as long as the job runs.
+    A stream that ends may have been cut off, so it is reopened as long as the job is running.
     """
     seen = 0
     while True:
@@ -199,7 +202,7 @@ def _status(client: JobSubmissionClient, job: str) -> JobStatus:
     try:
         return client.get_job_status(job)
     except RuntimeError as error:
-        raise UsageError(f"job '{job}' does not exist ({error}); 'foldstream jobs' lists all jobs") from None
+        raise UsageError(f"job '{job}' does not exist ({error}); list all jobs with 'foldstream jobs'") from None
 
 
 def _stream(client: JobSubmissionClient, job: str) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""What the command line prints, as tables for people or JSON for programs, and the commands about clusters.
+"""The output of the command line, as tables for people or JSON for programs, and the commands for clusters.
 
 Only `cli.py` imports it.
-Nothing here may decide anything about a job: commands parse, call and print.
+Nothing here may make decisions about a job: commands parse, call and print.
 """

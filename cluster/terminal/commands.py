@@ -1,4 +1,4 @@
-"""The commands about clusters and jobs, for the command line: one function per command."""
+"""The commands for clusters and jobs: one function per command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ commands.add_typer(cluster_app, name="cluster")
 
 ToOption = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Address of a cluster, e.g. http://HOST:8265; default: the local cluster."),
+    typer.Option(metavar="ADDRESS", help="Address of a cluster, e.g. http://HOST:8265; by default the local cluster."),
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job ID, as shown by 'foldstream jobs'.")]
 
@@ -40,11 +40,13 @@ def submit(request: SubmitRequest) -> None:
     """
     if request.kubernetes:
         if request.to or request.follow:
-            raise UsageError("--to and --follow need an existing cluster; --kubernetes creates one for the job")
+            raise UsageError(
+                "--to and --follow need an existing cluster, but --kubernetes creates one for the job; omit them"
+            )
         _submit_to_kubernetes(request)
         return
     if request.dry_run or request.image or request.name or request.manifests:
-        raise UsageError("--dry-run, --image, --name and --manifests require --kubernetes")
+        raise UsageError("--dry-run, --image, --name and --manifests require --kubernetes; add it, or omit them")
     from ..submit import submission
 
     client = submission.open_client(request.to)
@@ -75,7 +77,7 @@ def _submit_to_kubernetes(request: SubmitRequest) -> None:
         console.out(render(made), end="", highlight=False)
         return
     apply_job(made, options.name)
-    console.print(f"submitted RayJob {options.name}; follow it with", end=" ")
+    console.print(f"submitted RayJob {options.name}; to follow it, run", end=" ")
     console.print(
         f"'kubectl get rayjob {options.name} --watch' or 'foldstream status {run}'", highlight=False, soft_wrap=True
     )
@@ -103,7 +105,7 @@ def logs(
     to: ToOption = None,
     follow: Annotated[bool, typer.Option("--follow", help="Keep printing until the job ends.")] = False,
 ) -> None:
-    """Print the output of a job. With --follow, the exit status is the job's.
+    """Print the output of a job. With --follow, the exit status is that of the job.
 
     Example: foldstream logs raysubmit_8rTq1Zb4 --follow
     """
@@ -123,7 +125,7 @@ def stop(job: JobArgument, to: ToOption = None) -> None:
     from ..submit import submission
 
     ran = submission.stop_job(submission.open_client(to), job)
-    console.print(f"{job}: {'stopped' if ran else 'it had already ended'}", highlight=False)
+    console.print(f"{job}: {'stopped' if ran else 'already ended'}", highlight=False)
 
 
 @commands.command()
@@ -201,7 +203,7 @@ def dashboard(
 def start_cluster(
     nodes: Annotated[int, typer.Option(help="Number of nodes, all on this machine.")] = 1,
     cores: Annotated[
-        int | None, typer.Option(help="Cores per node; default: this machine's, split equally among the nodes.")
+        int | None, typer.Option(help="Cores per node; by default this machine's cores, split equally among the nodes.")
     ] = None,
 ) -> None:
     """Start a Ray cluster on this machine, on loopback. It runs until it is stopped.
@@ -254,7 +256,7 @@ def doctor(
     Example: foldstream doctor --cluster auto --storage s3://bucket/runs
     """
     if storage and not cluster:
-        raise UsageError("--storage is checked from the nodes of a cluster; add --cluster ADDRESS")
+        raise UsageError("--storage is checked from the nodes of a cluster; add --cluster ADDRESS, or omit --storage")
     if cluster:
         from ..doctor.cluster_doctor import examine_cluster
         from ..ray.job_cluster import connect_ray

@@ -36,7 +36,7 @@ class _Json:
 
 
 def choose_output(quiet: bool, json: bool) -> None:
-    """Print for people, or only errors, or one line of JSON for each result and progress update."""
+    """Choose output for people, errors only, or one line of JSON for each result and progress update."""
     console.quiet, _Json.wanted = quiet or json, json
 
 
@@ -101,7 +101,7 @@ def listening() -> Iterator[Listener]:
         with progress:
             yield Listener(Bars(progress), announce)
     except KeyboardInterrupt:
-        errors.print("stopped: finished work is kept; run the same command again to resume")
+        errors.print("stopped; finished work is kept, run the same command again to resume")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, before)

@@ -17,7 +17,7 @@ NUMBERS = (bool, int, float)
 def request_command(
     app: typer.Typer, request: type[Request], name: str
 ) -> Callable[[Callable[[Request], None]], Callable[[Request], None]]:
-    """Make of a function of a request the command `name`, which takes the request's fields."""
+    """Turn a function of a request into the command `name`, which takes the request's fields."""
 
     def decorate(function: Callable[[Request], None]) -> Callable[[Request], None]:
         @wraps(function)
@@ -34,7 +34,7 @@ def request_command(
 
 
 def parameters_of(kind: type[Options]) -> Iterator[Parameter]:
-    """The parameters of a command that takes some options; those of options inside them stand beside the others."""
+    """The parameters of a command that takes these options; the fields of nested options are on the same level."""
     for name, field in kind.model_fields.items():
         if inner := options_in(field.annotation):
             yield from parameters_of(inner)
@@ -45,7 +45,7 @@ def parameters_of(kind: type[Options]) -> Iterator[Parameter]:
 
 
 def parameter_of(kind: type[Options], name: str) -> str:
-    """The name of a field's parameter: that of its flag, which is unique in a command."""
+    """The name of a field's parameter: the name of its flag, which is unique within a command."""
     return flag_of(kind, name).removeprefix("--").replace("-", "_")
 
 
@@ -80,13 +80,13 @@ def typed(kind: type[Options], name: str) -> Any:
 
 
 def number_in(annotation: Any) -> Any:
-    """The one type of numbers that a type is, perhaps optional; None for all others."""
+    """The numeric type that a type is, possibly optional; None for all other types."""
     kinds = [part for part in get_args(annotation) or [annotation] if part is not type(None)]
     return kinds[0] if len(kinds) == 1 and kinds[0] in NUMBERS else None
 
 
 def gather(kind: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of fields, nested options in a mapping, from the parameters' values."""
+    """The values of fields, with nested options as mappings, from the parameters' values."""
     gathered: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
         if inner := options_in(field.annotation):

@@ -1,4 +1,4 @@
-"""Tables of datasets, fold plans, estimates and results, as the commands print them."""
+"""Tables of datasets, fold plans, estimates and results, as printed by the commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def show_dataset(dataset: Dataset) -> None:
         table.add_row("skipped", f"{dataset.left_out:,} invalid {what}, see {dataset.place / LEFT_OUT}")
     origin = f"{len(schema.features):,} columns"
     if schema.x_dtype == "float32" and dataset.request.get("dtype") == "auto" and not schema.image:
-        origin += "; fractions have 7 digits, --dtype float64 keeps 16"
+        origin += "; fractions are stored with 7 digits (16 with --dtype float64)"
     if schema.image:
         origin = f"images, {schema.image.color}, {schema.image.fit}"
     table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {origin}")
@@ -48,7 +48,7 @@ def show_dataset(dataset: Dataset) -> None:
         ones = ", ".join(f"{name}: {round(share * len(dataset)):,}" for name, share in shares)
         more = f" and {len(schema.labels) - 20} more" if len(schema.labels) > 20 else ""
         table.add_row("labels", f"{len(schema.labels)}, multi-label: all are 0 or 1 ({ones}{more} rows with a 1)")
-        table.add_row("", "--task regression learns them as numbers")
+        table.add_row("", "use --task regression to treat them as regression targets")
     for label in schema.labels if schema.task == "regression" else ():
         table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
@@ -64,7 +64,7 @@ MOST_COLUMNS = 30  # in a table on the console
 
 
 def show_columns(columns: Sequence[ColumnFacts]) -> None:
-    """Print what each column has become; of a long table its first rows, and those that are no plain features."""
+    """Print the role of each column; of a long table only the first columns and those that are not plain features."""
     special = [column for column in columns if column.role != "feature"]
     features = [column for column in columns if column.role == "feature"]
     shown = features[: max(5, MOST_COLUMNS - len(special))] if len(columns) > MOST_COLUMNS else features
@@ -75,11 +75,11 @@ def show_columns(columns: Sequence[ColumnFacts]) -> None:
         table.add_row(*column_cells(column))
     console.print(table)
     if more := len(features) - len(shown):
-        console.print(f"and {more:,} more features; foldstream --json info lists all", highlight=False)
+        console.print(f"and {more:,} more features; 'foldstream --json info' lists all", highlight=False)
     for column in columns:
         if column.reason:
             console.print(
-                f"left out: {column.name}, {column.reason}; --category '{column.name}' keeps it", highlight=False
+                f"dropped: {column.name}, {column.reason}; keep it with --category '{column.name}'", highlight=False
             )
 
 
@@ -115,7 +115,7 @@ def show_plan(plan: FoldPlan) -> None:
 
 
 def show_estimate(estimate: JobEstimate) -> None:
-    """Print what a job needs, how long it takes, and the assumptions behind that."""
+    """Print what a job needs, how long it takes, and the underlying assumptions."""
     from ..planning.text import FORECAST_COLUMNS, forecast_row
 
     facts = Table(box=None, show_header=False)
@@ -162,7 +162,7 @@ def _with_spread(scores: dict[str, float], spread: dict[str, dict[str, float]], 
 def show_summary(summary: dict[str, Any]) -> None:
     """Print a table of the folds, and the out-of-fold scores.
 
-    The seconds are those of a fold's last epoch: the whole epoch, and the time its slowest rank waited for data.
+    The times are from the last epoch of each fold: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
     names = main_scores(dict.fromkeys(("loss", *scores)))[:MOST_COLUMNS]

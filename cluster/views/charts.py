@@ -1,4 +1,4 @@
-"""SVG charts, styled by the page's CSS, so they follow its light or dark colours."""
+"""SVG charts, styled by the page's CSS, so they follow its light or dark colors."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -
 
 
 def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
-    """A reliability diagram: accuracy against confidence, from bins of the highest probability (rows, correct, sum of
+    """A reliability diagram: accuracy against confidence, from bins by the highest probability (rows, correct, sum of
     probabilities)."""
     frame = Frame((0.0, 1.0), (0.0, 1.0))
     parts = [*frame.axes("confidence: probability of the predicted class")]

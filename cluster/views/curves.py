@@ -14,18 +14,18 @@ from .facts import NOT_SCORES, TIMES
 MOST_POINTS = 1000  # per curve; longer ones show every second, fourth, … epoch and the last
 MOST_LINES = 10  # folds drawn as individual curves; with more, only mean and band are drawn
 FAMILIES = {"train_loss": ("loss", "training"), "loss": ("loss", "held out")}
-"""The chart and the family of scores that share a chart."""
+"""The chart and the family of scores that are drawn in the same chart."""
 
 RATE = "rows/s"  # while training
 
 Points = dict[str, np.ndarray]
-"""`epoch` and `value`, (points,) each; for a mean also the `low` and `high` of its folds."""
+"""`epoch` and `value`, (points,) each; for a mean also `low` and `high` over its folds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve: its chart, its family, the fold or mean that it shows, its points, and the index of its colour, which is
-    None for a mean drawn along with all of its folds."""
+    """A curve: its chart, its family, the fold or mean that it shows, its points, and the index of its color, which is
+    None for a mean that is drawn together with all of its folds."""
 
     chart: str
     family: str
@@ -35,7 +35,7 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """Name of its data source in the page."""
+        """Name of the curve's data source in the page."""
         return f"{self.chart}, {self.family}, {self.subject}"
 
 
@@ -46,8 +46,8 @@ def score_names(folds: Sequence[FoldStatus]) -> list[str]:
 
 
 def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
-    """All curves, chart by chart: that of each fold up to its last epoch, and the mean of each candidate's folds, at
-    each epoch over the folds that have reached it."""
+    """All curves, chart by chart: the curve of each fold up to its last epoch, and the mean over each candidate's
+    folds, computed at each epoch from the folds that have reached it."""
     trained = [(number, fold) for number, fold in enumerate(folds) if fold.history]
     candidates = list(dict.fromkeys(fold.candidate for fold in folds))
     for name in sorted(score_names(folds), key=lambda name: (name not in FAMILIES, name)):
@@ -113,8 +113,8 @@ def points(chosen: np.ndarray, **columns: np.ndarray) -> Points:
 
 
 def seconds_left(folds: Sequence[FoldStatus]) -> float | None:
-    """Seconds until all folds are trained, if waiting folds take as long as the others and as many run at once as now;
-    None before the first epoch has ended."""
+    """Seconds until all folds are trained, assuming that waiting folds take as long as the others and as many run at
+    once as now; None before the first epoch has finished."""
     left: dict[str, float] = {}
     known: list[float] = []
     running = {fold.unit for fold in folds if fold.state == "running"}
@@ -132,7 +132,7 @@ def seconds_left(folds: Sequence[FoldStatus]) -> float | None:
 
 
 def shares_of_time(folds: Sequence[FoldStatus]) -> dict[str, dict[str, float]]:
-    """How each rank of the running units, or of all units if none is running, spent the time of the last epoch, in
+    """How each rank of the running units (or of all units if none is running) spent its time in the last epoch, in
     percent, by the name of the rank."""
     units: dict[str, list[dict[str, Any]]] = {}
     running = [fold for fold in folds if fold.state == "running"]

@@ -1,8 +1,8 @@
 """Foldstream's pages in Dask's dashboard: the progress of a conversion, and a training run. A scheduler that preloads
-this module has them in its menu.
+this module shows them in its menu.
 
 The conversion page shows events that the converting process logs with the scheduler, and the scheduler's facts about
-its workers. The run page shows the record of the run, whose location the scheduler is notified of.
+its workers. The run page shows the record of the run whose location was last sent to the scheduler.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def _fill(document: Document, variables: Mapping[str, Any], root: Any) -> None:
 
 
 class LatestRunPage:
-    """The page of the run that the scheduler was last notified of. Its record is read while the page is open."""
+    """The page of the run that was last reported to the scheduler. Its record is read while the page is open."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler, self.place = scheduler, ""
@@ -156,7 +156,7 @@ def conversion_of(events: Sequence[Event]) -> list[Event]:
 
 
 def rates_of(events: Sequence[Event]) -> dict[str, Any]:
-    """Rows and megabytes per second, averaged over the last seconds, at each event but the first; `time` in ms since
+    """Rows and megabytes per second, averaged over the last seconds, at each event except the first; `time` in ms since
     1970. Empty for stages that do not process rows yet."""
     rates: dict[str, list[float]] = {"time": [], "rows": [], "bytes": []}
     if events and "rows_done" not in events[-1][1]:

@@ -1,4 +1,4 @@
-"""The facts about a complete run, as JSON: the three forms of the report contain these and nothing else."""
+"""The facts about a complete run, as JSON: the three forms of the report contain exactly these."""
 
 import platform
 import shlex
@@ -21,7 +21,7 @@ from ..requests import SplitRequest, TrainRequest, words_of
 VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
 PLAN = "again"  # of folds that have a seed of their own
 ALWAYS_SPLIT = {"split", "folds"}
-"""Options of a split that the command states, defaults or not."""
+"""Split options that the command always includes, even if they have their default values."""
 NOT_SCORES = ("seconds", "read_bytes")  # of an epoch's figures
 TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
 """The activities on which a rank spends its time."""
@@ -66,7 +66,7 @@ def settings(job: RunJob) -> dict[str, Any]:
 
 
 def command(job: RunJob, run: RunFolder) -> str:
-    """The command that trains the run again, to the last bit, in another folder."""
+    """The command that reproduces the run, bit for bit, in another folder."""
     config, data = job.config, {"dataset": job.dataset, "run": f"{run.root}-again"}
     options = {**config.part(TrainingOptions), "workers": config.shares, "settings": settings(job)}
     options |= {"shares": 1} if config.shares == 1 else {}
@@ -134,7 +134,8 @@ def class_scores(job: RunJob, report: Mapping[str, Any]) -> dict[str, Any]:
 def _by_class(
     names: Sequence[str], true: Mapping[int, int], chosen: Mapping[int, int], hit: Mapping[int, int]
 ) -> Iterator[dict[str, Any]]:
-    """A score is None if its denominator is zero: the class has no rows, or was never predicted."""
+    """Precision, recall and F1. A score is None if its denominator is zero: the class has no rows, or was never
+    predicted."""
     for code, name in enumerate(names):
         either = true[code] + chosen[code]
         yield {

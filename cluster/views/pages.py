@@ -1,4 +1,4 @@
-"""The templates of all pages, and how they format numbers."""
+"""The templates of all pages, and their number formats."""
 
 import re
 from datetime import UTC, datetime

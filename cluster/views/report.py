@@ -1,5 +1,5 @@
-"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file that
-needs neither scripts nor a network."""
+"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file
+without scripts or network access."""
 
 import base64
 import io
@@ -95,8 +95,8 @@ def draw_curves(folds: Sequence[Mapping[str, Any]], trained: str) -> dict[str, t
 
 
 def confusion(report: Mapping[str, Any], classes: int) -> Any:
-    """The rows of a confusion matrix, each cell as (count, share of its true class); with many classes, the most often
-    confused pairs."""
+    """The rows of a confusion matrix, each cell as (count, share of its true class); with many classes, the most
+    frequently confused pairs."""
     counts = {(truth, chosen): rows for truth, chosen, rows in report["confusion"]}
     if classes > MOST_IN_MATRIX:
         wrong = [(*pair, rows) for pair, rows in counts.items() if pair[0] != pair[1]]
@@ -110,7 +110,7 @@ def confusion(report: Mapping[str, Any], classes: int) -> Any:
 
 
 def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Dataset) -> list[dict[str, Any]]:
-    """Describe the worst rows, with an image of each if the samples are images."""
+    """Describe the worst rows, with an image of each row if the samples are images."""
     reader, described = BlockReader(dataset, ["x"]), []
     for row in rows:
         truth, prediction = row["truth"], row["prediction"]

@@ -27,22 +27,22 @@ MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without updates, after which a run may be dead
 MOST_PIXELS = 2000  # height of a figure
 GROWTH, PAUSES = 0.1, (10.0, 60.0)
-"""Figures are redrawn after this fraction of a run's time, but within these bounds, in seconds."""
+"""Figures are redrawn after this fraction of a run's elapsed time, within these bounds in seconds."""
 LINES = "solid: held-out score or rate; dashed: training loss; band: range over folds"
 PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
 def panel(*, light: bool = False) -> Div:
-    """An HTML element in a Bokeh page, styled like all pages; with `light` colours if the surrounding page sets none,
-    as in Dask's dashboard."""
+    """An HTML element in a Bokeh page, styled like all pages; with `light` colors if the surrounding page sets none, as
+    in Dask's dashboard."""
     styles = ["page.css"] + ["light.css"] * light
     return Div(sizing_mode="stretch_width", stylesheets=[template(name).render() for name in styles])
 
 
 class RunPage:
-    """A run's page, showing its latest status. `inside` another page, it does not set that page's colours.
+    """A run's page, showing its latest status. `inside` another page, it does not set that page's colors.
 
-    Its `parts` are to be stacked. If each is a root of its document, changing a text does not repaint any figure.
+    Its `parts` should be stacked. If each is a root of the document, changing a text does not repaint any figure.
     """
 
     def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
@@ -61,7 +61,7 @@ class RunPage:
         self.show(status)
 
     def show(self, status: RunStatus, problem: str = "") -> None:
-        """Show a status, and the problem why no newer one is available. What has not changed is not redrawn."""
+        """Show a status, and the problem that prevents reading a newer one. Only what has changed is redrawn."""
         if status is self.status and problem == self.problem:
             return
         before, self.status, self.problem = self.status, status, problem
@@ -149,7 +149,7 @@ class RunPage:
         chart.line("epoch", "value", color=color, line_width=width, line_dash=dash, source=source, name=label)
 
     def _chart(self, title: str) -> Any:
-        """The figure with this title, created if it does not exist."""
+        """The figure with this title, created if necessary."""
         for drawn in self.charts.children:
             if drawn.name == title:
                 return drawn

@@ -1,4 +1,4 @@
-"""A server for the page of a run, on loopback. It polls the record of the run, whether in progress or complete."""
+"""A server on loopback for the page of a run. It polls the record of the run, whether in progress or complete."""
 
 import logging
 import threading
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 WATCH_PORT = 5006
 REFRESH_SECONDS = 1.0  # between two refreshes of an open page
 POLL_SECONDS = 4.0, 30.0
-"""Bounds for the seconds between two polls of the record. They grow with the run's time: a browser on the machine that
-trains takes computing time from the training."""
+"""Bounds for the seconds between two polls of the record. The interval grows with the run's elapsed time, because a
+browser on the training machine takes computing time from the training."""
 GROWTH = 0.02  # fraction of the run's time between two polls
 POLL_RATIO = 100.0  # a pause is at least this many times as long as a poll takes
 THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
@@ -34,7 +34,7 @@ THEMES = {"light": "light_minimal", "dark": "dark_minimal"}
 
 @dataclass
 class RunPoller:
-    """Polls the status of a run in a background thread, since a bucket may be slow to answer."""
+    """Polls the status of a run in a background thread, since a bucket may respond slowly."""
 
     root: Place
     status: RunStatus = field(default_factory=lambda: RunStatus(False, []))
@@ -68,7 +68,7 @@ class RunPoller:
 
 @contextmanager
 def run_server(root: Place, port: int = WATCH_PORT) -> Iterator[Server]:
-    """Serve the page of the run at `root`, on the given port or on a free one. Raises ForeignError if the folder holds
+    """Serve the page of the run at `root`, on the given port or a free one. Raises ForeignError if the folder contains
     no run."""
     record = RunPoller(root, run_status(root))
 

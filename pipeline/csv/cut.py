@@ -1,8 +1,8 @@
-"""Cutting CSV files into pieces of whole rows, in parallel.
+"""Cut CSV files into pieces of whole rows, in parallel.
 
-A range of a file begins after the first line end in it, and only the text before it tells whether that position is
-inside quotes. So the rows of each range are counted for both cases, and `resolve_cuts` goes through the counts in
-order and selects the right case.
+A range of a file begins after its first line end, and only the preceding text determines whether that position is
+inside quotes. The rows of each range are therefore counted for both cases, and `resolve_cuts` goes through the counts
+in order and selects the right one.
 """
 
 from collections.abc import Sequence
@@ -151,7 +151,7 @@ def check_length(path: str, line: int, length: int) -> None:
 
 
 def line_start(place: Place, at: int, end: int) -> int:
-    """The first position from `at` on where a line begins, or `end` if none does."""
+    """The first position at or after `at` where a line begins, or `end` if there is none."""
     position = at - 1
     while position < end:
         window = place.read_range(position, min(WINDOW + 1, end - position))
@@ -167,9 +167,9 @@ def line_start(place: Place, at: int, end: int) -> int:
 
 
 def read_text(place: Place, start: int, stop: int) -> np.ndarray:
-    """Bytes `start` to `stop`, padded as `kernels.py` expects. Raises SourceError if the file has become shorter."""
+    """Bytes `start` to `stop`, padded as `kernels.py` expects. Raises SourceError if the file was truncated."""
     text = np.empty(stop - start + 1, np.uint8)
     if place.read_into(start, text[:-1]) != stop - start:
-        raise SourceError(f"{place} was truncated while it was read; run the command again once it is complete")
+        raise SourceError(f"{place} was truncated while being read; run the command again once the file is complete")
     text[-1] = LINE_FEED
     return text

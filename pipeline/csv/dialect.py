@@ -1,6 +1,6 @@
 """The dialect of a CSV file: delimiter, quote, header, encoding, comment, decimal point, missing-value markers.
 
-What the user does not specify is detected from the file's first rows and reported.
+Whatever the user does not specify is detected from the file's first rows and reported.
 """
 
 import codecs
@@ -68,7 +68,7 @@ def padded(data: bytes) -> np.ndarray:
 
 
 def find_encoding(head: bytes, options: CsvOptions) -> str:
-    """The encoding of a file: the one that the user set, that of its byte order mark, or UTF-8.
+    """The encoding of a file: the one set by the user, the one given by its byte order mark, or UTF-8.
 
     Raises UsageError for an encoding that Python does not know.
     """
@@ -76,7 +76,7 @@ def find_encoding(head: bytes, options: CsvOptions) -> str:
         try:
             return _codec_name(options.encoding)
         except LookupError:
-            raise UsageError(f"unknown --encoding {options.encoding}; try utf-8, utf-16 or latin-1") from None
+            raise UsageError(f"--encoding {options.encoding}: unknown encoding; try utf-8, utf-16 or latin-1") from None
     marked = [name for mark, name in BYTE_ORDER_MARKS.items() if head.startswith(mark)]
     return marked[0] if marked else "utf-8"
 
@@ -89,7 +89,7 @@ def _codec_name(name: str) -> str:
 def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> Dialect:
     """Detect the dialect from the first rows of a text, given as UTF-8 without a byte order mark.
 
-    Raises SourceError for a text without rows, and UsageError for characters that cannot be told apart.
+    Raises SourceError for a text without rows, and UsageError if the special characters are not distinct.
     """
     comment = options.comment if options.comment is not None else ""
     dialect = Dialect(
@@ -113,8 +113,8 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
     if len(set(marks)) < len(marks) or dialect.thousands in marks[1:]:
         raise UsageError(
             f"{path}: the delimiter '{dialect.delimiter}', quote '{dialect.quote}', decimal '{dialect.decimal}', "
-            f"comment '{dialect.comment}' and thousands '{dialect.thousands}' characters must differ; set them with "
-            "options"
+            f"comment '{dialect.comment}' and thousands '{dialect.thousands}' characters must all differ; set them "
+            "with --delimiter, --quote, --decimal, --comment and --thousands"
         )
     header = options.header == "first" or (options.header == "auto" and not _is_data(rows[0], dialect))
     return replace(dialect, header=header)

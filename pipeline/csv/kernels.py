@@ -4,8 +4,8 @@ The grammar is RFC 4180 with the usual extensions: lines end with LF, CR or CRLF
 counts only as the first character of a field, is escaped by doubling it, and must close the field; a comment
 character, if one is set, ends the row.
 
-All functions take `text`, (length + 1,) uint8, whose last byte is a line end that is not part of the text: a loop that
-searches for the end of a field then needs no other bound. `marks` is (4,) int64: delimiter, quote, comment and decimal
+All functions take `text`, (length + 1,) uint8, whose last byte is a line end that is not part of the text, so a loop
+that searches for the end of a field needs no other bound. `marks` is (4,) int64: delimiter, quote, comment and decimal
 point as bytes, -1 for none. Positions are uint64 throughout: numba checks every signed index for being negative, which
 halves the speed, and mixing a uint64 with a Python int would produce a float.
 """
@@ -195,7 +195,7 @@ def read_digits(text: np.ndarray, i: np.uint64, value: int) -> tuple[int, np.uin
 
 @compiled
 def read_decimal(text: np.ndarray, i: np.uint64, delimiter: int, point: int) -> tuple[float, np.uint64]:
-    """The number in the field that begins at `i`, and where it ends; NaN where only the slow parser can decide.
+    """The number in the field that begins at `i`, and where it ends; NaN if the slow parser has to decide.
 
     It is exact by the fast path of Clinger (1990): the digits form an exact float64, which is multiplied or divided by
     an exact power of ten.
@@ -267,9 +267,10 @@ class ColumnRoles(NamedTuple):
 class RowBuffers(NamedTuple):
     """What `read_rows` fills.
 
-    `x` (rows, features) takes the numbers, `spans` (rows, texts, 2) the start and end of each text. A field that is
-    not a plain number, does not fit or could not be converted exactly goes to `odd`, (capacity, 4): row, column of the
-    text, start, end. An invalid row goes to `invalid`, (capacity, 3): error, start, fields; nothing else of it is kept.
+    `x` (rows, features) takes the numbers, `spans` (rows, texts, 2) the start and end of each text. A field that is not
+    a plain number, does not fit or could not be converted exactly goes to `odd`, (capacity, 4): row, column of the
+    text, start, end. An invalid row goes to `invalid`, (capacity, 3): error, start, fields; the rest of it is
+    discarded.
     """
 
     x: np.ndarray
@@ -287,7 +288,7 @@ def read_rows(
     limits: tuple[int, int, int],
     out: RowBuffers,
 ) -> tuple[int, int, int, int]:
-    """Read rows from `start` on until the text ends or one of the buffers `out` is full.
+    """Read rows beginning at `start` until the text ends or one of the buffers `out` is full.
 
     `limits` are the smallest and the largest integer that `x` accepts, and which fractional numbers: 0 none, 1 all,
     2 those that float32 represents exactly.

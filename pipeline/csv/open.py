@@ -1,4 +1,4 @@
-"""Opening a CSV source: its dialect and header, and unpacking a file that cannot be read from the middle.
+"""Open a CSV source: detect its dialect and header, and unpack a file that cannot be read from the middle.
 
 A file that is compressed or not UTF-8 is read once from start to end, and its rows are stored as compressed UTF-8
 pieces in the conversion's work folder. After that, both kinds of files are read in parallel, piece by piece.
@@ -30,14 +30,14 @@ from .row_batch import Piece
 
 HEAD_BYTES = 256 << 10
 BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
-"""What a damaged or truncated stream raises."""
+"""The exceptions raised by a damaged or truncated stream."""
 
 
 def open_csv(
     source: Source, options: CsvOptions, unpacked: str
 ) -> tuple[CsvTable, tuple[Piece, ...] | None, list[list[str]]]:
-    """Open a source: its table, its pieces if they are known already (they are if the source had to be unpacked to the
-    file `unpacked`), and the fields of its first rows.
+    """Open a source: its table, its pieces if they are already known (because the source had to be unpacked to the file
+    `unpacked`), and the fields of its first rows.
 
     Raises SourceError for a file that is empty, has only a header, is damaged or truncated, or does not match its
     encoding.
@@ -129,7 +129,7 @@ def decompressed(stream: Any, suffix: str) -> Any:
 
 
 def _decoded(stream: Any, encoding: str, first: bytes) -> Iterator[bytes]:
-    """The stream's text as UTF-8 without a byte order mark. `first` is what was read of the stream already."""
+    """The stream's text as UTF-8 without a byte order mark. `first` is what has already been read from the stream."""
     data, begun = first, False
     decoder = codecs.getincrementaldecoder(encoding)()
     while data:

@@ -1,4 +1,4 @@
-"""What a user says about how CSV files are written."""
+"""Options for the dialect of CSV files."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,46 +8,48 @@ from pydantic import BeforeValidator, Field, field_validator
 from ...storage.options import Cli, Options
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
-"""Text that means a missing value."""
+"""Text that marks a missing value."""
 
 
 def as_tuple(value: Any) -> Any:
-    """A list as a tuple; any other value as it is."""
+    """Convert a list to a tuple; return any other value unchanged."""
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def more_markers(markers: Sequence[str]) -> tuple[str, ...]:
-    """The usual markers of missing values, and more."""
+    """The default missing-value markers plus additional ones."""
     return (*MISSING, *markers)
 
 
 class CsvOptions(Options):
-    """The dialect as far as the user gives it; what is None or "auto" is detected from each file's first rows."""
+    """The dialect as specified by the user; options that are None or "auto" are detected from each file's first
+    rows."""
 
     panel: ClassVar[str] = "CSV dialect"
 
-    delimiter: str | None = Field(default=None, description="Field delimiter; by default detected.")
+    delimiter: str | None = Field(default=None, description="Field delimiter; detected by default.")
     quote: str = Field(default='"', description="Quote character; empty for none.")
-    comment: str | None = Field(default=None, description="Character that begins a comment; by default detected.")
-    decimal: str | None = Field(default=None, description="Decimal point; by default detected.")
+    comment: str | None = Field(default=None, description="Character that starts a comment; detected by default.")
+    decimal: str | None = Field(default=None, description="Decimal point; detected by default.")
     thousands: str = Field(default="", description="Thousands separator.")
     missing: Annotated[
         tuple[str, ...], BeforeValidator(as_tuple), Cli(flag="--missing-marker", parse=more_markers, repeatable=True)
     ] = Field(
         default=MISSING,
-        description="Text that means a missing value, besides the empty field, NA, NaN, null and None; repeatable.",
+        description="Text to treat as missing, in addition to the empty field, NA, NaN, null and None; repeatable.",
     )
     encoding: str | None = Field(
-        default=None, description="Encoding; by default UTF-8, or what a byte order mark says."
+        default=None, description="Text encoding; by default UTF-8, unless a byte order mark says otherwise."
     )
     header: Literal["auto", "first", "none"] = Field(
-        default="auto", description="first: the first row has the column names; none; auto: none if it is all numbers."
+        default="auto",
+        description="first: the first row contains the column names; none: no header; auto: none if it is all numbers.",
     )
 
     @field_validator("delimiter", "quote", "comment", "decimal", "thousands")
     @classmethod
     def check_character(cls, given: str | None) -> str | None:
-        """Raise ValueError for what cannot separate or enclose fields."""
+        """Raise ValueError for a character that cannot delimit or quote fields."""
         if given == r"\t":
             raise ValueError(r"for a tab write $'\t'")
         if given and (len(given) != 1 or not given.isascii() or given in "\r\n\0" or given in "0123456789+-eE"):

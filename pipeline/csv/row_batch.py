@@ -1,4 +1,4 @@
-"""What a row reader is asked for, and what it returns: the same types for CSV and Parquet."""
+"""The input and output types of row readers, shared by CSV and Parquet."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,10 +45,10 @@ Rounding = Literal["none", "fractions", "all"]
 
 @dataclass(frozen=True)
 class Numbers:
-    """The dtype that numbers are stored in, which must represent them exactly, except that `rounding` allows float32 to
-    round fractions, or a float type all numbers.
+    """The dtype that stores numbers. It must represent them exactly, except that `rounding` allows float32 to round
+    fractions, or a float type to round all numbers.
 
-    A missing number is stored as NaN. Integers have none, so they cannot represent it.
+    A missing number is stored as NaN, which integer types cannot represent.
     """
 
     dtype: str
@@ -138,5 +138,5 @@ def remedy_of(reason: str) -> str:
     if reason == ABSENT:
         how = "fill it in"
     elif reason.endswith("number"):
-        how = "fix it, read a column of words with --category, drop the column with --ignore"
+        how = "fix it, declare a text column with --category, drop the column with --ignore"
     return f"{how}, or skip such rows with --on-error skip"

@@ -41,7 +41,7 @@ MOST_INVALID = 1024
 class RowReader:
     """Reads the rows of one piece in batches.
 
-    A missing number is NaN (0 among integers) and listed, or with `required` an error.
+    A missing number becomes NaN (0 for integer types) and is listed, or is an error with `required`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RowReader:
         return self.position >= self.length
 
     def read(self, x: np.ndarray) -> RowBatch:
-        """Read at most as many rows as fit `x` (rows, features); at the end of the piece no rows and no errors."""
+        """Read at most as many rows as fit in `x` (rows, features); at the end of the piece, no rows and no errors."""
         spans = np.empty((len(x), len(self.columns.texts), 2), np.int32)
         buffers = RowBuffers(x, spans, self.odd, self.invalid)
         rows, self.position, odds, bad = read_rows(
@@ -85,7 +85,7 @@ class RowReader:
         return batch
 
     def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a batch whose value is not allowed."""
+        """The error for a text in a batch whose value is not allowed."""
         return self._error(int(batch.begins[row, self.columns.texts.index(name)]), name, reason, remedy)
 
     def _settle(self, odd: np.ndarray, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:

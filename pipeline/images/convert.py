@@ -1,8 +1,8 @@
 """The conversion of images: list, label and order them, write every shard once, commit.
 
-It resumes as `tables/convert.py` does. A file that cannot be decoded stops the conversion before the commit, or is
-skipped: then the last files of the order take the positions of the skipped ones, so that only the shards that
-contained such files, and the last shards, are written again.
+It resumes like `tables/convert.py`. A file that cannot be decoded stops the conversion before the commit, or is
+skipped. The last files of the order then take the positions of the skipped ones, so that only the shards that
+contained skipped files, and the last shards, are rewritten.
 """
 
 import csv
@@ -52,8 +52,8 @@ def convert_images(
 ) -> Dataset:
     """Convert the request's images into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    Raises SourceError at a file that cannot be decoded, before anything is committed, UsageError for options that do
-    not fit the data, and ConflictError if `root` contains something else.
+    Raises SourceError if a file cannot be decoded (before anything is committed), UsageError for options that do not
+    match the data, and ConflictError if `root` contains something else.
     """
     root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
@@ -69,7 +69,7 @@ def convert_images(
             stored = load_spec(root, asdict(request), overwrite)
             spec = specify_images(request, images)
             if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
-                raise ConflictError(f"{root} is being converted by another process; wait for it to end")
+                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
             commit_dataset(write_images(spec, root, executor, progress), root)
@@ -139,8 +139,8 @@ def list_path(root: Place, shard: int) -> Place:
 
 
 def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
-    """Run a task. Returns the indices of the images that cannot be decoded, with the reasons; then nothing is
-    written."""
+    """Run a task. Returns the indices of the images that cannot be decoded, with the reasons; if there are any, nothing
+    is written."""
     root, schema = locate(task.root), task.schema
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()

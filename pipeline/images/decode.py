@@ -1,6 +1,6 @@
 """Decoding one image file into one sample: bytes in, an array of the requested size and color out.
 
-A file that cannot be decoded faithfully is rejected with a reason; nothing is guessed.
+A file that cannot be decoded exactly is rejected with a reason; nothing is guessed.
 """
 
 import io
@@ -32,7 +32,7 @@ PILLOW_ERRORS = (
     LookupError,
     TypeError,
 )
-"""What Pillow raises for damaged files."""
+"""The exceptions Pillow raises for damaged files."""
 JPEG = b"\xff\xd8\xff"
 TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG is stored upright
 START_OF_SCAN = 0xDA

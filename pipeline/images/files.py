@@ -13,8 +13,8 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class ImageFile:
-    """`length` bytes of `place` from `offset` on. `packed` is the compression method in a zip archive, where a local
-    header precedes them, and -1 elsewhere."""
+    """`length` bytes of `place` starting at `offset`. `packed` is the compression method in a zip archive, where a
+    local header precedes the data, and -1 elsewhere."""
 
     place: str
     offset: int
@@ -23,7 +23,7 @@ class ImageFile:
 
 
 def read_image(file: ImageFile) -> bytes:
-    """The bytes of an image file. Raises OSError if they are not what they were when it was listed."""
+    """The bytes of an image file. Raises OSError if the file has changed since it was listed."""
     place = locate(file.place)
     if file.packed < 0:
         data = place.read_range(file.offset, file.length + 1 if not file.offset else file.length)

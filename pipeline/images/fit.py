@@ -18,7 +18,7 @@ MIRRORED = {
 
 
 def fit_image(width: int, height: int, columns: int, rows: int, fit: str) -> tuple[Box, tuple[int, int]]:
-    """The box of an image that is drawn (left, upper, right, lower), and its size in the sample (width, height).
+    """The box of the image to draw (left, upper, right, lower), and its size in the sample (width, height).
 
     "stretch" draws the whole image on the whole sample, "pad" the whole image as large as it fits, and "crop" the
     center of the image so that it fills the sample.

@@ -19,9 +19,8 @@ FOLDER = "class"  # the label's name if folders are the classes
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all listed images: columns of text, (images,); the columns to keep beside the rows, text or
-    timestamps; the images without a valid label, by index, with the reason; and the paths in the CSV file that match no
-    image."""
+    """The labels of all listed images: text columns, (images,); the side columns, text or timestamps; the images
+    without a valid label, by index, with the reason; and the paths in the CSV file that match no image."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
     beside: dict[str, pa.Array] = field(default_factory=dict)
@@ -33,7 +32,7 @@ def label_by_folder(names: pa.Array) -> Labels:
     """Labels from the first folders of the images' paths; no labels if no image is in a folder."""
     if names.null_count == len(names):
         return Labels()
-    errors = dict.fromkeys(_where(names.is_null()), "the image is not in a class folder, though others are")
+    errors = dict.fromkeys(_where(names.is_null()), "the image is not in a class folder, but other images are")
     return Labels({FOLDER: names}, errors=errors)
 
 
@@ -42,8 +41,8 @@ def label_by_file(
 ) -> Labels:
     """Labels from a CSV file whose first column identifies the images by path, name, or name without its suffix.
 
-    `names` are the label columns, by default the second column, and `roles` the columns to keep beside the rows, by
-    role. Raises SourceError and UsageError.
+    `names` are the label columns, by default the second column, and `roles` the side columns by role. Raises
+    SourceError and UsageError.
     """
     table = _read_table(file)
     key, *others = table.column_names
@@ -55,11 +54,11 @@ def label_by_file(
     aside = dict.fromkeys(name for columns_of in (roles or {}).values() for name in columns_of)
     labels = names or [name for name in others if name not in aside][:1]
     if both := [name for name in labels if name in aside]:
-        raise UsageError(f"--label: the column '{both[0]}' of {file} has another role; name it once")
+        raise UsageError(f"--label: the column '{both[0]}' of {file} already has another role; give it only one")
     keys = table[key].combine_chunks()
     if pc.count_distinct(keys).as_py() < len(keys):
         twice = next(value["values"] for value in pc.value_counts(keys).to_pylist() if value["counts"] > 1)
-        raise SourceError(f"{file}: '{twice}' is listed twice; keep only one of its rows")
+        raise SourceError(f"{file}: '{twice}' is listed more than once; keep only one of its rows")
     ways = (paths, _each(paths, "name"), _each(paths, "stem"))
     rows = max((pc.index_in(way, keys) for way in ways), key=lambda rows: len(rows) - rows.null_count)
     errors = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
@@ -92,7 +91,7 @@ def _read_table(file: str) -> pa.Table:
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise SourceError(f"--labels {file} cannot be read as a CSV file ({error}); check the path") from None
     if len(names) < 2:
-        raise SourceError(f"--labels {file} has a single column; it needs one for image paths and one for labels")
+        raise SourceError(f"--labels {file} has only one column; it needs one for image paths and one for labels")
     return table
 
 
@@ -106,9 +105,9 @@ def _where(mask: pa.Array) -> list[int]:
 
 
 def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schema, np.ndarray]:
-    """The label fields of a schema, and `y` of all images; the values of images with errors are not used.
+    """The label fields of a schema, and `y` for all images; the values of images with errors are unused.
 
-    Raises UsageError if the labels do not fit the task or the schema `like`.
+    Raises UsageError if the labels do not match the task or the schema `like`.
     """
     nothing = Schema((), (), "uint8")
     if not labels.columns:
@@ -116,8 +115,8 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
     names = tuple(labels.columns)
     if like and like.labels != names:
         raise UsageError(
-            f"the labels are {', '.join(names)} but the training data has {', '.join(like.labels)}; choose them with "
-            "--label"
+            f"the labels are {', '.join(names)}, but the training data has {', '.join(like.labels)}; select the same "
+            "ones with --label"
         )
     valid = np.ones(len(labels.columns[names[0]]), bool)
     valid[list(labels.errors)] = False

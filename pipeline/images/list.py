@@ -1,4 +1,4 @@
-"""Listing images: those of folders, patterns and archives, each with its class, are written to a list file.
+"""List the images in folders, patterns and archives, each with its class, in a list file.
 
 The list takes about a hundred bytes per image. It is written while the sources are walked, and memory-mapped
 afterwards.
@@ -48,8 +48,8 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """All images in the order of their sources and paths. `containers` are folders and archives, with whether they are
-    archives; `digest` is a SHA-256 of the list, `ignored` the number of files that are not images."""
+    """All images in the order of their sources and paths. `containers` are folders and archives, each with a flag for
+    archives; `digest` is the SHA-256 of the list, `ignored` the number of files that are not images."""
 
     table: pa.Table
     containers: tuple[tuple[str, bool], ...]
@@ -87,7 +87,7 @@ def list_images(places: Sequence[str], folder: Path) -> ImageList:
                     writer.write_batch(_record(rows, len(containers) - 1))
             if not found:
                 raise SourceError(
-                    f"{place} has no images; name a folder, a pattern, or a .tar or .zip archive of images "
+                    f"{place} contains no images; name a folder, a pattern, or a .tar or .zip archive of images "
                     "(unpack a .tar.gz first)"
                 )
     table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
@@ -113,7 +113,7 @@ def _record(rows: Sequence[Listed], container: int) -> pa.RecordBatch:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is an image according to its name."""
+    """Whether a file is an image, judging by its name."""
     name = path.rpartition("/")[2]
     return os.path.splitext(name)[1].lower() in suffixes() and name[0] != "." and "__MACOSX" not in path.split("/")
 
@@ -158,12 +158,12 @@ def open_place(text: str) -> Iterator[tuple[str, bool, Iterator[Listed]]]:
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is an archive, by its name."""
+    """Whether a file is an archive, judging by its name."""
     return name.lower().endswith(ARCHIVES)
 
 
 def top_folder(path: str) -> str | None:
-    """The first folder of a path, which is the image's class if there is such a folder."""
+    """The first folder of a path, which is the image's class; None if there is none."""
     first, separator, _ = path.partition("/")
     return first if separator else None
 
@@ -192,7 +192,7 @@ def _zip_members(stream: object, place: Place) -> Iterator[Listed]:
                 continue
             if info.flag_bits & 1 or info.compress_type not in (STORED, DEFLATED):
                 raise SourceError(
-                    f"{place}: {info.filename} is encrypted or has an unsupported compression; pack it again"
+                    f"{place}: {info.filename} is encrypted or uses an unsupported compression; pack it again"
                 )
             yield Listed(info.filename, info.header_offset, info.compress_size, info.compress_type, None)
 

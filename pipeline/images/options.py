@@ -1,4 +1,4 @@
-"""What a user says about the conversion of images."""
+"""Options for the conversion of images."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,17 +9,17 @@ from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbe
 
 
 def parse_size(value: Any) -> Any:
-    """`64` or `48,64` as (height, width). Raises ValueError."""
+    """Parse `64` or `48,64` as (height, width). Raises ValueError."""
     numbers = parse_numbers((value,) if isinstance(value, int) else value)
     if isinstance(numbers, tuple):
         if len(numbers) > 2:
-            raise ValueError("must be one number, or height and width, e.g. 48,64")
+            raise ValueError("must be a single number, or height and width, e.g. 48,64")
         return (numbers[0], numbers[-1])
     return numbers
 
 
 def parse_seed(value: Any) -> Any:
-    """A seed as text, or `none`, as what it says. Raises ValueError."""
+    """Parse a seed, or `none`. Raises ValueError."""
     if isinstance(value, str):
         if value != "none" and not value.isdecimal():
             raise ValueError("must be a whole number, or none")
@@ -28,7 +28,7 @@ def parse_seed(value: Any) -> Any:
 
 
 class ImageOptions(RoleOptions):
-    """What becomes of image files. Columns with a role are those of `labels`."""
+    """How image files are converted. Columns with a role are those of `labels`."""
 
     panel: ClassVar[str] = Options.panel
 
@@ -37,24 +37,27 @@ class ImageOptions(RoleOptions):
     )
     color: Literal["rgb", "gray"] = Field(default="rgb", description="Color of a sample: rgb or gray.")
     fit: Literal["pad", "crop", "stretch"] = Field(
-        default="pad", description="How other aspect ratios fit: pad, crop to the center, or stretch."
+        default="pad", description="How to fit images of another aspect ratio: pad, crop to the center, or stretch."
     )
     background: Literal["white", "black"] = Field(
-        default="white", description="Color of the padding, and behind transparent pixels: white or black."
+        default="white", description="Color of the padding and of the background of transparent pixels: white or black."
     )
-    dtype: Literal["uint8", "uint16"] = Field(default="uint8", description="uint8, or uint16 to keep 16-bit gray.")
+    dtype: Literal["uint8", "uint16"] = Field(
+        default="uint8", description="Pixel type: uint8, or uint16 to keep 16-bit gray."
+    )
     labels: Location | None = Field(
-        default=None, description="CSV file of image paths and labels; by default folders are classes."
+        default=None, description="CSV file with image paths and labels; by default, folders are classes."
     )
     label: Texts = Field(
         default=(),
-        description="Column of --labels to learn, repeatable for several of numbers, or of 0 and 1; by default the "
-        "second.",
+        description="Label column in the --labels file, by default the second; repeatable for several regression "
+        "targets or 0/1 labels.",
     )
     task: Task = Field(default="auto", description=TASK)
     on_error: OnError = Field(
-        default="stop", description="stop at the first image that cannot be decoded, or skip such images and list them."
+        default="stop",
+        description="stop: stop at the first image that cannot be decoded; skip: skip and list such images.",
     )
     shuffle: Annotated[Seed | None, BeforeValidator(parse_seed), Cli(metavar="SEED", text=True)] = Field(
-        default=0, description="Seed for the order of the images; none: by path."
+        default=0, description="Seed for shuffling the images; none: keep them sorted by path."
     )

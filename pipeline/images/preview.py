@@ -19,10 +19,10 @@ INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (225, 225, 225)
 
 
 def draw_preview(dataset: Dataset, target: Path) -> int:
-    """Draw up to 40 rows, evenly spaced over the dataset, to a PNG file. Returns how many.
+    """Draw up to 40 rows, evenly spaced over the dataset, to a PNG file. Returns the number of rows.
 
     Samples must be (height, width) or (1 or 3, height, width); dtypes other than uint8 are scaled from the dataset's
-    minimum and maximum. Raises UsageError if rows are not images.
+    minimum and maximum. Raises UsageError if the rows are not images.
     """
     shape = dataset.schema.sample_shape
     if not is_image_shape(shape):
@@ -73,7 +73,7 @@ def render_sample(sample: np.ndarray, dataset: Dataset) -> Image.Image:
 
 
 def caption(arrays: dict[str, np.ndarray], schema: Schema, row: int) -> str:
-    """The caption below an image: its class, labels or regression targets, else its key or its row number."""
+    """The caption below an image: its class, labels or regression targets; otherwise its key or row number."""
     if schema.classes:
         return schema.classes[int(arrays["y"])]
     if schema.task == "multilabel":
@@ -87,5 +87,5 @@ def caption(arrays: dict[str, np.ndarray], schema: Schema, row: int) -> str:
 
 
 def labels_in(schema: Schema, y: Iterable[float]) -> str:
-    """The names of the labels that a row has, by its values `y` (labels,)."""
+    """The names of the labels that are set in a row, given its values `y` (labels,)."""
     return ", ".join(name for name, value in zip(schema.labels, y, strict=True) if value) or "none"

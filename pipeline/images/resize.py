@@ -1,8 +1,8 @@
 """Compiled image resizing: a triangle filter as wide as the output pixels, in integer arithmetic.
 
-It is the filter that Pillow calls BILINEAR (G. Wolberg, Digital Image Warping, 1990, chapter 5), and its results
-differ from Pillow's by at most one. It uses integers so that every machine produces the same bytes. Rows are combined
-first, because that loop runs over adjacent bytes. Positions are uint64, as in `csv/kernels.py`.
+This is the filter that Pillow calls BILINEAR (G. Wolberg, Digital Image Warping, 1990, chapter 5); its results differ
+from Pillow's by at most one. It uses integers so that every machine produces the same bytes. Rows are combined first,
+because that loop runs over adjacent bytes. Positions are uint64, as in `csv/kernels.py`.
 """
 
 # mypy: disable-error-code="assignment"

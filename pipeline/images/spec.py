@@ -1,4 +1,4 @@
-"""The specification of an image dataset, made before anything is written: which image becomes which row."""
+"""The specification of an image dataset, decided before anything is written: which image becomes which row."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,9 +23,9 @@ KEY = "path"
 class ImageRequest:
     """What the user asked for.
 
-    `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` those to keep beside the rows, by
-    role; without it the images' folders are their classes. `shuffle` is the seed of their order, None to keep the order
-    of the paths. `listing` is the digest of the list of images.
+    `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` its side columns by role; without
+    it, the images' folders are their classes. `shuffle` is the seed of their order, None to sort them by path.
+    `listing` is the digest of the list of images.
     """
 
     sources: tuple[str, ...]
@@ -42,7 +42,7 @@ class ImageRequest:
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
-            raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1, or none")
+            raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1, or none")
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -61,7 +61,7 @@ class ImageRequest:
 @dataclass(frozen=True)
 class ImageConversionSpec:
     """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels and the
-    values of their columns beside the rows, (images,), by the names of their arrays.
+    values of their side columns, (images,), by the names of their arrays.
 
     `errors` are the skipped images by their index in the list, with the reason.
     """
@@ -87,12 +87,12 @@ class ImageConversionSpec:
 
 
 def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionSpec:
-    """Specify the dataset, before it is known which images cannot be decoded. Raises SourceError for images without a
-    label, unless they are to be skipped, and if no image remains."""
+    """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
+    label, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
     if labels.unmatched and request.on_error == "stop":
         raise SourceError(
-            f"{request.labels} lists {len(labels.unmatched):,} images that do not exist, the first is "
+            f"{request.labels} lists {len(labels.unmatched):,} images that do not exist; the first is "
             f"'{labels.unmatched[0]}'; add their folder to the sources, or skip them with --on-error skip"
         )
     of_labels, y = encode_labels(labels, request.task, request.like)
@@ -119,7 +119,7 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
 
 
 def _describe_beside(labels: Labels) -> tuple[SideColumn, ...]:
-    """How the columns beside the rows are stored."""
+    """How the side columns are stored."""
     dates = {name: values for name, values in labels.beside.items() if pa.types.is_timestamp(values.type)}
     whole = {name: not np.any(values.cast(pa.int64()).drop_null().to_numpy() % DAY) for name, values in dates.items()}
     units = {name: "days" if days else "seconds" for name, days in whole.items()}
@@ -139,10 +139,10 @@ def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
 
 
 def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageConversionSpec:
-    """The spec without the images in `errors`, given by their index in the list with the reason.
+    """The spec without the images in `errors`, which maps their index in the list to the reason.
 
     The last images of the order take their positions, so that all other rows keep theirs. Raises SourceError if
-    images are not to be skipped, or if none would remain.
+    images must not be skipped, or if none would remain.
     """
     first = min(errors)
     if spec.request["on_error"] == "stop":
@@ -155,7 +155,7 @@ def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageCo
     if not rows:
         raise SourceError(
             f"none of the {len(spec.images):,} images is valid; the first error is {spec.images.name(first)}: "
-            f"{errors[first]}"
+            f"{errors[first]}; fix the images or their labels"
         )
     bad = np.isin(spec.order, list(errors))
     order = spec.order[:rows].copy()

@@ -30,10 +30,10 @@ TIMED_OUT = "decoding timed out"
 def decode_images(
     files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
 ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-    """The samples of files, (files, channels, height, width), and the positions of files that cannot be decoded, with
-    the reason. The samples are valid until the context ends.
+    """Decode files: the samples, (files, channels, height, width), and the positions of files that cannot be decoded,
+    with the reason. The samples are valid until the context ends.
 
-    Each file gets `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
+    Each file has a timeout of `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
     try:
         decoder = _idle.pop()
@@ -54,7 +54,7 @@ def start_decoder() -> None:
 
 
 class ImageDecoder:
-    """A process that decodes, and the memory that it shares with this one."""
+    """A decoding process, and the memory that it shares with this one."""
 
     def __init__(self) -> None:
         self._descriptor = _anonymous_file()
@@ -86,7 +86,7 @@ class ImageDecoder:
             (first,) = HEAD.unpack_from(self._memory)
             if first < 0:
                 raise WorkerError(
-                    f"the image decoding process ended before it started to decode: {end}; run the same command again"
+                    f"the image decoding process exited before it started decoding: {end}; run the same command again"
                 )
             if died_at == first or end.startswith(TIMED_OUT):
                 errors[first] = end

@@ -4,7 +4,7 @@ A conversion that is killed leaves a work folder with its spec and a receipt for
 resumes from there, and produces the same bytes as an uninterrupted conversion.
 
 The schema is first inferred from a sample, and every row is checked against it as it is written. If a row contradicts
-it, all rows are scanned, and all shards are written again.
+the schema, all rows are scanned and all shards are rewritten.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,9 +42,10 @@ def convert(
 ) -> Dataset:
     """Convert the request's sources into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    Raises SourceError at the first invalid row, before anything is committed, UsageError for options that do not fit
-    the data, and ConflictError if `root` contains something else. With `overwrite`, a dataset at `root` is replaced;
-    it is kept until all rows have been read and the new one is specified, so that a mistyped option does not delete it.
+    Raises SourceError at the first invalid row (before anything is committed), UsageError for options that do not
+    match the data, and ConflictError if `root` contains something else. With `overwrite`, a dataset at `root` is
+    replaced, but only once all rows have been read and the new dataset is specified, so that a mistyped option does
+    not delete it.
     """
     root, fingerprint = locate(root), request.to_json()
     if is_converted(root, fingerprint, overwrite):
@@ -58,7 +59,7 @@ def convert(
             spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, executor)
             spec = spec or specify_by_scan(request, cut, root, executor, progress)
             if not create_json(root / WORK / SPEC, spec.to_json()):
-                raise ConflictError(f"{root} is being converted by another process; wait for it to end")
+                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
         spec = _write(spec, request, root, executor, progress)
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
@@ -68,7 +69,8 @@ def convert(
 def _write(
     spec: ConversionSpec, request: ConvertRequest, root: Place, executor: Executor, progress: Progress
 ) -> ConversionSpec:
-    """Write all shards of a spec, or of one from a full scan if the sample was misleading. Returns the final spec."""
+    """Write all shards of a spec, or of a spec from a full scan if the sample was misleading. Returns the final
+    spec."""
     if not (root / WORK / RECEIPTS).names():
         clear_target(root)
     create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))

@@ -1,4 +1,4 @@
-"""Writing one shard: parse its rows into arrays, count missing values, write the files and the receipt."""
+"""Write one shard: parse its rows into arrays, count missing values, write the files and the receipt."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class ShardTask:
     """Write one shard of every array from the pieces that contain its rows, then its receipt.
 
     `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
-    `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`:
-    categories and classes are those of another dataset; with `encode_unknown`, an unknown category gets the code after
-    all others.
+    `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
+    categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
+    code after all others.
     """
 
     root: str
@@ -104,8 +104,8 @@ class ShardFiller:
     def fill(self, piece: DatasetPiece, skip: int, rows: slice) -> None:
         """Copy the rows of a piece after the first `skip` to the positions `rows` of the shard.
 
-        Raises RowError for an invalid row that is not to be skipped, MisfitError, and SourceError if the piece has
-        changed since it was scanned.
+        Raises RowError for an invalid row unless invalid rows are skipped, MisfitError, and SourceError if the piece
+        has changed since it was scanned.
         """
         table = self.task.tables[piece.table]
         passed = 0 if piece.skipped else skip

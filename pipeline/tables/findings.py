@@ -25,9 +25,9 @@ class Findings:
     """The properties of one piece, or of several combined.
 
     Arrays have one value per feature: `low` and `high` are float64 (dates in seconds since 1970; infinite if there is
-    no number), `missing` is int64, and bool are `has_fractions`: whether a number has a fractional part, and
-    `needs_float64`: whether a whole number is not exact in float32. `beyond_exact`: the smallest and largest integers
-    beyond 2⁵³; `with_time_of_day`: the date columns that contain times of day.
+    no number), `missing` is int64, `has_fractions` (bool) is whether a number has a fractional part, and
+    `needs_float64` (bool) whether a whole number is not exact in float32. `beyond_exact`: the smallest and largest
+    integers beyond 2⁵³; `with_time_of_day`: the date columns that contain times of day.
     """
 
     rows: int
@@ -40,7 +40,7 @@ class Findings:
     with_time_of_day: frozenset[str] = frozenset()
     texts: dict[str, TextFindings] = field(default_factory=dict)
     skipped: int = 0
-    """Invalid rows, which are not among `rows`."""
+    """Number of invalid rows, which `rows` does not include."""
 
     def merged(self, other: "Findings") -> "Findings":
         texts = {**self.texts, **other.texts}
@@ -61,7 +61,7 @@ class Findings:
         )
 
     def of_features(self, positions: Sequence[int]) -> "Findings":
-        """The findings about some of the features."""
+        """The findings for some of the features."""
         arrays = ("low", "high", "missing", "has_fractions", "needs_float64")
         return replace(self, **{name: getattr(self, name)[list(positions)] for name in arrays})
 
@@ -70,7 +70,7 @@ class Findings:
 class ScanTask:
     """Scan `piece`, or its first rows in about `bytes` of text.
 
-    With `required`, no number may be missing; with `skip_list`, a file, invalid rows are skipped and listed there.
+    With `required`, no number may be missing; with `skip_list`, invalid rows are skipped and listed in that file.
     """
 
     table: SourceTable
@@ -82,7 +82,7 @@ class ScanTask:
 
 
 def scan_piece(task: ScanTask) -> Findings:
-    """Run a task. Raises RowError at the first invalid row, unless such rows are to be skipped."""
+    """Run a task. Raises RowError at the first invalid row, unless invalid rows are skipped."""
     features = task.columns.features
     reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), task.required)
     scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
@@ -145,18 +145,18 @@ def date_seconds(dates: pa.Array) -> np.ndarray:
 
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:
-    """Merge findings in their order."""
+    """Merge findings in the given order."""
     return reduce(Findings.merged, findings, no_findings(features))
 
 
 def no_findings(features: int) -> Findings:
-    """The findings about no rows."""
+    """The findings for zero rows."""
     low, high = np.full(features, np.inf), np.full(features, -np.inf)
     return Findings(0, low, high, np.zeros(features, np.int64), np.zeros(features, bool), np.zeros(features, bool))
 
 
 def format_errors(errors: Sequence[RowError]) -> bytes:
-    """Invalid rows as lines of CSV: file, line, column (empty if no single column is to blame), reason."""
+    """Invalid rows as lines of CSV: file, line, column (empty if the problem is not in a single column), reason."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows((f.source, f.line, f.column or "", f.reason) for f in errors)
     return text.getvalue().encode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What a user says about the conversion of tables."""
+"""Options for the conversion of tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,51 +18,54 @@ Unknown = Literal["error", "code"]
 def _check_missing(text: str) -> str:
     if text not in ("keep", "error"):
         raise ValueError(
-            "must be keep or error; missing numbers are stored as they are, and filled by each fold's own rows with "
-            "'foldstream train --missing'"
+            "must be keep or error; missing values are stored as such, and 'foldstream train --missing' fills them "
+            "from each fold's own training rows"
         )
     return text
 
 
 class TableOptions(RoleOptions):
-    """What becomes of the columns of CSV and Parquet files."""
+    """How the columns of CSV and Parquet files are converted."""
 
     panel: ClassVar[str] = Options.panel
 
     label: Texts = Field(
         default=(),
-        description="Column to learn, repeatable for several regression targets; without it, rows to predict.",
+        description="Label column, repeatable for several targets; omit it for rows to predict.",
     )
-    id: str | None = Field(default=None, description="Column that identifies the rows; kept beside them, not learned.")
+    id: str | None = Field(
+        default=None, description="Column that identifies the rows; stored, but not used as a feature."
+    )
     shape: Annotated[Sequence[int] | None, BeforeValidator(parse_numbers), Cli(metavar="N,N,N")] = Field(
-        default=None, description="Shape of a sample, e.g. 1,28,28; by default a vector."
+        default=None, description="Shape of a sample, e.g. 1,28,28; a vector by default."
     )
     dtype: Dtype = Field(
         default="auto",
-        description="Type of the values; auto: the narrowest in which whole numbers are exact and fractions as "
-        "precise as their column's range needs.",
+        description="Type of the values; auto: the narrowest type that stores whole numbers exactly and fractions as "
+        "precisely as the range of their column requires.",
     )
     task: Task = Field(default="auto", description=TASK)
-    ignore: Texts = Field(default=(), description="Column to skip, repeatable.")
+    ignore: Texts = Field(default=(), description="Column to drop; repeatable.")
     feature: Texts = Field(
-        default=(), description="Column to learn from although it also has a role such as --group, repeatable."
+        default=(), description="Column to use as a feature even though it also has a role such as --group; repeatable."
     )
     category: Texts = Field(
         default=(),
-        description="Column of categories, repeatable: numbers that are codes, or text that would be left out because "
-        "nearly every row has its own, such as names; other text is detected.",
+        description="Categorical column; repeatable. Needed for numbers that are codes, and for text such as names "
+        "that would be dropped because nearly every value is unique; other text columns are detected.",
     )
-    date: Texts = Field(default=(), description="Column of dates, repeatable, where they are not detected.")
+    date: Texts = Field(default=(), description="Date column that is not detected automatically; repeatable.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
-        default="keep", description="keep missing values, which training fills, or stop at the first with an error."
+        default="keep", description="keep: store missing values, which training fills; error: stop at the first one."
     )
     unknown: Unknown = Field(
-        default="error", description="What becomes of a category that --like does not have: error, or its own code."
+        default="error",
+        description="error: stop at a category that --like does not have; code: give such categories an extra code.",
     )
     on_error: OnError = Field(
-        default="stop", description="stop at the first invalid row, or skip such rows and list them."
+        default="stop", description="stop: stop at the first invalid row; skip: skip and list invalid rows."
     )
-    shuffle: Seed | None = Field(default=None, description="Seed for shuffling all rows as they are written.")
+    shuffle: Seed | None = Field(default=None, description="Seed for shuffling all rows during the conversion.")
     csv: Annotated[CsvOptions | Mapping[str, Any], BeforeValidator(CsvOptions.model_validate)] = Field(
         default=CsvOptions()
     )

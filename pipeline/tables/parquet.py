@@ -1,4 +1,4 @@
-"""Parquet files as sources: a piece is a row group, and its columns are treated like the fields of a CSV file."""
+"""Parquet files as sources: each row group is a piece, and its columns are treated like the fields of a CSV file."""
 
 import itertools
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ class TableReader:
         return self.position >= self.piece.rows
 
     def read(self, x: np.ndarray) -> RowBatch:
-        """Read at most as many rows as fit `x` (rows, features); at the end of the piece no rows and no errors."""
+        """Read at most as many rows as fit in `x` (rows, features); at the end of the piece, no rows and no errors."""
         arrow = self._next(len(x))
         batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
         batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
@@ -90,7 +90,7 @@ class TableReader:
         return batch
 
     def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
-        """The error for a text of a batch whose value is not allowed."""
+        """The error for a text in a batch whose value is not allowed."""
         return self._error(int(batch.begins[row, 0]), name, reason, remedy)
 
     def _next(self, rows: int) -> pa.RecordBatch:
@@ -137,8 +137,8 @@ class TableReader:
             return column.cast(pa.float64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise SourceError(
-                f"{self.source.path}, column '{name}': the type {column.type} is not supported (only numbers, text and "
-                f"dates are); drop the column with --ignore '{name}'"
+                f"{self.source.path}, column '{name}': the type {column.type} is not supported; use numbers, text or "
+                f"dates, or drop the column with --ignore '{name}'"
             ) from None
 
     def _texts(self, column: pa.Array, name: str, wrong: dict[int, RowError]) -> pa.Array:

@@ -1,4 +1,4 @@
-"""A common interface to all kinds of source tables: opening one, and reading a piece of it."""
+"""A common interface to all kinds of source tables: open one, and read a piece of it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
@@ -22,7 +22,7 @@ CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
 
 @dataclass(frozen=True)
 class OpenTask:
-    """Open `source`; if it has to be unpacked, its copy goes to the file `unpacked`."""
+    """Open `source`; if it has to be unpacked, the copy is written to the file `unpacked`."""
 
     source: Source
     options: CsvOptions
@@ -31,7 +31,7 @@ class OpenTask:
 
 @dataclass(frozen=True)
 class OpenedTable:
-    """A source table, its pieces if they are known already, and the fields of its first rows."""
+    """A source table, its pieces if they are already known, and the fields of its first rows."""
 
     table: SourceTable
     pieces: tuple[Piece, ...] | None
@@ -39,7 +39,7 @@ class OpenedTable:
 
 
 def open_source(task: OpenTask) -> OpenedTable:
-    """Run a task. Raises SourceError for a file that has no rows or is not of the format that its suffix implies."""
+    """Run a task. Raises SourceError for a file without rows, or not in the format that its suffix implies."""
     if PurePath(task.source.path).suffix.lower() == PARQUET:
         return OpenedTable(*open_table(task.source))
     return OpenedTable(*open_csv(task.source, task.options, task.unpacked))

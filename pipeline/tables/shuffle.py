@@ -1,10 +1,10 @@
 """An out-of-core shuffle of all rows as they are written, in two passes.
 
 The new position of a row is a pure function of its position, the number of rows and the seed: a permutation by a
-Feistel network (Luby and Rackoff 1988), iterated until it falls within the rows (Black and Rogaway 2002). So any
-worker can compute it for any row, and the result does not depend on the number of workers. The first pass reads the
-source in order and writes one spill file per shard-sized section of rows, with the rows sorted by target shard; the
-second pass gathers each shard from all spill files.
+Feistel network (Luby and Rackoff 1988), iterated until it falls within the rows (Black and Rogaway 2002). Any worker
+can therefore compute it for any row, and the result does not depend on the number of workers. The first pass reads
+the source in order and writes one spill file per shard-sized section of rows, with the rows sorted by target shard;
+the second pass gathers each shard from all spill files.
 """
 
 import struct
@@ -35,8 +35,8 @@ class ShuffleTask:
 
 
 def spill_rows(task: ShuffleTask) -> str | None:
-    """First pass: sort a section of the source by the shards that its rows go to. Returns a misfit as
-    `write_shard_task` does."""
+    """First pass: sort a section of the source by the target shards of its rows. Returns a misfit like
+    `write_shard_task`."""
     write, layout = task.write, task.write.layout
     try:
         arrays, missing = read_shard(write)
@@ -63,7 +63,7 @@ def spill_path(root: Place, shard: int) -> Place:
 
 
 def spill_note(root: Place, shard: int) -> Place:
-    """The file with the number of missing values per feature in a spill file, after which it is written."""
+    """The file with the number of missing values per feature of a spill file; written after the spill file."""
     return root / WORK / SPILLED / f"{shard:08d}.json"
 
 
@@ -93,7 +93,7 @@ def _read_segment(root: Place, spilled: int, shard: int, specs: tuple[ArraySpec,
     raw = path.read_range(start, stop - start)
     data, checksum = raw[:-4], raw[-4:]
     if len(raw) != stop - start or struct.pack("<I", google_crc32c.value(data)) != checksum:
-        raise DamagedError(f"{path} fails its checksum (bytes {start} to {stop}); start over with --overwrite")
+        raise DamagedError(f"{path}: bytes {start} to {stop} do not match their checksum; start over with --overwrite")
     buffer = np.frombuffer(PACKER.decode(data), np.uint8) if data else np.empty(0, np.uint8)
     count = len(buffer) // sum(spec.row_bytes for spec in specs)
     rows, at = {}, 0

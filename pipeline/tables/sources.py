@@ -1,4 +1,4 @@
-"""The files that a conversion reads: paths, folders and patterns resolved to sources with their size and time."""
+"""The files that a conversion reads: paths, folders and patterns resolved to files with their size and time."""
 
 import glob
 from collections import Counter
@@ -14,9 +14,9 @@ PARQUET = ".parquet"
 
 
 def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
-    """The files that paths, folders and patterns refer to; those of a folder or a pattern are sorted by path.
+    """The files that paths, folders and patterns refer to; files of a folder or a pattern are sorted by path.
 
-    Raises SourceError for a location without files, and for a file that is named twice.
+    Raises SourceError for a location without files, and for a file that is named more than once.
     """
     paths: list[str] = []
     for place in places:
@@ -30,12 +30,12 @@ def find_sources(places: Sequence[str]) -> tuple[Source, ...]:
     sources = tuple(map(describe_source, paths))
     for path, count in Counter(source.path for source in sources).items():
         if count > 1:
-            raise SourceError(f"{path} is named twice, so its rows would be duplicated; name it once")
+            raise SourceError(f"{path} is named more than once, so its rows would be duplicated; name it once")
     return sources
 
 
 def _files_of(text: str) -> list[str]:
-    """The files that a path or a URL names: itself, those of its folder, or those that match its pattern."""
+    """The files that a path or a URL refers to: the file itself, the files in a folder, or the matches of a pattern."""
     place = locate(text)
     if place.is_file():
         return [text]

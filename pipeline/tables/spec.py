@@ -1,4 +1,4 @@
-"""The specification of a dataset, made before anything is written: schema, layout, and the pieces of each shard.
+"""The specification of a dataset, decided before anything is written: schema, layout, and the pieces of each shard.
 
 All functions are pure: requests and findings in, a spec out. The spec is stored as JSON, so that an interrupted
 conversion resumes with the same decisions.
@@ -29,18 +29,18 @@ from .options import FLOATS, INTEGERS, TableOptions
 from .readers import SourceTable, table_from_json, table_to_json
 
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
-"""A text column of which so large a part of the values, and at least so many, are distinct is free text, or names."""
+"""A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
 
 
 @dataclass(frozen=True)
 class ConvertRequest:
     """What the user asked for.
 
-    `ignore` are columns to drop; `roles` are columns to keep beside the rows, by role, of which those in `features`
-    are learned from too; `categories` and `dates` are feature columns of that kind (the kinds of others are
-    inferred from the first rows). `missing` tells whether a missing value is kept or an error; `like` is the schema of
-    a dataset that this one must match, `unknown` how categories that it lacks are handled; `shuffle` is the seed of a
-    shuffle of all rows.
+    `ignore` are columns to drop; `roles` are side columns by role, of which those in `features` are also features;
+    `categories` and `dates` are feature columns of that kind (the kinds of other columns are inferred from the first
+    rows). `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset that this one
+    must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for shuffling all
+    rows.
     """
 
     sources: tuple[Source, ...]
@@ -63,11 +63,11 @@ class ConvertRequest:
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
-            raise UsageError(f"--shuffle {self.shuffle}: the seed must be from 0 to 2⁶³ - 1")
+            raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1")
 
     @classmethod
     def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None) -> Self:
-        """The conversion of sources that a user's options ask for; `like` is the schema that it must fit."""
+        """The conversion request for sources and options; `like` is the schema that it must match."""
         return cls(
             tuple(sources),
             labels=as_texts(options.label),
@@ -150,7 +150,7 @@ class ConversionSpec:
 
     @property
     def rounding(self) -> Rounding:
-        """Which numbers may be rounded: all where the user asked for a float type."""
+        """Which numbers may be rounded: all if the user asked for a float type."""
         if self.request["dtype"] in FLOATS:
             return "all"
         return "fractions" if self.schema.x_dtype == "float32" else "none"
@@ -200,8 +200,8 @@ class ConversionSpec:
 def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
     """Choose the feature columns, their order, and the columns that are read as text.
 
-    Features are all columns except the labels, the id, the ignored ones and those with a role, in the order of the
-    first table; or those of `like`, and other columns are then ignored.
+    Features are all columns except the labels, the id, ignored columns and columns with a role, in the order of the
+    first table; or the features of `like`, in which case other columns are ignored.
 
     Raises UsageError for a column that does not exist, and for sources whose columns differ.
     """
@@ -217,7 +217,9 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
     key, beside = key_of(request, tables), columns_beside(request, tables)
     if other := [name for name in request.features if name in (*request.labels, key, *request.ignore)]:
-        raise UsageError(f"--feature {other[0]}: the column is the label, the id or ignored; name it once")
+        raise UsageError(
+            f"--feature {other[0]}: the column is also a label, the id or ignored; give it only one of these"
+        )
     aside = {*request.labels, key, *request.ignore, *beside}
     features = like.features if like else tuple(name for name in header if name not in aside)
     for table in tables:
@@ -229,8 +231,8 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             raise UsageError(f"{table.path} does not have the expected columns: {differences}")
     if not features:
         raise UsageError(
-            f"{path} has no feature columns besides the labels, the id, ignored columns and those with a role; check "
-            "--label, --id, --ignore, --group and the like"
+            f"{path} has no feature columns besides the labels, the id, ignored columns and columns with a role; check "
+            "--label, --id, --ignore, --group and the other role options"
         )
     if like:
         categories, dates = tuple(like.categories), tuple(like.dates)
@@ -243,8 +245,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
 
 
 def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tuple[str, ...]:
-    """The columns to keep beside the rows: those with a role that are not learned from, and those of `like` that all
-    tables have."""
+    """The side columns: columns with a role that are not features, and those of `like` that all tables have."""
     features = {*request.features, *(request.like.features if request.like else ())}
     named = (name for names in request.roles.values() for name in names if name not in features)
     likes = (column.name for column in (request.like.beside if request.like else ()))
@@ -262,7 +263,7 @@ def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None
 def find_kinds(
     request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The features that are categories and those that are dates: as requested, or if no sampled value is a number."""
+    """The categorical and the date features: as requested, or if no sampled value is a number."""
     dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
     rows = [row for row in sample if len(row) == len(table.header)]
     categories, dates = [], []
@@ -280,7 +281,7 @@ def find_kinds(
 
 
 def _is_special(value: str) -> bool:
-    """Whether a value is meant as a number but is not accepted: infinities, thousands with commas, hexadecimals."""
+    """Whether a value looks like a number but is not accepted: infinity, thousands with commas, hexadecimal."""
     plain = value.strip().lower().lstrip("+-").replace(",", "").replace(".", "").replace("_", "")
     return plain in ("inf", "infinity", "nan") or plain.removeprefix("0x").isdigit()
 
@@ -323,7 +324,7 @@ def specify_conversion(
 
 
 def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -> dict[str, str]:
-    """The text features with a value of its own in nearly every row, such as names, and why each is left out."""
+    """The text features that are unique in nearly every row, such as names, and why each is dropped."""
     found = {}
     for name in columns.texts:
         if name not in columns.features or name in columns.dates or name in request.categories:
@@ -332,14 +333,14 @@ def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -
         there = total.rows - int(total.missing[columns.features.index(name)])
         count = None if distinct is None else len(distinct - {""})
         if count is None:
-            found[name] = f"text with more than {DISTINCT_LIMIT:,} values"
+            found[name] = f"text with more than {DISTINCT_LIMIT:,} distinct values"
         elif count >= FEWEST_TEXTS and count >= NEARLY_ALL * there:
-            found[name] = f"text with {count:,} values in {there:,} rows"
+            found[name] = f"text with {count:,} distinct values in {there:,} rows"
     return found
 
 
 def without(columns: Columns, dropped: Container[str]) -> Columns:
-    """The columns that remain."""
+    """The columns except those in `dropped`."""
     lists = (columns.features, columns.texts, columns.dates, columns.required)
     return Columns(*(tuple(name for name in names if name not in dropped) for names in lists))
 
@@ -347,7 +348,7 @@ def without(columns: Columns, dropped: Container[str]) -> Columns:
 def choose_schema(
     request: ConvertRequest, columns: Columns, found: Findings, left_out: Mapping[str, str] | None = None
 ) -> Schema:
-    """Choose dtypes, shape, classes, categories and the columns beside the rows from the findings about them."""
+    """Choose dtypes, shape, classes, categories and side columns from the findings."""
     features, like = columns.features, request.like
     coded = [name for name in columns.texts if name in features and name not in columns.dates]
     units = {name: "seconds" if name in found.with_time_of_day else "days" for name in columns.dates}
@@ -357,12 +358,12 @@ def choose_schema(
         categories = {name: _category_values(name, found) for name in coded}
         dates = {name: unit for name, unit in units.items() if name in features}
     if not features:
-        raise UsageError("no feature column remains besides text that differs in every row; keep one with --category")
+        raise UsageError("all feature columns are text that is unique in nearly every row; keep one with --category")
     shape = request.shape or (like.sample_shape if like else (len(features),))
     if prod(shape) != len(features):
         raise UsageError(
             f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but the data has {len(features):,} "
-            "feature columns (all columns except the label, the id and those with a role); choose a shape whose "
+            "feature columns (all columns except the label, the id and columns with a role); choose a shape whose "
             "product is that number"
         )
     key = request.id or (like.key if like and like.key in columns.texts else None)
@@ -401,14 +402,14 @@ def _category_values(name: str, total: Findings) -> tuple[str, ...]:
 
 
 EXACT_ENOUGH = 256
-"""How many times a column's range its values may be in float32: 16 of its 24 bits then remain for the differences."""
+"""Largest ratio of a column's values to their range in float32: 16 of 24 bits then remain for the differences."""
 SMALLEST, LARGEST = 1e-30, 1e38  # in float32, with some room
 
 
 def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
     """The narrowest dtype for the values of `x`, or the requested one if it can represent them.
 
-    Whole numbers are stored exactly, fractions at least as float32 (see `fits_float32`). A missing number needs a float
+    Whole numbers are stored exactly, fractions at least as float32 (see `fits_float32`). Missing numbers need a float
     type. A requested float type may round; a requested integer type may not.
     """
     if asked in FLOATS:
@@ -446,9 +447,9 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
 
 
 def fits_float32(total: Findings) -> bool:
-    """Whether float32 keeps every whole number, and of each column with fractions the differences between its values.
+    """Whether float32 preserves every whole number, and the differences between the values of columns with fractions.
 
-    A column of values around 1e9 that differ by hundredths needs float64, one of prices does not.
+    A column of values around 1e9 that differ by hundredths needs float64; a column of prices does not.
     """
     if total.needs_float64.any():
         return False

@@ -1,4 +1,4 @@
-"""Columns that lie beside the rows: what they are for, how they are stored."""
+"""Side columns, which are stored but are not features: their roles, and how they are stored."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ DAY = 86_400
 
 
 def roles_of(options: RoleOptions) -> dict[str, tuple[str, ...]]:
-    """The columns that have a role, by role."""
+    """The columns with a role, by role."""
     named = {role: as_texts(getattr(options, role)) for role in RoleOptions.model_fields}
     return {role: names for role, names in named.items() if names}
 
@@ -24,8 +24,8 @@ def roles_of(options: RoleOptions) -> dict[str, tuple[str, ...]]:
 def side_columns(
     names: Sequence[str], units: Mapping[str, str], texts: Mapping[str, TextFindings]
 ) -> tuple[SideColumn, ...]:
-    """How columns are stored: dates in their `units`, the others as the findings about their `texts` tell. The names of
-    arrays are made of letters, digits and underscores."""
+    """How columns are stored: dates in their `units`, others according to the findings in `texts`. Array names consist
+    of letters, digits and underscores."""
     columns: list[SideColumn] = []
     for name in names:
         array, taken = "column_" + re.sub(r"\W", "_", name, flags=re.ASCII), {column.array for column in columns}
@@ -43,7 +43,7 @@ def side_columns(
 def encode_beside(column: SideColumn, values: pa.Array) -> np.ndarray:
     """The stored form of a column's texts, or of its timestamps in seconds, (rows, …).
 
-    Raises ValueError for values that it cannot have, with the reason.
+    Raises ValueError, with the reason, for values that the column cannot store.
     """
     if column.kind == "text":
         return encode_texts(column.name, values.fill_null(""), column.width)

@@ -1,4 +1,4 @@
-"""The claim on a target: who may write to it, what it contains already, and what of that is removed."""
+"""The claim on a target: who may write to it, what it already contains, and what has to be removed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ SKIPPED = "faults"  # folder of the lists of skipped rows or files
 
 
 class DatasetSpec(Protocol):
-    """What a conversion writes to a target. `skipped` is the number of invalid rows or files that it omits, and
+    """What a conversion writes to a target. `skipped` is the number of invalid rows or files that it skips, and
     `source_bytes` the total size of the sources."""
 
     @property
@@ -40,23 +40,23 @@ def is_converted(root: Place, fingerprint: dict[str, Any], overwrite: bool = Fal
     if (root / MANIFEST).exists():
         if overwrite or same_json(open_dataset(root).request, fingerprint):
             return not overwrite
-        raise ConflictError(f"{root} contains another dataset; choose another name, or replace it with --overwrite")
+        raise ConflictError(f"{root} already contains another dataset; choose another name, or use --overwrite")
     names = root.names()
     if root.is_file() or (names and WORK not in names):
-        raise ConflictError(f"{root} contains something that is not a dataset; choose another name")
+        raise ConflictError(f"{root} already contains something that is not a dataset; choose another name")
     return False
 
 
 @contextmanager
 def lock_target(root: Place) -> Iterator[None]:
-    """Let one converter at a time write to `root`. The operating system releases the lock when its holder dies.
+    """Let one process at a time convert to `root`. The operating system releases the lock when its holder dies.
 
-    An object store has no such lock: several converters of one request do the same work, and exactly one of them
-    creates the spec and the manifest. If there is no spec at the end, nothing was written: the new folders are
-    removed, and existing data stay.
+    An object store has no such lock: several conversions of the same request do the same work, and exactly one of
+    them creates the spec and the manifest. If there is no spec at the end, nothing was written: the new folders are
+    removed, and existing data is kept.
     """
     made = not root.exists()
-    with (root / WORK).lock(f"{root} is being converted by another process; wait for it to end"):
+    with (root / WORK).lock(f"{root} is being converted by another process; wait for it to finish"):
         try:
             yield
         finally:
@@ -67,9 +67,9 @@ def lock_target(root: Place) -> Iterator[None]:
 
 
 def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
-    """The spec, as JSON, of an interrupted conversion of this request; None if there is none or it is to be replaced.
+    """The spec, as JSON, of an interrupted conversion of this request; None if there is none or it will be replaced.
 
-    Raises ConflictError if the interrupted conversion was of another request.
+    Raises ConflictError if the interrupted conversion was for another request.
     """
     path = root / WORK / SPEC
     if not path.exists():
@@ -89,6 +89,7 @@ def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
 
 
 def clear_target(root: Place) -> None:
-    """Remove an earlier dataset, its manifest first: then an interrupted removal leaves no readable dataset behind."""
+    """Remove an earlier dataset, its manifest first, so that an interrupted removal leaves no readable dataset
+    behind."""
     (root / MANIFEST).remove()
     root.remove_contents(keep=WORK)

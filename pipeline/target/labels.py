@@ -1,4 +1,4 @@
-"""The values of a text column, and whether they make a label a class or a regression target."""
+"""The values of a text column, and whether a label is a class or a regression target."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ DISTINCT_LIMIT = 65_536  # distinct values of a text column that are tracked; wi
 
 @dataclass(frozen=True)
 class TextFindings:
-    """The findings about a text column: its distinct values (None if too many), the kind that fits all of them
-    ("integer", "number" or "text"), the length in bytes of the longest, and whether one is missing."""
+    """The findings for a text column: its distinct values (None if too many), the kind that fits all of them
+    ("integer", "number" or "text"), the length in bytes of the longest, and whether any value is missing."""
 
     distinct: frozenset[str] | None
     kind: str
@@ -53,19 +53,19 @@ CLASS_LIMIT = 100  # integers with at most so many distinct values are taken for
 
 
 def is_whole(label: TextFindings) -> bool:
-    """Whether all values of a label are whole numbers, be it as 1.0."""
+    """Whether all values of a label are whole numbers, possibly written as 1.0."""
     if label.kind == "number" and label.distinct is not None:
         return all(float(value).is_integer() for value in label.distinct)
     return label.kind == "integer"
 
 
 def is_binary(label: TextFindings) -> bool:
-    """Whether all values of a label are 0 or 1, be it as 1.0."""
+    """Whether all values of a label are 0 or 1, possibly written as 1.0."""
     return is_whole(label) and label.distinct is not None and {float(value) for value in label.distinct} <= {0.0, 1.0}
 
 
 def as_whole_numbers(texts: pa.Array) -> pa.Array:
-    """Texts such as 1.0 as 1, the way in which classes are named; any other text as it is."""
+    """Rewrite texts such as 1.0 as 1, the form used for class names; leave any other text unchanged."""
     try:
         numbers = texts.cast(pa.float64())
         whole = numbers.cast(pa.int64()).cast(pa.string())
@@ -75,7 +75,7 @@ def as_whole_numbers(texts: pa.Array) -> pa.Array:
 
 
 def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str, tuple[str, ...]]:
-    """Choose the task, the dtype of `y` and the classes. Raises UsageError for labels that do not fit the task."""
+    """Choose the task, the dtype of `y` and the classes. Raises UsageError for labels that do not match the task."""
     name, label = next(iter(labels.items()))
     if task == "auto":
         few = label.distinct is not None and len(label.distinct) <= CLASS_LIMIT
@@ -95,11 +95,11 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
     if len(labels) > 1:
         raise UsageError(
             f"--task classification needs a single --label; for {', '.join(labels)} together, use --task multilabel if "
-            "all are 0 or 1, else --task regression"
+            "all are 0 or 1, otherwise --task regression"
         )
     if label.distinct is None:
         raise UsageError(
-            f"--task classification: the label '{name}' has too many distinct values for classes; "
+            f"--task classification: the label '{name}' has too many distinct values to be classes; "
             "use --task regression or another --label"
         )
     values = as_whole_numbers(pa.array(label.distinct)).to_pylist() if is_whole(label) else label.distinct
@@ -114,7 +114,7 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
 def _check_binary(labels: dict[str, TextFindings]) -> tuple[str, tuple[str, ...]]:
     """The dtype of several labels that are 0 or 1, and no classes. Raises UsageError for others."""
     if len(labels) == 1:
-        raise UsageError("--task multilabel needs several labels; for a single one, use --task classification")
+        raise UsageError("--task multilabel needs several labels; for a single label, use --task classification")
     for name, label in labels.items():
         if not is_binary(label):
             raise UsageError(f"--task multilabel: the label '{name}' is not always 0 or 1; use --task regression")

@@ -1,4 +1,4 @@
-"""Options that conversions of tables and of images have in common."""
+"""Options shared by the conversions of tables and of images."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,25 +9,25 @@ from ...storage.options import Options, Texts
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OnError = Literal["stop", "skip"]
 Task = Literal["auto", "classification", "multilabel", "regression"]
-TASK = "classification, multilabel (several labels that are 0 or 1) or regression; auto: by the labels' values."
+TASK = "classification, multilabel (several 0/1 labels) or regression; auto: inferred from the label values."
 
 
 class RoleOptions(Options):
-    """Columns that lie beside the rows, and are not learned from."""
+    """Side columns, which are stored but are not features."""
 
-    panel: ClassVar[str] = "Columns beside the rows, which are not learned from"
+    panel: ClassVar[str] = "Columns that are not features"
 
     group: Texts = Field(
-        default=(), description="Column of groups whose rows stay in one fold, e.g. patients; repeatable."
+        default=(), description="Group column, e.g. patients: rows of a group stay in the same fold; repeatable."
     )
-    time: str | None = Field(default=None, description="Column of the order in time, for time splits.")
+    time: str | None = Field(default=None, description="Time column that orders the rows, for time splits.")
     fold: str | None = Field(default=None, description="Column with your own fold numbers, for column splits.")
-    weight: str | None = Field(default=None, description="Column of the rows' weights.")
-    keep: Texts = Field(default=(), description="Column to keep for any other use, repeatable.")
+    weight: str | None = Field(default=None, description="Sample weight column.")
+    keep: Texts = Field(default=(), description="Column to store for any other use; repeatable.")
 
 
 def parse_numbers(value: Any) -> Any:
-    """`1,28,28` as a tuple of positive numbers; lists as tuples. Raises ValueError."""
+    """Parse `1,28,28`, or a list, as a tuple of positive numbers. Raises ValueError."""
     numbers = value
     if isinstance(value, str):
         numbers = tuple(int(part) if part.strip().isdecimal() else 0 for part in value.split(","))

@@ -1,4 +1,4 @@
-"""Receipts: the record of each shard that was written, kept until the commit combines them into the manifest."""
+"""Receipts: a record of each shard that was written, kept until the commit combines them into the manifest."""
 
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -67,7 +67,7 @@ def has_receipt(root: Place, specs: tuple[ArraySpec, ...], shard: int) -> bool:
 
 
 def count_classes(arrays: dict[str, np.ndarray], layout: Layout, schema: Schema) -> np.ndarray:
-    """The rows of each class in every block of a shard, (blocks, classes) int64; no columns if there are no classes."""
+    """Rows of each class in every block of a shard, (blocks, classes) int64; no columns if there are no classes."""
     y = arrays["y"] if schema.classes else np.zeros(0, np.int64)
     blocks = [y[start : start + layout.block_rows] for start in range(0, len(arrays["id"]), layout.block_rows)]
     return np.stack([np.bincount(block, minlength=len(schema.classes)) for block in blocks])

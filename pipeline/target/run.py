@@ -1,4 +1,4 @@
-"""Running the tasks that write shards, and reporting their progress."""
+"""Run the tasks that write shards, and report their progress."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Stage(Generic[Task, Result]):
-    """A stage of a conversion, shown as `name`: `function` runs the task that `make_task` makes for a shard.
+    """A stage of a conversion, shown as `name`: `function` runs the task that `make_task` creates for a shard.
 
-    `function` returns None, or the problem that kept it from writing the shard.
+    `function` returns None, or the problem that prevented it from writing the shard.
     """
 
     name: str
@@ -37,10 +37,10 @@ def run_shard_tasks(
     progress: Progress,
     stop_at_first: bool = True,
 ) -> list[Result]:
-    """Run one task per shard, with progress in rows. Returns the problems that kept shards from being written.
+    """Run one task per shard, with progress in rows. Returns the problems that prevented shards from being written.
 
-    With `stop_at_first`, no further tasks are submitted after the first problem. All tasks have ended when this
-    returns: a late one could otherwise overwrite what a corrected spec writes.
+    With `stop_at_first`, no more tasks are submitted after the first problem. All tasks have finished when this
+    returns; otherwise a late one could overwrite what a corrected spec writes.
     """
     problems: list[Result] = []
     submitted: Iterable[int] = takewhile(lambda _: not (stop_at_first and problems), shards)
@@ -62,7 +62,7 @@ def run_shard_tasks(
 
 
 class ShardProgress:
-    """The progress of a stage, some of whose shards are `done` already."""
+    """The progress of a stage, some of whose shards are already `done`."""
 
     def __init__(self, spec: DatasetSpec, root: Place, stage: str, done: Iterable[int]) -> None:
         self.spec, self.root, self.stage = spec, root, stage
@@ -74,7 +74,7 @@ class ShardProgress:
         self.written = self.decoded = 0
 
     def add(self, shard: int) -> None:
-        """Count a shard that is now done."""
+        """Count a completed shard."""
         start, stop = self.spec.layout.shard_range(shard)
         self.shards += 1
         self.rows += stop - start
@@ -83,8 +83,9 @@ class ShardProgress:
             self.decoded += (stop - start) * self.row_bytes
 
     def facts(self) -> dict[str, Any]:
-        """The progress for dashboards. `bytes_read` is the share of the sources' bytes that corresponds to the rows;
-        `bytes_written` counts the shards that this attempt wrote, which take `bytes_decoded` in memory."""
+        """The progress for dashboards. `bytes_read` is the share of the source bytes that corresponds to the rows;
+        `bytes_written` is the size of the shards that this attempt wrote, which take `bytes_decoded` bytes in
+        memory."""
         layout = self.spec.layout
         return {
             "place": str(self.root),

@@ -1,6 +1,6 @@
-"""Compiled sums, minima and maxima of the parts of some rows, from which moments are computed.
+"""Compiled sums, minima and maxima for each part of some rows, from which moments are computed.
 
-`x` is (rows, groups, columns), `codes` (rows,) tells to which part a row belongs, and the results are (parts, groups).
+`x` is (rows, groups, columns), `codes` (rows,) gives the part of each row, and the results are (parts, groups).
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..compiled import compiled
 def sum_integers(
     x: np.ndarray, codes: np.ndarray, total: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> None:
-    """Add integers of up to 16 bits, and their squares, to int64 sums, and update minima and maxima."""
+    """Add integers of up to 16 bits and their squares to int64 sums, and update minima and maxima."""
     rows, groups, columns = x.shape
     for row in range(rows):
         code = codes[row]
@@ -50,8 +50,8 @@ def sum_numbers(
     high: np.ndarray,
     missing: np.ndarray,
 ) -> None:
-    """Add the weights, (rows,) float64, of the numbers that are not NaN, and the numbers times their weights, update
-    minima and maxima, and count the numbers that are NaN."""
+    """Sum the weights, (rows,) float64, and the weighted values, both without NaN; update minima and maxima; count
+    NaN values."""
     rows, groups, columns = x.shape
     for row in range(rows):
         code, weight = codes[row], weights[row]
@@ -76,8 +76,8 @@ def sum_distances(
     distances: np.ndarray,
     squares: np.ndarray,
 ) -> None:
-    """Add the distances of the numbers that are not NaN from a center, and their squares, times their weights, (rows,)
-    float64, in float64."""
+    """Sum the weighted distances of the values from a center, and their squares, without NaN, in float64; weights are
+    (rows,) float64."""
     rows, groups, columns = x.shape
     for row in range(rows):
         code, weight = codes[row], weights[row]

@@ -1,7 +1,7 @@
 """Count, mean, variance and range of columns or channels.
 
-They are merged pairwise (Chan, Golub and LeVeque, 1983), always in the same order, so that the result does not depend
-on which worker computed which part.
+Moments are merged pairwise (Chan, Golub and LeVeque, 1983), always in the same order, so that the result does not
+depend on which worker computed which part.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,12 +17,12 @@ SMALL_INTEGERS = ("uint8", "int8", "uint16", "int16")
 
 @dataclass(frozen=True)
 class Moments:
-    """For each group the number of its values that are not missing, their mean, the sum of their squared deviations
-    from it, their minimum and maximum, and the number of missing values. With weights, the first three are weighted.
+    """For each group: the number of non-missing values, their mean, the sum of squared deviations from the mean, the
+    minimum and maximum, and the number of missing values. With weights, the first three are weighted.
 
     Arrays are (groups,) float64, or (parts, groups) for several parts of the rows. The exact mean is `mean` + `rest`:
-    far from zero, `mean` alone would be too coarse for the difference of two means. A group without values has mean 0,
-    minimum inf and maximum -inf.
+    far from zero, `mean` alone would be too imprecise for the difference of two means. A group without values has
+    mean 0, minimum inf and maximum -inf.
     """
 
     count: np.ndarray
@@ -40,7 +40,7 @@ class Moments:
 
     @classmethod
     def of_parts(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
-        """Compute the moments of each of so many parts of the rows, from the `codes` of the parts, (rows,)."""
+        """Compute the moments of each of `parts` parts of the rows; `codes` (rows,) gives the part of each row."""
         if values.dtype.name in SMALL_INTEGERS:
             return cls._of_integers(values, codes, parts)
         return cls.of_numbers(values, codes, parts)
@@ -49,8 +49,8 @@ class Moments:
     def of_numbers(
         cls, values: np.ndarray, codes: np.ndarray, parts: int, weights: np.ndarray | None = None
     ) -> "Moments":
-        """The same in float64, to the same bits whatever the type that stores the values; with the weights of the rows,
-        (rows,), if they have any."""
+        """The same in float64, bit-identical for every dtype that can store the values. `weights` are the sample
+        weights, (rows,), if any."""
         given = np.ones(len(values)) if weights is None else weights.astype(np.float64)
         nothing = np.zeros((parts, values.shape[1]))
         count, total, missing, distances, squares = (nothing.copy() for _ in range(5))
@@ -64,7 +64,7 @@ class Moments:
 
     @classmethod
     def _of_integers(cls, values: np.ndarray, codes: np.ndarray, parts: int) -> "Moments":
-        """Exact until the last division."""
+        """Compute moments of integers, exactly up to the last division."""
         _, groups, columns = values.shape
         limits, shape = np.iinfo(values.dtype), (parts, groups)
         total, squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -110,27 +110,27 @@ class Moments:
         return deviations
 
     def table(self) -> np.ndarray:
-        """All arrays as one, (…, groups, 7) float64. Zeros stand for the infinite range of a group without values."""
+        """All arrays stacked as (…, groups, 7) float64. Zeros replace the infinite range of a group without values."""
         table = np.stack(self.arrays, axis=-1)
         return np.where(np.isfinite(table), table, 0.0)
 
     @classmethod
     def from_table(cls, table: np.ndarray) -> "Moments":
-        """The moments of which `table` gave the table."""
+        """The inverse of `table`."""
         count, mean, rest, squares, low, high, missing = np.moveaxis(np.asarray(table, np.float64), -1, 0)
         some = count > 0
         return cls(count, mean, rest, squares, np.where(some, low, np.inf), np.where(some, high, -np.inf), missing)
 
 
 def add_exactly(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rounded sum, and what the rounding took from it (Knuth's two-sum)."""
+    """The rounded sum and its rounding error (Knuth's two-sum)."""
     total = one + other
     second = total - one
     return total, (one - (total - second)) + (other - second)
 
 
 def merge_moments(moments: Iterable[Moments]) -> Moments:
-    """Merge moments in their order."""
+    """Merge moments in the given order."""
     return reduce(Moments.merged, moments)
 
 

@@ -1,8 +1,8 @@
-"""A bounded cache on local disk for blocks of a dataset in an object store, in their stored form.
+"""A bounded on-disk cache for blocks of a dataset in an object store, in their stored form.
 
-The order of an epoch is known in advance, so the cache evicts the block that will be needed last (Belady, "A study of
-replacement algorithms for a virtual-storage computer", 1966). All ranks of a machine read each other's blocks; each
-evicts only its own.
+The order of an epoch is known in advance, so the cache evicts the block that will be needed furthest in the future
+(Belady, "A study of replacement algorithms for a virtual-storage computer", 1966). All ranks of a machine read each
+other's blocks; each evicts only its own.
 """
 
 import heapq
@@ -24,7 +24,7 @@ _log = logging.getLogger("foldstream.storage.places.block_cache")
 
 
 def cache_folder() -> Path:
-    """The folder of the cache, created if necessary."""
+    """The cache folder, created if necessary."""
     folder = Path(os.environ.get(FOLDER, "~/.cache/foldstream")).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -36,10 +36,10 @@ def default_limit() -> int:
 
 
 class BlockCache:
-    """The blocks that this process keeps, at most `limit` bytes. `share`, (rank, ranks), assigns those of earlier
-    processes.
+    """The blocks that this process keeps, at most `limit` bytes. `share`, (rank, ranks), divides the blocks left by
+    earlier processes among the ranks.
 
-    `needed` says when each block will be needed again after its current use, in any increasing unit.
+    `needed` returns when a block will be needed again after its current use, in any increasing unit.
     """
 
     def __init__(self, limit: int, identity: str, blocks: int, share: tuple[int, int] = (0, 1)) -> None:
@@ -54,7 +54,7 @@ class BlockCache:
         self._adopt(*share)
 
     def read(self, key: Key, load: Callable[[], bytes]) -> bytes:
-        """Return a stored block, from disk or else from `load`. The copy on disk may be damaged."""
+        """Return a stored block, from disk if possible, otherwise from `load`. The copy on disk may be damaged."""
         try:
             data = self._path(key).read_bytes()
         except FileNotFoundError:
@@ -73,7 +73,7 @@ class BlockCache:
         return self.folder / f"{key[0]}-{key[1]}"
 
     def _adopt(self, rank: int, ranks: int) -> None:
-        """Take over this process's share of the existing blocks, up to the limit; remove the others of its share."""
+        """Take over this process's share of the existing blocks, up to the limit, and remove the rest of its share."""
         for path in self.folder.iterdir():
             name, _, block = path.name.rpartition("-")
             if int(block) % ranks == rank:
@@ -85,7 +85,7 @@ class BlockCache:
             self._make_room(0, when=-1)
 
     def _keep(self, key: Key, data: bytes) -> None:
-        """Write a block if it will be needed sooner than those that it would evict."""
+        """Write a block if it will be needed sooner than the blocks it would evict."""
         with self._lock:
             if key in self._sizes or not self._make_room(len(data), int(self.needed[key[1]])):
                 return
@@ -94,7 +94,7 @@ class BlockCache:
         try:
             self._path(key).write_bytes(data)  # not atomic: readers verify the checksum
         except OSError as error:
-            _log.warning("%s: the cache stores no further blocks (%s); training continues", self.folder, error)
+            _log.warning("%s: the cache stores no more blocks (%s); training continues", self.folder, error)
             with self._lock:
                 self._remove(key)
                 self.limit = self.bytes

@@ -1,7 +1,7 @@
-"""Places in an object store: `s3://`, `gs://`, `az://`. An object is written by one request, or not at all.
+"""Places in an object store: `s3://`, `gs://`, `az://`. An object is written by a single request, or not at all.
 
-Credentials and endpoints come from the environment, as the store's own tools read them (AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, …), and are never part of a URL.
+Credentials and endpoints come from the same environment variables that the store's own tools read
+(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …), and are never part of a URL.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class BucketPlace(Place):
     bucket: str
     """The bucket with its scheme: `s3://bucket`."""
     key: str
-    """The name of the object as it is, without any escapes; empty for the bucket itself."""
+    """The literal name of the object, without escapes; empty for the bucket itself."""
 
     waits_for_network = True
 
@@ -40,7 +40,7 @@ class BucketPlace(Place):
         return f"{self.bucket}/{self.key}"
 
     def __fspath__(self) -> str:
-        raise UsageError(f"{self} is in an object store, and a local file is needed here; use a local copy of it")
+        raise UsageError(f"{self} is in an object store, but a local file is required here; use a local copy")
 
     def __truediv__(self, name: str) -> "BucketPlace":
         return BucketPlace(self.bucket, f"{self._prefix}{name}")
@@ -62,12 +62,12 @@ class BucketPlace(Place):
 
     @property
     def _prefix(self) -> str:
-        """What the names of all objects below this place begin with."""
+        """The common prefix of the names of all objects below this place."""
         return f"{self.key}/" if self.key else ""
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
-        """Raise DatasetError, with the remedy, for all that the store refuses; FileNotFoundError stays."""
+        """Turn every error of the store except FileNotFoundError into a DatasetError with the remedy."""
         try:
             yield
         except FileNotFoundError:
@@ -190,10 +190,10 @@ class BucketPlace(Place):
         self._remove([self._prefix + name for name in names if not name.startswith(f"{keep}/")])
 
     def remove_if_empty(self) -> None:
-        """Empty folders do not exist here."""
+        """Do nothing: object stores have no empty folders."""
 
     def clean_temporaries(self) -> None:
-        """Temporary files do not exist here."""
+        """Do nothing: object stores have no temporary files."""
 
     def new_folder_beside(self) -> "BucketPlace":
         return BucketPlace(self.bucket, f"{self.key}.{uuid.uuid4().hex}")
@@ -211,7 +211,7 @@ class BucketPlace(Place):
 
 
 class _OpenObject:
-    """An object whose ranges are read. Its size is not requested: the checksums of what is read tell as much."""
+    """An object read in ranges. Its size is not requested: the checksums of the data read are enough."""
 
     def __init__(self, place: BucketPlace) -> None:
         self._place = place
@@ -221,7 +221,7 @@ class _OpenObject:
 
 
 class _ObjectStream(io.RawIOBase):
-    """An object as a stream of Python's."""
+    """An object as a Python stream."""
 
     def __init__(self, store: ObjectStore, key: str) -> None:
         self._stream = obstore.open_reader(store, key, buffer_size=STREAM_BYTES)
@@ -245,7 +245,7 @@ class _ObjectStream(io.RawIOBase):
 
 
 class _Sink(io.RawIOBase):
-    """The writer of an object as a file that libraries may write to, but not close."""
+    """An object's writer as a file that libraries may write to but not close."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -10,7 +10,7 @@ from .place import Place
 
 
 def to_json(value: Any) -> bytes:
-    """Encode `value` as UTF-8 JSON in one canonical form. NaN and infinities are refused: they are not JSON."""
+    """Encode `value` as UTF-8 JSON in one canonical form. Raises ValueError for NaN and infinities: not valid JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
@@ -19,7 +19,7 @@ def parse_json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DamagedError(f"{where} is not valid JSON ({error}); restore it, or remove what it belongs to") from None
+        raise DamagedError(f"{where} is not valid JSON ({error}); restore it or remove its folder") from None
 
 
 def read_json(place: Place | Path) -> Any:
@@ -33,12 +33,12 @@ def write_json(place: Place, value: Any, durable: bool = True) -> None:
 
 
 def create_json(place: Place, value: Any) -> bool:
-    """Write JSON where no file exists yet. Returns whether this call did; see `Place.create`."""
+    """Write JSON unless the file exists. Returns whether this call created it; see `Place.create`."""
     return place.create(to_json(value))
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two values are equal once written as JSON."""
+    """Whether two values are equal when written as JSON."""
     return to_json(one) == to_json(other)
 
 

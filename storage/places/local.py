@@ -86,7 +86,7 @@ class LocalPlace(Place):
                 try:
                     status = os.stat(path)
                 except FileNotFoundError:
-                    _log.warning("%s: skipped: it is a link to a file that does not exist", path)
+                    _log.warning("%s: skipped because it is a link to a file that does not exist", path)
                     continue
                 if stat.S_ISREG(status.st_mode):
                     relative = name if inner == "." else f"{inner}/{name}"
@@ -161,7 +161,7 @@ class LocalPlace(Place):
 
     @contextmanager
     def _temporary(self, durable: bool) -> Iterator[tuple[Any, str]]:
-        """A new file beside this one, whose name is unique; it is gone afterwards unless it was renamed."""
+        """A new file with a unique name beside this one; removed afterwards unless it was renamed."""
         folder, name = os.path.split(self.path)
         os.makedirs(folder, exist_ok=True)
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
@@ -235,13 +235,13 @@ class LocalPlace(Place):
 
 
 class _OpenFile:
-    """A file whose ranges are read."""
+    """A file that is read in ranges."""
 
     def __init__(self, path: str, size: int) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
         found = os.fstat(self._descriptor).st_size
         if found != size:
-            raise DamagedError(f"the file has {found:,} bytes where {size:,} were written")
+            raise DamagedError(f"the file has {found:,} bytes, but {size:,} were written")
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -252,7 +252,7 @@ class _OpenFile:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the names in a folder durable: a rename survives a power cut only after this."""
+    """Make the names in a folder durable: only after this does a rename survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

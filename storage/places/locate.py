@@ -1,4 +1,4 @@
-"""From what users write, a path, a URL or a pattern, to places."""
+"""Turn what users write (a path, a URL or a pattern) into places."""
 
 import glob
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from .bucket import BucketPlace
 
 Location = str | Path | Place
-"""What users may give for a location."""
+"""A location as users may give it."""
 SCHEMES = ("s3", "gs", "az")
 
 
 def locate(location: Location) -> Place:
-    """The place of a path, which becomes absolute, or of a URL, whose key is taken as it is: `%20` is no space.
+    """The place of a path, which is made absolute, or of a URL, whose key is taken literally: `%20` is not a space.
 
-    Raises UsageError for a scheme that is not supported, and for a URL that names no object.
+    Raises UsageError for an unsupported scheme, and for a URL that does not name an object.
     """
     if isinstance(location, Place):
         return location
@@ -31,14 +31,14 @@ def locate(location: Location) -> Place:
     place = _in_bucket(text)
     if not place.key:
         example = f"{text.partition('://')[0]}://bucket/digits.zarr"
-        raise UsageError(f"{text}: name a bucket and an object or folder in it, as in {example}")
+        raise UsageError(f"{text}: the URL is incomplete; name a bucket and an object or folder in it, as in {example}")
     return place
 
 
 def matching(pattern: str) -> tuple[Place, list[Place]]:
-    """The folder before the first wildcard of a path or a URL, and the files that match, sorted as text.
+    """The folder before the first wildcard of a path or a URL, and the matching files, sorted as text.
 
-    On a local disk `**` stands for any folders; in a bucket `*` does.
+    On a local disk `**` matches any number of folders; in a bucket `*` does.
     """
     if "://" in pattern:
         parts = pattern.split("/")
@@ -56,7 +56,7 @@ def _wildcard(parts: Sequence[str]) -> int:
 
 
 def _is_absolute(path: str) -> bool:
-    """Whether a path is one that `pathlib` would leave as it is; it takes far longer to answer."""
+    """Whether `pathlib` would leave a path unchanged; `pathlib` itself is much slower."""
     return path[:1] == "/" and "//" not in path and "/./" not in path and not path.endswith(("/", "/."))
 
 
@@ -65,15 +65,17 @@ def _in_bucket(url: str) -> "BucketPlace":
 
     scheme, _, rest = url.partition("://")
     if scheme in ("http", "https"):
-        raise UsageError(f"{url}: download the file and give its path; object stores are s3://, gs:// and az://")
+        raise UsageError(
+            f"{url}: not an object store (s3://, gs:// or az://); download the file and give its local path"
+        )
     check_choice("the scheme", scheme, SCHEMES)
     bucket, _, key = rest.strip("/").partition("/")
     if "@" in bucket:
         raise UsageError(
-            f"a URL of {scheme} contains credentials; put them into the environment, and name only the bucket"
+            f"a {scheme}:// URL contains credentials; set them in the environment, and name only the bucket in the URL"
         )
     if not bucket or set(bucket) & set("?#%*[] "):
-        raise UsageError(f"{url}: '{bucket}' is not the name of a bucket; write {scheme}://bucket/digits.zarr")
+        raise UsageError(f"{url}: '{bucket}' is not a valid bucket name; write {scheme}://bucket/digits.zarr")
     if key and not all(part.strip(".") or len(part) > 2 for part in key.split("/")):
-        raise UsageError(f"{url}: object stores have no '.', '..' or empty folders; leave them out of the URL")
+        raise UsageError(f"{url}: object stores have no '.', '..' or empty folders; remove them from the URL")
     return BucketPlace(f"{scheme}://{bucket}", key)

@@ -1,4 +1,4 @@
-"""The class `Place`: what every module may do with a file, a folder or an object, wherever it lies."""
+"""The class `Place`: the operations on a file, a folder or an object, wherever it is stored."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ class Entry(NamedTuple):
 
 
 class RangeReader(Protocol):
-    """A file that is open for as long as a reference to this reader exists."""
+    """A file that stays open as long as a reference to this reader exists."""
 
     def read(self, offset: int, memory: np.ndarray) -> bytes | np.ndarray:
-        """Return `len(memory)` bytes from `offset` on, or fewer at the end of the file; possibly a view of `memory`."""
+        """Return `len(memory)` bytes from `offset`, or fewer at the end of the file; may be a view of `memory`."""
         ...
 
 
 class Place(os.PathLike[str]):
     """A location on a local disk or in an object store.
 
-    Places are immutable, hashable, ordered and picklable, and `str` gives the absolute path or the URL, from which
-    `locate` makes an equal place. A location in an object store stands for the object of that name and, as a folder,
-    for all objects whose names begin with its name and a slash. There are no empty folders in an object store.
+    Places are immutable, hashable, ordered and picklable. `str` gives the absolute path or the URL, from which `locate`
+    creates an equal place. A location in an object store denotes the object of that name and, as a folder, all objects
+    whose names begin with its name and a slash. There are no empty folders in an object store.
     """
 
     waits_for_network: ClassVar[bool]
-    """Whether each request waits for a server: then more threads, a local cache and fewer requests are worthwhile."""
+    """Whether each request waits for a server, so that more threads, a local cache and fewer requests pay off."""
 
     @abstractmethod
     def __str__(self) -> str: ...
@@ -109,7 +109,7 @@ class Place(os.PathLike[str]):
 
     @abstractmethod
     def walk(self) -> Iterator[Entry]:
-        """All files below this folder, in an order that stays the same.
+        """All files below this folder, in a deterministic order.
 
         A local disk yields a folder's own files before those of its subfolders, each sorted; an object store yields
         objects sorted by their names.
@@ -123,21 +123,21 @@ class Place(os.PathLike[str]):
 
     @abstractmethod
     def read_range(self, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on; fewer, or none, where the file ends before. Raises FileNotFoundError."""
+        """`length` bytes starting at `start`; fewer, or none, at the end of the file. Raises FileNotFoundError."""
 
     @abstractmethod
     def read_into(self, start: int, out: np.ndarray) -> int:
-        """Fill `out`, (length,) uint8, from `start` on. Returns the number of bytes that the file had for it."""
+        """Fill `out`, (length,) uint8, with the bytes starting at `start`. Returns the number of bytes read."""
 
     @abstractmethod
     def open_stream(self) -> BufferedReader:
-        """Open the file to read it from beginning to end; the stream can also seek. Raises FileNotFoundError."""
+        """Open the file for sequential reading; the stream can also seek. Raises FileNotFoundError."""
 
     @abstractmethod
     def open_ranges(self, size: int) -> RangeReader:
         """Open a file of `size` bytes to read ranges from several threads.
 
-        Raises FileNotFoundError, possibly only when it is read, and DamagedError where a local file has another size.
+        Raises FileNotFoundError, possibly only on the first read, and DamagedError if a local file has another size.
         """
 
     @abstractmethod
@@ -152,33 +152,33 @@ class Place(os.PathLike[str]):
 
     @abstractmethod
     def write(self, data: bytes | memoryview, durable: bool = True) -> None:
-        """Write `data`, whole or not at all; see `whole_file`."""
+        """Write `data` atomically; see `whole_file`."""
 
     @abstractmethod
     def write_parts(self, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
-        """Write bytes that come in parts, as `write` does. Returns their length and their SHA-256.
+        """Write bytes in parts, atomically like `write`. Returns their total length and their SHA-256.
 
         A local disk holds one part at a time; an object is sent as a whole.
         """
 
     @abstractmethod
     def whole_file(self, durable: bool = True) -> AbstractContextManager[Any]:
-        """Open a file for writing that appears under its name only when the block ends without an error.
+        """Open a file for writing that appears under its name only when the `with` block ends without an error.
 
-        A crash at any moment leaves the old file or the new one, never a part. If several writers write one file, the
-        last one wins. With `durable=False` nothing waits for the disk: a crash of the machine, not of the process, may
-        leave the file empty.
+        A crash at any time leaves the old file or the new one, never a partial one. If several writers write the same
+        file, the last one wins. With `durable=False` nothing waits for the disk: a crash of the machine (but not of the
+        process) may leave the file empty.
         """
 
     @abstractmethod
     def create(self, data: bytes) -> bool:
-        """Write a file that must not exist yet. Returns whether this call made it: of several writers, one does."""
+        """Create a file. Returns False if it already exists: only one of several writers succeeds."""
 
     @abstractmethod
     def append_line(self, line: bytes) -> None:
-        """Append a line, which ends with a newline, durably. Replaces a last line that a crash has cut short.
+        """Append a line, which must end with a newline, durably. Replaces a last line that was truncated by a crash.
 
-        There must be one writer at a time: an object is read and written again.
+        Only one writer is allowed at a time: an object is read and rewritten.
         """
 
     @abstractmethod
@@ -207,8 +207,8 @@ class Place(os.PathLike[str]):
 
     @abstractmethod
     def lock(self, busy: str) -> AbstractContextManager[None]:
-        """Hold this folder, which is created if necessary, exclusively for the length of a block.
+        """Lock this folder exclusively for the duration of a `with` block; the folder is created if necessary.
 
-        The system releases the lock when its holder dies. An object store has no such locks, and the block runs
-        without one. Raises ConflictError for a file, and with the message `busy` if another process holds the folder.
+        The system releases the lock when its holder dies. Object stores have no such locks, so the block runs without
+        one. Raises ConflictError for a file, and with the message `busy` if another process holds the lock.
         """

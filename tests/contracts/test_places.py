@@ -266,9 +266,9 @@ def test_a_place_in_a_bucket_is_no_path() -> None:
     ("url", "message"),
     [
         ("s3://bucket", "name a bucket and an object"),
-        ("s3://", "is not the name of a bucket"),
-        ("s3://bucket?version=1/x", "is not the name of a bucket"),
-        ("s3://buck#et/x", "is not the name of a bucket"),
+        ("s3://", "is not a valid bucket name"),
+        ("s3://bucket?version=1/x", "is not a valid bucket name"),
+        ("s3://buck#et/x", "is not a valid bucket name"),
         ("s3://bucket/a//b", "empty folders"),
         ("s3://bucket/a/../b", "empty folders"),
         ("ftp://bucket/a", "choose from s3, gs, az"),
@@ -301,7 +301,7 @@ def test_what_killed_writers_left_is_cleaned(tmp_path: Path) -> None:
 
 def test_a_local_file_of_another_size_is_damaged(tmp_path: Path) -> None:
     locate(tmp_path / "x").write(b"12345")
-    with pytest.raises(DamagedError, match="has 5 bytes where 6 were written"):
+    with pytest.raises(DamagedError, match="has 5 bytes, but 6 were written"):
         locate(tmp_path / "x").open_ranges(6)
 
 

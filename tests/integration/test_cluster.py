@@ -139,7 +139,7 @@ def test_a_job_that_is_done_is_known_and_does_nothing_more(
     number = done.stdout.partition(":")[0]
     assert re.search(rf"{number} .*SUCCEEDED .*{folder}/run", command(home, "jobs").stdout)
     assert command(home, "logs", number).stdout in done.stdout
-    assert command(home, "stop", number).stdout == f"{number}: it had already ended\n"
+    assert command(home, "stop", number).stdout == f"{number}: already ended\n"
     weights = folder / "run/folds/0/model.safetensors"
     before = weights.stat().st_mtime_ns
     again = command(home, "submit", folder / "job.toml", "--follow")
@@ -227,8 +227,8 @@ def test_the_doctor_examines_all_nodes(home: dict[str, str], tmp_path: Path) -> 
     examined = command(home, "doctor", "--cluster", address, "--storage", str(tmp_path / "place"))
     assert not examined.returncode, examined.stderr
     assert "127.0.0.1, 127.0.0.1" in examined.stdout
-    assert "every node reaches every other" in examined.stdout
-    assert "every node can write and read" in " ".join(examined.stdout.split())
+    assert "all nodes can reach each other" in examined.stdout
+    assert "every node can read and write" in " ".join(examined.stdout.split())
     (tmp_path / "token").write_text("0" * 64)
     refused = command({**home, TOKEN_PATH: str(tmp_path / "token")}, "doctor", "--cluster", address)
     assert refused.returncode == 2
@@ -262,4 +262,4 @@ def test_a_second_cluster_and_a_wrong_address_are_refused(home: dict[str, str]) 
         port = free.getsockname()[1]
         nobody = command(home, "jobs", "--to", f"http://127.0.0.1:{port}")
     assert nobody.returncode
-    assert "no Ray dashboard answers" in nobody.stderr
+    assert "no Ray dashboard responds" in nobody.stderr

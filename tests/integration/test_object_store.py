@@ -73,7 +73,7 @@ def test_damage_in_a_bucket_is_named(server: ObjectServer, digits: Dataset) -> N
     data = bytearray((digits.root / "x/c/1/0/0/0").read_bytes())
     data[100] ^= 1
     obstore.put(server.store, "damaged.zarr/x/c/1/0/0/0", bytes(data))
-    with pytest.raises(DamagedError, match=r"x/c/1/0/0/0: the block fails its checksum \(rows"):
+    with pytest.raises(DamagedError, match=r"x/c/1/0/0/0: the block does not match its checksum \(rows"):
         rows(url)
     assert [(damage.array, damage.shard) for damage in fs.verify(url)] == [("x", 1)]
 
@@ -141,15 +141,15 @@ def test_a_run_in_a_bucket_goes_on_and_refuses_another_job(bucket: str, server: 
     again = fs.train(bucket, place, **options)  # type: ignore[arg-type]
     assert again["out_of_fold"] == summary["out_of_fold"]
     assert bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes()) == weights
-    with pytest.raises(ConflictError, match="seed was 0, now 1"):
+    with pytest.raises(ConflictError, match="seed was 0 and is now 1"):
         fs.train(bucket, place, **{**options, "seed": 1})  # type: ignore[arg-type]
     more = fs.train(bucket, place, **{**options, "epochs": 3})  # type: ignore[arg-type]
     assert more["folds"][1]["epoch"] == 3
-    with pytest.raises(ConflictError, match="holds something that is not a run"):
+    with pytest.raises(ConflictError, match="contains something that is not a run"):
         fs.train(bucket, "s3://bucket/digits.zarr", **options)  # type: ignore[arg-type]
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
-    with pytest.raises(UsageError, match="into the environment") as refused:
+    with pytest.raises(UsageError, match="set them in the environment") as refused:
         fs.open("s3://AKIAX:topsecret@bucket/digits.zarr")
     assert "topsecret" not in str(refused.value)

@@ -178,7 +178,7 @@ print("loaded", sorted({{"torch", "ray", "distributed"}} & sys.modules.keys()))
         (["--set", "lrr=1"], "did you mean 'lr'"),
         (["--set", "hiden=4", "--model", "mlp"], "did you mean 'hidden'"),
         (["--model", "digits-cn"], "did you mean 'digits-cnn'"),
-        (["--batch-size", "1", "--workers", "2"], "--batch-size of at least 2"),
+        (["--batch-size", "1", "--workers", "2"], "use --batch-size 2 or more"),
         (["--split", "group", "--group-column", "nosuch"], "nosuch"),
         (["--callback", "mlflw=x"], "did you mean 'mlflow'"),
     ],

@@ -97,7 +97,7 @@ def test_a_complete_run_is_not_trained_again_and_another_job_is_refused(
     assert again.returncode == 0
     other = foldstream("train", digits.root, trained, *model, *options, "--seed", "1")
     assert other.returncode == 2
-    assert "holds another run: seed was 0, now 1; choose" in other.stderr
+    assert "contains another run: seed was 0 and is now 1; choose" in other.stderr
     fewer = convert_file(digits_csv, tmp_path / "fewer.zarr", "label", shape=(1, 28, 28), shuffle=1)
     data = foldstream("train", fewer.root, trained, *model, *options)
     assert data.returncode == 2
@@ -230,7 +230,7 @@ def test_a_scheduler_that_runs_elsewhere_converts_and_reports(
 def test_a_scheduler_that_is_not_there_is_refused(digits_csv: Path, tmp_path: Path) -> None:
     done = foldstream("convert", "csv", digits_csv, tmp_path / "x.zarr", "--dask", "nowhere://1.2.3.4:5")
     assert done.returncode == 2
-    assert "--dask nowhere://1.2.3.4:5: no scheduler answers there" in done.stderr
+    assert "--dask nowhere://1.2.3.4:5: no scheduler responds" in done.stderr
     assert not (tmp_path / "x.zarr").exists()
 
 
@@ -281,16 +281,16 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--model", "{folder}/none.py:f"], "the file does not exist"),
         (["train", "{data}", "run", "--model", "{folder}/own.py:wrong"], "returns (2, 11) for 2 rows"),
         (["train", "{data}", "run", "--model", "{folder}/own.py:broken"], "ValueError: no such layer"),
-        (["train", "{data}", "run", "--folds", "1"], "must be from 2 to 100"),
+        (["train", "{data}", "run", "--folds", "1"], "must be between 2 and 100"),
         (["train", "{data}", "run", "--split", "stratifed"], "did you mean 'stratified'?"),
         (["train", "{data}", "run", "--set", "lrr=1"], "did you mean 'lr'?"),
         (["train", "{data}", "run", "--set", "lr=fast"], "--set lr=fast: must be a number"),
-        (["train", "{data}", "run", "--batch-size", "3", "--workers", "4"], "--batch-size of at least 4"),
+        (["train", "{data}", "run", "--batch-size", "3", "--workers", "4"], "use --batch-size 4 or more"),
         (["train", "{data}", "run", "--memory", "100KB"], "smaller --window"),
         (["train", "{data}", "run", "--fold-mode", "fussed"], "did you mean 'fused'?"),
         (["train", "{data}", "run", "--plan", "weekly"], "has no plan 'weekly'"),
         (["train", "{data}", "run", "--refit", "--set", "scheduler=ReduceLROnPlateau"], "needs held-out rows"),
-        (["train", "{data}", "{folder}"], "holds something that is not a run"),
+        (["train", "{data}", "{folder}"], "contains something that is not a run"),
         (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
         (["run", "{folder}/job.toml"], "[convert.csv] lable is not an option: did you mean 'label'?"),
         (["info", "{folder}"], "is not a dataset written by Foldstream"),

@@ -113,13 +113,17 @@ def test_what_is_no_augmentation_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "schema", "message"),
     [
-        ("horizontal-flip", NUMBERS, r"is for images, but a sample of these data has the shape \(2,\)"),
-        ("cutmix", Schema((), (3, 6, 5), "uint8", ("price",), "regression", "float32"), "have none; use mixup"),
+        ("horizontal-flip", NUMBERS, r"requires images, but samples of this dataset have shape \(2,\)"),
+        (
+            "cutmix",
+            Schema((), (3, 6, 5), "uint8", ("price",), "regression", "float32"),
+            "the dataset has none; use mixup",
+        ),
         ("mixup", Schema(("a",), (1,), "int16", ("p",), "regression", "float32", categories={"a": ("x",)}), "category"),
-        ("mixup", replace(NUMBERS, roles={"weight": ("w",)}), r"which have weights of their own here \('w'\)"),
+        ("mixup", replace(NUMBERS, roles={"weight": ("w",)}), r"but the rows have sample weights \('w'\)"),
         ("RandomRotation=15", IMAGES, "torchvision is not installed; install it"),
         ("{own}:missing", IMAGES, "does not define a function 'missing'"),
-        ("{own}:shrinks", IMAGES, r"returns x of shape \(2, 3, 6\) .*; return rows of the same shape"),
+        ("{own}:shrinks", IMAGES, r"returns x of shape \(2, 3, 6\) .*; return the same shapes"),
         ("{own}:fails", IMAGES, r"own.py, line \d+: ValueError: no"),
     ],
     ids=str,

@@ -39,7 +39,7 @@ def test_rows_are_the_arrays_that_are_stored(digits: Dataset) -> None:
     for several in (slice(5, 900, 7), [4, 3, 900, 3], np.arange(len(dataset)) % 100 == 1):
         for found, name in zip(dataset[several], ("x", "y", "id"), strict=True):
             np.testing.assert_array_equal(found, stored[name][several])
-    with pytest.raises(UsageError, match="row 1200 does not exist; the dataset has 1,200 rows"):
+    with pytest.raises(UsageError, match="row 1200 does not exist; use rows from 0 to 1,199"):
         dataset[1200]
 
 

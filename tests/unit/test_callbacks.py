@@ -84,7 +84,7 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
         ("{folder}/own.py:wrong", "returned int, expected a foldstream.Callback"),
         ("{folder}/own.py:none", "does not define a function 'none'"),
         ("{folder}/no.py:Own", "the file does not exist"),
-        ("prometheus=http", "expected a port"),
+        ("prometheus=http", "not a port number"),
     ],
 )
 def test_an_invalid_callback_is_refused(name: str, message: str, tmp_path: Path) -> None:

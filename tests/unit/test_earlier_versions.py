@@ -56,6 +56,6 @@ def test_an_incomplete_run_of_an_earlier_version_is_refused(earlier: Path) -> No
     run = earlier / "flowers.run"
     (run / "summary.json").unlink()
     shutil.rmtree(run / "folds" / "1")
-    with pytest.raises(ConflictError, match="standardized by all rows, held-out ones included"):
+    with pytest.raises(ConflictError, match="standardized features using all rows, including held-out ones"):
         fs.train(earlier / "flowers.zarr", run, **SAME)
     assert not (run / "folds" / "1").exists()

@@ -104,7 +104,7 @@ def test_assumptions_are_those_of_the_job() -> None:
     lines = assumptions(whole, None, predicts=False)
     assert len(lines) == 2
     lines = assumptions(ConversionEstimate(SAMPLE, 2_000, 1, 8), TRAINING, predicts=True)
-    assert "All sources are like the sample: rows per byte, classes, time to convert a byte." in lines
+    assert "All sources resemble the sample: rows per byte, classes, time to convert a byte." in lines
     assert any(line.startswith("Training is bound by computing") for line in lines)
 
 

@@ -50,7 +50,7 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
 def test_what_a_row_costs_decides_where_several_runs_fit(reading: float, training: float, room: int, mode: str) -> None:
     chosen, reason = faster_mode(RowCosts(reading, training), 5, room, 10_000, 2)
     assert chosen == mode
-    assert f"as {room} runs at once" in reason
+    assert f"with {room} runs at once" in reason
 
 
 def test_a_trial_tells_what_a_row_costs(digits: Dataset) -> None:

@@ -242,7 +242,9 @@ def test_strata_of_labels_are_few_whatever_sets_there_are() -> None:
 def test_rare_classes_are_named_with_their_rows() -> None:
     assert rare_classes(["a", "b"], [5, 100], 5) == []
     (one,) = rare_classes(["a", "b", "c"], [5, 1, 100], 5)
-    assert one.startswith("class 'b' has 1 row, fewer than the 5 folds: it is missing from the held-out rows of some")
+    assert one.startswith(
+        "class 'b' has 1 row, fewer than the 5 folds, so it is missing from the held-out rows of some"
+    )
     lines = rare_classes([f"class {number}" for number in range(9)], [2] * 9, 3)
     assert len(lines) == 6
     assert "class 'class 0' has 2 rows" in lines[0]
@@ -252,4 +254,4 @@ def test_rare_classes_are_named_with_their_rows() -> None:
 def test_the_largest_group_is_named_where_folds_are_uneven() -> None:
     assert uneven_folds([10, 20, 15], 3, 0.4) == []
     (line,) = uneven_folds([10, 20, 15, 30, 50, 21], 3, 0.48)
-    assert line.startswith("fold 4 holds out 50 rows, and fold 5 only 21: the largest group has 48.0% of the rows")
+    assert line.startswith("fold 4 holds out 50 rows, but fold 5 only 21: the largest group has 48.0% of the rows")

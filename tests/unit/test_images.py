@@ -407,7 +407,7 @@ def test_labels_that_do_not_fit_the_images_are_named(tmp_path: Path) -> None:
     dataset = convert_folder(tmp_path / "images", tmp_path / "out", on_error="skip", **options)
     assert (len(dataset), dataset.left_out) == (39, 1)
     labels.write_text("image,label\ngone.png,x\n" + "".join(f"{path},{path[0]}\n" for path, _ in files))
-    with pytest.raises(SourceError, match="1 images that do not exist, the first is 'gone"):
+    with pytest.raises(SourceError, match="1 images that do not exist; the first is 'gone"):
         convert_folder(tmp_path / "images", tmp_path / "other", **options)
     with pytest.raises(UsageError, match="did you mean 'label'"):
         convert_folder(tmp_path / "images", tmp_path / "other", label=("labl",), **options)
@@ -478,7 +478,11 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, object], message
 def test_places_without_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 no more")
-    for place, message in (("nowhere", "does not exist"), ("empty", "has no images"), ("bad.zip", "as an archive")):
+    for place, message in (
+        ("nowhere", "does not exist"),
+        ("empty", "contains no images"),
+        ("bad.zip", "as an archive"),
+    ):
         with pytest.raises(FoldstreamError, match=message):
             convert_folder(tmp_path / place, tmp_path / "out")
 

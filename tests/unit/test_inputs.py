@@ -128,7 +128,7 @@ def test_imagenet_scales_bytes_and_colors() -> None:
 
 @pytest.mark.parametrize("text", ["", "Mean", "constant", "constant=x", "constant=inf", "indicator+", "mean+indicator"])
 def test_strategies_that_do_not_exist_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must be mean, median or constant=NUMBER"):
+    with pytest.raises(ValueError, match="must be mean, median, constant=NUMBER or indicator"):
         parse_fill(text)
 
 
@@ -142,7 +142,7 @@ def test_scalings_that_do_not_exist_are_refused(text: str) -> None:
     ("options", "message"),
     [
         ({"normalize": ["aeg=none"]}, "has no feature 'aeg'; did you mean 'age'"),
-        ({"normalize": ["1,2:3,4"]}, "2 means do not fit 3 channels"),
+        ({"normalize": ["1,2:3,4"]}, "2 means do not match 3 channels"),
     ],
 )
 def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], message: str) -> None:
@@ -151,7 +151,7 @@ def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], m
 
 
 def test_images_have_no_place_for_marks() -> None:
-    with pytest.raises(UsageError, match=r"samples of shape \(1, 2, 2\) have no place for"):
+    with pytest.raises(UsageError, match=r"which is not possible for samples of shape \(1, 2, 2\)"):
         plan_inputs(Schema((), (1, 2, 2), "float32"), Statistics((0.0,), (1.0,), (0.0,), (1.0,)), "indicator")
 
 

@@ -64,8 +64,8 @@ def test_weights_that_are_none_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("schema", "options", "message"),
     [
-        (SCHEMA, ("yse=2",), "there is no such class; did you mean 'yes'"),
-        (Schema(("a",), (1,), "float32", ("y",), "regression", "float64"), ("balanced",), "the data has no classes"),
+        (SCHEMA, ("yse=2",), "the class does not exist; did you mean 'yes'"),
+        (Schema(("a",), (1,), "float32", ("y",), "regression", "float64"), ("balanced",), "the dataset has no classes"),
     ],
 )
 def test_weights_that_do_not_fit_the_data_are_refused(schema: Schema, options: tuple[str, ...], message: str) -> None:

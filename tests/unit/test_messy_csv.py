@@ -267,9 +267,9 @@ def test_what_is_no_table_is_refused_with_its_place(
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("a,b\n1,2\n", {"decimal": ","}, "must differ"),
-        ("a,b\n1,2\n", {"thousands": "."}, "must differ"),
-        ("a,b\n1,2\n", {"encoding": "latin-one"}, "unknown --encoding latin-one"),
+        ("a,b\n1,2\n", {"decimal": ","}, "must all differ"),
+        ("a,b\n1,2\n", {"thousands": "."}, "must all differ"),
+        ("a,b\n1,2\n", {"encoding": "latin-one"}, "--encoding latin-one: unknown encoding"),
         ("a\n99999999999999999999\n", {}, "no dtype can store 99999999999999999999"),
         ("a\n9223372036854775808\n-9223372036854775809\n", {}, "no dtype can store -9223372036854775809"),
         ("a,b\n9007199254740993,0.5\n", {}, "no dtype can store 9007199254740993"),

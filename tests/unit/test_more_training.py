@@ -56,9 +56,9 @@ def test_more_epochs_give_what_they_give_at_once(mode: str, digits: Dataset, tmp
 def test_epochs_are_not_lowered_nor_raised_with_other_options(digits: Dataset, tmp_path: Path) -> None:
     options = {**SMALL, "settings": CONSTANT}
     summary = fs.train(digits.place, tmp_path / "run", epochs=2, **options)
-    with pytest.raises(ConflictError, match="can be raised, but not lowered to 1; use --epochs 2"):
+    with pytest.raises(ConflictError, match="can be increased but not reduced to 1; use --epochs 2"):
         fs.train(digits.place, tmp_path / "run", epochs=1, **options)
-    with pytest.raises(ConflictError, match="epochs was 2, now 3; seed was 0, now 1"):
+    with pytest.raises(ConflictError, match="epochs was 2 and is now 3; seed was 0 and is now 1"):
         fs.train(digits.place, tmp_path / "run", epochs=3, seed=1, **options)
     assert (tmp_path / "run" / "summary.json").exists()
     for left in ("summary.json", "oof.zarr/manifest.json", "folds/0/done.json"):  # what a kill leaves of a run to raise
@@ -131,10 +131,12 @@ def test_names_fit_with_prefixes_and_shapes_that_do_not_are_named(tmp_path: Path
     match = match_weights(model, read_initial(locate(tmp_path / "other.ckpt")), "other.ckpt")
     assert match.fitting.keys() == {"backbone.weight", "backbone.bias", "head.bias"}
     assert match.describe() == (
-        "3 of the model's 4 tensors are taken over; left out: head.weight (5, 3), here (2, 3); not in the model: "
+        "3 of the model's 4 tensors are loaded; skipped: head.weight (5, 3), in the model (2, 3); not in the model: "
         "module.extra"
     )
-    with pytest.raises(UsageError, match=r"none of its tensors fits .* it has a \(1,\), the model backbone\.weight"):
+    with pytest.raises(
+        UsageError, match=r"none of its tensors matches .* the file has a \(1,\), the model has backbone\.weight"
+    ):
         match_weights(model, {"a": torch.zeros(1)}, "other.ckpt")
     torch.save(model, tmp_path / "code.pt")
     (tmp_path / "text.pt").write_text("no weights")
@@ -151,14 +153,14 @@ def test_a_run_starts_from_a_file_and_resumes_without_it(digits: Dataset, tmp_pa
     told: dict[str, str] = {}
     options = {**SMALL, "init": given, "settings": STILL}
     fs.train(digits.place, tmp_path / "run", epochs=1, listener=Listener(announce=told.__setitem__), **options)
-    assert "4 of the model's 4 tensors are taken over" in told["init"]
+    assert "4 of the model's 4 tensors are loaded" in told["init"]
     assert "not in the model" not in told["init"], "the optimizer's state is none of the weights"
     for fold in range(3):
         assert same_weights(weights(tmp_path / "run", fold), weights(tmp_path / "first", 1))
     given.unlink()
     fs.train(digits.place, tmp_path / "run", epochs=2, **options)
     assert same_weights(weights(tmp_path / "run", 2), weights(tmp_path / "first", 1))
-    with pytest.raises(UsageError, match="there is neither a file nor a complete run"):
+    with pytest.raises(UsageError, match="neither a weights file nor a complete run"):
         fs.train(digits.place, tmp_path / "new", epochs=1, **options)
     torch.save(weights(tmp_path / "first", 2), given)
     with pytest.raises(ConflictError, match="the initial weights are different"):
@@ -185,12 +187,12 @@ def test_each_fold_starts_from_the_same_fold_of_a_run(digits: Dataset, tmp_path:
     assert "each fold from its own" in told["init"]
     assert "warning" not in told
     fs.train(digits.place, tmp_path / "other", **options | {"folds": 2, "refit": False})
-    assert "has trained on rows that are held out here" in told["warning"]
+    assert "was trained on rows that are held out here" in told["warning"]
     assert same_weights(weights(tmp_path / "other", 0), weights(tmp_path / "first", 3))
     told.clear()
     fs.train(digits.place, tmp_path / "file", **options | {"init": tmp_path / "first/folds/0/model.safetensors"})
-    assert f"--init {tmp_path / 'first'} has each fold start from its own weights" in told["warning"]
-    with pytest.raises(UsageError, match="raise --epochs instead"):
+    assert f"use --init {tmp_path / 'first'} to start each fold from its own weights" in told["warning"]
+    with pytest.raises(UsageError, match="increase --epochs instead"):
         fs.train(digits.place, tmp_path / "run", **options | {"init": tmp_path / "run", "epochs": 2})
 
 
@@ -200,8 +202,8 @@ def test_another_head_is_left_out(digits: Dataset, tmp_path: Path) -> None:
     options = {**SMALL, "epochs": 1, "listener": Listener(announce=told.__setitem__)}
     wide = {**STILL, "hidden": 16}
     fs.train(digits.place, tmp_path / "run", init=tmp_path / "first", settings=wide, **options)
-    assert "1 of the model's 4 tensors are taken over; left out: 1.weight (8, 784), here (16, 784)" in told["init"]
+    assert "1 of the model's 4 tensors are loaded; skipped: 1.weight (8, 784), in the model (16, 784)" in told["init"]
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(UsageError, match="none of its tensors fits"):
+    with pytest.raises(UsageError, match="none of its tensors matches"):
         fs.train(digits.place, tmp_path / "new", init=tmp_path / "other.pt", settings=STILL, **options)
     assert not (tmp_path / "new").exists()

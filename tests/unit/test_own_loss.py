@@ -111,7 +111,7 @@ def test_the_weight_of_ones_is_balanced_by_the_training_rows() -> None:
 @pytest.mark.parametrize(
     ("schema", "recipe", "message"),
     [
-        (CLASSES, {"pos_weight": "2"}, "two classes; for others use --class-weight"),
+        (CLASSES, {"pos_weight": "2"}, "two classes; use --class-weight"),
         (CLASSES, {"loss": "cross_entrop"}, "did you mean 'cross_entropy'"),
         (CLASSES, {"loss": "mse_loss"}, "does not fit a classification: use cross_entropy, focal"),
         (LABELS, {"label_smoothing": 0.1}, "label_smoothing=0.1 is for cross_entropy"),
@@ -127,7 +127,7 @@ def test_a_loss_that_does_not_fit_is_refused(schema: Schema, recipe: dict[str, A
 
 
 BAD = {
-    "return None": "returned NoneType, not a tensor",
+    "return None": "returned NoneType instead of a tensor",
     "return logits.mean(dim=0)": r"returned the shape \(3,\) for 6 rows",
     "return logits.mean() / 0": "is not finite",
     "return logits.detach().mean()": "has no gradient",
@@ -145,7 +145,7 @@ def test_a_loss_of_ones_own_is_tried_first(body: str, tmp_path: Path) -> None:
 
 def test_rows_with_weights_need_a_loss_that_takes_them(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def loss(logits, y):\n    return logits.mean()\n")
-    with pytest.raises(UsageError, match="it has no parameter 'weight'"):
+    with pytest.raises(UsageError, match="the function has no parameter 'weight'"):
         check_own_loss(f"{tmp_path / 'own.py'}:loss", TARGETS, weighted=True)
 
 

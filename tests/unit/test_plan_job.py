@@ -101,7 +101,7 @@ def test_sources_may_be_a_sample_of_all_sources(tmp_path: Path, quick_trial: Non
     estimate = estimate_job(write_job(tmp_path, CSV + TRAIN), (1,), source_bytes=1_000_000 * size)
     assert facts_of(estimate)["rows"] == "3,000,000,000"
     assert "1,000,000 sources" in facts_of(estimate)["sources"]
-    assert estimate.assumptions[0].startswith("All sources are like the sample")
+    assert estimate.assumptions[0].startswith("All sources resemble the sample")
 
 
 def zstd(text: bytes) -> bytes:
@@ -217,7 +217,7 @@ def test_too_many_images_to_list_need_their_total_size(
 ) -> None:
     monkeypatch.setattr(sampling, "MOST_LISTED", 50)
     write_images(tmp_path / "images", 60)
-    with pytest.raises(UsageError, match="more than 50 images; give the size of all of them"):
+    with pytest.raises(UsageError, match="more than 50 images, too many to list; give their total size"):
         estimate_job(write_job(tmp_path, IMAGES), (1,))
     facts = facts_of(estimate_job(write_job(tmp_path, IMAGES + TRAIN), (1,), source_bytes="1TB"))
     assert facts["sources"] == f"1.00 TB in {facts['rows']} sources"

@@ -97,7 +97,7 @@ def test_a_run_from_before_an_option_existed_is_resumed(digits: Dataset, tmp_pat
     write_json(run.job, stored)
     assert prepare_run(run, digits, job.config, SerialExecutor(), silent) == job
     other = job.config.model_copy(update={"refit": True})
-    with pytest.raises(ConflictError, match="refit was False, now True"):
+    with pytest.raises(ConflictError, match="refit was False and is now True"):
         prepare_run(run, digits, other, SerialExecutor(), silent)
 
 
@@ -119,7 +119,7 @@ def test_a_job_file_is_requests(tmp_path: Path) -> None:
     ("kind", "options", "message"),
     [
         (ConvertTablesRequest, {"dtype": "int8x"}, "--dtype 'int8x' is not valid: did you mean 'int8'"),
-        (ConvertTablesRequest, {"missing": "mean"}, "must be keep or error; missing numbers are stored as they are"),
+        (ConvertTablesRequest, {"missing": "mean"}, "must be keep or error; missing values are stored as such"),
         (ConvertTablesRequest, {"on_error": "ignore"}, "choose from stop, skip"),
         (ConvertImagesRequest, {"color": "green"}, "--color 'green' is not valid: choose from rgb, gray"),
         (ConvertImagesRequest, {"fit": "crp"}, "did you mean 'crop'"),

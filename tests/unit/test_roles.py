@@ -78,7 +78,7 @@ def test_a_test_set_keeps_the_columns_that_it_has(write_csv: WriteCsv, tmp_path:
     ("options", "message"),
     [
         ({"roles": {"group": ("patent",)}}, "--group: .* has no column 'patent'; did you mean 'patient'"),
-        ({"features": ("label",)}, "--feature label: the column is the label, the id or ignored"),
+        ({"features": ("label",)}, "--feature label: the column is also a label, the id or ignored"),
     ],
 )
 def test_roles_that_no_column_can_have_are_refused(
@@ -123,7 +123,7 @@ def test_text_that_differs_in_every_row_is_left_out_unless_it_is_asked_for(
     text = "name,city,a,label\n" + "".join(f"Person {i},{'ABC'[i % 3]},{i % 7},{i % 2}\n" for i in range(rows))
     dataset = convert_file(write_csv(text), tmp_path / "out", "label")
     assert dataset.schema.features == ("city", "a")
-    assert dataset.schema.left_out == {"name": f"text with {rows:,} values in {rows:,} rows"}
+    assert dataset.schema.left_out == {"name": f"text with {rows:,} distinct values in {rows:,} rows"}
     assert dataset.statistics.missing == (0, 0)
     kept = convert_file(tmp_path / "data.csv", tmp_path / "kept", "label", categories=("name",))
     assert kept.schema.features == ("name", "city", "a")
@@ -133,7 +133,7 @@ def test_text_that_differs_in_every_row_is_left_out_unless_it_is_asked_for(
 def test_text_with_more_values_than_can_be_counted_is_left_out(write_csv: WriteCsv, tmp_path: Path) -> None:
     text = "name,a,label\n" + "".join(f"{i:x}x,{i % 7},{i % 2}\n" for i in range(70_000))
     dataset = convert_file(write_csv(text), tmp_path / "out", "label")
-    assert dataset.schema.left_out == {"name": "text with more than 65,536 values"}
+    assert dataset.schema.left_out == {"name": "text with more than 65,536 distinct values"}
     with pytest.raises(UsageError, match="'name' has too many distinct values to be a category"):
         convert_file(tmp_path / "data.csv", tmp_path / "kept", "label", categories=("name",))
 
@@ -183,7 +183,7 @@ def test_a_dataset_of_the_first_format_is_read_unless_its_numbers_were_filled(
     old = {**manifest, "format": 1, "details": {**manifest["details"], "schema": schema}}
     assert Manifest.from_json(old, "old").details["schema"].keys() == schema.keys() - {"fills", "indicators"}
     schema["fills"] = {"a": 2.5}
-    with pytest.raises(ForeignError, match="its missing numbers were filled by all rows"):
+    with pytest.raises(ForeignError, match="its missing values were filled from all rows"):
         Manifest.from_json(old, "old")
 
 
@@ -220,4 +220,4 @@ def test_a_split_by_a_feature_is_told(write_csv: WriteCsv, tmp_path: Path) -> No
         dataset = convert_file(write_csv(TEXT), tmp_path / name, "label", **convert)
         split_rows(dataset.place, group_column="patient", listener=listener)
     assert [heading for heading, _ in told] == ["warning"]
-    assert told[0][1].startswith("the folds are split by 'patient', which is also a feature that the models learn from")
+    assert told[0][1].startswith("the folds are split by 'patient', which is also a feature; to exclude it")

@@ -125,7 +125,7 @@ def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
 def test_what_has_no_weights_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,label\n" + "1,yes\n2,no\n" * 40)
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label")
-    with pytest.raises(UsageError, match="no column of weights; convert it with --weight"):
+    with pytest.raises(UsageError, match="no weight column; convert it with --weight"):
         fs.stream(dataset, weighted=True)
     with pytest.raises(UsageError, match="no column of weights; convert it with --weight"):
         fs.stream(dataset, sample="weight")
@@ -134,7 +134,7 @@ def test_what_has_no_weights_is_told(tmp_path: Path) -> None:
 def test_a_weight_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,label,w\n" + "1,yes,0.5\n2,no,-1.5\n" * 40)
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label", roles={"weight": ("w",)})
-    with pytest.raises(UsageError, match=r"column 'w' has the weight -1\.5; weights must be 0 or more"):
+    with pytest.raises(UsageError, match=r"column 'w' contains the weight -1\.5, but weights must be 0 or more"):
         fs.train(dataset.place, tmp_path / "run", model="mlp", folds=2, epochs=1, batch_size=16)
 
 

@@ -122,5 +122,5 @@ def test_what_cannot_be_is_refused(digits: Dataset) -> None:
         check(strategy="zero")
     with pytest.raises(UsageError, match="precision=bfloat16"):
         check(strategy="fsdp", precision="float16")
-    with pytest.raises(UsageError, match="on GPUs only"):
+    with pytest.raises(UsageError, match="only on GPUs"):
         with_sync_batchnorm(torch.nn.BatchNorm1d(3), Process(0, 2))

@@ -81,7 +81,7 @@ def test_folders_and_patterns_name_their_files_in_order(tmp_path: Path) -> None:
     [
         (["empty"], r"empty contains no CSV files \(\*\.csv"),
         (["*.json"], "contains no CSV files"),
-        (["a.csv", "."], r"a\.csv is named twice"),
+        (["a.csv", "."], r"a\.csv is named more than once"),
         (["b.csv"], r"b\.csv cannot be read: No such file"),
     ],
     ids=["empty folder", "pattern", "twice", "missing"],

@@ -211,7 +211,7 @@ def test_every_label_of_several_is_spread_evenly(
 
 def test_several_targets_that_are_not_labels_are_not_stratified(visits: dict[str, np.ndarray], tmp_path: Path) -> None:
     dataset = convert_columns(visits, tmp_path / "data.csv", ("label0", "price"))
-    with pytest.raises(UsageError, match=r"target 'price' is [\d.]+ in row [\d,]+; .* use --split kfold"):
+    with pytest.raises(UsageError, match=r"target 'price' is [\d.]+ in row [\d,]+, but .* use --split kfold"):
         split_rows(dataset.root, "refused", split="stratified")
 
 
@@ -386,29 +386,32 @@ def test_no_fold_is_empty_if_there_are_enough_groups(holdout: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "group"}, "needs --group-column"),
-        ({"split": "kfold", "group_column": "patient"}, "does not take --group-column"),
+        ({"split": "group"}, "needs a column; add --group-column"),
+        ({"split": "kfold", "group_column": "patient"}, "--group-column cannot be used with"),
         ({"split": "groups"}, "did you mean 'group'"),
         ({"group_column": "patients"}, "did you mean 'patient'"),
         ({"order_column": "name"}, "is text"),
         ({"order_column": "part"}, "trains on 0 rows"),
-        ({"fold_column": "part", "repeats": 2}, "the same each time"),
+        ({"fold_column": "part", "repeats": 2}, "is always the same"),
         ({"fold_column": "part", "holdout": 0.2}, "the column decides"),
         ({"order_column": "part", "folds": 6}, "too few distinct values"),
         ({"order_column": "day", "group_column": "part"}, "or no --group-column"),
         ({"order_column": "day", "group_column": "patients"}, "did you mean 'patient'"),
-        ({"split": "contiguous", "repeats": 2}, "the same each time"),
-        ({"split": "contiguous", "order_column": "day"}, "does not take --order-column"),
-        ({"group_column": "patient", "order_column": "day", "fold_column": "part"}, "does not take --group-column"),
+        ({"split": "contiguous", "repeats": 2}, "is always the same"),
+        ({"split": "contiguous", "order_column": "day"}, "--order-column cannot be used with"),
+        (
+            {"group_column": "patient", "order_column": "day", "fold_column": "part"},
+            "--group-column cannot be used with",
+        ),
         ({"holdout": 0.001, "split": "group", "group_column": "part", "folds": 5}, "the holdout has no rows"),
         ({"fold_column": "day"}, "more than 255 folds"),
         ({"gap": 3.0}, "only --split time has a gap"),
         ({"order_column": "day", "gap": -1.0}, "--gap -1.0: must be at least 0"),
-        ({"holdout": 1.0}, "from 0.001 to 0.9"),
+        ({"holdout": 1.0}, "between 0.001 and 0.9"),
         ({"holdout": 0.2, "folds": 10, "repeats": 26}, "at most 255 models"),
-        ({"folds": 1}, "from 2 to 100"),
+        ({"folds": 1}, "between 2 and 100"),
         ({"group_column": "part", "folds": 6}, "too few groups"),
-        ({"name": "../other"}, "is not a valid name"),
+        ({"name": "../other"}, "is not a valid plan name"),
     ],
     ids=str,
 )

@@ -134,7 +134,7 @@ def test_folds_of_other_sizes_are_stacked_in_the_order_of_their_steps(sizes: tup
         split = Split(kind="column", column="fold", folds=3)
         job, run = make_job(data, tmp_path / str(stack), settings, split=split, **options)
         if stack and max(sizes) == 300:
-            with pytest.raises(RunError, match=r"needs folds of about the same size, but theirs are 17 to 50 batches"):
+            with pytest.raises(RunError, match=r"needs folds of about the same size, but these have 17 to 50 batches"):
                 train(job, run, [0, 1, 2])
             return
         train(job, run, [0, 1, 2])
@@ -147,7 +147,7 @@ def test_folds_of_other_sizes_are_stacked_in_the_order_of_their_steps(sizes: tup
 def test_a_model_that_cannot_be_stacked_is_named_with_the_remedy(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(BRANCHES)
     job, run = make_job(digits, tmp_path / "run", {"stack": True}, model=f"{tmp_path}/own.py:make")
-    with pytest.raises(RunError, match=r"own.py, line \d+: .* start a new run without the setting"):
+    with pytest.raises(RunError, match=r"own.py, line \d+: .* start a new run without this setting"):
         train(job, run, [0, 1, 2])
 
 

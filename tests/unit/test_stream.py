@@ -68,10 +68,10 @@ def test_the_stream_trains_a_model_in_a_plain_loop(digits: Dataset) -> None:
     ("options", "message"),
     [
         ({"split": "tst"}, "did you mean 'test'"),
-        ({"fold": 5}, "from 0 to 4"),
-        ({"fold": 0, "folds": 1}, "from 2 to 100"),
-        ({"rank": 2, "world_size": 2}, "from 0 to 1"),
-        ({"batch_size": 3, "world_size": 4, "rank": 0}, "at least 4"),
+        ({"fold": 5}, "between 0 and 4"),
+        ({"fold": 0, "folds": 1}, "between 2 and 100"),
+        ({"rank": 2, "world_size": 2}, "between 0 and 1"),
+        ({"batch_size": 3, "world_size": 4, "rank": 0}, "use --batch-size 4 or more"),
         ({"rows": np.array([1200])}, "from 0 to 1,199"),
         ({"rows": np.ones(7, bool)}, "1,200 rows"),
         ({"memory": "2 wheels"}, "500MB"),
@@ -94,7 +94,7 @@ def test_folds_of_a_run_on_other_data_are_refused(digits: Dataset, tmp_path: Pat
     other.write_text(table(100))
     run = RunFolder(locate(tmp_path / "run"))
     make_plan(convert_file(other, tmp_path / "other.zarr", label="label"), Split(kind="kfold", folds=4), run.folds)
-    with pytest.raises(UsageError, match="belong to another dataset"):
+    with pytest.raises(UsageError, match="belong to a different dataset"):
         fs.stream(digits, fold=0, folds=run.root)
 
 

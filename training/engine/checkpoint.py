@@ -1,8 +1,8 @@
 """Checkpoints: the complete state of a fold's training, as tensors and JSON in one safetensors file.
 
-Tensors are named by their path in the state, so any reader of safetensors finds the weights as `model.NAME`. The rest
-of the state (numbers, text, and the lists and dicts around everything) is JSON in the metadata, with a hash of the
-complete state. A file is data, never code.
+Tensors are named by their path in the state, so any safetensors reader finds the weights as `model.NAME`. The rest of
+the state (numbers, strings, and the enclosing lists and dicts) is JSON in the metadata, with a hash of the complete
+state. A checkpoint is data, never code.
 """
 
 import json
@@ -34,13 +34,13 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def stored(self) -> list[str]:
-        """The names of all checkpoints, the newest last."""
+        """The names of all checkpoints, newest last."""
         return [name for name in self.folder.names() if fnmatch(name, "epoch-*-step-*.safetensors")]
 
     def save(self, epoch: int, step: int, state: Mapping[str, Any]) -> None:
-        """Store the state after so many epochs, and steps of the next one, and remove what is not kept.
+        """Save the state after `epoch` epochs and `step` steps of the next one, and remove old checkpoints.
 
-        Later checkpoints remain from before a damage, and are removed too. Raises what `pack` raises.
+        Later checkpoints, which are left over from before a damaged one, are also removed. Raises the errors of `pack`.
         """
         own = f"epoch-{epoch:05}-step-{step:09}.safetensors"
         (self.folder / own).write(pack(state))
@@ -58,29 +58,29 @@ class Checkpoints:
             try:
                 return unpack((self.folder / name).read_bytes(), str(self.folder / name))
             except DamagedError as error:
-                log.warning("%s; trying the one before it", error)
+                log.warning("%s; trying the previous checkpoint", error)
         if stored:
             raise DamagedError(
-                f"every checkpoint in {self.folder} is damaged; restore one, or remove the folder to train the fold "
-                "from the start (with --keep 2 an earlier checkpoint is kept too)"
+                f"all checkpoints in {self.folder} are damaged; restore one, or remove the folder to train the fold "
+                "from scratch (--keep 2 also keeps the previous checkpoint)"
             )
         return None
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """A state (tensors, numbers, text, None; lists, tuples and dicts of them) as a safetensors file. Equal states give
-    equal bytes. Raises UsageError, naming the path of the value, for a state with any other value."""
+    """Encode a state (tensors, numbers, strings, None; lists, tuples and dicts of these) as a safetensors file. Equal
+    states give equal bytes. Raises UsageError, with the path of the value, for any other type of value."""
     tensors: dict[str, Tensor] = {}
     structure = _flatten(state, "", tensors)
     head = {"sha256": _hash(structure, tensors), "state": structure}
     try:
         return safetensors.torch.save(tensors, {METADATA: to_json(head).decode()})
     except KeyError as dtype:
-        raise UsageError(f"a checkpoint cannot hold a tensor of {dtype}; use another dtype in the model") from None
+        raise UsageError(f"checkpoints cannot store tensors of {dtype}; use another dtype in the model") from None
 
 
 def unpack(data: bytes, where: str) -> dict[str, Any]:
-    """The state in the bytes of a checkpoint, to the last bit. Raises DamagedError for any other bytes."""
+    """Decode the state in the bytes of a checkpoint, bit for bit. Raises DamagedError for any other bytes."""
     try:
         tensors = safetensors.torch.load(data)
         head = json.loads(_metadata(data)[METADATA])
@@ -94,7 +94,7 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, whose header is JSON after a length of 8 bytes."""
+    """The metadata of a safetensors file, whose header is JSON preceded by its length in 8 bytes."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata: dict[str, str] = header["__metadata__"]
     return metadata
@@ -111,9 +111,9 @@ def _hash(structure: Any, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON, whose tensors are added to `tensors` by their path in the state.
+    """Convert a value to JSON, and add its tensors to `tensors` by their path in the state.
 
-    A value that JSON does not have becomes an object with one member, whose name begins with "$".
+    A value that JSON cannot represent becomes an object with a single member, whose name begins with "$".
     """
     match value:
         case None | bool() | int() | str():
@@ -130,8 +130,8 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         case Mapping() if all(isinstance(key, str | int) for key in value):
             return {"$dict": [[key, _flatten(item, _inside(path, key), tensors)] for key, item in value.items()]}
     raise UsageError(
-        f"a checkpoint cannot hold the {type(value).__name__} at '{path}'; use tensors, numbers, text, and lists and "
-        "dicts of them in the model's state"
+        f"checkpoints cannot store the {type(value).__name__} at '{path}'; use only tensors, numbers, strings, and "
+        "lists and dicts of these in the model's state"
     )
 
 
@@ -140,10 +140,10 @@ def _inside(path: str, key: object) -> str:
 
 
 def _flatten_tensor(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The tensor's name, and its strides if it does not lie in memory row by row: fused optimizers rely on them."""
+    """The tensor's name, and its strides if it is not contiguous, because fused optimizers rely on them."""
     if tensor.layout != torch.strided:
         raise UsageError(
-            f"a checkpoint cannot hold the {tensor.layout} tensor at '{path}'; use a dense one in the model's state"
+            f"checkpoints cannot store the {tensor.layout} tensor at '{path}'; use a dense tensor in the model's state"
         )
     while path in tensors:  # a key with a dot in it can look like two keys
         path += "_"
@@ -154,7 +154,7 @@ def _flatten_tensor(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> di
 
 
 def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that `_flatten` was given."""
+    """The inverse of `_flatten`."""
     match value:
         case {"$float": text}:
             return float(text)

@@ -1,4 +1,4 @@
-"""How far a fold's training is, its checkpoints, and when they are due."""
+"""The progress of a fold's training, its checkpoints, and when they are due."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .learner import Learner
 
 @dataclass(eq=False)
 class FoldState:
-    """How far a fold's training is: `epoch` epochs are complete, and `step` steps of the next one, up to an update.
+    """The progress of a fold's training: `epoch` complete epochs, and `step` steps of the next one, up to an update.
 
     An epoch has `steps` steps. The training ends after `epochs` epochs, or with early stopping once the monitored
     metric has not improved for `patience` epochs.
@@ -36,7 +36,7 @@ class FoldState:
 
     @property
     def ended(self) -> bool:
-        """Whether the training has ended."""
+        """Whether training has ended."""
         stopped = self.patience and self.epoch - self.best.get("epoch", 0) >= self.patience
         return self.epoch >= self.epochs or bool(stopped)
 
@@ -61,33 +61,33 @@ class FoldState:
 
     @property
     def final_metrics(self) -> dict[str, Any]:
-        """The metrics of the best epoch with early stopping, else of the last one."""
+        """The metrics of the best epoch with early stopping, otherwise of the last one."""
         return self.history[self.best["epoch"] - 1 if self.best else -1]
 
     def stored(self) -> dict[str, Any]:
-        """What a checkpoint holds of this."""
+        """The part of this state that a checkpoint stores."""
         return {"epoch": self.epoch, "step": self.step, "history": self.history, "best": self.best}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Take over what a checkpoint holds."""
+        """Restore the state from a checkpoint."""
         self.epoch, self.step, self.history, self.best = (values[name] for name in self.stored())
 
 
 class CheckpointSchedule:
-    """When a fold's next checkpoint is due. Steps count over all of its epochs; `clock` gives seconds."""
+    """When a fold's next checkpoint is due. Steps are counted over all epochs; `clock` returns seconds."""
 
     def __init__(self, policy: CheckpointPolicy, clock: Callable[[], float] = perf_counter) -> None:
         self.policy, self.clock = policy, clock
         self.check_at = 0
-        """The step before which ranks that train together need not ask for the main rank's clock."""
+        """The step before which ranks that train together need not query the main rank's clock."""
         self.note_saved(0)
 
     def note_saved(self, step: int) -> None:
-        """A checkpoint was written, or loaded, after so many steps."""
+        """Record that a checkpoint was written or loaded after `step` steps."""
         self.saved_at, self.saved_step = self.clock(), step
 
     def is_due(self, step: int, since: int) -> bool:
-        """Whether one is due after `step` steps but was not `since` steps ago, by their number or by the clock."""
+        """Whether a checkpoint is due after `step` steps but was not `since` steps ago, by steps or by the clock."""
         match self.policy.unit:
             case "step":
                 return step // self.policy.every > (step - since) // self.policy.every
@@ -96,12 +96,12 @@ class CheckpointSchedule:
         return False
 
     def is_due_after(self, epoch: int, step: int, since: int) -> bool:
-        """The same at the end of an epoch."""
+        """Like `is_due`, at the end of an epoch."""
         return self.is_due(step, since) or (self.policy.unit == "epoch" and epoch % self.policy.every == 0)
 
     def check_clock(self, step: int) -> tuple[bool, int]:
-        """Whether one is due by the clock, and the number of steps until the next check: as many as take half of the
-        time that is left."""
+        """Whether a checkpoint is due by the clock, and the number of steps until the next check, which take half of
+        the remaining time."""
         due = self.is_due(step, 0)
         passed = self.clock() - self.saved_at
         left = 60 * self.policy.every - (0 if due else passed)
@@ -109,13 +109,13 @@ class CheckpointSchedule:
 
 
 class FoldCheckpoints:
-    """A fold's checkpoints: when one is due, what it holds, and how the training resumes from it."""
+    """A fold's checkpoints: when one is due, what it contains, and how training resumes from it."""
 
     def __init__(self, folder: FoldFolder, policy: CheckpointPolicy, state: FoldState, learner: Learner) -> None:
         self.folder, self.state, self.learner = folder, state, learner
         self.schedule, self.files = CheckpointSchedule(policy), Checkpoints(folder.checkpoints, policy.keep)
         self.saved_best = 0
-        """The epoch whose weights the file of the best weights has."""
+        """The epoch of the weights in the file of the best weights."""
 
     def is_due(self) -> bool:
         """Whether a checkpoint is due after the last update, on the rank that writes it."""
@@ -126,10 +126,10 @@ class FoldCheckpoints:
         return state.ended or self.schedule.is_due_after(state.epoch, state.steps_done, since)
 
     def save(self, within: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint between two epochs, or within one, for which `within` is the state of all shares.
+        """Write a checkpoint between two epochs, or within one, in which case `within` is the state of all shares.
 
-        With a sharded model all ranks must call this together, and the main one writes. The best weights are part of a
-        checkpoint; they are written to a separate file too, for those who watch.
+        With a sharded model all ranks must call this together, and the main rank writes. The best weights are part of a
+        checkpoint; they are also written to a separate file, for monitoring.
         """
         state, network, training = self.state, self.learner.network, self.learner.state()
         self.schedule.note_saved(state.steps_done)

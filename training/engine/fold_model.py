@@ -1,4 +1,4 @@
-"""One fold's model on one rank: what trains it, evaluates it, saves it, and reports on it."""
+"""One fold's model on one rank: training, evaluation, checkpoints and reports."""
 
 import math
 from collections.abc import Sequence
@@ -35,15 +35,15 @@ LOSSES = {"train_loss": "training", "loss": "validation"}
 
 @dataclass(eq=False)
 class FoldModel:
-    """A fold's model. It has a `number` among those that are trained together. `dropped` training rows are left over in
-    each epoch."""
+    """A fold's model, with its `number` among the models that are trained together. `dropped` training rows are not
+    used in each epoch."""
 
     number: int
     run_fold: RunFold
     folder: FoldFolder
     dropped: int
     statistics: Statistics
-    """Of its training rows."""
+    """Statistics of the model's training rows."""
     learner: Learner
     evaluator: HeldOutEvaluator
     state: FoldState
@@ -72,8 +72,8 @@ class FoldModel:
         self.end_step(step)
 
     def end_step(self, step: int) -> None:
-        """Update the weights, as after `accumulate` batches and after the epoch's last one, and write a progress update
-        if it is due."""
+        """Update the weights after every `accumulate` batches and after the last batch of the epoch, and write a
+        progress update if one is due."""
         state, network = self.state, self.network
         if self.learner.ends_update(step):
             self.learner.update()
@@ -91,8 +91,8 @@ class FoldModel:
             if not math.isfinite(metrics.get(name, 0.0)):
                 raise RunError(
                     f"{self.run_fold.run.root}, fold {self.run_fold.fold}, epoch {self.state.epoch + 1}: the {words} "
-                    f"loss is {metrics[name]}, so the training diverges; start a new run with a lower learning rate "
-                    f"(--set lr=…, it is {self.network.recipe.lr:g}) or with clipped gradients "
+                    f"loss is {metrics[name]}, so training has diverged; start a new run with a lower learning rate "
+                    f"(--set lr=…, currently {self.network.recipe.lr:g}) or with gradient clipping "
                     "(--set clip_grad_norm=1)"
                 )
         if "loss" in metrics and self.state.monitored not in metrics:
@@ -110,11 +110,11 @@ class FoldModel:
         self.state.end_epoch(metrics)
 
     def write_reports(self) -> None:
-        """Report on the last epoch."""
+        """Write the reports on the last epoch."""
         self.reports.write_epoch(self.state.history, float(self.learner.schedule.now.get_last_lr()[0]))
 
     def final_predictor(self) -> Predictor:
-        """The model that predicts: with early stopping, the one with the best weights."""
+        """The final model for prediction; with early stopping, it has the best weights."""
         model, learner = self.network.model, self.learner
         if self.state.best:
             model.load_state_dict(self.state.best["weights"])
@@ -136,8 +136,8 @@ def make_fold_model(
     shards: int,
     policy: CheckpointPolicy,
 ) -> FoldModel:
-    """The `number`-th of the models that are trained together, for a fold of the plan. The fold has `rows` training
-    rows, and held-out rows in a dataset of so many shards, 0 if it has none."""
+    """Create the model of a fold of the plan, the `number`-th of the models that are trained together. The fold has
+    `rows` training rows; the number of shards is 0 if it has no held-out rows."""
     job, config, device = run_fold.job, run_fold.job.config, process.device
     recipe, folder = config.recipe, run_fold.run.fold(run_fold.fold)
     batches = used_batches(rows, config.batch_size, config.least_rows)

@@ -1,9 +1,9 @@
-"""Several folds on several ranks: who trains which fold, and how rows and states reach that rank.
+"""Several folds on several ranks: which rank trains which fold, and how rows and states reach that rank.
 
-Averaging gradients would make every rank wait for the others at each step. With a fold for every rank, each rank reads
-its own lanes and trains entire models: the rows of other ranks travel to it instead, some megabytes at a time and ahead
-of their use. Folds that cannot be divided evenly among the ranks rotate from rank to rank, with their state, a group of
-steps each.
+Averaging gradients would make every rank wait for the others at each step. With at least one fold per rank, each rank
+reads its own lanes and trains entire models: the rows of other ranks are sent to it instead, some megabytes at a time
+and ahead of their use. Folds that cannot be divided evenly among the ranks rotate from rank to rank, with their state,
+after each group of steps.
 """
 
 from collections import deque
@@ -26,14 +26,14 @@ MESSAGES = 6  # of a rank for a group, at most: the tensors of its part and of t
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
 END = (1 << 40) - 1
-"""The turn of a pass after all of its steps."""
+"""The turn that follows all steps of a pass."""
 
 
 @dataclass(frozen=True)
 class Owners:
     """Which of `world_size` ranks trains a fold in the group of `group_steps` steps that begins at a step of its epoch.
 
-    It depends on the step alone, so that it is the same wherever in an epoch the training begins.
+    This depends only on the step, so it is the same wherever in an epoch training begins.
     """
 
     folds: tuple[int, ...]
@@ -46,12 +46,12 @@ class Owners:
         return (place + step // self.group_steps * rotates) % self.world_size
 
     def home(self, fold: int) -> int:
-        """The rank that has the fold between epochs: that of an epoch's first group."""
+        """The rank that has the fold between epochs: the rank of an epoch's first group."""
         return self.owner(fold, 0)
 
     @property
     def reading_order(self) -> list[int]:
-        """The folds, with those that rotate first: the next rank waits for them."""
+        """The folds in reading order: rotating folds first, because the next rank waits for them."""
         fixed = len(self.folds) // self.world_size * self.world_size
         return [*self.folds[fixed:], *self.folds[:fixed]]
 
@@ -65,15 +65,15 @@ class FoldPlacement:
         self.homes: dict[int, int] = {}
         """The rank that has a fold's newest state, for each fold whose state is not the same on all ranks."""
         self.passes, self.stopped = 0, False
-        """How many passes have begun, and whether the ranks have stopped in the midst of the last one."""
+        """Number of passes that have begun, and whether the ranks have stopped in the middle of the last one."""
 
     def is_home(self, fold: FoldModel) -> bool:
         """Whether this rank has the newest state of a fold, and writes its checkpoints between epochs."""
         return self.process.rank == self.homes.get(fold.number, 0)
 
     def steps(self, folds: Sequence[FoldModel], together: bool) -> Iterator[FoldStep]:
-        """The steps of the folds' epoch that this rank trains: of all folds, `together` with the other ranks, or of its
-        own folds. They end early where the ranks are asked to stop, before a step that begins an update."""
+        """The steps of the folds' epoch that this rank trains: those of all folds, `together` with the other ranks, or
+        those of its own folds. They end early, before a step that begins an update, if the ranks are asked to stop."""
         self.passes += 1
         steps = self._steps_together(folds) if together else self._own_steps(folds)
         exact = together or self.process.world_size == 1
@@ -88,13 +88,13 @@ class FoldPlacement:
         return self.stopped
 
     def newest_on(self, fold: FoldModel, steps_done: Sequence[float]) -> int:
-        """The rank with the newest state of a fold that ranks train by themselves, given how far each has trained it in
-        this epoch."""
+        """The rank with the newest state of a fold that is trained by one rank at a time, given the steps that each
+        rank has trained in this epoch."""
         home = self.homes.get(fold.number, 0)
         return home if steps_done[home] == max(steps_done) else steps_done.index(max(steps_done))
 
     def _steps_together(self, folds: Sequence[FoldModel]) -> Iterator[FoldStep]:
-        """The steps of folds that all ranks train, each with its share of every batch."""
+        """The steps of folds that all ranks train together, each with its share of every batch."""
         for fold in folds:
             home = self.homes.pop(fold.number, None)
             if home is not None:
@@ -139,7 +139,7 @@ class FoldPlacement:
             work.wait()
 
     def _receive_last(self, fold: FoldModel, owners: Owners, begun: int) -> None:
-        """Receive the state after an epoch that `begun` with a step, where another rank trained its last group."""
+        """Receive the state after an epoch that started at the step `begun`, if another rank trained its last group."""
         if begun == fold.state.steps:  # only the evaluation was left
             return
         last = fold.state.steps - 1 - (fold.state.steps - 1 - begun) % owners.group_steps
@@ -170,15 +170,15 @@ class FoldPlacement:
 
 
 def _begun(folds: Sequence[FoldModel]) -> tuple[dict[int, FoldModel], dict[int, int]]:
-    """The folds by their numbers, and the steps that each has begun its epoch with."""
+    """The folds by number, and the step at which each has begun its epoch."""
     return {fold.number: fold for fold in folds}, {fold.number: fold.state.step for fold in folds}
 
 
 def read_steps(
     stream: TrainStream | FusedStream, epoch: int, begun: Mapping[int, int], for_others: bool = False
 ) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
-    """This rank's part of an epoch's batches, each fold from the step on that it has `begun` with; see
-    `FusedStream.read`. A stream of a single model gives them one by one."""
+    """This rank's part of an epoch's batches, each fold starting at the step in `begun`; see `FusedStream.read`. A
+    stream of a single model yields them one by one."""
     if isinstance(stream, FusedStream):
         yield from stream.read(epoch, begun, for_others)
         return
@@ -191,7 +191,7 @@ def read_steps(
 
 
 def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], count: int) -> Iterator[FoldStep]:
-    """The steps of a group, each with the rows of its shares, which are some of `count`."""
+    """The steps of a group, each with the rows of its shares out of `count`."""
     by_share = [
         zip(*(torch.split(tensor, group.sizes(share, count)) for tensor in rows), strict=True)
         for share, rows in shares.items()
@@ -202,8 +202,8 @@ def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], 
 
 @dataclass(frozen=True, eq=False)
 class _Posted:
-    """A group whose rows are on their way. On the rank that trains on it: the parts of all ranks, and the tails that
-    each of them has read for others."""
+    """A group whose rows are in transit. On the rank that trains on it: the parts of all ranks, and the tails that each
+    of them has read for others."""
 
     number: int
     group: ModelSteps
@@ -218,7 +218,7 @@ def exchange_rows(
     """Send this rank's parts of the groups, and the tails that it has read for others, to the ranks that train on them.
 
     Yields the groups that this rank trains on, each with its number among all groups and the parts of all ranks in
-    their order. A group of each fold is on its way before it is needed.
+    order. One group of each fold is in transit before it is needed.
     """
     posted: deque[_Posted] = deque()
     for number, (group, batch, tails) in enumerate(groups):
@@ -230,7 +230,7 @@ def exchange_rows(
 
 
 def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owners, process: Process) -> _Posted:
-    """Begin to send a part and tails, or to receive those of the other ranks."""
+    """Start sending a part and tails, or receiving those of the other ranks."""
     owner, first_tag = owners.owner(group.model, group.steps.start), 1 + MESSAGES * number
     if owner != process.rank:
         sent = [tensor for tensor in (*part, *tails) if len(tensor)]
@@ -248,7 +248,7 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
 
 
 def _room(like: Rows, rows: int) -> Rows:
-    """Tensors for so many rows."""
+    """Empty tensors for `rows` rows."""
     return tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
 
 

@@ -1,4 +1,4 @@
-"""What a fold's training writes for those who watch it: progress.json, history.json, TensorBoard's event files."""
+"""Files that a fold's training writes for monitoring: progress.json, history.json and TensorBoard event files."""
 
 from time import perf_counter, time
 from typing import Any
@@ -13,7 +13,7 @@ PROGRESS_SECONDS, BUCKET_SECONDS = 1.0, 15.0  # between two progress updates: in
 
 
 class FoldReports:
-    """A fold's reports. Nothing of them is needed to resume, so the training does not wait for the disk."""
+    """A fold's reports. They are not needed to resume, so training does not wait for the disk."""
 
     def __init__(self, folder: FoldFolder) -> None:
         self.folder, self.written = folder, perf_counter()
@@ -21,28 +21,28 @@ class FoldReports:
         self.logs: SummaryWriter | None = None
 
     def begin_epoch(self) -> None:
-        """Wait for the usual pause before the next progress update."""
+        """Restart the interval before the next progress update."""
         self.written = perf_counter()
 
     def is_due(self) -> bool:
-        """Whether the next progress update is due; if so, the pause before the one after it begins."""
+        """Whether the next progress update is due; if so, restart the interval."""
         if perf_counter() - self.written <= self.pause:
             return False
         self.written = perf_counter()
         return True
 
     def write_progress(self, epochs: float) -> None:
-        """Write how many epochs are complete."""
+        """Write the number of completed epochs."""
         write_json(self.folder.progress, {"epochs": epochs, "time": time()}, durable=False)
 
     def write_epoch(self, history: list[dict[str, Any]], lr: float) -> None:
-        """Write the metrics of the epochs so far."""
+        """Write the metrics of all epochs so far."""
         self._write_logs(history[-1], len(history), lr)
         write_json(self.folder.history, history, durable=False)
         self.write_progress(float(len(history)))
 
     def _write_logs(self, metrics: dict[str, Any], epoch: int, lr: float) -> None:
-        """Write an epoch to TensorBoard. An epoch that is trained again after a kill replaces the first attempt."""
+        """Write an epoch to TensorBoard. An epoch that is trained again after a crash replaces the first attempt."""
         if self.logs is None:
             self.logs = open_logs(self.folder.tensorboard, epoch)
         for rank, spent in enumerate(metrics["ranks"]):

@@ -1,7 +1,7 @@
-"""A fold's network on one rank, its optimizer, and a training step.
+"""A fold's network on one rank, its optimizer, and the training step.
 
-All randomness is keyed by (seed, fold, step, share of the batch): a fold gets the same weights, to the last bit,
-whether it is trained alone or with others from one pass, and whether it was interrupted or not.
+All randomness is keyed by (seed, fold, step, share of the batch): a fold gets bit-identical weights whether it is
+trained alone or in one pass with others, and whether it was interrupted or not.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Network:
     """A fold's model in the forms in which a rank uses it.
 
     `model` is the full model. `module` has the parameters that the optimizer updates: the model, or its sharded twin.
-    `wrapped` is what a pass trains: the model, or the form whose gradients are averaged over the ranks.
+    `wrapped` is the module that a pass trains: the model, or the wrapper that averages gradients over the ranks.
     """
 
     def __init__(self, model: nn.Module, sharded: "ShardedModel | None", process: Process, recipe: Recipe) -> None:
@@ -46,7 +46,7 @@ class Network:
 
     @property
     def needs_all_ranks(self) -> bool:
-        """Whether a step is an exchange in which all ranks take part."""
+        """Whether a step needs communication between all ranks."""
         return self.sharded is not None or (self.recipe.sync_batchnorm and self.process.world_size > 1)
 
     @property
@@ -62,9 +62,9 @@ class Network:
         self.wrapped.train()
 
     def _averaged(self) -> nn.Module:
-        """The form whose gradients are averaged over the ranks.
+        """The wrapper that averages gradients over the ranks.
 
-        Buffers are not exchanged at each step: that would mean to wait for the slowest rank a second time.
+        Buffers are not synchronized at each step, because that would mean waiting for the slowest rank a second time.
         """
         if self.sharded:
             return self.module
@@ -72,11 +72,11 @@ class Network:
         return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def _compiled(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What a training step calls: the model, compiled if the recipe says so, with the same parameters."""
+        """The callable for a training step: the model, compiled if the recipe says so, with the same parameters."""
         return torch.compile(model) if self.recipe.compile else model
 
     def averaging(self, wanted: bool) -> AbstractContextManager[None]:
-        """Where the ranks train together: have the backward pass average gradients over them, if that is wanted."""
+        """If the ranks train together, make the backward pass average gradients over them if `wanted`."""
         if self.sharded:
             self.sharded.average_gradients(wanted)
         if isinstance(self.wrapped, DistributedDataParallel) and not wanted:
@@ -84,7 +84,7 @@ class Network:
         return nullcontext()
 
     def end_pass(self, shares: Shares, loss: Tensor) -> Tensor:
-        """Average the running statistics over all shares. Returns the sum of the loss over them."""
+        """Average the running statistics over all shares. Returns the sum of the loss over the shares."""
         if not self.together:
             shares.average_buffers()
             return loss
@@ -94,12 +94,12 @@ class Network:
         return self.process.all_reduce(loss)
 
     def gather_weights(self) -> None:
-        """Have the current weights in the full model, if another form was trained."""
+        """Copy the current weights to the full model, if another form was trained."""
         if self.sharded:
             self.sharded.gather_weights(self.model)
 
     def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The weights, and the optimizer's state. With a sharded model all ranks must call this together."""
+        """The weights and the optimizer's state. With a sharded model all ranks must call this together."""
         self.gather_weights()
         of_optimizer = self.sharded.gather_state(optimizer) if self.sharded else optimizer.state_dict()
         return {"model": self.model.state_dict(), "optimizer": of_optimizer}
@@ -113,19 +113,19 @@ class Network:
 
 
 def with_sync_batchnorm(model: nn.Module, process: Process) -> nn.Module:
-    """The model with batch norm over the global batch. Raises UsageError where torch does not support it."""
+    """The model with batch norm over the global batch. Raises UsageError if torch does not support this."""
     if process.world_size == 1:
         return model
     if process.device.type != "cuda":
-        raise UsageError("--set sync_batchnorm=true: torch supports this on GPUs only; remove the setting")
+        raise UsageError("--set sync_batchnorm=true: torch supports this only on GPUs; remove the setting")
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class RateSchedule:
-    """A recipe's schedule, which starts again wherever the number of epochs was raised.
+    """A recipe's learning rate schedule, which restarts wherever the number of epochs was increased.
 
     Args:
-        optimizer: The optimizer, new.
+        optimizer: The optimizer, newly created.
         recipe: The recipe.
         updates: Optimizer steps in an epoch.
         ends: The epochs after which a course of the schedule ends, the last of them that of the training.
@@ -145,12 +145,12 @@ class RateSchedule:
         self._start(0)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Start again, if the last course has ended before an epoch, counted from 0."""
+        """Restart the schedule if the last course ended before this epoch, counted from 0."""
         if epoch in self.ends[:-1]:
             self._start(self.ends.index(epoch) + 1)
 
     def resume(self, epoch: int, step: int) -> None:
-        """Prepare for the state after so many epochs, and steps of the next one."""
+        """Prepare for the state after `epoch` epochs and `step` steps of the next one."""
         if course := sum(end < epoch or (end == epoch and step > 0) for end in self.ends[:-1]):
             self._start(course)
 
@@ -170,7 +170,7 @@ class RateSchedule:
 
 @dataclass(eq=False)
 class Learner:
-    """Trains a fold's network on the batches of each epoch, with an update after every few of them."""
+    """Trains a fold's network on the batches of each epoch, with an update after every few batches."""
 
     run_fold: RunFold
     batches: Batches
@@ -182,12 +182,12 @@ class Learner:
     scaler: torch.amp.GradScaler
     augmentation: Augmentation
     current: EpochPass = field(init=False)
-    """The epoch that is being trained, or was trained last."""
+    """The epoch that is currently being trained, or was trained last."""
     pending: dict[str, Any] | None = field(default=None, init=False)
     """The state of the shares in a checkpoint that was written within an epoch, until the epoch is resumed."""
 
     def begin_pass(self, numbers: Sequence[int], count: int, together: bool) -> None:
-        """Begin the next epoch, or resume it, with the shares `numbers` of `count` of each batch; `together` with the
+        """Begin or resume the next epoch, with the shares `numbers` out of `count` of each batch; `together` with the
         other ranks, which have the other shares."""
         shares = Shares(self.network.module, numbers, count)
         self.network.begin_pass(together)
@@ -201,7 +201,7 @@ class Learner:
         return step % self.network.recipe.accumulate == 0
 
     def in_update(self, step: int) -> int:
-        """The batches whose gradients make up the update to which a step belongs; fewer at the end of an epoch."""
+        """Number of batches whose gradients are accumulated for the update of a step; fewer at the end of an epoch."""
         accumulate = self.network.recipe.accumulate
         return min(accumulate, self.batches.steps - (step - step % accumulate))
 
@@ -210,7 +210,7 @@ class Learner:
         return self.begins_update(step + 1) or step + 1 == self.batches.steps
 
     def add_gradients(self, parts: Sequence[Rows], epoch: int, step: int) -> None:
-        """Forward and backward with the rows of each share."""
+        """Run the forward and backward pass with the rows of each share."""
         network, current = self.network, self.current
         process, (size,) = network.process, self.batches.sizes(range(step, step + 1))
         for position, (number, rows) in enumerate(zip(current.shares.numbers, parts, strict=True)):
@@ -230,14 +230,14 @@ class Learner:
             current.losses[position] += loss.detach() * len(y)
 
     def seeded(self, rows: Rows, epoch: int, step: int, share: int) -> Rows:
-        """Seed torch's generators for a share of a batch, and augment its rows."""
+        """Seed torch's generators for a share of a batch and augment its rows."""
         keys = self.run_fold.job.config.seed, self.run_fold.fold, epoch * self.batches.steps + step, share
         self.network.process.seed(seed_of(*keys))
         x, y, *weight = rows
         return (*self.augmentation(x, y, seed_of(AUGMENTATION, *keys)), *weight)
 
     def update(self) -> None:
-        """An optimizer step with the gradients of all shares."""
+        """Run an optimizer step with the gradients of all shares."""
         self.current.shares.merge_gradients()
         if limit := self.network.recipe.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
@@ -253,7 +253,7 @@ class Learner:
         return self.objective.in_units(loss)
 
     def state(self) -> dict[str, Any]:
-        """What the next steps depend on, between two epochs."""
+        """The state that the next steps depend on, between two epochs."""
         schedule = {"scheduler": self.schedule.now.state_dict(), "scaler": self.scaler.state_dict()}
         return {**self.network.state(self.optimizer), **schedule}
 
@@ -263,7 +263,7 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
 
     def state_within(self) -> dict[str, Any]:
-        """What the next steps depend on, between two updates of an epoch."""
+        """The state that the next steps depend on, between two updates of an epoch."""
         return {**self.state(), **self.current.state()}
 
     def set_state_within(self, state: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Training folds: epochs of steps, evaluation and a checkpoint after each epoch, predictions at the end.
+"""The training loop: epochs of steps, evaluation and a checkpoint after each epoch, and predictions at the end.
 
-Several folds are trained from one pass over the data: what is read for one of them is read for all. The loop runs in
-one process or in a group, with or without Ray.
+Several folds are trained in one pass over the data: what is read for one of them is read for all. The loop runs in one
+process or in a group, with or without Ray.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,19 +36,19 @@ from .stack import Stack
 
 Item = TypeVar("Item")
 Heartbeat = Callable[[bool], None]
-"""Called often while the work continues; with False before something that may take long."""
+"""Called frequently during training; with False before an operation that may take long."""
 Notify = Callable[[int, dict[str, Any]], None]
 DEFAULTS = Execution()
 
 
 class FoldTrainer:
-    """Trains some folds together on one rank. They belong to one run, or to several that differ in their settings only.
+    """Trains folds together on one rank. They belong to one run, or to several runs that differ only in their settings.
 
     Args:
         folds: The folds.
         process: This rank.
-        request: How the user wants the run carried out: memory, cache, checkpoints.
-        heartbeat: Called often while the work continues; with False before something that may take long.
+        request: Execution options: memory, cache, checkpoints.
+        heartbeat: Called frequently during training; with False before an operation that may take long.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class FoldTrainer:
         return self.placement.stream
 
     def train(self, notify: Notify = lambda fold, metrics: None) -> None:
-        """Train to the end, from the last checkpoints if they exist, then write predictions, weights and completion
-        markers.
+        """Train to the end, starting from the last checkpoints if they exist, then write predictions, weights and
+        completion markers.
 
-        `notify` gets the index of a fold and its metrics after each of its epochs, on every rank. Raises StoppedError,
-        with a checkpoint of every fold, soon after a rank was asked to stop.
+        `notify` is called with the index of a fold and its metrics after each of its epochs, on every rank. Raises
+        StoppedError, with a checkpoint of every fold, soon after a rank was asked to stop.
         """
         left = self.folds
         for fold in left:
@@ -108,7 +108,7 @@ class FoldTrainer:
                 fold.reports.close()
 
     def train_epoch(self, folds: Sequence[FoldModel], notify: Notify) -> None:
-        """Train the folds for an epoch, the same one for all, then evaluate and save them."""
+        """Train all folds for the same epoch, then evaluate and save them."""
         before, together = self.stream.blocks.bytes_read, self.trains_together(folds)
         seconds = self.train_pass(folds)
         if self.placement.stopped:
@@ -136,12 +136,12 @@ class FoldTrainer:
         self.heartbeat(True)
 
     def trains_together(self, folds: Sequence[FoldModel]) -> bool:
-        """Whether all ranks train each fold together. With a fold for every rank, each rank trains folds of its own,
-        unless a model is sharded over the ranks."""
+        """Whether all ranks train each fold together. With at least one fold per rank, each rank trains its own folds
+        instead, unless a model is sharded over the ranks."""
         return len(folds) < self.process.world_size or any(fold.network.needs_all_ranks for fold in folds)
 
     def train_pass(self, folds: Sequence[FoldModel]) -> float:
-        """One pass over the training rows of some folds. Returns its seconds."""
+        """Run one pass over the training rows of these folds. Returns its seconds."""
         together = self.trains_together(folds)
         started, written, within = perf_counter(), self.clock.spent["checkpoint"], self.saver.saves_within_epochs
         for stack in self.stacks:
@@ -159,8 +159,8 @@ class FoldTrainer:
         return seconds
 
     def train_step(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> Iterable[tuple[FoldModel, int]]:
-        """Train a fold on a batch, given by the rows of each share. Gives the folds that were trained, each with the
-        step: in a stack, each waits for the others."""
+        """Train a fold on a batch, given by the rows of each share. Returns the folds that were trained, each with its
+        step: in a stack, each fold waits for the others."""
         for stack in self.stacks:
             if fold.number in stack.places:
                 return stack.add(fold, step, parts)
@@ -185,13 +185,13 @@ class FoldTrainer:
         return [evaluator.scores() for evaluator in evaluators.values()]
 
     def timings(self) -> list[dict[str, float]]:
-        """What each rank has spent its seconds on since the last call; "checkpoint" is that of the epoch before."""
+        """How each rank has spent its time since the last call; "checkpoint" refers to the previous epoch."""
         spent = self.clock.reset()
         return [dict(zip(spent, of_rank, strict=True)) for of_rank in self.process.all_gather(list(spent.values()))]
 
     def finish(self, folds: Sequence[FoldModel]) -> None:
-        """Write this rank's predictions, and once all ranks have written theirs, the weights and completion markers.
-        If a rank is asked to stop meanwhile, all are written again when the training resumes."""
+        """Write this rank's predictions and, once all ranks have written theirs, the weights and completion markers.
+        If a rank is asked to stop in the meantime, all predictions are rewritten when training resumes."""
         self.heartbeat(False)
         predictors = {fold.number: fold.final_predictor() for fold in folds}
         held_out = {number: self.held_out[number] for number in predictors}
@@ -212,14 +212,14 @@ class FoldTrainer:
                 fold.finish()
 
     def rows_of(self, rows: Mapping[int, RowFilter]) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
-        """This rank's share of some rows, until it is asked to stop."""
+        """This rank's share of these rows, until it is asked to stop."""
         return takewhile(lambda _: not STOP.is_set, chosen_rows(self.dataset, rows, self.rank))
 
 
 def _open_stream(
     dataset: Dataset, folds: Sequence[RunFold], rows: dict[int, RowFilter], rank: Rank, weighted: bool
 ) -> TrainStream | FusedStream:
-    """The training rows of the folds, mixed: from one pass if there are several."""
+    """The shuffled training rows of the folds, from one pass if there are several folds."""
     config = folds[0].job.config
     mixing = mixing_of(config)
     if len(folds) == 1:
@@ -229,10 +229,10 @@ def _open_stream(
 
 
 def _stacks(folds: Sequence[FoldModel], stream: TrainStream | FusedStream, count: int) -> list[Stack]:
-    """For each run that wants it, a stack of its folds. A run has `count` in all; a refit, which has more steps, is
-    trained beside them.
+    """A stack of folds for each run that requests it. A run has `count` folds in all; a refit, which has more steps, is
+    trained alongside.
 
-    Raises RunError where the folds' sizes differ: rows of the larger ones would wait in memory for the others.
+    Raises RunError if the folds' sizes differ too much: rows of the larger folds would wait in memory for the others.
     """
     runs: dict[str, list[FoldModel]] = {}
     for fold in folds:
@@ -242,15 +242,15 @@ def _stacks(folds: Sequence[FoldModel], stream: TrainStream | FusedStream, count
         steps = [fold.state.steps for fold in of_run]
         if isinstance(stream, FusedStream) and max(steps) - min(steps) > stream.group_shape.steps:
             raise RunError(
-                f"--set stack=true needs folds of about the same size, but theirs are {min(steps):,} to "
-                f"{max(steps):,} batches; start a new run without the setting"
+                f"--set stack=true needs folds of about the same size, but these have {min(steps):,} to "
+                f"{max(steps):,} batches; start a new run without this setting"
             )
     return [Stack(of_run, count) for of_run in runs.values()]
 
 
 @dataclass(frozen=True)
 class CheckpointSaver:
-    """Decides which rank writes a checkpoint of a fold, and has it written."""
+    """Decides which rank writes a checkpoint of a fold, and writes it."""
 
     process: Process
     placement: FoldPlacement
@@ -263,8 +263,8 @@ class CheckpointSaver:
         return self.policy.unit != "epoch"
 
     def save_after_epoch(self, fold: FoldModel, stopped: bool = False) -> None:
-        """Write a checkpoint after an epoch of a fold, if it is due or the training is `stopped`: on the rank that has
-        its state, or where the model is sharded, by all ranks together."""
+        """Write a checkpoint after an epoch of a fold, if one is due or training is `stopped`: on the rank that has its
+        state or, if the model is sharded, by all ranks together."""
         due = stopped or fold.checkpoints.is_due()
         if fold.network.sharded:
             due = bool(self.process.all_gather([due])[0][0])
@@ -275,8 +275,8 @@ class CheckpointSaver:
                 fold.checkpoints.save()
 
     def save_within_epoch(self, fold: FoldModel, together: bool) -> None:
-        """Write a checkpoint within an epoch, if it is due: on the rank that trains the fold, or if all do, on the main
-        rank, with the state of the others' shares."""
+        """Write a checkpoint within an epoch, if one is due: on the rank that trains the fold or, if all ranks do, on
+        the main rank, with the state of the other ranks' shares."""
         if not self._is_due_within(fold, together):
             return
         if not together or self.process.is_main:
@@ -286,7 +286,8 @@ class CheckpointSaver:
         self.heartbeat(True)
 
     def save_stopped(self, folds: Sequence[FoldModel], together: bool) -> None:
-        """Write a checkpoint of folds whose epoch is cut off, or not evaluated. All ranks must call this together."""
+        """Write a checkpoint of folds whose epoch is interrupted or not evaluated. All ranks must call this
+        together."""
         self.heartbeat(False)
         done = self.process.all_gather([fold.state.step for fold in folds])
         for fold, of_ranks in zip(folds, zip(*done, strict=True), strict=True):
@@ -301,8 +302,8 @@ class CheckpointSaver:
             fold.checkpoints.save(join_states(of_ranks) if of_ranks else None)
 
     def _is_due_within(self, fold: FoldModel, together: bool) -> bool:
-        """Whether a checkpoint is due within an epoch. Minutes are measured by one rank: the fold's home, or where all
-        ranks train it, the main one, whose clock the others ask for now and then."""
+        """Whether a checkpoint is due within an epoch. Minutes are measured by a single rank: the fold's home or, if
+        all ranks train the fold, the main rank, whose clock the others query from time to time."""
         schedule, steps_done = fold.checkpoints.schedule, fold.state.steps_done
         if self.policy.unit == "step":
             return fold.checkpoints.is_due()
@@ -316,13 +317,13 @@ class CheckpointSaver:
 
 
 class Clock:
-    """Seconds that a rank spends waiting for data, computing (the rest of the training pass), and on other tasks."""
+    """Seconds that a rank spends waiting for data, computing (the rest of the training pass) and on other tasks."""
 
     def __init__(self) -> None:
         self.spent = dict.fromkeys(("data_wait", "compute", "evaluate", "checkpoint"), 0.0)
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; the time that it takes to get them is measured."""
+        """Yield the items, and measure the time it takes to get them."""
         rest = iter(items)
         while True:
             with self.measure("data_wait"):
@@ -333,12 +334,12 @@ class Clock:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add the time inside to `name`."""
+        """Add the time spent in this context to `name`."""
         started = perf_counter()
         yield
         self.spent[name] += perf_counter() - started
 
     def reset(self) -> dict[str, float]:
-        """What was spent since the last call."""
+        """The time spent since the last call."""
         spent, self.spent = self.spent, dict.fromkeys(self.spent, 0.0)
         return spent

@@ -1,4 +1,4 @@
-"""One rank of a training group: its index, its device, and its exchanges with the other ranks."""
+"""One rank of a training group: its index, its device, and its communication with the other ranks."""
 
 import io
 import os
@@ -14,39 +14,39 @@ from torch import Tensor
 from ..stopping import Turns
 
 Work = Any
-"""torch's handle of a transfer: `wait()` returns when it is complete."""
+"""torch's handle for a transfer: `wait()` returns when it is complete."""
 STATE_TAG = 0  # of states that are sent from rank to rank; other messages have tags from 1 on
 
 
 @dataclass(frozen=True)
 class Process:
-    """A rank. With a world size of 1 nothing is exchanged, and torch.distributed is not needed."""
+    """A rank. With a world size of 1 there is no communication, and torch.distributed is not needed."""
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     mail: dist.ProcessGroup | None = None
-    """The group that sends CPU tensors from rank to rank; None for torch's default group."""
+    """The process group for CPU tensors; None for torch's default group."""
     turns: Turns = field(default_factory=Turns, compare=False)
-    """Where all ranks stop together once one of them is asked to."""
+    """Makes all ranks stop together once one of them is asked to stop."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes what is written once."""
+        """Whether this is the rank that writes anything that must be written only once."""
         return self.rank == 0
 
     def seed(self, seed: int) -> None:
-        """Seed torch's generators as `torch.manual_seed` does, but on a GPU only if this rank uses one.
+        """Seed torch's generators like `torch.manual_seed`, but on a GPU only if this rank uses one.
 
-        Otherwise torch would queue the seed for a GPU that is never initialized: half a millisecond at each step, and
-        a queue that grows.
+        Otherwise torch would queue the seed for a GPU that is never initialized, which takes half a millisecond per
+        step and makes the queue grow.
         """
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
 
     def use_deterministic_algorithms(self) -> None:
-        """Have torch refuse nondeterministic algorithms. cuBLAS reads its setting when it is first used."""
+        """Make torch reject nondeterministic algorithms. cuBLAS reads its setting when it is first used."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
 
@@ -78,20 +78,20 @@ class Process:
         return any(own for (own,) in self.all_gather([flag]))
 
     def start_send(self, tensor: Tensor, rank: int, tag: int) -> Work:
-        """Begin to send a CPU tensor, which must not change until the transfer is complete."""
+        """Start sending a CPU tensor, which must not change until the transfer is complete."""
         return dist.isend(tensor, rank, self.mail, tag)
 
     def start_receive(self, tensor: Tensor, rank: int, tag: int) -> Work:
-        """Begin to receive a tensor that another rank sends with this tag."""
+        """Start receiving a tensor that another rank sends with this tag."""
         return dist.irecv(tensor, rank, self.mail, tag)
 
     def start_send_state(self, state: dict[str, Any], rank: int) -> list[Work]:
-        """Begin to send a state: tensors, numbers, text, and lists and dicts of them."""
+        """Start sending a state: tensors, numbers, strings, and lists and dicts of these."""
         data = _as_bytes(state)
         return [self.start_send(tensor, rank, STATE_TAG) for tensor in (torch.tensor([len(data)]), data)]
 
     def receive_state(self, rank: int) -> dict[str, Any]:
-        """Receive the state that another rank sends by `start_send_state`."""
+        """Receive the state that another rank sends with `start_send_state`."""
         length = torch.zeros(1, dtype=torch.int64)
         dist.recv(length, rank, self.mail, STATE_TAG)
         data = torch.empty(int(length), dtype=torch.uint8)
@@ -123,7 +123,7 @@ class Process:
 
 
 def is_statistic(buffer: Tensor) -> bool:
-    """Whether a buffer is floating-point, as running statistics are. Others are tables, masks or counters."""
+    """Whether a buffer is floating-point, like running statistics. Other buffers are tables, masks or counters."""
     return buffer.is_floating_point() or buffer.is_complex()
 
 
@@ -140,8 +140,8 @@ def _from_bytes(data: Tensor, device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def local_group(rank: int, world_size: int, rendezvous: str, device: torch.device | None = None) -> Iterator[Process]:
-    """A group of processes on this machine without Ray, on the CPU or all on one `device`, which find each other by a
-    file: `rendezvous` is its absolute path."""
+    """A group of processes on this machine without Ray, on the CPU or all on one `device`. They find each other through
+    the file `rendezvous`, an absolute path."""
     store = dist.FileStore(rendezvous, world_size)  # type: ignore[attr-defined]
     own = dist.PrefixStore("group", store)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=own, rank=rank, world_size=world_size)

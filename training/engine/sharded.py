@@ -1,7 +1,7 @@
-"""A model sharded over all ranks: each holds its part of the weights, the gradients and the optimizer's state (FSDP2).
+"""A model sharded over all ranks (FSDP2): each holds its part of the weights, the gradients and the optimizer's state.
 
-A layer's weights are gathered only while it computes: blocks, the members of a Sequential or a ModuleList, are gathered
-one by one.
+The weights of a layer are gathered only while it computes: blocks (the members of a Sequential or a ModuleList) are
+gathered one by one.
 """
 
 import copy
@@ -38,7 +38,7 @@ class ShardedModel:
         fully_shard(self.module, mesh=mesh)
 
     def gather_weights(self, full: nn.Module) -> None:
-        """Give the full model, on every rank, the current weights and buffers."""
+        """Copy the current weights and buffers to the full model on every rank."""
         full.load_state_dict(get_model_state_dict(self.module, options=FULL))
 
     def gather_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -51,13 +51,13 @@ class ShardedModel:
         set_optimizer_state_dict(self.module, optimizer, state, options=FULL)
 
     def average_gradients(self, wanted: bool) -> None:
-        """Have the next backward pass average gradients over the ranks, or keep each rank's own."""
+        """Make the next backward pass average gradients over the ranks, or keep each rank's own gradients."""
         assert isinstance(self.module, FSDPModule)
         self.module.set_requires_gradient_sync(wanted)
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The members with weights of a model's Sequentials and ModuleLists, inner ones first."""
+    """The members of a model's Sequentials and ModuleLists that have weights, inner ones first."""
     rows = [part for part in module.modules() if isinstance(part, nn.Sequential | nn.ModuleList)]
     blocks = [block for row in rows for block in row if any(True for _ in block.parameters())]
     return [block for block in reversed(blocks) if not isinstance(block, nn.ModuleList)]

@@ -1,8 +1,8 @@
-"""The parts of a global batch that one rank computes, each as if it had a rank to itself.
+"""The shares of a global batch that one rank computes, each as if it had its own rank.
 
-A run splits every batch into as many shares as it began with workers. What depends on a rank depends on the share: the
-rows, the random numbers, batch norm's statistics, the gradient that is averaged. So one rank that computes two shares
-gets, to the last bit, the weights that two ranks with one share each get.
+A run splits every batch into as many shares as it had workers at its start. Everything that usually depends on the
+rank depends on the share: the rows, the random numbers, batch norm statistics, and the gradient that is averaged. One
+rank that computes two shares therefore gets bit-identical weights to two ranks with one share each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,11 @@ from ..stream.batch import Batch
 from .process import is_statistic
 
 Rows = tuple[Tensor, ...]
-"""x, y and, if there are any, the weights of the rows."""
+"""x, y and, if any, the sample weights."""
 
 
 class Shares:
-    """The shares `numbers` of `count` of a model's batches: each has its own buffers and gradients."""
+    """The shares `numbers` out of `count` of a model's batches, each with its own buffers and gradients."""
 
     def __init__(self, model: nn.Module, numbers: Sequence[int], count: int) -> None:
         self.numbers, self.count = tuple(numbers), count
@@ -35,7 +35,7 @@ class Shares:
 
     @property
     def buffers(self) -> list[list[Tensor | None]]:
-        """The current buffers of each share: a module may replace its buffers."""
+        """The current buffers of each share, because a module may replace its buffers."""
         if len(self.numbers) == 1:
             return [[module._buffers[name] for module, name in self.places]]
         return self._buffers
@@ -52,7 +52,7 @@ class Shares:
 
     @contextmanager
     def share(self, position: int) -> Iterator[None]:
-        """Inside, the model has the buffers and the gradients of one share."""
+        """In this context, the model has the buffers and gradients of one share."""
         if len(self.numbers) == 1:
             yield
             return
@@ -68,8 +68,8 @@ class Shares:
             module._buffers[name] = buffer
 
     def merge_gradients(self) -> None:
-        """Give the model the mean of the shares' gradients, summed in their order as ranks sum theirs. A share that
-        does not use a parameter adds zeros; one that none of them uses gets no gradient."""
+        """Set the model's gradients to the mean of the shares' gradients, summed in the same order as between ranks. A
+        share that does not use a parameter adds zeros; a parameter that no share uses gets no gradient."""
         if len(self.numbers) == 1:
             return
         for parameter, of_shares in zip(self.parameters, zip(*self.gradients, strict=True), strict=True):
@@ -81,8 +81,8 @@ class Shares:
         self.drop_gradients()
 
     def average_buffers(self) -> None:
-        """Give all shares the mean of their floating-point buffers, which are running statistics such as batch norm's,
-        and of the others, such as tables, masks and counters, those of the first share."""
+        """Set the floating-point buffers of all shares, which are running statistics such as those of batch norm, to
+        their mean, and other buffers, such as tables, masks and counters, to those of the first share."""
         if len(self.numbers) == 1:
             return
         for of_shares in zip(*self.buffers, strict=True):
@@ -96,36 +96,36 @@ class Shares:
 
 
 class EpochPass:
-    """What this rank's shares have of their own in an epoch: buffers, the sums of their losses, and seconds."""
+    """The state of each of this rank's shares in an epoch: buffers, the sum of its losses, and seconds."""
 
     def __init__(self, shares: Shares, device: torch.device) -> None:
         self.shares = shares
         self.losses = torch.zeros(len(shares.numbers), dtype=torch.float64, device=device)
         self.began, self.earlier = perf_counter(), 0.0
-        """When this part of the epoch began, and the seconds that its earlier parts took, before a restart."""
+        """When this part of the epoch began, and the seconds that earlier parts took before a restart."""
         self.kept: dict[str, Any] | None = None
 
     def keep(self) -> None:
-        """Keep the state after the last step, from which an evaluation that is cut off is repeated: what the shares
-        have of their own is averaged next."""
+        """Keep the state after the last step, so that an interrupted evaluation can be repeated; the shares' states are
+        averaged next."""
         state = self.state()
         buffers = [[None if one is None else one.clone() for one in of_share] for of_share in state["buffers"]]
         self.kept = {**state, "buffers": buffers}
 
     def state(self) -> dict[str, Any]:
-        """What the rest of the epoch depends on, beside the weights."""
+        """The state that the rest of the epoch depends on, in addition to the weights."""
         if self.kept is not None:
             return self.kept
         seconds = self.earlier + perf_counter() - self.began
         return {"buffers": self.shares.buffers, "losses": self.losses, "seconds": seconds}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over the state that the same shares have on another rank."""
+        """Set the state of the same shares on another rank."""
         self.losses.copy_(state["losses"])
         self.shares.set_buffers(state["buffers"])
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Continue from the state of all shares. If there are more shares now, some begin with the same state."""
+        """Resume from the state of all shares. If there are more shares now, some start from the same state."""
         chosen = [number % len(state["buffers"]) for number in self.shares.numbers]
         self.shares.set_buffers([state["buffers"][share] for share in chosen])
         self.losses.copy_(state["losses"][chosen])
@@ -133,21 +133,21 @@ class EpochPass:
 
 
 def join_states(of_ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The state of all shares, from the states of the ranks' shares in the order of the ranks."""
+    """The state of all shares, from the states of each rank's shares in rank order."""
     buffers = [buffers for state in of_ranks for buffers in state["buffers"]]
     return {**of_ranks[0], "buffers": buffers, "losses": torch.cat([state["losses"] for state in of_ranks])}
 
 
 def rows_of(batch: Batch) -> Rows:
-    """What a model is trained on."""
+    """The tensors that a model is trained on."""
     weight: list[Tensor]
     x, y, _, *weight = batch
     return (x, y, *weight)
 
 
 def split_rows(rows: Rows, first: int, count: int) -> list[Rows]:
-    """The shares of some batches, whose rows are the `first` one of an epoch and those after it: share s of `count` has
-    every count-th row of the epoch, from the s-th on."""
+    """The shares of some batches, whose rows start with row `first` of an epoch: share s of `count` has every count-th
+    row of the epoch, starting with row s."""
     if count == 1:
         return [rows]
     begins = [(share - first) % count for share in range(count)]

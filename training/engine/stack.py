@@ -1,4 +1,4 @@
-"""The models of a run's folds, computed as one: for small models, which leave a GPU waiting for its next kernel."""
+"""Train the models of a run's folds as one, for small models that leave a GPU waiting for kernel launches."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ STACK = 5  # keeps a stack's random numbers apart from those of a single fold
 
 
 class Stack:
-    """Trains the folds of a run step by step, all at once, by `torch.func.vmap` over their stacked weights.
+    """Trains all folds of a run at once, step by step, with `torch.func.vmap` over their stacked weights.
 
-    Every fold has its place among `count`, also while it is not trained: so its random numbers do not depend on which
-    folds are trained along with it, and a run resumes to the same bits. Each fold has its own optimizer, whose
+    Every fold has its position among `count`, even while it is not trained. Its random numbers therefore do not depend
+    on which folds are trained alongside, and a resumed run is bit-identical. Each fold has its own optimizer, whose
     parameters are slices of the stacked ones.
     """
 
     def __init__(self, folds: Sequence[FoldModel], count: int) -> None:
         self.places, self.count = {fold.number: fold.run_fold.fold for fold in folds}, count
         self.waiting: defaultdict[int, dict[int, Rows]] = defaultdict(dict)
-        """For each step, the rows of the folds, by their numbers, that have arrived."""
+        """For each step, the rows that have arrived, by fold number."""
 
     def begin_pass(self, folds: Sequence[FoldModel]) -> None:
         """Begin a pass over the rows of these folds."""
@@ -38,8 +38,9 @@ class Stack:
         self.weights: _StackedWeights | None = None
 
     def add(self, fold: FoldModel, step: int, parts: Sequence[Rows]) -> Iterator[tuple[FoldModel, int]]:
-        """Take the rows of a step of a fold. Yields the folds that were trained, each with the step: all, once the last
-        one has its rows. A fold with more steps than the others gets rows of later ones before, which wait."""
+        """Add the rows of a step of a fold. Yields the folds that were trained, each with the step: all of them, once
+        the last fold has its rows. A fold with more steps than the others receives rows of later steps early; these
+        wait."""
         (self.waiting[step][fold.number],) = parts
         while self.waiting and self._is_complete(first := min(self.waiting)):
             rows = self.waiting.pop(first)
@@ -47,7 +48,7 @@ class Stack:
             yield from ((self.folds[number], first) for number in rows)
 
     def _is_complete(self, step: int) -> bool:
-        """Whether all folds that have a step have their rows."""
+        """Whether all folds that have this step have their rows."""
         return all(
             number in self.waiting[step]
             for number, begun in self.begun.items()
@@ -55,7 +56,7 @@ class Stack:
         )
 
     def end_pass(self) -> None:
-        """Give every fold its weights back."""
+        """Copy the weights back to each fold."""
         if self.weights:
             self.weights.unstack()
 
@@ -73,7 +74,7 @@ class Stack:
 
 
 class _Loss(nn.Module):
-    """A fold's loss as a function of stored rows and labels: what is fitted on its rows is part of it."""
+    """A fold's loss as a function of stored rows and labels, including everything fitted on its rows."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
@@ -85,18 +86,18 @@ class _Loss(nn.Module):
 
 
 class _StackedWeights:
-    """Parameters and buffers of models as slices of stacked tensors, one for each name, (count, *shape)."""
+    """Parameters and buffers of models as slices of stacked tensors, one per name, (count, *shape)."""
 
     def __init__(self, learners: Mapping[int, Learner], count: int) -> None:
         self.learners, self.count = learners, count
         self.losses = {place: _Loss(learner) for place, learner in learners.items()}
         self.own = {place: _tensors(loss) for place, loss in self.losses.items()}
-        """The tensors of each model, to which its slices are copied back: they keep their memory format."""
+        """The original tensors of each model, to which its slices are copied back; they keep their memory format."""
         first = next(iter(learners))
         if len({learner.prepare.inputs.marked for learner in learners.values()}) > 1:
             raise RunError(
-                "--set stack=true: the folds' models have different inputs, because some columns lack values in the "
-                "training rows of some folds only; use --missing mean, or start a new run without the setting"
+                "--set stack=true: the folds' models have different inputs, because some columns have missing values "
+                "in the training rows of only some folds; use --missing mean, or start a new run without this setting"
             )
         filled = [self.own.get(place, self.own[first]) for place in range(count)]
         stacked = {name: torch.stack([tensors[name] for tensors in filled]) for name in filled[0]}
@@ -110,20 +111,21 @@ class _StackedWeights:
             place: [(parameter, self.parameters[name]) for name, parameter in loss.named_parameters()]
             for place, loss in self.losses.items()
         }
-        """Each model's parameters, with the stacked ones of which they are slices."""
+        """Each model's parameters, together with the stacked parameters of which they are slices."""
         for place, loss in self.losses.items():
             tensors = self.parameters | self.buffers
             _use(loss, {name: tensor.detach()[place] for name, tensor in tensors.items()})
 
     def unstack(self) -> None:
-        """Give every model its own tensors back, with the values of its slices."""
+        """Restore every model's own tensors, with the values of its slices."""
         for place, own in self.own.items():
             for name, tensor in _tensors(self.losses[place]).items():
                 own[name].copy_(tensor)
             _use(self.losses[place], own)
 
     def add_gradients(self, rows: Mapping[int, Rows], step: int) -> None:
-        """Forward and backward for the models that have rows. The others compute on zeros, which nobody reads."""
+        """Run the forward and backward pass for the models that have rows. The others compute on zeros, whose results
+        are discarded."""
         nothing = tuple(map(torch.zeros_like, next(iter(rows.values()))))
         filled = [rows.get(place, nothing) for place in range(self.count)]
         losses = self._losses([torch.stack(of_places) for of_places in zip(*filled, strict=True)])
@@ -139,7 +141,7 @@ class _StackedWeights:
             learner.current.losses[0] += losses[place].detach() * len(rows[place][1])
 
     def _losses(self, rows: Sequence[Tensor]) -> Tensor:
-        """The loss of every model, (count,), whose rows are at its place in each tensor."""
+        """The loss of every model, (count,), whose rows are at its position in each tensor."""
 
         def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *rows: Tensor) -> Tensor:
             return functional_call(self.template, (parameters, buffers), rows)  # type: ignore[no-any-return]
@@ -151,19 +153,19 @@ class _StackedWeights:
                 raise
             except (RuntimeError, TypeError, ValueError) as error:
                 raise RunError(
-                    f"--set stack=true: torch.func.vmap cannot compute this model: {describe_error(error)}; "
-                    "start a new run without the setting"
+                    f"--set stack=true: torch.func.vmap does not support this model: {describe_error(error)}; "
+                    "start a new run without this setting"
                 ) from error
         return losses
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a model by their names."""
+    """The parameters and buffers of a model by name."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _use(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Have a model use other tensors for its parameters and buffers."""
+    """Make a model use other tensors as its parameters and buffers."""
     for name, parameter in model.named_parameters():
         parameter.data = tensors[name]
     for name, _ in list(model.named_buffers()):

@@ -1,5 +1,5 @@
-"""What is fitted on the training rows of each model: statistics of the columns, and a model's inputs planned by them.
+"""What is fitted on the training rows of each model: column statistics, and the plan of the model's inputs.
 
 Everything in `training/` above may import from here, and so may `cluster/`.
-Nothing here may know of models, torch or the order of rows.
+Nothing here may know about models, torch or the order of rows.
 """

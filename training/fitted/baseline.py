@@ -1,4 +1,4 @@
-"""What the simplest prediction would score: the classes' frequencies, or the mean, of each model's training rows."""
+"""Baseline scores: predicting the class frequencies, or the mean, of each model's training rows."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The weights of classes and of ones in the loss, by the training rows of a model."""
+"""Class weights and positive weights in the loss, computed from the training rows of a model."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from .strategies import parse_class_weight, parse_pos_weight
 
 
 def class_weights(schema: Schema, statistics: Statistics, options: Sequence[str]) -> np.ndarray | None:
-    """The weight of each class, (classes,) float64; None if all weigh the same.
+    """The weight of each class, (classes,) float64; None if all weights are equal.
 
-    "balanced" gives each class the same total weight, and a row a mean weight of 1: rows / (classes · rows of the
-    class), as in scikit-learn. A class without training rows weighs nothing. Weights by name multiply that.
+    "balanced" gives each class the same total weight, with a mean weight of 1 per row: rows / (classes · rows of the
+    class), as in scikit-learn. A class without training rows has weight 0. Weights by name multiply these weights.
 
-    Raises UsageError for a class that does not exist, and for data without classes.
+    Raises UsageError for a class that does not exist, and for a dataset without classes.
     """
     if not options:
         return None
     if not schema.classes:
-        raise UsageError(f"--class-weight {options[0]}: the data has no classes; remove it")
+        raise UsageError(f"--class-weight {options[0]}: the dataset has no classes; remove the option")
     weights = np.ones(len(schema.classes))
     for name, weight in map(parse_class_weight, options):
         if name is None:
@@ -30,15 +30,15 @@ def class_weights(schema: Schema, statistics: Statistics, options: Sequence[str]
         elif name in schema.classes:
             weights[schema.classes.index(name)] *= weight
         else:
-            raise UsageError(f"--class-weight {name}=…: there is no such class{suggest(name, schema.classes)}")
+            raise UsageError(f"--class-weight {name}=…: the class does not exist{suggest(name, schema.classes)}")
     return weights
 
 
 def pos_weights(schema: Schema, statistics: Statistics, option: str) -> np.ndarray | None:
-    """The weights of the ones: of each label that is 0 or 1, (labels,), or of two classes, (1, weight), float64; None
-    if nothing is asked for.
+    """The weights of positive rows, float64: (labels,) for 0/1 labels, or (1, weight) for two classes; None if not
+    requested.
 
-    "balanced" is the number of zeros divided by that of ones, and 1 where one of them is missing.
+    "balanced" is the number of zeros divided by the number of ones, and 1 if either does not occur.
     """
     if not option:
         return None
@@ -49,7 +49,7 @@ def pos_weights(schema: Schema, statistics: Statistics, option: str) -> np.ndarr
         share = np.array(statistics.class_rows[1:], np.float64) / max(1, sum(statistics.class_rows))
     else:
         raise UsageError(
-            f"--set pos_weight={option} is for labels that are 0 or 1, or two classes; for others use --class-weight"
+            f"--set pos_weight={option} requires 0/1 labels or two classes; use --class-weight for other tasks"
         )
     if weight is None:
         both = (share > 0) & (share < 1)

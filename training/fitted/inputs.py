@@ -1,8 +1,8 @@
-"""How stored rows become a model's input, decided before torch is loaded: what each column means to the model, by which
-numbers it is scaled, and what stands for a missing value.
+"""How stored rows become a model's input, decided before torch is imported: the meaning of each column, how it is
+scaled, and how missing values are filled.
 
-Everything here is pure: a schema, the statistics of the rows that a model trains on, and the user's options in, a plan
-out. `Normalizer` carries it out on the device.
+Everything here is pure: a schema, the statistics of the rows that a model trains on, and the user's options go in, and
+a plan comes out. `Normalizer` applies it on the device.
 """
 
 from collections.abc import Collection, Mapping, Sequence, Set
@@ -17,20 +17,20 @@ from .groups import assign_columns
 from .strategies import Fill, Scaling, parse_fill, parse_scaling
 
 ONE_HOT_VALUES = 64
-"""For a model that knows nothing of columns, a category with at most so many values becomes an input for each."""
+"""For a model without a `schema` parameter, a category with at most this many values is one-hot encoded."""
 ROUNDING = 2.0**-44
-"""Relative to the mean: some hundred times the precision of float64, below which a spread is rounding."""
+"""Spread relative to the mean, some hundred times the precision of float64, below which it is just rounding."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's channels, red, green and blue, of values from 0 to 1."""
+"""Mean and standard deviation of ImageNet's channels (red, green and blue) for values from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class InputColumn:
-    """One input of a model for rows of a table.
+    """One input of a model for tabular rows.
 
-    `kind`: a "number" or "date", scaled; a "category", of which the input is the code, from 0 to `values` - 1, where
-    the last code stands for values that did not occur in the training data; or "missing", 1 where the column of that
-    name has no value.
+    `kind`: "number" or "date" (scaled); "category", whose input is a code from 0 to `values` - 1, where the last code
+    stands for values that do not occur in the training data; or "missing", which is 1 where the column of that name has
+    no value.
     """
 
     name: str
@@ -53,10 +53,11 @@ class InputSchema:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Stored channels, (channels,) each: the input is (value - `center`) · `scale`, and `filled` for a missing value.
+    """How stored channels become inputs, (channels,) each: the input is (value - `center`) · `scale`, or `filled` for a
+    missing value.
 
-    Of the channels of a vector, those in `kept` remain in this order. Those in `one_hot` follow, as an input for each
-    of so many codes, then an input for each channel in `marked` that is 1 where a value is missing.
+    Of the channels of a vector, the ones in `kept` come first, in this order. The channels in `one_hot` follow, with
+    one input per code, and then one input for each channel in `marked`, which is 1 where a value is missing.
     """
 
     center: tuple[float, ...]
@@ -66,7 +67,7 @@ class Inputs:
     one_hot: tuple[tuple[int, int], ...]
     marked: tuple[int, ...]
     shape: tuple[int, ...]
-    """Of a sample as the model gets it."""
+    """The shape of a sample as passed to the model."""
     schema: InputSchema
     groups: dict[str, "InputGroup"] = field(default_factory=dict)
     """The inputs by their names, if there are several."""
@@ -87,20 +88,20 @@ class InputGroup:
 
 
 def usual_fill(schema: Schema, statistics: Statistics) -> str:
-    """How missing numbers are filled where the user does not say it, by the statistics of all rows: with the mean, and
-    marked if there are any."""
+    """The default strategy for missing values, given the statistics of all rows: the mean, with indicators if any
+    values are missing."""
     some = len(schema.sample_shape) == 1 and missing_numbers(schema, statistics)
     return "indicator+mean" if some else "mean"
 
 
 def missing_numbers(schema: Schema, statistics: Statistics) -> dict[str, int]:
-    """The numbers of missing values of the columns that have some; a missing category is a category."""
+    """Number of missing values of each column that has some, except categories: there, missing is a category."""
     counts = zip(channel_names(schema), statistics.missing, strict=False)
     return {name: count for name, count in counts if count and name not in schema.categories}
 
 
 def channel_names(schema: Schema) -> tuple[str, ...]:
-    """The names of the channels: the columns of a vector; the others have no names but their numbers."""
+    """The names of the channels: column names for vectors, otherwise channel numbers."""
     vector = len(schema.sample_shape) == 1 and schema.features
     return schema.features if vector else tuple(map(str, range(schema.sample_shape[0])))
 
@@ -126,12 +127,12 @@ def plan_inputs(
     the model takes categories as codes; otherwise they become an input for each value, or if there are too many, a
     number. `inputs` are several inputs as `parse_input` reads them.
 
-    Raises UsageError for options that do not fit the data.
+    Raises UsageError for options that do not match the data.
     """
     fill, names, vector = parse_fill(missing), channel_names(schema), len(schema.sample_shape) == 1
     if fill.marked and not vector:
         raise UsageError(
-            f"--missing {missing} adds inputs, which samples of shape {schema.sample_shape} have no place for; use "
+            f"--missing {missing} adds inputs, which is not possible for samples of shape {schema.sample_shape}; use "
             "mean, median or constant=NUMBER"
         )
     coded = {names.index(name): len(values) + 1 for name, values in schema.categories.items() if name in names}
@@ -170,8 +171,7 @@ def _grouped(columns: Sequence[str], coded: Set[int], groups: Mapping[str, Seque
 
 
 def _fill_values(fill: Fill, statistics: Statistics) -> np.ndarray:
-    """What stands for a missing value in each channel, (channels,) float64. Where nothing is missing, medians are not
-    measured."""
+    """The fill value of each channel, (channels,) float64. Medians are not computed if no value is missing."""
     if fill.value == "median" and statistics.median:
         return np.array(statistics.median)
     return np.array(statistics.mean) if isinstance(fill.value, str) else np.full(len(statistics.mean), fill.value)
@@ -186,24 +186,24 @@ def _column(schema: Schema, name: str) -> InputColumn:
 def scale_channels(
     schema: Schema, statistics: Statistics, normalize: Sequence[str], raw: Set[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The center and the factor of each channel, (channels,) float64. Those in `raw` stay as they are.
+    """The center and the scale of each channel, (channels,) float64. Channels in `raw` are unchanged.
 
-    A channel that is constant in the training rows, but for rounding, gets the factor 0: nothing was learned of it.
-    Raises UsageError for a column that does not exist, and for scalings that do not fit.
+    A channel that is constant in the training rows, apart from rounding, gets the scale 0, because nothing can be
+    learned from it. Raises UsageError for a column that does not exist, and for invalid scalings.
     """
     names = channel_names(schema)
     center, factor = _standardized(statistics)
     for column, how in sorted(map(parse_scaling, normalize), key=lambda entry: entry[0] is not None):
         if column is not None and column not in names:
             raise UsageError(
-                f"--normalize {column}=…: the dataset has no feature '{column}'{suggest(column, names)}; name one of "
-                "its features"
+                f"--normalize {column}=…: the dataset has no feature '{column}'{suggest(column, names)}; use the name "
+                "of a feature"
             )
         chosen = np.array([column is None or name == column for name in names])
         new_center, new_factor = _scaled(how, schema, statistics)
         if len(np.atleast_1d(new_center)) not in (1, len(names)):
             raise UsageError(
-                f"--normalize: {len(new_center)} means do not fit {len(names)} channels; give one, or one for each"
+                f"--normalize: {len(new_center)} means do not match {len(names)} channels; use one, or one per channel"
             )
         center, factor = np.where(chosen, new_center, center), np.where(chosen, new_factor, factor)
     center[list(raw)], factor[list(raw)] = 0.0, 1.0
@@ -216,18 +216,18 @@ def _standardized(statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inverse(spread: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """1 / `spread`, or 0 where that is but the rounding of numbers of this size."""
+    """1 / `spread`, or 0 where the spread is only rounding of numbers of this size."""
     known = varies(spread, size)
     return np.where(known, 1 / np.where(known, spread, 1), 0.0)
 
 
 def varies(spread: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Whether the `spread` of numbers of this size is more than their rounding; same shape, bool."""
+    """Whether the `spread` of numbers of this size is more than rounding; same shape, bool."""
     return np.asarray(spread > ROUNDING * size)
 
 
 def _scaled(how: Scaling, schema: Schema, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
-    """The centers and factors of a scaling, one for each channel or one for all."""
+    """The centers and scales of a scaling, one per channel or one for all."""
     if how == "standard":
         return _standardized(statistics)
     if how == "minmax":
@@ -252,13 +252,13 @@ def describe_inputs(
     if gaps := missing_numbers(schema, statistics):
         fill = parse_fill(missing)
         what = "a constant" if isinstance(fill.value, float) else f"the {fill.value} of each fold's training rows"
-        how = f"filled with {what}" + (" and marked by an input for each column" if fill.marked else "")
+        how = f"filled with {what}" + (", with an indicator input for each column" if fill.marked else "")
         notes["missing values"] = f"{sum(gaps.values()):,} in {_listed(gaps)}: {how} (--missing)"
     large = [name for name, values in schema.categories.items() if len(values) > ONE_HOT_VALUES]
     if large and not codes:
         notes["categories"] = (
-            f"{_listed(large)}: more than {ONE_HOT_VALUES} values, so the model gets their codes as numbers; a model "
-            "with a parameter 'schema' learns them as categories, and so does mlp"
+            f"{_listed(large)}: more than {ONE_HOT_VALUES} values, so the model gets their codes as numbers; to treat "
+            "them as categories, use mlp or a model factory with a 'schema' parameter"
         )
     if groups := group_columns(schema, inputs):
         notes["inputs"] = "; ".join(f"{name}: {_listed(columns)}" for name, columns in groups.items())
@@ -266,6 +266,6 @@ def describe_inputs(
 
 
 def _listed(names: Collection[str]) -> str:
-    """The first of some column names."""
+    """The first few column names."""
     shown = ", ".join(list(names)[:5])
     return f"{shown} and {len(names) - 5} more columns" if len(names) > 5 else shown

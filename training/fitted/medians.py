@@ -1,8 +1,8 @@
-"""The exact medians of the training rows of each model of a fold plan, out of core and in bounded memory.
+"""Exact medians of the training rows of each model of a fold plan, out of core and in bounded memory.
 
 Numbers are mapped to unsigned integers of the same order, and the two middle ones are found digit by digit (radix
-selection): a pass over the data counts, for each model and channel, the values of each digit among those that share the
-digits found so far. Two passes suffice for float32, or four with many columns, whose counts then take less memory.
+selection): a pass over the data counts, for each model and channel, the values of the next digit among the numbers that
+share the digits found so far. Two passes suffice for float32, or four with many columns, to reduce memory.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ COUNTS_BYTES = 64 << 20  # of a task's result
 class DigitTask:
     """Count the digits of one shard.
 
-    `found` (2 · models, channels) uint64 are the digits found so far of each model's lower and upper middle value, and
-    the next one begins `shift` bits from the right.
+    `found` (2 · models, channels) uint64 contains the digits found so far of each model's lower and upper middle value,
+    and the next digit begins `shift` bits from the right.
     """
 
     dataset: str
@@ -61,7 +61,7 @@ def count_digits(
     bits: int,
     counts: np.ndarray,
 ) -> None:
-    """Count the next digit of `keys` (rows, groups, columns) in those rows and values that are `there` and begin with
+    """Count the next digit of `keys` (rows, groups, columns), for rows and values that are in `there` and begin with
     the digits `found`, (groups,), in `counts`, (groups, digits)."""
     mask = np.uint64((1 << bits) - 1)
     right, width = np.uint64(shift), np.uint64(bits)
@@ -76,7 +76,7 @@ def count_digits(
 
 
 def as_keys(values: np.ndarray) -> np.ndarray:
-    """Numbers as uint64 of the same order; same shape."""
+    """Map numbers to uint64 values of the same order; same shape."""
     if values.dtype.kind != "f":
         low = np.iinfo(values.dtype).min
         return (values.astype(np.int64) - low).astype(np.uint64) if low > -(2**63) else _flipped(values)
@@ -92,7 +92,7 @@ def _flipped(values: np.ndarray) -> np.ndarray:
 
 
 def from_keys(keys: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The numbers that `as_keys` mapped, as float64."""
+    """The inverse of `as_keys`, as float64."""
     if dtype.kind != "f":
         low = int(np.iinfo(dtype).min)
         return np.array([int(key) + low for key in keys.ravel()], np.float64).reshape(keys.shape)
@@ -111,7 +111,7 @@ def measure_medians(
 ) -> np.ndarray:
     """The medians of the rows that each model trains on, (models, channels) float64; 0 for a channel without values.
 
-    `counts` (models, channels) are the numbers of their values.
+    `counts` (models, channels) is the number of their values.
     """
     numbers = counts.astype(np.int64)
     ranks = np.stack([np.maximum(numbers - 1, 0) // 2, numbers // 2], axis=1).reshape(-1, numbers.shape[1])

@@ -1,4 +1,4 @@
-"""Reading a shard's rows with their fold codes, some blocks at a time."""
+"""Read a shard's rows with their fold codes, some blocks at a time."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from ...storage.reader import BlockReader, block_runs
 
 
 class CodedRows(NamedTuple):
-    """Some rows: their features, (rows, channels, values of a channel); the labels and the weights, (rows,), if there
-    are any and they were asked for; and the fold codes in each array of the plan."""
+    """Some rows: their features, (rows, channels, values of a channel); labels and sample weights, (rows,), if they
+    exist and were requested; and the fold codes in each array of the plan."""
 
     channels: np.ndarray
     y: np.ndarray | None
@@ -23,7 +23,7 @@ class CodedRows(NamedTuple):
 def read_coded(
     dataset: Dataset, plan: FoldPlan, shard: int, arrays: Sequence[str], labels: bool = False, weights: bool = False
 ) -> Iterator[CodedRows]:
-    """The rows of a shard in their order, with their codes in some arrays of the plan."""
+    """The rows of a shard in order, with their codes in some arrays of the plan."""
     of_weights = dataset.schema.weights if weights else None
     names = ("x", *["y"] * labels, *[of_weights] * bool(of_weights))
     values, folds = BlockReader(dataset, [name for name in names if name]), BlockReader(plan, arrays)

@@ -1,7 +1,8 @@
 """What is fitted on the training rows of each model of a fold plan: the statistics of the features and the targets.
 
-One pass over the data gives the moments of the rows of every code. Those of a model's training rows are merged from
-them, always in the same order, and never as the total less the held-out rows: rounding would carry those.
+One pass over the data computes the moments of the rows of every code. The moments of a model's training rows are merged
+from these, always in the same order, and never computed as the total minus the held-out rows, because the held-out
+rows would then leak through rounding.
 """
 
 import io
@@ -23,9 +24,9 @@ from .reading import read_coded
 MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 
 CodeSums = dict[str, Moments | np.ndarray]
-"""For each array of codes the moments of the features of the rows of each code, (codes, channels), as `fold` or
-`fold_1`; for a regression also of the targets, (codes, labels), as `fold/y`; for a classification the rows of each
-class, (codes, classes) int64, as `fold/classes`; and with weights their sum and the rows, (codes, 2), as
+"""For each array of codes, the moments of the features for each code, (codes, channels), as `fold` or `fold_1`; for
+regression also of the targets, (codes, labels), as `fold/y`; for classification the number of rows of each class,
+(codes, classes) int64, as `fold/classes`; and with sample weights their sum and the number of rows, (codes, 2), as
 `fold/weights`."""
 TABLES = "classes", "weights"  # what is not moments
 
@@ -40,7 +41,7 @@ class MomentsTask:
 
 
 def measure_shard(task: MomentsTask) -> CodeSums:
-    """The moments of a shard's rows by their codes, some blocks at a time."""
+    """The moments of a shard's rows by code, some blocks at a time."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
     classes = len(dataset.schema.classes)
     arrays = tuple(spec.name for spec in plan.manifest.arrays)
@@ -69,8 +70,8 @@ def measure_shard(task: MomentsTask) -> CodeSums:
 def moments(
     values: np.ndarray, codes: np.ndarray, parts: int, weights: np.ndarray | None, as_numbers: bool = False
 ) -> Moments:
-    """The moments of each part of some rows: weighted if the rows have weights, and in the fastest way that the type of
-    the values allows unless they are taken `as_numbers`."""
+    """The moments of each part of some rows: weighted if the rows have weights, and computed in the fastest way that
+    the dtype allows, unless `as_numbers` is set."""
     if weights is None and not as_numbers:
         return Moments.of_parts(values, codes, parts)
     return Moments.of_numbers(values, codes, parts, weights)
@@ -81,13 +82,13 @@ def check_weights(schema: Schema, weights: np.ndarray) -> None:
     wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         raise UsageError(
-            f"column '{schema.role('weight')}' has the weight {weights[wrong][0]:g}; weights must be 0 or more, so "
-            "change it, or convert with another --weight"
+            f"column '{schema.role('weight')}' contains the weight {weights[wrong][0]:g}, but weights must be 0 or "
+            "more; fix the source, or convert it with another --weight column"
         )
 
 
 def merge_each(total: CodeSums, found: CodeSums) -> CodeSums:
-    """Merge sums by their names."""
+    """Merge sums by name."""
     return total | {name: _merged(total[name], sums) if name in total else sums for name, sums in found.items()}
 
 
@@ -108,8 +109,8 @@ def fit_plan(
     like: FoldPlan | None = None,
     medians: bool = False,
 ) -> None:
-    """Measure the rows of every code of a plan and store the moments with it, and with `medians` those of the rows of
-    every model, unless that is done already, or was done for a plan `like` it."""
+    """Compute the moments of the rows of every code of a plan, with `medians` also the medians of the rows of every
+    model, and store them with the plan, unless this has already been done or the plan `like` has them."""
     for name in (MOMENTS, MEDIANS) if medians else (MOMENTS,):
         if (plan.place / name).exists():
             continue
@@ -126,7 +127,7 @@ def fit_plan(
 
 
 def is_fitted(folds: Place) -> bool:
-    """Whether the rows of a plan in a run's folder are measured."""
+    """Whether the statistics of a plan in a run's folder have been computed."""
     return (folds / MOMENTS).exists()
 
 
@@ -146,13 +147,13 @@ def _store(place: Place, arrays: dict[str, np.ndarray]) -> None:
 
 @lru_cache(maxsize=8)
 def _load(place: Place, identity: str) -> dict[str, np.ndarray]:
-    """The arrays in a file of a plan with that identity."""
+    """The arrays in a file of the plan with this identity."""
     with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
 def load_sums(plan: FoldPlan) -> CodeSums:
-    """The sums by code of a plan. `fit_plan` must have measured them."""
+    """The sums by code of a plan. `fit_plan` must have been called."""
     stored = _load(plan.place / MOMENTS, plan.identity)
     return {
         name: table if name.rpartition("/")[2] in TABLES else Moments.from_table(table)
@@ -168,7 +169,7 @@ def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
 
 
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
-    """The statistics of the rows that a model of a plan trains on. `fit_plan` must have measured them."""
+    """The statistics of the rows that a model of a plan trains on. `fit_plan` must have been called."""
     rows, sums = plan.model(model), load_sums(plan)
     targets, classes, weights = (sums.get(f"{rows.array}/{name}") for name in ("y", *TABLES))
     weight, count = weights[list(rows.train)].sum(axis=0) if isinstance(weights, np.ndarray) else (1.0, 1.0)

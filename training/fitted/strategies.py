@@ -1,4 +1,4 @@
-"""What users write of scaling, missing values and weights, as values. It loads nothing: `--help` waits for it."""
+"""Parsing of options for scaling, missing values and weights. Imports nothing heavy, because `--help` needs it."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,14 @@ Option = TypeVar("Option")
 
 @dataclass(frozen=True)
 class Fill:
-    """What stands for a missing number: the "mean", the "median" or a number; `marked`: and an input that marks it."""
+    """How missing values are filled: with the "mean", the "median" or a number; `marked` adds an indicator input."""
 
     value: Literal["mean", "median"] | float
     marked: bool
 
 
 def parse_fill(text: str) -> Fill:
-    """`mean`, `median` or `constant=0`, alone or after `indicator+`; `indicator` alone is with the mean.
+    """Parse `mean`, `median` or `constant=0`, alone or after `indicator+`; `indicator` alone means `indicator+mean`.
 
     Raises ValueError.
     """
@@ -34,12 +34,14 @@ def parse_fill(text: str) -> Fill:
     except ValueError:
         constant = math.nan
     if name != "constant" or not math.isfinite(constant):
-        raise ValueError("must be mean, median or constant=NUMBER, also as indicator+mean, or indicator")
+        raise ValueError(
+            "must be mean, median, constant=NUMBER or indicator, or a combination such as indicator+median"
+        )
     return Fill(constant, marked)
 
 
 def parse_option(name: str, parse: Callable[[str], Option], text: str) -> Option:
-    """What a text that an argument of that name gives is parsed to. Raises UsageError."""
+    """Parse the text of the argument `name`. Raises UsageError."""
     try:
         return parse(text)
     except ValueError as error:
@@ -47,7 +49,7 @@ def parse_option(name: str, parse: Callable[[str], Option], text: str) -> Option
 
 
 Scaling = str | tuple[tuple[float, ...], tuple[float, ...]]
-"""`standard`, `minmax`, `none` or `imagenet`; or means and scales, one for each channel or one for all."""
+"""`standard`, `minmax`, `none` or `imagenet`; or means and scales, one per channel or one for all."""
 
 
 def parse_input(text: str) -> tuple[str, tuple[str, ...]]:
@@ -60,7 +62,7 @@ def parse_input(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def parse_scaling(text: str) -> tuple[str | None, Scaling]:
-    """`standard`, `age=minmax`, `imagenet`, `0.5:0.25` or `age=40:12` as the column, if one is named, and its scaling.
+    """Parse `standard`, `age=minmax`, `imagenet`, `0.5:0.25` or `age=40:12` as the column, if any, and its scaling.
 
     Raises ValueError.
     """
@@ -71,26 +73,26 @@ def parse_scaling(text: str) -> tuple[str | None, Scaling]:
         means, scales = (tuple(map(float, part.split(","))) for part in how.split(":"))
     except ValueError:
         raise ValueError(
-            "must be standard, minmax, none, imagenet, or MEAN:SCALE such as 0.5:0.25, for all columns or as "
-            "COLUMN=minmax for one"
+            "must be standard, minmax, none, imagenet, or MEAN:SCALE such as 0.5:0.25, for all columns, or for a "
+            "single column as in COLUMN=minmax"
         ) from None
     if len(means) != len(scales) or not all(map(math.isfinite, (*means, *scales))) or 0 in scales:
-        raise ValueError("needs as many means as scales, which are finite, and no scale of 0")
+        raise ValueError("needs as many means as scales, all of them finite, and no scale of 0")
     return column if equals else None, (means, scales)
 
 
 def parse_class_weight(text: str) -> tuple[str | None, float]:
-    """`balanced` as None and 1, or `NAME=2.5` as the class and its weight. Raises ValueError."""
+    """Parse `balanced` as None and 1, or `NAME=2.5` as the class and its weight. Raises ValueError."""
     if text == "balanced":
         return None, 1.0
     return _parse_factor(text, "balanced, or a class and its weight such as yes=2.5")
 
 
 def parse_sample(text: str) -> tuple[str, float]:
-    """`balanced` or `weight` with 1, or `NAME=3` as the class and its factor. Raises ValueError."""
+    """Parse `balanced` or `weight` with factor 1, or `NAME=3` as the class and its factor. Raises ValueError."""
     if text in ("balanced", "weight"):
         return text, 1.0
-    return _parse_factor(text, "balanced, weight, or a class and how many times as often it is drawn, such as yes=3")
+    return _parse_factor(text, "balanced, weight, or a class and its oversampling factor such as yes=3")
 
 
 def _parse_factor(text: str, allowed: str) -> tuple[str, float]:
@@ -105,7 +107,7 @@ def _parse_factor(text: str, allowed: str) -> tuple[str, float]:
 
 
 def parse_pos_weight(text: str) -> float | None:
-    """`balanced` as None, or a positive number. Raises ValueError."""
+    """Parse `balanced` as None, or a positive number. Raises ValueError."""
     if text == "balanced":
         return None
     try:
@@ -113,5 +115,5 @@ def parse_pos_weight(text: str) -> float | None:
     except ValueError:
         weight = math.nan
     if not weight > 0 or math.isinf(weight):
-        raise ValueError("must be balanced, or a positive number")
+        raise ValueError("must be balanced or a positive number")
     return weight

@@ -1,4 +1,4 @@
-"""Augmentation: random changes of the rows that a step trains on, as they are stored, before their normalization."""
+"""Augmentation: random changes to the stored rows of a training step, before normalization."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,12 +16,13 @@ from ..zoo.loading import load_entry
 from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
-"""x (rows, *sample_shape), and the labels: y (rows,) or (rows, labels) as stored, or after `mixup` and `cutmix` the
-probabilities of classes (rows, classes)."""
+"""x (rows, *sample_shape), and the labels: y (rows,) or (rows, labels) as stored or, after `mixup` and `cutmix`, class
+probabilities (rows, classes)."""
 
 
 class Augmentation:
-    """Applies functions to batches, each to the result of the one before. A batch's seed decides its random numbers."""
+    """Applies functions to batches, each to the result of the previous one. The seed of a batch determines its random
+    numbers."""
 
     def __init__(self, functions: Sequence[Augment]) -> None:
         self.functions = functions
@@ -36,7 +37,7 @@ class Augmentation:
 
 
 def make_augmentation(texts: Sequence[str], schema: Schema) -> Augmentation:
-    """What `--augment` asks for. Raises UsageError for what does not fit the data."""
+    """Create the augmentation for `--augment`. Raises UsageError if it does not match the data."""
     return Augmentation([_make(text, schema) for text in texts])
 
 
@@ -56,8 +57,8 @@ def check_augmentation(texts: Sequence[str], schema: Schema, x: Tensor, y: Tenso
             ) from error
         if shapes[0] != shape or shapes[1] not in targets:
             raise UsageError(
-                f"--augment {text} returns x of shape {shapes[0]} and y of shape {shapes[1]} for x of {shape} and y of "
-                f"{sorted(targets)[0]}; return rows of the same shape"
+                f"--augment {text} returns x of shape {shapes[0]} and y of shape {shapes[1]} for x of shape {shape} "
+                f"and y of shape {sorted(targets)[0]}; return the same shapes"
             )
 
 
@@ -67,23 +68,23 @@ def _make(text: str, schema: Schema) -> Augment:
     name, numbers = parse_augment(text)
     if name != "mixup" and len(schema.sample_shape) != 3:
         raise UsageError(
-            f"--augment {text} is for images, but a sample of these data has the shape {schema.sample_shape}; remove it"
+            f"--augment {text} requires images, but samples of this dataset have shape {schema.sample_shape}; remove it"
         )
     if name == "mixup" and schema.categories:
         raise UsageError(
-            f"--augment {text}: '{next(iter(schema.categories))}' is a category, whose codes have no mean; remove it"
+            f"--augment {text}: '{next(iter(schema.categories))}' is a category, and codes have no mean; remove it"
         )
     if name == "cutmix" and not schema.classes:
-        raise UsageError(f"--augment {text} mixes classes, but these data have none; use mixup")
+        raise UsageError(f"--augment {text} mixes classes, but the dataset has none; use mixup")
     if name in MIXES and (weight := schema.role("weight")):
-        raise UsageError(f"--augment {text} mixes rows, which have weights of their own here ('{weight}'); remove it")
+        raise UsageError(f"--augment {text} mixes rows, but the rows have sample weights ('{weight}'); remove it")
     if name in MIXES:
         return partial(_FUNCTIONS[name], alpha=numbers[0], classes=len(schema.classes))
     return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)
 
 
 def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
-    """A transform of torchvision, which is applied row by row: on a batch it would do the same to all rows."""
+    """A torchvision transform, applied row by row, because on a batch it would treat all rows in the same way."""
     try:
         v2 = import_module("torchvision.transforms.v2")
     except ImportError:
@@ -93,7 +94,7 @@ def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
     try:
         transform = getattr(v2, name)(*numbers)
     except (AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"--augment {text}: torchvision.transforms.v2 does not take this: {error}") from error
+        raise UsageError(f"--augment {text}: torchvision.transforms.v2 rejects this: {error}; fix it") from error
     return lambda x, y, generator: (torch.stack([transform(row) for row in x]), y)
 
 
@@ -105,7 +106,7 @@ def _flip(axis: int, probability: float, x: Tensor, y: Tensor, generator: torch.
 
 
 def _crop(padding: int, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
-    """Cut images of the same size, each from its own place, out of images with so many zeros on each side."""
+    """Pad images with `padding` zeros on each side, and crop each to its original size at a random position."""
     count, channels, height, width = x.shape
     tops, lefts = torch.randint(2 * padding + 1, (2, count, 1, 1, 1), generator=generator, device=x.device)
     numbers = partial(torch.arange, device=x.device)
@@ -115,14 +116,14 @@ def _crop(padding: int, x: Tensor, y: Tensor, generator: torch.Generator) -> Row
 
 
 def _mixup(x: Tensor, y: Tensor, generator: torch.Generator, alpha: float, classes: int) -> Rows:
-    """The weighted mean of each row and another one, and of their targets (Zhang et al. 2018)."""
+    """Replace each row by the weighted mean of itself and another row, and likewise its targets (Zhang et al. 2018)."""
     share, other = _draw(x, generator, alpha)
     numbers = x if x.is_floating_point() else x.to(torch.float32 if x.element_size() <= 2 else torch.float64)
     return _mean(numbers, numbers[other], share), _mean(*_targets(y, other, classes), share)
 
 
 def _cutmix(x: Tensor, y: Tensor, generator: torch.Generator, alpha: float, classes: int) -> Rows:
-    """Replace a rectangle of each image by that of another one, and mix their targets by its area (Yun et al. 2019)."""
+    """Replace a rectangle of each image by that of another one, and mix the targets by its area (Yun et al. 2019)."""
     share, other = _draw(x, generator, alpha)
     at = torch.rand(2, generator=generator, device=x.device)
     inside = []
@@ -135,14 +136,14 @@ def _cutmix(x: Tensor, y: Tensor, generator: torch.Generator, alpha: float, clas
 
 
 def _draw(x: Tensor, generator: torch.Generator, alpha: float) -> Rows:
-    """A batch's share of the one row from Beta(alpha, alpha), and for each row the number of the other."""
+    """The mixing weight of a batch from Beta(alpha, alpha), and for each row the number of the other row."""
     # What torch.distributions.Beta draws by, which takes no generator.
     share = torch._sample_dirichlet(torch.full((2,), alpha, device=x.device), generator=generator)[0]
     return share, torch.randperm(len(x), generator=generator, device=x.device)
 
 
 def _targets(y: Tensor, other: Tensor, classes: int) -> Rows:
-    """The targets of the rows and of the others: probabilities of classes, or numbers."""
+    """The targets of the rows and of the other rows: class probabilities, or numbers."""
     if not classes:
         return y.double(), y.double()[other]
     targets = y if y.ndim == 2 else functional.one_hot(y.long(), classes).float()

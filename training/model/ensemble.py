@@ -1,4 +1,4 @@
-"""Ensembles: how the predictions of several models are combined."""
+"""Ensembles: combine the predictions of several models."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ SMALLEST_ERROR = 1e-12  # so that a perfect model has a finite weight
 def combine(predictions: Tensor, kind: str, weights: Sequence[float], schema: Schema) -> Tensor:
     """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
-    Of classes or labels, predictions are probabilities, and the result is float32; otherwise values, in float64. The
-    kinds:
+    For classes and labels, predictions are probabilities and the result is float32; otherwise they are values in
+    float64. The kinds:
 
     - mean, and refit, which has one model: the mean.
     - median: the median; probabilities of classes are rescaled to sum to 1.

@@ -1,4 +1,4 @@
-"""Trained models for use without Foldstream, as plain torch modules and as files in standard formats."""
+"""Export trained models for use without Foldstream, as plain torch modules or as files in standard formats."""
 
 import io
 import warnings
@@ -43,17 +43,17 @@ class UnscaleTargets(nn.Module):
 def load_models(run: Location) -> list[nn.Module]:
     """Load the models of all folds of a run as plain torch modules.
 
-    Each module is a Sequential of `prepare`, which standardizes each channel, `model`, which the factory created, and
-    for a regression `units`, which returns targets to their own units.
+    Each module is a Sequential of `prepare`, which standardizes each channel; `model`, which the factory created; and,
+    for regression, `units`, which converts predictions back to the units of the targets.
 
     Args:
         run: The folder of the run. For a grid search, the models of the best candidate are loaded.
 
     Returns:
-        A module per fold, in order, on the CPU and in evaluation mode. Each takes rows as the dataset stores them,
-        (rows, *sample_shape). For a classification it returns logits, (rows, classes) float32, of which `predict`
-        averages the softmax over the folds; for several labels that are 0 or 1 logits, (rows, labels), of which it
-        averages the sigmoid; for a regression values in the targets' own units, (rows, labels) float64.
+        One module per fold, in order, on the CPU and in evaluation mode. Each takes rows as stored in the dataset,
+        (rows, *sample_shape). For classification it returns logits, (rows, classes) float32, whose softmax `predict`
+        averages over the folds; for multi-label data logits, (rows, labels), whose sigmoid it averages; for regression
+        values in the units of the targets, (rows, labels) float64.
 
     Raises:
         UsageError: Some folds are not fully trained.
@@ -71,8 +71,8 @@ def load_models(run: Location) -> list[nn.Module]:
     folds = range(len(open_plan(folder.folds).models))
     if unfinished := [str(fold) for fold in folds if not is_done(folder.fold(fold))]:
         raise UsageError(
-            f"{run} is incomplete: folds {', '.join(unfinished)} are not fully trained; run the same command again to "
-            "resume it"
+            f"{run} is incomplete: folds {', '.join(unfinished)} are not fully trained; run its 'foldstream train' "
+            "command again to resume it"
         )
     models: list[nn.Module] = []
     for fold in folds:
@@ -86,16 +86,16 @@ def load_models(run: Location) -> list[nn.Module]:
 
 
 def export(run: Location, out: Location, *, format: str = "torchscript") -> list[Path]:
-    """Write the models that `load_models` returns to files that need no Foldstream to read.
+    """Write the models that `load_models` returns to files that can be read without Foldstream.
 
-    Besides the models, `export.json` lists the files, and whether the outputs are `logits` or `values`. Its `schema`
-    describes the columns of a row and the classes or targets.
+    An additional file `export.json` lists the model files, and whether the outputs are `logits` or `values`. Its
+    `schema` describes the columns of a row and the classes or targets.
 
     Args:
         run: The folder of the run, or of a grid search, whose best candidate is exported.
         out: The folder to write to. It is created if necessary.
-        format: `torchscript` (read by `torch.jit.load`), `onnx` (input `x`, output `y`), or `safetensors` (the weights
-            alone, under the names of `state_dict`).
+        format: `torchscript` (for `torch.jit.load`), `onnx` (input `x`, output `y`), or `safetensors` (only the
+            weights, named as in `state_dict`).
 
     Returns:
         The model files, one per fold, in order.
@@ -152,7 +152,9 @@ def to_onnx(model: nn.Module, rows: Tensor) -> bytes:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"--format onnx: {error.name} is not installed; pip install foldstream[export]") from None
+        raise UsageError(
+            f"--format onnx: {error.name} is not installed; run 'pip install foldstream[export]'"
+        ) from None
     shapes = ({0: torch.export.Dim("rows")},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
@@ -173,4 +175,4 @@ FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor], bytes]]] = {
     "onnx": (".onnx", to_onnx),
     "safetensors": (".safetensors", to_safetensors),
 }
-"""For each format, the suffix of its files and the function that encodes a model, traced with example rows."""
+"""For each format, the file suffix and the function that encodes a model, traced with example rows."""

@@ -16,15 +16,15 @@ from ...storage.places.json_files import content_hash
 from ...storage.places.place import Place
 
 PREFIXES = "module.", "model.", "_orig_mod."
-"""What DistributedDataParallel, Lightning, a checkpoint of ours and torch.compile put before a name."""
+"""Name prefixes added by DistributedDataParallel, Lightning, Foldstream's checkpoints and torch.compile."""
 NESTED = "state_dict", "model_state_dict", "model"
-"""Where checkpoints of other frameworks keep the weights."""
+"""Keys under which checkpoints of other frameworks store the weights."""
 SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a model takes over: the weights that fit, by the model's names; and as text what is left out."""
+    """The weights that match a model, by the model's names, and as text everything that does not match."""
 
     fitting: dict[str, Tensor]
     other_shapes: list[str]
@@ -32,20 +32,20 @@ class Match:
     unused: list[str]
 
     def describe(self) -> str:
-        words = [f"{len(self.fitting)} of the model's {len(self.fitting) + len(self.missing)} tensors are taken over"]
-        parts = {"left out": self.other_shapes, "not in the file": self.missing, "not in the model": self.unused}
+        words = [f"{len(self.fitting)} of the model's {len(self.fitting) + len(self.missing)} tensors are loaded"]
+        parts = {"skipped": self.other_shapes, "not in the file": self.missing, "not in the model": self.unused}
         seen = {text.split(" ")[0] for text in self.other_shapes}
         for title, names in parts.items():
-            if shown := [name for name in names if title == "left out" or name not in seen]:
+            if shown := [name for name in names if title == "skipped" or name not in seen]:
                 more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
                 words.append(f"{title}: {', '.join(shown[:SHOWN])}{more}")
         return "; ".join(words)
 
 
 def read_initial(place: Place, expected: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file of weights, by name. `expected` is the file's hash, if it is known.
+    """The tensors in a weights file, by name. `expected` is the file's hash, if known.
 
-    Raises UsageError if it is neither safetensors nor a state dict, and DamagedError if it has another hash.
+    Raises UsageError if the file is neither safetensors nor a state dict, and DamagedError if its hash differs.
     """
     data = place.read_bytes()
     if expected and content_hash(data) != expected:
@@ -68,24 +68,24 @@ def _read_pickled(data: bytes, where: str) -> Mapping[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"--init {where}: neither safetensors nor a state dict that torch.load reads with weights_only ({reason}); "
-            "save one by torch.save(model.state_dict(), FILE)"
+            f"--init {where}: neither safetensors nor a state dict that torch.load can read with weights_only "
+            f"({reason}); save one with torch.save(model.state_dict(), FILE)"
         ) from None
     return value  # type: ignore[no-any-return]
 
 
 def match_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> Match:
-    """Match weights to a model's. Raises UsageError if none of its parameters is among them."""
+    """Match weights to a model by name and shape. Raises UsageError if none of its parameters is among them."""
     own, given = model.state_dict(), {**{_bare(name): tensor for name, tensor in weights.items()}, **weights}
     found = {name: given.get(name, given.get(_bare(name))) for name in own}
     fitting = {n: tensor for n, tensor in found.items() if tensor is not None and tensor.shape == own[n].shape}
     if not fitting.keys() & dict(model.named_parameters()).keys():
         raise UsageError(
-            f"--init {where}: none of its tensors fits the model by name and shape; it has {_some(weights)}, the model "
-            f"{_some(own)}"
+            f"--init {where}: none of its tensors matches the model by name and shape; the file has {_some(weights)}, "
+            f"the model has {_some(own)}; rename the tensors, or choose another file"
         )
     shapes = [
-        f"{name} {tuple(tensor.shape)}, here {tuple(own[name].shape)}"
+        f"{name} {tuple(tensor.shape)}, in the model {tuple(own[name].shape)}"
         for name, tensor in found.items()
         if tensor is not None and name not in fitting
     ]
@@ -95,7 +95,7 @@ def match_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
 
 
 def start_from(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Give a model the weights that fit."""
+    """Load the weights that match into a model."""
     own = model.state_dict()
     for name, tensor in match_weights(model, weights, where).fitting.items():
         own[name].copy_(tensor)

@@ -1,4 +1,4 @@
-"""Losses to train on: torch's by their names, the focal loss, and functions of the user's own."""
+"""Training losses: torch's losses by name, the focal loss, and user-defined functions."""
 
 import inspect
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def own_loss(name: str) -> LossFunction:
 
 
 def focal_loss(each: Tensor, weighted: Tensor, gamma: float) -> Tensor:
-    """The focal loss (Lin et al. 2017) from the cross-entropy of each row or label, `each`, and the same with weights:
-    the weighted one times the probability of being wrong to the power of `gamma`."""
+    """The focal loss (Lin et al. 2017) from the cross-entropy of each row or label, `each`, and its weighted form: the
+    weighted loss times (1 - probability of the true class) to the power of `gamma`."""
     return (-torch.expm1(-each)).clamp_min(SMALLEST_MISS) ** gamma * weighted
 
 
 def class_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
-    """The losses of rows by their class codes `y` (rows,), with weights of the classes; `reduction` as in torch."""
+    """The losses for class codes `y` (rows,), with class weights; `reduction` as in torch."""
     if recipe.loss == "focal":
         each = functional.cross_entropy(outputs, y, reduction="none")
         weighted = each if weights is None else functional.cross_entropy(outputs, y, weights, reduction="none")
@@ -45,7 +45,7 @@ def class_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | N
 
 
 def label_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
-    """The losses of labels `y` (rows, labels) that are 0 or 1, with weights of their ones; `reduction` as in torch."""
+    """The losses for 0/1 labels `y` (rows, labels), with positive weights; `reduction` as in torch."""
     binary = functional.binary_cross_entropy_with_logits
     if recipe.loss == "focal":
         each = binary(outputs, y, reduction="none")
@@ -62,23 +62,24 @@ def quantile_loss(outputs: Tensor, targets: Tensor, quantile: float, reduction: 
 
 
 def reduced(each: Tensor, reduction: str) -> Tensor:
-    """Losses as they are, or their mean."""
+    """The unreduced losses, or their mean."""
     return each.mean() if reduction == "mean" else each
 
 
 def by_row(each: Tensor) -> Tensor:
-    """The loss of each row, (rows,), of losses (rows,) or (rows, outputs)."""
+    """The loss of each row, (rows,), from losses (rows,) or (rows, outputs)."""
     return each.flatten(1).mean(dim=1) if each.ndim > 1 else each
 
 
 def weighted_mean(each: Tensor, weight: Tensor) -> Tensor:
-    """The mean over rows of losses (rows,) or (rows, outputs) times their weights (rows,), whose mean over all rows is
-    1: so the mean of a batch's parts is that of the batch."""
+    """The mean over rows of losses (rows,) or (rows, outputs) times sample weights (rows,), whose mean over all rows is
+    1, so that the mean over the parts of a batch equals the mean over the batch."""
     return (by_row(each) * weight).mean()
 
 
 def mean_of_own(loss: LossFunction, outputs: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean loss by the user's function: it returns it, or the loss of each row, whose mean is by weight."""
+    """The mean loss of a user-defined function, which returns either the mean or the loss of each row; the latter is
+    averaged with the sample weights."""
     found = loss(outputs, targets) if weight is None else loss(outputs, targets, weight=weight)
     if found.ndim == 0:
         return found
@@ -86,9 +87,9 @@ def mean_of_own(loss: LossFunction, outputs: Tensor, targets: Tensor, weight: Te
 
 
 def check_own_loss(name: str, schema: Schema, weighted: bool = False) -> None:
-    """Try the user's function on a few rows of outputs and targets such as it will get; `weighted`: with weights too.
+    """Try a user-defined function on a few rows of typical outputs and targets; with `weighted`, also with weights.
 
-    Raises UsageError if it fails, or returns anything but a finite loss with a gradient, a mean or one for each row.
+    Raises UsageError if it fails, or does not return a finite loss with a gradient (a mean, or one value per row).
     """
     loss, generator = own_loss(name), torch.Generator().manual_seed(0)
     outputs = torch.randn(EXAMPLE_ROWS, schema.outputs, generator=generator).requires_grad_()
@@ -98,7 +99,9 @@ def check_own_loss(name: str, schema: Schema, weighted: bool = False) -> None:
     if schema.task == "classification":
         targets = torch.arange(EXAMPLE_ROWS) % schema.outputs
     if weighted and "weight" not in inspect.signature(loss).parameters:
-        raise UsageError(f"--set loss={name}: the rows have weights, but it has no parameter 'weight'; add it")
+        raise UsageError(
+            f"--set loss={name}: the rows have sample weights, but the function has no parameter 'weight'; add it"
+        )
     given = {"weight": torch.ones(EXAMPLE_ROWS)} if weighted else {}
     try:
         found: Any = loss(outputs, targets, **given)
@@ -114,17 +117,17 @@ def check_own_loss(name: str, schema: Schema, weighted: bool = False) -> None:
 
 
 def _problem(found: Any, outputs: Tensor) -> str:
-    """What is wrong with what a user's loss has returned, and the remedy; empty if nothing is."""
+    """The problem with the return value of a user-defined loss, and the remedy; empty if there is none."""
     remedy = "return the mean loss, or the loss of each row"
     if not isinstance(found, Tensor):
-        return f"returned {type(found).__name__}, not a tensor; {remedy}"
+        return f"returned {type(found).__name__} instead of a tensor; {remedy}"
     if found.ndim and found.shape not in (outputs.shape, outputs.shape[:1]):
         return f"returned the shape {tuple(found.shape)} for {len(outputs)} rows; {remedy}"
     if not torch.isfinite(found).all():
-        return "is not finite for outputs between -3 and 3; avoid logarithms and divisions of 0"
+        return "is not finite for outputs between -3 and 3; avoid log(0) and division by 0"
     if not found.requires_grad:
-        return "has no gradient; compute it from the outputs by functions of torch, without detach() or item()"
+        return "has no gradient; compute it from the outputs with torch functions, without detach() or item()"
     (gradient,) = torch.autograd.grad(found.mean(), outputs, allow_unused=True)
     if gradient is None or not torch.isfinite(gradient).all():
-        return "has no finite gradient; compute it from the outputs by functions that have one"
+        return "has no finite gradient; compute it from the outputs with differentiable functions"
     return ""

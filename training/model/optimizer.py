@@ -20,8 +20,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _create(groups: list[dict[str, Any]], recipe: Recipe, can_fuse: bool) -> torch.optim.Optimizer:
-    """The fused implementation of Adam, one pass over the memory, takes a third of the time of torch's default, even on
-    a CPU."""
+    """Create the optimizer, fused if possible: fused Adam takes a third of the time of torch's default, even on a
+    CPU."""
     options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.momentum else {}
     if recipe.nesterov:
         options["nesterov"] = True
@@ -36,29 +36,29 @@ def _create(groups: list[dict[str, Any]], recipe: Recipe, can_fuse: bool) -> tor
 
 
 def parse_betas(text: str) -> tuple[float, ...]:
-    """`0.9:0.95` as numbers. Raises UsageError."""
+    """Parse `0.9:0.95` as numbers. Raises UsageError."""
     try:
         return tuple(float(part) for part in text.split(":"))
     except ValueError:
-        raise UsageError(f"--set betas={text}: must be numbers with colons between, e.g. 0.9:0.95") from None
+        raise UsageError(f"--set betas={text}: must be numbers separated by colons, e.g. 0.9:0.95") from None
 
 
 def check_optimizer(recipe: Recipe, model: nn.Module) -> None:
-    """Raise UsageError unless the recipe's optimizer and schedule can take a step with parameters such as the model's,
-    and every pattern of the recipe fits some of them."""
+    """Raise UsageError unless the recipe's optimizer and schedule can take a step with the model's parameters, and
+    every pattern of the recipe matches at least one of them."""
     names = [name for name, _ in model.named_parameters()]
     named = [("frozen", pattern) for pattern in patterns_of(recipe.frozen)]
     named += [(f"{setting}.{pattern}", pattern) for pattern, values in recipe.groups.items() for setting in values]
     for setting, pattern in named:
         if not any(fits(name, pattern) for name in names):
             raise UsageError(
-                f"--set {setting}: no parameter of the model is named like '{pattern}'; its parameters are "
+                f"--set {setting}: '{pattern}' matches no parameter of the model; its parameters are "
                 f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
             )
     freeze(model, recipe)
     groups = parameter_groups(model, recipe)
     if not groups:
-        raise UsageError(f"--set frozen={recipe.frozen}: no parameter remains to be trained")
+        raise UsageError(f"--set frozen={recipe.frozen}: all parameters are frozen; freeze fewer")
     for group in groups:  # of the same dimensions, but small
         group["params"] = [nn.Parameter(torch.zeros((2,) * parameter.ndim)) for parameter in group["params"]]
     try:
@@ -72,7 +72,7 @@ def check_optimizer(recipe: Recipe, model: nn.Module) -> None:
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
             f"--set optimizer={recipe.optimizer} with scheduler={recipe.scheduler} cannot train this model: {error}; "
-            "choose others, e.g. optimizer=AdamW with scheduler=OneCycleLR"
+            "use another combination, e.g. optimizer=AdamW with scheduler=OneCycleLR"
         ) from error
 
 
@@ -116,18 +116,18 @@ def step_schedule(scheduler: lr_scheduler.LRScheduler, metric: float | None = No
 
 
 def patterns_of(text: str) -> list[str]:
-    """`backbone:embed*` as patterns."""
+    """Split `backbone:embed*` into patterns."""
     return [part for part in text.split(":") if part]
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a pattern is the name of a parameter or of a module that contains it, also with `*` and `?`."""
+    """Whether a pattern, which may contain `*` and `?`, matches a parameter or a module that contains it."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))
 
 
 def freeze(model: nn.Module, recipe: Recipe) -> None:
-    """Exclude the parameters from training that the recipe freezes."""
+    """Freeze the parameters that the recipe excludes from training."""
     for name, parameter in model.named_parameters():
         if any(fits(name, pattern) for pattern in patterns_of(recipe.frozen)):
             parameter.requires_grad_(False)
@@ -136,8 +136,8 @@ def freeze(model: nn.Module, recipe: Recipe) -> None:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Split the parameters by weight decay and learning rate, in the order of the model.
 
-    Weights with two or more dimensions decay; biases and the parameters of norms do not. A model with a method
-    `decayed_parameters` chooses for itself. The recipe may set both by patterns of names, of which the last one counts.
+    Weight decay applies to weights with two or more dimensions, but not to biases and normalization parameters. A model
+    can override this with a method `decayed_parameters`. The recipe may set both by name patterns; the last match wins.
     """
     choose = getattr(model, "decayed_parameters", None)
     decayed = {id(p) for p in (choose() if choose else (p for p in model.parameters() if p.ndim >= 2))}

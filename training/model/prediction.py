@@ -1,5 +1,5 @@
-"""Predictions of trained models: of held-out rows, written as parts to merge, and of new rows, by an ensemble of all
-folds."""
+"""Predictions of trained models: for held-out rows, written as parts to be merged, and for new rows, by an ensemble of
+all folds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +44,7 @@ class Predictor:
 
 
 def load_predictor(job: RunJob, run: RunFolder, fold: int, device: torch.device) -> Predictor:
-    """Load the model of a fold that is fully trained. Raises DamagedError if its weights cannot be read."""
+    """Load the model of a fully trained fold. Raises DamagedError if its weights cannot be read."""
     fitted = read_result(run.fold(fold)).get("statistics")  # earlier versions standardized by all rows of the dataset
     statistics = Statistics.from_json(fitted) if fitted else job.open_data().statistics
     inputs = make_inputs(job.schema, job.config, statistics)
@@ -58,7 +58,7 @@ def predict_folds(
     rows: Iterable[tuple[int, int, np.ndarray, Batch]],
     folders: Mapping[int, Place],
 ) -> None:
-    """Predict a rank's share of the folds' rows, as `chosen_rows` yields them.
+    """Predict a rank's share of the folds' rows, as yielded by `chosen_rows`.
 
     For each fold and each shard of the dataset, one rank writes one part into the fold's folder.
     """

@@ -1,4 +1,4 @@
-"""A short measurement of what a row costs one worker: the time to read it, and to train one model on it."""
+"""A short measurement of the cost of a row for one worker: the time to read it, and to train one model on it."""
 
 from dataclasses import dataclass, replace
 from itertools import chain, count, repeat
@@ -41,7 +41,7 @@ def measure_row_costs(job: RunJob, rank: Rank = ALONE) -> RowCosts:
 def _time_reading(stream: TrainStream) -> tuple[float, Batch]:
     """Seconds per row, over as many epochs as it takes, and a batch.
 
-    The first batch is not timed, because compiled code is loaded for it.
+    The first batch is not timed, because it loads compiled code.
     """
     batches = chain.from_iterable(repeat(stream))
     batch, rows, started = next(batches), 0, perf_counter()

@@ -13,7 +13,7 @@ from ...storage.places.place import Place
 
 
 def contiguous_copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the CPU, in row-major order and in memory that it shares with no other tensor."""
+    """Copy a tensor to the CPU, in row-major order and without sharing memory with any other tensor."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 

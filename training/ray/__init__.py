@@ -1,6 +1,6 @@
-"""Ray Train: in this process and others beside it, or a driver for each group of folds and its workers; and the one
-file that knows Ray's internals.
+"""Ray Train: in this process with helper processes, or with a driver for each group of folds and its workers; and the
+only file that depends on Ray's internals.
 
-`group.py`, `helper.py` and `driver.py` load neither Ray Train nor torch: the command imports them before anything else.
-`internals.py` is for `cluster/` too. Nothing here trains: workers call the engine.
+`group.py`, `helper.py` and `driver.py` import neither Ray Train nor torch, because the command imports them first.
+`cluster/` may also use `internals.py`. Nothing here trains: workers call the engine.
 """

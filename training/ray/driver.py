@@ -1,6 +1,6 @@
-"""The driver of a group of folds: it trains them with Ray Train, and notices workers that hang.
+"""The driver of a group of folds: it trains them with Ray Train and detects workers that hang.
 
-The command that starts drivers imports this module, which therefore does not load Ray Train: that takes seconds.
+The command that starts drivers imports this module, so it does not import Ray Train, which takes seconds.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class Health:
     """The health of the workers of an attempt."""
 
     silence: float
-    """Seconds for which a process, or every training loop, has been silent, if that is too long; else 0."""
+    """Seconds for which a process, or every training loop, has been silent, if this is too long; otherwise 0."""
     deaths: tuple[str, ...]
     """The reason for each restart of the workers."""
 
 
 class FoldDriver:
-    """An actor that drives one Ray Train run. Several may run at once; what an actor has started ends with it."""
+    """An actor that drives one Ray Train run. Several may run at once; everything an actor has started ends with it."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
@@ -35,9 +35,9 @@ class FoldDriver:
         self.heartbeats: dict[int, tuple[float, float]] = {}
         """When the training loop of each rank last sent a heartbeat, and for how many seconds it may be silent."""
         self.stopping, self.stopped = False, Event()
-        """Whether the workers shall stop, and not be restarted; and whether they have."""
+        """Whether the workers should stop and not be restarted, and whether they have stopped."""
         self.draining: frozenset[str] = frozenset()
-        """The nodes that are about to be taken away."""
+        """The nodes that are about to be preempted."""
 
     def train(self, request: GroupRequest, driver: Any) -> None:
         """See `train_folds`; `driver` is the handle of this actor."""
@@ -50,7 +50,7 @@ class FoldDriver:
             self.stopped.set()
 
     def replace(self, reason: str) -> None:
-        """Note that all workers are restarted, and why."""
+        """Record that all workers are restarted, and why."""
         self.deaths += (reason,)
         self._start()
 
@@ -59,28 +59,29 @@ class FoldDriver:
         self.alive, self.heartbeats = {}, {-1: (monotonic(), START_SECONDS)}
 
     def group(self) -> int:
-        """The number of the current worker group. Workers of earlier groups must stop."""
+        """Number of the current worker group. Workers of earlier groups must stop."""
         return len(self.deaths)
 
     def stop(self) -> None:
-        """Have the workers write checkpoints and stop. Returns once they have; at once if they have not begun."""
+        """Make the workers write checkpoints and stop. Returns once they have stopped; immediately if they have not
+        begun."""
         self.stopping = True
         if self.alive:
             self.stopped.wait(GRACE_SECONDS)
 
     def note_stopped(self) -> bool:
-        """Note that the workers have stopped. Returns whether this driver has asked them to: they shall not be
-        restarted then."""
+        """Record that the workers have stopped. Returns whether this driver asked them to stop, in which case they must
+        not be restarted."""
         if self.stopping:
             self.stopped.set()
         return self.stopping
 
     def leave(self, nodes: frozenset[str]) -> None:
-        """Have workers on these nodes stop, so that all are restarted elsewhere from the checkpoints of now."""
+        """Make workers on these nodes stop, so that all workers are restarted elsewhere from new checkpoints."""
         self.draining = nodes
 
     def report_alive(self, rank: int, group: int, node: str) -> bool:
-        """Called by the process of a worker, whatever its training loop does. Returns whether it shall stop."""
+        """Called by the process of a worker, whatever its training loop does. Returns whether it should stop."""
         if group == self.group():
             self.alive[rank] = monotonic()
         return self.stopping or node in self.draining
@@ -97,11 +98,12 @@ class FoldDriver:
         self.heartbeats[rank] = monotonic(), allowed
 
     def health(self) -> Health:
-        """The health of the workers now."""
+        """The current health of the workers."""
         return Health(self._silence(), self.deaths)
 
     def _silence(self) -> float:
-        """A loop that waits for another one to write is silent too, so a single active loop is enough."""
+        """Seconds of silence. A loop that waits for another one to write is also silent, so one active loop is
+        enough."""
         now = monotonic()
         frozen = max((now - heard for heard in list(self.alive.values())), default=0.0)
         if frozen > self.patience:

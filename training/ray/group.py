@@ -1,4 +1,4 @@
-"""What a group of workers trains together."""
+"""Requests for groups of folds that workers train together, and their failures."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from ..zoo.user_code import read_error_note
 
 START_SECONDS = 600.0  # for which a worker that starts, or writes, may be silent
 FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError
-"""Exceptions that another attempt would raise again: the death of a worker does not cause them."""
+"""Exceptions that a retry would raise again, because they are not caused by the death of a worker."""
 
 
 class Failure(NamedTuple):
-    """Why an attempt has failed; whether another one would fail in the same way, and whether all folds would."""
+    """Why an attempt failed; whether a retry would fail in the same way, and whether all folds would."""
 
     reason: str
     final: bool = False
@@ -21,20 +21,20 @@ class Failure(NamedTuple):
 
 
 def describe_failure(error: Exception) -> Failure:
-    """Why training has failed."""
+    """Why training failed."""
     reason = str(error) if isinstance(error, FoldstreamError) else read_error_note(error)
     return Failure(reason, is_final(error), isinstance(error, ModelError))
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt would raise an error again."""
+    """Whether a retry would raise the error again."""
     return isinstance(error, FINAL) and not isinstance(error, AttemptError)
 
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Train `folds`, each given by its run's folder and its number, in one Ray Train run called `name`, as the user's
-    request says. In this process, it shares the machine with others that train beside it, `processes` in all."""
+    """Train `folds`, each given by its run's folder and its number, in one Ray Train run called `name`, with the user's
+    execution options. When training in this process, `processes` processes share the machine."""
 
     name: str
     folds: tuple[tuple[str, int], ...]

@@ -1,6 +1,6 @@
-"""Other processes on this machine that train along with this one, each some folds of its own.
+"""Helper processes on this machine that train some of the folds alongside this process.
 
-It takes seconds to load torch, so they are started before this process does that. Importing this module does not.
+Importing torch takes seconds, so helpers are started before this process does so. This module does not import torch.
 """
 
 import os
@@ -15,15 +15,12 @@ from ...storage.machine import end_with_parent, no_garbage_collection
 from ..stopping import STOP, stoppable, stopped
 from .group import Failure, GroupRequest, describe_failure
 
-DIED = (
-    "a process that trains along with this one has died, most likely because it ran out of memory; --workers 0 trains "
-    "in this process alone"
-)
-STOPPED = "a process that trains along with this one was stopped by a signal; its checkpoints are written"
+DIED = "a helper process died, most likely because it ran out of memory; use --workers 0 to train in this process alone"
+STOPPED = "a helper process was stopped by a signal; its checkpoints have been written"
 
 
 class Helper:
-    """A process that trains one group after the other. It ends with this one at the latest."""
+    """A process that trains one group after another. It ends at the latest with this process."""
 
     def __init__(self) -> None:
         self._start()
@@ -38,14 +35,14 @@ class Helper:
         theirs.close()
 
     def begin(self, request: GroupRequest) -> None:
-        """Have it train a group. `end` must follow."""
+        """Start training a group. `end` must follow."""
         if self.process.poll() is not None:  # it has died
             self.connection.close()
             self._start()
         self.connection.send(request)
 
     def end(self) -> Failure | None:
-        """Wait until it has trained the group. Returns why it failed, if it did."""
+        """Wait until the group has been trained. Returns the failure, if any."""
         try:
             failure: Failure | None = self.connection.recv()
         except (EOFError, OSError):
@@ -54,11 +51,11 @@ class Helper:
         return failure
 
     def stop(self) -> None:
-        """Ask it to stop. It ends, after it has written checkpoints."""
+        """Ask the process to stop. It exits after writing checkpoints."""
         self.process.send_signal(signal.SIGUSR1)
 
     def has_ended(self) -> bool:
-        """Whether `end` returns at once."""
+        """Whether `end` would return immediately."""
         return self.connection.poll()
 
     def close(self) -> None:
@@ -69,7 +66,7 @@ class Helper:
 
 
 def main(descriptor: int) -> None:
-    """Train the groups that the other process asks for. A signal stops that, and with it this process."""
+    """Train the groups that the main process requests. A signal stops the training and this process."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the other process, which ends this one
     try:

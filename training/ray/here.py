@@ -1,6 +1,6 @@
-"""Training in this process by Ray Train's local mode: no cluster starts, and breakpoints work.
+"""Train in this process with Ray Train's local mode: no cluster is started, and breakpoints work.
 
-The weights are those that workers on one machine get: the same torch threads, and the same shares of every batch.
+The weights are the same as with workers on one machine: the same torch threads, and the same shares of every batch.
 """
 
 import logging
@@ -22,15 +22,15 @@ from .worker import torchrun_variables, train_group, worker_threads
 
 
 def train_here(request: GroupRequest, heartbeat: Heartbeat = lambda working: None) -> None:
-    """Train folds in this process, and return when all are complete. Raises what the training raises, and what the
-    `heartbeat` raises, which it calls between steps."""
+    """Train folds in this process, and return when all are complete. Raises the errors of training and of `heartbeat`,
+    which is called between steps."""
     with _quiet_ray(), STOP.watched():
         options = {"request": request, "heartbeat": heartbeat}
         make_trainer(_train, train_loop_config=options, scaling_config=ScalingConfig(num_workers=0)).fit()
 
 
 def _train(config: dict[str, Any]) -> None:
-    """The training function. This process belongs to the user: it gets its settings back."""
+    """The training function. Since this process belongs to the user, its settings are restored afterwards."""
     request: GroupRequest = config["request"]
     process = Process(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with _settings_restored(), freed_memory_kept(), torch.random.fork_rng(devices=[]):
@@ -42,7 +42,7 @@ def _train(config: dict[str, Any]) -> None:
 
 @contextmanager
 def _settings_restored() -> Iterator[None]:
-    """Restore torch's settings and the environment at the end."""
+    """Restore torch's settings and the environment on exit."""
     threads, environment = torch.get_num_threads(), dict(os.environ)
     deterministic = torch.are_deterministic_algorithms_enabled()
     try:
@@ -56,7 +56,7 @@ def _settings_restored() -> Iterator[None]:
 
 @contextmanager
 def _quiet_ray() -> Iterator[None]:
-    """Keep Ray Train from logging that it runs in local mode, and each report."""
+    """Prevent Ray Train from logging that it runs in local mode, and every report."""
     logger = logging.getLogger("ray.train")
     before = logger.level
     logger.setLevel(logging.WARNING)

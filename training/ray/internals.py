@@ -1,8 +1,8 @@
-"""Ray's internals: the only file that imports, subclasses or overrides what Ray does not export.
+"""Ray's internals: the only file that imports, subclasses or overrides anything that Ray does not export.
 
-Each entry says why the public API does not serve. `tests/contracts/test_ray_internals.py` checks that the installed Ray
-still has every one of them, and `pyproject.toml` pins the minor version. Importing this module loads `ray` alone: Ray
-Train takes a second to load, so the functions that need it import it themselves.
+Each entry explains why the public API is not sufficient. `tests/contracts/test_ray_internals.py` checks that the
+installed Ray still has all of them, and `pyproject.toml` pins the minor version. Importing this module imports only
+`ray`: Ray Train takes a second to import, so functions that need it import it themselves.
 """
 
 import logging
@@ -25,11 +25,11 @@ from ray.util.placement_group import PlacementGroup
 def start_node(address: str, memory: int | None = None, **options: Any) -> Any:
     """Start a Ray cluster of one node that listens on `address` and offers `memory` bytes, and connect to it.
 
-    The other options, and what is returned, are those of `ray.init`. It replaces the handler of SIGTERM; one that this
-    process has set for itself is put back.
+    The other options and the return value are those of `ray.init`. `ray.init` replaces the SIGTERM handler; a handler
+    that this process has set is restored.
 
-    Private: the arguments `_node_ip_address` and `_memory` of `ray.init`. Publicly, only the command `ray start` takes
-    a node's address and memory, and it leaves processes behind when this one is killed.
+    Private: the arguments `_node_ip_address` and `_memory` of `ray.init`. Publicly, only the command `ray start`
+    accepts a node's address and memory, and it leaves processes behind when this one is killed.
     """
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -41,8 +41,8 @@ def start_node(address: str, memory: int | None = None, **options: Any) -> Any:
 
 @contextmanager
 def loopback_address_kept() -> Iterator[None]:
-    """Have Ray keep a loopback address as it is: by default it takes the machine's own address instead, and so listens
-    on all interfaces.
+    """Make Ray keep a loopback address: by default it replaces it with the machine's own address, and thus listens on
+    all interfaces.
 
     Private: the constant `ENABLE_RAY_CLUSTER`. Its public form is the environment variable
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, which Ray reads only once, when it is imported.
@@ -67,37 +67,38 @@ def cluster_of_this_node() -> Any:
 
 
 def dashboard_of_connected_cluster() -> str | None:
-    """Host and port of the dashboard of the cluster that this process is connected to, None if it has none.
+    """Host and port of the dashboard of the connected cluster; None if it has no dashboard.
 
-    Private: `get_dashboard_url`. Publicly, only the `ray.init` call that connects returns it, and that was the user's
-    own; calling it again would replace the user's SIGTERM handler.
+    Private: `get_dashboard_url`. Publicly, it is only returned by the `ray.init` call that connects, which the user
+    made; calling it again would replace the user's SIGTERM handler.
     """
     url: str | None = get_dashboard_url()
     return url
 
 
 def most_cores() -> int:
-    """The number of cores to which the autoscaler may grow the connected cluster, 0 if it has no autoscaler.
+    """Maximum number of cores to which the autoscaler may grow the connected cluster; 0 if it has no autoscaler.
 
-    Private: `get_max_resources_from_cluster_config`. `ray.cluster_resources` counts only the nodes that run now.
+    Private: `get_max_resources_from_cluster_config`. `ray.cluster_resources` counts only the nodes currently running.
     """
     return int((state.get_max_resources_from_cluster_config() or {}).get("CPU", 0))
 
 
 def draining_nodes() -> frozenset[str]:
-    """The ids of the nodes that are about to be taken away: Ray was told by the cloud, or by SIGTERM to `ray start`.
+    """The ids of draining nodes, i.e. nodes about to be preempted, as signaled by the cloud or by SIGTERM to `ray
+    start`.
 
-    Private: `get_draining_nodes`. Ray Train's public form, `get_preemption_info`, needs an actor of its own for each
-    group of workers.
+    Private: `get_draining_nodes`. Ray Train's public API, `get_preemption_info`, needs a separate actor for each group
+    of workers.
     """
     return frozenset(state.get_draining_nodes())
 
 
 def orphaned_placement_groups() -> Iterator[PlacementGroup]:
-    """The placement groups of this job that are not removed although the actors that created them have died.
+    """The placement groups of this job that still exist although the actors that created them have died.
 
-    Private: the placement group table itself. `ray.util.placement_group_table` and `ray.util.state` do not say whether
-    the creator is alive, and the latter asks the dashboard, which may not answer in time on a busy machine.
+    Private: the placement group table itself. `ray.util.placement_group_table` and `ray.util.state` do not report
+    whether the creator is alive, and the latter queries the dashboard, which may time out on a busy machine.
     """
     job = ray.get_runtime_context().get_job_id()
     for data in state._connect_and_get_accessor().get_placement_group_table():
@@ -111,9 +112,9 @@ UPLOAD_LOGGERS = "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboa
 
 
 def silence_upload_logs() -> None:
-    """Have a `JobSubmissionClient` log warnings only, and not each upload.
+    """Make a `JobSubmissionClient` log only warnings, and not every upload.
 
-    Private: the names of Ray's loggers. The client has no option for that, and `ray` as a whole would lose more.
+    Private: the names of Ray's loggers. The client has no option for this, and silencing all of `ray` would hide more.
     """
     for name in UPLOAD_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -129,16 +130,16 @@ TRAIN_SETTINGS = {
     # For Ray's dashboard.
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
 }
-"""Environment variables that Ray Train reads. No argument of its public classes sets these."""
+"""Environment variables read by Ray Train. Its public classes have no arguments for these settings."""
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""The environment variable with the seconds in which the workers must have started."""
+"""The environment variable with the timeout in seconds for starting the workers."""
 
 
 def start_autoscaling_coordinator() -> None:
-    """Start the actor that Ray Train's controller asks for resources.
+    """Start the actor from which Ray Train's controller requests resources.
 
-    Private: `get_or_create_autoscaling_coordinator`. The controller starts it too, but waits for it; started here, it
-    comes up while the controller does.
+    Private: `get_or_create_autoscaling_coordinator`. The controller also starts it, but waits for it; started here, it
+    starts in parallel with the controller.
     """
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
         get_or_create_autoscaling_coordinator,
@@ -148,12 +149,12 @@ def start_autoscaling_coordinator() -> None:
 
 
 def make_trainer(train_loop_per_worker: Any, **options: Any) -> Any:
-    """Ray's data-parallel trainer without two actors that folds do not need: one that serves Ray's own datasets, and
-    one that watches over reservations, which the coordinator frees itself. The arguments are those of `TorchTrainer`.
+    """Ray's data-parallel trainer without two actors that folds do not need: one serves Ray's own datasets, and one
+    monitors reservations, which the coordinator releases itself. The arguments are those of `TorchTrainer`.
 
-    Private: `DataParallelTrainer`, the base class of the public `TorchTrainer`, which would have a fold's driver and
-    its controller load torch; and its method `_create_default_callbacks`, since no option leaves a callback out.
-    Together these are eight seconds before the first step on two cores.
+    Private: `DataParallelTrainer`, the base class of the public `TorchTrainer`, which would make a fold's driver and
+    controller import torch; and its method `_create_default_callbacks`, since no option disables a callback. Together,
+    this saves eight seconds before the first step on two cores.
     """
     from ray.train.v2._internal.callbacks import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -168,10 +169,10 @@ def make_trainer(train_loop_per_worker: Any, **options: Any) -> Any:
 
 
 def dead_ranks(failures: Mapping[int, Exception]) -> list[int]:
-    """The ranks whose processes have died, given the exception of each rank that failed.
+    """The ranks whose processes have died, given the exception of each failed rank.
 
-    Private: `WorkerHealthCheckFailedError`, which Ray Train puts in place of a dead worker's exception. Its public base
-    is `Exception`.
+    Private: `WorkerHealthCheckFailedError`, with which Ray Train replaces a dead worker's exception. Its public base
+    class is `Exception`.
     """
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 

@@ -1,6 +1,6 @@
-"""Training folds with Ray Train: its workers, their rendezvous, heartbeats and restarts.
+"""Train folds with Ray Train: its workers, their rendezvous, heartbeats and restarts.
 
-Ray's controller imports this module too, so torch and its dependencies are imported in the workers only.
+Ray's controller also imports this module, so torch and its dependencies are imported only in the workers.
 """
 
 import os
@@ -31,8 +31,8 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class Rendezvous(Backend):  # type: ignore[misc]
-    """Gives all workers the address where rank 0 will listen, in the variables that torch.distributed reads, and has a
-    signal to one of them stop all."""
+    """Gives all workers the address where rank 0 will listen, in the environment variables of torch.distributed, and
+    lets a signal to one worker stop all of them."""
 
     share_cuda_visible_devices = True
 
@@ -43,7 +43,7 @@ class Rendezvous(Backend):  # type: ignore[misc]
 
 
 def _free_address() -> tuple[str, int]:
-    """The address of this node, and a port that is free there."""
+    """The address of this node, and a free port on it."""
     address = ray.util.get_node_ip_address()
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.bind(("", 0))
@@ -51,8 +51,8 @@ def _free_address() -> tuple[str, int]:
 
 
 def _set_environment(**variables: str) -> None:
-    """Set environment variables, and have Gloo use the interface of Ray's node: by default it takes the address of the
-    host's name, which many systems put on loopback."""
+    """Set environment variables, and make Gloo use the interface of Ray's node: by default it uses the address of the
+    hostname, which is on loopback on many systems."""
     own = ray.util.get_node_ip_address()
     for interface, addresses in psutil.net_if_addrs().items():
         if own in (address.address for address in addresses):
@@ -69,7 +69,7 @@ class RendezvousConfig(BackendConfig):  # type: ignore[misc]
 class Restarts(UserCallback):  # type: ignore[misc]
     """Notifies the driver when workers fail, and ends the run if a restart would not help.
 
-    Ray Train restarts the workers after every exception. It does not restart them after an exception of a callback.
+    Ray Train restarts the workers after every exception, except exceptions raised by a callback.
     """
 
     def __init__(self, driver: Any) -> None:
@@ -79,16 +79,16 @@ class Restarts(UserCallback):  # type: ignore[misc]
         error = _cause(worker_exceptions)
         if is_final(error) or (isinstance(error, StoppedError) and ray.get(self.driver.note_stopped.remote())):
             raise error
-        asked = "the workers were asked to stop, and others go on from their checkpoints"
+        asked = "the workers were asked to stop; other workers resume from their checkpoints"
         ray.get(self.driver.replace.remote(asked if isinstance(error, StoppedError) else str(error)))
 
 
 def _cause(failures: Mapping[int, Exception]) -> FoldstreamError:
-    """Why the workers have failed, given the exception of each rank: an error that would recur comes first. If some
-    have died, the others failed because of them."""
+    """Why the workers failed, given the exception of each rank. An error that would recur takes precedence. If some
+    workers have died, the others failed because of them."""
     final = {rank: error for rank, error in failures.items() if is_final(error)}
     if not final and (dead := dead_ranks(failures)):
-        return AttemptError(f"worker {', '.join(map(str, dead))} has died")
+        return AttemptError(f"worker {', '.join(map(str, dead))} died")
     rank, error = min((final or failures).items())
     if isinstance(error, FoldstreamError):
         return error
@@ -97,10 +97,10 @@ def _cause(failures: Mapping[int, Exception]) -> FoldstreamError:
 
 
 class Heartbeat:
-    """Sends the heartbeats of a worker: call it at every step, and it sends one about once a second.
+    """Sends the heartbeats of a worker: call it at every step, and it sends one about once per second.
 
-    Before something is written, the driver must answer. If it is gone, another attempt may be under way, and a worker
-    that was suspended for a while must not write: RayActorError ends it.
+    Before anything is written, the driver must respond. If the driver is gone, another attempt may be running, and a
+    worker that was suspended for a while must not write: RayActorError ends it.
     """
 
     def __init__(self, driver: Any, rank: int) -> None:
@@ -134,8 +134,8 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
     Workers that die are restarted from the last checkpoint, up to MAX_FAILURES times.
 
     Raises:
-        AttemptError: if they fail once more.
-        RunError: with the exception of a worker, if a restart would raise it again.
+        AttemptError: The workers failed too often.
+        RunError: A worker raised an exception that a restart would raise again.
     """
     for name, value in {**TRAIN_SETTINGS, START_TIMEOUT: str(START_SECONDS)}.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""What every worker does, in whichever process: it trains the folds of a group that are not done."""
+"""The code that every worker runs, in any process: train the folds of a group that are not done."""
 
 import os
 
@@ -14,7 +14,7 @@ from .group import GroupRequest
 
 
 def train_group(request: GroupRequest, process: Process, heartbeat: Heartbeat = lambda working: None) -> None:
-    """Train the folds of a group that are not done, on one rank of the processes that train them together."""
+    """Train the folds of a group that are not done, on one rank of a group of processes."""
     left = open_folds(request)
     if any(one.job.config.recipe.deterministic for one in left):
         process.use_deterministic_algorithms()
@@ -33,8 +33,8 @@ def open_folds(request: GroupRequest) -> list[RunFold]:
 
 
 def worker_threads() -> int:
-    """The torch threads of a worker on a CPU. The order of some sums depends on their number, so Ray's own choice, the
-    worker's cores, does not count."""
+    """Number of torch threads of a worker on a CPU. The order of some sums depends on it, so Ray's own choice, the
+    number of the worker's cores, is not used."""
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 

@@ -1,4 +1,4 @@
-"""How each kind of split assigns a code to every row. `survey.py` makes an assignment for a dataset."""
+"""How each kind of split assigns a code to every row. `survey.py` creates the assignment for a dataset."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from .split import Split
 from .strata import Strata
 
 UNUSED, TRAIN, HELD_OUT, HOLDOUT = range(4)
-"""The codes where each model has an array of its own."""
+"""The codes if each model has its own array."""
 
 
 class Assignment(ABC):
-    """Assigns codes to every row, and to every model the codes that it trains on and holds out."""
+    """Assigns a code to every row, and to every model the codes that it trains on and holds out."""
 
     largest_group: float = 0.0
-    """The share of the rows in the largest bucket of groups, for a split of groups."""
+    """The share of the rows in the largest bucket of groups, for a group split."""
 
     @property
     @abstractmethod
@@ -42,13 +42,13 @@ class Assignment(ABC):
         """The codes of a shard's rows, (rows,) uint8 for each array of codes."""
 
     def of_shard(self, shard: int) -> "Assignment":
-        """What of this assignment a task needs for one shard."""
+        """The part of this assignment that a task needs for one shard."""
         return self
 
 
 @dataclass(frozen=True)
 class Folds(Assignment):
-    """Codes that are fold indices, an array for each repeat. The code of the holdout is the number of folds.
+    """Codes that are fold indices, in one array per repeat. The code of the holdout is the number of folds.
 
     With one fold, the holdout serves as the held-out rows of its model.
     """
@@ -73,7 +73,7 @@ class Folds(Assignment):
 
 @dataclass(frozen=True)
 class ByPosition(Folds):
-    """kfold, contiguous: a function of the row's position alone; no data are read."""
+    """kfold, contiguous: a function of the row's position only; no data is read."""
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         start, stop = dataset.layout.shard_range(shard)
@@ -97,11 +97,9 @@ class ByClass(Folds):
 class ByStratum(Folds):
     """stratified, without classes: assigned by position within strata of the targets.
 
-    Attributes:
-        strata: The strata.
-        totals: The rows of each stratum, (strata,) int64.
-        rests: What becomes of the incomplete last groups, for each repeat.
-        before: The rows of each stratum that precede each shard from the shard `first` on, (shards, strata) int64.
+    Attributes: strata: The strata. totals: The rows of each stratum, (strata,) int64. rests: The assignment of the
+    incomplete last groups, for each repeat. before: The rows of each stratum that precede each shard, starting with the
+    shard `first`, (shards, strata) int64.
     """
 
     strata: Strata
@@ -122,7 +120,7 @@ class ByStratum(Folds):
 
 @dataclass(frozen=True, eq=False)
 class ByGroup(Folds):
-    """group, stratified-group: `tables` hold the code of each bucket of groups, (buckets,) for each repeat."""
+    """group, stratified-group: `tables` contain the code of each bucket of groups, (buckets,) for each repeat."""
 
     tables: tuple[np.ndarray, ...]
     largest_group: float = 0.0
@@ -153,13 +151,13 @@ class ByTime(Assignment):
 
 @dataclass(frozen=True, eq=False)
 class ByTimeAndGroup(Assignment):
-    """time with groups: an array of codes for each model, which does not train on groups of its held-out rows, or of
-    the holdout.
+    """time with groups: one array of codes per model, which does not train on the groups of its held-out rows or of the
+    holdout.
 
     Attributes:
         split: The split.
         cut: The codes of the order, the same for all models.
-        present: For each model, and then for the holdout if there is one, the buckets of groups that occur in its
+        present: For each model, followed by the holdout if there is one, the buckets of groups that occur in its
             held-out rows, as packed bits, (parts, buckets / 8) uint8.
     """
 
@@ -233,6 +231,6 @@ def read_order(dataset: Dataset, column: str, shard: int) -> np.ndarray:
     values = read_column(dataset, find_column(dataset.schema, column), shard)
     if values.dtype.kind == "S" or column in dataset.schema.categories:
         raise UsageError(
-            f"--order-column {column}: the column is text, which has no order in time; use a column of numbers or dates"
+            f"--order-column {column}: the column is text, which has no time order; use a column of numbers or dates"
         )
     return values

@@ -1,9 +1,9 @@
-"""Distributing buckets of rows among folds so that the folds are even, in size and in each class.
+"""Distribute buckets of rows among folds so that the folds are balanced in size and in each class.
 
-The buckets are assigned one by one, the largest first, each to the fold that lacks most of what it brings; then they
-move or change places as long as that makes the folds more even. The first part is what scikit-learn's GroupKFold and
-StratifiedGroupKFold do with groups (Graham 1969 bounds the imbalance that results); the second is a local search in the
-manner of Kernighan and Lin (1970).
+The buckets are assigned one by one, the largest first, each to the fold with the greatest need for it; then buckets are
+moved or swapped as long as that improves the balance. The first part is what scikit-learn's GroupKFold and
+StratifiedGroupKFold do with groups (Graham 1969 bounds the resulting imbalance); the second is a local search in the
+style of Kernighan and Lin (1970).
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ def distribute(counts: np.ndarray, shares: np.ndarray, *seeds: int, least: Seque
     """Distribute buckets among bins that should get `shares`, (bins,), of all rows and of every class.
 
     `counts` are the rows of each bucket in each class, (buckets, classes). Returns the bin of each bucket, (buckets,)
-    uint8, such that the squared distances from the shares are small, summed over bins and classes, where all rows
-    together are one more class that counts as much as all others. Each bin gets at least `least` of the buckets with
-    rows, by default one, if there are enough. Empty buckets go to the first bin. Another seed gives another result.
+    uint8, such that the squared distances from the shares, summed over bins and classes, are small; all rows together
+    count as an additional class with the same weight as all other classes combined. Each bin gets at least `least` of
+    the non-empty buckets, by default one, if there are enough. Empty buckets go to the first bin. Different seeds give
+    different results.
     """
     sizes, bins = counts.sum(axis=1), np.zeros(len(counts), np.uint8)
     filled = np.flatnonzero(sizes)
@@ -37,7 +38,7 @@ def distribute(counts: np.ndarray, shares: np.ndarray, *seeds: int, least: Seque
 
 
 def weighted_parts(counts: np.ndarray) -> np.ndarray:
-    """The share of each bucket in the rows of every class, and in all rows weighted like all classes together,
+    """The share of each bucket in the rows of every class, and in all rows, weighted like all classes combined,
     (buckets, classes + 1) float64, from its rows in each class, (buckets, classes)."""
     totals, sizes = counts.sum(axis=0), counts.sum(axis=1, keepdims=True)
     weight = np.sqrt(np.count_nonzero(totals))  # distances are squared
@@ -45,8 +46,8 @@ def weighted_parts(counts: np.ndarray) -> np.ndarray:
 
 
 def attempt(parts: np.ndarray, sizes: np.ndarray, shares: np.ndarray, *seeds: int) -> tuple[float, np.ndarray]:
-    """Distribute buckets with `parts`, (buckets, classes), and `sizes`, (buckets,), once. Those of about the same size
-    are taken in random order. Returns the squared distance from the shares, and the bins, (buckets,) int64."""
+    """Distribute buckets with `parts`, (buckets, classes), and `sizes`, (buckets,), once. Buckets of about the same
+    size are processed in random order. Returns the squared distance from the shares, and the bins, (buckets,) int64."""
     order = permutation(len(parts), *seeds)
     order = order[np.argsort(-np.frexp(sizes[order])[1], kind="stable")]  # by powers of two
     missing, bins = np.outer(shares, parts.sum(axis=0)), np.zeros(len(parts), np.int64)
@@ -56,10 +57,10 @@ def attempt(parts: np.ndarray, sizes: np.ndarray, shares: np.ndarray, *seeds: in
 
 
 def place(parts: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Assign buckets in their order, each to the bin where the squared distance grows least, (buckets,) int64.
+    """Assign buckets in order, each to the bin where the squared distance increases least, (buckets,) int64.
 
-    `parts`, (buckets, classes), are what the buckets bring, and `missing`, (bins, classes), what the bins lack; this is
-    kept up to date.
+    `parts`, (buckets, classes), are the contents of the buckets, and `missing`, (bins, classes), is what the bins still
+    need; it is updated in place.
     """
     bins = np.zeros(len(parts), np.int64)
     for bucket, part in enumerate(parts):
@@ -70,9 +71,9 @@ def place(parts: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def improve(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> None:
-    """Move buckets to other bins, and if they are few let pairs change places, while the squared distance shrinks.
+    """Move buckets to other bins and, if there are few, swap pairs, as long as the squared distance decreases.
 
-    `bins`, (buckets,), is changed, and so is `missing`; see `place`.
+    `bins`, (buckets,), and `missing` are updated in place; see `place`.
     """
     for _ in range(ROUNDS):
         moved = move_each(parts, missing, bins)
@@ -82,7 +83,7 @@ def improve(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> None:
 
 
 def move_each(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> bool:
-    """Move each bucket to the bin where the squared distance is least. Returns whether any has moved."""
+    """Move each bucket to the bin with the smallest squared distance. Returns whether any bucket was moved."""
     squares = np.square(parts).sum(axis=1)
     gains = (parts @ missing.T).max(axis=1) - (parts * missing[bins]).sum(axis=1) - squares
     moved = False
@@ -98,8 +99,8 @@ def move_each(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> bool:
 
 
 def swap_pairs(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> bool:
-    """Let the two buckets change places that shorten the squared distance most, at most as often as there are
-    buckets. Returns whether any have."""
+    """Repeatedly swap the pair of buckets that reduces the squared distance most, at most once per bucket. Returns
+    whether any buckets were swapped."""
     products = parts @ parts.T
     squares = np.diag(products)
     apart = squares[:, None] + squares - 2 * products
@@ -121,7 +122,7 @@ def swap_pairs(parts: np.ndarray, missing: np.ndarray, bins: np.ndarray) -> bool
 def fill(bins: np.ndarray, sizes: np.ndarray, least: Sequence[int]) -> None:
     """Move the smallest buckets to bins that have fewer than `least`, (bins,), from bins with more, if there are any.
 
-    `bins` and `sizes`, (buckets,), are the bins and rows of the buckets; `bins` is changed.
+    `bins` and `sizes`, (buckets,), are the bins and rows of the buckets; `bins` is updated in place.
     """
     have = np.bincount(bins, minlength=len(least))
     for poor, wanted in enumerate(least):

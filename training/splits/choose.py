@@ -1,4 +1,4 @@
-"""The split that options ask for, checked against the data's schema."""
+"""Choose the split for the user's options, and check it against the dataset's schema."""
 
 from collections.abc import Collection
 
@@ -12,8 +12,8 @@ MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are count
 
 
 def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
-    """The split that options ask for. Its kind, and columns that are not named, follow from the roles that columns got
-    at conversion. Raises UsageError."""
+    """Choose the split for the user's options. The kind and the columns default to the roles that columns were given at
+    conversion. Raises UsageError."""
     named, roles = options.columns, role_columns(schema)
     kind = options.split
     if kind == "auto":
@@ -25,13 +25,13 @@ def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
     wanted, also = COLUMN_OPTIONS.get(kind), ALSO.get(kind)
     if wanted and wanted not in named:
         if wanted not in roles:
-            raise UsageError(f"--split {kind} needs {flag_of(SplitOptions, wanted)} COLUMN")
+            raise UsageError(f"--split {kind} needs a column; add {flag_of(SplitOptions, wanted)} COLUMN")
         named = {**named, wanted: roles[wanted]}
     if other := [option for option in named if option not in (wanted, also)]:
         flag = flag_of(SplitOptions, other[0])
-        raise UsageError(f"--split {kind} does not take {flag}; remove it, or choose another kind of split")
+        raise UsageError(f"{flag} cannot be used with --split {kind}; remove it, or choose another kind of split")
     if options.gap and kind != "time":
-        raise UsageError(f"--gap {options.gap:g}: only --split time has a gap")
+        raise UsageError(f"--gap {options.gap:g}: only --split time has a gap; remove the option")
     shared = {name: getattr(options, name) for name in ("folds", "repeats", "holdout", "gap")}
     column, group_column = named.get(wanted or ""), named.get(also or "")
     split = Split(kind=kind, seed=seed, column=column, group_column=group_column, **shared)
@@ -40,7 +40,7 @@ def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
 
 
 def automatic_kind(schema: Schema, columns: Collection[str]) -> Kind:
-    """The kind of split that columns, by their options, call for; without any, the one that fits the task."""
+    """The kind of split implied by the given column options; without any, the default for the task."""
     for kind in ("column", "time", "group"):
         if COLUMN_OPTIONS[kind] in columns:
             return kind
@@ -48,14 +48,14 @@ def automatic_kind(schema: Schema, columns: Collection[str]) -> Kind:
 
 
 def role_columns(schema: Schema) -> dict[str, str]:
-    """The columns that have a role in splits, by the option that would name them."""
+    """The columns with a role in splits, by the option that would name them."""
     roles = {"group_column": "group", "order_column": "time", "fold_column": "fold"}
     found = {option: schema.role(role) for option, role in roles.items()}
     return {option: column for option, column in found.items() if column}
 
 
 def check_split(split: Split, schema: Schema) -> None:
-    """Raise UsageError for a split that data with this schema cannot have."""
+    """Raise UsageError for a split that is not possible with this schema."""
     kind = split.kind
     if kind == "stratified-group" and schema.task != "classification":
         raise UsageError(f"--split {kind} needs classes; use --split group")
@@ -63,19 +63,21 @@ def check_split(split: Split, schema: Schema) -> None:
         raise UsageError(f"--split {kind} needs a label; use --split kfold")
     fewest = 1 if split.holdout or kind in ("time", "column") else 2
     if not fewest <= split.folds <= MOST_FOLDS:
-        raise UsageError(f"--folds {split.folds}: must be from {fewest} to {MOST_FOLDS}")
+        raise UsageError(f"--folds {split.folds}: must be between {fewest} and {MOST_FOLDS}")
     if split.repeats > 1 and (kind in ONCE or split.folds == 1):
         raise UsageError(
-            f"--repeats {split.repeats}: --split {kind} with {split.folds} folds is the same each time; leave it at 1"
+            f"--repeats {split.repeats}: --split {kind} with {split.folds} folds is always the same; use --repeats 1"
         )
     if not (split.holdout == 0 or 0.001 <= split.holdout <= 0.9):
-        raise UsageError(f"--holdout {split.holdout:g}: must be from 0.001 to 0.9, e.g. 0.33 for a third")
+        raise UsageError(f"--holdout {split.holdout:g}: must be between 0.001 and 0.9, e.g. 0.33 for a third")
     if split.holdout and kind == "column":
-        raise UsageError("--holdout: with --split column, the column decides which rows are held out")
+        raise UsageError(
+            "--holdout: with --split column, the column decides which rows are held out; remove the option"
+        )
     if split.holdout and split.folds * split.repeats > MOST_HOLDOUT_MODELS:
         raise UsageError(
-            f"--holdout with {split.folds} folds and {split.repeats} repeats: at most {MOST_HOLDOUT_MODELS} models can "
-            "be counted in a byte; use fewer folds or repeats"
+            f"--holdout with {split.folds} folds and {split.repeats} repeats: at most {MOST_HOLDOUT_MODELS} models are "
+            "supported; use fewer folds or repeats"
         )
     for column in filter(None, (split.column, split.group_column)):
         find_column(schema, column)

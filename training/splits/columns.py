@@ -12,7 +12,7 @@ from ...storage.reader import BlockReader
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, the array that holds it, and its index within a row of that array."""
+    """A column's name, the array that stores it, and its index within a row of that array."""
 
     name: str
     array: str
@@ -29,13 +29,13 @@ def find_column(schema: Schema, name: str) -> Column:
             return Column(name, array, names.index(name))
     known = [*(column.name for column in schema.named), *schema.labels, *schema.features]
     raise UsageError(
-        f"the dataset has no column '{name}'. {did_you_mean(name, known)}Its columns are {', '.join(known[:8])}"
-        f"{', …' if len(known) > 8 else ''}; to keep a column that is not a feature, convert with --keep COLUMN"
+        f"the dataset has no column '{name}': {did_you_mean(name, known)}its columns are {', '.join(known[:8])}"
+        f"{', …' if len(known) > 8 else ''}; to store a column that is not a feature, convert with --keep COLUMN"
     )
 
 
 def read_column(dataset: Dataset, column: Column, shard: int) -> np.ndarray:
-    """A shard's values of a column, (rows,): numbers as they are stored, and text as bytes (`S` dtype).
+    """A shard's values of a column, (rows,): numbers as stored, and text as bytes (`S` dtype).
 
     Raises UsageError if a value is missing.
     """
@@ -49,6 +49,6 @@ def read_column(dataset: Dataset, column: Column, shard: int) -> np.ndarray:
     if missing.any():
         row = dataset.layout.shard_range(shard)[0] + int(missing.argmax())
         raise UsageError(
-            f"column '{column.name}' has a missing value in row {row:,}; fill it, or split by another column"
+            f"column '{column.name}' has a missing value in row {row:,}; fill it in, or split by another column"
         )
     return values

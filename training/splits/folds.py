@@ -1,12 +1,12 @@
-"""The fold of each row as a pure function of its position, or its stratum, and the seed.
+"""The fold of each row as a pure function of its position (or stratum) and the seed.
 
-Rows are taken in order in groups of k (for `stratified`, separately in each stratum, such as a class), and the folds of
-each group are a random permutation of 0..k-1 keyed by (seed, stratum, group). So the sizes of the folds differ by at
-most one row, and for each stratum by at most one row; every block can be computed independently; and appending rows
+Rows are processed in order in groups of k (for `stratified`, separately in each stratum, such as a class), and the
+folds of each group are a random permutation of 0..k-1 keyed by (seed, stratum, group). The sizes of the folds therefore
+differ by at most one row, also within each stratum; every block can be computed independently; and appending rows
 changes nothing before the last group. A holdout is drawn first, from groups of a thousand rows, and its code is k. The
 folds are assigned among the remaining rows.
 
-`contiguous` alone is not random: its folds are ranges of rows, and the holdout is the last ones.
+Only `contiguous` is not random: its folds are ranges of rows, and the holdout is the last range.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ HOLDOUT_KEY = 0x401D0  # separates the random numbers of the holdout from those 
 
 @dataclass(frozen=True, eq=False)
 class Rest:
-    """What the complete groups of strata leave open.
+    """The rows that the complete groups of strata do not cover.
 
     Attributes:
         left: The rows of each stratum outside the holdout, (strata,) int64.
-        folds: The folds of the rows of each stratum's incomplete last group, in their order, (strata, folds) uint8.
+        folds: The folds of the rows of each stratum's incomplete last group, in order, (strata, folds) uint8.
     """
 
     left: np.ndarray
@@ -36,7 +36,7 @@ class Rest:
 
 
 def kfold(start: int, stop: int, rows: int, split: Split, repeat: int = 0) -> np.ndarray:
-    """Codes of the rows from `start` to `stop` among `rows`, whatever their values, (stop - start,) uint8."""
+    """Codes of the rows `start` to `stop` out of `rows`, regardless of their values, (stop - start,) uint8."""
     left = int(rows_left(np.array(rows), split.holdout))
     held, ranks = hold_out(np.arange(start, stop), rows, left, split, 0)
     codes = permuted(ranks, split.folds, repeat_seed(split, repeat), 0)
@@ -44,9 +44,9 @@ def kfold(start: int, stop: int, rows: int, split: Split, repeat: int = 0) -> np
 
 
 def contiguous(start: int, stop: int, rows: int, split: Split) -> np.ndarray:
-    """Codes of the rows from `start` to `stop` among `rows`: consecutive ranges, (stop - start,) uint8.
+    """Codes of the rows `start` to `stop` out of `rows`: consecutive ranges, (stop - start,) uint8.
 
-    As in scikit-learn's KFold(shuffle=False), the first folds have one row more if the rows do not divide evenly.
+    As in scikit-learn's KFold(shuffle=False), the first folds have one more row if the rows do not divide evenly.
     """
     size, longer = divmod(rows - round(rows * split.holdout), split.folds)
     edges = [fold * size + min(fold, longer) for fold in range(1, split.folds + 1)]
@@ -56,10 +56,10 @@ def contiguous(start: int, stop: int, rows: int, split: Split) -> np.ndarray:
 def stratified(
     y: np.ndarray, before: np.ndarray, totals: np.ndarray, split: Split, repeat: int = 0, rest: Rest | None = None
 ) -> np.ndarray:
-    """Codes of consecutive rows that are in the strata `y`, (rows,) of integers. Returns (rows,) uint8.
+    """Codes of consecutive rows in the strata `y`, (rows,) integers. Returns (rows,) uint8.
 
-    `before` counts the rows of each stratum that precede these rows, and `totals` those of the whole dataset,
-    (strata,). `rest` says what becomes of the incomplete last groups, by default as `in_turn` does.
+    `before` is the number of rows of each stratum that precede these rows, and `totals` the number in the whole
+    dataset, (strata,). `rest` assigns the incomplete last groups, by default like `in_turn`.
     """
     folds, seed = split.folds, repeat_seed(split, repeat)
     rest = rest or in_turn(totals, split)
@@ -75,8 +75,8 @@ def stratified(
 
 
 def in_turn(totals: np.ndarray, split: Split) -> Rest:
-    """The rows of the incomplete last groups of all strata are assigned to the folds in turn, so that the sizes of the
-    folds differ by at most one. `totals` are the rows of each stratum, (strata,)."""
+    """Assign the rows of the incomplete last groups of all strata to the folds in round-robin order, so that the sizes
+    of the folds differ by at most one. `totals` are the rows of each stratum, (strata,)."""
     left = rows_left(totals, split.holdout)
     offsets = np.cumsum(left % split.folds) - left % split.folds
     return Rest(left, ((offsets[:, None] + np.arange(split.folds)) % split.folds).astype(np.uint8))
@@ -97,8 +97,8 @@ def permuted(ranks: np.ndarray, size: int, *keys: int) -> np.ndarray:
 
 
 def hold_out(ranks: np.ndarray, total: int, left: int, split: Split, code: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of a stratum belong to the holdout, (rows,) bool, and the ranks of the others among the `left` rows
-    that do not.
+    """Which rows of a stratum belong to the holdout, (rows,) bool, and the ranks of the other rows among the `left`
+    rows outside the holdout.
 
     The rows have the ranks `ranks`, (rows,), among the `total` rows of the stratum `code`.
     """

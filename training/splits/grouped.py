@@ -1,6 +1,6 @@
 """Folds that never split a group: groups are hashed into buckets, and each bucket is assigned to one fold.
 
-Only the counts of the buckets are held in memory, however many groups there are; `balance.py` makes the folds even.
+Only the counts of the buckets are kept in memory, however many groups there are; `balance.py` balances the folds.
 """
 
 from collections.abc import Sequence
@@ -48,15 +48,15 @@ def count_buckets(buckets: np.ndarray, y: np.ndarray, shape: tuple[int, int]) ->
 
 
 def marked_buckets(periods: int) -> int:
-    """The number of buckets to mark in so many periods, a power of two."""
+    """The number of buckets to mark in `periods` periods, a power of two."""
     return min(MOST_MARKED, 1 << (MOST_MARKS // periods).bit_length() - 1)
 
 
 def mark_buckets(buckets: np.ndarray, codes: np.ndarray, periods: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """Mark the buckets that occur in each of some periods, which are told by codes.
+    """Mark the buckets that occur in each of some periods, which are given by their codes.
 
-    `buckets` and `codes`, (rows,), are the buckets and codes of the rows. Returns a bit for each bucket,
-    (periods, buckets / 8) uint8, for as many buckets as `marked_buckets` says.
+    `buckets` and `codes`, (rows,), are the buckets and codes of the rows. Returns one bit per bucket,
+    (periods, buckets / 8) uint8, for the number of buckets given by `marked_buckets`.
     """
     marks = np.zeros((len(periods), marked_buckets(len(periods)) // 8), np.uint8)
     for bits, period in zip(marks, periods, strict=True):

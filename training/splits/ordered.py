@@ -1,6 +1,6 @@
 """Folds along an order such as time: each model is evaluated on an interval and trains on all earlier rows.
 
-This follows scikit-learn's TimeSeriesSplit, except that rows are distinguished by their values alone. Equal values are
+This follows scikit-learn's TimeSeriesSplit, except that rows are distinguished only by their values. Equal values are
 never separated, so a model never trains on values of its interval, and the gap is in the units of the column.
 """
 
@@ -40,7 +40,7 @@ class TimeCut:
 
 
 def sketch(values: np.ndarray, shards: int) -> Sketch:
-    """Summarize a shard's values, (rows,), to find cuts. Small shards are kept exactly."""
+    """Summarize a shard's values, (rows,), to find cuts. Small shards are represented exactly."""
     ordered = np.sort(values.astype(np.float64))
     points = min(len(ordered), SHARD_POINTS, max(64, MOST_POINTS // shards))
     at = ((np.arange(points) + 0.5) * len(ordered) / points).astype(np.int64)
@@ -48,7 +48,7 @@ def sketch(values: np.ndarray, shards: int) -> Sketch:
 
 
 def value_at(sketches: Sequence[Sketch], ranks: Sequence[int]) -> list[float]:
-    """The values at some ranks among all rows in order. For large shards, ranks are exact to 1/4096 of the rows."""
+    """The values at some ranks of all rows in order. For large shards, ranks are exact to 1/4096 of the rows."""
     values = np.concatenate([part.values for part in sketches])
     weights = np.concatenate([np.full(len(part.values), part.weight) for part in sketches])
     order = np.argsort(values, kind="stable")
@@ -58,7 +58,7 @@ def value_at(sketches: Sequence[Sketch], ranks: Sequence[int]) -> list[float]:
 
 
 def cut_time(sketches: Sequence[Sketch], rows: int, split: Split) -> TimeCut:
-    """Cut the order into one interval more than there are folds, and the holdout at its end.
+    """Cut the order into one more interval than folds, and the holdout at the end.
 
     Raises UsageError if there are too few distinct values.
     """

@@ -1,4 +1,4 @@
-"""Creates a fold plan: one task writes the codes of each shard, then the plan is committed."""
+"""Create a fold plan: one task per shard writes its codes, then the plan is committed."""
 
 from dataclasses import asdict, dataclass
 
@@ -33,7 +33,7 @@ class CodeTask:
 def write_codes(task: CodeTask) -> tuple[WrittenShard, list[np.ndarray]]:
     """Write the codes of one shard.
 
-    Returns what was written, and the number of rows of each code in each block, (blocks, codes) for each array.
+    Returns the written shard, and the number of rows of each code in each block, (blocks, codes) for each array.
     """
     dataset = open_dataset(task.dataset)
     layout, codes = dataset.layout, task.assignment.codes(dataset, task.shard)
@@ -54,9 +54,9 @@ def make_plan(
 ) -> FoldPlan:
     """Assign every row of a dataset to a fold, and store the plan at `root`.
 
-    A plan of the same split and dataset that already exists there is opened; any other plan is replaced.
+    An existing plan with the same split and dataset is opened; any other plan is replaced.
 
-    Raises UsageError if the data cannot be split this way, or a model would train on fewer than `least` rows.
+    Raises UsageError if the dataset cannot be split this way, or a model would train on fewer than `least` rows.
     """
     root, expected = locate(root), {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():

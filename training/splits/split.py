@@ -1,4 +1,4 @@
-"""How rows become folds, as frozen values that are checked before anything is read."""
+"""How rows are split into folds, as frozen values that are checked before anything is read."""
 
 from typing import ClassVar, Literal
 
@@ -13,11 +13,11 @@ COLUMN_OPTIONS = {
     "time": "order_column",
     "column": "fold_column",
 }
-"""The option that names the column of a kind that has one."""
+"""The column option of each kind of split that needs one."""
 ALSO = {"time": "group_column"}
-"""The option of a second column that a kind can have."""
+"""The option for an additional column, by kind of split."""
 ONCE = "contiguous", "time", "column"
-"""Kinds that are the same each time they are repeated."""
+"""Kinds of split that are identical in every repeat."""
 MOST_FOLDS = 100  # per repeat: time needs two codes a fold, and one for the holdout, in a byte
 MOST_REPEATS = 100
 
@@ -25,14 +25,14 @@ MOST_REPEATS = 100
 class Split(Options):
     """Which rows are held out from which model.
 
-    kfold: at random; contiguous: consecutive ranges of rows; stratified: the same distribution of the classes, of the
-    target, or of labels that are 0 or 1, in each fold; group, stratified-group: all rows with one value of `column`
-    stay together; time: fold f is evaluated on a range of `column`'s values and trains on all earlier ones, less a
-    `gap` in the column's own units, and less the rows of groups that it is evaluated on, if there is a `group_column`;
-    column: the user's own folds, where -1 is never held out.
+    kfold: random; contiguous: consecutive ranges of rows; stratified: the same distribution of the classes, of the
+    regression target, or of 0/1 labels in each fold; group, stratified-group: all rows with the same value of `column`
+    stay together; time: fold f is evaluated on a range of `column`'s values and trains on all earlier rows, except for
+    a `gap` in the column's units and, with a `group_column`, except for the groups on which it is evaluated; column:
+    the user's own folds, where -1 means never held out.
 
-    The split is repeated `repeats` times with other folds; a fraction `holdout` of the rows is hidden from every model
-    and scores all of them together.
+    The split is repeated `repeats` times with different folds; a fraction `holdout` of the rows is hidden from every
+    model and scores all of them together.
     """
 
     kind: Kind = Field(default="stratified")
@@ -46,32 +46,32 @@ class Split(Options):
 
     @property
     def arrays(self) -> int:
-        """The arrays of codes, a byte for each row: one for each repeat, or for each model if it leaves out groups."""
+        """Number of arrays of codes, one byte per row: one per repeat, or one per model for a time split with
+        groups."""
         return self.folds if self.group_column else self.repeats
 
 
 class SplitOptions(Options):
-    """The split that a user asks for: its kind may follow from the data and the column that is named."""
+    """The split that a user requests; its kind may follow from the data and the given column."""
 
     panel: ClassVar[str] = "Folds"
 
     folds: int = Field(default=5, description="Number of folds.")
     split: Literal["auto"] | Kind = Field(
         default="auto",
-        description="Kind of split: kfold, contiguous, stratified, group, stratified-group, time or column; auto: "
-        "stratified for classes, or several labels that are 0 or 1, kfold (random) for regression, or the kind whose "
-        "column is given.",
+        description="Kind of split: kfold, contiguous, stratified, group, stratified-group, time or column; auto: the "
+        "kind whose column is given, otherwise stratified for classes and 0/1 labels, kfold for regression.",
     )
     repeats: int = Field(
-        default=1, ge=1, le=MOST_REPEATS, description="Number of times the split is repeated, with different folds."
+        default=1, ge=1, le=MOST_REPEATS, description="Number of times to repeat the split, with different folds."
     )
     holdout: float = Field(
-        default=0.0, description="Fraction of rows hidden from every model, e.g. 0.33; they score all models together."
+        default=0.0, description="Fraction of rows hidden from every model, e.g. 0.33; used to score the ensemble."
     )
     group_column: str | None = Field(
         default=None,
-        description="Column for group splits: rows with the same value stay in the same fold. With a time split, no "
-        "model trains on groups of its held-out rows.",
+        description="Column for group splits: rows with the same value stay in the same fold. With a time split, "
+        "models do not train on the groups of their held-out rows.",
     )
     order_column: str | None = Field(
         default=None, description="Column for time splits: each fold trains on earlier rows only."
@@ -85,13 +85,13 @@ class SplitOptions(Options):
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns that are named, by option."""
+        """The given columns, by option."""
         named = {option: getattr(self, option) for option in dict.fromkeys(COLUMN_OPTIONS.values())}
         return {option: column for option, column in named.items() if column}
 
 
 def options_of(split: Split) -> dict[str, object]:
-    """The options, by name, that ask for a split."""
+    """The options, by name, that produce a split."""
     shared = {name: getattr(split, name) for name in Split.model_fields.keys() & SplitOptions.model_fields.keys()}
     column = {COLUMN_OPTIONS[split.kind]: split.column} if split.kind in COLUMN_OPTIONS else {}
     return {**shared, "split": split.kind, **column}

@@ -1,9 +1,9 @@
-"""Strata of rows that are not classes: ranges of a regression target, and sets of labels that are 0 or 1.
+"""Strata of rows that are not classes: ranges of a regression target, and sets of 0/1 labels.
 
-`folds.stratified` spreads the rows of every stratum evenly over the folds. What is left of the strata, fewer rows of
-each than there are folds, is assigned by labels: iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) takes
-the rarest label first, and gives each of its rows to the fold that lacks most of it. All memory is bounded: a table has
-an entry for each shard and stratum, and strata are few.
+`folds.stratified` spreads the rows of every stratum evenly over the folds. The remainder of each stratum, fewer rows
+than folds, is assigned by labels: iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) starts with the
+rarest label, and assigns each of its rows to the fold with the greatest need for it. Memory is bounded: a table has one
+entry per shard and stratum, and there are few strata.
 """
 
 from collections import Counter
@@ -53,7 +53,8 @@ class Bins:
         return np.searchsorted(np.array(self.edges, np.float64), y.astype(np.float64), side="right")
 
     def joined(self, totals: np.ndarray, least: int) -> "Bins":
-        """These bins, of `totals` rows, (bins,), where those with fewer than `least` rows are joined with the next."""
+        """These bins, of `totals` rows, (bins,), where bins with fewer than `least` rows are joined with the next
+        one."""
         kept, have = [], 0
         for edge, rows in zip(self.edges, totals[:-1], strict=True):
             have += int(rows)
@@ -66,9 +67,9 @@ class Bins:
 
 
 def quantile_bins(sketches: Sequence[Sketch], rows: int, folds: int) -> Bins:
-    """Bins with about as many of all `rows` in each, from sketches of the shards' targets.
+    """Bins with about equal shares of all `rows`, from sketches of the shards' targets.
 
-    There are at most ten, and no more than leave a row of each bin for every fold. Equal values are in one bin.
+    There are at most ten bins, and each has at least one row for every fold. Equal values are in the same bin.
     """
     count = max(1, min(MOST_BINS, rows // folds))
     return Bins(tuple(sorted({*value_at(sketches, [rows * number // count for number in range(1, count)])})))
@@ -76,11 +77,11 @@ def quantile_bins(sketches: Sequence[Sketch], rows: int, folds: int) -> Bins:
 
 @dataclass(frozen=True, eq=False)
 class LabelSets:
-    """The frequent sets of labels, each a stratum, and strata of all other rows by their rarest label.
+    """The frequent sets of labels, each of which is a stratum, and strata of all other rows by their rarest label.
 
     Attributes:
         sets: The frequent sets as packed bits, sorted, (sets,) of `S` dtype.
-        rarity: The rank of each label among all, from the rarest, (labels,) int32.
+        rarity: The rank of each label, starting with the rarest, (labels,) int32.
         others: The number of strata for other sets.
     """
 
@@ -102,21 +103,21 @@ class LabelSets:
 
 @dataclass(frozen=True, eq=False)
 class LabelCounts:
-    """How often sets of labels, as packed bits, occur in some rows, and how many rows have each label, (labels,)."""
+    """Counts of sets of labels, as packed bits, and the number of rows with each label, (labels,)."""
 
     sets: Counter[bytes]
     rows: np.ndarray
 
 
 def packed(y: np.ndarray) -> np.ndarray:
-    """The set of labels of each row as bits, (rows,) of `S` dtype, from labels that are 0 or 1, (rows, labels)."""
+    """The set of labels of each row as bits, (rows,) of `S` dtype, from 0/1 labels, (rows, labels)."""
     bits = np.packbits(y != 0, axis=1)
     keys: np.ndarray = np.ascontiguousarray(bits).view(f"S{bits.shape[1]}")[:, 0]
     return keys
 
 
 def count_labels(y: np.ndarray, labels: Sequence[str], start: int) -> LabelCounts:
-    """Count the sets of labels of rows, (rows, labels), of which the first is row `start` of the dataset.
+    """Count the sets of labels of rows, (rows, labels), the first of which is row `start` of the dataset.
 
     Raises UsageError for a value that is neither 0 nor 1.
     """
@@ -124,8 +125,8 @@ def count_labels(y: np.ndarray, labels: Sequence[str], start: int) -> LabelCount
     if other.any():
         row, label = (int(at[0]) for at in np.nonzero(other))
         raise UsageError(
-            f"--split stratified: target '{labels[label]}' is {y[row, label]:g} in row {start + row:,}; several "
-            "targets are stratified only if all are 0 or 1; use --split kfold"
+            f"--split stratified: target '{labels[label]}' is {y[row, label]:g} in row {start + row:,}, but several "
+            "targets can only be stratified if all are 0 or 1; use --split kfold"
         )
     keys, counts = np.unique(packed(y), return_counts=True)
     most = np.argsort(-counts, kind="stable")[:MOST_STRATA]
@@ -137,17 +138,17 @@ def count_labels(y: np.ndarray, labels: Sequence[str], start: int) -> LabelCount
 
 
 def merge_labels(one: LabelCounts, other: LabelCounts) -> LabelCounts:
-    """Merge counts. Of very many sets, only those that are frequent so far are kept."""
+    """Merge counts. If there are very many sets, only the most frequent ones so far are kept."""
     return LabelCounts(frequent(one.sets + other.sets, 4 * MOST_STRATA), one.rows + other.rows)
 
 
 def frequent(sets: Counter[bytes], most: int) -> Counter[bytes]:
-    """The most frequent sets, at most so many, in a fixed order."""
+    """The most frequent sets, at most `most`, in a deterministic order."""
     return Counter(dict(sorted(sets.items(), key=lambda item: (-item[1], item[0]))[:most]))
 
 
 def label_sets(counts: LabelCounts, shards: int) -> LabelSets:
-    """The strata of a dataset with these counts and so many shards."""
+    """The strata of a dataset with these counts and this number of shards."""
     labels = len(counts.rows)
     strata = max(LEAST_STRATA, min(MOST_STRATA, MOST_COUNTS // shards))
     others = min(labels + 1, strata // 4)
@@ -160,7 +161,7 @@ def label_sets(counts: LabelCounts, shards: int) -> LabelSets:
 def by_labels(totals: np.ndarray, having: np.ndarray, split: Split, repeat: int) -> Rest:
     """Assign the rows of the incomplete last groups of strata so that every label is spread evenly.
 
-    `totals` are the rows of each stratum, (strata,), and `having` those of them that have each label, (strata, labels).
+    `totals` are the rows of each stratum, (strata,), and `having` the rows with each label, (strata, labels).
     """
     rates, folds = having / np.maximum(totals, 1)[:, None], split.folds
     left = totals - held_out_rows(totals, rates, split)
@@ -174,7 +175,7 @@ def by_labels(totals: np.ndarray, having: np.ndarray, split: Split, repeat: int)
 
 def held_out_rows(totals: np.ndarray, rates: np.ndarray, split: Split) -> np.ndarray:
     """The rows of each stratum in the holdout, (strata,) int64: its fraction of every group of rows, rounded up or down
-    in the incomplete last ones as the labels need it."""
+    in the incomplete last groups to balance the labels."""
     full = totals // HOLDOUT_GROUP * HOLDOUT_GROUP
     exact = np.round((totals - full) * split.holdout, TIE)
     certain = np.floor(exact)
@@ -186,11 +187,11 @@ def held_out_rows(totals: np.ndarray, rates: np.ndarray, split: Split) -> np.nda
 
 
 def iterate(rates: np.ndarray, rows: np.ndarray, wanted: np.ndarray, *seeds: int) -> list[list[int]]:
-    """Assign `rows` rows of each stratum, (strata,), to bins that want so many of them, (bins, strata).
+    """Assign `rows` rows of each stratum, (strata,), to bins that need `wanted` of them, (bins, strata).
 
-    `rates`, (strata, labels), is the share of a stratum's rows that have each label: 0 or 1 if all rows have the same.
-    The rows of the rarest label come first. Each goes to the bin that lacks most of this label, among equal ones to the
-    bin that lacks most rows, and among these to a random one. Returns the bins of each stratum's rows.
+    `rates`, (strata, labels), is the share of a stratum's rows with each label: 0 or 1 if all rows have the same
+    labels. The rows of the rarest label come first. Each row goes to the bin with the greatest need for this label;
+    ties are broken by the need for rows, then randomly. Returns the bins of each stratum's rows.
     """
     lacking = np.hstack([wanted @ rates, wanted.sum(axis=1, keepdims=True)])  # of each label, and of rows
     brought = np.hstack([rates, np.ones((len(rates), 1))])
@@ -209,6 +210,7 @@ def iterate(rates: np.ndarray, rows: np.ndarray, wanted: np.ndarray, *seeds: int
 
 
 def most_lacking(lacking: np.ndarray, column: int, draws: np.ndarray) -> int:
-    """The bin that lacks most of a column of `lacking`, (bins, labels + 1), then of the last one; then by `draws`."""
+    """The bin with the greatest need in a column of `lacking`, (bins, labels + 1), then in the last one, then by
+    `draws`."""
     first, second = np.round(lacking[:, column], TIE), np.round(lacking[:, -1], TIE)
     return int(np.lexsort((draws, second, first))[-1])

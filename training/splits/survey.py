@@ -1,4 +1,4 @@
-"""Surveys of a dataset before its rows are assigned: one task per shard, and the results are merged as they come."""
+"""Surveys of a dataset before its rows are assigned: one task per shard, with results merged as they arrive."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ NEVER_HELD_OUT = -1  # the same value as in scikit-learn's PredefinedSplit
 
 @dataclass(frozen=True)
 class SurveyTask:
-    """Survey one shard, with what an earlier survey has found."""
+    """Survey one shard, given the results of an earlier survey."""
 
     dataset: str
     shard: int
@@ -54,14 +54,14 @@ class Surveyor:
     progress: Progress
 
     def each(self, function: Callable[[SurveyTask], Result], found: Any = None) -> Iterator[Result]:
-        """The result of a function for each shard, in their order."""
+        """The result of a function for each shard, in order."""
         place, shards = str(self.dataset.place), range(self.dataset.layout.shards)
         tasks = [SurveyTask(place, shard, self.split, found) for shard in shards]
         return ordered_results(self.executor, function, tasks, "survey", self.progress)
 
 
 def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progress) -> Assignment:
-    """Decide how rows are assigned, after a survey of the columns that the kind of split uses, if any.
+    """Decide how to assign rows, after a survey of the columns that the kind of split uses, if any.
 
     Raises UsageError if a column has too few or too many distinct values, or values that the split cannot use.
     """
@@ -84,7 +84,7 @@ def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progres
 
 
 def survey_strata(surveyor: Surveyor) -> ByStratum:
-    """Stratify rows by ranges of a target, or by several targets that are 0 or 1."""
+    """Stratify rows by ranges of a target, or by several 0/1 targets."""
     dataset, split = surveyor.dataset, surveyor.split
     strata: Strata
     if len(dataset.schema.labels) > 1:
@@ -103,7 +103,7 @@ def survey_strata(surveyor: Surveyor) -> ByStratum:
 
 
 def count_strata(surveyor: Surveyor, strata: Strata) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of each stratum in every shard, (shards, strata) int64, and those of each stratum that have each label,
+    """The rows of each stratum in every shard, (shards, strata) int64, and the rows of each stratum with each label,
     (strata, labels) int64."""
     counts, having = [], np.zeros((strata.count, len(surveyor.dataset.schema.labels)), np.int64)
     for of_shard, positions, rows in surveyor.each(survey_counts, strata):
@@ -138,8 +138,7 @@ def survey_labels(task: SurveyTask) -> LabelCounts:
 
 
 def survey_counts(task: SurveyTask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of each of the strata that were found in one shard, (strata,), and those that have each label, as in
-    `count_buckets`."""
+    """The rows of each stratum in one shard, (strata,), and the rows with each label, as in `count_buckets`."""
     y, strata = read_labels(open_dataset(task.dataset), task.shard), task.found
     of_rows = strata.of(y)
     rows, labels = np.nonzero(y.reshape(len(y), -1))
@@ -166,21 +165,23 @@ def survey_marks(task: SurveyTask) -> np.ndarray:
 
 
 def survey_folds(task: SurveyTask) -> set[Any]:
-    """The distinct folds in one shard, up to one more than the codes that exist."""
+    """The distinct folds in one shard, up to one more than the number of codes."""
     dataset = open_dataset(task.dataset)
     values = read_column(dataset, find_column(dataset.schema, str(task.split.column)), task.shard)
     return set(np.unique(values)[: MOST_CODES + 1].tolist())
 
 
 def check_folds(found: set[Any], column: str) -> tuple[Any, ...]:
-    """The user's folds, sorted. Raises UsageError if there are none, too many, or no rows to train on."""
+    """The user's folds, sorted. Raises UsageError if there are none, too many, or no training rows."""
     folds = sorted(found - {NEVER_HELD_OUT})
     if not folds or len(folds) >= MOST_CODES:
         many = f"more than {MOST_CODES - 1} folds" if folds else "no folds"
-        raise UsageError(f"--fold-column {column}: the column has {many}; use a column with 1 to {MOST_CODES - 1}")
+        raise UsageError(
+            f"--fold-column {column}: the column has {many}; use a column with 1 to {MOST_CODES - 1} folds"
+        )
     if len(found) == 1:
         raise UsageError(
-            f"--fold-column {column}: all rows are in one fold, which leaves none to train on; use at least two folds"
+            f"--fold-column {column}: all rows are in one fold, so there are no training rows; use at least two folds"
         )
     return tuple(folds)
 

@@ -1,4 +1,4 @@
-"""Batches, the rank that reads them, and its threads."""
+"""Batches, the rank that reads them, and its reading threads."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 class WeightedBatch(NamedTuple):
-    """The `Batch` of a stream that is `weighted`, with the weights of its rows, (rows,) float64 or int64."""
+    """The `Batch` of a `weighted` stream, with sample weights, (rows,) float64 or int64."""
 
     x: Tensor
     y: Tensor
@@ -47,12 +47,12 @@ class WeightedBatch(NamedTuple):
 
 
 Transform = Callable[[Any, torch.Generator], Any]
-"""A function of a batch, which has weights if the stream has, and a generator."""
+"""A function of a batch (with sample weights if the stream is weighted) and a generator."""
 
 
 def _refuse_to_collate(batches: Sequence[Batch], *, collate_fn_map: object = None) -> Batch:
-    """What a DataLoader calls to make a batch of batches."""
-    raise UsageError("a stream yields whole batches already: use DataLoader(stream, batch_size=None)")
+    """Called by a DataLoader to collate batches."""
+    raise UsageError("a stream already yields whole batches; use DataLoader(stream, batch_size=None)")
 
 
 default_collate_fn_map.update({Batch: _refuse_to_collate, WeightedBatch: _refuse_to_collate})
@@ -60,10 +60,10 @@ default_collate_fn_map.update({Batch: _refuse_to_collate, WeightedBatch: _refuse
 
 @dataclass(frozen=True)
 class Rank:
-    """One of the processes that share an epoch, and what it may use: bytes of memory, threads, bytes of disk.
+    """One of the processes that share an epoch, and its limits: bytes of memory, threads, bytes of disk.
 
-    The defaults are an eighth of the machine's memory, all its cores, and for the blocks of a dataset in an object
-    store a tenth of the free disk, each shared with the other ranks on the machine.
+    The defaults are an eighth of the machine's memory, all of its cores and, for the blocks of a dataset in an object
+    store, a tenth of the free disk space, each shared with the other ranks on the machine.
     """
 
     rank: int = 0
@@ -74,11 +74,11 @@ class Rank:
 
     @property
     def neighbours(self) -> int:
-        """Number of ranks on this machine: what the launcher says, else all ranks."""
+        """Number of ranks on this machine, as given by the launcher; otherwise all ranks."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
     def thread_count(self, dataset: Dataset) -> int:
-        """Number of threads that read a dataset: one a core, or more where they wait for an object store."""
+        """Number of threads that read a dataset: one per core, or more if they wait for an object store."""
         cores = min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
         return self.threads or (MOST_THREADS if dataset.place.waits_for_network else cores)
 
@@ -92,7 +92,8 @@ ALONE = Rank()
 
 
 def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
-    """The local cache of a dataset in an object store; None for a local dataset, or if the rank may use no disk."""
+    """The local cache of a dataset in an object store; None for a local dataset, or if the rank must not use the
+    disk."""
     if not dataset.place.waits_for_network or rank.cache == 0:
         return None
     limit = rank.cache or default_limit() // rank.neighbours
@@ -100,7 +101,7 @@ def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
 
 
 def column_specs(dataset: Dataset, weighted: bool) -> tuple[ArraySpec, ...]:
-    """The arrays that make up a batch, with the weights of the rows if that is asked for."""
+    """The arrays that make up a batch, including sample weights if `weighted`."""
     names = (*COLUMNS, dataset.schema.weights) if weighted else COLUMNS
     return tuple(spec for spec in dataset.manifest.arrays if spec.name in names)
 
@@ -114,8 +115,7 @@ def make_batch(columns: Mapping[str, Tensor]) -> Batch:
 
 
 def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:
-    """Columns as tensors: views, or with a GPU copies in pinned memory, from which it takes rows while the training
-    continues."""
+    """Columns as tensors: views or, with a GPU, copies in pinned memory, which can be transferred asynchronously."""
     tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
     if torch.cuda.is_available():
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
@@ -126,7 +126,7 @@ def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:
 def reading_threads(dataset: Dataset, rank: Rank) -> Iterator[ThreadPoolExecutor]:
     """The rank's threads for a dataset. On exit, tasks that have not begun are cancelled."""
     if get_worker_info() is not None:
-        raise UsageError("a stream reads in its own threads: use DataLoader(stream, batch_size=None, num_workers=0)")
+        raise UsageError("a stream reads in its own threads; use DataLoader(stream, batch_size=None, num_workers=0)")
     threads = ThreadPoolExecutor(rank.thread_count(dataset), thread_name_prefix="foldstream")
     try:
         yield threads
@@ -135,11 +135,12 @@ def reading_threads(dataset: Dataset, rank: Rank) -> Iterator[ThreadPoolExecutor
 
 
 def wait_for(jobs: Iterable[Future[None]]) -> None:
-    """Return when all jobs are done. Raises what one of them has raised."""
+    """Return when all jobs are done. Raises the exception of a failed job."""
     for job in jobs:
         job.result()
 
 
 def start_early(threads: ThreadPoolExecutor, work: Callable[[], Value], wanted: bool) -> Callable[[], Value]:
-    """The result of some work: a thread begins it now if that is `wanted`; else whoever asks for the result does it."""
+    """A function that returns the result of some work: started now in a thread if `wanted`, otherwise done on
+    demand."""
     return threads.submit(work).result if wanted else work

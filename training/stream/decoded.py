@@ -12,9 +12,9 @@ from ...storage.reader import BlockReader
 
 
 class DecodedBlocks:
-    """The dataset's blocks. The first ones, as many as fit into `memory` bytes, stay decoded after their first read.
+    """The dataset's blocks. The first blocks to be read stay decoded, as many as fit into `memory` bytes.
 
-    Each block is read once an epoch, so it does not matter which ones stay.
+    Each block is read once per epoch, so it does not matter which ones stay.
     """
 
     def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], memory: int, cache: BlockCache | None) -> None:
@@ -26,11 +26,11 @@ class DecodedBlocks:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read so far from where the dataset is stored."""
+        """Bytes read so far from the dataset's storage."""
         return self._reader.bytes_read
 
     def rows(self, block: int) -> dict[str, np.ndarray]:
-        """All rows of a block, each array (rows, *row_shape). They are valid until the thread's next call."""
+        """All rows of a block, each array (rows, *row_shape). The arrays are valid until the thread's next call."""
         if block in self._decoded:
             return self._decoded[block]
         start, stop = self.dataset.layout.block_range(block)

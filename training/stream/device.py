@@ -1,4 +1,4 @@
-"""Batches on their way to the device that trains on them."""
+"""Transfer of batches to the device that trains on them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +14,10 @@ Item = TypeVar("Item")
 
 
 def on_device(items: Iterable[Item], device: torch.device) -> Iterable[Item]:
-    """Copy the tensors of each item, in tuples and lists, to a GPU ahead of their use; on a CPU they stay where they
-    are.
+    """Copy the tensors of each item, in tuples and lists, to a GPU ahead of their use; do nothing on a CPU.
 
-    The copies have a CUDA stream of their own, so that they overlap with computing; it is the GPU that waits for them,
-    never this thread. Tensors in pinned memory may be dropped at once: torch keeps them until they are copied.
+    The copies use a separate CUDA stream, so that they overlap with computation; the GPU waits for them, never this
+    thread. Tensors in pinned memory may be released immediately: torch keeps them until they are copied.
     """
     return _copied_ahead(items, device) if device.type == "cuda" else items
 
@@ -37,7 +36,7 @@ def _copied_ahead(items: Iterable[Item], device: torch.device) -> Iterator[Item]
 
 
 def _take(item: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
-    """An item for the current stream, which waits for its copies. Their memory is that stream's from now on."""
+    """Hand an item over to the current stream, which waits for its copies and owns their memory from now on."""
     computing = torch.cuda.current_stream(device)
     computing.wait_event(copied)
 
@@ -50,7 +49,7 @@ def _take(item: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
 
 
 def with_tensors(item: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """An item in which the tensors, in tuples and lists, are replaced by what `change` makes of them."""
+    """Apply `change` to all tensors of an item, in tuples and lists."""
     if isinstance(item, Tensor):
         return change(item)
     if not isinstance(item, tuple | list):

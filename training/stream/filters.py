@@ -1,4 +1,4 @@
-"""Which rows of a dataset are used: counts by block for the order, masks by window for the stream."""
+"""Selections of a dataset's rows: counts per block for the order, masks per window for the stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from ...storage.reader import BlockReader
 
 
 class RowFilter(Protocol):
-    """A selection of rows, made block by block. A row may be used several times, and each epoch may have others."""
+    """A selection of rows, made block by block. A row may be used several times, and the selection may vary by
+    epoch."""
 
     def kept(self, epoch: int = 0) -> np.ndarray:
-        """How many rows of every block are used, one that is used twice counts twice, (blocks,) int64."""
+        """Number of rows used from every block, where a row that is used twice counts twice, (blocks,) int64."""
         ...
 
     def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
-        """Which rows of `blocks` are used, one block after the other, (rows,) bool; or how often, (rows,) int64."""
+        """Which rows of `blocks` are used, one block after another, (rows,) bool; or how many times, (rows,) int64."""
         ...
 
 
@@ -64,21 +65,25 @@ def held_out_rows(plan: FoldPlan, model: int) -> CodeFilter:
 
 
 class SubsetFilter:
-    """The rows given by a boolean array of all rows, or by an array of row indices, which may repeat them. Held in
-    memory, a byte for each row of the dataset, or eight if some are repeated."""
+    """The rows given by a boolean array over all rows, or by an array of row indices, possibly with repetitions. Takes
+    one byte of memory per row of the dataset, or eight if any index is repeated."""
 
     def __init__(self, layout: Layout, rows: np.ndarray) -> None:
         self.layout = layout
         given = np.asarray(rows)
         if given.dtype != bool:
             if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() < layout.rows):
-                raise UsageError(f"rows: give row indices from 0 to {layout.rows - 1:,}, or a boolean for every row")
+                raise UsageError(
+                    f"rows: invalid selection; use row indices from 0 to {layout.rows - 1:,}, or one boolean per row"
+                )
             counts = np.bincount(given.astype(np.int64).reshape(-1), minlength=layout.rows)
             self.chosen = counts if (counts > 1).any() else counts > 0
         elif given.shape == (layout.rows,):
             self.chosen = given
         else:
-            raise UsageError(f"rows: booleans of shape {given.shape}, but the dataset has {layout.rows:,} rows")
+            raise UsageError(
+                f"rows: the mask has shape {given.shape}, but there are {layout.rows:,} rows; use one boolean per row"
+            )
 
     def kept(self, epoch: int = 0) -> np.ndarray:
         starts = np.arange(0, self.layout.rows, self.layout.block_rows)
@@ -90,7 +95,7 @@ class SubsetFilter:
 
 @dataclass(frozen=True)
 class Both:
-    """The rows that both filters select, as often as the product of both. Counting them reads both once."""
+    """The rows that both filters select, with their counts multiplied. Counting them reads both once."""
 
     layout: Layout
     one: RowFilter

@@ -1,7 +1,7 @@
-"""One pass over the data for several models: each gets the batches that a `TrainStream` of its own would give it.
+"""One pass over the data for several models: each gets the same batches as from a separate `TrainStream`.
 
-Threads decode every window once and put its rows where each model's batches need them. Decoded windows stay in memory
-until it is needed for another window; the least recently used one is replaced.
+Threads decode every window once and copy its rows to where each model's batches need them. Decoded windows stay in
+memory until the space is needed for another window, which replaces the least recently used one.
 """
 
 from collections import deque
@@ -34,10 +34,10 @@ TAILS = 4  # windows more: those of other lanes that fill up short ones at the e
 class FusedStream:
     """One rank's part of the global batches of several models.
 
-    `rows` are the training rows of each model. The steps that are handed out at once are a multiple of `multiple`.
-    `weighted`: batches have the weights of their rows.
-    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
-    suffices.
+    `rows` are the training rows of each model. The number of steps yielded at once is a multiple of `multiple`. With
+    `weighted`, batches include sample weights.
+    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and there is enough
+    memory.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class FusedStream:
         self.reader = RankReader(dataset, mixing, rank, weighted)
         self.rows, self.multiple = rows, multiple
         self.idle: list[dict[str, np.ndarray]] = []
-        purpose = f"in each worker, one pass for {len(rows)} models needs"
-        remedy = "give as much, a smaller --window, or --fold-mode runs"
+        purpose = f"one pass for {len(rows)} models needs"
+        remedy = "a smaller --window, or --fold-mode runs"
         self.reader.reserve(self.memory_needed, purpose, remedy)
 
     def order(self, model: int, epoch: int) -> EpochOrder:
@@ -62,7 +62,7 @@ class FusedStream:
 
     @cached_property
     def group_shape(self) -> GroupShape:
-        """The batches of a model that are handed out at once."""
+        """The batches of a model that are yielded at once."""
         return self.reader.fit_group(GROUP_BYTES, self.multiple)
 
     @property
@@ -72,7 +72,7 @@ class FusedStream:
 
     @property
     def windows(self) -> int:
-        """Decoded windows in memory, at most."""
+        """Maximum number of decoded windows in memory."""
         return WINDOWS * len(self.reader.lanes) + TAILS
 
     @property
@@ -93,12 +93,12 @@ class FusedStream:
     def read(
         self, epoch: int, steps: Mapping[int, int], for_others: bool = False
     ) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
-        """The rest of an epoch for the models that `steps` names, each from its step on.
+        """The rest of an epoch for the models in `steps`, each starting at its step.
 
-        Yields some steps of one model, then some of the next, each with the rows of its batches, one batch after the
-        other; every rank yields the same steps in the same order. With `for_others` the ranks read the tails of their
-        lanes for each other: the batches lack the rows that other ranks read, and beside the batches come the tails
-        that this rank has read, one after the other.
+        Yields some steps of one model, then some of the next, each with the rows of its batches, one batch after
+        another; every rank yields the same steps in the same order. With `for_others`, the ranks read the tails of
+        their lanes for each other: the batches lack the rows that other ranks read, and the tails that this rank has
+        read are yielded in addition, one after another.
         """
         orders = {model: self.order(model, epoch) for model in steps}
         windows: dict[tuple[int, int], _Window] = {}
@@ -118,18 +118,18 @@ class _Window:
     columns: dict[str, np.ndarray]
     reads: list[Future[None]]
     rows: dict[int, Future[np.ndarray]] = field(default_factory=dict)
-    """For each model, the rows that it uses, in the order of their use."""
+    """For each model, the rows it uses, in the order of their use."""
     uses: list[Future[None]] = field(default_factory=list)
 
 
 def _put_rows(window: _Window, model: int, start: int, places: np.ndarray, memory: GroupMemory) -> None:
-    """Put the rows of a window that the model uses, from the `start`-th on, at the places."""
+    """Copy the rows of a window that the model uses, starting with the `start`-th, to the given places."""
     wait_for(window.reads)
     memory.put(window.columns, window.rows[model].result()[start : start + len(places)], places)
 
 
 class _EpochReading:
-    """Reads an epoch for several models. The `windows` are sorted by their last use, the latest one last."""
+    """Reads an epoch for several models. The `windows` are sorted by their last use, the most recent last."""
 
     def __init__(
         self,
@@ -145,8 +145,8 @@ class _EpochReading:
         self.ready: deque[tuple[ModelSteps, Callable[[], tuple[Batch, Batch]]]] = deque()
 
     def read(self, steps: Mapping[int, int], for_others: bool) -> Iterator[tuple[ModelSteps, Batch, Batch]]:
-        """Threads take tasks in the order of submission, and a task waits only for tasks that were submitted before
-        it: so whatever is waited for has begun."""
+        """Read the epoch. Threads run tasks in the order of submission, and a task waits only for tasks that were
+        submitted before it, so everything it waits for has already started."""
         rank = self.reader.rank
         try:
             for group in schedule_reads(self.orders, rank.rank, rank.world_size, steps, self.shape, for_others):
@@ -165,7 +165,7 @@ class _EpochReading:
         return group, type(batch)(*(column[:rows] for column in batch)), tails
 
     def _start(self, group: ModelSteps) -> None:
-        """Have the threads put a group's rows into memory."""
+        """Make the threads copy a group's rows into memory."""
         slot = self.memory.free.popleft()
         first, world_size = slot * self.shape.rows, self.reader.rank.world_size
         puts = [
@@ -185,7 +185,7 @@ class _EpochReading:
         return as_batch(self.memory.lend(slot)), as_batch(apart.lend(0))
 
     def _put(self, model: int, part: Slice, places: np.ndarray, memory: GroupMemory) -> Future[None]:
-        """Have the threads put the rows of a slice at their places."""
+        """Make the threads copy the rows of a slice to their places."""
         window = self._window(part.lane, part.window)
         if model not in window.rows:
             window.rows[model] = self.threads.submit(self._mixed_rows, model, part.lane, part.window)
@@ -202,7 +202,7 @@ class _EpochReading:
         return blocks
 
     def _window(self, lane: int, number: int) -> _Window:
-        """A window that is in memory, or is being read from now on."""
+        """A window that is in memory, or whose read is started now."""
         window = self.windows.pop((lane, number), None) or self._read_window(lane, number)
         self.windows[lane, number] = window
         return window
@@ -215,7 +215,7 @@ class _EpochReading:
         return _Window(memory, columns, reads)
 
     def _window_memory(self) -> dict[str, np.ndarray]:
-        """Memory for a window: idle, or new, or that of the least recently used window."""
+        """Memory for a window: idle, new, or taken from the least recently used window."""
         if self.stream.idle:
             return self.stream.idle.pop()
         if len(self.windows) < self.stream.windows:

@@ -1,4 +1,4 @@
-"""Memory for groups of batches, which is reused: fresh pages would cost more than the rows that go into them."""
+"""Reusable memory for groups of batches: allocating new pages would cost more than copying rows into them."""
 
 import weakref
 from collections import deque
@@ -12,7 +12,7 @@ from ...storage.format import ArraySpec
 
 
 class GroupMemory:
-    """`slots` slots of `rows` rows each. A lent slot becomes free when no tensor refers to it any more."""
+    """`slots` slots of `rows` rows each. A lent slot becomes free when no tensor refers to it anymore."""
 
     def __init__(self, specs: Sequence[ArraySpec], slots: int, rows: int) -> None:
         self.rows, self._slots = rows, range(slots)
@@ -27,11 +27,12 @@ class GroupMemory:
 
     def put(self, arrays: Mapping[str, np.ndarray], rows: np.ndarray, places: np.ndarray, first: int = 0) -> None:
         """Copy row rows[i] of every array, (rows, *row_shape), to row places[i] of the memory. The arrays' rows are
-        counted from `first` on."""
+        numbered from `first`."""
         scatter(tuple(as_bytes(arrays[name]) for name in self._columns), rows, first, places, self._bytes)
 
     def lend(self, slot: int) -> dict[str, np.ndarray]:
-        """The columns of a full slot. Columns other than `x` are small and often kept for long, so they are copied."""
+        """The columns of a full slot. Columns other than `x` are small and often kept for a long time, so they are
+        copied."""
         part = slice(slot * self.rows, (slot + 1) * self.rows)
         columns = {name: column[part] for name, column in self._columns.items()}
         self.lent.add(slot)

@@ -1,8 +1,8 @@
 """What a rank reads, when, and where each row goes: a pure schedule between the order of samples and the threads.
 
-A *group* is some consecutive batches that are handed out at once; memory holds a number of groups, each in a slot. A
-*load* reads one window of a lane and puts every row where its batch wants it: rows are written once after decoding.
-Positions are those of rows in the epoch: row p belongs to lane p mod L, and to rank p mod R.
+A *group* consists of consecutive batches that are yielded at once; memory has room for several groups, each in a slot.
+A *load* reads one window of a lane and copies every row to its place in a batch: rows are copied once after decoding.
+Positions refer to rows of the epoch: row p belongs to lane p mod L, and to rank p mod R.
 """
 
 import heapq
@@ -17,7 +17,7 @@ from .order import Batches, EpochOrder, Slice
 
 @dataclass(frozen=True, eq=False)
 class Load:
-    """A slice of a window for one of `lanes` lanes, whose rows have the positions `first`, `first` + `lanes`, …"""
+    """A slice of a window for one of `lanes` lanes, whose rows are at the positions `first`, `first` + `lanes`, …"""
 
     part: Slice
     first: int
@@ -39,17 +39,18 @@ class Load:
         return Load(part, self.first + skipped * self.lanes, self.lanes)
 
     def places(self, world_size: int, before: int) -> np.ndarray:
-        """Where the rows lie among those of their rank, without the `before` rows of earlier batches, (rows,) int64."""
+        """The places of the rows among those of their rank, without the `before` rows of earlier batches, (rows,)
+        int64."""
         return self.first // world_size - before + np.arange(self.part.rows) * (self.lanes // world_size)
 
 
 def schedule_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
-    """All loads from the given step on, in the order in which their first rows are needed."""
+    """All loads starting at the given step, in the order in which their first rows are needed."""
     return _as_needed(_lane_loads(order, lane, step) for lane in lanes)
 
 
 def schedule_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
-    """The loads among them that fill up the rank's lanes from the tails of other ranks' lanes."""
+    """The loads that fill up the rank's lanes from the tails of other ranks' lanes."""
     courses = [_lane_loads(order, lane, step, order.segments[lane][0].stop) for lane in lanes]
     return (load for load in _as_needed(courses) if load.part.lane not in lanes)
 
@@ -59,7 +60,7 @@ def _as_needed(courses: Iterable[Iterator[Load]]) -> Iterator[Load]:
 
 
 def _lane_loads(order: EpochOrder, lane: int, step: int, skipped: int = 0) -> Iterator[Load]:
-    """A lane's loads from the step on, without the first `skipped` rows of the epoch."""
+    """A lane's loads starting at the step, without the first `skipped` rows of the epoch."""
     start = max(skipped, order.batches.rows_before(step, lane, order.lanes))
     for part in order.slices(lane, start):
         yield Load(part, start * order.lanes + lane, order.lanes)
@@ -77,8 +78,8 @@ class GroupShape:
 def fit_group(
     most_rows: int, lane_rows: int, batch_size: int, lanes: int, world_size: int, multiple: int = 1
 ) -> GroupShape:
-    """The largest group of which a rank has up to `most_rows` rows, and up to `lane_rows` of each lane. Its steps are a
-    multiple of `multiple`, and at least that many."""
+    """The largest group with up to `most_rows` rows per rank and up to `lane_rows` rows per lane. Its number of steps
+    is a positive multiple of `multiple`."""
     rows = min(most_rows * world_size, lane_rows * lanes)
     steps = max(1, rows // batch_size // multiple) * multiple
     return GroupShape(steps, -(-steps * batch_size // world_size))
@@ -86,7 +87,7 @@ def fit_group(
 
 @dataclass(frozen=True)
 class RankGroups:
-    """The groups of the rest of an epoch, from `step` on, and where the rows of a rank lie in them."""
+    """The groups of the rest of an epoch, starting at `step`, and the places of a rank's rows in them."""
 
     batches: Batches
     shape: GroupShape
@@ -114,7 +115,7 @@ class RankGroups:
         return range(first, last + 1)
 
     def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
-        """Where in memory the rows of a load go whose groups lie in `slots`, (load's rows,) int64."""
+        """The places in memory of the rows of a load whose groups are in `slots`, (load's rows,) int64."""
         groups, places = self.groups_of(load), load.places(self.world_size, 0)
         ends = [self.steps_of(group).stop * self.batches.batch_size for group in groups[:-1]]
         cuts = [0, *(load.rows_before(end) for end in ends), load.part.rows]

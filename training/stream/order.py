@@ -1,16 +1,16 @@
 """The order of samples: a pure function of (blocks, kept rows, seed, epoch), for any world size.
 
 The blocks of an epoch are permuted and dealt to L lanes like cards. A lane is cut into windows of W blocks, and the
-rows of a window are mixed. First windows are shorter, by a different amount in each lane, so that the lanes reach their
-next windows at different times: blocks are read evenly and the first batch is ready early. A filter (the rows that are
-not in the fold) is applied after that.
+rows of a window are shuffled. First windows are shorter, by a different amount in each lane, so that the lanes reach
+their next windows at different times: blocks are read evenly and the first batch is ready early. A filter (the rows
+that are not in the fold) is applied after that.
 
-The lanes take turns: row p of the epoch is the next row of lane p mod L, and global batch t has the rows from tB to
-(t + 1)B. Each of R ranks, or shares of a batch, has every R-th row in the same way.
+Rows are drawn from the lanes in round-robin order: row p of the epoch is the next row of lane p mod L, and global batch
+t consists of the rows tB to (t + 1)B. Each of R ranks, or shares of a batch, has every R-th row in the same way.
 
-Lanes keep different numbers of rows, so near the end of an epoch some would run dry. The rows of a long lane beyond the
-common length therefore go to the short ones: a lane's course is a list of segments, first its own rows, then tails of
-other lanes. So every row is used, and none twice; a last batch that is not full may be dropped.
+Lanes keep different numbers of rows, so near the end of an epoch some would run out. The rows of a long lane beyond the
+common length therefore go to the short lanes: a lane's course is a list of segments, first its own rows, then tails of
+other lanes. Every row is used, and none twice; a last batch that is not full may be dropped.
 
 Everything here is O(blocks) in time and memory, and any position can be computed directly.
 """
@@ -33,8 +33,8 @@ BLOCK_STREAM, ROW_STREAM = 1, 2  # keep the two uses of the generator apart
 
 @dataclass(frozen=True)
 class Mixing:
-    """How the rows of an epoch are mixed. `batch_size` is that of the global batch; a last batch of fewer than `least`
-    rows is dropped."""
+    """How the rows of an epoch are shuffled. `batch_size` is the size of the global batch; a last batch of fewer than
+    `least` rows is dropped."""
 
     batch_size: int
     lanes: int = 8
@@ -45,9 +45,9 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Batches:
-    """How the `rows` that an epoch uses are cut into global batches, of which the last one may have fewer rows.
+    """How the `rows` of an epoch are cut into global batches, the last of which may have fewer rows.
 
-    A part of them, such as a lane, a rank's or a share of each batch, is every `parts`-th row, from the `part`-th on.
+    A part of them, such as a lane, a rank or a share of each batch, is every `parts`-th row, starting with row `part`.
     """
 
     rows: int
@@ -95,8 +95,8 @@ class Slice:
 class EpochOrder:
     """The order of one epoch.
 
-    `sizes` and `kept` are the rows of every block and those that pass the filter, (blocks,) int64. `batch_size` is
-    that of the global batch; a last batch of fewer than `least` rows is dropped.
+    `sizes` and `kept` are the rows of every block and the rows that pass the filter, (blocks,) int64. `batch_size` is
+    the size of the global batch; a last batch of fewer than `least` rows is dropped.
     """
 
     sizes: np.ndarray
@@ -110,7 +110,8 @@ class EpochOrder:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """The blocks in the order of this epoch, (blocks,) int64: lane l has every L-th one, from the l-th on."""
+        """The blocks in the order of this epoch, (blocks,) int64: lane l has every L-th block, starting with block
+        l."""
         return mixed_blocks(len(self.sizes), self.seed, self.epoch)
 
     @cached_property
@@ -129,7 +130,7 @@ class EpochOrder:
         return int(self.kept.sum()) - self.batches.rows
 
     def window_blocks(self, lane: int, window: int) -> np.ndarray:
-        """The blocks of one window, in the order in which their rows are laid out before mixing."""
+        """The blocks of one window, in the order of their rows before shuffling."""
         stop = self._first_window(lane) + window * self.window
         return self.blocks[lane :: self.lanes][max(0, stop - self.window) : stop]
 
@@ -139,7 +140,7 @@ class EpochOrder:
 
     def mixed_rows(self, lane: int, window: int, used: np.ndarray) -> np.ndarray:
         """The rows of a window in the order of their use, as positions among all of its rows, (uses,) int64. `used` is
-        which of them are used, (rows,) bool, or how often, (rows,) int64."""
+        whether each row is used, (rows,) bool, or how many times, (rows,) int64."""
         key = key_of(self.seed, self.epoch, ROW_STREAM, lane, window)
         if used.dtype == bool:  # mixed before the filter: models with other filters have the same order
             return mixed_where(used, key)
@@ -179,7 +180,7 @@ class EpochOrder:
         return courses
 
     def slices(self, lane: int, start: int = 0) -> Iterator[Slice]:
-        """A lane's course from its `start`-th row on, window by window."""
+        """A lane's course, starting with row `start`, window by window."""
         for segment in self.segments[lane]:
             rows = segment.stop - segment.start
             if start >= rows:
@@ -189,8 +190,8 @@ class EpochOrder:
             start = 0
 
     def _windows(self, lane: int, start: int, stop: int) -> Iterator[Slice]:
-        """Cut kept rows `start` to `stop` of a lane at its windows, and where rows are used many times, so that no
-        slice has more of them than `most_uses` of a window of the dataset."""
+        """Cut kept rows `start` to `stop` of a lane at its windows and, where rows are used many times, so that no
+        slice has more than `most_uses` rows of a window of the dataset."""
         ends, longest = self.window_ends[lane], most_uses(self.window * int(self.sizes[0]))
         while start < stop:
             window = int(np.searchsorted(ends, start, side="right"))
@@ -202,7 +203,7 @@ class EpochOrder:
 
 @compiled
 def mixed_where(used: np.ndarray, key: np.uint64) -> np.ndarray:
-    """The positions of the rows that are `used`, (rows,) bool, in a random order of all rows."""
+    """The positions of the `used` rows, (rows,) bool, in a random order of all rows."""
     order = shuffled(len(used), key)
     count = 0
     for row in order:
@@ -213,29 +214,29 @@ def mixed_where(used: np.ndarray, key: np.uint64) -> np.ndarray:
 
 
 def used_batches(rows: int, batch_size: int, least: int) -> Batches:
-    """The batches of so many rows, without a last one of fewer than `least` rows."""
+    """The batches of `rows` rows, without a last batch of fewer than `least` rows."""
     left = rows % batch_size
     return Batches(rows if left >= least else rows - left, batch_size)
 
 
 @lru_cache(EPOCHS)
 def mixed_blocks(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of so many blocks, (count,) int64: one read-only array for all models that are trained together."""
+    """The order of `count` blocks, (count,) int64: one read-only array for all models that are trained together."""
     blocks = permutation(count, seed, epoch, BLOCK_STREAM)
     blocks.setflags(write=False)
     return blocks
 
 
 def most_uses(window_rows: int) -> int:
-    """How many uses of a window's rows are read at once, for which a stream has memory: rows that are drawn by their
-    weights come about as often as there are rows, so most windows are read once."""
+    """Maximum number of uses of a window's rows that are read at once, for which a stream has memory. Rows drawn by
+    weight are used about once on average, so most windows are read once."""
     return window_rows * 6 // 5
 
 
 def lane_count(workers: int) -> int:
     """Lanes of a run: the smallest multiple of 8 that the worker count divides."""
     if workers < 1:
-        raise UsageError(f"--workers {workers}: it must be at least 1")
+        raise UsageError(f"--workers {workers}: must be at least 1; use --workers 1 or more")
     lanes = LANE_STEP
     while lanes % workers:
         lanes += LANE_STEP
@@ -252,7 +253,7 @@ def check_mixing(mixing: Mixing, world_size: int) -> None:
     if mixing.lanes % world_size:
         fitting = [str(n) for n in range(1, mixing.lanes + 1) if mixing.lanes % n == 0]
         raise UsageError(
-            f"--workers {world_size} does not divide the run's {mixing.lanes} lanes; use {', '.join(fitting)}"
+            f"--workers {world_size}: must divide the run's {mixing.lanes} lanes; use {', '.join(fitting)}"
         )
     check_batch_size(mixing.batch_size, world_size)
 
@@ -270,6 +271,6 @@ def check_batch_size(batch_size: int, workers: int) -> None:
     """Raise UsageError unless each worker gets a row of every full batch."""
     if batch_size < workers:
         raise UsageError(
-            f"--batch-size {batch_size}: {workers} workers share each batch, and one of them would have no row; use "
-            f"a --batch-size of at least {workers}, or fewer --workers"
+            f"--batch-size {batch_size}: {workers} workers share each batch, so each needs at least one row; use "
+            f"--batch-size {workers} or more, or fewer --workers"
         )

@@ -1,6 +1,6 @@
-"""What one rank reads mixed rows with: its lanes, the orders of the epochs, its memory bound, and the decoded blocks.
+"""How one rank reads shuffled rows: its lanes, the orders of the epochs, its memory limit, and the decoded blocks.
 
-Both streams use it, the one for a single model and the one for several models.
+Used by both streams, the one for a single model and the one for several models.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from .order import EpochOrder, Mixing, check_mixing, lanes_of
 
 
 class RankReader:
-    """One rank's access to a dataset whose rows are mixed.
+    """One rank's access to a dataset whose rows are shuffled.
 
     Raises UsageError unless the world size divides the lanes, and each rank gets rows of every batch.
     """
@@ -31,7 +31,7 @@ class RankReader:
         self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
         self.specs = column_specs(dataset, weighted)
         self.reserved = 0
-        """Bytes that the batches and windows in memory take."""
+        """Bytes reserved for the batches and windows in memory."""
 
     @property
     def row_bytes(self) -> int:
@@ -39,7 +39,7 @@ class RankReader:
 
     @property
     def window_rows(self) -> int:
-        """Rows of a window, at most."""
+        """Maximum number of rows of a window."""
         return self.mixing.window * self.dataset.layout.block_rows
 
     @cached_property
@@ -48,15 +48,15 @@ class RankReader:
         return self.dataset.layout.block_sizes()
 
     def order(self, kept: np.ndarray, epoch: int) -> EpochOrder:
-        """The order of an epoch, of whose blocks `kept` rows each pass the filter, (blocks,) int64."""
+        """The order of an epoch; `kept` is the number of rows of each block that pass the filter, (blocks,) int64."""
         mixing = self.mixing
         return EpochOrder(
             self.sizes, kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch, mixing.least
         )
 
     def fit_group(self, most: int, multiple: int = 1) -> GroupShape:
-        """Batches that are handed out at once: up to `most` bytes, and a quarter of a window at most. Their number is a
-        multiple of `multiple`."""
+        """Batches that are yielded at once: at most `most` bytes and a quarter of a window. Their number is a multiple
+        of `multiple`."""
         mixing, quarter = self.mixing, self.window_rows // 4
         most_rows = most // self.row_bytes
         return fit_group(most_rows, quarter, mixing.batch_size, mixing.lanes, self.rank.world_size, multiple)
@@ -66,31 +66,33 @@ class RankReader:
         return RankGroups(order.batches, shape, step, self.rank.rank, self.rank.world_size)
 
     def bytes_for(self, rows: int, blocks_a_thread: int) -> int:
-        """Bytes of so many rows, and of so many blocks for every thread."""
+        """Bytes of `rows` rows, and of `blocks_a_thread` blocks for every thread."""
         blocks = blocks_a_thread * self.rank.thread_count(self.dataset)
         return (rows + blocks * self.dataset.layout.block_rows) * self.row_bytes
 
     def reserve(self, needed: int, purpose: str, remedy: str) -> None:
-        """Set bytes aside; the rest of the memory keeps blocks decoded. Raises UsageError if the bound is lower."""
+        """Reserve memory; the rest of it keeps blocks decoded. Raises UsageError if the limit is too low."""
         bound = self.rank.memory_bound
         if bound < needed:
             given = "" if self.rank.memory else " (an eighth of the machine's memory, shared with the other workers)"
-            raise UsageError(f"--memory {bound:,} bytes{given}: {purpose} {needed:,}; {remedy}")
+            raise UsageError(
+                f"--memory {bound:,} bytes{given}: {purpose} {needed:,} per worker; use at least this much, {remedy}"
+            )
         self.reserved = needed
 
     @cached_property
     def blocks(self) -> DecodedBlocks:
-        """The blocks, of which as many stay decoded from epoch to epoch as the memory bound leaves room for."""
+        """The blocks, as many of which stay decoded from epoch to epoch as the memory limit allows."""
         return DecodedBlocks(self.dataset, self.specs, self.rank.memory_bound - self.reserved, self.cache)
 
     @cached_property
     def cache(self) -> BlockCache | None:
-        """The local cache of blocks that come from an object store."""
+        """The local cache of blocks from an object store."""
         return open_cache(self.dataset, self.rank)
 
     def start_epoch(self, following: Callable[[], EpochOrder]) -> AbstractContextManager[ThreadPoolExecutor]:
-        """The threads that read an epoch. The cache learns from the `following` epoch's order when a block that is used
-        now is needed again."""
+        """The threads that read an epoch. The order of the `following` epoch tells the cache when it will need a block
+        again."""
         if self.cache:
             order = following()
             count = len(order.sizes)
@@ -98,7 +100,7 @@ class RankReader:
         return reading_threads(self.dataset, self.rank)
 
     def split(self, blocks: Sequence[int]) -> list[list[tuple[int, slice]]]:
-        """A window's blocks, each with its rows of the window, split among the threads."""
+        """A window's blocks, each with its range of the window's rows, split among the threads."""
         parts = list(zip(blocks, self.dataset.layout.joined(blocks), strict=True))
         count = self.rank.thread_count(self.dataset)
         return [parts[first::count] for first in range(min(count, len(parts)))]

@@ -3,8 +3,8 @@
 The models' orders have the same blocks in the same windows, and differ in the rows that their filters keep. Groups of
 steps are sorted by the fraction of the epoch before them, so all models reach a window at about the same time.
 
-A lane may be filled up from the tail of another rank's lane. Where rows travel between ranks anyway, the rank of that
-other lane reads the tail, because it reads the window for rows of its own: no block is read by two ranks.
+A lane may be filled up from the tail of another rank's lane. If rows are sent between ranks anyway, the rank of that
+other lane reads the tail, because it reads the window for its own rows as well: no block is read by two ranks.
 """
 
 import heapq
@@ -19,17 +19,17 @@ from .order import Batches, EpochOrder, lanes_of
 
 @dataclass(frozen=True, eq=False)
 class ModelSteps:
-    """Consecutive steps of one model, and the loads, cut to these steps, that give the rank's rows of them."""
+    """Consecutive steps of one model, and the loads, cut to these steps, that read the rank's rows."""
 
     model: int
     number: int
     """Index among the model's groups that are read, from 0."""
     batches: Batches
-    """Those of the model's epoch."""
+    """Number of steps of the model's epoch."""
     steps: range
     loads: tuple[Load, ...]
     tails: tuple[tuple[Load, ...], ...] = ()
-    """For each rank the loads of its lanes that other ranks read for it, if they do so."""
+    """For each rank, the loads of its lanes that other ranks read for it, if any."""
 
     @property
     def last(self) -> bool:
@@ -38,20 +38,20 @@ class ModelSteps:
 
     @property
     def share(self) -> float:
-        """Fraction of the model's epoch that is over before these steps."""
+        """Fraction of the model's epoch before these steps."""
         return self.steps.start / self.batches.steps
 
     def sizes(self, part: int, parts: int) -> list[int]:
-        """The rows that a part, such as a rank, has of each batch."""
+        """Number of rows that a part, such as a rank, has in each batch."""
         return self.batches.sizes(self.steps, part, parts)
 
     def places(self, load: Load, world_size: int) -> np.ndarray:
-        """Where the rows of a load lie among those that its rank has of these steps, (rows,) int64."""
+        """The places of a load's rows among the rows of its rank in these steps, (rows,) int64."""
         before = self.batches.rows_before(self.steps.start, load.first % world_size, world_size)
         return load.places(world_size, before)
 
     def tails_of(self, reader: int) -> Iterator[tuple[int, Load]]:
-        """The tails that a rank reads, each with the rank whose lanes it fills up."""
+        """The tails that a rank reads, each with the rank whose lane it fills up."""
         for rank, loads in enumerate(self.tails):
             yield from ((rank, load) for load in loads if load.part.lane % len(self.tails) == reader)
 
@@ -64,9 +64,9 @@ def schedule_reads(
     shape: GroupShape,
     for_others: bool = False,
 ) -> Iterator[ModelSteps]:
-    """All groups of the models' epochs, each model from its step on, for one rank.
+    """All groups of the models' epochs for one rank, each model starting at its step.
 
-    With `for_others` the ranks read the tails of their lanes for each other.
+    With `for_others`, the ranks read the tails of their lanes for each other.
     """
     count = next(iter(orders.values())).lanes
     lanes = [lanes_of(number, world_size, count) for number in range(world_size)]

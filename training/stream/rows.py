@@ -1,4 +1,4 @@
-"""Rows in the dataset's order, each exactly once over all ranks: for evaluation and prediction."""
+"""Stream rows in the dataset's order, each exactly once over all ranks, for evaluation and prediction."""
 
 import weakref
 from collections import deque
@@ -30,7 +30,7 @@ class RowStream(IterableDataset[Batch]):
     the `device` ahead of their use.
 
     Rank r reads the shards r, r + R, …: over all ranks every row is read exactly once, at any world size. Each
-    iteration begins at the first batch, or where `load_state_dict` has moved to.
+    iteration starts at the first batch, or at the position set by `load_state_dict`.
     """
 
     def __init__(
@@ -48,25 +48,25 @@ class RowStream(IterableDataset[Batch]):
 
     @cached_property
     def _runs(self) -> list[tuple[list[int], int]]:
-        """Blocks that are read together, with the number of their batches."""
+        """Blocks that are read together, with their number of batches."""
         kept = self.rows.kept()
         return [
             (run, -(-int(kept[run].sum()) // self.batch_size)) for run in wanted_runs(self.dataset, kept, self.rank)
         ]
 
     def __len__(self) -> int:
-        """Batches of the next iteration."""
+        """Number of batches of the next iteration."""
         return sum(batches for _, batches in self._runs) - self._first
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch that was taken."""
+        """The position after the last batch that was consumed."""
         place = {"rank": self.rank.rank, "world_size": self.rank.world_size}
         return {"batch": self._taken, "dataset": self.dataset.identity, "batch_size": self.batch_size, **place}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move to a position: the next iteration begins there. Raises UsageError for the state of another stream."""
+        """Move to a position, where the next iteration starts. Raises UsageError for the state of another stream."""
         if {**state, "batch": self._taken} != self.state_dict():
-            raise UsageError("the state belongs to another stream; open this one as that one was opened")
+            raise UsageError("the state belongs to a different stream; open this stream with the same arguments")
         self._first = self._taken = int(state["batch"])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -82,7 +82,7 @@ class RowStream(IterableDataset[Batch]):
 
 
 def wanted_runs(dataset: Dataset, kept: np.ndarray, rank: Rank) -> Iterator[list[int]]:
-    """The blocks that a rank reads together, those of which no row is `kept` left out."""
+    """The blocks that a rank reads together, without blocks of which no row is `kept`."""
     shards = range(rank.rank, dataset.layout.shards, rank.world_size)
     runs = (run for shard in shards for run in block_runs(dataset, dataset.layout.blocks_of(shard)))
     return filter(None, ([block for block in run if kept[block]] for run in runs))
@@ -96,10 +96,10 @@ def chosen_rows(
     runs: Iterable[Sequence[int]] | None = None,
     weighted: bool = False,
 ) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
-    """The rows of several filters from one pass: each filter gets the batches that it would get alone.
+    """The rows of several filters in one pass: each filter gets the same batches as on its own.
 
     Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, whose rows
-    are all of that shard. With `runs`, only those of its runs of blocks are read.
+    all belong to that shard. With `runs`, only these runs of blocks are read.
     """
     layout, specs = dataset.layout, column_specs(dataset, weighted)
     if runs is None:
@@ -128,7 +128,7 @@ def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.nd
 def _read_ahead(
     reader: BlockReader, runs: Iterable[Sequence[int]], threads: ThreadPoolExecutor
 ) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
-    """Read runs of blocks, the next one while one is in use."""
+    """Read runs of blocks, prefetching the next one."""
     layout = reader.dataset.layout
     reading: deque[tuple[Sequence[int], dict[str, np.ndarray], list[Future[None]]]] = deque()
     for blocks in runs:
@@ -149,7 +149,7 @@ def _finished(
 
 
 class _Buffers:
-    """Memory for gathered rows, reused once no tensor refers to it: fresh pages cost more than the copying."""
+    """Memory for gathered rows, reused once no tensor refers to it: allocating new pages costs more than copying."""
 
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
@@ -157,7 +157,7 @@ class _Buffers:
         self.idle: deque[np.ndarray] = deque(maxlen=IDLE_BUFFERS)
 
     def take(self, column: np.ndarray, rows: np.ndarray) -> Tensor:
-        """The given rows as a new tensor, in pinned memory if there is a GPU."""
+        """The given rows as a new tensor, in pinned memory if a GPU is available."""
         if torch.cuda.is_available():  # torch itself reuses pinned memory
             out = torch.empty((len(rows), *self.spec.row_shape), dtype=self.dtype, pin_memory=True)
         else:

@@ -1,9 +1,10 @@
-"""Weighted sampling: how often each row is used in an epoch, as a pure function of (seed, epoch, block).
+"""Weighted sampling: how many times each row is used in an epoch, as a pure function of (seed, epoch, block).
 
-Rows are drawn by systematic sampling (Madow and Madow, 1944), from each class or from all rows. These lie one after
-the other on a line, each as long as its weight: block by block in the order of the epoch, and mixed within each block.
-Draws are equally far apart, from a random phase on. So each row is drawn as often as its weight asks for, rounded up or
-down, each class exactly as often as it should be, and the draws from a block follow from the weights of those before.
+Rows are drawn by systematic sampling (Madow and Madow, 1944), from each class or from all rows. The rows are laid out
+on a line, each as long as its weight: block by block in the order of the epoch, and shuffled within each block. Draws
+are evenly spaced, starting at a random phase. Each row is therefore drawn in proportion to its weight, rounded up or
+down, each class exactly as many times as it should be, and the draws from a block follow from the weights of the
+preceding blocks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,27 +30,27 @@ TABLE_BYTES = 1 << 30  # of a model's weights by block and line
 
 @dataclass(frozen=True)
 class Sampling:
-    """How rows are drawn. There is a line for each class, which the array `y` tells; its draws are in proportion to its
-    rows times its factor, or without `factors` as many as those of any other class. Or there is one line of all rows,
-    whose weights are in another `array`."""
+    """How rows are drawn. Either there is a line for each class in the array `y`, with draws in proportion to its rows
+    times its factor or, without `factors`, the same number for each class. Or there is one line of all rows, whose
+    weights are in another `array`."""
 
     array: str
     lines: int = 1
     factors: tuple[float, ...] = ()
 
     def weigh(self, values: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The line, (rows,) integers, and the weight, (rows,) numbers, of rows that have these values of the array and
-        are `used` or not, or so often."""
+        """The line, (rows,) integers, and the weight, (rows,) numbers, of rows with these values of the array. `used`
+        is whether, or how many times, each row is used."""
         if self.array == "y":
             return values, used.view(np.uint8) if used.dtype == bool else used
         return np.zeros(len(values), np.uint8), values * used
 
     def draws(self, rows: int, totals: np.ndarray) -> np.ndarray:
-        """How many of so many draws each line gets, (lines,) int64, by its total weight in `totals`, (lines,): what
-        rounding leaves goes to the largest remainders."""
+        """Divide `rows` draws among the lines, (lines,) int64, by their total weights in `totals`, (lines,), with the
+        largest remainder method."""
         shares = totals * self.factors if self.factors else (totals > 0).astype(float)
         if not shares.any():
-            raise UsageError("--sample: all rows of a fold have the weight 0, so none can be drawn")
+            raise UsageError("--sample: all rows of a fold have weight 0, so none can be drawn; fix the weights")
         exact = rows * shares / shares.sum()
         whole: np.ndarray = np.floor(exact).astype(np.int64)
         whole[np.argsort(whole - exact, kind="stable")[: rows - int(whole.sum())]] += 1
@@ -58,8 +59,9 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """The lines of an epoch: where each block of its order begins and ends on each, `ends` (blocks + 1, lines); the
-    place of each block in that order, (blocks,); and each line's phase and its draws in all, both (lines,)."""
+    """The lines of an epoch: where each block begins and ends on each line, in the order of the epoch, `ends`
+    (blocks + 1, lines); the place of each block in that order, (blocks,); and each line's phase and its total number of
+    draws, both (lines,)."""
 
     ends: np.ndarray
     places: np.ndarray
@@ -81,7 +83,7 @@ class Lines:
 
 
 class Sampler:
-    """The rows of a filter, drawn with replacement: in each epoch as many as there are, but by their weights.
+    """The rows of a filter, drawn with replacement by weight: each epoch has as many draws as rows.
 
     `totals` are the weights of the filter's rows in every block, (blocks, lines) float64, from `total_weights`.
     """
@@ -108,7 +110,7 @@ class Sampler:
         return self._lines(epoch)[1]
 
     def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
-        """How often each row of `blocks` is drawn, one block after the other, (rows,) int64."""
+        """How many times each row of `blocks` is drawn, one block after another, (rows,) int64."""
         (lines, _), parts = self._lines(epoch), self.layout.joined(blocks)
         values = self.spec.empty(parts[-1].stop)
         for block, part in zip(blocks, parts, strict=True):
@@ -120,7 +122,7 @@ class Sampler:
 
 @compiled
 def drawn_before(reached: float, total: float, phase: float, limit: int) -> int:
-    """The draws from the first `reached` of a line of `total` length, from which `limit` are drawn."""
+    """Number of draws from the first `reached` of a line of length `total`, from which `limit` are drawn."""
     if reached >= total:
         return limit
     return min(limit, max(0, int(np.ceil(reached / total * limit - phase))))
@@ -151,9 +153,9 @@ def draw_rows(
     phases: np.ndarray,
     limits: np.ndarray,
 ) -> np.ndarray:
-    """The draws of the rows of some blocks, (rows,) int64: a block has those up to its stop, which lie on the `line` of
-    each in a random order that the block's key gives; see `Lines`. The last row of a block on a line ends where
-    the block does: rounding loses no draw."""
+    """The draws of the rows of some blocks, (rows,) int64: each row lies on its `line`, in a random order within its
+    block that is given by the block's key; see `Lines`. The last row of a block on a line ends exactly where the block
+    does, so that rounding loses no draw."""
     draws, lines, start = np.zeros(len(line), np.int64), ends.shape[1], 0
     left, before = np.empty(lines, np.int64), np.empty(lines, np.int64)
     for block in range(len(places)):
@@ -179,14 +181,14 @@ def draw_rows(
 
 
 def total_weights(dataset: Dataset, rows: Mapping[int, RowFilter], sampling: Sampling) -> dict[int, np.ndarray]:
-    """The weights of each filter's rows by block and line, (blocks, lines) float64, from one pass over an array.
+    """The weights of each filter's rows by block and line, (blocks, lines) float64, in one pass over an array.
 
     Raises UsageError for a negative or missing weight, and for too many blocks and classes.
     """
     blocks, lines = dataset.layout.blocks, sampling.lines
     if blocks * lines * 8 > TABLE_BYTES:
         raise UsageError(
-            f"--sample: the rows of {lines:,} classes in {blocks:,} blocks cannot be counted in "
+            f"--sample: counting the rows of {lines:,} classes in {blocks:,} blocks needs more than "
             f"{TABLE_BYTES >> 20:,} MB of memory; convert with larger blocks, or use --class-weight instead"
         )
     totals = {number: np.zeros((blocks, lines)) for number in rows}
@@ -197,14 +199,16 @@ def total_weights(dataset: Dataset, rows: Mapping[int, RowFilter], sampling: Sam
             line, weights = sampling.weigh(values, chosen.mask(run))
             if not (weights >= 0).all():
                 wrong = weights[~(weights >= 0)][0]
-                raise UsageError(f"--sample weight: a row has the weight {wrong:g}; it must be 0 or more")
+                raise UsageError(
+                    f"--sample weight: a row has the weight {wrong:g}; weights must be 0 or more, fix the source"
+                )
             for block, part in zip(run, dataset.layout.joined(run), strict=True):
                 totals[number][block] = np.bincount(line[part], weights[part], minlength=lines)
     return totals
 
 
 def draw(dataset: Dataset, rows: Mapping[int, RowFilter], sampling: Sampling | None, seed: int) -> dict[int, RowFilter]:
-    """The rows of each filter as they are drawn, or as they are. Raises UsageError for weights that are wrong."""
+    """The rows of each filter, drawn if `sampling` is given. Raises UsageError for invalid weights."""
     if sampling is None:
         return dict(rows)
     totals = total_weights(dataset, rows, sampling)

@@ -1,7 +1,7 @@
-"""The training stream: mixed batches from blocks, in the order of `order.py`, read ahead by threads.
+"""The training stream: shuffled batches from blocks, in the order of `order.py`, prefetched by threads.
 
-Threads decode blocks and put every row directly where its batch needs it; the thread that iterates only takes what is
-ready. Blocks stay decoded as far as the memory bound leaves room beside that.
+Threads decode blocks and copy every row directly to its place in a batch; the iterating thread only takes what is
+ready. Blocks stay decoded as far as the remaining memory allows.
 """
 
 from collections import deque
@@ -36,24 +36,24 @@ TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
 
 def count_slots(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
-    """Groups in memory: those that a window has rows for, those that are ready, and those that the training loop holds.
+    """Number of groups in memory: those that a window has rows for, those that are ready, and those in use by training.
 
-    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows; it
-    also has room for the `most_uses` of a window.
+    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows; there
+    is also room for the `most_uses` of a window.
     """
     of_window = -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
     return of_window + max(2, of_window // 4) + LENDABLE
 
 
 class TrainStream(IterableDataset[Batch]):
-    """One rank's part of the global batches: every R-th row of the epoch, from the rank-th on.
+    """One rank's part of the global batches: every R-th row of the epoch, starting with row `rank`.
 
-    Each iteration begins at the position (`epoch`, `step`), and one that runs to its end advances the position to the
-    next epoch. `transform` gets every batch and a generator that is seeded by its position. To a `device` that is a
-    GPU, batches are copied ahead of their use. `weighted`: batches have the weights of their rows.
+    Each iteration starts at the position (`epoch`, `step`), and a complete iteration advances the position to the next
+    epoch. `transform` is called with every batch and a generator seeded by its position. If `device` is a GPU, batches
+    are copied to it ahead of their use. With `weighted`, batches include sample weights.
 
-    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and the memory
-    suffices.
+    Raises UsageError unless the world size divides the lanes, each rank gets rows of every batch, and there is enough
+    memory.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class TrainStream(IterableDataset[Batch]):
         self._taken, self._moves = (epoch, 0), 0
         self._order: EpochOrder | None = None
         self._idle: list[GroupMemory] = []
-        purpose = f"a worker's {len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
-        self.reader.reserve(self.memory_needed, purpose, "give as much, or a smaller --window")
+        purpose = f"{len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
+        self.reader.reserve(self.memory_needed, purpose, "or a smaller --window")
 
     def order_of(self, epoch: int) -> EpochOrder:
         """The order of an epoch."""
@@ -89,7 +89,7 @@ class TrainStream(IterableDataset[Batch]):
 
     @cached_property
     def group_shape(self) -> GroupShape:
-        """The batches that are handed out at once."""
+        """The batches that are yielded at once."""
         return self.reader.fit_group(GROUP_BYTES)
 
     @cached_property
@@ -99,7 +99,7 @@ class TrainStream(IterableDataset[Batch]):
 
     @property
     def memory_needed(self) -> int:
-        """Bytes of the groups in memory, and of a block for every thread, decoded and as it is stored."""
+        """Bytes of the groups in memory, and of one block per thread, both decoded and as stored."""
         return self.reader.bytes_for(self.slots * self.group_shape.rows, blocks_a_thread=2)
 
     @property
@@ -111,36 +111,36 @@ class TrainStream(IterableDataset[Batch]):
         return self.order.steps - self.step
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch that was taken, and what the order of the rows depends on."""
+        """The position after the last batch that was consumed, and everything that determines the order of the rows."""
         epoch, step = self._taken
         return {"epoch": epoch, "step": step, "order": self._depends_on}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move to a position, at any world size: the next iteration begins there, and one under way ends with an error.
+        """Move to a position, at any world size. The next iteration starts there; a running iteration raises an error.
 
-        Raises UsageError for the state of a stream with another order, e.g. of another dataset or batch size.
+        Raises UsageError for the state of a stream with a different order, e.g. another dataset or batch size.
         """
         try:
             epoch, step, given = int(state["epoch"]), int(state["step"]), dict(state["order"])
         except (KeyError, TypeError, ValueError):
-            raise UsageError("this is not the state of a stream; give what its state_dict() returned") from None
+            raise UsageError("this is not the state of a stream; pass the result of its state_dict()") from None
         for name, own in self._depends_on.items():
             if given.get(name) != own:
                 raise UsageError(
-                    f"the state belongs to a stream whose {name} is {given.get(name)}, and here it is {own}; open the "
-                    "stream as that one was opened"
+                    f"the state belongs to a stream with {name}={given.get(name)}, but this stream has {name}={own}; "
+                    "open this stream with the same arguments"
                 )
         self.move(epoch, step)
 
     def move(self, epoch: int, step: int) -> None:
-        """Have the next iteration begin after so many steps of an epoch."""
+        """Make the next iteration start after `step` steps of an epoch."""
         self.epoch, self.step = epoch, step
         self._taken = (epoch, step)
         self._moves += 1
 
     @cached_property
     def _depends_on(self) -> dict[str, Any]:
-        """What decides the order of the rows, named as in `fs.stream`; `rows` is a hash of their counts by block."""
+        """What determines the order of the rows, named as in `fs.stream`; `rows` is a hash of the counts per block."""
         rows = np.ascontiguousarray(self.rows.kept(0), np.int64)
         own = {"dataset": self.reader.dataset.identity, "rows": content_hash(rows.data)[:16]}
         return own | asdict(self.reader.mixing)
@@ -156,7 +156,7 @@ class TrainStream(IterableDataset[Batch]):
                     self._taken = (order.epoch, step)
                     yield batch
                     if self._moves != moves:
-                        raise UsageError("the stream was moved during this iteration; begin another one")
+                        raise UsageError("the stream was moved during this iteration; start a new one")
         finally:
             memory.reclaim()
             self._idle.append(memory)
@@ -165,7 +165,7 @@ class TrainStream(IterableDataset[Batch]):
 
 
 class _EpochReading:
-    """Reads the rest of an epoch, from the stream's position on."""
+    """Reads the rest of an epoch, starting at the stream's position."""
 
     def __init__(
         self, stream: TrainStream, order: EpochOrder, memory: GroupMemory, threads: ThreadPoolExecutor
@@ -175,15 +175,15 @@ class _EpochReading:
         self.groups = self.reader.groups(order, stream.group_shape, stream.step)
         self.slot_of: dict[int, int] = {}
         self.loading: deque[tuple[int, list[Future[None]]]] = deque()
-        """The group after those that reads have rows for, and the reads."""
+        """The group after those that the reads have rows for, and the reads."""
         self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
 
     def batches(self) -> Iterator[Batch]:
         """The batches, group by group.
 
-        Threads take tasks in the order of submission, and a task waits only for tasks that were submitted before it:
-        so whatever is waited for has begun.
+        Threads run tasks in the order of submission, and a task waits only for tasks that were submitted before it, so
+        everything it waits for has already started.
         """
         try:
             reads = groupby(schedule_loads(self.order, self.reader.lanes, self.groups.step), key=self._read_with)
@@ -201,7 +201,8 @@ class _EpochReading:
             self.ready.clear()  # they refer to this: files would stay open until a collection of cycles
 
     def _take(self) -> list[Batch]:
-        """The next group's batches. A loop that keeps more than a few gets copies: reading never waits for it."""
+        """The next group's batches. A loop that keeps more than a few gets copies, so that reading never waits for
+        it."""
         slot, hand_over = self.ready.popleft()
         batches = hand_over()
         self.held &= self.memory.lent
@@ -212,11 +213,11 @@ class _EpochReading:
         return batches
 
     def _read_with(self, load: Load) -> tuple[int, int, int]:
-        """What loads have in common that are read at once: lanes that are filled up from the same window."""
+        """The key of loads that are read together: lanes that are filled up from the same window."""
         return load.part.lane, load.part.window, self.groups.groups_of(load).start
 
     def _find_slots(self, loads: list[Load]) -> bool:
-        """Have a slot for every group that loads have rows for. Returns False if too few are free."""
+        """Find a slot for every group that the loads have rows for. Returns False if too few are free."""
         needed = range(self.groups.groups_of(loads[0]).start, max(self.groups.groups_of(load).stop for load in loads))
         missing = [group for group in needed if group not in self.slot_of]
         if len(missing) > len(self.memory.free):
@@ -226,7 +227,7 @@ class _EpochReading:
         return True
 
     def _start(self, loads: list[Load]) -> None:
-        """Have the threads read a window, some blocks each, and put its rows in place."""
+        """Make the threads read a window, some blocks each, and copy its rows to their places."""
         part, groups = loads[0].part, [self.groups.groups_of(load) for load in loads]
         blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
         slots = [[self.slot_of[group] for group in of_load] for of_load in groups]
@@ -245,14 +246,14 @@ class _EpochReading:
         return sorted_by_row(rows, places, len(used))
 
     def _read(self, parts: list[tuple[int, slice]], placed: Future[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
-        """Read blocks, each with its rows of the window."""
+        """Read blocks, each with its range of the window's rows."""
         for block, part in parts:
             values, (rows, places, starts) = self.blocks.rows(block), placed.result()
             inside = slice(starts[part.start], starts[part.stop])
             self.memory.put(values, rows[inside], places[inside], part.start)
 
     def _finish(self, group: int) -> None:
-        """Make batches of a group once all that is read for it has arrived; in a thread, if that takes work."""
+        """Make batches of a group once all of its reads have finished; in a thread if that takes work."""
         while self.loading and self.loading[0][0] <= group:
             self.loading.popleft()
         slot, awaited = self.slot_of.pop(group, None), [job for _, jobs in self.loading for job in jobs]
@@ -261,7 +262,7 @@ class _EpochReading:
         self.ready.append((slot, start_early(self.threads, hand_over, early)))
 
     def _hand_over(self, group: int, slot: int | None, awaited: list[Future[None]]) -> list[Batch]:
-        """A group's batches. It has no slot if the rank has no rows of it, as may be at the end of an epoch."""
+        """A group's batches. It has no slot if the rank has no rows in it, which can happen at the end of an epoch."""
         wait_for(awaited)
         sizes = self.groups.sizes_of(group)
         none = {spec.name: spec.empty(0) for spec in self.reader.specs}
@@ -281,8 +282,8 @@ class _EpochReading:
 
 @compiled
 def sorted_by_row(rows: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and their places, both (n,) int64, sorted by row and in the same order otherwise; and for each of `count`
-    rows, and the end, where it starts among them, (count + 1,) int64. A counting sort: each row comes about once."""
+    """Rows and their places, both (n,) int64, in a stable order by row; and for each of `count` rows, and the end,
+    where it starts among them, (count + 1,) int64. A counting sort, because each row occurs about once."""
     starts = np.zeros(count + 1, np.int64)
     for row in rows:
         starts[row + 1] += 1
