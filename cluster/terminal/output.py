@@ -101,7 +101,7 @@ def listening() -> Iterator[Listener]:
         with progress:
             yield Listener(Bars(progress), announce)
     except KeyboardInterrupt:
-        errors.print("stopped; finished work is kept, run the same command again to resume")
+        errors.print("stopped: finished work is kept; run the same command again to resume")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, before)

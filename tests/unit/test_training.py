@@ -285,8 +285,8 @@ def test_lanes_are_the_smallest_multiple_of_8_that_the_workers_divide(workers: i
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TrainConfig(batch_size=3, shares=4), "at least 4"),
-        (TrainConfig(split=Split(folds=300)), "from 2 to 100"),
+        (TrainConfig(batch_size=3, shares=4), "use --batch-size 4 or more"),
+        (TrainConfig(split=Split(folds=300)), "between 2 and 100"),
     ],
 )
 def test_configurations_that_cannot_train_are_refused(config: TrainConfig, message: str, digits: Dataset) -> None:
