@@ -174,7 +174,7 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"the file {name.removeprefix(CODE).strip()} of the code {change}"
     else:
         descriptions = {"identity": OTHER_DATA, "initial": "the initial weights are different"}
-        yield descriptions.get(name, f"{name} was {shorten(old)}, now {shorten(new)}")
+        yield descriptions.get(name, f"{name} was {shorten(old)} and is now {shorten(new)}")
 
 
 def shorten(value: object) -> str:

@@ -81,7 +81,7 @@ def test_a_callback_is_found_by_its_file_and_gets_its_argument(tmp_path: Path) -
     ("name", "message"),
     [
         ("mlflo", "did you mean .mlflow"),
-        ("{folder}/own.py:wrong", "returned int, expected a foldstream.Callback"),
+        ("{folder}/own.py:wrong", "returned int; it must return a foldstream.Callback"),
         ("{folder}/own.py:none", "does not define a function 'none'"),
         ("{folder}/no.py:Own", "the file does not exist"),
         ("prometheus=http", "not a port number"),

@@ -185,11 +185,11 @@ def test_a_job_is_named_as_its_run() -> None:
     [
         pytest.param(JOB, {}, RayJobOptions("Digits", "i"), "is not a valid RayJob name", id="capital"),
         pytest.param(JOB, {}, RayJobOptions("d" * 48, "i"), "47 lowercase letters", id="long"),
-        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "workers: 3 to 2", id="bounds"),
-        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "workers: 0 to 0", id="none"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 3, 2), "--nodes 3:2: invalid range", id="bounds"),
+        pytest.param(JOB, {}, RayJobOptions("d", "i", 0, 0), "--nodes 0:0: invalid range", id="none"),
         pytest.param(JOB, {"a/b": b"", "a_b": b""}, RayJobOptions("d", "i"), "called a_b there too", id="same"),
         pytest.param(JOB, {"job.toml": b""}, RayJobOptions("d", "i"), "called job.toml there too", id="taken"),
-        pytest.param("#" * (1 << 20), {}, RayJobOptions("d", "i"), "a ConfigMap holds 1,048,576", id="large"),
+        pytest.param("#" * (1 << 20), {}, RayJobOptions("d", "i"), "a ConfigMap is limited to 1,048,576", id="large"),
     ],
 )
 def test_what_kubernetes_would_reject_is_refused(

@@ -15,6 +15,7 @@ from foldstream.cluster.views.charts import ticks
 from foldstream.cluster.views.facts import command
 from foldstream.cluster.views.pages import number
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.metrics.names import main_scores
 from foldstream.storage.places.json_files import read_json
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.engine.loop import FoldTrainer
@@ -82,14 +83,15 @@ def test_the_scores_of_classes_are_those_of_scikit_learn(run: RunFolder, digits:
 def test_the_tables_of_the_page_have_the_figures_of_the_record(run: RunFolder) -> None:
     facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
     folds, classes, matrix, times = page.tables
-    names = list(facts["spread"])
+    names, every = main_scores(facts["spread"]), list(facts["spread"])
+    assert {"loss", "accuracy", "auc", "train_loss"} < {*names}
     assert folds[0] == ["fold", "training rows", "held-out rows", "epochs", *names]
     for shown, fold in zip(folds[1:-1], facts["folds"], strict=True):
         counts = [str(fold["fold"]), f"{fold['training_rows']:,}", f"{fold['held_out_rows']:,}", str(fold["epochs"])]
         assert shown == [*counts, *(number(fold["scores"][name]) for name in names)]
     done = [read_json(run.fold(fold).done) for fold in range(3)]
     for fold, result in zip(facts["folds"], done, strict=True):
-        assert fold["scores"] == {name: result["metrics"][name] for name in names}
+        assert {name: fold["scores"][name] for name in every} == {name: result["metrics"][name] for name in every}
         assert fold["weights"] == result["weights"]
         assert fold["curves"]["loss"] == [epoch["loss"] for epoch in result["history"]]
     by_class = facts["out_of_fold"]["by_class"]
@@ -166,7 +168,7 @@ def test_regression_targets_have_no_classes(tmp_path: Path) -> None:
     run = complete_run(data, tmp_path / "run", model="mlp", split=Split(kind="kfold", folds=3), batch_size=16)
     facts, page = read_json(run.report), Tables(run.page.read_bytes().decode())
     folds, worst, _ = page.tables
-    assert folds[0][4:] == ["loss", "mae/c0", "mae/c2", "rmse/c0", "rmse/c2", "train_loss"]
+    assert folds[0][4:] == ["loss", "r2", "train_loss", "rmse/c0", "rmse/c2", "mae/c0", "mae/c2"]
     row = facts["out_of_fold"]["worst"][0]
     told = [", ".join(map(number, row[name])) for name in ("truth", "prediction")]
     assert worst[1] == [row["name"], *told, number(row["loss"])]
