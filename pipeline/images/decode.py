@@ -83,7 +83,8 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
                 turn = _orientation(image)
         box, drawn = _fit_turned(width, height, turn, form)
         enough = max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
-        part = next((part for part in (8, 4, 2) if part * enough <= 1), 1)
+        # At exactly a part of the size, nothing would be filtered any more: it is decoded at the next larger one.
+        part = next((part for part in (8, 4, 2) if part * enough < 1), 1)
         pixels = simplejpeg.decode_jpeg(
             data,
             "GRAY" if form.color == "gray" else "RGB",
@@ -92,8 +93,8 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
         )
     except (ValueError, UnidentifiedImageError):
         return False
-    scale = pixels.shape[1] / width, pixels.shape[0] / height
-    box = box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]
+    # The decoded sides are rounded up, so their last pixels may lie partly outside the image.
+    box = box[0] / part, box[1] / part, box[2] / part, box[3] / part
     _draw(pixels, box, _place(drawn, turn, form, out))
     return True
 

@@ -502,3 +502,26 @@ def test_digits_as_images_give_what_their_csv_gives(digits_csv: Path, digits: Da
                 entry.hashes[name] for entry in expected.manifest.shards
             ]
         assert images.statistics == expected.statistics
+
+
+def stripes(width: int, height: int, at: int) -> bytes:
+    """A JPEG with waves, and a dark bar whose center is at `at`."""
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 100 * np.sin(x / 23), 128 + 100 * np.cos(y / 17), 128 + 60 * np.sin((x + y) / 31)]
+    pixels = np.stack(waves, axis=2) * (np.abs(x - at) > 6)[..., None]
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("side", [32, 48, 64])
+@pytest.mark.parametrize(
+    ("width", "height"), [(650, 470), (257, 257), (515, 771), (128, 256), (384, 384), (97, 1025), (33, 65)], ids=str
+)
+def test_a_jpeg_at_reduced_scale_is_not_stretched(width: int, height: int, side: int) -> None:
+    data = stripes(width, height, at=width - 40 if width > 100 else width // 2)
+    out = np.empty((3, side, side), np.uint8)
+    decode_into(data, ImageForm((side, side), "rgb", "stretch"), out)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(out.transpose(1, 2, 0).astype(int) - expected).mean() < 2
