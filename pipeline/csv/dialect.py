@@ -185,14 +185,16 @@ def _is_data(row: Sequence[str], dialect: Dialect) -> bool:
 
 def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:
     """The names in a header. Raises SourceError for names that are missing, duplicated or not UTF-8."""
+    seen = set[str]()
     for position, name in enumerate(row):
         if not name.strip():
             raise SourceError(
                 f"{path}, line {line}: column {position + 1} has no name; add one to the header "
                 "(if it is the index of a pandas DataFrame, save with index=False)"
             )
-        if name in row[:position]:
+        if name in seen:
             raise SourceError(f"{path}, line {line}: two columns are named '{name}'; rename one of them")
         if any("\udc80" <= letter <= "\udcff" for letter in name):
             raise SourceError(f"{path}, line {line}: the header is not UTF-8; set --encoding, e.g. latin-1")
+        seen.add(name)
     return tuple(row)

@@ -1,6 +1,7 @@
 """The input and output types of row readers, shared by CSV and Parquet."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,11 @@ class Columns:
     texts: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The positions of the features by name."""
+        return {name: place for place, name in enumerate(self.features)}
 
 
 Rounding = Literal["none", "fractions", "all"]

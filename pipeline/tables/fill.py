@@ -152,19 +152,22 @@ class ShardFiller:
 
     def _place(self, reader: Reader, batch: RowBatch, rows: slice) -> None:
         """Store everything that is not a plain number: categories, dates, labels, keys."""
-        schema, x = self.schema, self.x[rows]
+        schema, places, x = self.schema, self.columns.places, self.x[rows]
         texts = dict(zip(self.columns.texts, batch.texts, strict=True))
-        gaps = {schema.features[i]: batch.missing[batch.missing[:, 1] == i, 0] for i in np.unique(batch.missing[:, 1])}
+        missing = batch.missing[np.argsort(batch.missing[:, 1], kind="stable")]
+        with_gaps, starts = np.unique(missing[:, 1], return_index=True)
+        parts = np.split(missing[:, 0], starts[1:]) if len(starts) else []
+        gaps = {schema.features[column]: at for column, at in zip(with_gaps, parts, strict=True)}
         for name in (*schema.categories, *schema.dates):
-            position, values = schema.features.index(name), texts[name]
+            position, values = places[name], texts[name]
             if values.null_count:
                 gaps[name] = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
             if name in schema.dates:
                 x[:, position] = self._dates(name, values)
             else:
                 x[:, position] = self._codes(reader, batch, name, values.fill_null(""), self.categories[name])
-        for name, missing in gaps.items():
-            self.missing[schema.features.index(name)] += len(missing)
+        for name, at in gaps.items():
+            self.missing[places[name]] += len(at)
             if name not in schema.categories and not self.numbers.is_float:
                 self._misfit(f"the column '{name}' has missing values")
         if schema.task == "classification":

@@ -108,16 +108,17 @@ def _findings(
     missing = np.bincount(gaps[:, 1], minlength=count)
     with_time_of_day = set()
     for name, values in zip(columns.texts, texts, strict=True):
-        if name in columns.features:
-            missing[columns.features.index(name)] += values.null_count
+        place = columns.places.get(name)
+        if place is not None:
+            missing[place] += values.null_count
             if name not in columns.dates:
                 values = values.fill_null("")  # a missing category is a category
         if name not in columns.dates:
             found[name] = TextFindings.of(values)
             continue
         seconds = date_seconds(values)
-        if name in columns.features:
-            x[:, columns.features.index(name)] = seconds
+        if place is not None:
+            x[:, place] = seconds
         if (seconds[~np.isnan(seconds)] % DAY).any():
             with_time_of_day.add(name)
     low, high = np.full(count, np.inf), np.full(count, -np.inf)

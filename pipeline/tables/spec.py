@@ -222,10 +222,12 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
         )
     aside = {*request.labels, key, *request.ignore, *beside}
     features = like.features if like else tuple(name for name in header if name not in aside)
+    expected = {*features, *aside}
     for table in tables:
-        missing = [name for name in features if name not in table.header]
-        extra = [name for name in table.header if name not in features and name not in aside and not like]
-        unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in table.header]
+        there = {*table.header}
+        missing = [name for name in features if name not in there]
+        extra = [name for name in table.header if name not in expected and not like]
+        unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in there]
         if missing or extra or unlabelled:
             differences = _differences([*missing, *unlabelled], extra, table.header)
             raise UsageError(f"{table.path} does not have the expected columns: {differences}")
@@ -267,8 +269,9 @@ def find_kinds(
     dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
     rows = [row for row in sample if len(row) == len(table.header)]
     categories, dates = [], []
+    positions = {name: position for position, name in enumerate(table.header)}
     for name in features:
-        position = table.header.index(name)
+        position = positions[name]
         values = [row[position] for row in rows]
         there = [value.encode(errors="replace").decode() for value in values if value.strip() not in dialect.missing]
         if name in request.categories:
@@ -327,10 +330,10 @@ def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -
     """The text features that are unique in nearly every row, such as names, and why each is dropped."""
     found = {}
     for name in columns.texts:
-        if name not in columns.features or name in columns.dates or name in request.categories:
+        if name not in columns.places or name in columns.dates or name in request.categories:
             continue
         distinct = total.texts[name].distinct
-        there = total.rows - int(total.missing[columns.features.index(name)])
+        there = total.rows - int(total.missing[columns.places[name]])
         count = None if distinct is None else len(distinct - {""})
         if count is None:
             found[name] = f"text with more than {DISTINCT_LIMIT:,} distinct values"

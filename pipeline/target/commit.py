@@ -13,7 +13,7 @@ from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
 from ...storage.writer import commit, write_block_table
 from .claim import SKIPPED, DatasetSpec
-from .receipts import receipt_path
+from .receipts import receipt_path, unpack
 
 SKIPPED_HEADER = b"file,line,column,reason\n"
 
@@ -52,10 +52,10 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
 def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> Statistics:
     """The statistics of all rows, merged from those of the shards in their order."""
     channels = spec.schema.sample_shape[0]
-    merged = merge_moments([Moments.from_table(receipt["moments"]) for receipt in receipts])
-    of_labels = [Moments.from_table(receipt["y_moments"]) for receipt in receipts if receipt["y_moments"]]
+    merged = merge_moments([Moments.from_table(unpack(receipt["moments"])) for receipt in receipts])
+    of_labels = [Moments.from_table(unpack(receipt["y_moments"])) for receipt in receipts if receipt["y_moments"]]
     y = merge_moments(of_labels) if of_labels else None
-    missing = np.sum([receipt["missing"] for receipt in receipts], axis=0, dtype=np.int64)
+    missing = np.sum([unpack(receipt["missing"]) for receipt in receipts], axis=0, dtype=np.int64)
     return Statistics.of(merged, y, missing.reshape(channels, -1).sum(axis=1).tolist())
 
 

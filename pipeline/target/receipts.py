@@ -1,5 +1,6 @@
 """Receipts: a record of each shard that was written, kept until the commit combines them into the manifest."""
 
+from base64 import b64decode, b64encode
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -42,11 +43,24 @@ def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndar
     moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
     y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task in ("regression", "multilabel") else None
     return {
-        "moments": moments.table().tolist(),
-        "y_moments": y and y.table().tolist(),
+        "moments": pack(moments.table()),
+        "y_moments": y and pack(y.table()),
         "class_counts": count_classes(arrays, task.layout, schema).tolist(),
-        "missing": missing.tolist(),
+        "missing": pack(missing),
     }
+
+
+def pack(array: np.ndarray) -> dict[str, Any]:
+    """An array as JSON: its bytes, because of thousands of columns, numbers as text take seconds in each shard."""
+    data = b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": data}
+
+
+def unpack(packed: dict[str, Any] | list[Any]) -> np.ndarray:
+    """The array that `pack` has stored, or an earlier version as a list."""
+    if isinstance(packed, list):
+        return np.asarray(packed)
+    return np.frombuffer(b64decode(packed["data"]), packed["dtype"]).reshape(packed["shape"])
 
 
 def receipt_path(root: Place, shard: int) -> Place:

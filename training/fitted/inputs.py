@@ -135,7 +135,8 @@ def plan_inputs(
             f"--missing {missing} adds inputs, which is not possible for samples of shape {schema.sample_shape}; use "
             "mean, median or constant=NUMBER"
         )
-    coded = {names.index(name): len(values) + 1 for name, values in schema.categories.items() if name in names}
+    places = {name: place for place, name in enumerate(names)}
+    coded = {places[name]: len(values) + 1 for name, values in schema.categories.items() if name in places}
     one_hot = {} if codes else {channel: count for channel, count in coded.items() if count <= ONE_HOT_VALUES + 1}
     center, scale = scale_channels(schema, statistics, normalize, set(coded if codes else one_hot))
     kept = tuple(channel for channel in range(len(names)) if channel not in one_hot)
