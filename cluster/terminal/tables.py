@@ -78,8 +78,9 @@ def show_columns(columns: Sequence[ColumnFacts]) -> None:
         console.print(f"and {more:,} more features; 'foldstream --json info' lists all", highlight=False)
     for column in columns:
         if column.reason:
+            option = "--category" if column.reason.startswith("text") else "--feature"
             console.print(
-                f"dropped: {column.name}, {column.reason}; keep it with --category '{column.name}'", highlight=False
+                f"dropped: {column.name}, {column.reason}; keep it with {option} '{column.name}'", highlight=False
             )
 
 

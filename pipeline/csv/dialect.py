@@ -7,6 +7,7 @@ import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any, Self
 
@@ -26,6 +27,8 @@ BYTE_ORDER_MARKS = {
 }
 MARK_OF_UTF8 = b"\xef\xbb\xbf"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+WHOLE = re.compile(r"[+-]?\d+")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -106,7 +109,7 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
     rows = sample_rows(head, dialect)
     if not rows:
         raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
-    if options.decimal is None and delimiter != "," and _has_decimal_commas(rows):
+    if options.decimal is None and delimiter != "," and _has_decimal_commas(path, rows, options):
         dialect = replace(dialect, decimal=",")
     marks = [m for m in (dialect.delimiter, dialect.quote, dialect.decimal, dialect.comment) if m]
     # Inside quotes, the delimiter may also separate thousands.
@@ -116,7 +119,7 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
             f"comment '{dialect.comment}' and thousands '{dialect.thousands}' characters must all differ; set them "
             "with --delimiter, --quote, --decimal, --comment and --thousands"
         )
-    header = options.header == "first" or (options.header == "auto" and not _is_data(rows[0], dialect))
+    header = options.header == "first" or (options.header == "auto" and _has_header(path, rows, dialect))
     return replace(dialect, header=header)
 
 
@@ -147,16 +150,18 @@ def split_row(row: bytes, dialect: Dialect) -> list[str]:
 
 
 def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
-    """The candidate for which most rows have the same number of fields, and the most fields."""
-    best, most = ",", 1
+    """The candidate for which most rows have as many fields as the header, or at least as one another, and the most."""
+    best, most = ",", (False, 1)
     names = [suffix.lower() for suffix in PurePath(path).suffixes]
     candidates = "\t" + DELIMITERS if ".tsv" in names else DELIMITERS
     for candidate in candidates:
         rows = sample_rows(head, replace(dialect, delimiter=candidate), 20)
         counts = [len(row) for row in rows if not row[0].startswith("#")]  # they may be comments
         common = max(set(counts), key=counts.count, default=0)
-        if common > most and counts.count(common) >= 0.8 * len(counts):
-            best, most = candidate, common
+        as_header = bool(counts) and counts[0] == common
+        found = as_header, common
+        if common > 1 and found > most and counts.count(common) > (0.5 if as_header else 0.8) * len(counts):
+            best, most = candidate, found
     return best
 
 
@@ -168,9 +173,18 @@ def _comments_lead(head: bytes, dialect: Dialect) -> bool:
     return bool(others) and (len(others) == 1 and any(count not in others for count in marked))
 
 
-def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
-    fields = [field for row in rows[1:] for field in row]
-    return any(map(COMMA_NUMBER.fullmatch, fields)) and not any(re.fullmatch(r"-?\d+\.\d+", f) for f in fields)
+def _has_decimal_commas(path: str, rows: Sequence[Sequence[str]], options: CsvOptions) -> bool:
+    """Whether commas are decimal marks. Raises SourceError if they may as well separate thousands."""
+    fields = [field.strip() for row in rows[1:] for field in row]
+    found = [field for field in fields if COMMA_NUMBER.fullmatch(field)]
+    if not found or options.thousands == "," or any(re.fullmatch(r"-?\d+\.\d+", field) for field in fields):
+        return False
+    if all(THOUSANDS.fullmatch(field) for field in found):
+        raise SourceError(
+            f"{path}: the comma in {found[0]} may be a decimal mark or separate thousands; use --decimal , or "
+            "--thousands ,"
+        )
+    return True
 
 
 def is_number(field: str, dialect: Dialect) -> bool:
@@ -179,8 +193,27 @@ def is_number(field: str, dialect: Dialect) -> bool:
     return NUMBER.fullmatch(plain.replace(dialect.decimal, ".")) is not None
 
 
-def _is_data(row: Sequence[str], dialect: Dialect) -> bool:
-    return all(is_number(field, dialect) for field in row)
+def _has_header(path: str, rows: Sequence[Sequence[str]], dialect: Dialect) -> bool:
+    """Whether the first row is a header: it is not all numbers, or it is 0, 1, 2, …, as pandas names columns.
+
+    Raises SourceError for other numbers that may well be names: ascending integers, such as years, above a column whose
+    numbers all have fractions.
+    """
+    first, below = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    if not all(is_number(field, dialect) for field in first):
+        return True
+    if len(first) > 1 and [field.strip() for field in first] == [str(position) for position in range(len(first))]:
+        return True
+    if not below or not all(WHOLE.fullmatch(field.strip()) for field in first):
+        return False
+    names = [int(field) for field in first]
+    ascending = len(names) > 1 and all(one < other for one, other in pairwise(names))
+    if ascending and any(all(dialect.decimal in field for field in column) for column in zip(*below, strict=True)):
+        raise SourceError(
+            f"{path}: the first row ({', '.join(first[:4])}{', …' * (len(first) > 4)}) may be a header or data; use "
+            "--header first or --header none"
+        )
+    return False
 
 
 def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:

@@ -127,7 +127,8 @@ def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Execut
     except UsageError:  # it may apply to the sample only
         return None
     # A text may have a value of its own in each row of the sample, and yet few values.
-    few = any(found.texts[name].distinct is not None for name in spec.schema.left_out)
+    left_out = [found.texts[name] for name in spec.schema.left_out if name in found.texts]
+    few = any(texts.distinct is not None for texts in left_out)
     return None if few and found.rows < spec.layout.rows else spec
 
 

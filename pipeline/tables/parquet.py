@@ -19,10 +19,14 @@ SAMPLE_ROWS = 100
 
 @dataclass(frozen=True)
 class ParquetTable:
-    """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows."""
+    """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows.
+
+    `index` are the columns that pandas has written as the index of a DataFrame.
+    """
 
     path: str
     header: tuple[str, ...]
+    index: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """A description for the console."""
@@ -37,11 +41,18 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
         firsts = [0, *itertools.accumulate(counts)]
         first = next(file.iter_batches(SAMPLE_ROWS), None)
         header = tuple(file.schema_arrow.names)
+        noted = (file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+    index = tuple(name for name in noted if isinstance(name, str) and name in header)  # a range is a dict
     if first is None:
         raise SourceError(f"{source.path} has no rows; there is nothing to convert")
-    columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in first.columns]
+    columns = [[_shown(value) for value in column.to_pylist()] for column in first.columns]
     pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
-    return ParquetTable(source.path, header), tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
+    return ParquetTable(source.path, header, index), tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
+
+
+def _shown(value: object) -> str:
+    """A value as text; empty if it is missing."""
+    return "" if value is None or value != value else str(value)  # NaN
 
 
 def opened(path: str) -> parquet.ParquetFile:
@@ -144,6 +155,8 @@ class TableReader:
     def _texts(self, column: pa.Array, name: str, wrong: dict[int, RowError]) -> pa.Array:
         """A column converted to text or dates."""
         kind = pa.timestamp("s") if name in self.columns.dates else pa.string()
+        if pa.types.is_floating(column.type):  # pandas writes missing integers so
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         try:
             values = column.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

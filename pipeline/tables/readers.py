@@ -63,5 +63,5 @@ def table_from_json(value: dict[str, Any]) -> SourceTable:
     """The inverse of `table_to_json`."""
     fields = {**value, "header": tuple(value["header"])}
     if fields.pop("kind") == PARQUET_KIND:
-        return ParquetTable(**fields)
+        return ParquetTable(**{**fields, "index": tuple(fields.get("index", ()))})
     return CsvTable(**{**fields, "dialect": Dialect.from_json(fields["dialect"])})

@@ -26,6 +26,7 @@ from ..target.beside import DAY, roles_of, side_columns
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
 from .options import FLOATS, INTEGERS, TableOptions
+from .parquet import ParquetTable
 from .readers import SourceTable, table_from_json, table_to_json
 
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
@@ -220,7 +221,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
         raise UsageError(
             f"--feature {other[0]}: the column is also a label, the id or ignored; give it only one of these"
         )
-    aside = {*request.labels, key, *request.ignore, *beside}
+    aside = {*request.labels, key, *request.ignore, *beside, *index_columns(request, tables)}
     features = like.features if like else tuple(name for name in header if name not in aside)
     expected = {*features, *aside}
     for table in tables:
@@ -244,6 +245,14 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     own = tuple(name for name in (*request.labels, key) if name)
     required = (*own, *beside, *categories, *dates) if request.missing == "error" else own
     return Columns(features, tuple(dict.fromkeys((*own, *beside, *categories, *dates))), dates, required)
+
+
+def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dict[str, str]:
+    """The columns that are the index of a DataFrame, and that no option names, with the reason why they are dropped."""
+    named = {*request.features, *request.categories, *request.dates, *request.labels, request.id}
+    named |= {name for names in request.roles.values() for name in names}
+    found = [name for table in tables if isinstance(table, ParquetTable) for name in table.index]
+    return {name: "the index of a pandas DataFrame" for name in found if name not in named}
 
 
 def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tuple[str, ...]:
@@ -310,9 +319,10 @@ def specify_conversion(
     """Specify the dataset. `pieces` are those of all tables, with the table's index; `findings` has one entry per
     piece, or is None if `total` comes from a sample."""
     dropped = {} if request.like else find_free_text(request, columns, total)
+    index = {} if request.like else index_columns(request, tables)
     kept = [position for position, name in enumerate(columns.features) if name not in dropped]
     columns = without(columns, dropped)
-    schema = choose_schema(request, columns, total.of_features(kept), dropped)
+    schema = choose_schema(request, columns, total.of_features(kept), {**index, **dropped})
     numbered, first = [], 0
     for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ...storage.format import NO_DATE, SideColumn
 from ...storage.options import as_texts
-from .labels import TextFindings
+from .labels import TextFindings, has_leading_zeros
 from .options import RoleOptions
 
 DAY = 86_400
@@ -56,6 +56,8 @@ def encode_beside(column: SideColumn, values: pa.Array) -> np.ndarray:
         return np.where(there, numbers // (DAY if column.kind == "days" else 1), NO_DATE)
     if column.kind == "integer" and values.null_count:
         raise ValueError(f"the column '{column.name}' has missing values")
+    if column.kind == "integer" and has_leading_zeros(values):
+        raise ValueError(f"the column '{column.name}' has numbers with leading zeros")
     try:
         numbers = values.cast(pa.float64() if column.kind == "number" else pa.int64())
     except pa.ArrowInvalid:

@@ -37,6 +37,11 @@ class TextFindings:
         return TextFindings(distinct, kind, max(self.width, other.width), self.gaps or other.gaps)
 
 
+def has_leading_zeros(texts: pa.Array) -> bool:
+    """Whether any text is a whole number with leading zeros, such as 00012, which is a name."""
+    return bool(pc.any(pc.match_substring_regex(texts, r"^[+-]?0[0-9]+$"), min_count=0).as_py())
+
+
 def text_kind(texts: pa.Array) -> str:
     """The narrowest kind that fits all texts."""
     for kind, target in (("integer", pa.int64()), ("number", pa.float64())):
@@ -44,6 +49,8 @@ def text_kind(texts: pa.Array) -> str:
             values = texts.cast(target)
         except pa.ArrowInvalid:
             continue
+        if kind == "integer" and has_leading_zeros(texts):
+            return "text"
         if kind == "integer" or pc.all(pc.is_finite(values), min_count=0).as_py():
             return kind
     return "text"

@@ -6,16 +6,19 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import SourceError
+from foldstream.storage.errors import RowError, SourceError
+from foldstream.storage.format import keys_of
 from foldstream.storage.tasks import SerialExecutor
 
-from ..conftest import contents, table
+from ..conftest import WriteCsv, contents, convert_file, table
+from .test_csv import read_all
 
 
 def zstd(data: bytes) -> bytes:
@@ -91,3 +94,32 @@ def test_places_without_files_are_refused(places: list[str], message: str, tmp_p
     (tmp_path / "a.csv").write_text("x")
     with pytest.raises(SourceError, match=message):
         find_sources([str(tmp_path / place) for place in places])
+
+
+def test_an_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1.5, 2.5, 4.0], "y": [0, 1, 0]}, index=[907, 3, 41])
+    frame.to_parquet(tmp_path / "t.parquet")
+    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
+    assert dataset.schema.features == ("a",)
+    assert dataset.schema.left_out == {"__index_level_0__": "the index of a pandas DataFrame"}
+    kept = convert_file(tmp_path / "t.parquet", tmp_path / "id", label="y", id="__index_level_0__")
+    assert keys_of(read_all(kept)["key"]) == [907, 3, 41]
+    frame.rename_axis("place").to_parquet(tmp_path / "named.parquet")
+    assert convert_file(tmp_path / "named.parquet", tmp_path / "named", label="y").schema.features == ("a",)
+
+
+def test_a_missing_label_of_parquet_is_missing(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1.5, 2.5, 4.0], "y": [0, 1, None]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(RowError, match="row 3, column 'y': the value is missing"):
+        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
+    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", on_error="skip")
+    assert dataset.schema.classes == ("0", "1")
+    assert len(dataset) == 2
+
+
+@pytest.mark.parametrize("texts", [["00012", "0013"], ["7", "007"], ["12", "0"]], ids=["zeros", "one", "none"])
+def test_an_id_with_leading_zeros_stays_text(texts: list[str], write_csv: WriteCsv, tmp_path: Path) -> None:
+    dataset = convert_file(
+        write_csv("k,v\n" + "\n".join(f"{t},{i}" for i, t in enumerate(texts)) + "\n"), tmp_path / "out", id="k"
+    )
+    assert keys_of(read_all(dataset)["key"]) == (texts if texts[0] != "12" else [12, 0])
