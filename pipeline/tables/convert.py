@@ -99,7 +99,9 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     opened: list[OpenedTable] = _run(executor, open_source, tasks, "open", "sources", shown(progress, executor, root))
     tables = [one.table for one in opened]
     progress("dialect", 1, 1, tables[0].describe())
-    columns = choose_columns(request, tables, opened[0].sample)
+    if not any(one.pieces is None or one.pieces for one in opened):
+        raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
+    columns = choose_columns(request, tables, next(one.sample for one in opened if one.sample))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
     ranges = [(i, task) for i, table in plain.items() for task in cut_tasks(table)]
     counts: list[list[Cut]] = _run(
@@ -109,7 +111,7 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     for (i, _), count in zip(ranges, counts, strict=True):
         cuts[i] += count
     whole = {i: resolve_cuts(table, cuts[i]) for i, table in plain.items()}
-    pieces = [(i, piece) for i, one in enumerate(opened) for piece in (one.pieces or whole[i])]
+    pieces = [(i, piece) for i, one in enumerate(opened) for piece in (whole[i] if one.pieces is None else one.pieces)]
     return tables, pieces, columns
 
 

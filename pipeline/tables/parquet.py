@@ -34,7 +34,8 @@ class ParquetTable:
 
 
 def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
-    """Open a file: its columns, its pieces and the values of its first rows as text. Raises SourceError."""
+    """Open a file: its columns, its pieces and the values of its first rows as text. A part of a folder may have no
+    rows, and then no pieces. Raises SourceError."""
     with opened(source.path) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
@@ -43,9 +44,7 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
         header = tuple(file.schema_arrow.names)
         noted = (file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
     index = tuple(name for name in noted if isinstance(name, str) and name in header)  # a range is a dict
-    if first is None:
-        raise SourceError(f"{source.path} has no rows; there is nothing to convert")
-    columns = [[_shown(value) for value in column.to_pylist()] for column in first.columns]
+    columns = [[_shown(value) for value in column.to_pylist()] for column in first.columns] if first else []
     pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
     return ParquetTable(source.path, header, index), tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
 

@@ -6,6 +6,7 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import foldstream as fs
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -123,3 +124,17 @@ def test_an_id_with_leading_zeros_stays_text(texts: list[str], write_csv: WriteC
         write_csv("k,v\n" + "\n".join(f"{t},{i}" for i, t in enumerate(texts)) + "\n"), tmp_path / "out", id="k"
     )
     assert keys_of(read_all(dataset)["key"]) == (texts if texts[0] != "12" else [12, 0])
+
+
+def test_an_empty_part_of_a_folder_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "spark"
+    folder.mkdir()
+    rows = pd.DataFrame({"a": [1.5, 2.5, 4.0], "y": ["u", "v", "u"]})
+    for number, part in enumerate((rows[:0], rows[:2], rows[:0], rows[2:])):
+        part.to_parquet(folder / f"part-{number}.parquet", index=False)
+    dataset = fs.convert_csv(folder, tmp_path / "out", label="y")
+    assert read_all(dataset)["x"].ravel().tolist() == [1.5, 2.5, 4.0]
+    for path in folder.glob("*[13].parquet"):
+        path.unlink()
+    with pytest.raises(SourceError, match=r"part-0\.parquet has no rows; there is nothing to convert"):
+        fs.convert_csv(folder, tmp_path / "none", label="y")
