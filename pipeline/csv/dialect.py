@@ -18,6 +18,7 @@ from .kernels import find_rows
 from .options import MISSING, CsvOptions
 
 DELIMITERS = ",\t;|"
+UNNAMED = "Unnamed: "  # and the position, counted from 0
 SAMPLE_ROWS = 100
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -217,17 +218,14 @@ def _has_header(path: str, rows: Sequence[Sequence[str]], dialect: Dialect) -> b
 
 
 def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:
-    """The names in a header. Raises SourceError for names that are missing, duplicated or not UTF-8."""
+    """The names in a header; a column without one is called as pandas does, `Unnamed: 2`. Raises SourceError for names
+    that are duplicated or not UTF-8."""
+    names = [name if name.strip() else f"{UNNAMED}{position}" for position, name in enumerate(row)]
     seen = set[str]()
-    for position, name in enumerate(row):
-        if not name.strip():
-            raise SourceError(
-                f"{path}, line {line}: column {position + 1} has no name; add one to the header "
-                "(if it is the index of a pandas DataFrame, save with index=False)"
-            )
+    for name in names:
         if name in seen:
             raise SourceError(f"{path}, line {line}: two columns are named '{name}'; rename one of them")
         if any("\udc80" <= letter <= "\udcff" for letter in name):
             raise SourceError(f"{path}, line {line}: the header is not UTF-8; set --encoding, e.g. latin-1")
         seen.add(name)
-    return tuple(row)
+    return tuple(names)

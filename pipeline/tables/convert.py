@@ -101,7 +101,7 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     progress("dialect", 1, 1, tables[0].describe())
     if not any(one.pieces is None or one.pieces for one in opened):
         raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
-    columns = choose_columns(request, tables, next(one.sample for one in opened if one.sample))
+    columns = choose_columns(request, tables, next((one.sample for one in opened if one.sample), []))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
     ranges = [(i, task) for i, table in plain.items() for task in cut_tasks(table)]
     counts: list[list[Cut]] = _run(

@@ -18,7 +18,7 @@ from ...storage.errors import UsageError, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
 from ...storage.options import as_texts
 from ..csv.cut import CsvTable
-from ..csv.dialect import Dialect, is_number
+from ..csv.dialect import UNNAMED, Dialect, is_number
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
 from ..csv.rows import parse_dates
@@ -248,11 +248,16 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
 
 
 def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dict[str, str]:
-    """The columns that are the index of a DataFrame, and that no option names, with the reason why they are dropped."""
+    """The columns that are the index of a DataFrame, or have no name, and the reason why they are dropped; except those
+    that an option names."""
     named = {*request.features, *request.categories, *request.dates, *request.labels, request.id}
     named |= {name for names in request.roles.values() for name in names}
-    found = [name for table in tables if isinstance(table, ParquetTable) for name in table.index]
-    return {name: "the index of a pandas DataFrame" for name in found if name not in named}
+    found = dict[str, str]()
+    for table in tables:
+        index = table.index if isinstance(table, ParquetTable) else ()
+        found |= dict.fromkeys(index, "the index of a pandas DataFrame")
+        found |= {name: "a column without a name" for name in table.header if name.startswith(UNNAMED)}
+    return {name: reason for name, reason in found.items() if name not in named}
 
 
 def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tuple[str, ...]:

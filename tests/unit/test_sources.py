@@ -138,3 +138,23 @@ def test_an_empty_part_of_a_folder_is_passed_over(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(SourceError, match=r"part-0\.parquet has no rows; there is nothing to convert"):
         fs.convert_csv(folder, tmp_path / "none", label="y")
+
+
+@pytest.mark.parametrize(
+    ("text", "unnamed"),
+    [
+        ('"","a","b"\n"r1",1,2\n"r2",3,4\n', ["Unnamed: 0"]),
+        (",a,b\n0,1,2\n1,3,4\n", ["Unnamed: 0"]),
+        ("a,b,\n1,2,\n3,4,\n", ["Unnamed: 2"]),
+        ("\n\na, ,b,\n1,x,2,9\n3,y,4,9\n", ["Unnamed: 1", "Unnamed: 3"]),
+    ],
+    ids=["R", "pandas", "trailing", "several"],
+)
+def test_columns_without_a_name_are_dropped(text: str, unnamed: list[str], write_csv: WriteCsv, tmp_path: Path) -> None:
+    dataset = convert_file(write_csv(text), tmp_path / "out")
+    assert dataset.schema.features == ("a", "b")
+    assert read_all(dataset)["x"].tolist() == [[1, 2], [3, 4]]
+    assert dataset.schema.left_out == dict.fromkeys(unnamed, "a column without a name")
+    if unnamed != ["Unnamed: 2"]:  # it has no values
+        kept = convert_file(write_csv(text), tmp_path / "id", id=unnamed[0])
+        assert kept.schema.key == unnamed[0]
