@@ -81,8 +81,8 @@ def test_the_report_opens_offline_and_can_be_read(scheme: str, report: Path, bro
     titles = page.locator("h2").all_inner_texts()
     expected = ["Out-of-fold scores (1,200 rows)", "Folds", "Learning curves", "Out-of-fold scores by class"]
     assert titles == [*expected, "Out-of-fold rows with the highest loss", "Training time", "Reproduce this run"]
-    assert page.locator("svg").count() == 4
-    assert page.locator(".scores strong").first.inner_text() == f"{facts['out_of_fold']['scores']['accuracy']:.4f}"
+    assert page.locator("svg").count() == 10  # nine metrics, and the calibration
+    assert page.locator(".scores strong").first.inner_text() == f"{facts['out_of_fold']['scores']['loss']:.4f}"
     images = page.locator(".images img")
     assert images.count() == 100
     assert images.evaluate_all("all => all.every(one => one.naturalWidth == 112)")
