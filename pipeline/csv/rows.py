@@ -7,6 +7,8 @@ beyond an int64) is parsed here field by field; the grammar and the meaning are 
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,7 @@ from .row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, rem
 MOST_DIGITS = 4000  # Python converts no more to an int
 ODD_FIELDS = 1 << 16
 MOST_INVALID = 1024
+DATES = pa.timestamp("s"), pa.timestamp("s", "UTC")  # without a zone, and with one
 
 
 class RowReader:
@@ -255,17 +258,21 @@ def _not_a_number(text: str, kind: str = "") -> str:
 
 
 def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    """Parse ISO 8601 dates and times as seconds since 1970 (UTC); and the reason for each text that is not a date."""
-    kind = pa.timestamp("s")
-    try:
-        return texts.cast(kind), {}
-    except pa.ArrowInvalid:
-        pass
+    """Parse ISO 8601 dates and times as seconds since 1970, of UTC if they have a zone; and why a text is not a date."""
+    for kind in DATES:
+        with suppress(pa.ArrowInvalid):
+            return texts.cast(kind).cast(DATES[0]), {}
     dates, reasons = [], {}
     for row, text in enumerate(texts.to_pylist()):
-        try:
-            dates.append(pa.scalar(text, pa.string()).cast(kind).as_py())
-        except pa.ArrowInvalid:
+        dates.append(_parse_date(text))
+        if text is not None and dates[-1] is None:
             reasons[row] = f"'{text[:40]}' is not a date such as 2026-11-24 or 2026-11-24 18:30:00"
-            dates.append(None)
-    return pa.array(dates, kind), reasons
+    return pa.array(dates, DATES[0]), reasons
+
+
+def _parse_date(text: str | None) -> datetime | None:
+    for kind in DATES:
+        with suppress(pa.ArrowInvalid):
+            date: datetime | None = pa.scalar(text, pa.string()).cast(kind).cast(DATES[0]).as_py()
+            return date
+    return None

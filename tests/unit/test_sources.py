@@ -158,3 +158,14 @@ def test_columns_without_a_name_are_dropped(text: str, unnamed: list[str], write
     if unnamed != ["Unnamed: 2"]:  # it has no values
         kept = convert_file(write_csv(text), tmp_path / "id", id=unnamed[0])
         assert kept.schema.key == unnamed[0]
+
+
+def test_dates_with_a_zone_are_those_of_utc(write_csv: WriteCsv, tmp_path: Path) -> None:
+    texts = ["2020-01-01T00:00:00Z", "2020-03-01T10:00:00-05:00", "2020-01-01 00:00:00+01:00", "2020-01-01T00:00:00Z"]
+    path = write_csv("t,v\n" + "\n".join(f"{text},{i}" for i, text in enumerate(texts)) + "\n")
+    dataset = convert_file(path, tmp_path / "out")
+    assert dataset.schema.dates == {"t": "seconds"}
+    expected = [pd.Timestamp(text).timestamp() for text in texts]
+    assert read_all(dataset)["x"][:, 0].tolist() == expected
+    mixed = convert_file(write_csv(path.read_text() + "2021-01-01,9\n"), tmp_path / "mixed")
+    assert read_all(mixed)["x"][:, 0].tolist() == [*expected, pd.Timestamp("2021-01-01").timestamp()]
