@@ -258,7 +258,7 @@ def _not_a_number(text: str, kind: str = "") -> str:
 
 
 def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    """Parse ISO 8601 dates and times as seconds since 1970, of UTC if they have a zone; and why a text is not a date."""
+    """Parse ISO 8601 dates and times as seconds since 1970, in UTC given a zone; and why a text is not a date."""
     for kind in DATES:
         with suppress(pa.ArrowInvalid):
             return texts.cast(kind).cast(DATES[0]), {}
