@@ -95,7 +95,7 @@ def prepare_run(
         return load_job(run)
     # A plan without a job is what a kill has left.
     if set(run.root.names()) - {run.folds.name, run.initial.name, run.code.name}:
-        raise ConflictError(f"{run.root} holds something that is not a run; choose another folder")
+        raise ConflictError(f"{run.root} already contains something that is not a run; choose another folder")
     try:
         plan = make_plan(dataset, config.split, run.folds, config.least_rows, executor, progress)
     except UsageError:
