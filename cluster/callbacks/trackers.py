@@ -28,9 +28,10 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def mlflow_name(name: str) -> str:
-    """Replace the characters that MLflow does not allow in names."""
-    return re.sub(r"[^\w./: -]", "_", name)
+def mlflow_name(*parts: str) -> str:
+    """A name of parts that MLflow allows. Only the parts are separated by slashes, because MLflow may store names as paths
+    of files: `f1` and `f1/cat` cannot both be metrics."""
+    return "/".join(re.sub(r"[^\w.: -]", "_", part) for part in parts)
 
 
 class Mlflow(Callback):
@@ -53,11 +54,11 @@ class Mlflow(Callback):
 
     def epoch_ended(self, fold: str, epoch: int, metrics: Mapping[str, Any]) -> None:
         for name, value in numbers_of(metrics).items():
-            self.client.log_metric(self.run, mlflow_name(f"{fold}/{name}"), value, step=epoch)
+            self.client.log_metric(self.run, mlflow_name(fold, name), value, step=epoch)
 
     def run_ended(self, summary: Mapping[str, Any]) -> None:
         for name, value in summary["out_of_fold"].items():
-            self.client.log_metric(self.run, mlflow_name(f"out_of_fold/{name}"), value)
+            self.client.log_metric(self.run, mlflow_name("out_of_fold", name), value)
         self.status = "FINISHED"
 
     def close(self) -> None:

@@ -82,6 +82,7 @@ def test_callbacks_are_told_of_a_run(
         urlopen(f"http://127.0.0.1:{port}/metrics")
     (logged,) = mlflow.search_runs(experiment_names=["digits"], output_format="list")
     assert logged.data.metrics["fold 1/loss"] == history[1][-1]["loss"]
+    assert logged.data.metrics["fold 1/f1_4"] == history[1][-1]["f1/4"]
     assert logged.data.metrics["out_of_fold/accuracy"] == summary["out_of_fold"]["accuracy"]
     assert (logged.data.params["epochs"], logged.info.status) == ("2", "FINISHED")
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
