@@ -29,8 +29,8 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def mlflow_name(*parts: str) -> str:
-    """A name of parts that MLflow allows. Only the parts are separated by slashes, because MLflow may store names as paths
-    of files: `f1` and `f1/cat` cannot both be metrics."""
+    """A name of parts that MLflow allows. Slashes separate the parts only, because MLflow may store names as paths of
+    files: `f1` and `f1/cat` cannot both be metrics."""
     return "/".join(re.sub(r"[^\w.: -]", "_", part) for part in parts)
 
 
