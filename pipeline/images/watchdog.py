@@ -80,14 +80,18 @@ class ImageDecoder:
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
             request = {"form": asdict(form), "files": places, "first": first}
+            started = self._process is None
             end = self._ask(json.dumps(request).encode() + b"\n", errors, seconds)
             if end is None:
                 break
-            (first,) = HEAD.unpack_from(self._memory)
-            if first < 0:
+            (at,) = HEAD.unpack_from(self._memory)
+            if at < 0 and started:
                 raise WorkerError(
                     f"the image decoding process exited before it started decoding: {end}; run the same command again"
                 )
+            if at < 0:
+                continue  # an idle process ends with the thread that started it: start another one
+            first = at
             if died_at == first or end.startswith(TIMED_OUT):
                 errors[first] = end
                 first += 1

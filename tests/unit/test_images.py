@@ -289,6 +289,21 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
         np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
 
 
+def test_a_decoder_that_ended_with_the_thread_that_started_it_is_followed_by_another(tmp_path: Path) -> None:
+    sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
+
+    def decode() -> None:
+        with decode_images([sound], RGB) as (x, errors):
+            assert not errors
+            np.testing.assert_array_equal(x[0], decode_image(SOUND["PNG"](), RGB))
+
+    for _ in range(2):
+        other = threading.Thread(target=decode)
+        other.start()
+        other.join()
+    decode()
+
+
 def test_a_decoder_grows_with_what_it_is_asked_for(tmp_path: Path) -> None:
     one, other = (write_image(tmp_path / f"{name}.png", SOUND[name]()) for name in ("PNG", "BMP"))
     for count in (1, 9, 3):
