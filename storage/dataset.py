@@ -127,15 +127,16 @@ class Dataset(StoredArrays):
         for role, names in schema.roles.items():
             for name in names:
                 roles.setdefault(name, []).append(role)
-        found += self._features(roles)
-        for column in schema.beside:
+        found += self._features(schema.tabular, self.statistics.tabular, roles)
+        for column in (column for column in schema.beside if column.name not in schema.tabular.features):
             kind = "number" if column.kind == "integer" else column.kind
             role = ", ".join(roles.get(column.name, ["keep"]))
             found.append(ColumnFacts(column.name, role, kind, column.spec().dtype))
         return (*found, *(ColumnFacts(name, "left out", reason=why) for name, why in schema.left_out.items()))
 
-    def _features(self, roles: Mapping[str, Sequence[str]]) -> Iterator[ColumnFacts]:
-        schema, statistics = self.schema, self.statistics
+    def _features(
+        self, schema: Schema, statistics: Statistics, roles: Mapping[str, Sequence[str]]
+    ) -> Iterator[ColumnFacts]:
         width = len(schema.features) // schema.sample_shape[0]
         for position, name in enumerate(schema.features):
             channel, role = position // width, ", ".join(("feature", *roles.get(name, ())))

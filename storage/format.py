@@ -5,7 +5,7 @@ number of blocks is stored in small Zarr arrays beside it, so that a dataset of 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Self, TypeVar
@@ -16,11 +16,13 @@ from .errors import ForeignError
 from .moments.moments import Moments
 
 Score = TypeVar("Score")
+Values = TypeVar("Values")
 FORMAT = 2
 MANIFEST = "manifest.json"
 WORK = ".work"
 LEFT_OUT = "left_out.csv"  # the invalid rows of the sources, if any were skipped
 PLANS = "splits"  # the folder of the plans stored with a dataset, by name
+IMAGE, TABLE = "image", "table"  # the inputs of a model that gets columns beside an image; the array of those is TABLE
 
 BLOCK_BYTES = 2 << 20
 SHARD_BYTES = 64 << 20
@@ -180,6 +182,9 @@ class Schema:
     "days" or "seconds" since 1970, according to `dates`. Missing numbers and dates are NaN. Image samples have an
     `image` form and no features.
 
+    `table` describes the columns that a model gets beside an image: their features, categories and dates. They are
+    stored in an array of that name, (rows, features) float64.
+
     `roles` names the columns with the role "group", "time", "fold", "weight" or "keep": those in `beside`, and features
     that also have a role. `left_out` names the columns that were dropped automatically, with the reason.
     """
@@ -196,9 +201,15 @@ class Schema:
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dates: dict[str, str] = field(default_factory=dict)
     image: ImageForm | None = None
+    table: "Schema | None" = None
     roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tabular(self) -> "Schema":
+        """The schema of the columns: those beside the images if there are any, otherwise of `x`."""
+        return self.table or self
 
     @property
     def outputs(self) -> int:
@@ -221,6 +232,8 @@ class Schema:
         if self.y_dtype:
             specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
         specs.append(ArraySpec("id", "int64"))
+        if self.table:
+            specs.append(ArraySpec(TABLE, self.table.x_dtype, self.table.sample_shape))
         return (*specs, *(column.spec() for column in self.named))
 
     @property
@@ -253,8 +266,15 @@ class Schema:
         image = value["image"] and ImageForm.from_json(value["image"])
         roles = {name: tuple(columns) for name, columns in value.get("roles", {}).items()}
         beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
-        decoded = {"categories": categories, "image": image, "roles": roles, "beside": beside}
+        table = cls.from_json(value["table"]) if value.get("table") else None
+        decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
         return cls(**{**value, **tuples, **decoded})
+
+
+def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:
+    """The features of rows, from the arrays of a dataset by name: `x`, or a dict of images and the columns beside
+    them."""
+    return {IMAGE: arrays["x"], TABLE: arrays[TABLE]} if TABLE in arrays else arrays["x"]
 
 
 def keys_of(stored: np.ndarray) -> list[Any]:
@@ -271,7 +291,7 @@ class Statistics:
 
     `y_mean` and `y_std` are the mean and standard deviation of each regression target, and `class_rows` the number of
     rows of each class, where they were counted. `weight` is the mean sample weight; with sample weights, means and
-    standard deviations are weighted.
+    standard deviations are weighted. `table` are the statistics of the columns beside images.
     """
 
     mean: tuple[float, ...]
@@ -284,6 +304,12 @@ class Statistics:
     median: tuple[float, ...] = ()
     class_rows: tuple[int, ...] = ()
     weight: float = 1.0
+    table: "Statistics | None" = None
+
+    @property
+    def tabular(self) -> "Statistics":
+        """The statistics of the columns: those beside the images if there are any, otherwise of `x`."""
+        return self.table or self
 
     @classmethod
     def of(
@@ -294,6 +320,7 @@ class Statistics:
         median: Sequence[float] = (),
         class_rows: Sequence[int] = (),
         weight: float = 1.0,
+        table: "Statistics | None" = None,
     ) -> Self:
         """Compute statistics from the moments of the features and of the regression targets. A channel without values
         has the range 0 to 0. `missing`, if given, replaces the number of NaN values."""
@@ -309,12 +336,14 @@ class Statistics:
             median=tuple(median),
             class_rows=tuple(class_rows),
             weight=weight,
+            table=table,
         )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        lists = {name: tuple(found) for name, found in value.items() if name != "weight"}
-        return cls(**lists, weight=value.get("weight", 1.0))
+        lists = {name: tuple(found) for name, found in value.items() if name not in ("weight", "table")}
+        table = cls.from_json(value["table"]) if value.get("table") else None
+        return cls(**lists, weight=value.get("weight", 1.0), table=table)
 
 
 @dataclass(frozen=True)

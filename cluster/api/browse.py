@@ -8,6 +8,7 @@ import numpy as np
 from ...pipeline.predictions.oof_table import side_values
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
+from ...storage.format import TABLE, x_of
 from ...storage.places.locate import Location
 from ...storage.reader import BlockReader
 
@@ -19,10 +20,10 @@ DATE_UNITS: dict[str, Literal["D", "s"]] = {"days": "D", "seconds": "s"}
 
 
 class Row(NamedTuple):
-    """One or more rows: `x` (*sample_shape), `y` () or (labels,), empty without labels, and `id` (). For several rows,
-    each has a leading row axis."""
+    """One or more rows: `x` (*sample_shape), or a dict of `image` and `table` (columns,) for an image with columns
+    beside it; `y` () or (labels,), empty without labels; and `id` (). For several rows, each has a leading row axis."""
 
-    x: np.ndarray
+    x: Any
     y: np.ndarray
     id: np.ndarray
 
@@ -37,9 +38,10 @@ class BrowsableDataset(Dataset):
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Row:
         single = isinstance(index, int | np.integer)
         columns = self._read(self._positions(index))
-        x = columns["x"]
-        row = Row(x, columns.get("y", np.empty((len(x), 0), x.dtype)), columns["id"])
-        return Row(*(array[0] for array in row)) if single else row
+        if single:
+            columns = {name: array[0] for name, array in columns.items()}
+        nothing = np.empty((*columns["id"].shape, 0), columns["x"].dtype)
+        return Row(x_of(columns), columns.get("y", nothing), columns["id"])
 
     def rows(self, rows: int | slice | Sequence[int] = FIRST) -> "pd.DataFrame":
         """Return rows as a table with the column names and values of the source.
@@ -67,17 +69,19 @@ class BrowsableDataset(Dataset):
         for number, name in enumerate(schema.labels):
             values = stored["y"].reshape(len(positions), -1)[:, number]
             table[name] = [schema.classes[code] for code in values] if schema.classes else values
-        for number, name in enumerate(schema.features):
-            table[name] = self._feature(name, stored["x"].reshape(len(positions), -1)[:, number])
+        features = stored[TABLE] if schema.table else stored["x"]
+        for number, name in enumerate(schema.tabular.features):
+            table[name] = self._feature(name, features.reshape(len(positions), -1)[:, number])
         return pd.DataFrame(table, index=pd.Index(positions, name="row"))
 
     def _feature(self, name: str, values: np.ndarray) -> Any:
         import pandas as pd
 
-        if name in self.schema.dates:
-            return pd.to_datetime(values.astype(np.float64), unit=DATE_UNITS[self.schema.dates[name]])
-        if name in self.schema.categories:
-            names = self.schema.categories[name]
+        schema = self.schema.tabular
+        if name in schema.dates:
+            return pd.to_datetime(values.astype(np.float64), unit=DATE_UNITS[schema.dates[name]])
+        if name in schema.categories:
+            names = schema.categories[name]
             return [names[int(code)] or None if code < len(names) else None for code in values]
         return values
 

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ...pipeline.images.columns import FEATURES
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import ImageRequest
 from ...pipeline.tables.convert import convert
@@ -17,6 +18,7 @@ from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
+from ...storage.options import as_texts
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ..dask.executor import job_executor
@@ -100,7 +102,8 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
     Samples are (channels, height, width).
 
     The class of an image is the folder that contains it. Alternatively, `labels` is a CSV file whose first column names
-    the images; its second column, or the columns in `label`, are the labels. The paths are stored as `key`.
+    the images; its second column, or the columns in `label`, are the labels, and those in `feature` and `category` are
+    columns that models get beside the image. The paths are stored as `key`.
 
     Args:
         sources: Folders, patterns, archives or URLs.
@@ -158,7 +161,8 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         form,
         labels=None if request.labels is None else absolute(str(request.labels)),
         label=cast(tuple[str, ...], request.label),
-        roles=roles_of(request),
+        roles=roles_of(request)
+        | {role: as_texts(getattr(request, role)) for role in FEATURES if getattr(request, role)},
         task=request.task,
         on_error=request.on_error,
         shuffle=request.shuffle,

@@ -56,7 +56,7 @@ def show_dataset(dataset: Dataset) -> None:
     if plans := (dataset.place / PLANS).names():
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)
-    if schema.features:
+    if schema.tabular.features:
         show_columns(dataset.columns())
 
 

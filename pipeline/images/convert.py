@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.format import WORK, Layout, Schema
+from ...storage.format import TABLE, WORK, Layout, Schema
 from ...storage.places.json_files import content_hash, create_json, read_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
@@ -110,7 +110,8 @@ def write_images(
 
 
 def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
-    """The images of a shard as an Arrow file: where their bytes are, their keys, labels and indices in the list."""
+    """The images of a shard as an Arrow file: where their bytes are, their keys, labels, columns and indices
+    in the list."""
     start, stop = spec.layout.shard_range(shard)
     numbers = spec.order[start:stop]
     rows = spec.images.table.take(pa.array(numbers))
@@ -118,6 +119,7 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
     paths = rows["path"].to_pylist()
     places = [place if archive else f"{place}/{path}" for (place, archive), path in zip(containers, paths, strict=True)]
     y = spec.y[numbers] if spec.schema.labels else np.zeros((len(numbers), 0))
+    features = np.zeros((len(numbers), 0)) if spec.table is None else spec.table[numbers]
     table = pa.table(
         {
             "place": places,
@@ -125,6 +127,7 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
             **{name: rows[name] for name in ("offset", "length", "packed")},
             "number": numbers,
             **{f"y{i}": column for i, column in enumerate(y.reshape(len(numbers), -1).T)},
+            **{f"{TABLE}{i}": column for i, column in enumerate(features.T)},
             **{array: values.take(pa.array(numbers)) for array, values in spec.beside.items()},
         }
     )
@@ -150,8 +153,10 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     key = encode_texts("path", table["path"].combine_chunks(), schema.key_width or 1)
     arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop), "key": key}
     if schema.labels:
-        y = np.stack([table[f"y{i}"].to_numpy() for i in range(len(schema.labels))], axis=1)
+        y = _stacked(table, "y", len(schema.labels))
         arrays["y"] = y if len(schema.labels) > 1 else y[:, 0]
+    if schema.table:
+        arrays[TABLE] = _stacked(table, TABLE, len(schema.table.features))
     for column in schema.beside:
         arrays[column.array] = encode_beside(column, table[column.array].combine_chunks())
     missing = np.zeros(schema.sample_shape[0], np.int64)
@@ -161,6 +166,11 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
             return [(numbers[at], reason) for at, reason in errors.items()]
         finish_shard(task, {"x": x, **arrays}, missing, list=task.digest)
     return None
+
+
+def _stacked(table: pa.Table, name: str, count: int) -> np.ndarray:
+    """The columns `name`0, `name`1, … of a list, (rows, count)."""
+    return np.stack([table[f"{name}{i}"].to_numpy() for i in range(count)], axis=1)
 
 
 def write_skipped(spec: ImageConversionSpec, root: Place) -> None:

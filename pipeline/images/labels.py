@@ -19,11 +19,11 @@ FOLDER = "class"  # the label's name if folders are the classes
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all listed images: text columns, (images,); the side columns, text or timestamps; the images
-    without a valid label, by index, with the reason; and the paths in the CSV file that match no image."""
+    """The labels of all listed images: text columns, (images,); the columns with a role, text, null where it is empty;
+    the images without a valid label, by index, with the reason; and the paths in the CSV file that match no image."""
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
-    beside: dict[str, pa.Array] = field(default_factory=dict)
+    others: dict[str, pa.Array] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
 
@@ -32,27 +32,27 @@ def label_by_folder(names: pa.Array) -> Labels:
     """Labels from the first folders of the images' paths; no labels if no image is in a folder."""
     if names.null_count == len(names):
         return Labels()
-    errors = dict.fromkeys(_where(names.is_null()), "the image is not in a class folder, but other images are")
+    errors = dict.fromkeys(where(names.is_null()), "the image is not in a class folder, but other images are")
     return Labels({FOLDER: names}, errors=errors)
 
 
 def label_by_file(
-    paths: pa.Array, file: str, names: Sequence[str], roles: Mapping[str, Sequence[str]] | None = None
+    paths: pa.Array, file: str, names: Sequence[str] | None, roles: Mapping[str, Sequence[str]] | None = None
 ) -> Labels:
     """Labels from a CSV file whose first column identifies the images by path, name, or name without its suffix.
 
-    `names` are the label columns, by default the second column, and `roles` the side columns by role. Raises
-    SourceError and UsageError.
+    `names` are the label columns, by default the second column, or None for images without labels, and `roles` the
+    other columns to read, by role. Raises SourceError and UsageError.
     """
     table = _read_table(file)
     key, *others = table.column_names
-    wanted = {"label": names, **(roles or {})}
+    wanted = {"label": names or (), **(roles or {})}
     for option, columns_of in wanted.items():
         for name in columns_of:
             if name not in others:
                 raise UsageError(f"--{option}: {file} has no column '{name}'{suggest(name, others)}")
     aside = dict.fromkeys(name for columns_of in (roles or {}).values() for name in columns_of)
-    labels = names or [name for name in others if name not in aside][:1]
+    labels = [] if names is None else names or [name for name in others if name not in aside][:1]
     if both := [name for name in labels if name in aside]:
         raise UsageError(f"--label: the column '{both[0]}' of {file} already has another role; give it only one")
     keys = table[key].combine_chunks()
@@ -61,20 +61,20 @@ def label_by_file(
         raise SourceError(f"{file}: '{twice}' is listed more than once; keep only one of its rows")
     ways = (paths, _each(paths, "name"), _each(paths, "stem"))
     rows = max((pc.index_in(way, keys) for way in ways), key=lambda rows: len(rows) - rows.null_count)
-    errors = dict.fromkeys(_where(rows.is_null()), f"{file} has no label for it")
+    errors = dict.fromkeys(where(rows.is_null()), f"{file} has no {'row' if names is None else 'label'} for it")
     columns = {name: table[name].combine_chunks().take(rows) for name in labels}
     for name, values in columns.items():
-        for number in _where(pc.or_(values.is_null(), pc.equal(values, "")).fill_null(True)):
+        for number in where(pc.or_(values.is_null(), pc.equal(values, "")).fill_null(True)):
             errors.setdefault(number, f"its label '{name}' in {file} is empty")
     found = np.zeros(len(keys), bool)
     found[rows.drop_null().to_numpy()] = True
-    beside = {name: as_dates(table[name].combine_chunks().take(rows)) for name in aside}
-    return Labels(columns, beside, errors, tuple(keys.filter(pa.array(~found)).to_pylist()))
+    taken = {name: table[name].combine_chunks().take(rows) for name in aside}
+    with_gaps = {name: pc.if_else(pc.equal(one, ""), pa.scalar(None, pa.string()), one) for name, one in taken.items()}
+    return Labels(columns, with_gaps, errors, tuple(keys.filter(pa.array(~found)).to_pylist()))
 
 
 def as_dates(texts: pa.Array) -> pa.Array:
-    """ISO 8601 dates as timestamps in seconds, null where one is missing; other texts with null for the empty ones."""
-    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    """ISO 8601 dates as timestamps in seconds, null where one is missing; other texts unchanged."""
     try:
         return texts if texts.null_count == len(texts) else texts.cast(pa.timestamp("s"))
     except pa.ArrowInvalid:
@@ -99,7 +99,8 @@ def _each(paths: pa.Array, part: str) -> pa.Array:
     return pa.array([getattr(PurePosixPath(path), part) for path in paths.to_pylist()], pa.string())
 
 
-def _where(mask: pa.Array) -> list[int]:
+def where(mask: pa.Array) -> list[int]:
+    """The indices at which a mask is true."""
     found: list[int] = np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist()
     return found
 

@@ -53,6 +53,12 @@ class ImageOptions(RoleOptions):
         description="Label column in the --labels file, by default the second; repeatable for several regression "
         "targets or 0/1 labels.",
     )
+    feature: Texts = Field(
+        default=(), description="Column of the --labels file that models get beside the image, e.g. age; repeatable."
+    )
+    category: Texts = Field(
+        default=(), description="The same for a category whose values may be numbers, e.g. a site; repeatable."
+    )
     task: Task = Field(default="auto", description=TASK)
     on_error: OnError = Field(
         default="stop",

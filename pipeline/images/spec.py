@@ -13,7 +13,8 @@ from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layo
 from ...storage.random import shuffled_places
 from ..target.beside import DAY, side_columns
 from ..target.labels import TextFindings
-from .labels import Labels, encode_labels, label_by_file, label_by_folder
+from .columns import FEATURES, describe_features, encode_features, feature_names
+from .labels import Labels, as_dates, encode_labels, label_by_file, label_by_folder
 from .list import ImageList
 
 KEY = "path"
@@ -23,9 +24,9 @@ KEY = "path"
 class ImageRequest:
     """What the user asked for.
 
-    `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` its side columns by role; without
-    it, the images' folders are their classes. `shuffle` is the seed of their order, None to sort them by path.
-    `listing` is the digest of the list of images.
+    `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` its other columns by role; those
+    that models get have the role "feature" or "category". Without it, the images' folders are their classes. `shuffle`
+    is the seed of their order, None to sort them by path. `listing` is the digest of the list of images.
     """
 
     sources: tuple[str, ...]
@@ -60,8 +61,9 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class ImageConversionSpec:
-    """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels and the
-    values of their side columns, (images,), by the names of their arrays.
+    """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels, the
+    columns that models get beside them, (images, columns) float64, and the values of their side columns, (images,), by
+    the names of their arrays.
 
     `errors` are the skipped images by their index in the list, with the reason.
     """
@@ -74,6 +76,7 @@ class ImageConversionSpec:
     order: np.ndarray
     errors: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, pa.Array] = field(default_factory=dict)
+    table: np.ndarray | None = None
 
     @property
     def skipped(self) -> int:
@@ -96,8 +99,11 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
             f"'{labels.unmatched[0]}'; add their folder to the sources, or skip them with --on-error skip"
         )
     of_labels, y = encode_labels(labels, request.task, request.like)
+    features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
-    columns = _describe_beside(labels)
+    roles = {role: names for role, names in request.roles.items() if role not in FEATURES}
+    beside = {name: as_dates(labels.others[name]) for names in roles.values() for name in names}
+    columns = _describe_beside(beside)
     schema = replace(
         of_labels,
         sample_shape=request.form.sample_shape,
@@ -105,7 +111,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         key=KEY,
         key_width=pc.max(pc.binary_length(paths)).as_py(),
         image=request.form,
-        roles=request.roles,
+        table=features,
+        roles=roles,
         beside=columns,
     )
     count = len(images)
@@ -113,25 +120,49 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = choose_layout(count, schema.arrays()[0].row_bytes)
-    beside = {column.array: labels.beside[column.name] for column in columns}
-    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order, beside=beside)
-    return skip_images(spec, labels.errors) if labels.errors else spec
+    arrays = {column.array: beside[column.name] for column in columns}
+    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order, beside=arrays, table=table)
+    errors |= labels.errors
+    return skip_images(spec, errors) if errors else spec
 
 
-def _describe_beside(labels: Labels) -> tuple[SideColumn, ...]:
-    """How the side columns are stored."""
-    dates = {name: values for name, values in labels.beside.items() if pa.types.is_timestamp(values.type)}
+def _encode_features(request: ImageRequest, labels: Labels) -> tuple[Schema | None, np.ndarray | None, dict[int, str]]:
+    """The schema and the values of the columns that models get, and the images with invalid ones; see
+    `encode_features`."""
+    names = feature_names(request.roles, request.like)
+    columns = {name: labels.others[name] for name in names}
+    if not columns:
+        return None, None, {}
+    valid = np.ones(len(columns[names[0]]), bool)
+    valid[list(labels.errors)] = False
+    found = {name: texts.filter(pa.array(valid)) for name, texts in columns.items()}
+    schema = request.like.table if request.like else describe_features(found, request.roles.get("category", ()))
+    assert schema
+    return schema, *encode_features(columns, schema)
+
+
+def _describe_beside(beside: Mapping[str, pa.Array]) -> tuple[SideColumn, ...]:
+    """How side columns, texts or timestamps, are stored."""
+    dates = {name: values for name, values in beside.items() if pa.types.is_timestamp(values.type)}
     whole = {name: not np.any(values.cast(pa.int64()).drop_null().to_numpy() % DAY) for name, values in dates.items()}
     units = {name: "days" if days else "seconds" for name, days in whole.items()}
-    texts = {name: TextFindings.of(values) for name, values in labels.beside.items() if name not in dates}
-    return side_columns(tuple(labels.beside), units, texts)
+    texts = {name: TextFindings.of(values) for name, values in beside.items() if name not in dates}
+    return side_columns(tuple(beside), units, texts)
 
 
 def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
+    features = feature_names(request.roles, request.like)
+    if request.labels:
+        roles = request.roles | ({"feature": features} if features else {})
+        names = request.label if request.labelled else None
+        return label_by_file(images.table["path"].combine_chunks(), request.labels, names, roles)
+    if features and request.like:
+        raise UsageError(
+            f"--like: its images have columns beside them ({', '.join(features)}); name the CSV file that has those of "
+            "these images with --labels"
+        )
     if not request.labelled:
         return Labels()
-    if request.labels:
-        return label_by_file(images.table["path"].combine_chunks(), request.labels, request.label, request.roles)
     if request.label or request.roles:
         option = "label" if request.label else next(iter(request.roles))
         raise UsageError(f"--{option} selects columns of the CSV file given with --labels; set --labels too")

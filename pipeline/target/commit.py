@@ -53,10 +53,16 @@ def merge_statistics(spec: DatasetSpec, receipts: Sequence[dict[str, Any]]) -> S
     """The statistics of all rows, merged from those of the shards in their order."""
     channels = spec.schema.sample_shape[0]
     merged = merge_moments([Moments.from_table(unpack(receipt["moments"])) for receipt in receipts])
-    of_labels = [Moments.from_table(unpack(receipt["y_moments"])) for receipt in receipts if receipt["y_moments"]]
-    y = merge_moments(of_labels) if of_labels else None
+    y, table = (_merged(receipts, name) for name in ("y_moments", "table_moments"))
     missing = np.sum([unpack(receipt["missing"]) for receipt in receipts], axis=0, dtype=np.int64)
-    return Statistics.of(merged, y, missing.reshape(channels, -1).sum(axis=1).tolist())
+    of_table = Statistics.of(table, None) if table else None
+    return Statistics.of(merged, y, missing.reshape(channels, -1).sum(axis=1).tolist(), table=of_table)
+
+
+def _merged(receipts: Sequence[dict[str, Any]], name: str) -> Moments | None:
+    """The moments of that name of all shards; None if they have none, also in receipts of earlier versions."""
+    found = [Moments.from_table(unpack(receipt[name])) for receipt in receipts if receipt.get(name)]
+    return merge_moments(found) if found else None
 
 
 def commit_skipped(root: Place) -> None:

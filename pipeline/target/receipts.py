@@ -2,11 +2,12 @@
 
 from base64 import b64decode, b64encode
 from dataclasses import asdict
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
 
-from ...storage.format import WORK, ArraySpec, Layout, Schema
+from ...storage.format import TABLE, WORK, ArraySpec, Layout, Schema
 from ...storage.moments.moments import Moments
 from ...storage.places.json_files import content_hash, read_json, write_json
 from ...storage.places.locate import locate
@@ -38,13 +39,16 @@ def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.n
 
 
 def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
-    """The summary of a shard's rows in its receipt: moments of channels and labels, class counts, missing values."""
+    """The summary of a shard's rows in its receipt: moments of channels, labels and the columns beside images, class
+    counts, missing values."""
     schema, x = task.schema, arrays["x"]
     moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
     y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task in ("regression", "multilabel") else None
+    table = Moments.of(with_gaps(arrays[TABLE], schema.table)[..., None]) if schema.table else None
     return {
         "moments": pack(moments.table()),
         "y_moments": y and pack(y.table()),
+        "table_moments": table and pack(table.table()),
         "class_counts": count_classes(arrays, task.layout, schema).tolist(),
         "missing": pack(missing),
     }
@@ -61,6 +65,12 @@ def unpack(packed: dict[str, Any] | list[Any]) -> np.ndarray:
     if isinstance(packed, list):
         return np.asarray(packed)
     return np.frombuffer(b64decode(packed["data"]), packed["dtype"]).reshape(packed["shape"])
+
+
+def with_gaps(table: np.ndarray, schema: Schema) -> np.ndarray:
+    """The columns beside images, (rows, columns) float64, with NaN for missing categories too."""
+    gaps = [values[:1] == ("",) for values in map(schema.categories.get, schema.features, repeat(()))]
+    return np.where(np.array(gaps) & (table == 0), np.nan, table)
 
 
 def receipt_path(root: Place, shard: int) -> Place:

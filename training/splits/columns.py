@@ -6,7 +6,7 @@ import numpy as np
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError, did_you_mean
-from ...storage.format import NO_DATE, Schema
+from ...storage.format import NO_DATE, TABLE, Schema
 from ...storage.reader import BlockReader
 
 
@@ -24,10 +24,10 @@ def find_column(schema: Schema, name: str) -> Column:
     for column in schema.named:
         if column.name == name:
             return Column(name, column.array, 0)
-    for array, names in (("y", schema.labels), ("x", schema.features)):
+    for array, names in (("y", schema.labels), ("x", schema.features), (TABLE, schema.tabular.features)):
         if name in names:
             return Column(name, array, names.index(name))
-    known = [*(column.name for column in schema.named), *schema.labels, *schema.features]
+    known = [*(column.name for column in schema.named), *schema.labels, *schema.tabular.features]
     raise UsageError(
         f"the dataset has no column '{name}': {did_you_mean(name, known)}its columns are {', '.join(known[:8])}"
         f"{', …' if len(known) > 8 else ''}; to store a column that is not a feature, convert with --keep COLUMN"
@@ -40,7 +40,7 @@ def read_column(dataset: Dataset, column: Column, shard: int) -> np.ndarray:
     Raises UsageError if a value is missing.
     """
     stored = BlockReader(dataset, (column.array,)).read(dataset.layout.blocks_of(shard))[column.array]
-    if column.array not in ("x", "y") and stored.ndim == 2:
+    if column.array not in ("x", "y", TABLE) and stored.ndim == 2:
         values: np.ndarray = np.ascontiguousarray(stored).view(f"S{stored.shape[1]}")[:, 0]
         missing = values == b""
     else:
