@@ -168,6 +168,11 @@ class PredictRequest(Options):
     id: str | None = Field(
         default=None, description="Column of the source that identifies the rows; by default they are numbered from 1."
     )
+    table: Location | None = Field(
+        default=None,
+        description="CSV file with the columns beside the images, for a model that takes some; its first column names "
+        "the images.",
+    )
     ensemble: Ensemble = Field(
         default="mean",
         description="How the folds' predictions are combined: mean, median, vote, weighted by held-out loss, or "

@@ -212,6 +212,11 @@ class Schema:
         return self.table or self
 
     @property
+    def gaps_in(self) -> str:
+        """The array of the features that may have missing values; images have none."""
+        return TABLE if self.table else "x"
+
+    @property
     def outputs(self) -> int:
         """Number of model outputs per row: one per class, or one per label."""
         return len(self.classes) or len(self.labels) or 1

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from ..storage.format import IMAGE
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Files, Location, Options, Texts, as_texts
 from .fitted.strategies import (
@@ -154,6 +155,8 @@ def _each(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _check_inputs(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if texts == (IMAGE,):
+        return texts
     names = [parse_input(text)[0] for text in texts]
     if len({*names}) < len(names):
         raise ValueError("must have a name of its own for each input")
@@ -200,7 +203,8 @@ class TrainingOptions(Options):
     input: Annotated[Texts, AfterValidator(_check_inputs), Cli(metavar="NAME=COLUMNS", repeatable=True)] = Field(
         default=(),
         description="One of several inputs of the model, repeatable, by the names of its columns or patterns with "
-        "commas between, e.g. codes=city,job* and numbers=*: the model gets a dict of tensors.",
+        "commas between, e.g. codes=city,job* and numbers=*: the model gets a dict of tensors. Of images with columns "
+        "beside them, the image is another input; image alone leaves out the columns.",
     )
     class_weight: Annotated[Texts, _each(parse_class_weight)] = Field(
         default=(),

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
 from ...storage.format import MANIFEST, WORK, Schema, SideColumn, keys_of
+from ...storage.options import Location
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
@@ -26,7 +28,7 @@ from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
 from ..requests import PredictRequest, Session
 from ..runs.run import read_run
-from .conversion import convert_request
+from .conversion import absolute, convert_request
 from .entry import entry
 
 
@@ -50,6 +52,7 @@ def predict(request: PredictRequest, session: Session) -> int:
         columns: Column names of the CSV file; by default ImageId and Label, or ImageId and the labels if there are
             several.
         id: Column of the source that identifies the rows.
+        table: For images with columns beside them: CSV file of these columns. Its first column names the images.
         ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
             or "refit" to use the model that was trained on all rows.
 
@@ -78,7 +81,7 @@ def predict_source(request: PredictRequest, session: Session) -> int:
     target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
     if request.id and job.schema.image:
         raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
-    with disk_in_words(target), _source_dataset(job, source, target, request.id, session) as dataset:
+    with disk_in_words(target), _source_dataset(job, request, target, session) as dataset:
         check_same_features(job.schema, dataset.schema, source)
         from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
 
@@ -118,27 +121,44 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 
 @contextmanager
-def _source_dataset(job: RunJob, source: str, target: Place, id: str | None, session: Session) -> Iterator[Dataset]:
+def _source_dataset(job: RunJob, request: PredictRequest, target: Place, session: Session) -> Iterator[Dataset]:
     """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed."""
-    place = locate(source)
+    source, id, place = str(request.source), request.id, locate(str(request.source))
     if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         dataset = open_dataset(place)
+        if request.table is not None:
+            raise UsageError(
+                f"--table {request.table}: {source} is a dataset, which has its columns; remove the option"
+            )
         if id:
             known = (name_of_rows(dataset.schema), *(column.name for column in dataset.schema.beside))
             check_choice(f"{source}: --id", id, known)
         yield dataset
         return
+    table = _table_of(job.schema, request.table)
     scratch = target.new_folder_beside()
     try:
         if form := job.schema.image:
-            images = ImageRequest((str(place),), form, labelled=False, shuffle=None)
+            images = ImageRequest((str(place),), form, table, labelled=False, shuffle=None, like=job.schema)
             with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
                 yield write_images(images, scratch / "source.zarr", executor, session.listener.progress)
         else:
-            request = ConvertRequest(find_sources([str(source)]), id=id, like=job.schema)
-            yield _convert_source(request, scratch / "source.zarr", job, session)
+            tables = ConvertRequest(find_sources([source]), id=id, like=job.schema)
+            yield _convert_source(tables, scratch / "source.zarr", job, session)
     finally:
         scratch.remove_tree()
+
+
+def _table_of(schema: Schema, table: Location | None) -> str | None:
+    """The CSV file of the columns beside images. Raises UsageError if it is needed, and if models take no columns."""
+    if schema.table and table is None:
+        raise UsageError(
+            f"--table: the run's models take columns beside the images ({', '.join(schema.table.features)}); give a "
+            "CSV file that has them, and whose first column names the images"
+        )
+    if table is not None and not schema.table:
+        raise UsageError(f"--table {table}: the run's models take no columns beside images; remove the option")
+    return None if table is None else absolute(str(table))
 
 
 def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: Session) -> Dataset:
@@ -153,15 +173,18 @@ def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: S
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
     """Raise UsageError unless a dataset has the columns and the sample shape that a run was trained on."""
-    kinds = [(one.features, one.sample_shape, one.categories, one.dates) for one in (expected, found)]
+    if not expected.table:  # then those of the source do not matter
+        found = replace(found, table=None)
+    kinds = [(one.features, one.sample_shape, one.categories, one.dates, one.table) for one in (expected, found)]
     if kinds[0] != kinds[1]:
-        missing = [name for name in expected.features if name not in found.features]
+        features = expected.tabular.features
+        missing = [name for name in features if name not in found.tabular.features]
         difference = f"its samples have shape {found.sample_shape}, but the run expects {expected.sample_shape}"
         if missing:
             difference = f"it is missing {', '.join(missing[:5])}" + (
                 f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             )
-        elif expected.features != found.features:
+        elif features != found.tabular.features:
             difference = "the columns or their order differ"
         elif expected.sample_shape == found.sample_shape:
             difference = "its categories or dates have different codes"

@@ -104,7 +104,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     schema, parameters = dataset.schema, 0
     for config in configs.values():
         check_config(config, schema)
-        x, y = stored_rows(dataset)
+        x, y, _ = stored_rows(dataset)
         check_augmentation(config.augmentations, schema, x, y)
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
             inputs = make_inputs(schema, config, dataset.statistics)

@@ -21,6 +21,7 @@ from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
+from ...training.fitted.inputs import is_image_alone
 from ...training.fitted.statistics import fit_plan, is_fitted
 from ...training.fitted.strategies import parse_fill
 from ...training.ray.group import GroupRequest
@@ -57,8 +58,8 @@ def job_value(dataset: Dataset, config: TrainConfig, code: Code, initial: Initia
     """What `run.json` says of a run on a dataset. The run keeps copies of the user's code and of initial weights, so
     that it does not matter where they were."""
     kept = config.with_code(code.names, code.assets).model_copy(update={"init": initial.origin})
-    data = str(dataset.place), dataset.identity, dataset.schema
-    return RunJob(*data, kept, code.hashes, initial.hashes).to_json()
+    schema = replace(dataset.schema, table=None) if is_image_alone(config.inputs) else dataset.schema
+    return RunJob(str(dataset.place), dataset.identity, schema, kept, code.hashes, initial.hashes).to_json()
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:

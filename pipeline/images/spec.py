@@ -93,7 +93,7 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
     label, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
-    if labels.unmatched and request.on_error == "stop":
+    if labels.unmatched and request.labelled and request.on_error == "stop":
         raise SourceError(
             f"{request.labels} lists {len(labels.unmatched):,} images that do not exist; the first is "
             f"'{labels.unmatched[0]}'; add their folder to the sources, or skip them with --on-error skip"

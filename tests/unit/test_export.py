@@ -43,7 +43,8 @@ def run(request: pytest.FixtureRequest, digits: Dataset, tmp_path_factory: pytes
 
 
 def stored_rows(run: RunFolder, count: int) -> torch.Tensor:
-    return next(iter(fs.stream(load_job(run).open_data(), split="test", batch_size=count))).x
+    x: torch.Tensor = next(iter(fs.stream(load_job(run).open_data(), split="test", batch_size=count))).x
+    return x
 
 
 def outputs_of(models: list[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:

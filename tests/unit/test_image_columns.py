@@ -5,12 +5,20 @@ from typing import Any
 
 import foldstream as fs
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import SourceError, UsageError
+from foldstream.storage.places.json_files import read_json
+from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor
+from foldstream.training.config import Execution
 from PIL import Image
+
+from .test_mid_epoch import exit_codes, train_alone, two_ranks
+from .test_training import fold_bytes, make_job
 
 LINES = [
     "name,sick,age,site,seen,code",
@@ -107,3 +115,161 @@ def test_columns_that_do_not_exist_are_refused(options: dict[str, Any], message:
     write_images(tmp_path / "photos", 4)
     with pytest.raises(UsageError, match=message):
         convert(tmp_path, LINES, **options)
+
+
+ROWS = 200
+MODELS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, sample_shape, outputs):
+        super().__init__()
+        assert sample_shape["image"] == (1, 8, 8)
+        self.pixels = nn.Linear(64, 4)
+        self.last = nn.Linear(4 + sum(size for size, in list(sample_shape.values())[1:]), outputs)
+
+    def forward(self, x):
+        image, *tables = x.values()
+        return self.last(torch.cat([self.pixels(image.flatten(1)), *tables], dim=1))
+
+class Coded(nn.Module):
+    def __init__(self, schema, outputs):
+        super().__init__()
+        assert [column.name for column in schema.columns] == ["age", "site", "age"]
+        assert schema.inputs["image"] == () and schema.inputs["codes"][0].name == "site"
+        self.site = nn.Embedding(schema.inputs["codes"][0].values, 3)
+        self.last = nn.Linear(3 + len(schema.inputs["numbers"]), outputs)
+
+    def forward(self, x):
+        return self.last(torch.cat([self.site(x["codes"][:, 0]), x["numbers"]], dim=1))
+
+def pixels(sample_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+"""
+OPTIONS: dict[str, Any] = {"epochs": 12, "batch_size": 16, "workers": 0, "settings": {"lr": 0.05}}
+
+
+def patients(seed: int) -> list[str]:
+    """Rows whose label follows from the columns alone: sick above an age that depends on the site."""
+    draws = np.random.default_rng(seed)
+    lines = ["name,sick,age,site,fold"]
+    for number in range(ROWS):
+        age, site = draws.uniform(20, 80), draws.choice(["north", "south"])
+        known = "" if number % 50 == 0 else f"{age:.2f}"
+        lines.append(f"{number}.png,{int(age > (35 if site == 'north' else 65))},{known},{site},{number % 4}")
+    return lines
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Path:
+    write_images(tmp_path / "photos", ROWS)
+    (tmp_path / "own.py").write_text(MODELS)
+    convert(tmp_path, patients(0), feature=["age", "site"], fold="fold")
+    return tmp_path
+
+
+def train(folder: Path, run: str, model: str, **options: Any) -> dict[str, Any]:
+    usual = {"split": "column", **OPTIONS}
+    return fs.train(folder / "data.zarr", folder / run, model=f"{folder}/own.py:{model}", **{**usual, **options})
+
+
+def weights(folder: Path, run: str) -> list[bytes]:
+    return [(folder / run / f"folds/{fold}/model.safetensors").read_bytes() for fold in range(4)]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("model", "options"), [("Net", {}), ("Coded", {"input": ["codes=site", "numbers=*"]})], ids=["one", "several"]
+)
+def test_columns_beside_images_reach_the_model(model: str, options: dict[str, Any], clinic: Path) -> None:
+    fused = train(clinic, "fused", model, fold_mode="fused", **options)
+    assert fused["out_of_fold"]["accuracy"] > 0.9
+    runs = train(clinic, "runs", model, fold_mode="runs", **options)
+    assert runs["out_of_fold"] == fused["out_of_fold"]
+    assert weights(clinic, "runs") == weights(clinic, "fused")
+    batch, *others = fs.stream(clinic / "data.zarr", split="test")
+    assert batch.x["image"].shape == (len(batch.id), 1, 8, 8)
+    assert batch.x["table"].dtype == torch.float64
+    models = fs.load_models(clinic / "fused")
+    with torch.inference_mode():
+        codes = [sum(one(own.x).softmax(dim=1) for one in models).argmax(dim=1) for own in (batch, *others)]
+    assert fs.predict(clinic / "fused", clinic / "data.zarr", clinic / "known.csv") == ROWS
+    table = pd.read_csv(clinic / "labels.csv").drop(columns="sick")
+    table.to_csv(clinic / "new.csv", index=False)
+    fs.predict(clinic / "fused", clinic / "photos", clinic / "out.csv", table=clinic / "new.csv")
+    known, out = ((clinic / name).read_text().splitlines() for name in ("known.csv", "out.csv"))
+    assert sorted(out) == sorted(known)
+    assert [line.split(",")[1] for line in known[1:]] == [str(code) for code in torch.cat(codes).tolist()]
+    fs.export(clinic / "fused", clinic / "exported")
+    exported = torch.jit.load(clinic / "exported/fold-0.pt")  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(exported(batch.x), models[0](batch.x))
+
+
+def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
+    alone = train(clinic, "alone", "pixels", input="image", fold_mode="fused")
+    assert alone["out_of_fold"]["accuracy"] < 0.7
+    assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv") == ROWS
+    assert fs.predict(clinic / "alone", clinic / "data.zarr", clinic / "again.csv") == ROWS
+    with pytest.raises(UsageError, match=r"--model mlp takes no columns beside images; .* --input image"):
+        fs.train(clinic / "data.zarr", clinic / "no", model="mlp")
+    with pytest.raises(UsageError, match="the run's models take no columns beside images"):
+        fs.predict(clinic / "alone", clinic / "photos", clinic / "no.csv", table=clinic / "labels.csv")
+
+
+@pytest.mark.parametrize("missing", ["auto", "median"])
+def test_columns_are_standardized_by_the_training_rows_of_each_fold(missing: str, clinic: Path) -> None:
+    train(clinic, "before", "Net", missing=missing, epochs=1)
+    lines = [line.split(",") for line in patients(0)]
+    ages = np.array([float(fields[2] or "nan") for fields in lines[1:]])
+    for fold in range(4):
+        statistics = read_json(locate(clinic / f"before/folds/{fold}/done.json"))["statistics"]["table"]
+        trained = ages[np.arange(ROWS) % 4 != fold]
+        assert statistics["mean"][0] == pytest.approx(np.nanmean(trained), rel=1e-12)
+        assert statistics["std"][0] == pytest.approx(np.nanstd(trained), rel=1e-12)
+        assert statistics["missing"][0] == np.isnan(trained).sum()
+        if missing == "median":
+            assert statistics["median"][0] == np.nanmedian(trained)
+    lines[1 + 2][2] = "1e6"  # of fold 2
+    convert(clinic, [",".join(fields) for fields in lines], feature=["age", "site"], fold="fold", overwrite=True)
+    train(clinic, "after", "Net", missing=missing, epochs=1)
+    same = [one == other for one, other in zip(weights(clinic, "before"), weights(clinic, "after"), strict=True)]
+    assert same == [False, False, True, False]
+
+
+def test_what_does_not_fit_columns_beside_images_is_refused(clinic: Path) -> None:
+    with pytest.raises(UsageError, match="--input image=…: this is the name of the image itself"):
+        train(clinic, "no", "Net", input="image=*")
+    with pytest.raises(UsageError, match="--augment mixup=1 mixes rows, but the images have columns beside them"):
+        train(clinic, "no", "Net", augment="mixup=1")
+    with pytest.raises(UsageError, match="has no feature 'agee'; did you mean 'age'"):
+        train(clinic, "no", "Net", normalize="agee=minmax")
+    train(clinic, "run", "Net", epochs=1, augment="horizontal-flip", normalize=["age=minmax", "none"])
+    with pytest.raises(UsageError, match=r"the run's models take columns beside the images \(age, site\)"):
+        fs.predict(clinic / "run", clinic / "photos", clinic / "no.csv")
+
+
+def test_a_normalizer_takes_images_with_columns(clinic: Path) -> None:
+    normalize = fs.normalizer(clinic / "data.zarr")
+    (batch,) = fs.stream(clinic / "data.zarr", batch_size=ROWS)
+    found = normalize(batch.x)
+    assert found["image"].shape == (ROWS, 1, 8, 8)
+    assert found["table"][:, 0].mean() == pytest.approx(0, abs=1e-6)
+    assert set(found["table"][:, 1].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("mode", ["fused", "runs"])
+def test_two_processes_that_were_killed_get_the_weights_of_one(mode: str, clinic: Path) -> None:
+    dataset = fs.open(clinic / "data.zarr")
+    options: dict[str, Any] = {"epochs": 3, "shares": 2, "batch_size": 16, "model": f"{clinic}/own.py:Net"}
+    job, quiet = make_job(dataset, clinic / "quiet", **options)
+    train_alone(job, quiet, Execution(), mode, [])
+    _, cut = make_job(dataset, clinic / "cut", **options)
+    two_ranks(cut, mode, "3 steps", clinic / "meet", (8, 12))
+    assert exit_codes(cut, mode, "3 steps", clinic / "again") == [0, 0]
+    assert fold_bytes(cut) == fold_bytes(quiet)
+
+
+def test_columns_reach_models_that_are_trained_as_one(clinic: Path) -> None:
+    stacked = train(clinic, "stacked", "Net", settings={"lr": 0.05, "stack": True})
+    assert stacked["out_of_fold"]["accuracy"] > 0.9

@@ -13,8 +13,7 @@ from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import parse_bytes, this_machine
 from foldstream.storage.places.locate import locate
-from foldstream.training.stream.batch import Batch
-from foldstream.training.stream.device import with_tensors
+from foldstream.training.stream.batch import Batch, with_tensors
 
 
 def test_folds_and_splits_share_out_the_rows(digits: Dataset) -> None:

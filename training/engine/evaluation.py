@@ -15,6 +15,7 @@ from ...storage.metrics.sample import RowSample, ranked_outputs, ranked_rows
 from ...storage.metrics.scoring import Scoring
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
+from ..stream.device import to_device
 from ..zoo.model_errors import errors_of_model
 from .process import Process
 from .shares import rows_of
@@ -56,7 +57,7 @@ class HeldOutEvaluator:
         """Add a batch of a shard's held-out rows."""
         x, y, *given = rows_of(batch)
         with errors_of_model("forward pass"), autocast(self.process.device, self.objective.recipe.precision):
-            outputs = self.model(self.prepare(x.to(self.process.device, non_blocking=True)))
+            outputs = self.model(self.prepare(to_device(x, self.process.device)))
         prediction, truth = self.objective.predict(outputs).cpu().numpy(), y.cpu().numpy()
         weight = given[0].cpu().numpy().astype(np.float64) if given else np.ones(len(truth))
         columns = self.scoring.of_rows(prediction, truth)

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import torch
 
 from ..config import TrainConfig
-from ..stream.batch import Batch
+from ..stream.batch import Batch, rows_in, split_rows, tensors_of, with_tensors
 from ..stream.device import on_device
 from ..stream.fused import FusedStream
 from ..stream.read_schedule import ModelSteps
 from ..stream.single import TrainStream
 from .fold_model import FoldModel
 from .process import Process, Work
-from .shares import Rows, rows_of, split_rows
+from .shares import Rows, deal_rows, rows_of
 
-MESSAGES = 6  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
+MESSAGES = 8  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
 END = (1 << 40) - 1
@@ -126,7 +126,7 @@ class FoldPlacement:
             if group.number and before != process.rank:
                 fold.learner.set_state_within(process.receive_state(before))
             first = group.batches.rows_before(group.steps.start)
-            of_shares = parts if len(parts) > 1 else split_rows(parts[0], first, self.shares)
+            of_shares = parts if len(parts) > 1 else deal_rows(parts[0], first, self.shares)
             yield from split_steps(fold, group, dict(enumerate(of_shares)), self.shares)
             target = owners.home(group.model) if group.last else after
             if target != process.rank:
@@ -187,15 +187,12 @@ def read_steps(
     batches = stream.order.batches
     for step, batch in enumerate(stream, first):
         group = ModelSteps(fold, step - first, batches, range(step, step + 1), ())
-        yield group, batch, type(batch)(*(tensor[:0] for tensor in batch))
+        yield group, batch, rows_in(batch, 0, 0)
 
 
 def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], count: int) -> Iterator[FoldStep]:
     """The steps of a group, each with the rows of its shares out of `count`."""
-    by_share = [
-        zip(*(torch.split(tensor, group.sizes(share, count)) for tensor in rows), strict=True)
-        for share, rows in shares.items()
-    ]
+    by_share = [split_rows(rows, group.sizes(share, count)) for share, rows in shares.items()]
     for step, *rows in zip(group.steps, *by_share, strict=True):
         yield fold, step, rows
 
@@ -233,7 +230,7 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
     """Start sending a part and tails, or receiving those of the other ranks."""
     owner, first_tag = owners.owner(group.model, group.steps.start), 1 + MESSAGES * number
     if owner != process.rank:
-        sent = [tensor for tensor in (*part, *tails) if len(tensor)]
+        sent = [tensor for tensor in tensors_of((part, tails)) if len(tensor)]
         jobs = [process.start_send(one, owner, tag) for tag, one in enumerate(sent, first_tag)]
         return _Posted(number, group, [], [], jobs)
     posted = _Posted(number, group, [], [], [])
@@ -242,14 +239,15 @@ def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owner
         posted.parts.append(part if own else _room(part, sum(group.sizes(rank, process.world_size))))
         posted.tails.append(tails if own else _room(tails, sum(load.part.rows for _, load in group.tails_of(rank))))
         if not own:
-            awaited = [tensor for tensor in (*posted.parts[-1], *posted.tails[-1]) if len(tensor)]
+            awaited = [tensor for tensor in tensors_of((posted.parts[-1], posted.tails[-1])) if len(tensor)]
             posted.jobs.extend(process.start_receive(one, rank, tag) for tag, one in enumerate(awaited, first_tag))
     return posted
 
 
 def _room(like: Rows, rows: int) -> Rows:
     """Empty tensors for `rows` rows."""
-    return tuple(tensor.new_empty((rows, *tensor.shape[1:])) for tensor in like)
+    room: Rows = with_tensors(like, lambda tensor: tensor.new_empty((rows, *tensor.shape[1:])))
+    return room
 
 
 def _finish(posted: _Posted) -> Iterator[tuple[int, ModelSteps, list[Rows]]]:
@@ -266,6 +264,6 @@ def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps) -> 
         first = 0
         for rank, load in group.tails_of(reader):
             places = torch.from_numpy(group.places(load, len(parts)))
-            for part, tail in zip(parts[rank], rows, strict=True):
+            for part, tail in zip(tensors_of(parts[rank]), tensors_of(rows), strict=True):
                 part[places] = tail[first : first + load.part.rows]
             first += load.part.rows

@@ -7,18 +7,18 @@ rank that computes two shares therefore gets bit-identical weights to two ranks 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..stream.batch import Batch
+from ..stream.batch import Batch, with_tensors
 from .process import is_statistic
 
-Rows = tuple[Tensor, ...]
-"""x, y and, if any, the sample weights."""
+Rows = tuple[Any, ...]
+"""x, y and, if any, the sample weights: tensors, but x may be a dict of them."""
 
 
 class Shares:
@@ -139,16 +139,20 @@ def join_states(of_ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rows_of(batch: Batch) -> Rows:
-    """The tensors that a model is trained on."""
+    """What a model is trained on."""
     weight: list[Tensor]
     x, y, _, *weight = batch
     return (x, y, *weight)
 
 
-def split_rows(rows: Rows, first: int, count: int) -> list[Rows]:
+def deal_rows(rows: Rows, first: int, count: int) -> list[Rows]:
     """The shares of some batches, whose rows start with row `first` of an epoch: share s of `count` has every count-th
     row of the epoch, starting with row s."""
     if count == 1:
         return [rows]
     begins = [(share - first) % count for share in range(count)]
-    return [tuple(tensor[begin::count].contiguous() for tensor in rows) for begin in begins]
+    return [with_tensors(rows, partial(_every, begin=begin, count=count)) for begin in begins]
+
+
+def _every(tensor: Tensor, begin: int, count: int) -> Tensor:
+    return tensor[begin::count].contiguous()

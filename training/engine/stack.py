@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.func import functional_call, vmap
 from ...storage.errors import RunError
 from ..model.objective import autocast
 from ..seeding import seed_of
+from ..stream.batch import tensors_of, with_tensors
 from ..zoo.user_code import describe_error
 from .fold_model import FoldModel
 from .learner import Learner
@@ -80,7 +82,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.prepare, self.model, self.objective = learner.prepare, learner.network.model, learner.objective
 
-    def forward(self, x: Tensor, y: Tensor, *weight: Tensor) -> Tensor:
+    def forward(self, x: Any, y: Tensor, *weight: Tensor) -> Tensor:
         loss: Tensor = self.objective(self.model(self.prepare(x)), y, *weight)
         return loss
 
@@ -94,7 +96,7 @@ class _StackedWeights:
         self.own = {place: _tensors(loss) for place, loss in self.losses.items()}
         """The original tensors of each model, to which its slices are copied back; they keep their memory format."""
         first = next(iter(learners))
-        if len({learner.prepare.inputs.marked for learner in learners.values()}) > 1:
+        if len({learner.prepare.inputs.schema.columns for learner in learners.values()}) > 1:
             raise RunError(
                 "--set stack=true: the folds' models have different inputs, because some columns have missing values "
                 "in the training rows of only some folds; use --missing mean, or start a new run without this setting"
@@ -126,9 +128,10 @@ class _StackedWeights:
     def add_gradients(self, rows: Mapping[int, Rows], step: int) -> None:
         """Run the forward and backward pass for the models that have rows. The others compute on zeros, whose results
         are discarded."""
-        nothing = tuple(map(torch.zeros_like, next(iter(rows.values()))))
+        nothing = with_tensors(next(iter(rows.values())), torch.zeros_like)
         filled = [rows.get(place, nothing) for place in range(self.count)]
-        losses = self._losses([torch.stack(of_places) for of_places in zip(*filled, strict=True)])
+        of_places = map(torch.stack, zip(*map(tensors_of, filled), strict=True))
+        losses = self._losses(with_tensors(nothing, lambda _: next(of_places)))
         present = {place: self.learners[place] for place in rows}
         if any(learner.begins_update(step) for learner in present.values()):
             for parameter in self.parameters.values():
@@ -140,10 +143,10 @@ class _StackedWeights:
                 parameter.grad = None if stacked.grad is None else stacked.grad[place]
             learner.current.losses[0] += losses[place].detach() * len(rows[place][1])
 
-    def _losses(self, rows: Sequence[Tensor]) -> Tensor:
+    def _losses(self, rows: Rows) -> Tensor:
         """The loss of every model, (count,), whose rows are at its position in each tensor."""
 
-        def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *rows: Tensor) -> Tensor:
+        def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *rows: Any) -> Tensor:
             return functional_call(self.template, (parameters, buffers), rows)  # type: ignore[no-any-return]
 
         with autocast(self.network.process.device, self.network.recipe.precision):

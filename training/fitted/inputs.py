@@ -6,16 +6,17 @@ a plan comes out. `Normalizer` applies it on the device.
 """
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import Schema, Statistics
+from ...storage.format import IMAGE, TABLE, Schema, Statistics
 from .groups import assign_columns
 from .strategies import Fill, Scaling, parse_fill, parse_scaling
 
+Value = TypeVar("Value")
 ONE_HOT_VALUES = 64
 """For a model without a `schema` parameter, a category with at most this many values is one-hot encoded."""
 ROUNDING = 2.0**-44
@@ -40,9 +41,9 @@ class InputColumn:
 
 @dataclass(frozen=True)
 class InputSchema:
-    """What a factory gets as `schema`: the columns of the input in order (none for images and other samples that are
-    no vectors), the task, and the labels or classes that its outputs stand for. With several inputs, the columns of
-    each by its name too."""
+    """What a factory gets as `schema`: the columns of the input in order (none for images and other samples that are no
+    vectors; those beside the images if there are any), the task, and the labels or classes that its outputs stand for.
+    With several inputs, the columns of each by its name too."""
 
     columns: tuple[InputColumn, ...]
     task: str | None
@@ -71,11 +72,20 @@ class Inputs:
     schema: InputSchema
     groups: dict[str, "InputGroup"] = field(default_factory=dict)
     """The inputs by their names, if there are several."""
+    table: "Inputs | None" = None
+    """How the columns beside an image become inputs, in addition to the image itself."""
 
     @property
     def shapes(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
         """The shape of a sample, or of several inputs those of each by its name."""
+        if self.table:
+            return {IMAGE: self.shape, **by_name(self.table.shapes)}
         return {name: (len(group.places),) for name, group in self.groups.items()} or self.shape
+
+
+def by_name(of_table: Value | dict[str, Value]) -> dict[str, Value]:
+    """What belongs to the columns beside an image by the names of their inputs: one, or several."""
+    return of_table if isinstance(of_table, dict) else {TABLE: of_table}
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class InputGroup:
 def usual_fill(schema: Schema, statistics: Statistics) -> str:
     """The default strategy for missing values, given the statistics of all rows: the mean, with indicators if any
     values are missing."""
-    some = len(schema.sample_shape) == 1 and missing_numbers(schema, statistics)
+    some = len(schema.tabular.sample_shape) == 1 and missing_numbers(schema.tabular, statistics.tabular)
     return "indicator+mean" if some else "mean"
 
 
@@ -110,6 +120,8 @@ def group_columns(schema: Schema, inputs: Sequence[str]) -> dict[str, tuple[str,
     """The columns of each of several inputs, see `assign_columns`. Raises UsageError, also for data without columns."""
     if inputs and len(schema.sample_shape) != 1:
         raise UsageError(f"--input: samples of shape {schema.sample_shape} have no columns; remove the option")
+    if is_image_alone(inputs):
+        raise UsageError("--input image: the samples are no images; name columns, as in --input NAME=COLUMNS")
     return assign_columns(channel_names(schema), inputs) if inputs else {}
 
 
@@ -125,10 +137,13 @@ def plan_inputs(
 
     `missing` is a strategy as `parse_fill` reads it, `normalize` are scalings as `parse_scaling` does. With `codes`,
     the model takes categories as codes; otherwise they become an input for each value, or if there are too many, a
-    number. `inputs` are several inputs as `parse_input` reads them.
+    number. `inputs` are several inputs as `parse_input` reads them. Of an image and the columns beside it, they and
+    `missing` concern the columns, as the scalings that name one do.
 
     Raises UsageError for options that do not match the data.
     """
+    if schema.image:
+        return _plan_image(schema, statistics, missing, normalize, codes, inputs)
     fill, names, vector = parse_fill(missing), channel_names(schema), len(schema.sample_shape) == 1
     if fill.marked and not vector:
         raise UsageError(
@@ -160,6 +175,35 @@ def plan_inputs(
         InputSchema(tuple(columns), schema.task, schema.labels, schema.classes, by_input),
         groups,
     )
+
+
+def _plan_image(
+    schema: Schema,
+    statistics: Statistics,
+    missing: str,
+    normalize: Sequence[str],
+    codes: bool,
+    inputs: Sequence[str],
+) -> Inputs:
+    """Plan the inputs of a model for images, and the columns beside them if there are any; see `plan_inputs`."""
+    image = replace(schema, image=None, table=None)
+    if schema.table is None or is_image_alone(inputs):
+        fill, others = ("mean", ()) if is_image_alone(inputs) else (missing, inputs)
+        return plan_inputs(image, statistics, fill, normalize, codes, others)
+    of_image = [text for text in normalize if parse_scaling(text)[0] in (None, *channel_names(image))]
+    of_table = [text for text in normalize if text not in of_image]
+    plan = plan_inputs(image, statistics, normalize=of_image)
+    table = plan_inputs(schema.table, statistics.tabular, missing, of_table, codes, inputs)
+    if IMAGE in table.groups:
+        raise UsageError(f"--input {IMAGE}=…: this is the name of the image itself; choose another one")
+    columns = by_name(table.schema.inputs or table.schema.columns)
+    meaning = replace(plan.schema, columns=table.schema.columns, inputs={IMAGE: (), **columns} if codes else {})
+    return replace(plan, schema=meaning, table=table)
+
+
+def is_image_alone(inputs: Sequence[str]) -> bool:
+    """Whether a model gets no columns, by `--input image`."""
+    return [*inputs] == [IMAGE]
 
 
 def _grouped(columns: Sequence[str], coded: Set[int], groups: Mapping[str, Sequence[str]]) -> dict[str, InputGroup]:
@@ -249,7 +293,9 @@ def describe_inputs(
     schema: Schema, statistics: Statistics, missing: str, codes: bool, inputs: Sequence[str] = ()
 ) -> dict[str, str]:
     """What the user should know of a model's inputs, as a heading and a sentence each. `statistics` are of all rows."""
-    notes = {}
+    notes, schema, statistics = dict[str, str](), schema.tabular, statistics.tabular
+    if is_image_alone(inputs):
+        return notes
     if gaps := missing_numbers(schema, statistics):
         fill = parse_fill(missing)
         what = "a constant" if isinstance(fill.value, float) else f"the {fill.value} of each fold's training rows"

@@ -14,7 +14,7 @@ from ...storage.compiled import compiled
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
 from ...storage.tasks import Executor, Progress, ordered_results
-from .reading import read_coded
+from .reading import by_channel, read_coded
 
 COUNTS_BYTES = 64 << 20  # of a task's result
 
@@ -42,7 +42,9 @@ def count_shard(task: DigitTask) -> np.ndarray:
     names = tuple(dict.fromkeys(model.array for model in task.models))
     trained = [np.isin(np.arange(plan.codes(model.array)), model.train) for model in task.models]
     counts = np.zeros((*task.found.shape, 1 << task.bits), np.int64)
-    for channels, *_, codes in read_coded(dataset, plan, task.shard, names):
+    array = dataset.schema.gaps_in
+    for rows_of, codes in read_coded(dataset, plan, task.shard, (array,), names):
+        channels = by_channel(rows_of[array])
         keys, there = as_keys(channels), np.isfinite(channels)
         for number, model in enumerate(task.models):
             rows = trained[number][codes[model.array]]
@@ -110,12 +112,14 @@ def measure_medians(
     progress: Progress,
 ) -> np.ndarray:
     """The medians of the rows that each model trains on, (models, channels) float64; 0 for a channel without values.
+    For images with columns beside them, the channels are those columns.
 
     `counts` (models, channels) is the number of their values.
     """
     numbers = counts.astype(np.int64)
     ranks = np.stack([np.maximum(numbers - 1, 0) // 2, numbers // 2], axis=1).reshape(-1, numbers.shape[1])
-    width, dtype = 8 * np.dtype(dataset.schema.x_dtype).itemsize, np.dtype(dataset.schema.x_dtype)
+    dtype = np.dtype(dataset.spec(dataset.schema.gaps_in).dtype)
+    width = 8 * dtype.itemsize
     bits = min(width, 16 if ranks.size << 19 <= COUNTS_BYTES else 8)
     found = np.zeros(ranks.shape, np.uint64)
     for shift in range(width - bits, -1, -bits):

@@ -1,7 +1,6 @@
 """Read a shard's rows with their fold codes, some blocks at a time."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -9,25 +8,20 @@ from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan
 from ...storage.reader import BlockReader, block_runs
 
-
-class CodedRows(NamedTuple):
-    """Some rows: their features, (rows, channels, values of a channel); labels and sample weights, (rows,), if they
-    exist and were requested; and the fold codes in each array of the plan."""
-
-    channels: np.ndarray
-    y: np.ndarray | None
-    weights: np.ndarray | None
-    codes: dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 def read_coded(
-    dataset: Dataset, plan: FoldPlan, shard: int, arrays: Sequence[str], labels: bool = False, weights: bool = False
-) -> Iterator[CodedRows]:
-    """The rows of a shard in order, with their codes in some arrays of the plan."""
-    of_weights = dataset.schema.weights if weights else None
-    names = ("x", *["y"] * labels, *[of_weights] * bool(of_weights))
-    values, folds = BlockReader(dataset, [name for name in names if name]), BlockReader(plan, arrays)
+    dataset: Dataset, plan: FoldPlan, shard: int, names: Sequence[str], codes: Sequence[str]
+) -> Iterator[tuple[Arrays, Arrays]]:
+    """The rows of a shard in order, some blocks at a time: the named arrays of the dataset, (rows, *row_shape), and
+    arrays of fold codes in the plan, (rows,)."""
+    values, folds = BlockReader(dataset, names), BlockReader(plan, codes)
     for blocks in block_runs(dataset, dataset.layout.blocks_of(shard)):
-        rows = values.read(blocks)
-        channels = rows["x"].reshape(len(rows["x"]), dataset.schema.sample_shape[0], -1)
-        yield CodedRows(channels, rows.get("y"), rows.get(of_weights or ""), folds.read(blocks))
+        yield values.read(blocks), folds.read(blocks)
+
+
+def by_channel(values: np.ndarray) -> np.ndarray:
+    """Features, (rows, channels, …), as (rows, channels, values of a channel)."""
+    rows, channels = values.shape[:2]
+    return values.reshape(rows, channels, -1)

@@ -14,21 +14,21 @@ import numpy as np
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
-from ...storage.format import Schema, Statistics
+from ...storage.format import TABLE, Schema, Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, ordered_results
 from .medians import measure_medians
-from .reading import read_coded
+from .reading import by_channel, read_coded
 
 MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 
 CodeSums = dict[str, Moments | np.ndarray]
-"""For each array of codes, the moments of the features for each code, (codes, channels), as `fold` or `fold_1`; for
-regression also of the targets, (codes, labels), as `fold/y`; for classification the number of rows of each class,
-(codes, classes) int64, as `fold/classes`; and with sample weights their sum and the number of rows, (codes, 2), as
-`fold/weights`."""
-TABLES = "classes", "weights"  # what is not moments
+"""For each array of codes, the moments of the features for each code, (codes, channels), as `fold` or `fold_1`; of the
+columns beside images, (codes, columns), as `fold/table`; for regression also of the targets, (codes, labels), as
+`fold/y`; for classification the number of rows of each class, (codes, classes) int64, as `fold/classes`; and with
+sample weights their sum and the number of rows, (codes, 2), as `fold/weights`."""
+COUNTS = "classes", "weights"  # what is not moments
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,22 @@ class MomentsTask:
 def measure_shard(task: MomentsTask) -> CodeSums:
     """The moments of a shard's rows by code, some blocks at a time."""
     dataset, plan = open_dataset(task.dataset), open_plan(task.plan)
-    classes = len(dataset.schema.classes)
+    schema, classes = dataset.schema, len(dataset.schema.classes)
     arrays = tuple(spec.name for spec in plan.manifest.arrays)
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
-    as_numbers = len(dataset.schema.sample_shape) == 1
+    as_numbers = len(schema.sample_shape) == 1
     total: CodeSums = {}
-    labels = bool(dataset.schema.labels)
-    for channels, y, weights, codes in read_coded(dataset, plan, task.shard, arrays, labels, weights=True):
+    wanted = ("x", TABLE, "y", schema.weights)
+    names = [spec.name for spec in dataset.manifest.arrays if spec.name in wanted]
+    for rows, codes in read_coded(dataset, plan, task.shard, names, arrays):
+        y, weights = rows.get("y"), rows.get(schema.weights or "")
         if weights is not None:
-            check_weights(dataset.schema, weights)
+            check_weights(schema, weights)
         for name in arrays:
             own, parts = codes[name], plan.codes(name)
-            found: CodeSums = {name: moments(channels, own, parts, weights, as_numbers)}
+            found: CodeSums = {name: moments(by_channel(rows["x"]), own, parts, weights, as_numbers)}
+            if schema.table:
+                found[f"{name}/{TABLE}"] = moments(by_channel(rows[TABLE]), own, parts, weights)
             if y is not None and classes:
                 pairs = own.astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
@@ -122,7 +126,7 @@ def fit_plan(
             _store(plan.place / name, tables)
         else:
             models = [plan.model(number) for number in range(len(plan.models) + 1)]
-            counts = np.stack([_features(plan, model).count for model in models])
+            counts = np.stack([_moments(plan, model, dataset.schema.gaps_in).count for model in models])
             _store(plan.place / name, {"median": measure_medians(dataset, plan, models, counts, executor, progress)})
 
 
@@ -156,14 +160,14 @@ def load_sums(plan: FoldPlan) -> CodeSums:
     """The sums by code of a plan. `fit_plan` must have been called."""
     stored = _load(plan.place / MOMENTS, plan.identity)
     return {
-        name: table if name.rpartition("/")[2] in TABLES else Moments.from_table(table)
+        name: table if name.rpartition("/")[2] in COUNTS else Moments.from_table(table)
         for name, table in stored.items()
     }
 
 
-def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
-    """The moments of the features of the rows that a model trains on, (channels,)."""
-    sums = load_sums(plan)[rows.array]
+def _moments(plan: FoldPlan, rows: ModelRows, array: str = "x") -> Moments:
+    """The moments of the features in an array, over the rows that a model trains on, (channels,)."""
+    sums = load_sums(plan)[rows.array if array == "x" else f"{rows.array}/{array}"]
     assert isinstance(sums, Moments)
     return parts_merged(sums, rows.train)
 
@@ -171,13 +175,18 @@ def _features(plan: FoldPlan, rows: ModelRows) -> Moments:
 def fitted_statistics(plan: FoldPlan, model: int) -> Statistics:
     """The statistics of the rows that a model of a plan trains on. `fit_plan` must have been called."""
     rows, sums = plan.model(model), load_sums(plan)
-    targets, classes, weights = (sums.get(f"{rows.array}/{name}") for name in ("y", *TABLES))
+    targets, classes, weights = (sums.get(f"{rows.array}/{name}") for name in ("y", *COUNTS))
     weight, count = weights[list(rows.train)].sum(axis=0) if isinstance(weights, np.ndarray) else (1.0, 1.0)
     medians = (plan.place / MEDIANS).exists()
+    median = _load(plan.place / MEDIANS, plan.identity)["median"][model].tolist() if medians else ()
+    table = None
+    if f"{rows.array}/{TABLE}" in sums:
+        table, median = Statistics.of(_moments(plan, rows, TABLE), None, median=median), ()
     return Statistics.of(
-        _features(plan, rows),
+        _moments(plan, rows),
         parts_merged(targets, rows.train) if isinstance(targets, Moments) else None,
-        median=_load(plan.place / MEDIANS, plan.identity)["median"][model].tolist() if medians else (),
+        median=median,
         class_rows=classes[list(rows.train)].sum(axis=0).tolist() if isinstance(classes, np.ndarray) else (),
         weight=float(weight / count),
+        table=table,
     )

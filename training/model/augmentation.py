@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...storage.errors import UsageError
-from ...storage.format import Schema
+from ...storage.format import IMAGE, Schema
 from ..zoo.augment import MIXES, Augment, is_code, parse_augment
 from ..zoo.loading import load_entry
 from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
-"""x (rows, *sample_shape), and the labels: y (rows,) or (rows, labels) as stored or, after `mixup` and `cutmix`, class
-probabilities (rows, classes)."""
+"""x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,) or (rows,
+labels) as stored or, after `mixup` and `cutmix`, class probabilities (rows, classes)."""
 
 
 class Augmentation:
@@ -27,9 +27,12 @@ class Augmentation:
     def __init__(self, functions: Sequence[Augment]) -> None:
         self.functions = functions
 
-    def __call__(self, x: Tensor, y: Tensor, seed: int) -> Rows:
+    def __call__(self, x: Any, y: Tensor, seed: int) -> tuple[Any, Tensor]:
         if not self.functions:
             return x, y
+        if isinstance(x, dict):
+            image, y = self(x[IMAGE], y, seed)
+            return {**x, IMAGE: image}, y
         generator = torch.Generator(x.device).manual_seed(seed)
         for function in self.functions:
             x, y = function(x, y, generator)
@@ -41,8 +44,9 @@ def make_augmentation(texts: Sequence[str], schema: Schema) -> Augmentation:
     return Augmentation([_make(text, schema) for text in texts])
 
 
-def check_augmentation(texts: Sequence[str], schema: Schema, x: Tensor, y: Tensor) -> None:
+def check_augmentation(texts: Sequence[str], schema: Schema, x: Any, y: Tensor) -> None:
     """Raise UsageError unless the augmentations can be applied, one after the other, to these rows as stored."""
+    x = x[IMAGE] if schema.table else x
     rows, shape = len(x), tuple(x.shape)
     targets = {tuple(y.shape), (rows, schema.outputs)} if schema.classes else {tuple(y.shape)}
     for text in texts:
@@ -78,6 +82,8 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(f"--augment {text} mixes classes, but the dataset has none; use mixup")
     if name in MIXES and (weight := schema.role("weight")):
         raise UsageError(f"--augment {text} mixes rows, but the rows have sample weights ('{weight}'); remove it")
+    if name in MIXES and schema.table:
+        raise UsageError(f"--augment {text} mixes rows, but the images have columns beside them; remove it")
     if name in MIXES:
         return partial(_FUNCTIONS[name], alpha=numbers[0], classes=len(schema.classes))
     return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)

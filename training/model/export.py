@@ -15,6 +15,7 @@ from torch.jit._trace import TracerWarning
 
 from ...storage.errors import UsageError, check_choice, disk_in_words
 from ...storage.fold_plan import open_plan
+from ...storage.format import x_of
 from ...storage.places.json_files import write_json
 from ...storage.places.locate import Location, locate
 from ..run import RunFolder, best_folder, is_done, load_job
@@ -22,6 +23,8 @@ from ..zoo.user_code import describe_error
 from .prediction import load_predictor
 from .weights import contiguous_copy
 
+Stored = Tensor | dict[str, Tensor]
+"""The `x` of a batch."""
 EXAMPLE_ROWS = 2  # models are traced with so many rows; any number gives the same trace
 
 
@@ -50,10 +53,10 @@ def load_models(run: Location) -> list[nn.Module]:
         run: The folder of the run. For a grid search, the models of the best candidate are loaded.
 
     Returns:
-        One module per fold, in order, on the CPU and in evaluation mode. Each takes rows as stored in the dataset,
-        (rows, *sample_shape). For classification it returns logits, (rows, classes) float32, whose softmax `predict`
-        averages over the folds; for multi-label data logits, (rows, labels), whose sigmoid it averages; for regression
-        values in the units of the targets, (rows, labels) float64.
+        One module per fold, in order, on the CPU and in evaluation mode. Each takes rows as stored in the dataset, the
+        `x` of a batch: (rows, *sample_shape), or a dict of `image` and `table`. For classification it returns logits,
+        (rows, classes) float32, whose softmax `predict` averages over the folds; for multi-label data logits, (rows,
+        labels), whose sigmoid it averages; for regression values in the units of the targets, (rows, labels) float64.
 
     Raises:
         UsageError: Some folds are not fully trained.
@@ -94,8 +97,8 @@ def export(run: Location, out: Location, *, format: str = "torchscript") -> list
     Args:
         run: The folder of the run, or of a grid search, whose best candidate is exported.
         out: The folder to write to. It is created if necessary.
-        format: `torchscript` (for `torch.jit.load`), `onnx` (input `x`, output `y`), or `safetensors` (only the
-            weights, named as in `state_dict`).
+        format: `torchscript` (for `torch.jit.load`), `onnx` (input `x`, or `image` and `table`; output `y`), or
+            `safetensors` (only the weights, named as in `state_dict`).
 
     Returns:
         The model files, one per fold, in order.
@@ -116,7 +119,8 @@ def export(run: Location, out: Location, *, format: str = "torchscript") -> list
         raise UsageError(f"{out} is a file; choose a folder for the model files")
     models, schema = load_models(run), load_job(RunFolder(best_folder(locate(run)))).schema
     ending, encode = FORMATS[format]
-    rows = torch.from_numpy(np.zeros((EXAMPLE_ROWS, *schema.sample_shape), schema.x_dtype))
+    arrays = {spec.name: np.zeros((EXAMPLE_ROWS, *spec.row_shape), spec.dtype) for spec in schema.arrays()}
+    rows = x_of({name: torch.from_numpy(values) for name, values in arrays.items()})
     files = [folder / f"fold-{fold}{ending}" for fold in range(len(models))]
     for file, model in zip(files, models, strict=True):
         try:
@@ -136,18 +140,18 @@ def export(run: Location, out: Location, *, format: str = "torchscript") -> list
     return [Path(file) for file in files]
 
 
-def to_torchscript(model: nn.Module, rows: Tensor) -> bytes:
+def to_torchscript(model: nn.Module, rows: Stored) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         # torch recommends torch.export instead, whose files torch.jit.load cannot read.
         warnings.simplefilter("ignore", DeprecationWarning)
         # A model may compute with the shape of a sample in Python, because that shape is fixed.
         warnings.simplefilter("ignore", TracerWarning)
-        torch.jit.save(torch.jit.trace(model, rows), buffer)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.trace(model, (rows,)), buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
-def to_onnx(model: nn.Module, rows: Tensor) -> bytes:
+def to_onnx(model: nn.Module, rows: Stored) -> bytes:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -155,22 +159,24 @@ def to_onnx(model: nn.Module, rows: Tensor) -> bytes:
         raise UsageError(
             f"--format onnx: {error.name} is not installed; run 'pip install foldstream[export]'"
         ) from None
-    shapes = ({0: torch.export.Dim("rows")},)
+    any_rows = {0: torch.export.Dim("rows")}
+    shapes = dict.fromkeys(rows, any_rows) if isinstance(rows, dict) else any_rows
+    names = [*rows] if isinstance(rows, dict) else ["x"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
         program = torch.onnx.export(
-            model, (rows,), input_names=["x"], output_names=["y"], dynamic_shapes=shapes, verbose=False
+            model, (rows,), input_names=names, output_names=["y"], dynamic_shapes=(shapes,), verbose=False
         )
     assert program
     data: bytes = program.model_proto.SerializeToString()
     return data
 
 
-def to_safetensors(model: nn.Module, rows: Tensor) -> bytes:
+def to_safetensors(model: nn.Module, rows: Stored) -> bytes:
     return safetensors.torch.save({name: contiguous_copy(tensor) for name, tensor in model.state_dict().items()})
 
 
-FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor], bytes]]] = {
+FORMATS: dict[str, tuple[str, Callable[[nn.Module, Stored], bytes]]] = {
     "torchscript": (".pt", to_torchscript),
     "onnx": (".onnx", to_onnx),
     "safetensors": (".safetensors", to_safetensors),

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...storage.format import Schema, Statistics
+from ...storage.format import IMAGE, TABLE, Schema, Statistics
 from ..config import Recipe, TrainConfig
 from ..fitted.class_weights import class_weights, pos_weights
-from ..fitted.inputs import Inputs, plan_inputs, varies
+from ..fitted.inputs import Inputs, by_name, plan_inputs, varies
 from ..run import RunJob
 from ..seeding import seed_of
 from ..settings import SCALED, measure_of
@@ -23,7 +23,7 @@ SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
 
 class Normalizer(nn.Module):
     """Turns stored rows into a model's input, on the model's device: float32, as `Inputs` plans it, or a dict
-    of several inputs.
+    of several inputs. Images with columns beside them are a dict of both.
 
     Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers of images need no
     more than float32; those of tables may be stored as another type because of a held-out value, which must change no
@@ -41,6 +41,7 @@ class Normalizer(nn.Module):
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.inputs = inputs
+        self.table = Normalizer(inputs.table) if inputs.table else None
         shape = (1, len(inputs.center), *([1] * (len(inputs.shape) - 1)))
         for name, values in (("mean", inputs.center), ("scale", inputs.scale), ("filled", inputs.filled)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64).reshape(shape))
@@ -55,8 +56,11 @@ class Normalizer(nn.Module):
         for name, numbers in channels.items():
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.int64), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        whole = self._whole(x)
+    def forward(self, x: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        image, columns = (x[IMAGE], x[TABLE]) if isinstance(x, dict) else (x, None)
+        if self.table is not None:
+            return {IMAGE: self._whole(image), **by_name(self.table(columns))}
+        whole = self._whole(image)
         parts = dict[str, Tensor]()
         for number, (name, group) in enumerate(self.inputs.groups.items()):
             part = whole.index_select(1, self.get_buffer(f"group_{number}"))

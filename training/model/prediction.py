@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
-from ...storage.format import Statistics
+from ...storage.format import TABLE, Statistics, x_of
 from ...storage.parts import write_part
 from ...storage.places.place import Place
 from ..run import RunFolder, RunJob, read_result
 from ..settings import scoring_of
-from ..stream.batch import Batch
+from ..stream.batch import Batch, rows_in
+from ..stream.device import to_device
 from ..stream.rows import EVALUATION_BATCH, all_rows
 from ..zoo.model_errors import errors_of_model
 from .ensemble import combine, ensemble_weights
@@ -35,11 +37,11 @@ class Predictor:
     device: torch.device
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Any) -> Tensor:
         """Predict stored rows: probabilities (rows, outputs) float32, or values (rows, labels) float64, on the CPU."""
         self.model.eval()
         with errors_of_model("forward pass"), autocast(self.device, self.objective.recipe.precision):
-            outputs = self.model(self.prepare(x.to(self.device, non_blocking=True)))
+            outputs = self.model(self.prepare(to_device(x, self.device)))
         return self.objective.predict(outputs).cpu()
 
 
@@ -76,7 +78,7 @@ def predict_rows(
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Predict every row of a dataset, in order, with an ensemble of all folds, in one pass over the data.
 
-    Yields batches of rows as a dictionary of their arrays (`x`, `id` and, if the dataset has one, `key`), and their
+    Yields batches of rows as a dictionary of their arrays (all of the dataset but `y`), and their
     predictions, (rows, outputs): probabilities in float32, or values in float64.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,6 +90,7 @@ def predict_rows(
     weights = ensemble_weights(scores, scoring_of(job.schema, job.config).higher_is_better(monitored))
     names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
     for arrays in all_rows(dataset, names):
-        parts = torch.split(torch.from_numpy(arrays["x"]), EVALUATION_BATCH)
+        x = x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})
+        parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in range(0, len(arrays["x"]), EVALUATION_BATCH))
         every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
         yield arrays, torch.cat([combine(one, ensemble, weights, job.schema) for one in every]).numpy()

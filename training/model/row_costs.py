@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 from itertools import chain, count, repeat
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from ..run import RunJob, mixing_of
 from ..stream.batch import ALONE, Batch, Rank
+from ..stream.device import to_device
 from ..stream.filters import EveryRow
 from ..stream.single import TrainStream
 from ..zoo.user_code import add_error_notes
@@ -35,7 +37,7 @@ def measure_row_costs(job: RunJob, rank: Rank = ALONE) -> RowCosts:
     stream = TrainStream(dataset, EveryRow(dataset.layout), mixing_of(config), rank)
     reading, batch = _time_reading(stream)
     with add_error_notes():
-        return RowCosts(reading, _time_steps(job, batch.x, batch.y) / len(batch.x))
+        return RowCosts(reading, _time_steps(job, batch.x, batch.y) / len(batch.id))
 
 
 def _time_reading(stream: TrainStream) -> tuple[float, Batch]:
@@ -47,12 +49,12 @@ def _time_reading(stream: TrainStream) -> tuple[float, Batch]:
     batch, rows, started = next(batches), 0, perf_counter()
     while perf_counter() - started < MEASURED_SECONDS:
         batch = next(batches)
-        rows += len(batch.x)
+        rows += len(batch.id)
     return (perf_counter() - started) / rows, batch
 
 
-def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Seconds per training step on one batch, `x` (rows, *sample_shape) with its labels `y`."""
+def _time_steps(job: RunJob, x: Any, y: torch.Tensor) -> float:
+    """Seconds per training step on one batch, `x` with its labels `y`."""
     dataset = job.open_data()
     statistics = replace(dataset.statistics, class_rows=dataset.class_totals)  # of all rows: nothing is scored
     recipe, device = job.config.recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +64,7 @@ def _time_steps(job: RunJob, x: torch.Tensor, y: torch.Tensor) -> float:
     started = perf_counter()
     for step in count(1 - WARM_UP_STEPS):
         with autocast(device, recipe.precision):
-            loss = objective(model(prepare(x.to(device))), y.to(device))
+            loss = objective(model(prepare(to_device(x, device))), y.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

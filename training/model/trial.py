@@ -1,14 +1,18 @@
 """The trial of a model before anything starts: on rows of the data, in evaluation and in training."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
+from ...storage.format import TABLE
 from ...storage.reader import BlockReader
 from ..config import Recipe
 from ..fitted.inputs import Inputs
+from ..stream.batch import Batch, column_specs, make_batch
 from ..zoo.user_code import describe_error
 from .objective import Normalizer
 
@@ -16,21 +20,22 @@ ROWS = 2
 SHOWN = 5
 
 
-def stored_rows(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """The first two rows of a dataset and their labels, as stored: x (2, *sample_shape), y (2,) or (2, labels)."""
-    stored = BlockReader(dataset, ("x", "y")).read([0])
-    x, y = (torch.from_numpy(np.take(stored[name], range(ROWS), axis=0, mode="wrap")) for name in ("x", "y"))
-    return x, y
+def stored_rows(dataset: Dataset) -> Batch:
+    """The first two rows of a dataset, as stored."""
+    stored = BlockReader(dataset, [spec.name for spec in column_specs(dataset, weighted=False)]).read([0])
+    first = {name: np.take(values, range(ROWS), axis=0, mode="wrap") for name, values in stored.items()}
+    return make_batch({name: torch.from_numpy(values) for name, values in first.items()})
 
 
-def model_rows(x: Tensor, inputs: Inputs) -> Tensor | dict[str, Tensor]:
-    """Stored rows (2, *sample_shape) as a model gets them. The second one has the last code of each category: an
-    embedding that is too small for it fails."""
+def model_rows(x: Any, inputs: Inputs) -> Tensor | dict[str, Tensor]:
+    """The `x` of two rows as a model gets it. The second one has the last code of each category: an embedding that is
+    too small for it fails."""
     codes = [(place, column.values - 1) for place, column in enumerate(inputs.schema.columns) if column.values]
     if codes:
-        x = x.double()
+        table = (x[TABLE] if inputs.table else x).double()
         for place, last in codes:
-            x[1, inputs.kept[place]] = last
+            table[1, (inputs.table or inputs).kept[place]] = last
+        x = {**x, TABLE: table} if inputs.table else table
     rows: Tensor | dict[str, Tensor] = Normalizer(inputs)(x)
     return rows
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import ArraySpec
+from ...storage.format import TABLE, ArraySpec, x_of
 from ...storage.machine import stream_memory, this_machine
 from ...storage.places.block_cache import BlockCache, default_limit
 
-COLUMNS = ("x", "y", "id")
+COLUMNS = ("x", TABLE, "y", "id")
 MOST_THREADS = 16
 
 Value = TypeVar("Value")
@@ -28,11 +29,12 @@ Value = TypeVar("Value")
 class Batch(NamedTuple):
     """Rows as tensors in the dataset's dtypes.
 
-    `x` is (rows, *sample_shape). `y` is (rows,), or (rows, labels) with several labels, or (rows, 0) without labels.
-    `id` is (rows,) int64.
+    `x` is (rows, *sample_shape), or of images with columns beside them a dict of these as `image` and of the columns as
+    `table`, (rows, columns) float64. `y` is (rows,), or (rows, labels) with several labels, or (rows, 0) without
+    labels. `id` is (rows,) int64.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     id: Tensor
 
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
 class WeightedBatch(NamedTuple):
     """The `Batch` of a `weighted` stream, with sample weights, (rows,) float64 or int64."""
 
-    x: Tensor
+    x: Any
     y: Tensor
     id: Tensor
     weight: Tensor
@@ -109,7 +111,7 @@ def column_specs(dataset: Dataset, weighted: bool) -> tuple[ArraySpec, ...]:
 def make_batch(columns: Mapping[str, Tensor]) -> Batch:
     """A batch of these columns."""
     x = columns["x"]
-    own = x, columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"]
+    own = x_of(columns), columns["y"] if "y" in columns else x.new_empty((len(x), 0)), columns["id"]
     weights = [column for name, column in columns.items() if name not in COLUMNS]
     return cast(Batch, WeightedBatch(*own, *weights)) if weights else Batch(*own)
 
@@ -120,6 +122,40 @@ def as_batch(columns: Mapping[str, np.ndarray]) -> Batch:
     if torch.cuda.is_available():
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return make_batch(tensors)
+
+
+def with_tensors(item: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `change` to all tensors of an item, in tuples, lists and dicts."""
+    if isinstance(item, Tensor):
+        return change(item)
+    if isinstance(item, dict):
+        return {name: with_tensors(value, change) for name, value in item.items()}
+    if not isinstance(item, tuple | list):
+        return item
+    values = [with_tensors(value, change) for value in item]
+    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
+
+
+def tensors_of(item: Any) -> list[Tensor]:
+    """All tensors of an item, in tuples, lists and dicts, in order."""
+    found: list[Tensor] = []
+
+    def add(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    with_tensors(item, add)
+    return found
+
+
+def rows_in(item: Value, start: int, stop: int) -> Value:
+    """The rows from `start` to `stop` of all tensors of an item, which share their memory."""
+    return cast(Value, with_tensors(item, lambda tensor: tensor[start:stop]))
+
+
+def split_rows(item: Value, sizes: Sequence[int]) -> list[Value]:
+    """Parts of an item's rows, one after another, with so many rows each."""
+    return [rows_in(item, start, stop) for start, stop in pairwise([0, *accumulate(sizes)])]
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Transfer of batches to the device that trains on them."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from .batch import with_tensors
 
 CPU = torch.device("cpu")
 AHEAD = 2  # items whose copies are in progress or complete before they are asked for
@@ -14,7 +16,7 @@ Item = TypeVar("Item")
 
 
 def on_device(items: Iterable[Item], device: torch.device) -> Iterable[Item]:
-    """Copy the tensors of each item, in tuples and lists, to a GPU ahead of their use; do nothing on a CPU.
+    """Copy the tensors of each item, in tuples, lists and dicts, to a GPU ahead of their use; do nothing on a CPU.
 
     The copies use a separate CUDA stream, so that they overlap with computation; the GPU waits for them, never this
     thread. Tensors in pinned memory may be released immediately: torch keeps them until they are copied.
@@ -27,7 +29,7 @@ def _copied_ahead(items: Iterable[Item], device: torch.device) -> Iterator[Item]
     ready = deque[tuple[Item, torch.cuda.Event]]()
     for item in items:
         with torch.cuda.stream(copies):
-            moved = with_tensors(item, lambda tensor: tensor.to(device, non_blocking=True))
+            moved = to_device(item, device)
         ready.append((moved, copies.record_event()))
         if len(ready) > AHEAD:
             yield _take(*ready.popleft(), device)
@@ -48,11 +50,6 @@ def _take(item: Item, copied: torch.cuda.Event, device: torch.device) -> Item:
     return item
 
 
-def with_tensors(item: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to all tensors of an item, in tuples and lists."""
-    if isinstance(item, Tensor):
-        return change(item)
-    if not isinstance(item, tuple | list):
-        return item
-    values = [with_tensors(value, change) for value in item]
-    return type(item)(*values) if hasattr(item, "_fields") else type(item)(values)
+def to_device(item: Item, device: torch.device) -> Item:
+    """An item with its tensors on a device; copies from pinned memory are not waited for."""
+    return cast(Item, with_tensors(item, lambda tensor: tensor.to(device, non_blocking=True)))

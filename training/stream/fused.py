@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...storage.dataset import Dataset
-from .batch import ALONE, Batch, Rank, as_batch, start_early, wait_for
+from .batch import ALONE, Batch, Rank, as_batch, rows_in, start_early, wait_for
 from .decoded import DecodedBlocks
 from .filters import RowFilter
 from .group_memory import GroupMemory
@@ -162,7 +162,7 @@ class _EpochReading:
         group, hand_over = self.ready.popleft()
         batch, tails = hand_over()
         rows = sum(group.sizes(self.reader.rank.rank, self.reader.rank.world_size))
-        return group, type(batch)(*(column[:rows] for column in batch)), tails
+        return group, rows_in(batch, 0, rows), tails
 
     def _start(self, group: ModelSteps) -> None:
         """Make the threads copy a group's rows into memory."""

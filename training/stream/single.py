@@ -21,7 +21,7 @@ from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.places.json_files import content_hash
 from ..seeding import seed_of
-from .batch import ALONE, Batch, Rank, Transform, as_batch, start_early, wait_for
+from .batch import ALONE, Batch, Rank, Transform, as_batch, split_rows, start_early, wait_for, with_tensors
 from .decoded import DecodedBlocks
 from .device import CPU, on_device
 from .filters import RowFilter
@@ -207,7 +207,7 @@ class _EpochReading:
         batches = hand_over()
         self.held &= self.memory.lent
         if len(self.held) >= LENDABLE:
-            return [batch._replace(x=batch.x.clone()) for batch in batches]
+            return [batch._replace(x=with_tensors(batch.x, torch.clone)) for batch in batches]
         if slot is not None:
             self.held.add(slot)
         return batches
@@ -267,8 +267,7 @@ class _EpochReading:
         sizes = self.groups.sizes_of(group)
         none = {spec.name: spec.empty(0) for spec in self.reader.specs}
         whole = as_batch(none if slot is None else self.memory.lend(slot))
-        columns = (torch.split(column[: sum(sizes)], sizes) for column in whole)
-        batches, transform = list(map(type(whole), *columns)), self.stream.transform
+        batches, transform = split_rows(whole, sizes), self.stream.transform
         first = self.groups.steps_of(group).start
         return batches if transform is None else self._transformed(batches, first, transform)
 

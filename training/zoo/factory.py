@@ -88,6 +88,11 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
     from torch import nn
 
     factory = load_factory(name)
+    if inputs.table and name in BUILT_IN:
+        raise UsageError(
+            f"--model {name} takes no columns beside images; use a model of your own, or leave them out with --input "
+            "image"
+        )
     if inputs.groups and name in BUILT_IN:
         raise UsageError(
             f"--input: {name} takes all columns as one tensor; use a model of your own, or remove the option"
