@@ -59,6 +59,9 @@ def stream(
 ) -> TrainStream | RowStream:
     """Stream a dataset as batches `(x, y, id)` of tensors with the dataset's dtypes, without Ray.
 
+    Of images with columns beside them, `x` is a dict: `image` (rows, channels, height, width), and `table` (rows,
+    columns) float64, with NaN for missing numbers and codes for categories.
+
     Args:
         dataset: A dataset, or its location.
         batch_size: Rows per batch; for `split="train"`, rows of the global batch that the ranks share.
@@ -138,8 +141,9 @@ def normalizer(
 
     Returns:
         A module that takes rows as stored in the dataset, (rows, *sample_shape), and returns float32 of the same shape
-        (plus indicators), in which each channel has mean 0 and standard deviation 1 over these rows. Move it to the
-        device of the rows with `.to(device)`.
+        (plus indicators), in which each channel has mean 0 and standard deviation 1 over these rows. For images with
+        columns beside them, both are dicts of `image` and `table`. Move it to the device of the rows with
+        `.to(device)`.
 
     Raises:
         UsageError: The fold does not exist, the folds belong to another dataset, or the options do not match the data.

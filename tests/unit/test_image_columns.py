@@ -273,3 +273,11 @@ def test_two_processes_that_were_killed_get_the_weights_of_one(mode: str, clinic
 def test_columns_reach_models_that_are_trained_as_one(clinic: Path) -> None:
     stacked = train(clinic, "stacked", "Net", settings={"lr": 0.05, "stack": True})
     assert stacked["out_of_fold"]["accuracy"] > 0.9
+
+
+def test_the_model_in_the_guide_takes_images_with_columns(clinic: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/model.md").read_text()
+    code = guide.partition("## Images with columns beside them")[2].partition("```python\n")[2].partition("```")[0]
+    (clinic / "guide.py").write_text(f"import torch\nfrom torch import nn\n\n{code}")
+    summary = fs.train(clinic / "data.zarr", clinic / "run", model=f"{clinic}/guide.py:Net", **{**OPTIONS, "epochs": 3})
+    assert summary["out_of_fold"]["accuracy"] > 0.7
