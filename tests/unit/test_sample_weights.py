@@ -54,6 +54,15 @@ def column(dataset: Dataset, name: str) -> np.ndarray:
     return BlockReader(dataset, (name,)).read(range(dataset.layout.blocks))[name]
 
 
+def test_medians_are_those_of_the_rows_whatever_their_weights(tmp_path: Path) -> None:
+    dataset = weighted(tmp_path, "class")
+    fs.train(dataset.place, tmp_path / "run", model="mlp", missing="median", epochs=1, workers=0, folds=2)
+    plan, x = open_plan(RunFolder(locate(tmp_path / "run")).folds), column(dataset, "x")
+    for fold in range(2):
+        trained = np.isin(BlockReader(plan, ("fold",)).read(range(plan.layout.blocks))["fold"], plan.model(fold).train)
+        assert fitted_statistics(plan, fold).median == tuple(np.nanmedian(x[trained].astype(np.float64), axis=0))
+
+
 @pytest.mark.parametrize("label", ["class", "number"])
 def test_a_loop_by_hand_with_weights_gives_the_weights_of_train(label: str, tmp_path: Path) -> None:
     dataset, run = weighted(tmp_path, label), tmp_path / "run"

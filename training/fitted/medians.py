@@ -107,21 +107,16 @@ def measure_medians(
     dataset: Dataset,
     plan: FoldPlan,
     models: Sequence[ModelRows],
-    counts: np.ndarray,
     executor: Executor,
     progress: Progress,
 ) -> np.ndarray:
-    """The medians of the rows that each model trains on, (models, channels) float64; 0 for a channel without values.
-    For images with columns beside them, the channels are those columns.
-
-    `counts` (models, channels) is the number of their values.
-    """
-    numbers = counts.astype(np.int64)
-    ranks = np.stack([np.maximum(numbers - 1, 0) // 2, numbers // 2], axis=1).reshape(-1, numbers.shape[1])
-    dtype = np.dtype(dataset.spec(dataset.schema.gaps_in).dtype)
-    width = 8 * dtype.itemsize
+    """The medians of the rows that each model trains on, whatever their weights, (models, channels) float64; 0 for a
+    channel without values. For images with columns beside them, the channels are those columns."""
+    spec = dataset.spec(dataset.schema.gaps_in)
+    dtype, found = np.dtype(spec.dtype), np.zeros((2 * len(models), spec.row_shape[0]), np.uint64)
+    width, ranks = 8 * dtype.itemsize, np.zeros(found.shape, np.int64)
+    numbers = ranks[::2]
     bits = min(width, 16 if ranks.size << 19 <= COUNTS_BYTES else 8)
-    found = np.zeros(ranks.shape, np.uint64)
     for shift in range(width - bits, -1, -bits):
         tasks = [
             DigitTask(str(dataset.place), str(plan.place), shard, tuple(models), found, shift, bits)
@@ -130,6 +125,9 @@ def measure_medians(
         total = np.zeros((*ranks.shape, 1 << bits), np.int64)
         for of_shard in ordered_results(executor, count_shard, tasks, "medians", progress):
             total += of_shard
+        if shift == width - bits:  # no digit is known yet: all values are counted
+            numbers = total[::2].sum(axis=-1)
+            ranks = np.stack([np.maximum(numbers - 1, 0) // 2, numbers // 2], axis=1).reshape(ranks.shape)
         up_to = np.cumsum(total, axis=-1)
         digit = np.minimum((up_to <= ranks[..., None]).sum(axis=-1), (1 << bits) - 1)
         before = np.take_along_axis(up_to - total, digit[..., None], axis=-1)[..., 0]

@@ -126,8 +126,7 @@ def fit_plan(
             _store(plan.place / name, tables)
         else:
             models = [plan.model(number) for number in range(len(plan.models) + 1)]
-            counts = np.stack([_moments(plan, model, dataset.schema.gaps_in).count for model in models])
-            _store(plan.place / name, {"median": measure_medians(dataset, plan, models, counts, executor, progress)})
+            _store(plan.place / name, {"median": measure_medians(dataset, plan, models, executor, progress)})
 
 
 def is_fitted(folds: Place) -> bool:
