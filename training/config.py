@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..storage.format import IMAGE
 from ..storage.machine import parse_bytes
 from ..storage.options import Cli, Files, Location, Options, Texts, as_texts
 from .fitted.strategies import (
+    is_image_alone,
     parse_class_weight,
     parse_fill,
     parse_input,
@@ -155,7 +155,7 @@ def _each(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _check_inputs(texts: tuple[str, ...]) -> tuple[str, ...]:
-    if texts == (IMAGE,):
+    if is_image_alone(texts):
         return texts
     names = [parse_input(text)[0] for text in texts]
     if len({*names}) < len(names):

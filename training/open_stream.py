@@ -57,8 +57,8 @@ def stream(
     transform: Transform | None = None,
     device: str | torch.device = "cpu",
 ) -> TrainStream | RowStream:
-    """Stream a dataset as batches `(x, y, id)` of tensors with the dataset's dtypes, without Ray. The `x` of images with
-    columns beside them is a dict of `image` and `table`, (rows, columns) float64.
+    """Stream a dataset as batches `(x, y, id)` of tensors with the dataset's dtypes, without Ray. The `x` of images
+    with columns beside them is a dict of `image` and `table`, (rows, columns) float64.
 
     Args:
         dataset: A dataset, or its location.

@@ -21,9 +21,8 @@ from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
-from ...training.fitted.inputs import is_image_alone
 from ...training.fitted.statistics import fit_plan, is_fitted
-from ...training.fitted.strategies import parse_fill
+from ...training.fitted.strategies import is_image_alone, parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan

@@ -23,9 +23,9 @@ def feature_names(roles: Mapping[str, Sequence[str]], like: Schema | None) -> tu
         return named
     expected = like.table.features if like.table else ()
     if named not in ((), expected):
+        known = f"({', '.join(expected)})" if expected else "(none)"
         raise UsageError(
-            f"--feature {named[0]}: --like already selects the columns beside the images ({', '.join(expected)}); "
-            "remove the option"
+            f"--feature {named[0]}: --like already selects the columns beside the images {known}; remove the option"
         )
     return expected
 
@@ -77,11 +77,12 @@ def encode_features(columns: Mapping[str, pa.Array], schema: Schema) -> tuple[np
 
 
 def as_numbers(texts: pa.Array) -> pa.Array:
-    """Texts as float64, null where one is missing or is no number."""
+    """Texts as float64, null where one is missing, infinite or no number."""
     try:
-        return texts.cast(pa.float64())
+        numbers = texts.cast(pa.float64())
     except pa.ArrowInvalid:
-        return pa.array([number_in(text) for text in texts.to_pylist()], pa.float64())
+        numbers = pa.array([number_in(text) for text in texts.to_pylist()], pa.float64())
+    return pc.if_else(pc.is_inf(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
 def number_in(text: str | None) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import foldstream as fs
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -15,8 +16,10 @@ from foldstream.storage.places.json_files import read_json
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.config import Execution
+from foldstream.training.fitted.inputs import describe_inputs, plan_inputs
 from PIL import Image
 
+from .test_inputs import SCHEMA, STATISTICS
 from .test_mid_epoch import exit_codes, train_alone, two_ranks
 from .test_training import fold_bytes, make_job
 
@@ -88,12 +91,12 @@ def test_a_later_dataset_has_the_same_columns_and_codes(tmp_path: Path) -> None:
 
     same = later(["3.png,no,1,south,,", "0.png,no,,north,,", "1.png,no,2,south,,", "2.png,no,3,south,,"])
     assert same.schema.table == dataset.schema.table
-    wrong = ["0.png,no,1,south,,", "1.png,no,old,north,,", "2.png,no,2,west,,", "3.png,no,2,north,,"]
+    wrong = ["0.png,no,1,south,,", "1.png,no,old,north,,", "2.png,no,inf,north,,", "3.png,no,2,west,,"]
     other: dict[str, Any] = {"out": tmp_path / "other.zarr"}
-    with pytest.raises(SourceError, match=r"1\.png: its 'age', 'old', is not a number \(and 1 more\)"):
+    with pytest.raises(SourceError, match=r"1\.png: its 'age', 'old', is not a number \(and 2 more\)"):
         later(wrong, **other)
     skipped = later(wrong, **other, on_error="skip")
-    assert len(skipped) == 2
+    assert len(skipped) == 1
     assert (
         "its 'site', 'west', does not occur in the training data" in (tmp_path / "other.zarr/left_out.csv").read_text()
     )
@@ -185,6 +188,10 @@ def weights(folder: Path, run: str) -> list[bytes]:
 def test_columns_beside_images_reach_the_model(model: str, options: dict[str, Any], clinic: Path) -> None:
     fused = train(clinic, "fused", model, fold_mode="fused", **options)
     assert fused["out_of_fold"]["accuracy"] > 0.9
+    dataset = fs.open(clinic / "data.zarr")
+    notes = describe_inputs(dataset.schema, dataset.statistics, "mean", False, options.get("input", ()))
+    assert notes["inputs"] == ("image; codes: site; numbers: age" if options else "image; table: age, site")
+    assert notes["missing values"].startswith("4 in age: filled with the mean")
     runs = train(clinic, "runs", model, fold_mode="runs", **options)
     assert runs["out_of_fold"] == fused["out_of_fold"]
     assert weights(clinic, "runs") == weights(clinic, "fused")
@@ -204,6 +211,10 @@ def test_columns_beside_images_reach_the_model(model: str, options: dict[str, An
     fs.export(clinic / "fused", clinic / "exported")
     exported = torch.jit.load(clinic / "exported/fold-0.pt")  # type: ignore[no-untyped-call]
     torch.testing.assert_close(exported(batch.x), models[0](batch.x))
+    fs.export(clinic / "fused", clinic / "onnx", format="onnx")
+    session = onnxruntime.InferenceSession(clinic / "onnx/fold-0.onnx")
+    (found,) = session.run(None, {name: tensor.numpy() for name, tensor in batch.x.items()})
+    torch.testing.assert_close(torch.from_numpy(found), models[0](batch.x))
 
 
 def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
@@ -244,6 +255,8 @@ def test_what_does_not_fit_columns_beside_images_is_refused(clinic: Path) -> Non
         train(clinic, "no", "Net", augment="mixup=1")
     with pytest.raises(UsageError, match="has no feature 'agee'; did you mean 'age'"):
         train(clinic, "no", "Net", normalize="agee=minmax")
+    with pytest.raises(UsageError, match="--input image: the samples are no images"):
+        plan_inputs(SCHEMA, STATISTICS, inputs=["image"])
     train(clinic, "run", "Net", epochs=1, augment="horizontal-flip", normalize=["age=minmax", "none"])
     with pytest.raises(UsageError, match=r"the run's models take columns beside the images \(age, site\)"):
         fs.predict(clinic / "run", clinic / "photos", clinic / "no.csv")

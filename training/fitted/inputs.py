@@ -14,7 +14,7 @@ import numpy as np
 from ...storage.errors import UsageError, suggest
 from ...storage.format import IMAGE, TABLE, Schema, Statistics
 from .groups import assign_columns
-from .strategies import Fill, Scaling, parse_fill, parse_scaling
+from .strategies import Fill, Scaling, is_image_alone, parse_fill, parse_scaling
 
 Value = TypeVar("Value")
 ONE_HOT_VALUES = 64
@@ -201,11 +201,6 @@ def _plan_image(
     return replace(plan, schema=meaning, table=table)
 
 
-def is_image_alone(inputs: Sequence[str]) -> bool:
-    """Whether a model gets no columns, by `--input image`."""
-    return [*inputs] == [IMAGE]
-
-
 def _grouped(columns: Sequence[str], coded: Set[int], groups: Mapping[str, Sequence[str]]) -> dict[str, InputGroup]:
     """Each of several inputs as places in the vector of all, whose `columns` and places of codes are given."""
     places = {
@@ -293,9 +288,10 @@ def describe_inputs(
     schema: Schema, statistics: Statistics, missing: str, codes: bool, inputs: Sequence[str] = ()
 ) -> dict[str, str]:
     """What the user should know of a model's inputs, as a heading and a sentence each. `statistics` are of all rows."""
-    notes, schema, statistics = dict[str, str](), schema.tabular, statistics.tabular
+    notes, of_image = dict[str, str](), [IMAGE] if schema.table else []
     if is_image_alone(inputs):
         return notes
+    schema, statistics = schema.tabular, statistics.tabular
     if gaps := missing_numbers(schema, statistics):
         fill = parse_fill(missing)
         what = "a constant" if isinstance(fill.value, float) else f"the {fill.value} of each fold's training rows"
@@ -307,8 +303,9 @@ def describe_inputs(
             f"{_listed(large)}: more than {ONE_HOT_VALUES} values, so the model gets their codes as numbers; to treat "
             "them as categories, use mlp or a model factory with a 'schema' parameter"
         )
-    if groups := group_columns(schema, inputs):
-        notes["inputs"] = "; ".join(f"{name}: {_listed(columns)}" for name, columns in groups.items())
+    groups = group_columns(schema, inputs) or ({TABLE: schema.features} if of_image else {})
+    if groups:
+        notes["inputs"] = "; ".join([*of_image, *(f"{name}: {_listed(columns)}" for name, columns in groups.items())])
     return notes
 
 

@@ -1,7 +1,7 @@
 """Parsing of options for scaling, missing values and weights. Imports nothing heavy, because `--help` needs it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -59,6 +59,11 @@ def parse_input(text: str) -> tuple[str, tuple[str, ...]]:
     if not name or not all(patterns):
         raise ValueError("must be a name and columns or patterns, e.g. numbers=age,income* or others=*")
     return name, patterns
+
+
+def is_image_alone(inputs: Sequence[str]) -> bool:
+    """Whether inputs are `image`, which leaves out the columns beside images."""
+    return [*inputs] == ["image"]
 
 
 def parse_scaling(text: str) -> tuple[str | None, Scaling]:

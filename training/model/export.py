@@ -164,8 +164,10 @@ def to_onnx(model: nn.Module, rows: Stored) -> bytes:
     names = [*rows] if isinstance(rows, dict) else ["x"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
+        warnings.filterwarnings("ignore", "# The axis name")  # that inputs have the same number of rows
+        # torch takes a dict that comes last for keywords.
         program = torch.onnx.export(
-            model, (rows,), input_names=names, output_names=["y"], dynamic_shapes=(shapes,), verbose=False
+            model, (rows, {}), input_names=names, output_names=["y"], dynamic_shapes=(shapes,), verbose=False
         )
     assert program
     data: bytes = program.model_proto.SerializeToString()
