@@ -13,7 +13,7 @@ from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, ModelRows, among, open_plan
 from ...storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
-from ...storage.metrics.scoring import Scoring
+from ...storage.metrics.scoring import Scoring, log_losses, own_probabilities
 from ...storage.parts import read_part
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
@@ -165,7 +165,8 @@ def evaluate_rows(
     `truth` in the dataset."""
     y = truth["y"]
     if schema.probabilities:
-        losses = merged.totals.scoring.of_rows(prediction, y)["loss"]
+        losses = log_losses(own_probabilities(schema, prediction, y))
+        losses = losses if losses.ndim == 1 else losses.mean(axis=1)
     else:
         losses = np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
     worst = [

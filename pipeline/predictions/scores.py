@@ -14,8 +14,8 @@ import numpy as np
 
 from ...storage.compiled import compiled
 from ...storage.metrics.own import OwnMetric
-from ...storage.metrics.ranking import UNITS, RankSums
-from ...storage.metrics.sample import RowSample, ranked_outputs, ranked_rows
+from ...storage.metrics.ranking import RankSums
+from ...storage.metrics.sample import RowSample
 from ...storage.metrics.scoring import Scoring
 from ...storage.random import GOLDEN, mix64
 
@@ -151,10 +151,9 @@ class MergedScores:
     ) -> "MergedScores":
         """The metrics of `rows`, given by their indices, (rows,) int64. `unit` is the mean weight of all rows."""
         y, weights = truth["y"], truth.get(scoring.schema.weights or "")
-        ranks = RankSums(ranked_outputs(scoring))
+        ranks = RankSums(scoring.ranked_outputs)
         if scoring.ranked():
-            whole = None if weights is None else np.rint(weights / unit * UNITS).astype(np.int64)
-            ranks.add(*ranked_rows(scoring, prediction, y), whole)
+            ranks.add(*scoring.ranked_rows(prediction, y), None if weights is None else weights / unit)
         sample = RowSample.of(rows, prediction, y, np.ones(len(rows)) if weights is None else weights)
         return cls(ScoreTotals.of(scoring, prediction, y, rows, weights), ranks, sample)
 
@@ -181,6 +180,8 @@ class MergedScores:
         """Intervals from the sample. If it has not all rows, replicates differ more from its own metrics than those of
         all rows would: by the root of the ratio of rows (an m out of n bootstrap)."""
         sample, scoring = self.sample, self.totals.scoring
+        if not (scoring.schema.probabilities or own):
+            return {}  # all metrics of a regression follow from means
         draws = np.empty((REPLICATES, len(sample.rows)), np.uint8)
         draw_rows(sample.rows, _POISSON, draws)
         of_sample = sample.resampled(scoring, np.ones((1, len(sample.rows)), np.uint8))

@@ -39,10 +39,10 @@ class RankSums:
         self.pending: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
 
     def add(self, probability: np.ndarray, has: np.ndarray, weight: np.ndarray | None = None) -> None:
-        """Count rows by their probabilities, (rows, outputs) float32, and what they have, (rows, outputs) bool. Weights
-        are (rows,) int64; none count 1."""
+        """Count rows by their probabilities, (rows, outputs) float32, and what they have, (rows, outputs) bool.
+        Weights, (rows,), are multiples of the mean weight, and rounded to units; without any, each row counts 1."""
         keys = order_key(probability) | (np.arange(self.outputs, dtype=np.uint64) << np.uint64(32))
-        every = None if weight is None else np.repeat(weight, self.outputs)
+        every = None if weight is None else np.repeat(np.rint(weight * UNITS).astype(np.int64), self.outputs)
         self.pending.append((keys.ravel(), has.ravel(), every))
         if sum(len(keys) for keys, _, _ in self.pending) >= MOST_PENDING:
             self._count()
@@ -51,8 +51,9 @@ class RankSums:
         """Add bins of another one; see `parts`."""
         self._count()
         self._set_level(max(self.level, level))
-        keys = keys & ~np.uint64((1 << self.level) - 1)
-        self._join(np.concatenate([self.bins.keys, keys]), np.concatenate([self.bins.counts, counts]))
+        self._join(
+            np.concatenate([self.bins.keys, _shared(keys, self.level)]), np.concatenate([self.bins.counts, counts])
+        )
 
     def parts(self) -> tuple[np.ndarray, np.ndarray, int]:
         """The keys and counts of the bins, and their level, as `merge` takes them."""
@@ -63,8 +64,7 @@ class RankSums:
         if not self.pending:
             return
         pending, self.pending = self.pending, []
-        mask = ~np.uint64((1 << self.level) - 1)
-        keys = np.concatenate([keys for keys, _, _ in pending]) & mask
+        keys = _shared(np.concatenate([keys for keys, _, _ in pending]), self.level)
         has = np.concatenate([has for _, has, _ in pending])
         if pending[0][2] is None:  # sorting alone is several times as fast as finding the order
             both = np.sort(keys << np.uint64(1) | has)
@@ -87,7 +87,7 @@ class RankSums:
     def _set_level(self, level: int) -> None:
         if level > self.level:
             self.level = level
-            self.bins = _summed(self.bins.keys & ~np.uint64((1 << level) - 1), self.bins.counts)
+            self.bins = _summed(_shared(self.bins.keys, level), self.bins.counts)
 
     def metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """The mean `auc` and `average_precision` of the classes or labels that some rows have and others have not, and
@@ -104,6 +104,11 @@ class RankSums:
             counts = self.bins.counts[start:stop].astype(np.float64)
             if (counts.sum(axis=0) > 0).all():
                 yield counts
+
+
+def _shared(keys: np.ndarray, level: int) -> np.ndarray:
+    """The keys of the bins that keys share, whose last `level` bits are ignored."""
+    return keys & ~np.uint64((1 << level) - 1)
 
 
 def _summed(keys: np.ndarray, counts: np.ndarray) -> Bins:

@@ -68,7 +68,7 @@ class RowSample:
 
     def _ranks(self, scoring: Scoring, draws: np.ndarray) -> np.ndarray:
         """The mean ROC AUC and average precision over classes or labels, (2, replicates)."""
-        probability, has = ranked_rows(scoring, self.prediction, self.y)
+        probability, has = scoring.ranked_rows(self.prediction, self.y)
         of_output = []
         for p, own in zip(probability.T, has.T, strict=True):
             values, groups = np.unique(p, return_inverse=True)
@@ -80,21 +80,6 @@ class RowSample:
         defined = ~np.isnan(stacked)
         mean: np.ndarray = np.where(defined, stacked, 0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
         return mean
-
-
-def ranked_rows(scoring: Scoring, prediction: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities by which rows are ranked, and which of them have the class or label, (rows, outputs) both; of
-    two classes that is the second one."""
-    if scoring.schema.task == "multilabel":
-        return prediction, y.reshape(prediction.shape) != 0
-    of_class = np.arange(prediction.shape[1]) == y.astype(np.int64)[:, None]
-    return (prediction[:, 1:], of_class[:, 1:]) if prediction.shape[1] == 2 else (prediction, of_class)
-
-
-def ranked_outputs(scoring: Scoring) -> int:
-    """The number of classes or labels by which rows are ranked."""
-    outputs = scoring.schema.outputs
-    return 1 if scoring.schema.task == "classification" and outputs == 2 else outputs
 
 
 @compiled

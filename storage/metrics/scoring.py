@@ -58,6 +58,19 @@ class Scoring:
         """The metrics that depend on the order of rows."""
         return RANKED if self.schema.probabilities and self.schema.outputs <= MOST_RANKED else ()
 
+    @property
+    def ranked_outputs(self) -> int:
+        """The number of classes or labels by which rows are ranked; of two classes that is the second one."""
+        outputs = self.schema.outputs
+        return 1 if self.schema.task == "classification" and outputs == 2 else outputs
+
+    def ranked_rows(self, prediction: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The probabilities by which rows are ranked, and which rows have the class or label, both (rows, outputs)."""
+        if self.schema.task == "multilabel":
+            return prediction, y.reshape(prediction.shape) != 0
+        of_class = np.arange(prediction.shape[1]) == y.astype(np.int64)[:, None]
+        return prediction[:, -self.ranked_outputs :], of_class[:, -self.ranked_outputs :]
+
     def of_rows(self, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         """What is averaged over rows, (rows,) float64 each.
 
@@ -134,13 +147,26 @@ class Scoring:
         return {name: value for name, value in every.items() if np.isfinite(value) or name == "loss"}
 
 
+def own_probabilities(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The probability of what is true of each row, (rows,), or of each label that is 0 or 1, (rows, labels)."""
+    if schema.task == "multilabel":
+        return np.where(y != 0, prediction, 1 - prediction)
+    own: np.ndarray = prediction[np.arange(len(y)), y.astype(np.int64)]
+    return own
+
+
+def log_losses(own: np.ndarray) -> np.ndarray:
+    """The log losses, float64, of the probabilities of what is true, of any shape."""
+    losses: np.ndarray = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY))
+    return losses
+
+
 def _of_classes(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    codes = y.astype(np.int64)
-    own = prediction[np.arange(len(y)), codes]
+    own = own_probabilities(schema, prediction, y)
     rank = (prediction > own[:, None]).sum(axis=1)
     squares = np.square(prediction.astype(np.float64)).sum(axis=1) - 2.0 * own + 1  # of p - 1 for the own class
     return {
-        "loss": -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY)),
+        "loss": log_losses(own),
         **{name: (rank < most).astype(np.float64) for name, most in schema.hits.items()},
         "brier": squares / 2 if schema.outputs == 2 else squares,
     }
@@ -150,8 +176,8 @@ def _of_labels(schema: Schema, prediction: np.ndarray, y: np.ndarray) -> dict[st
     """A label is predicted from a probability of 0.5 on."""
     said, true = prediction >= THRESHOLD, y != 0
     right = said == true
-    own = np.where(true, prediction, 1 - prediction).astype(np.float64)
-    losses = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
+    own = own_probabilities(schema, prediction, y).astype(np.float64)
+    losses = log_losses(own)
     sums = {"_hit": said & true, "_said": said, "_true": true}
     return {
         "loss": losses.mean(axis=1),

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...storage.metrics.own import OwnMetric
-from ...storage.metrics.ranking import UNITS, RankSums
-from ...storage.metrics.sample import RowSample, ranked_outputs, ranked_rows
+from ...storage.metrics.ranking import RankSums
+from ...storage.metrics.sample import RowSample
 from ...storage.metrics.scoring import Scoring
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
@@ -50,7 +50,7 @@ class HeldOutEvaluator:
         """Begin an evaluation."""
         self.model.eval()
         self.sums, self.names, self.sample = [None] * self.shards, (), None
-        self.ranks = RankSums(ranked_outputs(self.scoring))
+        self.ranks = RankSums(self.scoring.ranked_outputs)
 
     @torch.inference_mode()
     def update(self, batch: Batch, shard: int) -> None:
@@ -67,8 +67,8 @@ class HeldOutEvaluator:
         before = self.sums[shard]
         self.sums[shard] = added if before is None else before + added
         if self.scoring.ranked():
-            units = np.rint(weight / self.objective.mean_weight * UNITS).astype(np.int64) if given else None
-            self.ranks.add(*ranked_rows(self.scoring, prediction, truth), units)
+            multiples = weight / self.objective.mean_weight if given else None
+            self.ranks.add(*self.scoring.ranked_rows(prediction, truth), multiples)
         if self.own:
             rows = RowSample.of(batch.id.cpu().numpy(), prediction, truth, weight)
             self.sample = self.sample.merged(rows) if self.sample else rows
@@ -92,7 +92,7 @@ class HeldOutEvaluator:
         names = next(rank["names"] for rank in everyone if rank["names"])
         means = dict(zip(names, total[1 : 1 + len(names)] / total[0], strict=True))
         found = self.scoring.of_means(means) | self.scoring.of_classes(total[1 + len(names) :].reshape(3, -1))
-        ranks = RankSums(ranked_outputs(self.scoring))
+        ranks = RankSums(self.scoring.ranked_outputs)
         for bins in (rank["ranks"] for rank in everyone):
             ranks.merge(bins["keys"].cpu().numpy().astype(np.uint64), bins["counts"].cpu().numpy(), bins["level"])
         if self.own:
