@@ -91,7 +91,7 @@ def test_a_kill_leaves_the_weights_as_they_would_have_been(
     assert "nothing" not in what
     assert result(RunFolder(locate(tmp_path / "run"))) == undisturbed
     if victim == "worker":  # Ray Train restarts it
-        assert any("has died" in failure for failure in run_status(locate(tmp_path / "run")).failures)
+        assert any("died" in failure for failure in run_status(locate(tmp_path / "run")).failures)
 
 
 @pytest.mark.timeout(600)

@@ -42,11 +42,11 @@ def test_starts_replaced_workers_and_times_are_for_those_who_look(tmp_path: Path
     journal, before = Journal(locate(tmp_path / "journal.jsonl")), time.time()
     journal.append(EVENTS[0])
     journal.record_start(Start("fold-0-to-fold-1", 1), ("fold 0", "fold 1"))
-    journal.record_replacement("fold-0-to-fold-1", 1, "worker 1 has died")
+    journal.record_replacement("fold-0-to-fold-1", 1, "worker 1 died")
     journal.append(EVENTS[1])
     assert list(journal.read()) == EVENTS[:2]
     seen, start, replaced, ended = journal.lines()
-    assert (replaced["replaced"], replaced["attempt"], replaced["reason"]) == (start["start"], 1, "worker 1 has died")
+    assert (replaced["replaced"], replaced["attempt"], replaced["reason"]) == (start["start"], 1, "worker 1 died")
     assert start == {"start": "fold-0-to-fold-1", "attempt": 1, "folds": ["fold 0", "fold 1"], "time": start["time"]}
     assert before <= seen["time"] <= start["time"] <= ended["time"] <= time.time()
 

@@ -24,7 +24,7 @@ def lines_of(*happened: Event | tuple[str, int, list[str]] | dict[str, Any]) -> 
 
 
 STOP = {"stopped": True}
-DEATH = {"replaced": "fold-0-to-fold-1", "attempt": 1, "reason": "worker 1 has died"}
+DEATH = {"replaced": "fold-0-to-fold-1", "attempt": 1, "reason": "worker 1 died"}
 BOTH = ("fold-0-to-fold-1", 1, ["fold 0", "fold 1"])
 
 
@@ -112,7 +112,7 @@ def test_events_are_described() -> None:
     assert described == [
         "node added: 2 cores, 0 GPUs, 8.0 GB",
         "fold-0-to-fold-1, attempt 1: started",
-        "fold-0-to-fold-1, attempt 1: worker 1 has died",
+        "fold-0-to-fold-1, attempt 1: worker 1 died",
         "fold-0-to-fold-1, attempt 1: no such layer",
         "node lost",
         "",
