@@ -4,9 +4,12 @@ Compiled code is cached next to its source or in the user's cache, so that only 
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -18,3 +21,34 @@ def compiled(function: Function) -> Function:
     except RuntimeError:
         made = njit(nogil=True)(function)
     return made
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_past_caches(_: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy `count` times 16 bytes from the address `source` to the address `target`, a multiple of 16, by non-temporal
+    stores: an ordinary store first reads the line that it overwrites, and replaces others in the caches.
+
+    Before another thread reads the bytes, `finish_copies` must be called.
+    """
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        unit = ir.VectorType(ir.IntType(8), 16).as_pointer()
+        to, start = (builder.inttoptr(address, unit) for address in arguments[:2])
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            loaded = builder.load(builder.gep(start, [loop.index]), align=1)
+            stored = builder.store(loaded, builder.gep(to, [loop.index]), align=16)
+            stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def finish_copies(_: Any) -> Any:
+    """Make what was copied by `copy_past_caches` visible to other threads."""
+
+    def code(context: Any, builder: Any, *_: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
