@@ -42,6 +42,13 @@ class DecodedBlocks:
             self._decoded[block] = rows
         return rows
 
+    def column(self, name: str, blocks: Sequence[int]) -> np.ndarray:
+        """All rows of several blocks in one of the arrays, one block after another, (rows, *row_shape)."""
+        decoded = [self._decoded.get(block) or self.rows(block) for block in blocks if block < self.kept]
+        if len(decoded) == len(blocks):
+            return np.concatenate([rows[name] for rows in decoded])
+        return self._reader.read(blocks)[name]
+
     def read_into(self, block: int, out: Mapping[str, np.ndarray]) -> None:
         """Read all rows of a block into arrays of its length."""
         if block < self.kept:

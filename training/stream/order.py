@@ -144,9 +144,7 @@ class EpochOrder:
         key = key_of(self.seed, self.epoch, ROW_STREAM, lane, window)
         if used.dtype == bool:  # mixed before the filter: models with other filters have the same order
             return mixed_where(used, key)
-        uses = np.repeat(np.arange(len(used)), used)
-        mixed: np.ndarray = uses[shuffled(len(uses), key)]
-        return mixed
+        return mixed_uses(used, key)
 
     @cached_property
     def window_ends(self) -> list[np.ndarray]:
@@ -211,6 +209,20 @@ def mixed_where(used: np.ndarray, key: np.uint64) -> np.ndarray:
             order[count] = row
             count += 1
     return order[:count]
+
+
+@compiled
+def mixed_uses(used: np.ndarray, key: np.uint64) -> np.ndarray:
+    """The positions of rows that are `used` so many times, (rows,) int64, each as often, in a random order."""
+    uses, count = np.empty(used.sum(), np.int64), 0
+    for row in range(len(used)):
+        for _ in range(used[row]):
+            uses[count] = row
+            count += 1
+    order = shuffled(count, key)
+    for position in range(count):
+        order[position] = uses[order[position]]
+    return order
 
 
 def used_batches(rows: int, batch_size: int, least: int) -> Batches:

@@ -60,24 +60,23 @@ class Sampling:
 @dataclass(frozen=True, eq=False)
 class Lines:
     """The lines of an epoch: where each block begins and ends on each line, in the order of the epoch, `ends`
-    (blocks + 1, lines); the place of each block in that order, (blocks,); and each line's phase and its total number of
-    draws, both (lines,)."""
+    (blocks + 1, lines); the place of each block in that order, (blocks,); each line's phase and its total number of
+    draws, both (lines,); and the key of the order inside the blocks."""
 
     ends: np.ndarray
     places: np.ndarray
     phases: np.ndarray
     limits: np.ndarray
+    key: np.uint64
 
     def of_blocks(self) -> np.ndarray:
         """The draws from every block, (blocks,) int64."""
         draws: np.ndarray = count_draws(self.ends, self.phases, self.limits)[self.places]
         return draws
 
-    def of_rows(
-        self, blocks: np.ndarray, key: np.uint64, stops: np.ndarray, line: np.ndarray, weights: np.ndarray
-    ) -> np.ndarray:
+    def of_rows(self, blocks: np.ndarray, stops: np.ndarray, line: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The draws of the rows of some blocks, (rows,) int64; see `draw_rows`."""
-        places, keys = self.places[blocks], key + blocks.astype(np.uint64) + GOLDEN
+        places, keys = self.places[blocks], self.key + blocks.astype(np.uint64) + GOLDEN
         draws: np.ndarray = draw_rows(places, keys, stops, line, weights, self.ends, self.phases, self.limits)
         return draws
 
@@ -91,8 +90,7 @@ class Sampler:
     def __init__(self, dataset: Dataset, rows: RowFilter, sampling: Sampling, totals: np.ndarray, seed: int) -> None:
         self.layout, self.rows, self.sampling, self.totals, self.seed = dataset.layout, rows, sampling, totals, seed
         self.limits = sampling.draws(int(rows.kept().sum()), totals.sum(axis=0))
-        self.spec = dataset.spec(sampling.array)
-        self._values = DecodedBlocks(dataset, (self.spec,), VALUES_BYTES, None)
+        self._values = DecodedBlocks(dataset, (dataset.spec(sampling.array),), VALUES_BYTES, None)
         self._lines = lru_cache(EPOCHS)(self._lay_out)
 
     def _lay_out(self, epoch: int) -> tuple[Lines, np.ndarray]:
@@ -102,7 +100,7 @@ class Sampler:
         np.cumsum(self.totals[blocks], axis=0, out=ends[1:])
         places[blocks] = np.arange(len(blocks))
         phases = (hash64(self.seed, epoch, PHASE, np.arange(count)) >> np.uint64(11)) * 2.0**-53
-        lines = Lines(ends, places, phases, self.limits)
+        lines = Lines(ends, places, phases, self.limits, key_of(self.seed, epoch, SAMPLE))
         return lines, lines.of_blocks()
 
     def kept(self, epoch: int = 0) -> np.ndarray:
@@ -111,13 +109,11 @@ class Sampler:
 
     def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
         """How many times each row of `blocks` is drawn, one block after another, (rows,) int64."""
-        (lines, _), parts = self._lines(epoch), self.layout.joined(blocks)
-        values = self.spec.empty(parts[-1].stop)
-        for block, part in zip(blocks, parts, strict=True):
-            self._values.read_into(block, {self.spec.name: values[part]})
+        lines, _ = self._lines(epoch)
+        values = self._values.column(self.sampling.array, blocks)
         line, weights = self.sampling.weigh(values, self.rows.mask(blocks, epoch))
-        stops = np.array([part.stop for part in parts])
-        return lines.of_rows(np.asarray(blocks), key_of(self.seed, epoch, SAMPLE), stops, line, weights)
+        stops = np.array([part.stop for part in self.layout.joined(blocks)])
+        return lines.of_rows(np.asarray(blocks), stops, line, weights)
 
 
 @compiled
