@@ -160,7 +160,7 @@ class MergedScores:
     def add(self, other: "MergedScores") -> None:
         self.totals.add(other.totals)
         self.ranks.merge(*other.ranks.parts())
-        self.sample = self.sample.merged(other.sample)
+        self.sample = RowSample.union([self.sample, other.sample])
 
     def to_json(self, own: Sequence[OwnMetric] = ()) -> dict[str, Any]:
         """`rows`, `scores` and `intervals`, with those of the user's metrics; and `errors`, the most by which metrics

@@ -1,6 +1,6 @@
 """A uniform sample of rows of bounded size, for metrics that cannot be resampled by sums."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,14 +32,20 @@ class RowSample:
         """A sample of rows, given by their numbers."""
         return cls(len(rows), rows, prediction, y, weight.astype(np.float64))._bounded()
 
-    def merged(self, other: "RowSample") -> "RowSample":
-        """A sample of the rows of both, which are different ones."""
-        own, others = ((one.rows, one.prediction, one.y, one.weight) for one in (self, other))
-        joined = (np.concatenate(pair) for pair in zip(own, others, strict=True))
-        return RowSample(self.total + other.total, *joined)._bounded()
+    @classmethod
+    def union(cls, samples: "Sequence[RowSample]") -> "RowSample":
+        """A sample of the rows of several samples, which are different ones."""
+        columns = zip(*((one.rows, one.prediction, one.y, one.weight) for one in samples), strict=True)
+        return cls(sum(one.total for one in samples), *map(np.concatenate, columns))._bounded()
+
+    @property
+    def most(self) -> int:
+        """The maximum number of rows of a sample with predictions of this width."""
+        outputs: int = self.prediction.shape[1]
+        return max(1, min(MOST_ROWS, MOST_VALUES // max(1, outputs)))
 
     def _bounded(self) -> "RowSample":
-        return self.take(self.chosen(max(1, min(MOST_ROWS, MOST_VALUES // max(1, self.prediction.shape[1])))))
+        return self.take(self.chosen(self.most))
 
     def chosen(self, most: int) -> np.ndarray:
         """The positions of at most so many rows, a uniform sample, in the order of their numbers, (n,) int64."""

@@ -199,7 +199,7 @@ def test_a_sample_of_rows_does_not_depend_on_their_parts(monkeypatch: pytest.Mon
     first, second = (
         RowSample.of(rows, predicted[rows], y[rows], weight[rows]) for rows in np.split(np.arange(700), [90])
     )
-    for sample in (first.merged(second), second.merged(first)):
+    for sample in (RowSample.union([first, second]), RowSample.union([second, first])):
         assert (sample.total, len(sample.rows)) == (700, 100)
         assert np.array_equal(sample.rows, whole.rows)
         assert np.array_equal(sample.prediction, predicted[whole.rows])

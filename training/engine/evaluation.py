@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -43,13 +42,13 @@ class HeldOutEvaluator:
     names: tuple[str, ...] = field(init=False)
     """Of what is averaged."""
     ranks: RankSums = field(init=False)
-    sample: RowSample | None = field(init=False)
-    """The rows of which the user's metrics are computed."""
+    samples: list[RowSample] = field(init=False)
+    """Samples of the rows read so far, of which the user's metrics are computed."""
 
     def begin(self) -> None:
         """Begin an evaluation."""
         self.model.eval()
-        self.sums, self.names, self.sample = [None] * self.shards, (), None
+        self.sums, self.names, self.samples = [None] * self.shards, (), []
         self.ranks = RankSums(self.scoring.ranked_outputs)
 
     @torch.inference_mode()
@@ -70,8 +69,13 @@ class HeldOutEvaluator:
             multiples = weight / self.objective.mean_weight if given else None
             self.ranks.add(*self.scoring.ranked_rows(prediction, truth), multiples)
         if self.own:
-            rows = RowSample.of(batch.id.cpu().numpy(), prediction, truth, weight)
-            self.sample = self.sample.merged(rows) if self.sample else rows
+            self._sample(RowSample.of(batch.id.cpu().numpy(), prediction, truth, weight))
+
+    def _sample(self, rows: RowSample) -> None:
+        """Add rows to those that are sampled, which are bounded only now and then, because that sorts all of them."""
+        self.samples.append(rows)
+        if sum(len(one.rows) for one in self.samples) > 2 * rows.most:
+            self.samples = [RowSample.union(self.samples)]
 
     def scores(self) -> dict[str, float]:
         """The metrics over the held-out rows of all ranks, which must call this together. Empty without rows."""
@@ -80,7 +84,7 @@ class HeldOutEvaluator:
         keys, counts, level = self.ranks.parts()
         read = {str(shard): torch.from_numpy(sums) for shard, sums in enumerate(self.sums) if sums is not None}
         bins = {"keys": torch.from_numpy(keys.astype(np.int64)), "counts": torch.from_numpy(counts), "level": level}
-        state = {"sums": read, "names": list(self.names), "ranks": bins, "sample": _stored(self.sample)}
+        state = {"sums": read, "names": list(self.names), "ranks": bins, "sample": _stored(self.samples)}
         everyone = self.process.gather(state)
         found = self._metrics(everyone) if everyone else None
         return found if found and self.process.world_size == 1 else self.process.broadcast(found, 0)
@@ -96,18 +100,18 @@ class HeldOutEvaluator:
         for bins in (rank["ranks"] for rank in everyone):
             ranks.merge(bins["keys"].cpu().numpy().astype(np.uint64), bins["counts"].cpu().numpy(), bins["level"])
         if self.own:
-            every = [_restored(rank["sample"]) for rank in everyone if rank["sample"]]
-            sample = reduce(RowSample.merged, every)
+            sample = RowSample.union([_restored(rank["sample"]) for rank in everyone if rank["sample"]])
             with errors_of_model("metric"):
                 found |= {metric.name: np.float64(metric(sample)) for metric in self.own}
         return self.scoring.in_order(found | (ranks.metrics()[0] if self.scoring.ranked() else {}))
 
 
-def _stored(sample: RowSample | None) -> dict[str, Any]:
-    """A sample as ranks exchange it."""
-    if sample is None:
+def _stored(samples: list[RowSample]) -> dict[str, Any]:
+    """A rank's sample as the ranks exchange it."""
+    if not samples:
         return {}
-    return {name: torch.from_numpy(value) if name != "total" else value for name, value in vars(sample).items()}
+    sample = vars(RowSample.union(samples))
+    return {name: torch.from_numpy(value) if name != "total" else value for name, value in sample.items()}
 
 
 def _restored(state: dict[str, Any]) -> RowSample:
