@@ -44,6 +44,21 @@ def copy_past_caches(_: Any, target: Any, source: Any, count: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_: Any, address: Any) -> Any:
+    """Start to read the cache line at an address, which is needed soon."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        called = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        to_read, keep, data = number(0), number(3), number(1)
+        builder.call(called, [builder.inttoptr(arguments[0], pointer), to_read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def finish_copies(_: Any) -> Any:
     """Make what was copied by `copy_past_caches` visible to other threads."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...storage.dataset import Dataset
+from ...storage.dataset import StoredArrays
 from ...storage.format import ArraySpec
 from ...storage.places.block_cache import BlockCache
 from ...storage.reader import BlockReader
@@ -17,7 +17,9 @@ class DecodedBlocks:
     Each block is read once per epoch, so it does not matter which ones stay.
     """
 
-    def __init__(self, dataset: Dataset, specs: Sequence[ArraySpec], memory: int, cache: BlockCache | None) -> None:
+    def __init__(
+        self, dataset: StoredArrays, specs: Sequence[ArraySpec], memory: int, cache: BlockCache | None
+    ) -> None:
         self.dataset, self.specs = dataset, specs
         self.kept = memory // (dataset.layout.block_rows * sum(spec.row_bytes for spec in specs))
         self._reader = BlockReader(dataset, [spec.name for spec in specs], cache)

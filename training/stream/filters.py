@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ...storage.errors import UsageError
-from ...storage.fold_plan import FoldPlan, among
+from ...storage.fold_plan import MOST_CODES, FoldPlan, among
 from ...storage.format import Layout
-from ...storage.reader import BlockReader
+from .decoded import DecodedBlocks
+
+CODES_BYTES = 32 << 20  # of the codes in an array of a fold plan that stay decoded
 
 
 class RowFilter(Protocol):
@@ -38,18 +41,32 @@ class EveryRow:
         return np.ones(sum(stop - start for start, stop in map(self.layout.block_range, blocks)), bool)
 
 
+_DECODED: "WeakValueDictionary[tuple[str, str, str], DecodedBlocks]" = WeakValueDictionary()
+
+
+def _decoded_codes(plan: FoldPlan, array: str) -> DecodedBlocks:
+    """The decoded codes of an array, which the filters of all models share. With all rows of a dataset in memory, a
+    stream would otherwise spend most of its time on them."""
+    key = str(plan.place), plan.identity, array
+    shared = _DECODED.get(key) or DecodedBlocks(plan, (plan.spec(array),), CODES_BYTES, None)
+    _DECODED[key] = shared
+    return shared
+
+
 class CodeFilter:
     """The rows whose code in an array of a fold plan is one of `codes`."""
 
     def __init__(self, plan: FoldPlan, array: str, codes: tuple[int, ...]) -> None:
         self.plan, self.array, self.codes = plan, array, codes
-        self._reader = BlockReader(plan, (array,))
+        self._chosen = among(np.arange(MOST_CODES), codes)
+        self._decoded = _decoded_codes(plan, array)
 
     def kept(self, epoch: int = 0) -> np.ndarray:
         return self.plan.counts(self.array, self.codes)
 
     def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
-        return among(self._reader.read(blocks)[self.array], self.codes)
+        mask: np.ndarray = self._chosen[self._decoded.column(self.array, blocks)]
+        return mask
 
 
 def training_rows(plan: FoldPlan, model: int) -> CodeFilter:

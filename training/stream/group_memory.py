@@ -7,10 +7,11 @@ from math import prod
 
 import numpy as np
 
-from ...storage.compiled import compiled, copy_past_caches, finish_copies
+from ...storage.compiled import compiled, copy_past_caches, finish_copies, prefetch
 from ...storage.format import ArraySpec
 
 CACHE_LINE = 64  # bytes
+AHEAD, FETCHED = 4, 4096  # rows ahead that are fetched, and at most so many bytes of each
 
 
 class GroupMemory:
@@ -58,13 +59,18 @@ def scatter(
     """Copy row rows[i] - first of each column to row places[i] of the same column in `out`.
 
     Rows are bytes: every column is (rows, bytes of a row) uint8. Long rows are copied past the caches, which have no
-    room for all groups in memory; this takes half the time.
+    room for all groups in memory, and a few rows ahead are fetched: if a filter leaves gaps between the rows, the
+    processor does not foresee them. Together, this takes half the time.
     """
     for column in range(len(columns)):
         source, target = columns[column], out[column]
         width, start, to = source.shape[1], source.ctypes.data, target.ctypes.data
         if width >= CACHE_LINE and width % 16 == 0 and to % 16 == 0:
             for i in range(len(places)):
+                if i + AHEAD < len(places):
+                    ahead = start + (rows[i + AHEAD] - first) * width
+                    for line in range(0, min(width, FETCHED), CACHE_LINE):
+                        prefetch(ahead + line)
                 copy_past_caches(to + places[i] * width, start + (rows[i] - first) * width, width // 16)
         else:
             for i in range(len(places)):

@@ -121,7 +121,7 @@ def drawn_before(reached: float, total: float, phase: float, limit: int) -> int:
     """Number of draws from the first `reached` of a line of length `total`, from which `limit` are drawn."""
     if reached >= total:
         return limit
-    return min(limit, max(0, int(np.ceil(reached / total * limit - phase))))
+    return min(limit, int(np.ceil(reached * (limit / total) - phase)))
 
 
 @compiled
@@ -150,26 +150,30 @@ def draw_rows(
     limits: np.ndarray,
 ) -> np.ndarray:
     """The draws of the rows of some blocks, (rows,) int64: each row lies on its `line`, in a random order within its
-    block that is given by the block's key; see `Lines`. The last row of a block on a line ends exactly where the block
-    does, so that rounding loses no draw."""
+    block that is given by the block's key; see `Lines`. The last row of a block on a line has the draws up to where the
+    block ends, so that rounding loses none."""
     draws, lines, start = np.zeros(len(line), np.int64), ends.shape[1], 0
-    left, before = np.empty(lines, np.int64), np.empty(lines, np.int64)
+    left, before, after = np.empty(lines, np.int64), np.empty(lines, np.int64), np.empty(lines, np.int64)
+    density = limits / ends[-1]
     for block in range(len(places)):
         place, stop = places[block], stops[block]
         order = start + shuffled(stop - start, mixed(keys[block]))
-        reached, end = ends[place].copy(), ends[place + 1]
+        reached = ends[place].copy()
         left[:] = 0
         for row in range(start, stop):
             left[line[row]] += weights[row] > 0
         for on in range(lines):
             if left[on]:
                 before[on] = drawn_before(reached[on], ends[-1, on], phases[on], limits[on])
+                after[on] = drawn_before(ends[place + 1, on], ends[-1, on], phases[on], limits[on])
         for row in order:
             if weights[row] > 0:
                 on = line[row]
                 left[on] -= 1
-                reached[on] = end[on] if left[on] == 0 else min(end[on], reached[on] + weights[row])
-                up_to = drawn_before(reached[on], ends[-1, on], phases[on], limits[on])
+                reached[on] += weights[row]
+                up_to = after[on]
+                if left[on]:
+                    up_to = min(up_to, int(np.ceil(reached[on] * density[on] - phases[on])))
                 draws[row] = up_to - before[on]
                 before[on] = up_to
         start = stop
