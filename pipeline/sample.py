@@ -27,7 +27,9 @@ from .csv.kernels import count_rows, skip_rows
 from .csv.open import BROKEN, COMPRESSED, decompressed
 from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
-from .images.list import Listed, is_image, open_place, top_folder
+from .images.listing.archives import Listed, top_folder
+from .images.listing.folders import Tour
+from .images.listing.list import open_place
 from .tables.parquet import opened
 from .tables.sources import PARQUET
 
@@ -183,10 +185,11 @@ def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
 def _listed(places: Sequence[str]) -> Iterator[tuple[str, bool, Listed]]:
     """The images of all sources, with the folder or archive that contains each. Raises SourceError for a source that
     does not exist."""
+    tour = Tour()
     for place in places:
-        for container, archive, images in open_place(place):
+        for container, archive, images in open_place(place, tour):
             for image in images:
-                if image.length and is_image(image.path) and _stays_inside(image.path):
+                if image.length and _stays_inside(image.path):
                     yield container, archive, image
 
 

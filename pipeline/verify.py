@@ -15,7 +15,7 @@ from ..storage.reader import BlockReader
 from ..storage.shards import shard_key
 from ..storage.tasks import Executor, Progress, silent
 from .images.convert import write_images
-from .images.list import list_images
+from .images.listing.list import list_images
 from .images.spec import ImageRequest, specify_images
 from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -138,7 +139,8 @@ def convert_image_files(request: ConvertImagesRequest, session: Session) -> Data
         disk_in_words(root),
         job_executor(session.listener, session.client, request.dask, report_file(request)) as executor,
     ):
-        return write_images(conversion, root, executor, session.listener.progress, request.overwrite)
+        warn = partial(session.listener.announce, "warning")
+        return write_images(conversion, root, executor, session.listener.progress, request.overwrite, warn)
 
 
 def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
@@ -156,6 +158,8 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         form = ImageForm(
             cast(tuple[int, int], request.size), request.color, request.fit, request.background, request.dtype
         )
+    if request.split_folders and request.fold:
+        raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")
     return ImageRequest(
         tuple(map(absolute, request.places)),
         form,
@@ -167,6 +171,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         on_error=request.on_error,
         shuffle=request.shuffle,
         like=like,
+        split_folders=request.split_folders,
     )
 
 

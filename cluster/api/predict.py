@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def _source_dataset(job: RunJob, request: PredictRequest, target: Place, session
         if form := job.schema.image:
             images = ImageRequest((str(place),), form, table, labelled=False, shuffle=None, like=job.schema)
             with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
-                yield write_images(images, scratch / "source.zarr", executor, session.listener.progress)
+                warn = partial(session.listener.announce, "warning")
+                yield write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
         else:
             tables = ConvertRequest(find_sources([source]), id=id, like=job.schema)
             yield _convert_source(tables, scratch / "source.zarr", job, session)

@@ -8,8 +8,8 @@ contained skipped files, and the last shards, are rewritten.
 import csv
 import io
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,19 @@ from ..target.commit import attributes, commit_dataset
 from ..target.receipts import RECEIPTS, finish_shard, has_receipt, receipt_path
 from ..target.run import Stage, run_shard_tasks
 from .files import ImageFile
-from .list import list_images
+from .listing.equal import find_equal
+from .listing.list import list_images, warnings_of
 from .spec import ImageConversionSpec, ImageRequest, skip_images, specify_images
 from .watchdog import decode_images, start_decoder
 
 LISTS = "lists"
+EQUAL_FILES = "equal_files.csv"
+SHOWN = 3  # examples in a warning
+Warn = Callable[[str], None]
+
+
+def ignore(warning: str) -> None:
+    """Ignore a warning."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +56,61 @@ class ImageTask:
 
 
 def convert_images(
-    request: ImageRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
+    request: ImageRequest,
+    root: Location,
+    executor: Executor,
+    progress: Progress = silent,
+    overwrite: bool = False,
+    warn: Warn = ignore,
 ) -> Dataset:
     """Convert the request's images into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    Raises SourceError if a file cannot be decoded (before anything is committed), UsageError for options that do not
-    match the data, and ConflictError if `root` contains something else.
+    `warn` is called with what is odd about the images. Raises SourceError if a file cannot be decoded (before anything
+    is committed), UsageError for options that do not match the data, and ConflictError if `root` contains something
+    else.
     """
     root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
         images = list_images(request.sources, Path(folder))
-        ignored = f", {images.ignored:,} other files ignored" if images.ignored else ""
-        progress("list", len(images), len(images), f"images{ignored}")
+        progress("list", len(images), len(images), images.describe())
         request = replace(request, listing=images.digest)
-        if is_converted(root, asdict(request), overwrite):
+        if is_converted(root, request.to_json(), overwrite):
             (root / WORK).remove_tree()
             return open_dataset(root)
         with lock_target(root):
-            stored = load_spec(root, asdict(request), overwrite)
+            stored = load_spec(root, request.to_json(), overwrite)
             spec = specify_images(request, images)
             if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
+            for warning in (*warnings_of(images), *(equal_files(spec, root) if request.labelled else ())):
+                warn(warning)
             commit_dataset(write_images(spec, root, executor, progress), root)
             (root / WORK).remove_tree()
     return open_dataset(root)
+
+
+def equal_files(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
+    """List the images with equal files beside the dataset's arrays. Yields a warning if there are any."""
+    lines, names, differ = io.StringIO(), list[str](), 0
+    rows = csv.writer(lines, lineterminator="\n")
+    count = 0
+    for first, *others in find_equal(spec.images):
+        count += len(others)
+        differ += sum(not np.array_equal(spec.y[first], spec.y[other]) for other in others if len(spec.y))
+        equal = [spec.images.name(number) for number in (first, *others)]
+        names += [] if len(names) >= SHOWN else [" = ".join(equal[:2])]
+        rows.writerows((other, equal[0]) for other in equal[1:])
+    if count:
+        (root / EQUAL_FILES).write(b"file,equal_to\n" + lines.getvalue().encode(errors="backslashreplace"))
+        labels = f", {differ:,} of them with another label" if differ else ""
+        yield (
+            f"{count:,} files are equal to others{labels} ({', '.join(names)}{', …' * (count > len(names))}; all are "
+            f"listed in {root / EQUAL_FILES}); equal images in different folds make the scores too good: keep one of "
+            "each, or keep them together with --group"
+        )
 
 
 def write_images(

@@ -14,12 +14,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ...storage.format import ImageForm
 from .fit import Box, fit_image, upright
+from .formats import FORMATS
 
-# Formats that have a signature and are decoded in this process: Pillow's others start programs (EPS) or accept any file
-# (TGA). Some are missing from some builds of Pillow.
-KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
-Image.init()
-FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 MOST_PIXELS = 200_000_000
 PILLOW_ERRORS = (
     OSError,

@@ -1,7 +1,7 @@
 """The labels of images: their folders, or the rows of a CSV file that lists them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -12,7 +12,7 @@ from pyarrow import csv
 from ...storage.errors import SourceError, UsageError, suggest
 from ...storage.format import Schema
 from ...storage.places.locate import locate
-from ..target.labels import TextFindings, as_whole_numbers, choose_labels
+from ..target.labels import DISTINCT_LIMIT, TextFindings, as_whole_numbers, choose_labels
 
 FOLDER = "class"  # the label's name if folders are the classes
 
@@ -20,20 +20,26 @@ FOLDER = "class"  # the label's name if folders are the classes
 @dataclass(frozen=True)
 class Labels:
     """The labels of all listed images: text columns, (images,); the columns with a role, text, null where it is empty;
-    the images without a valid label, by index, with the reason; and the paths in the CSV file that match no image."""
+    the images without a valid label, by index, with the reason; and the paths in the CSV file that match no image.
+
+    Labels that are `names`, those of folders, are classes whatever they look like; `empty` are further classes, which
+    have no images.
+    """
 
     columns: dict[str, pa.Array] = field(default_factory=dict)
     others: dict[str, pa.Array] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
+    names: bool = False
+    empty: tuple[str, ...] = ()
 
 
-def label_by_folder(names: pa.Array) -> Labels:
+def label_by_folder(names: pa.Array, empty: Sequence[str] = ()) -> Labels:
     """Labels from the first folders of the images' paths; no labels if no image is in a folder."""
     if names.null_count == len(names):
         return Labels()
     errors = dict.fromkeys(where(names.is_null()), "the image is not in a class folder, but other images are")
-    return Labels({FOLDER: names}, errors=errors)
+    return Labels({FOLDER: names}, errors=errors, names=True, empty=tuple(empty))
 
 
 def label_by_file(
@@ -126,8 +132,13 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
         assert like.task
         assert like.y_dtype
         chosen = like.task, like.y_dtype, like.classes
+    elif labels.names and task in ("auto", "classification"):
+        chosen = name_classes(valid_columns[names[0]], labels.empty)
     else:
-        chosen = choose_labels(task, {name: TextFindings.of(values) for name, values in valid_columns.items()})
+        found = {name: TextFindings.of(values) for name, values in valid_columns.items()}
+        if labels.names and task == "regression":  # there, 007 is a number
+            found = {name: replace(one, kind=_kind_of_numbers(valid_columns[name])) for name, one in found.items()}
+        chosen = choose_labels(task, found)
     kind, dtype, classes = chosen
     schema = Schema((), (), "uint8", labels=names, task=kind, y_dtype=dtype, classes=classes)
     columns = [_encode(name, values, classes) for name, values in valid_columns.items()]
@@ -137,6 +148,26 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
     y = np.zeros((len(valid), len(names)), dtype)
     y[valid] = np.stack(columns, axis=1)
     return schema, y if len(names) > 1 else y[:, 0]
+
+
+def name_classes(values: pa.Array, empty: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
+    """Names as classes: the task, the dtype of `y` and the classes, in the order of their numbers if all are numbers.
+    Raises UsageError for too few or too many."""
+    found = {*pc.unique(values).to_pylist(), *empty}
+    if not 2 <= len(found) <= DISTINCT_LIMIT:
+        many = f"there are {len(found):,} classes, but at most {DISTINCT_LIMIT:,} are possible"
+        one = f"all images are of the class '{min(found)}', but a classifier needs two"
+        raise UsageError(f"{many if len(found) > 1 else one}; name the folder of the class folders, or use --labels")
+    numbers = _kind_of_numbers(pa.array(found)) == "number"
+    classes = sorted(found, key=(lambda name: (float(name), name)) if numbers else str)
+    return "classification", np.min_scalar_type(len(classes) - 1).name, tuple(classes)
+
+
+def _kind_of_numbers(names: pa.Array) -> str:
+    try:
+        return "number" if pc.all(pc.is_finite(names.cast(pa.float64()))).as_py() else "text"
+    except pa.ArrowInvalid:
+        return "text"
 
 
 def _encode(name: str, values: pa.Array, classes: Sequence[str]) -> np.ndarray:

@@ -59,6 +59,10 @@ class ImageOptions(RoleOptions):
     category: Texts = Field(
         default=(), description="The same for a category whose values may be numbers, e.g. a site; repeatable."
     )
+    split_folders: bool = Field(
+        default=False,
+        description="Take folders named train, val or test as folds, not classes: those in train are never held out.",
+    )
     task: Task = Field(default="auto", description=TASK)
     on_error: OnError = Field(
         default="stop",

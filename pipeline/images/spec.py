@@ -15,9 +15,12 @@ from ..target.beside import DAY, side_columns
 from ..target.labels import TextFindings
 from .columns import FEATURES, describe_features, encode_features, feature_names
 from .labels import Labels, as_dates, encode_labels, label_by_file, label_by_folder
-from .list import ImageList
+from .listing.list import ImageList
+from .listing.splits import SPLIT, read_splits, refuse_splits
 
 KEY = "path"
+LATER = {"split_folders": False}
+"""The fields that requests of earlier versions do not have, and their defaults."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class ImageRequest:
 
     `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` its other columns by role; those
     that models get have the role "feature" or "category". Without it, the images' folders are their classes. `shuffle`
-    is the seed of their order, None to sort them by path. `listing` is the digest of the list of images.
+    is the seed of their order, None to sort them by path. With `split_folders`, folders such as train are folds.
+    `listing` is the digest of the list of images.
     """
 
     sources: tuple[str, ...]
@@ -40,10 +44,16 @@ class ImageRequest:
     shuffle: int | None = 0
     like: Schema | None = None
     listing: str = ""
+    split_folders: bool = False
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1, or none")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, without the fields that earlier versions did not have, unless they are set."""
+        value = asdict(self)
+        return {name: one for name, one in value.items() if name not in LATER or one != LATER[name]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -93,6 +103,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
     label, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
+    if len(invalid := labels.errors | images.errors) == len(images):
+        raise _none_valid(images, invalid)
     if labels.unmatched and request.labelled and request.on_error == "stop":
         raise SourceError(
             f"{request.labels} lists {len(labels.unmatched):,} images that do not exist; the first is "
@@ -102,6 +114,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
     roles = {role: names for role, names in request.roles.items() if role not in FEATURES}
+    if request.split_folders:
+        roles["fold"] = (SPLIT,)
     beside = {name: as_dates(labels.others[name]) for names in roles.values() for name in names}
     columns = _describe_beside(beside)
     schema = replace(
@@ -121,8 +135,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = choose_layout(count, schema.arrays()[0].row_bytes)
     arrays = {column.array: beside[column.name] for column in columns}
-    spec = ImageConversionSpec(layout, schema, asdict(request), images, y, order, beside=arrays, table=table)
-    errors |= labels.errors
+    spec = ImageConversionSpec(layout, schema, request.to_json(), images, y, order, beside=arrays, table=table)
+    errors |= invalid
     return skip_images(spec, errors) if errors else spec
 
 
@@ -151,6 +165,16 @@ def _describe_beside(beside: Mapping[str, pa.Array]) -> tuple[SideColumn, ...]:
 
 
 def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
+    """The labels and the other columns of all images. Images that cannot be read have none."""
+    classes = images.table["class"].combine_chunks()
+    if not request.split_folders:
+        return _labels_of(request, images, classes)
+    folds, classes, errors = read_splits(images)
+    labels = _labels_of(request, images, classes)
+    return replace(labels, others={**labels.others, SPLIT: folds}, errors={**labels.errors, **errors})
+
+
+def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> Labels:
     features = feature_names(request.roles, request.like)
     if request.labels:
         roles = request.roles | ({"feature": features} if features else {})
@@ -166,7 +190,18 @@ def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
     if request.label or request.roles:
         option = "label" if request.label else next(iter(request.roles))
         raise UsageError(f"--{option} selects columns of the CSV file given with --labels; set --labels too")
-    return label_by_folder(images.table["class"].combine_chunks())
+    if request.split_folders:
+        return label_by_folder(classes)
+    refuse_splits(images)
+    return label_by_folder(classes, images.tour.empty)
+
+
+def _none_valid(images: ImageList, errors: Mapping[int, str]) -> SourceError:
+    first = min(errors)
+    return SourceError(
+        f"none of the {len(images):,} images is valid; the first error is {images.name(first)}: {errors[first]}; fix "
+        "the images or their labels"
+    )
 
 
 def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageConversionSpec:
@@ -184,10 +219,7 @@ def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageCo
         )
     rows = spec.layout.rows - len(errors)
     if not rows:
-        raise SourceError(
-            f"none of the {len(spec.images):,} images is valid; the first error is {spec.images.name(first)}: "
-            f"{errors[first]}; fix the images or their labels"
-        )
+        raise _none_valid(spec.images, errors)
     bad = np.isin(spec.order, list(errors))
     order = spec.order[:rows].copy()
     order[bad[:rows]] = spec.order[rows:][~bad[rows:]]

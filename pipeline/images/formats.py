@@ -1,0 +1,42 @@
+"""The formats of image files, and the names by which images are recognized."""
+
+import os
+from functools import cache
+
+from PIL import Image
+
+# Formats that have a signature and are decoded in this process: Pillow's others start programs (EPS) or accept any file
+# (TGA). Some are missing from some builds of Pillow.
+KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
+Image.init()
+FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
+UNSUPPORTED = (".avif", ".eps", ".heic", ".heif", ".pcx", ".psd", ".svg", ".tga")  # images, rejected with an error
+ARCHIVES = (".tar", ".zip")
+TOOLS = frozenset(("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "Thumbs.db"))
+"""Folders and files that tools leave among images; others of them are hidden."""
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a folder or file is hidden or made by a tool, judging by its name."""
+    return name.startswith(".") or name in TOOLS
+
+
+def leads_past(path: str) -> bool:
+    """Whether a path leads to or through a hidden file or folder, or one of a tool."""
+    return any(is_passed_over(part) and part not in (".", "..") for part in path.split("/"))
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image, judging by its name."""
+    return os.path.splitext(path)[1].lower() in suffixes()
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive, judging by its name."""
+    return name.lower().endswith(ARCHIVES)
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of supported formats, and of unsupported image formats."""
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUPPORTED)

@@ -1,0 +1,257 @@
+"""Folders of images as people keep them: whatever classes are called, links, tool folders, splits, equal files."""
+
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import foldstream as fs
+import numpy as np
+import pytest
+from foldstream.cluster.listener import Listener
+from foldstream.pipeline.images.convert import convert_images
+from foldstream.pipeline.images.listing.equal import find_equal
+from foldstream.pipeline.images.listing.list import ImageList, list_images
+from foldstream.pipeline.images.spec import ImageConversionSpec, ImageRequest, specify_images
+from foldstream.storage.errors import SourceError, UsageError
+from foldstream.storage.format import LEFT_OUT, ImageForm
+from foldstream.storage.tasks import SerialExecutor
+from foldstream.training.splits.choose import choose_split
+from foldstream.training.splits.split import SplitOptions
+from PIL import Image
+
+FORM = ImageForm((4, 4), "gray")
+
+
+def write_images(root: Path, names: Iterable[str]) -> Path:
+    """Images that all differ, and whose files have the same size."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(root / name, "BMP")
+    return root
+
+
+def listed(folder: Path, *places: Path) -> ImageList:
+    folder.mkdir(exist_ok=True)
+    return list_images([str(place) for place in places], folder)
+
+
+def specified(place: Path, tmp_path: Path, **options: Any) -> ImageConversionSpec:
+    request = ImageRequest((str(place),), FORM, **{"shuffle": None, **options})
+    return specify_images(request, listed(tmp_path / "list", place))
+
+
+def paths_of(images: ImageList) -> list[str]:
+    paths: list[str] = images.table["path"].to_pylist()
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ([f"{number:03d}" for number in range(101)], [f"{number:03d}" for number in range(101)]),
+        ([str(number) for number in range(101)], [str(number) for number in range(101)]),
+        (["0.5", "1.0", "1", "2"], ["0.5", "1", "1.0", "2"]),
+        (["2024-05-01", "2024-05-02"], ["2024-05-01", "2024-05-02"]),
+        (["-1", "1e3", "inf"], ["-1", "1e3", "inf"]),
+    ],
+    ids=["zeros", "a hundred and one", "fractions", "dates", "numbers of all kinds"],
+)
+def test_folders_are_classes_whatever_they_are_called(names: list[str], classes: list[str], tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", [f"{name}/a.bmp" for name in names])
+    schema = specified(photos, tmp_path).schema
+    assert (schema.task, list(schema.classes)) == ("classification", classes)
+
+
+@pytest.mark.parametrize("names", [["000", "007", "100"], ["0.5", "1.0"]])
+def test_folders_are_regression_targets_if_asked_for(names: list[str], tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", [f"{name}/a.bmp" for name in names])
+    spec = specified(photos, tmp_path, task="regression")
+    assert spec.schema.task == "regression"
+    assert spec.y.tolist() == [float(name) for name in names]
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp", "cat/b.bmp"])
+    with pytest.raises(UsageError, match="all images are of the class 'cat', but a classifier needs two"):
+        specified(photos, tmp_path)
+
+
+def test_empty_class_folders_are_classes_without_images(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp", "dog/b.bmp"])
+    (photos / "ant").mkdir()
+    (photos / "bee").mkdir()
+    (photos / "bee" / ".gitkeep").touch()
+    (photos / "notes").mkdir()
+    (photos / "notes" / "read.me").touch()  # no class: it has files, and none is an image
+    warnings: list[str] = []
+    dataset = fs.convert_images(
+        photos, tmp_path / "out.zarr", size=4, listener=Listener(announce=lambda name, text: warnings.append(text))
+    )
+    assert dataset.schema.classes == ("ant", "bee", "cat", "dog")
+    assert list(dataset.class_totals) == [0, 0, 1, 1]
+    assert "2 class folders have no images: ant, bee" in warnings
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in sorted(photos.rglob("*")):
+            archive.write(path, path.relative_to(tmp_path))
+    with tarfile.open(tmp_path / "photos.tar", "w") as packed:
+        packed.add(photos, "photos")
+    (photos / "ant").rmdir()
+    for name in ("photos.zip", "photos.tar"):
+        assert specified(tmp_path / name, tmp_path).schema.classes == ("ant", "bee", "cat", "dog")
+    assert specified(photos, tmp_path).schema.classes == ("bee", "cat", "dog")
+
+
+def test_linked_class_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_images(tmp_path / "elsewhere", ["one.bmp", "inner/two.bmp"])
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp"])
+    (photos / "dog").symlink_to(tmp_path / "elsewhere")
+    (photos / "cat" / "all").symlink_to(photos)
+    (photos / "again").symlink_to(photos)
+    (photos / "cat" / "b.bmp").symlink_to("a.bmp")
+    images = listed(tmp_path / "list", photos)
+    assert paths_of(images) == ["cat/a.bmp", "cat/b.bmp", "dog/one.bmp", "dog/inner/two.bmp"]
+    assert images.table["class"].to_pylist() == ["cat", "cat", "dog", "dog"]
+    assert (images.tour.cycles, images.tour.empty) == (2, [])
+
+
+def test_hidden_and_tool_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+    tools = [".ipynb_checkpoints/a.bmp", "cat/@eaDir/a.bmp", "__MACOSX/cat/._a.bmp", ".git/a.bmp", "cat/.a.bmp"]
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp", "dog/b.bmp", *tools])
+    for name in ("Thumbs.db", ".DS_Store"):
+        (photos / "dog" / name).touch()
+    (photos / "read.me").touch()
+    images = listed(tmp_path / "list", photos)
+    assert paths_of(images) == ["cat/a.bmp", "dog/b.bmp"]
+    assert images.describe() == "images, 1 other files ignored, 7 hidden or tool folders and files passed over"
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in sorted(photos.rglob("*")):
+            archive.write(path, path.relative_to(photos))
+    assert paths_of(listed(tmp_path / "list", tmp_path / "photos.zip")) == ["cat/a.bmp", "dog/b.bmp"]
+    assert paths_of(listed(tmp_path / "list", photos / "*" / "*.bmp")) == ["cat/a.bmp", "dog/b.bmp"]
+
+
+def test_a_folder_that_wraps_the_class_folders_is_unwrapped(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", ["data/v1/cat/a.bmp", "data/v1/dog/b.bmp", ".cache/c.bmp"])
+    (tmp_path / "photos" / "read.me").touch()
+    images = listed(tmp_path / "list", tmp_path / "photos")
+    assert paths_of(images) == ["cat/a.bmp", "dog/b.bmp"]
+    assert images.name(1) == str(tmp_path / "photos/data/v1/dog/b.bmp")
+    write_images(tmp_path / "flat", ["data/a.bmp", "data/b.bmp"])
+    assert paths_of(listed(tmp_path / "list", tmp_path / "flat")) == ["data/a.bmp", "data/b.bmp"]
+
+
+SPLIT = ["train/cat/a.bmp", "train/dog/b.bmp", "Valid/cat/c.bmp", "Valid/dog/d.bmp", "test/dog/e.bmp"]
+
+
+@pytest.mark.parametrize("names", [SPLIT, ["training/a.bmp", "testing/b.bmp"], ["dev/a/a.bmp", "train/a/b.bmp"]])
+def test_folders_of_a_split_are_no_classes(names: list[str], tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", names)
+    first = min(name.split("/")[0] for name in names if name.startswith("train"))
+    with pytest.raises(SourceError, match=rf"not classes; name one of them, e\.g\. .*photos/{first},.*--split-folders"):
+        specified(photos, tmp_path)
+    assert specified(photos, tmp_path, labelled=False).schema.task is None
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", ["train/a.bmp", "bus/b.bmp"])
+    assert specified(photos, tmp_path).schema.classes == ("bus", "train")
+
+
+def test_folders_of_a_split_are_taken_as_folds(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", SPLIT)
+    options: dict[str, Any] = {"size": 4, "shuffle": None, "split_folders": True}
+    dataset = fs.convert_images(photos, tmp_path / "out.zarr", **options)
+    assert dataset.schema.classes == ("cat", "dog")
+    assert fs.open(tmp_path / "out.zarr").rows()["split"].tolist() == [0, 0, 1, -1, -1]
+    split = choose_split(dataset.schema, SplitOptions(), 0)
+    assert (split.kind, split.column) == ("column", "split")
+    places = [photos / "train", photos / "Valid"]
+    alone = fs.convert_images(places, tmp_path / "alone.zarr", **options)
+    assert alone.schema.classes == ("cat", "dog")
+    assert fs.open(tmp_path / "alone.zarr").rows()["split"].tolist() == [-1, -1, 0, 0]
+    with pytest.raises(UsageError, match="both give the folds"):
+        fs.convert_images(photos, tmp_path / "other.zarr", fold="x", labels="x.csv", **options)
+    with pytest.raises(UsageError, match=r"--split-folders: .* has no folders named train, training"):
+        specified(write_images(tmp_path / "plain", ["cat/a.bmp", "dog/b.bmp"]), tmp_path, split_folders=True)
+
+
+def test_the_same_source_twice_is_refused(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp", "dog/b.bmp"])
+    with tarfile.open(photos / "more.tar", "w") as archive:
+        archive.add(photos / "cat" / "a.bmp", "a.bmp")
+    (tmp_path / "link").symlink_to(photos)
+    pairs = [
+        (photos, photos),
+        (photos, tmp_path / "link"),
+        (tmp_path / "link", photos),
+        (photos, photos / "cat"),
+        (photos / "cat", photos),
+        (photos, photos / "cat" / "a.bmp"),
+        (photos / "cat" / "a.bmp", photos),
+        (photos / "cat" / "a.bmp", photos / "*" / "*.bmp"),
+        (photos / "more.tar", photos / "more.tar"),
+        (photos, photos / "more.tar"),
+    ]
+    for pair in pairs:
+        with pytest.raises(SourceError, match=r"twice|both named|also in the source"):
+            listed(tmp_path / "list", *pair)
+    assert len(listed(tmp_path / "list", photos / "cat" / "*.bmp", photos / "dog" / "*.bmp")) == 2
+    (photos / "hound").symlink_to("dog")
+    with pytest.raises(SourceError, match=r"photos/hound: it is part of the sources twice, also as .*photos/dog"):
+        listed(tmp_path / "list", photos)
+
+
+def test_equal_files_are_counted_and_named(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", [f"{'ab'[i % 2]}/{i}.bmp" for i in range(8)])
+    (photos / "b" / "copy.bmp").write_bytes((photos / "a" / "2.bmp").read_bytes())
+    os.link(photos / "a" / "4.bmp", photos / "a" / "link.bmp")
+    with tarfile.open(photos / "more.tar", "w") as archive:
+        archive.add(photos / "b" / "1.bmp", "b/c.bmp")
+        archive.add(photos / "b" / "1.bmp", "a/c.bmp")
+    images = listed(tmp_path / "list", photos)
+    found = [[images.name(number).removeprefix(f"{photos}/") for number in group] for group in find_equal(images)]
+    assert sorted(found) == [
+        ["a/2.bmp", "b/copy.bmp"],
+        ["a/4.bmp", "a/link.bmp"],
+        ["b/1.bmp", "more.tar/b/c.bmp", "more.tar/a/c.bmp"],
+    ]
+    warnings: list[str] = []
+    out = tmp_path / "out.zarr"
+    convert_images(ImageRequest((str(photos),), FORM), out, SerialExecutor(), warn=warnings.append)
+    (warning,) = warnings
+    assert warning.startswith("4 files are equal to others, 2 of them with another label (")
+    assert len((out / "equal_files.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_files_that_only_end_alike_are_not_equal(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        pixels = np.zeros((100, 100), np.uint8)
+        pixels[-1] = number  # BMP begins with the last line
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.bmp")
+    assert list(find_equal(listed(tmp_path / "list", tmp_path / "a"))) == []
+
+
+def test_broken_links_and_names_that_are_not_utf8_are_listed(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp", "dog/b.bmp"])
+    (photos / "cat" / "gone.bmp").symlink_to("nowhere.bmp")
+    (photos / "ant").symlink_to("nowhere")
+    latin = os.fsencode(photos) + b"/dog/caf\xe9.bmp"
+    with open(latin, "wb") as file:
+        file.write((photos / "cat" / "a.bmp").read_bytes())
+    with pytest.raises(SourceError, match=r"cat/gone\.bmp: it is a link to a file that does not exist \(and 1 more\)"):
+        specified(photos, tmp_path)
+    warnings: list[str] = []
+    out = tmp_path / "out.zarr"
+    request = ImageRequest((str(photos),), FORM, on_error="skip")
+    dataset = convert_images(request, out, SerialExecutor(), warn=warnings.append)
+    assert (len(dataset), dataset.left_out) == (2, 2)
+    lines = (out / LEFT_OUT).read_text().splitlines()[1:]
+    assert [line.split("/")[-1] for line in lines] == [
+        "gone.bmp,,,it is a link to a file that does not exist",
+        "caf\\xe9.bmp,,,its name is not UTF-8",
+    ]
+    assert warnings[0] == f"1 links lead nowhere, so what was behind them is missing: {photos}/ant"
