@@ -9,6 +9,7 @@ import codecs
 import gzip
 import io
 import lzma
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from .csv.kernels import count_rows, skip_rows
 from .csv.open import BROKEN, COMPRESSED, decompressed
 from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
-from .images.listing.archives import Listed, top_folder
+from .images.listing.archives import FIELDS, Listed, sample_key, top_folder
 from .images.listing.folders import Tour
 from .images.listing.list import open_place
 from .tables.parquet import opened
@@ -167,12 +168,17 @@ def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
     total = sum(image.length for _, _, image in listed)
     count = min(IMAGES, max(SOURCES, IMAGE_BYTES * len(listed) // total))
     chosen = listed[:: -(-len(listed) // count)]
-    copies = {container: folder / f"{number:04d}" for number, (container, _, _) in enumerate(chosen)}
-    for container, archive, image in chosen:
-        place = container if archive else f"{container}/{image.path}"
-        target = copies[container] / _path_in_copy(image)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_image(ImageFile(place, image.offset, image.length, image.packed)))
+    places = {container: archive for container, archive, _ in chosen}
+    copies = {container: folder / f"{number:04d}" for number, container in enumerate(places)}
+    for container, archive in places.items():
+        images = [image for place, _, image in chosen if place == container]
+        if any(image.beside for image in images):
+            copies[container] = _copy_shard(container, images, copies[container].with_suffix(".tar"))
+            continue
+        for image in images:
+            target = copies[container] / _path_in_copy(image)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(_read(container, archive, image))
     return SourceSample(
         tuple(map(str, copies.values())),
         sum(image.length for _, _, image in chosen),
@@ -180,6 +186,23 @@ def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
         len(listed),
         origins={str(copy): container for container, copy in copies.items()},
     )
+
+
+def _read(container: str, archive: bool, image: Listed) -> bytes:
+    place = container if archive else f"{container}/{image.path}"
+    return read_image(ImageFile(place, image.offset, image.length, image.packed))
+
+
+def _copy_shard(container: str, images: Sequence[Listed], target: Path) -> Path:
+    """Copy samples of a WebDataset shard with the labels beside them."""
+    with tarfile.open(target, "w") as shard:
+        for image in images:
+            name = f"{sample_key(image.path)}.{FIELDS}"
+            for path, data in ((image.path, _read(container, True, image)), (name, (image.beside or "{}").encode())):
+                info = tarfile.TarInfo(path)
+                info.size = len(data)
+                shard.addfile(info, io.BytesIO(data))
+    return target
 
 
 def _listed(places: Sequence[str]) -> Iterator[tuple[str, bool, Listed]]:

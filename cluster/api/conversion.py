@@ -102,9 +102,9 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
 
     Samples are (channels, height, width).
 
-    The class of an image is the folder that contains it. Alternatively, `labels` is a CSV file whose first column names
-    the images; its second column, or the columns in `label`, are the labels, and those in `feature` and `category` are
-    columns that models get beside the image. The paths are stored as `key`.
+    The class of an image is the folder that contains it. Alternatively, `labels` is a table (CSV, Parquet, JSON lines)
+    with a column that names the images; its next column, or the columns in `label`, are the labels, and those in
+    `feature` and `category` are columns that models get beside the image. The paths are stored as `key`.
 
     Args:
         sources: Folders, patterns, archives or URLs.
@@ -160,6 +160,8 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         )
     if request.split_folders and request.fold:
         raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")
+    if request.label_pattern and (given := "labels" if request.labels else "label" if request.label else ""):
+        raise UsageError(f"--label-pattern, --{given}: both say what the labels are; use only one of them")
     return ImageRequest(
         tuple(map(absolute, request.places)),
         form,
@@ -172,6 +174,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         shuffle=request.shuffle,
         like=like,
         split_folders=request.split_folders,
+        label_pattern=request.label_pattern,
     )
 
 

@@ -10,7 +10,7 @@ from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ..target.beside import DAY
 from ..target.labels import TextFindings
-from .labels import as_dates, where
+from .labels.find import as_dates, where
 
 FEATURES = ("feature", "category")
 """The options that name such columns."""

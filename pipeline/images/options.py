@@ -1,8 +1,9 @@
 """Options for the conversion of images."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ...storage.options import Cli, Location, Options, Texts
 from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbers
@@ -27,6 +28,16 @@ def parse_seed(value: Any) -> Any:
     return value
 
 
+def check_pattern(text: str | None) -> str | None:
+    """Raise ValueError for a regular expression that is invalid or has no group."""
+    try:
+        if text is not None and not re.compile(text).groups:
+            raise ValueError("needs a group in parentheses, which matches the class, e.g. '^([a-z]+)_'")
+    except re.error as error:
+        raise ValueError(f"is not a regular expression ({error})") from None
+    return text
+
+
 class ImageOptions(RoleOptions):
     """How image files are converted. Columns with a role are those of `labels`."""
 
@@ -46,12 +57,19 @@ class ImageOptions(RoleOptions):
         default="uint8", description="Pixel type: uint8, or uint16 to keep 16-bit gray."
     )
     labels: Location | None = Field(
-        default=None, description="CSV file with image paths and labels; by default, folders are classes."
+        default=None,
+        description="Table with image paths and labels (CSV, Parquet, Arrow, JSON lines); by default, folders are "
+        "classes.",
+    )
+    label_pattern: Annotated[str | None, AfterValidator(check_pattern), Cli(metavar="REGEX")] = Field(
+        default=None,
+        description="Regular expression whose group is the class in a file's name, e.g. '^([a-z]+)_'; several named "
+        "groups are several labels.",
     )
     label: Texts = Field(
         default=(),
-        description="Label column in the --labels file, by default the second; repeatable for several regression "
-        "targets or 0/1 labels.",
+        description="Label column in the --labels file, by default the first after the path, or field in the .json "
+        "files of a WebDataset shard; repeatable for several regression targets or 0/1 labels.",
     )
     feature: Texts = Field(
         default=(), description="Column of the --labels file that models get beside the image, e.g. age; repeatable."

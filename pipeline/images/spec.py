@@ -1,6 +1,6 @@
 """The specification of an image dataset, decided before anything is written: which image becomes which row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -14,12 +14,21 @@ from ...storage.random import shuffled_places
 from ..target.beside import DAY, side_columns
 from ..target.labels import TextFindings
 from .columns import FEATURES, describe_features, encode_features, feature_names
-from .labels import Labels, as_dates, encode_labels, label_by_file, label_by_folder
+from .labels.encode import encode_labels
+from .labels.find import (
+    Labels,
+    as_dates,
+    label_by_file,
+    label_by_folder,
+    label_by_pattern,
+    label_by_samples,
+)
+from .listing.archives import TEXT
 from .listing.list import ImageList
 from .listing.splits import SPLIT, read_splits, refuse_splits
 
 KEY = "path"
-LATER = {"split_folders": False}
+LATER = {"split_folders": False, "label_pattern": None}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
 
@@ -27,8 +36,9 @@ LATER = {"split_folders": False}
 class ImageRequest:
     """What the user asked for.
 
-    `labels` is a CSV file of paths and labels, `label` its label columns, and `roles` its other columns by role; those
-    that models get have the role "feature" or "category". Without it, the images' folders are their classes. `shuffle`
+    `labels` is a table of paths and labels, `label` its label columns, and `roles` its other columns by role; those
+    that models get have the role "feature" or "category". Without it, the images' folders are their classes, or what
+    the regular expression `label_pattern` finds in their names, or files beside them in a WebDataset shard. `shuffle`
     is the seed of their order, None to sort them by path. With `split_folders`, folders such as train are folds.
     `listing` is the digest of the list of images.
     """
@@ -45,6 +55,7 @@ class ImageRequest:
     like: Schema | None = None
     listing: str = ""
     split_folders: bool = False
+    label_pattern: str | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -103,13 +114,21 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
     label, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
-    if len(invalid := labels.errors | images.errors) == len(images):
-        raise _none_valid(images, invalid)
+    if labels.several and request.on_error == "stop":
+        more = f" (and {len(labels.several) - 1:,} more)" if len(labels.several) > 1 else ""
+        raise SourceError(
+            f"{request.labels}: {labels.several[0]}{more}; write more of the path, or skip such rows with --on-error "
+            "skip"
+        )
     if labels.unmatched and request.labelled and request.on_error == "stop":
         raise SourceError(
             f"{request.labels} lists {len(labels.unmatched):,} images that do not exist; the first is "
             f"'{labels.unmatched[0]}'; add their folder to the sources, or skip them with --on-error skip"
         )
+    if len(invalid := labels.errors | images.errors) == len(images):
+        raise _none_valid(images, invalid)
+    if invalid and request.on_error == "stop":
+        raise _invalid(images, invalid)
     of_labels, y = encode_labels(labels, request.task, request.like)
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
@@ -176,24 +195,41 @@ def _find_labels(request: ImageRequest, images: ImageList) -> Labels:
 
 def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> Labels:
     features = feature_names(request.roles, request.like)
+    roles = request.roles | ({"feature": features} if features else {})
     if request.labels:
-        roles = request.roles | ({"feature": features} if features else {})
-        names = request.label if request.labelled else None
-        return label_by_file(images.table["path"].combine_chunks(), request.labels, names, roles)
-    if features and request.like:
-        raise UsageError(
-            f"--like: its images have columns beside them ({', '.join(features)}); name the CSV file that has those of "
-            "these images with --labels"
-        )
-    if not request.labelled:
-        return Labels()
-    if request.label or request.roles:
-        option = "label" if request.label else next(iter(request.roles))
-        raise UsageError(f"--{option} selects columns of the CSV file given with --labels; set --labels too")
+        return label_by_file(images, request.labels, request.label if request.labelled else None, roles)
+    named, found = request.label if request.labelled else (), Labels()
+    if named or roles:
+        if images.table["beside"].null_count == len(images):
+            raise _no_columns(request, features)
+        found = label_by_samples(images, named, roles)
+    if named or not request.labelled:
+        return found
+    own = _label_by_names(request, images, classes)
+    return replace(own, others=found.others, errors={**found.errors, **own.errors})
+
+
+def _label_by_names(request: ImageRequest, images: ImageList, classes: pa.Array) -> Labels:
+    """The labels of images without a table: by a pattern, by the files beside them in a shard, or by their folders."""
+    if request.label_pattern is not None:
+        return label_by_pattern(images, request.label_pattern)
+    if classes.null_count == len(images) and pc.any(pc.match_substring(images.table["beside"], f'"{TEXT}": ')).as_py():
+        return label_by_samples(images, (TEXT,), {})
     if request.split_folders:
         return label_by_folder(classes)
     refuse_splits(images)
     return label_by_folder(classes, images.tour.empty)
+
+
+def _no_columns(request: ImageRequest, features: Sequence[str]) -> UsageError:
+    """The error for options that name columns of images which have none."""
+    if features and request.like:
+        return UsageError(
+            f"--like: its images have columns beside them ({', '.join(features)}); name the CSV file that has those of "
+            "these images with --labels"
+        )
+    option = "label" if request.label and request.labelled else next(iter(request.roles))
+    return UsageError(f"--{option} selects columns of the CSV file given with --labels; set --labels too")
 
 
 def _none_valid(images: ImageList, errors: Mapping[int, str]) -> SourceError:
@@ -204,19 +240,22 @@ def _none_valid(images: ImageList, errors: Mapping[int, str]) -> SourceError:
     )
 
 
+def _invalid(images: ImageList, errors: Mapping[int, str]) -> SourceError:
+    first = min(errors)
+    more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
+    return SourceError(
+        f"{images.name(first)}: {errors[first]}{more}; fix or remove it, or skip such images with --on-error skip"
+    )
+
+
 def skip_images(spec: ImageConversionSpec, errors: Mapping[int, str]) -> ImageConversionSpec:
     """The spec without the images in `errors`, which maps their index in the list to the reason.
 
     The last images of the order take their positions, so that all other rows keep theirs. Raises SourceError if
     images must not be skipped, or if none would remain.
     """
-    first = min(errors)
     if spec.request["on_error"] == "stop":
-        more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
-        raise SourceError(
-            f"{spec.images.name(first)}: {errors[first]}{more}; fix or remove it, or skip such images with "
-            "--on-error skip"
-        )
+        raise _invalid(spec.images, errors)
     rows = spec.layout.rows - len(errors)
     if not rows:
         raise _none_valid(spec.images, errors)
