@@ -121,7 +121,8 @@ class ImageForm:
     """How image files become samples.
 
     `size` is (height, width); `color` is "rgb" or "gray"; `fit` is "pad", "crop" or "stretch"; `background`, behind
-    transparent pixels and in the padding, is "white" or "black"; `dtype` is "uint8" or "uint16".
+    transparent pixels and in the padding, is "white" or "black"; `dtype` is "uint8" or "uint16". `pixel_range` are the
+    values that become black and white in images with more than 8 bits.
     """
 
     size: tuple[int, int]
@@ -129,6 +130,7 @@ class ImageForm:
     fit: str = "pad"
     background: str = "white"
     dtype: str = "uint8"
+    pixel_range: tuple[float, float] | None = None
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
@@ -141,7 +143,8 @@ class ImageForm:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{**value, "size": tuple(value["size"])})
+        limits = value.get("pixel_range")
+        return cls(**{**value, "size": tuple(value["size"]), "pixel_range": limits and tuple(limits)})
 
 
 SMALLEST_PROBABILITY = 1e-7  # in the log loss: a row costs at most 16.1

@@ -156,7 +156,12 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         form = like.image
     else:
         form = ImageForm(
-            cast(tuple[int, int], request.size), request.color, request.fit, request.background, request.dtype
+            cast(tuple[int, int], request.size),
+            request.color,
+            request.fit,
+            request.background,
+            request.dtype,
+            cast(tuple[float, float] | None, request.pixel_range),
         )
     if request.split_folders and request.fold:
         raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")

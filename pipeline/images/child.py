@@ -39,8 +39,8 @@ def main(descriptor: int) -> None:
         try:
             if len(memory) < os.fstat(descriptor).st_size:
                 memory = mmap.mmap(descriptor, 0)
-            for number, reason in decode_files(memory, json.loads(line)):
-                reply({"invalid": [number, reason]})
+            for message in decode_files(memory, json.loads(line)):
+                reply(message)
             reply({"done": True})
         except Exception:  # noqa: BLE001 - it is raised again in the requesting process
             reply({"error": traceback.format_exc()})
@@ -52,8 +52,9 @@ def reply(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[tuple[int, str]]:
-    """Decode the files from index `first` on into shared memory. Yields the index of each that fails, and why."""
+def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Decode the files from index `first` on into shared memory. Yields a message for each that fails, with its index
+    and the reason, and for each of which something is to be said."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
     samples = samples_in(memory, len(files), form)
@@ -62,11 +63,12 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[tuple[i
         for read in read_ahead(files[number:], threads):
             HEAD.pack_into(memory, 0, number)
             try:
-                decode_image(read(), form, samples[number])
+                if notes := decode_image(read(), form, samples[number]):
+                    yield {"notes": notes}
             except ImageError as error:
-                yield number, str(error)
+                yield {"invalid": [number, str(error)]}
             except (OSError, FoldstreamError) as error:
-                yield number, f"the file cannot be read ({getattr(error, 'strerror', None) or error})"
+                yield {"invalid": [number, f"the file cannot be read ({getattr(error, 'strerror', None) or error})"]}
             number += 1
 
 

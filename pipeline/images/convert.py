@@ -28,6 +28,7 @@ from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec,
 from ..target.commit import attributes, commit_dataset
 from ..target.receipts import RECEIPTS, finish_shard, has_receipt, receipt_path
 from ..target.run import Stage, run_shard_tasks
+from .decode import Notes, add_notes
 from .files import ImageFile
 from .listing.equal import find_equal
 from .listing.list import list_images, warnings_of
@@ -87,7 +88,10 @@ def convert_images(
                 clear_target(root)
             for warning in (*warnings_of(images), *(equal_files(spec, root) if request.labelled else ())):
                 warn(warning)
-            commit_dataset(write_images(spec, root, executor, progress), root)
+            spec = write_images(spec, root, executor, progress)
+            for warning in decoding_warnings(spec, root):
+                warn(warning)
+            commit_dataset(spec, root)
             (root / WORK).remove_tree()
     return open_dataset(root)
 
@@ -110,6 +114,26 @@ def equal_files(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
             f"{count:,} files are equal to others{labels} ({', '.join(names)}{', …' * (count > len(names))}; all are "
             f"listed in {root / EQUAL_FILES}); equal images in different folds make the scores too good: keep one of "
             "each, or keep them together with --group"
+        )
+
+
+def decoding_warnings(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
+    """What is to be said of the decoded images, which the receipts of all shards note."""
+    notes: Notes = {}
+    for shard in range(spec.layout.shards):
+        add_notes(notes, read_json(receipt_path(root, shard)).get("notes", {}))
+    if pages := notes.get("pages"):
+        yield f"{pages:,} images have several pages or frames; the first one of each was taken"
+    if rounded := notes.get("rounded"):
+        form = spec.schema.image
+        keeps = "; --dtype uint16 keeps 16" if form and form.dtype == "uint8" else ", because Pillow keeps no more"
+        yield f"{rounded:,} images have more than 8 bits and were scaled to 8{keeps}"
+    brightest = notes.get("brightest", 0)
+    if 0 < brightest < 2**15:
+        most = 2 ** brightest.bit_length() - 1
+        yield (
+            f"the images with 16 bits have values of at most {brightest:,}, so they are dark; --pixel-range 0,{most} "
+            f"makes {most:,} white"
         )
 
 
@@ -196,11 +220,12 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     for column in schema.beside:
         arrays[column.array] = encode_beside(column, table[column.array].combine_chunks())
     missing = np.zeros(schema.sample_shape[0], np.int64)
-    with decode_images(files, schema.image) as (x, errors):
+    notes: Notes = {}
+    with decode_images(files, schema.image, notes=notes) as (x, errors):
         if errors:
             numbers = table["number"].to_pylist()
             return [(numbers[at], reason) for at, reason in errors.items()]
-        finish_shard(task, {"x": x, **arrays}, missing, list=task.digest)
+        finish_shard(task, {"x": x, **arrays}, missing, list=task.digest, notes=notes)
     return None
 
 

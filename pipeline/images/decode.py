@@ -7,14 +7,16 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ...storage.format import ImageForm
-from .fit import Box, fit_image, upright
 from .formats import FORMATS
+from .pixels.depth import DEEPEST, DepthError, is_rounded, read_deep, to_samples
+from .pixels.fit import Box, fit_image, upright
 
 MOST_PIXELS = 200_000_000
 PILLOW_ERRORS = (
@@ -33,33 +35,44 @@ JPEG = b"\xff\xd8\xff"
 TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG is stored upright
 START_OF_SCAN = 0xDA
 TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
-DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
-WITHOUT_RANGE = ("I", "F")
+Notes = dict[str, int]
+"""What is to be said of decoded images: how many have several `pages`, how many were `rounded` to 8 bits, and the
+`brightest` value of those with 16."""
 
 
 class ImageError(Exception):
     """The reason why a file cannot be decoded."""
 
 
-def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> None:
+def add_notes(notes: Notes, more: Notes) -> None:
+    """Add notes to those of other images."""
+    for name, value in more.items():
+        notes[name] = max(notes.get(name, 0), value) if name == "brightest" else notes.get(name, 0) + value
+
+
+def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     """Decode the first frame of an image file into `out`, (channels, height, width) of the form's dtype.
 
-    Raises ImageError.
+    Returns what is to be said of it. Raises ImageError.
     """
     if not data:
         raise ImageError("the file is empty")
+    notes: Notes = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
             if not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
                 with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                    _decode(image, form, out)
+                    notes = _decode(image, data, form, out)
+    except DepthError as error:
+        raise ImageError(str(error)) from None
     except UnidentifiedImageError:
         raise ImageError("the file is not an image of a supported format") from None
     except MemoryError:
         raise ImageError("out of memory while decoding the image") from None
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(f"the image cannot be decoded ({error or type(error).__name__})") from None
+    return notes
 
 
 def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
@@ -105,14 +118,26 @@ def _pixels_at(data: bytes) -> int:
     return len(data)
 
 
-def _decode(image: Image.Image, form: ImageForm, out: np.ndarray) -> None:
+def _decode(image: Image.Image, data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     """Decode any image with Pillow."""
     width, height = image.size
     _check_pixels(width, height)
+    notes: Notes = {}
+    rounded = is_rounded(image)
+    deep = read_deep(image, data, form)
     image.load()  # before EXIF: some formats read their pixels to find it, and a second load would hide errors
     turn = _orientation(image)
     box, drawn = _fit_turned(width, height, turn, form)
-    _draw(_pixels(image, form), box, _place(drawn, turn, form, out))
+    pixels = _pixels(image, form) if deep is None else to_samples(deep, form)
+    _draw(pixels, box, _place(drawn, turn, form, out))
+    if rounded if deep is None else form.dtype == "uint8" and form.pixel_range is None:
+        notes["rounded"] = 1
+    if deep and form.pixel_range is None and deep.white == DEEPEST:
+        notes["brightest"] = int(deep.values.max())
+    with suppress(*PILLOW_ERRORS):  # a damaged second page does not matter
+        if getattr(image, "is_animated", False):
+            notes["pages"] = 1
+    return notes
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -145,16 +170,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _pixels(image: Image.Image, form: ImageForm) -> np.ndarray:
-    """The image in gray or RGB, (height, width, channels), composited over the background if it is transparent; uint16
-    if the image has 16 bits and the form keeps them, else uint8."""
-    if image.mode in WITHOUT_RANGE:
-        raise ImageError("the range of its 32-bit pixel values is unknown; save it with 8 or 16 bits")
-    if image.mode in DEEP:
-        deep = np.asarray(image).astype(np.uint16)
-        if form.dtype == "uint16":
-            return np.repeat(deep[..., None], form.sample_shape[0], axis=2)
-        image = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.mode in TRANSPARENT or "transparency" in image.info:
+    """An image with 8 bits in gray or RGB, (height, width, channels) uint8, composited over the background if it is
+    transparent."""
+    if image.mode in TRANSPARENT or "transparency" in image.info:
         ground = Image.new("RGBA", image.size, (form.ground,) * 3)
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     mode = "L" if form.color == "gray" else "RGB"
@@ -172,7 +190,7 @@ def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
         resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
         drawn = np.rint(np.stack(resized)).astype(np.uint16)
     else:
-        from .resize import resize  # here: importing numba takes 0.5 s, and many images need no resizing
+        from .pixels.resize import resize  # here: importing numba takes 0.5 s, and many images need no resizing
 
         direct = out.dtype == np.uint8 and out.flags.c_contiguous
         drawn = out if direct else np.empty(out.shape, np.uint8)

@@ -1,5 +1,6 @@
 """Options for the conversion of images."""
 
+import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,6 +29,19 @@ def parse_seed(value: Any) -> Any:
     return value
 
 
+def parse_range(value: Any) -> Any:
+    """Parse `0,4095` as two numbers. Raises ValueError."""
+    if value is None:
+        return None
+    try:
+        limits = tuple(map(float, value.split(",") if isinstance(value, str) else value))
+    except (TypeError, ValueError):
+        limits = ()
+    if len(limits) != 2 or not -math.inf < limits[0] < limits[1] < math.inf:
+        raise ValueError("must be two numbers, the lower one first, e.g. 0,4095")
+    return limits
+
+
 def check_pattern(text: str | None) -> str | None:
     """Raise ValueError for a regular expression that is invalid or has no group."""
     try:
@@ -54,7 +68,13 @@ class ImageOptions(RoleOptions):
         default="white", description="Color of the padding and of the background of transparent pixels: white or black."
     )
     dtype: Literal["uint8", "uint16"] = Field(
-        default="uint8", description="Pixel type: uint8, or uint16 to keep 16-bit gray."
+        default="uint8", description="Pixel type: uint8, or uint16 to keep images with 16 bits."
+    )
+    pixel_range: Annotated[
+        tuple[float, ...] | list[float] | None, BeforeValidator(parse_range), Cli(metavar="LOW,HIGH")
+    ] = Field(
+        default=None,
+        description="Values that become black and white in images with more than 8 bits, e.g. 0,4095 or -1024,3071.",
     )
     labels: Location | None = Field(
         default=None,

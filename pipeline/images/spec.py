@@ -64,6 +64,10 @@ class ImageRequest:
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
         value = asdict(self)
+        if self.form.pixel_range is None:
+            del value["form"]["pixel_range"]
+        if self.like and self.like.image and self.like.image.pixel_range is None:
+            del value["like"]["image"]["pixel_range"]
         return {name: one for name, one in value.items() if name not in LATER or one != LATER[name]}
 
     @classmethod

@@ -19,6 +19,7 @@ import numpy as np
 from ...storage.errors import WorkerError
 from ...storage.format import ImageForm
 from .child import HEAD, samples_in
+from .decode import Notes, add_notes
 from .files import ImageFile
 
 MOST_SECONDS = 60.0  # for one file, or until a new process starts to decode
@@ -28,10 +29,10 @@ TIMED_OUT = "decoding timed out"
 
 @contextmanager
 def decode_images(
-    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
+    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS, notes: Notes | None = None
 ) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
     """Decode files: the samples, (files, channels, height, width), and the positions of files that cannot be decoded,
-    with the reason. The samples are valid until the context ends.
+    with the reason. The samples are valid until the context ends. What is to be said of the files is added to `notes`.
 
     Each file has a timeout of `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
@@ -40,7 +41,7 @@ def decode_images(
     except IndexError:
         decoder = ImageDecoder()
     try:
-        yield decoder.decode(files, form, seconds)
+        yield decoder.decode(files, form, seconds, {} if notes is None else notes)
     finally:
         _idle.append(decoder)
 
@@ -67,7 +68,9 @@ class ImageDecoder:
         os.ftruncate(self._descriptor, size)
         return mmap.mmap(self._descriptor, size)
 
-    def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> tuple[np.ndarray, dict[int, str]]:
+    def decode(
+        self, files: Sequence[ImageFile], form: ImageForm, seconds: float, notes: Notes
+    ) -> tuple[np.ndarray, dict[int, str]]:
         """See `decode_images`."""
         if self._environment != os.environ:
             self.close()  # credentials for a store may have been set since it started
@@ -81,7 +84,7 @@ class ImageDecoder:
             HEAD.pack_into(self._memory, 0, -1)
             request = {"form": asdict(form), "files": places, "first": first}
             started = self._process is None
-            end = self._ask(json.dumps(request).encode() + b"\n", errors, seconds)
+            end = self._ask(json.dumps(request).encode() + b"\n", errors, notes, seconds)
             if end is None:
                 break
             (at,) = HEAD.unpack_from(self._memory)
@@ -99,7 +102,7 @@ class ImageDecoder:
                 died_at = first  # it may have run out of memory for a moment: try once more
         return samples_in(self._memory, len(files), form), errors
 
-    def _ask(self, request: bytes, errors: dict[int, str], seconds: float) -> str | None:
+    def _ask(self, request: bytes, errors: dict[int, str], notes: Notes, seconds: float) -> str | None:
         """Send a request. Returns why the process ended, or None if it has tried all files."""
         process = self._process or self.start()
         assert process.stdin
@@ -121,7 +124,10 @@ class ImageDecoder:
                         raise WorkerError(f"the image decoding process failed: {message['error']}")
                     if "done" in message:
                         return None
-                    errors[message["invalid"][0]] = message["invalid"][1]
+                    if "notes" in message:
+                        add_notes(notes, message["notes"])
+                    else:
+                        errors[message["invalid"][0]] = message["invalid"][1]
             (at,) = HEAD.unpack_from(self._memory)
             if at != number:
                 number, since = at, monotonic()

@@ -31,7 +31,7 @@ class WritingTask(Protocol):
     def shard(self) -> int: ...
 
 
-def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: str) -> None:
+def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: Any) -> None:
     """Write a shard's arrays, then its receipt, which includes `notes`."""
     root = locate(task.root)
     written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)

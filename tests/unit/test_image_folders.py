@@ -88,7 +88,11 @@ def test_empty_class_folders_are_classes_without_images(tmp_path: Path) -> None:
     (photos / "notes" / "read.me").touch()  # no class: it has files, and none is an image
     warnings: list[str] = []
     dataset = fs.convert_images(
-        photos, tmp_path / "out.zarr", size=4, listener=Listener(announce=lambda name, text: warnings.append(text))
+        photos,
+        tmp_path / "out.zarr",
+        size=4,
+        listener=Listener(announce=lambda name, text: warnings.append(text)),
+        client=SerialExecutor(),
     )
     assert dataset.schema.classes == ("ant", "bee", "cat", "dog")
     assert list(dataset.class_totals) == [0, 0, 1, 1]
@@ -162,7 +166,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_folders_of_a_split_are_taken_as_folds(tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", SPLIT)
-    options: dict[str, Any] = {"size": 4, "shuffle": None, "split_folders": True}
+    options: dict[str, Any] = {"size": 4, "shuffle": None, "split_folders": True, "client": SerialExecutor()}
     dataset = fs.convert_images(photos, tmp_path / "out.zarr", **options)
     assert dataset.schema.classes == ("cat", "dog")
     assert fs.open(tmp_path / "out.zarr").rows()["split"].tolist() == [0, 0, 1, -1, -1]

@@ -16,6 +16,7 @@ import pytest
 from foldstream.pipeline.images.spec import ImageConversionSpec
 from foldstream.pipeline.sample import sample_images
 from foldstream.storage.errors import RowError, SourceError, UsageError
+from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
 
 from .test_image_folders import specified, write_images
@@ -137,8 +138,9 @@ def test_absolute_paths_tell_sources_apart(tmp_path: Path) -> None:
         write_images(tmp_path / name, ["a/0.bmp"])
     table = tmp_path / "labels.csv"
     table.write_text(f"image,kind\n{tmp_path}/one/a/0.bmp,x\n{tmp_path}/two/a/0.bmp,y\n")
+    places = [tmp_path / "one", tmp_path / "two"]
     dataset = fs.convert_images(
-        [tmp_path / "one", tmp_path / "two"], tmp_path / "o.zarr", size=4, labels=table, shuffle=None
+        places, tmp_path / "o.zarr", size=4, labels=table, shuffle=None, client=SerialExecutor()
     )
     assert fs.open(tmp_path / "o.zarr").rows()["kind"].tolist() == ["x", "y"]
     assert len(dataset) == 2
