@@ -14,9 +14,9 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ...storage.format import ImageForm
-from .formats import FORMATS
-from .pixels.depth import DEEPEST, DepthError, is_rounded, read_deep, to_samples
+from .pixels.depth import DEEPEST, Deep, DepthError, is_rounded, read_deep, to_samples
 from .pixels.fit import Box, fit_image, upright
+from .pixels.foreign import formats_of, is_dicom, read_dicom
 
 MOST_PIXELS = 200_000_000
 PILLOW_ERRORS = (
@@ -29,8 +29,9 @@ PILLOW_ERRORS = (
     EOFError,
     LookupError,
     TypeError,
+    AttributeError,
 )
-"""The exceptions Pillow raises for damaged files."""
+"""The exceptions that Pillow and pydicom raise for damaged files."""
 JPEG = b"\xff\xd8\xff"
 TURNING = (b"Exif\0", b"tiff:Orientation")  # without these before its pixels, a JPEG is stored upright
 START_OF_SCAN = 0xDA
@@ -61,8 +62,10 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
+            if is_dicom(data):
+                return _decode_dicom(data, form, out)
             if not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
-                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
                     notes = _decode(image, data, form, out)
     except DepthError as error:
         raise ImageError(str(error)) from None
@@ -137,6 +140,19 @@ def _decode(image: Image.Image, data: bytes, form: ImageForm, out: np.ndarray) -
     with suppress(*PILLOW_ERRORS):  # a damaged second page does not matter
         if getattr(image, "is_animated", False):
             notes["pages"] = 1
+    return notes
+
+
+def _decode_dicom(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
+    """Decode the first frame of a DICOM file."""
+    source, frames = read_dicom(data, form)
+    notes: Notes = {"pages": 1} if frames > 1 else {}
+    pixels = to_samples(source, form) if isinstance(source, Deep) else _pixels(source, form)
+    if isinstance(source, Deep) and form.pixel_range is None:
+        notes |= {"brightest": max(0, int(source.values.max()))} | ({"rounded": 1} if form.dtype == "uint8" else {})
+    height, width = pixels.shape[:2]
+    box, drawn = _fit_turned(width, height, 1, form)
+    _draw(pixels, box, _place(drawn, 1, form, out))
     return notes
 
 

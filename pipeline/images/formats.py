@@ -10,7 +10,8 @@ from PIL import Image
 KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
 Image.init()
 FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
-UNSUPPORTED = (".avif", ".eps", ".heic", ".heif", ".pcx", ".psd", ".svg", ".tga")  # images, rejected with an error
+UNSUPPORTED = (".eps", ".pcx", ".psd", ".svg", ".tga")  # images, rejected with an error
+OPTIONAL = (".avif", ".dcm", ".dicom", ".heic", ".heif", ".hif")  # images that may need a package
 ARCHIVES = (".tar", ".zip")
 TOOLS = frozenset(("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "Thumbs.db"))
 """Folders and files that tools leave among images; others of them are hidden."""
@@ -39,4 +40,5 @@ def is_archive(name: str) -> bool:
 @cache
 def suffixes() -> frozenset[str]:
     """The suffixes of supported formats, and of unsupported image formats."""
-    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS) | frozenset(UNSUPPORTED)
+    supported = {suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS}
+    return frozenset((*supported, *OPTIONAL, *UNSUPPORTED))
