@@ -2,9 +2,11 @@
 
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import foldstream as fs
@@ -259,3 +261,24 @@ def test_broken_links_and_names_that_are_not_utf8_are_listed(tmp_path: Path) -> 
         "caf\\xe9.bmp,,,its name is not UTF-8",
     ]
     assert warnings[0] == f"1 links lead nowhere, so what was behind them is missing: {photos}/ant"
+
+
+def test_time_and_memory_of_a_list_grow_with_the_number_of_files(tmp_path: Path) -> None:
+    write_images(tmp_path, ["one.bmp", "other.bmp"])
+    seconds, peaks = [], []
+    for count in (200, 2000):
+        photos = tmp_path / str(count)
+        for name in ("a", "b"):
+            (photos / name).mkdir(parents=True)
+        for number in range(count):
+            os.link(tmp_path / ("one.bmp" if number % 3 else "other.bmp"), photos / "ab"[number % 2] / f"{number}.bmp")
+        tracemalloc.start()
+        start = process_time()
+        images = listed(tmp_path / "list", photos)
+        groups = list(find_equal(images))
+        seconds.append(process_time() - start)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(map(len, groups)) == len(images) == count
+    assert seconds[1] < 30 * seconds[0]
+    assert peaks[1] < 1000 * 2000

@@ -540,3 +540,45 @@ def test_a_jpeg_at_reduced_scale_is_not_stretched(width: int, height: int, side:
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(out.transpose(1, 2, 0).astype(int) - expected).mean() < 2
+
+
+def draft_and_resize(data: bytes, side: int, gap: int) -> np.ndarray:
+    """What Pillow makes of a JPEG: decoded at a part of its size, at least `gap` times the sample's, and resized."""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        image.draft("RGB", (gap * side, gap * side))
+        part = round(width / image.width)
+        box = 0, 0, min(width / part, image.width), min(height / part, image.height)
+        small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
+    return np.asarray(small).astype(int)
+
+
+def stretched(data: bytes, side: int) -> np.ndarray:
+    out = np.empty((3, side, side), np.uint8)
+    decode_into(data, ImageForm((side, side), "rgb", "stretch"), out)
+    return out.transpose(1, 2, 0).astype(int)
+
+
+def test_jpegs_of_odd_sizes_are_as_pillow_drafts_and_resizes_them() -> None:
+    draws = np.random.default_rng(0)
+    for number in range(200):
+        width, height = (draws.integers(8, 180, 2) * 2 + 1).tolist()
+        y, x = np.mgrid[:height, :width]
+        pixels = 128 + 100 * np.sin(np.stack([x / 5, y / 7, (x + y) / 9], axis=2) / draws.uniform(0.5, 5))
+        pixels *= [1, ((x // 9 + y // 7) % 2)[..., None], (np.abs(x - 0.8 * width) > 4)[..., None]][number % 3]
+        data = encoded(
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "JPEG", quality=90, subsampling=number // 3 % 3
+        )
+        for side in (32, 48, 64):
+            off = np.abs(stretched(data, side) - draft_and_resize(data, side, gap=1)).mean()
+            assert off < 2, f"{width} x {height} to {side}"
+
+
+@pytest.mark.parametrize("part", [2, 4, 8])
+def test_a_jpeg_of_exactly_a_multiple_of_the_size_is_filtered(part: int) -> None:
+    y, x = np.mgrid[: 32 * part, : 32 * part]
+    pixels = 128 + 100 * np.sin(np.stack([x, y, x + y], axis=2) * 2.5 / part)
+    data = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", quality=95)
+    found = stretched(data, 32)
+    assert np.abs(found - draft_and_resize(data, 32, gap=2)).mean() < 1
+    assert np.abs(found - draft_and_resize(data, 32, gap=1)).mean() > 2

@@ -67,7 +67,9 @@ class _Index:
     """Images by the last part of their paths."""
 
     def __init__(self, images: ImageList, paths: pa.Array) -> None:
-        self._images, self._paths = images, paths
+        self._paths = paths
+        self._places = normalized(pa.array([place for place, _ in images.containers])).to_pylist()
+        self._containers = images.table["container"].to_numpy()
         names = last_part(paths).dictionary_encode()
         codes = names.indices.to_numpy()
         self._names = names.dictionary
@@ -106,8 +108,7 @@ class _Index:
 
     def _whole(self, number: int, path: str) -> str:
         """An image's path with that of its folder or archive."""
-        place, _ = self._images.containers[self._images.table["container"][number].as_py()]
-        return f"{normalized(pa.array([place]))[0].as_py()}/{path}"
+        return f"{self._places[self._containers[number]]}/{path}"
 
 
 def normalized(texts: pa.Array) -> pa.Array:
