@@ -168,9 +168,9 @@ def sample_images(places: Sequence[str], folder: Path) -> SourceSample:
     total = sum(image.length for _, _, image in listed)
     count = min(IMAGES, max(SOURCES, IMAGE_BYTES * len(listed) // total))
     chosen = listed[:: -(-len(listed) // count)]
-    places = {container: archive for container, archive, _ in chosen}
-    copies = {container: folder / f"{number:04d}" for number, container in enumerate(places)}
-    for container, archive in places.items():
+    archives = {container: archive for container, archive, _ in chosen}
+    copies = {container: folder / f"{number:04d}" for number, container in enumerate(archives)}
+    for container, archive in archives.items():
         images = [image for place, _, image in chosen if place == container]
         if any(image.beside for image in images):
             copies[container] = _copy_shard(container, images, copies[container].with_suffix(".tar"))

@@ -122,7 +122,8 @@ class ImageForm:
 
     `size` is (height, width); `color` is "rgb" or "gray"; `fit` is "pad", "crop" or "stretch"; `background`, behind
     transparent pixels and in the padding, is "white" or "black"; `dtype` is "uint8" or "uint16". `pixel_range` are the
-    values that become black and white in images with more than 8 bits.
+    values that become black and white in images with more than 8 bits. If it is `strict`, images of which pages or bits
+    would be lost are invalid.
     """
 
     size: tuple[int, int]
@@ -131,6 +132,7 @@ class ImageForm:
     background: str = "white"
     dtype: str = "uint8"
     pixel_range: tuple[float, float] | None = None
+    strict: bool = False
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:

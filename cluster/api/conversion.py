@@ -162,6 +162,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
             request.background,
             request.dtype,
             cast(tuple[float, float] | None, request.pixel_range),
+            request.strict,
         )
     if request.split_folders and request.fold:
         raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")

@@ -12,6 +12,7 @@ from contextlib import suppress
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from ...storage.format import ImageForm
 from .pixels.depth import DEEPEST, Deep, DepthError, is_rounded, read_deep, to_samples
@@ -39,6 +40,7 @@ TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 Notes = dict[str, int]
 """What is to be said of decoded images: how many have several `pages`, how many were `rounded` to 8 bits, and the
 `brightest` value of those with 16."""
+LOST = {"pages": "several pages or frames", "rounded": "more bits than are kept"}
 
 
 class ImageError(Exception):
@@ -63,8 +65,8 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
             if is_dicom(data):
-                return _decode_dicom(data, form, out)
-            if not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
+                notes = _decode_dicom(data, form, out)
+            elif not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
                 with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
                     notes = _decode(image, data, form, out)
     except DepthError as error:
@@ -75,6 +77,8 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
         raise ImageError("out of memory while decoding the image") from None
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(f"the image cannot be decoded ({error or type(error).__name__})") from None
+    if form.strict and (lost := [what for name, what in LOST.items() if name in notes]):
+        raise ImageError(f"it has {' and '.join(lost)}, which --strict refuses")
     return notes
 
 
@@ -121,7 +125,7 @@ def _pixels_at(data: bytes) -> int:
     return len(data)
 
 
-def _decode(image: Image.Image, data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
+def _decode(image: ImageFile, data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     """Decode any image with Pillow."""
     width, height = image.size
     _check_pixels(width, height)

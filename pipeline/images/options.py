@@ -76,6 +76,11 @@ class ImageOptions(RoleOptions):
         default=None,
         description="Values that become black and white in images with more than 8 bits, e.g. 0,4095 or -1024,3071.",
     )
+    strict: bool = Field(
+        default=False,
+        description="Treat images of which not everything is kept as invalid: those with several pages or frames, or "
+        "with more bits than --dtype has.",
+    )
     labels: Location | None = Field(
         default=None,
         description="Table with image paths and labels (CSV, Parquet, Arrow, JSON lines); by default, folders are "

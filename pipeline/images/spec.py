@@ -29,6 +29,7 @@ from .listing.splits import SPLIT, read_splits, refuse_splits
 
 KEY = "path"
 LATER = {"split_folders": False, "label_pattern": None}
+LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
 
@@ -64,10 +65,9 @@ class ImageRequest:
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
         value = asdict(self)
-        if self.form.pixel_range is None:
-            del value["form"]["pixel_range"]
-        if self.like and self.like.image and self.like.image.pixel_range is None:
-            del value["like"]["image"]["pixel_range"]
+        for form in (value["form"], ((value["like"] or {}).get("image") or {})):
+            for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
+                del form[name]
         return {name: one for name, one in value.items() if name not in LATER or one != LATER[name]}
 
     @classmethod

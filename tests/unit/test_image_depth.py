@@ -5,14 +5,14 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.cluster.listener import Listener
 from foldstream.pipeline.images.decode import ImageError, decode_image
-from foldstream.storage.errors import UsageError
+from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.format import ImageForm
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
@@ -54,7 +54,7 @@ def png(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
-def tiff(values: np.ndarray, order: str = "<", packed: bool = False) -> bytes:
+def tiff(values: np.ndarray, order: Literal["<", ">"] = "<", packed: bool = False) -> bytes:
     """A TIFF file of numbers of any kind, with one strip."""
     channels = np.atleast_3d(values).shape[2]
     pixels = np.ascontiguousarray(values.astype(values.dtype.newbyteorder(order))).tobytes()
@@ -192,10 +192,18 @@ def test_what_was_scaled_and_left_out_is_said(tmp_path: Path) -> None:
     x, _, _ = fs.open(tmp_path / "a.zarr")[:]
     assert np.abs(x[0, 0].astype(int) - pages[0]).max() <= 0
     warnings.clear()
-    fs.convert_images(folder, tmp_path / "b.zarr", dtype="uint16", pixel_range="0,4095", listener=listener, **options)
+    fs.convert_images(
+        folder, tmp_path / "b.zarr", dtype="uint16", listener=listener, **{**options, "pixel_range": "0,4095"}
+    )
     assert warnings == said[:1]
     assert fs.open(tmp_path / "b.zarr").schema.image == ImageForm(
         (HEIGHT, WIDTH), "gray", dtype="uint16", pixel_range=(0.0, 4095.0)
     )
     with pytest.raises(UsageError, match="--pixel-range 5,5: must be two numbers, the lower one first"):
-        fs.convert_images(folder, tmp_path / "c.zarr", pixel_range="5,5", **options)
+        fs.convert_images(folder, tmp_path / "c.zarr", **{**options, "pixel_range": "5,5"})
+    with pytest.raises(SourceError, match=r"0\.tif: it has several pages or frames, which --strict refuses"):
+        fs.convert_images(folder, tmp_path / "d.zarr", strict=True, **options)
+    skipped = fs.convert_images(folder, tmp_path / "e.zarr", strict=True, on_error="skip", dtype="uint16", **options)
+    assert (len(skipped), skipped.left_out) == (2, 4)
+    with pytest.raises(ImageError, match="it has more bits than are kept, which --strict refuses"):
+        decoded(png(COLORS), dtype="uint8", strict=True)

@@ -1,5 +1,6 @@
 """Folders of images as people keep them: whatever classes are called, links, tool folders, splits, equal files."""
 
+import hashlib
 import os
 import tarfile
 import tracemalloc
@@ -282,3 +283,20 @@ def test_time_and_memory_of_a_list_grow_with_the_number_of_files(tmp_path: Path)
         assert sum(map(len, groups)) == len(images) == count
     assert seconds[1] < 30 * seconds[0]
     assert peaks[1] < 1000 * 2000
+
+
+def test_lists_and_requests_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", ["cat/a.bmp", "cat/b/\u00e9'.bmp", "dog/b.bmp"])
+    lines = [str(photos)]
+    for path in ("cat/a.bmp", "cat/b/\u00e9'.bmp", "dog/b.bmp"):
+        status = (photos / path).stat()
+        fields = f"path={path!r}, offset=0, length={status.st_size}, packed=-1, name={path[:3]!r}"
+        lines.append(f"Listed({fields}, changed={status.st_mtime_ns})")
+    images = listed(tmp_path / "list", photos)
+    assert images.digest == hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    like = specified(photos, tmp_path).schema
+    request = ImageRequest((str(photos),), FORM, like=like).to_json()
+    earlier = "sources form labels label roles task labelled on_error shuffle like listing"
+    assert set(request) == set(earlier.split())
+    assert set(request["form"]) == set(request["like"]["image"]) == {"size", "color", "fit", "background", "dtype"}
+    assert ImageRequest.from_json(request) == ImageRequest((str(photos),), FORM, like=like)

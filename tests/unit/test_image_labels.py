@@ -1,5 +1,6 @@
 """Labels of images as people write them: tables of all kinds, paths of all kinds, names of files, WebDataset shards."""
 
+import bz2
 import gzip
 import io
 import json
@@ -53,12 +54,6 @@ def feather(frame: pd.DataFrame) -> bytes:
     return out.getvalue()
 
 
-def packed(frame: pd.DataFrame, method: str) -> bytes:
-    out = io.BytesIO()
-    frame.to_csv(out, index=False, compression=method)
-    return out.getvalue()
-
-
 TABLES: dict[str, tuple[str, Callable[[], str | bytes]]] = {
     "commas": ("l.csv", lambda: PATHS.to_csv(index=False)),
     "semicolons": ("l.csv", lambda: PATHS.to_csv(index=False, sep=";", decimal=",")),
@@ -66,8 +61,8 @@ TABLES: dict[str, tuple[str, Callable[[], str | bytes]]] = {
     "bars and no suffix": ("labels", lambda: PATHS.to_csv(index=False, sep="|")),
     "UTF-16": ("l.csv", lambda: PATHS.to_csv(index=False).encode("utf-16")),
     "a byte order mark": ("l.csv", lambda: PATHS.to_csv(index=False).encode("utf-8-sig")),
-    "gzip": ("l.csv.gz", lambda: packed(PATHS, "gzip")),
-    "bzip2": ("l.csv.bz2", lambda: packed(PATHS, "bz2")),
+    "gzip": ("l.csv.gz", lambda: gzip.compress(PATHS.to_csv(index=False).encode())),
+    "bzip2": ("l.csv.bz2", lambda: bz2.compress(PATHS.to_csv(index=False).encode())),
     "the index of pandas": ("l.csv", lambda: PATHS.to_csv()),
     "paths as the index of pandas": ("l.csv", lambda: PATHS.set_index("path").to_csv()),
     "paths as an index without a name": ("l.csv", lambda: PATHS.set_index("path").rename_axis(None).to_csv()),

@@ -65,8 +65,8 @@ def _read_csv(file: str, is_data: IsData) -> LabelTable:
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         unpacked = str(Path(folder, "unpacked"))
         _, _, first = open_csv(source, CsvOptions(header="none"), unpacked)
-        header = "none" if is_data(first) else "first"
-        table, pieces, _ = open_csv(source, CsvOptions(header=header), unpacked)
+        options = CsvOptions(header="none" if is_data(first) else "first")
+        table, pieces, _ = open_csv(source, options, unpacked)
         if pieces is None:
             pieces = tuple(resolve_cuts(table, [cut for task in cut_tasks(table) for cut in cut_ranges(task)]))
         batches = []

@@ -2,10 +2,11 @@
 
 import io
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from ....storage.format import ImageForm
 
@@ -30,7 +31,7 @@ class Deep(NamedTuple):
     white: float
 
 
-def read_deep(image: Image.Image, data: bytes, form: ImageForm) -> Deep | None:
+def read_deep(image: ImageFile, data: bytes, form: ImageForm) -> Deep | None:
     """The values of an opened image; None if it has 8 bits, or if it has colors of which the form keeps 8."""
     exact = (form.dtype == "uint16" or form.pixel_range is not None) and "transparency" not in image.info
     most = _most_of_ppm(image)
@@ -55,7 +56,7 @@ def read_deep(image: Image.Image, data: bytes, form: ImageForm) -> Deep | None:
     return None
 
 
-def is_rounded(image: Image.Image) -> bool:
+def is_rounded(image: ImageFile) -> bool:
     """Whether Pillow keeps 8 of the 16 bits of an opened image."""
     return image.mode not in (*DEEP, *WITHOUT_RANGE) and (raw_mode(image)[-4:] in SWAPPED or _most_of_ppm(image) > 255)
 
@@ -105,16 +106,16 @@ def _array(image: Image.Image) -> np.ndarray:
     return values if values.ndim == 3 else values[..., None]
 
 
-def raw_mode(image: Image.Image) -> str:
+def raw_mode(image: ImageFile) -> str:
     """The raw mode from which Pillow unpacks an opened image; empty if it has none."""
-    if not getattr(image, "tile", None):
+    if not image.tile:
         return ""
     arguments = image.tile[0][3]
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
-def _most_of_ppm(image: Image.Image) -> int:
+def _most_of_ppm(image: ImageFile) -> int:
     """The value of white in a PGM or PPM file; 0 for others and for those that Pillow need not scale."""
     if image.format != "PPM" or not image.tile:
         return 0
@@ -125,7 +126,7 @@ def _most_of_ppm(image: Image.Image) -> int:
     return last if isinstance(last, int) else 0
 
 
-def _samples_of_tiff(image: Image.Image) -> tuple[bool, int]:
+def _samples_of_tiff(image: ImageFile) -> tuple[bool, int]:
     """Whether the values of a TIFF file are signed, and their bits; 16 for other formats."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
@@ -133,7 +134,7 @@ def _samples_of_tiff(image: Image.Image) -> tuple[bool, int]:
     return tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED, tags.get(BITS, (1,))[0]
 
 
-def _colors_of_ppm(image: Image.Image, data: bytes) -> np.ndarray:
+def _colors_of_ppm(image: ImageFile, data: bytes) -> np.ndarray:
     """The colors of a PPM file with 16 bits, (height, width, 3)."""
     width, height = image.size
     decoder, _, offset, _ = image.tile[0]
@@ -145,7 +146,7 @@ def _colors_of_ppm(image: Image.Image, data: bytes) -> np.ndarray:
     return values.reshape(height, width, 3)
 
 
-def _both_bytes(image: Image.Image, data: bytes) -> np.ndarray:
+def _both_bytes(image: ImageFile, data: bytes) -> np.ndarray:
     """The values of an image of which Pillow keeps the high bytes: it is decoded again for the low ones."""
     with Image.open(io.BytesIO(data), formats=(str(image.format),)) as again:
         again.tile = [tile._replace(args=_swapped(tile[3])) for tile in again.tile]
@@ -153,7 +154,7 @@ def _both_bytes(image: Image.Image, data: bytes) -> np.ndarray:
     return np.asarray(image).astype(np.uint16) << 8 | low
 
 
-def _swapped(arguments: object) -> object:
+def _swapped(arguments: Any) -> Any:
     """The arguments of a decoder with the raw mode for the other byte."""
     if isinstance(arguments, tuple):
         return (_swapped(arguments[0]), *arguments[1:])
