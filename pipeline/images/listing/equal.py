@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ....storage.places.locate import locate
 from ..files import ImageFile, read_image
 from .list import ImageList
 
@@ -46,31 +45,42 @@ def _equal_by(images: ImageList, numbers: np.ndarray, most: int | None) -> Itera
 
 def _hashes(images: ImageList, numbers: np.ndarray, most: int | None) -> Iterator[int]:
     """A hash for each image. A file with several names, through hard links, is read once."""
-    known: dict[tuple[int, int, int], int] = {}
+    known: dict[tuple[int, int], int] = {}
     for batch in np.array_split(numbers, -(-len(numbers) // BATCH)):
         rows = images.table.take(batch)
         columns = (rows[name].to_pylist() for name in ("container", "path", "offset", "length", "packed"))
         for container, path, offset, length, packed in zip(*columns, strict=True):
             place, archive = images.containers[container]
-            file = ImageFile(place if archive else f"{place}/{path}", offset, length, packed)
             try:
-                status = os.stat(file.place)
-                identity = status.st_dev, status.st_ino, offset
-                if identity not in known:
-                    if len(known) == MOST_KNOWN:
-                        known.clear()
-                    known[identity] = _hash(file, most)
-                yield known[identity]
-            except OSError as error:  # it is no longer as it was listed: it equals none, and decoding will say so
-                yield hash((file, str(error))) % 2**64
+                if archive and (packed >= 0 or most is None):
+                    yield _hash(read_image(ImageFile(place, offset, length, packed)), length)
+                else:
+                    yield _hash_part(place if archive else f"{place}/{path}", offset, length, most or length, known)
+            except OSError:  # it is no longer as it was listed, so it equals none; decoding will say so
+                yield hash((place, path, offset)) % 2**64
 
 
-def _hash(file: ImageFile, most: int | None) -> int:
-    """A hash of the last `most` bytes of a file, by default of all, and of its size."""
-    if most is None or file.packed >= 0:
-        data = read_image(file)
-    else:
-        start = max(0, file.length - most)
-        data = locate(file.place).read_range(file.offset + start, file.length - start)
-    digest = hashlib.blake2b(data, digest_size=8, key=file.length.to_bytes(8, "little"))
+def _hash_part(path: str, offset: int, length: int, most: int, known: dict[tuple[int, int], int]) -> int:
+    """A hash of the last `most` of some bytes of a local file. That of a file with several names is `known`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        status = os.fstat(descriptor)
+        linked = status.st_nlink > 1 and length == status.st_size
+        identity = status.st_dev, status.st_ino
+        if linked and identity in known:
+            return known[identity]
+        start = max(0, length - most)
+        value = _hash(os.pread(descriptor, length - start, offset + start), length)
+    finally:
+        os.close(descriptor)
+    if linked:
+        if len(known) == MOST_KNOWN:
+            known.clear()
+        known[identity] = value
+    return value
+
+
+def _hash(data: bytes, length: int) -> int:
+    """A hash of bytes, and of the size of their file."""
+    digest = hashlib.blake2b(data, digest_size=8, key=length.to_bytes(8, "little"))
     return int.from_bytes(digest.digest(), "little")
