@@ -30,7 +30,6 @@ PILLOW_ERRORS = (
     EOFError,
     LookupError,
     TypeError,
-    AttributeError,
 )
 """The exceptions that Pillow and pydicom raise for damaged files."""
 JPEG = b"\xff\xd8\xff"
@@ -139,8 +138,9 @@ def _decode(image: ImageFile, data: bytes, form: ImageForm, out: np.ndarray) -> 
     _draw(pixels, box, _place(drawn, turn, form, out))
     if rounded if deep is None else form.dtype == "uint8" and form.pixel_range is None:
         notes["rounded"] = 1
-    if deep and form.pixel_range is None and deep.white == DEEPEST:
-        notes["brightest"] = int(deep.values.max())
+    if deep and form.pixel_range is None and deep.white in (DEEPEST, DEEPEST // 2):
+        brightest = int(deep.values.max())
+        notes["brightest"] = brightest if 2 * brightest <= deep.white else DEEPEST
     with suppress(*PILLOW_ERRORS):  # a damaged second page does not matter
         if getattr(image, "is_animated", False):
             notes["pages"] = 1

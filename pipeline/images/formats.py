@@ -15,6 +15,17 @@ OPTIONAL = (".avif", ".dcm", ".dicom", ".heic", ".heif", ".hif")  # images that 
 ARCHIVES = (".tar", ".zip")
 TOOLS = frozenset(("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "Thumbs.db"))
 """Folders and files that tools leave among images; others of them are hidden."""
+FOLDS = {
+    **dict.fromkeys(("train", "training", "trn"), -1),  # never held out
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), 0),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation"), 1),
+}
+"""The fold of each name of a folder that is a part of a split, in lower case."""
+
+
+def fold_of(name: str) -> int | None:
+    """The fold of a folder or an archive with this name; None if it is no part of a split."""
+    return FOLDS.get((os.path.splitext(name)[0] if is_archive(name) else name).lower())
 
 
 def is_passed_over(name: str) -> bool:

@@ -25,7 +25,7 @@ from .labels.find import (
 )
 from .listing.archives import TEXT
 from .listing.list import ImageList
-from .listing.splits import SPLIT, read_splits, refuse_splits
+from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
 
 KEY = "path"
 LATER = {"split_folders": False, "label_pattern": None}
@@ -219,10 +219,9 @@ def _label_by_names(request: ImageRequest, images: ImageList, classes: pa.Array)
         return label_by_pattern(images, request.label_pattern)
     if classes.null_count == len(images) and pc.any(pc.match_substring(images.table["beside"], f'"{TEXT}": ')).as_py():
         return label_by_samples(images, (TEXT,), {})
-    if request.split_folders:
-        return label_by_folder(classes)
-    refuse_splits(images)
-    return label_by_folder(classes, images.tour.empty)
+    if not request.split_folders:
+        refuse_splits(images)
+    return label_by_folder(classes, empty_classes(images, request.split_folders))
 
 
 def _no_columns(request: ImageRequest, features: Sequence[str]) -> UsageError:

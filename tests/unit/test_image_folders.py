@@ -109,6 +109,10 @@ def test_empty_class_folders_are_classes_without_images(tmp_path: Path) -> None:
     for name in ("photos.zip", "photos.tar"):
         assert specified(tmp_path / name, tmp_path).schema.classes == ("ant", "bee", "cat", "dog")
     assert specified(photos, tmp_path).schema.classes == ("bee", "cat", "dog")
+    write_images(tmp_path / "parts", SPLIT)
+    (tmp_path / "parts" / "train" / "bee").mkdir()
+    (tmp_path / "parts" / "dev").mkdir()
+    assert specified(tmp_path / "parts", tmp_path, split_folders=True).schema.classes == ("bee", "cat", "dog")
 
 
 def test_linked_class_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:

@@ -65,8 +65,7 @@ def open_archive(place: Place, tour: Tour) -> Iterator[Listed]:
     empty = _empty_folders(folders, files)
     cut = len(_wrapping([image.path for image in images], empty))
     for folder in empty:
-        if len(folder) > cut and "/" not in folder[cut:]:
-            tour.empty.append(folder[cut:])
+        tour.add_empty(folder[cut:])
     for image in images:
         path = image.path[cut:]
         yield image._replace(path=path, name=image.name or top_folder(path))

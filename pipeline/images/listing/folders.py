@@ -4,12 +4,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import NamedTuple
 
 from ....storage.errors import SourceError
 from ....storage.places.place import Entry, Place
-from ..formats import is_archive, is_image, is_passed_over, leads_past
+from ..formats import fold_of, is_archive, is_image, is_passed_over, leads_past
 
 BROKEN = "it is a link to a file that does not exist"
 
@@ -29,7 +28,8 @@ class Tour:
     passed over.
 
     `ignored` counts files that are no images, `hidden` the hidden and tool folders and files, `cycles` the links to a
-    folder that contains them; `broken` are links to nothing other than images; `empty` are class folders without files.
+    folder that contains them; `broken` are links to nothing other than images; `empty` are class folders without files,
+    also those in a part of a split.
     """
 
     ignored: int = 0
@@ -73,6 +73,12 @@ class Tour:
                 return name
         return None
 
+    def add_empty(self, path: str) -> None:
+        """Note a folder without files, if it may be a class: one in a source, or in a part of a split."""
+        first, *below = path.split("/")
+        if not below or (len(below) == 1 and fold_of(first) is not None):
+            self.empty.append(path)
+
     def keeps(self, path: str) -> bool:
         """Whether a path within a source is that of an image or an archive outside of hidden and tool folders; others
         are counted."""
@@ -108,7 +114,7 @@ def walk_folder(folder: Place, tour: Tour) -> tuple[Place, Iterator[FoundFile]]:
         return place, (_without(entry, len(inner)) for entry in entries)
     base = os.fspath(folder)
     inner = _inner_folder(base)
-    return (folder if inner == base else folder / os.path.relpath(inner, base)), _walk_classes(inner, tour)
+    return (folder if inner == base else folder / os.path.relpath(inner, base)), _walk(inner, "", frozenset(), tour)
 
 
 def _without(entry: Entry, cut: int) -> FoundFile:
@@ -119,12 +125,8 @@ def common_folder(paths: Sequence[str]) -> str:
     """The folder, with a slash at its end, that holds all paths in at least two subfolders and none directly; empty if
     there is none."""
     inner = os.path.commonpath(paths) if paths else ""
-    while inner:
-        rest = [path[len(inner) + 1 :] for path in paths]
-        if len({path.partition("/")[0] for path in rest if "/" in path}) > 1:
-            return f"{inner}/"
-        inner = os.path.dirname(inner)
-    return ""
+    below = [path[len(inner) + 1 :] for path in paths]
+    return f"{inner}/" if inner and all("/" in path for path in below) else ""
 
 
 def _inner_folder(base: str) -> str:
@@ -162,34 +164,26 @@ def _scanned(path: str) -> "os._ScandirIterator[str]":
         raise SourceError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
 
 
-def _walk_classes(base: str, tour: Tour) -> Iterator[FoundFile]:
-    """Walk a folder, and note which of its subfolders, the classes, have no files."""
-    identity = tour.enter(base)
-    files, folders = _contents(base, tour)
-    yield from _described(base, "", files, tour)
-    for name in folders:
-        path = os.path.join(base, name)
-        if _is_cycle(path, {identity}, tour):
-            continue
-        seen = tour.ignored + len(tour.broken)
-        first = next(found := _walk(path, name, {identity}, tour), None)
-        if first:
-            yield from chain([first], found)
-        elif seen == tour.ignored + len(tour.broken):
-            tour.empty.append(name)
-
-
-def _walk(path: str, inner: str, above: set[object], tour: Tour) -> Iterator[FoundFile]:
+def _walk(path: str, inner: str, above: frozenset[object], tour: Tour) -> Iterator[FoundFile]:
+    """Walk a folder, whose path in the source is `inner`, and note which of its subfolders have no files."""
     above = above | {tour.enter(path)}
     files, folders = _contents(path, tour)
-    yield from _described(path, f"{inner}/", files, tour)
+    yield from _described(path, inner, files, tour)
     for name in folders:
         below = os.path.join(path, name)
-        if not _is_cycle(below, above, tour):
-            yield from _walk(below, f"{inner}/{name}", above, tour)
+        if _is_cycle(below, above, tour):
+            continue
+        others = tour.ignored + len(tour.broken)
+        found = _walk(below, f"{inner}{name}/", above, tour)
+        first = next(found, None)
+        if first:
+            yield first
+            yield from found
+        elif others == tour.ignored + len(tour.broken):
+            tour.add_empty(inner + name)
 
 
-def _is_cycle(path: str, above: set[object], tour: Tour) -> bool:
+def _is_cycle(path: str, above: frozenset[object], tour: Tour) -> bool:
     """Whether a folder is one of those that contain it, through a link; it is counted."""
     cycle = identity_of(path) in above
     tour.cycles += cycle

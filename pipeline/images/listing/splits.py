@@ -7,27 +7,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....storage.errors import SourceError, UsageError
-from ..formats import is_archive
+from ..formats import FOLDS, fold_of
 from .list import ImageList
 
 SPLIT = "split"  # the column of the folds
-FOLDS = {
-    **dict.fromkeys(("train", "training", "trn"), -1),  # never held out
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), 0),
-    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation"), 1),
-}
-"""The fold of each name of such a folder, in lower case."""
 PARTS = r"(?s)^(?P<first>[^/]*)/(?:(?P<second>[^/]*)/)?"
-
-
-def fold_of(name: str) -> int | None:
-    """The fold of a folder or an archive with this name; None if it is none of a split."""
-    return FOLDS.get((PurePosixPath(name).stem if is_archive(name) else name).lower())
 
 
 def refuse_splits(images: ImageList) -> None:
     """Raise SourceError if the folders of the images are not classes but parts of a split."""
-    tops = {name for name in pc.unique(images.table["class"]).to_pylist() if name} | {*images.tour.empty}
+    tops = {name for name in pc.unique(images.table["class"]).to_pylist() if name}
+    tops |= {path.partition("/")[0] for path in images.tour.empty}
     parts = sorted(name for name in tops if fold_of(name) is not None)
     if not parts or (len(parts) == 1 and len(tops) > 1):  # one alone may be a class: a train beside a bus
         return
@@ -64,6 +54,14 @@ def read_splits(images: ImageList) -> tuple[pa.Array, pa.Array, dict[int, str]]:
         pc.if_else(of_folder.is_valid(), second, images.table["class"].combine_chunks()),
         errors,
     )
+
+
+def empty_classes(images: ImageList, split: bool) -> list[str]:
+    """The class folders without images: those below the folders of a `split`, or directly in the sources."""
+    parts = [path.split("/") for path in images.tour.empty]
+    if not split:
+        return [names[0] for names in parts if len(names) == 1]
+    return [names[-1] for names in parts if len(names) == 2 or fold_of(names[0]) is None]
 
 
 def _folds(names: Iterable[str]) -> pa.Array:

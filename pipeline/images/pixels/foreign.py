@@ -49,9 +49,10 @@ def read_dicom(data: bytes, form: ImageForm) -> tuple[Image.Image | Deep, int]:
     pydicom = _import("pydicom", "a DICOM file", "pydicom", "PNG with 16 bits")
     pixels = import_module("pydicom.pixels")
     file = pydicom.dcmread(io.BytesIO(data))
-    if "PixelData" not in file:
-        raise DepthError("it is a DICOM file without pixels")
-    values = pixels.pixel_array(file, index=0)
+    try:
+        values = pixels.pixel_array(file, index=0)
+    except AttributeError as error:  # an element is missing
+        raise DepthError(f"it is a DICOM file without pixels ({error})") from None
     frames = int(file.get("NumberOfFrames") or 1)
     kind, signed, bits = file.PhotometricInterpretation, file.PixelRepresentation == 1, file.BitsStored
     if kind == "PALETTE COLOR":
