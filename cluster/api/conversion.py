@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ...pipeline.csv.options import CsvOptions
 from ...pipeline.images.columns import FEATURES
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import ImageRequest
@@ -19,7 +20,7 @@ from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
-from ...storage.options import as_texts
+from ...storage.options import as_texts, flag_of
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ..dask.executor import job_executor
@@ -110,6 +111,7 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
         sources: Folders, patterns, archives or URLs.
         out: Where to write the dataset.
         size: Height and width of a sample, or one number for both.
+        csv: `CsvOptions`, or a mapping of them, to override what is detected in a CSV file of labels.
         fit: How to fit images of another aspect ratio: "pad" (with the `background`), "crop" to the center, or
             "stretch".
         shuffle: Seed for shuffling the images; None keeps them sorted by path.
@@ -164,6 +166,9 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
             cast(tuple[float, float] | None, request.pixel_range),
             request.strict,
         )
+    dialect = CsvOptions.model_validate(request.csv)
+    if not request.labels and (given := next(iter(dialect.changed()), None)):
+        raise UsageError(f"{flag_of(CsvOptions, given)} describes a CSV file given with --labels; set --labels too")
     if request.split_folders and request.fold:
         raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")
     if request.label_pattern and (given := "labels" if request.labels else "label" if request.label else ""):
@@ -181,6 +186,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         like=like,
         split_folders=request.split_folders,
         label_pattern=request.label_pattern,
+        csv=dialect,
     )
 
 

@@ -7,6 +7,7 @@ contained skipped files, and the last shards, are rewritten.
 
 import csv
 import io
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,8 @@ def convert_images(
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
-            for warning in (*warnings_of(images), *(equal_files(spec, root) if request.labelled else ())):
+            found = (*unused_labels(spec), *equal_files(spec, root)) if request.labelled else ()
+            for warning in (*warnings_of(images), *found):
                 warn(warning)
             spec = write_images(spec, root, executor, progress)
             for warning in decoding_warnings(spec, root):
@@ -94,6 +96,14 @@ def convert_images(
             commit_dataset(spec, root)
             (root / WORK).remove_tree()
     return open_dataset(root)
+
+
+def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:
+    """A warning if the images have no labels, but fields in the `.json` beside them."""
+    samples = spec.images.table["beside"].drop_null()
+    if not spec.schema.labels and len(samples):
+        fields = ", ".join(list(json.loads(samples[0].as_py()))[:8])
+        yield f"the images have no labels; --label takes one of the fields beside them: {fields}"
 
 
 def equal_files(spec: ImageConversionSpec, root: Place) -> Iterator[str]:

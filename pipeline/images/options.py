@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ...storage.options import Cli, Location, Options, Texts
+from ..csv.options import CsvOptions
 from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbers
 
 
@@ -113,4 +115,7 @@ class ImageOptions(RoleOptions):
     )
     shuffle: Annotated[Seed | None, BeforeValidator(parse_seed), Cli(metavar="SEED", text=True)] = Field(
         default=0, description="Seed for shuffling the images; none: keep them sorted by path."
+    )
+    csv: Annotated[CsvOptions | Mapping[str, Any], BeforeValidator(CsvOptions.model_validate)] = Field(
+        default=CsvOptions()
     )

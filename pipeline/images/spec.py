@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError, UsageError
 from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
 from ...storage.random import shuffled_places
+from ..csv.options import CsvOptions
 from ..target.beside import DAY, side_columns
 from ..target.labels import TextFindings
 from .columns import FEATURES, describe_features, encode_features, feature_names
@@ -28,7 +29,7 @@ from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
 
 KEY = "path"
-LATER = {"split_folders": False, "label_pattern": None}
+LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().model_dump()}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
@@ -41,7 +42,7 @@ class ImageRequest:
     that models get have the role "feature" or "category". Without it, the images' folders are their classes, or what
     the regular expression `label_pattern` finds in their names, or files beside them in a WebDataset shard. `shuffle`
     is the seed of their order, None to sort them by path. With `split_folders`, folders such as train are folds.
-    `listing` is the digest of the list of images.
+    `csv` is the dialect of a CSV file of labels. `listing` is the digest of the list of images.
     """
 
     sources: tuple[str, ...]
@@ -57,6 +58,7 @@ class ImageRequest:
     listing: str = ""
     split_folders: bool = False
     label_pattern: str | None = None
+    csv: CsvOptions = field(default_factory=CsvOptions)
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -64,7 +66,7 @@ class ImageRequest:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
-        value = asdict(self)
+        value = {**asdict(self), "csv": self.csv.model_dump()}
         for form in (value["form"], ((value["like"] or {}).get("image") or {})):
             for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
                 del form[name]
@@ -79,6 +81,7 @@ class ImageRequest:
                 "label": tuple(value["label"]),
                 "roles": {role: tuple(names) for role, names in value["roles"].items()},
                 "form": ImageForm.from_json(value["form"]),
+                "csv": CsvOptions.model_validate(value.get("csv", {})),
                 "like": value["like"] and Schema.from_json(value["like"]),
             }
         )
@@ -201,7 +204,7 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
     features = feature_names(request.roles, request.like)
     roles = request.roles | ({"feature": features} if features else {})
     if request.labels:
-        return label_by_file(images, request.labels, request.label if request.labelled else None, roles)
+        return label_by_file(images, request.labels, request.label if request.labelled else None, roles, request.csv)
     named, found = request.label if request.labelled else (), Labels()
     if named or roles:
         if images.table["beside"].null_count == len(images):

@@ -14,9 +14,12 @@ import foldstream as fs
 import numpy as np
 import pandas as pd
 import pytest
-from foldstream.pipeline.images.spec import ImageConversionSpec
+from foldstream.pipeline.images.convert import convert_images
+from foldstream.pipeline.images.spec import ImageConversionSpec, ImageRequest
 from foldstream.pipeline.sample import sample_images
 from foldstream.storage.errors import RowError, SourceError, UsageError
+from foldstream.storage.format import ImageForm
+from foldstream.storage.places.json_files import same_json
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
 
@@ -58,6 +61,7 @@ TABLES: dict[str, tuple[str, Callable[[], str | bytes]]] = {
     "commas": ("l.csv", lambda: PATHS.to_csv(index=False)),
     "semicolons": ("l.csv", lambda: PATHS.to_csv(index=False, sep=";", decimal=",")),
     "tabs": ("l.tsv", lambda: PATHS.to_csv(index=False, sep="\t")),
+    "spaces": ("l.txt", lambda: PATHS.fillna(9).to_csv(index=False, sep=" ")),
     "bars and no suffix": ("labels", lambda: PATHS.to_csv(index=False, sep="|")),
     "UTF-16": ("l.csv", lambda: PATHS.to_csv(index=False).encode("utf-16")),
     "a byte order mark": ("l.csv", lambda: PATHS.to_csv(index=False).encode("utf-8-sig")),
@@ -85,7 +89,8 @@ def test_labels_are_read_from_tables_of_all_kinds(name: str, photos: Path) -> No
     assert classes_of(spec) == "abab"
     assert spec.schema.labels == ("kind",)
     assert spec.table is not None
-    np.testing.assert_array_equal(spec.table, [[1.5, 0], [2.5, 0], [np.nan, 1], [4, 1]])
+    missing = 9 if name == "spaces" else np.nan
+    np.testing.assert_array_equal(spec.table, [[1.5, 0], [2.5, 0], [missing, 1], [4, 1]])
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,22 @@ def test_labels_are_read_from_tables_of_all_kinds(name: str, photos: Path) -> No
 )
 def test_a_table_needs_no_header_where_its_first_row_names_an_image(text: str, classes: str, photos: Path) -> None:
     assert classes_of(labelled(photos, text)) == classes
+
+
+def test_the_options_of_a_csv_file_are_those_of_convert_csv(photos: Path) -> None:
+    table = photos.parent / "labels.csv"
+    table.write_bytes("image;kind\n0;grün\n1;blau\n2;grün\n3;?\n".encode("latin-1"))
+    options: dict[str, Any] = {"size": 4, "labels": table, "client": SerialExecutor()}
+    with pytest.raises(RowError, match=r"not UTF-8 .* use --encoding latin-1"):
+        fs.convert_images(photos, photos.parent / "a.zarr", **options)
+    options |= {"csv": {"encoding": "latin-1", "missing": ("?",)}, "on_error": "skip"}
+    dataset = fs.convert_images(photos, photos.parent / "b.zarr", **options)
+    assert (dataset.schema.classes, dataset.left_out) == (("blau", "grün"), 1)
+    repaired = ImageRequest.from_json(dataset.request)
+    assert same_json(repaired.to_json(), dataset.request)
+    assert repaired.csv.encoding == "latin-1"
+    with pytest.raises(UsageError, match="--missing-marker describes a CSV file given with --labels; set --labels too"):
+        fs.convert_images(photos, photos.parent / "c.zarr", **{**options, "labels": None})
 
 
 WAYS: dict[str, Callable[[str], str]] = {
@@ -233,6 +254,14 @@ def test_the_fields_of_a_json_are_labels_and_columns(tmp_path: Path) -> None:
     files = samples("png", "json") | {"in.1/002.json": b"{broken"}
     with pytest.raises(SourceError, match=r"002\.png: its archive has no label 'label' for it"):
         specified(shard(tmp_path / "b.tar", files), tmp_path, label=("label",))
+
+
+def test_fields_that_are_not_used_are_said(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    request = ImageRequest((str(shard(tmp_path / "a.tar", samples("png", "json"))),), ImageForm((4, 4)))
+    dataset = convert_images(request, tmp_path / "out.zarr", SerialExecutor(), warn=warnings.append)
+    assert dataset.schema.labels == ()
+    assert warnings == ["the images have no labels; --label takes one of the fields beside them: label, age, sick, box"]
 
 
 def test_the_classes_of_a_shard_are_in_cls_or_txt(tmp_path: Path) -> None:

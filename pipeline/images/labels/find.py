@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....storage.errors import SourceError, UsageError, suggest
+from ...csv.options import CsvOptions
 from ..listing.archives import CLASS
 from ..listing.list import ImageList
 from .match import BY_NAME, NONE, SEVERAL, ImageNames, last_part
@@ -85,14 +86,16 @@ def label_by_samples(images: ImageList, names: Sequence[str], roles: Roles) -> L
     return Labels({name: columns[name] for name in names}, others, errors)
 
 
-def label_by_file(images: ImageList, file: str, names: Sequence[str] | None, roles: Roles | None = None) -> Labels:
+def label_by_file(
+    images: ImageList, file: str, names: Sequence[str] | None, roles: Roles, options: CsvOptions
+) -> Labels:
     """Labels from a table with a column that names the images; see `ImageNames`.
 
     `names` are the label columns, by default the first other column, or None for images without labels, and `roles` the
-    other columns to read, by role. Raises SourceError and UsageError.
+    other columns to read, by role; `options` are those of a CSV file. Raises SourceError and UsageError.
     """
-    known, roles = ImageNames(images), roles or {}
-    table = read_label_table(file, partial(is_data, known))
+    known = ImageNames(images)
+    table = read_label_table(file, partial(is_data, known), options)
     if len(table.columns) < 2:
         raise SourceError(f"--labels {file} has only one column; it needs one for image paths and one for labels")
     if not len(table):

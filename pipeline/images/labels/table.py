@@ -41,7 +41,7 @@ class LabelTable:
         return len(next(iter(self.columns.values()), ()))
 
 
-def read_label_table(file: str, is_data: IsData) -> LabelTable:
+def read_label_table(file: str, is_data: IsData, options: CsvOptions) -> LabelTable:
     """Read a CSV file as `convert csv` does, or a Parquet, Arrow or JSON lines file. Raises SourceError."""
     suffixes = [suffix.lower() for suffix in PurePath(file).suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
@@ -49,7 +49,7 @@ def read_label_table(file: str, is_data: IsData) -> LabelTable:
     try:
         if kind in TABLES:
             return _read_arrow(file, kind)
-        return _read_json(file, packed) if kind in JSON else _read_csv(file, is_data)
+        return _read_json(file, packed) if kind in JSON else _read_csv(file, is_data, options)
     except FileNotFoundError:
         raise SourceError(f"--labels {file} does not exist; check the path") from None
     except RowError as error:
@@ -59,13 +59,12 @@ def read_label_table(file: str, is_data: IsData) -> LabelTable:
         raise SourceError(f"--labels {file} cannot be read ({error}); check the file, or save it as CSV") from None
 
 
-def _read_csv(file: str, is_data: IsData) -> LabelTable:
+def _read_csv(file: str, is_data: IsData, options: CsvOptions) -> LabelTable:
     place = locate(file)
     source = Source(str(place), *place.describe())
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         unpacked = str(Path(folder, "unpacked"))
-        _, _, first = open_csv(source, CsvOptions(header="none"), unpacked)
-        options = CsvOptions(header="none" if is_data(first) else "first")
+        options = _with_header(source, options, is_data, unpacked)
         table, pieces, _ = open_csv(source, options, unpacked)
         if pieces is None:
             pieces = tuple(resolve_cuts(table, [cut for task in cut_tasks(table) for cut in cut_ranges(task)]))
@@ -84,6 +83,16 @@ def _read_csv(file: str, is_data: IsData) -> LabelTable:
     if dialect.decimal != ".":
         columns = {name: _with_points(texts, dialect.thousands, dialect.decimal) for name, texts in columns.items()}
     return LabelTable(columns, frozenset(name for name in columns if name.startswith(UNNAMED)))
+
+
+def _with_header(source: Source, options: CsvOptions, is_data: IsData, unpacked: str) -> CsvOptions:
+    """The options with what the first rows say: whether there is a header, and whether spaces separate the fields."""
+    _, _, first = open_csv(source, options.model_copy(update={"header": "none"}), unpacked)
+    if options.delimiter is None and all(len(row) == 1 and " " in row[0] for row in first):
+        options = options.model_copy(update={"delimiter": " "})
+        _, _, first = open_csv(source, options.model_copy(update={"header": "none"}), unpacked)
+    header = options.header if options.header != "auto" else "none" if is_data(first) else "first"
+    return options.model_copy(update={"header": header})
 
 
 def _with_points(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
