@@ -93,6 +93,13 @@ def test_labels_are_read_from_tables_of_all_kinds(name: str, photos: Path) -> No
     np.testing.assert_array_equal(spec.table, [[1.5, 0], [2.5, 0], [missing, 1], [4, 1]])
 
 
+def test_numbers_are_not_taken_for_names_of_images(photos: Path) -> None:
+    assert classes_of(labelled(photos, ",kind\n0.bmp,3\n1.bmp,2\n2.bmp,3\n3.bmp,2\n")) == "3232"
+    assert classes_of(labelled(photos, "kind,image\n0,1.bmp\n1,0.bmp\n2,3.bmp\n3,2.bmp\n")) == "1032"
+    with pytest.raises(SourceError, match=r"lists 1 images that do not exist; the first is '9\.bmp'"):
+        labelled(photos, ",image,kind\n0,1.bmp,x\n1,0.bmp,y\n2,9.bmp,x\n3,2.bmp,y\n")
+
+
 @pytest.mark.parametrize(
     ("text", "classes"),
     [

@@ -14,7 +14,7 @@ from ....storage.errors import SourceError, UsageError, suggest
 from ...csv.options import CsvOptions
 from ..listing.archives import CLASS
 from ..listing.list import ImageList
-from .match import BY_NAME, NONE, SEVERAL, ImageNames, last_part
+from .match import BY_NAME, BY_STEM, NONE, SEVERAL, ImageNames, last_part
 from .table import LabelTable, read_label_table, text_of
 
 SAMPLE_ROWS = 1000
@@ -140,13 +140,13 @@ def is_data(known: ImageNames, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _find_key(known: ImageNames, table: LabelTable) -> str:
-    """The column that names the images: the one with the most that exist, rather by their whole names; then the first
-    that is not the index of pandas."""
-    rows = np.unique(np.linspace(0, len(table) - 1, SAMPLE_ROWS).astype(np.int64))
-    scores: dict[str, tuple[int, bool, int]] = {}
+    """The column that names the images: the one with the most different values that do. A whole name weighs more than
+    one without its suffix, which may be any number, and the index of pandas less than other columns."""
+    rows = pa.array(np.unique(np.linspace(0, len(table) - 1, SAMPLE_ROWS).astype(np.int64)))
+    scores = {}
     for name, texts in table.columns.items():
-        matches = known.find(texts.take(pa.array(rows)))
-        scores[name] = int((matches.images != NONE).sum()), name not in table.index, int(matches.ways.sum())
+        ways = known.find(pc.unique(texts.take(rows))).ways
+        scores[name] = (4 * (ways == BY_NAME).sum() + (ways == BY_STEM).sum()) / (2 if name in table.index else 1)
     return max(scores, key=lambda name: scores[name])
 
 
