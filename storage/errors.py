@@ -65,6 +65,7 @@ class RowError(SourceError):
         self.source, self.line, self.column, self.reason, self.remedy = source, line, column, reason, remedy
         self.unit = unit
         place = f"{source}, {unit} {line}" + (f", column '{column}'" if column else "")
+        self.where = place
         super().__init__(f"{place}: {reason}; {remedy}")
 
     def __reduce__(self) -> tuple[type["RowError"], tuple[str, int, str | None, str, str, str]]:

@@ -7,8 +7,28 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from ...storage.options import Cli, Options
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
-"""Text that marks a missing value."""
+MISSING = (
+    "",
+    *(
+        "NA",
+        "N/A",
+        "NaN",
+        "nan",
+        "null",
+        "NULL",
+        "None",
+        "NaT",
+        "n/a",
+        "<NA>",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-NaN",
+        "-nan",
+    ),
+    *("1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
+)
+"""Text that marks a missing value, as in pandas."""
 
 
 def as_tuple(value: Any) -> Any:

@@ -27,6 +27,7 @@ from ..target.receipts import RECEIPTS, has_receipt
 from ..target.run import Stage, run_shard_tasks
 from .fill import shard_task, write_shard_task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
+from .kinds import describe_kinds, sample_of
 from .readers import OpenedTable, OpenTask, SourceTable, open_source
 from .shuffle import ShuffleTask, gather_shard, spill_note, spill_rows
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
@@ -101,7 +102,12 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     progress("dialect", 1, 1, tables[0].describe())
     if not any(one.pieces is None or one.pieces for one in opened):
         raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
-    columns = choose_columns(request, tables, next((one.sample for one in opened if one.sample), []))
+    first = next((one for one in opened if one.sample), opened[0])
+    sample = sample_of(first.table.header, first.sample)
+    columns = choose_columns(request, tables, sample)
+    texts = () if request.like else [name for name in columns.texts if name in columns.places]
+    if said := describe_kinds(tables[0], texts, columns.formats, request, sample):
+        progress("columns", 1, 1, "; ".join(said))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
     ranges = [(i, task) for i, table in plain.items() for task in cut_tasks(table)]
     counts: list[list[Cut]] = _run(

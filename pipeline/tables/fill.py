@@ -10,10 +10,9 @@ from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.place import Place
 from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
-from ..target.beside import DAY, encode_beside
+from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import as_whole_numbers
 from ..target.receipts import finish_shard
-from .findings import date_seconds
 from .readers import Reader, SourceTable, open_reader
 from .spec import ConversionSpec, DatasetPiece
 
@@ -138,7 +137,7 @@ class ShardFiller:
         if batch.errors and not piece.skipped:
             raise batch.errors[0]
         if batch.misfits:
-            self._misfit(f"{batch.misfits[0]} cannot be stored as {self.schema.x_dtype}")
+            self._misfit(f"{batch.misfits[0].value} cannot be stored as {self.schema.x_dtype}")
 
     def _misfit(self, reason: str) -> None:
         if self.task.sampled:

@@ -12,8 +12,8 @@ import pyarrow as pa
 from ...storage.errors import RowError
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
-from ..csv.row_batch import Columns, Numbers, Piece
-from ..target.beside import DAY
+from ..csv.row_batch import Columns, Misfit, Numbers, Piece
+from ..target.beside import date_seconds, finest, unit_of
 from ..target.labels import TextFindings
 from .readers import SourceTable, open_reader
 
@@ -27,7 +27,7 @@ class Findings:
     Arrays have one value per feature: `low` and `high` are float64 (dates in seconds since 1970; infinite if there is
     no number), `missing` is int64, `has_fractions` (bool) is whether a number has a fractional part, and
     `needs_float64` (bool) whether a whole number is not exact in float32. `beyond_exact`: the smallest and largest
-    integers beyond 2⁵³; `with_time_of_day`: the date columns that contain times of day.
+    integers beyond 2⁵³; `units`: the coarsest unit in which each date column is whole, of UNITS.
     """
 
     rows: int
@@ -36,8 +36,8 @@ class Findings:
     missing: np.ndarray
     has_fractions: np.ndarray
     needs_float64: np.ndarray
-    beyond_exact: tuple[int, ...] = ()
-    with_time_of_day: frozenset[str] = frozenset()
+    beyond_exact: tuple[Misfit, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
     texts: dict[str, TextFindings] = field(default_factory=dict)
     skipped: int = 0
     """Number of invalid rows, which `rows` does not include."""
@@ -55,7 +55,7 @@ class Findings:
             self.has_fractions | other.has_fractions,
             self.needs_float64 | other.needs_float64,
             (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
-            self.with_time_of_day | other.with_time_of_day,
+            {name: finest(self.units.get(name), other.units.get(name)) for name in {**self.units, **other.units}},
             texts,
             self.skipped + other.skipped,
         )
@@ -101,12 +101,12 @@ def scan_piece(task: ScanTask) -> Findings:
 
 
 def _findings(
-    x: np.ndarray, texts: Sequence[pa.Array], gaps: np.ndarray, misfits: Sequence[float | int], columns: Columns
+    x: np.ndarray, texts: Sequence[pa.Array], gaps: np.ndarray, misfits: Sequence[Misfit], columns: Columns
 ) -> Findings:
     count = len(columns.features)
     found: dict[str, TextFindings] = {}
     missing = np.bincount(gaps[:, 1], minlength=count)
-    with_time_of_day = set()
+    units = dict[str, str]()
     for name, values in zip(columns.texts, texts, strict=True):
         place = columns.places.get(name)
         if place is not None:
@@ -116,16 +116,15 @@ def _findings(
         if name not in columns.dates:
             found[name] = TextFindings.of(values)
             continue
-        seconds = date_seconds(values)
+        units[name] = unit_of(values)
         if place is not None:
-            x[:, place] = seconds
-        if (seconds[~np.isnan(seconds)] % DAY).any():
-            with_time_of_day.add(name)
+            x[:, place] = date_seconds(values)
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
     has_fractions, needs_float64 = np.zeros(count, bool), np.zeros(count, bool)
     extend_ranges(x, low, high, has_fractions, needs_float64)
-    beyond_exact = tuple(int(value) for value in misfits)  # all other numbers fit a float64
-    ends = (min(beyond_exact), max(beyond_exact)) if beyond_exact else ()
+    for name in units.keys() & columns.places.keys():
+        needs_float64[columns.places[name]] |= has_fractions[columns.places[name]]
+    ends = (min(misfits), max(misfits)) if misfits else ()  # integers: all other numbers fit a float64
     return Findings(
         len(x),
         low,
@@ -134,15 +133,9 @@ def _findings(
         has_fractions,
         needs_float64,
         ends,
-        frozenset(with_time_of_day),
+        units,
         found,
     )
-
-
-def date_seconds(dates: pa.Array) -> np.ndarray:
-    """Timestamps as seconds since 1970, (n,) float64, NaN where one is missing."""
-    seconds: np.ndarray = dates.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return seconds.copy()
 
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:

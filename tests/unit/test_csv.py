@@ -238,7 +238,7 @@ def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:
     spec = specify_conversion(request, Columns(("a",)), tables, pieces, None, merge_findings([], 1))
     stored = spec.to_json()
     assert list(stored) == ["layout", "schema", "columns", "texts", "pieces", "request", "sampled", "left_out"]
-    assert list(stored["columns"]) == ["features", "texts", "dates", "required"]
+    assert list(stored["columns"]) == ["features", "texts", "dates", "required", "formats"]
     assert [text["kind"] for text in stored["texts"]] == ["CsvText", "ParquetTable"]
     assert list(stored["pieces"][0]) == ["text", "piece", "first_row", "rows", "left_out"]
     text = json.dumps(stored)

@@ -1,0 +1,199 @@
+"""The kinds of columns, numbers, dates or categories, decided from the types and the first values of the sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from ...storage.errors import SourceError, UsageError
+from ...storage.format import Schema
+from ..csv.amounts import AMOUNT, is_amount
+from ..csv.cut import CsvTable
+from ..csv.dates import DAY_FIRST, EXAMPLES, MONTH_FIRST, YEAR_FIRST, as_format, count_dates, find_ways, pattern_of
+from ..csv.dialect import Dialect, is_number
+from .readers import SourceTable
+
+Sample = Mapping[str, Sequence[str]]
+"""Values of each column as text, from the first rows."""
+
+
+class Wishes(Protocol):
+    """What a request says about the kinds of columns."""
+
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+    @property
+    def dates(self) -> tuple[str, ...]: ...
+    @property
+    def date_formats(self) -> tuple[str, ...]: ...
+    @property
+    def numbers(self) -> tuple[str, ...]: ...
+    @property
+    def like(self) -> Schema | None: ...
+
+
+def sample_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sample:
+    """The values of each column in the rows that have as many fields as the header."""
+    whole = [row for row in rows if len(row) == len(header)]
+    return {name: [row[place] for row in whole] for place, name in enumerate(header)}
+
+
+@dataclass
+class Kinds:
+    """The categorical columns and the dates among some columns, and the formats as in `Columns`."""
+
+    categories: list[str] = field(default_factory=list)
+    dates: list[str] = field(default_factory=list)
+    formats: dict[str, str] = field(default_factory=dict)
+
+
+def find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sample: Sample) -> Kinds:
+    """The kinds of columns: as requested, those of the types, or what most of the different values in the sample are.
+
+    Raises SourceError for dates whose order of day and month is not clear.
+    """
+    found = Kinds()
+    given, general = split_formats(request.date_formats, table.header)
+    for name in names:
+        values = present(sample.get(name, ()), table)
+        kind = _kind_of(request, table, name, values, given, general)
+        if kind == "category":
+            found.categories.append(name)
+        elif kind == "date":
+            found.dates.append(name)
+            way = given.get(name) or _way_of(request, table, name, values, general)
+            if way != YEAR_FIRST:
+                found.formats[name] = way
+        elif name in request.numbers:
+            found.formats[name] = AMOUNT
+    return found
+
+
+def find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sample) -> dict[str, str]:
+    """The formats of the columns of a schema in a table: as requested, as in the schema, or as its own values have them
+    where those of the schema do not fit."""
+    given, general = split_formats(request.date_formats, table.header)
+    formats = {name: way for name, way in kinds.formats.items() if way == AMOUNT}
+    formats |= dict.fromkeys(request.numbers, AMOUNT)
+    for name in kinds.dates:
+        known = kinds.formats.get(name, YEAR_FIRST)
+        values = present(sample.get(name, ()), table)
+        formats[name] = given.get(name) or _way_of(request, table, name, values, general, known)
+    return {name: way for name, way in formats.items() if way != YEAR_FIRST}
+
+
+def split_formats(date_formats: Sequence[str], header: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """The formats of columns by name, and the one for all other columns. Raises UsageError for invalid ones."""
+    given, general = dict[str, str](), None
+    for text in date_formats:
+        name, named, written = text.partition("=")
+        if named and name in header:
+            given[name] = written
+        elif named and "%" not in name:
+            raise UsageError(f"--date-format {text}: there is no column '{name}'; check the name")
+        else:
+            written = general = text
+        pattern_of(written)
+    return given, general
+
+
+def check_format_used(request: Wishes, header: Sequence[str], formats: Mapping[str, str], dates: Sequence[str]) -> None:
+    """Raise UsageError if the format for all columns reads none."""
+    general = split_formats(request.date_formats, header)[1]
+    if general and general not in formats.values() and not {*dates} & {*request.dates}:
+        raise UsageError(
+            f"--date-format {general}: the first rows of no text column have such dates; check the format, or name the "
+            f"column with --date-format 'COLUMN={general}'"
+        )
+
+
+def present(values: Sequence[str], table: SourceTable) -> list[str]:
+    """The values that are not missing."""
+    missing = dialect_of(table).missing
+    return [value.encode(errors="replace").decode() for value in values if value.strip() not in missing]
+
+
+def dialect_of(table: SourceTable) -> Dialect:
+    """The dialect of a table, the default one for Parquet."""
+    return table.dialect if isinstance(table, CsvTable) else Dialect()
+
+
+def _kind_of(
+    request: Wishes, table: SourceTable, name: str, values: Sequence[str], given: Mapping[str, str], general: str | None
+) -> str:
+    """The kind of a column: "category", "date" or "number"."""
+    if name in request.categories:
+        return "category"
+    if name in request.numbers:
+        return "number"
+    if name in request.dates or name in given:
+        return "date"
+    typed = "" if isinstance(table, CsvTable) else table.kinds.get(name, "")
+    if typed in ("date", "number", "seconds"):
+        return "date" if typed == "date" else "number"
+    if not values:
+        return "category" if typed == "text" else "number"
+    if find_ways(values) or (general and _fits(values, general)):
+        return "date"
+    return "number" if typed != "text" and _mostly_numbers(values, dialect_of(table)) else "category"
+
+
+def _fits(values: Sequence[str], way: str) -> bool:
+    """Whether most of the different values are dates in this format, and not all of them are numbers."""
+    different = list(dict.fromkeys(values))
+    if all(is_number(value, Dialect()) for value in different):
+        return False
+    return 2 * count_dates(pa.array(different, pa.string()), way) >= len(different)
+
+
+def _way_of(
+    request: Wishes,
+    table: SourceTable,
+    name: str,
+    values: Sequence[str],
+    general: str | None,
+    known: str | None = None,
+) -> str:
+    """The way in which the dates of a column are written. Raises SourceError if it is not clear."""
+    if general and (name in request.dates or _fits(values, general)):
+        return general
+    if not values or (isinstance(table, CsvTable) is False and table.kinds.get(name) == "date"):
+        return known or YEAR_FIRST
+    ways = find_ways(values, known)
+    if len(ways) > 1:
+        one, other = (f"--date-format '{name}={as_format(way, values[0])}'" for way in (DAY_FIRST, MONTH_FIRST))
+        raise SourceError(
+            f"{table.path}, column '{name}': the order of day and month in '{values[0]}' is not clear from the first "
+            f"rows; use {one} or {other}, or keep the column as text with --category '{name}'"
+        )
+    return ways[0] if ways else known or YEAR_FIRST
+
+
+def _mostly_numbers(values: Sequence[str], dialect: Dialect) -> bool:
+    """Whether at least half of the different values are numbers, or look so although they are not accepted."""
+    different = {value.strip() for value in values}
+    numbers = sum(is_number(value, dialect) or _is_special(value) for value in different)
+    return 2 * numbers >= len(different)
+
+
+def _is_special(value: str) -> bool:
+    """Whether a value looks like a number but is not accepted: infinity, thousands with commas, hexadecimal."""
+    plain = value.lower().lstrip("+-").replace(",", "").replace(".", "").replace("_", "")
+    return plain in ("inf", "infinity", "nan") or plain.removeprefix("0x").isdigit()
+
+
+def describe_kinds(
+    table: SourceTable, texts: Sequence[str], formats: Mapping[str, str], request: Wishes, sample: Sample
+) -> list[str]:
+    """What a user should know about how columns are read: the order of dates, text that may be numbers, and units."""
+    said = [f"'{name}' has dates {EXAMPLES[way]}" for name, way in formats.items() if way in EXAMPLES]
+    decimal = dialect_of(table).decimal
+    for name in texts:
+        values = {*present(sample.get(name, ()), table)} if name not in (*request.categories, *formats) else set[str]()
+        amounts = [value for value in values if is_amount(value, decimal)]
+        if values and 2 * len(amounts) >= len(values):
+            said.append(f"'{name}' is text such as '{min(amounts)}'; to read numbers from it, use --number '{name}'")
+    if not isinstance(table, CsvTable):
+        said += [f"'{name}' is stored in seconds" for name in table.in_seconds if name in sample]
+    return said
