@@ -12,7 +12,7 @@ from pyarrow import csv
 from ...storage.errors import SourceError, UsageError, suggest
 from ...storage.format import Schema
 from ...storage.places.locate import locate
-from ..target.labels import TextFindings, as_whole_numbers, choose_labels
+from ..target.labels import TextFindings, choose_labels, class_codes
 
 FOLDER = "class"  # the label's name if folders are the classes
 
@@ -141,9 +141,7 @@ def encode_labels(labels: Labels, task: str, like: Schema | None) -> tuple[Schem
 
 def _encode(name: str, values: pa.Array, classes: Sequence[str]) -> np.ndarray:
     try:
-        codes = values.cast(pa.float64()) if not classes else pc.index_in(values, pa.array(classes))
-        if classes and codes.null_count:
-            codes = pc.coalesce(codes, pc.index_in(as_whole_numbers(values), pa.array(classes)))
+        codes = class_codes(values, pa.array(classes)) if classes else values.cast(pa.float64())
     except pa.ArrowInvalid:
         raise UsageError(f"the label '{name}' is not always a number, unlike in the training data; fix it") from None
     if codes.null_count:

@@ -276,3 +276,37 @@ def test_text_among_amounts_is_an_invalid_row(write_csv: WriteCsv, tmp_path: Pat
 def test_the_markers_of_pandas_are_missing(marker: str, write_csv: WriteCsv, tmp_path: Path) -> None:
     dataset = convert_file(write_csv(f"a,b\n1,x\n{marker},{marker}\n"), tmp_path / "out")
     np.testing.assert_array_equal(read_all(dataset)["x"], [[1, 1], [np.nan, 0]])
+
+
+ZERO_ONE = "v,y\n1,0\n2,1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        ([ZERO_ONE, "v,y\n3,true\n4,false\n"], ("0", "1")),
+        ([ZERO_ONE, "v,y\n3,1.0\n4,0.0\n", "v,y\n3,True\n4,False\n"], ("0", "1")),
+        (["v,y\n1,false\n2,true\n", "v,y\n3,True\n4,False\n"], ("false", "true")),
+        (["v,y\n1,False\n2,True\n", "v,y\n3,True\n4,False\n"], ("False", "True")),
+    ],
+)
+def test_labels_that_mean_the_same_are_the_same_classes(
+    files: list[str], classes: tuple[str, ...], write_csv: WriteCsv, tmp_path: Path
+) -> None:
+    paths = [str(write_csv(text, f"{i}.csv")) for i, text in enumerate(files)]
+    dataset = convert(ConvertRequest(find_sources(paths), labels=("y",)), tmp_path / "out", SerialExecutor())
+    assert dataset.schema.classes == classes
+    assert read_all(dataset)["y"].tolist() == [0, 1, 1, 0, 1, 0][: 2 * len(files)]
+    new = write_csv(ZERO_ONE, "new.csv")
+    assert read_all(convert_file(new, tmp_path / "new", label="y", like=dataset.schema))["y"].tolist() == [0, 1]
+
+
+def test_labels_that_mean_the_same_among_others_are_refused(write_csv: WriteCsv, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the label 'y' is 'true' in some rows and '1' in others, among other values"):
+        convert_file(write_csv("v,y\n1,true\n2,1\n3,maybe\n"), tmp_path / "out", label="y")
+
+
+def test_several_labels_may_be_true_and_false(write_csv: WriteCsv, tmp_path: Path) -> None:
+    dataset = convert_file(write_csv("v,y,z\n1,True,1\n2,False,1\n3,true,0\n"), tmp_path / "out", label=("y", "z"))
+    assert dataset.schema.task == "multilabel"
+    assert read_all(dataset)["y"].tolist() == [[1, 1], [0, 1], [1, 0]]
