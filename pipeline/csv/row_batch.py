@@ -160,7 +160,11 @@ def remedy_of(reason: str, column: str | None) -> str:
     if reason == ABSENT:
         how = "fill it in"
     elif reason.endswith("number"):
-        read = f"read such numbers with --number '{column}', " if is_amount(reason[1 : reason.rindex("'")]) else ""
+        text, read = reason[1 : reason.rindex("'")], ""
+        if is_amount(text):
+            read = f"read such numbers with --number '{column}', "
+        elif not any(map(str.isalnum, text)):
+            read = f"mark it as missing with --missing-marker '{text}', "
         how = f"fix it, {read}keep the column as text with --category '{column}', drop it with --ignore '{column}'"
     elif " is not a date " in reason:
         how = "fix it, set --date-format, mark it as missing with --missing-marker, keep the column as text with "

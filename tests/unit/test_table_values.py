@@ -310,3 +310,44 @@ def test_several_labels_may_be_true_and_false(write_csv: WriteCsv, tmp_path: Pat
     dataset = convert_file(write_csv("v,y,z\n1,True,1\n2,False,1\n3,true,0\n"), tmp_path / "out", label=("y", "z"))
     assert dataset.schema.task == "multilabel"
     assert read_all(dataset)["y"].tolist() == [[1, 1], [0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("a:b:c\n1:2:3\n4:5:6\n", ":"),
+        ("a b\n1 2\n3 4\n", " "),
+        ("a^b\nx^2\ny^4\n", "^"),
+        ("a\x01b\n1\x012\n", "\x01"),
+        ("a;b;c\n1;2\n3\n4;5;6;7\n5;6\n", ";"),
+    ],
+)
+def test_a_delimiter_that_is_not_found_is_no_column(text: str, mark: str, write_csv: WriteCsv, tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        convert_file(write_csv(text), tmp_path / "out")
+    assert f"use --delimiter {'' if mark.isprintable() else '$'}{mark!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["my city", "New York", "Los Angeles"],
+        ["time stamp", "2020-01-01 10:00:00", "2020-01-02 11:00:00"],
+        ['"a;b"', '"x;y"', '"z;w"'],
+        ["what they said", "Hello you there", "not a word"],
+    ],
+)
+def test_a_single_column_of_text_or_dates_is_one(lines: list[str], write_csv: WriteCsv, tmp_path: Path) -> None:
+    dataset = convert_file(write_csv("\n".join(lines) + "\n"), tmp_path / "out")
+    assert dataset.schema.features == (lines[0].strip('"'),)
+
+
+def test_a_column_is_what_most_of_its_values_are(write_csv: WriteCsv, tmp_path: Path) -> None:
+    codes = write_csv("code,v\n12,1\nA0,2\nB1,3\nC2,4\n")
+    assert convert_file(codes, tmp_path / "codes").schema.categories == {"code": ("12", "A0", "B1", "C2")}
+    later = write_csv("code,v\n" + "".join(f"{i},{i}\n" for i in range(200)) + "A0,5\n", "later.csv")
+    with pytest.raises(RowError, match=r"line 202, column 'code': 'A0' is not a number; .*--category 'code'"):
+        convert_file(later, tmp_path / "later")
+    gaps = write_csv("a,v\n?,1\n?,2\n?,3\n4,4\n", "gaps.csv")
+    with pytest.raises(RowError, match=r"line 2, column 'a': '\?' is not a number; .*--missing-marker '\?'"):
+        convert_file(gaps, tmp_path / "gaps")
