@@ -13,6 +13,7 @@ from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
 from ..target.receipts import finish_shard
+from .findings import unknown_error
 from .readers import Reader, SourceTable, open_reader
 from .spec import ConversionSpec, DatasetPiece
 
@@ -185,15 +186,10 @@ class ShardFiller:
         codes = class_codes(values, known) if name in self.schema.labels else pc.index_in(values, known)
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
-            value = values[row].as_py()
             if not self.task.like_other:
-                self._misfit(f"the column '{name}' contains '{value}'")
+                self._misfit(f"the column '{name}' contains '{values[row].as_py()}'")
             if not self.task.encode_unknown or name in self.schema.labels:
-                remedy = "fix or remove the row"
-                if name not in self.schema.labels:
-                    remedy = "fix the row, or give unknown values their own code with --unknown code"
-                shown = f"'{value}' does not" if value else "a missing value does not"
-                raise reader.text_error(batch, row, name, f"{shown} occur in the training data", remedy)
+                raise unknown_error(reader, batch, row, name, values[row].as_py(), name in self.schema.labels)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
         return found

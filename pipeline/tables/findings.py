@@ -2,20 +2,22 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...storage.errors import RowError
+from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
-from ..csv.row_batch import Columns, Misfit, Numbers, Piece
+from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch
 from ..target.beside import date_seconds, finest, unit_of
-from ..target.labels import TextFindings
-from .readers import SourceTable, open_reader
+from ..target.labels import TextFindings, class_codes
+from .readers import Reader, SourceTable, open_reader
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 
@@ -98,6 +100,57 @@ def scan_piece(task: ScanTask) -> Findings:
         assert task.skip_list is not None
         locate(task.skip_list).write(format_errors(errors))
     return replace(merge_findings(found, len(features)), skipped=len(errors))
+
+
+@dataclass(frozen=True)
+class ErrorTask:
+    """Find the errors in some pieces of a table from line `first` on, at most `most`. Text that a column of `like` does
+    not have is an error; `unknown` allows it in features."""
+
+    table: SourceTable
+    pieces: tuple[Piece, ...]
+    columns: Columns
+    required: bool
+    like: Schema | None
+    unknown: bool
+    first: int
+    most: int
+
+
+def find_errors(task: ErrorTask) -> list[RowError]:
+    """Run a task."""
+    features = task.columns.features
+    found = list[RowError]()
+    scratch = np.empty((max(16, SCRATCH_VALUES // len(features)), len(features)))
+    for piece in task.pieces:
+        reader = open_reader(task.table, piece, task.columns, Numbers("float64"), task.required)
+        while not reader.ended and len(found) < task.most:
+            batch = reader.read(scratch)
+            errors = [*batch.errors, *(_unknown_errors(reader, batch, task, task.like) if task.like else ())]
+            found += sorted((error for error in errors if error.line >= task.first), key=lambda error: error.line)
+    return found[: task.most]
+
+
+def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Schema) -> Iterator[RowError]:
+    """The errors of the texts in a batch that do not occur in `like`."""
+    labels = like.labels if like.classes else ()
+    for name, values in zip(task.columns.texts, batch.texts, strict=True):
+        if name in labels:
+            codes = class_codes(values, pa.array(like.classes))
+        elif name in like.categories and not task.unknown:
+            codes = pc.index_in(values.fill_null(""), pa.array(like.categories[name], pa.string()))
+        else:
+            continue
+        for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[: task.most].tolist():
+            yield unknown_error(reader, batch, row, name, values[row].as_py(), name in labels)
+
+
+def unknown_error(reader: Reader, batch: RowBatch, row: int, name: str, value: str | None, is_label: bool) -> RowError:
+    """The error for a text that does not occur in the data that this one must match."""
+    remedy = "fix the row, or give unknown values their own code with --unknown code"
+    shown = f"'{value}'" if value else "a missing value"
+    reason = f"{shown} does not occur in the training data"
+    return reader.text_error(batch, row, name, reason, "fix or remove the row" if is_label else remedy)
 
 
 def _findings(

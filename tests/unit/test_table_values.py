@@ -1,6 +1,8 @@
 """What the values of tables mean: dates, amounts, missing values and labels, in CSV and in Parquet."""
 
+import copy
 import datetime
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv.amounts import plain_amounts
 from foldstream.pipeline.csv.dates import find_ways, parse_dates
 from foldstream.pipeline.tables.convert import convert
@@ -351,3 +354,38 @@ def test_a_column_is_what_most_of_its_values_are(write_csv: WriteCsv, tmp_path: 
     gaps = write_csv("a,v\n?,1\n?,2\n?,3\n4,4\n", "gaps.csv")
     with pytest.raises(RowError, match=r"line 2, column 'a': '\?' is not a number; .*--missing-marker '\?'"):
         convert_file(gaps, tmp_path / "gaps")
+
+
+def test_the_next_invalid_rows_of_the_file_are_shown_with_the_option_that_helps(
+    write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["a,t,v", *(f"{i},2020-01-{i % 28 + 1:02d},{i}" for i in range(30)), "", "1,never,5"]
+    lines += ["2,2020-01-02,x", "3,2020-01-03", "5,2020-01-05,$7", "6,2020-01-06,?", *["1,2020-01-01,x"] * 20]
+    path = write_csv("\n".join(lines) + "\n")
+    expected = [
+        r"line +column +reason +option",
+        r"34 +v +'x' is not a number +--category 'v'",
+        r"35 +the row has 2 fields but the header has 3 +--on-error skip",
+        r"36 +v +'\$7' is not a number +--number 'v'",
+        r"37 +v +'\?' is not a number +--missing-marker '\?'",
+    ]
+    for size in (1 << 20, 400):
+        monkeypatch.setattr(csv_cut, "PIECE_BYTES", size)
+        with pytest.raises(RowError, match=r"line 33, column 't': 'never' is not a date") as caught:
+            convert_file(path, tmp_path / "out")
+        shown = str(caught.value).splitlines()
+        assert len(shown) == 2 + 20
+        for line, pattern in zip(shown[2:], expected, strict=False):
+            assert re.fullmatch(rf" *{pattern} *", line)
+
+
+def test_all_texts_that_the_training_data_lacks_are_shown(write_csv: WriteCsv, tmp_path: Path) -> None:
+    train = convert_file(write_csv("a,v\n1,x\n2,y\n"), tmp_path / "train")
+    new = write_csv("a,v\n1,x\n2,z\n3,w\n4,\n", "new.csv")
+    with pytest.raises(RowError, match=r"line 3, column 'v': 'z' does not occur") as caught:
+        convert_file(new, tmp_path / "new", like=train.schema)
+    assert [(one.line, one.reason.partition(" does")[0]) for one in caught.value.others] == [
+        (4, "'w'"),
+        (5, "a missing value"),
+    ]
+    assert copy.deepcopy(caught.value).others[0].line == 4
