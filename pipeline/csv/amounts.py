@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-AMOUNT = "amount"
-"""The format of a column of amounts."""
+AMOUNT, LOCAL = "amount", "local number"
+"""The formats of a column of amounts, and of one whose numbers are written as the dialect has them, or with spaces."""
 
 CURRENCY = r"(?:[A-Z]{0,3}\p{Sc}|[A-Z]{3}|[kK]r\.?|zł|Kč|Ft)"
 SPACE = r"[ \x{00a0}\x{202f}]?"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ...storage.errors import RowError
 from ...storage.places.locate import locate
-from .amounts import AMOUNT, not_a_number, plain_amounts, read_amounts
+from .amounts import AMOUNT, LOCAL, not_a_number, plain_amounts, read_amounts
 from .cut import PACKER, CsvTable, read_text
 from .dates import YEAR_FIRST, parse_dates
 from .dialect import padded
@@ -133,6 +133,7 @@ class RowReader:
     def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
         """The texts or dates of a column, null where the value is missing."""
         raw, plain = self._copy(spans)
+        dialect = self.source.dialect
 
         def complain(row: int, reason: str) -> None:
             wrong.setdefault(row, self._error(int(spans[row, 0]), name, reason))
@@ -144,21 +145,25 @@ class RowReader:
                 elif b"\0" in value:
                     complain(row, "the text contains a NUL byte")
         texts = decode(raw)
-        if name in self.columns.dates or name in self.columns.formats:
+        way = self.columns.formats.get(name, YEAR_FIRST)
+        if name in self.columns.dates or way == AMOUNT:
             texts = pc.utf8_trim_whitespace(texts)
-        absent = pc.is_in(texts, pa.array(self.source.dialect.missing))
+        absent = pc.is_in(texts, pa.array(dialect.missing))
         if absent.true_count:
             texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
             for row in np.flatnonzero(absent.to_numpy(zero_copy_only=False)).tolist():
                 if name in self.columns.required:
                     complain(row, ABSENT)
-        if self.columns.formats.get(name) == AMOUNT:
-            texts, reasons = read_amounts(texts, self.source.dialect.decimal)
+        if way == LOCAL:
+            numbers = plain_numbers(pc.ascii_trim_whitespace(texts), dialect.thousands, dialect.decimal)
+            texts = pc.if_else(pc.equal(numbers, ""), texts, numbers)
+        if way == AMOUNT:
+            texts, reasons = read_amounts(texts, dialect.decimal)
             for row, reason in reasons.items():
                 complain(row, reason)
         if name not in self.columns.dates:
             return texts
-        dates, reasons = parse_dates(texts, self.columns.formats.get(name, YEAR_FIRST))
+        dates, reasons = parse_dates(texts, way)
         for row, reason in reasons.items():
             complain(row, reason)
         return dates

@@ -137,7 +137,7 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     first = next((one for one in opened if one.sample), opened[0])
     sample = sample_of(first.table.header, first.sample)
     columns = choose_columns(request, tables, sample)
-    texts = () if request.like else [name for name in columns.texts if name in columns.places]
+    texts = [] if request.like else [name for name in columns.texts if name in {*columns.features, *request.labels}]
     if said := describe_kinds(tables[0], texts, columns.formats, request, sample):
         progress("columns", 1, 1, "; ".join(said))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ...storage.errors import SourceError, UsageError
 from ...storage.format import Schema
-from ..csv.amounts import AMOUNT, is_amount
+from ..csv.amounts import AMOUNT, LOCAL, is_amount
 from ..csv.cut import CsvTable
 from ..csv.dates import DAY_FIRST, EXAMPLES, MONTH_FIRST, YEAR_FIRST, as_format, count_dates, find_ways, pattern_of
 from ..csv.dialect import Dialect, is_number
@@ -21,6 +21,8 @@ Sample = Mapping[str, Sequence[str]]
 class Wishes(Protocol):
     """What a request says about the kinds of columns."""
 
+    @property
+    def labels(self) -> tuple[str, ...]: ...
     @property
     def categories(self) -> tuple[str, ...]: ...
     @property
@@ -81,6 +83,17 @@ def find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sam
         values = present(sample.get(name, ()), table)
         formats[name] = given.get(name) or _way_of(request, table, name, values, general, known)
     return {name: way for name, way in formats.items() if way != YEAR_FIRST}
+
+
+def find_local(table: SourceTable, names: Sequence[str], sample: Sample) -> dict[str, str]:
+    """The format of those columns of text, such as labels, whose numbers may have a decimal comma, separators of
+    thousands or spaces around them."""
+    if not isinstance(table, CsvTable):
+        return {}
+    dialect = table.dialect
+    local = dialect.decimal != "." or bool(dialect.thousands)
+    spaced = (name for name in names if any(v != v.strip() and is_number(v, dialect) for v in sample.get(name, ())))
+    return dict.fromkeys(names if local else spaced, LOCAL)
 
 
 def split_formats(date_formats: Sequence[str], header: Sequence[str]) -> tuple[dict[str, str], str | None]:
@@ -192,8 +205,12 @@ def describe_kinds(
     for name in texts:
         values = {*present(sample.get(name, ()), table)} if name not in (*request.categories, *formats) else set[str]()
         amounts = [value for value in values if is_amount(value, decimal)]
-        if values and 2 * len(amounts) >= len(values):
-            said.append(f"'{name}' is text such as '{min(amounts)}'; to read numbers from it, use --number '{name}'")
+        odd = [value for value in amounts if not is_number(value, dialect_of(table))]
+        stored_as_text = not isinstance(table, CsvTable) and name not in request.labels
+        if 2 * len(amounts) >= len(values) and (odd or (amounts and stored_as_text)):
+            said.append(
+                f"'{name}' is text such as '{min(odd or amounts)}'; to read numbers from it, use --number '{name}'"
+            )
     if not isinstance(table, CsvTable):
         said += [f"'{name}' is stored in seconds" for name in table.in_seconds if name in sample]
     return said

@@ -23,11 +23,12 @@ from ..csv.row_batch import Columns, Piece, Rounding
 from ..target.beside import DAY, roles_of, side_columns
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
-from .kinds import Sample, check_format_used, find_formats, find_kinds
+from .kinds import Sample, check_format_used, find_formats, find_kinds, find_local
 from .options import FLOATS, INTEGERS, TableOptions
 from .parquet import ParquetTable
 from .readers import SourceTable, table_from_json, table_to_json
 
+QUANTITIES = ("time", "fold", "weight")  # roles of columns that may be numbers
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
 
@@ -251,7 +252,9 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
         categories, dates, formats = tuple(name for name in kinds.categories if name in features), (), {}
     dates += tuple(kinds.dates)
     own = tuple(name for name in (*request.labels, key) if name)
-    formats |= {**dict.fromkeys({*own} & {*request.numbers}, AMOUNT), **kinds.formats}
+    quantities = [*request.labels, *(name for role in QUANTITIES for name in request.roles.get(role, ()))]
+    local = find_local(tables[0], [name for name in quantities if name not in dates], sample)
+    formats |= {**local, **dict.fromkeys({*own} & {*request.numbers}, AMOUNT), **kinds.formats}
     check_format_used(request, header, formats, dates)
     required = (*own, *beside, *categories, *dates) if request.missing == "error" else own
     return Columns(features, tuple(dict.fromkeys((*own, *beside, *categories, *dates))), dates, required, formats)

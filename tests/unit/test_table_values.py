@@ -389,3 +389,18 @@ def test_all_texts_that_the_training_data_lacks_are_shown(write_csv: WriteCsv, t
         (5, "a missing value"),
     ]
     assert copy.deepcopy(caught.value).others[0].line == 4
+
+
+def test_labels_and_weights_are_numbers_as_other_columns_have_them(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("a;y;w\n1,5;1,5;0,5\n2,5;2,25;1\n")
+    rows = read_all(convert_file(path, tmp_path / "out", label="y", task="regression", roles={"weight": ("w",)}))
+    assert (rows["y"].tolist(), rows["column_w"].tolist()) == ([1.5, 2.25], [0.5, 1])
+    spaced = write_csv("a,y\n1, 5\n2, 6.5\n", "spaced.csv")
+    assert read_all(convert_file(spaced, tmp_path / "spaced", label="y"))["y"].tolist() == [5, 6.5]
+
+
+def test_nothing_is_said_about_labels_that_are_numbers(write_csv: WriteCsv, tmp_path: Path) -> None:
+    said: list[str] = []
+    request = ConvertRequest(find_sources([str(write_csv(ZERO_ONE))]), labels=("y",))
+    convert(request, tmp_path / "out", SerialExecutor(), lambda *of: said.append(of[0]))
+    assert "columns" not in said
