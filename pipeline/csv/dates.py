@@ -68,6 +68,9 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 MONTH_NAMES = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
                "november", "december")  # fmt: skip
 
+SHORT = re.compile(r"\d{1,2}([-/])\d{1,2}\1\d{2}|\d{2}\.\d{2}\.\d{2}")
+"""A date whose year has two digits."""
+
 FIRST, LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 to 9999
 NANOSECONDS = 9_223_372_036  # seconds up to which a timestamp can count nanoseconds
 KINDS = pa.timestamp("s"), pa.timestamp("s", "UTC")  # that Arrow parses
@@ -130,7 +133,8 @@ def _evaluate(texts: pa.Array, way: str) -> tuple[np.ndarray, np.ndarray, np.nda
             return np.full(len(texts), default)
         digits = pc.utf8_trim_whitespace(pc.fill_null(parts[name], ""))
         digits = pc.if_else(pc.equal(digits, ""), str(default), digits)
-        return digits.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        numbers: np.ndarray = digits.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return numbers
 
     def text(name: str) -> pa.Array:
         return pc.utf8_lower(pc.fill_null(parts[name], "")) if name in parts else pa.array([""] * len(texts))
@@ -207,6 +211,17 @@ def find_ways(values: Sequence[str], preferred: str | None = None) -> tuple[str,
     if preferred in best:
         return (preferred,)
     return tuple(best) if counts[best[0]] else (best[0],)
+
+
+def short_formats(values: Sequence[str]) -> list[str]:
+    """The formats with years of two digits that most of these texts have, such as 31.01.20; none for other texts."""
+    different = [value.strip().split(" ")[0] for value in dict.fromkeys(values)]
+    found = [value for value in different if SHORT.fullmatch(value)]
+    if not found or 2 * len(found) < len(different):
+        return []
+    mark, texts = re.sub(r"\d", "", found[0])[0], pa.array(different, pa.string())
+    formats = (mark.join(order) for order in (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d")))
+    return [one for one in formats if 2 * count_dates(texts, one) >= len(different)]
 
 
 def as_format(way: str, example: str) -> str:

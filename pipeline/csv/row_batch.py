@@ -46,7 +46,8 @@ class Columns:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(**{name: found if name == "formats" else tuple(found) for name, found in value.items()})
+        names = {name: tuple(found) for name, found in value.items() if name != "formats"}
+        return cls(**names, formats=value.get("formats", {}))
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -36,7 +36,7 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether values of a type are strings, or bytes, which may be strings."""
     types = pa.types
     of_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    return of_bytes or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return bool(of_bytes or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def decoded(column: pa.Array) -> pa.Array:

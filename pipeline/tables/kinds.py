@@ -1,5 +1,6 @@
 """The kinds of columns, numbers, dates or categories, decided from the types and the first values of the sources."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,7 +11,17 @@ from ...storage.errors import SourceError, UsageError
 from ...storage.format import Schema
 from ..csv.amounts import AMOUNT, LOCAL, is_amount
 from ..csv.cut import CsvTable
-from ..csv.dates import DAY_FIRST, EXAMPLES, MONTH_FIRST, YEAR_FIRST, as_format, count_dates, find_ways, pattern_of
+from ..csv.dates import (
+    DAY_FIRST,
+    EXAMPLES,
+    MONTH_FIRST,
+    YEAR_FIRST,
+    as_format,
+    count_dates,
+    find_ways,
+    pattern_of,
+    short_formats,
+)
 from ..csv.dialect import Dialect, is_number
 from .readers import SourceTable
 
@@ -147,7 +158,7 @@ def _kind_of(
         return "date" if typed == "date" else "number"
     if not values:
         return "category" if typed == "text" else "number"
-    if find_ways(values) or (general and _fits(values, general)):
+    if find_ways(values) or short_formats(values) or (general and _fits(values, general)):
         return "date"
     return "number" if typed != "text" and _mostly_numbers(values, dialect_of(table)) else "category"
 
@@ -171,16 +182,22 @@ def _way_of(
     """The way in which the dates of a column are written. Raises SourceError if it is not clear."""
     if general and (name in request.dates or _fits(values, general)):
         return general
-    if not values or (isinstance(table, CsvTable) is False and table.kinds.get(name) == "date"):
+    if not values or (not isinstance(table, CsvTable) and table.kinds.get(name) == "date"):
         return known or YEAR_FIRST
     ways = find_ways(values, known)
     if len(ways) > 1:
-        one, other = (f"--date-format '{name}={as_format(way, values[0])}'" for way in (DAY_FIRST, MONTH_FIRST))
-        raise SourceError(
-            f"{table.path}, column '{name}': the order of day and month in '{values[0]}' is not clear from the first "
-            f"rows; use {one} or {other}, or keep the column as text with --category '{name}'"
-        )
+        raise _unclear(table, name, values[0], [as_format(way, values[0]) for way in (DAY_FIRST, MONTH_FIRST)])
+    if not ways and (formats := short_formats(values)):
+        raise _unclear(table, name, values[0], formats)
     return ways[0] if ways else known or YEAR_FIRST
+
+
+def _unclear(table: SourceTable, name: str, value: str, formats: Sequence[str]) -> SourceError:
+    options = " or ".join(f"--date-format '{name}={one}'" for one in formats)
+    return SourceError(
+        f"{table.path}, column '{name}': the order of day and month in '{value}' is not clear from the first rows; "
+        f"use {options}, or keep the column as text with --category '{name}'"
+    )
 
 
 def _mostly_numbers(values: Sequence[str], dialect: Dialect) -> bool:
@@ -192,7 +209,10 @@ def _mostly_numbers(values: Sequence[str], dialect: Dialect) -> bool:
 
 def _is_special(value: str) -> bool:
     """Whether a value looks like a number but is not accepted: infinity, thousands with commas, hexadecimal."""
-    plain = value.lower().lstrip("+-").replace(",", "").replace(".", "").replace("_", "")
+    plain = value.lower().lstrip("+-").replace(",", "").replace("_", "")
+    if plain.count(".") > 1 and not re.fullmatch(r"\d{1,3}(\.\d{3})+", plain):  # an address or a version
+        return False
+    plain = plain.replace(".", "")
     return plain in ("inf", "infinity", "nan") or plain.removeprefix("0x").isdigit()
 
 

@@ -72,7 +72,7 @@ def _shown(column: pa.Array) -> list[str]:
     """The values of a column of text, empty where one is missing; of other types only whether a value is there."""
     column = decoded(column)
     if is_text(column.type):
-        return as_text(column)[0].fill_null("").to_pylist()
+        return list(as_text(column)[0].fill_null("").to_pylist())
     return ["" if missing else "true" for missing in column.is_null().to_pylist()]
 
 

@@ -346,8 +346,9 @@ def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -
 def without(columns: Columns, dropped: Container[str]) -> Columns:
     """The columns except those in `dropped`."""
     lists = (columns.features, columns.texts, columns.dates, columns.required)
-    kept = (tuple(name for name in names if name not in dropped) for names in lists)
-    return Columns(*kept, formats={name: way for name, way in columns.formats.items() if name not in dropped})
+    features, texts, dates, required = (tuple(name for name in names if name not in dropped) for names in lists)
+    formats = {name: way for name, way in columns.formats.items() if name not in dropped}
+    return Columns(features, texts, dates, required, formats)
 
 
 def choose_schema(

@@ -238,7 +238,7 @@ def test_amounts_are_text_until_numbers_are_asked_for(write_csv: WriteCsv, tmp_p
     assert dataset.schema.categories.keys() == {"p", "q"}
     assert any("--number 'p'" in remark and "--number 'q'" in remark for remark in said)
     x = read_all(convert_file(path, tmp_path / "numbers", numbers=("p", "q")))["x"]
-    np.testing.assert_array_equal(x, np.float32([[74.69, 0.12, 1], [7, 0.035, 2], [1200.5, 1, 3]]))
+    np.testing.assert_array_equal(x, np.array([[74.69, 0.12, 1], [7, 0.035, 2], [1200.5, 1, 3]], np.float32))
     labels = read_all(convert_file(path, tmp_path / "labels", label="p", numbers=("p",), ignore=("q",)))["y"]
     assert labels.tolist() == [74.69, 7, 1200.5]
 
@@ -404,3 +404,17 @@ def test_nothing_is_said_about_labels_that_are_numbers(write_csv: WriteCsv, tmp_
     request = ConvertRequest(find_sources([str(write_csv(ZERO_ONE))]), labels=("y",))
     convert(request, tmp_path / "out", SerialExecutor(), lambda *of: said.append(of[0]))
     assert "columns" not in said
+
+
+def test_years_of_two_digits_are_refused_with_the_formats_that_fit(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("t,v\n31.01.20,1\n30.01.20,2\n")
+    with pytest.raises(SourceError, match=r"use --date-format 't=%d.%m.%y' or --date-format 't=%y.%m.%d', or keep"):
+        convert_file(path, tmp_path / "out")
+    dataset = convert_file(path, tmp_path / "out", date_formats=("%d.%m.%y",))
+    assert read_all(dataset)["x"][:, 0].tolist() == [18292, 18291]
+
+
+@pytest.mark.parametrize("values", [("10.0.0.1", "10.0.0.2"), ("1.2.3", "1.2.4"), ("10:30:00", "11:30:00")])
+def test_addresses_and_versions_are_text(values: tuple[str, str], write_csv: WriteCsv, tmp_path: Path) -> None:
+    dataset = convert_file(write_csv(f"a,v\n{values[0]},1\n{values[1]},2\n"), tmp_path / "out")
+    assert dataset.schema.categories == {"a": values}
