@@ -122,53 +122,80 @@ def _parse_quickly(texts: pa.Array) -> pa.Array | None:
     return None
 
 
-def _evaluate(texts: pa.Array, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The seconds since 1970 of texts, the nanoseconds beyond them, and which are dates, (n,) each."""
-    found = pc.extract_regex(texts, pattern_of(way))
-    parts = {field.name: found.field(place) for place, field in enumerate(found.type)}
-    valid = found.is_valid().to_numpy(zero_copy_only=False)
+class _Parts:
+    """The parts of texts that match a pattern, by the letters of their groups."""
 
-    def number(name: str, default: int) -> np.ndarray:
-        if name not in parts:
-            return np.full(len(texts), default)
-        digits = pc.utf8_trim_whitespace(pc.fill_null(parts[name], ""))
+    def __init__(self, texts: pa.Array, way: str) -> None:
+        found = pc.extract_regex(texts, pattern_of(way))
+        self.length = len(texts)
+        self.by_letter = {field.name: found.field(place) for place, field in enumerate(found.type)}
+        self.matches: np.ndarray = found.is_valid().to_numpy(zero_copy_only=False)
+
+    def __contains__(self, letter: str) -> bool:
+        return letter in self.by_letter
+
+    def number(self, letter: str, default: int) -> np.ndarray:
+        """A part as numbers, (n,) int64, with a default for texts that do not have it."""
+        if letter not in self:
+            return np.full(self.length, default)
+        digits = pc.utf8_trim_whitespace(pc.fill_null(self.by_letter[letter], ""))
         digits = pc.if_else(pc.equal(digits, ""), str(default), digits)
         numbers: np.ndarray = digits.cast(pa.int64()).to_numpy(zero_copy_only=False)
         return numbers
 
-    def text(name: str) -> pa.Array:
-        return pc.utf8_lower(pc.fill_null(parts[name], "")) if name in parts else pa.array([""] * len(texts))
+    def text(self, letter: str) -> pa.Array:
+        """A part in lower case, empty for texts that do not have it."""
+        if letter not in self:
+            return pa.array([""] * self.length)
+        return pc.utf8_lower(pc.fill_null(self.by_letter[letter], ""))
 
-    year, month, day = number("Y", 0), number("m", 1), number("d", 1)
+    def equals(self, letter: str, value: str) -> np.ndarray:
+        """Whether a part is this text, (n,) bool."""
+        same: np.ndarray = pc.equal(self.text(letter), value).to_numpy(zero_copy_only=False)
+        return same
+
+
+def _evaluate(texts: pa.Array, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The seconds since 1970 of texts, the nanoseconds beyond them, and which are dates, (n,) each."""
+    parts = _Parts(texts, way)
+    days, of_days = _days(parts)
+    times, of_times = _times(parts)
+    offset = (parts.number("h", 0) * 60 + parts.number("n", 0)) * 60
+    seconds = days * 86_400 + times - np.where(parts.equals("o", "-"), -offset, offset)
+    valid = parts.matches & of_days & of_times & (seconds >= FIRST) & (seconds <= LAST)
+    if "u" in parts:  # both delimiters
+        valid &= pc.equal(parts.text("u"), parts.text("v")).to_numpy(zero_copy_only=False)
+    fractions: np.ndarray = pc.utf8_rpad(parts.text("f"), 9, "0").cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return seconds, fractions, valid
+
+
+def _days(parts: _Parts) -> tuple[np.ndarray, np.ndarray]:
+    """The days since 1970, and which are valid."""
+    year, month, day = parts.number("Y", 0), parts.number("m", 1), parts.number("d", 1)
     if "y" in parts:
-        year = number("y", 0)
+        year = parts.number("y", 0)
         year = year + np.where(year < 69, 2000, 1900)  # as POSIX has it
     if "b" in parts:
-        name = text("b")
+        name = parts.text("b")
         short, full = (pc.index_in(name, pa.array(names)) for names in (MONTHS, MONTH_NAMES))
         month = pc.coalesce(short, full).fill_null(-1).to_numpy(zero_copy_only=False) + 1
-    if "u" in parts:
-        valid &= pc.equal(parts["u"], parts["v"]).fill_null(False).to_numpy(zero_copy_only=False)
-    hour, half = number("H", 0), text("p")
-    morning, evening = (pc.equal(half, letter).to_numpy(zero_copy_only=False) for letter in "ap")
-    valid &= ~(morning | evening) | ((hour >= 1) & (hour <= 12))
-    hour = np.where(morning | evening, hour % 12 + 12 * evening, hour)
-    minute, second = number("M", 0), number("S", 0)
-    valid &= (year >= 1) & (year <= 9999) & (month >= 1) & (month <= 12) & (hour < 24) & (minute < 60) & (second < 60)
-    starts = ((np.where(valid, year, 1970) - 1970) * 12 + np.where(valid, month, 1) - 1).astype("datetime64[M]")
-    first, after = (at.astype("datetime64[D]").astype(np.int64) for at in (starts, starts + 1))
-    valid &= (day >= 1) & (day <= after - first)
-    days = first + day - 1
+    valid = (year >= 1) & (year <= 9999) & (month >= 1) & (month <= 12)
+    months = ((np.where(valid, year, 1970) - 1970) * 12 + np.where(valid, month, 1) - 1).astype("datetime64[M]")
+    first, after = (at.astype("datetime64[D]").astype(np.int64) for at in (months, months + 1))
     if "j" in parts:
-        of_year = number("j", 1)
-        days = first + of_year - 1
-        valid &= (of_year >= 1) & (days.astype("datetime64[D]").astype("datetime64[Y]").astype(int) + 1970 == year)
-    west = pc.equal(text("o"), "-").to_numpy(zero_copy_only=False)
-    offset = (number("h", 0) * 60 + number("n", 0)) * 60
-    seconds = days * 86_400 + hour * 3600 + minute * 60 + second - np.where(west, -offset, offset)
-    valid &= (seconds >= FIRST) & (seconds <= LAST)
-    fractions = pc.utf8_rpad(text("f"), 9, "0").cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return seconds, fractions, valid
+        day = parts.number("j", 1)
+        after = (months.astype("datetime64[Y]") + 1).astype("datetime64[D]").astype(np.int64)
+    return first + day - 1, valid & (day >= 1) & (day <= after - first)
+
+
+def _times(parts: _Parts) -> tuple[np.ndarray, np.ndarray]:
+    """The seconds of the day, and which are valid."""
+    hour, minute, second = parts.number("H", 0), parts.number("M", 0), parts.number("S", 0)
+    evening = parts.equals("p", "p")
+    halves = evening | parts.equals("p", "a")
+    valid = (minute < 60) & (second < 60) & np.where(halves, (hour >= 1) & (hour <= 12), hour < 24)
+    hour = np.where(halves, hour % 12 + 12 * evening, hour)
+    return hour * 3600 + minute * 60 + second, valid
 
 
 def timestamps(seconds: np.ndarray, fractions: np.ndarray, valid: np.ndarray) -> pa.Array:

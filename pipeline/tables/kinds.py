@@ -27,6 +27,7 @@ from .readers import SourceTable
 
 Sample = Mapping[str, Sequence[str]]
 """Values of each column as text, from the first rows."""
+QUANTITIES = ("time", "fold", "weight")  # roles of columns that may be numbers
 
 
 class Wishes(Protocol):
@@ -42,6 +43,8 @@ class Wishes(Protocol):
     def date_formats(self) -> tuple[str, ...]: ...
     @property
     def numbers(self) -> tuple[str, ...]: ...
+    @property
+    def roles(self) -> dict[str, tuple[str, ...]]: ...
     @property
     def like(self) -> Schema | None: ...
 
@@ -61,11 +64,36 @@ class Kinds:
     formats: dict[str, str] = field(default_factory=dict)
 
 
-def find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sample: Sample) -> Kinds:
-    """The kinds of columns: as requested, those of the types, or what most of the different values in the sample are.
+def choose_kinds(
+    request: Wishes,
+    table: SourceTable,
+    features: Sequence[str],
+    beside: Sequence[str],
+    own: Sequence[str],
+    sample: Sample,
+) -> Kinds:
+    """The kinds of the features and of the columns beside them, and the formats of these and of the label and the key,
+    which are `own`. Those of the features are as in the schema `like`, if there is one.
 
-    Raises SourceError for dates whose order of day and month is not clear.
+    Raises UsageError for formats that are not valid, and SourceError for dates whose order is not clear.
     """
+    like = request.like
+    found = _find_kinds(request, table, beside, sample)
+    if like:
+        of_features = Kinds([*like.categories], [*like.dates], _find_formats(request, table, like, sample))
+    else:
+        of_features = _find_kinds(request, table, features, sample)
+    quantities = [*request.labels, *(name for role in QUANTITIES for name in request.roles.get(role, ()))]
+    amounts = dict.fromkeys({*own} & {*request.numbers}, AMOUNT)
+    formats = {**_find_local(table, quantities, sample), **of_features.formats, **amounts, **found.formats}
+    dates = [*of_features.dates, *found.dates]
+    _check_format_used(request, table.header, formats, dates)
+    return Kinds(of_features.categories, dates, formats)
+
+
+def _find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sample: Sample) -> Kinds:
+    """The kinds of columns: as requested, those of the types, or what most of the different values in the sample
+    are."""
     found = Kinds()
     given, general = split_formats(request.date_formats, table.header)
     for name in names:
@@ -83,7 +111,7 @@ def find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sample
     return found
 
 
-def find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sample) -> dict[str, str]:
+def _find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sample) -> dict[str, str]:
     """The formats of the columns of a schema in a table: as requested, as in the schema, or as its own values have them
     where those of the schema do not fit."""
     given, general = split_formats(request.date_formats, table.header)
@@ -96,7 +124,7 @@ def find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sam
     return {name: way for name, way in formats.items() if way != YEAR_FIRST}
 
 
-def find_local(table: SourceTable, names: Sequence[str], sample: Sample) -> dict[str, str]:
+def _find_local(table: SourceTable, names: Sequence[str], sample: Sample) -> dict[str, str]:
     """The format of those columns of text, such as labels, whose numbers may have a decimal comma, separators of
     thousands or spaces around them."""
     if not isinstance(table, CsvTable):
@@ -122,7 +150,9 @@ def split_formats(date_formats: Sequence[str], header: Sequence[str]) -> tuple[d
     return given, general
 
 
-def check_format_used(request: Wishes, header: Sequence[str], formats: Mapping[str, str], dates: Sequence[str]) -> None:
+def _check_format_used(
+    request: Wishes, header: Sequence[str], formats: Mapping[str, str], dates: Sequence[str]
+) -> None:
     """Raise UsageError if the format for all columns reads none."""
     general = split_formats(request.date_formats, header)[1]
     if general and general not in formats.values() and not {*dates} & {*request.dates}:

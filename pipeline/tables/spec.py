@@ -16,19 +16,17 @@ import numpy as np
 from ...storage.errors import UsageError, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
 from ...storage.options import as_texts
-from ..csv.amounts import AMOUNT
 from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
 from ..target.beside import DAY, roles_of, side_columns
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
-from .kinds import Sample, check_format_used, find_formats, find_kinds, find_local
+from .kinds import Sample, choose_kinds
 from .options import FLOATS, INTEGERS, TableOptions
 from .parquet import ParquetTable
 from .readers import SourceTable, table_from_json, table_to_json
 
-QUANTITIES = ("time", "fold", "weight")  # roles of columns that may be numbers
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
 
@@ -244,20 +242,10 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             f"{path} has no feature columns besides the labels, the id, ignored columns and columns with a role; check "
             "--label, --id, --ignore, --group and the other role options"
         )
-    kinds = find_kinds(request, tables[0], (*(() if like else features), *beside), sample)
-    if like:
-        categories, dates = tuple(like.categories), tuple(like.dates)
-        formats = find_formats(request, tables[0], like, sample)
-    else:
-        categories, dates, formats = tuple(name for name in kinds.categories if name in features), (), {}
-    dates += tuple(kinds.dates)
     own = tuple(name for name in (*request.labels, key) if name)
-    quantities = [*request.labels, *(name for role in QUANTITIES for name in request.roles.get(role, ()))]
-    local = find_local(tables[0], [name for name in quantities if name not in dates], sample)
-    formats |= {**local, **dict.fromkeys({*own} & {*request.numbers}, AMOUNT), **kinds.formats}
-    check_format_used(request, header, formats, dates)
-    required = (*own, *beside, *categories, *dates) if request.missing == "error" else own
-    return Columns(features, tuple(dict.fromkeys((*own, *beside, *categories, *dates))), dates, required, formats)
+    kinds = choose_kinds(request, tables[0], features, beside, own, sample)
+    texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates)))
+    return Columns(features, texts, tuple(kinds.dates), texts if request.missing == "error" else own, kinds.formats)
 
 
 def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dict[str, str]:

@@ -243,3 +243,9 @@ def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:
     assert list(stored["pieces"][0]) == ["text", "piece", "first_row", "rows", "left_out"]
     text = json.dumps(stored)
     assert json.dumps(ConversionSpec.from_json(json.loads(text)).to_json()) == text
+    earlier = json.loads(text)
+    del earlier["columns"]["formats"], earlier["schema"]["formats"], earlier["texts"][1]["kinds"]
+    del earlier["request"]["date_formats"], earlier["request"]["numbers"]
+    read = ConversionSpec.from_json(earlier)
+    assert (read.columns, read.schema, read.tables) == (spec.columns, spec.schema, spec.tables)
+    assert ConvertRequest.from_json(earlier["request"]) == request
