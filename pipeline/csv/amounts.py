@@ -1,6 +1,7 @@
 """Amounts: numbers that are written with a currency, a percent sign, parentheses or separators of thousands."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -49,9 +50,10 @@ def plain_amounts(texts: pa.Array, decimal: str = ".") -> pa.Array:
     return pc.if_else(texts.is_valid(), plain, pa.scalar(None, pa.string()))
 
 
-def is_amount(text: str, decimal: str = ".") -> bool:
-    """Whether a text is an amount."""
-    return bool(plain_amounts(pa.array([text], pa.string()), decimal)[0].as_py())
+def find_amounts(texts: Sequence[str], decimal: str = ".") -> list[str]:
+    """Those texts that are amounts."""
+    plain = plain_amounts(pa.array(texts, pa.string()), decimal).to_pylist()
+    return [text for text, number in zip(texts, plain, strict=True) if number]
 
 
 def read_amounts(texts: pa.Array, decimal: str = ".") -> tuple[pa.Array, dict[int, str]]:

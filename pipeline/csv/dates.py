@@ -68,6 +68,7 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 MONTH_NAMES = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
                "november", "december")  # fmt: skip
 
+FOUR_DIGITS = re.compile(r"\d{4}")  # a year
 SHORT = re.compile(r"\d{1,2}([-/])\d{1,2}\1\d{2}|\d{2}\.\d{2}\.\d{2}")
 """A date whose year has two digits."""
 
@@ -227,7 +228,11 @@ def count_dates(texts: pa.Array, way: str) -> int:
 def find_ways(values: Sequence[str], preferred: str | None = None) -> tuple[str, ...]:
     """The ways in which most of these texts can be read as dates: none if most are no dates, and two if the order of
     day and month is not clear. Among equal ways, the `preferred` one is chosen."""
-    texts = pa.array(list(dict.fromkeys(value.strip() for value in values)), pa.string())
+    different = list(dict.fromkeys(value.strip() for value in values))
+    years = sum(FOUR_DIGITS.search(value) is not None for value in different)
+    if preferred in (None, *WAYS) and 2 * years < len(different):  # which is quick to see
+        return ()
+    texts = pa.array(different, pa.string())
     ways = [*WAYS] if preferred is None or preferred in WAYS else [*WAYS, preferred]
     shaped = {way: pc.sum(pc.match_substring_regex(texts, pattern_of(way))).as_py() or 0 for way in ways}
     ways = [way for way in ways if 2 * shaped[way] >= len(texts)]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import RowError
-from .amounts import is_amount
+from .amounts import find_amounts
 from .kernels import LARGEST_EXACT
 
 
@@ -162,7 +162,7 @@ def remedy_of(reason: str, column: str | None) -> str:
         how = "fill it in"
     elif reason.endswith("number"):
         text, read = reason[1 : reason.rindex("'")], ""
-        if is_amount(text):
+        if find_amounts([text]):
             read = f"read such numbers with --number '{column}', "
         elif not any(map(str.isalnum, text)):
             read = f"mark it as missing with --missing-marker '{text}', "

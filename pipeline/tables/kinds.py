@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from ...storage.errors import SourceError, UsageError
 from ...storage.format import Schema
-from ..csv.amounts import AMOUNT, LOCAL, is_amount
+from ..csv.amounts import AMOUNT, LOCAL, find_amounts
 from ..csv.cut import CsvTable
 from ..csv.dates import (
     DAY_FIRST,
@@ -27,6 +28,7 @@ from .readers import SourceTable
 
 Sample = Mapping[str, Sequence[str]]
 """Values of each column as text, from the first rows."""
+MOST_SAID = 10  # columns
 QUANTITIES = ("time", "fold", "weight")  # roles of columns that may be numbers
 
 
@@ -52,7 +54,7 @@ class Wishes(Protocol):
 def sample_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sample:
     """The values of each column in the rows that have as many fields as the header."""
     whole = [row for row in rows if len(row) == len(header)]
-    return {name: [row[place] for row in whole] for place, name in enumerate(header)}
+    return dict(zip(header, zip(*whole, strict=True), strict=True)) if whole else {}
 
 
 @dataclass
@@ -164,8 +166,13 @@ def _check_format_used(
 
 def present(values: Sequence[str], table: SourceTable) -> list[str]:
     """The values that are not missing."""
-    missing = dialect_of(table).missing
-    return [value.encode(errors="replace").decode() for value in values if value.strip() not in missing]
+    missing = frozenset(dialect_of(table).missing)
+    return [value if value.isascii() else _valid(value) for value in values if value.strip() not in missing]
+
+
+def _valid(text: str) -> str:
+    """A text without the bytes that are not UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def dialect_of(table: SourceTable) -> Dialect:
@@ -186,11 +193,20 @@ def _kind_of(
     typed = "" if isinstance(table, CsvTable) else table.kinds.get(name, "")
     if typed in ("date", "number", "seconds"):
         return "date" if typed == "date" else "number"
+    if not typed and _all_numbers(values):
+        return "number"
     if not values:
-        return "category" if typed == "text" else "number"
+        return "category"
     if find_ways(values) or short_formats(values) or (general and _fits(values, general)):
         return "date"
     return "number" if typed != "text" and _mostly_numbers(values, dialect_of(table)) else "category"
+
+
+def _all_numbers(values: Sequence[str]) -> bool:
+    """Whether Python reads all values as numbers, which is quick, and true of most columns."""
+    with suppress(ValueError):
+        return all(float(value) is not None for value in values)
+    return False
 
 
 def _fits(values: Sequence[str], way: str) -> bool:
@@ -251,10 +267,11 @@ def describe_kinds(
 ) -> list[str]:
     """What a user should know about how columns are read: the order of dates, text that may be numbers, and units."""
     said = [f"'{name}' has dates {EXAMPLES[way]}" for name, way in formats.items() if way in EXAMPLES]
-    decimal = dialect_of(table).decimal
-    for name in texts:
-        values = {*present(sample.get(name, ()), table)} if name not in (*request.categories, *formats) else set[str]()
-        amounts = [value for value in values if is_amount(value, decimal)]
+    decimal, known = dialect_of(table).decimal, {*request.categories, *formats}
+    for name in (name for name in texts if name not in known):
+        values = {*present(sample.get(name, ()), table)}
+        digits = [value for value in values if any(map(str.isdigit, value))]
+        amounts = find_amounts(digits, decimal) if 2 * len(digits) >= len(values) else []
         odd = [value for value in amounts if not is_number(value, dialect_of(table))]
         stored_as_text = not isinstance(table, CsvTable) and name not in request.labels
         if 2 * len(amounts) >= len(values) and (odd or (amounts and stored_as_text)):
@@ -263,4 +280,4 @@ def describe_kinds(
             )
     if not isinstance(table, CsvTable):
         said += [f"'{name}' is stored in seconds" for name in table.in_seconds if name in sample]
-    return said
+    return [*said[:MOST_SAID], f"and {len(said) - MOST_SAID} more"] if len(said) > MOST_SAID else said
