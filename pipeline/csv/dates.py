@@ -247,21 +247,27 @@ def find_ways(values: Sequence[str], preferred: str | None = None) -> tuple[str,
 
 def short_formats(values: Sequence[str]) -> list[str]:
     """The formats with years of two digits that most of these texts have, such as 31.01.20; none for other texts."""
-    different = [value.strip().split(" ")[0] for value in dict.fromkeys(values)]
-    found = [value for value in different if SHORT.fullmatch(value)]
+    different = list(dict.fromkeys(value.strip() for value in values))
+    found = [value for value in different if SHORT.fullmatch(value.partition(" ")[0])]
     if not found or 2 * len(found) < len(different):
         return []
-    mark, texts = re.sub(r"\d", "", found[0])[0], pa.array(different, pa.string())
-    formats = (mark.join(order) for order in (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d")))
-    return [one for one in formats if 2 * count_dates(texts, one) >= len(different)]
+    mark, texts = re.sub(r"\d", "", found[0])[0], pa.array([value.partition(" ")[0] for value in found], pa.string())
+    orders = (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d"))
+    counts = {mark.join(order): count_dates(texts, mark.join(order)) for order in orders}
+    best = max(counts.values())
+    return [one + _clock_format(found[0]) for one, count in counts.items() if count == best and best]
 
 
 def as_format(way: str, example: str) -> str:
     """A format for --date-format that reads dates such as `example`, with the day or the month first."""
     mark = next(letter for letter in example if letter in "-/.")
-    date = mark.join(("%d", "%m", "%Y") if way == DAY_FIRST else ("%m", "%d", "%Y"))
+    return mark.join(("%d", "%m", "%Y") if way == DAY_FIRST else ("%m", "%d", "%Y")) + _clock_format(example)
+
+
+def _clock_format(example: str) -> str:
+    """The format of the time of day after a date, if there is one."""
     clock = re.search(_CLOCK + "$", example.partition(" ")[2])
     if not clock:
-        return date
+        return ""
     parts = ["%I" if clock["p"] else "%H", "%M" if clock["M"] else "", "%S" if clock["S"] else ""]
-    return f"{date} {':'.join(filter(None, parts))}{'.%f' if clock['f'] else ''}{' %p' if clock['p'] else ''}"
+    return f" {':'.join(filter(None, parts))}{'.%f' if clock['f'] else ''}{' %p' if clock['p'] else ''}"

@@ -32,6 +32,7 @@ MARK_OF_UTF8 = b"\xef\xbb\xbf"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 WHOLE = re.compile(r"[+-]?\d+")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+CURRENCY = re.compile(r"^[€$£¥%]\s?|\s?[€$£¥%]$")
 COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -216,6 +217,8 @@ def _has_decimal_commas(path: str, rows: Sequence[Sequence[str]], options: CsvOp
     """Whether commas are decimal marks. Raises SourceError if they may as well separate thousands."""
     fields = [field.strip() for row in rows[1:] for field in row]
     found = [field for field in fields if COMMA_NUMBER.fullmatch(field)]
+    amounts = (CURRENCY.sub("", field) for field in fields if CURRENCY.search(field))
+    found += [field for field in amounts if COMMA_NUMBER.fullmatch(field) and not THOUSANDS.fullmatch(field)]
     if not found or options.thousands == "," or any(re.fullmatch(r"-?\d+\.\d+", field) for field in fields):
         return False
     if all(THOUSANDS.fullmatch(field) for field in found):

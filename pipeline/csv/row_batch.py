@@ -162,7 +162,7 @@ def remedy_of(reason: str, column: str | None) -> str:
         how = "fill it in"
     elif reason.endswith("number"):
         text, read = reason[1 : reason.rindex("'")], ""
-        if find_amounts([text]):
+        if find_amounts([text]) or find_amounts([text], ","):
             read = f"read such numbers with --number '{column}', "
         elif not any(map(str.isalnum, text)):
             read = f"mark it as missing with --missing-marker '{text}', "

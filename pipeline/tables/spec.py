@@ -66,6 +66,10 @@ class ConvertRequest:
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1")
+        if both := {*self.numbers} & {*self.categories, *self.dates}:
+            raise UsageError(
+                f"--number {min(both)}: the column is also a category or a date; give it only one of these"
+            )
 
     @classmethod
     def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None) -> Self:

@@ -271,6 +271,13 @@ def test_text_among_amounts_is_an_invalid_row(write_csv: WriteCsv, tmp_path: Pat
         convert_file(path, tmp_path / "out", numbers=("p",))
     with pytest.raises(RowError, match=r"line 3, column 'p': '5 €' is not a number; .*--number 'p'"):
         convert_file(write_csv("p,v\n5,1\n5 €,2\n", "mixed.csv"), tmp_path / "out")
+    with pytest.raises(UsageError, match="--number p: the column is also a category"):
+        convert_file(path, tmp_path / "out", numbers=("p",), categories=("p",))
+
+
+def test_amounts_with_decimal_commas_show_the_decimal_point(write_csv: WriteCsv, tmp_path: Path) -> None:
+    dataset = convert_file(write_csv("p;v\n5,5 €;1\n1.000,25 €;2\n"), tmp_path / "out", numbers=("p",))
+    assert read_all(dataset)["x"][:, 0].tolist() == [5.5, 1000.25]
 
 
 @pytest.mark.parametrize(
