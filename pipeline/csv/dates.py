@@ -242,7 +242,8 @@ def find_ways(values: Sequence[str], preferred: str | None = None) -> tuple[str,
     best = [way for way in ways if counts[way] == max(counts.values())]
     if preferred in best:
         return (preferred,)
-    return tuple(best) if counts[best[0]] else (best[0],)
+    unclear = counts[best[0]] and {DAY_FIRST, MONTH_FIRST} <= {*best}
+    return (DAY_FIRST, MONTH_FIRST) if unclear else (best[0],)
 
 
 def short_formats(values: Sequence[str]) -> list[str]:

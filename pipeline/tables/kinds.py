@@ -15,7 +15,7 @@ from ..csv.cut import CsvTable
 from ..csv.dates import (
     DAY_FIRST,
     EXAMPLES,
-    MONTH_FIRST,
+    SHORT,
     YEAR_FIRST,
     as_format,
     count_dates,
@@ -232,9 +232,11 @@ def _way_of(
         return known or YEAR_FIRST
     ways = find_ways(values, known)
     if len(ways) > 1:
-        raise _unclear(table, name, values[0], [as_format(way, values[0]) for way in (DAY_FIRST, MONTH_FIRST)])
+        example = next(value for value in values if re.match(pattern_of(DAY_FIRST), value.strip()))
+        raise _unclear(table, name, example, [as_format(way, example) for way in ways])
     if not ways and (formats := short_formats(values)):
-        raise _unclear(table, name, values[0], formats)
+        example = next(value for value in values if SHORT.fullmatch(value.strip().partition(" ")[0]))
+        raise _unclear(table, name, example, formats)
     return ways[0] if ways else known or YEAR_FIRST
 
 

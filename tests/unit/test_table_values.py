@@ -87,7 +87,9 @@ def test_times_of_day_follow_dates_in_any_order() -> None:
     assert (found.to_pylist(), reasons) == ([*times, datetime.datetime(2020, 2, 1, 13, 5)], {})
 
 
-@pytest.mark.parametrize("rows", [["01/02/2020", "03/02/2020"], ["31/01/2020", "01/31/2020"]])
+@pytest.mark.parametrize(
+    "rows", [["01/02/2020", "03/02/2020"], ["31/01/2020", "01/31/2020"], ["x", "01/02/2020", "03/02/2020"]]
+)
 def test_an_unclear_order_is_refused_with_both_remedies(rows: list[str], write_csv: WriteCsv, tmp_path: Path) -> None:
     path = write_csv("t,v\n" + "".join(f"{text},1\n" for text in rows))
     with pytest.raises(SourceError) as caught:
