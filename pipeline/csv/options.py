@@ -56,7 +56,8 @@ class CsvOptions(Options):
         tuple[str, ...], BeforeValidator(as_tuple), Cli(flag="--missing-marker", parse=more_markers, repeatable=True)
     ] = Field(
         default=MISSING,
-        description="Text to treat as missing, in addition to the empty field, NA, NaN, null and None; repeatable.",
+        description="Text to treat as missing, in addition to the empty field and the markers of pandas, such as NA, "
+        "NaN, null and None; repeatable.",
     )
     encoding: str | None = Field(
         default=None, description="Text encoding; by default UTF-8, unless a byte order mark says otherwise."
