@@ -51,8 +51,9 @@ class ColumnFacts:
     """The role and storage type of a source column.
 
     `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of these separated by commas,
-    or "left out", in which case `reason` says why. `kind`: "number", "category", "class", "text", "days" or "seconds"
-    (since 1970). `missing` is the number of missing values of a feature, `distinct` that of categories or classes.
+    or "left out", in which case `reason` says why. `kind`: "number", "category", "class", "text", or "days",
+    "seconds", "microseconds" or "nanoseconds" (since 1970). `missing` is the number of missing values of a feature,
+    `distinct` that of categories or classes.
     """
 
     name: str

@@ -22,8 +22,13 @@ with the class's `exit_code`: 2 for invalid input, 75 (EX_TEMPFAIL) if a signal 
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+OPTION = re.compile(r"--[a-z-]+( '[^']*'| skip| code)?")
+"""An option in a remedy, with its value."""
 
 DISK_TROUBLES = {
     errno.ENOSPC: ("the disk is full", "free some space"),
@@ -57,18 +62,44 @@ class SourceError(FoldstreamError):
 
 
 class RowError(SourceError):
-    """A row of a source is invalid. `column` is None if the problem is not in a single column."""
+    """A row of a source is invalid. `column` is None if the problem is not in a single column; `others` are more errors
+    of the same file, which are shown as a table."""
 
     def __init__(
-        self, source: str, line: int, column: str | None, reason: str, remedy: str, unit: str = "line"
+        self,
+        source: str,
+        line: int,
+        column: str | None,
+        reason: str,
+        remedy: str,
+        unit: str = "line",
+        others: "Sequence[RowError]" = (),
     ) -> None:
         self.source, self.line, self.column, self.reason, self.remedy = source, line, column, reason, remedy
-        self.unit = unit
+        self.unit, self.others = unit, tuple(others)
         place = f"{source}, {unit} {line}" + (f", column '{column}'" if column else "")
-        super().__init__(f"{place}: {reason}; {remedy}")
+        self.where = place
+        super().__init__(f"{place}: {reason}; {remedy}{self._table()}")
 
-    def __reduce__(self) -> tuple[type["RowError"], tuple[str, int, str | None, str, str, str]]:
-        return RowError, (self.source, self.line, self.column, self.reason, self.remedy, self.unit)
+    def __reduce__(self) -> tuple[type["RowError"], tuple[Any, ...]]:
+        parts = self.source, self.line, self.column, self.reason, self.remedy, self.unit, self.others
+        return RowError, parts
+
+    def with_others(self, others: "Sequence[RowError]") -> "RowError":
+        """This error with more errors of the same file."""
+        return RowError(self.source, self.line, self.column, self.reason, self.remedy, self.unit, others)
+
+    def _table(self) -> str:
+        """The other errors, one a line: where, why, and the first option that helps."""
+        if not self.others:
+            return ""
+        options = [OPTION.search(one.remedy) for one in self.others]
+        rows = [(self.unit, "column", "reason", "option" if any(options) else "")]
+        for one, option in zip(self.others, options, strict=True):
+            rows.append((str(one.line), one.column or "", one.reason, option[0] if option else ""))
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join(["\nMore invalid rows:", *(f"  {line}" for line in lines)])
 
 
 class DatasetError(FoldstreamError):

@@ -158,8 +158,8 @@ NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
 class SideColumn:
     """A source column that is not a feature, stored in a separate array.
 
-    `kind`: "integer", "number" (missing: NaN), "days" or "seconds" since 1970 (missing: NO_DATE), or "text",
-    at most `width` bytes of UTF-8 padded with zeros (missing: empty).
+    `kind`: "integer", "number" (missing: NaN), "days", "seconds", "microseconds" or "nanoseconds" since 1970 (missing:
+    NO_DATE), or "text", at most `width` bytes of UTF-8 padded with zeros (missing: empty).
     """
 
     name: str
@@ -191,7 +191,8 @@ class Schema:
     stored in an array of that name, (rows, features) float64.
 
     `roles` names the columns with the role "group", "time", "fold", "weight" or "keep": those in `beside`, and features
-    that also have a role. `left_out` names the columns that were dropped automatically, with the reason.
+    that also have a role. `left_out` names the columns that were dropped automatically, with the reason. `formats` says
+    how the dates or amounts of columns are written in the source, unless as usual.
     """
 
     features: tuple[str, ...]
@@ -210,6 +211,7 @@ class Schema:
     roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
 
     @property
     def tabular(self) -> "Schema":

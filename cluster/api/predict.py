@@ -170,7 +170,9 @@ def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: S
     except RowError as error:
         convert = f"'foldstream convert csv FILE OUT.zarr --like {job.dataset}'"
         remedy = f"fix the row, or convert the file with {convert}, which can skip such rows, and predict OUT.zarr"
-        raise RowError(error.source, error.line, error.column, error.reason, remedy, error.unit) from None
+        place = error.source, error.line, error.column, error.reason, remedy, error.unit
+        others = [RowError(one.source, one.line, one.column, one.reason, "", one.unit) for one in error.others]
+        raise RowError(*place, others) from None
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:

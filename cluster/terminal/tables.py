@@ -99,7 +99,8 @@ def column_cells(column: ColumnFacts) -> list[str]:
 
         unit = "datetime64[D]" if column.kind == "days" else "datetime64[s]"
         numbers[2:] = ["" if value is None else str(np.array(int(value)).astype(unit)) for value in values]
-    kind = {"days": "date", "seconds": "time"}.get(column.kind, column.kind)
+    times = dict.fromkeys(("seconds", "microseconds", "nanoseconds"), "time")
+    kind = {"days": "date", **times}.get(column.kind, column.kind)
     return [column.name, column.role, kind, column.dtype, *numbers]
 
 

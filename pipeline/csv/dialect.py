@@ -18,6 +18,8 @@ from .kernels import find_rows
 from .options import MISSING, CsvOptions
 
 DELIMITERS = ",\t;|"
+OTHERS = ": ^~/&!*=\x01\x1f"  # that may separate fields, but are not detected
+NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
 UNNAMED = "Unnamed: "  # and the position, counted from 0
 SAMPLE_ROWS = 100
 BYTE_ORDER_MARKS = {
@@ -30,6 +32,7 @@ MARK_OF_UTF8 = b"\xef\xbb\xbf"
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 WHOLE = re.compile(r"[+-]?\d+")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+CURRENCY = re.compile(r"^[€$£¥%]\s?|\s?[€$£¥%]$")
 COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -56,8 +59,7 @@ class Dialect:
 
     def describe(self) -> str:
         """A description for the console."""
-        names = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
-        parts = [f"delimiter {names.get(self.delimiter, self.delimiter)}", f"encoding {self.encoding}"]
+        parts = [f"delimiter {NAMES.get(self.delimiter, self.delimiter)}", f"encoding {self.encoding}"]
         parts.append("header in the first row" if self.header else "no header: columns named 0, 1, 2, …")
         if self.decimal != ".":
             parts.append(f"decimal point '{self.decimal}'")
@@ -163,7 +165,44 @@ def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
         found = as_header, common
         if common > 1 and found > most and counts.count(common) > (0.5 if as_header else 0.8) * len(counts):
             best, most = candidate, found
+    if most[1] == 1 and all(len(row) == 1 for row in sample_rows(head, replace(dialect, delimiter=best), 1)):
+        _check_single(path, head, dialect)
     return best
+
+
+def _check_single(path: str, head: bytes, dialect: Dialect) -> None:
+    """Raise SourceError if the rows evidently have several fields although no delimiter was found."""
+    for mark in DELIMITERS + OTHERS:
+        rows = sample_rows(head, replace(dialect, delimiter=mark), 20)
+        runs = mark == " " and any(not field for row in rows for field in row)
+        if mark == " ":
+            rows = [[field for field in row if field.strip()] for row in rows]
+        if not _seem_separate(rows, mark):
+            continue
+        name = NAMES.get(mark, f"'{mark}'" if mark.isprintable() else repr(mark))
+        remedy = f"use --delimiter {'' if mark.isprintable() else '$'}{mark!r}"
+        if runs:
+            remedy = "replace each run of spaces by a comma"
+        raise SourceError(
+            f"{path}: no delimiter was found, but most rows have several fields if {name} separates them; {remedy}, or "
+            "use --delimiter , if the file has a single column"
+        )
+
+
+def _seem_separate(rows: Sequence[Sequence[str]], mark: str) -> bool:
+    """Whether a mark evidently separates the fields of rows: the usual ones if the header and half of the rows have it;
+    others if it gives as many fields as in the header, and more than two or numbers."""
+    if len(rows) < 2 or len(rows[0]) < 2:
+        return False
+    header, below = rows[0], rows[1:]
+    if mark in DELIMITERS:
+        return 2 * sum(len(row) > 1 for row in below) >= len(below)
+    alike = [row for row in below if len(row) == len(header)]
+    if not alike or len(alike) < 0.9 * len(below):
+        return False
+    if mark != " " and len(header) > 2:
+        return True
+    return any(all(NUMBER.fullmatch(field) for field in column) for column in zip(*alike, strict=True))
 
 
 def _comments_lead(head: bytes, dialect: Dialect) -> bool:
@@ -178,6 +217,8 @@ def _has_decimal_commas(path: str, rows: Sequence[Sequence[str]], options: CsvOp
     """Whether commas are decimal marks. Raises SourceError if they may as well separate thousands."""
     fields = [field.strip() for row in rows[1:] for field in row]
     found = [field for field in fields if COMMA_NUMBER.fullmatch(field)]
+    amounts = (CURRENCY.sub("", field) for field in fields if CURRENCY.search(field))
+    found += [field for field in amounts if COMMA_NUMBER.fullmatch(field) and not THOUSANDS.fullmatch(field)]
     if not found or options.thousands == "," or any(re.fullmatch(r"-?\d+\.\d+", field) for field in fields):
         return False
     if all(THOUSANDS.fullmatch(field) for field in found):

@@ -7,8 +7,28 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from ...storage.options import Cli, Options
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
-"""Text that marks a missing value."""
+MISSING = (
+    "",
+    *(
+        "NA",
+        "N/A",
+        "NaN",
+        "nan",
+        "null",
+        "NULL",
+        "None",
+        "NaT",
+        "n/a",
+        "<NA>",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-NaN",
+        "-nan",
+    ),
+    *("1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"),
+)
+"""Text that marks a missing value, as in pandas."""
 
 
 def as_tuple(value: Any) -> Any:
@@ -36,7 +56,8 @@ class CsvOptions(Options):
         tuple[str, ...], BeforeValidator(as_tuple), Cli(flag="--missing-marker", parse=more_markers, repeatable=True)
     ] = Field(
         default=MISSING,
-        description="Text to treat as missing, in addition to the empty field, NA, NaN, null and None; repeatable.",
+        description="Text to treat as missing, in addition to the empty field and the markers of pandas, such as NA, "
+        "NaN, null and None; repeatable.",
     )
     encoding: str | None = Field(
         default=None, description="Text encoding; by default UTF-8, unless a byte order mark says otherwise."

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import RowError
+from .amounts import find_amounts
 from .kernels import LARGEST_EXACT
 
 
@@ -32,18 +33,33 @@ class Columns:
     """The columns to read from a source table.
 
     `features` are the columns of `x` in this order; `texts` are kept as text, and may include features (the caller
-    fills their columns of `x`). Those in `dates` become timestamps. A text in `required` must not be missing.
+    fills their columns of `x`). Those in `dates` become timestamps. A text in `required` must not be missing. `formats`
+    are the ways in which dates are written, unless they begin with the year (see `dates.py`), and AMOUNT for columns
+    whose numbers are written with a currency, a percent sign or parentheses.
     """
 
     features: tuple[str, ...]
     texts: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    formats: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        names = {name: tuple(found) for name, found in value.items() if name != "formats"}
+        return cls(**names, formats=value.get("formats", {}))
 
     @cached_property
     def places(self) -> dict[str, int]:
         """The positions of the features by name."""
         return {name: place for place, name in enumerate(self.features)}
+
+
+class Misfit(NamedTuple):
+    """A number that a dtype cannot represent, and where it is: the file, the line or row, the column."""
+
+    value: float | int
+    where: str
 
 
 Rounding = Literal["none", "fractions", "all"]
@@ -112,7 +128,8 @@ class RowBatch:
 
     `texts` has one array per text column, null where the text is missing; `begins` (rows, texts) is where each text
     starts in the piece. `missing` (n, 2) holds the row and column of `x` of each missing number, which is NaN there, or
-    0 among integers. `misfits` are numbers that the dtype cannot represent; `errors` are those of the invalid rows.
+    0 among integers. `misfits` are numbers that the dtype cannot represent, at least the smallest
+    and the largest; `errors` are those of the invalid rows.
     """
 
     rows: int
@@ -120,7 +137,7 @@ class RowBatch:
     begins: np.ndarray
     missing: np.ndarray
     errors: list[RowError]
-    misfits: list[float | int] = field(default_factory=list)
+    misfits: list[Misfit] = field(default_factory=list)
 
 
 def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:
@@ -138,11 +155,19 @@ def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> Non
     batch.rows = kept
 
 
-def remedy_of(reason: str) -> str:
+def remedy_of(reason: str, column: str | None) -> str:
     """The remedy for a row that is invalid for this reason."""
     how = "fix or remove the row"
     if reason == ABSENT:
         how = "fill it in"
     elif reason.endswith("number"):
-        how = "fix it, declare a text column with --category, drop the column with --ignore"
+        text, read = reason[1 : reason.rindex("'")], ""
+        if find_amounts([text]) or find_amounts([text], ","):
+            read = f"read such numbers with --number '{column}', "
+        elif not any(map(str.isalnum, text)):
+            read = f"mark it as missing with --missing-marker '{text}', "
+        how = f"fix it, {read}keep the column as text with --category '{column}', drop it with --ignore '{column}'"
+    elif " is not a date " in reason:
+        how = "fix it, set --date-format, mark it as missing with --missing-marker, keep the column as text with "
+        how += f"--category '{column}'"
     return f"{how}, or skip such rows with --on-error skip"

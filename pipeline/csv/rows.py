@@ -7,8 +7,6 @@ beyond an int64) is parsed here field by field; the grammar and the meaning are 
 import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,9 @@ import pyarrow.compute as pc
 
 from ...storage.errors import RowError
 from ...storage.places.locate import locate
+from .amounts import AMOUNT, LOCAL, not_a_number, plain_amounts, read_amounts
 from .cut import PACKER, CsvTable, read_text
+from .dates import YEAR_FIRST, parse_dates
 from .dialect import padded
 from .kernels import (
     AFTER_QUOTE,
@@ -33,12 +33,11 @@ from .kernels import (
     read_rows,
     skip_rows,
 )
-from .row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
+from .row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, drop_rows, remedy_of
 
 MOST_DIGITS = 4000  # Python converts no more to an int
 ODD_FIELDS = 1 << 16
 MOST_INVALID = 1024
-DATES = pa.timestamp("s"), pa.timestamp("s", "UTC")  # without a zone, and with one
 
 
 class RowReader:
@@ -62,6 +61,7 @@ class RowReader:
         self.marks = source.dialect.marks()
         self.position = skip_rows(self.text, skip, self.marks) if skip else 0
         self.roles = column_roles(source.header, columns)
+        self.amounts = [at for at, name in enumerate(source.header) if columns.formats.get(name) == AMOUNT]
         self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
         self.invalid = np.empty((MOST_INVALID, 3), np.int32)
 
@@ -99,6 +99,9 @@ class RowReader:
         written = texts
         if dialect.thousands or dialect.decimal != ".":
             texts = plain_numbers(texts, dialect.thousands, dialect.decimal)
+        if len(self.amounts):
+            amounts = plain_amounts(written, dialect.decimal)
+            texts = pc.if_else(pa.array(np.isin(odd[:, 1], self.amounts)), amounts, texts)
         places = self.roles.positions[odd[:, 1]]
         if self.required:
             for i in np.flatnonzero(absent).tolist():
@@ -111,23 +114,26 @@ class RowReader:
         values, reasons = parse_numbers(texts.take(pa.array(there)))
         for i, reason in reasons.items():
             if not texts[there[i]].as_py():
-                reason = _not_a_number(written[there[i]].as_py())
+                reason = not_a_number(written[there[i]].as_py())
             wrong.setdefault(int(odd[there[i], 0]), self._field_error(odd[there[i]], reason))
         large = np.abs(values) >= LARGEST_EXACT  # 2⁵³ may be 2⁵³ + 1 after rounding
         fitting = self.numbers.fit(values) & ~large
         x[odd[there[fitting], 0], places[there[fitting]]] = values[fitting]
-        batch.misfits += values[~fitting & ~large & np.isfinite(values)].tolist()
+        misfits = {int(there[at]): values[at].item() for at in np.flatnonzero(~fitting & ~large & np.isfinite(values))}
         for i in there[large].tolist():
             value = parse_number(texts[i].as_py())
             assert not isinstance(value, str)
             if self.numbers.fits_large(value) if isinstance(value, int) else self.numbers.fit(np.array([value]))[0]:
                 x[odd[i, 0], places[i]] = value
             else:
-                batch.misfits.append(value)
+                misfits[i] = value
+        for i in {min(misfits, key=misfits.__getitem__), max(misfits, key=misfits.__getitem__)} if misfits else ():
+            batch.misfits.append(Misfit(misfits[i], self._field_error(odd[i], "").where))
 
     def _texts(self, spans: np.ndarray, name: str, wrong: dict[int, RowError]) -> pa.Array:
         """The texts or dates of a column, null where the value is missing."""
         raw, plain = self._copy(spans)
+        dialect = self.source.dialect
 
         def complain(row: int, reason: str) -> None:
             wrong.setdefault(row, self._error(int(spans[row, 0]), name, reason))
@@ -139,15 +145,25 @@ class RowReader:
                 elif b"\0" in value:
                     complain(row, "the text contains a NUL byte")
         texts = decode(raw)
-        absent = pc.is_in(texts, pa.array(self.source.dialect.missing))
+        way = self.columns.formats.get(name, YEAR_FIRST)
+        if name in self.columns.dates or way == AMOUNT:
+            texts = pc.utf8_trim_whitespace(texts)
+        absent = pc.is_in(texts, pa.array(dialect.missing))
         if absent.true_count:
             texts = pc.if_else(absent, pa.scalar(None, pa.string()), texts)
             for row in np.flatnonzero(absent.to_numpy(zero_copy_only=False)).tolist():
                 if name in self.columns.required:
                     complain(row, ABSENT)
+        if way == LOCAL:
+            numbers = plain_numbers(pc.ascii_trim_whitespace(texts), dialect.thousands, dialect.decimal)
+            texts = pc.if_else(pc.equal(numbers, ""), texts, numbers)
+        if way == AMOUNT:
+            texts, reasons = read_amounts(texts, dialect.decimal)
+            for row, reason in reasons.items():
+                complain(row, reason)
         if name not in self.columns.dates:
             return texts
-        dates, reasons = parse_dates(texts)
+        dates, reasons = parse_dates(texts, way)
         for row, reason in reasons.items():
             complain(row, reason)
         return dates
@@ -166,7 +182,7 @@ class RowReader:
         return self._error(int(odd[2]), self.source.header[int(odd[1])], reason)
 
     def _error(self, offset: int, column: str | None, reason: str, remedy: str = "") -> RowError:
-        return RowError(self.source.path, self._line(offset), column, reason, remedy or remedy_of(reason))
+        return RowError(self.source.path, self._line(offset), column, reason, remedy or remedy_of(reason, column))
 
     def _line(self, offset: int) -> int:
         return self.piece.line + count_lines(self.text[:offset])
@@ -242,37 +258,11 @@ def plain_numbers(texts: pa.Array, thousands: str, decimal: str) -> pa.Array:
 def parse_number(text: str) -> float | int | str:
     """Parse a text as a number, an int if it is written as one; or return what is wrong with it."""
     if "_" in text or not text.isascii():
-        return _not_a_number(text)
+        return not_a_number(text)
     try:
         number = float(text)
     except ValueError:
-        return _not_a_number(text)
+        return not_a_number(text)
     if not math.isfinite(number):
-        return _not_a_number(text, "finite ")
+        return not_a_number(text, "finite ")
     return int(text) if text.lstrip("+-").isdigit() and len(text) < MOST_DIGITS else number
-
-
-def _not_a_number(text: str, kind: str = "") -> str:
-    shown = text if len(text) <= 40 else text[:40] + "…"
-    return f"'{shown}' is not a {kind}number"
-
-
-def parse_dates(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
-    """Parse ISO 8601 dates and times as seconds since 1970, in UTC given a zone; and why a text is not a date."""
-    for kind in DATES:
-        with suppress(pa.ArrowInvalid):
-            return texts.cast(kind).cast(DATES[0]), {}
-    dates, reasons = [], {}
-    for row, text in enumerate(texts.to_pylist()):
-        dates.append(_parse_date(text))
-        if text is not None and dates[-1] is None:
-            reasons[row] = f"'{text[:40]}' is not a date such as 2026-11-24 or 2026-11-24 18:30:00"
-    return pa.array(dates, DATES[0]), reasons
-
-
-def _parse_date(text: str | None) -> datetime | None:
-    for kind in DATES:
-        with suppress(pa.ArrowInvalid):
-            date: datetime | None = pa.scalar(text, pa.string()).cast(kind).cast(DATES[0]).as_py()
-            return date
-    return None

@@ -45,8 +45,8 @@ def side_values(column: SideColumn, stored: np.ndarray) -> pa.Array:
     """The values of a column beside the rows, in the types of a table."""
     if column.kind == "text":
         return pa.array([text or None for text in keys_of(stored)], pa.string())
-    if column.kind in ("days", "seconds"):
-        return pa.array(stored.view(f"datetime64[{'D' if column.kind == 'days' else 's'}]"))
+    if unit := {"days": "D", "seconds": "s", "microseconds": "us", "nanoseconds": "ns"}.get(column.kind):
+        return pa.array(stored.view(f"datetime64[{unit}]"))
     return pa.array(stored, from_pandas=True)
 
 

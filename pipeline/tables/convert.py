@@ -7,12 +7,13 @@ The schema is first inferred from a sample, and every row is checked against it 
 the schema, all rows are scanned and all shards are rewritten.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError, SourceError, UsageError
+from ...storage.errors import ConflictError, RowError, SourceError, UsageError
 from ...storage.format import MANIFEST, WORK
 from ...storage.places.json_files import create_json, write_json
 from ...storage.places.locate import Location, locate
@@ -26,13 +27,15 @@ from ..target.commit import attributes, commit_dataset
 from ..target.receipts import RECEIPTS, has_receipt
 from ..target.run import Stage, run_shard_tasks
 from .fill import shard_task, write_shard_task
-from .findings import Findings, ScanTask, merge_findings, scan_piece
+from .findings import ErrorTask, Findings, ScanTask, find_errors, merge_findings, scan_piece
+from .kinds import describe_kinds, sample_of
 from .readers import OpenedTable, OpenTask, SourceTable, open_source
 from .shuffle import ShuffleTask, gather_shard, spill_note, spill_rows
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
 Result = TypeVar("Result")
 
+MOST_ERRORS, ERROR_PIECES = 20, 4  # that are shown together, and the pieces that are searched for them
 SAMPLES = 8
 SAMPLE_BYTES = 2 << 20
 
@@ -56,11 +59,13 @@ def convert(
         spec = stored and ConversionSpec.from_json(stored)
         if spec is None:
             cut = cut_sources(request, root, executor, progress)
-            spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, executor)
-            spec = spec or specify_by_scan(request, cut, root, executor, progress)
+            with _all_errors(request, cut, executor):
+                spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, executor)
+                spec = spec or specify_by_scan(request, cut, root, executor, progress)
             if not create_json(root / WORK / SPEC, spec.to_json()):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
-        spec = _write(spec, request, root, executor, progress)
+        with _all_errors(request, _cut_of(spec), executor):
+            spec = _write(spec, request, root, executor, progress)
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
     return open_dataset(root)
@@ -80,14 +85,42 @@ def _write(
     progress("sample", 1, 1, f"the sampled rows were not representative: {misfit}; scanning all rows")
     (root / WORK / RECEIPTS).remove_tree()
     (root / WORK / SPILLED).remove_tree()
-    cut = spec.tables, [(piece.table, piece.piece) for piece in spec.pieces], spec.columns
-    scanned = specify_by_scan(request, cut, root, executor, progress)
+    scanned = specify_by_scan(request, _cut_of(spec), root, executor, progress)
     write_json(root / WORK / SPEC, scanned.to_json())
     return _write(scanned, request, root, executor, progress)
 
 
 CutSources = tuple[Sequence[SourceTable], Sequence[tuple[int, Piece]], Columns]
 """The tables, their pieces in order with the table's index, and the columns to read."""
+
+
+def _cut_of(spec: ConversionSpec) -> CutSources:
+    return spec.tables, [(piece.table, piece.piece) for piece in spec.pieces], spec.columns
+
+
+@contextmanager
+def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) -> Iterator[None]:
+    """Add the next errors of the same file to an error of a row, so that they can be fixed together."""
+    try:
+        yield
+    except RowError as error:
+        tables, pieces, columns = cut
+        place = next(place for place, table in enumerate(tables) if table.path == error.source)
+        of_table = [piece for table, piece in pieces if table == place]
+        begin = sum(piece.line <= error.line for piece in of_table) - 1
+        task = ErrorTask(
+            tables[place],
+            tuple(of_table[begin : begin + ERROR_PIECES]),
+            columns,
+            request.missing == "error",
+            request.like,
+            request.unknown == "code",
+            error.line,
+            MOST_ERRORS,
+        )
+        [found] = _run(executor, find_errors, [task], "", "", silent)
+        others = [one for one in found if (one.line, one.column) != (error.line, error.column)]
+        raise error.with_others(others[: MOST_ERRORS - 1]) from None
 
 
 def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progress: Progress) -> CutSources:
@@ -101,7 +134,12 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     progress("dialect", 1, 1, tables[0].describe())
     if not any(one.pieces is None or one.pieces for one in opened):
         raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
-    columns = choose_columns(request, tables, next((one.sample for one in opened if one.sample), []))
+    first = next((one for one in opened if one.sample), opened[0])
+    sample = sample_of(first.table.header, first.sample)
+    columns = choose_columns(request, tables, sample)
+    texts = [] if request.like else [name for name in columns.texts if name in {*columns.features, *request.labels}]
+    if said := describe_kinds(tables[0], texts, columns.formats, request, sample):
+        progress("columns", 1, 1, "; ".join(said))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
     ranges = [(i, task) for i, table in plain.items() for task in cut_tasks(table)]
     counts: list[list[Cut]] = _run(

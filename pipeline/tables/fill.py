@@ -10,10 +10,10 @@ from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.place import Place
 from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
-from ..target.beside import DAY, encode_beside
-from ..target.labels import as_whole_numbers
+from ..target.beside import DAY, date_seconds, encode_beside
+from ..target.labels import class_codes, truths
 from ..target.receipts import finish_shard
-from .findings import date_seconds
+from .findings import unknown_error
 from .readers import Reader, SourceTable, open_reader
 from .spec import ConversionSpec, DatasetPiece
 
@@ -138,7 +138,7 @@ class ShardFiller:
         if batch.errors and not piece.skipped:
             raise batch.errors[0]
         if batch.misfits:
-            self._misfit(f"{batch.misfits[0]} cannot be stored as {self.schema.x_dtype}")
+            self._misfit(f"{batch.misfits[0].value} cannot be stored as {self.schema.x_dtype}")
 
     def _misfit(self, reason: str) -> None:
         if self.task.sampled:
@@ -183,20 +183,13 @@ class ShardFiller:
             self._misfit(str(reason))
 
     def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
-        codes = pc.index_in(values, known)
-        if codes.null_count and name in self.schema.labels:
-            codes = pc.coalesce(codes, pc.index_in(as_whole_numbers(values), known))
+        codes = class_codes(values, known) if name in self.schema.labels else pc.index_in(values, known)
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
-            value = values[row].as_py()
             if not self.task.like_other:
-                self._misfit(f"the column '{name}' contains '{value}'")
+                self._misfit(f"the column '{name}' contains '{values[row].as_py()}'")
             if not self.task.encode_unknown or name in self.schema.labels:
-                remedy = "fix or remove the row"
-                if name not in self.schema.labels:
-                    remedy = "fix the row, or give unknown values their own code with --unknown code"
-                shown = f"'{value}' does not" if value else "a missing value does not"
-                raise reader.text_error(batch, row, name, f"{shown} occur in the training data", remedy)
+                raise unknown_error(reader, batch, row, name, values[row].as_py(), name in self.schema.labels)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
         return found
@@ -215,12 +208,12 @@ class ShardFiller:
         return stored
 
     def _targets(self, label: str, values: pa.Array) -> np.ndarray:
+        binary = self.schema.task == "multilabel"
         try:
-            numbers: np.ndarray = values.cast(pa.float64()).to_numpy()
+            numbers = truths(values) if binary else values.cast(pa.float64())
         except pa.ArrowInvalid:
-            numbers = np.array([np.nan])
-        if not np.isfinite(numbers).all():
-            self._misfit(f"the label '{label}' is not always a number")
-        if self.schema.task == "multilabel" and not np.isin(numbers, (0, 1)).all():
-            self._misfit(f"the label '{label}' is not always 0 or 1")
-        return numbers
+            numbers = pa.nulls(1, pa.float64())
+        found: np.ndarray = numbers.to_numpy(zero_copy_only=False)
+        if not np.isfinite(found).all():
+            self._misfit(f"the label '{label}' is not always {'0 or 1' if binary else 'a number'}")
+        return found

@@ -2,20 +2,22 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...storage.errors import RowError
+from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
-from ..csv.row_batch import Columns, Numbers, Piece
-from ..target.beside import DAY
-from ..target.labels import TextFindings
-from .readers import SourceTable, open_reader
+from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch
+from ..target.beside import date_seconds, finest, unit_of
+from ..target.labels import TextFindings, class_codes
+from .readers import Reader, SourceTable, open_reader
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 
@@ -27,7 +29,7 @@ class Findings:
     Arrays have one value per feature: `low` and `high` are float64 (dates in seconds since 1970; infinite if there is
     no number), `missing` is int64, `has_fractions` (bool) is whether a number has a fractional part, and
     `needs_float64` (bool) whether a whole number is not exact in float32. `beyond_exact`: the smallest and largest
-    integers beyond 2⁵³; `with_time_of_day`: the date columns that contain times of day.
+    integers beyond 2⁵³; `units`: the coarsest unit in which each date column is whole, of UNITS.
     """
 
     rows: int
@@ -36,8 +38,8 @@ class Findings:
     missing: np.ndarray
     has_fractions: np.ndarray
     needs_float64: np.ndarray
-    beyond_exact: tuple[int, ...] = ()
-    with_time_of_day: frozenset[str] = frozenset()
+    beyond_exact: tuple[Misfit, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
     texts: dict[str, TextFindings] = field(default_factory=dict)
     skipped: int = 0
     """Number of invalid rows, which `rows` does not include."""
@@ -55,7 +57,7 @@ class Findings:
             self.has_fractions | other.has_fractions,
             self.needs_float64 | other.needs_float64,
             (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
-            self.with_time_of_day | other.with_time_of_day,
+            {name: finest(self.units.get(name), other.units.get(name)) for name in {**self.units, **other.units}},
             texts,
             self.skipped + other.skipped,
         )
@@ -100,13 +102,64 @@ def scan_piece(task: ScanTask) -> Findings:
     return replace(merge_findings(found, len(features)), skipped=len(errors))
 
 
+@dataclass(frozen=True)
+class ErrorTask:
+    """Find the errors in some pieces of a table from line `first` on, at most `most`. Text that a column of `like` does
+    not have is an error; `unknown` allows it in features."""
+
+    table: SourceTable
+    pieces: tuple[Piece, ...]
+    columns: Columns
+    required: bool
+    like: Schema | None
+    unknown: bool
+    first: int
+    most: int
+
+
+def find_errors(task: ErrorTask) -> list[RowError]:
+    """Run a task."""
+    features = task.columns.features
+    found = list[RowError]()
+    scratch = np.empty((max(16, SCRATCH_VALUES // len(features)), len(features)))
+    for piece in task.pieces:
+        reader = open_reader(task.table, piece, task.columns, Numbers("float64"), task.required)
+        while not reader.ended and len(found) < task.most:
+            batch = reader.read(scratch)
+            errors = [*batch.errors, *(_unknown_errors(reader, batch, task, task.like) if task.like else ())]
+            found += sorted((error for error in errors if error.line >= task.first), key=lambda error: error.line)
+    return found[: task.most]
+
+
+def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Schema) -> Iterator[RowError]:
+    """The errors of the texts in a batch that do not occur in `like`."""
+    labels = like.labels if like.classes else ()
+    for name, values in zip(task.columns.texts, batch.texts, strict=True):
+        if name in labels:
+            codes = class_codes(values, pa.array(like.classes))
+        elif name in like.categories and not task.unknown:
+            codes = pc.index_in(values.fill_null(""), pa.array(like.categories[name], pa.string()))
+        else:
+            continue
+        for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[: task.most].tolist():
+            yield unknown_error(reader, batch, row, name, values[row].as_py(), name in labels)
+
+
+def unknown_error(reader: Reader, batch: RowBatch, row: int, name: str, value: str | None, is_label: bool) -> RowError:
+    """The error for a text that does not occur in the data that this one must match."""
+    remedy = "fix the row, or give unknown values their own code with --unknown code"
+    shown = f"'{value}'" if value else "a missing value"
+    reason = f"{shown} does not occur in the training data"
+    return reader.text_error(batch, row, name, reason, "fix or remove the row" if is_label else remedy)
+
+
 def _findings(
-    x: np.ndarray, texts: Sequence[pa.Array], gaps: np.ndarray, misfits: Sequence[float | int], columns: Columns
+    x: np.ndarray, texts: Sequence[pa.Array], gaps: np.ndarray, misfits: Sequence[Misfit], columns: Columns
 ) -> Findings:
     count = len(columns.features)
     found: dict[str, TextFindings] = {}
     missing = np.bincount(gaps[:, 1], minlength=count)
-    with_time_of_day = set()
+    units = dict[str, str]()
     for name, values in zip(columns.texts, texts, strict=True):
         place = columns.places.get(name)
         if place is not None:
@@ -116,16 +169,15 @@ def _findings(
         if name not in columns.dates:
             found[name] = TextFindings.of(values)
             continue
-        seconds = date_seconds(values)
+        units[name] = unit_of(values)
         if place is not None:
-            x[:, place] = seconds
-        if (seconds[~np.isnan(seconds)] % DAY).any():
-            with_time_of_day.add(name)
+            x[:, place] = date_seconds(values)
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
     has_fractions, needs_float64 = np.zeros(count, bool), np.zeros(count, bool)
     extend_ranges(x, low, high, has_fractions, needs_float64)
-    beyond_exact = tuple(int(value) for value in misfits)  # all other numbers fit a float64
-    ends = (min(beyond_exact), max(beyond_exact)) if beyond_exact else ()
+    for name in units.keys() & columns.places.keys():
+        needs_float64[columns.places[name]] |= has_fractions[columns.places[name]]
+    ends = (min(misfits), max(misfits)) if misfits else ()  # integers: all other numbers fit a float64
     return Findings(
         len(x),
         low,
@@ -134,15 +186,9 @@ def _findings(
         has_fractions,
         needs_float64,
         ends,
-        frozenset(with_time_of_day),
+        units,
         found,
     )
-
-
-def date_seconds(dates: pa.Array) -> np.ndarray:
-    """Timestamps as seconds since 1970, (n,) float64, NaN where one is missing."""
-    seconds: np.ndarray = dates.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return seconds.copy()
 
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:

@@ -55,6 +55,15 @@ class TableOptions(RoleOptions):
         "that would be dropped because nearly every value is unique; other text columns are detected.",
     )
     date: Texts = Field(default=(), description="Date column that is not detected automatically; repeatable.")
+    date_format: Texts = Field(
+        default=(),
+        description="Format of dates, e.g. %d.%m.%Y, or of those in one column: COLUMN=%d.%m.%Y; repeatable. Detected "
+        "if the first rows show which part is the day.",
+    )
+    number: Texts = Field(
+        default=(),
+        description="Column of numbers such as $1,200.50, (5) for -5, or 12% for 0.12; repeatable.",
+    )
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="keep", description="keep: store missing values, which training fills; error: stop at the first one."
     )

@@ -12,19 +12,17 @@ from math import prod
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 
 from ...storage.errors import UsageError, suggest
 from ...storage.format import Layout, Schema, Source, choose_layout
 from ...storage.options import as_texts
-from ..csv.cut import CsvTable
-from ..csv.dialect import UNNAMED, Dialect, is_number
+from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
-from ..csv.rows import parse_dates
 from ..target.beside import DAY, roles_of, side_columns
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
+from .kinds import Sample, choose_kinds
 from .options import FLOATS, INTEGERS, TableOptions
 from .parquet import ParquetTable
 from .readers import SourceTable, table_from_json, table_to_json
@@ -39,9 +37,10 @@ class ConvertRequest:
 
     `ignore` are columns to drop; `roles` are side columns by role, of which those in `features` are also features;
     `categories` and `dates` are feature columns of that kind (the kinds of other columns are inferred from the first
-    rows). `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset that this one
-    must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for shuffling all
-    rows.
+    rows). `date_formats` are formats of dates, for one column if its name and = precede it; `numbers` are columns of
+    amounts such as $7.00. `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset
+    that this one must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for
+    shuffling all rows.
     """
 
     sources: tuple[Source, ...]
@@ -55,6 +54,8 @@ class ConvertRequest:
     features: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
+    date_formats: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     missing: str = "keep"
     unknown: str = "error"
     like: Schema | None = None
@@ -65,6 +66,10 @@ class ConvertRequest:
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1")
+        if both := {*self.numbers} & {*self.categories, *self.dates}:
+            raise UsageError(
+                f"--number {min(both)}: the column is also a category or a date; give it only one of these"
+            )
 
     @classmethod
     def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None) -> Self:
@@ -81,6 +86,8 @@ class ConvertRequest:
             features=as_texts(options.feature),
             categories=as_texts(options.category),
             dates=as_texts(options.date),
+            date_formats=as_texts(options.date_format),
+            numbers=as_texts(options.number),
             missing=options.missing,
             unknown=options.unknown,
             like=like,
@@ -95,7 +102,8 @@ class ConvertRequest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        tuples = {name: tuple(value[name]) for name in ("labels", "ignore", "features", "categories", "dates")}
+        lists = ("labels", "ignore", "features", "categories", "dates", "date_formats", "numbers")
+        tuples = {name: tuple(value.get(name, ())) for name in lists}
         return cls(
             **{
                 **value,
@@ -178,7 +186,7 @@ class ConversionSpec:
         return cls(
             Layout(**value["layout"]),
             Schema.from_json(value["schema"]),
-            Columns(**{name: tuple(names) for name, names in value["columns"].items()}),
+            Columns.from_json(value["columns"]),
             tuple(map(table_from_json, value["texts"])),
             tuple(map(DatasetPiece.from_json, value["pieces"])),
             value["request"],
@@ -198,7 +206,7 @@ class ConversionSpec:
         return self.pieces[first:last]
 
 
-def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
+def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sample) -> Columns:
     """Choose the feature columns, their order, and the columns that are read as text.
 
     Features are all columns except the labels, the id, ignored columns and columns with a role, in the order of the
@@ -211,6 +219,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
+    named += [(name, "--number") for name in request.numbers]
     named += [(name, f"--{role}") for role, names in request.roles.items() for name in names]
     named += [(name, "--feature") for name in request.features]
     for name, option in named:
@@ -237,20 +246,16 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             f"{path} has no feature columns besides the labels, the id, ignored columns and columns with a role; check "
             "--label, --id, --ignore, --group and the other role options"
         )
-    if like:
-        categories, dates = tuple(like.categories), tuple(like.dates)
-    else:
-        categories, dates = find_kinds(request, tables[0], features, sample)
-    dates += find_kinds(request, tables[0], beside, sample)[1]
     own = tuple(name for name in (*request.labels, key) if name)
-    required = (*own, *beside, *categories, *dates) if request.missing == "error" else own
-    return Columns(features, tuple(dict.fromkeys((*own, *beside, *categories, *dates))), dates, required)
+    kinds = choose_kinds(request, tables[0], features, beside, own, sample)
+    texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates)))
+    return Columns(features, texts, tuple(kinds.dates), texts if request.missing == "error" else own, kinds.formats)
 
 
 def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dict[str, str]:
     """The columns that are the index of a DataFrame, or have no name, and the reason why they are dropped; except those
     that an option names."""
-    named = {*request.features, *request.categories, *request.dates, *request.labels, request.id}
+    named = {*request.features, *request.categories, *request.dates, *request.numbers, *request.labels, request.id}
     named |= {name for names in request.roles.values() for name in names}
     found = dict[str, str]()
     for table in tables:
@@ -274,33 +279,6 @@ def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None
     """The key column of the rows: that of `id`, or the key column of `like` if all tables have it."""
     likes = request.like.key if request.like else None
     return request.id or (likes if all(likes in table.header for table in tables) else None)
-
-
-def find_kinds(
-    request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Sequence[Sequence[str]]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The categorical and the date features: as requested, or if no sampled value is a number."""
-    dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
-    rows = [row for row in sample if len(row) == len(table.header)]
-    categories, dates = [], []
-    positions = {name: position for position, name in enumerate(table.header)}
-    for name in features:
-        position = positions[name]
-        values = [row[position] for row in rows]
-        there = [value.encode(errors="replace").decode() for value in values if value.strip() not in dialect.missing]
-        if name in request.categories:
-            categories.append(name)
-        elif name in request.dates:
-            dates.append(name)
-        elif there and not any(is_number(value, dialect) or _is_special(value) for value in there):
-            (categories if parse_dates(pa.array(there, pa.string()))[1] else dates).append(name)
-    return tuple(categories), tuple(dates)
-
-
-def _is_special(value: str) -> bool:
-    """Whether a value looks like a number but is not accepted: infinity, thousands with commas, hexadecimal."""
-    plain = value.strip().lower().lstrip("+-").replace(",", "").replace(".", "").replace("_", "")
-    return plain in ("inf", "infinity", "nan") or plain.removeprefix("0x").isdigit()
 
 
 def _differences(missing: Sequence[str], extra: Sequence[str], header: Sequence[str]) -> str:
@@ -360,7 +338,9 @@ def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -
 def without(columns: Columns, dropped: Container[str]) -> Columns:
     """The columns except those in `dropped`."""
     lists = (columns.features, columns.texts, columns.dates, columns.required)
-    return Columns(*(tuple(name for name in names if name not in dropped) for names in lists))
+    features, texts, dates, required = (tuple(name for name in names if name not in dropped) for names in lists)
+    formats = {name: way for name, way in columns.formats.items() if name not in dropped}
+    return Columns(features, texts, dates, required, formats)
 
 
 def choose_schema(
@@ -369,12 +349,12 @@ def choose_schema(
     """Choose dtypes, shape, classes, categories and side columns from the findings."""
     features, like = columns.features, request.like
     coded = [name for name in columns.texts if name in features and name not in columns.dates]
-    units = {name: "seconds" if name in found.with_time_of_day else "days" for name in columns.dates}
+    units = {name: found.units.get(name, "days") for name in columns.dates}
     if like:
         categories, dates = like.categories, like.dates
     else:
         categories = {name: _category_values(name, found) for name in coded}
-        dates = {name: unit for name, unit in units.items() if name in features}
+        dates = {name: "days" if unit == "days" else "seconds" for name, unit in units.items() if name in features}
     if not features:
         raise UsageError("all feature columns are text that is unique in nearly every row; keep one with --category")
     shape = request.shape or (like.sample_shape if like else (len(features),))
@@ -396,6 +376,7 @@ def choose_schema(
         roles=request.roles or (like.roles if like else {}),
         beside=side_columns([name for name in columns.texts if name not in aside], units, found.texts),
         left_out=dict(left_out or {}),
+        formats=columns.formats,
     )
     if key:
         names = found.texts[key]
@@ -433,11 +414,12 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
     if asked in FLOATS:
         return asked
     numbers = [position for position, name in enumerate(schema.features) if name not in schema.categories]
-    ends: list[float] = [*total.beyond_exact, *(len(values) for values in schema.categories.values())]  # unknown values
+    beyond_exact = [one.value for one in total.beyond_exact]
+    ends: list[float] = [*beyond_exact, *(len(values) for values in schema.categories.values())]  # unknown values
     for position in numbers:
         if total.low[position] <= total.high[position]:
             unit = DAY if schema.dates.get(schema.features[position]) == "days" else 1
-            ends += [total.low[position] / unit, total.high[position] / unit]
+            ends += [float(total.low[position] / unit), float(total.high[position] / unit)]  # exact beside integers
     low, high = min([0.0, *ends]), max([0.0, *ends])
     fractions, gaps = total.has_fractions[numbers].any(), [n for n in numbers if total.missing[n]]
     fitting = [name for name in INTEGERS if np.iinfo(name).min <= low and high <= np.iinfo(name).max]
@@ -446,9 +428,9 @@ def choose_dtype(asked: str, schema: Schema, total: Findings) -> str:
             return fitting[0]
         if total.beyond_exact:
             raise UsageError(
-                f"no dtype can store {min(total.beyond_exact)} to {max(total.beyond_exact)} exactly together with "
-                "fractions or missing values; drop the column with --ignore, use it as --id, or round with "
-                "--dtype float64"
+                f"no dtype can store {min(beyond_exact)} to {max(beyond_exact)} exactly together with fractions or "
+                f"missing values ({max(total.beyond_exact).where}); drop the column with --ignore, use it as --id, or "
+                "round with --dtype float64"
             )
         return "float32" if fits_float32(total) else "float64"
     if gaps:

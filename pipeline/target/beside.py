@@ -13,6 +13,31 @@ from .labels import TextFindings, has_leading_zeros
 from .options import RoleOptions
 
 DAY = 86_400
+UNITS = {"days": "s", "seconds": "s", "microseconds": "us", "nanoseconds": "ns"}
+"""The units of dates from coarse to fine, with that of Arrow."""
+
+
+def unit_of(dates: pa.Array) -> str:
+    """The coarsest unit in which timestamps are whole numbers."""
+    counts = dates.cast(pa.int64()).drop_null().to_numpy()
+    parts = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[dates.type.unit]
+    for unit, step in (("days", DAY * parts), ("seconds", parts), ("microseconds", max(1, parts // 10**6))):
+        if not (counts % step).any():
+            return unit
+    return "nanoseconds"
+
+
+def finest(*units: str | None) -> str:
+    """The finest of some units; None is none."""
+    return max((unit for unit in units if unit), key=[*UNITS].index)
+
+
+def date_seconds(dates: pa.Array) -> np.ndarray:
+    """Timestamps as seconds since 1970, (n,) float64 with fractions, NaN where one is missing."""
+    parts = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[dates.type.unit]
+    counts = dates.cast(pa.int64()).fill_null(0).to_numpy()
+    seconds = counts // parts + (counts % parts) / parts
+    return np.where(dates.is_valid().to_numpy(zero_copy_only=False), seconds, np.nan)
 
 
 def roles_of(options: RoleOptions) -> dict[str, tuple[str, ...]]:
@@ -41,19 +66,20 @@ def side_columns(
 
 
 def encode_beside(column: SideColumn, values: pa.Array) -> np.ndarray:
-    """The stored form of a column's texts, or of its timestamps in seconds, (rows, …).
+    """The stored form of a column's texts, or of its timestamps, (rows, …).
 
     Raises ValueError, with the reason, for values that the column cannot store.
     """
     if column.kind == "text":
         return encode_texts(column.name, values.fill_null(""), column.width)
-    if column.kind in ("days", "seconds"):
-        seconds = values.cast(pa.int64())
-        numbers = seconds.fill_null(0).to_numpy(zero_copy_only=False)
-        if column.kind == "days" and (numbers % DAY).any():
-            raise ValueError(f"the column '{column.name}' contains times of day")
-        there = seconds.is_valid().to_numpy(zero_copy_only=False)
-        return np.where(there, numbers // (DAY if column.kind == "days" else 1), NO_DATE)
+    if column.kind in UNITS:
+        if finest(unit_of(values), column.kind) != column.kind:
+            what = "times of day" if column.kind == "days" else "fractions of seconds"
+            raise ValueError(f"the column '{column.name}' contains {what}")
+        counts = values.cast(pa.timestamp(UNITS[column.kind])).cast(pa.int64())
+        there = counts.is_valid().to_numpy(zero_copy_only=False)
+        numbers = counts.fill_null(0).to_numpy() // (DAY if column.kind == "days" else 1)
+        return np.where(there, numbers, NO_DATE)
     if column.kind == "integer" and values.null_count:
         raise ValueError(f"the column '{column.name}' has missing values")
     if column.kind == "integer" and has_leading_zeros(values):

@@ -1,5 +1,6 @@
 """The values of a text column, and whether a label is a class or a regression target."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +68,28 @@ def is_whole(label: TextFindings) -> bool:
 
 
 def is_binary(label: TextFindings) -> bool:
-    """Whether all values of a label are 0 or 1, possibly written as 1.0."""
-    return is_whole(label) and label.distinct is not None and {float(value) for value in label.distinct} <= {0.0, 1.0}
+    """Whether all values of a label are 0 or 1, possibly written as 1.0 or true."""
+    return bool(label.distinct) and truths(pa.array(label.distinct)).null_count == 0
+
+
+def truths(texts: pa.Array) -> pa.Array:
+    """1 for texts such as true, True, 1 and 1.0, 0 for their opposites, and null for others, (n,) float64."""
+    words = pc.index_in(pc.utf8_lower(texts), pa.array(["false", "true"]))
+    ones = pc.match_substring_regex(texts, r"^[+]?0*1(\.0*)?$")
+    zeros = pc.match_substring_regex(texts, r"^[+-]?(0+(\.0*)?|\.0+)$")
+    digits = pc.if_else(ones, 1, pc.if_else(zeros, 0, pa.scalar(None, pa.int32())))
+    return pc.coalesce(words, digits).cast(pa.float64())
+
+
+def class_codes(values: pa.Array, classes: pa.Array) -> pa.Array:
+    """The positions of labels among the classes, null for other values. Labels such as 1.0 are the class 1; where the
+    classes are 0 and 1, or false and true, those of the other kind are the same."""
+    codes = pc.index_in(values, classes)
+    if codes.null_count:
+        codes = pc.coalesce(codes, pc.index_in(as_whole_numbers(values), classes))
+    if codes.null_count and len(classes) == 2 and not truths(classes).null_count:
+        codes = pc.coalesce(codes, pc.index_in(truths(values), truths(classes), skip_nulls=True))
+    return codes
 
 
 def as_whole_numbers(texts: pa.Array) -> pa.Array:
@@ -109,13 +130,29 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
             f"--task classification: the label '{name}' has too many distinct values to be classes; "
             "use --task regression or another --label"
         )
-    values = as_whole_numbers(pa.array(label.distinct)).to_pylist() if is_whole(label) else label.distinct
+    values = as_whole_numbers(pa.array(label.distinct)).to_pylist() if is_whole(label) else _alike(name, label.distinct)
     classes = sorted(set(values), key=(lambda v: (float(v), v)) if label.kind != "text" else str)
     if len(classes) < 2:
         raise UsageError(
             f"the label '{name}' has a single value, '{classes[0]}', but a classifier needs two; use another --label"
         )
     return task, np.min_scalar_type(len(classes) - 1).name, tuple(classes)
+
+
+def _alike(name: str, values: Collection[str]) -> Collection[str]:
+    """Labels without those that mean the same: 0 and 1 if some files have true and false instead, or these in lower
+    case if they are written in several ways. Raises UsageError if there are other labels too."""
+    found = dict(zip(values, truths(pa.array(values)).to_pylist(), strict=True))
+    words = sorted(value for value in values if value.lower() in ("true", "false"))
+    digits = sorted(value for value, truth in found.items() if truth is not None and value not in words)
+    if not words or not (digits or len({word.lower() for word in words}) < len(words)):
+        return values
+    if None in found.values():
+        raise UsageError(
+            f"the label '{name}' is '{words[0]}' in some rows and '{(*digits, *words[1:])[0]}' in others, among other "
+            "values; write labels that mean the same alike, or use another --label"
+        )
+    return {f"{truth:.0f}" for truth in found.values()} if digits else {word.lower() for word in words}
 
 
 def _check_binary(labels: dict[str, TextFindings]) -> tuple[str, tuple[str, ...]]:

@@ -238,8 +238,14 @@ def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:
     spec = specify_conversion(request, Columns(("a",)), tables, pieces, None, merge_findings([], 1))
     stored = spec.to_json()
     assert list(stored) == ["layout", "schema", "columns", "texts", "pieces", "request", "sampled", "left_out"]
-    assert list(stored["columns"]) == ["features", "texts", "dates", "required"]
+    assert list(stored["columns"]) == ["features", "texts", "dates", "required", "formats"]
     assert [text["kind"] for text in stored["texts"]] == ["CsvText", "ParquetTable"]
     assert list(stored["pieces"][0]) == ["text", "piece", "first_row", "rows", "left_out"]
     text = json.dumps(stored)
     assert json.dumps(ConversionSpec.from_json(json.loads(text)).to_json()) == text
+    earlier = json.loads(text)
+    del earlier["columns"]["formats"], earlier["schema"]["formats"], earlier["texts"][1]["kinds"]
+    del earlier["request"]["date_formats"], earlier["request"]["numbers"]
+    read = ConversionSpec.from_json(earlier)
+    assert (read.columns, read.schema, read.tables) == (spec.columns, spec.schema, spec.tables)
+    assert ConvertRequest.from_json(earlier["request"]) == request

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ....storage.errors import UsageError
 from ....storage.format import Schema
-from ...target.labels import DISTINCT_LIMIT, TextFindings, as_whole_numbers, choose_labels
+from ...target.labels import DISTINCT_LIMIT, TextFindings, choose_labels, class_codes
 from .find import Labels
 
 
@@ -74,9 +74,7 @@ def _kind_of_numbers(names: pa.Array) -> str:
 
 def _encode(name: str, values: pa.Array, classes: Sequence[str]) -> np.ndarray:
     try:
-        codes = values.cast(pa.float64()) if not classes else pc.index_in(values, pa.array(classes))
-        if classes and codes.null_count:
-            codes = pc.coalesce(codes, pc.index_in(as_whole_numbers(values), pa.array(classes)))
+        codes = class_codes(values, pa.array(classes)) if classes else values.cast(pa.float64())
     except pa.ArrowInvalid:
         raise UsageError(f"the label '{name}' is not always a number, unlike in the training data; fix it") from None
     if codes.null_count:
