@@ -11,7 +11,7 @@ import io
 import lzma
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -29,7 +29,7 @@ from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
 from .images.list import Listed, is_image, open_place, top_folder
 from .tables.parquet import opened
-from .tables.sources import PARQUET
+from .tables.sources import PARQUET, partition_folders
 
 SOURCES = 4  # number of files to sample rows from
 TEXT_BYTES = 32 << 20  # of uncompressed CSV and of Parquet files
@@ -69,8 +69,9 @@ def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -
     chosen = sources[:: -(-len(sources) // SOURCES)]
     parts, origins = [], {}
     for number, source in enumerate(chosen):
-        target = folder / f"{number:04d}" / PurePath(source.path).name
-        target.parent.mkdir()
+        copies = folder / f"{number:04d}"
+        target = copies.joinpath(*partition_folders(source), PurePath(source.path).name)
+        target.parent.mkdir(parents=True)
         if source.path.lower().endswith(PARQUET):
             parts.append(_first_of_table(source, TEXT_BYTES // len(chosen), target))
         else:
@@ -78,6 +79,10 @@ def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -
             most = (PACKED_BYTES if packed else TEXT_BYTES) // len(chosen)
             parts.append(_first_of_text(source, options, most, target))
         origins[str(target)] = source.path
+        if source.partitions:  # they are found in the names of the folders below the one that is given
+            if parts[-1].place == source.path:
+                target.write_bytes(locate(source.path).read_bytes())
+            parts[-1] = replace(parts[-1], place=str(copies))
     return SourceSample(
         tuple(part.place for part in parts),
         sum(part.bytes for part in parts),

@@ -81,7 +81,7 @@ def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, sessio
 def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert the sources of a request; see `convert_csv`."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
-    conversion = ConvertRequest.of(find_sources(request.places), request, like)
+    conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like)
     root = locate(str(request.out))
     return convert_request(conversion, root, request.overwrite, session, request.dask, report_file(request))
 

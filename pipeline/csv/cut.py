@@ -6,7 +6,7 @@ in order and selects the right one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -31,7 +31,8 @@ BLANK = np.frombuffer(b"\n \t", np.uint8)  # a line that begins with one of thes
 class CsvTable:
     """One CSV source. Its text is in `place`: the source itself, or a copy whose pieces are compressed (`packed`).
 
-    The rows begin at byte `start`, which is in line `line` (from 1); a packed copy contains the rows only.
+    The rows begin at byte `start`, which is in line `line` (from 1); a packed copy contains the rows only. `constants`
+    are columns that the file does not have and whose value is the same in all rows, None if it is missing.
     """
 
     path: str
@@ -42,6 +43,12 @@ class CsvTable:
     start: int
     line: int
     bytes: int
+    constants: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return (*self.header, *self.constants)
 
     def describe(self) -> str:
         """A description for the console."""

@@ -45,6 +45,11 @@ class Columns:
         """The positions of the features by name."""
         return {name: place for place, name in enumerate(self.features)}
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all columns."""
+        return frozenset((*self.features, *self.texts))
+
 
 Rounding = Literal["none", "fractions", "all"]
 

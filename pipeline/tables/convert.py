@@ -27,7 +27,7 @@ from ..target.receipts import RECEIPTS, has_receipt
 from ..target.run import Stage, run_shard_tasks
 from .fill import shard_task, write_shard_task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
-from .readers import OpenedTable, OpenTask, SourceTable, open_source
+from .readers import OpenedTable, OpenTask, SourceTable, open_source, sample_columns
 from .shuffle import ShuffleTask, gather_shard, spill_note, spill_rows
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
@@ -98,10 +98,11 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     ]
     opened: list[OpenedTable] = _run(executor, open_source, tasks, "open", "sources", shown(progress, executor, root))
     tables = [one.table for one in opened]
-    progress("dialect", 1, 1, tables[0].describe())
+    folders = f", columns from the folders' names: {', '.join(tables[0].constants)}" if tables[0].constants else ""
+    progress("dialect", 1, 1, tables[0].describe() + folders)
     if not any(one.pieces is None or one.pieces for one in opened):
         raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
-    columns = choose_columns(request, tables, next((one.sample for one in opened if one.sample), []))
+    columns = choose_columns(request, tables, sample_columns(opened))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
     ranges = [(i, task) for i, table in plain.items() for task in cut_tasks(table)]
     counts: list[list[Cut]] = _run(

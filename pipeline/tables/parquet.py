@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,19 @@ SAMPLE_ROWS = 100
 class ParquetTable:
     """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows.
 
-    `index` are the columns that pandas has written as the index of a DataFrame.
+    `index` are the columns that pandas has written as the index of a DataFrame. `constants` are columns that the file
+    does not have and whose value is the same in all rows, None if it is missing.
     """
 
     path: str
     header: tuple[str, ...]
     index: tuple[str, ...] = ()
+    constants: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return (*self.header, *self.constants)
 
     def describe(self) -> str:
         """A description for the console."""
@@ -90,8 +97,9 @@ class TableReader:
         batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
         batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
         wrong: dict[int, RowError] = {}
+        there, texts = {*arrow.schema.names}, {*self.columns.texts}
         for place, name in enumerate(self.columns.features):
-            if name not in self.columns.texts:
+            if name in there and name not in texts:
                 self._place(arrow.column(name), name, place, x, batch, wrong)
         batch.texts = [self._texts(arrow.column(name), name, wrong) for name in self.columns.texts]
         self.position += arrow.num_rows
@@ -106,7 +114,8 @@ class TableReader:
     def _next(self, rows: int) -> pa.RecordBatch:
         """The next rows, at most `rows`."""
         if self._batches is None:
-            wanted = [*dict.fromkeys((*self.columns.features, *self.columns.texts))]
+            used = {*self.columns.features, *self.columns.texts}
+            wanted = [name for name in self.source.header if name in used] or self.source.header[:1]
             file = opened(self.source.path)
             self._batches = file.iter_batches(rows, row_groups=[self.piece.start], columns=wanted)
         while self._rest is None or not self._rest.num_rows:

@@ -91,7 +91,11 @@ class ConvertRequest:
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the conversion; stored with it."""
-        return {**asdict(self), "csv": self.csv.model_dump()}
+        return {
+            **asdict(self),
+            "sources": [source.to_json() for source in self.sources],
+            "csv": self.csv.model_dump(),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -198,15 +202,16 @@ class ConversionSpec:
         return self.pieces[first:last]
 
 
-def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sequence[Sequence[str]]) -> Columns:
+def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Mapping[str, list[str]]) -> Columns:
     """Choose the feature columns, their order, and the columns that are read as text.
 
     Features are all columns except the labels, the id, ignored columns and columns with a role, in the order of the
     first table; or the features of `like`, in which case other columns are ignored.
 
-    Raises UsageError for a column that does not exist, and for sources whose columns differ.
+    `sample` has values of each column. Raises UsageError for a column that does not exist, and for sources whose
+    columns differ.
     """
-    header, path = tables[0].header, tables[0].path
+    header, path = tables[0].columns, tables[0].path
     like = request.like
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
@@ -225,12 +230,12 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     features = like.features if like else tuple(name for name in header if name not in aside)
     expected = {*features, *aside}
     for table in tables:
-        there = {*table.header}
+        there = {*table.columns}
         missing = [name for name in features if name not in there]
-        extra = [name for name in table.header if name not in expected and not like]
+        extra = [name for name in table.columns if name not in expected and not like]
         unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in there]
         if missing or extra or unlabelled:
-            differences = _differences([*missing, *unlabelled], extra, table.header)
+            differences = _differences([*missing, *unlabelled], extra, table.columns)
             raise UsageError(f"{table.path} does not have the expected columns: {differences}")
     if not features:
         raise UsageError(
@@ -266,27 +271,24 @@ def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tu
     named = (name for names in request.roles.values() for name in names if name not in features)
     likes = (column.name for column in (request.like.beside if request.like else ()))
     taken = {*request.labels, request.id}
-    everywhere = (name for name in likes if name not in taken and all(name in table.header for table in tables))
+    everywhere = (name for name in likes if name not in taken and all(name in table.columns for table in tables))
     return tuple(dict.fromkeys((*named, *everywhere)))
 
 
 def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None:
     """The key column of the rows: that of `id`, or the key column of `like` if all tables have it."""
     likes = request.like.key if request.like else None
-    return request.id or (likes if all(likes in table.header for table in tables) else None)
+    return request.id or (likes if all(likes in table.columns for table in tables) else None)
 
 
 def find_kinds(
-    request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Sequence[Sequence[str]]
+    request: ConvertRequest, table: SourceTable, features: Sequence[str], sample: Mapping[str, list[str]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The categorical and the date features: as requested, or if no sampled value is a number."""
     dialect = table.dialect if isinstance(table, CsvTable) else Dialect()
-    rows = [row for row in sample if len(row) == len(table.header)]
     categories, dates = [], []
-    positions = {name: position for position, name in enumerate(table.header)}
     for name in features:
-        position = positions[name]
-        values = [row[position] for row in rows]
+        values = sample.get(name, ())
         there = [value.encode(errors="replace").decode() for value in values if value.strip() not in dialect.missing]
         if name in request.categories:
             categories.append(name)
