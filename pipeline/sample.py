@@ -21,6 +21,7 @@ from pyarrow import parquet
 from ..storage.errors import SourceError
 from ..storage.format import Source
 from ..storage.places.locate import locate
+from .csv.archive import archive_members, damage_in_words, is_archive
 from .csv.cut import PACKER
 from .csv.dialect import MARK_OF_UTF8, find_dialect, find_encoding, padded
 from .csv.kernels import count_rows, skip_rows
@@ -29,7 +30,7 @@ from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
 from .images.list import Listed, is_image, open_place, top_folder
 from .tables.parquet import opened
-from .tables.sources import PARQUET, partition_folders
+from .tables.sources import PARQUET, is_table, partition_folders
 
 SOURCES = 4  # number of files to sample rows from
 TEXT_BYTES = 32 << 20  # of uncompressed CSV and of Parquet files
@@ -72,7 +73,9 @@ def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -
         copies = folder / f"{number:04d}"
         target = copies.joinpath(*partition_folders(source), PurePath(source.path).name)
         target.parent.mkdir(parents=True)
-        if source.path.lower().endswith(PARQUET):
+        if is_archive(source.path):
+            parts.append(_first_of_archive(source, options, PACKED_BYTES // len(chosen), target))
+        elif source.path.lower().endswith(PARQUET):
             parts.append(_first_of_table(source, TEXT_BYTES // len(chosen), target))
         else:
             packed = PurePath(source.path).suffix.lower() in COMPRESSED
@@ -123,6 +126,23 @@ def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path)
     target.write_bytes(_compressed(kept.decode().encode(encoding, "replace") if unpacked else kept, suffix))
     share = len(kept) / len(text)
     return _Part(str(target), round(used * share), round(packed * share))
+
+
+def _first_of_archive(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
+    """A small archive unchanged, or the first rows of the first CSV file in a large one, compressed as the archive."""
+    if source.bytes <= most:
+        return _Part(source.path, source.bytes, source.bytes)
+    with damage_in_words(source.path):
+        for name, stream in archive_members(source.path):
+            if not is_table(name.split("/")) or name.lower().endswith(PARQUET) or is_archive(name):
+                continue
+            data, _ = _unpacked(stream.read(UNPACKED_BYTES), PurePath(name).suffix.lower())
+            text = data.decode(find_encoding(data, options), "replace").encode()
+            kept = _whole_rows(source.path, text.removeprefix(MARK_OF_UTF8), options)
+            copy = target.with_name(f"{PurePath(name).name.partition('.')[0]}.csv.gz")
+            copy.write_bytes(packed := gzip.compress(kept, 1))
+            return _Part(str(copy), min(source.bytes, len(packed)), len(PACKER.encode(kept)))
+    raise SourceError(f"{source.path} contains no CSV files to estimate from; unpack it and name the files in it")
 
 
 def _unpacked(raw: bytes, suffix: str) -> tuple[bytes, int]:

@@ -47,7 +47,8 @@ def open_csv(
     head = locate(path).read_range(0, min(HEAD_BYTES, source.bytes))
     encoding = "utf-8" if suffix in COMPRESSED else find_encoding(head, options)
     if suffix in COMPRESSED or encoding != "utf-8":
-        return _unpack(path, options, unpacked, suffix)
+        with closing(locate(path).open_stream()) as raw:
+            return unpack_csv(path, suffix, raw, options, unpacked)
     skipped = len(MARK_OF_UTF8) if head.startswith(MARK_OF_UTF8) else 0
     while True:
         whole = len(head) == source.bytes
@@ -96,15 +97,17 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
     return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(np.frombuffer(head[:end], np.uint8)))
 
 
-def _unpack(
-    path: str, options: CsvOptions, unpacked: str, suffix: str
+def unpack_csv(
+    path: str, suffix: str, raw: Any, options: CsvOptions, unpacked: str
 ) -> tuple[CsvTable, tuple[Piece, ...], list[list[str]]]:
+    """Open a CSV source that is read once from start to end, and store its rows in the file `unpacked`; see
+    `open_csv`. `raw` is the stream of the file, compressed as its suffix says."""
     try:
-        with closing(locate(path).open_stream()) as raw, closing(decompressed(raw, suffix)) as stream:
+        with closing(decompressed(raw, suffix)) as stream:
             return _unpack_stream(path, options, unpacked, stream)
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno:  # an error of the disk; a damaged stream has no errno
-            raise
+        if suffix not in COMPRESSED or (isinstance(error, OSError) and error.errno):
+            raise  # an error of the disk, or of the archive around it; a damaged stream has no errno
         raise SourceError(f"{path} is not a complete {suffix} file ({error}); download or compress it again") from None
     except UnicodeError as error:
         raise SourceError(

@@ -96,7 +96,10 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
         OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
         for i, source in enumerate(request.sources)
     ]
-    opened: list[OpenedTable] = _run(executor, open_source, tasks, "open", "sources", shown(progress, executor, root))
+    found: list[list[OpenedTable]] = _run(
+        executor, open_source, tasks, "open", "sources", shown(progress, executor, root)
+    )
+    opened = [one for tables in found for one in tables]
     tables = [one.table for one in opened]
     folders = f", columns from the folders' names: {', '.join(tables[0].constants)}" if tables[0].constants else ""
     progress("dialect", 1, 1, tables[0].describe() + folders)

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from ...storage.errors import RowError, SourceError
-from ...storage.format import Source
 from ...storage.places.locate import locate
 from ..csv.row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
 
@@ -20,6 +19,7 @@ SAMPLE_ROWS = 100
 @dataclass(frozen=True)
 class ParquetTable:
     """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows.
+    `place` is where the file is if that is not `path`, because it was unpacked.
 
     `index` are the columns that pandas has written as the index of a DataFrame. `constants` are columns that the file
     does not have and whose value is the same in all rows, None if it is missing.
@@ -29,6 +29,7 @@ class ParquetTable:
     header: tuple[str, ...]
     index: tuple[str, ...] = ()
     constants: dict[str, str | None] = field(default_factory=dict)
+    place: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -40,10 +41,10 @@ class ParquetTable:
         return "Parquet"
 
 
-def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
-    """Open a file: its columns, its pieces and the values of its first rows as text. A part of a folder may have no
-    rows, and then no pieces. Raises SourceError."""
-    with opened(source.path) as file:
+def open_table(path: str, place: str = "") -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
+    """Open a file, at `place` if it was unpacked: its columns, its pieces and the values of its first rows as text. A
+    part of a folder may have no rows, and then no pieces. Raises SourceError."""
+    with opened(path, place) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
         firsts = [0, *itertools.accumulate(counts)]
@@ -53,7 +54,8 @@ def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[li
     index = tuple(name for name in noted if isinstance(name, str) and name in header)  # a range is a dict
     columns = [[_shown(value) for value in column.to_pylist()] for column in first.columns] if first else []
     pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
-    return ParquetTable(source.path, header, index), tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
+    table = ParquetTable(path, header, index, place=place)
+    return table, tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
 
 
 def _shown(value: object) -> str:
@@ -61,10 +63,10 @@ def _shown(value: object) -> str:
     return "" if value is None or value != value else str(value)  # NaN
 
 
-def opened(path: str) -> parquet.ParquetFile:
-    """Open a file or an object as Parquet. Raises SourceError if it is not a Parquet file."""
+def opened(path: str, place: str = "") -> parquet.ParquetFile:
+    """Open a file or an object, at `place` if it was unpacked, as Parquet. Raises SourceError if it is none."""
     try:
-        return parquet.ParquetFile(locate(path).file_argument())
+        return parquet.ParquetFile(locate(place or path).file_argument())
     except pa.ArrowInvalid as error:
         raise SourceError(f"{path} is not a complete Parquet file ({error}); download or write it again") from None
 
@@ -116,7 +118,7 @@ class TableReader:
         if self._batches is None:
             used = {*self.columns.features, *self.columns.texts}
             wanted = [name for name in self.source.header if name in used] or self.source.header[:1]
-            file = opened(self.source.path)
+            file = opened(self.source.path, self.source.place)
             self._batches = file.iter_batches(rows, row_groups=[self.piece.start], columns=wanted)
         while self._rest is None or not self._rest.num_rows:
             self._rest = next(self._batches)

@@ -1,5 +1,6 @@
 """A common interface to all kinds of source tables: open one, and read a piece of it."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
@@ -7,19 +8,22 @@ from typing import Any
 
 from ...storage.errors import SourceError
 from ...storage.format import Source
+from ...storage.places.locate import locate
+from ..csv.archive import archive_members, damage_in_words, is_archive
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
-from ..csv.open import open_csv
+from ..csv.open import open_csv, unpack_csv
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
 from .constants import ConstantReader, without_constants
 from .parquet import ParquetTable, TableReader, open_table
-from .sources import PARQUET
+from .sources import PARQUET, common_depth, folder_columns, is_table, is_visible
 
 SourceTable = CsvTable | ParquetTable
 Reader = RowReader | TableReader | ConstantReader
 
+COPY_BYTES = 1 << 20
 CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
 
 
@@ -41,19 +45,61 @@ class OpenedTable:
     sample: list[list[str]]
 
 
-def open_source(task: OpenTask) -> OpenedTable:
-    """Run a task. Raises SourceError for a file without rows, or not in the format that its suffix implies."""
-    if PurePath(task.source.path).suffix.lower() == PARQUET:
-        opened = OpenedTable(*open_table(task.source))
-    else:
-        opened = OpenedTable(*open_csv(task.source, task.options, task.unpacked))
-    partitions = task.source.partitions
+def open_source(task: OpenTask) -> list[OpenedTable]:
+    """Run a task; the tables of an archive are sorted by name. Raises SourceError for a file without rows, or not in
+    the format that its suffix implies."""
+    path, partitions = task.source.path, task.source.partitions
+    if is_archive(path):
+        return [_with_partitions(one, partitions) for one in _open_archive(task)]
+    if PurePath(path).suffix.lower() == PARQUET:
+        return [_with_partitions(OpenedTable(*open_table(path)), partitions)]
+    return [_with_partitions(OpenedTable(*open_csv(task.source, task.options, task.unpacked)), partitions)]
+
+
+def _with_partitions(opened: OpenedTable, partitions: dict[str, str | None]) -> OpenedTable:
+    """The table with the columns that its folders give. Raises SourceError if it has one of them itself."""
     if both := [name for name in opened.table.header if name in partitions]:
         raise SourceError(
-            f"{task.source.path} has a column '{both[0]}', and so have its folders; rename one of them, or name the "
+            f"{opened.table.path} has a column '{both[0]}', and so have its folders; rename one of them, or name the "
             "files outside of such folders"
         )
-    return replace(opened, table=replace(opened.table, constants=partitions)) if partitions else opened
+    constants = {**opened.table.constants, **partitions}
+    return replace(opened, table=replace(opened.table, constants=constants)) if partitions else opened
+
+
+def _open_archive(task: OpenTask) -> list[OpenedTable]:
+    """The tables in an archive, each unpacked to a file of its own. A single file of another name is read as CSV."""
+    path, found = task.source.path, dict[str, OpenedTable]()
+    others = list[str]()
+    with damage_in_words(path):
+        for name, stream in archive_members(path):
+            if is_table(name.split("/")) and not is_archive(name):
+                found[name] = _open_member(task, name, stream, len(found))
+            elif is_visible(name.split("/")):
+                others.append(name)
+        if not found and len(others) == 1:
+            for name, stream in archive_members(path):
+                if name == others[0]:
+                    found[name] = _open_member(task, name, stream, 0)
+    if not found:
+        raise SourceError(f"{path} contains no tables (*.csv, *.tsv, *{PARQUET}); unpack it and name the files in it")
+    folders = {name: name.split("/")[:-1] for name in found}
+    above = common_depth(list(folders.values()))
+    return [
+        _with_partitions(found[name], folder_columns(folders[name], above))
+        for name in sorted(found, key=lambda name: name.split("/"))
+    ]
+
+
+def _open_member(task: OpenTask, name: str, stream: Any, number: int) -> OpenedTable:
+    """A table in an archive, unpacked."""
+    path, unpacked = f"{task.source.path}/{name}", f"{task.unpacked}-{number:06d}"
+    suffix = PurePath(name).suffix.lower()
+    if suffix == PARQUET:
+        with locate(unpacked).whole_file() as copy:
+            shutil.copyfileobj(stream, copy, COPY_BYTES)
+        return OpenedTable(*open_table(path, unpacked))
+    return OpenedTable(*unpack_csv(path, suffix, stream, task.options, unpacked))
 
 
 def open_reader(

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 from ...storage.errors import SourceError
 from ...storage.format import Source
 from ...storage.places.locate import locate, matching
+from ..csv.archive import ZIP
 from ..csv.open import COMPRESSED
 
 SUFFIXES = (".csv", ".tsv")  # of the files in a folder, optionally followed by one of COMPRESSED
@@ -33,8 +34,7 @@ def find_sources(places: Sequence[str], known: Container[str] = ()) -> tuple[Sou
             )
         paths += found
         folders.append(folder.split("/"))
-    shared = zip(*folders, strict=False)
-    above = next((depth for depth, names in enumerate(shared) if len({*names}) > 1), min(map(len, folders)))
+    above = common_depth(folders)
     sources = tuple(describe_source(path, above, known) for path in paths)
     for path, count in Counter(source.path for source in sources).items():
         if count > 1:
@@ -49,7 +49,7 @@ def _files_of(text: str) -> tuple[str, list[str]]:
     if place.is_file():
         return str(place.parent), [text]
     if place.is_dir():
-        found = [place / file.name for file in place.walk() if _is_source(file.name.split("/"))]
+        found = [place / file.name for file in place.walk() if is_table(file.name.split("/"))]
         return str(place), list(map(str, sorted(found)))
     if not glob.has_magic(text):
         return str(place.parent), [text]
@@ -57,12 +57,22 @@ def _files_of(text: str) -> tuple[str, list[str]]:
     return str(folder), list(map(str, matches))
 
 
-def _is_source(parts: Sequence[str]) -> bool:
+def is_table(parts: Sequence[str]) -> bool:
     """Whether a file below a folder, given as the parts of its path, is a table."""
     lower = parts[-1].lower()
-    stem = lower.rpartition(".")[0] if lower.endswith(COMPRESSED) else lower
-    hidden = any(part.startswith(".") or part in PASSED_OVER for part in parts)
-    return (stem.endswith(SUFFIXES) or lower.endswith(PARQUET)) and not hidden
+    stem = lower.rpartition(".")[0] if lower.endswith((*COMPRESSED, ZIP)) else lower
+    return (stem.endswith(SUFFIXES) or lower.endswith(PARQUET)) and is_visible(parts)
+
+
+def is_visible(parts: Sequence[str]) -> bool:
+    """Whether neither a file nor one of its folders, given as the parts of its path, is hidden or passed over."""
+    return not any(part.startswith(".") or part in PASSED_OVER for part in parts)
+
+
+def common_depth(folders: Sequence[Sequence[str]]) -> int:
+    """The number of parts that the paths of several folders begin with together."""
+    shared = zip(*folders, strict=False)
+    return next((depth for depth, names in enumerate(shared) if len({*names}) > 1), min(map(len, folders)))
 
 
 def describe_source(path: str, above: int | None = None, known: Container[str] = ()) -> Source:
@@ -77,10 +87,10 @@ def describe_source(path: str, above: int | None = None, known: Container[str] =
         raise SourceError(f"{path} cannot be read: {error.strerror or 'it does not exist'}; check the path") from None
     if not size:
         raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
-    return Source(str(place), size, changed, _partitions(str(place).split("/")[:-1], above, known))
+    return Source(str(place), size, changed, folder_columns(str(place).split("/")[:-1], above, known))
 
 
-def _partitions(folders: Sequence[str], above: int | None, known: Container[str]) -> dict[str, str | None]:
+def folder_columns(folders: Sequence[str], above: int | None, known: Container[str] = ()) -> dict[str, str | None]:
     """The columns in the names of folders, as Hive writes them: percent-encoded, and None for a missing value."""
     found = dict[str, str | None]()
     for depth, folder in enumerate(folders):

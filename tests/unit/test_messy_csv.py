@@ -168,7 +168,7 @@ def write(text: str | bytes, path: Path) -> Path:
 
 def cut_file(path: Path, options: CsvOptions) -> tuple[CsvTable, Sequence[Piece]]:
     """Open and cut a file without writing a dataset."""
-    opened = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
+    [opened] = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
     table = opened.table
     assert isinstance(table, CsvTable)
     if opened.pieces is not None:
