@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,15 +12,20 @@ from pyarrow import parquet
 
 from ...storage.errors import RowError, SourceError
 from ...storage.places.locate import locate
+from ..csv.names import renamed_columns, says_renamed, unique_names
 from ..csv.row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
+from .nested import Path, PlainColumns, checked_text, plain_columns, says_parts, shown_texts
 
 SAMPLE_ROWS = 100
+DROP = "drop the column with --ignore"
+NOT_UTF8 = "the text is not UTF-8"
 
 
 @dataclass(frozen=True)
 class ParquetTable:
     """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows.
-    `place` is where the file is if that is not `path`, because it was unpacked.
+    `place` is where the file is if that is not `path`, because it was unpacked; `nested` is the way to each column that
+    is a part of a struct or a list. `renamed` are the columns whose names occur several times in the file.
 
     `index` are the columns that pandas has written as the index of a DataFrame. `constants` are columns that the file
     does not have and whose value is the same in all rows, None if it is missing.
@@ -30,6 +36,8 @@ class ParquetTable:
     index: tuple[str, ...] = ()
     constants: dict[str, str | None] = field(default_factory=dict)
     place: str = ""
+    nested: dict[str, Path] = field(default_factory=dict)
+    renamed: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -38,37 +46,48 @@ class ParquetTable:
 
     def describe(self) -> str:
         """A description for the console."""
-        return "Parquet"
+        lists = {str(way[0]): None for way in self.nested.values()}
+        return f"Parquet{says_parts(lists)}{says_renamed(self.renamed)}"
 
 
 def open_table(path: str, place: str = "") -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
     """Open a file, at `place` if it was unpacked: its columns, its pieces and the values of its first rows as text. A
     part of a folder may have no rows, and then no pieces. Raises SourceError."""
-    with opened(path, place) as file:
+    with parquet_in_words(path), opened(path, place) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
         firsts = [0, *itertools.accumulate(counts)]
         first = next(file.iter_batches(SAMPLE_ROWS), None)
-        header = tuple(file.schema_arrow.names)
-        noted = (file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
-    index = tuple(name for name in noted if isinstance(name, str) and name in header)  # a range is a dict
-    columns = [[_shown(value) for value in column.to_pylist()] for column in first.columns] if first else []
+        schema = file.schema_arrow
+        noted = (schema.pandas_metadata or {}).get("index_columns", [])
+    index = tuple(name for name in noted if isinstance(name, str) and name in schema.names)  # a range is a dict
+    paths = plain_columns(schema, first)
+    plain = PlainColumns(first, unique_names(schema.names), paths) if first else None
+    columns = [shown_texts(plain.column(name)) for name in paths] if plain else []
     pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
-    table = ParquetTable(path, header, index, place=place)
+    nested = {name: way for name, way in paths.items() if way != (name,)}
+    table = ParquetTable(path, tuple(paths), index, place=place, nested=nested, renamed=renamed_columns(schema.names))
     return table, tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
-
-
-def _shown(value: object) -> str:
-    """A value as text; empty if it is missing."""
-    return "" if value is None or value != value else str(value)  # NaN
 
 
 def opened(path: str, place: str = "") -> parquet.ParquetFile:
     """Open a file or an object, at `place` if it was unpacked, as Parquet. Raises SourceError if it is none."""
+    with parquet_in_words(path):
+        return parquet.ParquetFile(locate(place or path).file_argument(), page_checksum_verification=True)
+
+
+@contextmanager
+def parquet_in_words(path: str) -> Iterator[None]:
+    """Raise SourceError for a Parquet file that is encrypted, truncated or damaged."""
     try:
-        return parquet.ParquetFile(locate(place or path).file_argument())
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path} is not a complete Parquet file ({error}); download or write it again") from None
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        if "crypt" in reason:
+            raise SourceError(f"{path} is encrypted ({reason}); decrypt it first") from None
+        raise SourceError(f"{path} is not a complete Parquet file ({reason}); download or write it again") from None
 
 
 class TableReader:
@@ -98,12 +117,16 @@ class TableReader:
         arrow = self._next(len(x))
         batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
         batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
+        plain = PlainColumns(arrow, self._names, self.source.nested)
         wrong: dict[int, RowError] = {}
-        there, texts = {*arrow.schema.names}, {*self.columns.texts}
+        there, texts = {*self.source.header}, {*self.columns.texts}
         for place, name in enumerate(self.columns.features):
             if name in there and name not in texts:
-                self._place(arrow.column(name), name, place, x, batch, wrong)
-        batch.texts = [self._texts(arrow.column(name), name, wrong) for name in self.columns.texts]
+                self._place(plain.column(name), name, place, x, batch, wrong)
+        batch.texts = [self._texts(plain.column(name), name, wrong) for name in self.columns.texts]
+        for row, (name, reason) in plain.wrong.items():
+            remedy = f"{DROP} '{name}', or skip such rows with --on-error skip"
+            wrong[row] = self._error(self.position + row, name, reason, remedy)
         self.position += arrow.num_rows
         if wrong:
             drop_rows(x, batch, wrong)
@@ -116,18 +139,30 @@ class TableReader:
     def _next(self, rows: int) -> pa.RecordBatch:
         """The next rows, at most `rows`."""
         if self._batches is None:
-            used = {*self.columns.features, *self.columns.texts}
-            wanted = [name for name in self.source.header if name in used] or self.source.header[:1]
-            file = opened(self.source.path, self.source.place)
-            self._batches = file.iter_batches(rows, row_groups=[self.piece.start], columns=wanted)
+            self._batches = self._open(rows)
         while self._rest is None or not self._rest.num_rows:
-            self._rest = next(self._batches)
+            with parquet_in_words(self.source.path):
+                self._rest = next(self._batches, None)
+            if self._rest is None:
+                raise SourceError(f"{self.source.path} has fewer rows than it says; download or write it again")
             passed = min(self.skip, self._rest.num_rows)
             self._rest = self._rest.slice(passed)
             self.skip -= passed
             self.position += passed
         arrow, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
         return arrow
+
+    def _open(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The batches of the columns of the file that are needed."""
+        file = opened(self.source.path, self.source.place)
+        names = file.schema_arrow.names
+        ways = (self.source.nested.get(name, (name,)) for name in (*self.columns.features, *self.columns.texts))
+        used = {way[0] for way in ways}
+        self._names: tuple[str, ...] = unique_names(names)
+        if self._names == tuple(names):  # otherwise names do not say which column is meant
+            self._names = tuple(name for name in names if name in used) or self._names[:1]
+            return file.iter_batches(rows, row_groups=[self.piece.start], columns=list(self._names))
+        return file.iter_batches(rows, row_groups=[self.piece.start])
 
     def _place(
         self, column: pa.Array, name: str, place: int, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]
@@ -164,15 +199,21 @@ class TableReader:
 
     def _texts(self, column: pa.Array, name: str, wrong: dict[int, RowError]) -> pa.Array:
         """A column converted to text or dates."""
+        column, invalid = checked_text(column)
+        for row in invalid:
+            wrong.setdefault(row, self._error(self.position + row, name, NOT_UTF8, f"{DROP} '{name}'"))
         kind = pa.timestamp("s") if name in self.columns.dates else pa.string()
         if pa.types.is_floating(column.type):  # pandas writes missing integers so
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         try:
             values = column.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowNotImplementedError:
             raise SourceError(
-                f"{self.source.path}, column '{name}': {error}; drop the column with --ignore '{name}'"
+                f"{self.source.path}, column '{name}': values of the type {column.type} cannot be columns; {DROP} "
+                f"'{name}', or write the parts that you need as columns of their own"
             ) from None
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{self.source.path}, column '{name}': {error}; {DROP} '{name}'") from None
         if name in self.columns.required and values.null_count:
             for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
                 wrong.setdefault(row, self._error(self.position + row, name, ABSENT))

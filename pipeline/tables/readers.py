@@ -125,7 +125,9 @@ def table_from_json(value: dict[str, Any]) -> SourceTable:
     """The inverse of `table_to_json`."""
     fields = {**value, "header": tuple(value["header"])}
     if fields.pop("kind") == PARQUET_KIND:
-        return ParquetTable(**{**fields, "index": tuple(fields.get("index", ()))})
+        fields["nested"] = {name: tuple(way) for name, way in fields.get("nested", {}).items()}
+        lists = {name: tuple(fields.get(name, ())) for name in ("index", "renamed")}
+        return ParquetTable(**{**fields, **lists})
     return CsvTable(**{**fields, "dialect": Dialect.from_json(fields["dialect"])})
 
 

@@ -218,15 +218,17 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     named += [(name, f"--{role}") for role, names in request.roles.items() for name in names]
     named += [(name, "--feature") for name in request.features]
+    parts = parts_of(tables)
     for name, option in named:
-        if name and name not in header:
+        if name and name not in header and not (option == "--ignore" and name in parts):
             raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
     key, beside = key_of(request, tables), columns_beside(request, tables)
     if other := [name for name in request.features if name in (*request.labels, key, *request.ignore)]:
         raise UsageError(
             f"--feature {other[0]}: the column is also a label, the id or ignored; give it only one of these"
         )
-    aside = {*request.labels, key, *request.ignore, *beside, *index_columns(request, tables)}
+    ignored = {part for name in request.ignore for part in parts.get(name, (name,))}
+    aside = {*request.labels, key, *ignored, *beside, *index_columns(request, tables)}
     features = like.features if like else tuple(name for name in header if name not in aside)
     expected = {*features, *aside}
     for table in tables:
@@ -250,6 +252,15 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     own = tuple(name for name in (*request.labels, key) if name)
     required = (*own, *beside, *categories, *dates) if request.missing == "error" else own
     return Columns(features, tuple(dict.fromkeys((*own, *beside, *categories, *dates))), dates, required)
+
+
+def parts_of(tables: Sequence[SourceTable]) -> dict[str | int, list[str]]:
+    """The columns that are parts of a nested column, by its name."""
+    found = dict[str | int, list[str]]()
+    for table in tables:
+        for name, way in table.nested.items() if isinstance(table, ParquetTable) else ():
+            found.setdefault(way[0], []).append(name)
+    return found
 
 
 def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dict[str, str]:
