@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -24,8 +25,8 @@ from ..storage.places.locate import locate
 from .csv.archive import archive_members, damage_in_words, is_archive
 from .csv.cut import PACKER
 from .csv.dialect import MARK_OF_UTF8, find_dialect, find_encoding, padded
-from .csv.kernels import count_rows, skip_rows
-from .csv.open import BROKEN, COMPRESSED, decompressed
+from .csv.kernels import count_lines, count_rows, skip_rows
+from .csv.open import BROKEN, COMPRESSED, decompressed, past_preamble, rewriting_of
 from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
 from .images.list import Listed, is_image, open_place, top_folder
@@ -175,9 +176,16 @@ def _whole_rows(path: str, text: bytes, options: CsvOptions) -> bytes:
     """A text without its last row, which may be truncated; empty if less than a header and a row remain."""
     if not text.strip():
         return b""
-    marks, rows = find_dialect(path, text, "utf-8", options).marks(), padded(text)
+    begin = past_preamble(path, text, options, False)
+    if begin is None:
+        return b""
+    before, _, own = begin
+    if way := rewriting_of(path, text, options):
+        plain, length = way.rewrite(text[before:], final=False)
+        return text[: before + length] if count_lines(np.frombuffer(plain, np.uint8)) > 1 else b""
+    marks, rows = find_dialect(path, text[before:], "utf-8", own).marks(), padded(text[before:])
     _, count, _ = count_rows(rows, False, marks)
-    return text[: skip_rows(rows, count - 1, marks)] if count > 2 else b""
+    return text[: before + skip_rows(rows, count - 1, marks)] if count > 2 else b""
 
 
 def sample_images(places: Sequence[str], folder: Path) -> SourceSample:

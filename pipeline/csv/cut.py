@@ -17,6 +17,7 @@ from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from .dialect import Dialect
 from .kernels import LINE_FEED, RETURN, count_lines, count_rows, holds_any
+from .names import says_renamed
 from .row_batch import Piece
 
 PIECE_BYTES = 16 << 20
@@ -32,7 +33,8 @@ class CsvTable:
     """One CSV source. Its text is in `place`: the source itself, or a copy whose pieces are compressed (`packed`).
 
     The rows begin at byte `start`, which is in line `line` (from 1); a packed copy contains the rows only. `constants`
-    are columns that the file does not have and whose value is the same in all rows, None if it is missing.
+    are columns that the file does not have and whose value is the same in all rows, None if it is missing. `renamed`
+    are the columns whose names occur several times in the header.
     """
 
     path: str
@@ -44,6 +46,7 @@ class CsvTable:
     line: int
     bytes: int
     constants: dict[str, str | None] = field(default_factory=dict)
+    renamed: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,7 +55,7 @@ class CsvTable:
 
     def describe(self) -> str:
         """A description for the console."""
-        return self.dialect.describe()
+        return self.dialect.describe() + says_renamed(self.renamed)
 
 
 @dataclass(frozen=True)

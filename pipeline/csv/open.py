@@ -7,10 +7,12 @@ pieces in the conversion's work folder. After that, both kinds of files are read
 import bz2
 import codecs
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import PurePath
 from typing import IO, Any
@@ -23,12 +25,26 @@ from ...storage.errors import SourceError
 from ...storage.format import Source
 from ...storage.places.locate import locate
 from .cut import PACKER, PIECE_BYTES, CsvTable, check_length, count_text
-from .dialect import MARK_OF_UTF8, Dialect, column_names, find_dialect, find_encoding, padded, sample_rows, split_row
+from .dialect import (
+    MARK_OF_UTF8,
+    Dialect,
+    column_names,
+    find_delimiter,
+    find_dialect,
+    find_encoding,
+    padded,
+    sample_rows,
+    split_row,
+)
 from .kernels import count_lines, find_rows
+from .names import renamed_columns
 from .options import CsvOptions
+from .rewrite import Rewriting, find_rewriting, rewritten
 from .row_batch import Piece
 
 HEAD_BYTES = 256 << 10
+LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")
+SEPARATOR_LINE = re.compile(rb"\"?sep=([^\r\n\"]{1,4})\"?(\r\n|\n|\r)", re.IGNORECASE)
 BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
 """The exceptions raised by a damaged or truncated stream."""
 
@@ -46,7 +62,7 @@ def open_csv(
     suffix = PurePath(path).suffix.lower()
     head = locate(path).read_range(0, min(HEAD_BYTES, source.bytes))
     encoding = "utf-8" if suffix in COMPRESSED else find_encoding(head, options)
-    if suffix in COMPRESSED or encoding != "utf-8":
+    if suffix in COMPRESSED or encoding != "utf-8" or rewriting_of(path, head.removeprefix(MARK_OF_UTF8), options):
         with closing(locate(path).open_stream()) as raw:
             return unpack_csv(path, suffix, raw, options, unpacked)
     skipped = len(MARK_OF_UTF8) if head.startswith(MARK_OF_UTF8) else 0
@@ -56,8 +72,9 @@ def open_csv(
         if begin:
             break
         head = locate(path).read_range(0, min(4 * len(head), source.bytes))
-    table = CsvTable(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
-    return table, None, sample_rows(head[table.start :], table.dialect)
+    start, renamed = skipped + begin.start, begin.renamed
+    table = CsvTable(path, path, False, begin.dialect, begin.header, start, begin.line, source.bytes, renamed=renamed)
+    return table, None, sample_rows(head[start:], table.dialect)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,34 @@ class _Begin:
     header: tuple[str, ...]
     start: int
     line: int
+    renamed: tuple[str, ...]
+
+
+def past_preamble(path: str, head: bytes, options: CsvOptions, whole: bool) -> tuple[int, int, CsvOptions] | None:
+    """Where the text begins after the lines to skip, and after a line `sep=;` as Excel writes it; the number of those
+    lines, and the options with that delimiter. None if more of the text is needed. Raises SourceError."""
+    at = 0
+    for line in range(options.skip_lines):
+        found = LINE_END.search(head, at)
+        if not found and not whole:
+            return None
+        if not found:
+            raise SourceError(f"{path} has only {line + 1:,} lines, but --skip-lines skips {options.skip_lines:,}")
+        at = found.end()
+    if found := SEPARATOR_LINE.match(head, at):
+        delimiter = options.delimiter or found[1].decode(errors="replace")
+        return found.end(), options.skip_lines + 1, options.model_copy(update={"delimiter": delimiter})
+    return at, options.skip_lines, options
+
+
+def rewriting_of(path: str, head: bytes, options: CsvOptions) -> Rewriting | None:
+    """How a text that begins with `head` has to be rewritten, if so."""
+    begin = past_preamble(path, head, options, False)
+    if begin is None:
+        return None
+    head, options = head[begin[0] :], begin[2]
+    dialect = Dialect(quote=options.quote, comment=options.comment or "")
+    return find_rewriting(head, options, partial(find_delimiter, path, head, dialect))
 
 
 def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whole: bool) -> _Begin | None:
@@ -77,6 +122,11 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
         if whole:
             raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
         return None
+    begin = past_preamble(path, head, options, whole)
+    if begin is None:
+        return None
+    before, lines, options = begin
+    head = head[before:]
     dialect = find_dialect(path, head, encoding, options)
     [[first, end]] = find_rows(padded(head), dialect.marks(), 1).tolist()
     if dialect.comment and options.comment is None:
@@ -89,12 +139,16 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
         return None
     end = min(end, len(head)) if end >= 0 else len(head)
     fields = split_row(head[first:end], dialect)
-    line = 1 + count_lines(np.frombuffer(head[:first], np.uint8))
+    line = 1 + lines + count_lines(np.frombuffer(head[:first], np.uint8))
     if not dialect.header:
-        return _Begin(dialect, tuple(map(str, range(len(fields)))), first, line)
+        names = column_names(path, fields, line, (), options.names or tuple(map(str, range(len(fields)))))
+        return _Begin(dialect, names, before + first, line, ())
     if head[end - 1 : end + 1] == b"\r\n":  # past_row stops after the CR
         end += 1
-    return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(np.frombuffer(head[:end], np.uint8)))
+    rows = sample_rows(head[end:], dialect)
+    names = column_names(path, fields, line, rows, options.names or ())
+    line = 1 + lines + count_lines(np.frombuffer(head[:end], np.uint8))
+    return _Begin(dialect, names, before + end, line, renamed_columns(options.names or fields))
 
 
 def unpack_csv(
@@ -153,13 +207,24 @@ def _unpack_stream(
     first = bytes(stream.read(PIECE_BYTES))
     encoding = find_encoding(first, options)
     blocks = _decoded(stream, encoding, first)
+    text = b""
+    while len(text) < HEAD_BYTES and (block := next(blocks, b"")):
+        text += block
+    way = rewriting_of(path, text, options)
+    if way and (preamble := past_preamble(path, text, options, False)):
+        before, lines, options = preamble
+        options = way.options(options).model_copy(update={"skip_lines": 0})
+        blocks = chain([b"\n" * lines], rewritten(chain([text[before:]], blocks), way))  # to count the lines
+    else:
+        blocks = chain([text], blocks)
     head, begin, whole = b"", None, False
     while begin is None:
         block = next(blocks, None)
         whole = block is None
         head += block or b""
         begin = _read_begin(path, head, encoding, options, whole)
-    table = CsvTable(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
+    dialect = replace(begin.dialect, written=way.describe() if way else "")
+    table = CsvTable(path, unpacked, True, dialect, begin.header, 0, begin.line, 0, renamed=begin.renamed)
     with locate(unpacked).whole_file() as store:
         pieces, length = _store_pieces(table, head[begin.start :], blocks, store)
     if not pieces:

@@ -128,7 +128,8 @@ def table_from_json(value: dict[str, Any]) -> SourceTable:
         fields["nested"] = {name: tuple(way) for name, way in fields.get("nested", {}).items()}
         lists = {name: tuple(fields.get(name, ())) for name in ("index", "renamed")}
         return ParquetTable(**{**fields, **lists})
-    return CsvTable(**{**fields, "dialect": Dialect.from_json(fields["dialect"])})
+    dialect, renamed = Dialect.from_json(fields["dialect"]), tuple(fields.get("renamed", ()))
+    return CsvTable(**{**fields, "dialect": dialect, "renamed": renamed})
 
 
 def sample_columns(opened: Sequence[OpenedTable]) -> dict[str, list[str]]:

@@ -94,7 +94,7 @@ class ConvertRequest:
         return {
             **asdict(self),
             "sources": [source.to_json() for source in self.sources],
-            "csv": self.csv.model_dump(),
+            "csv": self.csv.to_json(),
         }
 
     @classmethod

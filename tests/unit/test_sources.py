@@ -147,8 +147,10 @@ def test_an_empty_part_of_a_folder_is_passed_over(tmp_path: Path) -> None:
         (",a,b\n0,1,2\n1,3,4\n", ["Unnamed: 0"]),
         ("a,b,\n1,2,\n3,4,\n", ["Unnamed: 2"]),
         ("\n\na, ,b,\n1,x,2,9\n3,y,4,9\n", ["Unnamed: 1", "Unnamed: 3"]),
+        ("a,b\n1,2,\n3,4,\n", ["Unnamed: 2"]),
+        ('"a","b"\n"r1",1,2\n"r2",3,4\n', ["Unnamed: 0"]),
     ],
-    ids=["R", "pandas", "trailing", "several"],
+    ids=["R", "pandas", "trailing", "several", "trailing in rows", "R without a name"],
 )
 def test_columns_without_a_name_are_dropped(text: str, unnamed: list[str], write_csv: WriteCsv, tmp_path: Path) -> None:
     dataset = convert_file(write_csv(text), tmp_path / "out")
