@@ -27,7 +27,7 @@ from ..target.receipts import RECEIPTS, has_receipt
 from ..target.run import Stage, run_shard_tasks
 from .fill import shard_task, write_shard_task
 from .findings import Findings, ScanTask, merge_findings, scan_piece
-from .readers import OpenedTable, OpenTask, SourceTable, open_source, sample_columns
+from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
 from .shuffle import ShuffleTask, gather_shard, spill_note, spill_rows
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
@@ -99,9 +99,11 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     found: list[list[OpenedTable]] = _run(
         executor, open_source, tasks, "open", "sources", shown(progress, executor, root)
     )
-    opened = [one for tables in found for one in tables]
+    expected = request.like.features if request.like else ()
+    opened = fill_columns([one for tables in found for one in tables], request.columns, expected)
     tables = [one.table for one in opened]
-    folders = f", columns from the folders' names: {', '.join(tables[0].constants)}" if tables[0].constants else ""
+    named = [name for name, value in tables[0].constants.items() if value is not None]
+    folders = f", columns from the folders' names: {', '.join(named)}" if named else ""
     progress("dialect", 1, 1, tables[0].describe() + folders)
     if not any(one.pieces is None or one.pieces for one in opened):
         raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")

@@ -132,6 +132,21 @@ def table_from_json(value: dict[str, Any]) -> SourceTable:
     return CsvTable(**{**fields, "dialect": dialect, "renamed": renamed})
 
 
+def fill_columns(opened: Sequence[OpenedTable], columns: str, expected: Sequence[str] = ()) -> list[OpenedTable]:
+    """Tables with the columns that they lack, without values: those of all tables ("union") or of the "first", and
+    those in `expected`; none if all must have the "same"."""
+    if columns == "same":
+        return list(opened)
+    several = opened if columns == "union" else opened[:1]
+    wanted = dict.fromkeys([*(name for one in several for name in one.table.columns), *expected])
+    filled = []
+    for one in opened:
+        there = {*one.table.columns}
+        constants = {**one.table.constants, **dict.fromkeys(name for name in wanted if name not in there)}
+        filled.append(replace(one, table=replace(one.table, constants=constants)))
+    return filled
+
+
 def sample_columns(opened: Sequence[OpenedTable]) -> dict[str, list[str]]:
     """Values of each column, as text: those of the first rows of the first table that has it, or all values of a column
     that is constant in each table."""

@@ -41,7 +41,7 @@ class ConvertRequest:
     `categories` and `dates` are feature columns of that kind (the kinds of other columns are inferred from the first
     rows). `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset that this one
     must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for shuffling all
-    rows.
+    rows; `columns` is whether files must have the "same" columns, or those of all ("union") or the "first" are read.
     """
 
     sources: tuple[Source, ...]
@@ -60,6 +60,7 @@ class ConvertRequest:
     like: Schema | None = None
     on_error: str = "stop"
     shuffle: int | None = None
+    columns: str = "same"
     csv: CsvOptions = field(default_factory=CsvOptions)
 
     def __post_init__(self) -> None:
@@ -86,13 +87,14 @@ class ConvertRequest:
             like=like,
             on_error=options.on_error,
             shuffle=options.shuffle,
+            columns=options.columns,
             csv=CsvOptions.model_validate(options.csv),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the conversion; stored with it."""
+        """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "columns" or value != "same"},
             "sources": [source.to_json() for source in self.sources],
             "csv": self.csv.to_json(),
         }
@@ -234,11 +236,12 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     for table in tables:
         there = {*table.columns}
         missing = [name for name in features if name not in there]
-        extra = [name for name in table.columns if name not in expected and not like]
+        extra = [name for name in table.columns if name not in expected and not like and request.columns != "first"]
         unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in there]
         if missing or extra or unlabelled:
             differences = _differences([*missing, *unlabelled], extra, table.columns)
-            raise UsageError(f"{table.path} does not have the expected columns: {differences}")
+            remedy = "" if like else "; to read such files together, use --columns union or --columns first"
+            raise UsageError(f"{table.path} does not have the expected columns: {differences}{remedy}")
     if not features:
         raise UsageError(
             f"{path} has no feature columns besides the labels, the id, ignored columns and columns with a role; check "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import foldstream as fs
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -14,7 +15,7 @@ from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import RowError, SourceError
+from foldstream.storage.errors import RowError, SourceError, UsageError
 from foldstream.storage.format import keys_of
 from foldstream.storage.tasks import SerialExecutor
 
@@ -171,3 +172,35 @@ def test_dates_with_a_zone_are_those_of_utc(write_csv: WriteCsv, tmp_path: Path)
     assert read_all(dataset)["x"][:, 0].tolist() == expected
     mixed = convert_file(write_csv(path.read_text() + "2021-01-01,9\n"), tmp_path / "mixed")
     assert read_all(mixed)["x"][:, 0].tolist() == [*expected, pd.Timestamp("2021-01-01").timestamp()]
+
+
+def test_files_whose_columns_differ(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,b,y\n1,2,u\n3,4,v\n")
+    (tmp_path / "2.csv").write_text("c,a,y\n1.5,6,u\nNA,7,u\n")
+    pd.DataFrame({"a": [8], "y": ["v"], "d": ["text"]}).to_parquet(tmp_path / "3.parquet")
+    message = r"2\.csv does not have .*: missing: 'b'; unexpected: 'c'; .*--columns union or"
+    with pytest.raises(UsageError, match=message):
+        fs.convert_csv(tmp_path, tmp_path / "same", label="y")
+    union = fs.convert_csv(tmp_path, tmp_path / "union", label="y", columns="union")
+    assert union.schema.features == ("a", "b", "c", "d")
+    assert union.schema.categories == {"d": ("", "text")}
+    nan = float("nan")
+    expected = [[1, 2, nan, 0], [3, 4, nan, 0], [6, nan, 1.5, 0], [7, nan, nan, 0], [8, nan, nan, 1]]
+    np.testing.assert_array_equal(read_all(union)["x"], expected)
+    assert union.statistics.missing == (0, 3, 4, 4)
+    first = fs.convert_csv(tmp_path, tmp_path / "first", label="y", columns="first")
+    np.testing.assert_array_equal(read_all(first)["x"], [row[:2] for row in expected])
+    with pytest.raises(RowError, match=r"1\.csv, rows from 2, column 'd': the value is missing"):
+        fs.convert_csv(tmp_path, tmp_path / "error", label="y", columns="union", missing="error")
+    other = fs.convert_csv(tmp_path / "2.csv", tmp_path / "like", like=tmp_path / "union", columns="union")
+    np.testing.assert_array_equal(read_all(other)["x"], expected[2:4])
+
+
+def test_a_label_or_id_that_a_file_lacks_is_missing_there(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,y,k\n1,u,x\n3,v,z\n")
+    (tmp_path / "2.csv").write_text("a\n6\n")
+    with pytest.raises(RowError, match=r"2\.csv, rows from 2, column 'y': the value is missing"):
+        fs.convert_csv(tmp_path, tmp_path / "out", label="y", id="k", columns="union")
+    dataset = fs.convert_csv(tmp_path, tmp_path / "out", label="y", id="k", columns="union", on_error="skip")
+    assert (len(dataset), dataset.left_out) == (2, 1)
+    assert "columns" not in ConvertRequest(find_sources([str(tmp_path)])).to_json()
