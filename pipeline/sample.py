@@ -22,7 +22,7 @@ from pyarrow import parquet
 from ..storage.errors import SourceError
 from ..storage.format import Source
 from ..storage.places.locate import locate
-from .csv.archive import archive_members, damage_in_words, is_archive
+from .csv.archive import archive_in_words, archive_members, is_archive
 from .csv.cut import PACKER
 from .csv.dialect import MARK_OF_UTF8, find_dialect, find_encoding, padded
 from .csv.kernels import count_lines, count_rows, skip_rows
@@ -30,8 +30,9 @@ from .csv.open import BROKEN, COMPRESSED, decompressed, past_preamble, rewriting
 from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
 from .images.list import Listed, is_image, open_place, top_folder
+from .tables.arrow import damage_in_words, is_stream, open_native
 from .tables.parquet import opened
-from .tables.sources import PARQUET, is_table, partition_folders
+from .tables.sources import is_table, kind_of, partition_folders
 
 SOURCES = 4  # number of files to sample rows from
 TEXT_BYTES = 32 << 20  # of uncompressed CSV and of Parquet files
@@ -76,12 +77,10 @@ def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -
         target.parent.mkdir(parents=True)
         if is_archive(source.path):
             parts.append(_first_of_archive(source, options, PACKED_BYTES // len(chosen), target))
-        elif source.path.lower().endswith(PARQUET):
-            parts.append(_first_of_table(source, TEXT_BYTES // len(chosen), target))
         else:
             packed = PurePath(source.path).suffix.lower() in COMPRESSED
             most = (PACKED_BYTES if packed else TEXT_BYTES) // len(chosen)
-            parts.append(_first_of_text(source, options, most, target))
+            parts.append(_first_of_file(source, options, most, target))
         origins[str(target)] = source.path
         if source.partitions:  # they are found in the names of the folders below the one that is given
             if parts[-1].place == source.path:
@@ -95,6 +94,51 @@ def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -
         sum(part.packed for part in parts),
         origins,
     )
+
+
+def _first_of_file(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
+    match kind_of(source.path):
+        case "Parquet":
+            return _first_of_table(source, most, target)
+        case "Arrow":
+            return _first_of_arrow(source, most, target)
+        case "JSON lines":
+            return _first_of_lines(source, most, target)
+        case _:
+            return _first_of_text(source, options, most, target)
+
+
+def _first_of_arrow(source: Source, most: int, target: Path) -> _Part:
+    """A small Arrow file unchanged, or the first rows of a large one."""
+    if source.bytes <= most:
+        return _Part(source.path, source.bytes)
+    with damage_in_words(source.path, "Arrow"), open_native(source.path) as file:
+        if is_stream(source.path, source.path):
+            batches = iter(pa.ipc.open_stream(file))
+        else:
+            whole = pa.ipc.open_file(file)
+            batches = map(whole.get_batch, range(whole.num_record_batches))
+        first = next(batches)
+        first = first.slice(0, max(1, most * first.num_rows // max(1, first.nbytes)))
+        with pa.ipc.new_file(target, first.schema) as writer:
+            writer.write_batch(first)
+    return _Part(str(target), min(source.bytes, first.nbytes))
+
+
+def _first_of_lines(source: Source, most: int, target: Path) -> _Part:
+    """Complete lines from about the first `most` bytes of JSON lines, with the source's compression."""
+    suffix = PurePath(source.path).suffix.lower()
+    raw = locate(source.path).read_range(0, min(most, source.bytes))
+    data, used = _unpacked(raw, suffix)
+    packed = len(PACKER.encode(data))
+    if used == source.bytes:
+        return _Part(source.path, source.bytes, packed)
+    kept = data[: data.rfind(b"\n") + 1]
+    if not kept:
+        return _first_of_lines(source, 4 * most, target)
+    target.write_bytes(_compressed(kept, suffix))
+    share = len(kept) / len(data)
+    return _Part(str(target), round(used * share), round(packed * share))
 
 
 def _first_of_table(source: Source, most: int, target: Path) -> _Part:
@@ -133,9 +177,9 @@ def _first_of_archive(source: Source, options: CsvOptions, most: int, target: Pa
     """A small archive unchanged, or the first rows of the first CSV file in a large one, compressed as the archive."""
     if source.bytes <= most:
         return _Part(source.path, source.bytes, source.bytes)
-    with damage_in_words(source.path):
+    with archive_in_words(source.path):
         for name, stream in archive_members(source.path):
-            if not is_table(name.split("/")) or name.lower().endswith(PARQUET) or is_archive(name):
+            if not is_table(name.split("/")) or kind_of(name) != "CSV" or is_archive(name):
                 continue
             data, _ = _unpacked(stream.read(UNPACKED_BYTES), PurePath(name).suffix.lower())
             text = data.decode(find_encoding(data, options), "replace").encode()

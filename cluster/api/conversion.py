@@ -36,8 +36,8 @@ class ConvertTablesCall(ConvertTablesRequest, Session):
 
 @entry(ConvertTablesCall, ConvertTablesRequest)
 def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
-    """Convert CSV files (plain, .gz, .bz2, .xz, .zst) and Parquet files, also in .zip and .tar archives, into a
-    dataset.
+    """Convert CSV, Parquet, Arrow, Feather and JSON lines into a dataset; CSV and JSON may be compressed (.gz, .bz2,
+    .xz, .zst), and all may be in .zip and .tar archives.
 
     Text columns become category codes, and dates become a number of days or seconds. The same call resumes an
     interrupted conversion, and produces the same bytes.

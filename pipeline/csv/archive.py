@@ -60,7 +60,7 @@ def _check_end(path: str) -> None:
 
 
 @contextmanager
-def damage_in_words(path: str) -> Iterator[None]:
+def archive_in_words(path: str) -> Iterator[None]:
     """Raise SourceError for an archive that turns out to be damaged while it is read."""
     try:
         yield

@@ -26,7 +26,7 @@ def _check_missing(text: str) -> str:
 
 
 class TableOptions(RoleOptions):
-    """How the columns of CSV and Parquet files are converted."""
+    """How the columns of tables are converted."""
 
     panel: ClassVar[str] = Options.panel
 
@@ -49,8 +49,8 @@ class TableOptions(RoleOptions):
     ignore: Texts = Field(default=(), description="Column to drop; repeatable.")
     columns: WhichColumns = Field(
         default="same",
-        description="Columns of files that have different ones; same: an error; union: those of all files, missing where "
-        "a file has none; first: those of the first file.",
+        description="Files whose columns differ; same: an error; union: the columns of all files, missing where a file "
+        "has none; first: those of the first file.",
     )
     feature: Texts = Field(
         default=(), description="Column to use as a feature even though it also has a role such as --group; repeatable."

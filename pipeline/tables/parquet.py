@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +13,21 @@ from ...storage.errors import RowError, SourceError
 from ...storage.places.locate import locate
 from ..csv.names import renamed_columns, says_renamed, unique_names
 from ..csv.row_batch import ABSENT, Columns, Numbers, Piece, RowBatch, drop_rows, remedy_of
-from .nested import Path, PlainColumns, checked_text, plain_columns, says_parts, shown_texts
+from .arrow import (
+    SAMPLE_ROWS,
+    Format,
+    Path,
+    PlainColumns,
+    checked_text,
+    damage_in_words,
+    is_stream,
+    open_pieces,
+    plain_columns,
+    read_batch,
+    says_parts,
+    shown_texts,
+)
 
-SAMPLE_ROWS = 100
 DROP = "drop the column with --ignore"
 NOT_UTF8 = "the text is not UTF-8"
 
@@ -25,7 +36,8 @@ NOT_UTF8 = "the text is not UTF-8"
 class ParquetTable:
     """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows.
     `place` is where the file is if that is not `path`, because it was unpacked; `nested` is the way to each column that
-    is a part of a struct or a list. `renamed` are the columns whose names occur several times in the file.
+    is a part of a struct or a list. `renamed` are the columns whose names occur several times in the file. A table in
+    another `format` is read in the same way: its pieces are record batches, or bytes of an unpacked copy.
 
     `index` are the columns that pandas has written as the index of a DataFrame. `constants` are columns that the file
     does not have and whose value is the same in all rows, None if it is missing.
@@ -38,6 +50,7 @@ class ParquetTable:
     place: str = ""
     nested: dict[str, Path] = field(default_factory=dict)
     renamed: tuple[str, ...] = ()
+    format: Format = "Parquet"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -47,47 +60,51 @@ class ParquetTable:
     def describe(self) -> str:
         """A description for the console."""
         lists = {str(way[0]): None for way in self.nested.values()}
-        return f"Parquet{says_parts(lists)}{says_renamed(self.renamed)}"
+        return f"{self.format}{says_parts(lists)}{says_renamed(self.renamed)}"
 
 
 def open_table(path: str, place: str = "") -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
     """Open a file, at `place` if it was unpacked: its columns, its pieces and the values of its first rows as text. A
     part of a folder may have no rows, and then no pieces. Raises SourceError."""
-    with parquet_in_words(path), opened(path, place) as file:
+    with damage_in_words(path, "Parquet"), opened(path, place) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
         firsts = [0, *itertools.accumulate(counts)]
         first = next(file.iter_batches(SAMPLE_ROWS), None)
-        schema = file.schema_arrow
-        noted = (schema.pandas_metadata or {}).get("index_columns", [])
+        table, sample = describe_table(path, place, "Parquet", file.schema_arrow, first)
+    return table, tuple(Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]), sample
+
+
+def open_other(
+    path: str, place: str, unpacked: str, kind: Format, suffix: str = ""
+) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
+    """Open an Arrow file, or JSON lines compressed as the suffix says; see `open_table`. What cannot be read from the
+    middle is stored in the file `unpacked`."""
+    if kind == "Arrow" and is_stream(path, place):
+        kind = "Arrow stream"
+    schema, pieces, first, stored = open_pieces(path, place, unpacked, kind, suffix)
+    table, sample = describe_table(path, stored, kind, schema, first)
+    return table, tuple(pieces), sample
+
+
+def describe_table(
+    path: str, place: str, kind: Format, schema: pa.Schema, first: pa.RecordBatch | None
+) -> tuple[ParquetTable, list[list[str]]]:
+    """The columns of a file, and the values of its first rows as text."""
+    noted = (schema.pandas_metadata or {}).get("index_columns", [])
     index = tuple(name for name in noted if isinstance(name, str) and name in schema.names)  # a range is a dict
     paths = plain_columns(schema, first)
     plain = PlainColumns(first, unique_names(schema.names), paths) if first else None
     columns = [shown_texts(plain.column(name)) for name in paths] if plain else []
-    pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
-    nested = {name: way for name, way in paths.items() if way != (name,)}
-    table = ParquetTable(path, tuple(paths), index, place=place, nested=nested, renamed=renamed_columns(schema.names))
-    return table, tuple(pieces), [list(row) for row in zip(*columns, strict=True)]
+    nested, renamed = {name: way for name, way in paths.items() if way != (name,)}, renamed_columns(schema.names)
+    table = ParquetTable(path, tuple(paths), index, place=place, nested=nested, renamed=renamed, format=kind)
+    return table, [list(row) for row in zip(*columns, strict=True)]
 
 
 def opened(path: str, place: str = "") -> parquet.ParquetFile:
     """Open a file or an object, at `place` if it was unpacked, as Parquet. Raises SourceError if it is none."""
-    with parquet_in_words(path):
+    with damage_in_words(path, "Parquet"):
         return parquet.ParquetFile(locate(place or path).file_argument(), page_checksum_verification=True)
-
-
-@contextmanager
-def parquet_in_words(path: str) -> Iterator[None]:
-    """Raise SourceError for a Parquet file that is encrypted, truncated or damaged."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        if "crypt" in reason:
-            raise SourceError(f"{path} is encrypted ({reason}); decrypt it first") from None
-        raise SourceError(f"{path} is not a complete Parquet file ({reason}); download or write it again") from None
 
 
 class TableReader:
@@ -106,6 +123,7 @@ class TableReader:
         self.position, self.skip = 0, skip
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._rest: pa.RecordBatch | None = None
+        self._names: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -139,9 +157,10 @@ class TableReader:
     def _next(self, rows: int) -> pa.RecordBatch:
         """The next rows, at most `rows`."""
         if self._batches is None:
-            self._batches = self._open(rows)
+            with damage_in_words(self.source.path, self.source.format):
+                self._batches = self._open(rows)
         while self._rest is None or not self._rest.num_rows:
-            with parquet_in_words(self.source.path):
+            with damage_in_words(self.source.path, self.source.format):
                 self._rest = next(self._batches, None)
             if self._rest is None:
                 raise SourceError(f"{self.source.path} has fewer rows than it says; download or write it again")
@@ -154,11 +173,15 @@ class TableReader:
 
     def _open(self, rows: int) -> Iterator[pa.RecordBatch]:
         """The batches of the columns of the file that are needed."""
+        ways = (self.source.nested.get(name, (name,)) for name in (*self.columns.features, *self.columns.texts))
+        used = {str(way[0]) for way in ways}
+        if self.source.format != "Parquet":
+            batch = read_batch(self.source.format, self.source.place, self.piece, used)
+            self._names = unique_names(batch.schema.names)
+            return iter([batch])
         file = opened(self.source.path, self.source.place)
         names = file.schema_arrow.names
-        ways = (self.source.nested.get(name, (name,)) for name in (*self.columns.features, *self.columns.texts))
-        used = {way[0] for way in ways}
-        self._names: tuple[str, ...] = unique_names(names)
+        self._names = unique_names(names)
         if self._names == tuple(names):  # otherwise names do not say which column is meant
             self._names = tuple(name for name in names if name in used) or self._names[:1]
             return file.iter_batches(rows, row_groups=[self.piece.start], columns=list(self._names))

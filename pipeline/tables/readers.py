@@ -9,7 +9,7 @@ from typing import Any
 from ...storage.errors import SourceError
 from ...storage.format import Source
 from ...storage.places.locate import locate
-from ..csv.archive import archive_members, damage_in_words, is_archive
+from ..csv.archive import archive_in_words, archive_members, is_archive
 from ..csv.cut import CsvTable
 from ..csv.dialect import Dialect, is_number
 from ..csv.open import open_csv, unpack_csv
@@ -17,8 +17,8 @@ from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
 from .constants import ConstantReader, without_constants
-from .parquet import ParquetTable, TableReader, open_table
-from .sources import PARQUET, common_depth, folder_columns, is_table, is_visible
+from .parquet import ParquetTable, TableReader, open_other, open_table
+from .sources import OTHERS, common_depth, folder_columns, is_table, is_visible, kind_of
 
 SourceTable = CsvTable | ParquetTable
 Reader = RowReader | TableReader | ConstantReader
@@ -51,8 +51,8 @@ def open_source(task: OpenTask) -> list[OpenedTable]:
     path, partitions = task.source.path, task.source.partitions
     if is_archive(path):
         return [_with_partitions(one, partitions) for one in _open_archive(task)]
-    if PurePath(path).suffix.lower() == PARQUET:
-        return [_with_partitions(OpenedTable(*open_table(path)), partitions)]
+    if kind_of(path) != "CSV":
+        return [_with_partitions(_open_columns(path, path, path, task.unpacked), partitions)]
     return [_with_partitions(OpenedTable(*open_csv(task.source, task.options, task.unpacked)), partitions)]
 
 
@@ -71,7 +71,7 @@ def _open_archive(task: OpenTask) -> list[OpenedTable]:
     """The tables in an archive, each unpacked to a file of its own. A single file of another name is read as CSV."""
     path, found = task.source.path, dict[str, OpenedTable]()
     others = list[str]()
-    with damage_in_words(path):
+    with archive_in_words(path):
         for name, stream in archive_members(path):
             if is_table(name.split("/")) and not is_archive(name):
                 found[name] = _open_member(task, name, stream, len(found))
@@ -82,7 +82,7 @@ def _open_archive(task: OpenTask) -> list[OpenedTable]:
                 if name == others[0]:
                     found[name] = _open_member(task, name, stream, 0)
     if not found:
-        raise SourceError(f"{path} contains no tables (*.csv, *.tsv, *{PARQUET}); unpack it and name the files in it")
+        raise SourceError(f"{path} contains no tables (*.csv, *.tsv, {OTHERS}); unpack it and name the files in it")
     folders = {name: name.split("/")[:-1] for name in found}
     above = common_depth(list(folders.values()))
     return [
@@ -91,14 +91,22 @@ def _open_archive(task: OpenTask) -> list[OpenedTable]:
     ]
 
 
+def _open_columns(path: str, name: str, place: str, unpacked: str) -> OpenedTable:
+    """A table of another kind than CSV, whose file is at `place`."""
+    kind = kind_of(name)
+    if kind == "Arrow" or kind == "JSON lines":
+        return OpenedTable(*open_other(path, place, unpacked, kind, PurePath(name).suffix.lower()))
+    return OpenedTable(*open_table(path, "" if place == path else place))
+
+
 def _open_member(task: OpenTask, name: str, stream: Any, number: int) -> OpenedTable:
     """A table in an archive, unpacked."""
     path, unpacked = f"{task.source.path}/{name}", f"{task.unpacked}-{number:06d}"
     suffix = PurePath(name).suffix.lower()
-    if suffix == PARQUET:
-        with locate(unpacked).whole_file() as copy:
+    if kind_of(name) != "CSV":
+        with locate(f"{unpacked}-copy").whole_file() as copy:
             shutil.copyfileobj(stream, copy, COPY_BYTES)
-        return OpenedTable(*open_table(path, unpacked))
+        return _open_columns(path, name, f"{unpacked}-copy", unpacked)
     return OpenedTable(*unpack_csv(path, suffix, stream, task.options, unpacked))
 
 

@@ -3,6 +3,7 @@
 import glob
 from collections import Counter
 from collections.abc import Container, Sequence
+from typing import Literal
 from urllib.parse import quote, unquote
 
 from ...storage.errors import SourceError
@@ -13,6 +14,9 @@ from ..csv.open import COMPRESSED
 
 SUFFIXES = (".csv", ".tsv")  # of the files in a folder, optionally followed by one of COMPRESSED
 PARQUET = ".parquet"
+ARROW = (".arrow", ".arrows", ".feather", ".ipc")
+JSON = (".jsonl", ".ndjson")  # optionally followed by one of COMPRESSED
+OTHERS = ", ".join(f"*{suffix}" for suffix in (PARQUET, *ARROW, *JSON))
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # of a column in the name of a folder
 PASSED_OVER = ("__MACOSX", "_delta_log", "_temporary", "_spark_metadata")
 """Folders of other programs, which are passed over like hidden ones."""
@@ -30,7 +34,7 @@ def find_sources(places: Sequence[str], known: Container[str] = ()) -> tuple[Sou
         if not found:
             names = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             raise SourceError(
-                f"{place} contains no CSV files ({names}, plain or compressed) and no *{PARQUET} files; name the files"
+                f"{place} contains no CSV files ({names}, plain or compressed) and no {OTHERS} files; name the files"
             )
         paths += found
         folders.append(folder.split("/"))
@@ -61,7 +65,18 @@ def is_table(parts: Sequence[str]) -> bool:
     """Whether a file below a folder, given as the parts of its path, is a table."""
     lower = parts[-1].lower()
     stem = lower.rpartition(".")[0] if lower.endswith((*COMPRESSED, ZIP)) else lower
-    return (stem.endswith(SUFFIXES) or lower.endswith(PARQUET)) and is_visible(parts)
+    return (stem.endswith((*SUFFIXES, *JSON)) or lower.endswith((PARQUET, *ARROW))) and is_visible(parts)
+
+
+def kind_of(name: str) -> Literal["CSV", "Parquet", "Arrow", "JSON lines"]:
+    """The kind of a table, judging by its name."""
+    lower = name.lower()
+    if lower.endswith(PARQUET):
+        return "Parquet"
+    if lower.endswith(ARROW):
+        return "Arrow"
+    stem = lower.rpartition(".")[0] if lower.endswith(COMPRESSED) else lower
+    return "JSON lines" if stem.endswith((*JSON, ".json")) else "CSV"
 
 
 def is_visible(parts: Sequence[str]) -> bool:
