@@ -428,9 +428,11 @@ def choose_schema(
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:
     found = total.texts[name]
     if found.distinct is None:
+        numbers = f"read it as numbers without --category '{name}', " if found.kind != "text" else ""
         raise UsageError(
-            f"the text column '{name}' has too many distinct values to be a category; drop it with --ignore '{name}', "
-            f"or use it as the key with --id '{name}'"
+            f"the column '{name}' has too many distinct values to be a category (more than {DISTINCT_LIMIT:,}); "
+            f"{numbers}combine rare values in the source, drop it with --ignore '{name}', store it beside the features "
+            f"with --keep '{name}', or use it as the key with --id '{name}'"
         )
     return tuple(sorted(found.distinct))
 
