@@ -69,7 +69,8 @@ class _Part:
 
 def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -> SourceSample:
     """Sample the first rows of some tables. A small source is used unchanged."""
-    chosen = sources[:: -(-len(sources) // SOURCES)]
+    filled = [source for source in sources if source.bytes]
+    chosen = filled[:: -(-len(filled) // SOURCES)]
     parts, origins = [], {}
     for number, source in enumerate(chosen):
         copies = folder / f"{number:04d}"

@@ -129,9 +129,9 @@ def count_text(text: np.ndarray, dialect: Dialect) -> tuple[int, Count, Count]:
 
 
 def resolve_cuts(table: CsvTable, cuts: Sequence[Cut]) -> list[Piece]:
-    """The pieces of a table, from the counts of all its ranges in order.
+    """The pieces of a table, from the counts of all its ranges in order; none if it has no rows.
 
-    Raises SourceError for a table without rows, and for a row that is too long.
+    Raises SourceError for a row that is too long.
     """
     inside, line = False, table.line
     begins: list[tuple[int, int, int]] = []
@@ -142,9 +142,7 @@ def resolve_cuts(table: CsvTable, cuts: Sequence[Cut]) -> list[Piece]:
                 (cut.start + (count.first if inside else 0), line + (count.line if inside else 0), count.rows)
             )
         inside, line = count.inside, line + cut.lines
-    if not begins:
-        raise SourceError(f"{table.path} has a header but no rows; there is nothing to convert")
-    ends = [start for start, _, _ in begins[1:]] + [table.bytes]
+    ends = [*(start for start, _, _ in begins), table.bytes][1:]
     pieces = [Piece(start, stop, at, rows) for (start, at, rows), stop in zip(begins, ends, strict=True)]
     for piece in pieces:
         check_length(table.path, piece.line, piece.stop - piece.start)

@@ -55,8 +55,7 @@ def open_csv(
     """Open a source: its table, its pieces if they are already known (because the source had to be unpacked to the file
     `unpacked`), and the fields of its first rows.
 
-    Raises SourceError for a file that is empty, has only a header, is damaged or truncated, or does not match its
-    encoding.
+    Raises SourceError for a file that is empty, damaged or truncated, or does not match its encoding.
     """
     path = source.path
     suffix = PurePath(path).suffix.lower()
@@ -74,7 +73,7 @@ def open_csv(
         head = locate(path).read_range(0, min(4 * len(head), source.bytes))
     start, renamed = skipped + begin.start, begin.renamed
     table = CsvTable(path, path, False, begin.dialect, begin.header, start, begin.line, source.bytes, renamed=renamed)
-    return table, None, sample_rows(head[start:], table.dialect)
+    return table, None, begin.sample
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class _Begin:
     start: int
     line: int
     renamed: tuple[str, ...]
+    sample: list[list[str]]
 
 
 def past_preamble(path: str, head: bytes, options: CsvOptions, whole: bool) -> tuple[int, int, CsvOptions] | None:
@@ -142,13 +142,13 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
     line = 1 + lines + count_lines(np.frombuffer(head[:first], np.uint8))
     if not dialect.header:
         names = column_names(path, fields, line, (), options.names or tuple(map(str, range(len(fields)))))
-        return _Begin(dialect, names, before + first, line, ())
+        return _Begin(dialect, names, before + first, line, (), sample_rows(head[first:][:HEAD_BYTES], dialect))
     if head[end - 1 : end + 1] == b"\r\n":  # past_row stops after the CR
         end += 1
-    rows = sample_rows(head[end:], dialect)
+    rows = sample_rows(head[end:][:HEAD_BYTES], dialect)
     names = column_names(path, fields, line, rows, options.names or ())
     line = 1 + lines + count_lines(np.frombuffer(head[:end], np.uint8))
-    return _Begin(dialect, names, before + end, line, renamed_columns(options.names or fields))
+    return _Begin(dialect, names, before + end, line, renamed_columns(options.names or fields), rows)
 
 
 def unpack_csv(
@@ -227,10 +227,7 @@ def _unpack_stream(
     table = CsvTable(path, unpacked, True, dialect, begin.header, 0, begin.line, 0, renamed=begin.renamed)
     with locate(unpacked).whole_file() as store:
         pieces, length = _store_pieces(table, head[begin.start :], blocks, store)
-    if not pieces:
-        raise SourceError(f"{path} has a header but no rows; there is nothing to convert")
-    sample = sample_rows(head[begin.start : begin.start + HEAD_BYTES], begin.dialect)
-    return replace(table, bytes=length), tuple(pieces), sample
+    return replace(table, bytes=length), tuple(pieces), begin.sample
 
 
 def _store_pieces(table: CsvTable, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:

@@ -106,7 +106,7 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     folders = f", columns from the folders' names: {', '.join(named)}" if named else ""
     progress("dialect", 1, 1, tables[0].describe() + folders)
     if not any(one.pieces is None or one.pieces for one in opened):
-        raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
+        raise _no_rows(tables[0])
     columns = choose_columns(request, tables, sample_columns(opened))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
     ranges = [(i, task) for i, table in plain.items() for task in cut_tasks(table)]
@@ -117,8 +117,18 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     for (i, _), count in zip(ranges, counts, strict=True):
         cuts[i] += count
     whole = {i: resolve_cuts(table, cuts[i]) for i, table in plain.items()}
-    pieces = [(i, piece) for i, one in enumerate(opened) for piece in (whole[i] if one.pieces is None else one.pieces)]
-    return tables, pieces, columns
+    parts = [whole[i] if one.pieces is None else one.pieces for i, one in enumerate(opened)]
+    if not any(parts):
+        raise _no_rows(tables[0])
+    empty = [table.path for table, part in zip(tables, parts, strict=True) if not part]
+    if empty := [*empty, *(source.path for source in request.sources if not source.bytes)]:
+        progress("passed over", 1, 1, f"{len(empty):,} files without rows, such as {empty[0]}")
+    return tables, [(i, piece) for i, part in enumerate(parts) for piece in part], columns
+
+
+def _no_rows(table: SourceTable) -> SourceError:
+    what = "a header but no rows" if isinstance(table, CsvTable) else "no rows"
+    return SourceError(f"{table.path} has {what}; there is nothing to convert")
 
 
 def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor) -> ConversionSpec | None:

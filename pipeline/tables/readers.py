@@ -49,6 +49,8 @@ def open_source(task: OpenTask) -> list[OpenedTable]:
     """Run a task; the tables of an archive are sorted by name. Raises SourceError for a file without rows, or not in
     the format that its suffix implies."""
     path, partitions = task.source.path, task.source.partitions
+    if not task.source.bytes:  # an empty part of a folder
+        return []
     if is_archive(path):
         return [_with_partitions(one, partitions) for one in _open_archive(task)]
     if kind_of(path) != "CSV":

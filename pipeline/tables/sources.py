@@ -28,7 +28,7 @@ def find_sources(places: Sequence[str], known: Container[str] = ()) -> tuple[Sou
     Folders such as `day=mon` below the common folder of all sources give columns, and so do those above if `known`
     contains their name. Raises SourceError for a location without files, and for a file that is named more than once.
     """
-    paths, folders = list[str](), list[list[str]]()
+    paths, folders, named = list[str](), list[list[str]](), set[str]()
     for place in places:
         folder, found = _files_of(place)
         if not found:
@@ -37,9 +37,12 @@ def find_sources(places: Sequence[str], known: Container[str] = ()) -> tuple[Sou
                 f"{place} contains no CSV files ({names}, plain or compressed) and no {OTHERS} files; name the files"
             )
         paths += found
+        named |= {place} & {*found}
         folders.append(folder.split("/"))
     above = common_depth(folders)
-    sources = tuple(describe_source(path, above, known) for path in paths)
+    sources = tuple(describe_source(path, above, known, path not in named) for path in paths)
+    if not any(source.bytes for source in sources):
+        raise SourceError(f"{paths[0]} is empty; provide a CSV file with a header and rows")
     for path, count in Counter(source.path for source in sources).items():
         if count > 1:
             raise SourceError(f"{path} is named more than once, so its rows would be duplicated; name it once")
@@ -90,17 +93,19 @@ def common_depth(folders: Sequence[Sequence[str]]) -> int:
     return next((depth for depth, names in enumerate(shared) if len({*names}) > 1), min(map(len, folders)))
 
 
-def describe_source(path: str, above: int | None = None, known: Container[str] = ()) -> Source:
+def describe_source(
+    path: str, above: int | None = None, known: Container[str] = (), may_be_empty: bool = False
+) -> Source:
     """The size and time of a source, and the columns that its folders give below the first `above` parts of its path.
 
-    Raises SourceError if it is not a readable file or object.
+    Raises SourceError if it is not a readable file or object, or empty.
     """
     place = locate(path)
     try:
         size, changed = place.describe()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or 'it does not exist'}; check the path") from None
-    if not size:
+    if not size and not may_be_empty:
         raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
     return Source(str(place), size, changed, folder_columns(str(place).split("/")[:-1], above, known))
 

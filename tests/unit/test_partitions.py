@@ -121,12 +121,16 @@ def test_what_cannot_be_one_table_is_refused(hive: Path, tmp_path: Path) -> None
 
 
 def test_like_finds_the_folders_of_a_single_file(hive: Path, tmp_path: Path) -> None:
-    fs.convert_csv(hive, tmp_path / "out", label="y")
-    other = fs.convert_csv(hive / "day=tue" / "part-0.csv", tmp_path / "other", like=tmp_path / "out", label="y")
-    assert read_all(other)["x"].tolist() == [[3, 1]]
+    like = convert_all(tmp_path / "out", hive, labels=("y",)).schema
+
+    def convert_like(file: Path, out: Path) -> Dataset:
+        sources = find_sources([str(file)], like.features)
+        return convert(ConvertRequest(sources, labels=("y",), like=like), out, SerialExecutor())
+
+    assert read_all(convert_like(hive / "day=tue" / "part-0.csv", tmp_path / "other"))["x"].tolist() == [[3, 1]]
     (hive / "day=tue").rename(hive / "day=wed")
     with pytest.raises(RowError, match="column 'day': 'wed' does not occur in the training data"):
-        fs.convert_csv(hive / "day=wed", tmp_path / "new", like=tmp_path / "out", label="y")
+        convert_like(hive / "day=wed", tmp_path / "new")
 
 
 def test_they_are_kept_by_specs_samples_and_repairs(hive: Path, tmp_path: Path) -> None:
