@@ -15,6 +15,7 @@ from .open import BROKEN, decompressed
 TARS = {".tar": "", ".tar.gz": ".gz", ".tgz": ".gz", ".tar.bz2": ".bz2", ".tar.xz": ".xz", ".tar.zst": ".zst"}
 ZIP = ".zip"
 TAR_END = bytes(512)
+DAMAGED: tuple[type[Exception], ...] = (*BROKEN, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 def is_archive(name: str) -> bool:
@@ -66,7 +67,7 @@ def archive_in_words(path: str) -> Iterator[None]:
         yield
     except NotImplementedError as error:  # a compression method of zip
         raise SourceError(f"{path} cannot be unpacked ({error}); unpack it and name the files in it") from None
-    except (*BROKEN, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise SourceError(f"{path} is not a complete archive ({error}); download or pack it again") from None

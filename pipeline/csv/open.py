@@ -219,9 +219,9 @@ def _unpack_stream(
         blocks = chain([text], blocks)
     head, begin, whole = b"", None, False
     while begin is None:
-        block = next(blocks, None)
-        whole = block is None
-        head += block or b""
+        more = next(blocks, None)
+        whole = more is None
+        head += more or b""
         begin = _read_begin(path, head, encoding, options, whole)
     dialect = replace(begin.dialect, written=way.describe() if way else "")
     table = CsvTable(path, unpacked, True, dialect, begin.header, 0, begin.line, 0, renamed=begin.renamed)

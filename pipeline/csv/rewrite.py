@@ -167,7 +167,7 @@ def _past_spaces(text: np.ndarray, i: int) -> int:
 @compiled
 def _delimiter_at(text: np.ndarray, i: int, delimiter: np.ndarray) -> bool:
     if len(delimiter) == 0:
-        return text[i] == SPACE or text[i] == TAB
+        return bool(text[i] == SPACE or text[i] == TAB)
     same = i + len(delimiter) <= len(text)
     for at in range(len(delimiter)):
         same = same and text[i + at] == delimiter[at]

@@ -62,7 +62,8 @@ def _leaves(name: str, path: Path, kind: pa.DataType, values: pa.Array | None) -
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    named = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in named)
 
 
 def _is_list_of_numbers(kind: pa.DataType) -> bool:
@@ -100,7 +101,8 @@ class PlainColumns:
             for depth in range(1, len(path)):
                 self.lengths[path[:depth]] = max(self.lengths.get(path[:depth], 0), int(path[depth]) + 1)
         self.wrong = dict[int, tuple[str, str]]()
-        self._found = {(name,): batch.column(position) for position, name in enumerate(names)}
+        self._found: dict[Path, pa.Array] = {(name,): batch.column(at) for at, name in enumerate(names)}
+        self._checked = set[Path]()
 
     def column(self, name: str) -> pa.Array:
         """A column by its name."""
@@ -114,7 +116,8 @@ class PlainColumns:
             if pa.types.is_struct(outer.type):
                 self._found[path] = pc.struct_field(outer, [position])
             else:
-                if position == 0:
+                if path[:-1] not in self._checked:
+                    self._checked.add(path[:-1])
                     outer = self._found[path[:-1]] = self._of_one_length(outer, path[:-1])
                 self._found[path] = pc.list_element(outer, position)
         return self._found[path]
@@ -151,7 +154,7 @@ def checked_text(column: pa.Array) -> tuple[pa.Array, list[int]]:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

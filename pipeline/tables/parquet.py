@@ -182,10 +182,12 @@ class TableReader:
         file = opened(self.source.path, self.source.place)
         names = file.schema_arrow.names
         self._names = unique_names(names)
-        if self._names == tuple(names):  # otherwise names do not say which column is meant
+        chosen = None  # all columns, if names do not say which one is meant
+        if self._names == tuple(names):
             self._names = tuple(name for name in names if name in used) or self._names[:1]
-            return file.iter_batches(rows, row_groups=[self.piece.start], columns=list(self._names))
-        return file.iter_batches(rows, row_groups=[self.piece.start])
+            chosen = list(self._names)
+        batches: Iterator[pa.RecordBatch] = file.iter_batches(rows, row_groups=[self.piece.start], columns=chosen)
+        return batches
 
     def _place(
         self, column: pa.Array, name: str, place: int, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]

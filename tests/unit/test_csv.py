@@ -235,7 +235,7 @@ def test_a_missing_value_below_the_sample_is_found(write_csv: WriteCsv, tmp_path
 def test_a_request_is_identified_as_in_earlier_versions_unless_a_new_option_is_used() -> None:
     added = {"escape", "skip_lines", "names"}
     assert not added & ConvertRequest((Source("a.csv", 9, 0),)).to_json()["csv"].keys()
-    used = ConvertRequest((Source("a.csv", 9, 0),), csv=CsvOptions(names="a,b", skip_lines=1))
+    used = ConvertRequest((Source("a.csv", 9, 0),), csv=CsvOptions(names=("a", "b"), skip_lines=1))
     assert used.to_json()["csv"].keys() & added == {"names", "skip_lines"}
     assert ConvertRequest.from_json(json.loads(json.dumps(used.to_json()))) == used
 

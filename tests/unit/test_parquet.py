@@ -80,7 +80,7 @@ def test_the_numbers_of_lists_are_columns(kind: pa.DataType, tmp_path: Path) -> 
     parquet.write_table(pa.table({"v": [7, 8, 9], "e": lists}), tmp_path / "t.parquet", row_group_size=2)
     dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out")
     assert dataset.schema.features == ("v", "e_0", "e_1")
-    assert np.array_equal(read_all(dataset)["x"], [[7, 1, 2], [8, np.nan, np.nan], [9, 5, 6]], equal_nan=True)
+    np.testing.assert_array_equal(read_all(dataset)["x"], np.array([[7, 1, 2], [8, np.nan, np.nan], [9, 5, 6]]))
     assert convert_file(tmp_path / "t.parquet", tmp_path / "v", ignore=("e",)).schema.features == ("v",)
     assert convert_file(tmp_path / "t.parquet", tmp_path / "e", ignore=("v", "e_0")).schema.features == ("e_1",)
 
@@ -92,6 +92,8 @@ def test_lists_of_another_length_are_faults(tmp_path: Path) -> None:
         convert_file(tmp_path / "t.parquet", tmp_path / "out")
     dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", on_error="skip")
     assert read_all(dataset)["x"].tolist() == [[7, 1, 2], [9, 5, 6]]
+    with pytest.raises(RowError, match=message):
+        convert_file(tmp_path / "t.parquet", tmp_path / "second", ignore=("e_0",))
 
 
 def test_structs_and_lists_of_lists_are_columns(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_text_that_is_not_utf8_is_a_fault_of_its_row(kind: pa.DataType, tmp_path
     assert len(dataset) == 3
 
 
-class OpenKeys(encryption.KmsClient):
+class OpenKeys(encryption.KmsClient):  # type: ignore[misc]
     """A store of keys that keeps no secret."""
 
     def wrap_key(self, key_bytes: bytes, _: str) -> bytes:
