@@ -102,7 +102,7 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     expected = request.like.features if request.like else ()
     opened = fill_columns([one for tables in found for one in tables], request.columns, expected)
     tables = [one.table for one in opened]
-    named = [name for name, value in tables[0].constants.items() if value is not None]
+    named = dict.fromkeys(name for one in tables for name, value in one.constants.items() if value is not None)
     folders = f", columns from the folders' names: {', '.join(named)}" if named else ""
     progress("dialect", 1, 1, tables[0].describe() + folders)
     if not any(one.pieces is None or one.pieces for one in opened):
