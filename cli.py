@@ -58,7 +58,8 @@ def options(
 
 @request_command(convert_app, ConvertTablesRequest, "csv")
 def convert_csv(request: ConvertTablesRequest) -> None:
-    """Convert CSV or Parquet files into a dataset: chunked Zarr arrays with a manifest. Run the same command to resume.
+    """Convert CSV, Parquet, Arrow or JSON lines files into a dataset: chunked Zarr arrays with a manifest. Run the same
+    command to resume.
 
     Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
     """

@@ -80,7 +80,7 @@ class ConversionRequest(Options):
 
 
 class ConvertTablesRequest(ConversionRequest, TableOptions):
-    """Convert CSV and Parquet files into a dataset."""
+    """Convert CSV, Parquet, Arrow and JSON lines files into a dataset."""
 
 
 class ConvertImagesRequest(ConversionRequest, ImageOptions):

@@ -12,27 +12,30 @@ import lzma
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from ..storage.errors import SourceError
 from ..storage.format import Source
 from ..storage.places.locate import locate
+from .csv.archive import archive_in_words, archive_members, is_archive
 from .csv.cut import PACKER
 from .csv.dialect import MARK_OF_UTF8, find_dialect, find_encoding, padded
-from .csv.kernels import count_rows, skip_rows
-from .csv.open import BROKEN, COMPRESSED, decompressed
+from .csv.kernels import count_lines, count_rows, skip_rows
+from .csv.open import BROKEN, COMPRESSED, decompressed, past_preamble, rewriting_of
 from .csv.options import CsvOptions
 from .images.files import ImageFile, read_image
 from .images.listing.archives import FIELDS, Listed, sample_key, top_folder
 from .images.listing.folders import Tour
 from .images.listing.list import open_place
+from .tables.arrow import damage_in_words, is_stream, open_native
 from .tables.parquet import opened
-from .tables.sources import PARQUET
+from .tables.sources import is_table, kind_of, partition_folders
 
 SOURCES = 4  # number of files to sample rows from
 TEXT_BYTES = 32 << 20  # of uncompressed CSV and of Parquet files
@@ -69,18 +72,24 @@ class _Part:
 
 def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -> SourceSample:
     """Sample the first rows of some tables. A small source is used unchanged."""
-    chosen = sources[:: -(-len(sources) // SOURCES)]
+    filled = [source for source in sources if source.bytes]
+    chosen = filled[:: -(-len(filled) // SOURCES)]
     parts, origins = [], {}
     for number, source in enumerate(chosen):
-        target = folder / f"{number:04d}" / PurePath(source.path).name
-        target.parent.mkdir()
-        if source.path.lower().endswith(PARQUET):
-            parts.append(_first_of_table(source, TEXT_BYTES // len(chosen), target))
+        copies = folder / f"{number:04d}"
+        target = copies.joinpath(*partition_folders(source), PurePath(source.path).name)
+        target.parent.mkdir(parents=True)
+        if is_archive(source.path):
+            parts.append(_first_of_archive(source, options, PACKED_BYTES // len(chosen), target))
         else:
             packed = PurePath(source.path).suffix.lower() in COMPRESSED
             most = (PACKED_BYTES if packed else TEXT_BYTES) // len(chosen)
-            parts.append(_first_of_text(source, options, most, target))
+            parts.append(_first_of_file(source, options, most, target))
         origins[str(target)] = source.path
+        if source.partitions:  # they are found in the names of the folders below the one that is given
+            if parts[-1].place == source.path:
+                target.write_bytes(locate(source.path).read_bytes())
+            parts[-1] = replace(parts[-1], place=str(copies))
     return SourceSample(
         tuple(part.place for part in parts),
         sum(part.bytes for part in parts),
@@ -89,6 +98,51 @@ def sample_texts(sources: Sequence[Source], options: CsvOptions, folder: Path) -
         sum(part.packed for part in parts),
         origins,
     )
+
+
+def _first_of_file(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
+    match kind_of(source.path):
+        case "Parquet":
+            return _first_of_table(source, most, target)
+        case "Arrow":
+            return _first_of_arrow(source, most, target)
+        case "JSON lines":
+            return _first_of_lines(source, most, target)
+        case _:
+            return _first_of_text(source, options, most, target)
+
+
+def _first_of_arrow(source: Source, most: int, target: Path) -> _Part:
+    """A small Arrow file unchanged, or the first rows of a large one."""
+    if source.bytes <= most:
+        return _Part(source.path, source.bytes)
+    with damage_in_words(source.path, "Arrow"), open_native(source.path) as file:
+        if is_stream(source.path, source.path):
+            batches = iter(pa.ipc.open_stream(file))
+        else:
+            whole = pa.ipc.open_file(file)
+            batches = map(whole.get_batch, range(whole.num_record_batches))
+        first = next(batches)
+        first = first.slice(0, max(1, most * first.num_rows // max(1, first.nbytes)))
+        with pa.ipc.new_file(target, first.schema) as writer:
+            writer.write_batch(first)
+    return _Part(str(target), min(source.bytes, first.nbytes))
+
+
+def _first_of_lines(source: Source, most: int, target: Path) -> _Part:
+    """Complete lines from about the first `most` bytes of JSON lines, with the source's compression."""
+    suffix = PurePath(source.path).suffix.lower()
+    raw = locate(source.path).read_range(0, min(most, source.bytes))
+    data, used = _unpacked(raw, suffix)
+    packed = len(PACKER.encode(data))
+    if used == source.bytes:
+        return _Part(source.path, source.bytes, packed)
+    kept = data[: data.rfind(b"\n") + 1]
+    if not kept:
+        return _first_of_lines(source, 4 * most, target)
+    target.write_bytes(_compressed(kept, suffix))
+    share = len(kept) / len(data)
+    return _Part(str(target), round(used * share), round(packed * share))
 
 
 def _first_of_table(source: Source, most: int, target: Path) -> _Part:
@@ -123,6 +177,23 @@ def _first_of_text(source: Source, options: CsvOptions, most: int, target: Path)
     return _Part(str(target), round(used * share), round(packed * share))
 
 
+def _first_of_archive(source: Source, options: CsvOptions, most: int, target: Path) -> _Part:
+    """A small archive unchanged, or the first rows of the first CSV file in a large one, compressed as the archive."""
+    if source.bytes <= most:
+        return _Part(source.path, source.bytes, source.bytes)
+    with archive_in_words(source.path):
+        for name, stream in archive_members(source.path):
+            if not is_table(name.split("/")) or kind_of(name) != "CSV" or is_archive(name):
+                continue
+            data, _ = _unpacked(stream.read(UNPACKED_BYTES), PurePath(name).suffix.lower())
+            text = data.decode(find_encoding(data, options), "replace").encode()
+            kept = _whole_rows(source.path, text.removeprefix(MARK_OF_UTF8), options)
+            copy = target.with_name(f"{PurePath(name).name.partition('.')[0]}.csv.gz")
+            copy.write_bytes(packed := gzip.compress(kept, 1))
+            return _Part(str(copy), min(source.bytes, len(packed)), len(PACKER.encode(kept)))
+    raise SourceError(f"{source.path} contains no CSV files to estimate from; unpack it and name the files in it")
+
+
 def _unpacked(raw: bytes, suffix: str) -> tuple[bytes, int]:
     """The decompressed start of a file, as far as it can be read, and the number of bytes that it takes in the file."""
     file, parts, length = io.BytesIO(raw), list[bytes](), 0
@@ -153,9 +224,16 @@ def _whole_rows(path: str, text: bytes, options: CsvOptions) -> bytes:
     """A text without its last row, which may be truncated; empty if less than a header and a row remain."""
     if not text.strip():
         return b""
-    marks, rows = find_dialect(path, text, "utf-8", options).marks(), padded(text)
+    begin = past_preamble(path, text, options, False)
+    if begin is None:
+        return b""
+    before, _, own = begin
+    if way := rewriting_of(path, text, options):
+        plain, length = way.rewrite(text[before:], final=False)
+        return text[: before + length] if count_lines(np.frombuffer(plain, np.uint8)) > 1 else b""
+    marks, rows = find_dialect(path, text[before:], "utf-8", own).marks(), padded(text[before:])
     _, count, _ = count_rows(rows, False, marks)
-    return text[: skip_rows(rows, count - 1, marks)] if count > 2 else b""
+    return text[: before + skip_rows(rows, count - 1, marks)] if count > 2 else b""
 
 
 def sample_images(places: Sequence[str], folder: Path) -> SourceSample:

@@ -360,11 +360,16 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Source:
-    """A source file at the time it was read."""
+    """A source file at the time it was read. `partitions` are the columns that its folders give, such as `day=mon`."""
 
     path: str
     bytes: int
     mtime_ns: int
+    partitions: dict[str, str | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The source as JSON, as earlier versions wrote it unless there are partitions."""
+        return {name: value for name, value in asdict(self).items() if name != "partitions" or value}
 
 
 @dataclass(frozen=True)

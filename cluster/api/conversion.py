@@ -38,7 +38,8 @@ class ConvertTablesCall(ConvertTablesRequest, Session):
 
 @entry(ConvertTablesCall, ConvertTablesRequest)
 def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
-    """Convert CSV files (plain, .gz, .bz2, .xz, .zst) and Parquet files into a dataset.
+    """Convert CSV, Parquet, Arrow, Feather and JSON lines into a dataset; CSV and JSON may be compressed (.gz, .bz2,
+    .xz, .zst), and all may be in .zip and .tar archives.
 
     Text columns become category codes, and dates become a number of days or seconds. The same call resumes an
     interrupted conversion, and produces the same bytes.
@@ -83,7 +84,7 @@ def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, sessio
 def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert the sources of a request; see `convert_csv`."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
-    conversion = ConvertRequest.of(find_sources(request.places), request, like)
+    conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like)
     root = locate(str(request.out))
     return convert_request(conversion, root, request.overwrite, session, request.dask, report_file(request))
 

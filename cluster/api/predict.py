@@ -145,7 +145,7 @@ def _source_dataset(job: RunJob, request: PredictRequest, target: Place, session
                 warn = partial(session.listener.announce, "warning")
                 yield write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
         else:
-            tables = ConvertRequest(find_sources([source]), id=id, like=job.schema)
+            tables = ConvertRequest(find_sources([source], job.schema.features), id=id, like=job.schema)
             yield _convert_source(tables, scratch / "source.zarr", job, session)
     finally:
         scratch.remove_tree()

@@ -6,7 +6,7 @@ in order and selects the right one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from .dialect import Dialect
 from .kernels import LINE_FEED, RETURN, count_lines, count_rows, holds_any
+from .names import says_renamed
 from .row_batch import Piece
 
 PIECE_BYTES = 16 << 20
@@ -31,7 +32,9 @@ BLANK = np.frombuffer(b"\n \t", np.uint8)  # a line that begins with one of thes
 class CsvTable:
     """One CSV source. Its text is in `place`: the source itself, or a copy whose pieces are compressed (`packed`).
 
-    The rows begin at byte `start`, which is in line `line` (from 1); a packed copy contains the rows only.
+    The rows begin at byte `start`, which is in line `line` (from 1); a packed copy contains the rows only. `constants`
+    are columns that the file does not have and whose value is the same in all rows, None if it is missing. `renamed`
+    are the columns whose names occur several times in the header.
     """
 
     path: str
@@ -42,10 +45,17 @@ class CsvTable:
     start: int
     line: int
     bytes: int
+    constants: dict[str, str | None] = field(default_factory=dict)
+    renamed: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return (*self.header, *self.constants)
 
     def describe(self) -> str:
         """A description for the console."""
-        return self.dialect.describe()
+        return self.dialect.describe() + says_renamed(self.renamed)
 
 
 @dataclass(frozen=True)
@@ -119,9 +129,9 @@ def count_text(text: np.ndarray, dialect: Dialect) -> tuple[int, Count, Count]:
 
 
 def resolve_cuts(table: CsvTable, cuts: Sequence[Cut]) -> list[Piece]:
-    """The pieces of a table, from the counts of all its ranges in order.
+    """The pieces of a table, from the counts of all its ranges in order; none if it has no rows.
 
-    Raises SourceError for a table without rows, and for a row that is too long.
+    Raises SourceError for a row that is too long.
     """
     inside, line = False, table.line
     begins: list[tuple[int, int, int]] = []
@@ -132,9 +142,7 @@ def resolve_cuts(table: CsvTable, cuts: Sequence[Cut]) -> list[Piece]:
                 (cut.start + (count.first if inside else 0), line + (count.line if inside else 0), count.rows)
             )
         inside, line = count.inside, line + cut.lines
-    if not begins:
-        raise SourceError(f"{table.path} has a header but no rows; there is nothing to convert")
-    ends = [start for start, _, _ in begins[1:]] + [table.bytes]
+    ends = [*(start for start, _, _ in begins), table.bytes][1:]
     pieces = [Piece(start, stop, at, rows) for (start, at, rows), stop in zip(begins, ends, strict=True)]
     for piece in pieces:
         check_length(table.path, piece.line, piece.stop - piece.start)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...storage.errors import SourceError, UsageError
 from .kernels import find_rows
+from .names import unique_names
 from .options import MISSING, CsvOptions
 
 DELIMITERS = ",\t;|"
@@ -38,7 +39,8 @@ COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """The dialect of one file. `comment` and `thousands` are empty if the file has none."""
+    """The dialect of one file. `comment` and `thousands` are empty if the file has none. `written` describes the
+    delimiter of the source if the text had to be rewritten, `named` whether the columns have given names."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -48,6 +50,8 @@ class Dialect:
     missing: tuple[str, ...] = MISSING
     encoding: str = "utf-8"
     header: bool = True
+    written: str = ""
+    named: bool = False
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -59,8 +63,10 @@ class Dialect:
 
     def describe(self) -> str:
         """A description for the console."""
-        parts = [f"delimiter {NAMES.get(self.delimiter, self.delimiter)}", f"encoding {self.encoding}"]
-        parts.append("header in the first row" if self.header else "no header: columns named 0, 1, 2, …")
+        delimiter = self.written or f"delimiter {NAMES.get(self.delimiter, self.delimiter)}"
+        parts = [delimiter, f"encoding {self.encoding}"]
+        unnamed = "no header: columns named " + ("by --names" if self.named else "0, 1, 2, …")
+        parts.append("header in the first row" if self.header else unnamed)
         if self.decimal != ".":
             parts.append(f"decimal point '{self.decimal}'")
         if self.comment:
@@ -105,7 +111,7 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
         missing=options.missing,
         encoding=encoding,
     )
-    delimiter = options.delimiter or _find_delimiter(path, head, dialect)
+    delimiter = options.delimiter or find_delimiter(path, head, dialect)
     dialect = replace(dialect, delimiter=delimiter, decimal=options.decimal or ".")
     if options.comment is None and head.lstrip(b"\r\n \t").startswith(b"#") and _comments_lead(head, dialect):
         dialect = replace(dialect, comment="#")
@@ -122,8 +128,8 @@ def find_dialect(path: str, head: bytes, encoding: str, options: CsvOptions) -> 
             f"comment '{dialect.comment}' and thousands '{dialect.thousands}' characters must all differ; set them "
             "with --delimiter, --quote, --decimal, --comment and --thousands"
         )
-    header = options.header == "first" or (options.header == "auto" and _has_header(path, rows, dialect))
-    return replace(dialect, header=header)
+    found = options.header == "auto" and not options.names and _has_header(path, rows, dialect)
+    return replace(dialect, header=options.header == "first" or found, named=bool(options.names))
 
 
 def sample_rows(head: bytes, dialect: Dialect, most: int = SAMPLE_ROWS) -> list[list[str]]:
@@ -152,7 +158,7 @@ def split_row(row: bytes, dialect: Dialect) -> list[str]:
             return fields
 
 
-def _find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
+def find_delimiter(path: str, head: bytes, dialect: Dialect) -> str:
     """The candidate for which most rows have as many fields as the header, or at least as one another, and the most."""
     best, most = ",", (False, 1)
     names = [suffix.lower() for suffix in PurePath(path).suffixes]
@@ -182,7 +188,7 @@ def _check_single(path: str, head: bytes, dialect: Dialect) -> None:
         name = NAMES.get(mark, f"'{mark}'" if mark.isprintable() else repr(mark))
         remedy = f"use --delimiter {'' if mark.isprintable() else '$'}{mark!r}"
         if runs:
-            remedy = "replace each run of spaces by a comma"
+            remedy = "use --delimiter whitespace"
         raise SourceError(
             f"{path}: no delimiter was found, but most rows have several fields if {name} separates them; {remedy}, or "
             "use --delimiter , if the file has a single column"
@@ -258,15 +264,25 @@ def _has_header(path: str, rows: Sequence[Sequence[str]], dialect: Dialect) -> b
     return False
 
 
-def column_names(path: str, row: Sequence[str], line: int) -> tuple[str, ...]:
-    """The names in a header; a column without one is called as pandas does, `Unnamed: 2`. Raises SourceError for names
-    that are duplicated or not UTF-8."""
-    names = [name if name.strip() else f"{UNNAMED}{position}" for position, name in enumerate(row)]
-    seen = set[str]()
-    for name in names:
-        if name in seen:
-            raise SourceError(f"{path}, line {line}: two columns are named '{name}'; rename one of them")
-        if any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise SourceError(f"{path}, line {line}: the header is not UTF-8; set --encoding, e.g. latin-1")
-        seen.add(name)
-    return tuple(names)
+def column_names(
+    path: str, row: Sequence[str], line: int, rows: Sequence[Sequence[str]], given: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The names of the columns of a header above `rows`, or those given instead.
+
+    A column without a name is called as pandas does, `Unnamed: 2`, and so is one that only the rows have: the last if
+    they all end with a delimiter, the first if they have names of their own, as R writes them. Raises SourceError for
+    names that are not UTF-8, or whose number is not that of the columns.
+    """
+    if given and len(given) != len(row):
+        raise SourceError(
+            f"{path}: --names gives {len(given):,} names, but the rows have {len(row):,} fields; name all"
+        )
+    names = [name if name.strip() else f"{UNNAMED}{position}" for position, name in enumerate(given or row)]
+    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+        raise SourceError(f"{path}, line {line}: the header is not UTF-8; set --encoding, e.g. latin-1")
+    if rows and not given and {len(one) for one in rows} == {len(row) + 1}:
+        if not any(one[-1].strip() for one in rows):
+            names.append(f"{UNNAMED}{len(row)}")
+        elif len(rows) > 1 and len({one[0] for one in rows}) == len(rows):
+            names.insert(0, f"{UNNAMED}0")
+    return unique_names(names)

@@ -7,10 +7,12 @@ pieces in the conversion's work folder. After that, both kinds of files are read
 import bz2
 import codecs
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import PurePath
 from typing import IO, Any
@@ -23,12 +25,26 @@ from ...storage.errors import SourceError
 from ...storage.format import Source
 from ...storage.places.locate import locate
 from .cut import PACKER, PIECE_BYTES, CsvTable, check_length, count_text
-from .dialect import MARK_OF_UTF8, Dialect, column_names, find_dialect, find_encoding, padded, sample_rows, split_row
+from .dialect import (
+    MARK_OF_UTF8,
+    Dialect,
+    column_names,
+    find_delimiter,
+    find_dialect,
+    find_encoding,
+    padded,
+    sample_rows,
+    split_row,
+)
 from .kernels import count_lines, find_rows
+from .names import renamed_columns
 from .options import CsvOptions
+from .rewrite import Rewriting, find_rewriting, rewritten
 from .row_batch import Piece
 
 HEAD_BYTES = 256 << 10
+LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")
+SEPARATOR_LINE = re.compile(rb"\"?sep=([^\r\n\"]{1,4})\"?(\r\n|\n|\r)", re.IGNORECASE)
 BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, igzip_lib.IsalError, lzma.LZMAError, OSError)  # type: ignore[assignment]
 """The exceptions raised by a damaged or truncated stream."""
 
@@ -39,15 +55,15 @@ def open_csv(
     """Open a source: its table, its pieces if they are already known (because the source had to be unpacked to the file
     `unpacked`), and the fields of its first rows.
 
-    Raises SourceError for a file that is empty, has only a header, is damaged or truncated, or does not match its
-    encoding.
+    Raises SourceError for a file that is empty, damaged or truncated, or does not match its encoding.
     """
     path = source.path
     suffix = PurePath(path).suffix.lower()
     head = locate(path).read_range(0, min(HEAD_BYTES, source.bytes))
     encoding = "utf-8" if suffix in COMPRESSED else find_encoding(head, options)
-    if suffix in COMPRESSED or encoding != "utf-8":
-        return _unpack(path, options, unpacked, suffix)
+    if suffix in COMPRESSED or encoding != "utf-8" or rewriting_of(path, head.removeprefix(MARK_OF_UTF8), options):
+        with closing(locate(path).open_stream()) as raw:
+            return unpack_csv(path, suffix, raw, options, unpacked)
     skipped = len(MARK_OF_UTF8) if head.startswith(MARK_OF_UTF8) else 0
     while True:
         whole = len(head) == source.bytes
@@ -55,8 +71,9 @@ def open_csv(
         if begin:
             break
         head = locate(path).read_range(0, min(4 * len(head), source.bytes))
-    table = CsvTable(path, path, False, begin.dialect, begin.header, skipped + begin.start, begin.line, source.bytes)
-    return table, None, sample_rows(head[table.start :], table.dialect)
+    start, renamed = skipped + begin.start, begin.renamed
+    table = CsvTable(path, path, False, begin.dialect, begin.header, start, begin.line, source.bytes, renamed=renamed)
+    return table, None, begin.sample
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,35 @@ class _Begin:
     header: tuple[str, ...]
     start: int
     line: int
+    renamed: tuple[str, ...]
+    sample: list[list[str]]
+
+
+def past_preamble(path: str, head: bytes, options: CsvOptions, whole: bool) -> tuple[int, int, CsvOptions] | None:
+    """Where the text begins after the lines to skip, and after a line `sep=;` as Excel writes it; the number of those
+    lines, and the options with that delimiter. None if more of the text is needed. Raises SourceError."""
+    at = 0
+    for line in range(options.skip_lines):
+        found = LINE_END.search(head, at)
+        if not found and not whole:
+            return None
+        if not found:
+            raise SourceError(f"{path} has only {line + 1:,} lines, but --skip-lines skips {options.skip_lines:,}")
+        at = found.end()
+    if found := SEPARATOR_LINE.match(head, at):
+        delimiter = options.delimiter or found[1].decode(errors="replace")
+        return found.end(), options.skip_lines + 1, options.model_copy(update={"delimiter": delimiter})
+    return at, options.skip_lines, options
+
+
+def rewriting_of(path: str, head: bytes, options: CsvOptions) -> Rewriting | None:
+    """How a text that begins with `head` has to be rewritten, if so."""
+    begin = past_preamble(path, head, options, False)
+    if begin is None:
+        return None
+    head, options = head[begin[0] :], begin[2]
+    dialect = Dialect(quote=options.quote, comment=options.comment or "")
+    return find_rewriting(head, options, partial(find_delimiter, path, head, dialect))
 
 
 def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whole: bool) -> _Begin | None:
@@ -76,6 +122,11 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
         if whole:
             raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
         return None
+    begin = past_preamble(path, head, options, whole)
+    if begin is None:
+        return None
+    before, lines, options = begin
+    head = head[before:]
     dialect = find_dialect(path, head, encoding, options)
     [[first, end]] = find_rows(padded(head), dialect.marks(), 1).tolist()
     if dialect.comment and options.comment is None:
@@ -88,23 +139,29 @@ def _read_begin(path: str, head: bytes, encoding: str, options: CsvOptions, whol
         return None
     end = min(end, len(head)) if end >= 0 else len(head)
     fields = split_row(head[first:end], dialect)
-    line = 1 + count_lines(np.frombuffer(head[:first], np.uint8))
+    line = 1 + lines + count_lines(np.frombuffer(head[:first], np.uint8))
     if not dialect.header:
-        return _Begin(dialect, tuple(map(str, range(len(fields)))), first, line)
+        names = column_names(path, fields, line, (), options.names or tuple(map(str, range(len(fields)))))
+        return _Begin(dialect, names, before + first, line, (), sample_rows(head[first:][:HEAD_BYTES], dialect))
     if head[end - 1 : end + 1] == b"\r\n":  # past_row stops after the CR
         end += 1
-    return _Begin(dialect, column_names(path, fields, line), end, 1 + count_lines(np.frombuffer(head[:end], np.uint8)))
+    rows = sample_rows(head[end:][:HEAD_BYTES], dialect)
+    names = column_names(path, fields, line, rows, options.names or ())
+    line = 1 + lines + count_lines(np.frombuffer(head[:end], np.uint8))
+    return _Begin(dialect, names, before + end, line, renamed_columns(options.names or fields), rows)
 
 
-def _unpack(
-    path: str, options: CsvOptions, unpacked: str, suffix: str
+def unpack_csv(
+    path: str, suffix: str, raw: Any, options: CsvOptions, unpacked: str
 ) -> tuple[CsvTable, tuple[Piece, ...], list[list[str]]]:
+    """Open a CSV source that is read once from start to end, and store its rows in the file `unpacked`; see
+    `open_csv`. `raw` is the stream of the file, compressed as its suffix says."""
     try:
-        with closing(locate(path).open_stream()) as raw, closing(decompressed(raw, suffix)) as stream:
+        with closing(decompressed(raw, suffix)) as stream:
             return _unpack_stream(path, options, unpacked, stream)
     except BROKEN as error:
-        if isinstance(error, OSError) and error.errno:  # an error of the disk; a damaged stream has no errno
-            raise
+        if suffix not in COMPRESSED or (isinstance(error, OSError) and error.errno):
+            raise  # an error of the disk, or of the archive around it; a damaged stream has no errno
         raise SourceError(f"{path} is not a complete {suffix} file ({error}); download or compress it again") from None
     except UnicodeError as error:
         raise SourceError(
@@ -150,19 +207,27 @@ def _unpack_stream(
     first = bytes(stream.read(PIECE_BYTES))
     encoding = find_encoding(first, options)
     blocks = _decoded(stream, encoding, first)
+    text = b""
+    while len(text) < HEAD_BYTES and (block := next(blocks, b"")):
+        text += block
+    way = rewriting_of(path, text, options)
+    if way and (preamble := past_preamble(path, text, options, False)):
+        before, lines, options = preamble
+        options = way.options(options).model_copy(update={"skip_lines": 0})
+        blocks = chain([b"\n" * lines], rewritten(chain([text[before:]], blocks), way))  # to count the lines
+    else:
+        blocks = chain([text], blocks)
     head, begin, whole = b"", None, False
     while begin is None:
-        block = next(blocks, None)
-        whole = block is None
-        head += block or b""
+        more = next(blocks, None)
+        whole = more is None
+        head += more or b""
         begin = _read_begin(path, head, encoding, options, whole)
-    table = CsvTable(path, unpacked, True, begin.dialect, begin.header, 0, begin.line, 0)
+    dialect = replace(begin.dialect, written=way.describe() if way else "")
+    table = CsvTable(path, unpacked, True, dialect, begin.header, 0, begin.line, 0, renamed=begin.renamed)
     with locate(unpacked).whole_file() as store:
         pieces, length = _store_pieces(table, head[begin.start :], blocks, store)
-    if not pieces:
-        raise SourceError(f"{path} has a header but no rows; there is nothing to convert")
-    sample = sample_rows(head[begin.start : begin.start + HEAD_BYTES], begin.dialect)
-    return replace(table, bytes=length), tuple(pieces), sample
+    return replace(table, bytes=length), tuple(pieces), begin.sample
 
 
 def _store_pieces(table: CsvTable, first: bytes, blocks: Iterator[bytes], store: IO[bytes]) -> tuple[list[Piece], int]:

@@ -54,6 +54,11 @@ class Columns:
         """The positions of the features by name."""
         return {name: place for place, name in enumerate(self.features)}
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of all columns."""
+        return frozenset((*self.features, *self.texts))
+
 
 class Misfit(NamedTuple):
     """A number that a dtype cannot represent, and where it is: the file, the line or row, the column."""

@@ -205,13 +205,15 @@ def read_piece(source: CsvTable, piece: Piece) -> np.ndarray:
 
 
 def column_roles(header: Sequence[str], columns: Columns) -> ColumnRoles:
-    """The role of each column for `read_rows`, and its position among the features or texts."""
+    """The role of each column for `read_rows`, and its position among the features or texts. Features that the file
+    does not have are passed over."""
     roles = np.full(len(header), SKIP, np.int64)
     positions = np.zeros(len(header), np.uint64)
     column_of = {name: column for column, name in enumerate(header)}
     for role, names in ((NUMBER, columns.features), (TEXT, columns.texts)):
         for position, name in enumerate(names):
-            roles[column_of[name]], positions[column_of[name]] = role, position
+            if name in column_of:
+                roles[column_of[name]], positions[column_of[name]] = role, position
     return ColumnRoles(roles, positions)
 
 

@@ -29,7 +29,7 @@ from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
 
 KEY = "path"
-LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().model_dump()}
+LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
@@ -66,7 +66,7 @@ class ImageRequest:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
-        value = {**asdict(self), "csv": self.csv.model_dump()}
+        value = {**asdict(self), "csv": self.csv.to_json()}
         for form in (value["form"], ((value["like"] or {}).get("image") or {})):
             for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
                 del form[name]

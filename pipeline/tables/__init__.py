@@ -1,4 +1,4 @@
-"""The conversion of CSV and Parquet files: find and scan the sources, specify the dataset, write and shuffle shards.
+"""The conversion of tables (CSV, Parquet, Arrow, JSON lines): sources, findings, the spec of the dataset, its shards.
 
 Other folders import `convert.py`, `find_sources` and `ConvertRequest`; inside, `spec.py` holds the decisions as pure
 functions and the other modules carry them out. Nothing here may deal with images or depend on the executor.

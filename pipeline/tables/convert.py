@@ -28,8 +28,8 @@ from ..target.receipts import RECEIPTS, has_receipt
 from ..target.run import Stage, run_shard_tasks
 from .fill import shard_task, write_shard_task
 from .findings import ErrorTask, Findings, ScanTask, find_errors, merge_findings, scan_piece
-from .kinds import describe_kinds, sample_of
-from .readers import OpenedTable, OpenTask, SourceTable, open_source
+from .kinds import describe_kinds
+from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
 from .shuffle import ShuffleTask, gather_shard, spill_note, spill_rows
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
@@ -129,13 +129,18 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
         OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
         for i, source in enumerate(request.sources)
     ]
-    opened: list[OpenedTable] = _run(executor, open_source, tasks, "open", "sources", shown(progress, executor, root))
+    found: list[list[OpenedTable]] = _run(
+        executor, open_source, tasks, "open", "sources", shown(progress, executor, root)
+    )
+    expected = request.like.features if request.like else ()
+    opened = fill_columns([one for tables in found for one in tables], request.columns, expected)
     tables = [one.table for one in opened]
-    progress("dialect", 1, 1, tables[0].describe())
+    named = dict.fromkeys(name for one in tables for name, value in one.constants.items() if value is not None)
+    folders = f", columns from the folders' names: {', '.join(named)}" if named else ""
+    progress("dialect", 1, 1, tables[0].describe() + folders)
     if not any(one.pieces is None or one.pieces for one in opened):
-        raise SourceError(f"{tables[0].path} has no rows; there is nothing to convert")
-    first = next((one for one in opened if one.sample), opened[0])
-    sample = sample_of(first.table.header, first.sample)
+        raise _no_rows(tables[0])
+    sample = sample_columns(opened)
     columns = choose_columns(request, tables, sample)
     texts = [] if request.like else [name for name in columns.texts if name in {*columns.features, *request.labels}]
     if said := describe_kinds(tables[0], texts, columns.formats, request, sample):
@@ -149,8 +154,18 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
     for (i, _), count in zip(ranges, counts, strict=True):
         cuts[i] += count
     whole = {i: resolve_cuts(table, cuts[i]) for i, table in plain.items()}
-    pieces = [(i, piece) for i, one in enumerate(opened) for piece in (whole[i] if one.pieces is None else one.pieces)]
-    return tables, pieces, columns
+    parts = [whole[i] if one.pieces is None else one.pieces for i, one in enumerate(opened)]
+    if not any(parts):
+        raise _no_rows(tables[0])
+    empty = [table.path for table, part in zip(tables, parts, strict=True) if not part]
+    if empty := [*empty, *(source.path for source in request.sources if not source.bytes)]:
+        progress("passed over", 1, 1, f"{len(empty):,} files without rows, such as {empty[0]}")
+    return tables, [(i, piece) for i, part in enumerate(parts) for piece in part], columns
+
+
+def _no_rows(table: SourceTable) -> SourceError:
+    what = "a header but no rows" if isinstance(table, CsvTable) else "no rows"
+    return SourceError(f"{table.path} has {what}; there is nothing to convert")
 
 
 def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor) -> ConversionSpec | None:

@@ -51,12 +51,6 @@ class Wishes(Protocol):
     def like(self) -> Schema | None: ...
 
 
-def sample_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sample:
-    """The values of each column in the rows that have as many fields as the header."""
-    whole = [row for row in rows if len(row) == len(header)]
-    return dict(zip(header, zip(*whole, strict=True), strict=True)) if whole else {}
-
-
 @dataclass
 class Kinds:
     """The categorical columns and the dates among some columns, and the formats as in `Columns`."""
@@ -89,7 +83,7 @@ def choose_kinds(
     amounts = dict.fromkeys({*own} & {*request.numbers}, AMOUNT)
     formats = {**_find_local(table, quantities, sample), **of_features.formats, **amounts, **found.formats}
     dates = [*of_features.dates, *found.dates]
-    _check_format_used(request, table.header, formats, dates)
+    _check_format_used(request, table.columns, formats, dates)
     return Kinds(of_features.categories, dates, formats)
 
 
@@ -97,7 +91,7 @@ def _find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sampl
     """The kinds of columns: as requested, those of the types, or what most of the different values in the sample
     are."""
     found = Kinds()
-    given, general = split_formats(request.date_formats, table.header)
+    given, general = split_formats(request.date_formats, table.columns)
     for name in names:
         values = present(sample.get(name, ()), table)
         kind = _kind_of(request, table, name, values, given, general)
@@ -116,7 +110,7 @@ def _find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sampl
 def _find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sample) -> dict[str, str]:
     """The formats of the columns of a schema in a table: as requested, as in the schema, or as its own values have them
     where those of the schema do not fit."""
-    given, general = split_formats(request.date_formats, table.header)
+    given, general = split_formats(request.date_formats, table.columns)
     formats = {name: way for name, way in kinds.formats.items() if way == AMOUNT}
     formats |= dict.fromkeys(request.numbers, AMOUNT)
     for name in kinds.dates:

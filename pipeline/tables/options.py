@@ -13,6 +13,7 @@ INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
 FLOATS = ("float32", "float64")
 Dtype = Literal["auto", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float32", "float64"]
 Unknown = Literal["error", "code"]
+WhichColumns = Literal["same", "union", "first"]
 
 
 def _check_missing(text: str) -> str:
@@ -25,7 +26,7 @@ def _check_missing(text: str) -> str:
 
 
 class TableOptions(RoleOptions):
-    """How the columns of CSV and Parquet files are converted."""
+    """How the columns of tables are converted."""
 
     panel: ClassVar[str] = Options.panel
 
@@ -46,6 +47,11 @@ class TableOptions(RoleOptions):
     )
     task: Task = Field(default="auto", description=TASK)
     ignore: Texts = Field(default=(), description="Column to drop; repeatable.")
+    columns: WhichColumns = Field(
+        default="same",
+        description="Files whose columns differ; same: an error; union: the columns of all files, missing where a file "
+        "has none; first: those of the first file.",
+    )
     feature: Texts = Field(
         default=(), description="Column to use as a feature even though it also has a role such as --group; repeatable."
     )

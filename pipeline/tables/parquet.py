@@ -1,9 +1,7 @@
 """Parquet files as sources: each row group is a piece, and its columns are treated like the fields of a CSV file."""
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,61 +9,106 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ...storage.errors import RowError, SourceError
-from ...storage.format import Source
 from ...storage.places.locate import locate
 from ..csv.amounts import AMOUNT, read_amounts
 from ..csv.dates import YEAR_FIRST
+from ..csv.names import renamed_columns, says_renamed, unique_names
 from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, drop_rows, remedy_of
+from .arrow import (
+    SAMPLE_ROWS,
+    Format,
+    Path,
+    PlainColumns,
+    damage_in_words,
+    is_stream,
+    open_pieces,
+    plain_columns,
+    read_batch,
+    says_parts,
+)
 from .arrow_values import as_text, decoded, is_text, kind_of_type, read_dates, read_figures
 
-SAMPLE_ROWS = 100
+DROP = "drop the column with --ignore"
 
 
 @dataclass(frozen=True)
 class ParquetTable:
     """One Parquet file and its column names. A piece starts and stops at row group indices, and its lines are rows.
+    `place` is where the file is if that is not `path`, because it was unpacked; `nested` is the way to each column that
+    is a part of a struct or a list. `renamed` are the columns whose names occur several times in the file. A table in
+    another `format` is read in the same way: its pieces are record batches, or bytes of an unpacked copy.
 
     `index` are the columns that pandas has written as the index of a DataFrame, `kinds` what the types of columns hold
-    (see `kind_of_type`).
+    (see `kind_of_type`). `constants` are columns that the file does not have and whose value is the same in all rows,
+    None if it is missing.
     """
 
     path: str
     header: tuple[str, ...]
     index: tuple[str, ...] = ()
     kinds: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, str | None] = field(default_factory=dict)
+    place: str = ""
+    nested: dict[str, Path] = field(default_factory=dict)
+    renamed: tuple[str, ...] = ()
+    format: Format = "Parquet"
 
     @property
     def in_seconds(self) -> tuple[str, ...]:
         """The columns of times of day and durations."""
         return tuple(name for name, kind in self.kinds.items() if kind == "seconds")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return (*self.header, *self.constants)
+
     def describe(self) -> str:
         """A description for the console."""
-        return "Parquet"
+        lists = {str(way[0]): None for way in self.nested.values()}
+        return f"{self.format}{says_parts(lists)}{says_renamed(self.renamed)}"
 
 
-def open_table(source: Source) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
-    """Open a file: its columns, its pieces and the values of its first rows as text. A part of a folder may have no
-    rows, and then no pieces. Raises SourceError."""
-    with read_in_words(source.path), opened(source.path) as file:
+def open_table(path: str, place: str = "") -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
+    """Open a file, at `place` if it was unpacked: its columns, its pieces and the values of its first rows as text. A
+    part of a folder may have no rows, and then no pieces. Raises SourceError."""
+    with damage_in_words(path, "Parquet"), opened(path, place) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
         firsts = [0, *itertools.accumulate(counts)]
         first = next(file.iter_batches(SAMPLE_ROWS), None)
-        schema = file.schema_arrow
-        header = tuple(schema.names)
-        noted = (file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
-    index = tuple(name for name in noted if isinstance(name, str) and name in header)  # a range is a dict
-    if twice := [name for name, count in Counter(header).items() if count > 1]:
-        raise SourceError(f"{source.path}: two columns are named '{twice[0]}'; rename one of them")
-    kinds = {field.name: kind_of_type(field.type) for field in schema}
-    columns = [_shown(column) for column in first.columns] if first else []
-    pieces = [Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]]
-    return (
-        ParquetTable(source.path, header, index, kinds),
-        tuple(pieces),
-        [list(row) for row in zip(*columns, strict=True)],
-    )
+        table, sample = describe_table(path, place, "Parquet", file.schema_arrow, first)
+    return table, tuple(Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]), sample
+
+
+def open_other(
+    path: str, place: str, unpacked: str, kind: Format, suffix: str = ""
+) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
+    """Open an Arrow file, or JSON lines compressed as the suffix says; see `open_table`. What cannot be read from the
+    middle is stored in the file `unpacked`."""
+    if kind == "Arrow" and is_stream(path, place):
+        kind = "Arrow stream"
+    schema, pieces, first, stored = open_pieces(path, place, unpacked, kind, suffix)
+    table, sample = describe_table(path, stored, kind, schema, first)
+    return table, tuple(pieces), sample
+
+
+def describe_table(
+    path: str, place: str, kind: Format, schema: pa.Schema, first: pa.RecordBatch | None
+) -> tuple[ParquetTable, list[list[str]]]:
+    """The columns of a file, and the values of its first rows as text."""
+    noted = (schema.pandas_metadata or {}).get("index_columns", [])
+    index = tuple(name for name in noted if isinstance(name, str) and name in schema.names)  # a range is a dict
+    paths = plain_columns(schema, first)
+    plain = PlainColumns(first, unique_names(schema.names), paths) if first else None
+    columns = [_shown(plain.column(name)) for name in paths] if plain else []
+    types = dict(zip(unique_names(schema.names), schema.types, strict=True))
+    if plain:
+        types = {name: plain.column(name).type for name in paths}
+    kinds = {name: kind_of_type(one) for name, one in types.items()}
+    nested, renamed = {name: way for name, way in paths.items() if way != (name,)}, renamed_columns(schema.names)
+    table = ParquetTable(path, tuple(paths), index, kinds, place=place, nested=nested, renamed=renamed, format=kind)
+    return table, [list(row) for row in zip(*columns, strict=True)]
 
 
 def _shown(column: pa.Array) -> list[str]:
@@ -76,23 +119,10 @@ def _shown(column: pa.Array) -> list[str]:
     return ["" if missing else "true" for missing in column.is_null().to_pylist()]
 
 
-@contextmanager
-def read_in_words(path: str) -> Iterator[None]:
-    """Raise SourceError if Arrow cannot read a file: it is damaged, encrypted or of an unknown kind."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # an error of the disk
-            raise
-        raise SourceError(f"{path} cannot be read as Parquet ({error}); download or write it again") from None
-
-
-def opened(path: str) -> parquet.ParquetFile:
-    """Open a file or an object as Parquet. Raises SourceError if it is not a Parquet file."""
-    try:
-        return parquet.ParquetFile(locate(path).file_argument())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SourceError(f"{path} is not a complete Parquet file ({error}); download or write it again") from None
+def opened(path: str, place: str = "") -> parquet.ParquetFile:
+    """Open a file or an object, at `place` if it was unpacked, as Parquet. Raises SourceError if it is none."""
+    with damage_in_words(path, "Parquet"):
+        return parquet.ParquetFile(locate(place or path).file_argument(), page_checksum_verification=True)
 
 
 class TableReader:
@@ -111,6 +141,7 @@ class TableReader:
         self.position, self.skip = 0, skip
         self._batches: Iterator[pa.RecordBatch] | None = None
         self._rest: pa.RecordBatch | None = None
+        self._names: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -122,11 +153,16 @@ class TableReader:
         arrow = self._next(len(x))
         batch = RowBatch(arrow.num_rows, [], np.empty((arrow.num_rows, len(self.columns.texts)), np.int64), _none(), [])
         batch.begins[:] = (self.position + np.arange(arrow.num_rows))[:, None]
+        plain = PlainColumns(arrow, self._names, self.source.nested)
         wrong: dict[int, RowError] = {}
+        there, texts = {*self.source.header}, {*self.columns.texts}
         for place, name in enumerate(self.columns.features):
-            if name not in self.columns.texts:
-                self._place(arrow.column(name), name, place, x, batch, wrong)
-        batch.texts = [self._texts(arrow.column(name), name, wrong) for name in self.columns.texts]
+            if name in there and name not in texts:
+                self._place(plain.column(name), name, place, x, batch, wrong)
+        batch.texts = [self._texts(plain.column(name), name, wrong) for name in self.columns.texts]
+        for row, (name, reason) in plain.wrong.items():
+            remedy = f"{DROP} '{name}', or skip such rows with --on-error skip"
+            wrong[row] = self._error(self.position + row, name, reason, remedy)
         self.position += arrow.num_rows
         if wrong:
             drop_rows(x, batch, wrong)
@@ -139,18 +175,37 @@ class TableReader:
     def _next(self, rows: int) -> pa.RecordBatch:
         """The next rows, at most `rows`."""
         if self._batches is None:
-            wanted = [*dict.fromkeys((*self.columns.features, *self.columns.texts))]
-            file = opened(self.source.path)
-            self._batches = file.iter_batches(rows, row_groups=[self.piece.start], columns=wanted)
+            with damage_in_words(self.source.path, self.source.format):
+                self._batches = self._open(rows)
         while self._rest is None or not self._rest.num_rows:
-            with read_in_words(self.source.path):
-                self._rest = next(self._batches)
+            with damage_in_words(self.source.path, self.source.format):
+                self._rest = next(self._batches, None)
+            if self._rest is None:
+                raise SourceError(f"{self.source.path} has fewer rows than it says; download or write it again")
             passed = min(self.skip, self._rest.num_rows)
             self._rest = self._rest.slice(passed)
             self.skip -= passed
             self.position += passed
         arrow, self._rest = self._rest.slice(0, rows), self._rest.slice(rows)
         return arrow
+
+    def _open(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The batches of the columns of the file that are needed."""
+        ways = (self.source.nested.get(name, (name,)) for name in (*self.columns.features, *self.columns.texts))
+        used = {str(way[0]) for way in ways}
+        if self.source.format != "Parquet":
+            batch = read_batch(self.source.format, self.source.place, self.piece, used)
+            self._names = unique_names(batch.schema.names)
+            return iter([batch])
+        file = opened(self.source.path, self.source.place)
+        names = file.schema_arrow.names
+        self._names = unique_names(names)
+        chosen = None  # all columns, if names do not say which one is meant
+        if self._names == tuple(names):
+            self._names = tuple(name for name in names if name in used) or self._names[:1]
+            chosen = list(self._names)
+        batches: Iterator[pa.RecordBatch] = file.iter_batches(rows, row_groups=[self.piece.start], columns=chosen)
+        return batches
 
     def _place(
         self, column: pa.Array, name: str, place: int, x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]

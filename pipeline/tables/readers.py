@@ -1,22 +1,29 @@
 """A common interface to all kinds of source tables: open one, and read a piece of it."""
 
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from ...storage.errors import SourceError
 from ...storage.format import Source
+from ...storage.places.locate import locate
+from ..csv.archive import archive_in_words, archive_members, is_archive
 from ..csv.cut import CsvTable
-from ..csv.dialect import Dialect
-from ..csv.open import open_csv
+from ..csv.dialect import Dialect, is_number
+from ..csv.open import open_csv, unpack_csv
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
-from .parquet import ParquetTable, TableReader, open_table
-from .sources import PARQUET
+from .constants import ConstantReader, without_constants
+from .parquet import ParquetTable, TableReader, open_other, open_table
+from .sources import OTHERS, common_depth, folder_columns, is_table, is_visible, kind_of
 
 SourceTable = CsvTable | ParquetTable
-Reader = RowReader | TableReader
+Reader = RowReader | TableReader | ConstantReader
 
+COPY_BYTES = 1 << 20
 CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
 
 
@@ -38,20 +45,85 @@ class OpenedTable:
     sample: list[list[str]]
 
 
-def open_source(task: OpenTask) -> OpenedTable:
-    """Run a task. Raises SourceError for a file without rows, or not in the format that its suffix implies."""
-    if PurePath(task.source.path).suffix.lower() == PARQUET:
-        return OpenedTable(*open_table(task.source))
-    return OpenedTable(*open_csv(task.source, task.options, task.unpacked))
+def open_source(task: OpenTask) -> list[OpenedTable]:
+    """Run a task; the tables of an archive are sorted by name. Raises SourceError for a file without rows, or not in
+    the format that its suffix implies."""
+    path, partitions = task.source.path, task.source.partitions
+    if not task.source.bytes:  # an empty part of a folder
+        return []
+    if is_archive(path):
+        return [_with_partitions(one, partitions) for one in _open_archive(task)]
+    if kind_of(path) != "CSV":
+        return [_with_partitions(_open_columns(path, path, path, task.unpacked), partitions)]
+    return [_with_partitions(OpenedTable(*open_csv(task.source, task.options, task.unpacked)), partitions)]
+
+
+def _with_partitions(opened: OpenedTable, partitions: dict[str, str | None]) -> OpenedTable:
+    """The table with the columns that its folders give. Raises SourceError if it has one of them itself."""
+    if both := [name for name in opened.table.header if name in partitions]:
+        raise SourceError(
+            f"{opened.table.path} has a column '{both[0]}', and so have its folders; rename one of them, or name the "
+            "files outside of such folders"
+        )
+    constants = {**opened.table.constants, **partitions}
+    return replace(opened, table=replace(opened.table, constants=constants)) if partitions else opened
+
+
+def _open_archive(task: OpenTask) -> list[OpenedTable]:
+    """The tables in an archive, each unpacked to a file of its own. A single file of another name is read as CSV."""
+    path, found = task.source.path, dict[str, OpenedTable]()
+    others = list[str]()
+    with archive_in_words(path):
+        for name, stream in archive_members(path):
+            if is_table(name.split("/")) and not is_archive(name):
+                found[name] = _open_member(task, name, stream, len(found))
+            elif is_visible(name.split("/")):
+                others.append(name)
+        if not found and len(others) == 1:
+            for name, stream in archive_members(path):
+                if name == others[0]:
+                    found[name] = _open_member(task, name, stream, 0)
+    if not found:
+        raise SourceError(f"{path} contains no tables (*.csv, *.tsv, {OTHERS}); unpack it and name the files in it")
+    folders = {name: name.split("/")[:-1] for name in found}
+    above = common_depth(list(folders.values()))
+    return [
+        _with_partitions(found[name], folder_columns(folders[name], above))
+        for name in sorted(found, key=lambda name: name.split("/"))
+    ]
+
+
+def _open_columns(path: str, name: str, place: str, unpacked: str) -> OpenedTable:
+    """A table of another kind than CSV, whose file is at `place`."""
+    kind = kind_of(name)
+    if kind == "Arrow" or kind == "JSON lines":
+        return OpenedTable(*open_other(path, place, unpacked, kind, PurePath(name).suffix.lower()))
+    return OpenedTable(*open_table(path, "" if place == path else place))
+
+
+def _open_member(task: OpenTask, name: str, stream: Any, number: int) -> OpenedTable:
+    """A table in an archive, unpacked."""
+    path, unpacked = f"{task.source.path}/{name}", f"{task.unpacked}-{number:06d}"
+    suffix = PurePath(name).suffix.lower()
+    if kind_of(name) != "CSV":
+        with locate(f"{unpacked}-copy").whole_file() as copy:
+            shutil.copyfileobj(stream, copy, COPY_BYTES)
+        return _open_columns(path, name, f"{unpacked}-copy", unpacked)
+    return OpenedTable(*unpack_csv(path, suffix, stream, task.options, unpacked))
 
 
 def open_reader(
     table: SourceTable, piece: Piece, columns: Columns, numbers: Numbers, required: bool = False, skip: int = 0
 ) -> Reader:
     """A reader of the rows of a piece after the first `skip`. With `required`, a missing number is an error."""
+    constants = {name: value for name, value in table.constants.items() if name in columns.names}
+    inner = without_constants(columns, constants) if constants else columns
+    reader: RowReader | TableReader
     if isinstance(table, ParquetTable):
-        return TableReader(table, piece, columns, numbers, required, skip)
-    return RowReader(table, piece, columns, numbers, required, skip)
+        reader = TableReader(table, piece, inner, numbers, required, skip)
+    else:
+        reader = RowReader(table, piece, inner, numbers, required, skip)
+    return ConstantReader(reader, columns, numbers, required, constants) if constants else reader
 
 
 def table_to_json(table: SourceTable) -> dict[str, Any]:
@@ -63,5 +135,43 @@ def table_from_json(value: dict[str, Any]) -> SourceTable:
     """The inverse of `table_to_json`."""
     fields = {**value, "header": tuple(value["header"])}
     if fields.pop("kind") == PARQUET_KIND:
-        return ParquetTable(**{**fields, "index": tuple(fields.get("index", ()))})
-    return CsvTable(**{**fields, "dialect": Dialect.from_json(fields["dialect"])})
+        fields["nested"] = {name: tuple(way) for name, way in fields.get("nested", {}).items()}
+        lists = {name: tuple(fields.get(name, ())) for name in ("index", "renamed")}
+        return ParquetTable(**{**fields, **lists})
+    dialect, renamed = Dialect.from_json(fields["dialect"]), tuple(fields.get("renamed", ()))
+    return CsvTable(**{**fields, "dialect": dialect, "renamed": renamed})
+
+
+def fill_columns(opened: Sequence[OpenedTable], columns: str, expected: Sequence[str] = ()) -> list[OpenedTable]:
+    """Tables with the columns that they lack, without values: those of all tables ("union") or of the "first", and
+    those in `expected`; none if all must have the "same"."""
+    if columns == "same":
+        return list(opened)
+    several = opened if columns == "union" else opened[:1]
+    wanted = dict.fromkeys([*(name for one in several for name in one.table.columns), *expected])
+    filled = []
+    for one in opened:
+        there = {*one.table.columns}
+        constants = {**one.table.constants, **dict.fromkeys(name for name in wanted if name not in there)}
+        filled.append(replace(one, table=replace(one.table, constants=constants)))
+    return filled
+
+
+def sample_columns(opened: Sequence[OpenedTable]) -> dict[str, list[str]]:
+    """Values of each column, as text: those of the first rows of the first table that has it, or all values of a column
+    that is constant in each table."""
+    found = dict[str, list[str]]()
+    for one in opened:
+        new = [position for position, name in enumerate(one.table.header) if name not in found]
+        rows = [row for row in one.sample if len(row) == len(one.table.header)] if new else []
+        if rows:
+            found |= {one.table.header[position]: [row[position] for row in rows] for position in new}
+    constants = dict[str, dict[str, None]]()
+    for one in opened:
+        for name, value in one.table.constants.items():
+            if value is not None:
+                constants.setdefault(name, {})[value] = None
+    for name, values in constants.items():
+        texts = [value for value in values if not is_number(value, Dialect())]
+        found[name] = [*found.get(name, ()), *(texts or values)]  # numbers only if all are
+    return found

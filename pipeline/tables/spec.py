@@ -40,7 +40,8 @@ class ConvertRequest:
     rows). `date_formats` are formats of dates, for one column if its name and = precede it; `numbers` are columns of
     amounts such as $7.00. `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset
     that this one must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for
-    shuffling all rows.
+    shuffling all rows; `columns` is whether files must have the "same" columns, or those of all ("union") or the
+    "first" are read.
     """
 
     sources: tuple[Source, ...]
@@ -61,6 +62,7 @@ class ConvertRequest:
     like: Schema | None = None
     on_error: str = "stop"
     shuffle: int | None = None
+    columns: str = "same"
     csv: CsvOptions = field(default_factory=CsvOptions)
 
     def __post_init__(self) -> None:
@@ -93,12 +95,17 @@ class ConvertRequest:
             like=like,
             on_error=options.on_error,
             shuffle=options.shuffle,
+            columns=options.columns,
             csv=CsvOptions.model_validate(options.csv),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What identifies the conversion; stored with it."""
-        return {**asdict(self), "csv": self.csv.model_dump()}
+        """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
+        return {
+            **{name: value for name, value in asdict(self).items() if name != "columns" or value != "same"},
+            "sources": [source.to_json() for source in self.sources],
+            "csv": self.csv.to_json(),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -212,9 +219,10 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     Features are all columns except the labels, the id, ignored columns and columns with a role, in the order of the
     first table; or the features of `like`, in which case other columns are ignored.
 
-    Raises UsageError for a column that does not exist, and for sources whose columns differ.
+    `sample` has values of each column. Raises UsageError for a column that does not exist, and for sources whose
+    columns differ.
     """
-    header, path = tables[0].header, tables[0].path
+    header, path = tables[0].columns, tables[0].path
     like = request.like
     named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
@@ -222,25 +230,28 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     named += [(name, "--number") for name in request.numbers]
     named += [(name, f"--{role}") for role, names in request.roles.items() for name in names]
     named += [(name, "--feature") for name in request.features]
+    parts = parts_of(tables)
     for name, option in named:
-        if name and name not in header:
+        if name and name not in header and not (option == "--ignore" and name in parts):
             raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
     key, beside = key_of(request, tables), columns_beside(request, tables)
     if other := [name for name in request.features if name in (*request.labels, key, *request.ignore)]:
         raise UsageError(
             f"--feature {other[0]}: the column is also a label, the id or ignored; give it only one of these"
         )
-    aside = {*request.labels, key, *request.ignore, *beside, *index_columns(request, tables)}
+    ignored = {part for name in request.ignore for part in parts.get(name, (name,))}
+    aside = {*request.labels, key, *ignored, *beside, *index_columns(request, tables)}
     features = like.features if like else tuple(name for name in header if name not in aside)
     expected = {*features, *aside}
     for table in tables:
-        there = {*table.header}
+        there = {*table.columns}
         missing = [name for name in features if name not in there]
-        extra = [name for name in table.header if name not in expected and not like]
+        extra = [name for name in table.columns if name not in expected and not like and request.columns != "first"]
         unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in there]
         if missing or extra or unlabelled:
-            differences = _differences([*missing, *unlabelled], extra, table.header)
-            raise UsageError(f"{table.path} does not have the expected columns: {differences}")
+            differences = _differences([*missing, *unlabelled], extra, table.columns)
+            remedy = "" if like else "; to read such files together, use --columns union or --columns first"
+            raise UsageError(f"{table.path} does not have the expected columns: {differences}{remedy}")
     if not features:
         raise UsageError(
             f"{path} has no feature columns besides the labels, the id, ignored columns and columns with a role; check "
@@ -250,6 +261,15 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     kinds = choose_kinds(request, tables[0], features, beside, own, sample)
     texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates)))
     return Columns(features, texts, tuple(kinds.dates), texts if request.missing == "error" else own, kinds.formats)
+
+
+def parts_of(tables: Sequence[SourceTable]) -> dict[str | int, list[str]]:
+    """The columns that are parts of a nested column, by its name."""
+    found = dict[str | int, list[str]]()
+    for table in tables:
+        for name, way in table.nested.items() if isinstance(table, ParquetTable) else ():
+            found.setdefault(way[0], []).append(name)
+    return found
 
 
 def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dict[str, str]:
@@ -271,14 +291,14 @@ def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tu
     named = (name for names in request.roles.values() for name in names if name not in features)
     likes = (column.name for column in (request.like.beside if request.like else ()))
     taken = {*request.labels, request.id}
-    everywhere = (name for name in likes if name not in taken and all(name in table.header for table in tables))
+    everywhere = (name for name in likes if name not in taken and all(name in table.columns for table in tables))
     return tuple(dict.fromkeys((*named, *everywhere)))
 
 
 def key_of(request: ConvertRequest, tables: Sequence[SourceTable]) -> str | None:
     """The key column of the rows: that of `id`, or the key column of `like` if all tables have it."""
     likes = request.like.key if request.like else None
-    return request.id or (likes if all(likes in table.header for table in tables) else None)
+    return request.id or (likes if all(likes in table.columns for table in tables) else None)
 
 
 def _differences(missing: Sequence[str], extra: Sequence[str], header: Sequence[str]) -> str:
@@ -393,9 +413,11 @@ def choose_schema(
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:
     found = total.texts[name]
     if found.distinct is None:
+        numbers = f"read it as numbers without --category '{name}', " if found.kind != "text" else ""
         raise UsageError(
-            f"the text column '{name}' has too many distinct values to be a category; drop it with --ignore '{name}', "
-            f"or use it as the key with --id '{name}'"
+            f"the column '{name}' has too many distinct values to be a category (more than {DISTINCT_LIMIT:,}); "
+            f"{numbers}combine rare values in the source, drop it with --ignore '{name}', store it beside the features "
+            f"with --keep '{name}', or use it as the key with --id '{name}'"
         )
     return tuple(sorted(found.distinct))
 

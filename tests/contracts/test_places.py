@@ -98,6 +98,8 @@ class TestAnyPlace:
         (folder / "a/x.csv").write(b"1")
         assert [source.path for source in find_sources([str(folder)])] == [f"{folder}/a/x.csv", f"{folder}/b.csv"]
         assert [source.path for source in find_sources([str(folder / "b.csv")])] == [f"{folder}/b.csv"]
+        (folder / "day=a%20b/c.csv").write(b"1")
+        assert [source.partitions for source in find_sources([str(folder)])] == [{}, {}, {"day": "a b"}]
         folder.remove_tree()
         assert not folder.is_dir()
 

@@ -9,6 +9,7 @@ import pytest
 from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv.cut import CsvTable
 from foldstream.pipeline.csv.dialect import Dialect
+from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.csv.row_batch import Columns, Piece
 from foldstream.pipeline.tables.findings import merge_findings
 from foldstream.pipeline.tables.parquet import ParquetTable
@@ -129,7 +130,6 @@ def test_several_labels_are_quantities_side_by_side(write_csv: WriteCsv, tmp_pat
         ("\n\n", "is empty"),
         ("a,b,label\n", "has a header but no rows"),
         ("a,b,label\n\n\n", "has a header but no rows"),
-        ("a,a,label\n1,2,0\n", "two columns are named 'a'"),
     ],
     ids=lambda value: value.strip()[:40] or "nothing",
 )
@@ -230,6 +230,14 @@ def test_a_missing_value_below_the_sample_is_found(write_csv: WriteCsv, tmp_path
     x = read_all(dataset)["x"][:, 0]
     assert (x.dtype.name, np.flatnonzero(np.isnan(x)).tolist()) == ("float32", [100_001])
     assert dataset.statistics.missing == (1,)
+
+
+def test_a_request_is_identified_as_in_earlier_versions_unless_a_new_option_is_used() -> None:
+    added = {"escape", "skip_lines", "names"}
+    assert not added & ConvertRequest((Source("a.csv", 9, 0),)).to_json()["csv"].keys()
+    used = ConvertRequest((Source("a.csv", 9, 0),), csv=CsvOptions(names=("a", "b"), skip_lines=1))
+    assert used.to_json()["csv"].keys() & added == {"names", "skip_lines"}
+    assert ConvertRequest.from_json(json.loads(json.dumps(used.to_json()))) == used
 
 
 def test_a_stored_spec_keeps_the_keys_of_earlier_versions() -> None:

@@ -4,7 +4,10 @@ Every case is read whole and in tiny pieces, for ranges of a file are cut withou
 """
 
 import bz2
+import csv
 import gzip
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv import open as csv_open
 from foldstream.pipeline.csv.cut import CsvTable, cut_ranges, cut_tasks, resolve_cuts
 from foldstream.pipeline.csv.options import CsvOptions
+from foldstream.pipeline.csv.rewrite import Rewriting, rewritten
 from foldstream.pipeline.csv.row_batch import Columns, Numbers, Piece
 from foldstream.pipeline.csv.rows import RowReader
 from foldstream.pipeline.tables.readers import OpenTask, open_source
@@ -30,6 +34,8 @@ Options = dict[str, Any]
 
 LONG = "x" * 3_000_000
 NOTED = {"comment": "#"}
+LONG_BARS, SPACES, ESCAPES = {"delimiter": "||"}, {"delimiter": "whitespace"}, {"escape": "\\"}
+NAMES, PYTHON = {"names": "a,b"}, {"engine": "python"}
 
 READS = {
     "quoted line ends": ('who,a\n"x\ny",1\n"\n\n",2\n"p\r\nq",3\n', {}, {}),
@@ -94,6 +100,19 @@ READS = {
     "leading comments seen": ("# made by hand\n# in 2026; again\nwho;a\nx;1\ny;2\n", {}, {"sep": ";", "comment": "#"}),
     "a leading # that is a name": ("#,who,a\n1,x,2\n3,y,4\n", {}, {}),
     "a # in a text below leading comments": ("# made\na,who\n1,x#1\n2,y\n", {}, {"skiprows": 1}),
+    "two columns of one name": ("a,b,a,a,a.1\n1,2,3,4,5\n", {}, {}),
+    "lines to skip": ('Made "by hand\n\na,b\n1,2\n3,4\n', {"skip_lines": 2}, {"skiprows": 2}),
+    "lines to skip above rows": ("x\r\n1,2\r\n3,4\r\n", {"skip_lines": 1}, {"skiprows": 1, "header": None}),
+    "Excel's delimiter": ("sep=;\r\na;b\r\n1,5;2\r\n", {}, {"skiprows": 1, "sep": ";", "decimal": ","}),
+    "given names": ("1,2\n3,4\n", NAMES, {"names": ["a", "b"]}),
+    "names instead of a header": ("x,y\n3,4\n", {**NAMES, "header": "first"}, {"names": ["a", "b"], "header": 0}),
+    "long delimiters": ("who||a\nx, y|z||1\n\ny||2\nz||3\n", LONG_BARS, {"sep": r"\|\|", **PYTHON}),
+    "a delimiter beyond ASCII": ("who§a\nx,y§1\nö§2\n", {"delimiter": "§"}, {"sep": "§", **PYTHON}),
+    "runs of spaces": ("  who    a   b\n x    1.5  2\n  yy 10.25 3  \n\n z 1    4\n", {}, {"sep": r"\s+"}),
+    "runs of spaces and quotes": ('who a\n"x  y"   1\n  "" 2\n'.replace('""', '"p"'), SPACES, {"sep": r"\s+"}),
+    "numbers between spaces": ("1.0  2.5\n3.0 40.5\n", {}, {"sep": r"\s+", "header": None}),
+    "escaped quotes": ('who,a\n"say \\"no\\", x",1\nx\\,y,2\n"a\\\\",3\n', ESCAPES, {"escapechar": "\\"}),
+    "escapes without quotes": ("who;a\nx\\;y;1\nz;2\n", {**ESCAPES, "quote": ""}, {"sep": ";", "escapechar": "\\"}),
     "missing numbers": ("a,b\n1,\nNA,2\nnan,4\n", {}, {}),
 }  # fmt: skip
 """Text, how it is converted, and how pandas is told the same."""
@@ -103,7 +122,16 @@ INVALID = {
     "too few fields": ("a,b\n1,2\n3\n", {}, "line 3: the row has 1 fields but the header has 2"),
     "too many fields": ("a,b\n1,2\n3,4,5\n", {}, "line 3: the row has 3 fields but the header has 2"),
     "too many below line ends in quotes": ('a,who\n1,"\r\n\r"\n3,4,5\n', {}, "line 5: the row has 3 fields"),
-    "two columns of one name": ("a,b,a\n1,2,3\n", {}, "line 1: two columns are named 'a'"),
+    "too few names": ("1,2\n", {"names": "a"}, "--names gives 1 names, but the rows have 2 fields"),
+    "fewer lines than to skip": ("a,b\n1,2\n", {"skip_lines": 9}, "has only 3 lines, but --skip-lines skips 9"),
+    "a fault below skipped lines": ('t "x\n\na,b\n1,2\n1,x\n', {"skip_lines": 2}, "line 5, column 'b': 'x' is not a"),
+    "a fault between long delimiters": (
+        "x\na||b\n1||2\n\n1\n",
+        {**LONG_BARS, "skip_lines": 1},
+        "line 5: the row has 1",
+    ),
+    "text behind a quote between spaces": ('a b\n1 "x"y\n', SPACES, "line 2: text follows the closing quote of field"),
+    "a quote left open between spaces": ('a b\n1 2\n3 "x\n', SPACES, "line 3: a quote is never closed"),
     "thousands or decimals": ("a\tb\n1,100\t2\n2,250\t3\n", {}, "may be a decimal mark or separate thousands"),
     "years above fractions": ("2019,2020\n1.5,2.5\n3.0,0.5\n", {}, "may be a header or data; use --header first or"),
     "the header again": ("a,b\n1,2\na,b\n3,4\n", {}, "line 3, column 'a': 'a' is not a number"),
@@ -124,7 +152,7 @@ INVALID = {
     "nan": ("a,b\n1,2\n1,nan\n", REQUIRED, "line 3, column 'b': the value is missing"),
     "empty": ("a,b\n1,2\n,3\n", REQUIRED, "line 3, column 'a': the value is missing"),
     "empty quotes": ('a\n1\n""\n', REQUIRED, "line 3, column 'a': the value is missing"),
-    "a delimiter behind every row": ("a,b\n1,2,\n3,4,\n", {}, "line 2: the row has 3 fields but the header has 2"),
+    "a delimiter behind some rows": ("a,b\n1,2,\n3,4\n", {}, "line 2: the row has 3 fields but the header has 2"),
     "1e400": ("a,b\n1,2\n1,1e400\n", {}, "line 3, column 'b': '1e400' is not a finite number"),
     "1_000": ("a,b\n1,2\n1,1_000\n", {}, "line 3, column 'b': '1_000' is not a number"),
     "only 1_000": ("a,b\n1,1_000\n", {}, "line 2, column 'b': '1_000' is not a number"),
@@ -168,7 +196,7 @@ def write(text: str | bytes, path: Path) -> Path:
 
 def cut_file(path: Path, options: CsvOptions) -> tuple[CsvTable, Sequence[Piece]]:
     """Open and cut a file without writing a dataset."""
-    opened = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
+    [opened] = open_source(OpenTask(describe_source(str(path)), options, str(path.with_suffix(".unpacked"))))
     table = opened.table
     assert isinstance(table, CsvTable)
     if opened.pieces is not None:
@@ -224,9 +252,9 @@ def assert_same(x: np.ndarray, frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(("text", "options", "same"), READS.values(), ids=READS)
 def test_what_pandas_reads_is_converted(text: str | bytes, options: Options, same: Options, tmp_path: Path) -> None:
     path = write(text, tmp_path / "data.csv")
-    csv, own = split_options(text, options)
+    dialect, own = split_options(text, options)
     keys, frame = read_with_pandas(path, own, same)
-    dataset = convert_file(path, tmp_path / "out", csv=csv, **own)
+    dataset = convert_file(path, tmp_path / "out", csv=dialect, **own)
     rows = read_all(dataset)
     assert list(dataset.schema.features) == list(frame.columns)
     assert_same(rows["x"].reshape(len(rows["x"]), -1), frame)
@@ -238,14 +266,14 @@ def test_pieces_of_any_size_are_what_pandas_reads(
     text: str | bytes, options: Options, same: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(text, tmp_path / "data.csv")
-    csv, own = split_options(text, options)
+    dialect, own = split_options(text, options)
     keys, frame = read_with_pandas(path, own, same)
     dtype = "int64" if all(kind.kind == "i" for kind in frame.dtypes) else "float64"
     texts = [own["id"]] if "id" in own else []
     for size in (1, 7, 64):
         monkeypatch.setattr(csv_cut, "PIECE_BYTES", max(size, len(text) // 500))
         monkeypatch.setattr(csv_open, "PIECE_BYTES", max(8, size, len(text) // 500))
-        rows = read_rows(path, csv, texts, dtype)
+        rows = read_rows(path, dialect, texts, dtype)
         assert not rows.errors
         assert_same(rows.numbers, frame)
         assert rows.texts == [keys] * len(texts)
@@ -256,12 +284,12 @@ def test_what_is_no_table_is_refused_with_its_place(
     text: str | bytes, options: Options, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(text, tmp_path / "data.csv")
-    csv, own = split_options(text, options)
+    dialect, own = split_options(text, options)
     for size in (1 << 20, 1, 7, 64):
         monkeypatch.setattr(csv_cut, "PIECE_BYTES", size)
         monkeypatch.setattr(csv_open, "PIECE_BYTES", max(8, size))
         with pytest.raises(SourceError) as caught:
-            convert_file(path, tmp_path / "out", csv=csv, **own)
+            convert_file(path, tmp_path / "out", csv=dialect, **own)
         assert message in str(caught.value)
         assert str(path) in str(caught.value)
         assert not (tmp_path / "out").exists()
@@ -282,6 +310,34 @@ def test_what_cannot_be_meant_or_held_is_refused(text: str, options: Options, me
     with pytest.raises(UsageError) as caught:
         convert_file(write(text, tmp_path / "data.csv"), tmp_path / "out", csv=CsvOptions(**options))
     assert message in str(caught.value)
+
+
+def texts_of(rows: list[list[str]], way: Rewriting) -> str:
+    """Rows as a text that has to be rewritten: every second field is quoted, others are escaped."""
+    lines = []
+    for number, row in enumerate(rows):
+        fields = []
+        for column, field in enumerate(row):
+            if way.escape:
+                field = re.sub(r'([\\",; \n|§])', r"\\\1", field)
+            if (number + column) % 2 or not way.escape:
+                field = '"' + (field if way.escape else field.replace('"', '""')) + '"'
+            fields.append(field)
+        lines.append((way.delimiter or "  \t ").join(fields))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("way", [Rewriting("||"), Rewriting("§"), Rewriting(""), Rewriting(";", escape="\\")], ids=str)
+def test_rewritten_text_has_the_same_fields_at_any_cut(way: Rewriting) -> None:
+    draws = np.random.default_rng(1)
+    letters = np.array(list('ab1,;"\\ |\n§\x1f'))
+    rows = [["".join(draws.choice(letters, size)) + "x" for size in draws.integers(0, 6, 3)] for _ in range(200)]
+    text = texts_of(rows, way).encode()
+    for size in (1, 5, 10_000):
+        blocks = [text[at : at + size] for at in range(0, len(text), size)]
+        plain = b"".join(rewritten(blocks, way)).decode()
+        assert plain.count("\n") == text.count(b"\n")
+        assert list(csv.reader(io.StringIO(plain, newline=""), delimiter=way.plain_delimiter)) == rows
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2"])

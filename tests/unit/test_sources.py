@@ -5,8 +5,10 @@ import gzip
 import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import foldstream as fs
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import RowError, SourceError
+from foldstream.storage.errors import RowError, SourceError, UsageError
 from foldstream.storage.format import keys_of
 from foldstream.storage.tasks import SerialExecutor
 
@@ -140,6 +142,26 @@ def test_an_empty_part_of_a_folder_is_passed_over(tmp_path: Path) -> None:
         fs.convert_csv(folder, tmp_path / "none", label="y")
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_empty_csv_parts_of_a_folder_are_passed_over_and_counted(suffix: str, tmp_path: Path) -> None:
+    parts = [b"", b"a,label\n", b"a,label\n1,x\n2,y\n", b"", b"a,label\n3,x\n"]
+    for number, text in enumerate(parts):
+        (tmp_path / f"part-{number}.csv{suffix}").write_bytes(gzip.compress(text) if text and suffix else text)
+    request = ConvertRequest(find_sources([str(tmp_path)]), labels=("label",))
+    said: list[str] = []
+    dataset = convert(request, tmp_path / "out", SerialExecutor(), lambda stage, *rest: said.append(f"{stage}: {rest}"))
+    assert read_all(dataset)["x"].ravel().tolist() == [1, 2, 3]
+    assert any("passed over" in line and "3 files without rows" in line for line in said)
+    (tmp_path / "out" / "y" / "c" / "0").write_bytes(b"damaged")
+    assert fs.verify(tmp_path / "out", repair=True)
+    for number in (2, 4):
+        (tmp_path / f"part-{number}.csv{suffix}").unlink()
+    with pytest.raises(SourceError, match=r"part-1\.csv.* has a header but no rows"):
+        convert_places(tmp_path / "none", tmp_path)
+    with pytest.raises(SourceError, match=r"part-0\.csv.* is empty"):
+        find_sources([str(tmp_path / f"part-0.csv{suffix}")])
+
+
 @pytest.mark.parametrize(
     ("text", "unnamed"),
     [
@@ -147,8 +169,10 @@ def test_an_empty_part_of_a_folder_is_passed_over(tmp_path: Path) -> None:
         (",a,b\n0,1,2\n1,3,4\n", ["Unnamed: 0"]),
         ("a,b,\n1,2,\n3,4,\n", ["Unnamed: 2"]),
         ("\n\na, ,b,\n1,x,2,9\n3,y,4,9\n", ["Unnamed: 1", "Unnamed: 3"]),
+        ("a,b\n1,2,\n3,4,\n", ["Unnamed: 2"]),
+        ('"a","b"\n"r1",1,2\n"r2",3,4\n', ["Unnamed: 0"]),
     ],
-    ids=["R", "pandas", "trailing", "several"],
+    ids=["R", "pandas", "trailing", "several", "trailing in rows", "R without a name"],
 )
 def test_columns_without_a_name_are_dropped(text: str, unnamed: list[str], write_csv: WriteCsv, tmp_path: Path) -> None:
     dataset = convert_file(write_csv(text), tmp_path / "out")
@@ -169,3 +193,42 @@ def test_dates_with_a_zone_are_those_of_utc(write_csv: WriteCsv, tmp_path: Path)
     assert read_all(dataset)["x"][:, 0].tolist() == expected
     mixed = convert_file(write_csv(path.read_text() + "2021-01-01,9\n"), tmp_path / "mixed")
     assert read_all(mixed)["x"][:, 0].tolist() == [*expected, pd.Timestamp("2021-01-01").timestamp()]
+
+
+def convert_all(out: Path, **options: Any) -> Dataset:
+    """Convert the folder beside `out`, whose label is y."""
+    request = ConvertRequest(find_sources([str(out.parent)]), labels=("y",), **options)
+    return convert(request, out, SerialExecutor())
+
+
+def test_files_whose_columns_differ(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,b,y\n1,2,u\n3,4,v\n")
+    (tmp_path / "2.csv").write_text("c,a,y\n1.5,6,u\nNA,7,u\n")
+    pd.DataFrame({"a": [8], "y": ["v"], "d": ["text"]}).to_parquet(tmp_path / "3.parquet")
+    message = r"2\.csv does not have .*: missing: 'b'; unexpected: 'c'; .*--columns union or"
+    with pytest.raises(UsageError, match=message):
+        convert_all(tmp_path / "same")
+    union = convert_all(tmp_path / "union", columns="union")
+    assert union.schema.features == ("a", "b", "c", "d")
+    assert union.schema.categories == {"d": ("", "text")}
+    nan = float("nan")
+    expected = [[1, 2, nan, 0], [3, 4, nan, 0], [6, nan, 1.5, 0], [7, nan, nan, 0], [8, nan, nan, 1]]
+    np.testing.assert_array_equal(read_all(union)["x"], expected)
+    assert union.statistics.missing == (0, 3, 4, 4)
+    first = convert_all(tmp_path / "first", columns="first")
+    np.testing.assert_array_equal(read_all(first)["x"], [row[:2] for row in expected])
+    with pytest.raises(RowError, match=r"1\.csv, rows from 2, column 'd': the value is missing"):
+        convert_all(tmp_path / "error", columns="union", missing="error")
+    request = ConvertRequest(find_sources([str(tmp_path / "2.csv")]), like=union.schema, columns="union")
+    other = convert(request, tmp_path / "like", SerialExecutor())
+    np.testing.assert_array_equal(read_all(other)["x"], expected[2:4])
+
+
+def test_a_label_or_id_that_a_file_lacks_is_missing_there(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,y,k\n1,u,x\n3,v,z\n")
+    (tmp_path / "2.csv").write_text("a\n6\n")
+    with pytest.raises(RowError, match=r"2\.csv, rows from 2, column 'y': the value is missing"):
+        convert_all(tmp_path / "out", id="k", columns="union")
+    dataset = convert_all(tmp_path / "out", id="k", columns="union", on_error="skip")
+    assert (len(dataset), dataset.left_out) == (2, 1)
+    assert "columns" not in ConvertRequest(find_sources([str(tmp_path)])).to_json()
