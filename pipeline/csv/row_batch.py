@@ -26,6 +26,7 @@ class Piece:
 
 
 ABSENT = "the value is missing"
+NOT_UTF8 = "the text is not UTF-8"
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ def remedy_of(reason: str, column: str | None) -> str:
     how = "fix or remove the row"
     if reason == ABSENT:
         how = "fill it in"
+    elif reason == NOT_UTF8:
+        how = f"fix it, or drop the column with --ignore '{column}'"
     elif reason.endswith("number"):
         text, read = reason[1 : reason.rindex("'")], ""
         if find_amounts([text]) or find_amounts([text], ","):

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from ..csv.amounts import not_a_number, plain_amounts
 from ..csv.dates import FIRST, LAST, parse_dates
 from ..csv.options import MISSING
+from ..csv.row_batch import NOT_UTF8
 from ..csv.rows import parse_number, parse_numbers
 
 PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -149,5 +150,5 @@ def as_text(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
             found.append(None if value is None else value.decode())
         except UnicodeDecodeError:
             found.append(None)
-            reasons[row] = "the text is not UTF-8"
+            reasons[row] = NOT_UTF8
     return pa.array(found, pa.string()), reasons

@@ -261,10 +261,12 @@ class TableReader:
             wrong.setdefault(row, self._error(self.position + row, name, reason))
 
     def _unsupported(self, kind: pa.DataType, name: str) -> SourceError:
-        remedy = f"use numbers, text or dates, or drop the column with --ignore '{name}'"
+        remedy = f"{DROP} '{name}', or write the parts that you need as columns of their own"
         if name in self.columns.dates:
             remedy = f"remove --date '{name}'"
-        return SourceError(f"{self.source.path}, column '{name}': the type {kind} is not supported; {remedy}")
+        return SourceError(
+            f"{self.source.path}, column '{name}': values of the type {kind} cannot be columns; {remedy}"
+        )
 
     def _error(self, position: int, column: str, reason: str, remedy: str = "") -> RowError:
         place = self.source.path, self.piece.line + position, column

@@ -115,8 +115,9 @@ def test_lines_may_have_other_columns_types_and_structs(tmp_path: Path, monkeypa
     (tmp_path / "t.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
     dataset = convert_file(tmp_path / "t.jsonl", tmp_path / "out", ignore=("e",), id="on")
     assert dataset.schema.features == ("a", "s.x", "s.z", "new")
+    assert dataset.schema.categories == {"new": ("", "true")}
     nan = float("nan")
-    expected = [[1, 1, nan, nan], [nan, 3, 2.5, 1], [2.5, nan, nan, nan], [3, nan, nan, nan]]
+    expected = [[1, 1, nan, 0], [nan, 3, 2.5, 1], [2.5, nan, nan, 0], [3, nan, nan, 0]]
     np.testing.assert_array_equal(read_all(dataset)["x"], expected)
 
 

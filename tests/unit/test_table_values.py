@@ -226,12 +226,6 @@ def test_a_string_column_is_text_unless_numbers_are_asked_for(tmp_path: Path) ->
     assert read_all(column(values, tmp_path / "b", numbers=("a",)))["x"][:, 0].tolist() == [12, 13, 12]
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
-    parquet.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / "t.parquet")
-    with pytest.raises(SourceError, match="two columns are named 'a'"):
-        convert_file(tmp_path / "t.parquet", tmp_path / "out")
-
-
 def test_amounts_are_text_until_numbers_are_asked_for(write_csv: WriteCsv, tmp_path: Path) -> None:
     path = write_csv('p,q,v\n$74.69,12%,1\n$7.00,3.5%,2\n"$1,200.50",100%,3\n')
     said: list[str] = []
@@ -328,7 +322,6 @@ def test_several_labels_may_be_true_and_false(write_csv: WriteCsv, tmp_path: Pat
     ("text", "mark"),
     [
         ("a:b:c\n1:2:3\n4:5:6\n", ":"),
-        ("a b\n1 2\n3 4\n", " "),
         ("a^b\nx^2\ny^4\n", "^"),
         ("a\x01b\n1\x012\n", "\x01"),
         ("a;b;c\n1;2\n3\n4;5;6;7\n5;6\n", ";"),

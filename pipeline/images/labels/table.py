@@ -76,6 +76,8 @@ def _read_csv(file: str, is_data: IsData, options: CsvOptions) -> LabelTable:
                 if batch.errors:
                     raise batch.errors[0]
                 batches.append(batch.texts)
+    if not batches:
+        raise SourceError(f"--labels {file} has no rows; name a file with a row for each image")
     columns = {
         name: pa.concat_arrays(parts) for name, parts in zip(table.header, zip(*batches, strict=True), strict=True)
     }
