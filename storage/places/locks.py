@@ -2,8 +2,6 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,12 +27,11 @@ def lock_file(path: str | Path, wait: bool = True, shared: bool = False) -> int:
         os.close(descriptor)
 
 
-@contextmanager
-def locked(path: str | Path) -> Iterator[int]:
-    """Lock a file in this context, as soon as no other process has the lock. Yields its descriptor."""
-    descriptor = lock_file(path)
+def remove_lock(path: str | Path, descriptor: int) -> None:
+    """Release a lock and remove its file, unless another process has replaced it."""
     try:
-        yield descriptor
+        if _is_at(path, descriptor):
+            os.unlink(path)
     finally:
         os.close(descriptor)
 
