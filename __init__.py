@@ -13,8 +13,15 @@
 Keywords have the same names as the command-line flags.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform not in ("linux", "darwin"):
+    raise ImportError(
+        f"Foldstream runs on Linux and macOS, not on {sys.platform}: it needs their file locks and signals; "
+        "on Windows, use WSL 2 or a Linux container"
+    )
 
 if TYPE_CHECKING:
     from .cluster.api.browse import BrowsableDataset as Dataset

@@ -2,20 +2,21 @@
 
 import ctypes
 import gc
+import math
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import psutil
 
 from .errors import UsageError
 
 CGROUPS = Path("/sys/fs/cgroup")
-LIMITS = (("", "memory.max"), ("unified", "memory.max"), ("memory", "memory.limit_in_bytes"))  # version 2, hybrid, 1
+OWN_CGROUPS = Path("/proc/self/cgroup")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -29,9 +30,13 @@ class Machine:
 
 @cache
 def this_machine() -> Machine:
-    """This machine, within the limits of this process's control group and of those above it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores, min([psutil.virtual_memory().total, *_cgroup_limits()]))
+    """This machine, within the limits of this process's control groups and of those above them.
+
+    A limit of 2.5 cores counts as two, and one of half a core as one.
+    """
+    quota, memory = cgroup_limits(_read(OWN_CGROUPS), CGROUPS)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(max(1, int(min(allowed, quota))), int(min(psutil.virtual_memory().total, memory)))
 
 
 def stream_memory() -> int:
@@ -39,22 +44,47 @@ def stream_memory() -> int:
     return this_machine().memory // 8
 
 
-def _cgroup_limits() -> list[int]:
-    """Memory limits in bytes: of this process's control group and of every group that contains it."""
+def cgroup_limits(groups: str, mounts: Path) -> tuple[float, float]:
+    """Limits of cores and of memory in bytes: the lowest of this process's control groups and of every group that
+    contains them, of cgroup versions 1 and 2. Infinity means no limit.
+
+    Args:
+        groups: The groups, as in /proc/self/cgroup.
+        mounts: Where control groups are mounted, e.g. /sys/fs/cgroup.
+    """
+    lines = [line.split(":", 2)[1:] for line in groups.splitlines()]
+    cores = min(map(_core_limit, _group_folders(lines, mounts, "cpu")), default=math.inf)
+    return cores, min(map(_memory_limit, _group_folders(lines, mounts, "memory")), default=math.inf)
+
+
+def _group_folders(lines: list[list[str]], mounts: Path, controller: str) -> Iterator[Path]:
+    """The folders of all groups that may limit a controller. Some may not exist."""
+    for controllers, path in lines:
+        names = controllers.split(",")
+        version_1 = [controller, controllers] if controller in names else []  # "cpu" or "cpu,cpuacct"
+        group = PurePath(path)
+        for mount in version_1 if controllers else ["", "unified"]:  # version 2, alone or beside version 1
+            for above in (group, *group.parents):
+                yield mounts / mount / above.relative_to("/")
+
+
+def _core_limit(group: Path) -> float:
+    limit = _read(group / "cpu.max") or f"{_read(group / 'cpu.cfs_quota_us')} {_read(group / 'cpu.cfs_period_us')}"
+    quota, _, period = limit.partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else math.inf  # else "max" or -1
+
+
+def _memory_limit(group: Path) -> float:
+    limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
+    return int(limit) if limit.isdigit() else math.inf
+
+
+def _read(file: Path) -> str:
+    """The text of a file, empty if it cannot be read."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        return file.read_text().strip()
     except OSError:
-        return []
-    limits = []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        group = Path(path)
-        for mount, name in LIMITS:
-            if ("memory" in controllers.split(",")) == (mount == "memory"):
-                for above in (group, *group.parents):
-                    file = CGROUPS / mount / above.relative_to("/") / name
-                    if file.exists() and (text := file.read_text().strip()) != "max":
-                        limits.append(int(text))
-    return limits
+        return ""
 
 
 def parse_bytes(text: str | int | None) -> int | None:

@@ -367,7 +367,9 @@ class Execution(Options):
         "its workers.",
     )
     cache: Bytes = Field(
-        default=None, description="Local disk for each worker's blocks of a dataset in an object store, e.g. 50GB."
+        default=None,
+        description="Local disk of each machine for blocks of datasets in object stores, e.g. 50GB, shared by all its "
+        "workers; by default a tenth of the free space.",
     )
     fold_mode: Literal["auto", "fused", "runs"] = Field(
         default="auto",
@@ -396,7 +398,7 @@ class Execution(Options):
 
     @property
     def cache_bytes(self) -> int | None:
-        """The local disk of each worker."""
+        """The local disk for blocks, shared by all workers of a machine."""
         return parse_bytes(self.cache)
 
     @property

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -28,6 +28,8 @@ COMPILERS = {"g++", "c++", "clang", "clang++", "cc1plus", "collect2", "as", "ld"
 """Not stopped: torch.compile would load the partial output of one of these."""
 COMPILER_SECONDS = 1.0  # for which they are awaited
 ASKED = "stop"  # the key in the ranks' store that says so
+_started: list[psutil.Process] = []
+"""What this process has started for its jobs."""
 
 
 class StopFlag:
@@ -122,19 +124,37 @@ def how_to_resume() -> str:
 
 
 def end_now(why: str) -> None:
-    """Kill this process and its child processes."""
+    """Kill this process and those that `started_here` has noted, with their child processes. Others belong to the
+    program that called us, or to the user's model."""
     if not STOP.is_set:  # it has been dealt with
         return
     os.write(2, f"{why}: the training since the last checkpoints is lost; {how_to_resume()}\n".encode())
-    compilers = []
-    for process in psutil.Process().children(recursive=True):
+    own, compilers = set(with_children(_started)), []
+    for process in {*own, *psutil.Process().children(recursive=True)}:
         with suppress(psutil.NoSuchProcess):
             if process.name() in COMPILERS:
                 compilers.append(process)
-            else:
+            elif process in own:
                 process.kill()
     psutil.wait_procs(compilers, timeout=COMPILER_SECONDS)
     os._exit(StoppedError.exit_code)
+
+
+def started_here(pid: int) -> psutil.Process:
+    """Note a process that was just started for a job: it ends with this process. Unlike its id, the returned object
+    never stands for a later process."""
+    process = psutil.Process(pid)
+    _started.append(process)
+    return process
+
+
+def with_children(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those processes that are running, and all that they have started."""
+    every = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            every += [process, *process.children(recursive=True)]
+    return every
 
 
 class Turns:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
-import psutil
 import ray
 import torch
 
 from ...storage.errors import UsageError
 from ...storage.machine import this_machine
-from ...training.ray.internals import dashboard_of_connected_cluster, loopback_address_kept, start_node
+from ...training.ray.internals import dashboard_of_connected_cluster, loopback_address_kept, node_processes, start_node
+from ...training.stopping import started_here, with_children
 from ..loopback import ALONE, LOOPBACK, free_port, on_loopback
 from .auth import MODE, TOKEN_PATH, asks_for_token, make_token
 from .processes import end_processes
@@ -45,7 +45,6 @@ def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
             f"--memory {memory / 1e9:,.1f}GB for each of {workers} workers: this machine only has "
             f"{machine.memory / 1e9:,.1f} GB; use less --memory or fewer --workers"
         )
-    before = psutil.Process().children(recursive=True)
     make_token()
     with loopback_only():
         context = start_node(
@@ -61,12 +60,13 @@ def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
             logging_level=logging.ERROR,
             configure_logging=False,
         )
+    started = [started_here(pid) for pid in node_processes()]
     try:
         yield _dashboard(context.dashboard_url)
     finally:
-        started = set(psutil.Process().children(recursive=True)) - set(before)
+        every = with_children(started)
         ray.shutdown()
-        end_processes(started)
+        end_processes(every)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -18,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, DamagedError
+from .locks import lock_file, remove_lock
 from .place import Entry, Place, Status
 
 if TYPE_CHECKING:
     import numpy as np
 
+LOCK = ".foldstream-lock"  # the file in a locked folder; it does not count as part of its contents
 TEMPORARIES = (".*.tmp", "*.partial")  # ours, and zarr's
 _log = logging.getLogger("foldstream.storage.places")
 
@@ -69,7 +70,7 @@ class LocalPlace(Place):
         return Status(status.st_size, status.st_mtime_ns)
 
     def names(self) -> list[str]:
-        return sorted(os.listdir(self.path)) if self.is_dir() else []
+        return sorted(name for name in os.listdir(self.path) if name != LOCK) if self.is_dir() else []
 
     def subfolders(self) -> list[str]:
         if not self.is_dir():
@@ -81,7 +82,7 @@ class LocalPlace(Place):
         for base, folders, names in os.walk(self.path):
             folders.sort()
             inner = os.path.relpath(base, self.path)
-            for name in sorted(names):
+            for name in sorted(set(names) - {LOCK}):
                 path = os.path.join(base, name)
                 try:
                     status = os.stat(path)
@@ -206,8 +207,11 @@ class LocalPlace(Place):
                 os.unlink(path)
 
     def remove_if_empty(self) -> None:
-        with suppress(OSError):  # it contains something, or does not exist
-            os.rmdir(self.path)
+        if self.is_dir() and not self.names():
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, LOCK))
+            with suppress(OSError):  # another process has written something meanwhile
+                os.rmdir(self.path)
 
     def clean_temporaries(self) -> None:
         for pattern in TEMPORARIES:
@@ -222,16 +226,21 @@ class LocalPlace(Place):
     def lock(self, busy: str) -> Iterator[None]:
         if self.is_file():
             raise ConflictError(f"{self.path} is a file; name a folder")
-        os.makedirs(self.path, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)
+        descriptor, path = self._take_lock(busy), os.path.join(self.path, LOCK)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConflictError(busy) from None
             yield
         finally:
-            os.close(descriptor)
+            remove_lock(path, descriptor)
+
+    def _take_lock(self, busy: str) -> int:
+        while True:
+            os.makedirs(self.path, exist_ok=True)
+            try:
+                return lock_file(os.path.join(self.path, LOCK), wait=False)
+            except BlockingIOError:
+                raise ConflictError(busy) from None
+            except FileNotFoundError:  # the last holder has just removed the folder
+                continue
 
 
 class _OpenFile:

@@ -209,6 +209,8 @@ class Place(os.PathLike[str]):
     def lock(self, busy: str) -> AbstractContextManager[None]:
         """Lock this folder exclusively for the duration of a `with` block; the folder is created if necessary.
 
-        The system releases the lock when its holder dies. Object stores have no such locks, so the block runs without
-        one. Raises ConflictError for a file, and with the message `busy` if another process holds the lock.
+        The system releases the lock when its holder dies. It also holds between machines, on a shared file system such
+        as NFS. Its file does not count as part of the folder's contents. Object stores have no such locks, so the block
+        runs without one. Raises ConflictError for a file, and with the message `busy` if another process holds the
+        lock.
         """

@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from foldstream.pipeline.tables.sources import find_sources
 from foldstream.storage.errors import ConflictError, DamagedError, UsageError
 from foldstream.storage.places.bucket import open_store
 from foldstream.storage.places.json_files import create_json, read_json, write_json
+from foldstream.storage.places.local import LOCK
 from foldstream.storage.places.locate import locate, matching
+from foldstream.storage.places.locks import lock_file
 from foldstream.storage.places.place import Place
 
 from ..object_store import object_server
@@ -290,6 +295,69 @@ def test_a_local_folder_is_locked_by_one_holder_at_a_time(tmp_path: Path) -> Non
         pass
     (folder / "file").write(b"")
     with pytest.raises(ConflictError, match="is a file"), (folder / "file").lock("busy"):
+        pass
+
+
+def test_a_lock_is_a_file_that_belongs_to_nobody_else_and_is_not_seen(tmp_path: Path) -> None:
+    """NFS knows only locks of regular files that are open for writing."""
+    folder = locate(tmp_path / "run")
+    with folder.lock("busy"):
+        with pytest.raises(BlockingIOError):
+            lock_file(tmp_path / "run" / LOCK, wait=False)
+        assert (folder.names(), list(folder.walk())) == ([], [])
+        folder.remove_contents(keep="")
+        with pytest.raises(ConflictError, match="busy"), folder.lock("busy"):
+            pass
+        folder.remove_if_empty()
+        assert not folder.exists()
+        with folder.lock("busy"):
+            (tmp_path / "run" / LOCK).touch()
+            assert lock_is_held(tmp_path / "run")
+    with folder.lock("busy"):
+        (folder / "result").write(b"")
+    assert os.listdir(tmp_path / "run") == ["result"]
+
+
+def lock_is_held(folder: Path) -> bool:
+    try:
+        os.close(lock_file(folder / LOCK, wait=False))
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_the_lock_of_a_folder_that_another_process_removed_is_left_to_its_new_holder(tmp_path: Path) -> None:
+    folder = locate(tmp_path / "work")
+    with ExitStack() as newer:
+        with folder.lock("busy"):
+            folder.remove_tree()
+            newer.enter_context(folder.lock("busy"))
+        assert lock_is_held(tmp_path / "work")
+
+
+def test_who_waits_for_a_file_that_is_replaced_gets_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    old = lock_file(path)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(lock_file, path)
+        path.unlink()
+        new = lock_file(path)
+        os.close(old)
+        os.close(new)
+        descriptor = waiting.result(10)
+    assert os.path.samestat(os.fstat(descriptor), path.stat())
+    os.close(descriptor)
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    program = "import sys; from foldstream.storage.places.locks import lock_file; lock_file(sys.argv[1]); "
+    command = [sys.executable, "-c", f"{program} print(flush=True); sys.stdin.read()", str(tmp_path / LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        assert lock_is_held(tmp_path)
+        holder.kill()
+    with locate(tmp_path).lock("busy"):
         pass
 
 

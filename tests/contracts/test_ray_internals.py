@@ -28,6 +28,7 @@ SIGNATURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray._private.state:GlobalState.get_max_resources_from_cluster_config": ("most_cores", ("self",)),
     "ray._private.state:GlobalState._connect_and_get_accessor": ("orphaned_placement_groups", ("self",)),
     "ray._private.state:GlobalState.get_draining_nodes": ("draining_nodes", ("self",)),
+    "ray._private.node:Node.live_processes": ("node_processes", ("self",)),
     "ray._private.node:Node.remaining_processes_alive": ("tests/chaos/node_cluster.py", ("self",)),
     "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator:get_or_create_autoscaling_coordinator": (
         "start_autoscaling_coordinator",

@@ -1,5 +1,7 @@
 """Ray on this machine: who can reach it, and what is left of it."""
 
+import subprocess
+
 import psutil
 import pytest
 import ray
@@ -25,6 +27,7 @@ def test_every_server_listens_on_loopback_and_ends() -> None:
         assert dashboard.startswith("http://127.0.0.1:")
         assert ray.get(ray.remote(lambda: 1).remote()) == 1
         processes = set(psutil.Process().children(recursive=True)) - before
+        beside = subprocess.Popen(["sleep", "60"])
         sockets = [
             connection.laddr.ip
             for process in processes
@@ -33,5 +36,8 @@ def test_every_server_listens_on_loopback_and_ends() -> None:
         ]
         assert len(sockets) > 5
         assert set(sockets) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert beside.poll() is None, "a process of the caller is not ours to end"
+    beside.kill()
+    beside.wait()
     # A zombie has ended, and waits for its parent to take note.
     assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

@@ -42,7 +42,7 @@ def rows(dataset: str | Dataset, epochs: int = 1, **options: object) -> list[tup
 def test_a_bucket_gives_the_batches_of_the_folder(size: str, bucket: str, digits: Dataset, cache: Path) -> None:
     assert rows(bucket, epochs=2, cache=size, memory="300MB", threads=4) == rows(digits, epochs=2)
     assert rows(bucket, split="test", fold=1) == rows(digits, split="test", fold=1)
-    kept = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    kept = sum(path.stat().st_size for path in cache.rglob("*-*"))
     assert kept <= {"0": 0, "50KB": 50_000, "1GB": 10**9}[size]
     assert (kept > 0) == (size != "0")
 

@@ -8,9 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
+from foldstream.cluster.ray import job_cluster
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import StoppedError
 from foldstream.training.config import Execution
@@ -109,6 +112,55 @@ def test_a_training_stops_in_every_phase(
     assert fold_bytes(cut) == fold_bytes(quiet)
     measured = ("epoch", "loss", "train_loss", "accuracy", "rows")
     assert histories(cut, *measured) == histories(quiet, *measured)
+
+
+STARTS = """
+import subprocess, sys, time
+from foldstream.training import stopping
+
+stopping.GRACE_SECONDS = 0.1
+with stopping.stoppable(), stopping.STOP.watched():
+    processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    stopping.started_here(processes[0].pid)
+    print(*(process.pid for process in processes), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_only_what_a_job_has_started_ends_with_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        own, other = map(psutil.Process, map(int, process.stdout.readline().split()))
+        process.terminate()
+        assert process.wait(30) == StoppedError.exit_code
+        try:
+            assert psutil.wait_procs([own], timeout=10)[0] == [own]
+            assert other.is_running()
+        finally:
+            other.kill()
+
+
+def test_a_process_beside_outlives_the_ray_node_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node is a process here that has started another one, without Ray."""
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def start_node(*place: Any, **options: Any) -> Any:
+        nodes.append(subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE))
+        return SimpleNamespace(dashboard_url="127.0.0.1:1")
+
+    monkeypatch.setattr(job_cluster, "start_node", start_node)
+    monkeypatch.setattr(job_cluster, "node_processes", lambda: [node.pid for node in nodes])
+    monkeypatch.setattr(job_cluster, "make_token", lambda: None)
+    with job_cluster.ray_cluster(1):
+        beside = subprocess.Popen(["sleep", "60"])
+        assert nodes[0].stdout
+        worker = psutil.Process(int(nodes[0].stdout.readline()))
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    with nodes[0]:
+        assert nodes[0].wait(10) == -signal.SIGKILL
+    assert beside.poll() is None
+    beside.kill()
+    beside.wait()
 
 
 @pytest.mark.parametrize(("grace", "times"), [(0.2, 1), (60, 2)], ids=["too long", "a second signal"])

@@ -3,6 +3,7 @@ all folds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
 from ...storage.format import TABLE, Statistics, x_of
+from ...storage.machine import this_machine
 from ...storage.parts import write_part
 from ...storage.places.place import Place
 from ..run import RunFolder, RunJob, read_result
@@ -89,8 +91,22 @@ def predict_rows(
     scores = [read_result(run.fold(fold))["metrics"].get(monitored, np.nan) for fold in folds]
     weights = ensemble_weights(scores, scoring_of(job.schema, job.config).higher_is_better(monitored))
     names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
-    for arrays in all_rows(dataset, names):
-        x = x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})
-        parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in range(0, len(arrays["x"]), EVALUATION_BATCH))
-        every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
-        yield arrays, torch.cat([combine(one, ensemble, weights, job.schema) for one in every]).numpy()
+    with _threads_on_cores():
+        for arrays in all_rows(dataset, names):
+            x = x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})
+            starts = range(0, len(arrays["x"]), EVALUATION_BATCH)
+            parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in starts)
+            every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
+            yield arrays, torch.cat([combine(one, ensemble, weights, job.schema) for one in every]).numpy()
+
+
+@contextmanager
+def _threads_on_cores() -> Iterator[None]:
+    """Limit torch to the cores of this process's control group, which it does not know, as long as rows are
+    predicted."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, this_machine().cores))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

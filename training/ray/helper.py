@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from ...storage.errors import StoppedError
 from ...storage.machine import end_with_parent, no_garbage_collection
-from ..stopping import STOP, stoppable, stopped
+from ..stopping import STOP, started_here, stoppable, stopped
 from .group import Failure, GroupRequest, describe_failure
 
 DIED = "a helper process died, most likely because it ran out of memory; use --workers 0 to train in this process alone"
@@ -32,6 +32,7 @@ class Helper:
         # What this process can import, such as a user's model beside a script, the other one can too.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor], env=environment)
+        started_here(self.process.pid)
         theirs.close()
 
     def begin(self, request: GroupRequest) -> None:

@@ -39,6 +39,14 @@ def start_node(address: str, memory: int | None = None, **options: Any) -> Any:
             signal.signal(signal.SIGTERM, handler)
 
 
+def node_processes() -> list[int]:
+    """The ids of the processes of the node that `start_node` started. They start all others, such as the workers.
+
+    Private: the node of `global_worker`. Nothing public tells them from the other child processes of this one.
+    """
+    return [process.pid for _, process in global_worker.node.live_processes()]
+
+
 @contextmanager
 def loopback_address_kept() -> Iterator[None]:
     """Make Ray keep a loopback address: by default it replaces it with the machine's own address, and thus listens on

@@ -17,7 +17,7 @@ from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE, ArraySpec, x_of
 from ...storage.machine import stream_memory, this_machine
-from ...storage.places.block_cache import BlockCache, default_limit
+from ...storage.places.block_cache import BlockCache, default_budget
 
 COLUMNS = ("x", TABLE, "y", "id")
 MOST_THREADS = 16
@@ -63,8 +63,9 @@ default_collate_fn_map.update({Batch: _refuse_to_collate, WeightedBatch: _refuse
 class Rank:
     """One of the processes that share an epoch, and its limits: bytes of memory, threads, bytes of disk.
 
-    The defaults are an eighth of the machine's memory, all of its cores and, for the blocks of a dataset in an object
-    store, a tenth of the free disk space, each shared with the other ranks on the machine.
+    The defaults are an eighth of the machine's memory and all of its cores, each shared with the other ranks on the
+    machine. The disk space, by default a tenth of what is free, is for the blocks of datasets in object stores, and all
+    processes on the machine share it.
     """
 
     rank: int = 0
@@ -97,8 +98,8 @@ def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
     disk."""
     if not dataset.place.waits_for_network or rank.cache == 0:
         return None
-    limit = rank.cache or default_limit() // rank.neighbours
-    return BlockCache(limit, dataset.identity, dataset.layout.blocks, (rank.rank % rank.neighbours, rank.neighbours))
+    budget = rank.cache or default_budget()
+    return BlockCache(budget, dataset.identity, dataset.layout.blocks, (rank.rank % rank.neighbours, rank.neighbours))
 
 
 def column_specs(dataset: Dataset, weighted: bool) -> tuple[ArraySpec, ...]:
