@@ -30,7 +30,7 @@ from .fill import shard_task, write_shard_task
 from .findings import ErrorTask, Findings, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
 from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
-from .shuffle import ShuffleTask, gather_shard, spill_note, spill_rows
+from .shuffle import write_shuffled
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
 Result = TypeVar("Result")
@@ -244,16 +244,8 @@ def write_shards(
     root.clean_temporaries()  # they occupy space that the other shards may need
     specs, shards = spec.schema.arrays(), range(spec.layout.shards)
     left = [shard for shard in (shards if wanted is None else wanted) if not has_receipt(root, specs, shard)]
-    seed = spec.request["shuffle"]
-    if seed is None:
-        stage = Stage("convert", write_shard_task, partial(shard_task, root, spec))
-        misfits = run_shard_tasks(stage, spec, root, left, executor, progress)
-        return misfits[0] if misfits else None
-
-    def task(shard: int) -> ShuffleTask:
-        return ShuffleTask(shard_task(root, spec, shard), seed)
-
-    unread = [shard for shard in shards if left and not spill_note(root, shard).exists()]
-    misfits = run_shard_tasks(Stage("spread", spill_rows, task), spec, root, unread, executor, progress)
-    misfits = misfits or run_shard_tasks(Stage("gather", gather_shard, task), spec, root, left, executor, progress)
+    if (seed := spec.request["shuffle"]) is not None:
+        return write_shuffled(spec, root, left, seed, executor, progress)
+    stage = Stage("convert", write_shard_task, partial(shard_task, root, spec))
+    misfits = run_shard_tasks(stage, spec, root, left, executor, progress)
     return misfits[0] if misfits else None

@@ -12,7 +12,7 @@ from ...storage.places.place import Place
 from .receipts import RECEIPTS
 
 SPEC = "plan.json"  # the name that earlier versions gave it
-SPILLED = "spilled"  # folder of the first pass of a shuffle
+SPILLED = "shuffle"  # folder of the rows between the passes of a shuffle
 SKIPPED = "faults"  # folder of the lists of skipped rows or files
 
 

@@ -20,12 +20,14 @@ Result = TypeVar("Result")
 class Stage(Generic[Task, Result]):
     """A stage of a conversion, shown as `name`: `function` runs the task that `make_task` creates for a shard.
 
-    `function` returns None, or the problem that prevented it from writing the shard.
+    `function` returns None, or the problem that prevented it from writing the shard. `complete` is called with each
+    shard that was written.
     """
 
     name: str
     function: Callable[[Task], Result | None]
     make_task: Callable[[int], Task]
+    complete: Callable[[int], None] = lambda shard: None
 
 
 def run_shard_tasks(
@@ -53,6 +55,7 @@ def run_shard_tasks(
             problems.append(problem)
             continue
         state.add(shards[position])
+        stage.complete(shards[position])
         executor.publish(CONVERSION, state.facts())
         done = state.rows
         rate = (done - before) / (perf_counter() - started)

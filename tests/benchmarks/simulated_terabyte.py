@@ -1,6 +1,7 @@
 """`make bench-terabyte`: every decision about a terabyte of which only metadata exist. No data are read.
 
 - Pieces of text are assigned to shards, a manifest of that many shards is written, and every row gets its fold code.
+- A shuffle plans its passes, and what is left of them after a kill: how many files it reads, and in how many reads.
 - Every rank schedules its reads for an epoch in fused mode: each row once, and each window decoded about once.
 - The coordinator schedules folds on nodes that fail, on the virtual clock of `simulated_cluster.py`.
 
@@ -27,6 +28,7 @@ from foldstream.pipeline.csv.dialect import Dialect
 from foldstream.pipeline.csv.row_batch import Columns, Piece
 from foldstream.pipeline.tables.fill import shard_task
 from foldstream.pipeline.tables.findings import Findings
+from foldstream.pipeline.tables.shuffle import FAN, READS, Partition
 from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
 from foldstream.pipeline.target.labels import TextFindings
 from foldstream.storage.dataset import Dataset
@@ -65,6 +67,8 @@ def simulate(shards: int = SHARDS) -> Figures:
     with timed(figures, "planner"):
         plan = specify_shards(shards)
     figures |= {"blocks": plan.layout.blocks, "rows": plan.layout.rows, "bytes": plan.layout.rows * ROW_BYTES}
+    with timed(figures, "shuffle"):
+        figures |= plan_shuffle(plan.layout.shards)
     with timed(figures, "manifest"):
         dataset, figures["manifest_bytes"] = commit_in_memory(plan)
     del plan
@@ -116,6 +120,29 @@ def specify_shards(shards: int) -> ConversionSpec:
         assert [piece.first_row for piece in task.pieces[1:]] == ends[:-1]
         assert ends[-1] >= stop > task.pieces[-1].first_row
     return spec
+
+
+def plan_shuffle(shards: int) -> Figures:
+    """Count the reads of all passes of a shuffle, and of a resume from the middle of the last pass."""
+    partition = Partition.of(shards, FAN)
+    everything = partition.missing(range(shards), [()] * partition.levels)
+    assert [len(files) for files in everything] == [partition.files(level) for level in range(partition.levels + 1)]
+    reads = most = 0
+    for level, files in enumerate(everything[1:], 1):
+        reads += READS * partition.reads(level, files)
+        most = max(most, *(READS * partition.reads(level, [file]) for file in files[:: max(1, len(files) // 100)]))
+    assert most <= READS * FAN
+    # Killed in the middle of the last pass: the first half of its groups is complete, and their files were removed.
+    complete = shards // 2 // partition.fan * partition.fan
+    last = partition.levels - 1
+    held = {
+        file for group in partition.groups(last, range(complete, shards)) for file in partition.group_files(last, group)
+    }
+    stored: list[Any] = [set[int]() for _ in range(last)] + [held]
+    left = partition.missing(range(complete, shards), stored)
+    assert not any(left[:-1]), "files are made again"
+    resumed = READS * partition.reads(partition.levels, left[-1])
+    return {"passes": partition.levels + 1, "shuffle_reads": reads, "most_reads": most, "resume_reads": resumed}
 
 
 def commit_in_memory(spec: ConversionSpec) -> tuple[Dataset, int]:
@@ -257,10 +284,15 @@ def lines(figures: Figures) -> list[str]:
     """The results as a Markdown table."""
     held = f"{figures['rows']:,} rows in {figures['blocks']:,} blocks and {figures['shards']:,} shards"
     read = f"{figures['steps']:,} steps, each row once; each window is decoded {figures['reads_a_window']:.3f} times"
+    shuffled = (
+        f"{figures['shuffle_reads']:,} reads in {figures['passes']} passes, {figures['most_reads']} for a file at"
+    )
+    shuffled += f" most; {figures['resume_reads']:,} after a kill in the middle of the last pass"
     need = f"{figures['worker_bytes'] / 1e6:,.0f} MB for each worker"
     done = f"done after {figures['mean_hours']:.1f} h in the mean, {figures['longest_hours']:.1f} h at most"
     results = {
         "planner": ("which pieces of text feed which shard", held),
+        "shuffle": ("what `--shuffle` reads between its passes", shuffled),
         "manifest": ("the manifest, written and read", f"{figures['manifest_bytes'] / 1e6:.1f} MB of JSON"),
         "folds": (f"the code of every row, {FOLDS} folds", "each row in one of them"),
         "order": (f"what {WORKERS} workers read in an epoch of {FOLDS} models", f"{read}; {need}"),

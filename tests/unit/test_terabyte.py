@@ -7,13 +7,21 @@ from foldstream.storage.format import Layout
 from foldstream.training.stream.loads import schedule_loads
 from foldstream.training.stream.order import EpochOrder
 
-from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, simulate
+from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, plan_shuffle, simulate
 
 
 def test_the_plans_of_all_workers_hold_each_row_once() -> None:
     figures = simulate(100)
     assert (figures["shards"], figures["blocks"]) == (100, 5_000)
     assert 1 <= figures["reads_a_window"] < 1.1
+
+
+def test_the_reads_of_a_shuffle_do_not_grow_with_the_square_of_the_shards() -> None:
+    figures = plan_shuffle(10_000)
+    assert figures["shuffle_reads"] == 2 * 2 * 100 * 10_000
+    assert figures["most_reads"] <= 256
+    assert figures["resume_reads"] == figures["shuffle_reads"] // 4
+    assert plan_shuffle(100)["passes"] == 2
 
 
 @pytest.mark.parametrize("column", [0, 1, 2, 3], ids=["lane", "window", "start", "stop"])
