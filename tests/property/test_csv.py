@@ -11,7 +11,7 @@ from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.csv.dialect import padded
 from foldstream.pipeline.csv.kernels import count_lines, find_rows
 from foldstream.pipeline.csv.options import MISSING, CsvOptions
-from foldstream.storage.errors import RowError, SourceError
+from foldstream.storage.errors import RowError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -201,9 +201,8 @@ def test_any_text_is_read_as_by_a_plain_reader(
     options = CsvOptions(delimiter=delimiter, decimal=decimal, comment=comment, header="first")
     numbers, kept, errors = read_plainly(text, delimiter, comment, decimal, named, columns)
     size, keys = data.draw(st.integers(1, 99)), ["who"] * named
-    if not numbers and not errors:
-        with pytest.raises(SourceError, match="has a header but no rows"):
-            read_cut(path, options, keys, size)
+    if len(cut_file(path, options)[0].header) > columns:  # all rows have one field more than the header
+        assert not numbers
         return
     rows = read_cut(path, options, keys, size)
     assert sorted((error.line, kind_of(error)) for error in rows.errors) == sorted(errors)
