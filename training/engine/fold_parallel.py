@@ -120,6 +120,7 @@ class FoldPlacement:
         groups = exchange_rows(read, owners, process)
         for number, group, parts in on_device(groups, process.device):
             if self._stops_before(number):
+                process.abandon(sent)
                 return
             fold = models[group.model]
             before, after = (owners.owner(group.model, group.steps.start + n * owners.group_steps) for n in (-1, 1))
@@ -132,6 +133,7 @@ class FoldPlacement:
             if target != process.rank:
                 sent += process.start_send_state(fold.learner.state_within(), target)
         if self._stops_before(END):
+            process.abandon(sent)
             return
         for fold in folds:
             self._receive_last(fold, owners, begun[fold.number])
@@ -218,12 +220,15 @@ def exchange_rows(
     order. One group of each fold is in transit before it is needed.
     """
     posted: deque[_Posted] = deque()
-    for number, (group, batch, tails) in enumerate(groups):
-        posted.append(_post(number, group, rows_of(batch), rows_of(tails), owners, process))
-        if len(posted) > len(owners.folds):
+    try:
+        for number, (group, batch, tails) in enumerate(groups):
+            posted.append(_post(number, group, rows_of(batch), rows_of(tails), owners, process))
+            if len(posted) > len(owners.folds):
+                yield from _finish(posted.popleft())
+        while posted:
             yield from _finish(posted.popleft())
-    for one in posted:
-        yield from _finish(one)
+    finally:
+        process.abandon(job for one in posted for job in one.jobs)
 
 
 def _post(number: int, group: ModelSteps, part: Rows, tails: Rows, owners: Owners, process: Process) -> _Posted:

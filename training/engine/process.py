@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ class Process:
     """The process group for CPU tensors; None for torch's default group."""
     turns: Turns = field(default_factory=Turns, compare=False)
     """Makes all ranks stop together once one of them is asked to stop."""
+    abandoned: list[Work] = field(default_factory=list, compare=False)
+    """Transfers that nobody waits for."""
 
     @property
     def is_main(self) -> bool:
@@ -84,6 +86,11 @@ class Process:
     def start_receive(self, tensor: Tensor, rank: int, tag: int) -> Work:
         """Start receiving a tensor that another rank sends with this tag."""
         return dist.irecv(tensor, rank, self.mail, tag)
+
+    def abandon(self, transfers: Iterable[Work]) -> None:
+        """Leave transfers as they are, because training stops. They are kept: once a message arrives whose buffer is
+        gone, gloo reads nothing more from that rank, and the last collective calls would never return."""
+        self.abandoned.extend(transfers)
 
     def start_send_state(self, state: dict[str, Any], rank: int) -> list[Work]:
         """Start sending a state: tensors, numbers, strings, and lists and dicts of these."""
