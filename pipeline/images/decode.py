@@ -4,6 +4,7 @@ A file that cannot be decoded exactly is rejected with a reason; nothing is gues
 """
 
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -97,7 +98,7 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 turn = _orientation(image)
         box, drawn = _fit_turned(width, height, turn, form)
-        enough = max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
+        enough = _enough(box, drawn)
         # At exactly a part of the size, nothing would be filtered any more: it is decoded at the next larger one.
         part = next((part for part in (8, 4, 2) if part * enough < 1), 1)
         pixels = simplejpeg.decode_jpeg(
@@ -112,6 +113,16 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
     box = box[0] / part, box[1] / part, box[2] / part, box[3] / part
     _draw(pixels, box, _place(drawn, turn, form, out))
     return True
+
+
+def _enough(box: Box, drawn: tuple[int, int]) -> float:
+    """The scale at which the box of an image is as large as it is drawn."""
+    return max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
+
+
+def _draft(image: ImageFile, scale: float) -> None:
+    """Make Pillow decode a JPEG at the smallest part of its size that is not below a scale."""
+    image.draft(None, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
 
 
 def _pixels_at(data: bytes) -> int:
@@ -131,9 +142,14 @@ def _decode(image: ImageFile, data: bytes, form: ImageForm, out: np.ndarray) -> 
     notes: Notes = {}
     rounded = is_rounded(image)
     deep = read_deep(image, data, form)
+    if image.format == "JPEG":
+        box, drawn = _fit_turned(width, height, _orientation(image), form)
+        _draft(image, 2 * _enough(box, drawn))
     image.load()  # before EXIF: some formats read their pixels to find it, and a second load would hide errors
     turn = _orientation(image)
     box, drawn = _fit_turned(width, height, turn, form)
+    part = round(width / image.width)
+    box = box[0] / part, box[1] / part, box[2] / part, box[3] / part
     pixels = _pixels(image, form) if deep is None else to_samples(deep, form)
     _draw(pixels, box, _place(drawn, turn, form, out))
     if rounded if deep is None else form.dtype == "uint8" and form.pixel_range is None:

@@ -582,3 +582,14 @@ def test_a_jpeg_of_exactly_a_multiple_of_the_size_is_filtered(part: int) -> None
     found = stretched(data, 32)
     assert np.abs(found - draft_and_resize(data, 32, gap=2)).mean() < 1
     assert np.abs(found - draft_and_resize(data, 32, gap=1)).mean() > 2
+
+
+def test_a_jpeg_that_pillow_decodes_is_drafted_too() -> None:
+    y, x = np.mgrid[:256, :256]
+    pixels = 128 + 100 * np.sin(np.stack([x, y, x + y], axis=2) * 0.6)
+    data = encoded(Image.fromarray(pixels.astype(np.uint8)).convert("CMYK"), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        whole = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    drafted = draft_and_resize(data, 32, gap=2)
+    assert np.abs(stretched(data, 32) - drafted).mean() < 1
+    assert np.abs(whole - drafted).mean() > 1.5
