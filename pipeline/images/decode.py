@@ -109,15 +109,19 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
         )
     except (ValueError, UnidentifiedImageError):
         return False
-    # The decoded sides are rounded up, so their last pixels may lie partly outside the image.
-    box = box[0] / part, box[1] / part, box[2] / part, box[3] / part
-    _draw(pixels, box, _place(drawn, turn, form, out))
+    _draw(pixels, _at_part(box, part), _place(drawn, turn, form, out))
     return True
 
 
 def _enough(box: Box, drawn: tuple[int, int]) -> float:
     """The scale at which the box of an image is as large as it is drawn."""
     return max(drawn[0] / (box[2] - box[0]), drawn[1] / (box[3] - box[1]))
+
+
+def _at_part(box: Box, part: int) -> Box:
+    """The box in an image that is decoded at a part of its size. The decoded sides are rounded up, so their last pixels
+    may lie partly outside the image."""
+    return box[0] / part, box[1] / part, box[2] / part, box[3] / part
 
 
 def _draft(image: ImageFile, scale: float) -> None:
@@ -142,14 +146,15 @@ def _decode(image: ImageFile, data: bytes, form: ImageForm, out: np.ndarray) -> 
     notes: Notes = {}
     rounded = is_rounded(image)
     deep = read_deep(image, data, form)
-    if image.format == "JPEG":
-        box, drawn = _fit_turned(width, height, _orientation(image), form)
-        _draft(image, 2 * _enough(box, drawn))
-    image.load()  # before EXIF: some formats read their pixels to find it, and a second load would hide errors
+    drafted = image.format == "JPEG"
+    if not drafted:
+        image.load()  # before EXIF: some formats read their pixels to find it, and a second load would hide errors
     turn = _orientation(image)
     box, drawn = _fit_turned(width, height, turn, form)
-    part = round(width / image.width)
-    box = box[0] / part, box[1] / part, box[2] / part, box[3] / part
+    if drafted:
+        _draft(image, 2 * _enough(box, drawn))
+        image.load()
+    box = _at_part(box, round(width / image.width))
     pixels = _pixels(image, form) if deep is None else to_samples(deep, form)
     _draw(pixels, box, _place(drawn, turn, form, out))
     if rounded if deep is None else form.dtype == "uint8" and form.pixel_range is None:

@@ -99,16 +99,17 @@ def describe_table(
     """The columns of a file, and the values of its first rows as text."""
     noted = (schema.pandas_metadata or {}).get("index_columns", [])
     index = tuple(name for name in noted if isinstance(name, str) and name in schema.names)  # a range is a dict
-    paths = plain_columns(schema, first)
-    plain = PlainColumns(first, unique_names(schema.names), paths) if first else None
-    columns = [_shown(plain.column(name)) for name in paths] if plain else []
-    types = dict(zip(unique_names(schema.names), schema.types, strict=True))
-    if plain:
-        types = {name: plain.column(name).type for name in paths}
+    names, paths = unique_names(schema.names), plain_columns(schema, first)
+    columns = dict[str, pa.Array]()
+    types = dict(zip(names, schema.types, strict=True))
+    if first:
+        plain = PlainColumns(first, names, paths)
+        columns = {name: plain.column(name) for name in paths}
+        types = {name: column.type for name, column in columns.items()}
     kinds = {name: kind_of_type(one) for name, one in types.items()}
     nested, renamed = {name: way for name, way in paths.items() if way != (name,)}, renamed_columns(schema.names)
     table = ParquetTable(path, tuple(paths), index, kinds, place=place, nested=nested, renamed=renamed, format=kind)
-    return table, [list(row) for row in zip(*columns, strict=True)]
+    return table, [list(row) for row in zip(*map(_shown, columns.values()), strict=True)]
 
 
 def _shown(column: pa.Array) -> list[str]:

@@ -46,10 +46,8 @@ class DecodedBlocks:
 
     def column(self, name: str, blocks: Sequence[int]) -> np.ndarray:
         """All rows of several blocks in one of the arrays, one block after another, (rows, *row_shape)."""
-        decoded = [self._decoded.get(block) or self.rows(block) for block in blocks if block < self.kept]
-        if len(decoded) == len(blocks):
-            return np.concatenate([rows[name] for rows in decoded])
-        return self._reader.read(blocks)[name]
+        parts = [self.rows(block) if block < self.kept else self._reader.read([block]) for block in blocks]
+        return np.concatenate([part[name] for part in parts])
 
     def read_into(self, block: int, out: Mapping[str, np.ndarray]) -> None:
         """Read all rows of a block into arrays of its length."""
