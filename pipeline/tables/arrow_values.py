@@ -11,9 +11,8 @@ from ..csv.dates import FIRST, LAST, parse_dates
 from ..csv.options import MISSING
 from ..csv.row_batch import NOT_UTF8
 from ..csv.rows import parse_number, parse_numbers
+from ..target.beside import PARTS
 
-PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-"""How many of a unit are a second."""
 LARGEST = 2**53
 OUT_OF_RANGE = "the value is not a date between the years 1 and 9999"
 

@@ -15,12 +15,14 @@ from .options import RoleOptions
 DAY = 86_400
 UNITS = {"days": "s", "seconds": "s", "microseconds": "us", "nanoseconds": "ns"}
 """The units of dates from coarse to fine, with that of Arrow."""
+PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""How many of Arrow's units are a second."""
 
 
 def unit_of(dates: pa.Array) -> str:
     """The coarsest unit in which timestamps are whole numbers."""
     counts = dates.cast(pa.int64()).drop_null().to_numpy()
-    parts = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[dates.type.unit]
+    parts = PARTS[dates.type.unit]
     for unit, step in (("days", DAY * parts), ("seconds", parts), ("microseconds", max(1, parts // 10**6))):
         if not (counts % step).any():
             return unit
@@ -34,7 +36,7 @@ def finest(*units: str | None) -> str:
 
 def date_seconds(dates: pa.Array) -> np.ndarray:
     """Timestamps as seconds since 1970, (n,) float64 with fractions, NaN where one is missing."""
-    parts = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[dates.type.unit]
+    parts = PARTS[dates.type.unit]
     counts = dates.cast(pa.int64()).fill_null(0).to_numpy()
     seconds = counts // parts + (counts % parts) / parts
     return np.where(dates.is_valid().to_numpy(zero_copy_only=False), seconds, np.nan)
