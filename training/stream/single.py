@@ -27,7 +27,7 @@ from .device import CPU, on_device
 from .filters import RowFilter
 from .group_memory import GroupMemory
 from .loads import GroupShape, Load, schedule_loads
-from .order import EpochOrder, Mixing
+from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 
 GROUP_BYTES = 8 << 20
@@ -186,14 +186,14 @@ class _EpochReading:
         everything it waits for has already started.
         """
         try:
-            reads = groupby(schedule_loads(self.order, self.reader.lanes, self.groups.step), key=self._read_with)
-            upcoming = [*next(reads, (None, ()))[1]]
+            windows = self._mixed_ahead()
+            upcoming = next(windows, None)
             for group in range(len(self.groups)):
-                while upcoming and self.groups.groups_of(upcoming[0]).start <= group:
-                    while not self._find_slots(upcoming):
+                while upcoming and self.groups.groups_of(upcoming[0][0]).start <= group:
+                    while not self._find_slots(upcoming[0]):
                         yield from self._take()
-                    self._start(upcoming)
-                    upcoming = [*next(reads, (None, ()))[1]]
+                    self._start(*upcoming)
+                    upcoming = next(windows, None)
                 self._finish(group)
             while self.ready:
                 yield from self._take()
@@ -212,6 +212,28 @@ class _EpochReading:
             self.held.add(slot)
         return batches
 
+    def _mixed_ahead(self) -> Iterator[tuple[list[Load], Future[tuple[np.ndarray, int]]]]:
+        """The loads that are read together, with the task that mixes their window: it precedes the reads of the window
+        before, so that no thread waits for it."""
+        ahead = None
+        for _, together in groupby(schedule_loads(self.order, self.reader.lanes, self.groups.step), self._read_with):
+            loads = [*together]
+            following = loads, self.threads.submit(self._mixed, loads[0].part)
+            if ahead:
+                yield ahead
+            ahead = following
+        if ahead:
+            yield ahead
+
+    def _mixed(self, part: Slice) -> tuple[np.ndarray, int]:
+        """The rows of a slice's window in the order of their use, (uses,) int64, and the number of its rows."""
+        used = self.stream.rows.mask(self._blocks(part), self.order.epoch)
+        return self.order.mixed_rows(part.lane, part.window, used), len(used)
+
+    def _blocks(self, part: Slice) -> list[int]:
+        blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
+        return blocks
+
     def _read_with(self, load: Load) -> tuple[int, int, int]:
         """The key of loads that are read together: lanes that are filled up from the same window."""
         return load.part.lane, load.part.window, self.groups.groups_of(load).start
@@ -226,24 +248,23 @@ class _EpochReading:
             self.slot_of[group] = self.memory.free.popleft()
         return True
 
-    def _start(self, loads: list[Load]) -> None:
+    def _start(self, loads: list[Load], mixed: Future[tuple[np.ndarray, int]]) -> None:
         """Make the threads read a window, some blocks each, and copy its rows to their places."""
-        part, groups = loads[0].part, [self.groups.groups_of(load) for load in loads]
-        blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
+        groups = [self.groups.groups_of(load) for load in loads]
         slots = [[self.slot_of[group] for group in of_load] for of_load in groups]
-        places = self.threads.submit(self._places, loads, blocks, slots)
-        reads = [self.threads.submit(self._read, share, places) for share in self.reader.split(blocks)]
+        places = self.threads.submit(self._places, loads, mixed, slots)
+        shares = self.reader.split(self._blocks(loads[0].part))
+        reads = [self.threads.submit(self._read, share, places) for share in shares]
         self.loading.append((max(of_load.stop for of_load in groups), reads))
 
     def _places(
-        self, loads: list[Load], blocks: list[int], slots: list[list[int]]
+        self, loads: list[Load], mixed: Future[tuple[np.ndarray, int]], slots: list[list[int]]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The rows of a window that the loads use, and where each goes; see `sorted_by_row`."""
-        part, used = loads[0].part, self.stream.rows.mask(blocks, self.order.epoch)
-        mixed = self.order.mixed_rows(part.lane, part.window, used)
-        rows = np.concatenate([mixed[load.part.start : load.part.stop] for load in loads])
+        order, count = mixed.result()
+        rows = np.concatenate([order[load.part.start : load.part.stop] for load in loads])
         places = np.concatenate([self.groups.places(*one) for one in zip(loads, slots, strict=True)])
-        return sorted_by_row(rows, places, len(used))
+        return sorted_by_row(rows, places, count)
 
     def _read(self, parts: list[tuple[int, slice]], placed: Future[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         """Read blocks, each with its range of the window's rows."""
