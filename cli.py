@@ -28,7 +28,7 @@ from .cluster.requests import (
 from .cluster.terminal.commands import commands
 from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
-from .cluster.terminal.tables import dataset_facts, show_dataset, show_estimate, show_plan, show_result, show_summary
+from .cluster.terminal.tables import print_dataset, show_estimate, show_plan, show_result, show_summary
 from .storage.errors import DamagedError, FoldstreamError, StoppedError, UsageError
 from .storage.places.locate import locate
 
@@ -68,7 +68,7 @@ def convert_csv(request: ConvertTablesRequest) -> None:
         from .cluster.api.conversion import convert_tables
 
         dataset = convert_tables(request, Session(listener=listener))
-    print_result(dataset_facts(dataset), lambda: show_dataset(dataset))
+    print_dataset(dataset)
 
 
 @request_command(convert_app, ConvertImagesRequest, "images")
@@ -82,7 +82,7 @@ def convert_images(request: ConvertImagesRequest) -> None:
         from .cluster.api.conversion import convert_image_files
 
         dataset = convert_image_files(request, Session(listener=listener))
-    print_result(dataset_facts(dataset), lambda: show_dataset(dataset))
+    print_dataset(dataset)
 
 
 @request_command(app, SplitRequest, "split")
@@ -266,7 +266,7 @@ def info(
     from .storage.dataset import open_dataset
 
     dataset = open_dataset(path)
-    print_result(dataset_facts(dataset), lambda: show_dataset(dataset))
+    print_dataset(dataset)
     if preview:
         from .pipeline.images.preview import draw_preview
 

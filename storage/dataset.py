@@ -1,7 +1,7 @@
 """Open a dataset, or other arrays that share its rows, and reject incomplete ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,9 @@ class Dataset(StoredArrays):
                 distinct = len(schema.categories[name])
                 yield ColumnFacts(name, role, "category", schema.x_dtype, missing, distinct)
                 continue
-            facts = ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing)
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
-            empty = missing == len(self) * width
-            yield facts if empty else replace(facts, minimum=values[0], mean=values[1], maximum=values[2])
+            known = values if missing < len(self) * width else ()
+            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, None, *known)
 
     @property
     def stored_bytes(self) -> int:

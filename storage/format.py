@@ -395,12 +395,9 @@ class Manifest:
     details: dict[str, Any]
     format: int = FORMAT
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
-        """Decode the result of `to_json`, in this format or format 1. Raises ForeignError for anything else."""
+        """Decode a manifest's JSON, in this format or format 1. Raises ForeignError for anything else."""
         if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
             raise ForeignError(f"{where} is not a manifest in Foldstream's format {FORMAT}; convert the source again")
         if value["format"] == 1:

@@ -109,5 +109,5 @@ def commit(root: Place, manifest: Manifest, checksums: Mapping[str, Sequence[int
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # about the manifest, and consolidated metadata
         zarr.consolidate_metadata(root.zarr_store())
-    if not create_json(root / MANIFEST, manifest.to_json()):
+    if not create_json(root / MANIFEST, manifest):
         raise ConflictError(f"{root} was completed by another process in the meantime; nothing is left to do")

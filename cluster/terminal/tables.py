@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from ...storage.metrics.names import in_usual_order, main_scores
-from .output import console
+from .output import console, print_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +17,15 @@ if TYPE_CHECKING:
     from ..planning.job import JobEstimate
 
 
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset contains, with all of its columns."""
-    return {**dataset.facts(), "columns": [asdict(column) for column in dataset.columns()]}
+def print_dataset(dataset: Dataset) -> None:
+    """Print what a dataset contains: for people a summary, for programs all of it, with every column."""
+    columns = dataset.columns()
+    facts = {**dataset.facts(), "columns": list(map(vars, columns))}
+    print_result(facts, lambda: show_dataset(dataset, columns))
 
 
-def show_dataset(dataset: Dataset) -> None:
-    """Print a summary of a dataset."""
+def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
+    """Print a summary of a dataset and its columns."""
     from ...storage.format import LEFT_OUT, PLANS  # here, because it loads numpy
 
     schema, layout = dataset.schema, dataset.layout
@@ -57,7 +58,7 @@ def show_dataset(dataset: Dataset) -> None:
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)
     if schema.tabular.features:
-        show_columns(dataset.columns())
+        show_columns(columns)
 
 
 MOST_COLUMNS = 30  # in a table on the console

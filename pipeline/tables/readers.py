@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -128,7 +128,7 @@ def open_reader(
 
 def table_to_json(table: SourceTable) -> dict[str, Any]:
     """A source table as JSON, with its kind."""
-    return {"kind": PARQUET_KIND if isinstance(table, ParquetTable) else CSV_KIND, **asdict(table)}
+    return {"kind": PARQUET_KIND if isinstance(table, ParquetTable) else CSV_KIND, **vars(table)}
 
 
 def table_from_json(value: dict[str, Any]) -> SourceTable:

@@ -138,7 +138,7 @@ class DatasetPiece:
     def to_json(self) -> dict[str, Any]:
         return {
             "text": self.table,
-            "piece": asdict(self.piece),
+            "piece": self.piece,
             "first_row": self.first_row,
             "rows": self.rows,
             "left_out": self.skipped,
@@ -177,10 +177,11 @@ class ConversionSpec:
         return sum(source["bytes"] for source in self.request["sources"])
 
     def to_json(self) -> dict[str, Any]:
+        """What `from_json` makes the spec of, once it is stored as JSON."""
         return {
-            "layout": asdict(self.layout),
-            "schema": asdict(self.schema),
-            "columns": asdict(self.columns),
+            "layout": self.layout,
+            "schema": self.schema,
+            "columns": self.columns,
             "texts": [table_to_json(table) for table in self.tables],
             "pieces": [piece.to_json() for piece in self.pieces],
             "request": self.request,

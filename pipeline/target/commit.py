@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,8 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
         write_block_table(root, "class_counts", counts)
         totals.update(dict(enumerate(counts.sum(axis=0, dtype=np.int64).tolist())))
     details = {
-        "schema": asdict(spec.schema),
-        "statistics": asdict(merge_statistics(spec, receipts)),
+        "schema": spec.schema,
+        "statistics": merge_statistics(spec, receipts),
         "request": spec.request,
         "class_counts": [totals[code] for code in range(len(spec.schema.classes))],
         "left_out": spec.skipped,

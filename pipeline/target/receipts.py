@@ -1,7 +1,6 @@
 """Receipts: a record of each shard that was written, kept until the commit combines them into the manifest."""
 
 from base64 import b64decode, b64encode
-from dataclasses import asdict
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -35,7 +34,7 @@ def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.n
     """Write a shard's arrays, then its receipt, which includes `notes`."""
     root = locate(task.root)
     written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)
-    write_json(receipt_path(root, task.shard), {**asdict(written), **summarize(task, arrays, missing), **notes})
+    write_json(receipt_path(root, task.shard), {**vars(written), **summarize(task, arrays, missing), **notes})
 
 
 def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,6 +34,7 @@ from foldstream.pipeline.target.labels import TextFindings
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
 from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
+from foldstream.storage.places.json_files import to_json
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.splits.checks import check_counts
@@ -155,8 +156,8 @@ def commit_in_memory(spec: ConversionSpec) -> tuple[Dataset, int]:
         digest = hashlib.sha256(str(shard).encode()).hexdigest()
         lengths = {spec.name: (stop - start) * spec.row_bytes for spec in specs}
         entries.append(ShardEntry(stop - start, lengths, dict.fromkeys(names, digest)))
-    details = {"schema": asdict(spec.schema)}
-    data = json.dumps(Manifest("dataset", layout, specs, tuple(entries), details).to_json()).encode()
+    details = {"schema": spec.schema}
+    data = to_json(Manifest("dataset", layout, specs, tuple(entries), details))
     manifest = Manifest.from_json(json.loads(data), "here")
     assert manifest.layout == layout
     assert len(manifest.shards) == layout.shards

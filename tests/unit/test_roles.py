@@ -12,7 +12,8 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ForeignError, UsageError
-from foldstream.storage.format import ImageForm, Manifest
+from foldstream.storage.format import MANIFEST, ImageForm, Manifest
+from foldstream.storage.places.json_files import read_json
 from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.choose import choose_split
@@ -176,7 +177,7 @@ def test_the_table_of_columns_tells_what_each_has_become(write_csv: WriteCsv, tm
 def test_a_dataset_of_the_first_format_is_read_unless_its_numbers_were_filled(
     write_csv: WriteCsv, tmp_path: Path
 ) -> None:
-    manifest = convert_file(write_csv(TEXT), tmp_path / "out", "label").manifest.to_json()
+    manifest = read_json(convert_file(write_csv(TEXT), tmp_path / "out", "label").place / MANIFEST)
     schema = {**manifest["details"]["schema"], "fills": {}, "indicators": []}
     for name in ("roles", "beside", "left_out"):
         del schema[name]
