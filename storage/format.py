@@ -4,16 +4,20 @@ Nothing here reads or writes. The manifest is JSON and grows with the number of 
 number of blocks is stored in small Zarr arrays beside it, so that a dataset of a billion rows opens quickly.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from .errors import ForeignError
-from .moments.moments import Moments
+
+if TYPE_CHECKING:
+    from .moments.moments import Moments  # whose kernels load numba, which few processes that read a schema need
 
 Score = TypeVar("Score")
 Values = TypeVar("Values")
@@ -207,14 +211,14 @@ class Schema:
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dates: dict[str, str] = field(default_factory=dict)
     image: ImageForm | None = None
-    table: "Schema | None" = None
+    table: Schema | None = None
     roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
 
     @property
-    def tabular(self) -> "Schema":
+    def tabular(self) -> Schema:
         """The schema of the columns: those beside the images if there are any, otherwise of `x`."""
         return self.table or self
 
@@ -316,10 +320,10 @@ class Statistics:
     median: tuple[float, ...] = ()
     class_rows: tuple[int, ...] = ()
     weight: float = 1.0
-    table: "Statistics | None" = None
+    table: Statistics | None = None
 
     @property
-    def tabular(self) -> "Statistics":
+    def tabular(self) -> Statistics:
         """The statistics of the columns: those beside the images if there are any, otherwise of `x`."""
         return self.table or self
 
@@ -332,7 +336,7 @@ class Statistics:
         median: Sequence[float] = (),
         class_rows: Sequence[int] = (),
         weight: float = 1.0,
-        table: "Statistics | None" = None,
+        table: Statistics | None = None,
     ) -> Self:
         """Compute statistics from the moments of the features and of the regression targets. A channel without values
         has the range 0 to 0. `missing`, if given, replaces the number of NaN values."""

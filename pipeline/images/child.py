@@ -1,8 +1,9 @@
 """The process that decodes images: a decoder that hangs or crashes affects this process and nothing else.
 
-A request is a line of JSON. The process writes the samples into memory shared with the requesting process, and replies
-with one line for each file that could not be decoded, and one at the end. Before each file it writes the file's index
-into the shared memory, so that the requesting process knows which file was being decoded.
+A request is a line of JSON. The process writes the samples, and a hash of each file, into memory shared with the
+requesting process, and replies with one line for each file that could not be decoded, and one at the end. Before each
+file it writes the file's index into the shared memory, so that the requesting process knows which file was being
+decoded.
 """
 
 import json
@@ -23,8 +24,9 @@ from ...storage.errors import FoldstreamError
 from ...storage.format import ImageForm
 from ...storage.machine import end_with_parent, keep_freed_memory
 from .decode import ImageError, decode_image
-from .files import ImageFile, read_image
+from .files import ImageFile, hash_file, read_image
 
+HASH = np.dtype(np.uint64)
 HEAD = struct.Struct("<q56x")  # the index of the file that is being decoded, at the start of the shared memory
 REMOTE_READS = 16  # concurrent reads from an object store
 
@@ -57,13 +59,15 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[dict[st
     and the reason, and for each of which something is to be said."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
-    samples = samples_in(memory, len(files), form)
+    samples, hashes = shared_arrays(memory, len(files), form)
     with ThreadPoolExecutor(REMOTE_READS) as threads:
         number = request["first"]
         for read in read_ahead(files[number:], threads):
             HEAD.pack_into(memory, 0, number)
             try:
-                if notes := decode_image(read(), form, samples[number]):
+                data = read()
+                hashes[number] = hash_file(data)
+                if notes := decode_image(data, form, samples[number]):
                     yield {"notes": notes}
             except ImageError as error:
                 yield {"invalid": [number, str(error)]}
@@ -83,10 +87,17 @@ def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callab
     yield from ahead
 
 
-def samples_in(memory: mmap.mmap, count: int, form: ImageForm) -> np.ndarray:
-    """A view of the samples in shared memory, (count, channels, height, width)."""
+def shared_bytes(count: int, form: ImageForm) -> int:
+    """The size of the shared memory for `count` files: the head, their hashes and their samples."""
+    return HEAD.size + count * (HASH.itemsize + int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize)
+
+
+def shared_arrays(memory: mmap.mmap, count: int, form: ImageForm) -> tuple[np.ndarray, np.ndarray]:
+    """Views of the shared memory: the samples, (count, channels, height, width), and the hashes of the files,
+    (count,) uint64."""
     shape = (count, *form.sample_shape)
-    return np.frombuffer(memory, form.dtype, int(np.prod(shape)), HEAD.size).reshape(shape)
+    hashes = np.frombuffer(memory, HASH, count, HEAD.size)
+    return np.frombuffer(memory, form.dtype, int(np.prod(shape)), HEAD.size + hashes.nbytes).reshape(shape), hashes
 
 
 if __name__ == "__main__":

@@ -27,18 +27,16 @@ from ...storage.writer import create_arrays
 from ..target.beside import encode_beside, encode_texts
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target
 from ..target.commit import attributes, commit_dataset
-from ..target.receipts import RECEIPTS, finish_shard, has_receipt, receipt_path
+from ..target.receipts import RECEIPTS, finish_shard, has_receipt, pack, receipt_path
 from ..target.run import Stage, run_shard_tasks
 from .decode import Notes, add_notes
+from .equal import list_equal
 from .files import ImageFile
-from .listing.equal import find_equal
 from .listing.list import list_images, warnings_of
 from .spec import ImageConversionSpec, ImageRequest, skip_images, specify_images
 from .watchdog import decode_images, start_decoder
 
 LISTS = "lists"
-EQUAL_FILES = "equal_files.csv"
-SHOWN = 3  # examples in a warning
 Warn = Callable[[str], None]
 
 
@@ -87,11 +85,10 @@ def convert_images(
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
-            found = (*unused_labels(spec), *equal_files(spec, root)) if request.labelled else ()
-            for warning in (*warnings_of(images), *found):
+            for warning in (*warnings_of(images), *(unused_labels(spec) if request.labelled else ())):
                 warn(warning)
             spec = write_images(spec, root, executor, progress)
-            for warning in decoding_warnings(spec, root):
+            for warning in (*decoding_warnings(spec, root), *(list_equal(spec, root) if request.labelled else ())):
                 warn(warning)
             commit_dataset(spec, root)
             (root / WORK).remove_tree()
@@ -104,27 +101,6 @@ def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:
     if not spec.schema.labels and len(samples):
         fields = ", ".join(list(json.loads(samples[0].as_py()))[:8])
         yield f"the images have no labels; --label takes one of the fields beside them: {fields}"
-
-
-def equal_files(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
-    """List the images with equal files beside the dataset's arrays. Yields a warning if there are any."""
-    lines, names, differ = io.StringIO(), list[str](), 0
-    rows = csv.writer(lines, lineterminator="\n")
-    count = 0
-    for first, *others in find_equal(spec.images):
-        count += len(others)
-        differ += sum(not np.array_equal(spec.y[first], spec.y[other]) for other in others if len(spec.y))
-        equal = [spec.images.name(number) for number in (first, *others)]
-        names += [] if len(names) >= SHOWN else [" = ".join(equal[:2])]
-        rows.writerows((other, equal[0]) for other in equal[1:])
-    if count:
-        (root / EQUAL_FILES).write(b"file,equal_to\n" + lines.getvalue().encode(errors="backslashreplace"))
-        labels = f", {differ:,} of them with another label" if differ else ""
-        yield (
-            f"{count:,} files are equal to others{labels} ({', '.join(names)}{', …' * (count > len(names))}; all are "
-            f"listed in {root / EQUAL_FILES}); equal images in different folds make the scores too good: keep one of "
-            "each, or keep them together with --group"
-        )
 
 
 def decoding_warnings(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
@@ -230,12 +206,12 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     for column in schema.beside:
         arrays[column.array] = encode_beside(column, table[column.array].combine_chunks())
     missing = np.zeros(schema.sample_shape[0], np.int64)
-    notes: Notes = {}
-    with decode_images(files, schema.image, notes=notes) as (x, errors):
-        if errors:
+    with decode_images(files, schema.image) as decoded:
+        if decoded.errors:
             numbers = table["number"].to_pylist()
-            return [(numbers[at], reason) for at, reason in errors.items()]
-        finish_shard(task, {"x": x, **arrays}, missing, list=task.digest, notes=notes)
+            return [(numbers[at], reason) for at, reason in decoded.errors.items()]
+        notes = {"notes": decoded.notes, "hashes": pack(decoded.hashes)}
+        finish_shard(task, {"x": decoded.samples, **arrays}, missing, list=task.digest, **notes)
     return None
 
 

@@ -4,6 +4,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+import google_crc32c
+
 from ...storage.places.locate import locate
 
 STORED, DEFLATED = 0, 8  # compression methods of zip archives
@@ -20,6 +22,12 @@ class ImageFile:
     offset: int
     length: int
     packed: int = -1
+
+
+def hash_file(data: bytes) -> int:
+    """A hash with 64 bits, to find equal files: two CRCs with different polynomials. They take a hundredth of the time
+    of decoding, a cryptographic hash three times as long."""
+    return zlib.crc32(data) << 32 | google_crc32c.value(data)
 
 
 def read_image(file: ImageFile) -> bytes:

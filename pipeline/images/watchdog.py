@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from time import monotonic
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from ...storage.errors import WorkerError
 from ...storage.format import ImageForm
-from .child import HEAD, samples_in
+from .child import HEAD, shared_arrays, shared_bytes
 from .decode import Notes, add_notes
 from .files import ImageFile
 
@@ -27,12 +27,22 @@ POLL_SECONDS = 1.0
 TIMED_OUT = "decoding timed out"
 
 
+@dataclass(frozen=True)
+class DecodedImages:
+    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, and the positions of
+    files that cannot be decoded, with the reason. `notes` is what is to be said of them."""
+
+    samples: np.ndarray
+    hashes: np.ndarray
+    errors: dict[int, str]
+    notes: Notes
+
+
 @contextmanager
 def decode_images(
-    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS, notes: Notes | None = None
-) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
-    """Decode files: the samples, (files, channels, height, width), and the positions of files that cannot be decoded,
-    with the reason. The samples are valid until the context ends. What is to be said of the files is added to `notes`.
+    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
+) -> Iterator[DecodedImages]:
+    """Decode files. The arrays are valid until the context ends.
 
     Each file has a timeout of `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
@@ -41,7 +51,7 @@ def decode_images(
     except IndexError:
         decoder = ImageDecoder()
     try:
-        yield decoder.decode(files, form, seconds, {} if notes is None else notes)
+        yield decoder.decode(files, form, seconds)
     finally:
         _idle.append(decoder)
 
@@ -68,16 +78,14 @@ class ImageDecoder:
         os.ftruncate(self._descriptor, size)
         return mmap.mmap(self._descriptor, size)
 
-    def decode(
-        self, files: Sequence[ImageFile], form: ImageForm, seconds: float, notes: Notes
-    ) -> tuple[np.ndarray, dict[int, str]]:
+    def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> DecodedImages:
         """See `decode_images`."""
         if self._environment != os.environ:
             self.close()  # credentials for a store may have been set since it started
-        size = HEAD.size + len(files) * int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize
+        size = shared_bytes(len(files), form)
         if size > len(self._memory):
             self._memory = self._mapped(size)
-        errors: dict[int, str] = {}
+        errors, notes = dict[int, str](), Notes()
         died_at, first = -1, 0
         places = [(file.place, file.offset, file.length, file.packed) for file in files]
         while first < len(files):
@@ -100,7 +108,7 @@ class ImageDecoder:
                 first += 1
             else:
                 died_at = first  # it may have run out of memory for a moment: try once more
-        return samples_in(self._memory, len(files), form), errors
+        return DecodedImages(*shared_arrays(self._memory, len(files), form), errors, notes)
 
     def _ask(self, request: bytes, errors: dict[int, str], notes: Notes, seconds: float) -> str | None:
         """Send a request. Returns why the process ended, or None if it has tried all files."""

@@ -253,10 +253,10 @@ def write_image(path: Path, data: bytes) -> ImageFile:
 
 def test_a_decoder_that_hangs_is_ended_and_the_file_named(pipe: ImageFile, tmp_path: Path) -> None:
     sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
-    with decode_images([sound, pipe, sound], RGB, seconds=3) as (x, errors):
-        assert errors == {1: "decoding timed out after 3 s"}
+    with decode_images([sound, pipe, sound], RGB, seconds=3) as decoded:
+        assert decoded.errors == {1: "decoding timed out after 3 s"}
         for number in (0, 2):
-            np.testing.assert_array_equal(x[number], decode_image(SOUND["PNG"](), RGB))
+            np.testing.assert_array_equal(decoded.samples[number], decode_image(SOUND["PNG"](), RGB))
 
 
 def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageFile, tmp_path: Path) -> None:
@@ -283,19 +283,19 @@ def test_a_decoder_that_dies_twice_at_a_file_is_followed_by_another(pipe: ImageF
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as (x, errors):
+    with decode_images([broken, sound, pipe, sound], RGB, seconds=60) as decoded:
         killer.join()
-        assert errors == {0: "the file is empty", 2: "the decoder crashed (SIGKILL)"}
-        np.testing.assert_array_equal(x[3], decode_image(SOUND["PNG"](), RGB))
+        assert decoded.errors == {0: "the file is empty", 2: "the decoder crashed (SIGKILL)"}
+        np.testing.assert_array_equal(decoded.samples[3], decode_image(SOUND["PNG"](), RGB))
 
 
 def test_a_decoder_that_ended_with_the_thread_that_started_it_is_followed_by_another(tmp_path: Path) -> None:
     sound = write_image(tmp_path / "sound.png", SOUND["PNG"]())
 
     def decode() -> None:
-        with decode_images([sound], RGB) as (x, errors):
-            assert not errors
-            np.testing.assert_array_equal(x[0], decode_image(SOUND["PNG"](), RGB))
+        with decode_images([sound], RGB) as decoded:
+            assert not decoded.errors
+            np.testing.assert_array_equal(decoded.samples[0], decode_image(SOUND["PNG"](), RGB))
 
     for _ in range(2):
         other = threading.Thread(target=decode)
@@ -307,10 +307,10 @@ def test_a_decoder_that_ended_with_the_thread_that_started_it_is_followed_by_ano
 def test_a_decoder_grows_with_what_it_is_asked_for(tmp_path: Path) -> None:
     one, other = (write_image(tmp_path / f"{name}.png", SOUND[name]()) for name in ("PNG", "BMP"))
     for count in (1, 9, 3):
-        with decode_images([one, *[other] * count], RGB) as (x, errors):
-            assert not errors
-            np.testing.assert_array_equal(x[0], decode_image(SOUND["PNG"](), RGB))
-            np.testing.assert_array_equal(x[count], decode_image(SOUND["BMP"](), RGB))
+        with decode_images([one, *[other] * count], RGB) as decoded:
+            assert not decoded.errors
+            np.testing.assert_array_equal(decoded.samples[0], decode_image(SOUND["PNG"](), RGB))
+            np.testing.assert_array_equal(decoded.samples[count], decode_image(SOUND["BMP"](), RGB))
 
 
 def has_open(process: int, path: str) -> bool:
