@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from ...storage.format import ImageForm
-from .pixels.depth import DEEPEST, Deep, DepthError, is_rounded, read_deep, to_samples
+from .pixels.depth import DEEPEST, Deep, DepthError, has_eight_bits, is_rounded, read_deep, to_samples
 from .pixels.fit import Box, fit_image, upright
 from .pixels.foreign import formats_of, is_dicom, read_dicom
 
@@ -144,8 +144,8 @@ def _decode(image: ImageFile, data: bytes, form: ImageForm, out: np.ndarray) -> 
     width, height = image.size
     _check_pixels(width, height)
     notes: Notes = {}
-    rounded = is_rounded(image)
-    deep = read_deep(image, data, form)
+    plain = has_eight_bits(image)
+    rounded, deep = not plain and is_rounded(image), None if plain else read_deep(image, data, form)
     drafted = image.format == "JPEG"
     if not drafted:
         image.load()  # before EXIF: some formats read their pixels to find it, and a second load would hide errors

@@ -27,7 +27,8 @@ class ImageFile:
 def hash_file(data: bytes) -> int:
     """A hash with 64 bits, to find equal files: two CRCs with different polynomials. They take a hundredth of the time
     of decoding, a cryptographic hash three times as long."""
-    return zlib.crc32(data) << 32 | google_crc32c.value(data)
+    other: int = google_crc32c.value(data)
+    return zlib.crc32(data) << 32 | other
 
 
 def read_image(file: ImageFile) -> bytes:

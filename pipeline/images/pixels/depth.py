@@ -12,6 +12,7 @@ from ....storage.format import ImageForm
 
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 WITHOUT_RANGE = ("I", "F")
+PLAIN, UNSIGNED = ("1", "L", "P", "RGB", "RGBA"), ("PNG", "JPEG", "BMP", "GIF")
 BITS, SAMPLE_FORMAT, SIGNED = 258, 339, 2  # tags of TIFF
 SWAPPED = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
 """The raw mode with which Pillow keeps the low byte of 16 bits instead of the high one."""
@@ -54,6 +55,12 @@ def read_deep(image: ImageFile, data: bytes, form: ImageForm) -> Deep | None:
     if exact and raw[-4:] in SWAPPED and image.mode in ("RGB", "RGBA") and raw[:4] in ("RGB;", "RGBA", "RGBX"):
         return Deep(_both_bytes(image, data), DEEPEST)
     return None
+
+
+def has_eight_bits(image: ImageFile) -> bool:
+    """Whether the pixels of an opened image evidently have 8 bits and are unpacked as they are. Most images do, so that
+    nothing else need be asked of them."""
+    return image.format in UNSIGNED and image.mode in PLAIN and raw_mode(image) == image.mode
 
 
 def is_rounded(image: ImageFile) -> bool:
