@@ -78,6 +78,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: a Dask worker that converts CSV needs neither torch nor Ray, which take seconds."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'foldstream' has no attribute '{name}'")
     module, attribute = _HOMES[name]

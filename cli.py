@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -26,28 +28,40 @@ from .cluster.requests import (
     TrainRequest,
 )
 from .cluster.terminal.commands import commands
+from .cluster.terminal.headings import GroupedCommands
 from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
-from .cluster.terminal.tables import print_dataset, show_estimate, show_plan, show_result, show_summary
+from .cluster.terminal.tables import print_dataset, show_estimate, show_plan, show_result, show_rows, show_summary
 from .storage.errors import DamagedError, FoldstreamError, StoppedError, UsageError
 from .storage.places.locate import locate
 
 app = typer.Typer(
     help="Train PyTorch models with k-fold cross-validation on data larger than memory.",
+    cls=GroupedCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 convert_app = typer.Typer(help="Convert source files into a dataset.", no_args_is_help=True)
 app.add_typer(convert_app, name="convert")
 app.add_typer(commands)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version of Foldstream and of Python, and exit."""
+    if wanted:
+        typer.echo(f"foldstream {version('foldstream')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines: progress, then the result.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Train PyTorch models with k-fold cross-validation on data larger than memory.
 
@@ -166,7 +180,7 @@ def run(
         str,
         typer.Argument(
             metavar="JOB.toml",
-            help="Job file with the tables [convert.csv] or [convert.images], [train] and [predict].",
+            help=r"Job file with the tables \[convert.csv] or \[convert.images], \[train] and \[predict].",
         ),
     ],
     ray: Annotated[
@@ -250,16 +264,20 @@ def info(
         str | None,
         typer.Option(metavar="FILE.png", help="Image file to write: some rows of an image dataset, with their labels."),
     ] = None,
+    head: Annotated[
+        int, typer.Option(metavar="N", min=0, max=1000, help="Number of leading rows of a dataset to show.")
+    ] = 0,
 ) -> None:
     """Show what a dataset contains, or the results of a run.
 
-    Example: foldstream info photos.zarr --preview photos.png
+    Example: foldstream info titanic.zarr --head 5
     """
     if (locate(path) / "run.json").exists():
         from .cluster.runs.run import read_run
 
-        if preview:
-            raise UsageError(f"--preview draws rows of a dataset, but {path} is a run; give the path of a dataset")
+        if preview or head:
+            option = "--preview" if preview else "--head"
+            raise UsageError(f"{option} shows rows of a dataset, but {path} is a run; give the path of a dataset")
         summary = read_run(locate(path))[1]
         print_result(summary, lambda: show_summary(summary))
         return
@@ -267,6 +285,10 @@ def info(
 
     dataset = open_dataset(path)
     print_dataset(dataset)
+    if head:
+        from .cluster.api.browse import open_to_browse
+
+        show_rows(open_to_browse(path).rows(head))
     if preview:
         from .pipeline.images.preview import draw_preview
 

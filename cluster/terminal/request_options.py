@@ -1,14 +1,15 @@
 """Commands whose arguments and options are the fields of a request."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, Signature
 from typing import Annotated, Any, Optional, TypeVar, get_args
 
 import typer
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
-from ...storage.options import Options, flag_of, options_in, spelling
+from ...storage.options import Options, choices_of, flag_of, options_in, spelling
 
 Request = TypeVar("Request", bound=Options)
 NUMBERS = (bool, int, float)
@@ -67,16 +68,28 @@ def typed(kind: type[Options], name: str) -> Any:
     of_value = list[str] if spelled.repeatable else number_in(field.annotation) or str
     if spelled.text:
         of_value = str
+    description = escape(field.description or "")
     if field.is_required():
-        return Annotated[of_value, typer.Argument(metavar=spelled.metavar or name.upper(), help=field.description)]
+        return Annotated[of_value, typer.Argument(metavar=spelled.metavar or name.upper(), help=description)]
     owner = next(base for base in reversed(kind.__mro__) if name in getattr(base, "__annotations__", {}))
+    choices = choices_of(field.annotation)
     option = typer.Option(
         flag_of(kind, name),
-        metavar=spelled.metavar,
-        help=field.description,
+        metavar=spelled.metavar or "|".join(choices) or None,
+        help=description,
         rich_help_panel=getattr(owner, "panel", None),
+        autocompletion=_completion(choices) if choices else None,
     )
     return Annotated[Optional[of_value] if default_of(field) is None else of_value, option]  # noqa: UP045 - at run time
+
+
+def _completion(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """The completion of an option: a function, because Typer reads its signature."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def number_in(annotation: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -11,6 +12,8 @@ from .output import console, print_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pandas import DataFrame
 
     from ...storage.dataset import ColumnFacts, Dataset
     from ...storage.fold_plan import FoldPlan
@@ -105,6 +108,24 @@ def column_cells(column: ColumnFacts) -> list[str]:
     return [column.name, column.role, kind, column.dtype, *numbers]
 
 
+def show_rows(rows: DataFrame) -> None:
+    """Print rows of a dataset; of many columns only the first ones."""
+    shown = rows.iloc[:, :MOST_COLUMNS]
+    table = Table("row", *map(str, shown.columns), box=None)
+    for row in shown.itertuples():
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table, markup=False)
+    if more := rows.shape[1] - shown.shape[1]:
+        console.print(f"and {more:,} more columns", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    """A value of a row; missing ones are empty, and float32 has 7 digits."""
+    if isinstance(value, float):
+        return "" if isnan(value) else f"{value:.7g}"
+    return "" if value is None else str(value)
+
+
 def show_plan(plan: FoldPlan) -> None:
     """Print how many rows each model is trained on and scored on."""
     table = Table("model", "training rows", "held-out rows", title=str(plan.place), title_justify="left")
@@ -142,12 +163,12 @@ def show_result(summary: dict[str, Any]) -> None:
 
 
 PARTS = {"out_of_fold": "out-of-fold", "holdout": "holdout"}
-MOST_COLUMNS = 5  # of metrics beside the folds
+MOST_SCORES = 5  # of metrics beside the folds
 
 
 def show_grid(grid: dict[str, Any]) -> None:
     """Print the out-of-fold scores of a grid's candidates."""
-    names = main_scores(grid["candidates"][0]["out_of_fold"])[:MOST_COLUMNS]
+    names = main_scores(grid["candidates"][0]["out_of_fold"])[:MOST_SCORES]
     names += [grid["metric"]] * (grid["metric"] not in names)
     table = Table("candidate", *names, "")
     for candidate in grid["candidates"]:
@@ -168,7 +189,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     The times are from the last epoch of each fold: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
-    names = main_scores(dict.fromkeys(("loss", *scores)))[:MOST_COLUMNS]
+    names = main_scores(dict.fromkeys(("loss", *scores)))[:MOST_SCORES]
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" if name in fold else "" for name in names]

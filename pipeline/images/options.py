@@ -13,7 +13,13 @@ from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbe
 
 
 def parse_size(value: Any) -> Any:
-    """Parse `64` or `48,64` as (height, width). Raises ValueError."""
+    """Parse `64`, `64x64` or `48,64` as (height, width). Raises ValueError, also for `48x64`, whose order differs among
+    tools."""
+    if isinstance(value, str) and (sides := re.fullmatch(r"(\d+)\s*[xX×]\s*(\d+)", value)):
+        one, other = sides.groups()
+        if one != other:
+            raise ValueError(f"may be width or height first; write height and width as {one},{other} or {other},{one}")
+        value = one
     numbers = parse_numbers((value,) if isinstance(value, int) else value)
     if isinstance(numbers, tuple):
         if len(numbers) > 2:

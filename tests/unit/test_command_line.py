@@ -1,0 +1,68 @@
+"""The command line as people meet it: help, version, completion, tables of columns and rows."""
+
+from pathlib import Path
+
+import foldstream as fs
+import pytest
+from foldstream.cli import app
+from foldstream.cluster.requests import ConvertImagesRequest
+from foldstream.cluster.terminal.headings import HEADINGS
+from foldstream.storage.errors import UsageError
+from typer.main import get_command
+from typer.testing import CliRunner
+
+WIDE = {"COLUMNS": "200", "TERM": "dumb"}
+
+
+def output_of(*words: str, **environment: str) -> str:
+    result = CliRunner(env=WIDE | environment).invoke(app, words, prog_name="foldstream")
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_every_command_has_its_place_in_the_help() -> None:
+    listed = [name for names in HEADINGS.values() for name in names]
+    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    text = output_of("-h")
+    places = [text.index(f" {name} ", text.index(heading)) for heading, names in HEADINGS.items() for name in names]
+    assert places == sorted(places)
+
+
+def test_help_keeps_square_brackets() -> None:
+    assert "[convert.csv] or [convert.images], [train] and [predict]" in output_of("run", "-h")
+
+
+def test_help_shows_the_choices_of_an_option() -> None:
+    assert "rgb|gray" in output_of("convert", "images", "--help")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert output_of("--version").startswith(f"foldstream {fs.__version__}, Python 3.")
+
+
+def test_choices_are_completed() -> None:
+    words = {"COMP_WORDS": "foldstream convert images --color g", "COMP_CWORD": "4"}
+    assert output_of(_FOLDSTREAM_COMPLETE="complete_bash", **words).split() == ["gray"]
+
+
+def test_info_shows_all_columns_and_the_first_rows(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(12)]
+    lines = [",".join(["y", "city", *names]), "no,Ulm," + "1.5," * 11 + "2", "yes,," + "," * 11 + "16.1"]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    fs.convert_csv(tmp_path / "table.csv", tmp_path / "table.zarr", label="y", category="city")
+    text = output_of("info", str(tmp_path / "table.zarr"), "--head", "2")
+    columns, rows = text[: text.index(" row ")], text[text.index(" row ") :].splitlines()
+    assert all(f" {name} " in columns for name in names)
+    assert rows[0].split() == ["row", "y", "city", *names]
+    assert rows[1].split() == ["0", "no", "Ulm", *["1.5"] * 11, "2"]
+    assert rows[2].split() == ["1", "yes", "16.1"]
+
+
+@pytest.mark.parametrize("size", ["32x32", "32X32", "32×32", "32,32", "32"])
+def test_a_size_may_be_written_as_cameras_do(size: str) -> None:
+    assert ConvertImagesRequest.parse({"sources": "a", "out": "b", "size": size}).size == (32, 32)
+
+
+def test_a_size_whose_order_is_not_known_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--size 48x64: .*as 48,64 or 64,48"):
+        ConvertImagesRequest.parse({"sources": "a", "out": "b", "size": "48x64"})
