@@ -170,7 +170,7 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
         {
             "place": places,
             "path": paths,
-            **{name: rows[name] for name in ("offset", "length", "packed")},
+            **{name: rows[name] for name in ("offset", "length", "packed", "crc")},
             "number": numbers,
             **{f"y{i}": column for i, column in enumerate(y.reshape(len(numbers), -1).T)},
             **{f"{TABLE}{i}": column for i, column in enumerate(features.T)},
@@ -193,7 +193,7 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     root, schema = locate(task.root), task.schema
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()
-    columns = (table[name].to_pylist() for name in ("place", "offset", "length", "packed"))
+    columns = (table[name].to_pylist() for name in ("place", "offset", "length", "packed", "crc"))
     files = [ImageFile(*fields) for fields in zip(*columns, strict=True)]
     start, stop = task.layout.shard_range(task.shard)
     key = encode_texts("path", table["path"].combine_chunks(), schema.key_width or 1)

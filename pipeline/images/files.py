@@ -16,12 +16,13 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 @dataclass(frozen=True)
 class ImageFile:
     """`length` bytes of `place` starting at `offset`. `packed` is the compression method in a zip archive, where a
-    local header precedes the data, and -1 elsewhere."""
+    local header precedes the data, and `crc` the checksum of the file; both are -1 elsewhere."""
 
     place: str
     offset: int
     length: int
     packed: int = -1
+    crc: int = -1
 
 
 def hash_file(data: bytes) -> int:
@@ -32,7 +33,7 @@ def hash_file(data: bytes) -> int:
 
 
 def read_image(file: ImageFile) -> bytes:
-    """The bytes of an image file. Raises OSError if the file has changed since it was listed."""
+    """The bytes of an image file. Raises OSError if the file has changed since it was listed, or is damaged."""
     place = locate(file.place)
     if file.packed < 0:
         data = place.read_range(file.offset, file.length + 1 if not file.offset else file.length)
@@ -43,9 +44,10 @@ def read_image(file: ImageFile) -> bytes:
     if signature != ZIP_SIGNATURE:
         raise OSError("the archive has changed since it was listed")
     data = place.read_range(file.offset + ZIP_HEAD.size + name + extra, file.length)
-    if file.packed == STORED:
-        return data
     try:
-        return zlib.decompress(data, -zlib.MAX_WBITS)
+        data = data if file.packed == STORED else zlib.decompress(data, -zlib.MAX_WBITS)
     except zlib.error as error:
         raise OSError(f"the archive is damaged: {error}") from None
+    if file.crc >= 0 and zlib.crc32(data) != file.crc:
+        raise OSError("the archive is damaged: the bytes do not match their checksum")
+    return data

@@ -87,7 +87,7 @@ class ImageDecoder:
             self._memory = self._mapped(size)
         errors, notes = dict[int, str](), Notes()
         died_at, first = -1, 0
-        places = [(file.place, file.offset, file.length, file.packed) for file in files]
+        places = [(file.place, file.offset, file.length, file.packed, file.crc) for file in files]
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
             request = {"form": asdict(form), "files": places, "first": first}

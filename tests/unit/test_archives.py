@@ -1,12 +1,15 @@
 """Tables in archives: the rows of the unpacked files, and clear errors for archives that cannot be read."""
 
+import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import foldstream as fs
+import numpy as np
 import pandas as pd
 import pytest
 from foldstream.pipeline import sample as sampling
@@ -139,6 +142,37 @@ def test_a_damaged_archive_is_an_error(
     with pytest.raises(SourceError, match=message):
         convert_one(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def as_feather(frame: pd.DataFrame) -> bytes:
+    frame.to_feather(out := io.BytesIO(), compression="uncompressed")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("t.csv", lambda frame: frame.to_csv(index=False).encode()),
+        ("t.csv.gz", lambda frame: gzip.compress(frame.to_csv(index=False).encode())),
+        ("t.csv.xz", lambda frame: lzma.compress(frame.to_csv(index=False).encode()) + b"more".ljust(100_000)),
+        ("t.parquet", lambda frame: frame.to_parquet(index=False, compression=None)),
+        ("t.feather", as_feather),
+        ("t.jsonl", lambda frame: frame.to_json(orient="records", lines=True).encode()),
+    ],
+)
+def test_a_damaged_member_of_a_zip_archive_is_an_error(
+    name: str, pack: Callable[[pd.DataFrame], bytes], tmp_path: Path
+) -> None:
+    data = pack(pd.DataFrame({"a": np.arange(4321, 4421), "label": ["x", "y"] * 50}))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(name, data)
+    assert len(convert_one(tmp_path / "a.zip", tmp_path / "sound")) == 100
+    packed = (tmp_path / "a.zip").read_bytes()
+    places = [packed.find(b"4401"), packed.find(np.int64(4401).tobytes()), packed.index(data) + len(data) - 1]
+    at = next(place for place in places if place >= 0)
+    (tmp_path / "a.zip").write_bytes(packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1 :])
+    with pytest.raises(SourceError, match=rf"a\.zip is not a complete archive \(Bad CRC-32 for file '{name}'\)"):
+        convert_one(tmp_path / "a.zip", tmp_path / "out")
 
 
 def test_an_archive_without_tables_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -233,6 +234,27 @@ def test_equal_files_are_counted_and_named(tmp_path: Path) -> None:
         "more.tar/b/c.bmp,b/1.bmp",
         "more.tar/a/c.bmp,b/1.bmp",
     ]
+
+
+@pytest.mark.parametrize("level", [None, 0], ids=["stored", "deflated"])
+def test_a_damaged_image_in_a_zip_archive_cannot_be_decoded(level: int | None, tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", [f"{name}/{name}.bmp" for name in "abc"])
+    packed = tmp_path / "photos.zip"
+    kind = zipfile.ZIP_STORED if level is None else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(packed, "w", kind, compresslevel=level) as archive:
+        for path in sorted(photos.glob("*/*")):
+            archive.write(path, path.relative_to(photos))
+    data = bytearray(packed.read_bytes())
+    image = (photos / "b" / "b.bmp").read_bytes()
+    data[data.index(image) + len(image) - 1] ^= 4  # a pixel
+    packed.write_bytes(data)
+    request = ImageRequest((str(packed),), FORM)
+    with pytest.raises(SourceError, match=r"photos\.zip/b/b\.bmp: .*the bytes do not match their checksum"):
+        convert_images(request, tmp_path / "stop.zarr", SerialExecutor())
+    out = tmp_path / "skip.zarr"
+    dataset = convert_images(replace(request, on_error="skip"), out, SerialExecutor())
+    assert (len(dataset), dataset.left_out) == (2, 1)
+    assert "photos.zip/b/b.bmp,,,the file cannot be read (the archive is damaged" in (out / LEFT_OUT).read_text()
 
 
 def test_files_that_only_end_alike_are_not_equal(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ MASK = re.compile(r"(^|[._-])(mask|seg|segmentation|semantic|instance|panoptic|m
 
 class Listed(NamedTuple):
     """An image: its path within its container, where its bytes are in it, its class if its location implies one, its
-    file's modification time, what is wrong with its file, and the labels beside it in its archive, as JSON."""
+    file's modification time, what is wrong with its file, the labels beside it in its archive, as JSON, and its
+    checksum, or -1."""
 
     path: str
     offset: int
@@ -32,10 +33,11 @@ class Listed(NamedTuple):
     changed: int = 0
     problem: str = ""
     beside: str | None = None
+    crc: int = -1
 
     def __str__(self) -> str:
         """What is hashed: datasets of earlier versions have hashes of these fields."""
-        path, offset, length, packed, name, changed, problem, beside = self
+        path, offset, length, packed, name, changed, problem, beside, _ = self
         more = f", {problem=}, {beside=}" if problem or beside else ""
         return f"Listed({path=}, {offset=}, {length=}, {packed=}, {name=}, {changed=}{more})"
 
@@ -107,7 +109,7 @@ def _zip_members(stream: object, place: Place, folders: list[str]) -> Iterator[L
                 raise SourceError(
                     f"{place}: {info.filename} is encrypted or uses an unsupported compression; pack it again"
                 )
-            yield Listed(info.filename, info.header_offset, info.compress_size, info.compress_type, None)
+            yield Listed(info.filename, info.header_offset, info.compress_size, info.compress_type, None, crc=info.CRC)
 
 
 def _tar_members(stream: object, folders: list[str]) -> Iterator[Listed]:

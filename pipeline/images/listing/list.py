@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         "packed": "int8",
         "class": "string",
         "beside": "string",
+        "crc": "int64",
     }
 )
 NOT_UTF8 = "its name is not UTF-8"
@@ -125,8 +126,8 @@ def _record(rows: Sequence[Listed], container: int, start: int, errors: dict[int
     if not all(_is_utf8(row.path) and _is_utf8(row.name or "") for row in rows):
         errors |= {number: NOT_UTF8 for number, row in enumerate(rows, start) if not _is_utf8(row.path)}
         rows = [row._replace(path=_escaped(row.path), name=row.name and _escaped(row.name)) for row in rows]
-    paths, offsets, lengths, packed, names, _, _, beside = zip(*rows, strict=True) if rows else ([],) * 8
-    columns = [paths, [container] * len(rows), offsets, lengths, packed, names, beside]
+    paths, offsets, lengths, packed, names, _, _, beside, crcs = zip(*rows, strict=True) if rows else ([],) * 9
+    columns = [paths, [container] * len(rows), offsets, lengths, packed, names, beside, crcs]
     return pa.record_batch(
         [pa.array(list(column), kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], SCHEMA
     )
