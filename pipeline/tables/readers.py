@@ -74,8 +74,8 @@ def _open_archive(task: OpenTask) -> list[OpenedTable]:
     path, found = task.source.path, dict[str, OpenedTable]()
     others = list[str]()
     with archive_in_words(path):
-        for name, stream in archive_members(path):
-            if is_table(name.split("/")) and not is_archive(name):
+        for name, stream in archive_members(path, _is_member):
+            if _is_member(name):
                 found[name] = _open_member(task, name, stream, len(found))
             elif is_visible(name.split("/")):
                 others.append(name)
@@ -91,6 +91,11 @@ def _open_archive(task: OpenTask) -> list[OpenedTable]:
         _with_partitions(found[name], folder_columns(folders[name], above))
         for name in sorted(found, key=lambda name: name.split("/"))
     ]
+
+
+def _is_member(name: str) -> bool:
+    """Whether a file of an archive is a table to read."""
+    return is_table(name.split("/")) and not is_archive(name)
 
 
 def _open_columns(path: str, name: str, place: str, unpacked: str) -> OpenedTable:

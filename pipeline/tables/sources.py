@@ -1,7 +1,7 @@
 """The files that a conversion reads: paths, folders and patterns resolved to files with their size and time."""
 
 import glob
-from collections import Counter
+import os
 from collections.abc import Container, Sequence
 from typing import Literal
 from urllib.parse import quote, unquote
@@ -43,10 +43,21 @@ def find_sources(places: Sequence[str], known: Container[str] = ()) -> tuple[Sou
     sources = tuple(describe_source(path, above, known, path not in named) for path in paths)
     if not any(source.bytes for source in sources):
         raise SourceError(f"{paths[0]} is empty; provide a CSV file with a header and rows")
-    for path, count in Counter(source.path for source in sources).items():
-        if count > 1:
-            raise SourceError(f"{path} is named more than once, so its rows would be duplicated; name it once")
+    _check_once([source.path for source in sources])
     return sources
+
+
+def _check_once(paths: Sequence[str]) -> None:
+    """Raise SourceError for a file that occurs twice, also through a link to a folder."""
+    real, seen = dict[str, str](), dict[tuple[str, str], str]()
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in real:
+            real[folder] = folder if "://" in folder else os.path.realpath(folder)
+        if earlier := seen.get((real[folder], name)):
+            also = "named more than once" if earlier == path else f"also {earlier}, through a link"
+            raise SourceError(f"{path} is {also}, so its rows would be duplicated; name it once")
+        seen[real[folder], name] = path
 
 
 def _files_of(text: str) -> tuple[str, list[str]]:
@@ -56,7 +67,7 @@ def _files_of(text: str) -> tuple[str, list[str]]:
     if place.is_file():
         return str(place.parent), [text]
     if place.is_dir():
-        found = [place / file.name for file in place.walk() if is_table(file.name.split("/"))]
+        found = [place / file.name for file in place.walk(follow_links=True) if is_table(file.name.split("/"))]
         return str(place), list(map(str, sorted(found)))
     if not glob.has_magic(text):
         return str(place.parent), [text]

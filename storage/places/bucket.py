@@ -106,7 +106,7 @@ class BucketPlace(Place):
             found = obstore.list_with_delimiter(self._store, self._prefix)["common_prefixes"]
         return sorted(path.removeprefix(self._prefix) for path in found if path.startswith(self._prefix))
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, follow_links: bool = False) -> Iterator[Entry]:
         with self._answers():
             found = [
                 Entry(str(item["path"]).removeprefix(self._prefix), int(item["size"]), 0)

@@ -78,9 +78,11 @@ class LocalPlace(Place):
         with os.scandir(self.path) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
 
-    def walk(self) -> Iterator[Entry]:
-        for base, folders, names in os.walk(self.path):
+    def walk(self, follow_links: bool = False) -> Iterator[Entry]:
+        for base, folders, names in os.walk(self.path, followlinks=follow_links):
             folders.sort()
+            if follow_links:
+                folders[:] = [name for name in folders if not _leads_back(os.path.join(base, name), self.path)]
             inner = os.path.relpath(base, self.path)
             for name in sorted(set(names) - {LOCK}):
                 path = os.path.join(base, name)
@@ -264,6 +266,17 @@ class _OpenFile:
 
     def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
         return memory[: os.preadv(self._descriptor, [memory.data], offset)]
+
+
+def _leads_back(folder: str, root: str) -> bool:
+    """Whether a folder below `root` is a link to one that contains it, also through other links."""
+    above = folder if os.path.islink(folder) else root
+    target = os.path.realpath(folder).rstrip("/")
+    while above != root:
+        above = os.path.dirname(above)
+        if f"{os.path.realpath(above)}/".startswith(f"{target}/"):
+            return True
+    return False
 
 
 def _sync_folder(folder: str) -> None:

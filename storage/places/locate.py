@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Location = str | Path | Place
 """A location as users may give it."""
 SCHEMES = ("s3", "gs", "az")
+ANY_FOLDERS = "**"  # in a pattern
 
 
 def locate(location: Location) -> Place:
@@ -38,16 +39,33 @@ def locate(location: Location) -> Place:
 def matching(pattern: str) -> tuple[Place, list[Place]]:
     """The folder before the first wildcard of a path or a URL, and the matching files, sorted as text.
 
-    On a local disk `**` matches any number of folders; in a bucket `*` does.
+    The rule is that of Python's `glob`, also in a bucket: `*`, `?`, `[a-z]` and `[!a-z]` match within a name, and `**`
+    matches any number of folders; none of them matches a dot at the start of a name.
     """
-    if "://" in pattern:
-        parts = pattern.split("/")
-        bucket = _in_bucket("/".join(parts[: max(_wildcard(parts), 3)]))
-        objects = [bucket / file.name for file in bucket.walk()]
-        return bucket, [place for place in objects if fnmatchcase(str(place), pattern)]
-    fixed = Path(pattern).parts[: _wildcard(Path(pattern).parts)]
-    found = map(locate, sorted(glob.glob(pattern, recursive=True)))
-    return locate(Path(*fixed)), [place for place in found if place.is_file()]
+    in_bucket = "://" in pattern
+    parts = pattern.split("/") if in_bucket else list(Path(pattern).parts)
+    first = max(_wildcard(parts), 3 if in_bucket else 0)
+    folder = _in_bucket("/".join(parts[:first])) if in_bucket else locate(Path(*parts[:first]))
+    if pattern.endswith("/"):  # folders
+        return folder, []
+    if not in_bucket and ANY_FOLDERS not in parts:  # without a look into every folder below
+        return folder, [place for place in map(locate, sorted(glob.glob(pattern))) if place.is_file()]
+    names = (file.name for file in folder.walk(follow_links=True))
+    return folder, sorted((folder / name for name in names if _matches(name.split("/"), parts[first:])), key=str)
+
+
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the names of folders and of a file match the parts of a pattern."""
+    if not parts or not names:
+        return not parts and not names
+    part, name = parts[0], names[0]
+    shown = part.startswith(".") or not name.startswith(".")
+    if part == ANY_FOLDERS:
+        if len(parts) == 1:
+            parts = [*parts, "*"]
+        return _matches(names, parts[1:]) or (shown and _matches(names[1:], parts))
+    same = shown and fnmatchcase(name, part) if glob.has_magic(part) else name == part
+    return same and _matches(names[1:], parts[1:])
 
 
 def _wildcard(parts: Sequence[str]) -> int:

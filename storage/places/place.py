@@ -108,8 +108,9 @@ class Place(os.PathLike[str]):
         folders that have become empty."""
 
     @abstractmethod
-    def walk(self) -> Iterator[Entry]:
-        """All files below this folder, in a deterministic order.
+    def walk(self, follow_links: bool = False) -> Iterator[Entry]:
+        """All files below this folder, in a deterministic order. With `follow_links` also those in linked folders,
+        except links to a folder that contains them.
 
         A local disk yields a folder's own files before those of its subfolders, each sorted; an object store yields
         objects sorted by their names.

@@ -1,5 +1,6 @@
 """What every kind of `Place` promises, on a local disk and in a bucket of a real S3 server."""
 
+import glob
 import os
 import pickle
 import subprocess
@@ -239,6 +240,20 @@ class TestAnyPlace:
         assert (base, [place.name for place in places]) == (root, ["part-1.csv", "part-2.csv"])
         base, places = matching(f"{root}/*/part-*.csv")
         assert (base, [place.name for place in places]) == (root, ["part-3.csv"])
+
+    def test_a_pattern_matches_the_same_files_as_pythons_glob(self, root: Place, tmp_path: Path) -> None:
+        names = ("x1.csv", "x2.csv", "y1.csv.gz", ".h.csv", "{x1,x2}.csv", "[x].csv", "a/x1.csv", "a/b/z1.csv",
+                 "a/b/c/x1.csv", "a/b/.g.csv", "a/.h/x1.csv", ".a/x1.csv", "a1/b/y1.csv")  # fmt: skip
+        for name in names:
+            (root / "tree" / name).write(b"1")
+            (locate(tmp_path) / "reference" / name).write(b"1")
+        for pattern in ("*", "*.csv", "*/*.csv", "**/*.csv", "**", "a/**", "**/b/*", "**/x?.csv", "**/.*", ".*/**",
+                        "a/**/**/*.csv", "**/[x-z]1.csv", "**/[!x]*", "{x1,x2}*", "**/*[[]*", "a/b/*.CSV", "*/", "**/",
+                        "a/*1.csv", "a*", "a/.h/*", "a*/b/**"):  # fmt: skip
+            found = glob.glob(f"{tmp_path}/reference/{pattern}", recursive=True)
+            wanted = sorted({path.removeprefix(f"{tmp_path}/reference/") for path in found if os.path.isfile(path)})
+            places = matching(f"{root}/tree/{pattern}")[1]
+            assert [str(place).removeprefix(f"{root}/tree/") for place in places] == wanted, pattern
 
     def test_a_new_folder_beside_is_unique_and_has_nothing_in_it(self, root: Place) -> None:
         folders = {(root / "out.csv").new_folder_beside() for _ in range(3)}

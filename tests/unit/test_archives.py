@@ -175,6 +175,38 @@ def test_a_damaged_member_of_a_zip_archive_is_an_error(
         convert_one(tmp_path / "a.zip", tmp_path / "out")
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_links_in_an_archive_stand_for_what_they_lead_to(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = b"a,label\n1,x\n2,y\n"
+    links = {"0.csv": "day/b.csv", "day/hard.csv": "day/b.csv", "day/c.csv": "../.store/c", "linked": ".store/in",
+             "read.me": "day/b.csv", "out.csv": "../x.csv", "round.csv": "round.csv", "day/up": "."}  # fmt: skip
+    files = {"day/b.csv": text, ".store/c": text.replace(b"1", b"3"), ".store/in/d.csv": text.replace(b"1", b"4")}
+    packed = tmp_path / f"t{suffix}"
+
+    def write(links: dict[str, str]) -> None:
+        with tarfile.open(packed, "w:gz" if suffix == ".tar.gz" else "w") as archive:
+            for name, target in links.items():
+                member = tarfile.TarInfo(f"./{name}")
+                member.type = tarfile.LNKTYPE if "hard" in name else tarfile.SYMTYPE
+                member.linkname = f"./{target}" if "hard" in name else target
+                archive.addfile(member)
+            for name, data in files.items():
+                (member := tarfile.TarInfo(f"./{name}")).size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+    write(links)
+    with caplog.at_level("WARNING", "foldstream.pipeline.csv"):
+        dataset = convert_one(packed, tmp_path / "out")
+    # in the order of 0.csv, day/b.csv, day/c.csv, day/hard.csv, linked/d.csv
+    assert read_all(dataset)["x"].ravel().tolist() == [1, 2, 1, 2, 3, 2, 1, 2, 4, 2]
+    assert [message.partition(": ")[0] for message in caplog.messages] == [f"{packed}/out.csv", f"{packed}/round.csv"]
+    write({"again": "day"})
+    with pytest.raises(SourceError, match="again is a link to a folder whose files are part of the archive twice"):
+        convert_one(packed, tmp_path / "again")
+
+
 def test_an_archive_without_tables_is_refused(tmp_path: Path) -> None:
     for files in ({}, {"a.png": b"1", "b.png": b"2"}):
         write_zip(tmp_path / "t.zip", files)

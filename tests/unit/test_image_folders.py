@@ -1,6 +1,7 @@
 """Folders of images as people keep them: whatever classes are called, links, tool folders, splits, equal files."""
 
 import hashlib
+import io
 import os
 import tarfile
 import tracemalloc
@@ -24,6 +25,8 @@ from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.choose import choose_split
 from foldstream.training.splits.split import SplitOptions
 from PIL import Image
+
+from .test_csv import read_all
 
 FORM = ImageForm((4, 4), "gray")
 
@@ -234,6 +237,63 @@ def test_equal_files_are_counted_and_named(tmp_path: Path) -> None:
         "more.tar/b/c.bmp,b/1.bmp",
         "more.tar/a/c.bmp,b/1.bmp",
     ]
+
+
+def add_links(path: Path, links: dict[str, str], hard: Iterable[str] = ()) -> None:
+    """Append links to a tar archive: their targets by their names."""
+    with tarfile.open(path, "a") as archive:
+        for name, target in links.items():
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.LNKTYPE if name in hard else tarfile.SYMTYPE
+            member.linkname = target
+            archive.addfile(member)
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "photos/"])
+def test_links_in_an_archive_stand_for_what_they_lead_to(prefix: str, tmp_path: Path) -> None:
+    names = ["cat/a.bmp", "dog/b.bmp", ".store/ant/c.bmp", ".store/d.bmp"]
+    photos, packed = write_images(tmp_path / "photos", names), tmp_path / "photos.tar"
+    add_links(packed, {f"{prefix}dog/later.bmp": "../cat/hard.bmp", f"{prefix}ant": ".store/ant"})
+    with tarfile.open(packed, "a") as archive:
+        for name in names:
+            archive.add(photos / name, prefix + name)
+    links = {"cat/hard.bmp": f"{prefix}dog/b.bmp", "dog/d.bmp": "../.store/d.bmp", "dog/up": "..",
+             "cat/out.bmp": "../../gone.bmp", "cat/abs.bmp": "/etc/x.bmp", "cat/round.bmp": "round.bmp"}  # fmt: skip
+    add_links(packed, {prefix + name: target for name, target in links.items()}, [f"{prefix}cat/hard.bmp"])
+    warnings: list[str] = []
+    request = ImageRequest((str(packed),), FORM, shuffle=None)
+    dataset = convert_images(request, tmp_path / "out.zarr", SerialExecutor(), warn=warnings.append)
+    rows = read_all(dataset)
+    keys = [bytes(key).rstrip(b"\0").decode() for key in rows["key"]]
+    found = dict(zip(keys, rows["x"][:, 0, 0, 0].tolist(), strict=True))
+    assert found == {
+        "cat/a.bmp": 0,
+        "cat/hard.bmp": 1,
+        "dog/b.bmp": 1,
+        "dog/later.bmp": 1,
+        "dog/d.bmp": 3,
+        "ant/c.bmp": 2,
+    }
+    assert dataset.schema.classes == ("ant", "cat", "dog")
+    assert warnings[0].startswith("3 links lead nowhere, so what was behind them is missing: ")
+    assert all(name in warnings[0] for name in ("cat/out.bmp", "cat/abs.bmp", "cat/round.bmp"))
+    add_links(packed, {f"{prefix}hound": "dog"})
+    with pytest.raises(SourceError, match="hound is a link to a folder whose images are part of the archive twice"):
+        listed(tmp_path / "list", packed)
+
+
+def test_a_linked_image_of_a_shard_has_the_labels_beside_it(tmp_path: Path) -> None:
+    photos, shard = write_images(tmp_path / "photos", ["0.bmp", "1.bmp"]), tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(photos / "0.bmp", ".store/x")
+    add_links(shard, {"0.bmp": ".store/x"})
+    with tarfile.open(shard, "a") as archive:
+        for name, data in {"0.cls": b"up", "1.cls": b"down"}.items():
+            (member := tarfile.TarInfo(name)).size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        archive.add(photos / "1.bmp", "1.bmp")
+    images = listed(tmp_path / "list", shard)
+    assert images.table["class"].to_pylist() == ["up", "down"]
 
 
 @pytest.mark.parametrize("level", [None, 0], ids=["stored", "deflated"])

@@ -82,6 +82,24 @@ def test_folders_and_patterns_name_their_files_in_order(tmp_path: Path) -> None:
     assert [Path(s.path).name for s in find_sources([f"{tmp_path}/**/*.csv"])] == ["a.csv", "2.csv"]
 
 
+@pytest.mark.parametrize("pattern", ["", "/**/*.csv"], ids=["folder", "pattern"])
+def test_linked_files_and_folders_are_read_but_not_in_circles_or_twice(pattern: str, tmp_path: Path) -> None:
+    for name in ("elsewhere/b.csv", "elsewhere/below/c.csv", "data/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "data" / "link.csv").symlink_to("a.csv")
+    (tmp_path / "data" / "part").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "gone.csv").symlink_to("nowhere")
+    (tmp_path / "elsewhere" / "below" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "self").symlink_to(".")
+    place = f"{tmp_path}/data{pattern}"
+    found = [str(Path(source.path).relative_to(tmp_path / "data")) for source in find_sources([place])]
+    assert found == ["a.csv", "link.csv", "part/b.csv", "part/below/c.csv"]
+    (tmp_path / "data" / "again").symlink_to("part")
+    with pytest.raises(SourceError, match=r"part/b\.csv is also .*again/b\.csv, through a link"):
+        find_sources([place])
+
+
 @pytest.mark.parametrize(
     ("places", "message"),
     [

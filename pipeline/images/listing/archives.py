@@ -5,11 +5,13 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from ....storage.errors import SourceError
 from ....storage.places.place import Place
+from ...csv.links import follow_links, plain_path
 from ..files import DEFLATED, STORED
 from ..formats import is_image, leads_past
 from .folders import Tour
@@ -54,7 +56,7 @@ def open_archive(place: Place, tour: Tour) -> Iterator[Listed]:
     try:
         with place.open_stream() as stream:
             is_zip = str(place).lower().endswith(".zip")
-            files = list(_zip_members(stream, place, folders) if is_zip else _tar_members(stream, folders))
+            files = list(_zip_members(stream, place, folders) if is_zip else _tar_members(stream, place, folders, tour))
     except FileNotFoundError:
         raise SourceError(f"{place} does not exist; check the path") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
@@ -112,10 +114,10 @@ def _zip_members(stream: object, place: Place, folders: list[str]) -> Iterator[L
             yield Listed(info.filename, info.header_offset, info.compress_size, info.compress_type, None, crc=info.CRC)
 
 
-def _tar_members(stream: object, folders: list[str]) -> Iterator[Listed]:
+def _tar_members(stream: object, place: Place, folders: list[str], tour: Tour) -> Iterator[Listed]:
     """The files of a tar archive; those whose names differ only after the first dot form one WebDataset sample."""
     with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
-        for _, group in groupby(_files(archive, folders), key=lambda member: sample_key(member.name)):
+        for _, group in groupby(_files(archive, place, folders, tour), key=lambda member: sample_key(member.name)):
             members = list(group)
             beside = _labels_beside(archive, members)
             name = beside.get(CLASS) if beside else None
@@ -130,13 +132,43 @@ def _tar_members(stream: object, folders: list[str]) -> Iterator[Listed]:
                 )
 
 
-def _files(archive: tarfile.TarFile, folders: list[str]) -> Iterator[tarfile.TarInfo]:
-    """The files of an archive; its folders are added to `folders`."""
-    for member in archive:
-        if member.isdir():
-            folders.append(member.name.rstrip("/"))
-        elif member.isreg() and not member.issparse():
+def _files(archive: tarfile.TarFile, place: Place, folders: list[str], tour: Tour) -> Iterator[tarfile.TarInfo]:
+    """The files of an archive, also those that links stand for; its folders are added to `folders`."""
+    members = archive.getmembers()
+    folders += [member.name.rstrip("/") for member in members if member.isdir()]
+    linked = _linked_files(members, place, tour) if any(one.issym() or one.islnk() for one in members) else {}
+    for member in members:
+        if member.isreg() and not member.issparse():
             yield member
+        elif not member.isdir():
+            for inner, file in linked.get(plain_path(member.name), {}).items():
+                (named := copy(file)).name = member.name + inner
+                yield named
+
+
+Linked = dict[str, dict[str, tarfile.TarInfo]]
+"""The files that a link stands for, by their paths below it; that of a link to a file is empty."""
+
+
+def _linked_files(members: Sequence[tarfile.TarInfo], place: Place, tour: Tour) -> Linked:
+    """What links stand for, by their paths. Those that lead nowhere or in a circle are noted.
+
+    Raises SourceError for a link to a folder whose images are listed anyway.
+    """
+    links = follow_links(members)
+    files = {plain_path(member.name): member for member in members if member.isreg()}
+    tour.cycles += len(links.cycles)
+    tour.broken += [f"{place}/{path}" for path in links.broken if not leads_past(path)]
+    found: Linked = {path: {"": files[real]} for path, real in links.files.items()}
+    for path, inside in links.in_folders.items():
+        images = {inner: real for inner, real in inside.items() if is_image(inner) and not leads_past(inner)}
+        if twice := [*(real for real in images.values() if not leads_past(real)), *(links.again if images else ())]:
+            raise SourceError(
+                f"{place}: {path} is a link to a folder whose images are part of the archive twice, also as "
+                f"{twice[0]}; pack it without the link"
+            )
+        found[path] = {inner.removeprefix(path): files[real] for inner, real in inside.items()}
+    return found
 
 
 def sample_key(path: str) -> str:
