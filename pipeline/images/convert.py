@@ -222,6 +222,7 @@ def _stacked(table: pa.Table, name: str, count: int) -> np.ndarray:
 
 def write_skipped(spec: ImageConversionSpec, root: Place) -> None:
     """Write the list of skipped images, which the commit copies to the dataset."""
+    (root / WORK / SKIPPED).remove_tree()  # of an attempt that had no spec yet
     text = io.StringIO()
     rows = ((spec.images.name(number), "", "", reason) for number, reason in sorted(spec.errors.items()))
     csv.writer(text, lineterminator="\n").writerows(rows)

@@ -9,7 +9,6 @@ from ...storage.errors import ConflictError
 from ...storage.format import MANIFEST, WORK, Layout, Schema
 from ...storage.places.json_files import read_json, same_json
 from ...storage.places.place import Place
-from .receipts import RECEIPTS
 
 SPEC = "plan.json"  # the name that earlier versions gave it
 SPILLED = "shuffle"  # folder of the rows between the passes of a shuffle
@@ -78,9 +77,9 @@ def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
     if same_json(spec["request"], fingerprint):
         return spec
     if overwrite:
-        path.remove()
-        (root / WORK / RECEIPTS).remove_tree()
-        (root / WORK / SPILLED).remove_tree()
+        for folder in (root / WORK).subfolders():
+            (root / WORK / folder).remove_tree()
+        path.remove()  # last: without it, receipts that are left would be taken for those of the next spec
         return None
     raise ConflictError(
         f"{root} contains an unfinished conversion with other options or sources; "

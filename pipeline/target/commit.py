@@ -43,7 +43,8 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
         "class_counts": [totals[code] for code in range(len(spec.schema.classes))],
         "left_out": spec.skipped,
     }
-    commit_skipped(root)
+    if spec.skipped:
+        commit_skipped(root)
     shards = tuple(ShardEntry(**receipt["entry"]) for receipt in receipts)
     commit(root, Manifest("dataset", spec.layout, spec.schema.arrays(), shards, details), checksums)
 
@@ -65,8 +66,7 @@ def _merged(receipts: Sequence[dict[str, Any]], name: str) -> Moments | None:
 
 
 def commit_skipped(root: Place) -> None:
-    """Combine the lists of skipped rows into one file beside the arrays, if there are any."""
+    """Combine the lists of skipped rows into one file beside the arrays."""
     folder = root / WORK / SKIPPED
     listed = [(folder / name).read_bytes() for name in folder.names() if name.endswith(".csv")]
-    if listed:
-        (root / LEFT_OUT).write(SKIPPED_HEADER + b"".join(listed))
+    (root / LEFT_OUT).write(SKIPPED_HEADER + b"".join(listed))

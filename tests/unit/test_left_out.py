@@ -1,11 +1,23 @@
 """Invalid rows: by default the first one stops the conversion, else they are skipped and listed."""
 
 import csv
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
+from foldstream.pipeline.tables.convert import convert
+from foldstream.pipeline.tables.fill import write_shard_task
+from foldstream.pipeline.tables.sources import describe_source
+from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.storage.dataset import open_dataset
 from foldstream.storage.errors import RowError, SourceError
+from foldstream.storage.places.json_files import write_json
+from foldstream.storage.places.local import LOCK, LocalPlace
+from foldstream.storage.places.locate import locate
+from foldstream.storage.tasks import SerialExecutor
 
 from ..conftest import contents, convert_file, table
 
@@ -72,3 +84,60 @@ def test_a_file_of_invalid_rows_alone_is_an_error(tmp_path: Path) -> None:
     path.write_text("a,b,label\n1,2,c,9\n1,2\n")
     with pytest.raises(SourceError, match=r"has no valid rows \(2 are invalid\)"):
         convert_file(path, tmp_path / "out", label="label", missing="error", on_error="skip")
+
+
+class StoppedExecutor(SerialExecutor):
+    """Stops before the first shard is written, as if the process were killed."""
+
+    def map(self, function: Any, tasks: Iterable[Any]) -> Iterator[Any]:
+        if function is write_shard_task:
+            raise KeyboardInterrupt
+        return super().map(function, tasks)
+
+
+@pytest.mark.parametrize("stopped", ["after the spec", "before the spec"])
+def test_lists_of_an_earlier_attempt_are_not_those_of_the_next(
+    stopped: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    request = ConvertRequest((describe_source(str(files[0])),), ("label",), missing="error", on_error="skip")
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        convert(request, out, StoppedExecutor())
+    assert list((out / ".work" / "faults").iterdir())
+    if stopped == "before the spec":
+        (out / ".work" / "plan.json").unlink()
+    sound = ConvertRequest((describe_source(str(files[1])),), ("label",))
+    assert convert(sound, out, SerialExecutor(), overwrite=True).left_out == 0
+    assert not (out / "left_out.csv").exists()
+
+
+def test_an_attempt_that_is_replaced_loses_its_spec_last(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    sound = ConvertRequest((describe_source(str(files[1])),), ("label",))
+    convert(sound, tmp_path / "fresh", SerialExecutor())
+    shutil.copytree(tmp_path / "fresh", out)
+    (out / "manifest.json").unlink()
+    for name in ("receipts/00000000.json", "faults/00000000.csv", "lists/00000000.arrow", "unpacked/000000"):
+        locate(out / ".work" / name).write(b"{}")
+    write_json(locate(out / ".work" / "plan.json"), {"request": {"sources": "of another attempt"}})
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalPlace, "remove", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(sound, out, SerialExecutor(), overwrite=True)
+    assert [path.name for path in (out / ".work").iterdir() if path.name != LOCK] == ["plan.json"]
+    assert contents(convert(sound, out, SerialExecutor(), overwrite=True)) == contents(open_dataset(tmp_path / "fresh"))
+
+
+def test_nothing_of_the_dataset_before_is_left(files: tuple[Path, Path], tmp_path: Path) -> None:
+    before = convert_file(files[0], tmp_path / "out", label="label", missing="error", on_error="skip")
+    for name in ("equal_files.csv", "plans/own/plan.json", "column_old/c/0"):
+        locate(before.root / name).write(b"{}")
+    sound = ConvertRequest((describe_source(str(files[1])),), ("label",))
+    convert(sound, tmp_path / "out", SerialExecutor(), overwrite=True)
+    convert(sound, tmp_path / "fresh", SerialExecutor())
+    one, other = (
+        {str(path.relative_to(root)) for path in root.rglob("*")} for root in (tmp_path / "out", tmp_path / "fresh")
+    )
+    assert one == other
