@@ -137,9 +137,9 @@ def predict(request: PredictRequest) -> None:
         listener.announce("predicting", f"{request.source} with {request.run}")
         from .cluster.api.predict import predict_source
 
-        rows = predict_source(request, Session(listener=listener))
-    out = str(request.out)
-    print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
+        rows, left_out, _ = predict_source(request, Session(listener=listener))
+    result = {"rows": rows, "out": (out := str(request.out)), "left_out": left_out}
+    print_result(result, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 
 from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
+from ..pipeline.target.options import OnError
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
 from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, TrainingOptions
@@ -172,6 +173,11 @@ class PredictRequest(Options):
         default=None,
         description="CSV file with the columns beside the images, for a model that takes some; its first column names "
         "the images.",
+    )
+    on_error: OnError = Field(
+        default="stop",
+        description="stop: stop at the first invalid row or image; skip: leave such rows out, and list them in "
+        "OUT.left_out.csv.",
     )
     ensemble: Ensemble = Field(
         default="mean",

@@ -95,6 +95,15 @@ class Dataset(StoredArrays):
         """Number of invalid rows of the sources that were skipped; `left_out.csv` lists them."""
         return int(self.manifest.details.get("left_out", 0))
 
+    def source_rows(self, ids: np.ndarray) -> np.ndarray:
+        """The positions of rows among all rows of the sources, also invalid ones that were skipped, (n,) int64.
+
+        Datasets of earlier versions do not have them: the positions are those in the dataset.
+        """
+        skipped = np.array(self.manifest.details.get("left_out_rows", ()), np.int64)
+        found: np.ndarray = ids + np.searchsorted(skipped - np.arange(len(skipped)), ids, side="right")
+        return found
+
     def facts(self) -> dict[str, Any]:
         """A summary of the dataset as JSON."""
         schema = self.schema

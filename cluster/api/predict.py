@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
-from ...storage.format import MANIFEST, WORK, Schema, SideColumn, keys_of
+from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema, SideColumn, keys_of
 from ...storage.options import Location
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
@@ -54,6 +54,8 @@ def predict(request: PredictRequest, session: Session) -> int:
             several.
         id: Column of the source that identifies the rows.
         table: For images with columns beside them: CSV file of these columns. Its first column names the images.
+        on_error: "stop" at the first invalid row or image, or "skip" them: they are not predicted, and are listed in a
+            file beside `out`, for example `submission.left_out.csv`. The other rows keep their numbers.
         ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
             or "refit" to use the model that was trained on all rows.
 
@@ -67,10 +69,18 @@ def predict(request: PredictRequest, session: Session) -> int:
     Example:
         >>> fs.predict("runs/digits", "test.csv", "submission.csv")
     """
-    return predict_source(request, session)
+    return predict_source(request, session).rows
 
 
-def predict_source(request: PredictRequest, session: Session) -> int:
+class Predicted(NamedTuple):
+    """The number of rows that were predicted, and of those that were skipped, which are listed in a file."""
+
+    rows: int
+    left_out: int
+    listed: Place
+
+
+def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
     folder, _ = read_run(locate(str(request.run)))
     job = load_job(folder)
@@ -82,13 +92,20 @@ def predict_source(request: PredictRequest, session: Session) -> int:
     target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
     if request.id and job.schema.image:
         raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
-    with disk_in_words(target), _source_dataset(job, request, target, session) as dataset:
+    listed = target.parent / f"{target.name.removesuffix(target.suffix)}.{LEFT_OUT}"
+    with disk_in_words(target), _source_dataset(job, request, target, session) as (dataset, left_out):
         check_same_features(job.schema, dataset.schema, source)
         from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
 
         predicted = predict_rows(job, folder, dataset, request.ensemble)
         beside = [column for column in dataset.schema.beside if column.name == request.id]
-        return write_predictions(job.schema, predicted, len(dataset), target, names, progress, *beside)
+        if left_out:
+            listed.write(left_out)
+            session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows, see {listed}")
+        rows = write_predictions(job.schema, predicted, dataset, target, names, progress, *beside)
+        if not left_out:
+            listed.remove()  # that of an earlier prediction
+        return Predicted(rows, dataset.left_out if left_out else 0, listed)
 
 
 def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:
@@ -122,8 +139,11 @@ def default_columns(schema: Schema) -> tuple[str, ...]:
 
 
 @contextmanager
-def _source_dataset(job: RunJob, request: PredictRequest, target: Place, session: Session) -> Iterator[Dataset]:
-    """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed."""
+def _source_dataset(
+    job: RunJob, request: PredictRequest, target: Place, session: Session
+) -> Iterator[tuple[Dataset, bytes]]:
+    """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed, with
+    the list of what was skipped."""
     source, id, place = str(request.source), request.id, locate(str(request.source))
     if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         dataset = open_dataset(place)
@@ -134,19 +154,29 @@ def _source_dataset(job: RunJob, request: PredictRequest, target: Place, session
         if id:
             known = (name_of_rows(dataset.schema), *(column.name for column in dataset.schema.beside))
             check_choice(f"{source}: --id", id, known)
-        yield dataset
+        yield dataset, b""
         return
     table = _table_of(job.schema, request.table)
     scratch = target.new_folder_beside()
     try:
         if form := job.schema.image:
-            images = ImageRequest((str(place),), form, table, labelled=False, shuffle=None, like=job.schema)
+            images = ImageRequest(
+                (str(place),),
+                form,
+                table,
+                labelled=False,
+                on_error=request.on_error,
+                shuffle=None,
+                like=job.schema,
+            )
             with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
                 warn = partial(session.listener.announce, "warning")
-                yield write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
+                dataset = write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
         else:
-            tables = ConvertRequest(find_sources([source], job.schema.features), id=id, like=job.schema)
-            yield _convert_source(tables, scratch / "source.zarr", job, session)
+            sources = find_sources([source], job.schema.features)
+            tables = ConvertRequest(sources, id=id, like=job.schema, on_error=request.on_error)
+            dataset = _convert_source(tables, scratch / "source.zarr", session)
+        yield dataset, (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
     finally:
         scratch.remove_tree()
 
@@ -163,13 +193,12 @@ def _table_of(schema: Schema, table: Location | None) -> str | None:
     return None if table is None else absolute(str(table))
 
 
-def _convert_source(request: ConvertRequest, out: Place, job: RunJob, session: Session) -> Dataset:
+def _convert_source(request: ConvertRequest, out: Place, session: Session) -> Dataset:
     """Convert the source. Raises RowError with a remedy that does not mention options that `predict` does not have."""
     try:
         return convert_request(request, out, False, session)
     except RowError as error:
-        convert = f"'foldstream convert csv FILE OUT.zarr --like {job.dataset}'"
-        remedy = f"fix the row, or convert the file with {convert}, which can skip such rows, and predict OUT.zarr"
+        remedy = "fix the row, or skip such rows with --on-error skip"
         place = error.source, error.line, error.column, error.reason, remedy, error.unit
         others = [RowError(one.source, one.line, one.column, one.reason, "", one.unit) for one in error.others]
         raise RowError(*place, others) from None
@@ -201,22 +230,22 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
 def write_predictions(
     schema: Schema,
     predicted: Iterable[tuple[dict[str, np.ndarray], np.ndarray]],
-    rows: int,
+    dataset: Dataset,
     target: Place,
     columns: Sequence[str],
     progress: Progress,
     named: SideColumn | None = None,
 ) -> int:
-    """Write the predictions of all rows, as yielded by `predict_rows`, to a CSV file, atomically. Rows are identified
-    by a side column or by their key. Returns the number of rows."""
+    """Write the predictions of all rows of a dataset, as yielded by `predict_rows`, to a CSV file, atomically. Rows are
+    identified by a side column or by their key. Returns the number of rows."""
     done = 0
     with target.whole_file() as file:
         file.write(to_csv([columns]))
         for arrays, predictions in predicted:
-            names = side_values(named, arrays[named.array]).to_pylist() if named else row_names(arrays)
+            names = side_values(named, arrays[named.array]).to_pylist() if named else row_names(dataset, arrays)
             file.write(to_csv(zip(names, *decide(schema, predictions), strict=True)))
             done += len(predictions)
-            progress("predict", done, rows, "rows")
+            progress("predict", done, len(dataset), "rows")
     return done
 
 
@@ -227,9 +256,9 @@ def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
     return lines.getvalue().encode()
 
 
-def row_names(arrays: dict[str, np.ndarray]) -> list[Any]:
-    """The identifiers in the first column: the user's key, or the row's number from 1."""
-    return keys_of(arrays["key"]) if "key" in arrays else list(arrays["id"] + 1)
+def row_names(dataset: Dataset, arrays: dict[str, np.ndarray]) -> list[Any]:
+    """The identifiers in the first column: the user's key, or the row's number in the source from 1."""
+    return keys_of(arrays["key"]) if "key" in arrays else list(dataset.source_rows(arrays["id"]) + 1)
 
 
 def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:

@@ -269,8 +269,8 @@ class RowBuffers(NamedTuple):
 
     `x` (rows, features) takes the numbers, `spans` (rows, texts, 2) the start and end of each text. A field that is not
     a plain number, does not fit or could not be converted exactly goes to `odd`, (capacity, 4): row, column of the
-    text, start, end. An invalid row goes to `invalid`, (capacity, 3): error, start, fields; the rest of it is
-    discarded.
+    text, start, end. An invalid row goes to `invalid`, (capacity, 4): error, start, fields, number of rows before
+    it; the rest of it is discarded.
     """
 
     x: np.ndarray
@@ -347,7 +347,7 @@ def read_rows(
             row += ONE
             continue
         odds = before
-        invalid[bad, 0], invalid[bad, 1], invalid[bad, 2] = error, begin, column + ONE
+        invalid[bad, 0], invalid[bad, 1], invalid[bad, 2], invalid[bad, 3] = error, begin, column + ONE, row
         bad += 1
     return np.int64(row), np.int64(min(i, length)), odds, bad
 

@@ -114,7 +114,7 @@ class _Tree:
             return
         walked.add(real)
         for name in self.folders[real]:
-            inner = self.resolve(f"{real}/{name}")
+            inner = self.resolve(f"{real}/{name}") or ""
             if inner in self.files:
                 yield f"{path}/{name}", inner
             elif inner in self.folders and inner not in above:

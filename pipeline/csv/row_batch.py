@@ -1,6 +1,6 @@
 """The input and output types of row readers, shared by CSV and Parquet."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
@@ -36,7 +36,8 @@ class Columns:
     `features` are the columns of `x` in this order; `texts` are kept as text, and may include features (the caller
     fills their columns of `x`). Those in `dates` become timestamps. A text in `required` must not be missing. `formats`
     are the ways in which dates are written, unless they begin with the year (see `dates.py`), and AMOUNT for columns
-    whose numbers are written with a currency, a percent sign or parentheses.
+    whose numbers are written with a currency, a percent sign or parentheses. With `known`, a row is invalid whose text
+    in a column is none of these.
     """
 
     features: tuple[str, ...]
@@ -44,11 +45,18 @@ class Columns:
     dates: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     formats: dict[str, str] = field(default_factory=dict)
+    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        names = {name: tuple(found) for name, found in value.items() if name != "formats"}
-        return cls(**names, formats=value.get("formats", {}))
+        names = {name: tuple(found) for name, found in value.items() if name not in ("formats", "known")}
+        known = {name: tuple(found) for name, found in value.get("known", {}).items()}
+        return cls(**names, formats=value.get("formats", {}), known=known)
+
+    def to_json(self) -> dict[str, Any]:
+        """The columns as stored with a conversion: as by earlier versions, if no text must be known."""
+        names = [one.name for one in fields(self) if one.name != "known" or self.known]
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -135,7 +143,8 @@ class RowBatch:
     `texts` has one array per text column, null where the text is missing; `begins` (rows, texts) is where each text
     starts in the piece. `missing` (n, 2) holds the row and column of `x` of each missing number, which is NaN there, or
     0 among integers. `misfits` are numbers that the dtype cannot represent, at least the smallest
-    and the largest; `errors` are those of the invalid rows.
+    and the largest; `errors` are those of the invalid rows, one for each. If there are any, `ordinals` (rows,) are the
+    positions of the others among all rows that were read.
     """
 
     rows: int
@@ -144,6 +153,14 @@ class RowBatch:
     missing: np.ndarray
     errors: list[RowError]
     misfits: list[Misfit] = field(default_factory=list)
+    ordinals: np.ndarray | None = None
+
+    def invalid_rows(self) -> list[int]:
+        """The positions of the invalid rows among all rows that were read."""
+        invalid = np.ones(self.rows + len(self.errors), bool)
+        invalid[slice(None) if self.ordinals is None else self.ordinals] = False
+        found: list[int] = np.flatnonzero(invalid).tolist()
+        return found
 
 
 def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> None:
@@ -157,6 +174,7 @@ def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> Non
     batch.missing = np.stack([moved[batch.missing[kept_missing, 0]], batch.missing[kept_missing, 1]], axis=1)
     batch.texts = [texts.filter(pa.array(keep)) for texts in batch.texts]
     batch.begins = batch.begins[keep]
+    batch.ordinals = np.flatnonzero(keep) if batch.ordinals is None else batch.ordinals[keep]
     batch.errors = sorted([*batch.errors, *wrong.values()], key=lambda error: error.line)
     batch.rows = kept
 

@@ -63,7 +63,7 @@ class RowReader:
         self.roles = column_roles(source.header, columns)
         self.amounts = [at for at, name in enumerate(source.header) if columns.formats.get(name) == AMOUNT]
         self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
-        self.invalid = np.empty((MOST_INVALID, 3), np.int32)
+        self.invalid = np.empty((MOST_INVALID, 4), np.int32)
 
     @property
     def ended(self) -> bool:
@@ -77,8 +77,11 @@ class RowReader:
         rows, self.position, odds, bad = read_rows(
             self.text, self.position, self.marks, self.roles, self.numbers.limits(), buffers
         )
-        errors = [self._row_error(*entry) for entry in self.invalid[:bad].tolist()]
+        errors = [self._row_error(*entry) for entry in self.invalid[:bad, :3].tolist()]
         batch = RowBatch(rows, [], spans[:rows, :, 0], np.zeros((0, 2), np.int64), errors)
+        if bad:
+            order = np.arange(rows)
+            batch.ordinals = order + np.searchsorted(self.invalid[:bad, 3], order, side="right")
         wrong: dict[int, RowError] = {}
         if odds:
             self._settle(self.odd[:odds], x, batch, wrong)

@@ -112,6 +112,11 @@ class ImageConversionSpec:
         return len(self.errors)
 
     @property
+    def skipped_rows(self) -> tuple[int, ...]:
+        """None: images have paths, and no numbers."""
+        return ()
+
+    @property
     def source_bytes(self) -> int:
         """The encoded size of all images in bytes."""
         return int(pc.sum(self.images.table["length"]).as_py())

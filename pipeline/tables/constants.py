@@ -1,15 +1,18 @@
-"""Columns that a file does not have: their value is the same in all of its rows, such as the name of its folder."""
+"""Readers around that of a file: for columns that it does not have, whose value is the same in all of its rows, such as
+the name of its folder, and for texts that must be known, since the table must match other data."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...storage.errors import RowError
 from ..csv.dates import YEAR_FIRST, parse_dates
 from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, RowBatch, drop_rows, remedy_of
 from ..csv.rows import RowReader, parse_number
+from ..target.labels import class_codes
 from .parquet import TableReader
 
 
@@ -98,3 +101,55 @@ class ConstantReader:
 
     def _error(self, name: str, reason: str, remedy: str) -> RowError:
         return RowError(self.reader.source.path, self.reader.piece.line, name, reason, remedy, unit="rows from")
+
+
+class KnownReader:
+    """Reads rows by another reader, and drops those with an unknown text, as invalid ones."""
+
+    def __init__(self, reader: RowReader | TableReader | ConstantReader) -> None:
+        self.reader, self.columns = reader, reader.columns
+        self.known = {name: pa.array(values, pa.string()) for name, values in self.columns.known.items()}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole piece has been read."""
+        return self.reader.ended
+
+    @property
+    def position(self) -> int:
+        """How far the piece has been read."""
+        return self.reader.position
+
+    def read(self, x: np.ndarray) -> RowBatch:
+        """Read at most as many rows as fit in `x` (rows, features); at the end of the piece, no rows and no errors."""
+        batch, wrong = self.reader.read(x), dict[int, RowError]()
+        for name, values in zip(self.columns.texts, batch.texts, strict=True):
+            if name not in self.known:
+                continue
+            is_label = name not in self.columns.places
+            values = values if is_label else values.fill_null("")
+            codes = class_codes(values, self.known[name]) if is_label else pc.index_in(values, self.known[name])
+            for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False)).tolist():
+                wrong.setdefault(row, unknown_error(self, batch, row, name, values[row].as_py(), is_label))
+        if wrong:
+            drop_rows(x, batch, wrong)
+        return batch
+
+    def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text in a batch whose value is not allowed."""
+        return self.reader.text_error(batch, row, name, reason, remedy)
+
+
+def unknown_error(
+    reader: RowReader | TableReader | ConstantReader | KnownReader,
+    batch: RowBatch,
+    row: int,
+    name: str,
+    value: str | None,
+    is_label: bool,
+) -> RowError:
+    """The error for a text that does not occur in the data that this one must match."""
+    remedy = "fix the row, or give unknown values their own code with --unknown code"
+    shown = f"'{value}'" if value else "a missing value"
+    reason = f"{shown} does not occur in the training data"
+    return reader.text_error(batch, row, name, reason, "fix or remove the row" if is_label else remedy)

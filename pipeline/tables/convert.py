@@ -202,7 +202,7 @@ def specify_by_scan(
     found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", shown(progress, executor, root))
     total = merge_findings(found, len(columns.features))
     if not total.rows:
-        valid = f" valid rows ({total.skipped:,} are invalid)" if total.skipped else " rows"
+        valid = f" valid rows ({len(total.skipped):,} are invalid)" if total.skipped else " rows"
         raise SourceError(f"{tables[0].path} has no{valid}; there is nothing to convert")
     return specify_conversion(request, columns, tables, pieces, found, total)
 

@@ -13,7 +13,7 @@ from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
 from ..target.receipts import finish_shard
-from .findings import unknown_error
+from .constants import unknown_error
 from .readers import Reader, SourceTable, open_reader
 from .spec import ConversionSpec, DatasetPiece
 

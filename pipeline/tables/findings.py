@@ -17,6 +17,7 @@ from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch
 from ..target.beside import date_seconds, finest, unit_of
 from ..target.labels import TextFindings, class_codes
+from .constants import unknown_error
 from .readers import Reader, SourceTable, open_reader
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
@@ -41,8 +42,8 @@ class Findings:
     beyond_exact: tuple[Misfit, ...] = ()
     units: dict[str, str] = field(default_factory=dict)
     texts: dict[str, TextFindings] = field(default_factory=dict)
-    skipped: int = 0
-    """Number of invalid rows, which `rows` does not include."""
+    skipped: tuple[int, ...] = ()
+    """The positions of the invalid rows, which `rows` does not include, among all rows."""
 
     def merged(self, other: "Findings") -> "Findings":
         texts = {**self.texts, **other.texts}
@@ -59,7 +60,7 @@ class Findings:
             (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
             {name: finest(self.units.get(name), other.units.get(name)) for name in {**self.units, **other.units}},
             texts,
-            self.skipped + other.skipped,
+            self.skipped + tuple(self.rows + len(self.skipped) + row for row in other.skipped),
         )
 
     def of_features(self, positions: Sequence[int]) -> "Findings":
@@ -88,18 +89,21 @@ def scan_piece(task: ScanTask) -> Findings:
     features = task.columns.features
     reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), task.required)
     scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
-    found, errors = [], []
+    found, errors, skipped, rows = [], [], [], 0
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):
         batch = reader.read(scratch)
         if batch.errors and task.skip_list is None:
             raise batch.errors[0]
         errors += batch.errors
+        if batch.errors:
+            skipped += [rows + row for row in batch.invalid_rows()]
+        rows += batch.rows + len(batch.errors)
         if batch.rows:
             found.append(_findings(scratch[: batch.rows], batch.texts, batch.missing, batch.misfits, task.columns))
     if errors:
         assert task.skip_list is not None
         locate(task.skip_list).write(format_errors(errors))
-    return replace(merge_findings(found, len(features)), skipped=len(errors))
+    return replace(merge_findings(found, len(features)), skipped=tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -143,14 +147,6 @@ def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Sche
             continue
         for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[: task.most].tolist():
             yield unknown_error(reader, batch, row, name, values[row].as_py(), name in labels)
-
-
-def unknown_error(reader: Reader, batch: RowBatch, row: int, name: str, value: str | None, is_label: bool) -> RowError:
-    """The error for a text that does not occur in the data that this one must match."""
-    remedy = "fix the row, or give unknown values their own code with --unknown code"
-    shown = f"'{value}'" if value else "a missing value"
-    reason = f"{shown} does not occur in the training data"
-    return reader.text_error(batch, row, name, reason, "fix or remove the row" if is_label else remedy)
 
 
 def _findings(

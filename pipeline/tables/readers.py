@@ -16,12 +16,12 @@ from ..csv.open import open_csv, unpack_csv
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
-from .constants import ConstantReader, without_constants
+from .constants import ConstantReader, KnownReader, without_constants
 from .parquet import ParquetTable, TableReader, open_other, open_table
 from .sources import OTHERS, common_depth, folder_columns, is_table, is_visible, kind_of
 
 SourceTable = CsvTable | ParquetTable
-Reader = RowReader | TableReader | ConstantReader
+Reader = RowReader | TableReader | ConstantReader | KnownReader
 
 COPY_BYTES = 1 << 20
 CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
@@ -126,12 +126,13 @@ def open_reader(
     """A reader of the rows of a piece after the first `skip`. With `required`, a missing number is an error."""
     constants = {name: value for name, value in table.constants.items() if name in columns.names}
     inner = without_constants(columns, constants) if constants else columns
-    reader: RowReader | TableReader
+    of_file: RowReader | TableReader
     if isinstance(table, ParquetTable):
-        reader = TableReader(table, piece, inner, numbers, required, skip)
+        of_file = TableReader(table, piece, inner, numbers, required, skip)
     else:
-        reader = RowReader(table, piece, inner, numbers, required, skip)
-    return ConstantReader(reader, columns, numbers, required, constants) if constants else reader
+        of_file = RowReader(table, piece, inner, numbers, required, skip)
+    reader = ConstantReader(of_file, columns, numbers, required, constants) if constants else of_file
+    return KnownReader(reader) if columns.known else reader
 
 
 def table_to_json(table: SourceTable) -> dict[str, Any]:

@@ -163,6 +163,8 @@ class ConversionSpec:
     sampled: bool = False
     skipped: int = 0
     """Invalid rows of all sources, which are skipped."""
+    skipped_rows: tuple[int, ...] = ()
+    """Their positions among all rows."""
 
     @property
     def rounding(self) -> Rounding:
@@ -181,12 +183,13 @@ class ConversionSpec:
         return {
             "layout": self.layout,
             "schema": self.schema,
-            "columns": self.columns,
+            "columns": self.columns.to_json(),
             "texts": [table_to_json(table) for table in self.tables],
             "pieces": [piece.to_json() for piece in self.pieces],
             "request": self.request,
             "sampled": self.sampled,
             "left_out": self.skipped,
+            **({"left_out_rows": self.skipped_rows} if self.skipped_rows else {}),
         }
 
     @classmethod
@@ -200,6 +203,7 @@ class ConversionSpec:
             value["request"],
             value["sampled"],
             value["left_out"],
+            tuple(value.get("left_out_rows", ())),
         )
 
     @cached_property
@@ -261,7 +265,17 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     own = tuple(name for name in (*request.labels, key) if name)
     kinds = choose_kinds(request, tables[0], features, beside, own, sample)
     texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates)))
-    return Columns(features, texts, tuple(kinds.dates), texts if request.missing == "error" else own, kinds.formats)
+    required = texts if request.missing == "error" else own
+    return Columns(features, texts, tuple(kinds.dates), required, kinds.formats, _known_texts(request))
+
+
+def _known_texts(request: ConvertRequest) -> dict[str, tuple[str, ...]]:
+    """The texts that columns may have, if rows with others are skipped: those of `like`."""
+    if request.like is None or request.on_error == "stop":
+        return {}
+    classes = dict.fromkeys(request.labels if request.labels == request.like.labels else (), request.like.classes)
+    categories = request.like.categories if request.unknown == "error" else {}
+    return {name: values for name, values in {**categories, **classes}.items() if values}
 
 
 def parts_of(tables: Sequence[SourceTable]) -> dict[str | int, list[str]]:
@@ -331,12 +345,20 @@ def specify_conversion(
     for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows
         if rows:
-            numbered.append(DatasetPiece(table, piece, first, rows, findings[position].skipped if findings else 0))
+            numbered.append(DatasetPiece(table, piece, first, rows, len(findings[position].skipped) if findings else 0))
             first += rows
     layout = choose_layout(first, schema.arrays()[0].row_bytes)
     sampled = findings is None
     return ConversionSpec(
-        layout, schema, columns, tuple(tables), tuple(numbered), request.to_json(), sampled, total.skipped
+        layout,
+        schema,
+        columns,
+        tuple(tables),
+        tuple(numbered),
+        request.to_json(),
+        sampled,
+        len(total.skipped),
+        total.skipped,
     )
 
 
@@ -361,7 +383,7 @@ def without(columns: Columns, dropped: Container[str]) -> Columns:
     lists = (columns.features, columns.texts, columns.dates, columns.required)
     features, texts, dates, required = (tuple(name for name in names if name not in dropped) for names in lists)
     formats = {name: way for name, way in columns.formats.items() if name not in dropped}
-    return Columns(features, texts, dates, required, formats)
+    return Columns(features, texts, dates, required, formats, columns.known)
 
 
 def choose_schema(

@@ -1,6 +1,6 @@
 """The claim on a target: who may write to it, what it already contains, and what has to be removed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -16,8 +16,8 @@ SKIPPED = "faults"  # folder of the lists of skipped rows or files
 
 
 class DatasetSpec(Protocol):
-    """What a conversion writes to a target. `skipped` is the number of invalid rows or files that it skips, and
-    `source_bytes` the total size of the sources."""
+    """What a conversion writes to a target. `skipped` is the number of invalid rows or files that it skips,
+    `skipped_rows` the positions of such rows among all rows, and `source_bytes` the total size of the sources."""
 
     @property
     def layout(self) -> Layout: ...
@@ -27,6 +27,8 @@ class DatasetSpec(Protocol):
     def request(self) -> dict[str, Any]: ...
     @property
     def skipped(self) -> int: ...
+    @property
+    def skipped_rows(self) -> Sequence[int]: ...
     @property
     def source_bytes(self) -> int: ...
 

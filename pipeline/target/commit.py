@@ -42,6 +42,7 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
         "request": spec.request,
         "class_counts": [totals[code] for code in range(len(spec.schema.classes))],
         "left_out": spec.skipped,
+        **({"left_out_rows": spec.skipped_rows} if spec.skipped_rows else {}),
     }
     if spec.skipped:
         commit_skipped(root)

@@ -222,6 +222,12 @@ def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
     assert alone["out_of_fold"]["accuracy"] < 0.7
     assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv") == ROWS
     assert fs.predict(clinic / "alone", clinic / "data.zarr", clinic / "again.csv") == ROWS
+    (clinic / "photos" / "damaged.png").write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"damaged\.png: .*--on-error skip"):
+        fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv")
+    assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv", on_error="skip") == ROWS
+    assert (clinic / "out.csv").read_text() == (clinic / "again.csv").read_text()
+    assert "photos/damaged.png,,," in (clinic / "out.left_out.csv").read_text()
     with pytest.raises(UsageError, match=r"--model mlp takes no columns beside images; .* --input image"):
         fs.train(clinic / "data.zarr", clinic / "no", model="mlp")
     with pytest.raises(UsageError, match="the run's models take no columns beside images"):

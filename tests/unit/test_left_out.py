@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.tables.convert import convert
@@ -57,6 +58,8 @@ def test_invalid_rows_are_skipped_and_listed(
     assert dataset.statistics.mean == pytest.approx(expected.statistics.mean, rel=1e-12)
     assert dataset.class_totals == expected.class_totals
     assert dataset.left_out == len(INVALID)
+    positions = [line - 2 for line in range(2, 102 + len(INVALID)) if line not in INVALID]
+    assert dataset.source_rows(np.arange(100)).tolist() == positions
     with open(dataset.root / "left_out.csv", newline="") as listed:
         rows = list(csv.DictReader(listed))
     assert [(int(r["line"]), r["column"] or None, r["reason"]) for r in rows] == [

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from foldstream.cli import app
 from foldstream.cluster.api.predict import write_oof
-from foldstream.storage.errors import UsageError
+from foldstream.storage.errors import RowError, UsageError
 from foldstream.storage.places.locate import locate
 from foldstream.storage.reader import BlockReader
 from foldstream.training.model.weights import load_weights
 from torch import nn
+from typer.testing import CliRunner
 
 Train = Callable[..., dict[str, Any]]
 
@@ -162,3 +164,44 @@ def test_predictions_are_named_by_any_column_beside_the_rows(train: Train, tmp_p
     assert pd.read_csv(tmp_path / "out.csv").iloc[:, 0].tolist() == table.visit.tolist()
     with pytest.raises(UsageError, match=r"--id 'visits' is not valid"):
         fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visits")
+
+
+def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_path: Path) -> None:
+    rows = np.arange(60)
+    table = pd.DataFrame({"a": rows % 7, "city": np.where(rows % 2, "Ulm", "Bonn"), "y": rows / 7})
+    train(table, epochs=1, folds=2)
+    new = table.drop(columns="y").head(12).astype(str)
+    run, source, out, listed = (tmp_path / name for name in ("run", "new.csv", "out.csv", "out.left_out.csv"))
+    new.to_csv(source, index=False)
+    assert fs.predict(run, source, out, on_error="skip") == 12
+    sound = pd.read_csv(out, index_col=0)["Label"]
+    new.loc[[1, 4, 11], "a"] = ["x", "inf", "--"]
+    new.loc[[0, 7], "city"] = ["Trier", ""]
+    lines = new.to_csv(index=False).splitlines()
+    lines[4] += ",too many"
+    source.write_text("\n".join([lines[0], "", *lines[1:]]))
+    with pytest.raises(
+        RowError, match=r"line 4, column 'a': 'x' is not a number; fix the row, or skip such rows with --on-error skip"
+    ):
+        fs.predict(run, source, out)
+    found = CliRunner().invoke(app, ["predict", str(run), str(source), str(out), "--on-error", "skip"])
+    assert "skipped: 6 invalid rows, see" in found.output.replace("\n", " ")
+    left = pd.read_csv(out, index_col=0)["Label"]
+    assert left.index.tolist() == [3, 6, 7, 9, 10, 11]
+    pd.testing.assert_series_equal(left, sound[left.index])
+    whys = pd.read_csv(listed)
+    assert whys["line"].tolist() == [3, 4, 6, 7, 10, 14]
+    assert set(whys["reason"]) > {"'Trier' does not occur in the training data", "'x' is not a number"}
+    dataset = fs.convert_csv(source, tmp_path / "new.zarr", like=tmp_path / "data.zarr", on_error="skip")
+    fs.predict(run, dataset.root, tmp_path / "same.csv")
+    assert (tmp_path / "same.csv").read_bytes() == out.read_bytes()
+    new.to_csv(source, index=False)
+    fs.predict(run, source, out, on_error="skip")
+    assert pd.read_csv(out)["ImageId"].tolist() == [3, 4, 6, 7, 9, 10, 11]
+    table.drop(columns="y").to_csv(source, index=False)
+    fs.predict(run, source, out, on_error="skip")
+    assert not listed.exists()
+    frame = pd.DataFrame({"a": [1.0, np.inf, 3.0], "city": ["Ulm", "Ulm", "Trier"]})
+    frame.to_parquet(tmp_path / "new.parquet", index=False)
+    assert fs.predict(run, tmp_path / "new.parquet", out, on_error="skip") == 1
+    assert pd.read_csv(listed)["line"].tolist() == [2, 3]
