@@ -137,7 +137,7 @@ def predict(request: PredictRequest) -> None:
         listener.announce("predicting", f"{request.source} with {request.run}")
         from .cluster.api.predict import predict_source
 
-        rows, left_out, _ = predict_source(request, Session(listener=listener))
+        rows, left_out = predict_source(request, Session(listener=listener))
     result = {"rows": rows, "out": (out := str(request.out)), "left_out": left_out}
     print_result(result, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
 

@@ -73,11 +73,10 @@ def predict(request: PredictRequest, session: Session) -> int:
 
 
 class Predicted(NamedTuple):
-    """The number of rows that were predicted, and of those that were skipped, which are listed in a file."""
+    """The number of rows that were predicted, and of those that were skipped."""
 
     rows: int
     left_out: int
-    listed: Place
 
 
 def predict_source(request: PredictRequest, session: Session) -> Predicted:
@@ -105,7 +104,7 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
         rows = write_predictions(job.schema, predicted, dataset, target, names, progress, *beside)
         if not left_out:
             listed.remove()  # that of an earlier prediction
-        return Predicted(rows, dataset.left_out if left_out else 0, listed)
+        return Predicted(rows, dataset.left_out if left_out else 0)
 
 
 def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:

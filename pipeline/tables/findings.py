@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,7 @@ class Findings:
     """The positions of the invalid rows, which `rows` does not include, among all rows."""
 
     def merged(self, other: "Findings") -> "Findings":
+        """Both together, except what was skipped; see `merge_findings`."""
         texts = {**self.texts, **other.texts}
         for name in self.texts.keys() & other.texts.keys():
             texts[name] = self.texts[name].merged(other.texts[name])
@@ -60,7 +62,6 @@ class Findings:
             (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
             {name: finest(self.units.get(name), other.units.get(name)) for name in {**self.units, **other.units}},
             texts,
-            self.skipped + tuple(self.rows + len(self.skipped) + row for row in other.skipped),
         )
 
     def of_features(self, positions: Sequence[int]) -> "Findings":
@@ -189,7 +190,9 @@ def _findings(
 
 def merge_findings(findings: Sequence[Findings], features: int) -> Findings:
     """Merge findings in the given order."""
-    return reduce(Findings.merged, findings, no_findings(features))
+    starts = accumulate((one.rows + len(one.skipped) for one in findings), initial=0)
+    skipped = tuple(start + row for start, one in zip(starts, findings, strict=False) for row in one.skipped)
+    return replace(reduce(Findings.merged, findings, no_findings(features)), skipped=skipped)
 
 
 def no_findings(features: int) -> Findings:
