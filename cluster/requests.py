@@ -164,7 +164,7 @@ class PredictRequest(Options):
     out: Annotated[Location, Cli(metavar="OUT.csv")] = Field(kw_only=False, description="CSV file to write.")
     columns: Annotated[list[str] | tuple[str, ...] | None, Cli(metavar="NAME,NAME", parse=parse_names)] = Field(
         default=None,
-        description="Column names of the CSV file; by default ImageId,Label, or for images path,label,probability.",
+        description="Column names of the CSV file; by default those of the id (or row, path) and of the labels.",
     )
     id: str | None = Field(
         default=None, description="Column of the source that identifies the rows; by default they are numbered from 1."

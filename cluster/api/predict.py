@@ -50,8 +50,7 @@ def predict(request: PredictRequest, session: Session) -> int:
         run: Folder of a complete run.
         source: Dataset, CSV or Parquet file, or images to predict.
         out: CSV file to write.
-        columns: Column names of the CSV file; by default ImageId and Label, or ImageId and the labels if there are
-            several.
+        columns: Column names of the CSV file; by default those of the id, or "row" or "path", and of the labels.
         id: Column of the source that identifies the rows.
         table: For images with columns beside them: CSV file of these columns. Its first column names the images.
         on_error: "stop" at the first invalid row or image, or "skip" them: they are not predicted, and are listed in a
@@ -83,9 +82,9 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
     folder, _ = read_run(locate(str(request.run)))
     job = load_job(folder)
-    usual = default_columns(job.schema)
-    names = tuple(request.columns or usual)
-    if len(names) != len(usual):
+    usual = default_columns(job.schema, request.id or name_of_rows(job.schema))
+    names = tuple(request.columns or ())
+    if names and len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: {len(usual)} names are needed, e.g. {','.join(usual)}")
     check_ensemble(request.ensemble, job.schema.probabilities, job.config.refit)
     target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
@@ -101,6 +100,7 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
         if left_out:
             listed.write(left_out)
             session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows, see {listed}")
+        names = names or default_columns(job.schema, request.id or name_of_rows(dataset.schema))
         rows = write_predictions(job.schema, predicted, dataset, target, names, progress, *beside)
         if not left_out:
             listed.remove()  # that of an earlier prediction
@@ -130,11 +130,9 @@ def new_file(out: str | Path) -> Place:
     return target
 
 
-def default_columns(schema: Schema) -> tuple[str, ...]:
-    """The default column names of the CSV file with predictions."""
-    if schema.image:
-        return ("path", *schema.labels, "probability") if schema.classes else ("path", *schema.labels)
-    return ("ImageId", *schema.labels) if len(schema.labels) > 1 else ("ImageId", "Label")
+def default_columns(schema: Schema, rows: str) -> tuple[str, ...]:
+    """The default column names of the CSV file with predictions: `rows`, what identifies them, and the labels."""
+    return (rows, *schema.labels, *(("probability",) if schema.image and schema.classes else ()))
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def test_predictions_of_a_csv_and_of_its_dataset_agree(trained: Path, dask_clien
     source = EXAMPLES / "test.csv.gz"
     assert fs.predict(trained, source, out, client=dask_client) == 1000
     rows = list(csv.reader(out.read_text().splitlines()))
-    assert rows[0] == ["ImageId", "Label"]
+    assert rows[0] == ["row", "label"]
     assert [row[0] for row in rows[1:]] == [str(i) for i in range(1, 1001)]
     assert {row[1] for row in rows[1:]} <= set("0123456789")
     dataset = fs.convert_csv(source, tmp_path / "test.zarr", shape=(1, 28, 28), client=dask_client)
@@ -257,11 +257,11 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
     assert scores["rmse/weight"] < 0.15 * y[:, 1].std()
     of_folds = np.mean([fold["rmse/price"] ** 2 for fold in summary["folds"]])
     assert of_folds**0.5 == pytest.approx(scores["rmse/price"], rel=1e-4)
-    with pytest.raises(fs.FoldstreamError, match="ImageId,price,weight"):
+    with pytest.raises(fs.FoldstreamError, match="name,price,weight"):
         fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv", columns=("name", "y"))
     fs.predict(tmp_path / "run", dataset.root, tmp_path / "out.csv")
     rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
-    assert rows[0] == ["ImageId", "price", "weight"]
+    assert rows[0] == ["name", "price", "weight"]
     assert [row[0] for row in rows[1:4]] == ["r0", "r1", "r2"]
     for label in range(2):
         assert np.corrcoef([float(row[1 + label]) for row in rows[1:]], y[:, label])[0, 1] > 0.98

@@ -68,7 +68,7 @@ def test_a_constant_column_moves_no_prediction(train: Train, tmp_path: Path) -> 
     for rows in (new, new.assign(**{column: new[column] + 0.01 for column in "bcde"})):
         rows.to_csv(tmp_path / "new.csv", index=False)
         fs.predict(tmp_path / "run", tmp_path / "new.csv", tmp_path / "out.csv")
-        found.append(pd.read_csv(tmp_path / "out.csv")["Label"].to_numpy())
+        found.append(pd.read_csv(tmp_path / "out.csv")["y"].to_numpy())
     assert np.abs(found[0] - found[1]).max() < 1e-3
 
 
@@ -161,7 +161,11 @@ def test_predictions_are_named_by_any_column_beside_the_rows(train: Train, tmp_p
     table = pd.DataFrame({"id": rows, "visit": [f"v{row}" for row in rows], "a": rows % 7, "y": rows % 2})
     train(table, {"id": "id", "keep": "visit"}, epochs=1)
     fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visit")
-    assert pd.read_csv(tmp_path / "out.csv").iloc[:, 0].tolist() == table.visit.tolist()
+    assert pd.read_csv(tmp_path / "out.csv")["visit"].tolist() == table.visit.tolist()
+    fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv")
+    named = pd.read_csv(tmp_path / "out.csv")
+    assert named.columns.tolist() == ["id", "y"]
+    assert named["id"].tolist() == rows.tolist()
     with pytest.raises(UsageError, match=r"--id 'visits' is not valid"):
         fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visits")
 
@@ -174,7 +178,7 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     run, source, out, listed = (tmp_path / name for name in ("run", "new.csv", "out.csv", "out.left_out.csv"))
     new.to_csv(source, index=False)
     assert fs.predict(run, source, out, on_error="skip") == 12
-    sound = pd.read_csv(out, index_col=0)["Label"]
+    sound = pd.read_csv(out, index_col=0)["y"]
     new.loc[[1, 4, 11], "a"] = ["x", "inf", "--"]
     new.loc[[0, 7], "city"] = ["Trier", ""]
     lines = new.to_csv(index=False).splitlines()
@@ -186,7 +190,7 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
         fs.predict(run, source, out)
     found = CliRunner().invoke(app, ["predict", str(run), str(source), str(out), "--on-error", "skip"])
     assert "skipped: 6 invalid rows, see" in found.output.replace("\n", " ")
-    left = pd.read_csv(out, index_col=0)["Label"]
+    left = pd.read_csv(out, index_col=0)["y"]
     assert left.index.tolist() == [3, 6, 7, 9, 10, 11]
     pd.testing.assert_series_equal(left, sound[left.index])
     whys = pd.read_csv(listed)
@@ -197,7 +201,7 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     assert (tmp_path / "same.csv").read_bytes() == out.read_bytes()
     new.to_csv(source, index=False)
     fs.predict(run, source, out, on_error="skip")
-    assert pd.read_csv(out)["ImageId"].tolist() == [3, 4, 6, 7, 9, 10, 11]
+    assert pd.read_csv(out)["row"].tolist() == [3, 4, 6, 7, 9, 10, 11]
     table.drop(columns="y").to_csv(source, index=False)
     fs.predict(run, source, out, on_error="skip")
     assert not listed.exists()
