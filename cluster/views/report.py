@@ -15,7 +15,7 @@ from ...storage.format import THRESHOLD, Schema
 from ...storage.metrics.names import main_scores
 from ...storage.places.json_files import write_json
 from ...storage.reader import BlockReader
-from ...training.engine.event_logs import open_logs
+from ...training.engine.fold_reports import open_logs
 from ...training.run import RunFolder, RunJob
 from ...training.settings import trained_loss
 from .charts import calibration_chart, curves_chart

@@ -11,8 +11,9 @@ import torch
 from foldstream.storage.errors import DamagedError, UsageError
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import CheckpointPolicy, Execution
-from foldstream.training.engine.checkpoint import Checkpoints, pack, unpack
+from foldstream.training.engine.checkpoint import Checkpoints
 from foldstream.training.engine.fold_checkpoints import CheckpointSchedule
+from foldstream.training.model.states import pack, unpack
 from foldstream.training.model.weights import load_weights, save_weights
 from torch import nn
 

@@ -113,7 +113,8 @@ class FoldCheckpoints:
 
     def __init__(self, folder: FoldFolder, policy: CheckpointPolicy, state: FoldState, learner: Learner) -> None:
         self.folder, self.state, self.learner = folder, state, learner
-        self.schedule, self.files = CheckpointSchedule(policy), Checkpoints(folder.checkpoints, policy.keep)
+        self.schedule = CheckpointSchedule(policy)
+        self.files = Checkpoints(folder.checkpoints, policy.keep, learner.network.sharded)
         self.saved_best = 0
         """The epoch of the weights in the file of the best weights."""
 
@@ -128,17 +129,22 @@ class FoldCheckpoints:
     def save(self, within: dict[str, Any] | None = None) -> None:
         """Write a checkpoint between two epochs, or within one, in which case `within` is the state of all shares.
 
-        With a sharded model all ranks must call this together, and the main rank writes. The best weights are part of a
-        checkpoint; they are also written to a separate file, for monitoring.
+        With a sharded model all ranks must call this together, each with the state `within` of its own share. The best
+        weights are part of a checkpoint; they are also written to a separate file, for monitoring.
         """
-        state, network, training = self.state, self.learner.network, self.learner.state()
+        state, training = self.state, self.learner.state()
         self.schedule.note_saved(state.steps_done)
-        if network.sharded and not network.process.is_main:
-            return
         if state.best and state.best["epoch"] != self.saved_best:
-            save_weights(self.folder.best, state.best["weights"])
+            self._save_best(state.best["weights"])
             self.saved_best = state.best["epoch"]
         self.files.save(state.epoch, state.step, {**state.stored(), **training, "within": within})
+
+    def _save_best(self, weights: dict[str, Any]) -> None:
+        network = self.learner.network
+        if network.sharded:
+            network.sharded.save_weights(self.folder.best, weights)
+        else:
+            save_weights(self.folder.best, weights)
 
     def load(self) -> None:
         """Resume from the last checkpoint, if one exists."""

@@ -102,7 +102,7 @@ class FoldModel:
                 "--split stratified, or another metric"
             )
         if self.state.improves(metrics):
-            weights = {name: tensor.clone() for name, tensor in self.network.model.state_dict().items()}
+            weights = {name: tensor.clone() for name, tensor in self.network.module.state_dict().items()}
             score = self.state.score(metrics)
             self.state.best = {"score": score, "epoch": self.state.epoch + 1, "weights": weights}
         if "loss" in metrics:
@@ -117,7 +117,7 @@ class FoldModel:
         """The final model for prediction; with early stopping, it has the best weights."""
         model, learner = self.network.model, self.learner
         if self.state.best:
-            model.load_state_dict(self.state.best["weights"])
+            self.network.use_weights(self.state.best["weights"])
         return Predictor(model, learner.prepare, learner.objective, self.network.process.device)
 
     def finish(self) -> None:

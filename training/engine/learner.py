@@ -98,18 +98,32 @@ class Network:
         if self.sharded:
             self.sharded.gather_weights(self.model)
 
+    def use_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copy other weights of `module` to the full model. With a sharded model all ranks must call this together."""
+        if self.sharded:
+            from .sharded import gather_weights
+
+            gather_weights(weights, self.model)
+        else:
+            self.model.load_state_dict(weights)
+
     def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The weights and the optimizer's state. With a sharded model all ranks must call this together."""
-        self.gather_weights()
-        of_optimizer = self.sharded.gather_state(optimizer) if self.sharded else optimizer.state_dict()
-        return {"model": self.model.state_dict(), "optimizer": of_optimizer}
+        """The weights and the optimizer's state: of a sharded model, this rank's part."""
+        return {"model": self.module.state_dict(), "optimizer": optimizer.state_dict()}
 
     def set_state(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        self.model.load_state_dict(state["model"])
+        """Set the weights and the optimizer's state. With a sharded model all ranks must call this together."""
         if self.sharded:
             self.sharded.set_state(state["model"], optimizer, state["optimizer"])
-        else:
-            optimizer.load_state_dict(state["optimizer"])
+            self.gather_weights()
+            return
+        self.model.load_state_dict(state["model"])
+        of_optimizer = state["optimizer"]
+        if self.recipe.strategy == "fsdp":  # several ranks may have saved it
+            from .sharded import fit_state
+
+            of_optimizer = fit_state(of_optimizer, optimizer)
+        optimizer.load_state_dict(of_optimizer)
 
 
 def with_sync_batchnorm(model: nn.Module, process: Process) -> nn.Module:

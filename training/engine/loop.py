@@ -276,10 +276,10 @@ class CheckpointSaver:
 
     def save_within_epoch(self, fold: FoldModel, together: bool) -> None:
         """Write a checkpoint within an epoch, if one is due: on the rank that trains the fold or, if all ranks do, on
-        the main rank, with the state of the other ranks' shares."""
+        the main rank, with the state of the other ranks' shares, or if the model is sharded by all ranks together."""
         if not self._is_due_within(fold, together):
             return
-        if not together or self.process.is_main:
+        if not together or self.process.is_main or fold.network.sharded:
             self.heartbeat(False)
         with self.clock.measure("checkpoint"):
             self._save_within(fold, together)
@@ -297,9 +297,10 @@ class CheckpointSaver:
 
     def _save_within(self, fold: FoldModel, together: bool) -> None:
         own = fold.learner.current.state()
-        of_ranks = self.process.gather(own) if together else [own]
-        if of_ranks or fold.network.sharded:
-            fold.checkpoints.save(join_states(of_ranks) if of_ranks else None)
+        if fold.network.sharded:
+            fold.checkpoints.save(own)
+        elif of_ranks := self.process.gather(own) if together else [own]:
+            fold.checkpoints.save(join_states(of_ranks))
 
     def _is_due_within(self, fold: FoldModel, together: bool) -> bool:
         """Whether a checkpoint is due within an epoch. Minutes are measured by a single rank: the fold's home or, if

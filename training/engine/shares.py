@@ -125,10 +125,14 @@ class EpochPass:
         self.shares.set_buffers(state["buffers"])
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Resume from the state of all shares. If there are more shares now, some start from the same state."""
-        chosen = [number % len(state["buffers"]) for number in self.shares.numbers]
+        """Resume from the state of all shares. If their number has changed, some may start from the same buffers, and
+        the losses are divided evenly."""
+        count = len(state["buffers"])
+        chosen = [number % count for number in self.shares.numbers]
         self.shares.set_buffers([state["buffers"][share] for share in chosen])
-        self.losses.copy_(state["losses"][chosen])
+        losses: Tensor = state["losses"]
+        evenly = losses.sum() / self.shares.count
+        self.losses.copy_(losses[chosen] if count == self.shares.count else evenly.expand(len(chosen)))
         self.earlier = state["seconds"]
 
 

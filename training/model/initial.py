@@ -45,7 +45,8 @@ class Match:
 def read_initial(place: Place, expected: str | None = None) -> dict[str, Tensor]:
     """The tensors in a weights file, by name. `expected` is the file's hash, if known.
 
-    Raises UsageError if the file is neither safetensors nor a state dict, and DamagedError if its hash differs.
+    Raises UsageError if the file is neither safetensors nor a state dict, or has no tensors, and DamagedError if its
+    hash differs.
     """
     data = place.read_bytes()
     if expected and content_hash(data) != expected:
@@ -55,6 +56,11 @@ def read_initial(place: Place, expected: str | None = None) -> dict[str, Tensor]
     except safetensors.SafetensorError:
         weights = _read_pickled(data, str(place))
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UsageError(
+            f"--init {place}: the file has no tensors; a checkpoint with strategy=fsdp has them in the files of its "
+            "ranks, so name the fold's model.safetensors or its run instead"
+        )
     if any(name.startswith("optimizer.") for name in tensors):  # a checkpoint of ours
         tensors = {name: value for name, value in tensors.items() if name.startswith("model.")}
     return tensors
