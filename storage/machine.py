@@ -44,6 +44,26 @@ def stream_memory() -> int:
     return this_machine().memory // 8
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """How the processes that stream training data share a machine: as many `ranks` as may be there at once, of all runs
+    of a job, of which `own` belong to the same run as this one; and the `number` of this one among all of them."""
+
+    number: int = 0
+    ranks: int = 1
+    own: int = 1
+
+    def part_of(self, budget: int, needed: int = 0) -> int:
+        """This rank's part of a budget of the machine: an equal one. A rank that cannot do with that takes what it
+        needs, but never more than it would get if its run were alone.
+
+        Example:
+            >>> Sharing(ranks=16).part_of(1600), Sharing(ranks=16).part_of(1600, needed=150)
+            (100, 150)
+        """
+        return max(budget // self.ranks, min(needed, budget // self.own))
+
+
 def cgroup_limits(groups: str, mounts: Path) -> tuple[float, float]:
     """Limits of cores and of memory in bytes: the lowest of this process's control groups and of every group that
     contains them, of cgroup versions 1 and 2. Infinity means no limit.

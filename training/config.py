@@ -364,12 +364,12 @@ class Execution(Options):
     memory: Bytes = Field(
         default=None,
         description="Memory limit of each worker's stream, e.g. 2GB; by default an eighth of the machine's, shared by "
-        "its workers.",
+        "its workers of all runs.",
     )
     cache: Bytes = Field(
         default=None,
         description="Local disk of each machine for blocks of datasets in object stores, e.g. 50GB, shared by all its "
-        "workers; by default a tenth of the free space.",
+        "workers of all runs; by default a tenth of the free space.",
     )
     fold_mode: Literal["auto", "fused", "runs"] = Field(
         default="auto",

@@ -75,8 +75,8 @@ def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Train
     parameters = check_models(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
-    mode, notes = choose_fold_mode(dataset, models, common, execution, parameters), check_initial(asked)
-    return Training(asked, mode, helpers, notes)
+    mode = choose_fold_mode(dataset, models, common, execution, parameters, 1 + len(helpers))
+    return Training(asked, mode, helpers, check_initial(asked))
 
 
 def check_initial(asked: RequestedTraining) -> dict[str, str]:
@@ -157,7 +157,7 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
         how = f"{where}; --workers {USUAL_WORKERS} starts workers on Ray instead"
         session.listener.announce("models", f"{asked.models} {how}")
         train = partial(train_units_here, helpers=training.helpers)
-        train_units(training, folds, session, Trainers(training.mode, ONE_PROCESS, train, count))
+        train_units(training, folds, session, Trainers(training.mode, ONE_PROCESS, train, count, count))
         return
     from .on_ray import trainers_on_ray  # Ray takes a second to load
 

@@ -24,6 +24,7 @@ from ray.exceptions import RayActorError
 from ...storage.errors import UsageError
 from ...storage.machine import end_with_parent
 from ...training.ray.internals import most_cores
+from ...training.ray.sharing import worker_memory
 from ..loopback import LOOPBACK, free_port, on_loopback
 from .local import DASK_DASHBOARD, PAGE, PREPARATION
 
@@ -147,12 +148,12 @@ def _encryption(security: Security) -> dict[str, Any]:
 def dask_on_ray() -> Iterator[Client]:
     """A Dask worker for every core of the connected Ray cluster, each with its share of the node's memory. If Ray can
     add nodes, workers are added while there is work for them."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    cores = sum(int(node["CPU"]) for node in nodes)
+    nodes = ray.nodes()
+    cores = sum(int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"])
     most = most_cores()
     if not cores and not most:
         raise UsageError("the Ray cluster has no CPU cores; add nodes, then run the same command again")
-    memory = min((int(node["memory"] / node["CPU"]) for node in nodes), default=UNSEEN_MEMORY)
+    memory = worker_memory(nodes) or UNSEEN_MEMORY
     with RayDaskCluster(max(1, cores), memory=memory, maximum=most) as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=NODE_SECONDS)
         yield client

@@ -115,7 +115,8 @@ def epoch_passes(split: Split, refit: bool, candidates: int) -> Passes:
 @dataclass(frozen=True)
 class TrainingEstimate:
     """Training with a number of `workers`. Each processes `batch` rows of a global batch, trains `at_once` models of
-    `parameters` parameters, and holds blocks and batches in `stream_bytes`.
+    `parameters` parameters, and holds blocks and batches in `stream_bytes`. A node has up to `on_node` workers, of all
+    runs.
 
     A worker needs `train_seconds` to train one model on a row and `read_seconds` to read a row. In each epoch all rows
     are read `reads` times for training, and once for scoring.
@@ -132,6 +133,7 @@ class TrainingEstimate:
     stream_bytes: int
     train_seconds: float
     read_seconds: float
+    on_node: int = 1
 
     @property
     def models_bytes(self) -> int:
@@ -141,6 +143,11 @@ class TrainingEstimate:
     def worker_bytes(self) -> int:
         """Memory of a training worker."""
         return TRAINING_BYTES + self.stream_bytes + self.models_bytes
+
+    @property
+    def node_bytes(self) -> int:
+        """Memory of a node for its workers, without the blocks that stay decoded."""
+        return self.on_node * self.worker_bytes
 
     @property
     def rows_read(self) -> int:

@@ -19,7 +19,7 @@ from ...pipeline.tables.sources import find_sources
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
 from ...storage.format import MANIFEST, Layout
-from ...storage.machine import check_bytes, keep_freed_memory, this_machine
+from ...storage.machine import Sharing, check_bytes, keep_freed_memory, this_machine
 from ...storage.places.locate import locate
 from ...storage.reader import BlockReader
 from ...storage.tasks import SerialExecutor
@@ -96,7 +96,7 @@ def estimate_job(
             dataset = open_dataset(str(job.convert.out if job.convert else job.train.dataset if job.train else ""))
             data = measure_dataset(dataset)
         if job.train:
-            training, left = measure_training(job.train, dataset, data, Path(name))
+            training, left = measure_training(job.train, dataset, data, Path(name), trainers)
     facts = [
         *(conversion_facts(conversion, data) if conversion else []),
         *data_facts(data),
@@ -188,9 +188,10 @@ def measure_dataset(dataset: Dataset) -> DatasetEstimate:
 
 
 def measure_training(
-    request: TrainRequest, dataset: Dataset, data: DatasetEstimate, folder: Path
+    request: TrainRequest, dataset: Dataset, data: DatasetEstimate, folder: Path, trainers: int
 ) -> tuple[TrainingEstimate, int]:
-    """Estimate training on `data` with a trial on a similar `dataset`; also the bytes that the run leaves on disk.
+    """Estimate training on `data`, with up to `trainers` workers on a node, by a trial on a similar `dataset`; also the
+    bytes that the run leaves on disk.
 
     Raises UsageError if the model cannot be trained on the data or does not fit into the given memory.
     """
@@ -204,9 +205,9 @@ def measure_training(
     passes = epoch_passes(split, common.refit, len(candidates))
     fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
-    stream = stream_bytes(
-        replace_layout(dataset, data), common, at_once, Rank(0, workers, request.memory_bytes or ANY_MEMORY)
-    )
+    on_node = min(trainers, workers if fused else workers * passes.models)
+    rank = Rank(0, workers, request.memory_bytes or ANY_MEMORY, sharing=Sharing(ranks=on_node))
+    stream = stream_bytes(replace_layout(dataset, data), common, at_once, rank)
     tried = dataset if dataset.layout == data.layout else reblock(dataset, data.layout.block_rows, folder / "tried")
     batch, costs = time_rows(tried, next(iter(configs.values())), workers)
     training = TrainingEstimate(
@@ -221,6 +222,7 @@ def measure_training(
         stream,
         costs.training,
         costs.reading,
+        on_node,
     )
     return training, training.bytes_left(dataset.schema.outputs, split, request.keep)
 

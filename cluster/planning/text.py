@@ -45,6 +45,11 @@ def training_facts(training: TrainingEstimate, data: DatasetEstimate, trainers: 
             f"{size_text(training.stream_bytes)} for blocks and batches and {size_text(training.models_bytes)} for "
             f"{training.at_once:,} models",
         ),
+        (
+            "training node",
+            f"{size_text(training.node_bytes)} of memory for up to {training.on_node:,} workers at once, beside the "
+            "blocks that stay decoded",
+        ),
     ]
 
 

@@ -26,9 +26,10 @@ class FoldMode(NamedTuple):
 
 
 def choose_fold_mode(
-    dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int
+    dataset: Dataset, models: int, config: TrainConfig, execution: Execution, parameters: int, beside: int = 1
 ) -> FoldMode:
-    """Choose the fold mode for `models` models of `parameters` parameters each.
+    """Choose the fold mode for `models` models of `parameters` parameters each, which a worker would train in one pass.
+    `beside` runs share the machine.
 
     Raises UsageError if the workers' streams do not fit into the available memory.
     """
@@ -38,7 +39,7 @@ def choose_fold_mode(
     needed = models * parameters * MODEL_BYTES
     if mode.name == "auto":
         mode = FoldMode("fused", "all folds in one pass over the data")
-        if needed > model_memory(execution.world_size):
+        if needed > model_memory(execution.world_size * beside):
             mode = FoldMode("runs", f"{models} models at once would need {needed / 1e9:,.1f} GB in each worker")
     if mode.name == "fused":
         try:

@@ -44,13 +44,14 @@ LONGEST_VALUE = 60
 @dataclass(frozen=True)
 class Trainers:
     """How folds are trained: the fold mode, the resources of a unit of folds, the function that trains a schedule of
-    units given what each attempt has to train, and the number of passes over the data among which the folds are divided
-    in fused mode."""
+    units given what each attempt has to train, the number of passes over the data among which the folds are divided in
+    fused mode, and the `most` units that it trains at once, if that is known."""
 
     mode: FoldMode
     required: Resources
     train: Callable[[DurableSchedule, Callable[[str], GroupRequest]], None]
     passes: int = 1
+    most: int | None = None
 
 
 def job_value(dataset: Dataset, config: TrainConfig, code: Code, initial: Initial) -> dict[str, Any]:
@@ -210,10 +211,11 @@ def train_folds(
     passes = trainers.passes if trainers.mode.name == "fused" else len(left)
     units = make_units(first, passes, trainers.required)
     units |= make_units(later, passes, trainers.required, after=tuple(units))
+    beside = ranks_beside(units, execution.world_size, trainers.most)
 
     def request(name: str) -> GroupRequest:
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in units[name].folds)
-        return GroupRequest(name, members, trainers.required.gpus > 0, execution, trainers.passes)
+        return GroupRequest(name, members, trainers.required.gpus > 0, execution, *beside[name])
 
     with watch_folds(folds, progress):
         trainers.train(DurableSchedule(units, execution.max_retries, root.journal), request)
@@ -231,6 +233,16 @@ def make_units(
     members = [tuple(folds[first:last]) for first, last in pairwise(edges)]
     names = ["-to-".join(dict.fromkeys((group[0], group[-1]))).replace(" ", "-") for group in members]
     return {name: TrainingUnit(name, group, required, after) for name, group in zip(names, members, strict=True)}
+
+
+def ranks_beside(
+    units: Mapping[str, TrainingUnit], workers: int, most: int | None = None
+) -> dict[str, tuple[int, int]]:
+    """For each unit, the number of its first rank among all of the job, and how many ranks of other units may train at
+    the same time, if each unit has `workers` ranks and at most `most` units train at once."""
+    later = sum(bool(unit.after) for unit in units.values())  # they start when the others are done
+    at_once = min(max(later, len(units) - later), most or len(units))
+    return {name: (number % at_once * workers, (at_once - 1) * workers) for number, name in enumerate(units)}
 
 
 def load_summary(run: RunFolder) -> dict[str, Any]:

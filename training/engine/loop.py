@@ -60,7 +60,8 @@ class FoldTrainer:
     ) -> None:
         first, self.process, self.heartbeat, self.clock = folds[0], process, heartbeat, Clock()
         self.dataset, checkpoints = first.job.open_data(), request.checkpoints
-        self.rank = Rank(process.rank, process.world_size, request.memory_bytes, cache=request.cache_bytes)
+        limits = {"memory": request.memory_bytes, "cache": request.cache_bytes}
+        self.rank = Rank(process.rank, process.world_size, sharing=process.sharing, **limits)
         plan = open_plan(first.run.folds)  # the same for all folds
         config, training = first.job.config, {n: training_rows(plan, one.fold) for n, one in enumerate(folds)}
         rows = draw(self.dataset, training, plan_sampling(self.dataset.schema, config.samples), config.seed)

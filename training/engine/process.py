@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...storage.machine import Sharing
 from ..stopping import Turns
 
 Work = Any
@@ -31,6 +32,8 @@ class Process:
     """Makes all ranks stop together once one of them is asked to stop."""
     abandoned: list[Work] = field(default_factory=list, compare=False)
     """Transfers that nobody waits for."""
+    sharing: Sharing | None = None
+    """How its machine is shared with the ranks of other runs."""
 
     @property
     def is_main(self) -> bool:

@@ -34,10 +34,12 @@ def is_final(error: Exception) -> bool:
 @dataclass(frozen=True)
 class GroupRequest:
     """Train `folds`, each given by its run's folder and its number, in one Ray Train run called `name`, with the user's
-    execution options. When training in this process, `processes` processes share the machine."""
+    execution options. The group's ranks are numbered from `first` among all of the job, which may be training with
+    `others` at the same time."""
 
     name: str
     folds: tuple[tuple[str, int], ...]
     use_gpu: bool
     request: Execution
-    processes: int = 1
+    first: int = 0
+    others: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ray.train import ScalingConfig
 
-from ...storage.machine import freed_memory_kept
+from ...storage.machine import Sharing, freed_memory_kept
 from ..engine.loop import Heartbeat
 from ..engine.process import Process
 from ..stopping import STOP
@@ -32,9 +32,10 @@ def train_here(request: GroupRequest, heartbeat: Heartbeat = lambda working: Non
 def _train(config: dict[str, Any]) -> None:
     """The training function. Since this process belongs to the user, its settings are restored afterwards."""
     request: GroupRequest = config["request"]
-    process = Process(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    process = Process(device=device, sharing=Sharing(request.first, 1 + request.others))
     with _settings_restored(), freed_memory_kept(), torch.random.fork_rng(devices=[]):
-        os.environ.update(torchrun_variables(process, 0, request.processes, 0))
+        os.environ.update(torchrun_variables(process, 0, 1, 0))
         if process.device.type == "cpu":
             torch.set_num_threads(worker_threads())
         train_group(request, process, config["heartbeat"])

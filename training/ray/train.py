@@ -25,6 +25,7 @@ from ...storage.machine import keep_freed_memory, no_garbage_collection
 from ..stopping import STOP, Turns, catch_signals
 from .group import START_SECONDS, GroupRequest, describe_failure, is_final
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
+from .sharing import sharing_on, worker_memory
 
 MAX_FAILURES = 2  # restarts of the workers after which a driver gives up
 HEARTBEAT_SECONDS = 1.0
@@ -146,11 +147,14 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
 
 
 def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
+    each = {"GPU" if request.use_gpu else "CPU": 1.0, "memory": float(worker_memory(ray.nodes()))}
     trainer = make_trainer(
         _train_worker,
         backend_config=RendezvousConfig(),
         train_loop_config={"request": request, "driver": driver},
-        scaling_config=ScalingConfig(num_workers=request.request.world_size, use_gpu=request.use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=request.request.world_size, use_gpu=request.use_gpu, resources_per_worker=each
+        ),
         run_config=RunConfig(
             name=request.name,
             storage_path=folder,
@@ -194,10 +198,13 @@ def _train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(worker_threads())
         keep_freed_memory()
-    process = Process(rank, workers, device, mail, turns)
+    request: GroupRequest = config["request"]
     locally = context.get_local_rank(), context.get_local_world_size(), context.get_node_rank()
+    node, number = ray.get_runtime_context().get_node_id(), request.first + rank
+    sharing = sharing_on(ray.nodes(), node, request.use_gpu, number, locally[1], request.others)
+    process = Process(rank, workers, device, mail, turns, sharing=sharing)
     os.environ.update(torchrun_variables(process, *locally))
     with STOP.watched(), closing(turns):
-        train_group(config["request"], process, Heartbeat(config["driver"], rank))
+        train_group(request, process, Heartbeat(config["driver"], rank))
     if workers > 1:
         dist.destroy_process_group()

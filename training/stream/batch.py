@@ -16,7 +16,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE, ArraySpec, x_of
-from ...storage.machine import stream_memory, this_machine
+from ...storage.machine import Sharing, stream_memory, this_machine
 from ...storage.places.block_cache import BlockCache, default_budget
 
 COLUMNS = ("x", TABLE, "y", "id")
@@ -66,6 +66,8 @@ class Rank:
     The defaults are an eighth of the machine's memory and all of its cores, each shared with the other ranks on the
     machine. The disk space, by default a tenth of what is free, is for the blocks of datasets in object stores, and all
     processes on the machine share it.
+
+    `sharing` tells these other ranks, if there are any of other runs.
     """
 
     rank: int = 0
@@ -73,21 +75,22 @@ class Rank:
     memory: int | None = None
     threads: int | None = None
     cache: int | None = None
+    sharing: Sharing | None = None
 
     @property
-    def neighbours(self) -> int:
-        """Number of ranks on this machine, as given by the launcher; otherwise all ranks."""
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+    def on_machine(self) -> Sharing:
+        """How this machine is shared: if not given, by as many ranks as the launcher says, or else by all."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        return self.sharing or Sharing(self.rank % ranks, ranks, ranks)
 
     def thread_count(self, dataset: Dataset) -> int:
         """Number of threads that read a dataset: one per core, or more if they wait for an object store."""
-        cores = min(MOST_THREADS, max(1, this_machine().cores // self.neighbours))
+        cores = min(MOST_THREADS, max(1, this_machine().cores // self.on_machine.ranks))
         return self.threads or (MOST_THREADS if dataset.place.waits_for_network else cores)
 
-    @property
-    def memory_bound(self) -> int:
-        """Bytes that the rank's stream may hold."""
-        return self.memory or stream_memory() // self.neighbours
+    def memory_bound(self, needed: int = 0) -> int:
+        """Bytes that the rank's stream may hold, if it needs `needed`."""
+        return self.memory or self.on_machine.part_of(stream_memory(), needed)
 
 
 ALONE = Rank()
@@ -98,8 +101,8 @@ def open_cache(dataset: Dataset, rank: Rank) -> BlockCache | None:
     disk."""
     if not dataset.place.waits_for_network or rank.cache == 0:
         return None
-    budget = rank.cache or default_budget()
-    return BlockCache(budget, dataset.identity, dataset.layout.blocks, (rank.rank % rank.neighbours, rank.neighbours))
+    budget, shared = rank.cache or default_budget(), rank.on_machine
+    return BlockCache(budget, dataset.identity, dataset.layout.blocks, (shared.number, shared.ranks))
 
 
 def column_specs(dataset: Dataset, weighted: bool) -> tuple[ArraySpec, ...]:

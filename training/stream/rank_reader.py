@@ -30,8 +30,8 @@ class RankReader:
         self.dataset, self.mixing, self.rank = dataset, mixing, rank
         self.lanes = lanes_of(rank.rank, rank.world_size, mixing.lanes)
         self.specs = column_specs(dataset, weighted)
-        self.reserved = 0
-        """Bytes reserved for the batches and windows in memory."""
+        self.left = 0
+        """Bytes left for decoded blocks, beside the batches and windows in memory."""
 
     @property
     def row_bytes(self) -> int:
@@ -72,18 +72,18 @@ class RankReader:
 
     def reserve(self, needed: int, purpose: str, remedy: str) -> None:
         """Reserve memory; the rest of it keeps blocks decoded. Raises UsageError if the limit is too low."""
-        bound = self.rank.memory_bound
+        bound = self.rank.memory_bound(needed)
         if bound < needed:
             given = "" if self.rank.memory else " (an eighth of the machine's memory, shared with the other workers)"
             raise UsageError(
                 f"--memory {bound:,} bytes{given}: {purpose} {needed:,} per worker; use at least this much, {remedy}"
             )
-        self.reserved = needed
+        self.left = bound - needed
 
     @cached_property
     def blocks(self) -> DecodedBlocks:
         """The blocks, as many of which stay decoded from epoch to epoch as the memory limit allows."""
-        return DecodedBlocks(self.dataset, self.specs, self.rank.memory_bound - self.reserved, self.cache)
+        return DecodedBlocks(self.dataset, self.specs, self.left, self.cache)
 
     @cached_property
     def cache(self) -> BlockCache | None:
