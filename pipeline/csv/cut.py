@@ -6,7 +6,7 @@ in order and selects the right one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -90,8 +90,9 @@ class Cut:
 
 def cut_tasks(table: CsvTable) -> list[CutTask]:
     """Tasks that cover all ranges of a table, several ranges per task."""
+    bare = replace(table, header=(), constants={}, renamed=())  # the names of thousands of columns are not needed
     edges = [*range(table.start, table.bytes, PIECE_BYTES), table.bytes]
-    return [CutTask(table, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
+    return [CutTask(bare, tuple(edges[i : i + RANGES + 1])) for i in range(0, len(edges) - 1, RANGES)]
 
 
 def cut_ranges(task: CutTask) -> list[Cut]:

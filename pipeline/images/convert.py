@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow as pa
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
 from ...storage.format import TABLE, WORK, Layout, Schema
-from ...storage.places.json_files import content_hash, create_json, read_json
+from ...storage.places.json_files import content_hash, create_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
@@ -27,7 +28,9 @@ from ...storage.writer import create_arrays
 from ..target.beside import encode_beside, encode_texts
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target
 from ..target.commit import attributes, commit_dataset
-from ..target.receipts import RECEIPTS, finish_shard, has_receipt, pack, receipt_path
+from ..target.finished import finished_shards
+from ..target.plan import StoredPlan, store_plan
+from ..target.receipts import RECEIPTS, finish_shard, pack, read_receipts
 from ..target.run import Stage, run_shard_tasks
 from .decode import Notes, add_notes
 from .equal import list_equal
@@ -45,12 +48,25 @@ def ignore(warning: str) -> None:
 
 
 @dataclass(frozen=True)
+class ImagePlan:
+    """What all tasks of a conversion need; the images of a shard are in its list."""
+
+    layout: Layout
+    schema: Schema
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(Layout(**value["layout"]), Schema.from_json(value["schema"]))
+
+
+@dataclass(frozen=True)
 class ImageTask:
     """Write one shard of every array from the images of its list, whose content hash is `digest`."""
 
-    root: str
-    layout: Layout
-    schema: Schema
+    plan: StoredPlan[ImagePlan]
     shard: int
     digest: str
 
@@ -106,8 +122,8 @@ def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:
 def decoding_warnings(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
     """What is to be said of the decoded images, which the receipts of all shards note."""
     notes: Notes = {}
-    for shard in range(spec.layout.shards):
-        add_notes(notes, read_json(receipt_path(root, shard)).get("notes", {}))
+    for receipt in read_receipts(root, spec.layout.shards):
+        add_notes(notes, receipt.get("notes", {}))
     if pages := notes.get("pages"):
         yield f"{pages:,} images have several pages or frames; the first one of each was taken"
     if rounded := notes.get("rounded"):
@@ -130,21 +146,20 @@ def write_images(
     progress: Progress,
     wanted: Sequence[int] | None = None,
 ) -> ImageConversionSpec:
-    """Write every shard, or only those in `wanted`, unless it has a valid receipt; if files are skipped, also the
+    """Write every shard, or only those in `wanted`, unless it is finished; if files are skipped, also the
     shards that change. Returns the final spec."""
     root.clean_temporaries()
     create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))
-    specs = spec.schema.arrays()
-    left = []
-    for shard in range(spec.layout.shards) if wanted is None else wanted:
-        digest = content_hash(shard_list(spec, shard))
-        if not has_receipt(root, specs, shard) or read_json(receipt_path(root, shard))["list"] != digest:
-            left.append(shard)
+    finished = finished_shards(root, spec.schema.arrays(), executor, progress)
+    shards = range(spec.layout.shards) if wanted is None else wanted
+    left = [shard for shard in shards if shard not in finished or not is_same_list(spec, shard, finished[shard])]
+    plan = ImagePlan(spec.layout, spec.schema)
+    stored = store_plan(root, plan)
 
     def task(shard: int) -> ImageTask:
         data = shard_list(spec, shard)
         list_path(root, shard).write(data)
-        return ImageTask(str(root), spec.layout, spec.schema, shard, content_hash(data))
+        return ImageTask(stored, shard, content_hash(data))
 
     stop = spec.request["on_error"] == "stop"
     found = run_shard_tasks(Stage("convert", write_image_shard, task), spec, root, left, executor, progress, stop)
@@ -183,6 +198,11 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
     return bytes(sink.getvalue())
 
 
+def is_same_list(spec: ImageConversionSpec, shard: int, digest: str | None) -> bool:
+    """Whether a shard still has the list of that digest: the images at its end may replace skipped ones."""
+    return content_hash(shard_list(spec, shard)) == digest
+
+
 def list_path(root: Place, shard: int) -> Place:
     return root / WORK / LISTS / f"{shard:08d}.arrow"
 
@@ -190,12 +210,13 @@ def list_path(root: Place, shard: int) -> Place:
 def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     """Run a task. Returns the indices of the images that cannot be decoded, with the reasons; if there are any, nothing
     is written."""
-    root, schema = locate(task.root), task.schema
+    root, plan = locate(task.plan.root), task.plan.load()
+    schema = plan.schema
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()
     columns = (table[name].to_pylist() for name in ("place", "offset", "length", "packed", "crc"))
     files = [ImageFile(*fields) for fields in zip(*columns, strict=True)]
-    start, stop = task.layout.shard_range(task.shard)
+    start, stop = plan.layout.shard_range(task.shard)
     key = encode_texts("path", table["path"].combine_chunks(), schema.key_width or 1)
     arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop), "key": key}
     if schema.labels:
@@ -211,7 +232,7 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
             numbers = table["number"].to_pylist()
             return [(numbers[at], reason) for at, reason in decoded.errors.items()]
         notes = {"notes": decoded.notes, "hashes": pack(decoded.hashes)}
-        finish_shard(task, {"x": decoded.samples, **arrays}, missing, list=task.digest, **notes)
+        finish_shard(root, plan, task.shard, {"x": decoded.samples, **arrays}, missing, list=task.digest, **notes)
     return None
 
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
-from ..target.receipts import receipt_path, unpack
+from ..target.receipts import read_receipts, unpack
 from .spec import ImageConversionSpec
 
 EQUAL_FILES = "equal_files.csv"
@@ -29,7 +28,7 @@ def find_equal(hashes: np.ndarray) -> list[np.ndarray]:
 
 def list_equal(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
     """List the images with equal files beside the dataset's arrays. Yields a warning if there are any."""
-    found = [read_json(receipt_path(root, shard)).get("hashes") for shard in range(spec.layout.shards)]
+    found = [receipt.get("hashes") for receipt in read_receipts(root, spec.layout.shards)]
     if not all(found):
         return  # an earlier version began this conversion
     by_number = np.argsort(spec.order)

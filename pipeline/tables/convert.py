@@ -24,12 +24,15 @@ from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece
 from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target
 from ..target.commit import attributes, commit_dataset
-from ..target.receipts import RECEIPTS, has_receipt
+from ..target.finished import finished_shards
+from ..target.plan import store_plan
+from ..target.receipts import RECEIPTS
 from ..target.run import Stage, run_shard_tasks
-from .fill import shard_task, write_shard_task
-from .findings import ErrorTask, Findings, ScanTask, find_errors, merge_findings, scan_piece
+from .fill import ShardTask, write_shard_task
+from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
 from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
+from .shard_plan import ShardPlan
 from .shuffle import write_shuffled
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
@@ -60,7 +63,7 @@ def convert(
         if spec is None:
             cut = cut_sources(request, root, executor, progress)
             with _all_errors(request, cut, executor):
-                spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, executor)
+                spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, root, executor)
                 spec = spec or specify_by_scan(request, cut, root, executor, progress)
             if not create_json(root / WORK / SPEC, spec.to_json()):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
@@ -168,14 +171,18 @@ def _no_rows(table: SourceTable) -> SourceError:
     return SourceError(f"{table.path} has {what}; there is nothing to convert")
 
 
-def specify_by_sample(request: ConvertRequest, cut: CutSources, executor: Executor) -> ConversionSpec | None:
+def specify_by_sample(
+    request: ConvertRequest, cut: CutSources, root: Place, executor: Executor
+) -> ConversionSpec | None:
     """A spec from the first rows of some pieces; None if a full scan is needed."""
     tables, pieces, columns = cut
     if request.on_error == "skip":
         return None
     chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     some = [pieces[i] for i in chosen]
-    tasks = [ScanTask(tables[i], piece, columns, request.missing == "error", None, SAMPLE_BYTES) for i, piece in some]
+    plan = ScanPlan(tables, columns, request.missing == "error")
+    stored = store_plan(root, plan)
+    tasks = [ScanTask(stored, table, piece, None, SAMPLE_BYTES) for table, piece in some]
     found = merge_findings(_run(executor, scan_piece, tasks, "", "", silent), len(columns.features))
     try:
         spec = specify_conversion(request, columns, tables, pieces, None, found)
@@ -195,10 +202,9 @@ def specify_by_scan(
     folder = root / WORK / SKIPPED
     folder.remove_tree()  # of an attempt that had no spec yet
     lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
-    tasks = [
-        ScanTask(tables[i], piece, columns, request.missing == "error", skip_list)
-        for (i, piece), skip_list in zip(pieces, lists, strict=True)
-    ]
+    plan = ScanPlan(tables, columns, request.missing == "error")
+    stored = store_plan(root, plan)
+    tasks = [ScanTask(stored, *piece, skip_list) for piece, skip_list in zip(pieces, lists, strict=True)]
     found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", shown(progress, executor, root))
     total = merge_findings(found, len(columns.features))
     if not total.rows:
@@ -237,15 +243,16 @@ def _run(
 def write_shards(
     spec: ConversionSpec, root: Place, executor: Executor, progress: Progress, wanted: Sequence[int] | None = None
 ) -> str | None:
-    """Write every shard, or only those in `wanted`, unless it has a valid receipt.
+    """Write every shard, or only those in `wanted`, unless it is finished.
 
     Returns a description of the first value that contradicts the spec's sample, or None.
     """
     root.clean_temporaries()  # they occupy space that the other shards may need
-    specs, shards = spec.schema.arrays(), range(spec.layout.shards)
-    left = [shard for shard in (shards if wanted is None else wanted) if not has_receipt(root, specs, shard)]
+    finished = finished_shards(root, spec.schema.arrays(), executor, progress)
+    left = [shard for shard in (range(spec.layout.shards) if wanted is None else wanted) if shard not in finished]
     if (seed := spec.request["shuffle"]) is not None:
         return write_shuffled(spec, root, left, seed, executor, progress)
-    stage = Stage("convert", write_shard_task, partial(shard_task, root, spec))
+    plan = ShardPlan.of(spec)
+    stage = Stage("convert", write_shard_task, partial(ShardTask, store_plan(root, plan)))
     misfits = run_shard_tasks(stage, spec, root, left, executor, progress)
     return misfits[0] if misfits else None

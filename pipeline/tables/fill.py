@@ -7,83 +7,50 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError
-from ...storage.format import Layout, Schema
-from ...storage.places.place import Place
-from ..csv.row_batch import Columns, Numbers, Rounding, RowBatch
+from ...storage.places.locate import locate
+from ..csv.row_batch import Numbers, RowBatch
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
+from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard
 from .constants import unknown_error
-from .readers import Reader, SourceTable, open_reader
-from .spec import ConversionSpec, DatasetPiece
+from .readers import Reader, open_reader
+from .shard_plan import ShardPlan
+from .spec import DatasetPiece
 
 BATCH_BYTES = 8 << 20  # of `x`, per batch of rows
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Write one shard of every array from the pieces that contain its rows, then its receipt.
+    """Write one shard of every array from the pieces that contain its rows, then its receipt."""
 
-    `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
-    `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
-    categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
-    code after all others.
-    """
-
-    root: str
-    layout: Layout
-    schema: Schema
-    columns: Columns
+    plan: StoredPlan[ShardPlan]
     shard: int
-    tables: dict[int, SourceTable]
-    pieces: tuple[DatasetPiece, ...]
-    sampled: bool
-    rounding: Rounding
-    required: bool
-    like_other: bool
-    encode_unknown: bool
 
 
 class MisfitError(Exception):
     """A row contradicts the schema that was inferred from a sample."""
 
 
-def shard_task(root: Place, spec: ConversionSpec, shard: int) -> ShardTask:
-    """The task that writes a shard of a spec."""
-    pieces = spec.pieces_of(shard)
-    return ShardTask(
-        str(root),
-        spec.layout,
-        spec.schema,
-        spec.columns,
-        shard,
-        {piece.table: spec.tables[piece.table] for piece in pieces},
-        pieces,
-        spec.sampled,
-        spec.rounding,
-        spec.request["missing"] == "error",
-        spec.request["like"] is not None,
-        spec.request["unknown"] == "code",
-    )
-
-
 def write_shard_task(task: ShardTask) -> str | None:
     """Run a task. Returns a description of the first value that contradicts the sample's schema, or None."""
+    plan = task.plan.load()
     try:
-        arrays, missing = read_shard(task)
+        arrays, missing = read_shard(plan, task.shard)
     except MisfitError as misfit:
         return str(misfit)
-    finish_shard(task, arrays, missing)
+    finish_shard(locate(task.plan.root), plan, task.shard, arrays, missing)
     return None
 
 
-def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def read_shard(plan: ShardPlan, shard: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Parse the rows of a shard: its arrays, and the number of missing values per feature. Raises MisfitError."""
-    start, stop = task.layout.shard_range(task.shard)
-    arrays = {spec.name: spec.empty(stop - start) for spec in task.schema.arrays()}
+    start, stop = plan.layout.shard_range(shard)
+    arrays = {spec.name: spec.empty(stop - start) for spec in plan.schema.arrays()}
     arrays["id"][:] = np.arange(start, stop)
-    filler = ShardFiller(task, arrays)
-    for piece in task.pieces:
+    filler = ShardFiller(plan, arrays)
+    for piece in plan.pieces_of(shard):
         first, last = max(start, piece.first_row), min(stop, piece.first_row + piece.rows)
         filler.fill(piece, first - piece.first_row, slice(first - start, last - start))
     return arrays, filler.missing
@@ -92,12 +59,12 @@ def read_shard(task: ShardTask) -> tuple[dict[str, np.ndarray], np.ndarray]:
 class ShardFiller:
     """Fills the arrays of one shard with the rows of pieces, and counts the missing values of each feature."""
 
-    def __init__(self, task: ShardTask, arrays: dict[str, np.ndarray]) -> None:
-        self.task, self.schema, self.columns, self.arrays = task, task.schema, task.columns, arrays
+    def __init__(self, plan: ShardPlan, arrays: dict[str, np.ndarray]) -> None:
+        self.plan, self.schema, self.columns, self.arrays = plan, plan.schema, plan.columns, arrays
         self.missing = np.zeros(len(self.schema.features), np.int64)
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
         self.batch_rows = max(1, BATCH_BYTES // self.x[:1].nbytes)
-        self.numbers = Numbers(self.schema.x_dtype, task.rounding)
+        self.numbers = Numbers(self.schema.x_dtype, plan.rounding)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
 
@@ -107,9 +74,9 @@ class ShardFiller:
         Raises RowError for an invalid row unless invalid rows are skipped, MisfitError, and SourceError if the piece
         has changed since it was scanned.
         """
-        table = self.task.tables[piece.table]
+        table = self.plan.tables[piece.table]
         passed = 0 if piece.skipped else skip
-        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.task.required, passed)
+        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.plan.required, passed)
         if skip > passed:
             self._pass_over(reader, skip, piece)
         at = rows.start
@@ -141,9 +108,9 @@ class ShardFiller:
             self._misfit(f"{batch.misfits[0].value} cannot be stored as {self.schema.x_dtype}")
 
     def _misfit(self, reason: str) -> None:
-        if self.task.sampled:
+        if self.plan.sampled:
             raise MisfitError(reason)
-        if self.task.like_other:
+        if self.plan.like_other:
             raise SourceError(f"the source does not match the dataset given with --like: {reason}; fix the source")
         raise SourceError(
             f"the sources changed during the conversion ({reason}); run the command again with --overwrite once they "
@@ -186,9 +153,9 @@ class ShardFiller:
         codes = class_codes(values, known) if name in self.schema.labels else pc.index_in(values, known)
         if codes.null_count:
             row = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
-            if not self.task.like_other:
+            if not self.plan.like_other:
                 self._misfit(f"the column '{name}' contains '{values[row].as_py()}'")
-            if not self.task.encode_unknown or name in self.schema.labels:
+            if not self.plan.encode_unknown or name in self.schema.labels:
                 raise unknown_error(reader, batch, row, name, values[row].as_py(), name in self.schema.labels)
             codes = codes.fill_null(len(known))
         found: np.ndarray = codes.to_numpy()
@@ -203,7 +170,7 @@ class ShardFiller:
         there = ~np.isnan(seconds)
         with np.errstate(invalid="ignore"):  # of NaN among integers, which is reported as missing
             stored = seconds.astype(self.x.dtype)
-        if self.task.rounding != "all" and (stored[there].astype(np.float64) != seconds[there]).any():
+        if self.plan.rounding != "all" and (stored[there].astype(np.float64) != seconds[there]).any():
             self._misfit(f"a date in the column '{name}' cannot be stored as {self.schema.x_dtype}")
         return stored
 

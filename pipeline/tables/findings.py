@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import accumulate
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,9 @@ from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch
 from ..target.beside import date_seconds, finest, unit_of
 from ..target.labels import TextFindings, class_codes
+from ..target.plan import StoredPlan
 from .constants import unknown_error
-from .readers import Reader, SourceTable, open_reader
+from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 
@@ -71,24 +73,40 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class ScanTask:
-    """Scan `piece`, or its first rows in about `bytes` of text.
+class ScanPlan:
+    """What all tasks of a scan need: the tables, and the columns to read. With `required`, no number may be missing."""
 
-    With `required`, no number may be missing; with `skip_list`, invalid rows are skipped and listed in that file.
-    """
-
-    table: SourceTable
-    piece: Piece
+    tables: Sequence[SourceTable]
     columns: Columns
     required: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "tables": tables_to_json(self.tables)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(tables_from_json(value["tables"]), Columns.from_json(value["columns"]), value["required"])
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """Scan `piece` of the table with that index, or its first rows in about `bytes` of text.
+
+    With `skip_list`, invalid rows are skipped and listed in that file.
+    """
+
+    plan: StoredPlan[ScanPlan]
+    table: int
+    piece: Piece
     skip_list: str | None = None
     bytes: int | None = None
 
 
 def scan_piece(task: ScanTask) -> Findings:
     """Run a task. Raises RowError at the first invalid row, unless invalid rows are skipped."""
-    features = task.columns.features
-    reader = open_reader(task.table, task.piece, task.columns, Numbers("float64"), task.required)
+    plan = task.plan.load()
+    columns, features = plan.columns, plan.columns.features
+    reader = open_reader(plan.tables[task.table], task.piece, columns, Numbers("float64"), plan.required)
     scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
     found, errors, skipped, rows = [], [], [], 0
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):
@@ -100,7 +118,7 @@ def scan_piece(task: ScanTask) -> Findings:
             skipped += [rows + row for row in batch.invalid_rows()]
         rows += batch.rows + len(batch.errors)
         if batch.rows:
-            found.append(_findings(scratch[: batch.rows], batch.texts, batch.missing, batch.misfits, task.columns))
+            found.append(_findings(scratch[: batch.rows], batch.texts, batch.missing, batch.misfits, columns))
     if errors:
         assert task.skip_list is not None
         locate(task.skip_list).write(format_errors(errors))

@@ -1,7 +1,7 @@
 """A common interface to all kinds of source tables: open one, and read a piece of it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -149,6 +149,19 @@ def table_from_json(value: dict[str, Any]) -> SourceTable:
         return ParquetTable(**{**fields, **lists})
     dialect, renamed = Dialect.from_json(fields["dialect"]), tuple(fields.get("renamed", ()))
     return CsvTable(**{**fields, "dialect": dialect, "renamed": renamed})
+
+
+def tables_to_json(tables: Sequence[SourceTable]) -> dict[str, Any]:
+    """Tables as JSON. Thousands of files have the same header, which is stored once."""
+    headers: dict[tuple[str, ...], int] = {}
+    each = [{**table_to_json(table), "header": headers.setdefault(table.header, len(headers))} for table in tables]
+    return {"headers": list(headers), "each": each}
+
+
+def tables_from_json(value: Mapping[str, Any]) -> list[SourceTable]:
+    """The inverse of `tables_to_json`."""
+    headers = list(map(tuple, value["headers"]))
+    return [table_from_json({**table, "header": headers[table["header"]]}) for table in value["each"]]
 
 
 def fill_columns(opened: Sequence[OpenedTable], columns: str, expected: Sequence[str] = ()) -> list[OpenedTable]:

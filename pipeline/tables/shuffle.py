@@ -31,9 +31,11 @@ from ...storage.random import shuffled_places
 from ...storage.tasks import CONVERSION, Executor, Progress
 from ..csv.cut import PACKER
 from ..target.claim import SPILLED
+from ..target.plan import StoredPlan, store_plan
 from ..target.receipts import finish_shard
 from ..target.run import Stage, run_shard_tasks
-from .fill import MisfitError, ShardTask, read_shard, shard_task
+from .fill import MisfitError, read_shard
+from .shard_plan import ShardPlan
 from .spec import ConversionSpec
 
 FAN = 128  # files that a task reads, and segments of a file, at most: shards of 64 MB then arrive in parts of 0.5 MB
@@ -115,10 +117,10 @@ class Partition:
 
 @dataclass(frozen=True)
 class ShuffleTask:
-    """One task of a shuffle with `seed`: it makes the `file` of a level. `write` is the section of the source at level
-    0 and the shard at the last level."""
+    """One task of a shuffle with `seed`: it makes the `file` of a level, which is a section of the source at level 0,
+    and a shard at the last level."""
 
-    write: ShardTask
+    plan: StoredPlan[ShardPlan]
     seed: int
     partition: Partition
     level: int
@@ -132,12 +134,13 @@ def write_shuffled(
     if not shards:
         return None
     (root / WORK / EARLIER).remove_tree()
+    plan = ShardPlan.of(spec)
+    stored = store_plan(root, plan)
     partition = Partition.of(spec.layout.shards, FAN)
     missing = partition.missing(shards, stored_files(root, partition))
 
     def task(level: int, file: int) -> ShuffleTask:
-        shard = file if level in (0, partition.levels) else 0
-        return ShuffleTask(shard_task(root, spec, shard), seed, partition, level, file)
+        return ShuffleTask(stored, seed, partition, level, file)
 
     inputs = [Inputs(root, partition, level, missing[level + 1]) for level in range(partition.levels)]
     spread = Stage("spread", spread_rows, lambda section: task(0, section))
@@ -189,28 +192,27 @@ class Inputs:
 def spread_rows(task: ShuffleTask) -> str | None:
     """First pass: write the rows of a section of the source, and how many values are missing in each feature. Returns a
     misfit like `write_shard_task`."""
-    write = task.write
     try:
-        arrays, missing = read_shard(write)
+        arrays, missing = read_shard(task.plan.load(), task.file)
     except MisfitError as misfit:
         return str(misfit)
     _write_segments(task, arrays)
-    write_json(note_path(locate(write.root), write.shard), missing.tolist())
+    write_json(note_path(locate(task.plan.root), task.file), missing.tolist())
     return None
 
 
 def merge_rows(task: ShuffleTask) -> None:
     """A pass in between: write a file of a level from the files of the level before."""
-    specs = task.write.schema.arrays()
+    specs = task.plan.load().schema.arrays()
     parts = list(_read_inputs(task))
     _write_segments(task, {spec.name: np.concatenate([part.pop(spec.name) for part in parts]) for spec in specs})
 
 
 def gather_shard(task: ShuffleTask) -> str | None:
     """Last pass: assemble one shard, and write it with its receipt."""
-    write, layout = task.write, task.write.layout
-    root, specs = locate(write.root), write.schema.arrays()
-    start, stop = layout.shard_range(write.shard)
+    root, plan = locate(task.plan.root), task.plan.load()
+    layout, specs = plan.layout, plan.schema.arrays()
+    start, stop = layout.shard_range(task.file)
     arrays = {spec.name: spec.empty(stop - start) for spec in specs}
     filled = np.zeros(stop - start, bool)
     for rows in _read_inputs(task):
@@ -220,7 +222,7 @@ def gather_shard(task: ShuffleTask) -> str | None:
         filled[places] = True
     if not filled.all():
         raise DamagedError(f"rows are missing from {root / WORK / SPILLED}; start over with --overwrite")
-    finish_shard(write, arrays, np.array(read_json(note_path(root, write.shard))))
+    finish_shard(root, plan, task.file, arrays, np.array(read_json(note_path(root, task.file))))
     return None
 
 
@@ -240,19 +242,19 @@ def _target_shards(rows: np.ndarray, layout: Layout, seed: int) -> np.ndarray:
 def _write_segments(task: ShuffleTask, arrays: dict[str, np.ndarray]) -> None:
     """Write the file of a task: where each segment begins and the last one ends, (fan + 1,) int64, and the segments,
     each packed and with a checksum."""
-    write, partition = task.write, task.partition
-    shards = _target_shards(arrays["id"], write.layout, task.seed)
+    plan, partition = task.plan.load(), task.partition
+    shards = _target_shards(arrays["id"], plan.layout, task.seed)
     segments = partition.segments(task.level, task.file, shards)
     order = np.argsort(segments, kind="stable")
     bounds = np.searchsorted(segments[order], np.arange(partition.fan + 1)).tolist()
     packed = []
     for first, last in pairwise(bounds):
         rows = order[first:last]
-        raw = b"".join(arrays[spec.name][rows].tobytes() for spec in write.schema.arrays())
+        raw = b"".join(arrays[spec.name][rows].tobytes() for spec in plan.schema.arrays())
         data = PACKER.encode(raw) if raw else b""
         packed.append(data + struct.pack("<I", google_crc32c.value(data)))
     offsets = np.cumsum([8 * (partition.fan + 1), *map(len, packed)], dtype="<i8")
-    with file_path(locate(write.root), partition, task.level, task.file).whole_file() as file:
+    with file_path(locate(task.plan.root), partition, task.level, task.file).whole_file() as file:
         file.write(offsets.tobytes())
         for data in packed:
             file.write(data)
@@ -260,10 +262,11 @@ def _write_segments(task: ShuffleTask, arrays: dict[str, np.ndarray]) -> None:
 
 def _read_inputs(task: ShuffleTask) -> Iterable[dict[str, np.ndarray]]:
     """The rows that a file is made of, from each file of the level before."""
-    root, partition, level = locate(task.write.root), task.partition, task.level - 1
+    root, specs = locate(task.plan.root), task.plan.load().schema.arrays()
+    partition, level = task.partition, task.level - 1
     group, segment = partition.made_of(task.level, task.file)
     for file in partition.group_files(level, group):
-        yield _read_segment(file_path(root, partition, level, file), segment, task.write.schema.arrays())
+        yield _read_segment(file_path(root, partition, level, file), segment, specs)
 
 
 def _read_segment(path: Place, segment: int, specs: tuple[ArraySpec, ...]) -> dict[str, np.ndarray]:

@@ -4,10 +4,8 @@ All functions are pure: requests and findings in, a spec out. The spec is stored
 conversion resumes with the same decisions.
 """
 
-from bisect import bisect_right
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from math import prod
 from typing import Any, Self
 
@@ -205,17 +203,6 @@ class ConversionSpec:
             value["left_out"],
             tuple(value.get("left_out_rows", ())),
         )
-
-    @cached_property
-    def _first_rows(self) -> list[int]:
-        return [piece.first_row for piece in self.pieces]
-
-    def pieces_of(self, shard: int) -> tuple[DatasetPiece, ...]:
-        """The pieces that contain rows of a shard, in order."""
-        start, stop = self.layout.shard_range(shard)
-        first = bisect_right(self._first_rows, start) - 1
-        last = bisect_right(self._first_rows, stop - 1)
-        return self.pieces[first:last]
 
 
 def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sample: Sample) -> Columns:

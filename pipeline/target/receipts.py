@@ -1,46 +1,45 @@
 """Receipts: a record of each shard that was written, kept until the commit combines them into the manifest."""
 
 from base64 import b64decode, b64encode
-from itertools import repeat
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, repeat
 from typing import Any, Protocol
 
 import numpy as np
 
-from ...storage.format import TABLE, WORK, ArraySpec, Layout, Schema
+from ...storage.format import TABLE, WORK, Layout, Schema
 from ...storage.moments.moments import Moments
-from ...storage.places.json_files import content_hash, read_json, write_json
-from ...storage.places.locate import locate
+from ...storage.places.json_files import read_json, write_json
 from ...storage.places.place import Place
-from ...storage.shards import shard_key
 from ...storage.writer import write_shard
 
 RECEIPTS = "receipts"
+AHEAD = 16  # receipts that are requested from an object store at once
 
 
-class WritingTask(Protocol):
-    """A task that writes a shard: which shard, and where."""
+class WrittenPlan(Protocol):
+    """What tasks write."""
 
-    @property
-    def root(self) -> str: ...
     @property
     def layout(self) -> Layout: ...
     @property
     def schema(self) -> Schema: ...
-    @property
-    def shard(self) -> int: ...
 
 
-def finish_shard(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: Any) -> None:
+def finish_shard(
+    root: Place, plan: WrittenPlan, shard: int, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: Any
+) -> None:
     """Write a shard's arrays, then its receipt, which includes `notes`."""
-    root = locate(task.root)
-    written = write_shard(root, task.layout, task.schema.arrays(), task.shard, arrays)
-    write_json(receipt_path(root, task.shard), {**vars(written), **summarize(task, arrays, missing), **notes})
+    written = write_shard(root, plan.layout, plan.schema.arrays(), shard, arrays)
+    write_json(receipt_path(root, shard), {**vars(written), **summarize(plan, arrays, missing), **notes})
 
 
-def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
+def summarize(plan: WrittenPlan, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
     """The summary of a shard's rows in its receipt: moments of channels, labels and the columns beside images, class
     counts, missing values."""
-    schema, x = task.schema, arrays["x"]
+    schema, x = plan.schema, arrays["x"]
     moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
     y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task in ("regression", "multilabel") else None
     table = Moments.of(with_gaps(arrays[TABLE], schema.table)[..., None]) if schema.table else None
@@ -48,7 +47,7 @@ def summarize(task: WritingTask, arrays: dict[str, np.ndarray], missing: np.ndar
         "moments": pack(moments.table()),
         "y_moments": y and pack(y.table()),
         "table_moments": table and pack(table.table()),
-        "class_counts": count_classes(arrays, task.layout, schema).tolist(),
+        "class_counts": count_classes(arrays, plan.layout, schema).tolist(),
         "missing": pack(missing),
     }
 
@@ -76,17 +75,17 @@ def receipt_path(root: Place, shard: int) -> Place:
     return root / WORK / RECEIPTS / f"{shard:08d}.json"
 
 
-def has_receipt(root: Place, specs: tuple[ArraySpec, ...], shard: int) -> bool:
-    """Whether a shard is complete: its receipt exists, and its files match the hashes in it."""
-    path = receipt_path(root, shard)
-    if not path.exists():
-        return False
-    receipt = read_json(path)["entry"]
-    for spec in specs:
-        file = root / shard_key(spec, shard)
-        if not file.exists() or content_hash(file.read_bytes()) != receipt["hashes"][spec.name]:
-            return False
-    return True
+def read_receipts(root: Place, shards: int) -> Iterator[dict[str, Any]]:
+    """The receipts of all shards, in order."""
+    paths = (receipt_path(root, shard) for shard in range(shards))
+    if not root.waits_for_network:
+        yield from map(read_json, paths)
+        return
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting = deque(pool.submit(read_json, path) for path in islice(paths, AHEAD))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(read_json, path) for path in islice(paths, 1))
 
 
 def count_classes(arrays: dict[str, np.ndarray], layout: Layout, schema: Schema) -> np.ndarray:
