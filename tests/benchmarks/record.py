@@ -2,10 +2,23 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
+Figures = dict[str, Any]
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+
+
+@contextmanager
+def timed(figures: Figures, name: str) -> Iterator[None]:
+    """Record how many seconds a block takes."""
+    started = perf_counter()
+    yield
+    figures[f"{name}_seconds"] = perf_counter() - started
 
 
 def machine() -> str:

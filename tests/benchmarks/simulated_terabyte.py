@@ -2,167 +2,84 @@
 
 - Pieces of text are assigned to shards, a manifest of that many shards is written, and every row gets its fold code.
 - A shuffle plans its passes, and what is left of them after a kill: how many files it reads, and in how many reads.
+- A killed conversion resumes: it reads the receipts of all shards, but no shard.
 - Every rank schedules its reads for an epoch in fused mode: each row once, and each window decoded about once.
 - The coordinator schedules folds on nodes that fail, on the virtual clock of `simulated_cluster.py`.
 
 python -m tests.benchmarks.simulated_terabyte RESULT.json. It may take a minute and 500 MB.
 """
 
-import hashlib
 import json
 import resource
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from foldstream.cluster.runs.schedule import Status
-from foldstream.pipeline.csv.cut import PIECE_BYTES, CsvTable
-from foldstream.pipeline.csv.dialect import Dialect
-from foldstream.pipeline.csv.row_batch import Columns, Piece
-from foldstream.pipeline.tables.fill import shard_task
-from foldstream.pipeline.tables.findings import Findings
-from foldstream.pipeline.tables.shuffle import FAN, READS, Partition
-from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
-from foldstream.pipeline.target.labels import TextFindings
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
-from foldstream.storage.format import Layout, Manifest, Schema, ShardEntry, Source
-from foldstream.storage.places.json_files import to_json
-from foldstream.storage.places.locate import locate
+from foldstream.storage.format import Layout
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.splits.checks import check_counts
 from foldstream.training.splits.folds import kfold
 from foldstream.training.splits.split import Split
 from foldstream.training.splits.survey import survey
-from foldstream.training.stream.batch import Rank
-from foldstream.training.stream.fused import FusedStream
 from foldstream.training.stream.order import EpochOrder, Mixing
 from foldstream.training.stream.read_schedule import schedule_reads
 from rich.console import Console
 from rich.markdown import Markdown
 
-from .record import machine, write_section
+from .record import Figures, machine, timed, write_section
 from .simulated_cluster import Cluster
 
-COLUMNS, ROW_BYTES = 1 << 13, 1 << 15  # numbers of 4 bytes: 64 rows of them are a block of 2 MiB
-BLOCK_ROWS, SHARD_BLOCKS, SHARDS = 64, 50, 10_000
-TEXT_ROW_BYTES, SOURCES = 80_000, 1_000  # bytes of a row as text; files
+SHARDS = 10_000
 FOLDS, WORKERS, BATCH, WINDOW = 5, 16, 256, 8
 WORKER_MEMORY = 2 << 30
 WINDOWS_LOOKED_INTO = 40
 NODES, NODES_OF_A_FOLD, FOLDS_TO_RUN, FAILS_EVERY, RUNS = 16, 4, 20, 48.0, 20  # of the schedule; hours, seeds
 MOST_SECONDS, MOST_BYTES = 60, 500e6
-Figures = dict[str, Any]
 
 
-def simulate(shards: int = SHARDS) -> Figures:
+def here(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in this process."""
+    return function(*arguments)
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def simulate(shards: int = SHARDS, call: Callable[..., Any] = here) -> Figures:
     """Run the whole simulation for a number of shards. Raises AssertionError if an invariant does not hold."""
-    figures: Figures = {"shards": shards}
-    with timed(figures, "planner"):
-        plan = specify_shards(shards)
-    figures |= {"blocks": plan.layout.blocks, "rows": plan.layout.rows, "bytes": plan.layout.rows * ROW_BYTES}
-    with timed(figures, "shuffle"):
-        figures |= plan_shuffle(plan.layout.shards)
-    with timed(figures, "manifest"):
-        dataset, figures["manifest_bytes"] = commit_in_memory(plan)
-    del plan
+    figures, dataset = call(convert, shards)
+    return {**figures, **call(train_folds, dataset), **call(run_folds)}
+
+
+def convert(shards: int) -> tuple[Figures, Dataset]:
+    """Convert shards, in a process that does not load what training needs, nor the other way round."""
+    from .simulated_conversion import convert_shards
+
+    return convert_shards(shards)
+
+
+def train_folds(dataset: Dataset) -> Figures:
+    """Assign the rows to folds, and schedule the reads of an epoch."""
+    figures: Figures = {}
     with timed(figures, "folds"):
         rows = assign_folds(dataset)
     with timed(figures, "order"):
         figures |= read_an_epoch(dataset, rows)
-    with timed(figures, "coordinator"):
-        figures |= run_folds()
     return figures
-
-
-@contextmanager
-def timed(figures: Figures, name: str) -> Iterator[None]:
-    started = perf_counter()
-    yield
-    figures[f"{name}_seconds"] = perf_counter() - started
-
-
-def specify_shards(shards: int) -> ConversionSpec:
-    """What feeds each shard, as the planner decides it; the shards larger than it would make them, to be so many."""
-    rows = shards * SHARD_BLOCKS * BLOCK_ROWS - BLOCK_ROWS // 2
-    sources = tuple(Source(f"/data/{number:04d}.csv", 0, 0) for number in range(SOURCES))
-    request = ConvertRequest(sources, ("label",))
-    features = tuple(f"c{number}" for number in range(COLUMNS))
-    columns = Columns(features, ("label",), (), ("label",))
-    header = ("label", *features)
-    tables = [CsvTable(source.path, source.path, False, Dialect(), header, 0, 2, 0) for source in sources]
-    piece_rows, first, pieces = PIECE_BYTES // TEXT_ROW_BYTES, 0, list[tuple[int, Piece]]()
-    while first < rows:
-        count = min(piece_rows, rows - first)
-        start, stop = first * TEXT_ROW_BYTES, (first + count) * TEXT_ROW_BYTES
-        pieces.append((first * SOURCES // rows, Piece(start, stop, 2, count)))
-        first += count
-    zeros = np.zeros(COLUMNS)
-    labels = {"label": TextFindings(frozenset(map(str, range(10))), "integer", 1)}
-    some = np.ones(COLUMNS, bool)
-    total = Findings(rows, zeros, zeros + 255, zeros.astype(np.int64), some, ~some, texts=labels)
-    spec = specify_conversion(request, columns, tables, pieces, None, total)
-    assert (spec.layout.rows, spec.layout.block_rows) == (rows, BLOCK_ROWS)
-    assert spec.layout.shards >= shards
-    spec = replace(spec, layout=replace(spec.layout, shard_blocks=SHARD_BLOCKS))
-    assert spec.layout.shards == shards
-    for shard in range(shards):
-        start, stop = spec.layout.shard_range(shard)
-        task = shard_task(locate("/data.zarr"), spec, shard)
-        ends = [piece.first_row + piece.rows for piece in task.pieces]
-        assert task.pieces[0].first_row <= start < ends[0]
-        assert [piece.first_row for piece in task.pieces[1:]] == ends[:-1]
-        assert ends[-1] >= stop > task.pieces[-1].first_row
-    return spec
-
-
-def plan_shuffle(shards: int) -> Figures:
-    """Count the reads of all passes of a shuffle, and of a resume from the middle of the last pass."""
-    partition = Partition.of(shards, FAN)
-    everything = partition.missing(range(shards), [()] * partition.levels)
-    assert [len(files) for files in everything] == [partition.files(level) for level in range(partition.levels + 1)]
-    reads = most = 0
-    for level, files in enumerate(everything[1:], 1):
-        reads += READS * partition.reads(level, files)
-        most = max(most, *(READS * partition.reads(level, [file]) for file in files[:: max(1, len(files) // 100)]))
-    assert most <= READS * FAN
-    # Killed in the middle of the last pass: the first half of its groups is complete, and their files were removed.
-    complete = shards // 2 // partition.fan * partition.fan
-    last = partition.levels - 1
-    held = {
-        file for group in partition.groups(last, range(complete, shards)) for file in partition.group_files(last, group)
-    }
-    stored: list[Any] = [set[int]() for _ in range(last)] + [held]
-    left = partition.missing(range(complete, shards), stored)
-    assert not any(left[:-1]), "files are made again"
-    resumed = READS * partition.reads(partition.levels, left[-1])
-    return {"passes": partition.levels + 1, "shuffle_reads": reads, "most_reads": most, "resume_reads": resumed}
-
-
-def commit_in_memory(spec: ConversionSpec) -> tuple[Dataset, int]:
-    """The dataset whose manifest conversion would write; and the bytes of that, read back."""
-    layout, specs = spec.layout, spec.schema.arrays()
-    names = [spec.name for spec in specs]
-    entries = []
-    for shard in range(layout.shards):
-        start, stop = layout.shard_range(shard)
-        digest = hashlib.sha256(str(shard).encode()).hexdigest()
-        lengths = {spec.name: (stop - start) * spec.row_bytes for spec in specs}
-        entries.append(ShardEntry(stop - start, lengths, dict.fromkeys(names, digest)))
-    details = {"schema": spec.schema}
-    data = to_json(Manifest("dataset", layout, specs, tuple(entries), details))
-    manifest = Manifest.from_json(json.loads(data), "here")
-    assert manifest.layout == layout
-    assert len(manifest.shards) == layout.shards
-    assert Schema.from_json(manifest.details["schema"]) == spec.schema
-    return Dataset(locate("/data.zarr"), manifest, hashlib.sha256(data).hexdigest()), len(data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +124,9 @@ def assign_folds(dataset: Dataset) -> dict[int, CodedRows]:
 
 def read_an_epoch(dataset: Dataset, rows: dict[int, CodedRows]) -> Figures:
     """Schedule the reads of every rank in an epoch of all models."""
+    from foldstream.training.stream.batch import Rank  # these load torch, which conversion does not need
+    from foldstream.training.stream.fused import FusedStream
+
     mixing = Mixing(BATCH, WORKERS, WINDOW, seed=0)
     ranks = [Rank(rank, WORKERS, WORKER_MEMORY, threads=1) for rank in range(WORKERS)]
     streams = [FusedStream(dataset, rows, mixing, rank) for rank in ranks]  # raises an error if the memory is too small
@@ -272,13 +192,14 @@ def check_parts(parts: np.ndarray, order: EpochOrder, rows: CodedRows) -> None:
 
 def run_folds() -> Figures:
     """Simulate folds on nodes that fail, until all are done."""
-    hours = []
-    for seed in range(RUNS):
-        cluster = Cluster(NODES_OF_A_FOLD, FAILS_EVERY, 1_000, seed, FOLDS_TO_RUN, NODES)
-        cluster.run()
-        assert cluster.schedule.units_with(Status.DONE) == list(cluster.hours)
-        hours.append(cluster.now)
-    return {"mean_hours": sum(hours) / RUNS, "longest_hours": max(hours)}
+    figures, hours = Figures(), []
+    with timed(figures, "coordinator"):
+        for seed in range(RUNS):
+            cluster = Cluster(NODES_OF_A_FOLD, FAILS_EVERY, 1_000, seed, FOLDS_TO_RUN, NODES)
+            cluster.run()
+            assert cluster.schedule.units_with(Status.DONE) == list(cluster.hours)
+            hours.append(cluster.now)
+    return {**figures, "mean_hours": sum(hours) / RUNS, "longest_hours": max(hours)}
 
 
 def lines(figures: Figures) -> list[str]:
@@ -289,11 +210,14 @@ def lines(figures: Figures) -> list[str]:
         f"{figures['shuffle_reads']:,} reads in {figures['passes']} passes, {figures['most_reads']} for a file at"
     )
     shuffled += f" most; {figures['resume_reads']:,} after a kill in the middle of the last pass"
+    receipts = f"{figures['finished']:,} receipts of {figures['receipt_bytes'] / 1e3:.0f} kB read in "
+    receipts += f"{figures['finished_seconds']:.1f} s, and no shard"
     need = f"{figures['worker_bytes'] / 1e6:,.0f} MB for each worker"
     done = f"done after {figures['mean_hours']:.1f} h in the mean, {figures['longest_hours']:.1f} h at most"
     results = {
         "planner": ("which pieces of text feed which shard", held),
         "shuffle": ("what `--shuffle` reads between its passes", shuffled),
+        "resume": ("which shards are finished when a conversion resumes", receipts),
         "manifest": ("the manifest, written and read", f"{figures['manifest_bytes'] / 1e6:.1f} MB of JSON"),
         "folds": (f"the code of every row, {FOLDS} folds", "each row in one of them"),
         "order": (f"what {WORKERS} workers read in an epoch of {FOLDS} models", f"{read}; {need}"),
@@ -307,11 +231,16 @@ def lines(figures: Figures) -> list[str]:
     ]
 
 
+def peak_bytes(who: int) -> int:
+    """The peak memory of this process or of the largest of its children."""
+    return resource.getrusage(who).ru_maxrss << 10
+
+
 def main(result: Path) -> None:
     started = perf_counter()
-    figures = simulate()
+    figures = simulate(call=apart)
     figures["seconds"] = perf_counter() - started
-    figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    figures["peak_bytes"] = max(map(peak_bytes, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(figures, indent=2) + "\n")
     Console(width=140).print(Markdown("\n".join(lines(figures))))

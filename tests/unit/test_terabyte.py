@@ -7,13 +7,15 @@ from foldstream.storage.format import Layout
 from foldstream.training.stream.loads import schedule_loads
 from foldstream.training.stream.order import EpochOrder
 
-from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, plan_shuffle, simulate
+from ..benchmarks.simulated_conversion import plan_shuffle
+from ..benchmarks.simulated_terabyte import BATCH, CodedRows, check_parts, simulate
 
 
 def test_the_plans_of_all_workers_hold_each_row_once() -> None:
     figures = simulate(100)
     assert (figures["shards"], figures["blocks"]) == (100, 5_000)
     assert 1 <= figures["reads_a_window"] < 1.1
+    assert figures["finished"] == 99  # a killed conversion reads their receipts
 
 
 def test_the_reads_of_a_shuffle_do_not_grow_with_the_square_of_the_shards() -> None:

@@ -1,0 +1,237 @@
+"""A resumed conversion trusts receipts and lengths, and tasks carry where their plan lies, not what is in it."""
+
+import pickle
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+import pytest
+from foldstream.pipeline.images.convert import convert_images
+from foldstream.pipeline.images.spec import ImageRequest
+from foldstream.pipeline.tables.fill import ShardTask, write_shard_task
+from foldstream.pipeline.tables.shard_plan import ShardPlan
+from foldstream.pipeline.target import plan as stored_plans
+from foldstream.pipeline.target.combine import Combined
+from foldstream.pipeline.target.finished import finished_shards
+from foldstream.pipeline.target.plan import PLANS, StoredPlan
+from foldstream.pipeline.target.receipts import RECEIPTS, summarize
+from foldstream.storage.dataset import Dataset
+from foldstream.storage.errors import ConflictError
+from foldstream.storage.format import WORK, ImageForm, Layout, Schema, ShardEntry
+from foldstream.storage.places.local import LocalPlace
+from foldstream.storage.places.locate import locate
+from foldstream.storage.tasks import Result, SerialExecutor, Task, silent
+
+from ..conftest import WriteCsv, contents, convert_file, table
+from .test_image_folders import write_images
+
+SHARDS = 8
+Convert = Callable[..., Dataset]
+
+
+class InterruptionError(Exception):
+    """A conversion is killed."""
+
+
+class Interrupting(SerialExecutor):
+    """Runs a number of the tasks that write shards."""
+
+    def __init__(self, tasks: int) -> None:
+        self.left = tasks
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for position, task in enumerate(tasks):
+            if function.__name__ in ("write_shard_task", "write_image_shard", "gather_shard"):
+                if not self.left:
+                    raise InterruptionError
+                self.left -= 1
+            yield position, function(task)
+
+
+class Elsewhere(SerialExecutor):
+    """Runs each task as another process would: from its pickled form, and without what this process knows."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for position, task in enumerate(tasks):
+            data = pickle.dumps(task)
+            self.bytes[function.__name__] = max(len(data), self.bytes.get(function.__name__, 0))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(stored_plans, "_here", WeakValueDictionary())
+                yield position, function(pickle.loads(data))  # noqa: S301
+
+
+def rows(shuffle: int | None) -> Callable[[Path], Convert]:
+    """A conversion of a table."""
+
+    def prepare(folder: Path) -> Convert:
+        (folder / "rows.csv").write_text(table(300))
+        return lambda out, **how: convert_file(folder / "rows.csv", out, label="label", shuffle=shuffle, **how)
+
+    return prepare
+
+
+def images(folder: Path) -> Convert:
+    """A conversion of images."""
+    write_images(folder / "photos", [f"{'ab'[i % 2]}/{i}.bmp" for i in range(16)])
+    request = ImageRequest((str(folder / "photos"),), ImageForm((4, 4), "gray"))
+    return lambda out, executor, progress=silent: convert_images(request, locate(out), executor, progress)
+
+
+@pytest.fixture(params=[rows(None), rows(5), images], ids=["rows", "shuffled", "images"])
+def convert(request: pytest.FixtureRequest, tmp_path: Path) -> Convert:
+    made: Convert = request.param(tmp_path)
+    return made
+
+
+def test_a_resumed_conversion_reads_no_finished_shard(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = convert(tmp_path / "expected", executor=SerialExecutor())
+    with pytest.raises(InterruptionError):
+        convert(tmp_path / "out", executor=Interrupting(SHARDS - 2))
+    read, stages = list[str](), list[tuple[str, int, int]]()
+    whole = LocalPlace.read_bytes
+    monkeypatch.setattr(LocalPlace, "read_bytes", lambda place: read.append(str(place)) or whole(place))  # type: ignore[func-returns-value]
+    again = Interrupting(2)
+    resumed = convert(
+        tmp_path / "out",
+        executor=again,
+        progress=lambda stage, done, total, remark="": stages.append((stage, done, total)),
+    )
+    assert contents(resumed) == contents(expected)
+    assert (resumed.statistics, resumed.class_totals) == (expected.statistics, expected.class_totals)
+    assert again.left == 0  # two shards were written
+    assert not [path for path in read if "/c/" in path and "/blocks/" not in path]
+    counted = [done for stage, done, _ in stages if stage == "resume"]
+    assert counted == [0, SHARDS - 2]
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("change", [removed, truncated])
+@pytest.mark.parametrize("name", ["x/c/3/0", "y/c/3", f"{WORK}/{RECEIPTS}/00000003.json"])
+def test_a_shard_that_is_not_whole_is_written_again(
+    name: str, change: Callable[[Path], None], write_csv: WriteCsv, tmp_path: Path
+) -> None:
+    path = write_csv(table(300))
+    expected = convert_file(path, tmp_path / "expected", label="label")
+    with pytest.raises(InterruptionError):
+        convert_file(path, tmp_path / "out", label="label", executor=Interrupting(SHARDS - 2))
+    change(tmp_path / "out" / name)
+    again = Interrupting(3)
+    assert contents(convert_file(path, tmp_path / "out", label="label", executor=again)) == contents(expected)
+    assert again.left == 0
+
+
+def test_the_lengths_of_all_files_come_from_one_listing_of_each_array(
+    write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InterruptionError):
+        convert_file(write_csv(table(300)), tmp_path / "out", label="label", executor=Interrupting(6))
+    listed, walk = list[str](), LocalPlace.walk
+    monkeypatch.setattr(LocalPlace, "walk", lambda place: listed.append(place.name) or walk(place))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(LocalPlace, "describe", lambda place: pytest.fail(f"a request for {place}"))
+    schema = Schema(("c0", "c1", "c2", "c3"), (4,), "uint8", ("label",), "classification", "int64")
+    found = finished_shards(locate(tmp_path / "out"), schema.arrays(), SerialExecutor(), silent)
+    assert [*found] == [0, 1, 2, 3, 4, 5]
+    assert listed == ["x", "y", "id"]
+
+
+CATEGORIES, COLUMNS = 2_000, 4
+
+
+@pytest.fixture
+def categories(tmp_path: Path) -> Path:
+    """A table with columns of thousands of categories; the schema is about 200 KB."""
+    names = [f"c{i}" for i in range(COLUMNS)]
+    lines = (
+        ",".join([f"{name} has value {row % CATEGORIES:06d}" for name in names] + ["ab"[row % 2]])
+        for row in range(4_000)
+    )
+    path = tmp_path / "categories.csv"
+    path.write_text(",".join([*names, "label"]) + "\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": 3}, {"on_error": "skip"}], ids=["plain", "shuffled", "scanned"])
+def test_tasks_run_elsewhere_without_the_schema_in_them(
+    options: dict[str, object], categories: Path, tmp_path: Path
+) -> None:
+    options = {"label": "label", "categories": tuple(f"c{i}" for i in range(COLUMNS)), **options}
+    expected = convert_file(categories, tmp_path / "expected", **options)
+    assert len(expected.schema.categories["c0"]) == CATEGORIES
+    elsewhere = Elsewhere()
+    dataset = convert_file(categories, tmp_path / "out", executor=elsewhere, **options)
+    assert contents(dataset) == contents(expected)
+    assert {"scan_piece"} < elsewhere.bytes.keys()
+    assert max(elsewhere.bytes.values()) < 1_500
+
+
+def test_tasks_of_wide_tables_and_of_images_are_small(write_csv: WriteCsv, tmp_path: Path) -> None:
+    elsewhere = Elsewhere()
+    convert_file(write_csv(table(40, columns=3_000)), tmp_path / "wide", label="label", executor=elsewhere)
+    classes = [f"{number:04d} is a class with a long name" for number in range(200)]
+    write_images(tmp_path / "photos", [f"{name}/a.bmp" for name in classes])
+    request = ImageRequest((str(tmp_path / "photos"),), ImageForm((4, 4), "gray"))
+    dataset = convert_images(request, locate(tmp_path / "images"), elsewhere)
+    assert len(dataset.schema.classes) == 200
+    assert {"cut_ranges", "scan_piece", "write_shard_task", "write_image_shard"} <= elsewhere.bytes.keys()
+    assert max(elsewhere.bytes.values()) < 1_500
+
+
+def test_a_process_reads_a_plan_once(write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, whole = list[str](), LocalPlace.read_bytes
+    monkeypatch.setattr(LocalPlace, "read_bytes", lambda place: read.append(str(place)) or whole(place))  # type: ignore[func-returns-value]
+    path = write_csv(table(300))
+    convert_file(path, tmp_path / "here", label="label")
+    assert not [path for path in read if PLANS in path]  # this process has it already
+    convert_file(path, tmp_path / "out", label="label", executor=Elsewhere())
+    assert len([path for path in read if PLANS in path]) == 2  # of the scan of a sample, and of the shards
+
+
+def test_a_plan_that_is_gone_or_damaged_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    stored = StoredPlan(str(tmp_path), ShardPlan, "0" * 64)
+    with pytest.raises(ConflictError, match="run the command again"):
+        write_shard_task(ShardTask(stored, 0))
+    Path(stored.path).parent.mkdir(parents=True)
+    Path(stored.path).write_text("{}")
+    with pytest.raises(ConflictError, match="run the command again"):
+        write_shard_task(ShardTask(stored, 0))
+
+
+def test_the_commit_holds_one_receipt_at_a_time() -> None:
+    columns, block = 2_000, 4
+    schema = Schema(tuple(f"c{i}" for i in range(columns)), (columns,), "float32")
+
+    def peak(shards: int) -> int:
+        layout = Layout(shards * block, block, 1)
+        plan = ShardPlan(layout, schema, None, (), np.zeros(0), False, "none", False, False, False)  # type: ignore[arg-type]
+        arrays = {"x": np.ones((block, columns), np.float32), "id": np.arange(block)}
+
+        def receipts() -> Iterator[dict[str, object]]:
+            for _ in range(shards):
+                entry = ShardEntry(block, {"x": 1, "id": 1}, {"x": "0", "id": "1"})
+                summary = summarize(plan, arrays, np.ones(columns, np.int64))
+                yield {"entry": vars(entry), "checksums": {"x": [1], "id": [2]}, **summary}
+
+        tracemalloc.start()
+        combined = Combined.of(layout, schema, receipts())
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (combined.statistics().mean[0], combined.statistics().missing[0]) == (1, shards)
+        assert list(combined.checksums["id"]) == [2] * shards
+        return most
+
+    peak(2)
+    assert peak(60) < 1.3 * peak(6)
