@@ -15,7 +15,7 @@ from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage import format as storage_format
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.format import SMALL_BLOCK_BYTES
-from foldstream.storage.tasks import Executor, Progress, SerialExecutor, silent
+from foldstream.storage.tasks import SerialExecutor
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
 
@@ -122,18 +122,11 @@ def write_csv(tmp_path: Path) -> WriteCsv:
     return write
 
 
-def convert_file(
-    path: Path,
-    out: Path,
-    label: Any = (),
-    executor: Executor | None = None,
-    progress: Progress = silent,
-    **options: object,
-) -> Dataset:
+def convert_file(path: Path, out: Path, label: Any = (), **options: object) -> Dataset:
     """Convert one CSV file in this process."""
     labels = (label,) if isinstance(label, str) else label
     request = ConvertRequest((describe_source(str(path)),), labels, **options)  # type: ignore[arg-type]
-    return convert(request, out, executor or SerialExecutor(), progress)
+    return convert(request, out, SerialExecutor())
 
 
 def contents(dataset: Dataset) -> list[dict[str, str]]:

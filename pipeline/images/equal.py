@@ -6,6 +6,7 @@ Their bytes are hashed where they are read to be decoded, so that no file is rea
 import csv
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def find_equal(hashes: np.ndarray) -> list[np.ndarray]:
 
 def list_equal(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
     """List the images with equal files beside the dataset's arrays. Yields a warning if there are any."""
-    found = [receipt.get("hashes") for receipt in read_receipts(root, spec.layout.shards)]
+    found: list[Any] = [receipt.get("hashes") for receipt in read_receipts(root, spec.layout.shards)]
     if not all(found):
         return  # an earlier version began this conversion
     by_number = np.argsort(spec.order)

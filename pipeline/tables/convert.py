@@ -28,11 +28,10 @@ from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS
 from ..target.run import Stage, run_shard_tasks
-from .fill import ShardTask, write_shard_task
+from .fill import ShardPlan, ShardTask, write_shard_task
 from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
 from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
-from .shard_plan import ShardPlan
 from .shuffle import write_shuffled
 from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 

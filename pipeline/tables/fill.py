@@ -1,24 +1,90 @@
 """Write one shard: parse its rows into arrays, count missing values, write the files and the receipt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError
+from ...storage.format import Layout, Schema
 from ...storage.places.locate import locate
-from ..csv.row_batch import Numbers, RowBatch
+from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard
 from .constants import unknown_error
-from .readers import Reader, open_reader
-from .shard_plan import ShardPlan
-from .spec import DatasetPiece
+from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
+from .spec import ConversionSpec, DatasetPiece
 
 BATCH_BYTES = 8 << 20  # of `x`, per batch of rows
+
+
+@dataclass(frozen=True, eq=False)
+class ShardPlan:
+    """The part of a spec that tasks need.
+
+    `pieces` is (pieces, 8) int64: the fields of each `DatasetPiece` and of its piece, in the order of the sources.
+    `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
+    `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
+    categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
+    code after all others.
+    """
+
+    layout: Layout
+    schema: Schema
+    columns: Columns
+    tables: Sequence[SourceTable]
+    pieces: np.ndarray
+    sampled: bool
+    rounding: Rounding
+    required: bool
+    like_other: bool
+    encode_unknown: bool
+
+    @classmethod
+    def of(cls, spec: ConversionSpec) -> Self:
+        """The plan for the tasks of a spec."""
+        pieces = [(one.table, *vars(one.piece).values(), one.first_row, one.rows, one.skipped) for one in spec.pieces]
+        return cls(
+            spec.layout,
+            spec.schema,
+            spec.columns,
+            spec.tables,
+            np.array(pieces, np.int64),
+            spec.sampled,
+            spec.rounding,
+            spec.request["missing"] == "error",
+            spec.request["like"] is not None,
+            spec.request["unknown"] == "code",
+        )
+
+    def pieces_of(self, shard: int) -> list[DatasetPiece]:
+        """The pieces that contain rows of a shard, in order."""
+        start, stop = self.layout.shard_range(shard)
+        first_rows = self.pieces[:, 5]
+        first, last = np.searchsorted(first_rows, [start, stop - 1], side="right").tolist()
+        found = self.pieces[first - 1 : last].tolist()
+        return [DatasetPiece(fields[0], Piece(*fields[1:5]), *fields[5:]) for fields in found]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "pieces": self.pieces.tolist(), "tables": tables_to_json(self.tables)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(
+            **{
+                **value,
+                "layout": Layout(**value["layout"]),
+                "schema": Schema.from_json(value["schema"]),
+                "columns": Columns.from_json(value["columns"]),
+                "tables": tables_from_json(value["tables"]),
+                "pieces": np.array(value["pieces"], np.int64),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 from foldstream.pipeline.csv.cut import PIECE_BYTES, CsvTable
 from foldstream.pipeline.csv.dialect import Dialect
 from foldstream.pipeline.csv.row_batch import Columns, Piece
+from foldstream.pipeline.tables.fill import ShardPlan
 from foldstream.pipeline.tables.findings import Findings
-from foldstream.pipeline.tables.shard_plan import ShardPlan
 from foldstream.pipeline.tables.shuffle import FAN, READS, Partition
 from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
 from foldstream.pipeline.target.finished import finished_shards

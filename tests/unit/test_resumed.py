@@ -4,14 +4,17 @@ import pickle
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
-from foldstream.pipeline.tables.fill import ShardTask, write_shard_task
-from foldstream.pipeline.tables.shard_plan import ShardPlan
+from foldstream.pipeline.tables.convert import convert
+from foldstream.pipeline.tables.fill import ShardPlan, ShardTask, write_shard_task
+from foldstream.pipeline.tables.sources import describe_source
+from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.pipeline.target import plan as stored_plans
 from foldstream.pipeline.target.combine import Combined
 from foldstream.pipeline.target.finished import finished_shards
@@ -22,13 +25,21 @@ from foldstream.storage.errors import ConflictError
 from foldstream.storage.format import WORK, ImageForm, Layout, Schema, ShardEntry
 from foldstream.storage.places.local import LocalPlace
 from foldstream.storage.places.locate import locate
-from foldstream.storage.tasks import Result, SerialExecutor, Task, silent
+from foldstream.storage.tasks import Executor, Progress, Result, SerialExecutor, Task, silent
 
-from ..conftest import WriteCsv, contents, convert_file, table
+from ..conftest import WriteCsv, contents, table
 from .test_image_folders import write_images
 
 SHARDS = 8
 Convert = Callable[..., Dataset]
+
+
+def convert_table(
+    path: Path, out: Path, executor: Executor | None = None, progress: Progress = silent, **options: Any
+) -> Dataset:
+    """Convert a CSV file with a label."""
+    request = ConvertRequest((describe_source(str(path)),), ("label",), **options)
+    return convert(request, out, executor or SerialExecutor(), progress)
 
 
 class InterruptionError(Exception):
@@ -70,7 +81,7 @@ def rows(shuffle: int | None) -> Callable[[Path], Convert]:
 
     def prepare(folder: Path) -> Convert:
         (folder / "rows.csv").write_text(table(300))
-        return lambda out, **how: convert_file(folder / "rows.csv", out, label="label", shuffle=shuffle, **how)
+        return lambda out, **how: convert_table(folder / "rows.csv", out, shuffle=shuffle, **how)
 
     return prepare
 
@@ -83,22 +94,22 @@ def images(folder: Path) -> Convert:
 
 
 @pytest.fixture(params=[rows(None), rows(5), images], ids=["rows", "shuffled", "images"])
-def convert(request: pytest.FixtureRequest, tmp_path: Path) -> Convert:
+def conversion(request: pytest.FixtureRequest, tmp_path: Path) -> Convert:
     made: Convert = request.param(tmp_path)
     return made
 
 
 def test_a_resumed_conversion_reads_no_finished_shard(
-    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    conversion: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = convert(tmp_path / "expected", executor=SerialExecutor())
+    expected = conversion(tmp_path / "expected", executor=SerialExecutor())
     with pytest.raises(InterruptionError):
-        convert(tmp_path / "out", executor=Interrupting(SHARDS - 2))
+        conversion(tmp_path / "out", executor=Interrupting(SHARDS - 2))
     read, stages = list[str](), list[tuple[str, int, int]]()
     whole = LocalPlace.read_bytes
     monkeypatch.setattr(LocalPlace, "read_bytes", lambda place: read.append(str(place)) or whole(place))  # type: ignore[func-returns-value]
     again = Interrupting(2)
-    resumed = convert(
+    resumed = conversion(
         tmp_path / "out",
         executor=again,
         progress=lambda stage, done, total, remark="": stages.append((stage, done, total)),
@@ -125,12 +136,12 @@ def test_a_shard_that_is_not_whole_is_written_again(
     name: str, change: Callable[[Path], None], write_csv: WriteCsv, tmp_path: Path
 ) -> None:
     path = write_csv(table(300))
-    expected = convert_file(path, tmp_path / "expected", label="label")
+    expected = convert_table(path, tmp_path / "expected")
     with pytest.raises(InterruptionError):
-        convert_file(path, tmp_path / "out", label="label", executor=Interrupting(SHARDS - 2))
+        convert_table(path, tmp_path / "out", executor=Interrupting(SHARDS - 2))
     change(tmp_path / "out" / name)
     again = Interrupting(3)
-    assert contents(convert_file(path, tmp_path / "out", label="label", executor=again)) == contents(expected)
+    assert contents(convert_table(path, tmp_path / "out", executor=again)) == contents(expected)
     assert again.left == 0
 
 
@@ -138,7 +149,7 @@ def test_the_lengths_of_all_files_come_from_one_listing_of_each_array(
     write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InterruptionError):
-        convert_file(write_csv(table(300)), tmp_path / "out", label="label", executor=Interrupting(6))
+        convert_table(write_csv(table(300)), tmp_path / "out", executor=Interrupting(6))
     listed, walk = list[str](), LocalPlace.walk
     monkeypatch.setattr(LocalPlace, "walk", lambda place: listed.append(place.name) or walk(place))  # type: ignore[func-returns-value]
     monkeypatch.setattr(LocalPlace, "describe", lambda place: pytest.fail(f"a request for {place}"))
@@ -166,13 +177,13 @@ def categories(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", [{}, {"shuffle": 3}, {"on_error": "skip"}], ids=["plain", "shuffled", "scanned"])
 def test_tasks_run_elsewhere_without_the_schema_in_them(
-    options: dict[str, object], categories: Path, tmp_path: Path
+    options: dict[str, Any], categories: Path, tmp_path: Path
 ) -> None:
-    options = {"label": "label", "categories": tuple(f"c{i}" for i in range(COLUMNS)), **options}
-    expected = convert_file(categories, tmp_path / "expected", **options)
+    options = {"categories": tuple(f"c{i}" for i in range(COLUMNS)), **options}
+    expected = convert_table(categories, tmp_path / "expected", **options)
     assert len(expected.schema.categories["c0"]) == CATEGORIES
     elsewhere = Elsewhere()
-    dataset = convert_file(categories, tmp_path / "out", executor=elsewhere, **options)
+    dataset = convert_table(categories, tmp_path / "out", executor=elsewhere, **options)
     assert contents(dataset) == contents(expected)
     assert {"scan_piece"} < elsewhere.bytes.keys()
     assert max(elsewhere.bytes.values()) < 1_500
@@ -180,7 +191,7 @@ def test_tasks_run_elsewhere_without_the_schema_in_them(
 
 def test_tasks_of_wide_tables_and_of_images_are_small(write_csv: WriteCsv, tmp_path: Path) -> None:
     elsewhere = Elsewhere()
-    convert_file(write_csv(table(40, columns=3_000)), tmp_path / "wide", label="label", executor=elsewhere)
+    convert_table(write_csv(table(40, columns=3_000)), tmp_path / "wide", executor=elsewhere)
     classes = [f"{number:04d} is a class with a long name" for number in range(200)]
     write_images(tmp_path / "photos", [f"{name}/a.bmp" for name in classes])
     request = ImageRequest((str(tmp_path / "photos"),), ImageForm((4, 4), "gray"))
@@ -194,9 +205,9 @@ def test_a_process_reads_a_plan_once(write_csv: WriteCsv, tmp_path: Path, monkey
     read, whole = list[str](), LocalPlace.read_bytes
     monkeypatch.setattr(LocalPlace, "read_bytes", lambda place: read.append(str(place)) or whole(place))  # type: ignore[func-returns-value]
     path = write_csv(table(300))
-    convert_file(path, tmp_path / "here", label="label")
+    convert_table(path, tmp_path / "here")
     assert not [path for path in read if PLANS in path]  # this process has it already
-    convert_file(path, tmp_path / "out", label="label", executor=Elsewhere())
+    convert_table(path, tmp_path / "out", executor=Elsewhere())
     assert len([path for path in read if PLANS in path]) == 2  # of the scan of a sample, and of the shards
 
 
@@ -217,9 +228,9 @@ def test_the_commit_holds_one_receipt_at_a_time() -> None:
     def peak(shards: int) -> int:
         layout = Layout(shards * block, block, 1)
         plan = ShardPlan(layout, schema, None, (), np.zeros(0), False, "none", False, False, False)  # type: ignore[arg-type]
-        arrays = {"x": np.ones((block, columns), np.float32), "id": np.arange(block)}
+        arrays: dict[str, np.ndarray] = {"x": np.ones((block, columns), np.float32), "id": np.arange(block)}
 
-        def receipts() -> Iterator[dict[str, object]]:
+        def receipts() -> Iterator[dict[str, Any]]:
             for _ in range(shards):
                 entry = ShardEntry(block, {"x": 1, "id": 1}, {"x": "0", "id": "1"})
                 summary = summarize(plan, arrays, np.ones(columns, np.int64))
