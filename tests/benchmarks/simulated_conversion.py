@@ -35,6 +35,7 @@ from .record import Figures, timed
 
 COLUMNS, ROW_BYTES = 1 << 13, 1 << 15  # numbers of 4 bytes: 64 rows of them are a block of 2 MiB
 BLOCK_ROWS, SHARD_BLOCKS = 64, 50
+MEMORY = Path("/dev/shm")
 TEXT_ROW_BYTES, SOURCES = 80_000, 1_000  # bytes of a row as text; files
 
 
@@ -115,11 +116,14 @@ def resume_conversion(spec: ConversionSpec) -> dict[str, Any]:
     """Find the finished shards of a conversion that was killed as it wrote the last ones. One of the others has lost
     its last byte, and must be written again."""
     specs, last, damaged = spec.schema.arrays(), spec.layout.shards - 1, spec.layout.shards // 2
-    with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
+    with tempfile.TemporaryDirectory(prefix="foldstream-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
         root = locate(Path(folder))
         receipt = write_finished(spec, root, last)
-        with open(root / shard_key(specs[0], damaged), "r+b") as file:
-            file.truncate(os.path.getsize(file.name) - 1)
+        shorter = Path(root / shard_key(specs[0], damaged))
+        length = shorter.stat().st_size - 1
+        shorter.unlink()
+        with shorter.open("wb") as file:
+            file.truncate(length)
         started = perf_counter()
         finished = finished_shards(root, specs, SerialExecutor(), silent)
         seconds = perf_counter() - started
@@ -128,7 +132,7 @@ def resume_conversion(spec: ConversionSpec) -> dict[str, Any]:
 
 
 def write_finished(spec: ConversionSpec, root: Place, shards: int) -> int:
-    """The files that `shards` finished shards leave, of the same receipt. Returns its size in bytes."""
+    """The files that `shards` finished shards leave, all the same. Returns the size of a receipt in bytes."""
     specs, rows = spec.schema.arrays(), spec.layout.shard_rows
     lengths = {array.name: rows * array.row_bytes for array in specs}
     entry = ShardEntry(rows, lengths, {array.name: content_hash(array.name.encode()) for array in specs})
@@ -138,14 +142,16 @@ def write_finished(spec: ConversionSpec, root: Place, shards: int) -> int:
     checksums = {array.name: [2**32 - 1] * spec.layout.shard_blocks for array in specs}
     first = receipt_path(root, 0)
     write_json(first, {"entry": entry, "checksums": checksums, **of_block, **of_blocks})
-    for shard in range(shards):
-        if shard:
-            os.link(first, receipt_path(root, shard))
-        for array in specs:
-            path = Path(root / shard_key(array, shard))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.truncate(lengths[array.name])  # without data
+    for shard in range(1, shards):
+        os.link(first, receipt_path(root, shard))
+    for array in specs:
+        paths = [Path(root / shard_key(array, shard)) for shard in range(shards)]
+        for folder in {path.parent for path in paths}:
+            folder.mkdir(parents=True)
+        with paths[0].open("wb") as file:
+            file.truncate(lengths[array.name])  # without data
+        for path in paths[1:]:
+            os.link(paths[0], path)
     return first.describe().size
 
 
