@@ -104,6 +104,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         for damage in damages:
             Path(damage.path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / shard_key(names[damage.array], damage.shard), damage.path)
+    dataset.place.sync_folders()
 
 
 def _write_again(

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.buffer import Buffer
+from zarr.buffer import cpu
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
 
 from .errors import ConflictError
 from .format import MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
@@ -31,13 +34,12 @@ class WrittenShard:
 
 
 def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
-    """Write the metadata of the group and of its arrays. Existing chunks are not touched."""
-    store = root.zarr_store()
-    if not (root / "zarr.json").exists():
-        zarr.create_group(store, attributes=dict(attributes))
+    """Write the metadata of the group and of its arrays, unless it is there: an interrupted removal may have left that
+    of other arrays. Existing chunks are not touched."""
+    files: dict[str, Buffer] = {}
+    store = MemoryStore(files)  # zarr does not wait until its files are durable, so we write them
+    zarr.create_group(store, attributes=dict(attributes))
     for spec in specs:
-        if (root / spec.name / "zarr.json").exists():
-            continue
         itemsize = np.dtype(spec.dtype).itemsize
         zarr.create_array(
             store,
@@ -54,6 +56,16 @@ def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attri
             ],
             dimension_names=dimension_names(spec),
         )
+    wanted = {name: data.to_bytes() for name, data in files.items()}
+    root.write_files({name: data for name, data in wanted.items() if not has_content(root / name, data)})
+
+
+def has_content(place: Place, data: bytes) -> bool:
+    """Whether a file exists with these bytes."""
+    try:
+        return place.read_bytes() == data
+    except FileNotFoundError:
+        return False
 
 
 def dimension_names(spec: ArraySpec) -> list[str]:
@@ -85,29 +97,54 @@ def write_shard(
 
 def write_block_table(root: Place, name: str, table: np.ndarray) -> None:
     """Write a small array with one row per block (class counts, checksums) into the group `blocks`."""
-    group = zarr.open_group(root.zarr_store(), path=BLOCKS, mode="a")
+    root.write_files(block_table(name, table))
+
+
+def block_table(name: str, table: np.ndarray) -> dict[str, bytes]:
+    """The files of a small array in the group `blocks`, and of that group."""
+    files: dict[str, Buffer] = {}
+    group = zarr.open_group(MemoryStore(files), path=BLOCKS, mode="a")
     array = group.create_array(
         name,
         shape=table.shape,
         chunks=tuple(max(1, n) for n in table.shape),
         dtype=table.dtype,
         compressors=[BloscCodec(typesize=table.dtype.itemsize, cname="zstd", clevel=3), Crc32cCodec()],
-        overwrite=True,
         config={"write_empty_chunks": True},
     )
     array[...] = table
+    return {name: data.to_bytes() for name, data in files.items() if name.startswith(f"{BLOCKS}/")}
 
 
 def commit(root: Place, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
     """Commit a set of arrays: block checksums, consolidated metadata (for xarray and object stores), the manifest.
 
-    `checksums` maps each array's name to the CRC-32C of all of its blocks in order. Raises ConflictError if another
-    process has committed in the meantime.
+    Everything else is durable before the manifest is written. `checksums` maps each array's name to the CRC-32C of all
+    of its blocks in order. Raises ConflictError if another process has committed in the meantime.
     """
+    root.clean_temporaries()  # of workers that were killed while others continued
+    tables: dict[str, bytes] = {}
     for spec in manifest.arrays:
-        write_block_table(root, f"crc32c_{spec.name}", np.asarray(checksums[spec.name], np.uint32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)  # about the manifest, and consolidated metadata
-        zarr.consolidate_metadata(root.zarr_store())
+        tables |= block_table(f"crc32c_{spec.name}", np.asarray(checksums[spec.name], np.uint32))
+    root.write_files(tables)
+    consolidate(root, [spec.name for spec in manifest.arrays])
+    root.sync_folders()
     if not create_json(root / MANIFEST, manifest):
         raise ConflictError(f"{root} was completed by another process in the meantime; nothing is left to do")
+
+
+def consolidate(root: Place, arrays: Sequence[str]) -> None:
+    """Copy the metadata of all arrays into that of the group."""
+    nodes = [*arrays, BLOCKS, *(f"{BLOCKS}/{name}" for name in (root / BLOCKS).subfolders())]
+    names = ["zarr.json", *(f"{node}/zarr.json" for node in nodes)]
+    files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes((root / name).read_bytes()) for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is not in the specification
+        zarr.consolidate_metadata(MemoryStore(files))
+    root.write_files({"zarr.json": files["zarr.json"].to_bytes()})
+
+
+def remove_arrays(root: Place) -> None:
+    """Remove committed arrays, their manifest first: what an interrupted removal leaves cannot be read."""
+    (root / MANIFEST).remove()
+    root.remove_tree()

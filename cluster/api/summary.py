@@ -35,6 +35,7 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     write_report(run, job, dataset, report, baseline)
     summary = summarize([read_result(folder) for folder in folders], report)
     summary["baseline"] = baseline
+    run.root.sync_folders()
     write_json(run.summary, summary)
     return summary
 

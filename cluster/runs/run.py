@@ -20,6 +20,7 @@ from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
+from ...storage.writer import remove_arrays
 from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
 from ...training.fitted.strategies import is_image_alone, parse_fill
@@ -94,8 +95,9 @@ def prepare_run(
                 "held-out ones; choose another folder to train it again"
             )
         return load_job(run)
-    # A plan without a job is what a kill has left.
-    if set(run.root.names()) - {run.folds.name, run.initial.name, run.code.name}:
+    # A plan without a job, or a part of the job, is what a kill has left.
+    left = {run.folds.name, run.initial.name, run.code.name}
+    if any(name not in left and not name.startswith(f".{run.job.name}.") for name in run.root.names()):
         raise ConflictError(f"{run.root} already contains something that is not a run; choose another folder")
     try:
         plan = make_plan(dataset, config.split, run.folds, config.least_rows, executor, progress)
@@ -107,6 +109,7 @@ def prepare_run(
     copy_code(code, run.code)
     for name, weights in initial.files.items():
         (run.initial / name).write(weights.read_bytes())
+    run.root.sync_folders()
     write_json(run.job, value)
     return load_job(run)
 
@@ -146,7 +149,7 @@ def _reopen(run: RunFolder, value: dict[str, Any]) -> None:
     Until `run.json` is updated, it can still be completed with the original number of epochs."""
     run.summary.remove()
     for merged in (run.oof, run.holdout):
-        merged.remove_tree()
+        remove_arrays(merged)
     for fold in range(len(open_plan(run.folds).models) + 1):
         run.fold(fold).done.remove()
     write_json(run.job, value)

@@ -126,6 +126,9 @@ def write_images(
     finished = finished_shards(root, spec.schema.arrays(), executor, progress)
     shards = range(spec.layout.shards) if wanted is None else wanted
     left = [shard for shard in shards if shard not in finished or not is_same_list(spec, shard, finished[shard])]
+    for shard in left:
+        if shard in finished:
+            receipt_path(root, shard).remove()  # of other images
     plan = ImagePlan(spec.layout, spec.schema)
     stored = store_plan(root, plan)
 

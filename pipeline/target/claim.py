@@ -34,13 +34,18 @@ class DatasetSpec(Protocol):
 
 
 def is_converted(root: Place, fingerprint: dict[str, Any], overwrite: bool = False) -> bool:
-    """Whether `root` contains the committed result of this request.
+    """Whether `root` contains the committed result of this request; with `overwrite`, whether the result is new: the
+    same command was interrupted after it had committed.
 
     Raises ConflictError if it contains the result of another request (unless `overwrite`) or something else.
     """
     if (root / MANIFEST).exists():
-        if overwrite or same_json(open_dataset(root).request, fingerprint):
-            return not overwrite
+        if overwrite and not (root / WORK / RECEIPTS).names():  # an earlier dataset is removed before the first one
+            return False
+        if same_json(open_dataset(root).request, fingerprint):
+            return True
+        if overwrite:
+            return False
         raise ConflictError(f"{root} already contains another dataset; choose another name, or use --overwrite")
     names = root.names()
     if root.is_file() or (names and WORK not in names):
@@ -58,6 +63,7 @@ def lock_target(root: Place) -> Iterator[None]:
     """
     made = not root.exists()
     with (root / WORK).lock(f"{root} is being converted by another process; wait for it to finish"):
+        (root / WORK).sync_folders()  # without it, what follows would not be an interrupted conversion
         try:
             yield
         finally:

@@ -22,7 +22,6 @@ def attributes(spec: DatasetSpec) -> dict[str, Any]:
 
 def commit_dataset(spec: DatasetSpec, root: Place) -> None:
     """Combine the receipts into the manifest and write it."""
-    root.clean_temporaries()  # of workers that were killed while others continued
     combined = Combined.of(spec.layout, spec.schema, read_receipts(root, spec.layout.shards))
     if spec.schema.classes:
         write_block_table(root, "class_counts", combined.class_counts)

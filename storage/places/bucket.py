@@ -7,7 +7,7 @@ Credentials and endpoints come from the same environment variables that the stor
 import hashlib
 import io
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
 from ..errors import DatasetError, UsageError
-from .place import Entry, Place, Status
+from .place import Entry, Place, Status, in_threads
 
 STREAM_BYTES = 4 << 20
 
@@ -162,6 +162,12 @@ class BucketPlace(Place):
     def whole_file(self, durable: bool = True) -> Iterator[Any]:
         with self._answers(), obstore.open_writer(self._store, self.key) as stream:  # an error drops what was sent
             yield _Sink(stream)
+
+    def write_files(self, files: Mapping[str, bytes]) -> None:
+        in_threads(lambda name: (self / name).write(files[name]), files)
+
+    def sync_folders(self) -> None:
+        """Do nothing: objects are durable, and there are no folders."""
 
     def create(self, data: bytes) -> bool:
         try:

@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, DamagedError
 from .locks import lock_file, remove_lock
-from .place import Entry, Place, Status
+from .place import Entry, Place, Status, in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ class LocalPlace(Place):
 
     def write_parts(self, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
         digest = hashlib.sha256()
-        with self.whole_file() as file:
+        with self._replacement() as file:
             for part in parts:
                 file.write(part)
                 digest.update(part)
@@ -146,17 +146,39 @@ class LocalPlace(Place):
 
     @contextmanager
     def whole_file(self, durable: bool = True) -> Iterator[Any]:
-        with self._temporary(durable) as (file, temporary):
+        missing = self._missing_folders()
+        with self._replacement(durable) as file:
+            yield file
+        if durable:
+            self._sync_name(missing)
+
+    @contextmanager
+    def _replacement(self, durable: bool = True) -> Iterator[Any]:
+        """Like `whole_file`, but its name does not become durable."""
+        with self._temporary() as (file, temporary):
             yield file
             self._flush(file, durable)
             os.replace(temporary, self.path)
-        if durable:
-            _sync_folder(self.parent.path)
+
+    def write_files(self, files: Mapping[str, bytes]) -> None:
+        def write(name: str) -> None:
+            with (self / name)._replacement() as file:
+                file.write(files[name])
+
+        in_threads(write, files)
+
+    def sync_folders(self) -> None:
+        parents = [self.path]
+        while not os.path.ismount(parents[-1]):
+            parents.append(os.path.dirname(parents[-1]))
+        parents = [folder for folder in parents[1:] if os.access(folder, os.R_OK)]  # others were there before us
+        in_threads(_sync_folder, [*(base for base, _, _ in os.walk(self.path)), *parents])
 
     def create(self, data: bytes) -> bool:
         if self.exists():
             return False
-        with self._temporary(durable=True) as (file, temporary):
+        missing = self._missing_folders()
+        with self._temporary() as (file, temporary):
             file.write(data)
             self._flush(file, durable=True)
             try:
@@ -165,11 +187,24 @@ class LocalPlace(Place):
                 return False
             except OSError:  # a file system without hard links: there the caller's lock keeps other writers away
                 os.replace(temporary, self.path)
-        _sync_folder(self.parent.path)
+        self._sync_name(missing)
         return True
 
+    def _missing_folders(self) -> list[LocalPlace]:
+        """The folders of this file that do not exist, the innermost first."""
+        folder, missing = self.parent, list[LocalPlace]()
+        while not folder.is_dir() and folder.name:
+            missing.append(folder)
+            folder = folder.parent
+        return missing
+
+    def _sync_name(self, created: Iterable[LocalPlace] = ()) -> None:
+        """Make the name of this file durable, and those of its folders that have just been created."""
+        for place in (self, *created):
+            _sync_folder(place.parent.path)
+
     @contextmanager
-    def _temporary(self, durable: bool) -> Iterator[tuple[Any, str]]:
+    def _temporary(self) -> Iterator[tuple[Any, str]]:
         """A new file with a unique name beside this one; removed afterwards unless it was renamed."""
         folder, name = os.path.split(self.path)
         os.makedirs(folder, exist_ok=True)
@@ -197,14 +232,17 @@ class LocalPlace(Place):
             file.write(line)
             self._flush(file, durable=True)
         if new:
-            _sync_folder(self.parent.path)
+            self._sync_name()
 
     def remove(self) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self.path)
+            self._sync_name()
 
     def remove_tree(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._sync_name()
 
     def remove_contents(self, keep: str) -> None:
         for name in self.names():
@@ -213,6 +251,8 @@ class LocalPlace(Place):
                 shutil.rmtree(path)
             elif os.path.isfile(path):
                 os.unlink(path)
+        if self.is_dir():
+            _sync_folder(self.path)
 
     def remove_if_empty(self) -> None:
         if self.is_dir() and not self.names():

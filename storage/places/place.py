@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from io import BufferedReader
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+Item = TypeVar("Item")
+THREADS = 16  # to write files and to sync folders, each of which waits for the disk or a server
+
+
+def in_threads(function: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Call a function with each item, several at a time. Raises the first error."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(function, items):
+            pass
 
 
 class Status(NamedTuple):
@@ -157,7 +169,8 @@ class Place(os.PathLike[str]):
 
     @abstractmethod
     def write_parts(self, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
-        """Write bytes in parts, atomically like `write`. Returns their total length and their SHA-256.
+        """Write bytes in parts, atomically. Returns their total length and their SHA-256. They are durable, but the
+        name only after `sync_folders`.
 
         A local disk holds one part at a time; an object is sent as a whole.
         """
@@ -169,6 +182,19 @@ class Place(os.PathLike[str]):
         A crash at any time leaves the old file or the new one, never a partial one. If several writers write the same
         file, the last one wins. With `durable=False` nothing waits for the disk: a crash of the machine (but not of the
         process) may leave the file empty.
+        """
+
+    @abstractmethod
+    def write_files(self, files: Mapping[str, bytes]) -> None:
+        """Write files below this folder, given by their names, each atomically, and several at a time. Their names are
+        durable only after `sync_folders`."""
+
+    @abstractmethod
+    def sync_folders(self) -> None:
+        """Make the names of all files and folders below this folder durable, and its own name in its parents.
+
+        Write a file that commits others after this: a file survives a power failure only if the names of all folders
+        that contain it do, and other processes may have created these. Objects are durable without it.
         """
 
     @abstractmethod
@@ -184,15 +210,15 @@ class Place(os.PathLike[str]):
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove the file or object, if it exists."""
+        """Remove the file or object, if it exists. The removal is durable before anything that follows."""
 
     @abstractmethod
     def remove_tree(self) -> None:
-        """Remove the folder and everything below it, if it exists."""
+        """Remove the folder and everything below it, if it exists, as durably as `remove`."""
 
     @abstractmethod
     def remove_contents(self, keep: str) -> None:
-        """Remove everything below this folder except the subfolder `keep`."""
+        """Remove everything below this folder except the subfolder `keep`, as durably as `remove`."""
 
     @abstractmethod
     def remove_if_empty(self) -> None:

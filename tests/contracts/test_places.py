@@ -195,6 +195,14 @@ class TestAnyPlace:
         assert place.read_bytes() == b"new, in parts"
         assert below(root) == ["file"]
 
+    def test_several_files_are_written_and_replaced(self, root: Place) -> None:
+        files = {f"{number % 3}/{number}": bytes([number]) for number in range(8)}
+        root.write_files(dict.fromkeys(files, b"old"))
+        root.write_files(files)
+        root.sync_folders()
+        assert below(root) == sorted(files)
+        assert {name: (root / name).read_bytes() for name in files} == files
+
     def test_parts_are_hashed_as_they_are_written(self, root: Place) -> None:
         length, digest = (root / "deep/er").write_parts([b"ab", memoryview(b"c")])
         assert (length, digest) == (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")

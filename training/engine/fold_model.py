@@ -124,6 +124,8 @@ class FoldModel:
         """Write the weights and the completion marker, once all ranks have written their predictions."""
         weights = save_weights(self.folder.weights, self.network.model.state_dict())
         result = {"fold": self.run_fold.fold, "metrics": self.state.final_metrics, "history": self.state.history}
+        self.reports.finish(self.state.history)
+        self.folder.root.sync_folders()
         write_json(self.folder.done, {**result, "statistics": asdict(self.statistics), "weights": weights})
 
 

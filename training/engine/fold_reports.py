@@ -15,7 +15,7 @@ PROGRESS_SECONDS, BUCKET_SECONDS = 1.0, 15.0  # between two progress updates: in
 
 
 class FoldReports:
-    """A fold's reports. They are not needed to resume, so training does not wait for the disk."""
+    """A fold's reports. They are not needed to resume, so training does not wait for the disk until its end."""
 
     def __init__(self, folder: FoldFolder) -> None:
         self.folder, self.written = folder, perf_counter()
@@ -33,15 +33,20 @@ class FoldReports:
         self.written = perf_counter()
         return True
 
-    def write_progress(self, epochs: float) -> None:
+    def write_progress(self, epochs: float, durable: bool = False) -> None:
         """Write the number of completed epochs."""
-        write_json(self.folder.progress, {"epochs": epochs, "time": time()}, durable=False)
+        write_json(self.folder.progress, {"epochs": epochs, "time": time()}, durable)
 
     def write_epoch(self, history: list[dict[str, Any]], lr: float) -> None:
         """Write the metrics of all epochs so far."""
         self._write_logs(history[-1], len(history), lr)
         write_json(self.folder.history, history, durable=False)
         self.write_progress(float(len(history)))
+
+    def finish(self, history: list[dict[str, Any]]) -> None:
+        """Make the reports of all epochs durable."""
+        write_json(self.folder.history, history)
+        self.write_progress(float(len(history)), durable=True)
 
     def _write_logs(self, metrics: dict[str, Any], epoch: int, lr: float) -> None:
         """Write an epoch to TensorBoard. An epoch that is trained again after a crash replaces the first attempt."""

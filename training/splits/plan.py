@@ -12,7 +12,7 @@ from ...storage.places.json_files import same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
-from ...storage.writer import WrittenShard, commit, create_arrays, write_block_table, write_shard
+from ...storage.writer import WrittenShard, commit, create_arrays, remove_arrays, write_block_table, write_shard
 from .assignments import Assignment
 from .checks import check_counts
 from .split import Split
@@ -64,7 +64,7 @@ def make_plan(
         made = {**plan.manifest.details, "split": Split.model_validate(plan.manifest.details["split"]).model_dump()}
         if same_json({name: made[name] for name in expected}, expected):
             return plan
-        root.remove_tree()
+        remove_arrays(root)
     executor = executor or SerialExecutor()
     assignment = survey(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(len({model.array for model in assignment.models}))

@@ -1,0 +1,85 @@
+"""What is committed survives a power failure at any moment, and everything else is resumed by the same command."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .disk import Call, Disk, Tree, read_tree, trace, write_tree
+from .power_failures import SCENARIOS, Scenario, make_sources
+
+STATES = 15  # of each command that are tried; the long test tries all
+MEMORY = Path("/dev/shm")  # where fsync takes no time
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The system calls of the commands in a folder, which is as they left it."""
+
+    folder: Path
+    before: dict[str, Tree]
+    calls: list[Call]
+
+
+@pytest.fixture(scope="module")
+def recording() -> Iterator[Recording]:
+    """All commands, run once."""
+    with tempfile.TemporaryDirectory(prefix="power-", dir=MEMORY if MEMORY.is_dir() else None) as name:
+        folder = Path(name)
+        make_sources(folder / "sources")
+        for scenario in SCENARIOS.values():
+            (folder / scenario.name).mkdir()
+            scenario.earlier(folder / "sources", folder / scenario.name)
+        before = {name: read_tree(folder / name) for name in SCENARIOS}
+        command = [sys.executable, "-m", "tests.chaos.power_failures", str(folder)]
+        yield Recording(folder, before, list(trace(command, folder / "log")))
+
+
+def states(recording: Recording, scenario: Scenario, seed: int) -> list[Tree]:
+    """All states in which a power failure may leave the folder, each once, in the order of the moments."""
+    draws = np.random.default_rng(seed)
+    disk = Disk(recording.folder / scenario.name, recording.before[scenario.name])
+    found = {frozenset(tree.items()): tree for tree in disk.after_power_failure(draws)}
+    for call in recording.calls:
+        if disk.apply(call):
+            found |= {frozenset(tree.items()): tree for tree in disk.after_power_failure(draws)}
+    assert disk.now() == read_tree(recording.folder / scenario.name), "the model of the disk has missed something"
+    return list(found.values())
+
+
+def check(recording: Recording, scenario: Scenario, tree: Tree) -> None:
+    """What a file commits is there, and the command leads to the same files from any state."""
+    wanted = read_tree(recording.folder / scenario.name)
+    for committed in (wanted, recording.before[scenario.name]):
+        if scenario.last in tree and tree[scenario.last] == committed.get(scenario.last):
+            assert scenario.compared(committed).items() <= tree.items()
+    root = recording.folder / "after"
+    write_tree(root, tree)
+    try:
+        scenario.command(recording.folder / "sources", root)
+        assert scenario.compared(read_tree(root)) == scenario.compared(wanted)
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.mark.usefixtures("usual_blocks")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_power_failure_loses_nothing_that_is_committed(name: str, seed: int, recording: Recording) -> None:
+    found = states(recording, SCENARIOS[name], seed)
+    some = np.random.default_rng(seed).permutation(len(found))[:STATES]
+    for number in sorted({*some, len(found) - 1}):
+        check(recording, SCENARIOS[name], found[number])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("usual_blocks")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_power_failure_at_every_moment(name: str, seed: int, recording: Recording) -> None:
+    for tree in states(recording, SCENARIOS[name], seed):
+        check(recording, SCENARIOS[name], tree)
