@@ -33,7 +33,7 @@ ALONE := tests/contracts tests/property tests/unit
 PART ?= $(shell date +%s)
 test: CHOSEN = --part $(PART)
 test test-all: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ALONE) $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ALONE) $(CHOSEN) $(PYTEST)
 	$(BIN)/pytest $(addprefix --ignore=,$(ALONE)) $(CHOSEN) $(PYTEST)
 
 # Jobs across hosts, which are network namespaces, and on Slurm. Skipped without root, `ip`, munge and Slurm. Part of

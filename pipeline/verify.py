@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..storage.dataset import Dataset, open_dataset
-from ..storage.errors import DamagedError, SourceError
+from ..storage.errors import ConflictError, DamagedError, SourceError
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
@@ -20,7 +20,7 @@ from .images.spec import ImageRequest, specify_images
 from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
 from .tables.spec import ConvertRequest
-from .target.claim import DatasetSpec
+from .target.claim import DatasetSpec, lock_target
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,13 @@ def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
 def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
     """Convert the damaged shards again from the source, and replace them if the result matches the manifest.
 
-    Raises SourceError if a source is missing or has changed; the dataset is then left unchanged.
+    Raises SourceError if a source is missing or has changed; the dataset is then left unchanged. Raises ConflictError
+    if another process converts to it or repairs it.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent) as folder:
+    beside = tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent)
+    with lock_target(dataset.place), beside as folder:
+        if open_dataset(dataset.place).identity != dataset.identity:
+            raise ConflictError(f"{dataset.root} has been replaced since it was verified; verify it again")
         scratch = locate(folder)
         shards = sorted({damage.shard for damage in damages})
         again = _write_images_again if dataset.schema.image else _write_again

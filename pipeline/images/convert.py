@@ -24,11 +24,11 @@ from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.writer import create_arrays
-from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target
+from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
-from ..target.receipts import RECEIPTS, read_receipts
+from ..target.receipts import RECEIPTS, read_receipts, receipt_path
 from ..target.run import Stage, run_shard_tasks
 from .decode import Notes, add_notes
 from .equal import list_equal
@@ -65,7 +65,7 @@ def convert_images(
         progress("list", len(images), len(images), images.describe())
         request = replace(request, listing=images.digest)
         if is_converted(root, request.to_json(), overwrite):
-            (root / WORK).remove_tree()
+            remove_leftovers(root)
             return open_dataset(root)
         with lock_target(root):
             stored = load_spec(root, request.to_json(), overwrite)

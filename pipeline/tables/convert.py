@@ -22,7 +22,7 @@ from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ...storage.writer import create_arrays
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece
-from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target
+from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
@@ -54,7 +54,7 @@ def convert(
     """
     root, fingerprint = locate(root), request.to_json()
     if is_converted(root, fingerprint, overwrite):
-        (root / WORK).remove_tree()
+        remove_leftovers(root)
         return open_dataset(root)
     with lock_target(root):
         stored = load_spec(root, fingerprint, overwrite)

@@ -1,7 +1,7 @@
 """The claim on a target: who may write to it, what it already contains, and what has to be removed."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from ...storage.dataset import open_dataset
@@ -9,6 +9,7 @@ from ...storage.errors import ConflictError
 from ...storage.format import MANIFEST, WORK, Layout, Schema
 from ...storage.places.json_files import read_json, same_json
 from ...storage.places.place import Place
+from .receipts import RECEIPTS
 
 SPEC = "plan.json"  # the name that earlier versions gave it
 SPILLED = "shuffle"  # folder of the rows between the passes of a shuffle
@@ -73,26 +74,32 @@ def lock_target(root: Place) -> Iterator[None]:
                     root.remove_if_empty()
 
 
+def remove_leftovers(root: Place) -> None:
+    """Remove the work of an interrupted command beside a dataset, unless another process is at work there."""
+    if (root / WORK).is_dir():
+        with suppress(ConflictError), (root / WORK).lock(f"{root} is being converted by another process"):
+            if (root / MANIFEST).exists():
+                (root / WORK).remove_tree()
+
+
 def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
     """The spec, as JSON, of an interrupted conversion of this request; None if there is none or it will be replaced.
 
     Raises ConflictError if the interrupted conversion was for another request.
     """
     path = root / WORK / SPEC
-    if not path.exists():
-        return None
-    spec = read_json(path)
-    if same_json(spec["request"], fingerprint):
+    spec = read_json(path) if path.exists() else None
+    if spec and same_json(spec["request"], fingerprint):
         return spec
-    if overwrite:
-        for folder in (root / WORK).subfolders():
-            (root / WORK / folder).remove_tree()
-        path.remove()  # last: without it, receipts that are left would be taken for those of the next spec
-        return None
-    raise ConflictError(
-        f"{root} contains an unfinished conversion with other options or sources; "
-        "repeat that command, choose another name, or start over with --overwrite"
-    )
+    if spec and not overwrite:
+        raise ConflictError(
+            f"{root} contains an unfinished conversion with other options or sources; "
+            "repeat that command, choose another name, or start over with --overwrite"
+        )
+    for folder in (root / WORK).subfolders():  # also without a spec: a kill may have left them beside a dataset
+        (root / WORK / folder).remove_tree()
+    path.remove()  # last: without it, receipts that are left would be taken for those of the next spec
+    return None
 
 
 def clear_target(root: Place) -> None:

@@ -235,7 +235,7 @@ class Disk:
 
     def _change_file(self, call: Call) -> bool:
         path = call.descriptor(0)
-        node = self._node(path) if path == self.root or self._has(path) else None
+        node = self._node(path) if path and (path == self.root or self._has(path)) else None
         if isinstance(node, Folder):
             node.sync()
         if not isinstance(node, File):

@@ -25,7 +25,7 @@ from foldstream.training.engine.process import Process
 from foldstream.training.run import RunFolder, folds_of, is_done
 from foldstream.training.settings import resolve_settings
 from foldstream.training.splits.plan import make_plan
-from foldstream.training.splits.split import Split
+from foldstream.training.splits.split import Kind, Split
 from PIL import Image
 
 ROWS = 60
@@ -73,11 +73,12 @@ def replace_images(sources: Path, root: Path) -> None:
     convert_images(request, root / "out.zarr", SerialExecutor(), overwrite=True)
 
 
-def split_by(kind: str) -> Callable[[Path, Path], object]:
-    def split(sources: Path, root: Path) -> None:
-        make_plan(open_dataset(sources / "table.zarr"), Split(folds=3, kind=kind), root / "folds.zarr")
+def split_rows(sources: Path, root: Path, kind: Kind = "kfold") -> None:
+    make_plan(open_dataset(sources / "table.zarr"), Split(folds=3, kind=kind), root / "folds.zarr")
 
-    return split
+
+def split_by_class(sources: Path, root: Path) -> None:
+    split_rows(sources, root, "stratified")
 
 
 def train(sources: Path, root: Path) -> None:
@@ -100,7 +101,7 @@ SCENARIOS = {
         Scenario("new", convert_unlike_its_sample, "new/folder/out.zarr/manifest.json"),
         Scenario("replaced", replace_table, "out.zarr/manifest.json", convert_first),
         Scenario("images", replace_images, "out.zarr/manifest.json", convert_first),
-        Scenario("folds", split_by("kfold"), "folds.zarr/manifest.json", split_by("stratified")),
+        Scenario("folds", split_rows, "folds.zarr/manifest.json", split_by_class),
         Scenario("run", train, "run/summary.json", varying=TIMED),
     )
 }
