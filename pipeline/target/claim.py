@@ -9,6 +9,7 @@ from ...storage.errors import ConflictError
 from ...storage.format import MANIFEST, WORK, Layout, Schema
 from ...storage.places.json_files import read_json, same_json
 from ...storage.places.place import Place
+from .differences import differences
 from .receipts import RECEIPTS
 
 SPEC = "plan.json"  # the name that earlier versions gave it
@@ -43,11 +44,15 @@ def is_converted(root: Place, fingerprint: dict[str, Any], overwrite: bool = Fal
     if (root / MANIFEST).exists():
         if overwrite and not (root / WORK / RECEIPTS).names():  # an earlier dataset is removed before the first one
             return False
-        if same_json(open_dataset(root).request, fingerprint):
+        stored = open_dataset(root).request
+        if same_json(stored, fingerprint):
             return True
         if overwrite:
             return False
-        raise ConflictError(f"{root} already contains another dataset; choose another name, or use --overwrite")
+        raise ConflictError(
+            f"{root} already contains another dataset: {differences(stored, fingerprint)}; choose another name, or use "
+            "--overwrite"
+        )
     names = root.names()
     if root.is_file() or (names and WORK not in names):
         raise ConflictError(f"{root} already contains something that is not a dataset; choose another name")
@@ -93,8 +98,9 @@ def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
         return spec
     if spec and not overwrite:
         raise ConflictError(
-            f"{root} contains an unfinished conversion with other options or sources; "
-            "repeat that command, choose another name, or start over with --overwrite"
+            f"{root} contains an unfinished conversion of another command: "
+            f"{differences(spec['request'], fingerprint)}; repeat that command, choose another name, or start over "
+            "with --overwrite"
         )
     for folder in (root / WORK).subfolders():  # also without a spec: a kill may have left them beside a dataset
         (root / WORK / folder).remove_tree()

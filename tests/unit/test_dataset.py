@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import foldstream as fs
 import numpy as np
 import pytest
 import xarray
@@ -92,15 +93,29 @@ def test_the_same_request_on_a_finished_dataset_does_nothing(digits: Dataset, di
 
 
 def test_another_request_on_a_target_is_refused(digits: Dataset, digits_csv: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConflictError, match="another dataset"):
+    with pytest.raises(ConflictError, match=r"another dataset: --shape was 1,28,28 and is now not given; choose"):
         convert_file(digits_csv, digits.root, label="label")
     unfinished = tmp_path / "u.zarr"
     with pytest.raises(Killed):
         convert(ConvertRequest((describe_source(str(digits_csv)),), labels=("label",)), unfinished, DyingExecutor(3))
     before = files_of(unfinished)
-    with pytest.raises(ConflictError, match="unfinished conversion with other options"):
+    with pytest.raises(ConflictError, match=r"unfinished .* --dtype was auto and is now float32; repeat"):
         convert_file(digits_csv, unfinished, label="label", dtype="float32")
     assert files_of(unfinished) == before
+
+
+def test_what_differs_from_another_request_is_said(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("x,y,g\n1,2,3\n3,4,5\n")
+    out, one, other = tmp_path / "out.zarr", str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    fs.convert_csv(one, out, label="y", group="g")
+    with pytest.raises(ConflictError, match=r"--label was y and is now x; --group was g and is now not given; --delim"):
+        fs.convert_csv(one, out, label="x", csv={"delimiter": ","})
+    with pytest.raises(ConflictError, match=r"dataset: sources that are new: .*/b\.csv; choose"):
+        fs.convert_csv([one, other], out, label="y", group="g")
+    Path(one).write_text("x,y,g\n9,9,9\n1,2,3\n")
+    with pytest.raises(ConflictError, match=r"sources that are new: .*/b\.csv, changed: .*/a\.csv; choose"):
+        fs.convert_csv([one, other], out, label="y", group="g")
 
 
 def test_overwrite_replaces_a_dataset_and_spares_it_if_the_new_command_fails(digits_csv: Path, tmp_path: Path) -> None:
