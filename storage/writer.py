@@ -135,8 +135,8 @@ def commit(root: Place, manifest: Manifest, checksums: Mapping[str, Sequence[int
 
 def consolidate(root: Place, arrays: Sequence[str]) -> None:
     """Copy the metadata of all arrays into that of the group."""
-    nodes = [*arrays, BLOCKS, *(f"{BLOCKS}/{name}" for name in (root / BLOCKS).subfolders())]
-    names = ["zarr.json", *(f"{node}/zarr.json" for node in nodes)]
+    of_blocks = sorted(f"{BLOCKS}/{file.name}" for file in (root / BLOCKS).walk() if file.name.endswith("zarr.json"))
+    names = ["zarr.json", *(f"{name}/zarr.json" for name in arrays), *of_blocks]
     files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes((root / name).read_bytes()) for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is not in the specification

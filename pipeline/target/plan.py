@@ -84,5 +84,5 @@ def store_plan(root: Place, plan: AnyPlan) -> StoredPlan[AnyPlan]:
     data = to_json(plan.to_json())
     stored = StoredPlan(str(root), type(plan), content_hash(data))
     stored.path.write(data, durable=False)
-    _here[stored] = plan
+    _here.setdefault(stored, plan)
     return stored
