@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,7 @@ from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec,
 from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
-from ..target.receipts import RECEIPTS, read_receipts, receipt_path
+from ..target.receipts import RECEIPTS, read_receipts, receipt_path, unpack
 from ..target.run import Stage, run_shard_tasks
 from .decode import Notes, add_notes
 from .equal import list_equal
@@ -77,7 +78,7 @@ def convert_images(
             for warning in (*warnings_of(images), *(unused_labels(spec) if request.labelled else ())):
                 warn(warning)
             spec = write_images(spec, root, executor, progress)
-            for warning in (*decoding_warnings(spec, root), *(list_equal(spec, root) if request.labelled else ())):
+            for warning in decoding_warnings(spec, root, request.labelled):
                 warn(warning)
             commit_dataset(spec, root)
             (root / WORK).remove_tree()
@@ -92,11 +93,19 @@ def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:
         yield f"the images have no labels; --label takes one of the fields beside them: {fields}"
 
 
-def decoding_warnings(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
-    """What is to be said of the decoded images, which the receipts of all shards note."""
-    notes: Notes = {}
+def decoding_warnings(spec: ImageConversionSpec, root: Place, labelled: bool) -> Iterator[str]:
+    """What is to be said of the decoded images, which the receipts of all shards note; if they are `labelled`, also
+    which files are equal."""
+    notes, hashes = Notes(), list[Any]()
     for receipt in read_receipts(root, spec.layout.shards):
         add_notes(notes, receipt.get("notes", {}))
+        hashes.append(receipt.get("hashes"))
+    yield from _warnings_of_notes(spec, notes)
+    if labelled and all(hashes):  # an earlier version, which may have begun the conversion, has no hashes
+        yield from list_equal(spec, root, np.concatenate([unpack(packed) for packed in hashes]))
+
+
+def _warnings_of_notes(spec: ImageConversionSpec, notes: Notes) -> Iterator[str]:
     if pages := notes.get("pages"):
         yield f"{pages:,} images have several pages or frames; the first one of each was taken"
     if rounded := notes.get("rounded"):
@@ -129,7 +138,7 @@ def write_images(
     for shard in left:
         if shard in finished:
             receipt_path(root, shard).remove()  # of other images
-    plan = ImagePlan(spec.layout, spec.schema)
+    plan = ImagePlan(spec.layout, spec.schema)  # kept, so that tasks in this process need not read it
     stored = store_plan(root, plan)
 
     def task(shard: int) -> ImageTask:

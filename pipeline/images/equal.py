@@ -6,12 +6,10 @@ Their bytes are hashed where they are read to be decoded, so that no file is rea
 import csv
 import io
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ...storage.places.place import Place
-from ..target.receipts import read_receipts, unpack
 from .spec import ImageConversionSpec
 
 EQUAL_FILES = "equal_files.csv"
@@ -27,16 +25,14 @@ def find_equal(hashes: np.ndarray) -> list[np.ndarray]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def list_equal(spec: ImageConversionSpec, root: Place) -> Iterator[str]:
-    """List the images with equal files beside the dataset's arrays. Yields a warning if there are any."""
-    found: list[Any] = [receipt.get("hashes") for receipt in read_receipts(root, spec.layout.shards)]
-    if not all(found):
-        return  # an earlier version began this conversion
+def list_equal(spec: ImageConversionSpec, root: Place, hashes: np.ndarray) -> Iterator[str]:
+    """List the images with equal files beside the dataset's arrays; `hashes` are those of the rows, (rows,) uint64.
+    Yields a warning if there are any."""
     by_number = np.argsort(spec.order)
-    numbers, hashes = spec.order[by_number], np.concatenate([unpack(packed) for packed in found])[by_number]
+    numbers = spec.order[by_number]
     lines, names, differ, count = io.StringIO(), list[str](), 0, 0
     rows = csv.writer(lines, lineterminator="\n")
-    for group in find_equal(hashes):
+    for group in find_equal(hashes[by_number]):
         first, *others = numbers[group].tolist()
         count += len(others)
         differ += sum(not np.array_equal(spec.y[first], spec.y[other]) for other in others if len(spec.y))

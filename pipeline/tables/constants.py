@@ -1,8 +1,9 @@
 """Readers around that of a file: for columns that it does not have, whose value is the same in all of its rows, such as
 the name of its folder, and for texts that must be known, since the table must match other data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,27 @@ def without_constants(columns: Columns, constants: Mapping[str, str | None]) -> 
     return replace(columns, texts=texts, dates=dates, required=required)
 
 
-class ConstantReader:
+Inner = TypeVar("Inner", bound="RowReader | TableReader | ConstantReader")
+
+
+class _AroundReader(Generic[Inner]):
+    """Reads a piece by another reader, as far as that has come."""
+
+    def __init__(self, reader: Inner) -> None:
+        self.reader = reader
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole piece has been read."""
+        return self.reader.ended
+
+    @property
+    def position(self) -> int:
+        """How far the piece has been read."""
+        return self.reader.position
+
+
+class ConstantReader(_AroundReader["RowReader | TableReader"]):
     """Reads rows by another reader, and adds the columns that are the same in all of them."""
 
     def __init__(
@@ -34,7 +55,8 @@ class ConstantReader:
         required: bool,
         constants: Mapping[str, str | None],
     ) -> None:
-        self.reader, self.columns, self.numbers, self.required = reader, columns, numbers, required
+        super().__init__(reader)
+        self.columns, self.numbers, self.required = columns, numbers, required
         texts = {name: constants[name] for name in columns.texts if name in constants}
         self.texts = {name: self._text(name, value) for name, value in texts.items()}
         self.values = {name: constants[name] for name in columns.features if name in constants and name not in texts}
@@ -46,16 +68,6 @@ class ConstantReader:
                 self.wrong[name] = parsed
             elif parsed is None and required:
                 self.wrong[name] = ABSENT
-
-    @property
-    def ended(self) -> bool:
-        """Whether the whole piece has been read."""
-        return self.reader.ended
-
-    @property
-    def position(self) -> int:
-        """How far the piece has been read."""
-        return self.reader.position
 
     def read(self, x: np.ndarray) -> RowBatch:
         """Read at most as many rows as fit in `x` (rows, features); at the end of the piece, no rows and no errors."""
@@ -103,34 +115,22 @@ class ConstantReader:
         return RowError(self.reader.source.path, self.reader.piece.line, name, reason, remedy, unit="rows from")
 
 
-class KnownReader:
+class KnownReader(_AroundReader["RowReader | TableReader | ConstantReader"]):
     """Reads rows by another reader, and drops those with an unknown text, as invalid ones."""
 
     def __init__(self, reader: RowReader | TableReader | ConstantReader) -> None:
-        self.reader, self.columns = reader, reader.columns
+        super().__init__(reader)
+        self.columns = reader.columns
         self.known = {name: pa.array(values, pa.string()) for name, values in self.columns.known.items()}
-
-    @property
-    def ended(self) -> bool:
-        """Whether the whole piece has been read."""
-        return self.reader.ended
-
-    @property
-    def position(self) -> int:
-        """How far the piece has been read."""
-        return self.reader.position
 
     def read(self, x: np.ndarray) -> RowBatch:
         """Read at most as many rows as fit in `x` (rows, features); at the end of the piece, no rows and no errors."""
         batch, wrong = self.reader.read(x), dict[int, RowError]()
         for name, values in zip(self.columns.texts, batch.texts, strict=True):
-            if name not in self.known:
-                continue
-            is_label = name not in self.columns.places
-            values = values if is_label else values.fill_null("")
-            codes = class_codes(values, self.known[name]) if is_label else pc.index_in(values, self.known[name])
-            for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False)).tolist():
-                wrong.setdefault(row, unknown_error(self, batch, row, name, values[row].as_py(), is_label))
+            if name in self.known:
+                is_label = name not in self.columns.places
+                for row, error in unknown_texts(self, batch, name, values, self.known[name], is_label):
+                    wrong.setdefault(row, error)
         if wrong:
             drop_rows(x, batch, wrong)
         return batch
@@ -138,6 +138,21 @@ class KnownReader:
     def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
         """The error for a text in a batch whose value is not allowed."""
         return self.reader.text_error(batch, row, name, reason, remedy)
+
+
+def unknown_texts(
+    reader: "RowReader | TableReader | ConstantReader | KnownReader",
+    batch: RowBatch,
+    name: str,
+    values: pa.Array,
+    known: pa.Array,
+    is_label: bool,
+) -> Iterator[tuple[int, RowError]]:
+    """The rows of a batch whose text in a column is none of those that are `known`, each with its error. A missing text
+    is a category, but no class."""
+    codes = class_codes(values, known) if is_label else pc.index_in(values.fill_null(""), known)
+    for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False)).tolist():
+        yield row, unknown_error(reader, batch, row, name, values[row].as_py(), is_label)
 
 
 def unknown_error(

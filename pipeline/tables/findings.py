@@ -5,12 +5,11 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ...storage.errors import RowError
 from ...storage.format import Schema
@@ -18,9 +17,9 @@ from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch
 from ..target.beside import date_seconds, finest, unit_of
-from ..target.labels import TextFindings, class_codes
+from ..target.labels import TextFindings
 from ..target.plan import StoredPlan
-from .constants import unknown_error
+from .constants import unknown_texts
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
@@ -159,13 +158,13 @@ def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Sche
     labels = like.labels if like.classes else ()
     for name, values in zip(task.columns.texts, batch.texts, strict=True):
         if name in labels:
-            codes = class_codes(values, pa.array(like.classes))
+            known = like.classes
         elif name in like.categories and not task.unknown:
-            codes = pc.index_in(values.fill_null(""), pa.array(like.categories[name], pa.string()))
+            known = like.categories[name]
         else:
             continue
-        for row in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[: task.most].tolist():
-            yield unknown_error(reader, batch, row, name, values[row].as_py(), name in labels)
+        found = unknown_texts(reader, batch, name, values, pa.array(known, pa.string()), name in labels)
+        yield from (error for _, error in islice(found, task.most))
 
 
 def _findings(

@@ -98,8 +98,8 @@ def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
         return spec
     if spec and not overwrite:
         raise ConflictError(
-            f"{root} contains an unfinished conversion of another command: "
-            f"{differences(spec['request'], fingerprint)}; repeat that command, choose another name, or start over "
+            f"{root} contains an unfinished conversion with other options or sources "
+            f"({differences(spec['request'], fingerprint)}); repeat that command, choose another name, or start over "
             "with --overwrite"
         )
     for folder in (root / WORK).subfolders():  # also without a spec: a kill may have left them beside a dataset
