@@ -99,9 +99,7 @@ def test_another_request_on_a_target_is_refused(digits: Dataset, digits_csv: Pat
     with pytest.raises(Killed):
         convert(ConvertRequest((describe_source(str(digits_csv)),), labels=("label",)), unfinished, DyingExecutor(3))
     before = files_of(unfinished)
-    with pytest.raises(
-        ConflictError, match=r"unfinished conversion with other options .*\(--dtype was auto"
-    ):
+    with pytest.raises(ConflictError, match=r"unfinished conversion with other options .*\(--dtype was auto"):
         convert_file(digits_csv, unfinished, label="label", dtype="float32")
     assert files_of(unfinished) == before
 
