@@ -17,6 +17,8 @@ from .errors import UsageError
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+STREAM_PART = 8
+"""All streams of training data on a machine may together hold one part in eight of its memory."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -40,8 +42,8 @@ def this_machine() -> Machine:
 
 
 def stream_memory() -> int:
-    """Memory limit in bytes for all streams of training data on this machine together: an eighth of its memory."""
-    return this_machine().memory // 8
+    """Memory limit in bytes for all streams of training data on this machine together."""
+    return this_machine().memory // STREAM_PART
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class RayDaskWorker(ProcessInterface):  # type: ignore[misc]
 
     async def start(self) -> None:
         _, _, threads, memory, _ = self.arguments
-        room = {"num_cpus": threads, "memory": memory, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+        # Ray counts what is free when a node starts: one that replaces a lost one may have less than the others.
+        room = {"num_cpus": threads, "memory": memory // 2, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
         self.actor = ray.remote(DaskWorkerActor).options(**room).remote(*self.arguments)
         await super().start()
 

@@ -9,7 +9,7 @@ import pytest
 from foldstream.cluster.ray.job_cluster import ray_cluster
 from foldstream.cluster.runs.journal import Journal
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.machine import stream_memory, this_machine
+from foldstream.storage.machine import STREAM_PART, stream_memory, this_machine
 from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
 
@@ -59,4 +59,4 @@ def test_runs_side_by_side_stay_within_the_memory_of_their_node(digits: Dataset,
     streams, asked = zip(*(json.loads(file.read_text()) for file in told.iterdir()), strict=True)
     assert len(streams) == RUNS
     assert 0.8 * stream_memory() < sum(streams) <= stream_memory()
-    assert list(asked) == [this_machine().memory // max(RUNS, this_machine().cores)] * RUNS
+    assert list(asked) == [this_machine().memory // max(RUNS, this_machine().cores) // STREAM_PART] * RUNS

@@ -16,7 +16,7 @@ from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import Machine, Sharing, stream_memory, this_machine
 from foldstream.storage.places.block_cache import FOLDER, default_budget
 from foldstream.storage.places.locate import locate
-from foldstream.training.ray.sharing import sharing_on, worker_memory
+from foldstream.training.ray.sharing import sharing_on, stream_share, worker_memory
 from foldstream.training.stream import batch
 from foldstream.training.stream.batch import Rank, open_cache
 from foldstream.training.stream.filters import EveryRow
@@ -126,6 +126,7 @@ def test_memory_never_keeps_a_worker_from_a_free_core() -> None:
         assert asked > 0 or not rooms
     small, large = node("a", CPU=4, memory=8e9), node("b", CPU=4, memory=64e9)
     assert worker_memory([small, large]) == 2e9, "a worker fits on either"
+    assert stream_share([small, large]) == 0.25e9, "and on a node that replaces one of them with less memory free"
     assert worker_memory([{**small, "Alive": False}, large]) == 16e9
     assert worker_memory([node(CPU=0, memory=1e9), large]) == 16e9, "a head without cores has no workers"
     assert worker_memory([]) == worker_memory([node(CPU=4)]) == 0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...storage.machine import Sharing
+from ...storage.machine import STREAM_PART, Sharing
 
 Node = Mapping[str, Any]
 """A node of a Ray cluster, as `ray.nodes()` describes it."""
@@ -23,14 +23,22 @@ def sharing_on(nodes: Sequence[Node], node: str, use_gpu: bool, number: int, own
 
 
 def worker_memory(nodes: Sequence[Node]) -> int:
-    """The memory in bytes that a worker asks Ray for: what the poorest node has for each of its cores and GPUs, so that
-    memory never keeps a worker from a core or GPU that is free. 0 if no node is known."""
+    """The memory in bytes that the poorest node has for each of its cores and GPUs. 0 if no node is known."""
     shares = [
         int(one["Resources"].get("memory", 0)) // takers
         for one in nodes
         if one["Alive"] and (takers := _count(one, "CPU") + _count(one, "GPU"))
     ]
     return min(shares, default=0)
+
+
+def stream_share(nodes: Sequence[Node]) -> int:
+    """The memory in bytes that a training worker asks Ray for: the part of `worker_memory` that its stream may hold.
+
+    Memory then never keeps a worker from a core or GPU that is free, not even on a node that replaces a lost one: Ray
+    counts what is free when a node starts, which is less each time.
+    """
+    return worker_memory(nodes) // STREAM_PART
 
 
 def _address(node: Node) -> str:

@@ -25,7 +25,7 @@ from ...storage.machine import keep_freed_memory, no_garbage_collection
 from ..stopping import STOP, Turns, catch_signals
 from .group import START_SECONDS, GroupRequest, describe_failure, is_final
 from .internals import START_TIMEOUT, TRAIN_SETTINGS, dead_ranks, make_trainer, start_autoscaling_coordinator
-from .sharing import sharing_on, worker_memory
+from .sharing import sharing_on, stream_share
 
 MAX_FAILURES = 2  # restarts of the workers after which a driver gives up
 HEARTBEAT_SECONDS = 1.0
@@ -147,7 +147,7 @@ def train_folds(request: GroupRequest, driver: Any) -> None:
 
 
 def _fit(request: GroupRequest, driver: Any, folder: str) -> None:
-    each = {"GPU" if request.use_gpu else "CPU": 1.0, "memory": float(worker_memory(ray.nodes()))}
+    each = {"GPU" if request.use_gpu else "CPU": 1.0, "memory": float(stream_share(ray.nodes()))}
     trainer = make_trainer(
         _train_worker,
         backend_config=RendezvousConfig(),
