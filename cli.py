@@ -31,7 +31,15 @@ from .cluster.terminal.commands import commands
 from .cluster.terminal.headings import GroupedCommands
 from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
-from .cluster.terminal.tables import print_dataset, show_estimate, show_plan, show_result, show_rows, show_summary
+from .cluster.terminal.tables import (
+    print_dataset,
+    show_estimate,
+    show_plan,
+    show_result,
+    show_rows,
+    show_source_scores,
+    show_summary,
+)
 from .storage.errors import DamagedError, FoldstreamError, StoppedError, UsageError
 from .storage.places.locate import locate
 
@@ -129,7 +137,7 @@ def train(request: TrainRequest) -> None:
 
 @request_command(app, PredictRequest, "predict")
 def predict(request: PredictRequest) -> None:
-    """Predict with the models of all folds and write a CSV file.
+    """Predict with the models of all folds and write a CSV or Parquet file.
 
     Example: foldstream predict runs/digits test.csv submission.csv
     """
@@ -137,15 +145,24 @@ def predict(request: PredictRequest) -> None:
         listener.announce("predicting", f"{request.source} with {request.run}")
         from .cluster.api.predict import predict_source
 
-        rows, left_out = predict_source(request, Session(listener=listener))
-    result = {"rows": rows, "out": (out := str(request.out)), "left_out": left_out}
-    print_result(result, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
+        done = predict_source(request, Session(listener=listener))
+    out = str(request.out)
+    result = {"rows": done.rows, "out": out, "left_out": done.left_out, "scored": done.scored}
+    print_result(result, lambda: console.print(f"{done.rows:,} predictions: {out}", highlight=False, soft_wrap=True))
+    if done.scored:
+        show_source_scores(done.scored)
 
 
 @app.command()
 def oof(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    out: Annotated[str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="Table to write.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="File to write: .csv, .csv.gz or .parquet.")
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="csv|parquet", help="Format of a file whose ending does not say it."),
+    ] = None,
 ) -> None:
     """Write the out-of-fold predictions as a table: for each row, the prediction of the models that have not seen it.
 
@@ -154,7 +171,7 @@ def oof(
     from .cluster.api.predict import write_oof
 
     with listening() as listener:
-        rows = write_oof(run, out, progress=listener.progress)
+        rows = write_oof(run, out, format=format, progress=listener.progress)
     print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
 
 

@@ -16,7 +16,7 @@ from ..runs.workers import ray_is_connected
 from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
-from .predict import new_file, predict_source
+from .predict import output_of, predict_source
 from .train import run_training
 from .training_request import callback_factories, check_settings
 
@@ -92,7 +92,7 @@ def _check_train(request: TrainRequest) -> None:
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:
-    new_file(str(request.out))
+    output_of(request)
     source, made = locate(str(request.source)), [str(part.out) for part in (job.convert, request) if part]
     missing = not source.waits_for_network and not source.exists() and not set("*?[") & set(str(source))
     if missing and request.source not in made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -201,6 +201,15 @@ def show_summary(summary: dict[str, Any]) -> None:
     table.add_row("mean", "", "", *cells)
     console.print(table)
     console.print(metrics_table(summary))
+
+
+def show_source_scores(scored: dict[str, Any]) -> None:
+    """Print the metrics of predictions of a source whose labels are known."""
+    table = Table("metric", f"{scored['rows']:,} rows with labels", "95% CI")
+    for name in in_usual_order(scored["scores"]):
+        low, high = scored["intervals"].get(name, (nan, nan))
+        table.add_row(name, f"{scored['scores'][name]:.4f}", "" if isnan(low) else f"{low:.4f} to {high:.4f}")
+    console.print(table)
 
 
 def metrics_table(summary: dict[str, Any]) -> Table:
