@@ -7,6 +7,7 @@ from typing import Any
 
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
+from ...storage.tasks import CONVERSION
 from ...training.run import RunFolder
 from ...training.stream.order import check_batch_size
 from ..dask.executor import job_executor
@@ -33,11 +34,12 @@ def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
     # the same machine, which takes away the folder in which this process is.
     import torch._dynamo  # noqa: F401
 
+    from ..dask.local import page_address
     from ..dask.on_ray import dask_on_ray
     from ..ray.job_cluster import connect_ray
 
     with connect_ray(address) if address else nullcontext(), dask_on_ray() as client:
-        listener.announce("Dask dashboard", client.dashboard_link)
+        listener.announce("Dask dashboard", page_address(client, CONVERSION))
         yield Session(listener=listener, client=client)
 
 

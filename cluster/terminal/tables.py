@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ...storage.machine import size_text
 from ...storage.metrics.names import in_usual_order, main_scores
 from .output import console, print_result
 
@@ -56,7 +57,7 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
     for label in schema.labels if schema.task == "regression" else ():
         table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
-    table.add_row("shards", f"{layout.shards:,}, {dataset.stored_bytes / 1e6:,.1f} MB on disk")
+    table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
     if plans := (dataset.place / PLANS).names():
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)

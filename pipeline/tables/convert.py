@@ -27,7 +27,7 @@ from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS
-from ..target.run import Stage, run_shard_tasks
+from ..target.run import Stage, publish_done, run_shard_tasks
 from .fill import ShardPlan, ShardTask, write_shard_task
 from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
@@ -70,7 +70,9 @@ def convert(
             spec = _write(spec, request, root, executor, progress)
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
-    return open_dataset(root)
+    dataset = open_dataset(root)
+    publish_done(spec, dataset, executor)
+    return dataset
 
 
 def _write(

@@ -110,7 +110,7 @@ def test_events_are_described() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
     described = [describe(line) for line in lines_of(*happened)]
     assert described == [
-        "node added: 2 cores, 0 GPUs, 8.0 GB",
+        "node added: 2 cores, 0 GPUs, 8 GB",
         "fold-0-to-fold-1, attempt 1: started",
         "fold-0-to-fold-1, attempt 1: worker 1 died",
         "fold-0-to-fold-1, attempt 1: no such layer",
