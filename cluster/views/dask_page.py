@@ -140,9 +140,7 @@ class ConversionPage:
         return drawn
 
     def _draw_memory(self) -> Any:
-        drawn: Any = figure(
-            title="Worker memory in GB, used and limit", y_range=FactorRange(), sizing_mode="stretch_width"
-        )
+        drawn: Any = figure(title="Worker memory, GB", y_range=FactorRange(), sizing_mode="stretch_width")
         drawn.toolbar_location = None
         drawn.hbar("worker", right="limit", height=0.7, color=COLORS["limit"], source=self.memory)
         drawn.hbar("worker", right="used", height=0.7, color=COLORS["memory"], source=self.memory)

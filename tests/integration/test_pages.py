@@ -126,7 +126,9 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     rates = source_data(page, "rates")
     assert len(rates["rows"]) == dataset.layout.shards
     assert source_data(page, "memory")["limit"] == [this_machine().memory / 1e9]
-    assert "done" in page.locator(".scores").inner_text()
+    expect(page.locator(".scores")).to_contain_text("of 8 done")
+    expect(page.locator(".scores")).not_to_contain_text("running")
+    expect(numbers.last).to_have_text("done")
     page.screenshot(path=artefact("conversion.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()
