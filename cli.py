@@ -28,7 +28,7 @@ from .cluster.requests import (
     TrainRequest,
 )
 from .cluster.terminal.commands import cluster_app, commands
-from .cluster.terminal.headings import GroupedCommands, examples_last
+from .cluster.terminal.headings import GroupedCommands, KindsOfSources, examples_last
 from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
 from .cluster.terminal.tables import (
@@ -60,7 +60,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-convert_app = typer.Typer(help="Convert source files into a dataset.", no_args_is_help=True)
+convert_app = typer.Typer(help="Convert source files into a dataset.", cls=KindsOfSources, no_args_is_help=True)
 app.add_typer(convert_app, name="convert")
 app.add_typer(commands)
 

@@ -24,6 +24,16 @@ class GroupedCommands(TyperGroup):
         return [name for names in HEADINGS.values() for name in names]
 
 
+class KindsOfSources(TyperGroup):
+    """The commands that convert a kind of source, which is named first."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            kinds = " or ".join(f"'foldstream convert {kind}'" for kind in self.commands)
+            ctx.fail(f"'{args[0]}' is not a kind of source; write {kinds}, then the sources and the dataset")
+        return super().resolve_command(ctx, args)
+
+
 def examples_last(app: typer.Typer) -> None:
     """Move the examples of the commands' docstrings to the end of their help, below the options."""
     for command in app.registered_commands:

@@ -98,6 +98,13 @@ def test_help_ends_with_examples_that_the_command_line_accepts(words: tuple[str,
             request.parse(gather(request, context.params))
 
 
+def test_a_source_without_its_kind_is_told_the_kinds() -> None:
+    result = CliRunner(env=WIDE).invoke(app, ["convert", "train.csv", "out.zarr"])
+    assert result.exit_code == 2
+    expected = "'train.csv' is not a kind of source; write 'foldstream convert csv' or 'foldstream convert images'"
+    assert expected in result.output
+
+
 def test_help_shows_the_choices_of_an_option() -> None:
     assert "rgb|gray" in output_of("convert", "images", "--help")
 

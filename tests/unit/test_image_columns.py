@@ -205,9 +205,9 @@ def test_columns_beside_images_reach_the_model(model: str, options: dict[str, An
     table = pd.read_csv(clinic / "labels.csv").drop(columns="sick")
     table.to_csv(clinic / "new.csv", index=False)
     fs.predict(clinic / "fused", clinic / "photos", clinic / "out.csv", table=clinic / "new.csv")
-    known, out = ((clinic / name).read_text().splitlines() for name in ("known.csv", "out.csv"))
-    assert sorted(out) == sorted(known)
-    assert [line.split(",")[1] for line in known[1:]] == [str(code) for code in torch.cat(codes).tolist()]
+    known, out = (pd.read_csv(clinic / name, index_col="path") for name in ("known.csv", "out.csv"))
+    pd.testing.assert_frame_equal(out.loc[known.index], known)
+    assert known.iloc[:, 0].tolist() == torch.cat(codes).tolist()
     fs.export(clinic / "fused", clinic / "exported")
     exported = torch.jit.load(clinic / "exported/fold-0.pt")  # type: ignore[no-untyped-call]
     torch.testing.assert_close(exported(batch.x), models[0](batch.x))
@@ -226,7 +226,7 @@ def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
     with pytest.raises(SourceError, match=r"damaged\.png: .*--on-error skip"):
         fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv")
     assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv", on_error="skip").rows == ROWS
-    assert (clinic / "out.csv").read_text() == (clinic / "again.csv").read_text()
+    pd.testing.assert_frame_equal(*(pd.read_csv(clinic / name) for name in ("out.csv", "again.csv")))
     assert "photos/damaged.png,,," in (clinic / "out.left_out.csv").read_text()
     with pytest.raises(UsageError, match=r"--model mlp takes no columns beside images; .* --input image"):
         fs.train(clinic / "data.zarr", clinic / "no", model="mlp")
