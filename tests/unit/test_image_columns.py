@@ -226,7 +226,7 @@ def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
     with pytest.raises(SourceError, match=r"damaged\.png: .*--on-error skip"):
         fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv")
     assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv", on_error="skip").rows == ROWS
-    pd.testing.assert_frame_equal(*(pd.read_csv(clinic / name) for name in ("out.csv", "again.csv")))
+    pd.testing.assert_frame_equal(pd.read_csv(clinic / "out.csv"), pd.read_csv(clinic / "again.csv"))
     assert "photos/damaged.png,,," in (clinic / "out.left_out.csv").read_text()
     with pytest.raises(UsageError, match=r"--model mlp takes no columns beside images; .* --input image"):
         fs.train(clinic / "data.zarr", clinic / "no", model="mlp")
