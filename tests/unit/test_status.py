@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from foldstream.cluster.runs.journal import to_json
 from foldstream.cluster.runs.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
-from foldstream.cluster.runs.status import FoldStatus, Phase, describe, phases_of
+from foldstream.cluster.runs.status import FoldStatus, Phase, describe, phases_of, title_of, with_titles
 from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
 from foldstream.cluster.views.dask_page import rates_of as conversion_rates
 
@@ -108,16 +108,33 @@ def test_the_timeline_of_a_fold_follows_from_the_journal(lines: list[dict[str, A
 
 def test_events_are_described() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
-    described = [describe(line) for line in lines_of(*happened)]
+    described = [describe(line) for line in with_titles(lines_of(*happened))]
     assert described == [
-        "node added: 2 cores, 0 GPUs, 8.0 GB",
-        "fold-0-to-fold-1, attempt 1: started",
-        "fold-0-to-fold-1, attempt 1: worker 1 died",
-        "fold-0-to-fold-1, attempt 1: no such layer",
+        "node added: 2 cores, 0 GPUs, 8 GB",
+        "folds 0 and 1, attempt 1: started",
+        "folds 0 and 1, attempt 1: worker 1 died",
+        "folds 0 and 1, attempt 1: no such layer",
         "node lost",
         "",
         "command stopped",
     ]
+
+
+@pytest.mark.parametrize(
+    ("folds", "title"),
+    [
+        (["fold 3"], "fold 3"),
+        (["refit"], "refit"),
+        (["fold 0", "fold 1", "fold 2"], "folds 0 to 2"),
+        (["fold 1", "fold 2", "fold 4"], "folds 1, 2 and 4"),
+        (["lr=0.1 fold 3", "lr=0.2 fold 0"], "lr=0.1 fold 3 to lr=0.2 fold 0"),
+    ],
+)
+def test_folds_trained_together_have_the_name_that_people_use(folds: list[str], title: str) -> None:
+    assert title_of(folds) == title
+    observed = Observed(frozenset({("u", 1)}))
+    (_, seen) = with_titles(lines_of(("u", 1, folds), observed))
+    assert seen["attempts"] == [[title, 1]]
 
 
 def fold(number: int, losses: list[float]) -> FoldStatus:
