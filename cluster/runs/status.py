@@ -297,11 +297,14 @@ def describe(line: Mapping[str, Any]) -> str:
         case {"event": "Ended", "unit": unit, "attempt": attempt, "error": None}:
             return f"{unit}, attempt {attempt}: done"
         case {"event": "NodeSeen", "resources": has}:
-            return f"node added: {has['cpus']:g} cores, {has['gpus']:g} GPUs, {size_text(has['memory'])}"
+            cores = f"{has['cpus']:g} core{'s' * (has['cpus'] != 1)}"
+            gpus = [f"{has['gpus']:g} GPU{'s' * (has['gpus'] != 1)}"] * bool(has["gpus"])
+            memory = [size_text(has["memory"])] * bool(has["memory"])  # unknown where no cluster was started
+            return f"node added: {', '.join([cores, *gpus, *memory])}"
         case {"event": "NodeLost"}:
             return "node lost"
         case {"event": "Restarted"}:
             return "command restarted"
         case {"stopped": True}:
-            return "command stopped"
+            return "command ended"
     return describe_failure(line)

@@ -110,13 +110,13 @@ def test_events_are_described() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
     described = [describe(line) for line in with_titles(lines_of(*happened))]
     assert described == [
-        "node added: 2 cores, 0 GPUs, 8 GB",
+        "node added: 2 cores, 8 GB",
         "folds 0 and 1, attempt 1: started",
         "folds 0 and 1, attempt 1: worker 1 died",
         "folds 0 and 1, attempt 1: no such layer",
         "node lost",
         "",
-        "command stopped",
+        "command ended",
     ]
 
 
