@@ -1,9 +1,11 @@
 """`make screenshots`: pictures of the pages, of the runs that the tutorial describes.
 
 python -m tests.screenshots OUT FOLDER. In FOLDER, whose path is seen in the pictures, the tutorial's commands convert
-the digits and train on them. OUT gets each page at 1280 and 400 pixels, light and dark.
+the digits and train on them. OUT gets each page at 1280 and 400 pixels, light and dark; those that the documentation
+shows are copied to docs/images.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,11 +19,14 @@ from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.run import RunFolder
 from foldstream.training.settings import usual_recipe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from .browser import chromium, started_watch
 
 SOURCE = Path(__file__).parents[1] / "examples" / "digits" / "train.csv.gz"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+TOP = 1900  # pixels of the report
 WIDTHS = (1280, 400)
 SCHEMES = ("light", "dark")
 TUTORIAL = ("--model", "digits-cnn", "--folds", "5", "--epochs", "4", "--workers", "0")
@@ -70,27 +75,35 @@ def epochs_done(count: int) -> Ready:
 
 def main(out: Path, folder: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    data, runs = folder / "build/tutorial/digits.zarr", folder / "build/tutorial/runs"
+    tutorial = folder / "build" / "tutorial"
+    data, run, waiting = tutorial / "digits.zarr", tutorial / "run", tutorial / "next"
     convert = ("convert", "csv", str(SOURCE), str(data), "--label", "label", "--shape", "1,28,28")
     subprocess.run(command(*convert), check=True)
-    waiting = folder / "build/tutorial/waiting"
     config = TrainConfig(recipe=usual_recipe("digits-cnn"))
     prepare_run(RunFolder(locate(waiting)), open_dataset(data), config, SerialExecutor(), silent)
     with chromium() as browser:
         with started_watch(waiting) as address:
             take(browser, address, "watch-waiting", out, drawn("waiting"))
-        with subprocess.Popen(command("train", str(data), str(runs / "digits-cnn"), *TUTORIAL)) as training:
-            while not (runs / "digits-cnn" / "run.json").exists():
+        with subprocess.Popen(command("train", str(data), str(run), *TUTORIAL)) as training:
+            while not (run / "run.json").exists():
                 assert training.poll() is None, "the training failed"
                 sleep(0.1)
-            with started_watch(runs / "digits-cnn") as address:
+            with started_watch(run) as address:
                 take(browser, address, "watch-running", out, epochs_done(2))
             assert training.wait() == 0
-        subprocess.run(command("train", str(data), str(runs / "mlp"), *OTHER), check=True)
-        with started_watch(runs) as address:
-            take(browser, address, "watch-several", out, drawn("2 runs"))
-            take(browser, f"{address}?run=digits-cnn", "watch-done", out, drawn("complete"))
-        take(browser, (runs / "digits-cnn" / "report.html").as_uri(), "report", out, lambda page: None)
+        subprocess.run(command("train", str(data), str(tutorial / "mlp"), *OTHER), check=True)
+        with started_watch(tutorial) as address:
+            take(browser, address, "watch-several", out, drawn("3 runs"))
+            take(browser, f"{address}?run=run", "watch-done", out, drawn("complete"))
+        take(browser, (run / "report.html").as_uri(), "report", out, lambda page: None)
+    keep_for_docs(out)
+
+
+def keep_for_docs(out: Path) -> None:
+    """Copy the pictures of the documentation: a whole page, and the top of the report."""
+    shutil.copy(out / "watch-running-1280-light.png", IMAGES / "run-under-way.png")
+    with Image.open(out / "report-1280-light.png") as report:
+        report.crop((0, 0, report.width, TOP)).save(IMAGES / "report.png")
 
 
 if __name__ == "__main__":
