@@ -109,20 +109,6 @@ def _read(file: Path) -> str:
         return ""
 
 
-def size_text(size: float) -> str:
-    """Format a number of bytes with its unit, powers of 1000, as all commands and pages show it.
-
-    Example:
-        >>> size_text(1_234_567), size_text(25.3e9)
-        ('1.23 MB', '25.3 GB')
-    """
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 999.5:  # else it would be rounded to 1e+03
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.2f} TB"
-
-
 def parse_bytes(text: str | int | None) -> int | None:
     """Parse a number of bytes: 2000000, "500MB", "1.5 GiB"; None stays None. Raises ValueError."""
     if text is None:
@@ -136,6 +122,15 @@ def parse_bytes(text: str | int | None) -> int | None:
         return int(float(digits) * UNITS[unit])
     except (ValueError, KeyError):
         raise ValueError("must be a number of bytes, such as 500MB or 2GiB") from None
+
+
+def size_text(size: float) -> str:
+    """A number of bytes in decimal units, as disks and networks have them: 999 bytes, 1.5 kB, 1.05 TB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.2f} TB"
 
 
 def check_bytes(text: str | int | None, option: str) -> int | None:

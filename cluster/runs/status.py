@@ -2,7 +2,6 @@
 dead or complete."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from ...training.run import FoldFolder, RunFolder, RunJob, best_folder, is_done,
 from ...training.settings import describe_recipe
 from .grid import CANDIDATES
 from .journal import Journal
+from .schedule import title_of
 
 MOST_LABELS = 3  # whose names are shown
 Line = dict[str, Any]
@@ -226,18 +226,6 @@ def with_titles(lines: Sequence[Line]) -> list[Line]:
                 yield key, titles.get(value, value) if key in ("start", "unit", "replaced") else value
 
     return [dict(title(line)) for line in lines]
-
-
-def title_of(folds: Sequence[str]) -> str:
-    """What folds are called together."""
-    numbers = [int(found[1]) for name in folds if (found := re.fullmatch(r"fold (\d+)", name))]
-    if len(folds) == 1:
-        return folds[0]
-    if len(numbers) < len(folds):
-        return f"{folds[0]} to {folds[-1]}"
-    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"folds {numbers[0]} to {numbers[-1]}"
-    return f"folds {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 def phases_of(fold: str, lines: Sequence[Line]) -> Iterator[Phase]:

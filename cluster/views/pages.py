@@ -68,5 +68,11 @@ _pages = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_pages.filters |= {"number": number, "duration": duration, "clock": clock, "cell": cell, "checkpoint": checkpoint}
-_pages.filters |= {"size": size_text}
+_pages.filters |= {
+    "number": number,
+    "duration": duration,
+    "clock": clock,
+    "cell": cell,
+    "checkpoint": checkpoint,
+    "size": size_text,
+}

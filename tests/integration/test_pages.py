@@ -48,6 +48,7 @@ class Gate(nn.Module):
 def gated(sample_shape, outputs):
     return nn.Sequential(Gate(), nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, outputs))
 """
+OURS = "[data-root-id]"  # in Dask's dashboard
 STEPS = 1200 * 4 // 5 // 64  # of an epoch of four of the five folds, in batches of 64
 
 WIDTHS = {"light": 1100, "dark": 400}  # of the screen in pixels, in each colour scheme
@@ -223,6 +224,7 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     rates = source_data(page, "rates")
     assert len(rates["rows"]) == dataset.layout.shards
     assert source_data(page, "memory")["limit"] == [this_machine().memory]
+    assert serious_issues(page, OURS) == []
     page.screenshot(path=artefact("conversion.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()
@@ -244,6 +246,7 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
     for fold in range(2):
         history = read_json(RunFolder(locate(tmp_path / "run")).fold(fold).done)["history"]
         assert source_data(page, f"loss, held out, fold {fold}")["value"] == [epoch["loss"] for epoch in history]
+    assert serious_issues(page, OURS) == []
     page.screenshot(path=artefact("run-in-dask.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()

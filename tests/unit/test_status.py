@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from foldstream.cluster.runs.journal import to_json
-from foldstream.cluster.runs.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
-from foldstream.cluster.runs.status import FoldStatus, Phase, RunStatus, describe, phases_of, title_of, with_titles
+from foldstream.cluster.runs.schedule import (
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Silent,
+    title_of,
+)
+from foldstream.cluster.runs.status import FoldStatus, Phase, RunStatus, describe, phases_of, with_titles
 from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
 from foldstream.cluster.views.dask_page import rates_of as conversion_rates
 from foldstream.cluster.views.run_page import memory_of, state_of, waits_for
