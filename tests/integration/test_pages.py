@@ -240,7 +240,7 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
     options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
     with ThreadPoolExecutor(1) as threads:
         trained = threads.submit(fs.train, digits.root, tmp_path / "run", client=dask_client, **options)
-        expect(page.locator("h1")).to_have_text(str(tmp_path / "run"), timeout=60_000)
+        expect(page.locator(".place")).to_have_text(str(tmp_path / "run"), timeout=60_000)
         trained.result()
     expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done")
     for fold in range(2):
