@@ -27,6 +27,7 @@ from .browser import chromium, started_watch
 SOURCE = Path(__file__).parents[1] / "examples" / "digits" / "train.csv.gz"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TOP = 1900  # pixels of the report
+PATIENCE = 300_000  # milliseconds: the training takes the machine's cores
 WIDTHS = (1280, 400)
 SCHEMES = ("light", "dark")
 TUTORIAL = ("--model", "digits-cnn", "--folds", "5", "--epochs", "4", "--workers", "0")
@@ -44,6 +45,7 @@ def take(browser: Browser, address: str, name: str, out: Path, ready: Ready) -> 
     for width in WIDTHS:
         for scheme in SCHEMES:
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+            page.set_default_timeout(PATIENCE)
             page.goto(address)
             ready(page)
             page.screenshot(path=out / f"{name}-{width}-{scheme}.png", full_page=True)
@@ -55,7 +57,7 @@ def drawn(text: str) -> Ready:
     """Ready if the state of a run contains this text, and all figures are drawn."""
 
     def ready(page: Page) -> None:
-        expect(page.locator(".state")).to_contain_text(text, timeout=120_000)
+        expect(page.locator(".state")).to_contain_text(text, timeout=PATIENCE)
         page.wait_for_function("Bokeh.documents[0]?.is_idle")
         page.wait_for_timeout(1000)
 
@@ -67,7 +69,7 @@ def epochs_done(count: int) -> Ready:
 
     def ready(page: Page) -> None:
         shown = f"Bokeh.documents[0]?.get_model_by_name('loss, held out, fold 0')?.data.value.length >= {count}"
-        page.wait_for_function(shown, timeout=300_000)
+        page.wait_for_function(shown)
         drawn("folds done")(page)
 
     return ready

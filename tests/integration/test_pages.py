@@ -242,7 +242,7 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
         trained = threads.submit(fs.train, digits.root, tmp_path / "run", client=dask_client, **options)
         expect(page.locator(".place")).to_have_text(str(tmp_path / "run"), timeout=60_000)
         trained.result()
-    expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done")
+    expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done", timeout=120_000)
     for fold in range(2):
         history = read_json(RunFolder(locate(tmp_path / "run")).fold(fold).done)["history"]
         assert source_data(page, f"loss, held out, fold {fold}")["value"] == [epoch["loss"] for epoch in history]
