@@ -54,6 +54,12 @@ check: install
 docs: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
+# Pictures of the pages in light and dark, wide and narrow, in build/screenshots. They show the path of FOLDER.
+FOLDER ?= $(shell mktemp -d)/foldstream
+.PHONY: screenshots
+screenshots: install
+	$(BIN)/python -m tests.screenshots build/screenshots $(FOLDER)
+
 bench: bench-digits bench-folds bench-convert bench-stream bench-memory bench-train
 
 # The full digits: convert, train 5 folds for 10 epochs, predict. DIGITS is the folder of train.csv.gz and test.csv.gz.

@@ -48,9 +48,10 @@ def watch_page(page: Page) -> tuple[list[str], list[str]]:
     return messages, requests
 
 
-def serious_issues(page: Page) -> list[str]:
-    """The serious and critical accessibility violations that axe-core finds on a page."""
-    found = Axe().run(page).response["violations"]
+def serious_issues(page: Page, part: str | None = None) -> list[str]:
+    """The serious and critical accessibility violations that axe-core finds on a page, or in the part of it that this
+    selector matches."""
+    found = Axe().run(page, context=part).response["violations"]
     return [
         f"{issue['id']}: {node['html'][:200]}"
         for issue in found

@@ -127,6 +127,11 @@ class FoldFolder:
         return self.root / "progress.json"
 
     @property
+    def steps(self) -> Place:
+        """The training loss within epochs, and the memory in use, for monitoring."""
+        return self.root / "steps.json"
+
+    @property
     def history(self) -> Place:
         """The metrics of each epoch so far, for monitoring."""
         return self.root / "history.json"

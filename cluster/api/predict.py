@@ -287,11 +287,9 @@ def _convert_source(request: ConvertRequest, out: Place, session: Session) -> Da
         return convert_request(request, out, False, session)
     except RowError as error:
         remedy = "fix the row, or skip such rows with --on-error skip"
-        place = error.source, error.line, error.column, error.reason, remedy, error.unit
-        others = [
-            RowError(one.source, one.line, one.column, one.reason, "", one.unit, (), one.also) for one in error.others
-        ]
-        raise RowError(*place, others, error.also) from None
+        place = error.source, error.line, error.columns, error.reason, remedy, error.unit
+        others = [RowError(one.source, one.line, one.columns, one.reason, "", one.unit) for one in error.others]
+        raise RowError(*place, others) from None
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:

@@ -15,6 +15,7 @@ from ...training.run import RunFolder, load_job, read_result
 from ...training.settings import own_metrics, scoring_of
 from ..views.facts import spread
 from ..views.report import write_report
+from .browse import BrowsableDataset
 
 
 def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Progress) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
         every = [plan.holdout] * len(folders)
         report["holdout"] = merge(every, [folder.holdout_parts for folder in folders], run.holdout)
     baseline = baseline_scores(scoring, plan)
-    write_report(run, job, dataset, report, baseline)
+    rows = BrowsableDataset(dataset.place, dataset.manifest, dataset.identity).rows
+    write_report(run, job, dataset, report, baseline, rows)
     summary = summarize([read_result(folder) for folder in folders], report)
     summary["baseline"] = baseline
     run.root.sync_folders()

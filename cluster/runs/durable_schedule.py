@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ...storage.errors import RunError
 from ...storage.places.place import Place
 from .journal import Journal
-from .schedule import Action, Ended, Event, Restarted, Schedule, Start, Status, TrainingUnit
+from .schedule import Action, Ended, Event, Restarted, Schedule, Start, Status, TrainingUnit, title_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class DurableSchedule:
         """Record an event, and return the actions to perform."""
         self.journal.append(event)
         if isinstance(event, Ended) and event.error and not event.everywhere:  # which ends the run, and is told then
-            log.warning("%s, attempt %d: %s", event.unit, event.attempt, event.error)
+            title = title_of(self.state.units[event.unit].folds)
+            log.warning("%s, attempt %d: %s", title, event.attempt, event.error)
         actions = self.state.handle(event)
         self.state.check_invariants()
         return actions
@@ -47,7 +48,7 @@ class DurableSchedule:
         if not failed:
             return
         units, states = self.state.units, self.state.states
-        errors = "; ".join(f"{name}: {states[name].error}" for name in failed)
+        errors = "; ".join(f"{title_of(units[name].folds)}: {states[name].error}" for name in failed)
         done = sum(len(units[name].folds) for name in self.state.units_with(Status.DONE))
         left = sum(len(unit.folds) for unit in units.values())
         run = str(self.journal.path).rpartition("/")[0]

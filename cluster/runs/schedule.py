@@ -7,6 +7,7 @@ not retried. Events may arrive twice, late or never: the attempt number identifi
 which attempts actually exist.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -36,6 +37,18 @@ class Resources:
 
     def fits_in(self, other: "Resources") -> bool:
         return self.cpus <= other.cpus and self.gpus <= other.gpus and self.memory <= other.memory
+
+
+def title_of(folds: Sequence[str]) -> str:
+    """What people call folds that are trained together: `fold 0`, or `folds 0 to 4`."""
+    numbers = [int(found[1]) for name in folds if (found := re.fullmatch(r"fold (\d+)", name))]
+    if len(folds) == 1:
+        return folds[0]
+    if len(numbers) < len(folds):
+        return f"{folds[0]} to {folds[-1]}"
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"folds {numbers[0]} to {numbers[-1]}"
+    return f"folds {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 @dataclass(frozen=True)

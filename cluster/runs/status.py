@@ -11,10 +11,13 @@ from ...storage.errors import DamagedError
 from ...storage.machine import size_text
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
-from ...training.run import FoldFolder, RunFolder, is_done, load_job, name_folds
+from ...training.run import FoldFolder, RunFolder, RunJob, best_folder, is_done, load_job, name_folds
+from ...training.settings import describe_recipe
 from .grid import CANDIDATES
 from .journal import Journal
+from .schedule import title_of
 
+MOST_LABELS = 3  # whose names are shown
 Line = dict[str, Any]
 """A line of the journal."""
 
@@ -45,11 +48,13 @@ class FoldStatus:
     history: list[dict[str, Any]]
     checkpoint: str
     unit: str
-    """The unit that trained it last: all folds in one pass, or this fold alone."""
+    """What trained it last, by its folds: several in one pass, or this fold alone."""
     phases: list[Phase]
     updated: float = 0.0
     """When its record last changed, in seconds since 1970."""
     candidate: str = ""
+    steps: dict[str, Any] = field(default_factory=dict)
+    """The training loss within epochs, `losses` as (epochs, loss), and the memory in use, `used`; empty at first."""
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -75,6 +80,10 @@ class RunStatus:
     folds: list[FoldStatus]
     events: list[tuple[float, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+    """What is trained, in words: the model, the dataset, the split, the recipe."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Out-of-fold, of a grid's best candidate; empty before the run is complete."""
 
     @property
     def started(self) -> float:
@@ -95,6 +104,7 @@ class FoldRecord:
         self.epochs = self.updated = 0.0
         self.history: list[dict[str, Any]] = []
         self.checkpoint = ""
+        self.steps: dict[str, Any] = {}
 
     def refresh(self) -> None:
         """Read new entries."""
@@ -109,6 +119,11 @@ class FoldRecord:
         stored = [name for name in self.folder.checkpoints.names() if name.startswith("epoch-")]
         self.checkpoint = stored[-1] if stored else ""
 
+    def refresh_steps(self) -> None:
+        """Read what has happened within epochs."""
+        with suppress(FileNotFoundError, DamagedError):  # there is nothing before the first second of training
+            self.steps = read_json(self.folder.steps)
+
 
 class RunRecord:
     """The record of a run, or of a grid with all of its candidates, for repeated reading."""
@@ -116,7 +131,7 @@ class RunRecord:
     def __init__(self, root: Place) -> None:
         self.root = root
         self.runs: dict[str, dict[str, FoldRecord]] = {}
-        self.epochs: dict[str, int] = {}
+        self.jobs: dict[str, RunJob] = {}
         self.complete: set[str] = set()
 
     def poll(self) -> RunStatus:
@@ -125,17 +140,20 @@ class RunRecord:
         for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
             self._refresh(name, RunFolder(run))
         # Early versions wrote journals without times.
-        lines = [line for line in Journal(RunFolder(self.root).journal).lines() if "time" in line]
+        lines = with_titles([line for line in Journal(RunFolder(self.root).journal).lines() if "time" in line])
         folds = [
-            _status(name, record, self.epochs[candidate], lines, candidate)
+            _status(name, record, self.jobs[candidate].config.epochs, lines, candidate)
             for candidate, records in self.runs.items()
             for name, record in records.items()
         ]
+        complete = self.complete == self.runs.keys()
         return RunStatus(
-            self.complete == self.runs.keys(),
+            complete,
             folds,
             [(line["time"], text) for line in lines if (text := describe(line))],
             [text for line in lines if (text := describe_failure(line))],
+            describe_jobs(list(self.jobs.values())),
+            read_json(RunFolder(best_folder(self.root)).summary)["out_of_fold"] if complete else {},
         )
 
     def _refresh(self, candidate: str, run: RunFolder) -> None:
@@ -143,12 +161,15 @@ class RunRecord:
             job = load_job(run)
             named = name_folds(job, run, candidate)
             self.runs[candidate] = {name: FoldRecord(run.fold(one.fold)) for name, one in named.items()}
-            self.epochs[candidate] = job.config.epochs
+            self.jobs[candidate] = job
         if candidate not in self.complete:
             if run.summary.exists():
                 self.complete.add(candidate)
             for record in self.runs[candidate].values():
+                before = record.updated
                 record.refresh()
+                if record.updated != before:
+                    record.refresh_steps()
 
 
 def run_status(root: Place) -> RunStatus:
@@ -172,7 +193,39 @@ def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], c
             phases.append(replace(last, state="done", stop=max(last.start, record.updated)))
     unit = units[-1] if units else name
     of_record = record.epochs, epochs, record.history, record.checkpoint
-    return FoldStatus(name, record.done, *of_record, unit, phases, record.updated, candidate)
+    return FoldStatus(name, record.done, *of_record, unit, phases, record.updated, candidate, record.steps)
+
+
+def describe_jobs(jobs: Sequence[RunJob]) -> dict[str, str]:
+    """What a run, or a grid's candidates, train, in words."""
+    job, config = jobs[0], jobs[0].config
+    labels, classes, split = job.schema.labels, len(job.schema.classes), config.split
+    target = ", ".join(labels) if len(labels) <= MOST_LABELS else f"{len(labels)} columns"
+    repeats = f", repeated {split.repeats} times" if split.repeats > 1 else ""
+    holdout = f", {split.holdout:.0%} of the rows held out from all" if split.holdout else ""
+    recipes = [describe_recipe(one.config.recipe) for one in jobs]
+    return {
+        "model": config.model.rpartition("/")[2],
+        "dataset": job.dataset,
+        "target": f"{target}, {classes} classes" if classes else f"{target}, {job.schema.task}",
+        "folds": f"{split.folds} ({split.kind}){repeats}{holdout}",
+        "training": f"{config.epochs} epochs, batches of {config.batch_size:,} rows, seed {config.seed}",
+        "recipe": recipes[0] if len({*recipes}) == 1 else f"{len(jobs)} candidates",
+    }
+
+
+def with_titles(lines: Sequence[Line]) -> list[Line]:
+    """Lines of the journal in which what was trained together is called by its folds: `folds 0 to 4`."""
+    titles = {line["start"]: title_of(line["folds"]) for line in lines if "start" in line}
+
+    def title(line: Line) -> Iterator[tuple[str, Any]]:
+        for key, value in line.items():
+            if key == "attempts":
+                yield key, [[titles.get(unit, unit), attempt] for unit, attempt in value]
+            else:
+                yield key, titles.get(value, value) if key in ("start", "unit", "replaced") else value
+
+    return [dict(title(line)) for line in lines]
 
 
 def phases_of(fold: str, lines: Sequence[Line]) -> Iterator[Phase]:
@@ -232,11 +285,14 @@ def describe(line: Mapping[str, Any]) -> str:
         case {"event": "Ended", "unit": unit, "attempt": attempt, "error": None}:
             return f"{unit}, attempt {attempt}: done"
         case {"event": "NodeSeen", "resources": has}:
-            return f"node added: {has['cpus']:g} cores, {has['gpus']:g} GPUs, {size_text(has['memory'])}"
+            cores = f"{has['cpus']:g} core{'s' * (has['cpus'] != 1)}"
+            gpus = [f"{has['gpus']:g} GPU{'s' * (has['gpus'] != 1)}"] * bool(has["gpus"])
+            memory = [size_text(has["memory"])] * bool(has["memory"])  # unknown where no cluster was started
+            return f"node added: {', '.join([cores, *gpus, *memory])}"
         case {"event": "NodeLost"}:
             return "node lost"
         case {"event": "Restarted"}:
             return "command restarted"
         case {"stopped": True}:
-            return "command stopped"
+            return "command ended"
     return describe_failure(line)

@@ -170,11 +170,15 @@ def status(
 
 @commands.command()
 def watch(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a run, in progress or complete.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN…", help="Folder or URL of a run, in progress or complete, or a folder of runs."),
+    ],
     port: Annotated[int, typer.Option(help="Local port; another one is chosen if it is in use.")] = 5006,
     open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Serve a live page of a run until Ctrl-C: its folds, curves, time breakdown and failures.
+    """Serve a live page of a run until Ctrl-C: its folds, curves, time breakdown, failures and report; of several runs
+    or a folder of runs, also a page that compares them.
 
     Examples:
         foldstream watch runs/titanic --open
@@ -183,7 +187,8 @@ def watch(
     from ..loopback import LOOPBACK
     from ..views.watch import run_server
 
-    with run_server(locate(run), port) as server:
+    run = ", ".join(runs)
+    with run_server([locate(one) for one in runs], port) as server:
         address = f"http://{LOOPBACK}:{server.port}"
         console.print(f"{run}: {address}, press Ctrl-C to stop", highlight=False, soft_wrap=True)
         print_json({"name": run, "value": address})

@@ -12,6 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 34  # margins for the tick labels
 TICKS = 5
 
 Point = tuple[float, float]
+UNIT: Point = 0.0, 1.0
 
 
 def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
@@ -43,7 +44,7 @@ def curves_chart(name: str, families: Mapping[str, Sequence[Sequence[float]]]) -
 def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
     """A reliability diagram: accuracy against confidence, from bins by the highest probability (rows, correct, sum of
     probabilities)."""
-    frame = Frame((0.0, 1.0), (0.0, 1.0))
+    frame = Frame(UNIT, UNIT)
     parts = [*frame.axes("confidence: probability of the predicted class")]
     parts.append(Markup('<polyline class="ideal" points="{}"/>').format(frame.points([(0, 0), (1, 1)])))
     seen = [(total / rows, hits / rows, rows) for rows, hits, total in bins if rows]
@@ -56,6 +57,27 @@ def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
             )
         )
     return drawing("accuracy by confidence", parts)
+
+
+def roc_chart(curves: Sequence[Sequence[Sequence[float]]]) -> Markup:
+    """ROC curves from points (false positive rate, recall, precision), and the diagonal of a random guess."""
+    frame = Frame(UNIT, UNIT)
+    parts = [*frame.axes("false positive rate")]
+    parts.append(Markup('<polyline class="ideal" points="{}"/>').format(frame.points([(0, 0), (1, 1)])))
+    lines = [[(0.0, 0.0), *((rate, recall) for rate, recall, _ in points)] for points in curves]
+    return drawing("true positive rate by false positive rate", [*parts, *_lines(frame, lines)])
+
+
+def precision_recall_chart(curves: Sequence[Sequence[Sequence[float]]]) -> Markup:
+    """Precision by recall, from points (false positive rate, recall, precision)."""
+    frame = Frame(UNIT, UNIT)
+    lines = [[(0.0, points[0][2]), *((recall, precision) for _, recall, precision in points)] for points in curves]
+    return drawing("precision by recall", [*frame.axes("recall"), *_lines(frame, lines)])
+
+
+def _lines(frame: "Frame", lines: Sequence[Sequence[Point]]) -> Iterator[Markup]:
+    for number, line in enumerate(lines):
+        yield Markup('<polyline class="line s{}" points="{}"/>').format(number, frame.points(line))
 
 
 class Frame:

@@ -17,6 +17,7 @@ FAMILIES = {"train_loss": ("loss", "training"), "loss": ("loss", "held out")}
 """The chart and the family of scores that are drawn in the same chart."""
 
 RATE = "rows/s"  # while training
+STEPS = "training loss within epochs"
 
 Points = dict[str, np.ndarray]
 """`epoch` and `value`, (points,) each; for a mean also `low` and `high` over its folds."""
@@ -48,9 +49,10 @@ def score_names(folds: Sequence[FoldStatus]) -> list[str]:
 def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
     """All curves, chart by chart: the curve of each fold up to its last epoch, and the mean over each candidate's
     folds, computed at each epoch from the folds that have reached it."""
+    yield from _within_epochs(folds)
     trained = [(number, fold) for number, fold in enumerate(folds) if fold.history]
     candidates = list(dict.fromkeys(fold.candidate for fold in folds))
-    for name in sorted(score_names(folds), key=lambda name: (name not in FAMILIES, name)):
+    for name in sorted(score_names(folds), key=lambda name: name not in FAMILIES):
         chart, family = FAMILIES.get(name, (name, "held out"))
         if len(folds) <= MOST_LINES:
             for number, fold in trained:
@@ -61,10 +63,22 @@ def curves_of(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
             if own:
                 color = number % MOST_LINES if candidate and len(folds) > MOST_LINES else None
                 yield Curve(chart, family, f"{candidate} mean".strip(), color, mean_of(own, name))
-    for unit, rates in rates_of(folds).items():
+    every = rates_of(folds)
+    for unit, rates in every.items():
         chosen, members = epoch_indices(len(rates)), [number for number, fold in enumerate(folds) if fold.unit == unit]
-        whose, color = unit if len(members) > 1 else folds[members[0]].name, members[0] % MOST_LINES
+        color = None if len(members) > 1 and len(every) == 1 else members[0] % MOST_LINES
+        whose = unit if len(members) > 1 else folds[members[0]].name
         yield Curve(RATE, "training pass", whose, color, points(chosen, value=rates[chosen]))
+
+
+def _within_epochs(folds: Sequence[FoldStatus]) -> Iterator[Curve]:
+    """The training loss of each fold within epochs; of many folds, of those that are running."""
+    shown = [(number, fold) for number, fold in enumerate(folds) if fold.steps.get("losses")]
+    if len(shown) > MOST_LINES:
+        shown = [(number, fold) for number, fold in shown if fold.state == "running"][:MOST_LINES]
+    for number, fold in shown:
+        epochs, losses = np.array(fold.steps["losses"]).T
+        yield Curve(STEPS, "training", fold.name, number % MOST_LINES, {"epoch": epochs, "value": losses})
 
 
 def scores_of(fold: FoldStatus, name: str, chosen: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ from ...training.settings import usual_recipe
 from ...training.splits.split import options_of
 from ...training.zoo.own_code import ROOT
 from ..requests import SplitRequest, TrainRequest, words_of
+from ..runs.status import Phase, run_status
+from .recipe import recipe_facts
 
 VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
 PLAN = "again"  # of folds that have a seed of their own
@@ -43,6 +45,8 @@ def run_facts(
         "command": command(job, run),
         "data": dataset.facts(),
         "model": {"name": job.config.model.rpartition("/")[2], "hash": code_hash(job), "settings": settings(job)},
+        "recipe": recipe_facts(job, dataset),
+        "seconds": seconds_of([phase for fold in run_status(run.root).folds for phase in fold.phases]),
         "folds": (folds := [fold_facts(plan, result) for result in results]),
         "spread": spread([fold["scores"] for fold in folds]),
         **reports,
@@ -84,6 +88,17 @@ def command(job: RunJob, run: RunFolder) -> str:
 
 def _shell(command: str, request: Options, always: Iterable[str]) -> str:
     return shlex.join(["foldstream", command, *words_of(request, always)])
+
+
+def seconds_of(phases: Iterable[Phase]) -> float | None:
+    """Seconds in which at least one fold was trained, in all attempts; None if the record does not have them, as that
+    of a grid's candidate."""
+    total, until = 0.0, 0.0
+    spans = sorted((phase.start, phase.stop) for phase in phases if phase.state != "waiting" and phase.stop is not None)
+    for start, stop in spans:
+        total += max(0.0, stop - max(start, until))
+        until = max(until, stop)
+    return total if spans else None
 
 
 def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,26 +1,22 @@
-"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file
-without scripts or network access."""
+"""The report of a complete run in three forms with the same facts: JSON, Markdown, and a self-contained HTML file that
+loads nothing. Its only script copies the command."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
 from ...storage.dataset import Dataset
-from ...storage.format import THRESHOLD, Schema
 from ...storage.metrics.names import main_scores
 from ...storage.places.json_files import write_json
-from ...storage.reader import BlockReader
 from ...training.engine.fold_reports import open_logs
 from ...training.run import RunFolder, RunJob
 from ...training.settings import trained_loss
-from .charts import calibration_chart, curves_chart
+from .charts import calibration_chart, curves_chart, precision_recall_chart, roc_chart
 from .facts import TIMES, run_facts
-from .pages import number, share, template
+from .pages import script, template
+from .worst import FIRST_ROWS, Browse, add_features, shown_features, worst_rows
 
 MOST_IN_MATRIX = 30  # classes
 MOST_IN_IMAGE = 1000  # classes
@@ -31,14 +27,30 @@ LOSSES = {"training": "train_loss", "held out": "loss"}  # share a chart
 
 
 def write_report(
-    run: RunFolder, job: RunJob, dataset: Dataset, merged: Mapping[str, Any], baseline: Mapping[str, float]
+    run: RunFolder,
+    job: RunJob,
+    dataset: Dataset,
+    merged: Mapping[str, Any],
+    baseline: Mapping[str, float],
+    browse: Browse,
 ) -> None:
     """Write report.html, report.md and report.json for a run whose folds are done. `merged` holds the reports of its
     merged predictions by part, `baseline` the scores of a model that ignores the features."""
     facts = run_facts(run, job, dataset, merged, baseline)
+    names = shown_features(job.schema)
+    for part in merged:
+        add_features(facts[part]["worst"], names, browse)
+    code, source = script("copy.js")
     seen = {
         **facts,
         "parts": {part: facts[part] for part in merged},
+        "name": run.root.name,
+        "script": code,
+        "script_source": source,
+        "features": names,
+        "all_features": len(job.schema.tabular.features),
+        "first_rows": FIRST_ROWS,
+        "ranking": {part: draw_ranking(curves) for part in merged if (curves := facts[part].get("curves"))},
         "titles": TITLES,
         "times": TIMES,
         "columns": main_scores(facts["spread"]),
@@ -94,6 +106,18 @@ def draw_curves(folds: Sequence[Mapping[str, Any]], trained: str) -> dict[str, t
     return {name: (curves_chart(name, families), list(families)) for name, families in charts.items()}
 
 
+def draw_ranking(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Markup, dict[str, float]]]:
+    """The ROC and the precision-recall chart by title, each with the area of each class or label."""
+    points = [curve["points"] for curve in curves.values()]
+    return {
+        "ROC curve": (roc_chart(points), {name: curve["auc"] for name, curve in curves.items()}),
+        "Precision-recall curve": (
+            precision_recall_chart(points),
+            {name: curve["average_precision"] for name, curve in curves.items()},
+        ),
+    }
+
+
 def confusion(report: Mapping[str, Any], classes: int) -> Any:
     """The rows of a confusion matrix, each cell as (count, share of its true class); with many classes, the most
     frequently confused pairs."""
@@ -107,34 +131,3 @@ def confusion(report: Mapping[str, Any], classes: int) -> Any:
         [(counts.get((truth, chosen), 0), counts.get((truth, chosen), 0) / totals[truth]) for chosen in every]
         for truth in every
     ]
-
-
-def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Dataset) -> list[dict[str, Any]]:
-    """Describe the worst rows, with an image of each row if the samples are images."""
-    reader, described = BlockReader(dataset, ["x"]), []
-    for row in rows:
-        truth, prediction = row["truth"], row["prediction"]
-        if schema.classes:
-            chosen = max(range(len(prediction)), key=prediction.__getitem__)
-            own = int(truth[0])
-            words = {
-                "truth": schema.classes[own],
-                "predicted": f"{schema.classes[chosen]} ({share(prediction[chosen])})",
-            }
-        elif schema.task == "multilabel":
-            named = [
-                f"{name} ({share(p)})" for name, p in zip(schema.labels, prediction, strict=True) if p >= THRESHOLD
-            ]
-            words = {"truth": labels_in(schema, truth), "predicted": ", ".join(named) or "none"}
-        else:
-            words = {
-                "truth": ", ".join(map(number, truth)),
-                "predicted": ", ".join(map(number, prediction)),
-            }
-        described.append({"row": row["row"], "name": row["name"], "loss": row["loss"], "image": "", **words})
-        if is_image_shape(schema.sample_shape):
-            block, place = divmod(row["row"], dataset.layout.block_rows)
-            buffer = io.BytesIO()
-            render_sample(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
-            described[-1]["image"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return described

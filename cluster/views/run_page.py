@@ -1,17 +1,17 @@
 """The page of a run: the timeline of its folds, its learning curves, and how its time is spent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bokeh.layouts import row
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool
 from bokeh.models.widgets import Div
-from bokeh.palettes import Category10
-from bokeh.plotting import figure
 
+from ...storage.machine import size_text
+from ...storage.metrics.names import main_scores
 from ..runs.status import FoldStatus, RunStatus
-from .curves import MOST_LINES, Curve, curves_of, rates_of, score_names, seconds_left, shares_of_time
+from .curve_charts import CurveCharts, color_of, empty_figure
+from .curves import RATE, curves_of, rates_of, score_names, seconds_left, shares_of_time
 from .facts import TIMES
 from .pages import template
 
@@ -23,13 +23,12 @@ STATES = {
     "interrupted": "#c98a1b",
 }
 SPENT = dict(zip(TIMES, ("#c0392b", "#3b82c4", "#8e6bbf", "#c98a1b"), strict=True))
-MEAN = "#707a84"
 QUIET_SECONDS = 60.0  # without updates, after which a run may be dead
+MOST_SCORES = 4  # columns of the table; all have charts
 MOST_PIXELS = 2000  # height of a figure
 GROWTH, PAUSES = 0.1, (10.0, 60.0)
 """Figures are redrawn after this fraction of a run's elapsed time, within these bounds in seconds."""
 LINES = "solid: held-out score or rate; dashed: training loss; band: range over folds"
-PAPER = {"light": "#ffffff", "dark": "#14181c"}
 
 
 def panel(*, light: bool = False) -> Div:
@@ -39,24 +38,82 @@ def panel(*, light: bool = False) -> Div:
     return Div(sizing_mode="stretch_width", stylesheets=[template(name).render() for name in styles])
 
 
+def state_of(status: RunStatus) -> str:
+    """The state of a run in words."""
+    done = sum(fold.done for fold in status.folds)
+    count = f"{done} of {len(status.folds)} folds done"
+    if status.complete:
+        return f"complete: {count}"
+    if not status.folds:
+        return "waiting for the run's record"
+    if done == len(status.folds):
+        return f"merging predictions: {count}"
+    states = {fold.state for fold in status.folds}
+    if states & {"running", "started"}:
+        return f"training: {count}"
+    return f"waiting: {count}" if states <= {"waiting", "done"} else f"stopped: {count}"
+
+
+def waits_for(status: RunStatus) -> str:
+    """What a run without curves waits for; empty if it has some."""
+    if not status.folds or status.complete or any(fold.history for fold in status.folds):
+        return ""
+    started = [fold for fold in status.folds if fold.state in ("running", "started")]
+    if not started:
+        return (
+            "No fold is training yet: the data are being prepared, the workers are starting, or the command was "
+            "stopped. Curves appear here as soon as a fold trains."
+        )
+    first = max(started, key=lambda fold: fold.epochs)
+    return (
+        f"The first epoch is {first.epochs:.0%} done ({first.name}). Scores on held-out rows appear after it; the "
+        "training loss within the epoch is below as soon as it is known."
+    )
+
+
+def memory_of(folds: Sequence[FoldStatus]) -> dict[str, str]:
+    """The memory of the processes that train, by what they train: of the running ones, or of all if none is running."""
+    running = [fold for fold in folds if fold.state == "running"]
+    newest = sorted((fold for fold in running or folds if fold.steps), key=lambda fold: fold.updated)
+    return {fold.unit: _memory(**fold.steps["used"]) for fold in newest}
+
+
+def _memory(memory: int, gpu: Mapping[str, Any] | None = None) -> str:
+    """The memory of a process, and of its GPU, as text."""
+    words = f"{size_text(memory)} of memory"
+    if gpu:
+        words += f", {size_text(gpu['memory'])} of {size_text(gpu['total'])} on {gpu['name']}"
+    return words
+
+
 class RunPage:
     """A run's page, showing its latest status. `inside` another page, it does not set that page's colors.
 
-    Its `parts` should be stacked. If each is a root of the document, changing a text does not repaint any figure.
+    Its `parts` should be stacked. If each is a root of the document, changing a text does not repaint any figure. The
+    `links` are names and addresses: the report's, as soon as there is one, and of other pages.
     """
 
-    def __init__(self, title: str, scheme: str, status: RunStatus, *, inside: bool = False) -> None:
-        self.title, self.scheme, self.status = title, scheme, RunStatus(False, [])
+    def __init__(
+        self,
+        place: str,
+        scheme: str,
+        status: RunStatus,
+        *,
+        inside: bool = False,
+        report: str = "",
+        others: str = "",
+    ) -> None:
+        self.place, self.scheme, self.status = place, scheme, RunStatus(False, [])
+        self.title = place.rpartition("/")[2] or place
+        self.report, self.others = report, others
         self.next_drawing, self.problem = 0.0, ""
         self.progress: list[Any] | None = None
-        self.head, self.folds, self.legend, self.events = (panel(light=inside) for _ in range(4))
+        self.head, self.folds, self.legend, self.key, self.events = (panel(light=inside) for _ in range(5))
         self.legend.text = template("key.html").render(colors=STATES, note="")
         self.timeline, self.spent = ColumnDataSource(name="timeline"), ColumnDataSource(name="spent")
         self.timeline_figure, self.spent_figure = self._draw_timeline(), self._draw_spent()
-        self.curves: dict[str, ColumnDataSource] = {}
-        self.charts = row([], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
-        self.key = panel(light=inside)
-        drawn = [self.timeline_figure, self.legend, self.spent_figure, self.key, self.charts]
+        self.charts = CurveCharts(scheme)
+        drawn = [self.key, self.charts.row, self.timeline_figure, self.legend, self.spent_figure]
         self.parts = [self.head, self.folds, *drawn, self.events]
         self.show(status)
 
@@ -70,45 +127,52 @@ class RunPage:
         quiet = not status.complete and now - status.updated > QUIET_SECONDS
         left = None if quiet else seconds_left(status.folds)
         self.head.text = template("head.html").render(
-            title=self.title, status=status, quiet=quiet, left=left, problem=problem
+            title=self.title,
+            place=self.place,
+            status=status,
+            state=state_of(status),
+            quiet=quiet,
+            left=left,
+            problem=problem,
+            scores=main_scores(status.scores),
+            report=self.report,
+            others=self.others,
         )
-        names = score_names(status.folds)
-        self.folds.text = template("folds.html").render(folds=status.folds, scores=names, rates=rates)
+        names = score_names(status.folds)[:MOST_SCORES]
+        self.folds.text = template("folds.html").render(
+            folds=status.folds, scores=names, rates=rates, memory=memory_of(status.folds), waiting=waits_for(status)
+        )
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]
         if now >= self.next_drawing or status.complete or not same:
             self.next_drawing = now + min(max(GROWTH * (now - status.started), PAUSES[0]), PAUSES[1])
             self._show_timeline(status.folds, status.updated if quiet else now)
-            self._show_epochs(status.folds)
+            self._show_curves(status.folds)
 
-    def _show_epochs(self, folds: Sequence[FoldStatus]) -> None:
-        """Redraw what changes once per epoch."""
-        progress = [(len(fold.history), fold.unit, fold.state) for fold in folds]
+    def _show_curves(self, folds: Sequence[FoldStatus]) -> None:
+        """Redraw what changes within epochs, and after each."""
+        progress = [(len(fold.history), fold.unit, fold.state, fold.steps.get("losses")) for fold in folds]
         if progress == self.progress:
             return
         self.progress = progress
         curves = list(curves_of(folds))
         for curve in curves:
-            self._show_curve(curve)
-        self.key.text = template("key.html").render(
-            colors={curve.subject: _color(curve) for curve in curves}, note=LINES
-        )
+            self.charts.show(curve)
+        colors = {curve.subject: color_of(curve.color) for curve in curves if curve.chart != RATE}
+        self.key.text = template("key.html").render(colors=colors, note=LINES) if curves else ""
         self._show_spent(folds)
 
-    def _figure(self, title: str, **options: Any) -> Any:
-        drawn = figure(title=title, name=title, toolbar_location=None, sizing_mode="stretch_width", **options)
-        drawn.background_fill_color = drawn.border_fill_color = PAPER[self.scheme]
-        return drawn
-
     def _draw_timeline(self) -> Any:
-        drawn = self._figure("Fold timeline (UTC)", x_axis_type="datetime", y_range=FactorRange())
+        options = {"x_axis_type": "datetime", "y_range": FactorRange(), "visible": False}
+        drawn = empty_figure("Fold timeline (UTC)", self.scheme, **options)
         drawn.xaxis.ticker.desired_num_ticks = 3
         drawn.hbar("fold", right="stop", height=0.7, left="start", color="color", source=self.timeline)
         drawn.add_tools(HoverTool(tooltips=[("fold", "@fold"), ("state", "@state"), ("attempt", "@attempt")]))
         return drawn
 
     def _draw_spent(self) -> Any:
-        drawn = self._figure("Time spent in the last epoch (%)", x_range=(0, 100), y_range=FactorRange())
+        options = {"x_range": (0, 100), "y_range": FactorRange(), "visible": False}
+        drawn = empty_figure("Time spent in the last epoch (%)", self.scheme, **options)
         labels = [name.replace("_", " ") for name in TIMES]
         drawn.hbar_stack(
             list(TIMES), y="rank", height=0.7, color=list(SPENT.values()), source=self.spent, legend_label=labels
@@ -119,7 +183,8 @@ class RunPage:
 
     def _show_timeline(self, folds: Sequence[FoldStatus], now: float) -> None:
         phases = [(fold.name, phase) for fold in folds for phase in fold.phases]
-        _set_rows(self.timeline_figure, [fold.name for fold in folds], 80)
+        _set_rows(self.timeline_figure, [fold.name for fold in folds] if phases else [], 80)
+        self.legend.visible = bool(phases)
         self.timeline.data = {
             "fold": [name for name, _ in phases],
             "state": [phase.state for _, phase in phases],
@@ -135,37 +200,11 @@ class RunPage:
         by_name = {name: [of_rank[name] for of_rank in shares.values()] for name in TIMES}
         self.spent.data = {"rank": list(shares), **by_name}
 
-    def _show_curve(self, curve: Curve) -> None:
-        if curve.name in self.curves:
-            self.curves[curve.name].data = dict(curve.points)
-            return
-        source = self.curves[curve.name] = ColumnDataSource(dict(curve.points), name=curve.name)
-        chart, dash = self._chart(curve.chart), "dashed" if curve.family == "training" else "solid"
-        color, width = _color(curve), 2
-        if "low" in curve.points:
-            chart.varea("epoch", "low", "high", color=color, alpha=0.2, source=source)
-            width = 3
-        label = f"{curve.subject}, {curve.family}"
-        chart.line("epoch", "value", color=color, line_width=width, line_dash=dash, source=source, name=label)
-
-    def _chart(self, title: str) -> Any:
-        """The figure with this title, created if necessary."""
-        for drawn in self.charts.children:
-            if drawn.name == title:
-                return drawn
-        drawn = self._figure(title, height=280, min_width=320)
-        drawn.xaxis.axis_label = "epoch"
-        drawn.add_tools(HoverTool(tooltips=[("", "$name"), ("epoch", "@epoch"), ("", "@value{0.[0000]}")]))
-        self.charts.children = [*self.charts.children, drawn]
-        return drawn
-
-
-def _color(curve: Curve) -> str:
-    return MEAN if curve.color is None else Category10[MOST_LINES][curve.color]
-
 
 def _set_rows(drawn: Any, names: Sequence[str], above: int) -> None:
-    """Give a figure one row per name, the first on top, and a matching height with `above` pixels for the rest."""
+    """Give a figure one row per name, the first on top, and a matching height with `above` pixels for the rest. A
+    figure without rows is not shown."""
+    drawn.visible = bool(names)
     if drawn.y_range.factors != names[::-1]:
         drawn.y_range.factors = list(names[::-1])
         drawn.height = above + min(26 * len(names), MOST_PIXELS)

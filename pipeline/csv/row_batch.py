@@ -210,7 +210,7 @@ def remedy_of(reason: str, column: str | None) -> str:
 def joint_remedy(errors: Sequence[RowError], features: Container[str]) -> str:
     """What helps against several errors of a file at once, one line for each kind; empty if nothing does."""
     lines = []
-    gaps = dict.fromkeys(name for one in errors if one.reason == ABSENT for name in (one.column, *one.also) if name)
+    gaps = dict.fromkeys(name for one in errors if one.reason == ABSENT for name in one.columns)
     if len(gaps) > 1:
         of_features = any(name in features for name in gaps)
         keep = "keep those of features with --missing keep, or " if of_features else ""

@@ -163,17 +163,19 @@ class MergedScores:
         self.sample = RowSample.union([self.sample, other.sample])
 
     def to_json(self, own: Sequence[OwnMetric] = ()) -> dict[str, Any]:
-        """`rows`, `scores` and `intervals`, with those of the user's metrics; and `errors`, the most by which metrics
-        may be wrong that are not exact."""
+        """`rows`, `scores` and `intervals`, with those of the user's metrics; `errors`, the most by which metrics may
+        be wrong that are not exact; and `curves`, one class or label against the rest, by its name."""
         scoring, (ranked, errors) = self.totals.scoring, self.ranks.metrics()
         found = self.totals.scores() | (ranked if scoring.ranked() else {})
         scores = scoring.in_order(found | {metric.name: metric(self.sample) for metric in own})
         intervals = self.totals.intervals() | self._sampled_intervals(scores, own)
+        curves = self.ranks.curves() if scoring.ranked() else {}
         return {
             "rows": self.totals.rows,
             "scores": scores,
             "intervals": {name: intervals[name] for name in scores},
             "errors": {name: error for name, error in errors.items() if error and name in scores},
+            "curves": {scoring.ranked_names[output]: curve for output, curve in curves.items()},
         }
 
     def _sampled_intervals(self, scores: dict[str, float], own: Sequence[OwnMetric]) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ so the result does not depend on the order in which rows and sums are added.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ MOST_BINS = 1 << 20  # of all classes together
 MOST_PENDING = 1 << 20  # values that wait to be counted
 HALF = 0x3F000000  # the bits of 0.5
 UNITS = 2.0**24  # of integer weights in one mean weight
+MOST_CURVES, MOST_POINTS = 10, 100  # curves, and points of each
 
 
 @dataclass
@@ -93,17 +95,29 @@ class RankSums:
         """The mean `auc` and `average_precision` of the classes or labels that some rows have and others have not, and
         the most by which each may be wrong. NaN if there is none."""
         self._count()
-        found = [(*rank_metrics(counts, tied=self.level > 0),) for counts in self._by_output()]
+        found = [(*rank_metrics(counts, tied=self.level > 0),) for _, counts in self._by_output()]
         means = np.mean(found, axis=0).tolist() if found else [np.nan, np.nan, 0.0, 0.0]
         return {"auc": means[0], "average_precision": means[1]}, {"auc": means[2], "average_precision": means[3]}
 
-    def _by_output(self) -> Iterator[np.ndarray]:
-        """The counts of each output that has both kinds of rows, (bins, 2) float64."""
+    def curves(self) -> dict[int, dict[str, Any]]:
+        """`auc`, `average_precision` and `points` (see `curve_points`) of the classes or labels that most rows have, by
+        their numbers."""
+        self._count()
+        every = dict(self._by_output())
+        most = sorted(every, key=lambda output: -every[output][:, 1].sum())[:MOST_CURVES]
+        found = {output: rank_metrics(every[output], tied=False) for output in sorted(most)}
+        return {
+            output: {"auc": metrics[0], "average_precision": metrics[1], "points": curve_points(every[output]).tolist()}
+            for output, metrics in found.items()
+        }
+
+    def _by_output(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The numbers of the outputs that have both kinds of rows, and their counts, (bins, 2) float64."""
         ends = np.searchsorted(self.bins.keys, np.arange(self.outputs + 1, dtype=np.uint64) << np.uint64(32))
-        for start, stop in pairwise(ends):
+        for output, (start, stop) in enumerate(pairwise(ends)):
             counts = self.bins.counts[start:stop].astype(np.float64)
             if (counts.sum(axis=0) > 0).all():
-                yield counts
+                yield output, counts
 
 
 def _shared(keys: np.ndarray, level: int) -> np.ndarray:
@@ -127,6 +141,21 @@ def order_key(probability: np.ndarray) -> np.ndarray:
     bits = np.where(low, p, np.float32(1) - p).view(np.uint32).astype(np.uint64)
     keys: np.ndarray = np.where(low, bits, np.uint64(2 * HALF) - bits)
     return keys
+
+
+def curve_points(counts: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
+    """Points of the ROC and the precision-recall curve, (points, 3): false positive rate, recall, precision, each for a
+    threshold, the highest first. Of more than `most` thresholds, those that lie evenly along the ROC curve.
+
+    `counts` are the weights of rows without and with a label, (bins, 2) float64, in ascending order of probability.
+    """
+    negative, positive = np.cumsum(counts[::-1], axis=0).T
+    rates = np.stack([negative / negative[-1], positive / positive[-1], positive / (negative + positive)], axis=1)
+    if len(rates) <= most:
+        return rates
+    along = rates[:, 0] + rates[:, 1]  # from almost 0 to 2
+    chosen: np.ndarray = rates[np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], most)))]
+    return chosen
 
 
 @compiled

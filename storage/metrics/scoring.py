@@ -64,6 +64,12 @@ class Scoring:
         outputs = self.schema.outputs
         return 1 if self.schema.task == "classification" and outputs == 2 else outputs
 
+    @property
+    def ranked_names(self) -> tuple[str, ...]:
+        """The names of the classes or labels by which rows are ranked."""
+        names = self.schema.classes if self.schema.task == "classification" else self.schema.labels
+        return names[-self.ranked_outputs :]
+
     def ranked_rows(self, prediction: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The probabilities by which rows are ranked, and which rows have the class or label, both (rows, outputs)."""
         if self.schema.task == "multilabel":

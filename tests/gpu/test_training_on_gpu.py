@@ -11,6 +11,7 @@ import pytest
 import torch
 from foldstream.cluster.doctor.gpus import examine_gpus
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.places.json_files import read_json
 from foldstream.training.engine.process import Process
 from foldstream.training.model.weights import load_weights
 from foldstream.training.run import RunFolder, read_result
@@ -117,6 +118,18 @@ def test_the_doctor_says_that_the_gpu_is_used() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="copies to a GPU")
+def test_the_record_has_the_memory_of_the_gpu(
+    shapes: Dataset, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foldstream.training.engine.fold_reports.PROGRESS_SECONDS", 0.0)
+    job, run = make_job(shapes, tmp_path)
+    train(job, run, [0], Process(device=device))
+    used = read_json(run.fold(0).steps)["used"]
+    assert ("gpu" in used) == (device.type == "cuda")
+    if "gpu" in used:
+        assert 0 < used["gpu"]["memory"] < used["gpu"]["total"]
+
+
 def test_copies_overlap_with_computing_and_no_step_waits(device: torch.device, tmp_path: Path) -> None:
     job, run = make_job(write_shapes(tmp_path / "many.zarr", 20_000), tmp_path / "run", epochs=2, batch_size=256)
     with profiled() as events:

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from playwright.sync_api import Browser, expect
 from ..browser import chromium, serious_issues, source_data, started_watch, watch_page
 from ..chaos.fold_kills import kill, training, wait_for
 from ..unit.test_report import complete_run
+from ..unit.test_training import make_job
 
 EPOCHS = 12
 ARTEFACTS = Path(__file__).parents[2] / "build" / "pages"
@@ -46,6 +48,7 @@ class Gate(nn.Module):
 def gated(sample_shape, outputs):
     return nn.Sequential(Gate(), nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, outputs))
 """
+OURS = "[data-root-id]"  # in Dask's dashboard
 STEPS = 1200 * 4 // 5 // 64  # of an epoch of four of the five folds, in batches of 64
 
 WIDTHS = {"light": 1100, "dark": 400}  # of the screen in pixels, in each colour scheme
@@ -79,18 +82,113 @@ def test_the_report_opens_offline_and_can_be_read(scheme: str, report: Path, bro
     assert page.evaluate("document.documentElement.scrollWidth") == WIDTHS[scheme]
     facts = read_json(report.with_suffix(".json"))
     titles = page.locator("h2").all_inner_texts()
-    expected = ["Out-of-fold scores (1,200 rows)", "Folds", "Learning curves", "Out-of-fold scores by class"]
-    assert titles == [*expected, "Out-of-fold rows with the highest loss", "Training time", "Reproduce this run"]
-    assert page.locator("svg").count() == 10  # nine metrics, and the calibration
+    expected = ["Out-of-fold scores (1,200 rows)", "Recipe", "Folds", "Learning curves", "Out-of-fold scores by class"]
+    expected += ["Out-of-fold ROC and precision-recall curves", "Out-of-fold rows with the highest loss"]
+    assert titles == [*expected, "Training time", "Reproduce this run"]
+    assert page.locator("svg").count() == 12  # nine metrics, calibration, ROC, precision-recall
     assert page.locator(".scores strong").first.inner_text() == f"{facts['out_of_fold']['scores']['loss']:.4f}"
     images = page.locator(".images img")
     assert images.count() == 100
     assert images.evaluate_all("all => all.every(one => one.naturalWidth == 112)")
+    assert [image.is_visible() for image in images.all()] == [True] * 10 + [False] * 90
+    page.get_by_text("90 more rows").click()
+    expect(images.last).to_be_visible()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == facts["command"]
     assert page.locator("code").first.inner_text() == facts["command"]
     assert serious_issues(page) == []
     assert told == []
     page.screenshot(path=artefact(f"report-{scheme}.png"), full_page=True)
     page.close()
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+from torch import nn
+
+class Slow(nn.Module):
+    \"\"\"Takes its time for some steps of the first epoch, and then waits until the gate is open.\"\"\"
+
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        while self.training and not Path({gate!r}).exists():
+            time.sleep(0.3)
+            if self.steps < 8:
+                break
+        return x
+
+def slow(sample_shape, outputs):
+    return nn.Sequential(Slow(), nn.Flatten(), nn.Linear(784, outputs))
+"""
+
+
+def test_several_runs_are_compared_and_one_is_followed_to_its_report(
+    digits: Dataset, report: Path, browser: Browser, tmp_path: Path
+) -> None:
+    gate, run = tmp_path / "open", tmp_path / "runs" / "new"
+    (tmp_path / "own.py").write_text(SLOW.format(gate=str(gate)))
+    shutil.copytree(report.parent, tmp_path / "runs" / "old")
+    options = ["--folds", "2", "--epochs", "3", "--batch-size", "64", "--workers", "0"]
+    command = [sys.executable, "-m", "foldstream.cli", "train", str(digits.root), str(run), *options]
+    with training([*command, "--model", f"{tmp_path}/own.py:slow"], tmp_path / "log") as trained:
+        wait_for(trained, RunFolder(locate(run)), 0.1)
+        with started_watch(tmp_path / "runs") as address:
+            page = browser.new_page(viewport={"width": 400, "height": 900}, color_scheme="dark")
+            told, _ = watch_page(page)
+            page.goto(address)
+            rows = page.locator("tbody tr")
+            expect(rows).to_have_count(2)
+            assert [row.split()[:2] for row in rows.all_inner_texts()] == [["new", "training"], ["old", "complete"]]
+            assert page.evaluate("document.documentElement.scrollWidth") == 400
+            assert serious_issues(page) == []
+            page.screenshot(path=artefact("runs.png"), full_page=True)
+            page.get_by_role("link", name="new").click()
+            expect(page.locator(".waiting")).to_contain_text("The first epoch is")
+            expect(page.locator(".about")).to_contain_text("own.py:slow")
+            expect(page.locator(".about")).to_contain_text(str(digits.root))
+            expect(page.get_by_text(re.compile(r"Training process of folds 0 and 1: \d+ MB of memory"))).to_be_visible()
+            name = "training loss within epochs, training, fold 0"
+            page.wait_for_function(f"Bokeh.documents[0]?.get_model_by_name('{name}')?.data.value.length > 0")
+            assert 0 < source_data(page, name)["epoch"][0] < 1
+            assert serious_issues(page) == []
+            page.screenshot(path=artefact("run-first-epoch.png"), full_page=True)
+            gate.touch()
+            expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done", timeout=120_000)
+            scores = read_json(run / "summary.json")["out_of_fold"]
+            accuracy = page.locator(".scores div").filter(has=page.get_by_text("accuracy", exact=True))
+            assert accuracy.locator("strong").inner_text() == f"{scores['accuracy']:.4f}"
+            page.get_by_role("link", name="Open the report").click()
+            expect(page.locator(".place")).to_have_text(str(run))
+            assert page.locator("code").first.inner_text() == read_json(run / "report.json")["command"]
+            port = address.rpartition(":")[2]
+            assert (
+                requests.get(f"{address}/report?run=new", headers={"Host": f"evil:{port}"}, timeout=9).status_code
+                == 403
+            )
+            assert requests.get(f"{address}/report?run=other", timeout=9).status_code == 404
+            assert [line for line in told if "rror" in line] == []
+            page.close()
+        assert trained.wait() == 0
+
+
+def test_the_page_of_a_run_that_has_not_started_says_so(digits: Dataset, browser: Browser, tmp_path: Path) -> None:
+    make_job(digits, tmp_path / "run")
+    with started_watch(tmp_path / "run") as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator(".state")).to_have_text("waiting: 0 of 3 folds done")
+        expect(page.locator(".waiting")).to_contain_text("No fold is training yet")
+        page.wait_for_function("Bokeh.documents[0]?.is_idle")
+        assert page.locator("canvas").filter(visible=True).count() == 0
+        assert serious_issues(page) == []
+        page.screenshot(path=artefact("run-waiting.png"), full_page=True)
+        page.close()
 
 
 def test_dasks_page_shows_a_conversion_as_it_goes(
@@ -129,6 +227,7 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     expect(page.locator(".scores")).to_contain_text("of 8 done")
     expect(page.locator(".scores")).not_to_contain_text("running")
     expect(numbers.last).to_have_text("done")
+    assert serious_issues(page, OURS) == []
     page.screenshot(path=artefact("conversion.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()
@@ -144,12 +243,13 @@ def test_dasks_page_shows_the_run_that_is_trained_beside_it(
     options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
     with ThreadPoolExecutor(1) as threads:
         trained = threads.submit(fs.train, digits.root, tmp_path / "run", client=dask_client, **options)
-        expect(page.locator("h1")).to_have_text(str(tmp_path / "run"), timeout=60_000)
+        expect(page.locator(".place")).to_have_text(str(tmp_path / "run"), timeout=60_000)
         trained.result()
-    expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done")
+    expect(page.locator(".state")).to_have_text("complete: 2 of 2 folds done", timeout=120_000)
     for fold in range(2):
         history = read_json(RunFolder(locate(tmp_path / "run")).fold(fold).done)["history"]
         assert source_data(page, f"loss, held out, fold {fold}")["value"] == [epoch["loss"] for epoch in history]
+    assert serious_issues(page, OURS) == []
     page.screenshot(path=artefact("run-in-dask.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()

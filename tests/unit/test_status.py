@@ -6,11 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 from foldstream.cluster.runs.journal import to_json
-from foldstream.cluster.runs.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
-from foldstream.cluster.runs.status import FoldStatus, Phase, describe, phases_of
+from foldstream.cluster.runs.schedule import (
+    Ended,
+    Event,
+    NodeLost,
+    NodeSeen,
+    Observed,
+    Resources,
+    Restarted,
+    Silent,
+    title_of,
+)
+from foldstream.cluster.runs.status import FoldStatus, Phase, RunStatus, describe, phases_of, with_titles
 from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
 from foldstream.cluster.views.dask_page import conversion_of
 from foldstream.cluster.views.dask_page import rates_of as conversion_rates
+from foldstream.cluster.views.run_page import memory_of, state_of, waits_for
 
 SEEN, LOST = NodeSeen("a", Resources(2.0, 0.0, 8_000_000_000)), NodeLost("a")
 
@@ -109,16 +120,33 @@ def test_the_timeline_of_a_fold_follows_from_the_journal(lines: list[dict[str, A
 
 def test_events_are_described() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
-    described = [describe(line) for line in lines_of(*happened)]
+    described = [describe(line) for line in with_titles(lines_of(*happened))]
     assert described == [
-        "node added: 2 cores, 0 GPUs, 8 GB",
-        "fold-0-to-fold-1, attempt 1: started",
-        "fold-0-to-fold-1, attempt 1: worker 1 died",
-        "fold-0-to-fold-1, attempt 1: no such layer",
+        "node added: 2 cores, 8 GB",
+        "folds 0 and 1, attempt 1: started",
+        "folds 0 and 1, attempt 1: worker 1 died",
+        "folds 0 and 1, attempt 1: no such layer",
         "node lost",
         "",
-        "command stopped",
+        "command ended",
     ]
+
+
+@pytest.mark.parametrize(
+    ("folds", "title"),
+    [
+        (["fold 3"], "fold 3"),
+        (["refit"], "refit"),
+        (["fold 0", "fold 1", "fold 2"], "folds 0 to 2"),
+        (["fold 1", "fold 2", "fold 4"], "folds 1, 2 and 4"),
+        (["lr=0.1 fold 3", "lr=0.2 fold 0"], "lr=0.1 fold 3 to lr=0.2 fold 0"),
+    ],
+)
+def test_folds_trained_together_have_the_name_that_people_use(folds: list[str], title: str) -> None:
+    assert title_of(folds) == title
+    observed = Observed(frozenset({("u", 1)}))
+    (_, seen) = with_titles(lines_of(("u", 1, folds), observed))
+    assert seen["attempts"] == [[title, 1]]
 
 
 def fold(number: int, losses: list[float]) -> FoldStatus:
@@ -183,6 +211,45 @@ def test_the_remaining_time_is_that_of_all_units_divided_by_those_running() -> N
 def test_nothing_is_drawn_before_the_first_epoch() -> None:
     assert list(curves_of([fold(0, [])])) == []
     assert shares_of_time([fold(0, [])]) == {}
+
+
+@pytest.mark.parametrize(
+    ("states", "complete", "words"),
+    [
+        ([], False, "waiting for the run's record"),
+        (["waiting", "waiting"], False, "waiting: 0 of 2 folds done"),
+        (["done", "waiting"], False, "waiting: 1 of 2 folds done"),
+        (["done", "running"], False, "training: 1 of 2 folds done"),
+        (["interrupted", "waiting"], False, "stopped: 0 of 2 folds done"),
+        (["done", "done"], False, "merging predictions: 2 of 2 folds done"),
+        (["done", "done"], True, "complete: 2 of 2 folds done"),
+    ],
+)
+def test_the_state_of_a_run_is_said_in_words(states: list[str], complete: bool, words: str) -> None:
+    ends = {"waiting": None, "running": None}
+    folds = [
+        replace(fold(number, []), done=state == "done", phases=[Phase(state, 1, 0.0, ends.get(state, 1.0))])
+        for number, state in enumerate(states)
+    ]
+    assert state_of(RunStatus(complete, folds)) == words
+
+
+def test_a_page_says_what_it_waits_for_until_there_are_curves() -> None:
+    started = replace(fold(1, []), epochs=0.37, phases=[Phase("running", 1, 0.0, None)])
+    assert waits_for(RunStatus(False, [fold(0, []), started])).startswith("The first epoch is 37% done (fold 1).")
+    assert waits_for(RunStatus(False, [fold(0, [])])).startswith("No fold is training yet")
+    assert waits_for(RunStatus(False, [fold(0, [1.0]), started])) == ""
+
+
+def test_the_memory_of_a_process_is_shown_once_for_all_its_folds_and_with_its_gpu() -> None:
+    gpu = {"name": "NVIDIA H200", "memory": 3.1e9, "total": 150e9}
+    folds = [
+        replace(fold(0, []), unit="folds 0 and 1", steps={"used": {"memory": 1.1e9, "gpu": gpu}}, updated=1.0),
+        replace(fold(1, []), unit="folds 0 and 1", steps={"used": {"memory": 1.2e9, "gpu": gpu}}, updated=2.0),
+        replace(fold(2, []), unit="fold 2", steps={"used": {"memory": 7e8}}, updated=1.0),
+    ]
+    expected = {"fold 2": "700 MB of memory", "folds 0 and 1": "1.2 GB of memory, 3.1 GB of 150 GB on NVIDIA H200"}
+    assert memory_of(folds) == expected
 
 
 def test_the_time_of_folds_trained_together_is_shown_once() -> None:

@@ -13,9 +13,11 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.format import Schema, Statistics
 from foldstream.storage.parts import read_part
+from foldstream.storage.places.json_files import read_json
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
+from foldstream.training.engine.fold_reports import MOST_POINTS, LossTrace
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.fitted.inputs import Inputs, plan_inputs
@@ -88,6 +90,33 @@ def test_resuming_gives_the_weights_of_an_undisturbed_run(
     assert train(job, cut) == train(job, quiet)
 
 
+def test_the_loss_within_epochs_is_recorded_and_averages_to_that_of_the_epoch(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foldstream.training.engine.fold_reports.PROGRESS_SECONDS", 0.0)
+    job, run = make_job(digits, tmp_path, epochs=2, model="mlp")
+    train(job, run)
+    recorded, history = read_json(run.fold(1).steps), read_result(run.fold(1))["history"]
+    steps = len(recorded["losses"]) // 2
+    assert steps == math.ceil(history[0]["rows"] / 64)
+    assert [epochs for epochs, _ in recorded["losses"]] == pytest.approx([n / steps for n in range(1, 2 * steps + 1)])
+    for epoch, metrics in enumerate(history):
+        losses = [loss for _, loss in recorded["losses"][epoch * steps : (epoch + 1) * steps]]
+        rows = [64] * (steps - 1) + [metrics["rows"] - 64 * (steps - 1)]
+        assert np.average(losses, weights=rows) == pytest.approx(metrics["train_loss"])
+    assert 50e6 < recorded["used"]["memory"] < 1e12
+
+
+def test_the_record_of_losses_within_epochs_is_bounded() -> None:
+    trace = LossTrace()
+    for step in range(1, 10 * MOST_POINTS + 1):
+        trace.add(float(step), 2.0 * step)
+    epochs, losses = np.array(trace.points).T
+    assert MOST_POINTS / 2 < len(epochs) <= MOST_POINTS
+    assert (np.diff(epochs) == trace.stride).all()
+    assert losses.tolist() == (2 * epochs - trace.stride + 1).tolist(), "means of the steps since the point before"
+
+
 def test_early_stopping_keeps_the_best_weights(digits: Dataset, tmp_path: Path) -> None:
     job, run = make_job(
         digits, tmp_path, {"patience": 1, "lr": 10.0, "scheduler": "ConstantLR"}, epochs=20, model="mlp"
@@ -125,6 +154,7 @@ def test_another_seed_gives_other_weights(digits: Dataset, tmp_path: Path) -> No
 RANK = """
 import sys
 from foldstream.storage.places.locate import locate
+from foldstream.training.engine.fold_reports import MOST_POINTS, LossTrace
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import local_group
 from foldstream.training.run import RunFolder, folds_of, load_job

@@ -64,7 +64,7 @@ class FoldModel:
         if self.state.step == 0:
             self.learner.schedule.begin_epoch(self.state.epoch)
         self.learner.begin_pass(numbers, count, together)
-        self.reports.begin_epoch()
+        self.reports.begin_epoch(self.learner.current.losses.sum().item())
 
     def train_step(self, parts: Sequence[Rows], step: int) -> None:
         """Train on a batch, given by the rows of each share."""
@@ -79,7 +79,10 @@ class FoldModel:
             self.learner.update()
             state.step = step + 1
         if self.reports.is_due() and (network.process.is_main or not network.together):
-            self.reports.write_progress(state.epoch + (step + 1) / state.steps)
+            current = self.learner.current
+            mean = self.reports.losses.mean_since(current.losses.sum().item(), current.rows)
+            loss = None if mean is None else self.learner.objective.in_units(mean)
+            self.reports.write_step(state.epoch + (step + 1) / state.steps, loss)
 
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Add the metrics of an epoch, and with early stopping keep the weights of the best one.
@@ -166,7 +169,7 @@ def make_fold_model(
     patience = recipe.patience if shards else 0
     state = FoldState(batches.steps, epochs_of(run_fold), patience, config.monitored, higher)
     checkpoints = FoldCheckpoints(folder, policy, state, learner)
-    dropped, reports = rows - batches.rows, FoldReports(folder)
+    dropped, reports = rows - batches.rows, FoldReports(folder, device)
     return FoldModel(number, run_fold, folder, dropped, statistics, learner, evaluator, state, checkpoints, reports)
 
 

@@ -241,7 +241,7 @@ class Learner:
                     self.optimizer.zero_grad()
                 with errors_of_model("backward pass"):
                     self.scaler.scale(loss / divisor if divisor != 1 else loss).backward()
-            current.losses[position] += loss.detach() * len(y)
+            current.add_loss(position, loss, len(y))
 
     def seeded(self, rows: Rows, epoch: int, step: int, share: int) -> Rows:
         """Seed torch's generators for a share of a batch and augment its rows."""

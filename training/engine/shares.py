@@ -101,9 +101,16 @@ class EpochPass:
     def __init__(self, shares: Shares, device: torch.device) -> None:
         self.shares = shares
         self.losses = torch.zeros(len(shares.numbers), dtype=torch.float64, device=device)
+        self.rows = 0
+        """Rows whose losses were added since this part of the epoch began."""
         self.began, self.earlier = perf_counter(), 0.0
         """When this part of the epoch began, and the seconds that earlier parts took before a restart."""
         self.kept: dict[str, Any] | None = None
+
+    def add_loss(self, position: int, loss: Tensor, rows: int) -> None:
+        """Add the mean loss of some rows of a share."""
+        self.losses[position] += loss.detach() * rows
+        self.rows += rows
 
     def keep(self) -> None:
         """Keep the state after the last step, so that an interrupted evaluation can be repeated; the shares' states are

@@ -141,7 +141,7 @@ class _StackedWeights:
         for place, learner in present.items():
             for parameter, stacked in self.slices[place]:
                 parameter.grad = None if stacked.grad is None else stacked.grad[place]
-            learner.current.losses[0] += losses[place].detach() * len(rows[place][1])
+            learner.current.add_loss(0, losses[place], len(rows[place][1]))
 
     def _losses(self, rows: Rows) -> Tensor:
         """The loss of every model, (count,), whose rows are at its position in each tensor."""
