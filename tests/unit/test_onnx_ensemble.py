@@ -1,7 +1,6 @@
 """One ONNX file of a whole ensemble: columns, or images, in; what `predict` computes out."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +141,17 @@ def test_a_table_goes_in_by_columns(target: str, options: dict[str, Any], tmp_pa
     assert json.loads(about["dates"]) == {"when": "seconds"}
 
 
-def test_several_labels_have_probabilities_alone(tmp_path: Path) -> None:
+def test_the_command_writes_several_labels_as_probabilities_alone(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     table = pd.DataFrame(draws.normal(size=(ROWS, 3)).round(3), columns=["a", "b", "c"])
     table.assign(x=draws.integers(0, 2, ROWS), y=draws.integers(0, 2, ROWS)).to_csv(tmp_path / "t.csv", index=False)
     dataset = fs.convert_csv(tmp_path / "t.csv", tmp_path / "t.zarr", label=["x", "y"], task="multilabel")
     job, run = trained(dataset, tmp_path / "run", model="mlp")
-    session = open_file(run, tmp_path)
+    words = ["export", str(run.root), str(tmp_path / "out"), "--ensemble", "--format", "onnx"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.output.split() == [str(tmp_path / "out" / "ensemble.onnx")]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ensemble.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "ensemble.onnx")
     (found,) = session.run(None, {name: table[name].to_numpy() for name in "abc"})
     np.testing.assert_allclose(found, predicted(job, run, dataset), atol=1e-5)
 
@@ -198,28 +201,18 @@ def test_columns_beside_images_are_inputs_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, predicted(job, run, dataset), atol=1e-5)
 
 
-Refuse = Callable[[RunFolder, Path], None]
-
-
-def test_what_cannot_be_one_file_is_refused(digits: Dataset, tmp_path: Path) -> None:
+def test_what_cannot_be_one_file_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"a": range(90), "y": [*"abc"] * 30}).to_csv(tmp_path / "t.csv", index=False)
     dataset = fs.convert_csv(tmp_path / "t.csv", tmp_path / "t.zarr", label="y")
     (tmp_path / "own.py").write_text(BESIDE)
     _, run = trained(dataset, tmp_path / "run", model=f"{tmp_path / 'own.py'}:Branches", batch_size=16)
     with pytest.raises(UsageError, match="add --format onnx"):
         fs.export(run.root, tmp_path / "out", ensemble=True)
+    (tmp_path / "old.onnx").mkdir()
+    with pytest.raises(UsageError, match="is a folder; give a folder, or a file"):
+        fs.export(run.root, tmp_path / "old.onnx", format="onnx", ensemble=True)
     with pytest.raises(UsageError, match="is a file; give a folder"):
         fs.export(run.root, tmp_path / "t.csv", format="onnx", ensemble=True)
-    with pytest.raises(UsageError, match=r"torch cannot export this model: .*foldstream serve"):
+    with pytest.raises(UsageError, match=r"own.py, line 19: .*data-dependent.*foldstream serve'$"):
         fs.export(run.root, tmp_path / "out", format="onnx", ensemble=True)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_names_the_file(tmp_path: Path) -> None:
-    pd.DataFrame({"a": range(90), "y": [*"abc"] * 30}).to_csv(tmp_path / "t.csv", index=False)
-    dataset = fs.convert_csv(tmp_path / "t.csv", tmp_path / "t.zarr", label="y")
-    _, run = trained(dataset, tmp_path / "run", model="mlp", batch_size=16)
-    words = ["export", str(run.root), str(tmp_path / "out"), "--ensemble", "--format", "onnx"]
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.output.split() == [str(tmp_path / "out" / "ensemble.onnx")]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ensemble.onnx"]

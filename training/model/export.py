@@ -168,9 +168,8 @@ def _refusal_in_words(format: str, remedy: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # torch and user code may raise anything
-        raise UsageError(
-            f"--format {format}: torch cannot export this model: {describe_error(error)}; {remedy}"
-        ) from error
+        reason = describe_error(error.__cause__ or error).partition("\n")[0]  # what torch wraps has pages of advice
+        raise UsageError(f"--format {format}: torch cannot export this model: {reason}; {remedy}") from error
 
 
 def to_torchscript(model: nn.Module, rows: Stored) -> bytes:

@@ -1,0 +1,244 @@
+"""The HTTP server. On loopback it answers any account of this machine; elsewhere, clients with the token."""
+
+import asyncio
+import hmac
+import json
+import logging
+import secrets
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+
+from ...storage.errors import FoldstreamError, UsageError
+from ..loopback import on_loopback
+from ..views.pages import template
+from .batches import Batcher, FullError, Limits
+from .bodies import GivenRow, Problem, RequestError, parse_body
+from .openapi import describe_service
+from .service import Answer, Service
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 10.0  # for requests that are being answered when the server is stopped
+DISCARDED = 16  # times the largest body: so much is read to answer 413 before the connection is closed
+TOKEN_BYTES = 32
+LIMITS = Limits()
+
+
+@dataclass
+class Endpoint:
+    """What the handlers of requests share. `busy` is the number of requests that are being answered."""
+
+    service: Service
+    batcher: Batcher[GivenRow, Answer]
+    token: str | None
+    document: dict[str, Any]
+    busy: int = 0
+    run: str = ""
+    limits: Limits = LIMITS
+
+
+def choose_token(host: str, token: str | None) -> str | None:
+    """The token that clients must send: the given one, a new one on an address that other machines can reach, or
+    none."""
+    return token or (None if on_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES))
+
+
+class Handler(RequestHandler):
+    """Checks who asks before anything else, and answers errors as JSON."""
+
+    is_open = False  # without the token
+
+    def initialize(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        endpoint.busy += 1
+
+    def on_finish(self) -> None:
+        self.endpoint.busy -= 1
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+
+    def prepare(self) -> None:
+        token = self.endpoint.token
+        if token is None:  # a web page could reach loopback by a name of its own that leads there
+            if not on_loopback(self.request.host_name.strip("[]")):
+                self.refuse(403, [Problem("the host is not this machine; use the address that the server printed")])
+        elif not self.is_open:
+            given = self.request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), token.encode()):
+                self.set_header("WWW-Authenticate", "Bearer")
+                self.refuse(401, [Problem("the token is missing or wrong; send 'Authorization: Bearer TOKEN'")])
+
+    def refuse(self, status: int, problems: list[Problem] | tuple[Problem, ...]) -> None:
+        """Answer with problems."""
+        self.set_status(status)
+        self.finish_json({"errors": [problem.to_json() for problem in problems]})
+
+    def finish_json(self, value: Any) -> None:
+        """Answer with JSON."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(json.dumps(value, ensure_ascii=False))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an unexpected error."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        reason = str(error) if isinstance(error, FoldstreamError) else self._reason
+        if isinstance(error, HTTPError) and status_code == 404:
+            reason = "there is no such page; see /openapi.json"
+        self.refuse(status_code, [Problem(reason)])
+
+
+class Unknown(Handler):
+    """Any other address."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if not self._finished:
+            raise HTTPError(404)
+
+
+class Health(Handler):
+    is_open = True
+
+    def get(self) -> None:
+        self.finish_json({"status": "ok", **vars(self.endpoint.batcher.counts)})
+
+
+class Document(Handler):
+    def get(self) -> None:
+        self.finish_json(self.endpoint.document)
+
+
+class Page(Handler):
+    def get(self) -> None:
+        endpoint = self.endpoint
+        self.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+        address = f"{self.request.protocol}://{self.request.host}"
+        page = template("serve.html")
+        example = json.dumps(endpoint.service.example, ensure_ascii=False)
+        row = endpoint.document["components"]["schemas"]["Row"]
+        self.finish(
+            page.render(
+                run=endpoint.run,
+                address=address,
+                row=row,
+                example=example,
+                token=endpoint.token is not None,
+                image=bool(endpoint.service.schema.image and not endpoint.service.schema.table),
+            )
+        )
+
+
+@stream_request_body
+class Predict(Handler):
+    """Predictions. The body is received in parts, so that a large one is refused before it is in memory."""
+
+    def prepare(self) -> None:
+        self.body = bytearray()
+        super().prepare()
+        if not self._finished and int(self.request.headers.get("Content-Length", 0)) > self.endpoint.limits.body_bytes:
+            self._refuse_size()
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._finished:
+            return
+        self.body += chunk
+        if len(self.body) > self.endpoint.limits.body_bytes:
+            self._refuse_size()
+
+    def _refuse_size(self) -> None:
+        most = self.endpoint.limits.body_bytes
+        self.body.clear()
+        self.refuse(413, [Problem(f"the body has more than {most:,} bytes; send fewer rows at once")])
+
+    async def post(self) -> None:
+        if self._finished:
+            return
+        try:
+            kind = self.request.headers.get("Content-Type", "")
+            rows = parse_body(self.endpoint.service.schema, kind, bytes(self.body))
+            answer = await self.endpoint.batcher.answer(rows)
+        except RequestError as error:
+            self.refuse(error.status, error.problems)
+        except FullError:
+            self.set_header("Retry-After", "1")
+            self.refuse(503, [Problem("too many requests are waiting; try again later")])
+        else:
+            if answer.problems:
+                self.refuse(422, answer.problems)
+            else:
+                self.finish_json(answer.to_json())
+
+
+def make_application(endpoint: Endpoint) -> Application:
+    """The routes of the server."""
+    shared = {"endpoint": endpoint}
+    routes: list[Any] = [
+        ("/predict", Predict, shared),
+        ("/health", Health, shared),
+        ("/openapi.json", Document, shared),
+    ]
+    routes.append(("/", Page, shared))
+    return Application(routes, default_handler_class=Unknown, default_handler_args=shared, log_function=_log_request)
+
+
+def _log_request(handler: RequestHandler) -> None:
+    log.info(
+        "%s %s: %d, %.1f ms",
+        handler.request.method,
+        handler.request.path,
+        handler.get_status(),
+        1000 * handler.request.request_time(),
+    )
+
+
+async def serve(
+    service: Service,
+    run: str,
+    host: str,
+    port: int,
+    token: str | None,
+    ready: Callable[[str], None],
+    limits: Limits = LIMITS,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then answer the requests that have arrived.
+
+    `ready` is called with the address once the server listens; port 0 is a free one. Raises UsageError if it cannot
+    listen there.
+    """
+    batcher = Batcher[GivenRow, Answer](service.answer, limits)
+    document = describe_service(service.schema, run, service.example, token is not None)
+    endpoint = Endpoint(service, batcher, token, document, run=run, limits=limits)
+    try:
+        sockets = bind_sockets(port, host)
+    except OSError as error:
+        raise UsageError(
+            f"--host {host}, --port {port}: {error.strerror}; choose others, port 0 for a free one"
+        ) from None
+    await asyncio.get_running_loop().run_in_executor(batcher.thread, service.warm_up)
+    server = HTTPServer(make_application(endpoint), max_body_size=DISCARDED * limits.body_bytes)
+    server.add_sockets(sockets)
+    predicting = asyncio.create_task(batcher.run())
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    name = f"[{host}]" if ":" in host else host
+    ready(f"http://{name}:{sockets[0].getsockname()[1]}")
+    await stopped.wait()
+    server.stop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEAVE_SECONDS):
+            while endpoint.busy:
+                await asyncio.sleep(0.01)
+    predicting.cancel()
+    await server.close_all_connections()
+    batcher.thread.shutdown(wait=False, cancel_futures=True)
