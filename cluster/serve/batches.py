@@ -15,17 +15,20 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Limits:
-    """`batch_rows`: rows from which on a batch is not made larger; a request is never divided. `waiting` requests may
-    wait for a batch, and a batch waits `seconds` for more of them. A body has at most `body_bytes`."""
+    """`batch_rows`: rows from which on a batch is not made larger; a request is never divided. A batch waits `seconds`
+    for more requests. `request_rows` and `body_bytes` bound a request, `waiting_rows` those that wait for a batch, and
+    `requests` those that are received or answered at the same time."""
 
     batch_rows: int = 512
-    waiting: int = 256
+    request_rows: int = 10_000
+    waiting_rows: int = 20_000
+    requests: int = 128
     seconds: float = 0.002
-    body_bytes: int = 32 << 20
+    body_bytes: int = 16 << 20
 
 
 class FullError(Exception):
-    """Too many requests are waiting."""
+    """Too many rows are waiting."""
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Batcher(Generic[Row, Answer]):
 
     async def answer(self, rows: Sequence[Row]) -> Answer:
         """The answer to a request. Raises FullError at once if too many are waiting."""
-        if len(self._waiting) >= self.limits.waiting:
+        if self._rows() + len(rows) > self.limits.waiting_rows:
             raise FullError
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((rows, future))
@@ -65,13 +68,17 @@ class Batcher(Generic[Row, Answer]):
         """Predict batches until the task is cancelled."""
         while True:
             await self._arrived.wait()
-            if sum(len(rows) for rows, _ in self._waiting) < self.limits.batch_rows:
+            if self._rows() < self.limits.batch_rows:
                 await asyncio.sleep(self.limits.seconds)
             batch = self._take()
             if not self._waiting:
                 self._arrived.clear()
             if batch:
                 await self._predict(batch)
+
+    def _rows(self) -> int:
+        """The number of rows that are waiting."""
+        return sum(len(rows) for rows, _ in self._waiting)
 
     def _take(self) -> list[tuple[Sequence[Row], "asyncio.Future[Answer]"]]:
         """The next requests, without those whose clients have left."""

@@ -8,7 +8,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -25,6 +25,8 @@ from .service import Answer, Service
 
 log = logging.getLogger(__name__)
 
+BODY_SECONDS = 60.0  # to receive a body
+IDLE_SECONDS = 600.0  # until a connection without requests is closed
 LEAVE_SECONDS = 10.0  # for requests that are being answered when the server is stopped
 DISCARDED = 16  # times the largest body: so much is read to answer 413 before the connection is closed
 TOKEN_BYTES = 32
@@ -33,15 +35,20 @@ LIMITS = Limits()
 
 @dataclass
 class Endpoint:
-    """What the handlers of requests share. `busy` is the number of requests that are being answered."""
+    """What the handlers of requests share. `open` are those that have not answered yet."""
 
     service: Service
     batcher: Batcher[GivenRow, Answer]
     token: str | None
     document: dict[str, Any]
-    busy: int = 0
     run: str = ""
     limits: Limits = LIMITS
+    open: set["Handler"] = field(default_factory=set)
+
+    def busy(self) -> int:
+        """The number of requests that are being received or answered. Clients may have left in between."""
+        self.open = {handler for handler in self.open if handler.is_connected}
+        return len(self.open)
 
 
 def choose_token(host: str, token: str | None) -> str | None:
@@ -57,10 +64,16 @@ class Handler(RequestHandler):
 
     def initialize(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        endpoint.busy += 1
+        endpoint.open.add(self)
 
     def on_finish(self) -> None:
-        self.endpoint.busy -= 1
+        self.endpoint.open.discard(self)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client is still there."""
+        stream = getattr(self.request.connection, "stream", None)
+        return stream is not None and not stream.closed()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -73,8 +86,8 @@ class Handler(RequestHandler):
             if not on_loopback(self.request.host_name.strip("[]")):
                 self.refuse(403, [Problem("the host is not this machine; use the address that the server printed")])
         elif not self.is_open:
-            given = self.request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
                 self.set_header("WWW-Authenticate", "Bearer")
                 self.refuse(401, [Problem("the token is missing or wrong; send 'Authorization: Bearer TOKEN'")])
 
@@ -145,7 +158,11 @@ class Predict(Handler):
     def prepare(self) -> None:
         self.body = bytearray()
         super().prepare()
-        if not self._finished and int(self.request.headers.get("Content-Length", 0)) > self.endpoint.limits.body_bytes:
+        if self._finished:
+            return
+        if self.endpoint.busy() > self.endpoint.limits.requests:
+            self._refuse_work()
+        elif int(self.request.headers.get("Content-Length", 0)) > self.endpoint.limits.body_bytes:
             self._refuse_size()
 
     def data_received(self, chunk: bytes) -> None:
@@ -160,23 +177,33 @@ class Predict(Handler):
         self.body.clear()
         self.refuse(413, [Problem(f"the body has more than {most:,} bytes; send fewer rows at once")])
 
+    def _refuse_work(self) -> None:
+        self.set_header("Retry-After", "1")
+        self.refuse(503, [Problem("too many requests are waiting; try again later")])
+
     async def post(self) -> None:
         if self._finished:
             return
         try:
-            kind = self.request.headers.get("Content-Type", "")
-            rows = parse_body(self.endpoint.service.schema, kind, bytes(self.body))
-            answer = await self.endpoint.batcher.answer(rows)
+            answer = await self.endpoint.batcher.answer(self._rows())
         except RequestError as error:
             self.refuse(error.status, error.problems)
         except FullError:
-            self.set_header("Retry-After", "1")
-            self.refuse(503, [Problem("too many requests are waiting; try again later")])
+            self._refuse_work()
         else:
             if answer.problems:
                 self.refuse(422, answer.problems)
             else:
                 self.finish_json(answer.to_json())
+
+    def _rows(self) -> list[GivenRow]:
+        """The rows of the body. Raises RequestError for too many: each image takes much memory once it is decoded."""
+        limits, schema = self.endpoint.limits, self.endpoint.service.schema
+        rows = parse_body(schema, self.request.headers.get("Content-Type", ""), bytes(self.body))
+        most = limits.batch_rows if schema.image else limits.request_rows
+        if len(rows) > most:
+            raise RequestError(413, [Problem(f"the request has {len(rows):,} rows; send at most {most:,} at once")])
+        return rows
 
 
 def make_application(endpoint: Endpoint) -> Application:
@@ -225,7 +252,12 @@ async def serve(
             f"--host {host}, --port {port}: {error.strerror}; choose others, port 0 for a free one"
         ) from None
     await asyncio.get_running_loop().run_in_executor(batcher.thread, service.warm_up)
-    server = HTTPServer(make_application(endpoint), max_body_size=DISCARDED * limits.body_bytes)
+    server = HTTPServer(
+        make_application(endpoint),
+        max_body_size=DISCARDED * limits.body_bytes,
+        body_timeout=BODY_SECONDS,
+        idle_connection_timeout=IDLE_SECONDS,
+    )
     server.add_sockets(sockets)
     predicting = asyncio.create_task(batcher.run())
     stopped = asyncio.Event()
@@ -237,7 +269,7 @@ async def serve(
     server.stop()
     with suppress(TimeoutError):
         async with asyncio.timeout(LEAVE_SECONDS):
-            while endpoint.busy:
+            while endpoint.busy():
                 await asyncio.sleep(0.01)
     predicting.cancel()
     await server.close_all_connections()

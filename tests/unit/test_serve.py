@@ -199,7 +199,7 @@ def test_a_large_body_is_refused_before_it_is_sent(address: str) -> None:
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["errors"][0]["reason"]) == (
         413,
-        "the body has more than 33,554,432 bytes; send fewer rows at once",
+        "the body has more than 16,777,216 bytes; send fewer rows at once",
     )
     connection.close()
 
@@ -282,25 +282,34 @@ def served(service: Service, client: Client, token: str | None = None, **limits:
 
 
 def test_a_token_is_needed_where_there_is_one(run: Path) -> None:
-    def client(address: str) -> list[int]:
-        tokens = [
-            {},
-            {"Authorization": "Bearer wrong"},
-            {"Authorization": "Bearer sécret"},
-            {"Authorization": "Bearer secret"},
-        ]
-        paths = ("openapi.json", "predict", "", "nothing")
-        found = [ask(f"{address}/health", Host="elsewhere.example")[0]]
-        for token in tokens[:2]:
-            found += [ask(f"{address}/{path}", b"{}" if path == "predict" else None, **token)[0] for path in paths]
-        return [
-            *found,
-            ask(f"{address}/openapi.json", **tokens[3])[0],
-            ask(f"{address}/predict", rows[0], **tokens[3])[0],
-        ]
+    rows, right = rows_of(run), {"Authorization": "Bearer secret"}
 
-    rows = rows_of(run)
-    assert served(Service(run), client, "secret") == [200, *[401] * 8, 200, 200]
+    def client(address: str) -> list[int]:
+        found = [ask(f"{address}/health", Host="elsewhere.example")[0]]
+        for given in ("", "secret", "Bearer", "Bearer wrong", "Bearer s\xe9cret", "Basic secret", "Bearer secrets"):
+            for path in ("openapi.json", "predict", "", "nothing"):
+                found.append(ask(f"{address}/{path}", rows if path == "predict" else None, Authorization=given)[0])
+        return [*found, ask(f"{address}/openapi.json", **right)[0], ask(f"{address}/predict", rows[0], **right)[0]]
+
+    assert served(Service(run), client, "secret") == [200, *[401] * 28, 200, 200]
+
+
+def test_too_much_at_once_is_refused(run: Path) -> None:
+    rows = rows_of(run)[:6]
+
+    def client(address: str) -> list[int]:
+        for _ in range(5):  # clients that leave before they have sent everything
+            connection = HTTPConnection(address.removeprefix("http://"))
+            connection.putrequest("POST", "/predict")
+            connection.putheader("Content-Length", "1000")
+            connection.endheaders(b"[")
+            connection.close()
+        with ThreadPoolExecutor(4) as threads:  # one is answered, and one is received, while others come
+            several = list(threads.map(lambda _: ask(f"{address}/predict", rows[:4])[0], range(4)))
+        return [ask(f"{address}/predict", rows)[0], *sorted(several), ask(f"{address}/health")[0]]
+
+    found = served(Service(run), client, request_rows=5, requests=2, seconds=1.0)
+    assert found == [413, 200, 200, 503, 503, 200]
 
 
 def test_a_request_that_has_arrived_is_answered_before_the_server_ends(run: Path) -> None:
@@ -332,7 +341,7 @@ def test_the_queue_is_bounded_and_batches_too() -> None:
         return [sum(rows) for rows in requests]
 
     async def main() -> None:
-        batcher = Batcher[int, int](predict, Limits(batch_rows=4, waiting=5, seconds=0.05))
+        batcher = Batcher[int, int](predict, Limits(batch_rows=4, waiting_rows=15, seconds=0.05))
         asked = [asyncio.ensure_future(batcher.answer(rows)) for rows in ([1], [2, 3], [4, 5], [6] * 9, [7])]
         await asyncio.sleep(0)
         with pytest.raises(FullError):
