@@ -135,6 +135,10 @@ chaos-stops: install
 	$(BIN)/python -m tests.chaos.stops $(COUNT) 0 $(KINDS)
 
 # How much an open run page slows the training down. Needs chromium.
+.PHONY: bench-serve
+bench-serve: install
+	$(BIN)/python -m tests.benchmarks.serve
+
 .PHONY: bench-watch
 bench-watch: install
 	$(BIN)/python -m tests.benchmarks.watch $(DIGITS) build/bench-watch.json

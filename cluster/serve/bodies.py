@@ -110,11 +110,13 @@ def _of_json(schema: Schema, row: Any, number: int) -> Parsed:
     if not isinstance(row, dict):
         return GivenRow({}), [Problem("a row must be an object of values by column name", number)]
     problems, texts = list[Problem](), dict[Any, Any]()
-    for name in {*row} & {*schema.tabular.features}:
-        texts[name] = _text(row[name], schema.tabular.categories.get(name, ()))
-        if texts[name] is None:
-            problems.append(Problem("the value must be a number, a string or null", number, name))
-            texts[name] = ""
+    tabular = schema.tabular
+    for name in tabular.features:
+        if name in row:
+            text = _text(row[name], tabular.categories.get(name, ()))
+            if text is None:
+                problems.append(Problem("the value must be a number, a string or null", number, name))
+            texts[name] = text or ""
     image = b""
     if schema.image:
         try:

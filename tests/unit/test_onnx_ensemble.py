@@ -75,7 +75,7 @@ def mixed_table() -> pd.DataFrame:
         {
             "age": np.where(draws.random(ROWS) < 0.2, np.nan, draws.normal(40, 10, ROWS).round(1)),
             "label": draws.normal(1e9, 1, ROWS),  # also the name of an output
-            "port": draws.choice(["S", "C", "Q", None], ROWS),
+            "port": draws.choice(np.array(["S", "C", "Q", None], object), ROWS),
             "when": when.strftime("%Y-%m-%d %H:%M:%S"),
             "ticket": [f"t{number % 70}" for number in range(ROWS)],
         }
@@ -187,7 +187,7 @@ def test_columns_beside_images_are_inputs_too(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
     lines = [f"{'light' if n % 2 else 'dark'}/{n}.png,{'ab'[n % 2]},{n / 7:.3f},{'mfx'[n % 3]}" for n in range(60)]
     (tmp_path / "labels.csv").write_text("\n".join(["path,y,age,sex", *lines]))
-    named = {"labels": tmp_path / "labels.csv", "label": "y", "feature": "age", "category": "sex"}
+    named: dict[str, Any] = {"labels": tmp_path / "labels.csv", "label": "y", "feature": "age", "category": "sex"}
     dataset = fs.convert_images(tmp_path / "photos", tmp_path / "data.zarr", size=8, color="gray", **named)
     (tmp_path / "both.py").write_text(BESIDE)
     job, run = trained(dataset, tmp_path / "run", model=f"{tmp_path / 'both.py'}:Both", batch_size=16)
