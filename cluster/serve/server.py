@@ -4,18 +4,18 @@ import asyncio
 import hmac
 import json
 import logging
-import secrets
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from socket import socket
 from typing import Any
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from ...storage.errors import FoldstreamError, UsageError
+from ...storage.errors import FoldstreamError
+from ...storage.format import IMAGE
 from ..loopback import on_loopback
 from ..views.pages import template
 from .batches import Batcher, FullError, Limits
@@ -29,7 +29,7 @@ BODY_SECONDS = 60.0  # to receive a body
 IDLE_SECONDS = 600.0  # until a connection without requests is closed
 LEAVE_SECONDS = 10.0  # for requests that are being answered when the server is stopped
 DISCARDED = 16  # times the largest body: so much is read to answer 413 before the connection is closed
-TOKEN_BYTES = 32
+POLL_SECONDS = 0.01
 LIMITS = Limits()
 
 
@@ -49,12 +49,6 @@ class Endpoint:
         """The number of requests that are being received or answered. Clients may have left in between."""
         self.open = {handler for handler in self.open if handler.is_connected}
         return len(self.open)
-
-
-def choose_token(host: str, token: str | None) -> str | None:
-    """The token that clients must send: the given one, a new one on an address that other machines can reach, or
-    none."""
-    return token or (None if on_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES))
 
 
 class Handler(RequestHandler):
@@ -137,7 +131,8 @@ class Page(Handler):
         self.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
         address = f"{self.request.protocol}://{self.request.host}"
         page = template("serve.html")
-        example = json.dumps(endpoint.service.example, ensure_ascii=False)
+        image = {IMAGE: "BASE64"} if endpoint.service.schema.image else {}
+        example = json.dumps({**endpoint.service.example, **image}, ensure_ascii=False)
         row = endpoint.document["components"]["schemas"]["Row"]
         self.finish(
             page.render(
@@ -209,12 +204,8 @@ class Predict(Handler):
 def make_application(endpoint: Endpoint) -> Application:
     """The routes of the server."""
     shared = {"endpoint": endpoint}
-    routes: list[Any] = [
-        ("/predict", Predict, shared),
-        ("/health", Health, shared),
-        ("/openapi.json", Document, shared),
-    ]
-    routes.append(("/", Page, shared))
+    handlers = {"/predict": Predict, "/health": Health, "/openapi.json": Document, "/": Page}
+    routes: list[Any] = [(path, handler, shared) for path, handler in handlers.items()]
     return Application(routes, default_handler_class=Unknown, default_handler_args=shared, log_function=_log_request)
 
 
@@ -231,27 +222,20 @@ def _log_request(handler: RequestHandler) -> None:
 async def serve(
     service: Service,
     run: str,
-    host: str,
-    port: int,
+    sockets: list[socket],
     token: str | None,
-    ready: Callable[[str], None],
+    ready: Callable[[], None],
     limits: Limits = LIMITS,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then answer the requests that have arrived.
-
-    `ready` is called with the address once the server listens; port 0 is a free one. Raises UsageError if it cannot
-    listen there.
-    """
+    """Serve until SIGTERM or Ctrl-C, then answer the requests that have arrived. `ready` is called once requests are
+    answered."""
     batcher = Batcher[GivenRow, Answer](service.answer, limits)
     document = describe_service(service.schema, run, service.example, token is not None)
     endpoint = Endpoint(service, batcher, token, document, run=run, limits=limits)
-    try:
-        sockets = bind_sockets(port, host)
-    except OSError as error:
-        raise UsageError(
-            f"--host {host}, --port {port}: {error.strerror}; choose others, port 0 for a free one"
-        ) from None
-    await asyncio.get_running_loop().run_in_executor(batcher.thread, service.warm_up)
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await loop.run_in_executor(batcher.thread, service.warm_up)
     server = HTTPServer(
         make_application(endpoint),
         max_body_size=DISCARDED * limits.body_bytes,
@@ -260,17 +244,13 @@ async def serve(
     )
     server.add_sockets(sockets)
     predicting = asyncio.create_task(batcher.run())
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    name = f"[{host}]" if ":" in host else host
-    ready(f"http://{name}:{sockets[0].getsockname()[1]}")
+    ready()
     await stopped.wait()
     server.stop()
     with suppress(TimeoutError):
         async with asyncio.timeout(LEAVE_SECONDS):
             while endpoint.busy():
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(POLL_SECONDS)
     predicting.cancel()
     await server.close_all_connections()
     batcher.thread.shutdown(wait=False, cancel_futures=True)

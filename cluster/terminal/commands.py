@@ -217,20 +217,21 @@ def serve(
     """
     import asyncio
 
+    from ..serve.address import address_of, choose_token, listen
+
+    sockets, needed = listen(host, port), choose_token(host, token)
     console.print(f"loading: {run}", highlight=False, soft_wrap=True)
-    from ..serve.server import choose_token
     from ..serve.server import serve as serve_run
     from ..serve.service import Service
 
-    needed = choose_token(host, token)
-
-    def ready(address: str) -> None:
+    def ready() -> None:
+        address = address_of(sockets)
         console.print(f"{run}: {address}, press Ctrl-C to stop", highlight=False, soft_wrap=True)
         if needed and not token:
             console.print(f"token: {needed}", highlight=False, soft_wrap=True)
         print_json({"name": run, "value": address, "token": None if token else needed})
 
-    asyncio.run(serve_run(Service(run, ensemble), run, host, port, needed, ready))
+    asyncio.run(serve_run(Service(run, ensemble), run, sockets, needed, ready))
 
 
 @commands.command()

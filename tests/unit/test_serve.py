@@ -24,9 +24,11 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from foldstream.cluster.serve.address import address_of, choose_token, listen
 from foldstream.cluster.serve.batches import Batcher, FullError, Limits
-from foldstream.cluster.serve.server import choose_token, serve
+from foldstream.cluster.serve.server import serve
 from foldstream.cluster.serve.service import Service
+from foldstream.storage.errors import UsageError
 from PIL import Image
 
 ROWS = 240
@@ -261,16 +263,16 @@ def served(service: Service, client: Client, token: str | None = None, **limits:
     """What a client finds at the address of a server in this process, which SIGTERM stops."""
 
     async def main() -> Any:
-        loop, found = asyncio.get_running_loop(), list[Any]()
+        loop, found, sockets = asyncio.get_running_loop(), list[Any](), listen("127.0.0.1", 0)
 
-        def ready(address: str) -> None:
-            found.append(loop.run_in_executor(None, client, address))
+        def ready() -> None:
+            found.append(loop.run_in_executor(None, client, address_of(sockets)))
 
         def stop(_: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         serving = asyncio.create_task(
-            serve(service, "run", "127.0.0.1", 0, token, ready, Limits(**limits))  # type: ignore[arg-type]
+            serve(service, "run", sockets, token, ready, Limits(**limits))  # type: ignore[arg-type]
         )
         while not found and not serving.done():
             await asyncio.sleep(0.01)
@@ -329,6 +331,12 @@ def test_other_addresses_demand_a_token() -> None:
     made = {choose_token(host, token) for host in ("0.0.0.0", "::", "10.0.0.5", "example.org") for token in (None, "")}
     assert len(made) == 8
     assert all(token and len(token) > 40 for token in made)
+
+
+def test_an_address_that_is_taken_is_refused_before_anything_is_loaded() -> None:
+    (taken,) = listen("127.0.0.1", 0)
+    with taken, pytest.raises(UsageError, match="Address already in use; choose others, port 0 for a free one"):
+        listen("127.0.0.1", int(address_of([taken]).rpartition(":")[2]))
 
 
 def test_the_queue_is_bounded_and_batches_too() -> None:
