@@ -73,9 +73,18 @@ class RowEncoder:
         reader = RowReader(self.table, piece, self.columns, NUMBERS, text=text)
         arrays = {spec.name: spec.empty(len(rows)) for spec in self.stored.arrays()}
         batch = reader.read(arrays["x"])
-        layout = Layout(len(rows), len(rows), 1)
-        pieces = np.empty((0, 8), np.int64)
-        plan = ShardPlan(layout, self.stored, self.columns, [self.table], pieces, True, "all", False, True, True)
+        plan = ShardPlan(
+            layout=Layout(len(rows), len(rows), 1),
+            schema=self.stored,
+            columns=self.columns,
+            tables=[self.table],
+            pieces=np.empty((0, 8), np.int64),
+            sampled=True,  # a value that does not fit is a MisfitError
+            rounding="all",
+            required=False,
+            like_other=True,
+            encode_unknown=True,
+        )
         if batch.rows:
             ShardFiller(plan, arrays).place(reader, batch, slice(0, batch.rows))
         x = arrays["x"][: batch.rows]
