@@ -333,6 +333,7 @@ def test_other_addresses_demand_a_token() -> None:
     assert all(token and len(token) > 40 for token in made)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tornado leaves the socket open
 def test_an_address_that_is_taken_is_refused_before_anything_is_loaded() -> None:
     (taken,) = listen("127.0.0.1", 0)
     with taken, pytest.raises(UsageError, match="Address already in use; choose others, port 0 for a free one"):
