@@ -213,7 +213,9 @@ def serve(
 ) -> None:
     """Serve predictions of a run over HTTP until Ctrl-C: JSON, CSV or images in, JSON out.
 
-    Example: foldstream serve runs/titanic --port 8000
+    Examples:
+        foldstream serve runs/titanic --port 8000
+        foldstream serve runs/titanic --host 0.0.0.0
     """
     import asyncio
 
