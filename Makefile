@@ -140,6 +140,11 @@ COUNT ?= 10
 chaos-stops: install
 	$(BIN)/python -m tests.chaos.stops $(COUNT) 0 $(KINDS)
 
+# The latency of single rows and the throughput of 'foldstream serve'.
+.PHONY: bench-serve
+bench-serve: install
+	$(BIN)/python -m tests.benchmarks.serve
+
 # How much an open run page slows the training down. Needs chromium.
 .PHONY: bench-watch
 bench-watch: install

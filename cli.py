@@ -199,18 +199,29 @@ def oof(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write to, one file per fold.")],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="Folder to write to, one file per fold; with --ensemble also a file NAME.onnx."
+        ),
+    ],
     format: Annotated[str, typer.Option(help="File format: torchscript, onnx or safetensors.")] = "torchscript",
+    ensemble: Annotated[
+        bool,
+        typer.Option("--ensemble", help="With --format onnx: one file of all folds, which takes columns as they are."),
+    ] = False,
 ) -> None:
-    """Export the folds' models for use without Foldstream. They take stored rows and return logits or values.
+    """Export the folds' models for use without Foldstream. They take stored rows and return logits or values. With
+    --ensemble, one ONNX file takes rows as they are and predicts what 'foldstream predict' does.
 
     Examples:
         foldstream export runs/titanic exported
         foldstream export runs/titanic exported --format onnx
+        foldstream export runs/titanic titanic.onnx --format onnx --ensemble
     """
     from .training.model.export import export as export_models
 
-    for file in export_models(run, out, format=format):
+    for file in export_models(run, out, format=format, ensemble=ensemble):
         console.print(str(file), highlight=False, soft_wrap=True)
 
 

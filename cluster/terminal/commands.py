@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
+from ..loopback import LOOPBACK
 from ..ray.auth import make_token, use_token
 from ..requests import SubmitRequest
 from .output import console, print_json, print_result
@@ -184,7 +185,6 @@ def watch(
         foldstream watch runs/titanic --open
         foldstream watch s3://bucket/runs/titanic --port 5010
     """
-    from ..loopback import LOOPBACK
     from ..views.watch import run_server
 
     run = ", ".join(runs)
@@ -196,6 +196,49 @@ def watch(
             typer.launch(address)
         with suppress(KeyboardInterrupt):
             server.io_loop.start()
+
+
+@commands.command()
+def serve(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a complete run.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Clients need a token, unless it is loopback.")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDSTREAM_TOKEN",
+            help="Token that clients must send; by default a new one is printed, or none is needed on loopback.",
+        ),
+    ] = None,
+    ensemble: Annotated[
+        str, typer.Option(help="How the folds' predictions are combined, as for 'foldstream predict'.")
+    ] = "mean",
+) -> None:
+    """Serve predictions of a run over HTTP until Ctrl-C: JSON, CSV or images in, JSON out.
+
+    Examples:
+        foldstream serve runs/titanic --port 8000
+        foldstream serve runs/titanic --host 0.0.0.0
+    """
+    import asyncio
+
+    from ..serve.address import address_of, choose_token, listen
+
+    sockets, needed = listen(host, port), choose_token(host, token)
+    console.print(f"loading: {run}", highlight=False, soft_wrap=True)
+    from ..serve.server import serve as serve_run
+    from ..serve.service import Service
+
+    def ready() -> None:
+        address = address_of(sockets)
+        console.print(f"{run}: {address}, press Ctrl-C to stop", highlight=False, soft_wrap=True)
+        if needed and not token:
+            console.print(f"token: {needed}", highlight=False, soft_wrap=True)
+        print_json({"name": run, "value": address, "token": None if token else needed})
+
+    asyncio.run(serve_run(Service(run, ensemble), run, sockets, needed, ready))
 
 
 @commands.command()

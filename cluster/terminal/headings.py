@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 HEADINGS = {
     "Data": ("convert", "split", "info", "verify"),
-    "Train": ("train", "predict", "oof", "export", "run", "plan", "watch", "status"),
+    "Train": ("train", "predict", "oof", "export", "serve", "run", "plan", "watch", "status"),
     "Cluster": ("cluster", "submit", "jobs", "logs", "stop", "dashboard", "doctor"),
 }
 

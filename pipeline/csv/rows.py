@@ -43,7 +43,8 @@ MOST_INVALID = 1024
 class RowReader:
     """Reads the rows of one piece in batches.
 
-    A missing number becomes NaN (0 for integer types) and is listed, or is an error with `required`.
+    A missing number becomes NaN (0 for integer types) and is listed, or is an error with `required`. `text` is the
+    padded text of the piece if it is in no file.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class RowReader:
         numbers: Numbers,
         required: bool = False,
         skip: int = 0,
+        text: np.ndarray | None = None,
     ) -> None:
         self.source, self.piece, self.columns, self.numbers, self.required = source, piece, columns, numbers, required
-        self.text = read_piece(source, piece)
+        self.text = read_piece(source, piece) if text is None else text
         self.length = len(self.text) - 1
         self.marks = source.dialect.marks()
         self.position = skip_rows(self.text, skip, self.marks) if skip else 0

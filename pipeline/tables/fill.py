@@ -151,7 +151,7 @@ class ShardFiller:
             batch = reader.read(self.x[window])
             self._check(batch, piece)
             if batch.rows:
-                self._place(reader, batch, slice(at, at + batch.rows))
+                self.place(reader, batch, slice(at, at + batch.rows))
             at += batch.rows
         if at != rows.stop:
             raise SourceError(
@@ -183,8 +183,8 @@ class ShardFiller:
             "no longer change"
         )
 
-    def _place(self, reader: Reader, batch: RowBatch, rows: slice) -> None:
-        """Store everything that is not a plain number: categories, dates, labels, keys."""
+    def place(self, reader: Reader, batch: RowBatch, rows: slice) -> None:
+        """Store everything of a batch that is not a plain number: categories, dates, labels, keys."""
         schema, places, x = self.schema, self.columns.places, self.x[rows]
         texts = dict(zip(self.columns.texts, batch.texts, strict=True))
         missing = batch.missing[np.argsort(batch.missing[:, 1], kind="stable")]

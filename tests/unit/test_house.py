@@ -31,7 +31,7 @@ ROOMS = {
         "dask runs",
         "callbacks views doctor",
         "api",
-        "planning submit",
+        "planning submit serve",
         "terminal",
     ],
 }

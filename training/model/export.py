@@ -3,11 +3,11 @@
 import io
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,16 @@ from torch.jit._trace import TracerWarning
 
 from ...storage.errors import UsageError, check_choice, disk_in_words
 from ...storage.fold_plan import open_plan
-from ...storage.format import x_of
 from ...storage.places.json_files import write_json
 from ...storage.places.locate import Location, locate
-from ..run import RunFolder, best_folder, is_done, load_job
+from ...storage.places.place import Place
+from ..run import RunFolder, RunJob, best_folder, is_done, load_job
 from ..zoo.user_code import describe_error
-from .prediction import load_predictor
+from .onnx_file import Stored, ensemble_to_onnx, example_rows, to_onnx
+from .prediction import Predictor, load_predictor
 from .weights import contiguous_copy
 
-Stored = Tensor | dict[str, Tensor]
-"""The `x` of a batch."""
-EXAMPLE_ROWS = 2  # models are traced with so many rows; any number gives the same trace
+ENSEMBLE_FILE = "ensemble.onnx"
 
 
 class UnscaleTargets(nn.Module):
@@ -69,6 +68,18 @@ def load_models(run: Location) -> list[nn.Module]:
         >>> batch = next(iter(fs.stream("digits.zarr", split="test")))
         >>> probabilities = sum(model(batch.x).softmax(dim=1) for model in models) / len(models)
     """
+    job, predictors = load_predictors(run)
+    models: list[nn.Module] = []
+    for predictor in predictors:
+        parts: list[tuple[str, nn.Module]] = [("prepare", predictor.prepare), ("model", predictor.model)]
+        if not job.schema.probabilities:
+            parts.append(("units", UnscaleTargets(predictor.objective.center, predictor.objective.spread)))
+        models.append(nn.Sequential(OrderedDict(parts)).eval())
+    return models
+
+
+def load_predictors(run: Location) -> tuple[RunJob, list[Predictor]]:
+    """The job of a run, and the trained models of its folds on the CPU; see `load_models`."""
     folder = RunFolder(best_folder(locate(run)))
     job = load_job(folder)
     folds = range(len(open_plan(folder.folds).models))
@@ -77,31 +88,30 @@ def load_models(run: Location) -> list[nn.Module]:
             f"{run} is incomplete: folds {', '.join(unfinished)} are not fully trained; run its 'foldstream train' "
             "command again to resume it"
         )
-    models: list[nn.Module] = []
-    for fold in folds:
-        with torch.random.fork_rng(devices=[]):  # initializing a model seeds the global generator
-            predictor = load_predictor(job, folder, fold, torch.device("cpu"))
-        parts: list[tuple[str, nn.Module]] = [("prepare", predictor.prepare), ("model", predictor.model)]
-        if not job.schema.probabilities:
-            parts.append(("units", UnscaleTargets(predictor.objective.center, predictor.objective.spread)))
-        models.append(nn.Sequential(OrderedDict(parts)).eval())
-    return models
+    with torch.random.fork_rng(devices=[]):  # initializing a model seeds the global generator
+        return job, [load_predictor(job, folder, fold, torch.device("cpu")) for fold in folds]
 
 
-def export(run: Location, out: Location, *, format: str = "torchscript") -> list[Path]:
+def export(run: Location, out: Location, *, format: str = "torchscript", ensemble: bool = False) -> list[Path]:
     """Write the models that `load_models` returns to files that can be read without Foldstream.
 
     An additional file `export.json` lists the model files, and whether the outputs are `logits` or `values`. Its
     `schema` describes the columns of a row and the classes or targets.
 
+    With `ensemble`, the mean of all folds becomes one ONNX file instead, which predicts what `predict` does. It has an
+    input per column of a table (numbers and dates, the latter as days or seconds since 1970, as double with NaN for a
+    missing value; categories as strings), or the input `image` or `x`, an array as stored in the dataset. Its outputs
+    are `label`, the names of the classes, and `probabilities`, or `prediction` for regression.
+
     Args:
         run: The folder of the run, or of a grid search, whose best candidate is exported.
-        out: The folder to write to. It is created if necessary.
+        out: The folder to write to. It is created if necessary. With `ensemble`, it may be a file `NAME.onnx`.
         format: `torchscript` (for `torch.jit.load`), `onnx` (input `x`, or `image` and `table`; output `y`), or
             `safetensors` (only the weights, named as in `state_dict`).
+        ensemble: Write one file of the whole ensemble, with the preparation of its rows; the format must be `onnx`.
 
     Returns:
-        The model files, one per fold, in order.
+        The model files, one per fold, in order; with `ensemble` a single one.
 
     Raises:
         UsageError: The format is unknown or cannot represent the model, its packages are not installed, `out` is a
@@ -114,30 +124,52 @@ def export(run: Location, out: Location, *, format: str = "torchscript") -> list
         [PosixPath('/home/ada/exported/fold-0.onnx'), ...]
     """
     check_choice("--format", format, FORMATS)
+    if ensemble:
+        return [export_ensemble(run, locate(Path(str(out))), format)]
     folder = locate(Path(str(out)))
     if folder.is_file():
         raise UsageError(f"{out} is a file; choose a folder for the model files")
     models, schema = load_models(run), load_job(RunFolder(best_folder(locate(run)))).schema
     ending, encode = FORMATS[format]
-    arrays = {spec.name: np.zeros((EXAMPLE_ROWS, *spec.row_shape), spec.dtype) for spec in schema.arrays()}
-    rows = x_of({name: torch.from_numpy(values) for name, values in arrays.items()})
+    rows = example_rows(schema)
     files = [folder / f"fold-{fold}{ending}" for fold in range(len(models))]
     for file, model in zip(files, models, strict=True):
-        try:
+        with _refusal_in_words(format, "use --format safetensors, which works for every model"):
             data = encode(model, rows)
-        except UsageError:
-            raise
-        except Exception as error:  # torch and user code may raise anything
-            raise UsageError(
-                f"--format {format}: torch cannot export this model: {describe_error(error)}; "
-                "use --format safetensors, which works for every model"
-            ) from error
         with disk_in_words(folder):
             file.write(data)
     output = "logits" if schema.probabilities else "values"
     description = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
     write_json(folder / "export.json", description)
     return [Path(file) for file in files]
+
+
+def export_ensemble(run: Location, out: Place, format: str) -> Path:
+    """Write the file of a run's ensemble; see `export`."""
+    if format != "onnx":
+        raise UsageError(f"--ensemble writes ONNX files, but --format is {format}; add --format onnx")
+    file = out if out.suffix == FORMATS[format][0] else out / ENSEMBLE_FILE
+    if file.is_dir() or (out.is_file() and out != file):
+        raise UsageError(f"{out} is a {'folder' if out.is_dir() else 'file'}; give a folder, or a file NAME.onnx")
+    job, predictors = load_predictors(run)
+    remedy = "export the folds with --format safetensors, or serve the ensemble with 'foldstream serve'"
+    with _refusal_in_words(format, remedy):
+        data = ensemble_to_onnx(predictors, job.schema)
+    with disk_in_words(file):
+        file.write(data)
+    return Path(file)
+
+
+@contextmanager
+def _refusal_in_words(format: str, remedy: str) -> Iterator[None]:
+    """Raise UsageError, with the remedy, if torch cannot export a model."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # torch and user code may raise anything
+        reason = describe_error(error.__cause__ or error).partition("\n")[0]  # what torch wraps has pages of advice
+        raise UsageError(f"--format {format}: torch cannot export this model: {reason}; {remedy}") from error
 
 
 def to_torchscript(model: nn.Module, rows: Stored) -> bytes:
@@ -149,29 +181,6 @@ def to_torchscript(model: nn.Module, rows: Stored) -> bytes:
         warnings.simplefilter("ignore", TracerWarning)
         torch.jit.save(torch.jit.trace(model, (rows,)), buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
-
-
-def to_onnx(model: nn.Module, rows: Stored) -> bytes:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"--format onnx: {error.name} is not installed; run 'pip install foldstream[export]'"
-        ) from None
-    any_rows = {0: torch.export.Dim("rows")}
-    shapes = dict.fromkeys(rows, any_rows) if isinstance(rows, dict) else any_rows
-    names = [*rows] if isinstance(rows, dict) else ["x"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
-        warnings.filterwarnings("ignore", "# The axis name")  # that inputs have the same number of rows
-        # torch takes a dict that comes last for keywords.
-        program = torch.onnx.export(
-            model, (rows, {}), input_names=names, output_names=["y"], dynamic_shapes=(shapes,), verbose=False
-        )
-    assert program
-    data: bytes = program.model_proto.SerializeToString()
-    return data
 
 
 def to_safetensors(model: nn.Module, rows: Stored) -> bytes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
-from ...storage.format import TABLE, Statistics, x_of
+from ...storage.format import TABLE, Schema, Statistics, x_of
 from ...storage.machine import this_machine
 from ...storage.parts import write_part
 from ...storage.places.place import Place
@@ -75,6 +75,36 @@ def predict_folds(
             write_part(folders[fold], shard, np.concatenate(rows_of), np.concatenate(values))
 
 
+@dataclass(frozen=True)
+class RunEnsemble:
+    """The trained models of a run, and how their predictions are combined."""
+
+    predictors: tuple[Predictor, ...]
+    kind: str
+    weights: tuple[float, ...]
+    schema: Schema
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Predict stored rows: (rows, outputs), probabilities in float32 or values in float64."""
+        count = len(next(iter(x.values())) if isinstance(x, dict) else x)
+        parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in range(0, count, EVALUATION_BATCH))
+        every = (torch.stack([predictor(part) for predictor in self.predictors]) for part in parts)
+        with _threads_on_cores():
+            return torch.cat([combine(one, self.kind, self.weights, self.schema) for one in every]).numpy()
+
+
+def load_ensemble(job: RunJob, run: RunFolder, kind: str = "mean") -> RunEnsemble:
+    """Load the models of all folds of a run, or with the kind "refit" the one that was trained on all rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = len(open_plan(run.folds).models)
+    folds = [count] if kind == "refit" else range(count)
+    predictors = tuple(load_predictor(job, run, fold, device) for fold in folds)
+    monitored = job.config.monitored
+    scores = [read_result(run.fold(fold))["metrics"].get(monitored, np.nan) for fold in folds]
+    weights = ensemble_weights(scores, scoring_of(job.schema, job.config).higher_is_better(monitored))
+    return RunEnsemble(predictors, kind, tuple(weights), job.schema)
+
+
 def predict_rows(
     job: RunJob, run: RunFolder, dataset: Dataset, ensemble: str = "mean"
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
@@ -83,21 +113,10 @@ def predict_rows(
     Yields batches of rows as a dictionary of their arrays, and their predictions, (rows, outputs): probabilities in
     float32, or values in float64.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    count = len(open_plan(run.folds).models)
-    folds = [count] if ensemble == "refit" else range(count)
-    predictors = [load_predictor(job, run, fold, device) for fold in folds]
-    monitored = job.config.monitored
-    scores = [read_result(run.fold(fold))["metrics"].get(monitored, np.nan) for fold in folds]
-    weights = ensemble_weights(scores, scoring_of(job.schema, job.config).higher_is_better(monitored))
+    models = load_ensemble(job, run, ensemble)
     names = tuple(spec.name for spec in dataset.manifest.arrays)
-    with _threads_on_cores():
-        for arrays in all_rows(dataset, names):
-            x = x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})
-            starts = range(0, len(arrays["x"]), EVALUATION_BATCH)
-            parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in starts)
-            every = (torch.stack([predictor(x) for predictor in predictors]) for x in parts)
-            yield arrays, torch.cat([combine(one, ensemble, weights, job.schema) for one in every]).numpy()
+    for arrays in all_rows(dataset, names):
+        yield arrays, models(x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays}))
 
 
 @contextmanager
