@@ -25,14 +25,14 @@ from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
-from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Session
+from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Keywords, Session
 from .entry import entry
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-class ConvertTablesCall(ConvertTablesRequest, Session):
+class ConvertTablesCall(ConvertTablesRequest, Keywords):
     """The keywords of `foldstream.convert_csv`."""
 
 
@@ -94,7 +94,7 @@ def report_file(request: ConversionRequest) -> Path | None:
     return None if request.report is None else Path(request.report).absolute()
 
 
-class ConvertImagesCall(ConvertImagesRequest, Session):
+class ConvertImagesCall(ConvertImagesRequest, Keywords):
     """The keywords of `foldstream.convert_images`."""
 
 

@@ -27,13 +27,13 @@ from ...storage.tasks import Progress, silent
 from ...training.run import RunJob, load_job
 from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
-from ..requests import PredictRequest, Session
+from ..requests import Keywords, PredictRequest, Session
 from ..runs.run import read_run
 from .conversion import absolute, convert_request
 from .entry import entry
 
 
-class PredictCall(PredictRequest, Session):
+class PredictCall(PredictRequest, Keywords):
     """The keywords of `foldstream.predict`."""
 
 
@@ -91,7 +91,7 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
     if request.id and job.schema.image:
         raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
     listed = target.parent / f"{target.name.removesuffix(target.suffix)}.{LEFT_OUT}"
-    with disk_in_words(target), _source_dataset(job, request, target, session) as (dataset, left_out):
+    with disk_in_words(target), source_dataset(job, request, target, session) as (dataset, left_out):
         check_same_features(job.schema, dataset.schema, source)
         from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
 
@@ -136,7 +136,7 @@ def default_columns(schema: Schema, rows: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _source_dataset(
+def source_dataset(
     job: RunJob, request: PredictRequest, target: Place, session: Session
 ) -> Iterator[tuple[Dataset, bytes]]:
     """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed, with

@@ -13,11 +13,11 @@ from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
 from ..dask.executor import job_executor
 from ..listener import Listener
-from ..requests import Session, SplitRequest, TrainRequest
+from ..requests import Keywords, Session, SplitRequest, TrainRequest
 from .entry import entry
 
 
-class SplitCall(SplitRequest, Session):
+class SplitCall(SplitRequest, Keywords):
     """The keywords of `foldstream.split_rows`."""
 
 

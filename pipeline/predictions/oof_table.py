@@ -1,6 +1,6 @@
 """Out-of-fold predictions as a CSV or Parquet table for other tools, written shard by shard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,24 @@ WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".
 def write_table(dataset: Dataset, predictions: StoredArrays, target: Place, progress: Progress) -> int:
     """Write the merged predictions of a dataset's rows to a file, atomically. Returns the number of rows."""
     layout = dataset.layout
-    names = [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]
     with target.whole_file() as file:
         writer = None
-        for shard in range(layout.shards):
-            blocks = layout.blocks_of(shard)
-            truth = BlockReader(dataset, names).read(blocks)
-            merged = BlockReader(predictions, ("prediction", "count")).read(blocks)
-            table = table_of(dataset.schema, truth, merged)
+        for shard, table in enumerate(oof_tables(dataset, predictions)):
             writer = writer or WRITERS[target.suffix](file, table.schema)
             writer.write_table(table)
             progress("table", layout.shard_range(shard)[1], layout.rows, "rows")
         if writer:
             writer.close()
     return layout.rows
+
+
+def oof_tables(dataset: Dataset, predictions: StoredArrays) -> Iterator[pa.Table]:
+    """The merged predictions of a dataset's rows as a table for each shard, see `table_of`."""
+    names = [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]
+    for shard in range(dataset.layout.shards):
+        blocks = dataset.layout.blocks_of(shard)
+        truth = BlockReader(dataset, names).read(blocks)
+        yield table_of(dataset.schema, truth, BlockReader(predictions, ("prediction", "count")).read(blocks))
 
 
 def name_of_rows(schema: Schema) -> str:

@@ -195,7 +195,7 @@ def test_what_metadata_tell_is_told_before_torch_is_loaded(
 
 def test_a_complete_run_is_answered_from_its_record(digits: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = fs.train(digits.root, run, model="mlp", folds=2, epochs=1, settings={"hidden": 8}, workers=0)
+    first = fs.train(digits.root, run, model="mlp", folds=2, epochs=1, settings={"hidden": 8}, workers=0).summary
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     options = ["--model", "mlp", "--folds", "2", "--epochs", "1", "--set", "hidden=8"]
     arguments = ["--json", "train", str(digits.root), str(run), *options]

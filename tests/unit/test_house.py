@@ -26,12 +26,12 @@ ROOMS = {
     ],
     "cluster": [
         "listener loopback",
-        "requests",
+        "bars requests",
         "ray",
         "dask runs",
         "callbacks views doctor",
         "api",
-        "planning submit",
+        "planning submit python",
         "terminal",
     ],
 }

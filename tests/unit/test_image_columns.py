@@ -174,7 +174,9 @@ def clinic(tmp_path: Path) -> Path:
 
 def train(folder: Path, run: str, model: str, **options: Any) -> dict[str, Any]:
     usual = {"split": "column", **OPTIONS}
-    return fs.train(folder / "data.zarr", folder / run, model=f"{folder}/own.py:{model}", **{**usual, **options})
+    return fs.train(
+        folder / "data.zarr", folder / run, model=f"{folder}/own.py:{model}", **{**usual, **options}
+    ).summary
 
 
 def weights(folder: Path, run: str) -> list[bytes]:
@@ -298,5 +300,7 @@ def test_the_model_in_the_guide_takes_images_with_columns(clinic: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs/guides/model.md").read_text()
     code = guide.partition("## Images with columns beside them")[2].partition("```python\n")[2].partition("```")[0]
     (clinic / "guide.py").write_text(f"import torch\nfrom torch import nn\n\n{code}")
-    summary = fs.train(clinic / "data.zarr", clinic / "run", model=f"{clinic}/guide.py:Net", **{**OPTIONS, "epochs": 3})
+    summary = fs.train(
+        clinic / "data.zarr", clinic / "run", model=f"{clinic}/guide.py:Net", **{**OPTIONS, "epochs": 3}
+    ).summary
     assert summary["out_of_fold"]["accuracy"] > 0.7

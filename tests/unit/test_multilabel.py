@@ -90,7 +90,9 @@ def test_labels_train_as_in_a_loop_with_binary_cross_entropy(kind: str, tmp_path
         data = fs.convert_images(tmp_path / "photos", tmp_path / "data.zarr", **options)
     assert (data.schema.task, data.schema.y_dtype, data.schema.outputs) == ("multilabel", "uint8", 3)
     for mode in ("fused", "runs"):
-        summary = fs.train(data.place, tmp_path / mode, model=model, settings=settings, fold_mode=mode, **OPTIONS)
+        summary = fs.train(
+            data.place, tmp_path / mode, model=model, settings=settings, fold_mode=mode, **OPTIONS
+        ).summary
     fused, runs, expected = (
         *(load_weights(locate(tmp_path / mode / "folds/1/model.safetensors")) for mode in ("fused", "runs")),
         by_hand(data, tmp_path / "fused", settings),

@@ -350,7 +350,7 @@ def make(sample_shape, outputs, config=None):
     config = config or Config()
     return Block(nn.Linear(x, config.hidden), nn.Linear(config.hidden, outputs))
 
-summary = fs.train(sys.argv[1], sys.argv[2], model=make, folds=2, epochs=1, batch_size=16)
+summary = fs.train(sys.argv[1], sys.argv[2], model=make, folds=2, epochs=1, batch_size=16).summary
 """
 
 

@@ -96,7 +96,7 @@ def test_a_loop_by_hand_with_weights_gives_the_weights_of_train(label: str, tmp_
 @pytest.mark.parametrize("label", ["class", "number"])
 def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
     dataset, run = weighted(tmp_path, label), tmp_path / "run"
-    summary = fs.train(dataset.place, run, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean")
+    summary = fs.train(dataset.place, run, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean").summary
     fused, folder = RunFolder(locate(run)), tmp_path / "runs"
     fs.train(dataset.place, folder, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean", fold_mode="runs")
     plan, x, w = open_plan(fused.folds), column(dataset, "x").astype(np.float64), column(dataset, "column_w")

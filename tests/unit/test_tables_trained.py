@@ -29,7 +29,7 @@ def train(tmp_path: Path) -> Train:
         table.to_csv(tmp_path / "table.csv", index=False)
         fs.convert_csv(tmp_path / "table.csv", tmp_path / "data.zarr", label="y", **(convert or {}))
         usual = {"model": "mlp", "epochs": 5, "batch_size": 32, "folds": 3}
-        return fs.train(tmp_path / "data.zarr", tmp_path / "run", **{**usual, **options})
+        return fs.train(tmp_path / "data.zarr", tmp_path / "run", **{**usual, **options}).summary
 
     return convert_and_train
 
