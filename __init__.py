@@ -2,7 +2,7 @@
 
     import foldstream as fs
 
-    fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
+    fs.convert("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))  # or a DataFrame, arrays, images
     run = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
     run.metrics, run.oof(), run.models  # out-of-fold scores and predictions, plain torch modules
     run.predict("test.csv", out="submission.csv")  # a DataFrame with the probability of each class
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .cluster.api.split import split_rows
     from .cluster.callbacks.callback import Callback
     from .cluster.listener import Listener
+    from .cluster.python.conversion import convert
     from .cluster.python.run import Run
     from .cluster.python.train import train
     from .storage.errors import FoldstreamError
@@ -44,6 +45,7 @@ __all__ = [
     "FoldstreamError",
     "Listener",
     "Run",
+    "convert",
     "convert_csv",
     "convert_images",
     "export",
@@ -64,6 +66,7 @@ _HOMES = {
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
+    "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),
     "export": ("training.model.export", "export"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,11 +20,12 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
 from ...storage.options import as_texts, flag_of
-from ...storage.places.locate import locate
+from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ..dask.executor import job_executor
 from ..listener import SILENT, Listener
 from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Keywords, Session
+from .browse import BrowsableDataset, browsable
 from .entry import entry
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ConvertTablesCall(ConvertTablesRequest, Keywords):
 
 
 @entry(ConvertTablesCall, ConvertTablesRequest)
-def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
+def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDataset:
     """Convert CSV, Parquet, Arrow, Feather and JSON lines into a dataset; CSV and JSON may be compressed (.gz, .bz2,
     .xz, .zst), and all may be in .zip and .tar archives.
 
@@ -71,7 +71,7 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
     Example:
         >>> fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
     """
-    return convert_tables(request, session)
+    return browsable(convert_tables(request, session))
 
 
 def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, session: Session) -> Dataset:
@@ -99,7 +99,7 @@ class ConvertImagesCall(ConvertImagesRequest, Keywords):
 
 
 @entry(ConvertImagesCall, ConvertImagesRequest)
-def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
+def convert_images(request: ConvertImagesRequest, session: Session) -> BrowsableDataset:
     """Convert images in folders, patterns and .tar or .zip archives into a dataset.
 
     Samples are (channels, height, width).
@@ -132,7 +132,7 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
     Example:
         >>> fs.convert_images("photos/", "photos.zarr", size=64, fit="crop")
     """
-    return convert_image_files(request, session)
+    return browsable(convert_image_files(request, session))
 
 
 def convert_image_files(request: ConvertImagesRequest, session: Session) -> Dataset:
@@ -212,7 +212,7 @@ def convert_request(
 
 
 def verify(
-    dataset: str | PathLike[str], *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
+    dataset: Location, *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
 ) -> list[Damage]:
     """Read a whole dataset and find every damaged or missing file.
 
@@ -231,7 +231,7 @@ def verify(
     Example:
         >>> fs.verify("digits.zarr", repair=True)
     """
-    opened = open_dataset(str(dataset))
+    opened = open_dataset(dataset)
     with job_executor(listener, client) as executor:
         damages = find_damage(opened, executor, listener.progress)
         if damages and repair:

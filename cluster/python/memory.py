@@ -1,42 +1,58 @@
 """Tables and arrays in memory, written to files that a conversion reads like any others.
 
 A table becomes a Parquet file. An array of images becomes a tar archive of PNM files, which hold the pixels as they
-are. Files are written batch by batch, and their place is chosen by the caller.
+are, with a table of their labels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from ...storage.errors import UsageError
+from ...storage.errors import FoldstreamError, UsageError
 from ...storage.places.place import Place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LABEL = "label"  # the column of labels that have no name
+LABEL, PATH = "label", "image"  # the column of labels that have no name; that of the names of images
+TABLE, IMAGES, LABELS = "table.parquet", "images.tar", "labels.parquet"
+EARLIER = re.compile(rf"\S+\.[0-9a-f]{{16}}/({TABLE}|{IMAGES}|{LABELS})")
 GROUP_ROWS = 1 << 16  # of a Parquet file, which is read row group by row group
-IMAGES, TABLE, LABELS = "images.tar", "table.parquet", "labels.parquet"
 
 
 @dataclass(frozen=True)
 class Written:
-    """A source in a file: its place, what it is called in messages, whether it is an archive of images, and the index
-    of a pandas DataFrame."""
+    """A source in a file: its place, what it is called in messages, whether it is an archive of images, the options
+    that its conversion needs, and the index of a pandas DataFrame."""
 
-    place: Place
-    name: str
+    place: Any
+    name: str = ""
     images: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     index: pd.Index | None = None
+
+
+@contextmanager
+def named_in_errors(written: Written) -> Iterator[None]:
+    """Errors that name the file of a source in memory call it what the user has."""
+    try:
+        yield
+    except FoldstreamError as error:
+        if written.name:
+            said = (str(one).replace(str(written.place), written.name) for one in error.args)
+            error.args = tuple(EARLIER.sub("what was converted before", one) for one in said)
+        raise
 
 
 def is_in_memory(source: Any) -> bool:
@@ -49,99 +65,146 @@ def is_table(source: Any) -> bool:
     return hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__")
 
 
-def write_source(source: Any, folder: Place) -> Written:
-    """Write a table, or an array of samples, into a folder. Raises UsageError for what cannot be stored."""
-    if is_table(source):
-        index = getattr(source, "index", None)
-        return Written(write_table(arrow_batches(source), folder / TABLE), f"the {kind_of(source)}", index=index)
-    if source.ndim == 2:
-        return Written(write_table(array_batches(source), folder / TABLE), "the array")
-    return Written(write_images(source, folder / IMAGES), "the array", images=True)
+@dataclass(frozen=True)
+class Samples:
+    """A table, or images (rows, height, width) or (rows, height, width, 3) with a table of their labels; the names of
+    the label columns, what the source is called in messages, and the index of a pandas DataFrame."""
+
+    table: pa.Table
+    images: np.ndarray | None
+    labels: tuple[str, ...]
+    name: str
+    index: pd.Index | None
+
+    @classmethod
+    def of(cls, source: Any, label: Any = None) -> Self:
+        """The samples of a table or an array; `label` names columns of a table, or has the labels of the rows.
+
+        Raises UsageError for what cannot be stored.
+        """
+        name = f"the {type(source).__name__}" if is_table(source) else "the array"
+        index = source.index if hasattr(source, "iloc") else None
+        images = checked_images(source) if isinstance(source, np.ndarray) and source.ndim != 2 else None
+        table = pa.table({}) if images is not None else as_table(source, name, "x")
+        named = isinstance(label, str) or (is_table(source) and isinstance(label, list | tuple))
+        if label is None or named:
+            names = (label,) if isinstance(label, str) else tuple(label or ())
+            return cls(table, images, names, name, index)
+        labels = as_table(label, "label", LABEL)
+        rows = table.num_rows if images is None else len(images)
+        if labels.num_rows != rows:
+            raise UsageError(f"label has {labels.num_rows:,} rows, but {name} has {rows:,}; give a label for each row")
+        if twice := {*labels.column_names} & {*table.column_names}:
+            raise UsageError(f"label: {name} has a column '{min(twice)}' too; rename the label or drop the column")
+        columns = {name: one[name] for one in (table, labels) for name in one.column_names}
+        table = pa.table(columns, metadata=table.schema.metadata)
+        return cls(table, images, tuple(labels.column_names), name, index)
+
+    def digest(self) -> str:
+        """What follows from the contents alone, so that the same samples have the same place."""
+        found = hashlib.sha256()
+        sink = pa.PythonFile(_Digested(found), "w")
+        with pa.ipc.new_stream(sink, self.table.schema) as stream:
+            stream.write_table(self.table)
+        if self.images is not None:
+            found.update(repr((self.images.shape, self.images.dtype)).encode())
+            for image in self.images:
+                found.update(np.ascontiguousarray(image).data)
+        return found.hexdigest()[:16]
+
+    def write(self, folder: Place) -> Written:
+        """Write the samples to files in a folder."""
+        if self.images is None:
+            place = folder / TABLE
+            write_parquet(self.table, place)
+            return Written(place, self.name, options={"label": self.labels}, index=self.index)
+        archive, options = folder / IMAGES, image_options(self.images)
+        names = [image_name(row, len(self.images)) for row in range(len(self.images))]
+        write_images(self.images, names, archive)
+        if self.labels:
+            labels = folder / LABELS
+            write_parquet(self.table.add_column(0, PATH, pa.array(names)), labels)
+            options |= {"labels": labels, "label": self.labels}
+        return Written(archive, self.name, True, options)
 
 
-def kind_of(source: Any) -> str:
-    """What to call a table in messages."""
-    return type(source).__name__
+class _Digested(io.RawIOBase):
+    """A file that only digests what is written to it."""
+
+    def __init__(self, digest: Any) -> None:
+        self.digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
 
 
-def arrow_batches(source: Any) -> pa.RecordBatchReader:
-    """The rows of a table as Arrow batches. Raises UsageError for a column with values of different types."""
+def as_table(values: Any, name: str, columns: str) -> pa.Table:
+    """Values as a table: a table of any kind, a column, or an array (rows, …) whose columns are called `columns` and
+    their number. Raises UsageError for a column with values of different types."""
     try:
-        if hasattr(source, "__arrow_c_stream__"):
-            return pa.RecordBatchReader.from_stream(source)
-        return pa.table(source).to_reader()
+        if is_table(values) and getattr(values, "ndim", 2) != 1 and not isinstance(values, pa.Array | pa.ChunkedArray):
+            return pa.table(values)
+        if getattr(values, "ndim", 1) == 2:
+            return pa.table({f"{columns}{number}": pa.array(column) for number, column in enumerate(values.T)})
+        column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(values))
+        return pa.table({str(getattr(values, "name", None) or columns): column})
     except (pa.ArrowException, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"the {kind_of(source)} is not a table that Arrow can read ({reason}); give each column one type and its "
-            "own name"
+            f"{name} is not a table that Arrow can read ({reason}); give each column one type and its own name"
         ) from None
 
 
-def array_batches(values: np.ndarray) -> pa.RecordBatchReader:
-    """The rows of an array (rows, columns) as Arrow batches with columns x0, x1, …"""
-    names = [f"x{number}" for number in range(values.shape[1])]
-    schema = pa.schema([(name, pa.from_numpy_dtype(values.dtype)) for name in names])
-    parts = (values[start : start + GROUP_ROWS] for start in range(0, len(values), GROUP_ROWS))
-    columns = ([np.ascontiguousarray(column) for column in part.T] for part in parts)
-    return pa.RecordBatchReader.from_batches(
-        schema, (pa.record_batch([pa.array(column) for column in part], schema=schema) for part in columns)
-    )
-
-
-def write_table(batches: pa.RecordBatchReader, place: Place) -> Place:
-    """Write batches to a Parquet file."""
-    with place.whole_file() as file, parquet.ParquetWriter(file, batches.schema, compression="lz4") as writer:
-        for batch in batches:
-            writer.write_batch(batch, row_group_size=GROUP_ROWS)
-    return place
-
-
-def write_images(images: np.ndarray, place: Place) -> Place:
-    """Write an array of images (rows, height, width), or with 1 or 3 channels behind, to an archive of PNM files, which
-    are named by their rows. Raises UsageError for another shape or type."""
+def checked_images(images: np.ndarray) -> np.ndarray:
+    """An array of images without an axis for a single channel. Raises UsageError for another shape or type."""
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)):
         raise UsageError(
-            f"an array of shape {images.shape}: give (rows, columns) for a table, or (rows, height, width) or (rows, "
-            "height, width, 3) for images"
+            f"an array of shape {images.shape} holds no samples; give (rows, columns) for a table, or (rows, height, "
+            "width) or (rows, height, width, 3) for images"
         )
     if images.dtype not in (np.uint8, np.uint16):
-        raise UsageError(f"images of type {images.dtype}: convert them to uint8, from 0 to 255, or to uint16")
-    digits = len(str(len(images)))
+        raise UsageError(
+            f"images of type {images.dtype} are not pixels; convert them to uint8, from 0 to 255, or uint16"
+        )
+    return images
+
+
+def image_options(images: np.ndarray) -> dict[str, Any]:
+    """The options with which images become samples as they are."""
+    color = "rgb" if images.ndim == 4 else "gray"
+    return {"size": images.shape[1:3], "color": color, "dtype": str(images.dtype), "shuffle": None}
+
+
+def image_name(row: int, rows: int) -> str:
+    """The name of a row's image. Sorted by name, images are in the order of their rows."""
+    return f"{row:0{len(str(rows))}d}.pnm"
+
+
+def write_parquet(table: pa.Table, place: Place) -> None:
+    """Write a table to a Parquet file."""
+    with place.whole_file() as file:
+        parquet.write_table(table, file, row_group_size=GROUP_ROWS, compression="lz4")
+
+
+def write_images(images: np.ndarray, names: Sequence[str], place: Place) -> None:
+    """Write images to an archive of PNM files."""
     with place.whole_file() as file, tarfile.open(fileobj=file, mode="w") as archive:
-        for row, image in enumerate(images):
+        for name, image in zip(names, images, strict=True):
             data = as_pnm(image)
-            entry = tarfile.TarInfo(image_name(row, digits))
+            entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    return place
-
-
-def image_name(row: int, digits: int) -> str:
-    """The name of a row's image in the archive. Sorted by name, images are in the order of their rows."""
-    return f"{row:0{digits}d}.pnm"
 
 
 def as_pnm(image: np.ndarray) -> bytes:
     """An image (height, width) or (height, width, 3) as a PNM file."""
     magic = "P6" if image.ndim == 3 else "P5"
     height, width = image.shape[:2]
-    big = image.astype(image.dtype.newbyteorder(">"))
-    return f"{magic} {width} {height} {np.iinfo(image.dtype).max}\n".encode() + big.tobytes()
-
-
-def hash_of(places: Iterable[Place]) -> int:
-    """A number that follows from the contents of files, in 63 bits."""
-    found = hashlib.sha256()
-    for place in places:
-        for block in _blocks(place):
-            found.update(block)
-    return int.from_bytes(found.digest()[:8], "big") >> 1
-
-
-def _blocks(place: Place) -> Iterator[bytes]:
-    with place.open_stream() as stream:
-        while block := stream.read(1 << 20):
-            yield bytes(block)
+    pixels = image.astype(image.dtype.newbyteorder(">")).tobytes()
+    return f"{magic} {width} {height} {np.iinfo(image.dtype).max}\n".encode() + pixels

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...pipeline.predictions.oof_table import name_of_rows, side_values
-from ...storage.errors import FoldstreamError, UsageError
+from ...storage.errors import UsageError
 from ...storage.format import THRESHOLD, Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
@@ -23,7 +22,7 @@ from ..bars import showing_progress
 from ..listener import Listener
 from ..requests import PredictRequest, Session
 from ..runs.run import read_run
-from .memory import Written, is_in_memory, write_source
+from .memory import Samples, Written, is_in_memory, named_in_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +48,7 @@ def predict_frame(
         showing_progress(listener, progress) as heard,
     ):
         folder = locate(scratch)
-        written = write_source(source, folder) if is_in_memory(source) else Written(source, "")
+        written = Samples.of(source).write(folder) if is_in_memory(source) else Written(source)
         values = {"run": str(run), "source": written.place, "out": folder / "predictions.csv", **options}
         request = PredictRequest.parse(values)
         with named_in_errors(written):
@@ -59,17 +58,6 @@ def predict_frame(
             write = frame.to_csv if target.suffix == ".csv" else frame.to_parquet
             write(file, index=False)
     return frame
-
-
-@contextmanager
-def named_in_errors(written: Written) -> Iterator[None]:
-    """Errors that name the file of a source in memory call it what the user has."""
-    try:
-        yield
-    except FoldstreamError as error:
-        if written.name:
-            error.args = tuple(str(one).replace(str(written.place), written.name) for one in error.args)
-        raise
 
 
 def _predict(request: PredictRequest, written: Written, session: Session) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from html import escape
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from ...storage.places.locate import locate
 from ...training.run import GRID, load_job
 from ..listener import Listener
 from ..runs.run import read_run
-from .display import run_html
 from .predictions import predict_frame, with_numbers
 
 if TYPE_CHECKING:
@@ -193,7 +193,10 @@ class Run:
         return f"Run {self.place}: {self._title}\nout-of-fold: {self._scores()}\nreport: {self.report}"
 
     def _repr_html_(self) -> str:
-        return run_html(f"Run {self.place}", f"{self._title}; out-of-fold {self._scores()}", self.report, self._table())
+        title, report = escape(f"Run {self.place}"), escape(self.report)
+        table = self._table().to_html(float_format="{:.4g}".format, border=0)
+        link = f'<a href="{report}" target="_blank">{report}</a>'
+        return f"<b>{title}</b><br>{escape(self._title)}{table}<p>Report: {link}</p>"
 
     @cached_property
     def _schema(self) -> Any:
