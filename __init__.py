@@ -89,4 +89,13 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'foldstream' has no attribute '{name}'")
     module, attribute = _HOMES[name]
-    return getattr(import_module(f".{module}", __name__), attribute)
+    found = getattr(import_module(f".{module}", __name__), attribute)
+    if not isinstance(found, type):  # messages are written for the command line
+        found = import_module(".cluster.wording", __name__).with_python_words(found)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return [*__all__, "__version__", "__doc__"]

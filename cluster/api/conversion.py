@@ -22,8 +22,9 @@ from ...storage.format import ImageForm
 from ...storage.options import as_texts, flag_of
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ..bars import showing_progress
 from ..dask.executor import job_executor
-from ..listener import SILENT, Listener
+from ..listener import Listener
 from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Keywords, Session
 from .browse import BrowsableDataset, browsable
 from .entry import entry
@@ -212,14 +213,20 @@ def convert_request(
 
 
 def verify(
-    dataset: Location, *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
+    dataset: Location,
+    *,
+    repair: bool = False,
+    listener: Listener | None = None,
+    progress: bool = True,
+    client: Client | None = None,
 ) -> list[Damage]:
     """Read a whole dataset and find every damaged or missing file.
 
     Args:
         dataset: Dataset to check.
         repair: Convert the damaged shards again from the sources, which must be unchanged.
-        listener: Notified of progress and of the dashboard's address.
+        listener: Notified of progress and of the dashboard's address, instead of the progress bars.
+        progress: Show progress bars in a terminal or notebook.
         client: Dask client; by default this process reads, with Dask threads if there is enough work.
 
     Returns:
@@ -232,8 +239,8 @@ def verify(
         >>> fs.verify("digits.zarr", repair=True)
     """
     opened = open_dataset(dataset)
-    with job_executor(listener, client) as executor:
-        damages = find_damage(opened, executor, listener.progress)
+    with showing_progress(listener, progress) as heard, job_executor(heard, client) as executor:
+        damages = find_damage(opened, executor, heard.progress)
         if damages and repair:
-            repair_shards(opened, damages, executor, listener.progress)
+            repair_shards(opened, damages, executor, heard.progress)
     return damages

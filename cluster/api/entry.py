@@ -35,7 +35,8 @@ def entry(
             if twice := values.keys() & kwargs.keys():
                 raise TypeError(f"{function.__name__}() got multiple values for argument '{min(twice)}'")
             values |= kwargs
-            own = Keywords.parse({name: values.pop(name) for name in Keywords.model_fields if name in values})
+            keywords = {name: values.pop(name) for name in Keywords.model_fields if name in values}
+            own = Keywords.parse(keywords)
             with showing_progress(own.listener, own.progress) as listener:
                 return function(request.parse(values), Session(listener=listener, client=own.client))
 

@@ -22,6 +22,7 @@ from ..bars import showing_progress
 from ..listener import Listener
 from ..requests import PredictRequest, Session
 from ..runs.run import read_run
+from ..wording import python_words
 from .memory import Samples, Written, is_in_memory, named_in_errors
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def predict_frame(
         folder = locate(scratch)
         written = Samples.of(source).write(folder) if is_in_memory(source) else Written(source)
         values = {"run": str(run), "source": written.place, "out": folder / "predictions.csv", **options}
-        request = PredictRequest.parse(values)
-        with named_in_errors(written):
-            frame = _predict(request, written, Session(listener=heard))
+        with python_words(options), named_in_errors(written):
+            frame = _predict(PredictRequest.parse(values), written, Session(listener=heard))
     if target is not None:
         with target.whole_file() as file:
             write = frame.to_csv if target.suffix == ".csv" else frame.to_parquet

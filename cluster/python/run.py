@@ -16,6 +16,7 @@ from ...storage.places.locate import locate
 from ...training.run import GRID, load_job
 from ..listener import Listener
 from ..runs.run import read_run
+from ..wording import python_words
 from .predictions import predict_frame, with_numbers
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Run:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.place = locate(as_text(path))
         """Where the run is."""
-        self._folder, self._own = read_run(self.place)
+        with python_words():
+            self._folder, self._own = read_run(self.place)
         grid = self.place / GRID
         self.summary: dict[str, Any] = read_json(grid) if grid.exists() else self._own
         """All results as a dictionary: those of `summary.json`, or for a grid the comparison of its candidates."""

@@ -151,7 +151,7 @@ def test_an_error_of_the_model_ends_the_run_at_once_and_is_told_once(
 ) -> None:
     """Not after three attempts, nor once for each fold."""
     (tmp_path / "own.py").write_text(FAILS.replace("ERROR", error))
-    message = rf"fold-0: forward pass: .*own.py, line 13: {text}.*run the same command"
+    message = rf"fold-0: forward pass: .*own.py, line 13: {text}.*make the same call"
     options = {**OPTIONS, "model": f"{tmp_path}/own.py:make", "workers": 0, "fold_mode": "runs"}
     with pytest.raises(fs.FoldstreamError, match=message) as raised:
         fs.train(digits.root, tmp_path / "run", **options)

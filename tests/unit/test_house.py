@@ -27,6 +27,7 @@ ROOMS = {
     "cluster": [
         "listener loopback",
         "bars requests",
+        "wording",
         "ray",
         "dask runs",
         "callbacks views doctor",

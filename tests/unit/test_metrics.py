@@ -289,7 +289,7 @@ def test_a_metric_to_monitor_must_exist_and_be_defined(write_csv: WriteCsv, tmp_
     lines = [f"{i},{'yes' if i < 2 else 'no'}" for i in range(200)]
     convert_file(write_csv("a,kind\n" + "\n".join(lines) + "\n"), tmp_path / "few", "kind")
     options: dict[str, Any] = {"model": "mlp", "epochs": 2, "workers": 0, "settings": {"hidden": 4, "patience": 1}}
-    with pytest.raises(RunError, match=r"--monitor auc is not defined for its held-out rows, e\.g\. because they"):
+    with pytest.raises(RunError, match=r"monitor=\"auc\" is not defined for its held-out rows, e\.g\. because they"):
         fs.train(tmp_path / "few", tmp_path / "few-run", split="kfold", folds=10, monitor="auc", **options)
 
 

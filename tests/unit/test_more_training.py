@@ -56,7 +56,7 @@ def test_more_epochs_give_what_they_give_at_once(mode: str, digits: Dataset, tmp
 def test_epochs_are_not_lowered_nor_raised_with_other_options(digits: Dataset, tmp_path: Path) -> None:
     options = {**SMALL, "settings": CONSTANT}
     summary = fs.train(digits.place, tmp_path / "run", epochs=2, **options).summary
-    with pytest.raises(ConflictError, match="can be increased but not reduced to 1; use --epochs 2"):
+    with pytest.raises(ConflictError, match="can be increased but not reduced to 1; use epochs=2"):
         fs.train(digits.place, tmp_path / "run", epochs=1, **options)
     with pytest.raises(ConflictError, match="epochs was 2 and is now 3; seed was 0 and is now 1"):
         fs.train(digits.place, tmp_path / "run", epochs=3, seed=1, **options)
@@ -194,7 +194,7 @@ def test_each_fold_starts_from_the_same_fold_of_a_run(digits: Dataset, tmp_path:
     told.clear()
     fs.train(digits.place, tmp_path / "file", **options | {"init": tmp_path / "first/folds/0/model.safetensors"})
     assert f"use --init {tmp_path / 'first'} to start each fold from its own weights" in told["warning"]
-    with pytest.raises(UsageError, match="increase --epochs instead"):
+    with pytest.raises(UsageError, match="increase epochs= instead"):
         fs.train(digits.place, tmp_path / "run", **options | {"init": tmp_path / "run", "epochs": 2})
 
 

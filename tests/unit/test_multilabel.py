@@ -144,9 +144,9 @@ def test_numbers_stay_a_regression_and_others_are_refused(tmp_path: Path, data: 
     counted = animals().assign(cat=lambda table: table["cat"] * 2)
     counted.to_csv(tmp_path / "counted.csv", index=False)
     assert fs.convert_csv(tmp_path / "counted.csv", tmp_path / "counted.zarr", label=LABELS).schema.task == "regression"
-    with pytest.raises(UsageError, match="the label 'cat' is not always 0 or 1; use --task regression"):
+    with pytest.raises(UsageError, match="the label 'cat' is not always 0 or 1; use task=\"regression\""):
         fs.convert_csv(tmp_path / "counted.csv", tmp_path / "no.zarr", label=LABELS, task="multilabel")
-    with pytest.raises(UsageError, match="--task multilabel needs several labels"):
+    with pytest.raises(UsageError, match='task="multilabel" needs several labels'):
         fs.convert_csv(file, tmp_path / "one.zarr", label="cat", task="multilabel")
     with pytest.raises(SourceError, match="the label 'cat' is not always 0 or 1"):
         fs.convert_csv(tmp_path / "counted.csv", tmp_path / "like.zarr", label=LABELS, like=data.place)

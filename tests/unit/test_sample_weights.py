@@ -134,9 +134,9 @@ def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
 def test_what_has_no_weights_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,label\n" + "1,yes\n2,no\n" * 40)
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label")
-    with pytest.raises(UsageError, match="no weight column; convert it with --weight"):
+    with pytest.raises(UsageError, match="no weight column; convert it with weight=COLUMN"):
         fs.stream(dataset, weighted=True)
-    with pytest.raises(UsageError, match="no column of weights; convert it with --weight"):
+    with pytest.raises(UsageError, match="no column of weights; convert it with weight=COLUMN"):
         fs.stream(dataset, sample="weight")
 
 

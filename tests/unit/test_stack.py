@@ -154,8 +154,8 @@ def test_a_model_that_cannot_be_stacked_is_named_with_the_remedy(digits: Dataset
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 2}, "use --workers 1"),
-        ({"fold_mode": "runs"}, "leave out --fold-mode runs"),
+        ({"workers": 2}, "use workers=1"),
+        ({"fold_mode": "runs"}, 'leave out fold_mode="runs"'),
         ({"settings": {"strategy": "fsdp"}}, "remove strategy=fsdp"),
     ],
     ids=["workers", "runs", "fsdp"],

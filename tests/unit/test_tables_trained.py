@@ -166,7 +166,7 @@ def test_predictions_are_named_by_any_column_beside_the_rows(train: Train, tmp_p
     named = pd.read_csv(tmp_path / "out.csv")
     assert named.columns.tolist() == ["id", "y"]
     assert named["id"].tolist() == rows.tolist()
-    with pytest.raises(UsageError, match=r"--id 'visits' is not valid"):
+    with pytest.raises(UsageError, match=r"id='visits' is not valid"):
         fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visits")
 
 
@@ -185,7 +185,8 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     lines[4] += ",too many"
     source.write_text("\n".join([lines[0], "", *lines[1:]]))
     with pytest.raises(
-        RowError, match=r"line 4, column 'a': 'x' is not a number; fix the row, or skip such rows with --on-error skip"
+        RowError,
+        match=r"line 4, column 'a': 'x' is not a number; fix the row, or skip such rows with on_error=.skip.",
     ):
         fs.predict(run, source, out)
     found = CliRunner().invoke(app, ["predict", str(run), str(source), str(out), "--on-error", "skip"])
