@@ -37,11 +37,12 @@ class BrowsableDataset(Dataset):
     train on datasets of any size. A dataset takes the place of its path in every function.
 
     Example:
-        >>> dataset = fs.open("penguins.zarr")
+        >>> dataset = fs.open("flowers.zarr")
         >>> len(dataset)
-        344
-        >>> dataset.rows(2)["species"].tolist()
-        ['Adelie', 'Adelie']
+        150
+        >>> x, y, id = dataset[:5]
+        >>> x.shape
+        (5, 4)
     """
 
     def __repr__(self) -> str:
@@ -88,7 +89,8 @@ class BrowsableDataset(Dataset):
             UsageError: A row does not exist.
 
         Example:
-            >>> fs.open("titanic.zarr").rows(3)
+            >>> fs.open("flowers.zarr").rows(3)["species"].tolist()
+            ['setosa', 'setosa', 'setosa']
         """
         import pandas as pd
 
@@ -136,14 +138,21 @@ class BrowsableDataset(Dataset):
 def open_to_browse(path: Location) -> BrowsableDataset:
     """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`).
 
+    Args:
+        path: Path or URL of the dataset.
+
+    Returns:
+        The dataset.
+
     Raises:
         ForeignError: The dataset does not exist.
         IncompleteError: The conversion of the dataset has not finished.
 
     Example:
-        >>> dataset = fs.open("titanic.zarr")
-        >>> dataset.rows(3)  # a table
-        >>> x, y, id = dataset[0]
+        >>> fs.open("flowers.zarr")
+        Dataset .../flowers.zarr: 150 rows of float32 (4,), ...
+        label: species (classification, 3 classes)
+        columns: sepal_length, sepal_width, petal_length, petal_width
     """
     return browsable(open_dataset(path))
 

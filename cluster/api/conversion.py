@@ -70,7 +70,9 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDat
         ConflictError: `out` already contains something else.
 
     Example:
-        >>> fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
+        >>> dataset = fs.convert_csv("flowers.csv", "flowers.zarr", label="species")
+        >>> dataset.schema.classes
+        ('setosa', 'versicolor', 'virginica')
     """
     return browsable(convert_tables(request, session))
 
@@ -131,7 +133,9 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Browsable
         ConflictError: `out` already contains something else.
 
     Example:
-        >>> fs.convert_images("photos/", "photos.zarr", size=64, fit="crop")
+        >>> photos = fs.convert_images("photos/", "photos.zarr", size=16, fit="crop")
+        >>> photos.schema.classes
+        ('cat', 'dog')
     """
     return browsable(convert_image_files(request, session))
 
@@ -234,9 +238,11 @@ def verify(
 
     Raises:
         SourceError: The sources have changed, so the dataset cannot be repaired.
+        DatasetError: There is no dataset.
 
     Example:
-        >>> fs.verify("digits.zarr", repair=True)
+        >>> fs.verify("flowers.zarr")
+        []
     """
     opened = open_dataset(dataset)
     with showing_progress(listener, progress) as heard, job_executor(heard, client) as executor:

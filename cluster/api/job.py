@@ -65,7 +65,9 @@ def run_job(
         UsageError: The file or an option is invalid.
 
     Example:
-        >>> fs.run_job("examples/digits/job.toml")
+        >>> summary = fs.run_job("job.toml")
+        >>> summary["rows"]
+        150
     """
     job = parse_job(load_job_file(Path(path)))
     check_job(job)

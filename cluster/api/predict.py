@@ -66,7 +66,8 @@ def predict(request: PredictRequest, session: Session) -> int:
         SourceError: The source cannot be read, or does not have the run's columns.
 
     Example:
-        >>> fs.predict("runs/digits", "test.csv", "submission.csv")
+        >>> fs.predict("runs/flowers", "flowers.csv", "predictions.csv")
+        150
     """
     return predict_source(request, session).rows
 

@@ -45,7 +45,9 @@ def split_rows(request: SplitRequest, session: Session) -> FoldPlan:
         ConflictError: A different plan of that name exists.
 
     Example:
-        >>> plan = fs.split_rows("trips.zarr", "weekly", split="time", order_column="day", gap=7)
+        >>> plan = fs.split_rows("flowers.zarr", "ten", split="stratified", folds=10)
+        >>> len(plan.models)
+        10
     """
     return assign_folds(request, session)
 

@@ -66,10 +66,12 @@ def convert(
         ConflictError: `out` already contains something else.
 
     Example:
-        >>> dataset = fs.convert(frame, "penguins.zarr", label="species", overwrite=True)
-        >>> len(dataset), dataset.schema.classes
-        (344, ('Adelie', 'Chinstrap', 'Gentoo'))
-        >>> x, y = np.random.rand(100, 4), np.arange(100) % 2
+        >>> frame = pandas.read_csv("flowers.csv")
+        >>> fs.convert(frame, "frame.zarr", label="species").schema.classes
+        ('setosa', 'versicolor', 'virginica')
+        >>> fs.convert("photos/", "photos.zarr", size=16, fit="crop").schema.sample_shape
+        (3, 16, 16)
+        >>> x, y = numpy.eye(100, 4, dtype="float32"), numpy.arange(100) % 2
         >>> fs.convert(x, "array.zarr", label=y).schema.features
         ('x0', 'x1', 'x2', 'x3')
     """

@@ -34,17 +34,19 @@ class Run:
     predictions and models of a grid are those of its best candidate.
 
     Args:
-        path: Folder of a complete run.
+        path: Path or URL of a complete run.
 
     Raises:
         ForeignError: The folder is not a run.
         UsageError: The run is not complete.
 
     Example:
-        >>> run = fs.train("penguins.zarr", "runs/penguins", folds=3, epochs=2)
-        >>> run.metrics["accuracy"] == fs.Run("runs/penguins").metrics["accuracy"]
-        True
-        >>> run.folds.shape[0]
+        >>> run = fs.Run("runs/flowers")
+        >>> run
+        Run .../runs/flowers: mlp on .../flowers.zarr, 3 folds, 5 epochs
+        out-of-fold: loss ... (baseline 1.099), accuracy ... (baseline ...), ...
+        report: .../runs/flowers/report.html
+        >>> len(run.folds)
         3
     """
 
@@ -126,8 +128,10 @@ class Run:
             ForeignError: The dataset has been replaced or removed.
 
         Example:
-            >>> oof = fs.Run("runs/penguins").oof()
+            >>> oof = fs.Run("runs/flowers").oof()
             >>> wrong = oof[oof["species"] != oof["predicted"]]
+            >>> len(oof)
+            150
         """
         import pyarrow as pa
 
@@ -170,9 +174,9 @@ class Run:
             SourceError: The source cannot be read, or does not have the run's columns.
 
         Example:
-            >>> run = fs.Run("runs/penguins")
-            >>> run.predict(frame.drop(columns="species")).shape
-            (344, 4)
+            >>> frame = pandas.read_csv("flowers.csv")
+            >>> fs.Run("runs/flowers").predict(frame.drop(columns="species")).columns.tolist()
+            ['row', 'species', 'probability_setosa', 'probability_versicolor', 'probability_virginica']
         """
         options = {"id": id, "table": table, "on_error": on_error, "ensemble": ensemble}
         return predict_frame(self.place, source, out, options, listener=listener, progress=progress)
@@ -184,7 +188,9 @@ class Run:
             A Bokeh layout; `bokeh.io.show` shows it in a browser, or in a notebook after `output_notebook()`.
 
         Example:
-            >>> charts = fs.Run("runs/penguins").plot()
+            >>> curves = fs.Run("runs/flowers").plot()
+            >>> bokeh.io.save(curves, "curves.html", title="Curves", resources=bokeh.resources.CDN)
+            '.../curves.html'
         """
         from ..runs.status import RunRecord
         from ..views.figures import draw_learning_curves

@@ -40,9 +40,9 @@ def train(request: TrainRequest, session: Session) -> Run:
         StoppedError: SIGTERM or SIGUSR1 stopped the training; the same call resumes it.
 
     Example:
-        >>> run = fs.train("penguins.zarr", "runs/penguins", folds=3, epochs=2)
-        >>> sorted(run.metrics)[:2]
-        ['accuracy', 'auc']
+        >>> run = fs.train("flowers.zarr", "runs/flowers", model="mlp", folds=3, epochs=5, batch_size=16)
+        >>> run.metrics["accuracy"] > run.baseline["accuracy"]
+        True
     """
     run_training(request, session)
     return Run(str(request.run))

@@ -65,9 +65,11 @@ def load_models(run: Location) -> list[nn.Module]:
         DamagedError: The weights of a fold are missing or damaged.
 
     Example:
-        >>> models = fs.load_models("runs/digits")
-        >>> batch = next(iter(fs.stream("digits.zarr", split="test")))
+        >>> models = fs.load_models("runs/flowers")
+        >>> batch = next(iter(fs.stream("flowers.zarr", split="test")))
         >>> probabilities = sum(model(batch.x).softmax(dim=1) for model in models) / len(models)
+        >>> probabilities.shape == (len(batch.x), 3)
+        True
     """
     folder = RunFolder(best_folder(locate(run)))
     job = load_job(folder)
@@ -110,8 +112,8 @@ def export(run: Location, out: Location, *, format: str = "torchscript") -> list
         DiskError: The files cannot be written.
 
     Example:
-        >>> fs.export("runs/digits", "exported", format="onnx")
-        [PosixPath('/home/ada/exported/fold-0.onnx'), ...]
+        >>> fs.export("runs/flowers", "exported", format="torchscript")
+        [PosixPath('.../exported/fold-0.pt'), ...]
     """
     check_choice("--format", format, FORMATS)
     folder = locate(Path(str(out)))
