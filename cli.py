@@ -27,23 +27,40 @@ from .cluster.requests import (
     SplitRequest,
     TrainRequest,
 )
-from .cluster.terminal.commands import commands
-from .cluster.terminal.headings import GroupedCommands
+from .cluster.terminal.commands import cluster_app, commands
+from .cluster.terminal.headings import GroupedCommands, KindsOfSources, examples_last
 from .cluster.terminal.output import choose_output, console, errors, listening, print_json, print_result
 from .cluster.terminal.request_options import request_command
-from .cluster.terminal.tables import print_dataset, show_estimate, show_plan, show_result, show_rows, show_summary
+from .cluster.terminal.tables import (
+    print_dataset,
+    show_estimate,
+    show_plan,
+    show_result,
+    show_rows,
+    show_source_scores,
+    show_summary,
+)
 from .storage.errors import DamagedError, FoldstreamError, StoppedError, UsageError
 from .storage.places.locate import locate
 
+EXAMPLES = """Examples:
+
+foldstream convert csv titanic.csv titanic.zarr --label Survived --id PassengerId
+
+foldstream train titanic.zarr runs/titanic
+
+foldstream predict runs/titanic test.csv submission.csv"""
+
 app = typer.Typer(
     help="Train PyTorch models with k-fold cross-validation on data larger than memory.",
+    epilog=EXAMPLES,
     cls=GroupedCommands,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-convert_app = typer.Typer(help="Convert source files into a dataset.", no_args_is_help=True)
+convert_app = typer.Typer(help="Convert source files into a dataset.", cls=KindsOfSources, no_args_is_help=True)
 app.add_typer(convert_app, name="convert")
 app.add_typer(commands)
 
@@ -63,10 +80,7 @@ def options(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train PyTorch models with k-fold cross-validation on data larger than memory.
-
-    Example: foldstream --json run examples/digits/job.toml
-    """
+    """Train PyTorch models with k-fold cross-validation on data larger than memory."""
     choose_output(quiet, json)
 
 
@@ -75,7 +89,10 @@ def convert_csv(request: ConvertTablesRequest) -> None:
     """Convert CSV, Parquet, Arrow or JSON lines files into a dataset: chunked Zarr arrays with a manifest. Run the same
     command to resume.
 
-    Example: foldstream convert csv train.csv digits.zarr --label label --shape 1,28,28
+    Examples:
+        foldstream convert csv titanic.csv titanic.zarr --label Survived --id PassengerId
+        foldstream convert csv 'trips/*.parquet' trips.zarr --label fare --time day
+        foldstream convert csv test.csv test.zarr --like titanic.zarr
     """
     with listening() as listener:
         listener.announce("converting", f"{shorten(request.places)} into {request.out}")
@@ -89,7 +106,9 @@ def convert_csv(request: ConvertTablesRequest) -> None:
 def convert_images(request: ConvertImagesRequest) -> None:
     """Convert images into a dataset of samples of one size. Run the same command to resume.
 
-    Example: foldstream convert images photos/ photos.zarr --size 64 --fit crop
+    Examples:
+        foldstream convert images photos/ photos.zarr --size 64 --fit crop
+        foldstream convert images scans.zip scans.zarr --labels scans.csv --label sick --size 128
     """
     with listening() as listener:
         listener.announce("converting", f"{shorten(request.places)} into {request.out}")
@@ -103,7 +122,9 @@ def convert_images(request: ConvertImagesRequest) -> None:
 def split(request: SplitRequest) -> None:
     """Assign rows to folds, save the plan with the dataset and show it. Use it with 'train --plan NAME'.
 
-    Example: foldstream split trips.zarr --name weekly --split time --order-column day --gap 7
+    Examples:
+        foldstream split titanic.zarr --folds 10 --overwrite
+        foldstream split trips.zarr --name weekly --split time --order-column day --gap 7
     """
     from .cluster.api.split import assign_folds
 
@@ -117,7 +138,10 @@ def split(request: SplitRequest) -> None:
 def train(request: TrainRequest) -> None:
     """Train k folds with Ray Train and merge their out-of-fold predictions. Run the same command to resume.
 
-    Example: foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
+    Examples:
+        foldstream train titanic.zarr runs/titanic
+        foldstream train digits.zarr runs/digits --folds 5 --epochs 10 --set lr=0.005
+        foldstream train photos.zarr runs/own --model net.py:Net --workers 2
     """
     with listening() as listener:
         listener.announce("training", f"{request.model} on {request.dataset}, in {request.run}")
@@ -129,32 +153,46 @@ def train(request: TrainRequest) -> None:
 
 @request_command(app, PredictRequest, "predict")
 def predict(request: PredictRequest) -> None:
-    """Predict with the models of all folds and write a CSV file.
+    """Predict with the models of all folds and write a CSV or Parquet file.
 
-    Example: foldstream predict runs/digits test.csv submission.csv
+    Examples:
+        foldstream predict runs/titanic test.csv submission.csv
+        foldstream predict runs/titanic test.csv probabilities.parquet --proba
+        foldstream predict runs/photos more/ classes.csv --on-error skip
     """
     with listening() as listener:
         listener.announce("predicting", f"{request.source} with {request.run}")
         from .cluster.api.predict import predict_source
 
-        rows, left_out = predict_source(request, Session(listener=listener))
-    result = {"rows": rows, "out": (out := str(request.out)), "left_out": left_out}
-    print_result(result, lambda: console.print(f"{rows:,} predictions: {out}", highlight=False))
+        done = predict_source(request, Session(listener=listener))
+    out = str(request.out)
+    result = {"rows": done.rows, "out": out, "left_out": done.left_out, "scored": done.scored}
+    print_result(result, lambda: console.print(f"{done.rows:,} predictions: {out}", highlight=False, soft_wrap=True))
+    if done.scored:
+        show_source_scores(done.scored)
 
 
 @app.command()
 def oof(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
-    out: Annotated[str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="Table to write.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="File to write: .csv, .csv.gz or .parquet.")
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="csv|parquet", help="Format of a file whose ending does not say it."),
+    ] = None,
 ) -> None:
     """Write the out-of-fold predictions as a table: for each row, the prediction of the models that have not seen it.
 
-    Example: foldstream oof runs/digits oof.parquet
+    Examples:
+        foldstream oof runs/titanic oof.csv
+        foldstream oof runs/titanic oof.parquet
     """
     from .cluster.api.predict import write_oof
 
     with listening() as listener:
-        rows = write_oof(run, out, progress=listener.progress)
+        rows = write_oof(run, out, format=format, progress=listener.progress)
     print_result({"rows": rows, "out": out}, lambda: console.print(f"{rows:,} rows: {out}", highlight=False))
 
 
@@ -166,7 +204,9 @@ def export(
 ) -> None:
     """Export the folds' models for use without Foldstream. They take stored rows and return logits or values.
 
-    Example: foldstream export runs/digits exported --format onnx
+    Examples:
+        foldstream export runs/titanic exported
+        foldstream export runs/titanic exported --format onnx
     """
     from .training.model.export import export as export_models
 
@@ -193,7 +233,9 @@ def run(
 ) -> None:
     """Convert, train and predict as described in a job file. Completed steps are skipped.
 
-    Example: foldstream run examples/digits/job.toml
+    Examples:
+        foldstream run examples/digits/job.toml
+        foldstream run examples/digits/job.toml --ray auto
     """
     with listening() as listener:
         listener.announce("running", job)
@@ -223,7 +265,9 @@ def plan(
 ) -> None:
     """Estimate what a job will need from a sample of its sources: rows, bytes, memory, disk, hours, cost.
 
-    Example: foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
+    Examples:
+        foldstream plan examples/digits/job.toml
+        foldstream plan examples/digits/job.toml --nodes 1,4,16 --price 2.50
     """
     from .cluster.planning.job import estimate_job
     from .pipeline.target.options import parse_numbers
@@ -242,7 +286,9 @@ def verify(
 ) -> None:
     """Read a whole dataset and list every damaged or missing file.
 
-    Example: foldstream verify digits.zarr --repair
+    Examples:
+        foldstream verify titanic.zarr
+        foldstream verify titanic.zarr --repair
     """
     from .cluster.api import conversion
 
@@ -270,7 +316,10 @@ def info(
 ) -> None:
     """Show what a dataset contains, or the results of a run.
 
-    Example: foldstream info titanic.zarr --head 5
+    Examples:
+        foldstream info titanic.zarr --head 5
+        foldstream info photos.zarr --preview photos.png
+        foldstream info runs/titanic
     """
     if (locate(path) / "run.json").exists():
         from .cluster.runs.run import read_run
@@ -293,6 +342,10 @@ def info(
         from .pipeline.images.preview import draw_preview
 
         console.print(f"{draw_preview(dataset, Path(preview))} rows: {preview}", highlight=False, soft_wrap=True)
+
+
+for group in (app, convert_app, commands, cluster_app):
+    examples_last(group)
 
 
 def main() -> NoReturn:

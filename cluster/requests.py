@@ -6,7 +6,7 @@ derive from these classes. Their modules load neither torch nor Ray, Dask or num
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 
@@ -19,6 +19,8 @@ from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, Tr
 from ..training.splits.split import SplitOptions
 from ..training.zoo.callables import name_callable, name_functions
 from .listener import SILENT, Listener
+
+TableFormat = Literal["csv", "parquet"]
 
 
 class Session(Options):
@@ -163,16 +165,25 @@ class SplitRequest(SplitOptions):
 
 
 class PredictRequest(Options):
-    """Predict new rows by all folds together, and write a CSV file."""
+    """Predict new rows by all folds together, and write a CSV or Parquet file."""
 
     run: Location = Field(kw_only=False, description="Folder of a complete run.")
     source: Location = Field(
         kw_only=False, description="Dataset, CSV file with the run's feature columns, or folder of images."
     )
-    out: Annotated[Location, Cli(metavar="OUT.csv")] = Field(kw_only=False, description="CSV file to write.")
+    out: Annotated[Location, Cli(metavar="OUT.csv|OUT.parquet")] = Field(
+        kw_only=False, description="File to write. Its ending says the format: .csv, .csv.gz or .parquet."
+    )
+    proba: bool = Field(
+        default=False,
+        description="Add a column probability_CLASS for each class. Predictions of multi-label data are probabilities "
+        "in any case, and a regression has none.",
+    )
+    format: TableFormat | None = Field(default=None, description="Format of a file whose ending does not say it.")
     columns: Annotated[list[str] | tuple[str, ...] | None, Cli(metavar="NAME,NAME", parse=parse_names)] = Field(
         default=None,
-        description="Column names of the CSV file; by default those of the id (or row, path) and of the labels.",
+        description="Names of the columns before those of --proba; by default those of the id (or row, path) and of "
+        "the labels.",
     )
     id: str | None = Field(
         default=None, description="Column of the source that identifies the rows; by default they are numbered from 1."

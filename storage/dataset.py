@@ -229,4 +229,12 @@ def _missing(root: Place, kind: str) -> DatasetError:
         return ForeignError(f"{root} is a file, not a dataset; convert it with {command}")
     if kind == "dataset" and not root.is_dir():
         return ForeignError(f"{root} does not exist; create it with {command}")
-    return ForeignError(f"{root} is not a {kind} written by Foldstream (it has no {MANIFEST}); give another path")
+    if kind == "dataset" and (root / "run.json").exists():
+        return ForeignError(f"{root} is a run, not a dataset; give the dataset that 'foldstream convert' has written")
+    what = f"{root} is not a {kind} written by Foldstream (it has no {MANIFEST})"
+    if kind == "dataset" and root.is_dir():
+        return ForeignError(
+            f"{what}; if it contains source files, convert them with 'foldstream convert csv {root} OUT.zarr --label "
+            f"COLUMN' or 'foldstream convert images {root} OUT.zarr --size 64'"
+        )
+    return ForeignError(f"{what}; give another path")

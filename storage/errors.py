@@ -70,8 +70,9 @@ class SourceError(FoldstreamError):
 
 
 class RowError(SourceError):
-    """A row of a source is invalid. `column` is None if the problem is not in a single column; `others` are more errors
-    of the same file, which are shown as a table."""
+    """A row of a source is invalid. `column` is None if the problem is not in a single column; `also` are more columns
+    of that row with the same problem. `others` are more errors of the same file, which are shown as a table, and `hint`
+    is what helps against several of them at once."""
 
     def __init__(
         self,
@@ -82,20 +83,30 @@ class RowError(SourceError):
         remedy: str,
         unit: str = "line",
         others: "Sequence[RowError]" = (),
+        also: Sequence[str] = (),
+        hint: str = "",
     ) -> None:
         self.source, self.line, self.column, self.reason, self.remedy = source, line, column, reason, remedy
-        self.unit, self.others = unit, tuple(others)
-        place = f"{source}, {unit} {line}" + (f", column '{column}'" if column else "")
+        self.unit, self.others, self.also, self.hint = unit, tuple(others), tuple(also), hint
+        named = f", column{'s' if also else ''} " + ", ".join(f"'{name}'" for name in (column, *also))
+        place = f"{source}, {unit} {line}" + (named if column else "")
         self.where = place
-        super().__init__(f"{place}: {reason}; {remedy}{self._table()}")
+        super().__init__(f"{place}: {reason}; {remedy}{self._table()}" + (f"\n{hint}" if hint else ""))
 
     def __reduce__(self) -> tuple[type["RowError"], tuple[Any, ...]]:
-        parts = self.source, self.line, self.column, self.reason, self.remedy, self.unit, self.others
-        return RowError, parts
+        return RowError, (*self._own, self.others, self.also, self.hint)
 
-    def with_others(self, others: "Sequence[RowError]") -> "RowError":
-        """This error with more errors of the same file."""
-        return RowError(self.source, self.line, self.column, self.reason, self.remedy, self.unit, others)
+    @property
+    def _own(self) -> tuple[str, int, str | None, str, str, str]:
+        return self.source, self.line, self.column, self.reason, self.remedy, self.unit
+
+    def with_others(self, others: "Sequence[RowError]", hint: str = "") -> "RowError":
+        """This error with more errors of the same file, and what helps against several of them."""
+        return RowError(*self._own, others, self.also, hint)
+
+    def with_column(self, name: str) -> "RowError":
+        """This error, which another column of the row has too."""
+        return RowError(*self._own, self.others, (*self.also, name), self.hint)
 
     def _table(self) -> str:
         """The other errors, one a line: where, why, and the first option that helps."""
@@ -104,7 +115,9 @@ class RowError(SourceError):
         options = [OPTION.search(one.remedy) for one in self.others]
         rows = [(self.unit, "column", "reason", "option" if any(options) else "")]
         for one, option in zip(self.others, options, strict=True):
-            rows.append((str(one.line), one.column or "", one.reason, option[0] if option else ""))
+            rows.append(
+                (str(one.line), ", ".join((one.column or "", *one.also)), one.reason, option[0] if option else "")
+            )
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join(["\nMore invalid rows:", *(f"  {line}" for line in lines)])

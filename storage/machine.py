@@ -124,6 +124,15 @@ def parse_bytes(text: str | int | None) -> int | None:
         raise ValueError("must be a number of bytes, such as 500MB or 2GiB") from None
 
 
+def size_text(size: float) -> str:
+    """A number of bytes in decimal units, as disks and networks have them: 999 bytes, 1.5 kB, 1.05 TB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.2f} TB"
+
+
 def check_bytes(text: str | int | None, option: str) -> int | None:
     """`parse_bytes`, but raises a UsageError that names the option."""
     try:

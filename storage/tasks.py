@@ -11,6 +11,8 @@ Result = TypeVar("Result")
 
 CONVERSION, RUN = "foldstream", "foldstream-run"
 """Foldstream's pages in a dashboard."""
+DONE = "done"
+"""The last stage of a conversion."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Any, Self
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ForeignError
 from ..storage.fold_plan import open_plan
-from ..storage.format import Schema, schema_of_first_format
+from ..storage.format import MANIFEST, Schema, schema_of_first_format
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
 from .config import TrainConfig
@@ -242,6 +242,16 @@ def best_folder(root: Place) -> Place:
     return root / folder
 
 
+def _no_run(root: Place) -> ForeignError:
+    """The error for a location without a run."""
+    if (root / MANIFEST).exists():
+        return ForeignError(f"{root} is a dataset, not a run; train on it with 'foldstream train {root} RUN'")
+    if root.is_file():
+        return ForeignError(f"{root} is a file, not a run; give the folder that 'foldstream train' has written")
+    what = "is not a run (it has no run.json)" if root.is_dir() else "does not exist"
+    return ForeignError(f"{root} {what}; start a run with 'foldstream train DATASET RUN'")
+
+
 def load_job(run: RunFolder) -> RunJob:
     """Read the job of the run in a folder.
 
@@ -249,9 +259,7 @@ def load_job(run: RunFolder) -> RunJob:
     since the run was started.
     """
     if not run.job.exists():
-        raise ForeignError(
-            f"{run.root} is not a run (it has no run.json); start a run with 'foldstream train DATASET RUN'"
-        )
+        raise _no_run(run.root)
     job = RunJob.from_json(read_json(run.job))
     if not job.code:
         return job

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ...pipeline.predictions.oof_table import side_values
+from ...pipeline.predictions.columns import side_values
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE, x_of

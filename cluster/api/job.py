@@ -7,6 +7,7 @@ from typing import Any
 
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate
+from ...storage.tasks import CONVERSION
 from ...training.run import RunFolder
 from ...training.stream.order import check_batch_size
 from ..bars import showing_progress
@@ -17,7 +18,7 @@ from ..runs.workers import ray_is_connected
 from .conversion import convert_sources
 from .job_file import Job, load_job_file, parse_job
 from .job_log import job_log
-from .predict import new_file, predict_source
+from .predict import output_of, predict_source
 from .train import run_training
 from .training_request import callback_factories, check_settings
 
@@ -34,11 +35,12 @@ def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
     # the same machine, which takes away the folder in which this process is.
     import torch._dynamo  # noqa: F401
 
+    from ..dask.local import page_address
     from ..dask.on_ray import dask_on_ray
     from ..ray.job_cluster import connect_ray
 
     with connect_ray(address) if address else nullcontext(), dask_on_ray() as client:
-        listener.announce("Dask dashboard", client.dashboard_link)
+        listener.announce("Dask dashboard", page_address(client, CONVERSION))
         yield Session(listener=listener, client=client)
 
 
@@ -101,7 +103,7 @@ def _check_train(request: TrainRequest) -> None:
 
 
 def _check_predict(request: PredictRequest, job: Job) -> None:
-    new_file(str(request.out))
+    output_of(request)
     source, made = locate(str(request.source)), [str(part.out) for part in (job.convert, request) if part]
     missing = not source.waits_for_network and not source.exists() and not set("*?[") & set(str(source))
     if missing and request.source not in made:

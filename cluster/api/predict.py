@@ -1,8 +1,6 @@
 """Predict new rows with the models of all folds, and export the out-of-fold predictions as a table."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,22 +8,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import ImageRequest
-from ...pipeline.predictions.oof_table import WRITERS, name_of_rows, side_values, write_table
+from ...pipeline.predictions.columns import name_of_rows, predicted_columns, side_values
+from ...pipeline.predictions.files import ending_of, write_tables
+from ...pipeline.predictions.known_labels import SourceScores
+from ...pipeline.predictions.oof_table import oof_tables
+from ...pipeline.predictions.scores import Scorer
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
-from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema, SideColumn, keys_of
+from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema, keys_of
 from ...storage.options import Location
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
 from ...training.run import RunJob, load_job
-from ...training.settings import check_ensemble
+from ...training.settings import check_ensemble, own_metrics, scoring_of
 from ..dask.executor import job_executor
 from ..requests import Keywords, PredictRequest, Session
 from ..runs.run import read_run
@@ -38,19 +41,28 @@ class PredictCall(PredictRequest, Keywords):
 
 
 @entry(PredictCall, PredictRequest)
-def predict(request: PredictRequest, session: Session) -> int:
+def predict(request: PredictRequest, session: Session) -> "Predicted":
     """Predict a dataset, a CSV file with the run's feature columns, or images with the models of all folds.
 
-    The predictions are written to a CSV file. Its first column identifies the row: the value of the `id` column, of
-    the column that identifies the training rows if the source has it, or the row number starting at 1. The other
-    columns are the most probable class, the probability of each label for multi-label data, or the value of each
-    regression target. For images, the first column is the path, and a class is followed by its probability.
+    The predictions are written to a CSV or Parquet file. Its first column identifies the row: the value of the `id`
+    column, of the column that identifies the training rows if the source has it, or the row number starting at 1. The
+    other columns are the most probable class, the probability of each label for multi-label data, or the value of each
+    regression target. For images, the first column is the path, and a class is followed by its probability. With
+    `proba`, a class is followed by the probability of every class, in columns named `probability_CLASS`.
+
+    If the source has the label columns, or images lie in the folders of their classes, the predictions are scored by
+    the same metrics as the out-of-fold predictions. Rows whose label is missing or new are not scored, nor is the
+    dataset that the run was trained on.
 
     Args:
         run: Folder of a complete run.
         source: Dataset, CSV or Parquet file, or images to predict.
-        out: CSV file to write.
-        columns: Column names of the CSV file; by default those of the id, or "row" or "path", and of the labels.
+        out: File to write. Its ending says the format: `.csv`, `.csv.gz` or `.parquet`.
+        proba: Whether to add the probability of each class. Predictions of multi-label data are probabilities in any
+            case.
+        format: "csv" or "parquet", for a file whose ending does not say the format.
+        columns: Names of the columns before those of `proba`; by default those of the id, or "row" or "path", and of
+            the labels.
         id: Column of the source that identifies the rows.
         table: For images with columns beside them: CSV file of these columns. Its first column names the images.
         on_error: "stop" at the first invalid row or image, or "skip" them: they are not predicted, and are listed in a
@@ -59,68 +71,132 @@ def predict(request: PredictRequest, session: Session) -> int:
             or "refit" to use the model that was trained on all rows.
 
     Returns:
-        The number of rows written.
+        `rows`, the number of rows written; `left_out`, the number of rows skipped; and `scored`, a dictionary with the
+        `rows` that have labels, their `scores` and the 95 % confidence `intervals` of these. It is empty if the source
+        has no labels.
 
     Raises:
         UsageError: An option does not match the run.
         SourceError: The source cannot be read, or does not have the run's columns.
 
     Example:
-        >>> fs.predict("runs/flowers", "flowers.csv", "predictions.csv")
+        >>> fs.predict("runs/flowers", "flowers.csv", "predictions.parquet", proba=True).rows
         150
     """
-    return predict_source(request, session).rows
+    return predict_source(request, session)
 
 
 class Predicted(NamedTuple):
-    """The number of rows that were predicted, and of those that were skipped."""
+    """The number of rows that were predicted, and of those that were skipped, and the scores of those with labels."""
 
     rows: int
     left_out: int
+    scored: dict[str, Any]
 
 
 def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
+    target, ending = output_of(request)
+    listed = (
+        target.parent / f"{target.name[: -len(ending)] if target.name.endswith(ending) else target.name}.{LEFT_OUT}"
+    )
+    with disk_in_words(target), predict_tables(request, session, target) as prediction:
+        dataset = prediction.dataset
+        if prediction.left_out:
+            listed.write(prediction.left_out)
+            session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows, see {listed}")
+        write_tables(prediction.tables, target, ending)
+        if not prediction.left_out:
+            listed.remove()  # that of an earlier prediction
+        return Predicted(len(dataset), dataset.left_out if prediction.left_out else 0, prediction.scores.to_json())
+
+
+class Prediction(NamedTuple):
+    """The prediction of a source, which is computed as its tables are taken."""
+
+    dataset: Dataset
+    """The source."""
+    tables: Iterator[pa.Table]
+    """Of each batch: what identifies the rows, the predictions, and with `proba` the probabilities of the classes."""
+    scores: SourceScores
+    """Of the rows that have labels; complete after the last table."""
+    left_out: bytes
+    """The list of the rows that were skipped; empty if there are none."""
+
+
+@contextmanager
+def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
+    """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
     folder, _ = read_run(locate(str(request.run)))
     job = load_job(folder)
-    usual = default_columns(job.schema, request.id or name_of_rows(job.schema))
-    names = tuple(request.columns or ())
-    if names and len(names) != len(usual):
-        raise UsageError(f"--columns {','.join(names)}: {len(usual)} names are needed, e.g. {','.join(usual)}")
+    check_columns(request, job.schema, name_of_rows(job.schema))
     check_ensemble(request.ensemble, job.schema.probabilities, job.config.refit)
-    target, source, progress = new_file(str(request.out)), str(request.source), session.listener.progress
+    if request.proba and not job.schema.probabilities:
+        raise UsageError("--proba: the run predicts values, which have no probabilities; remove the option")
     if request.id and job.schema.image:
         raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
-    listed = target.parent / f"{target.name.removesuffix(target.suffix)}.{LEFT_OUT}"
-    with disk_in_words(target), source_dataset(job, request, target, session) as (dataset, left_out):
-        check_same_features(job.schema, dataset.schema, source)
+    with _source_dataset(job, request, target, session) as (dataset, left_out):
+        check_same_features(job.schema, dataset.schema, str(request.source))
         from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
 
+        scoring = scoring_of(job.schema, job.config)
+        scores = SourceScores(Scorer(scoring, own_metrics(job.config)), dataset.schema)
         predicted = predict_rows(job, folder, dataset, request.ensemble)
-        beside = [column for column in dataset.schema.beside if column.name == request.id]
-        if left_out:
-            listed.write(left_out)
-            session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows, see {listed}")
-        names = names or default_columns(job.schema, request.id or name_of_rows(dataset.schema))
-        rows = write_predictions(job.schema, predicted, dataset, target, names, progress, *beside)
-        if not left_out:
-            listed.remove()  # that of an earlier prediction
-        return Predicted(rows, dataset.left_out if left_out else 0)
+        if dataset.identity != job.identity:  # scores of rows that the models were trained on say nothing
+            predicted = scored(predicted, scores)
+        tables = _tables_of(request, job.schema, dataset, predicted, session.listener.progress)
+        yield Prediction(dataset, tables, scores, left_out)
 
 
-def write_oof(run: str | Path, out: str | Path, *, progress: Progress = silent) -> int:
-    """Write the out-of-fold predictions of a complete run as a table, OUT.csv or OUT.parquet.
+Rows = Iterator[tuple[dict[str, np.ndarray], np.ndarray]]
+"""Batches of rows, each with its arrays and its predictions."""
+
+
+def scored(predicted: Rows, scores: SourceScores) -> Rows:
+    """Yield batches, and add them to the scores."""
+    for arrays, predictions in predicted:
+        scores.add(arrays, predictions)
+        yield arrays, predictions
+
+
+def _tables_of(
+    request: PredictRequest,
+    schema: Schema,
+    dataset: Dataset,
+    predicted: Rows,
+    progress: Progress,
+) -> Iterator[pa.Table]:
+    """The tables of predictions of a run with that `schema`."""
+    named = next((column for column in dataset.schema.beside if column.name == request.id), None)
+    names, done = check_columns(request, schema, name_of_rows(dataset.schema)), 0
+    for arrays, predictions in predicted:
+        rows = side_values(named, arrays[named.array]) if named else row_names(dataset, arrays)
+        columns = predicted_columns(schema, predictions, request.proba)
+        headings = [*names, *[*columns][len(names) - 1 :]]
+        yield pa.Table.from_arrays([rows, *columns.values()], headings)
+        done += len(predictions)
+        progress("predict", done, len(dataset), "rows")
+
+
+def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, progress: Progress = silent) -> int:
+    """Write the out-of-fold predictions of a complete run as a table, CSV or Parquet.
 
     Each row contains the identifier, the label, the number of models that predicted the row without having seen it, and
     the mean of their predictions: the class and the probability of each class, or the probability or value of each
-    label. Returns the number of rows written.
+    label. `format` says the format, "csv" or "parquet", if the ending of `out` does not. Returns the number of rows
+    written.
     """
     folder, _ = read_run(locate(run))
-    target = new_file(out)
-    check_choice("the suffix of OUT", target.suffix, tuple(WRITERS))
-    predictions = open_arrays(folder.oof, "predictions")
+    target, ending = new_file(out), ending_of(str(out), format)
+    dataset, predictions = load_job(folder).open_data(), open_arrays(folder.oof, "predictions")
     with disk_in_words(target):
-        return write_table(load_job(folder).open_data(), predictions, target, progress)
+        write_tables(oof_tables(dataset, predictions, progress), target, ending)
+    return len(dataset)
+
+
+def output_of(request: PredictRequest) -> tuple[Place, str]:
+    """The file that a request writes, and its kind by its ending. Raises UsageError for an unknown one."""
+    return new_file(str(request.out)), ending_of(str(request.out), request.format)
 
 
 def new_file(out: str | Path) -> Place:
@@ -131,13 +207,28 @@ def new_file(out: str | Path) -> Place:
     return target
 
 
-def default_columns(schema: Schema, rows: str) -> tuple[str, ...]:
-    """The default column names of the CSV file with predictions: `rows`, what identifies them, and the labels."""
-    return (rows, *schema.labels, *(("probability",) if schema.image and schema.classes else ()))
+def check_columns(request: PredictRequest, schema: Schema, rows: str) -> tuple[str, ...]:
+    """The names of the first columns: of what identifies the rows, by default that of the id or `rows`, of the labels,
+    and for images of the class's probability unless that of every class follows.
+
+    Raises UsageError for a wrong number of names, and for two columns of the same name.
+    """
+    probability = ("probability",) if schema.image and schema.classes and not request.proba else ()
+    usual = (request.id or rows, *schema.labels, *probability)
+    names = tuple(request.columns or usual)
+    if len(names) != len(usual):
+        raise UsageError(f"--columns {','.join(names)}: {len(usual)} names are needed, e.g. {','.join(usual)}")
+    every = (*names, *(f"probability_{name}" for name in schema.classes if request.proba))
+    if twice := [name for name in names if every.count(name) > 1]:
+        raise UsageError(
+            f"two columns would have the name '{twice[0]}'; give {len(usual)} other names, e.g. "
+            f"--columns {','.join(f'{name}_{i}' for i, name in enumerate(usual, 1))}"
+        )
+    return names
 
 
 @contextmanager
-def source_dataset(
+def _source_dataset(
     job: RunJob, request: PredictRequest, target: Place, session: Session
 ) -> Iterator[tuple[Dataset, bytes]]:
     """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed, with
@@ -198,8 +289,10 @@ def _convert_source(request: ConvertRequest, out: Place, session: Session) -> Da
     except RowError as error:
         remedy = "fix the row, or skip such rows with --on-error skip"
         place = error.source, error.line, error.column, error.reason, remedy, error.unit
-        others = [RowError(one.source, one.line, one.column, one.reason, "", one.unit) for one in error.others]
-        raise RowError(*place, others) from None
+        others = [
+            RowError(one.source, one.line, one.column, one.reason, "", one.unit, (), one.also) for one in error.others
+        ]
+        raise RowError(*place, others, error.also) from None
 
 
 def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
@@ -225,45 +318,6 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
         )
 
 
-def write_predictions(
-    schema: Schema,
-    predicted: Iterable[tuple[dict[str, np.ndarray], np.ndarray]],
-    dataset: Dataset,
-    target: Place,
-    columns: Sequence[str],
-    progress: Progress,
-    named: SideColumn | None = None,
-) -> int:
-    """Write the predictions of all rows of a dataset, as yielded by `predict_rows`, to a CSV file, atomically. Rows are
-    identified by a side column or by their key. Returns the number of rows."""
-    done = 0
-    with target.whole_file() as file:
-        file.write(to_csv([columns]))
-        for arrays, predictions in predicted:
-            names = side_values(named, arrays[named.array]).to_pylist() if named else row_names(dataset, arrays)
-            file.write(to_csv(zip(names, *decide(schema, predictions), strict=True)))
-            done += len(predictions)
-            progress("predict", done, len(dataset), "rows")
-    return done
-
-
-def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Rows as lines of CSV."""
-    lines = io.StringIO(newline="")
-    csv.writer(lines, lineterminator="\n").writerows(rows)
-    return lines.getvalue().encode()
-
-
-def row_names(dataset: Dataset, arrays: dict[str, np.ndarray]) -> list[Any]:
+def row_names(dataset: Dataset, arrays: dict[str, np.ndarray]) -> pa.Array:
     """The identifiers in the first column: the user's key, or the row's number in the source from 1."""
-    return keys_of(arrays["key"]) if "key" in arrays else list(dataset.source_rows(arrays["id"]) + 1)
-
-
-def decide(schema: Schema, predictions: np.ndarray) -> list[list[Any]]:
-    """The columns of predictions: for classification the name of the most probable class (for images also its
-    probability), for multi-label data the probability of each label, for regression the values."""
-    if schema.classes:
-        names = [schema.classes[code] for code in predictions.argmax(axis=1)]
-        return [names, [f"{most:.4f}" for most in predictions.max(axis=1)]] if schema.image else [names]
-    digits = 9 if schema.probabilities else 12
-    return [[f"{value:.{digits}g}" for value in values] for values in predictions.T]
+    return pa.array(keys_of(arrays["key"]) if "key" in arrays else dataset.source_rows(arrays["id"]) + 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...storage.errors import UsageError
 from ...storage.format import SHARD_BYTES
 from ...storage.machine import freed_memory_kept, this_machine
-from ...storage.tasks import Executor, Result, Task
+from ...storage.tasks import CONVERSION, Executor, Result, Task
 from ..listener import Listener
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ class LocalExecutor:
         """Dask in this process, started on the first call."""
         if self._dask is None:
             from ...pipeline.dask_executor import DaskExecutor
-            from .local import dask_cluster
+            from .local import dask_cluster, page_address
 
             client = self._open.enter_context(dask_cluster(self.threads, self._pool))
-            self.listener.announce("Dask dashboard", client.dashboard_link)
+            page = next(reversed(self._published), CONVERSION)
+            self.listener.announce("Dask dashboard", page_address(client, page))
             self._dask = DaskExecutor(client)
             for page, facts in self._published.items():
                 self._dask.publish(page, facts)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
+from time import sleep
 from typing import Any
 
 import dask
@@ -17,6 +18,8 @@ from ..loopback import LOOPBACK, free_port
 
 DASK_DASHBOARD = 8787
 CONNECT_SECONDS = 20
+LAST_LOOK_SECONDS = 1.0
+"""How long an open dashboard stays after the last task, so that its pages show the end."""
 PREPARATION = "foldstream.pipeline.worker_setup"
 PAGE = "foldstream.cluster.views.dask_page"
 """The module that adds Foldstream's pages to the dashboard."""
@@ -28,11 +31,12 @@ class DashboardOnDemand(web.Application):
 
     def __init__(self, scheduler: Scheduler) -> None:
         super().__init__()
-        self.scheduler = scheduler
+        self.scheduler, self.opened = scheduler, False
 
     def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
         from distributed.dashboard.scheduler import connect
 
+        self.opened = True
         every, server = self.scheduler.http_application, self.scheduler.http_server
         every.applications.remove(self)
         connect(every, server, self.scheduler)
@@ -67,8 +71,16 @@ def dask_cluster(threads: int, pool: ThreadPoolExecutor | None = None) -> Iterat
         ) as cluster,
         Client(cluster) as client,
     ):
-        cluster.scheduler.http_application.add_application(DashboardOnDemand(cluster.scheduler))
+        dashboard = DashboardOnDemand(cluster.scheduler)
+        cluster.scheduler.http_application.add_application(dashboard)
         yield client
+        if dashboard.opened:
+            sleep(LAST_LOOK_SECONDS)
+
+
+def page_address(client: Client, page: str) -> str:
+    """The address of one of Foldstream's pages in a dashboard that has them."""
+    return str(client.dashboard_link).removesuffix("/status") + f"/{page}"
 
 
 @contextmanager

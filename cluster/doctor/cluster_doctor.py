@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...storage.errors import DatasetError, UsageError
+from ...storage.machine import size_text
 from ...storage.places.locate import locate
 from .doctor import PACKAGES
 from .finding import Finding
@@ -181,7 +182,7 @@ def _gpus(nodes: Sequence[NodeFacts]) -> list[Finding]:
 
 def _room(name: str, free: Mapping[str, int], least: int, remedy: str) -> Finding:
     scarce = [address for address, of_node in free.items() if of_node < least]
-    value = f"at least {min(free.values()) / 2**30:.1f} GiB free"
+    value = f"at least {size_text(min(free.values()))} free"
     return Finding(name, value + (f", too little on {', '.join(scarce)}" if scarce else ""), not scarce, remedy)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ...storage.machine import this_machine
+from ...storage.machine import size_text, this_machine
 from ..dask.local import DASK_DASHBOARD
 from ..loopback import LOOPBACK
 from ..ray.job_cluster import RAY_DASHBOARD
@@ -25,11 +25,11 @@ def examine(folder: Path = Path()) -> list[Finding]:
         Finding("python", platform.python_version()),
         *(Finding(name, version(name)) for name in PACKAGES),
         Finding("cores", str(machine.cores), machine.cores >= 2, "one core is enough but slow: two workers share it"),
-        Finding("memory", f"{machine.memory / 2**30:.1f} GiB", machine.memory >= 2 << 30, "use at least 2 GiB"),
+        Finding("memory", size_text(machine.memory), machine.memory >= 2e9, "use at least 2 GB"),
         Finding(
             "disk free",
-            f"{free / 2**30:.1f} GiB",
-            free >= 1 << 30,
+            size_text(free),
+            free >= 1e9,
             f"free some space on the disk of {folder.absolute()}",
         ),
         *(_port(name, port) for name, port in (("Dask dashboard", DASK_DASHBOARD), ("Ray dashboard", RAY_DASHBOARD))),

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+from ...storage.machine import size_text
 from .finding import Finding
 
 CHECK_FLOATS = 230_400
@@ -26,10 +27,10 @@ def examine_gpus() -> list[Finding]:
     findings = [Finding(f"exp on {name}", f"{own:.3f} s") for name, own in seconds.items()]
     findings += judge_gpus(seconds)
     for device in devices[1:]:
-        findings.append(Finding(f"copies to {device}", f"{copy_bandwidth(device) / 1e9:.1f} GB/s from pinned memory"))
+        findings.append(Finding(f"copies to {device}", f"{size_text(copy_bandwidth(device))}/s from pinned memory"))
     if len(devices) > 2:
         bandwidth = ring_bandwidth(len(devices) - 1, "nccl", RING_BYTES)
-        findings.append(Finding("NCCL ring", f"{bandwidth / 1e9:.1f} GB/s between {len(devices) - 1} GPUs"))
+        findings.append(Finding("NCCL ring", f"{size_text(bandwidth)}/s between {len(devices) - 1} GPUs"))
     return findings
 
 

@@ -1,5 +1,6 @@
 """An estimate as text: facts by name, and the assumptions behind them."""
 
+from ...storage.machine import size_text
 from .estimate import ConversionEstimate, DatasetEstimate, Forecast, TrainingEstimate
 
 Facts = list[tuple[str, str]]
@@ -87,15 +88,6 @@ def assumptions(conversion: ConversionEstimate | None, training: TrainingEstimat
     if predicts:
         lines.append("The prediction of new rows is not included.")
     return [*lines, "Starting Dask and Ray (about half a minute) and merging predictions are not included."]
-
-
-def size_text(size: float) -> str:
-    """A number of bytes, e.g. 1.05 TB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.2f} TB"
 
 
 def time_text(seconds: float) -> str:

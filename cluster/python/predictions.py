@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...pipeline.predictions.oof_table import name_of_rows, side_values
 from ...storage.errors import UsageError
 from ...storage.format import THRESHOLD, Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...training.run import load_job
-from ...training.settings import check_ensemble
-from ..api.predict import check_same_features, row_names, source_dataset
+from ..api.predict import predict_tables
 from ..bars import showing_progress
 from ..listener import Listener
 from ..requests import PredictRequest, Session
@@ -62,47 +60,24 @@ def predict_frame(
 
 def _predict(request: PredictRequest, written: Written, session: Session) -> pd.DataFrame:
     """The predictions of a request, whose `out` is in a folder for temporary files."""
-    import pandas as pd
+    import pyarrow as pa
 
-    folder, _ = read_run(locate(str(request.run)))
-    job = load_job(folder)
-    check_ensemble(request.ensemble, job.schema.probabilities, job.config.refit)
-    if request.id and job.schema.image:
-        raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
-    with source_dataset(job, request, locate(str(request.out)), session) as (dataset, left_out):
-        check_same_features(job.schema, dataset.schema, str(request.source))
-        from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
-
-        name = "row" if written.images else request.id or name_of_rows(dataset.schema)
-        beside = next((column for column in dataset.schema.beside if column.name == request.id), None)
-        names, rows, parts = list[Any](), list[np.ndarray](), list[np.ndarray]()
-        for arrays, predictions in predict_rows(job, folder, dataset, request.ensemble):
-            rows.append(dataset.source_rows(arrays["id"]))
-            if beside:
-                names += side_values(beside, arrays[beside.array]).to_pylist()
-            else:
-                names += (rows[-1] + 1).tolist() if written.images else row_names(dataset, arrays)
-            parts.append(predictions)
-            session.listener.progress("predict", len(names), len(dataset), "rows")
-        if left_out:
+    schema = load_job(read_run(locate(str(request.run)))[0]).schema
+    request = request.model_copy(update={"proba": schema.probabilities})
+    with predict_tables(request, session, locate(str(request.out))) as prediction:
+        frame = pa.concat_tables(prediction.tables).to_pandas()
+        dataset = prediction.dataset
+        if prediction.left_out:
             session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows are not predicted")
-        columns = {name: names, **prediction_columns(job.schema, np.concatenate(parts))}
-        index = None if written.index is None else written.index[np.concatenate(rows)]
-        return with_numbers(pd.DataFrame(columns, index), job.schema, job.schema.labels)
-
-
-def prediction_columns(schema: Schema, predictions: np.ndarray) -> dict[str, Any]:
-    """The columns of predictions: the most probable class and the probability of each class; the labels that are more
-    probable than not, and their probabilities; or the values of regression targets."""
-    if schema.classes:
-        chosen = np.array(schema.classes, object)[predictions.argmax(axis=1)]
-        outputs = {f"probability_{name}": predictions[:, code] for code, name in enumerate(schema.classes)}
-        return {schema.labels[0]: chosen, **outputs}
-    by_label = dict(zip(schema.labels, predictions.T, strict=True))
-    if not schema.probabilities:
-        return by_label
-    chosen = {name: (values >= THRESHOLD).astype(np.int64) for name, values in by_label.items()}
-    return chosen | {f"probability_{name}": values for name, values in by_label.items()}
+    rows = dataset.source_rows(np.arange(len(dataset)))
+    if written.images:  # the rows of an array have numbers rather than paths
+        frame = frame.rename(columns={"path": "row"}).assign(row=rows + 1)
+    if schema.task == "multilabel":
+        chosen = {label: (frame[label] >= THRESHOLD).astype("int64") for label in schema.labels}
+        frame = frame.assign(**chosen, **{f"probability_{label}": frame[label] for label in schema.labels})
+    if written.index is not None:
+        frame.index = written.index[rows]
+    return with_numbers(frame, schema, schema.labels)
 
 
 def with_numbers(frame: pd.DataFrame, schema: Schema, columns: tuple[str, ...]) -> pd.DataFrame:

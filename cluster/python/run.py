@@ -13,6 +13,7 @@ from ...storage.metrics.names import in_usual_order, main_scores
 from ...storage.options import as_text
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
+from ...storage.tasks import silent
 from ...training.run import GRID, load_job
 from ..listener import Listener
 from ..runs.run import read_run
@@ -136,7 +137,7 @@ class Run:
         import pyarrow as pa
 
         dataset = load_job(self._folder).open_data()
-        table = pa.concat_tables(oof_tables(dataset, open_arrays(self._folder.oof, "predictions")))
+        table = pa.concat_tables(oof_tables(dataset, open_arrays(self._folder.oof, "predictions"), silent))
         return with_numbers(table.to_pandas(), self._schema, (*dataset.schema.labels, "predicted"))
 
     def predict(

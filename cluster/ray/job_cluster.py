@@ -13,7 +13,7 @@ import ray
 import torch
 
 from ...storage.errors import UsageError
-from ...storage.machine import this_machine
+from ...storage.machine import size_text, this_machine
 from ...training.ray.internals import dashboard_of_connected_cluster, loopback_address_kept, node_processes, start_node
 from ...training.stopping import started_here, with_children
 from ..loopback import ALONE, LOOPBACK, free_port, on_loopback
@@ -42,8 +42,8 @@ def ray_cluster(workers: int, memory: int = 0) -> Iterator[str]:
         )
     if workers * memory > machine.memory:
         raise UsageError(
-            f"--memory {memory / 1e9:,.1f}GB for each of {workers} workers: this machine only has "
-            f"{machine.memory / 1e9:,.1f} GB; use less --memory or fewer --workers"
+            f"--memory {size_text(memory)} for each of {workers} workers: this machine only has "
+            f"{size_text(machine.memory)}; use less --memory or fewer --workers"
         )
     make_token()
     with loopback_only():

@@ -7,7 +7,7 @@ import torch
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.machine import this_machine
+from ...storage.machine import size_text, this_machine
 from ...training.config import Execution, TrainConfig
 from ...training.model.optimizer import MODEL_BYTES
 from ...training.model.row_costs import RowCosts
@@ -40,7 +40,7 @@ def choose_fold_mode(
     if mode.name == "auto":
         mode = FoldMode("fused", "all folds in one pass over the data")
         if needed > model_memory(execution.world_size * beside):
-            mode = FoldMode("runs", f"{models} models at once would need {needed / 1e9:,.1f} GB in each worker")
+            mode = FoldMode("runs", f"{models} models at once would need {size_text(needed)} in each worker")
     if mode.name == "fused":
         try:
             FusedStream(dataset, dict.fromkeys(range(models), every), mixing, rank)

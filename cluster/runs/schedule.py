@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ...storage.machine import size_text
+
 SILENT_ERROR = "a worker made no progress for {:.0f} s; if the model or the disk is just slow, increase --hang-timeout"
 DRIVER_DIED = (
     "the driver process of its workers died, most likely because it ran out of memory or its node was lost; use fewer "
@@ -30,7 +32,7 @@ class Resources:
         return Resources(self.cpus + other.cpus, self.gpus + other.gpus, self.memory + other.memory)
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} cores, {self.gpus:g} GPUs, {self.memory / 1e9:,.1f} GB"
+        return f"{self.cpus:g} cores, {self.gpus:g} GPUs, {size_text(self.memory)}"
 
     def fits_in(self, other: "Resources") -> bool:
         return self.cpus <= other.cpus and self.gpus <= other.gpus and self.memory <= other.memory

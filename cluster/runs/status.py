@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...storage.errors import DamagedError
+from ...storage.machine import size_text
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
 from ...training.run import FoldFolder, RunFolder, is_done, load_job, name_folds
@@ -231,7 +232,7 @@ def describe(line: Mapping[str, Any]) -> str:
         case {"event": "Ended", "unit": unit, "attempt": attempt, "error": None}:
             return f"{unit}, attempt {attempt}: done"
         case {"event": "NodeSeen", "resources": has}:
-            return f"node added: {has['cpus']:g} cores, {has['gpus']:g} GPUs, {has['memory'] / 1e9:,.1f} GB"
+            return f"node added: {has['cpus']:g} cores, {has['gpus']:g} GPUs, {size_text(has['memory'])}"
         case {"event": "NodeLost"}:
             return "node lost"
         case {"event": "Restarted"}:

@@ -36,7 +36,10 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Job ID, as show
 def submit(request: SubmitRequest) -> None:
     """Submit a job file to a Ray cluster. Submit the same job again to resume it.
 
-    Example: foldstream submit examples/digits/job.toml --follow
+    Examples:
+        foldstream submit examples/digits/job.toml --follow
+        foldstream submit examples/digits/job.toml --to http://10.0.0.5:8265
+        foldstream submit examples/digits/job.toml --kubernetes --image me/foldstream:1
     """
     if request.kubernetes:
         if request.to or request.follow:
@@ -87,7 +90,9 @@ def _submit_to_kubernetes(request: SubmitRequest) -> None:
 def list_jobs(to: ToOption = None) -> None:
     """List the jobs of a cluster.
 
-    Example: foldstream jobs --to http://127.0.0.1:8265
+    Examples:
+        foldstream jobs
+        foldstream jobs --to http://10.0.0.5:8265
     """
     from ..submit import submission
 
@@ -107,7 +112,9 @@ def logs(
 ) -> None:
     """Print the output of a job. With --follow, the exit status is that of the job.
 
-    Example: foldstream logs raysubmit_8rTq1Zb4 --follow
+    Examples:
+        foldstream logs raysubmit_8rTq1Zb4
+        foldstream logs raysubmit_8rTq1Zb4 --follow
     """
     from ..submit import submission
 
@@ -120,7 +127,9 @@ def logs(
 def stop(job: JobArgument, to: ToOption = None) -> None:
     """Stop a job. Submit it again to resume it.
 
-    Example: foldstream stop raysubmit_8rTq1Zb4
+    Examples:
+        foldstream stop raysubmit_8rTq1Zb4
+        foldstream stop raysubmit_8rTq1Zb4 --to http://10.0.0.5:8265
     """
     from ..submit import submission
 
@@ -135,7 +144,9 @@ def status(
 ) -> None:
     """Show the progress of a run, wherever it runs, with its failures and its newest log.
 
-    Example: foldstream status runs/digits
+    Examples:
+        foldstream status runs/titanic
+        foldstream status raysubmit_8rTq1Zb4
     """
     from ..runs.status import last_log, run_status
     from ..submit import submission
@@ -165,7 +176,9 @@ def watch(
 ) -> None:
     """Serve a live page of a run until Ctrl-C: its folds, curves, time breakdown and failures.
 
-    Example: foldstream watch runs/digits --open
+    Examples:
+        foldstream watch runs/titanic --open
+        foldstream watch s3://bucket/runs/titanic --port 5010
     """
     from ..loopback import LOOPBACK
     from ..views.watch import run_server
@@ -187,7 +200,9 @@ def dashboard(
 ) -> None:
     """Show the addresses of a cluster's dashboards, and how to reach them.
 
-    Example: foldstream dashboard --to http://10.0.0.5:8265
+    Examples:
+        foldstream dashboard --open
+        foldstream dashboard --to http://10.0.0.5:8265
     """
     from ..submit import submission
 
@@ -208,7 +223,9 @@ def start_cluster(
 ) -> None:
     """Start a Ray cluster on this machine, on loopback. It runs until it is stopped.
 
-    Example: foldstream cluster start --nodes 2
+    Examples:
+        foldstream cluster start
+        foldstream cluster start --nodes 2 --cores 4
     """
     make_token()
     use_token()  # before Ray is imported
@@ -221,7 +238,8 @@ def start_cluster(
 def stop_cluster() -> None:
     """Stop the local cluster and everything that runs on it.
 
-    Example: foldstream cluster stop
+    Examples:
+        foldstream cluster stop
     """
     from ..ray import local_cluster
 
@@ -232,7 +250,8 @@ def stop_cluster() -> None:
 def cluster_status() -> None:
     """Show whether a local cluster is running, and its addresses.
 
-    Example: foldstream cluster status
+    Examples:
+        foldstream cluster status
     """
     from ..ray import local_cluster
 
@@ -253,7 +272,9 @@ def doctor(
 ) -> None:
     """Check this machine and compare the speed of its CPU and GPUs, or check the nodes of a cluster.
 
-    Example: foldstream doctor --cluster auto --storage s3://bucket/runs
+    Examples:
+        foldstream doctor
+        foldstream doctor --cluster auto --storage s3://bucket/runs
     """
     if storage and not cluster:
         raise UsageError("--storage is checked from the nodes of a cluster; add --cluster ADDRESS, or omit --storage")

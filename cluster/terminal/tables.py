@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ...storage.machine import size_text
 from ...storage.metrics.names import in_usual_order, main_scores
 from .output import console, print_result
 
@@ -56,7 +57,7 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
     for label in schema.labels if schema.task == "regression" else ():
         table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
-    table.add_row("shards", f"{layout.shards:,}, {dataset.stored_bytes / 1e6:,.1f} MB on disk")
+    table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
     if plans := (dataset.place / PLANS).names():
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)
@@ -201,6 +202,15 @@ def show_summary(summary: dict[str, Any]) -> None:
     table.add_row("mean", "", "", *cells)
     console.print(table)
     console.print(metrics_table(summary))
+
+
+def show_source_scores(scored: dict[str, Any]) -> None:
+    """Print the metrics of predictions of a source whose labels are known."""
+    table = Table("metric", f"{scored['rows']:,} rows with labels", "95% CI")
+    for name in in_usual_order(scored["scores"]):
+        low, high = scored["intervals"].get(name, (nan, nan))
+        table.add_row(name, f"{scored['scores'][name]:.4f}", "" if isnan(low) else f"{low:.4f} to {high:.4f}")
+    console.print(table)
 
 
 def metrics_table(summary: dict[str, Any]) -> Table:

@@ -20,7 +20,7 @@ from tornado.ioloop import IOLoop
 
 from ...storage.machine import this_machine
 from ...storage.places.locate import locate
-from ...storage.tasks import CONVERSION, RUN
+from ...storage.tasks import CONVERSION, DONE, RUN
 from .pages import template
 from .run_page import RunPage, panel
 from .watch import REFRESH_SECONDS, RunPoller
@@ -115,12 +115,12 @@ class ConversionPage:
         """Show the current state."""
         events = conversion_of(self.scheduler.get_events(CONVERSION) or ())
         workers = sorted(self.scheduler.workers.values(), key=lambda worker: str(worker.name))
-        rates = rates_of(events)
+        rates = rates_of([event for event in events if event[1]["stage"] != DONE])
         self.rates.data = rates
         self.memory.data = {
             "worker": [str(worker.name) for worker in workers],
-            "used": [worker.metrics["memory"] for worker in workers],
-            "limit": [worker.memory_limit or this_machine().memory for worker in workers],  # none in this process
+            "used": [worker.metrics["memory"] / 1e9 for worker in workers],
+            "limit": [(worker.memory_limit or this_machine().memory) / 1e9 for worker in workers],  # none here
         }
         names = [str(worker.name) for worker in workers][::-1]
         if self.memory_figure.y_range.factors != names:
@@ -140,19 +140,21 @@ class ConversionPage:
         return drawn
 
     def _draw_memory(self) -> Any:
-        drawn: Any = figure(title="Worker memory, used and limit", y_range=FactorRange(), sizing_mode="stretch_width")
+        drawn: Any = figure(title="Worker memory, GB", y_range=FactorRange(), sizing_mode="stretch_width")
         drawn.toolbar_location = None
         drawn.hbar("worker", right="limit", height=0.7, color=COLORS["limit"], source=self.memory)
         drawn.hbar("worker", right="used", height=0.7, color=COLORS["memory"], source=self.memory)
-        drawn.xaxis.formatter = NumeralTickFormatter(format="0.0b")
+        drawn.xaxis.formatter = NumeralTickFormatter(format="0.0")
         drawn.x_range.start = 0
         return drawn
 
 
 def conversion_of(events: Sequence[Event]) -> list[Event]:
-    """The events of the newest stage of the newest conversion."""
-    newest = [(what["place"], what["stage"]) for _, what in events[-1:]]
-    return [(when, what) for when, what in events if [(what["place"], what["stage"])] == newest]
+    """The events of the newest stage of the newest conversion, and the one that says that it is complete."""
+    ends = [number for number, (_, what) in enumerate(events[:-1]) if what["stage"] == DONE]
+    own = events[ends[-1] + 1 if ends else 0 :]
+    stages = [(what["place"], what["stage"]) for _, what in own if what["stage"] != DONE]
+    return [(when, what) for when, what in own if what["stage"] == DONE or (what["place"], what["stage"]) == stages[-1]]
 
 
 def rates_of(events: Sequence[Event]) -> dict[str, Any]:

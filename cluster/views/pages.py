@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
+from ...storage.machine import size_text
+
 
 def template(name: str) -> Template:
     """Load a template by its file name."""
@@ -56,4 +58,11 @@ _pages = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_pages.filters |= {"number": number, "duration": duration, "clock": clock, "cell": cell, "checkpoint": checkpoint}
+_pages.filters |= {
+    "number": number,
+    "duration": duration,
+    "clock": clock,
+    "cell": cell,
+    "checkpoint": checkpoint,
+    "size": size_text,
+}

@@ -1,5 +1,6 @@
 """The input and output types of row readers, shared by CSV and Parquet."""
 
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
@@ -179,6 +180,13 @@ def drop_rows(x: np.ndarray, batch: RowBatch, wrong: dict[int, RowError]) -> Non
     batch.rows = kept
 
 
+def add_error(wrong: dict[int, RowError], row: int, error: RowError) -> None:
+    """Note the first error of a row; of missing values, all columns."""
+    first = wrong.setdefault(row, error)
+    if first is not error and first.reason == error.reason == ABSENT and error.column:
+        wrong[row] = first.with_column(error.column)
+
+
 def remedy_of(reason: str, column: str | None) -> str:
     """The remedy for a row that is invalid for this reason."""
     how = "fix or remove the row"
@@ -197,3 +205,27 @@ def remedy_of(reason: str, column: str | None) -> str:
         how = "fix it, set --date-format, mark it as missing with --missing-marker, keep the column as text with "
         how += f"--category '{column}'"
     return f"{how}, or skip such rows with --on-error skip"
+
+
+def joint_remedy(errors: Sequence[RowError], features: Container[str]) -> str:
+    """What helps against several errors of a file at once, one line for each kind; empty if nothing does."""
+    lines = []
+    gaps = dict.fromkeys(name for one in errors if one.reason == ABSENT for name in (one.column, *one.also) if name)
+    if len(gaps) > 1:
+        of_features = any(name in features for name in gaps)
+        keep = "keep those of features with --missing keep, or " if of_features else ""
+        lines.append(f"Values are missing in {listed(gaps)}: {keep}skip all such rows with --on-error skip.")
+    columns: dict[str, dict[str, None]] = {}
+    words = [one.reason.removesuffix(" is not a number") for one in errors]
+    for one, word in zip(errors, words, strict=True):
+        if one.column and word != one.reason and words.count(word) > 1:
+            columns.setdefault(word, {})[one.column] = None
+    for word, names in columns.items():
+        lines.append(f"{word} occurs in {listed(names)}: if it means a missing value, use --missing-marker {word}.")
+    return "\n".join(lines)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of columns in a sentence."""
+    *most, last = [f"'{name}'" for name in names]
+    return f"the columns {', '.join(most)} and {last}" if most else f"the column {last}"

@@ -33,7 +33,7 @@ from .kernels import (
     read_rows,
     skip_rows,
 )
-from .row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, drop_rows, remedy_of
+from .row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, add_error, drop_rows, remedy_of
 
 MOST_DIGITS = 4000  # Python converts no more to an int
 ODD_FIELDS = 1 << 16
@@ -108,7 +108,7 @@ class RowReader:
         places = self.roles.positions[odd[:, 1]]
         if self.required:
             for i in np.flatnonzero(absent).tolist():
-                wrong.setdefault(int(odd[i, 0]), self._field_error(odd[i], ABSENT))
+                add_error(wrong, int(odd[i, 0]), self._field_error(odd[i], ABSENT))
         else:
             gaps = odd[absent, 0], places[absent]
             x[gaps] = np.nan if self.numbers.is_float else 0
@@ -139,7 +139,7 @@ class RowReader:
         dialect = self.source.dialect
 
         def complain(row: int, reason: str) -> None:
-            wrong.setdefault(row, self._error(int(spans[row, 0]), name, reason))
+            add_error(wrong, row, self._error(int(spans[row, 0]), name, reason))
 
         if not plain:
             for row, value in enumerate(raw.to_pylist()):

@@ -30,7 +30,7 @@ from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, read_receipts, receipt_path, unpack
-from ..target.run import Stage, run_shard_tasks
+from ..target.run import Stage, publish_done, run_shard_tasks
 from .decode import Notes, add_notes
 from .equal import list_equal
 from .listing.list import list_images, warnings_of
@@ -82,7 +82,9 @@ def convert_images(
                 warn(warning)
             commit_dataset(spec, root)
             (root / WORK).remove_tree()
-    return open_dataset(root)
+    dataset = open_dataset(root)
+    publish_done(spec, dataset, executor)
+    return dataset
 
 
 def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:

@@ -148,6 +148,9 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     if request.split_folders:
         roles["fold"] = (SPLIT,)
     beside = {name: as_dates(labels.others[name]) for names in roles.values() for name in names}
+    if not request.labelled and not request.labels and request.like and request.like.classes:
+        classes = images.table["class"].combine_chunks()  # to score predictions by
+        beside |= {request.like.labels[0]: classes} if classes.null_count < len(classes) else {}
     columns = _describe_beside(beside)
     schema = replace(
         of_labels,

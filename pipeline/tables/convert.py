@@ -21,13 +21,13 @@ from ...storage.places.place import Place
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ...storage.writer import create_arrays
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
-from ..csv.row_batch import Columns, Piece
+from ..csv.row_batch import Columns, Piece, joint_remedy
 from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS
-from ..target.run import Stage, run_shard_tasks
+from ..target.run import Stage, publish_done, run_shard_tasks
 from .fill import ShardPlan, ShardTask, write_shard_task
 from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
@@ -70,7 +70,9 @@ def convert(
             spec = _write(spec, request, root, executor, progress)
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
-    return open_dataset(root)
+    dataset = open_dataset(root)
+    publish_done(spec, dataset, executor)
+    return dataset
 
 
 def _write(
@@ -122,7 +124,9 @@ def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) ->
         )
         [found] = _run(executor, find_errors, [task], "", "", silent)
         others = [one for one in found if (one.line, one.column) != (error.line, error.column)]
-        raise error.with_others(others[: MOST_ERRORS - 1]) from None
+        first = next((one for one in found if (one.line, one.column) == (error.line, error.column)), error)
+        hint = joint_remedy([first, *others], columns.places)
+        raise first.with_others(others[: MOST_ERRORS - 1], hint) from None
 
 
 def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progress: Progress) -> CutSources:

@@ -13,7 +13,7 @@ from ...storage.places.locate import locate
 from ..csv.amounts import AMOUNT, read_amounts
 from ..csv.dates import YEAR_FIRST
 from ..csv.names import renamed_columns, says_renamed, unique_names
-from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, drop_rows, remedy_of
+from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, add_error, drop_rows, remedy_of
 from .arrow import (
     SAMPLE_ROWS,
     Format,
@@ -259,7 +259,7 @@ class TableReader:
     def _complain(self, reasons: Mapping[int, str], name: str, wrong: dict[int, RowError]) -> None:
         """Record why rows are invalid."""
         for row, reason in reasons.items():
-            wrong.setdefault(row, self._error(self.position + row, name, reason))
+            add_error(wrong, row, self._error(self.position + row, name, reason))
 
     def _unsupported(self, kind: pa.DataType, name: str) -> SourceError:
         remedy = f"{DROP} '{name}', or write the parts that you need as columns of their own"

@@ -34,7 +34,8 @@ def find_sources(places: Sequence[str], known: Container[str] = ()) -> tuple[Sou
         if not found:
             names = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             raise SourceError(
-                f"{place} contains no CSV files ({names}, plain or compressed) and no {OTHERS} files; name the files"
+                f"{place} contains no CSV files ({names}, plain or compressed) and no {OTHERS} files; name the files, "
+                "or convert images with 'foldstream convert images'"
             )
         paths += found
         named |= {place} & {*found}

@@ -288,10 +288,12 @@ def index_columns(request: ConvertRequest, tables: Sequence[SourceTable]) -> dic
 
 
 def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tuple[str, ...]:
-    """The side columns: columns with a role that are not features, and those of `like` that all tables have."""
+    """The side columns: columns with a role that are not features, and those of `like` that all tables have, with its
+    labels if the request names none: they may be missing or new, but predictions can be scored by the others."""
     features = {*request.features, *(request.like.features if request.like else ())}
     named = (name for names in request.roles.values() for name in names if name not in features)
-    likes = (column.name for column in (request.like.beside if request.like else ()))
+    likes = [column.name for column in (request.like.beside if request.like else ())]
+    likes += request.like.labels if request.like and not request.labels else ()
     taken = {*request.labels, request.id}
     everywhere = (name for name in likes if name not in taken and all(name in table.columns for table in tables))
     return tuple(dict.fromkeys((*named, *everywhere)))

@@ -7,9 +7,11 @@ from itertools import takewhile
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
+from ...storage.dataset import Dataset
+from ...storage.machine import size_text
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
-from ...storage.tasks import CONVERSION, Executor, Progress, Task
+from ...storage.tasks import CONVERSION, DONE, Executor, Progress, Task
 from .claim import DatasetSpec
 from .receipts import receipt_path
 
@@ -47,7 +49,7 @@ def run_shard_tasks(
     problems: list[Result] = []
     submitted: Iterable[int] = takewhile(lambda _: not (stop_at_first and problems), shards)
     state = ShardProgress(spec, root, stage.name, set(range(spec.layout.shards)) - set(shards))
-    started, before = perf_counter(), state.rows
+    started, before, row_bytes = perf_counter(), state.rows, spec.schema.arrays()[0].row_bytes
     progress(stage.name, before, spec.layout.rows, "rows")
     executor.publish(CONVERSION, state.facts())
     for position, problem in executor.map(stage.function, map(stage.make_task, submitted)):
@@ -59,9 +61,15 @@ def run_shard_tasks(
         executor.publish(CONVERSION, state.facts())
         done = state.rows
         rate = (done - before) / (perf_counter() - started)
-        megabytes = rate * spec.schema.arrays()[0].row_bytes / 1e6
-        progress(stage.name, done, spec.layout.rows, f"rows, {rate:,.0f} rows/s, {megabytes:,.0f} MB/s")
+        progress(stage.name, done, spec.layout.rows, f"rows, {rate:,.0f} rows/s, {size_text(rate * row_bytes)}/s")
     return problems
+
+
+def publish_done(spec: DatasetSpec, dataset: Dataset, executor: Executor) -> None:
+    """Show on the executor's dashboard that a conversion is complete."""
+    state = ShardProgress(spec, dataset.place, DONE, range(spec.layout.shards))
+    state.written, state.decoded = dataset.stored_bytes, state.rows * state.row_bytes
+    executor.publish(CONVERSION, state.facts())
 
 
 class ShardProgress:

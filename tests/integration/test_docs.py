@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from foldstream.cli import app
-from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("foldstream ", ".venv/bin/foldstream ")  # 'make demo' is the last command of the tutorial on digits
@@ -66,12 +64,3 @@ def test_the_commands_of_the_readme_are_run(tmp_path: Path) -> None:
     assert [row.split(",")[0] for row in rows] == [f"new-{number}" for number in range(50)]
     assert {row.split(",")[1] for row in rows} == {"no", "yes"}
     assert (tmp_path / "build" / "demo" / "submission.csv").exists()
-
-
-def test_every_command_has_an_example() -> None:
-    def walk(command: object, name: str) -> list[str]:
-        inner = getattr(command, "commands", {})
-        own = [] if inner or "Example: foldstream" in (getattr(command, "help", "") or "") else [name]
-        return own + [missing for key, one in inner.items() for missing in walk(one, f"{name} {key}")]
-
-    assert walk(get_command(app), "foldstream") == []

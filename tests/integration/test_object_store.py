@@ -124,7 +124,7 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectSer
     (model, _), (same, _) = fs.load_models(remote), fs.load_models(local)
     assert all(one.equal(other) for one, other in zip(model.parameters(), same.parameters(), strict=True))
     for run, folder in ((remote, "s3://bucket/out"), (str(local), str(tmp_path))):
-        assert fs.predict(run, bucket, f"{folder}/predictions.csv") == 1200
+        assert fs.predict(run, bucket, f"{folder}/predictions.csv").rows == 1200
         assert write_oof(run, f"{folder}/oof.csv") == 1200
         assert write_oof(run, f"{folder}/oof.parquet") == 1200
     for name in ("predictions.csv", "oof.csv", "oof.parquet"):

@@ -14,7 +14,7 @@ import requests
 from distributed import Client
 from foldstream.cluster.ray.auth import token_path
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.machine import this_machine
+from foldstream.storage.machine import size_text, this_machine
 from foldstream.storage.places.json_files import read_json
 from foldstream.storage.places.locate import locate
 from foldstream.training.run import RunFolder
@@ -122,10 +122,13 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     assert seen == sorted(seen, key=lambda one: int(one[0].replace(",", "")))
     stored = sum(sum(entry.lengths.values()) for entry in dataset.manifest.shards)
     source = (tmp_path / "many.csv").stat().st_size
-    assert numbers.all_inner_texts()[2:5] == [f"{source / 1e6:,.1f} MB", f"{stored / 1e6:,.1f} MB", "0"]
+    assert numbers.all_inner_texts()[2:5] == [size_text(source), size_text(stored), "0"]
     rates = source_data(page, "rates")
     assert len(rates["rows"]) == dataset.layout.shards
-    assert source_data(page, "memory")["limit"] == [this_machine().memory]
+    assert source_data(page, "memory")["limit"] == [this_machine().memory / 1e9]
+    expect(page.locator(".scores")).to_contain_text("of 8 done")
+    expect(page.locator(".scores")).not_to_contain_text("running")
+    expect(numbers.last).to_have_text("done")
     page.screenshot(path=artefact("conversion.png"), full_page=True)
     assert [line for line in told if "rror" in line] == []
     page.close()

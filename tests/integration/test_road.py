@@ -126,7 +126,7 @@ def test_the_command_of_the_report_trains_the_same_weights(trained: Path) -> Non
 def test_predictions_of_a_csv_and_of_its_dataset_agree(trained: Path, dask_client: Client, tmp_path: Path) -> None:
     out = tmp_path / "sub.csv"
     source = EXAMPLES / "test.csv.gz"
-    assert fs.predict(trained, source, out, client=dask_client) == 1000
+    assert fs.predict(trained, source, out, client=dask_client).rows == 1000
     rows = list(csv.reader(out.read_text().splitlines()))
     assert rows[0] == ["row", "label"]
     assert [row[0] for row in rows[1:]] == [str(i) for i in range(1, 1001)]
@@ -194,7 +194,7 @@ def test_a_grid_is_trained_together_and_its_best_candidate_predicts(digits: Data
     more = foldstream(*command, "--set", "lr=0.003,0.00001,0.03", "--set", "hidden=32")
     assert more.returncode == 0, more.stderr
     assert len(json.loads((tmp_path / "run" / "grid.json").read_text())["candidates"]) == 3
-    assert fs.predict(tmp_path / "run", digits.root, tmp_path / "out.csv") == 1200
+    assert fs.predict(tmp_path / "run", digits.root, tmp_path / "out.csv").rows == 1200
 
 
 def test_a_test_set_with_other_columns_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -292,6 +292,10 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--refit", "--set", "scheduler=ReduceLROnPlateau"], "needs held-out rows"),
         (["train", "{data}", "{folder}"], "contains something that is not a run"),
         (["predict", "{folder}", "{csv}", "out.csv"], "is not a run"),
+        (["predict", "{data}", "{csv}", "out.csv"], "is a dataset, not a run; train on it with 'foldstream train"),
+        (["predict", "{csv}", "{data}", "out.csv"], "is a file, not a run; give the folder that 'foldstream train'"),
+        (["status", "nowhere"], "does not exist; start a run with 'foldstream train DATASET RUN'"),
+        (["train", "{folder}", "run"], "convert them with 'foldstream convert csv"),
         (["run", "{folder}/job.toml"], "[convert.csv] lable is not an option: did you mean 'label'?"),
         (["info", "{folder}"], "is not a dataset written by Foldstream"),
         (["info", "{csv}"], "is a file, not a dataset; convert it with 'foldstream convert csv"),

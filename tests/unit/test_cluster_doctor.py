@@ -26,8 +26,8 @@ def test_equal_nodes_have_no_problems() -> None:
         ({"clock": 105.0}, "clocks", "off by at most 4.90 s, on 10.0.0.2"),
         ({"clock": 90.0}, "clocks", "off by at most 9.90 s, on 10.0.0.2"),
         ({"unreachable": ("10.0.0.1",)}, "network", "10.0.0.2 cannot reach 10.0.0.1"),
-        ({"shared_memory": GIB // 2}, "shared memory", "at least 0.5 GiB free, too little on 10.0.0.2"),
-        ({"disk": GIB}, "disk", "at least 1.0 GiB free, too little on 10.0.0.2"),
+        ({"shared_memory": GIB // 2}, "shared memory", "at least 537 MB free, too little on 10.0.0.2"),
+        ({"disk": GIB}, "disk", "at least 1.07 GB free, too little on 10.0.0.2"),
         ({"storage": "access denied"}, "storage", "access denied on 10.0.0.2"),
     ],
 )

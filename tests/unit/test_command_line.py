@@ -1,13 +1,26 @@
 """The command line as people meet it: help, version, completion, tables of columns and rows."""
 
+import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import foldstream as fs
 import pytest
 from foldstream.cli import app
-from foldstream.cluster.requests import ConvertImagesRequest
+from foldstream.cluster.requests import (
+    ConvertImagesRequest,
+    ConvertTablesRequest,
+    PredictRequest,
+    SplitRequest,
+    SubmitRequest,
+    TrainRequest,
+)
 from foldstream.cluster.terminal.headings import HEADINGS
+from foldstream.cluster.terminal.request_options import gather
 from foldstream.storage.errors import UsageError
+from foldstream.storage.options import Options
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -24,12 +37,72 @@ def test_every_command_has_its_place_in_the_help() -> None:
     listed = [name for names in HEADINGS.values() for name in names]
     assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
     text = output_of("-h")
-    places = [text.index(f" {name} ", text.index(heading)) for heading, names in HEADINGS.items() for name in names]
+    places = [
+        text.index(f" {name} ", text.index(f" {heading} ─")) for heading, names in HEADINGS.items() for name in names
+    ]
     assert places == sorted(places)
 
 
 def test_help_keeps_square_brackets() -> None:
     assert "[convert.csv] or [convert.images], [train] and [predict]" in output_of("run", "-h")
+
+
+def commands_in(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands below a group, with the words that call them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_in(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+COMMANDS = dict(commands_in(get_command(app)))
+REQUESTS: dict[str, type[Options]] = {
+    "csv": ConvertTablesRequest,
+    "images": ConvertImagesRequest,
+    "split": SplitRequest,
+    "train": TrainRequest,
+    "predict": PredictRequest,
+    "submit": SubmitRequest,
+}
+
+
+def flat(text: str) -> str:
+    """Text without line breaks, frames, and spaces."""
+    return re.sub(r"[\s│╭╮╰╯─]", "", text)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_commands_help_shows_all_of_its_texts(words: tuple[str, ...]) -> None:
+    shown, command = flat(output_of(*words, "-h")), COMMANDS[words]
+    written = [command.help, command.epilog, *(one.help for one in command.params if one.help)]
+    for text in written:
+        assert flat(text.replace("\\[", "[")) in shown, text
+
+
+@pytest.mark.parametrize("words", [(), *COMMANDS], ids=" ".join)
+def test_help_ends_with_examples_that_the_command_line_accepts(words: tuple[str, ...]) -> None:
+    examples = str((COMMANDS[words] if words else get_command(app)).epilog).split("\n\n")
+    assert examples.pop(0) == "Examples:"
+    assert 1 <= len(examples) <= 3
+    assert output_of(*words, "-h").rstrip().endswith(examples[-1])
+    for example in examples:
+        name, *given = shlex.split(example)
+        assert name == "foldstream"
+        assert tuple(given[: len(words)]) == words
+        context: Any = get_command(app).make_context(name, given)
+        while hasattr(context.command, "commands"):
+            name, command, left = context.command.resolve_command(context, [*context._protected_args, *context.args])
+            context = command.make_context(name, left, parent=context)
+        if request := REQUESTS.get(context.command.name):
+            request.parse(gather(request, context.params))
+
+
+def test_a_source_without_its_kind_is_told_the_kinds() -> None:
+    result = CliRunner(env=WIDE).invoke(app, ["convert", "train.csv", "out.zarr"])
+    assert result.exit_code == 2
+    expected = "'train.csv' is not a kind of source; write 'foldstream convert csv' or 'foldstream convert images'"
+    assert expected in result.output
 
 
 def test_help_shows_the_choices_of_an_option() -> None:

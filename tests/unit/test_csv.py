@@ -1,5 +1,6 @@
 """CSV in, exactly those rows out; and for every error its file, line and column."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -216,6 +217,33 @@ def test_missing_values_are_an_error_where_that_is_asked(row: str, write_csv: Wr
     path = write_csv(f"a,b,colour,label\n1,5,blue,x\n{row}\n")
     with pytest.raises(RowError, match=r"data\.csv, line 3, column '(a|colour)': the value is missing"):
         convert_file(path, tmp_path / "out", label="label", missing="error")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_all_columns_with_missing_values_are_named_together(ending: str, write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv("key,city,a,label\n1,Ulm,5,x\n2,,6,\n,Bonn,7,y\n4,Bonn,8,x\n")
+    if ending == "parquet":
+        table = pd.read_csv(path, dtype={"key": "string"})
+        table.to_parquet(path := tmp_path / "data.parquet", index=False)
+    with pytest.raises(RowError) as found:
+        convert_file(path, tmp_path / "out", label="label", id="key")
+    assert "2, column 'label'" in str(found.value) or "3, column 'label'" in str(found.value)
+    assert str(found.value).endswith(
+        "\nValues are missing in the columns 'label' and 'key': skip all such rows with --on-error skip."
+    )
+    with pytest.raises(RowError, match=r"columns 'label', 'city': the value is missing") as found:
+        convert_file(path, tmp_path / "out", label="label", id="key", missing="error")
+    assert "'label', 'city' and 'key': keep those of features with --missing keep, or skip" in str(found.value)
+    assert str(copy.copy(found.value)) == str(found.value)  # as it travels between processes
+
+
+def test_a_word_for_missing_values_is_recognized_in_all_columns(write_csv: WriteCsv, tmp_path: Path) -> None:
+    rows = [f"{i},{i},x" for i in range(300)]
+    rows[270:273] = ["unknown,1,x", "2,unknown,y", "what,unknown,y"]
+    with pytest.raises(RowError) as found:
+        convert_file(write_csv("\n".join(["a,b,label", *rows])), tmp_path / "out", label="label")
+    remedy = "'unknown' occurs in the columns 'a' and 'b': if it means a missing value, use --missing-marker 'unknown'."
+    assert str(found.value).splitlines()[-1] == remedy
 
 
 def test_an_integer_type_refuses_missing_values(write_csv: WriteCsv, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def earlier(tmp_path: Path) -> Path:
 
 def test_a_complete_run_of_an_earlier_version_predicts_as_it_did(earlier: Path) -> None:
     fs.verify(earlier / "flowers.zarr")
-    assert fs.predict(earlier / "flowers.run", earlier / "flowers.csv", earlier / "now.csv", columns=COLUMNS) == 60
+    assert fs.predict(earlier / "flowers.run", earlier / "flowers.csv", earlier / "now.csv", columns=COLUMNS).rows == 60
     assert (earlier / "now.csv").read_bytes() == (earlier / "pred.csv").read_bytes()
     assert len(fs.load_models(earlier / "flowers.run")) == 2
 
@@ -46,7 +46,7 @@ def test_code_is_found_where_an_earlier_version_kept_it(earlier: Path) -> None:
     job = json.loads((run / "run.json").read_text())
     job["config"]["model"], job["model_hash"] = "own.py:mlp", content_hash((run / "own.py").read_bytes())
     (run / "run.json").write_text(json.dumps(job))
-    assert fs.predict(run, earlier / "flowers.csv", earlier / "now.csv", columns=COLUMNS) == 60
+    assert fs.predict(run, earlier / "flowers.csv", earlier / "now.csv", columns=COLUMNS).rows == 60
     assert (earlier / "now.csv").read_bytes() == (earlier / "pred.csv").read_bytes()
     (run / "own.py").write_text("")
     with pytest.raises(ConflictError, match=r"own\.py is missing or has changed"):

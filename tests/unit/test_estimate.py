@@ -15,8 +15,9 @@ from foldstream.cluster.planning.estimate import (
     estimate_data,
     forecast_times,
 )
-from foldstream.cluster.planning.text import assumptions, forecast_row, size_text, time_text, training_facts
+from foldstream.cluster.planning.text import assumptions, forecast_row, time_text, training_facts
 from foldstream.storage.format import Layout
+from foldstream.storage.machine import size_text
 from foldstream.training.splits.split import Split
 
 SAMPLE = ConversionSample(
@@ -113,6 +114,7 @@ def test_assumptions_are_those_of_the_job() -> None:
     [
         (size_text(999), "999 bytes"),
         (size_text(1_500), "1.5 kB"),
+        (size_text(999_700), "1 MB"),
         (size_text(2.345e9), "2.35 GB"),
         (size_text(1234.5e12), "1,234.50 TB"),
         (time_text(59.94), "59.9 s"),

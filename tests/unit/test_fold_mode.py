@@ -30,7 +30,7 @@ def test_the_fold_mode_follows_from_the_memory(digits: Dataset) -> None:
     assert choose_fold_mode(digits, 5, config, Execution(workers=2), 1000)[0] == "fused"
     mode, reason = choose_fold_mode(digits, 5, config, Execution(workers=2), 10**12)
     assert mode == "runs"
-    assert "5 models at once would need 100,000.0 GB" in reason
+    assert "5 models at once would need 100.00 TB" in reason
     rows = dict.fromkeys(range(5), EveryRow(digits.layout))
     needed = FusedStream(digits, rows, Mixing(config.batch_size), Rank(0, 2)).memory_needed
     enough, short = (

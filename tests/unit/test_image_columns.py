@@ -203,13 +203,13 @@ def test_columns_beside_images_reach_the_model(model: str, options: dict[str, An
     models = fs.load_models(clinic / "fused")
     with torch.inference_mode():
         codes = [sum(one(own.x).softmax(dim=1) for one in models).argmax(dim=1) for own in (batch, *others)]
-    assert fs.predict(clinic / "fused", clinic / "data.zarr", clinic / "known.csv") == ROWS
+    assert fs.predict(clinic / "fused", clinic / "data.zarr", clinic / "known.csv").rows == ROWS
     table = pd.read_csv(clinic / "labels.csv").drop(columns="sick")
     table.to_csv(clinic / "new.csv", index=False)
     fs.predict(clinic / "fused", clinic / "photos", clinic / "out.csv", table=clinic / "new.csv")
-    known, out = ((clinic / name).read_text().splitlines() for name in ("known.csv", "out.csv"))
-    assert sorted(out) == sorted(known)
-    assert [line.split(",")[1] for line in known[1:]] == [str(code) for code in torch.cat(codes).tolist()]
+    known, out = (pd.read_csv(clinic / name, index_col="path") for name in ("known.csv", "out.csv"))
+    pd.testing.assert_frame_equal(out.loc[known.index], known)
+    assert known.iloc[:, 0].tolist() == torch.cat(codes).tolist()
     fs.export(clinic / "fused", clinic / "exported")
     exported = torch.jit.load(clinic / "exported/fold-0.pt")  # type: ignore[no-untyped-call]
     torch.testing.assert_close(exported(batch.x), models[0](batch.x))
@@ -222,13 +222,13 @@ def test_columns_beside_images_reach_the_model(model: str, options: dict[str, An
 def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
     alone = train(clinic, "alone", "pixels", input="image", fold_mode="fused")
     assert alone["out_of_fold"]["accuracy"] < 0.7
-    assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv") == ROWS
-    assert fs.predict(clinic / "alone", clinic / "data.zarr", clinic / "again.csv") == ROWS
+    assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv").rows == ROWS
+    assert fs.predict(clinic / "alone", clinic / "data.zarr", clinic / "again.csv").rows == ROWS
     (clinic / "photos" / "damaged.png").write_bytes(b"no image")
     with pytest.raises(SourceError, match=r"damaged\.png: .*on_error=\"skip\""):
         fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv")
-    assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv", on_error="skip") == ROWS
-    assert (clinic / "out.csv").read_text() == (clinic / "again.csv").read_text()
+    assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv", on_error="skip").rows == ROWS
+    pd.testing.assert_frame_equal(pd.read_csv(clinic / "out.csv"), pd.read_csv(clinic / "again.csv"))
     assert "photos/damaged.png,,," in (clinic / "out.left_out.csv").read_text()
     with pytest.raises(UsageError, match=r"model=\"mlp\" takes no columns beside images; .* input=\"image\""):
         fs.train(clinic / "data.zarr", clinic / "no", model="mlp")

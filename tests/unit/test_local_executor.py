@@ -2,14 +2,16 @@
 
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from foldstream.cluster.dask import executor as module
 from foldstream.cluster.dask.executor import LocalExecutor, job_executor
+from foldstream.cluster.dask.local import LAST_LOOK_SECONDS
 from foldstream.cluster.listener import SILENT, Listener
 from foldstream.storage.errors import UsageError
-from foldstream.storage.tasks import SerialExecutor
+from foldstream.storage.tasks import CONVERSION, RUN, SerialExecutor
 
 TASKS = 30
 
@@ -47,6 +49,23 @@ def test_dask_gets_what_is_left_when_work_takes_long(before: int, local: LocalEx
     assert announced == ["Dask dashboard"]
     assert dict(local.map(square, range(3))) == {0: 0, 1: 1, 2: 4}
     assert announced == ["Dask dashboard"]
+
+
+@pytest.mark.parametrize("page", [CONVERSION, RUN])
+def test_the_address_that_is_told_shows_the_end_of_the_work(page: str) -> None:
+    told = list[str]()
+    executor = LocalExecutor(Listener(announce=lambda name, value: told.append(value)))
+    try:
+        executor.publish(page, {"place": "here", "stage": "cut", "done": 1, "total": 2, "unit": "ranges"})
+        executor.dask()
+        [address] = told
+        assert address.endswith(f"/{page}")
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            assert answer.status == 200
+        closing = time.monotonic()
+    finally:
+        executor.close()
+    assert time.monotonic() - closing >= LAST_LOOK_SECONDS
 
 
 def test_no_task_runs_any_more_once_the_first_error_is_raised(local: LocalExecutor) -> None:

@@ -122,10 +122,13 @@ def test_a_submission_and_an_export_have_a_probability_for_each_label(
     outputs = torch.stack([one(x) for one in fs.load_models(run)])
     fs.predict(run, tmp_path / "test.csv", tmp_path / "mean.csv")
     fs.predict(run, tmp_path / "test.csv", tmp_path / "vote.csv", ensemble="vote")
+    scored = fs.predict(run, tmp_path / "animals.csv", tmp_path / "proba.csv", proba=True).scored
+    assert (tmp_path / "proba.csv").read_text() == (tmp_path / "mean.csv").read_text()
     mean, vote = (pd.read_csv(tmp_path / f"{name}.csv")[LABELS].to_numpy() for name in ("mean", "vote"))
     probabilities = outputs.sigmoid().detach()
     np.testing.assert_allclose(mean, probabilities.mean(dim=0), rtol=1e-5)
     np.testing.assert_array_equal(vote >= 0.5, (probabilities >= 0.5).sum(dim=0) >= 2)
+    assert scored["scores"]["subset_accuracy"] == accuracy_score(animals()[LABELS], mean >= 0.5)
     assert fs.export(run, tmp_path / "out")
     assert '"output":"logits"' in (tmp_path / "out/export.json").read_text()
     for name in ("report.md", "report.html"):

@@ -118,7 +118,7 @@ def test_a_run_needs_nothing_but_its_copy_of_the_code(data: Path, project: Path,
     shutil.rmtree(run / "folds/1")
     fs.train(data, run, **options)
     assert weights(run) == expected
-    assert fs.predict(run, data, tmp_path / "out.csv") == 200
+    assert fs.predict(run, data, tmp_path / "out.csv").rows == 200
     code = f"import foldstream as fs; print(len(list(fs.load_models({str(run)!r})[0].parameters())))"
     assert subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, check=True).stdout == b"4\n"
     (run / "code/layers.py").write_text("")

@@ -123,7 +123,7 @@ def test_a_model_with_several_inputs_learns_as_the_same_model_with_one(mode: str
     x = torch.tensor([[0.5, 1.0, 0.25]] * 2, dtype=torch.float32)
     first, other = (fs.load_models(tmp_path / run)[0] for run in ("one", "several"))
     assert torch.equal(first(x), other(x))
-    assert fs.predict(tmp_path / "several", tmp_path / "data.zarr", tmp_path / "out.csv") == 200
+    assert fs.predict(tmp_path / "several", tmp_path / "data.zarr", tmp_path / "out.csv").rows == 200
     fs.export(tmp_path / "several", tmp_path / "exported")
     exported = torch.jit.load(tmp_path / "exported/fold-0.pt")  # type: ignore[no-untyped-call]
     assert torch.equal(exported(x), other(x))

@@ -9,6 +9,7 @@ from foldstream.cluster.runs.journal import to_json
 from foldstream.cluster.runs.schedule import Ended, Event, NodeLost, NodeSeen, Observed, Resources, Restarted, Silent
 from foldstream.cluster.runs.status import FoldStatus, Phase, describe, phases_of
 from foldstream.cluster.views.curves import MOST_POINTS, curves_of, rates_of, seconds_left, shares_of_time
+from foldstream.cluster.views.dask_page import conversion_of
 from foldstream.cluster.views.dask_page import rates_of as conversion_rates
 
 SEEN, LOST = NodeSeen("a", Resources(2.0, 0.0, 8_000_000_000)), NodeLost("a")
@@ -110,7 +111,7 @@ def test_events_are_described() -> None:
     happened = SEEN, BOTH, DEATH, Ended(BOTH[0], 1, "no such layer"), LOST, Observed(frozenset()), STOP
     described = [describe(line) for line in lines_of(*happened)]
     assert described == [
-        "node added: 2 cores, 0 GPUs, 8.0 GB",
+        "node added: 2 cores, 0 GPUs, 8 GB",
         "fold-0-to-fold-1, attempt 1: started",
         "fold-0-to-fold-1, attempt 1: worker 1 died",
         "fold-0-to-fold-1, attempt 1: no such layer",
@@ -187,6 +188,16 @@ def test_nothing_is_drawn_before_the_first_epoch() -> None:
 def test_the_time_of_folds_trained_together_is_shown_once() -> None:
     shares = shares_of_time([fold(0, [1.0]), fold(1, [1.0])])
     assert shares == {"all, rank 0": {"data_wait": 25.0, "compute": 50.0, "evaluate": 25.0, "checkpoint": 0.0}}
+
+
+def test_a_conversion_ends_with_its_last_stage_and_done() -> None:
+    stages = [("a", "cut"), ("a", "convert"), ("a", "done"), ("b", "cut"), ("b", "convert"), ("b", "convert")]
+    events = [(float(when), {"place": place, "stage": stage}) for when, (place, stage) in enumerate(stages)]
+    assert conversion_of([]) == []
+    assert conversion_of(events[:2]) == events[1:2]
+    assert conversion_of(events[:3]) == events[1:3]
+    assert conversion_of(events[:4]) == events[3:4]
+    assert conversion_of([*events, (6.0, {"place": "b", "stage": "done"})])[:2] == events[4:]
 
 
 def test_a_burst_of_shards_is_not_a_high_rate() -> None:

@@ -177,7 +177,9 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     new = table.drop(columns="y").head(12).astype(str)
     run, source, out, listed = (tmp_path / name for name in ("run", "new.csv", "out.csv", "out.left_out.csv"))
     new.to_csv(source, index=False)
-    assert fs.predict(run, source, out, on_error="skip") == 12
+    with pytest.raises(UsageError, match="--proba: the run predicts values, which have no probabilities"):
+        fs.predict(run, source, out, proba=True)
+    assert fs.predict(run, source, out, on_error="skip").rows == 12
     sound = pd.read_csv(out, index_col=0)["y"]
     new.loc[[1, 4, 11], "a"] = ["x", "inf", "--"]
     new.loc[[0, 7], "city"] = ["Trier", ""]
@@ -208,5 +210,5 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     assert not listed.exists()
     frame = pd.DataFrame({"a": [1.0, np.inf, 3.0], "city": ["Ulm", "Ulm", "Trier"]})
     frame.to_parquet(tmp_path / "new.parquet", index=False)
-    assert fs.predict(run, tmp_path / "new.parquet", out, on_error="skip") == 1
+    assert fs.predict(run, tmp_path / "new.parquet", out, on_error="skip").rows == 1
     assert pd.read_csv(listed)["line"].tolist() == [2, 3]

@@ -80,8 +80,8 @@ def predict_rows(
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Predict every row of a dataset, in order, with an ensemble of all folds, in one pass over the data.
 
-    Yields batches of rows as a dictionary of their arrays (all of the dataset but `y`), and their
-    predictions, (rows, outputs): probabilities in float32, or values in float64.
+    Yields batches of rows as a dictionary of their arrays, and their predictions, (rows, outputs): probabilities in
+    float32, or values in float64.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = len(open_plan(run.folds).models)
@@ -90,7 +90,7 @@ def predict_rows(
     monitored = job.config.monitored
     scores = [read_result(run.fold(fold))["metrics"].get(monitored, np.nan) for fold in folds]
     weights = ensemble_weights(scores, scoring_of(job.schema, job.config).higher_is_better(monitored))
-    names = tuple(spec.name for spec in dataset.manifest.arrays if spec.name != "y")
+    names = tuple(spec.name for spec in dataset.manifest.arrays)
     with _threads_on_cores():
         for arrays in all_rows(dataset, names):
             x = x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})

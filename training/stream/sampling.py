@@ -16,6 +16,7 @@ import numpy as np
 from ...storage.compiled import compiled
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
+from ...storage.machine import size_text
 from ...storage.random import GOLDEN, hash64
 from ...storage.reader import BlockReader, block_runs
 from ..seeding import key_of, mixed, shuffled
@@ -189,7 +190,7 @@ def total_weights(dataset: Dataset, rows: Mapping[int, RowFilter], sampling: Sam
     if blocks * lines * 8 > TABLE_BYTES:
         raise UsageError(
             f"--sample: counting the rows of {lines:,} classes in {blocks:,} blocks needs more than "
-            f"{TABLE_BYTES >> 20:,} MB of memory; convert with larger blocks, or use --class-weight instead"
+            f"{size_text(TABLE_BYTES)} of memory; convert with larger blocks, or use --class-weight instead"
         )
     totals = {number: np.zeros((blocks, lines)) for number in rows}
     reader = BlockReader(dataset, (sampling.array,))

@@ -1,0 +1,108 @@
+"""Files of predictions: CSV, compressed or not, or Parquet, written batch by batch and atomically."""
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from ...storage.errors import UsageError, check_choice
+from ...storage.places.place import Place
+
+GROUP_ROWS, GROUP_BYTES = 1 << 17, 64 << 20
+"""Batches are joined until they have this many rows or bytes, which become a row group of a Parquet file."""
+
+
+class CsvWriter:
+    """Writes tables as CSV. Only fields that need quotes have some."""
+
+    def __init__(self, file: Any, schema: pa.Schema) -> None:
+        self._file = file
+        self._write([quoted(pa.array([name])) for name in schema.names])
+
+    def write_table(self, table: pa.Table) -> None:
+        """Append the rows of a table."""
+        self._write([fields_of(column.combine_chunks()) for column in table.columns])
+
+    def close(self) -> None:
+        """Complete the file."""
+
+    def _write(self, fields: list[pa.Array]) -> None:
+        lines = pc.binary_join_element_wise(*fields, ",", null_handling="replace", null_replacement="")
+        self._file.write("".join(f"{line}\n" for line in lines.to_pylist()).encode())
+
+
+class GzipWriter(CsvWriter):
+    """Writes tables as compressed CSV."""
+
+    def __init__(self, file: Any, schema: pa.Schema) -> None:
+        super().__init__(gzip.GzipFile(fileobj=file, mode="wb", mtime=0), schema)
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
+
+
+WRITERS: dict[str, Callable[[Any, pa.Schema], Any]] = {
+    ".csv": CsvWriter,
+    ".csv.gz": GzipWriter,
+    ".parquet": parquet.ParquetWriter,
+}
+"""By the ending of the file's name."""
+
+
+def ending_of(out: str, format: str | None) -> str:
+    """Which of `WRITERS` writes the file `out`: that of its ending, or of the `format` if the ending says nothing.
+
+    Raises UsageError if neither says it, or if they contradict each other.
+    """
+    if format is not None:
+        check_choice("--format", format, ("csv", "parquet"))
+    found = next((ending for ending in WRITERS if out.lower().endswith(ending)), None)
+    if found is None and format is None:
+        raise UsageError(
+            f"{out}: the name does not say the format; end it with {', '.join(WRITERS)}, or add --format csv or "
+            "--format parquet"
+        )
+    if found and format and found.split(".")[1] != format:
+        raise UsageError(f"--format {format}: {out} ends with {found}; remove the option, or change the name")
+    return found or f".{format}"
+
+
+def write_tables(tables: Iterable[pa.Table], target: Place, ending: str) -> None:
+    """Write tables, of which there is at least one and which have the same columns, to one file, atomically."""
+    groups = joined(tables)
+    with target.whole_file() as file:
+        first = next(groups)
+        writer = WRITERS[ending](file, first.schema)
+        for group in chain([first], groups):
+            writer.write_table(group)
+        writer.close()
+
+
+def joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables until they have the rows or the bytes of a row group."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= GROUP_ROWS or sum(one.nbytes for one in waiting) >= GROUP_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def fields_of(column: pa.Array) -> pa.Array:
+    """The values of a column as fields of a CSV file. Floats have as many digits as tell them apart."""
+    return quoted(column) if pa.types.is_string(column.type) else column.cast(pa.string())
+
+
+def quoted(texts: pa.Array) -> pa.Array:
+    """Texts as fields of a CSV file, in quotes where they need some."""
+    inside = pc.replace_substring(texts, '"', '""')
+    return pc.if_else(
+        pc.match_substring_regex(texts, '[",\r\n]'), pc.binary_join_element_wise('"', inside, '"', ""), texts
+    )
