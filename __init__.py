@@ -2,10 +2,10 @@
 
     import foldstream as fs
 
-    fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
-    summary = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
-    fs.predict("runs/digits", "test.csv", "submission.csv")
-    models = fs.load_models("runs/digits")  # plain torch modules that take stored rows and return logits
+    fs.convert("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))  # or a DataFrame, arrays, images
+    run = fs.train("digits.zarr", "runs/digits", model="digits-cnn", folds=5)
+    run.metrics, run.oof(), run.models  # out-of-fold scores and predictions, plain torch modules
+    run.predict("test.csv", out="submission.csv")  # a DataFrame with the probability of each class
 
     for x, y, id in fs.stream("digits.zarr", batch_size=256):  # your own training loop
         ...
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
-    from .cluster.api.train import train
     from .cluster.callbacks.callback import Callback
     from .cluster.listener import Listener
+    from .cluster.python.conversion import convert
+    from .cluster.python.run import Run
+    from .cluster.python.train import train
     from .storage.errors import FoldstreamError
     from .training.model.export import export, load_models
     from .training.open_stream import normalizer, stream
@@ -42,6 +44,8 @@ __all__ = [
     "Dataset",
     "FoldstreamError",
     "Listener",
+    "Run",
+    "convert",
     "convert_csv",
     "convert_images",
     "export",
@@ -61,6 +65,8 @@ _HOMES = {
     "Dataset": ("cluster.api.browse", "BrowsableDataset"),
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
+    "Run": ("cluster.python.run", "Run"),
+    "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),
     "export": ("training.model.export", "export"),
@@ -72,7 +78,7 @@ _HOMES = {
     "split_rows": ("cluster.api.split", "split_rows"),
     "stream": ("training.open_stream", "stream"),
     "verify": ("cluster.api.conversion", "verify"),
-    "train": ("cluster.api.train", "train"),
+    "train": ("cluster.python.train", "train"),
 }
 
 
@@ -83,4 +89,13 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'foldstream' has no attribute '{name}'")
     module, attribute = _HOMES[name]
-    return getattr(import_module(f".{module}", __name__), attribute)
+    found = getattr(import_module(f".{module}", __name__), attribute)
+    if not isinstance(found, type):  # messages are written for the command line
+        found = import_module(".cluster.wording", __name__).with_python_words(found)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return [*__all__, "__version__", "__doc__"]

@@ -24,9 +24,17 @@ TableFormat = Literal["csv", "parquet"]
 
 
 class Session(Options):
-    """The listener and the Dask client of a call from Python. They are not part of a request."""
+    """The listener and the Dask client of a job. They are not part of a request."""
 
     listener: InstanceOf[Listener] = Field(default=SILENT)
+    client: Any = Field(default=None)
+
+
+class Keywords(Options):
+    """The keywords of a call from Python that are not part of a request."""
+
+    listener: InstanceOf[Listener] | None = Field(default=None)
+    progress: bool = Field(default=True)
     client: Any = Field(default=None)
 
 

@@ -28,6 +28,10 @@ class StoredArrays:
     identity: str
     """SHA-256 of the manifest, which contains the hash of every shard: equal identities mean equal data."""
 
+    def __fspath__(self) -> str:
+        """The path or the URL, so that whatever takes a location also takes what is stored there."""
+        return str(self.place)
+
     @property
     def root(self) -> Path:
         """The folder on this machine. Raises UsageError if the arrays are in an object store."""

@@ -40,7 +40,15 @@ DISK_TROUBLES = {
 
 
 class FoldstreamError(Exception):
-    """Base class of all errors that Foldstream raises deliberately."""
+    """Base class of all errors that Foldstream raises deliberately.
+
+    Example:
+        >>> try:
+        ...     fs.train("flowers.zarr", "runs/flowers", batch_size=0)
+        ... except fs.FoldstreamError as error:
+        ...     print(error)
+        batch_size=0: must be at least 1
+    """
 
     exit_code = 1
 

@@ -153,8 +153,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def as_text(value: Any) -> Any:
-    """Convert a path to a string; return any other value unchanged."""
-    return str(value) if isinstance(value, PathLike) else value
+    """Convert a path, a dataset or a run to a string; return any other value unchanged."""
+    return str(getattr(value, "place", value)) if isinstance(value, PathLike) else value
 
 
 Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]

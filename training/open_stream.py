@@ -91,18 +91,18 @@ def stream(
             batch's position.
         device: The device of the batches, e.g. "cuda"; copying overlaps with computation on earlier batches.
 
-        Returns:
-            An iterable over batches. It prefetches in its own threads; to wrap it in a torch.utils.data.DataLoader, use
-            `batch_size=None` and `num_workers=0`.
+    Returns:
+        An iterable over batches. It prefetches in its own threads; to wrap it in a torch.utils.data.DataLoader, use
+        `batch_size=None` and `num_workers=0`.
 
-        Raises:
-            UsageError: Arguments are out of range or incompatible, or the folds belong to another dataset.
+    Raises:
+        UsageError: Arguments are out of range or incompatible, or the folds belong to another dataset.
         DatasetError: The dataset or the fold plan does not exist, is incomplete or is damaged.
 
     Example:
-        >>> normalize = fs.normalizer("digits.zarr", fold=0)
-        >>> for x, y, id in fs.stream("digits.zarr", fold=0, batch_size=128):
-        ...     loss = functional.cross_entropy(model(normalize(x)), y.long())
+        >>> normalize, model = fs.normalizer("flowers.zarr", fold=0), torch.nn.Linear(4, 3)
+        >>> for x, y, id in fs.stream("flowers.zarr", fold=0, batch_size=16):
+        ...     loss = torch.nn.functional.cross_entropy(model(normalize(x)), y.long())
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     _check_arguments(opened, split, rank, world_size, weighted)
@@ -148,9 +148,10 @@ def normalizer(
         DatasetError: The dataset or the fold plan does not exist or is incomplete.
 
     Example:
-        >>> normalize = fs.normalizer("digits.zarr")
-        >>> x, y, id = next(iter(fs.stream("digits.zarr")))
-        >>> logits = model(normalize(x))
+        >>> normalize = fs.normalizer("flowers.zarr")
+        >>> x, y, id = next(iter(fs.stream("flowers.zarr", split="test")))
+        >>> normalize(x).shape == x.shape
+        True
     """
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     medians = parse_option("missing", parse_fill, missing).value == "median"

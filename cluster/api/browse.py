@@ -1,6 +1,7 @@
 """Browse a dataset: single rows as the stored arrays, or several rows as a table."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...storage.reader import BlockReader
 if TYPE_CHECKING:
     import pandas as pd
 
+SHOWN, MOST_COLUMNS = 8, 60  # columns, in a line and in a notebook
 FIRST = 10  # rows that are shown if nothing else is asked for
 DATE_UNITS: dict[str, Literal["D", "s"]] = {"days": "D", "seconds": "s"}
 
@@ -29,11 +31,41 @@ class Row(NamedTuple):
 
 
 class BrowsableDataset(Dataset):
-    """A dataset with indexing: `dataset[3]` is one row, `dataset[:5]` and `dataset[[1, 7]]` are several.
+    """A dataset. Rows are read by indexing: `dataset[3]` is one row, `dataset[:5]` and `dataset[[1, 7]]` are several.
 
     It is also a map-style dataset for torch's DataLoader. However, each access reads a whole block: use `fs.stream` to
-    train on datasets of any size.
+    train on datasets of any size. A dataset takes the place of its path in every function.
+
+    Example:
+        >>> dataset = fs.open("flowers.zarr")
+        >>> len(dataset)
+        150
+        >>> x, y, id = dataset[:5]
+        >>> x.shape
+        (5, 4)
     """
+
+    def __repr__(self) -> str:
+        schema, columns = self.schema, self.columns()
+        classes = f", {len(schema.classes)} classes" if schema.classes else ""
+        label = f"{', '.join(schema.labels)} ({schema.task}{classes})" if schema.labels else "none"
+        sample = f"{schema.x_dtype} {schema.sample_shape}"
+        unit, units = ("MB", 1e6) if self.stored_bytes >= 1e5 else ("kB", 1e3)
+        features = [column.name for column in columns if column.role == "feature"]
+        others = [f"{one.name} ({one.role})" for one in columns if one.role not in ("feature", "label", "left out")]
+        named = [*features[:SHOWN], *[f"and {len(features) - SHOWN} more"] * (len(features) > SHOWN), *others]
+        return (
+            f"Dataset {self.place}: {len(self):,} rows of {sample}, {self.stored_bytes / units:,.1f} {unit}\n"
+            f"label: {label}\ncolumns: {', '.join(named) or 'images'}"
+        )
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        title, *facts = map(escape, repr(self).splitlines()[:2])
+        columns = pd.DataFrame(map(vars, self.columns())).dropna(axis=1, how="all")
+        table = columns.to_html(float_format="{:.4g}".format, border=0, index=False, na_rep="", max_rows=MOST_COLUMNS)
+        return f"<b>{title}</b><br>{'<br>'.join(facts)}{table}"
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Row:
         single = isinstance(index, int | np.integer)
@@ -57,7 +89,8 @@ class BrowsableDataset(Dataset):
             UsageError: A row does not exist.
 
         Example:
-            >>> fs.open("titanic.zarr").rows(3)
+            >>> fs.open("flowers.zarr").rows(3)["species"].tolist()
+            ['setosa', 'setosa', 'setosa']
         """
         import pandas as pd
 
@@ -105,14 +138,25 @@ class BrowsableDataset(Dataset):
 def open_to_browse(path: Location) -> BrowsableDataset:
     """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`).
 
+    Args:
+        path: Path or URL of the dataset.
+
+    Returns:
+        The dataset.
+
     Raises:
         ForeignError: The dataset does not exist.
         IncompleteError: The conversion of the dataset has not finished.
 
     Example:
-        >>> dataset = fs.open("titanic.zarr")
-        >>> dataset.rows(3)  # a table
-        >>> x, y, id = dataset[0]
+        >>> fs.open("flowers.zarr")
+        Dataset .../flowers.zarr: 150 rows of float32 (4,), ...
+        label: species (classification, 3 classes)
+        columns: sepal_length, sepal_width, petal_length, petal_width
     """
-    dataset = open_dataset(path)
+    return browsable(open_dataset(path))
+
+
+def browsable(dataset: Dataset) -> BrowsableDataset:
+    """A dataset with indexing."""
     return BrowsableDataset(dataset.place, dataset.manifest, dataset.identity)

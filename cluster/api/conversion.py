@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,23 +20,25 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
 from ...storage.options import as_texts, flag_of
-from ...storage.places.locate import locate
+from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ..bars import showing_progress
 from ..dask.executor import job_executor
-from ..listener import SILENT, Listener
-from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Session
+from ..listener import Listener
+from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Keywords, Session
+from .browse import BrowsableDataset, browsable
 from .entry import entry
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-class ConvertTablesCall(ConvertTablesRequest, Session):
+class ConvertTablesCall(ConvertTablesRequest, Keywords):
     """The keywords of `foldstream.convert_csv`."""
 
 
 @entry(ConvertTablesCall, ConvertTablesRequest)
-def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
+def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDataset:
     """Convert CSV, Parquet, Arrow, Feather and JSON lines into a dataset; CSV and JSON may be compressed (.gz, .bz2,
     .xz, .zst), and all may be in .zip and .tar archives.
 
@@ -69,9 +70,11 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> Dataset:
         ConflictError: `out` already contains something else.
 
     Example:
-        >>> fs.convert_csv("train.csv", "digits.zarr", label="label", shape=(1, 28, 28))
+        >>> dataset = fs.convert_csv("flowers.csv", "flowers.zarr", label="species")
+        >>> dataset.schema.classes
+        ('setosa', 'versicolor', 'virginica')
     """
-    return convert_tables(request, session)
+    return browsable(convert_tables(request, session))
 
 
 def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, session: Session) -> Dataset:
@@ -94,12 +97,12 @@ def report_file(request: ConversionRequest) -> Path | None:
     return None if request.report is None else Path(request.report).absolute()
 
 
-class ConvertImagesCall(ConvertImagesRequest, Session):
+class ConvertImagesCall(ConvertImagesRequest, Keywords):
     """The keywords of `foldstream.convert_images`."""
 
 
 @entry(ConvertImagesCall, ConvertImagesRequest)
-def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
+def convert_images(request: ConvertImagesRequest, session: Session) -> BrowsableDataset:
     """Convert images in folders, patterns and .tar or .zip archives into a dataset.
 
     Samples are (channels, height, width).
@@ -130,9 +133,11 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Dataset:
         ConflictError: `out` already contains something else.
 
     Example:
-        >>> fs.convert_images("photos/", "photos.zarr", size=64, fit="crop")
+        >>> photos = fs.convert_images("photos/", "photos.zarr", size=16, fit="crop")
+        >>> photos.schema.classes
+        ('cat', 'dog')
     """
-    return convert_image_files(request, session)
+    return browsable(convert_image_files(request, session))
 
 
 def convert_image_files(request: ConvertImagesRequest, session: Session) -> Dataset:
@@ -212,14 +217,20 @@ def convert_request(
 
 
 def verify(
-    dataset: str | PathLike[str], *, repair: bool = False, listener: Listener = SILENT, client: Client | None = None
+    dataset: Location,
+    *,
+    repair: bool = False,
+    listener: Listener | None = None,
+    progress: bool = True,
+    client: Client | None = None,
 ) -> list[Damage]:
     """Read a whole dataset and find every damaged or missing file.
 
     Args:
         dataset: Dataset to check.
         repair: Convert the damaged shards again from the sources, which must be unchanged.
-        listener: Notified of progress and of the dashboard's address.
+        listener: Notified of progress and of the dashboard's address, instead of the progress bars.
+        progress: Show progress bars in a terminal or notebook.
         client: Dask client; by default this process reads, with Dask threads if there is enough work.
 
     Returns:
@@ -227,13 +238,15 @@ def verify(
 
     Raises:
         SourceError: The sources have changed, so the dataset cannot be repaired.
+        DatasetError: There is no dataset.
 
     Example:
-        >>> fs.verify("digits.zarr", repair=True)
+        >>> fs.verify("flowers.zarr")
+        []
     """
-    opened = open_dataset(str(dataset))
-    with job_executor(listener, client) as executor:
-        damages = find_damage(opened, executor, listener.progress)
+    opened = open_dataset(dataset)
+    with showing_progress(listener, progress) as heard, job_executor(heard, client) as executor:
+        damages = find_damage(opened, executor, heard.progress)
         if damages and repair:
-            repair_shards(opened, damages, executor, listener.progress)
+            repair_shards(opened, damages, executor, heard.progress)
     return damages

@@ -6,7 +6,8 @@ from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeVar
 
 from ...storage.options import Options
-from ..requests import Session
+from ..bars import showing_progress
+from ..requests import Keywords, Session
 
 P = ParamSpec("P")
 Request = TypeVar("Request", bound=Options)
@@ -18,7 +19,7 @@ def entry(
 ) -> Callable[[Callable[[Request, Session], Result]], Callable[P, Result]]:
     """Turn a function of a request and a session into a function of the request's fields, by position or by keyword.
 
-    `call` is a class with the fields of the request and of `Session`, from which type checkers take the function's
+    `call` is a class with the fields of the request and of `Keywords`, from which type checkers take the function's
     parameters.
     """
 
@@ -34,8 +35,10 @@ def entry(
             if twice := values.keys() & kwargs.keys():
                 raise TypeError(f"{function.__name__}() got multiple values for argument '{min(twice)}'")
             values |= kwargs
-            session = {name: values.pop(name) for name in Session.model_fields if name in values}
-            return function(request.parse(values), Session(**session))
+            keywords = {name: values.pop(name) for name in Keywords.model_fields if name in values}
+            own = Keywords.parse(keywords)
+            with showing_progress(own.listener, own.progress) as listener:
+                return function(request.parse(values), Session(listener=listener, client=own.client))
 
         called.__signature__ = signature_of(request)  # type: ignore[attr-defined]
         return called
@@ -52,7 +55,7 @@ def signature_of(request: type[Options]) -> Signature:
             default=Parameter.empty if field.is_required() else field.get_default(call_default_factory=True),
             annotation=field.annotation,
         )
-        for kind in (request, Session)
+        for kind in (request, Keywords)
         for name, field in kind.model_fields.items()
     ]
     return Signature(sorted(parameters, key=lambda one: (one.kind, one.default is not Parameter.empty)))

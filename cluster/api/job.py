@@ -1,7 +1,7 @@
 """Run a whole job: check it, then convert, train and predict, in this process or on one cluster."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from ...storage.places.locate import locate
 from ...storage.tasks import CONVERSION
 from ...training.run import RunFolder
 from ...training.stream.order import check_batch_size
+from ..bars import showing_progress
 from ..dask.executor import job_executor
-from ..listener import SILENT, Listener
+from ..listener import Listener
 from ..requests import PredictRequest, Session, TrainRequest
 from ..runs.workers import ray_is_connected
 from .conversion import convert_sources
@@ -43,7 +44,9 @@ def job_session(listener: Listener, address: str | None) -> Iterator[Session]:
         yield Session(listener=listener, client=client)
 
 
-def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | None = None) -> dict[str, Any]:
+def run_job(
+    path: str | Path, listener: Listener | None = None, *, cluster: str | None = None, progress: bool = True
+) -> dict[str, Any]:
     """Convert, train and predict as described in a TOML file; completed steps are skipped.
 
     The tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run,
@@ -52,23 +55,29 @@ def run_job(path: str | Path, listener: Listener = SILENT, *, cluster: str | Non
 
     Args:
         path: The TOML file.
-        listener: Notified of progress and of the dashboards' addresses.
+        listener: Notified of progress and of the dashboards' addresses, instead of the progress bars.
         cluster: Address of a Ray cluster whose nodes can access the same files; "auto" for the cluster that this
             machine belongs to. By default the job runs on this machine.
+        progress: Show progress bars in a terminal or notebook.
 
     Returns:
-        The run's summary, as `train` returns it.
+        The run's summary, as `Run.summary`; empty if the job does not train.
 
     Raises:
         UsageError: The file or an option is invalid.
 
     Example:
-        >>> fs.run_job("examples/digits/job.toml")
+        >>> summary = fs.run_job("job.toml")
+        >>> summary["rows"]
+        150
     """
     job = parse_job(load_job_file(Path(path)))
     check_job(job)
-    logged = job_log(RunFolder(locate(str(job.train.run))), listener) if job.train else nullcontext(listener)
-    with logged as listener, job_session(listener, cluster) as session:
+    with ExitStack() as stack:
+        heard = stack.enter_context(showing_progress(listener, progress))
+        if job.train:
+            heard = stack.enter_context(job_log(RunFolder(locate(str(job.train.run))), heard))
+        session = stack.enter_context(job_session(heard, cluster))
         if job.convert:
             convert_sources(job.convert, session)
         summary = run_training(job.train, session) if job.train else {}

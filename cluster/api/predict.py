@@ -30,13 +30,13 @@ from ...storage.tasks import Progress, silent
 from ...training.run import RunJob, load_job
 from ...training.settings import check_ensemble, own_metrics, scoring_of
 from ..dask.executor import job_executor
-from ..requests import PredictRequest, Session
+from ..requests import Keywords, PredictRequest, Session
 from ..runs.run import read_run
 from .conversion import absolute, convert_request
 from .entry import entry
 
 
-class PredictCall(PredictRequest, Session):
+class PredictCall(PredictRequest, Keywords):
     """The keywords of `foldstream.predict`."""
 
 
@@ -80,7 +80,8 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
         SourceError: The source cannot be read, or does not have the run's columns.
 
     Example:
-        >>> fs.predict("runs/digits", "test.csv", "submission.parquet", proba=True)
+        >>> fs.predict("runs/flowers", "flowers.csv", "predictions.parquet", proba=True).rows
+        150
     """
     return predict_source(request, session)
 

@@ -13,11 +13,11 @@ from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
 from ..dask.executor import job_executor
 from ..listener import Listener
-from ..requests import Session, SplitRequest, TrainRequest
+from ..requests import Keywords, Session, SplitRequest, TrainRequest
 from .entry import entry
 
 
-class SplitCall(SplitRequest, Session):
+class SplitCall(SplitRequest, Keywords):
     """The keywords of `foldstream.split_rows`."""
 
 
@@ -45,7 +45,9 @@ def split_rows(request: SplitRequest, session: Session) -> FoldPlan:
         ConflictError: A different plan of that name exists.
 
     Example:
-        >>> plan = fs.split_rows("trips.zarr", "weekly", split="time", order_column="day", gap=7)
+        >>> plan = fs.split_rows("flowers.zarr", "ten", split="stratified", folds=10)
+        >>> len(plan.models)
+        10
     """
     return assign_folds(request, session)
 

@@ -36,9 +36,11 @@ class Callback:
 
     Example:
         >>> class Log(fs.Callback):
-        ...     def epoch_ended(self, fold, epoch, metrics):
-        ...         print(fold, epoch, metrics["loss"])
-        >>> fs.train("digits.zarr", "runs/digits", callbacks=[Log()])  # doctest: +SKIP
+        ...     def fold_ended(self, fold, metrics):
+        ...         print(fold, "has ended")
+        >>> run = fs.train("flowers.zarr", "runs/logged", model="mlp", folds=2, epochs=1, callbacks=[Log()])
+        fold 0 has ended
+        fold 1 has ended
     """
 
     def run_begun(self, run: str, folds: Sequence[str], config: Mapping[str, Any]) -> None:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
+
+from ..bars import Bars, terminal_bars
 
 if TYPE_CHECKING:
     from ..listener import Listener
@@ -53,12 +55,11 @@ def print_json(value: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-class Bars:
+class Stages(Bars):
     """Progress bars, one per stage. Without a terminal, a line at the end of each stage."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
+        super().__init__(progress)
         self._ended: set[str] = set()
         self._printed: dict[str, float] = {}
 
@@ -67,9 +68,7 @@ class Bars:
         if ended or monotonic() - self._printed.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
             self._printed[stage] = monotonic()
             print_json({"stage": stage, "done": done, "total": total, "remark": remark})
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1), remark=remark)
-        self._progress.update(self._tasks[stage], completed=done if total else 1, total=max(total, 1), remark=remark)
+        super().__call__(stage, done, total, remark)
         if ended:
             self._ended.add(stage)
             if not console.is_terminal:
@@ -81,16 +80,7 @@ def listening() -> Iterator[Listener]:
     """Show progress and addresses while a job runs. Ctrl-C stops it gracefully, a second Ctrl-C immediately."""
     from ..listener import Listener
 
-    progress = Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
-        console=console,
-        disable=console.quiet or not console.is_terminal,
-    )
+    progress = terminal_bars(console, disable=console.quiet or not console.is_terminal)
 
     def announce(name: str, value: str) -> None:
         console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
@@ -99,7 +89,7 @@ def listening() -> Iterator[Listener]:
     before = signal.signal(signal.SIGINT, _interrupt_once)
     try:
         with progress:
-            yield Listener(Bars(progress), announce)
+            yield Listener(Stages(progress), announce)
     except KeyboardInterrupt:
         errors.print("stopped: finished work is kept; run the same command again to resume")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,6 +1,7 @@
 """Turn what users write (a path, a URL or a pattern) into places."""
 
 import glob
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +14,7 @@ from .place import Place
 if TYPE_CHECKING:
     from .bucket import BucketPlace
 
-Location = str | Path | Place
+Location = str | os.PathLike[str]
 """A location as users may give it."""
 SCHEMES = ("s3", "gs", "az")
 ANY_FOLDERS = "**"  # in a pattern
@@ -26,7 +27,7 @@ def locate(location: Location) -> Place:
     """
     if isinstance(location, Place):
         return location
-    text = str(location)
+    text = os.fspath(location)
     if "://" not in text:
         return LocalPlace(text if _is_absolute(text) else str(Path(text).absolute()))
     place = _in_bucket(text)

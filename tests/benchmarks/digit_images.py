@@ -67,7 +67,7 @@ def main(digits: Path) -> None:
         sources = {"csv": digits / "test.csv.gz", "images": root / "test"}
         for kind, source in sources.items():
             run, out = root / f"run-{kind}", root / f"{kind}.csv"
-            summaries.append(fs.train(root / f"{kind}.zarr", run, folds=2, epochs=2, client=client))
+            summaries.append(fs.train(root / f"{kind}.zarr", run, folds=2, epochs=2, client=client).summary)
             fs.predict(run, source, out, client=client)
         scores = [summary["out_of_fold"] for summary in summaries]
         assert scores[0] == scores[1], scores

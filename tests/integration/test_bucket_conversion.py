@@ -80,7 +80,7 @@ def test_a_bucket_of_csv_becomes_a_dataset_in_a_bucket_though_it_is_killed(
     here = convert_file(digits_csv, tmp_path / "here.zarr", "label", shape=(1, 28, 28))
     assert contents(dataset) == contents(here)
     assert not [batch for batch in obstore.list(server.store, "killed.zarr/.work") if batch]
-    summary = fs.train("s3://bucket/killed.zarr", tmp_path / "run", model="mlp", folds=2, epochs=2, workers=1)
+    summary = fs.train("s3://bucket/killed.zarr", tmp_path / "run", model="mlp", folds=2, epochs=2, workers=1).summary
     assert summary["rows"] == 1200
     assert summary["out_of_fold"]["accuracy"] > 0.5
 

@@ -65,7 +65,7 @@ def test_callbacks_are_told_of_a_run(
     own, failing, run = Told(port), Failing(), tmp_path / "run"
     callbacks: list[str | fs.Callback] = [failing, "mlflow=digits", "wandb=digits", f"prometheus={port}", own]
     options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
-    summary = fs.train(digits.root, run, callbacks=callbacks, **options)
+    summary = fs.train(digits.root, run, callbacks=callbacks, **options).summary
     wandb.teardown()  # its process otherwise lives as long as this one
     history = [read_json(run / "folds" / str(fold) / "done.json")["history"] for fold in range(2)]
     assert own.moments[0] == ("run_begun", ["fold 0", "fold 1"])
@@ -89,5 +89,5 @@ def test_callbacks_are_told_of_a_run(
     assert failing.told == 1
     assert "Failing.epoch_ended failed; it receives no more events" in caplog.text
     before = len(own.moments)
-    assert fs.train(digits.root, run, callbacks=[own], **options) == summary
+    assert fs.train(digits.root, run, callbacks=[own], **options).summary == summary
     assert own.moments[before:] == [], "of a run that is complete there is nothing to tell"

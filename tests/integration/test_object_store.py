@@ -111,8 +111,8 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectSer
         "holdout": 0.2,
     }
     remote, local = "s3://bucket/runs/first", tmp_path / "run"
-    summary = fs.train(bucket, remote, **options)  # type: ignore[arg-type]
-    expected = fs.train(bucket, local, **options)  # type: ignore[arg-type]
+    summary = fs.train(bucket, remote, **options).summary  # type: ignore[arg-type]
+    expected = fs.train(bucket, local, **options).summary  # type: ignore[arg-type]
     assert summary["out_of_fold"] == expected["out_of_fold"]
     assert summary["holdout"] == expected["holdout"]
     for path in ("folds/0/model.safetensors", "folds/1/model.safetensors", "code/own.py", "run.json"):
@@ -134,16 +134,16 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket: str, server: ObjectSer
 def test_a_run_in_a_bucket_goes_on_and_refuses_another_job(bucket: str, server: ObjectServer) -> None:
     place = "s3://bucket/runs/second"
     options = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 64}
-    summary = fs.train(bucket, place, **options)  # type: ignore[arg-type]
+    summary = fs.train(bucket, place, **options).summary  # type: ignore[arg-type]
     weights = bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes())
     for name in ("folds/1/done.json", "folds/1/model.safetensors", "summary.json", "report.json"):
         obstore.delete(server.store, f"runs/second/{name}")
-    again = fs.train(bucket, place, **options)  # type: ignore[arg-type]
+    again = fs.train(bucket, place, **options).summary  # type: ignore[arg-type]
     assert again["out_of_fold"] == summary["out_of_fold"]
     assert bytes(obstore.get(server.store, "runs/second/folds/1/model.safetensors").bytes()) == weights
     with pytest.raises(ConflictError, match="seed was 0 and is now 1"):
         fs.train(bucket, place, **{**options, "seed": 1})  # type: ignore[arg-type]
-    more = fs.train(bucket, place, **{**options, "epochs": 3})  # type: ignore[arg-type]
+    more = fs.train(bucket, place, **{**options, "epochs": 3}).summary  # type: ignore[arg-type]
     assert more["folds"][1]["epoch"] == 3
     with pytest.raises(ConflictError, match="contains something that is not a run"):
         fs.train(bucket, "s3://bucket/digits.zarr", **options)  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ def test_an_error_of_the_model_ends_the_run_at_once_and_is_told_once(
 ) -> None:
     """Not after three attempts, nor once for each fold."""
     (tmp_path / "own.py").write_text(FAILS.replace("ERROR", error))
-    message = rf"fold 0: forward pass: .*own.py, line 13: {text}.*run the same command"
+    message = rf"fold 0: forward pass: .*own.py, line 13: {text}.*make the same call"
     options = {**OPTIONS, "model": f"{tmp_path}/own.py:make", "workers": 0, "fold_mode": "runs"}
     with pytest.raises(fs.FoldstreamError, match=message) as raised:
         fs.train(digits.root, tmp_path / "run", **options)
@@ -195,7 +195,7 @@ def test_what_metadata_tell_is_told_before_torch_is_loaded(
 
 def test_a_complete_run_is_answered_from_its_record(digits: Dataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = fs.train(digits.root, run, model="mlp", folds=2, epochs=1, settings={"hidden": 8}, workers=0)
+    first = fs.train(digits.root, run, model="mlp", folds=2, epochs=1, settings={"hidden": 8}, workers=0).summary
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     options = ["--model", "mlp", "--folds", "2", "--epochs", "1", "--set", "hidden=8"]
     arguments = ["--json", "train", str(digits.root), str(run), *options]

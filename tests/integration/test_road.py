@@ -251,7 +251,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         batch_size=32,
         settings={"hidden": 32, "dropout": 0.0, "lr": 0.01},
         client=dask_client,
-    )
+    ).summary
     scores = summary["out_of_fold"]
     assert scores["rmse/price"] < 0.15 * y[:, 0].std()
     assert scores["rmse/weight"] < 0.15 * y[:, 1].std()

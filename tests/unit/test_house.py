@@ -26,12 +26,13 @@ ROOMS = {
     ],
     "cluster": [
         "listener loopback",
-        "requests",
+        "bars requests",
+        "wording",
         "ray",
         "dask runs",
         "callbacks views doctor",
         "api",
-        "planning submit serve",
+        "planning submit python serve",
         "terminal",
     ],
 }

@@ -102,16 +102,16 @@ def test_a_later_dataset_has_the_same_columns_and_codes(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"--like already selects the columns beside the images \(age, site\)"):
         later(wrong, out=tmp_path / "third.zarr", feature="seen")
-    with pytest.raises(UsageError, match="name the CSV file that has those of these images with --labels"):
+    with pytest.raises(UsageError, match="name the CSV file that has those of these images with labels="):
         fs.convert_images(tmp_path / "photos", tmp_path / "third.zarr", like=tmp_path / "data.zarr")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"feature": "agee"}, "--feature: .* has no column 'agee'.*age"),
+        ({"feature": "agee"}, "feature: .* has no column 'agee'.*age"),
         ({"feature": "age", "label": "age"}, "'age' of .* already has another role"),
-        ({"feature": "age", "labels": None}, "--feature selects columns of the CSV file given with --labels"),
+        ({"feature": "age", "labels": None}, "feature= selects columns of the CSV file given with labels="),
     ],
 )
 def test_columns_that_do_not_exist_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -174,7 +174,9 @@ def clinic(tmp_path: Path) -> Path:
 
 def train(folder: Path, run: str, model: str, **options: Any) -> dict[str, Any]:
     usual = {"split": "column", **OPTIONS}
-    return fs.train(folder / "data.zarr", folder / run, model=f"{folder}/own.py:{model}", **{**usual, **options})
+    return fs.train(
+        folder / "data.zarr", folder / run, model=f"{folder}/own.py:{model}", **{**usual, **options}
+    ).summary
 
 
 def weights(folder: Path, run: str) -> list[bytes]:
@@ -223,12 +225,12 @@ def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
     assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv").rows == ROWS
     assert fs.predict(clinic / "alone", clinic / "data.zarr", clinic / "again.csv").rows == ROWS
     (clinic / "photos" / "damaged.png").write_bytes(b"no image")
-    with pytest.raises(SourceError, match=r"damaged\.png: .*--on-error skip"):
+    with pytest.raises(SourceError, match=r"damaged\.png: .*on_error=\"skip\""):
         fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv")
     assert fs.predict(clinic / "alone", clinic / "photos", clinic / "out.csv", on_error="skip").rows == ROWS
     pd.testing.assert_frame_equal(pd.read_csv(clinic / "out.csv"), pd.read_csv(clinic / "again.csv"))
     assert "photos/damaged.png,,," in (clinic / "out.left_out.csv").read_text()
-    with pytest.raises(UsageError, match=r"--model mlp takes no columns beside images; .* --input image"):
+    with pytest.raises(UsageError, match=r"model=\"mlp\" takes no columns beside images; .* input=\"image\""):
         fs.train(clinic / "data.zarr", clinic / "no", model="mlp")
     with pytest.raises(UsageError, match="the run's models take no columns beside images"):
         fs.predict(clinic / "alone", clinic / "photos", clinic / "no.csv", table=clinic / "labels.csv")
@@ -255,9 +257,9 @@ def test_columns_are_standardized_by_the_training_rows_of_each_fold(missing: str
 
 
 def test_what_does_not_fit_columns_beside_images_is_refused(clinic: Path) -> None:
-    with pytest.raises(UsageError, match="--input image=…: this is the name of the image itself"):
+    with pytest.raises(UsageError, match='input="image=…": this is the name of the image itself'):
         train(clinic, "no", "Net", input="image=*")
-    with pytest.raises(UsageError, match="--augment mixup=1 mixes rows, but the images have columns beside them"):
+    with pytest.raises(UsageError, match='augment="mixup=1" mixes rows, but the images have columns beside them'):
         train(clinic, "no", "Net", augment="mixup=1")
     with pytest.raises(UsageError, match="has no feature 'agee'; did you mean 'age'"):
         train(clinic, "no", "Net", normalize="agee=minmax")
@@ -298,5 +300,7 @@ def test_the_model_in_the_guide_takes_images_with_columns(clinic: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs/guides/model.md").read_text()
     code = guide.partition("## Images with columns beside them")[2].partition("```python\n")[2].partition("```")[0]
     (clinic / "guide.py").write_text(f"import torch\nfrom torch import nn\n\n{code}")
-    summary = fs.train(clinic / "data.zarr", clinic / "run", model=f"{clinic}/guide.py:Net", **{**OPTIONS, "epochs": 3})
+    summary = fs.train(
+        clinic / "data.zarr", clinic / "run", model=f"{clinic}/guide.py:Net", **{**OPTIONS, "epochs": 3}
+    ).summary
     assert summary["out_of_fold"]["accuracy"] > 0.7

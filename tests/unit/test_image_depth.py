@@ -199,9 +199,9 @@ def test_what_was_scaled_and_left_out_is_said(tmp_path: Path) -> None:
     assert fs.open(tmp_path / "b.zarr").schema.image == ImageForm(
         (HEIGHT, WIDTH), "gray", dtype="uint16", pixel_range=(0.0, 4095.0)
     )
-    with pytest.raises(UsageError, match="--pixel-range 5,5: must be two numbers, the lower one first"):
+    with pytest.raises(UsageError, match="pixel_range=5,5: must be two numbers, the lower one first"):
         fs.convert_images(folder, tmp_path / "c.zarr", **{**options, "pixel_range": "5,5"})
-    with pytest.raises(SourceError, match=r"0\.tif: it has several pages or frames, which --strict refuses"):
+    with pytest.raises(SourceError, match=r"0\.tif: it has several pages or frames, which strict=True refuses"):
         fs.convert_images(folder, tmp_path / "d.zarr", strict=True, **options)
     skipped = fs.convert_images(folder, tmp_path / "e.zarr", strict=True, on_error="skip", dtype="uint16", **options)
     assert (len(skipped), skipped.left_out) == (2, 4)

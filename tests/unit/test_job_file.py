@@ -81,13 +81,13 @@ def test_a_file_is_no_place_for_a_run(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_unknown_options_of_csv_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--delimitr is not an option: did you mean .delimiter."):
+    with pytest.raises(UsageError, match=r"delimitr is not an option: did you mean .delimiter."):
         fs.convert_csv("rows.csv", tmp_path / "rows.zarr", csv={"delimitr": ";"})
 
 
 def test_unknown_keywords_are_refused(digits: Dataset, tmp_path: Path) -> None:
     train: Any = fs.train
-    with pytest.raises(UsageError, match=r"--epoch is not an option: did you mean .epochs."):
+    with pytest.raises(UsageError, match=r"epoch is not an option: did you mean .epochs."):
         train(digits.root, tmp_path / "run", epoch=3)
     with pytest.raises(TypeError, match="multiple values for argument 'run'"):
         train(digits.root, tmp_path / "run", run=tmp_path)

@@ -108,7 +108,7 @@ def test_a_baseline_stands_beside_the_scores(tmp_path: Path) -> None:
         table.drop(columns=other).to_csv(tmp_path / "t.csv", index=False)
         fs.convert_csv(tmp_path / "t.csv", tmp_path / label, label=label)
         run = tmp_path / f"{label}-run"
-        summary = fs.train(tmp_path / label, run, model="mlp", folds=4, epochs=1, split="contiguous")
+        summary = fs.train(tmp_path / label, run, model="mlp", folds=4, epochs=1, split="contiguous").summary
         y, fold = table[label].to_numpy(), np.arange(500) // 125
         if label == "price":
             means = np.array([y[fold != number].mean() for number in range(4)])

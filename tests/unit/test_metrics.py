@@ -231,7 +231,9 @@ def train_table(write_csv: WriteCsv, folder: Path, **options: Any) -> dict[str, 
     if not data.exists():
         convert_file(write_csv("a,b,kind\n" + "\n".join(lines) + "\n"), data, "kind")
     settings = {"hidden": 4, "lr": 0.05, **options.pop("settings", {})}
-    return fs.train(data, folder / "run", model="mlp", folds=2, batch_size=32, workers=0, settings=settings, **options)
+    return fs.train(
+        data, folder / "run", model="mlp", folds=2, batch_size=32, workers=0, settings=settings, **options
+    ).summary
 
 
 def test_the_monitored_metric_stops_early_and_keeps_the_best_weights(write_csv: WriteCsv, tmp_path: Path) -> None:
@@ -252,11 +254,11 @@ def test_candidates_with_other_losses_are_ranked_by_a_metric_of_all(write_csv: W
     convert_file(write_csv("x,price\n" + "\n".join(lines) + "\n"), tmp_path / "data", "price", task="regression")
     settings = {"hidden": 4, "lr": 0.05, "loss": ["mse_loss", "l1_loss", "quantile"]}
     options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 2, "batch_size": 16, "settings": settings}
-    grid = fs.train(tmp_path / "data", tmp_path / "run", workers=0, **options)
+    grid = fs.train(tmp_path / "data", tmp_path / "run", workers=0, **options).summary
     r2 = {one["name"]: one["out_of_fold"]["r2"] for one in grid["candidates"]}
     assert (grid["metric"], grid["best"]) == ("r2", max(r2, key=r2.__getitem__))
     options["monitor"] = "mae"
-    grid = fs.train(tmp_path / "data", tmp_path / "by-mae", workers=0, **options)
+    grid = fs.train(tmp_path / "data", tmp_path / "by-mae", workers=0, **options).summary
     mae = {one["name"]: one["out_of_fold"]["mae"] for one in grid["candidates"]}
     assert (grid["metric"], grid["best"]) == ("mae", min(mae, key=mae.__getitem__))
     median = grid["candidates"][2]["out_of_fold"]
@@ -270,7 +272,7 @@ def test_the_loss_of_a_regression_has_the_units_of_the_target(write_csv: WriteCs
     settings = {"hidden": 4, "optimizer": "SGD", "lr": 1e-12, "weight_decay": 0.0, "dropout": 0.0}
     summary = fs.train(
         tmp_path / "data", tmp_path / "run", model="mlp", folds=2, epochs=1, workers=0, settings=settings
-    )
+    ).summary
     for fold in summary["folds"]:
         assert fold["loss"] == pytest.approx(fold["rmse"] ** 2)
         assert fold["train_loss"] == pytest.approx(fold["loss"], rel=0.5)  # of other rows, by the same weights
@@ -287,7 +289,7 @@ def test_a_metric_to_monitor_must_exist_and_be_defined(write_csv: WriteCsv, tmp_
     lines = [f"{i},{'yes' if i < 2 else 'no'}" for i in range(200)]
     convert_file(write_csv("a,kind\n" + "\n".join(lines) + "\n"), tmp_path / "few", "kind")
     options: dict[str, Any] = {"model": "mlp", "epochs": 2, "workers": 0, "settings": {"hidden": 4, "patience": 1}}
-    with pytest.raises(RunError, match=r"--monitor auc is not defined for its held-out rows, e\.g\. because they"):
+    with pytest.raises(RunError, match=r"monitor=\"auc\" is not defined for its held-out rows, e\.g\. because they"):
         fs.train(tmp_path / "few", tmp_path / "few-run", split="kfold", folds=10, monitor="auc", **options)
 
 

@@ -41,29 +41,31 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 @pytest.mark.parametrize("mode", ["runs", "fused"])
 def test_more_epochs_give_what_they_give_at_once(mode: str, digits: Dataset, tmp_path: Path) -> None:
     options = {**SMALL, "settings": CONSTANT, "fold_mode": mode, "refit": mode == "runs", "holdout": 0.1}
-    at_once = fs.train(digits.place, tmp_path / "once", epochs=2, **options)
-    first = fs.train(digits.place, tmp_path / "more", epochs=1, **options)
-    more = fs.train(digits.place, tmp_path / "more", epochs=2, **options)
+    at_once = fs.train(digits.place, tmp_path / "once", epochs=2, **options).summary
+    first = fs.train(digits.place, tmp_path / "more", epochs=1, **options).summary
+    more = fs.train(digits.place, tmp_path / "more", epochs=2, **options).summary
     for part in ("out_of_fold", "holdout_intervals"):
         assert more[part] == at_once[part] != first[part]
     for fold in range(3 + options["refit"]):
         found, expected = (RunFolder(locate(tmp_path / name)).fold(fold) for name in ("more", "once"))
         assert found.weights.read_bytes() == expected.weights.read_bytes()
         assert len(read_result(found)["history"]) == 2
-    assert fs.train(digits.place, tmp_path / "more", epochs=2, **options) == more
+    assert fs.train(digits.place, tmp_path / "more", epochs=2, **options).summary == more
 
 
 def test_epochs_are_not_lowered_nor_raised_with_other_options(digits: Dataset, tmp_path: Path) -> None:
     options = {**SMALL, "settings": CONSTANT}
-    summary = fs.train(digits.place, tmp_path / "run", epochs=2, **options)
-    with pytest.raises(ConflictError, match="can be increased but not reduced to 1; use --epochs 2"):
+    summary = fs.train(digits.place, tmp_path / "run", epochs=2, **options).summary
+    with pytest.raises(ConflictError, match="can be increased but not reduced to 1; use epochs=2"):
         fs.train(digits.place, tmp_path / "run", epochs=1, **options)
     with pytest.raises(ConflictError, match="epochs was 2 and is now 3; seed was 0 and is now 1"):
         fs.train(digits.place, tmp_path / "run", epochs=3, seed=1, **options)
     assert (tmp_path / "run" / "summary.json").exists()
     for left in ("summary.json", "oof.zarr/manifest.json", "folds/0/done.json"):  # what a kill leaves of a run to raise
         (tmp_path / "run" / left).unlink()
-    assert fs.train(digits.place, tmp_path / "run", epochs=2, **options)["out_of_fold"] == summary["out_of_fold"]
+    assert (
+        fs.train(digits.place, tmp_path / "run", epochs=2, **options).summary["out_of_fold"] == summary["out_of_fold"]
+    )
 
 
 def rates(schedule: RateSchedule, epochs: range, updates: int) -> list[float]:
@@ -192,7 +194,7 @@ def test_each_fold_starts_from_the_same_fold_of_a_run(digits: Dataset, tmp_path:
     told.clear()
     fs.train(digits.place, tmp_path / "file", **options | {"init": tmp_path / "first/folds/0/model.safetensors"})
     assert f"use --init {tmp_path / 'first'} to start each fold from its own weights" in told["warning"]
-    with pytest.raises(UsageError, match="increase --epochs instead"):
+    with pytest.raises(UsageError, match="increase epochs= instead"):
         fs.train(digits.place, tmp_path / "run", **options | {"init": tmp_path / "run", "epochs": 2})
 
 

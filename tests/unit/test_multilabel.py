@@ -90,7 +90,9 @@ def test_labels_train_as_in_a_loop_with_binary_cross_entropy(kind: str, tmp_path
         data = fs.convert_images(tmp_path / "photos", tmp_path / "data.zarr", **options)
     assert (data.schema.task, data.schema.y_dtype, data.schema.outputs) == ("multilabel", "uint8", 3)
     for mode in ("fused", "runs"):
-        summary = fs.train(data.place, tmp_path / mode, model=model, settings=settings, fold_mode=mode, **OPTIONS)
+        summary = fs.train(
+            data.place, tmp_path / mode, model=model, settings=settings, fold_mode=mode, **OPTIONS
+        ).summary
     fused, runs, expected = (
         *(load_weights(locate(tmp_path / mode / "folds/1/model.safetensors")) for mode in ("fused", "runs")),
         by_hand(data, tmp_path / "fused", settings),
@@ -145,9 +147,9 @@ def test_numbers_stay_a_regression_and_others_are_refused(tmp_path: Path, data: 
     counted = animals().assign(cat=lambda table: table["cat"] * 2)
     counted.to_csv(tmp_path / "counted.csv", index=False)
     assert fs.convert_csv(tmp_path / "counted.csv", tmp_path / "counted.zarr", label=LABELS).schema.task == "regression"
-    with pytest.raises(UsageError, match="the label 'cat' is not always 0 or 1; use --task regression"):
+    with pytest.raises(UsageError, match="the label 'cat' is not always 0 or 1; use task=\"regression\""):
         fs.convert_csv(tmp_path / "counted.csv", tmp_path / "no.zarr", label=LABELS, task="multilabel")
-    with pytest.raises(UsageError, match="--task multilabel needs several labels"):
+    with pytest.raises(UsageError, match='task="multilabel" needs several labels'):
         fs.convert_csv(file, tmp_path / "one.zarr", label="cat", task="multilabel")
     with pytest.raises(SourceError, match="the label 'cat' is not always 0 or 1"):
         fs.convert_csv(tmp_path / "counted.csv", tmp_path / "like.zarr", label=LABELS, like=data.place)

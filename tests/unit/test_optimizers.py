@@ -148,15 +148,15 @@ def test_a_matrix_model_may_use_muon(digits: Dataset, tmp_path: Path) -> None:
         folds=2,
         epochs=2,
         settings={"optimizer": "Muon", "lr": 0.02, "scheduler": "ConstantLR"},
-    )
+    ).summary
     assert summary["out_of_fold"]["accuracy"] > 0.5
 
 
 def test_a_plateau_lowers_the_rate_and_a_refit_has_none(digits: Dataset, tmp_path: Path) -> None:
     settings = {"scheduler": "ReduceLROnPlateau", "plateau": 0, "gamma": 0.5, "lr": 0.5, "optimizer": "SGD"}
-    summary = fs.train(digits.place, tmp_path / "run", model="mlp", folds=2, epochs=6, settings=settings)
+    summary = fs.train(digits.place, tmp_path / "run", model="mlp", folds=2, epochs=6, settings=settings).summary
     assert summary["out_of_fold"]["accuracy"] >= 0.1
-    with pytest.raises(UsageError, match="--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs"):
+    with pytest.raises(UsageError, match=r"refit=True trains on all rows, but settings=.*ReduceLROnPlateau.* needs"):
         fs.train(digits.place, tmp_path / "refit", model="mlp", folds=2, epochs=2, settings=settings, refit=True)
 
 

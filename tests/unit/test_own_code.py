@@ -177,7 +177,7 @@ def prepared(data: Path, root: RunFolder, options: dict[str, Any]) -> None:
 
 
 def test_an_asset_that_is_not_named_is_missed_before_the_run_begins(data: Path, project: Path, tmp_path: Path) -> None:
-    message = rf"net\.py, line 15: FileNotFoundError.*name it by --asset {project}/data/width\.txt"
+    message = rf"net\.py, line 15: FileNotFoundError.*name it by asset=.*{project}/data/width\.txt"
     with pytest.raises(UsageError, match=message):
         fs.train(data, tmp_path / "run", model=f"{project}/net.py:make", **OPTIONS)
     assert not (tmp_path / "run").exists()
@@ -350,7 +350,7 @@ def make(sample_shape, outputs, config=None):
     config = config or Config()
     return Block(nn.Linear(x, config.hidden), nn.Linear(config.hidden, outputs))
 
-summary = fs.train(sys.argv[1], sys.argv[2], model=make, folds=2, epochs=1, batch_size=16)
+summary = fs.train(sys.argv[1], sys.argv[2], model=make, folds=2, epochs=1, batch_size=16).summary
 """
 
 

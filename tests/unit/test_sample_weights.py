@@ -96,7 +96,7 @@ def test_a_loop_by_hand_with_weights_gives_the_weights_of_train(label: str, tmp_
 @pytest.mark.parametrize("label", ["class", "number"])
 def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
     dataset, run = weighted(tmp_path, label), tmp_path / "run"
-    summary = fs.train(dataset.place, run, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean")
+    summary = fs.train(dataset.place, run, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean").summary
     fused, folder = RunFolder(locate(run)), tmp_path / "runs"
     fs.train(dataset.place, folder, model="mlp", folds=2, epochs=1, batch_size=32, missing="mean", fold_mode="runs")
     plan, x, w = open_plan(fused.folds), column(dataset, "x").astype(np.float64), column(dataset, "column_w")
@@ -134,9 +134,9 @@ def test_statistics_and_scores_are_weighted(label: str, tmp_path: Path) -> None:
 def test_what_has_no_weights_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,label\n" + "1,yes\n2,no\n" * 40)
     dataset = convert_file(tmp_path / "rows.csv", tmp_path / "rows.zarr", label="label")
-    with pytest.raises(UsageError, match="no weight column; convert it with --weight"):
+    with pytest.raises(UsageError, match="no weight column; convert it with weight=COLUMN"):
         fs.stream(dataset, weighted=True)
-    with pytest.raises(UsageError, match="no column of weights; convert it with --weight"):
+    with pytest.raises(UsageError, match="no column of weights; convert it with weight=COLUMN"):
         fs.stream(dataset, sample="weight")
 
 

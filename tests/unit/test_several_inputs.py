@@ -111,9 +111,11 @@ def test_a_model_with_several_inputs_learns_as_the_same_model_with_one(mode: str
     fs.convert_csv(tmp_path / "t.csv", tmp_path / "data.zarr", label="y")
     (tmp_path / "own.py").write_text(MODELS)
     options: dict[str, Any] = {"folds": 2, "epochs": 2, "batch_size": 16, "workers": 0, "fold_mode": mode}
-    one = fs.train(tmp_path / "data.zarr", tmp_path / "one", model=f"{tmp_path}/own.py:One", **options)
+    one = fs.train(tmp_path / "data.zarr", tmp_path / "one", model=f"{tmp_path}/own.py:One", **options).summary
     options["input"] = ["codes=city", "numbers=*"]
-    several = fs.train(tmp_path / "data.zarr", tmp_path / "several", model=f"{tmp_path}/own.py:Several", **options)
+    several = fs.train(
+        tmp_path / "data.zarr", tmp_path / "several", model=f"{tmp_path}/own.py:Several", **options
+    ).summary
     assert several["out_of_fold"] == one["out_of_fold"]
     for fold in range(2):
         found = [(tmp_path / run / f"folds/{fold}/model.safetensors").read_bytes() for run in ("one", "several")]

@@ -154,8 +154,8 @@ def test_a_model_that_cannot_be_stacked_is_named_with_the_remedy(digits: Dataset
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 2}, "use --workers 1"),
-        ({"fold_mode": "runs"}, "leave out --fold-mode runs"),
+        ({"workers": 2}, "use workers=1"),
+        ({"fold_mode": "runs"}, 'leave out fold_mode="runs"'),
         ({"settings": {"strategy": "fsdp"}}, "remove strategy=fsdp"),
     ],
     ids=["workers", "runs", "fsdp"],
@@ -169,5 +169,7 @@ def test_what_does_not_fit_a_stack_is_refused(
 
 
 def test_a_stacked_run_is_trained_in_one_process(digits: Dataset, tmp_path: Path) -> None:
-    summary = fs.train(digits.root, tmp_path / "run", folds=3, epochs=3, batch_size=64, settings={"stack": True})
+    summary = fs.train(
+        digits.root, tmp_path / "run", folds=3, epochs=3, batch_size=64, settings={"stack": True}
+    ).summary
     assert summary["out_of_fold"]["accuracy"] > 0.8

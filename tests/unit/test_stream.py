@@ -70,11 +70,11 @@ def test_the_stream_trains_a_model_in_a_plain_loop(digits: Dataset) -> None:
         ({"fold": 5}, "between 0 and 4"),
         ({"fold": 0, "folds": 1}, "between 2 and 100"),
         ({"rank": 2, "world_size": 2}, "between 0 and 1"),
-        ({"batch_size": 3, "world_size": 4, "rank": 0}, "use --batch-size 4 or more"),
+        ({"batch_size": 3, "world_size": 4, "rank": 0}, "use batch_size=4 or more"),
         ({"rows": np.array([1200])}, "from 0 to 1,199"),
         ({"rows": np.ones(7, bool)}, "1,200 rows"),
         ({"memory": "2 wheels"}, "500MB"),
-        ({"memory": "1MB"}, "smaller --window"),
+        ({"memory": "1MB"}, "smaller window="),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str, digits: Dataset) -> None:

@@ -29,7 +29,7 @@ def train(tmp_path: Path) -> Train:
         table.to_csv(tmp_path / "table.csv", index=False)
         fs.convert_csv(tmp_path / "table.csv", tmp_path / "data.zarr", label="y", **(convert or {}))
         usual = {"model": "mlp", "epochs": 5, "batch_size": 32, "folds": 3}
-        return fs.train(tmp_path / "data.zarr", tmp_path / "run", **{**usual, **options})
+        return fs.train(tmp_path / "data.zarr", tmp_path / "run", **{**usual, **options}).summary
 
     return convert_and_train
 
@@ -166,7 +166,7 @@ def test_predictions_are_named_by_any_column_beside_the_rows(train: Train, tmp_p
     named = pd.read_csv(tmp_path / "out.csv")
     assert named.columns.tolist() == ["id", "y"]
     assert named["id"].tolist() == rows.tolist()
-    with pytest.raises(UsageError, match=r"--id 'visits' is not valid"):
+    with pytest.raises(UsageError, match=r"id='visits' is not valid"):
         fs.predict(tmp_path / "run", tmp_path / "data.zarr", tmp_path / "out.csv", id="visits")
 
 
@@ -187,7 +187,8 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     lines[4] += ",too many"
     source.write_text("\n".join([lines[0], "", *lines[1:]]))
     with pytest.raises(
-        RowError, match=r"line 4, column 'a': 'x' is not a number; fix the row, or skip such rows with --on-error skip"
+        RowError,
+        match=r"line 4, column 'a': 'x' is not a number; fix the row, or skip such rows with on_error=.skip.",
     ):
         fs.predict(run, source, out)
     found = CliRunner().invoke(app, ["predict", str(run), str(source), str(out), "--on-error", "skip"])

@@ -64,9 +64,11 @@ def load_models(run: Location) -> list[nn.Module]:
         DamagedError: The weights of a fold are missing or damaged.
 
     Example:
-        >>> models = fs.load_models("runs/digits")
-        >>> batch = next(iter(fs.stream("digits.zarr", split="test")))
+        >>> models = fs.load_models("runs/flowers")
+        >>> batch = next(iter(fs.stream("flowers.zarr", split="test")))
         >>> probabilities = sum(model(batch.x).softmax(dim=1) for model in models) / len(models)
+        >>> probabilities.shape == (len(batch.x), 3)
+        True
     """
     job, predictors = load_predictors(run)
     models: list[nn.Module] = []
@@ -120,8 +122,8 @@ def export(run: Location, out: Location, *, format: str = "torchscript", ensembl
         DiskError: The files cannot be written.
 
     Example:
-        >>> fs.export("runs/digits", "exported", format="onnx")
-        [PosixPath('/home/ada/exported/fold-0.onnx'), ...]
+        >>> fs.export("runs/flowers", "exported", format="torchscript")
+        [PosixPath('.../exported/fold-0.pt'), ...]
     """
     check_choice("--format", format, FORMATS)
     if ensemble:

@@ -1,0 +1,88 @@
+"""Predictions of new rows as a DataFrame."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...storage.errors import UsageError
+from ...storage.format import THRESHOLD, Schema
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
+from ...training.run import load_job
+from ..api.predict import predict_tables
+from ..bars import showing_progress
+from ..listener import Listener
+from ..requests import PredictRequest, Session
+from ..runs.run import read_run
+from ..wording import python_words
+from .memory import Samples, Written, is_in_memory, named_in_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def predict_frame(
+    run: Place,
+    source: Any,
+    out: str | PathLike[str] | None,
+    options: Mapping[str, Any],
+    *,
+    listener: Listener | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Predict a source with a run's models; see `Run.predict`."""
+    target = None if out is None else locate(str(out))
+    if target is not None and target.suffix not in SUFFIXES:
+        raise UsageError(f"out={str(out)!r}: name a file that ends in {' or '.join(SUFFIXES)}")
+    with (
+        tempfile.TemporaryDirectory(prefix="foldstream-predict-") as scratch,
+        showing_progress(listener, progress) as heard,
+    ):
+        folder = locate(scratch)
+        written = Samples.of(source).write(folder) if is_in_memory(source) else Written(source)
+        values = {"run": str(run), "source": written.place, "out": folder / "predictions.csv", **options}
+        with python_words(options), named_in_errors(written):
+            frame = _predict(PredictRequest.parse(values), written, Session(listener=heard))
+    if target is not None:
+        with target.whole_file() as file:
+            write = frame.to_csv if target.suffix == ".csv" else frame.to_parquet
+            write(file, index=False)
+    return frame
+
+
+def _predict(request: PredictRequest, written: Written, session: Session) -> pd.DataFrame:
+    """The predictions of a request, whose `out` is in a folder for temporary files."""
+    import pyarrow as pa
+
+    schema = load_job(read_run(locate(str(request.run)))[0]).schema
+    request = request.model_copy(update={"proba": schema.probabilities})
+    with predict_tables(request, session, locate(str(request.out))) as prediction:
+        frame = pa.concat_tables(prediction.tables).to_pandas()
+        dataset = prediction.dataset
+        if prediction.left_out:
+            session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows are not predicted")
+    rows = dataset.source_rows(np.arange(len(dataset)))
+    if written.images:  # the rows of an array have numbers rather than paths
+        frame = frame.rename(columns={"path": "row"}).assign(row=rows + 1)
+    if schema.task == "multilabel":
+        chosen = {label: (frame[label] >= THRESHOLD).astype("int64") for label in schema.labels}
+        frame = frame.assign(**chosen, **{f"probability_{label}": frame[label] for label in schema.labels})
+    if written.index is not None:
+        frame.index = written.index[rows]
+    return with_numbers(frame, schema, schema.labels)
+
+
+def with_numbers(frame: pd.DataFrame, schema: Schema, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table in which classes that are whole numbers are numbers, so that they equal the labels of the source."""
+    if schema.classes and all(re.fullmatch("0|-?[1-9][0-9]*", name) for name in schema.classes):
+        for column in columns:
+            frame[column] = frame[column].astype("Int64" if frame[column].isna().any() else "int64")
+    return frame

@@ -1,0 +1,48 @@
+"""`fs.train`, which returns the run."""
+
+from ..api.entry import entry
+from ..api.train import run_training
+from ..requests import Keywords, Session, TrainRequest
+from .run import Run
+
+
+class TrainCall(TrainRequest, Keywords):
+    """The keywords of `foldstream.train`."""
+
+
+@entry(TrainCall, TrainRequest)
+def train(request: TrainRequest, session: Session) -> Run:
+    """Train a model for each fold with Ray Train and merge the out-of-fold predictions.
+
+    The same call resumes an interrupted run from its last checkpoints, and returns immediately if the run is complete.
+    The result does not depend on the number of workers, the fold mode or interruptions.
+
+    Args:
+        dataset: Dataset to train on.
+        run: Folder of the run, local or in an object store.
+        model: Built-in name, "path/to/file.py:factory" or "package.module:factory", or the function or class itself:
+            one that other processes can find, or that this script or notebook defines. A `functools.partial` of it
+            gives settings.
+        settings: Settings of the recipe (lr, optimizer, …) and of the model. A list of values makes a grid, whose
+            candidates are trained together.
+        callbacks: `Callback` objects, or strings as accepted by `--callback`.
+        listener: Notified of progress and of the dashboards' addresses.
+        client: Dask client for the merge; by default Dask starts in this process if there is enough work.
+        **options: All other options of `foldstream train`; see `foldstream train --help`.
+
+    Returns:
+        The run: its scores, predictions, models and report.
+
+    Raises:
+        UsageError: An option is invalid; raised before any worker starts.
+        ConflictError: The folder contains another run.
+        RunError: Folds still failed after the maximum number of retries, or the model's own code failed.
+        StoppedError: SIGTERM or SIGUSR1 stopped the training; the same call resumes it.
+
+    Example:
+        >>> run = fs.train("flowers.zarr", "runs/flowers", model="mlp", folds=3, epochs=5, batch_size=16)
+        >>> run.metrics["accuracy"] > run.baseline["accuracy"]
+        True
+    """
+    run_training(request, session)
+    return Run(str(request.run))
