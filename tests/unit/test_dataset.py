@@ -109,7 +109,7 @@ def test_what_differs_from_another_request_is_said(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text("x,y,g\n1,2,3\n3,4,5\n")
     out, one, other = tmp_path / "out.zarr", str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
     fs.convert_csv(one, out, label="y", group="g")
-    with pytest.raises(ConflictError, match=r"label was y and is now x; group was g and is now not given; csv="):
+    with pytest.raises(ConflictError, match=r"label was y and is now x; group was g and is now not given; delim"):
         fs.convert_csv(one, out, label="x", csv={"delimiter": ","})
     with pytest.raises(ConflictError, match=r"dataset: sources that are new: .*/b\.csv; choose"):
         fs.convert_csv([one, other], out, label="y", group="g")

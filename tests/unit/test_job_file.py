@@ -41,7 +41,7 @@ def fails(sample_shape, outputs):
         ("memory = 1.5", "", "must be a whole number of bytes, or text such as 500MB"),
         ('settings = "lr=1"', "", "settings = .lr=1.: must be a table"),
         ('model = "digits-cn"', "", "did you mean .digits-cnn."),
-        ("batch_size = 2\nworkers = 4", "", "4 workers share each batch, .*use --batch-size 4 or more"),
+        ("batch_size = 2\nworkers = 4", "", "4 workers share each batch, .*use batch_size=4 or more"),
         ("settings = {lrr = 1}", "", "did you mean .lr."),
         ("max_retries = -1", "", "max_retries = -1: must be at least 0"),
         ("workers = -1", "", "workers = -1: must be at least 0"),

@@ -69,7 +69,7 @@ def test_the_command_of_a_request_asks_for_it(changed: dict[str, Any]) -> None:
 def test_every_field_is_an_option_and_a_keyword(command: str) -> None:
     request, function = REQUESTS[command]
     own = set(inspect.signature(function).parameters)
-    assert own == {*request.model_fields, "listener", "client"}
+    assert own == {*request.model_fields, "listener", "progress", "client"}
     described = [field.description for field in request.model_fields.values() if field.description]
     assert len(described) == len(request.model_fields) - ("csv" in request.model_fields)
     options = {parameter.name for parameter in parameters_of(request)}
