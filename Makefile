@@ -49,6 +49,12 @@ check: install
 	$(MAKE) -s docs
 	$(BIN)/pytest -q tests/unit/test_house.py tests/unit/test_deploy.py tests/unit/test_kubernetes.py
 
+# The wheel and the source archive, in dist/.
+.PHONY: dist
+dist: install
+	rm -rf dist
+	$(BIN)/pyproject-build --no-isolation --quiet
+
 # The documentation site, in build/site. A broken link fails the build.
 .PHONY: docs
 docs: install
