@@ -26,8 +26,10 @@ TableFormat = Literal["csv", "parquet"]
 class Session(Options):
     """The listener and the Dask client of a job. They are not part of a request."""
 
-    listener: InstanceOf[Listener] = Field(default=SILENT)
-    client: Any = Field(default=None)
+    listener: InstanceOf[Listener] = Field(
+        default=SILENT, description="Receives progress and messages; by default they are not shown."
+    )
+    client: Any = Field(default=None, description="Dask client to use; by default this process does the work.")
 
 
 class Keywords(Options):
