@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_docs import ROOT, blocks, write_customers
+from .test_docs import ROOT, blocks_of, write_customers
 
 
 def call(*words: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
@@ -63,7 +63,8 @@ def test_the_wheel_runs_the_quickstart_in_an_empty_folder(environment: dict[str,
     where = call("python", "-c", "import foldstream; print(foldstream.__file__)", cwd=folder, env=environment)
     assert where.startswith(str(tmp_path / "venv"))
     write_customers(folder)
-    for block in blocks(ROOT / "README.md")[:1]:
-        call("bash", "-euo", "pipefail", "-c", block.replace(".venv/bin/", ""), cwd=folder, env=environment)
+    shell, python = [block for block in blocks_of(ROOT / "README.md") if not block.reason]
+    call("bash", "-euo", "pipefail", "-c", shell.text, cwd=folder, env=environment)
+    call("python", "-c", python.text, cwd=folder, env=environment)
     assert (folder / "predictions.csv").exists()
     assert (folder / "runs" / "first" / "report.html").exists()
