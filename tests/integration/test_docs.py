@@ -74,7 +74,7 @@ def call(words: list[str]) -> None:
 def parse(words: list[str]) -> None:
     """Check a command's name, options and values without running it. Arguments may be missing."""
     command: Any = get_command(app)
-    rest = [word for word in words[1:] if word not in ("--json", "--quiet")]
+    rest = [word for word in words[1:] if word not in ("--json", "--quiet", "--version")]
     while rest and (inner := getattr(command, "commands", None)):
         assert rest[0] in inner, f"{shlex.join(words)}: there is no command {rest[0]}"
         command = inner[rest.pop(0)]
