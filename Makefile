@@ -66,6 +66,11 @@ FOLDER ?= $(shell mktemp -d)/foldstream
 screenshots: install
 	$(BIN)/python -m tests.screenshots build/screenshots $(FOLDER)
 
+# Runs the notebooks of the documentation, and saves them with their outputs.
+.PHONY: notebooks
+notebooks: install
+	$(BIN)/python -m tests.notebooks
+
 bench: bench-digits bench-folds bench-convert bench-stream bench-memory bench-train
 
 # The full digits: convert, train 5 folds for 10 epochs, predict. DIGITS is the folder of train.csv.gz and test.csv.gz.
