@@ -7,9 +7,9 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from notebooks import to_markdown
-from tables import commands_page, models_tables, settings_table
+from tables import commands_page, models_tables, reference_page, settings_table
 
-PARTS = {"commands": commands_page, "settings": settings_table, "models": models_tables}
+PARTS = {"commands": commands_page, "python": reference_page, "settings": settings_table, "models": models_tables}
 FIGURE = re.compile(r"^!\[([^\]]*)\]\((?:\.\./)*(figures/[\w-]+\.svg)\)$", re.MULTILINE)
 
 

@@ -6,6 +6,7 @@ from enum import EnumType
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import foldstream as fs
 import typer
 from foldstream.cli import app
 from foldstream.storage.options import choices_of
@@ -16,6 +17,14 @@ from pydantic.fields import FieldInfo
 
 GIVEN = "sample_shape", "outputs", "schema"
 """The arguments of a model's factory that are no settings."""
+REFERENCE = {
+    "Datasets": ["convert", "convert_csv", "convert_images", "open", "Dataset", "verify", "split_rows"],
+    "Training": ["train", "Run", "run_job"],
+    "Predictions and models": ["predict", "load_models", "export"],
+    "Your own training loop": ["stream", "normalizer"],
+    "Progress, events and errors": ["Callback", "Listener", "FoldstreamError"],
+}
+"""The public names by subject."""
 WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
 BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -87,6 +96,18 @@ def models_tables() -> str:
         recipe = ", ".join(f"`{key}={value}`" for key, value in DEFAULTS.get(name, {}).items())
         parts += [f"### {name}", inspect.cleandoc(kind.__doc__ or ""), table(("setting", "default"), rows)]
         parts += [f"It is trained with {recipe} unless you set something else."] if recipe else []
+    return "\n\n".join(parts)
+
+
+def reference_page() -> str:
+    """Each public name, for mkdocstrings to fill in."""
+    grouped = {name for names in REFERENCE.values() for name in names}
+    parts = []
+    for title, names in {**REFERENCE, "More": [name for name in fs.__all__ if name not in grouped]}.items():
+        known = [name for name in names if name in fs.__all__]
+        options = "    options:\n      heading: fs.{0}\n      toc_label: fs.{0}"
+        parts += [f"## {title}"] if known else []
+        parts += [f"::: foldstream.{name}\n" + options.format(name) for name in known]
     return "\n\n".join(parts)
 
 
