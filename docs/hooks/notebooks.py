@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-ENDING = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+FILE_LINK = re.compile(r"<a [^>]*href=[\"'](?!https?:)[^>]*>(.*?)</a>")
 
 
 def to_markdown(notebook: Path) -> tuple[str, dict[str, bytes]]:
@@ -27,6 +28,8 @@ def _output(output: dict[str, Any], images: dict[str, bytes], stem: str) -> str:
         images[name] = base64.b64decode(data["image/png"])
         return f"![{''.join(data.get('text/plain', 'Figure'))}]({name})"
     if "text/html" in data:
-        return f'<div class="output">{"".join(data["text/html"])}</div>'
+        # A link to a file of the run leads nowhere here.
+        html = FILE_LINK.sub(r"\1", "".join(data["text/html"]))
+        return f'<div class="output">{html}</div>'
     text = "".join(output.get("text", data.get("text/plain", "")))
-    return f"```text\n{ENDING.sub('', text).rstrip()}\n```" if text else ""
+    return f"```text\n{COLOR.sub('', text).rstrip()}\n```" if text else ""
