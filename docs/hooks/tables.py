@@ -1,7 +1,7 @@
 """The parts of the reference that come from the code: commands, settings, built-in models, types of options."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import EnumType
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -34,7 +34,7 @@ def escape(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table of cells that are Markdown."""
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -60,7 +60,7 @@ def type_name(annotation: Any) -> str:
     if origin:
         return f"{origin.__name__}[{', '.join(map(type_name, inner))}]"
     special = {NoneType: "None", Ellipsis: "..."}
-    return special.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return special.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def values_of(field: FieldInfo) -> str:
@@ -159,7 +159,9 @@ def _kind(parameter: Any, argument: bool) -> str:
         return "flag"
     annotation = parameter.type_descriptor.annotation
     bare = next((one for one in get_args(annotation) if one is not type(None)), annotation)
-    choices = [one.value for one in bare] if isinstance(bare, EnumType) else choices_of(annotation)
+    choices: Sequence[str] = (
+        [str(one.value) for one in list[Any](bare)] if isinstance(bare, EnumType) else choices_of(annotation)
+    )
     if not choices and "|" in (spelled := parameter.metavar or "") and spelled.islower():
         choices = spelled.split("|")
     if choices:

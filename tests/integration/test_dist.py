@@ -36,7 +36,7 @@ def environment(dist: Path, tmp_path: Path) -> dict[str, str]:
     call(sys.executable, "-m", "venv", "--without-pip", home, cwd=tmp_path)
     (site,) = home.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "--python", home / "bin" / "python"]
+    pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "--python", str(home / "bin" / "python"))
     call(*pip, "install", "--no-index", "--no-deps", wheel, cwd=tmp_path)
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | {"PATH": f"{home / 'bin'}:/usr/bin:/bin", "FOLDSTREAM_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
