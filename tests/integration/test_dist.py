@@ -45,7 +45,7 @@ def environment(dist: Path, tmp_path: Path) -> dict[str, str]:
 def test_both_archives_have_every_module_and_no_test(dist: Path) -> None:
     folders = "storage", "pipeline", "training", "cluster"
     paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
-    expected = {str(path.relative_to(ROOT)) for path in paths if path.suffix != ".pyc"} | {"py.typed"}
+    expected = {str(path.relative_to(ROOT)) for path in paths if path.parent.name != "__pycache__"} | {"py.typed"}
     (wheel,), (archive,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as opened:
         names = {name.removeprefix("foldstream/") for name in opened.namelist()}
