@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import griffe
-from foldstream.cluster.requests import Session
+from foldstream.cluster.requests import Keywords
 from foldstream.storage.options import Options
 from tables import type_name
 
@@ -51,7 +51,7 @@ def descriptions_of(function: Any) -> dict[str, str]:
     inner = inspect.unwrap(function)
     hint = inner.__annotations__["request"]
     request = inner.__globals__[hint] if isinstance(hint, str) else hint
-    return {name: field.description or "" for kind in (Session, request) for name, field in kind.model_fields.items()}
+    return {name: field.description or "" for kind in (Keywords, request) for name, field in kind.model_fields.items()}
 
 
 def with_all_arguments(text: str, described: dict[str, str]) -> str:
