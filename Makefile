@@ -49,6 +49,12 @@ check: install
 	$(MAKE) -s docs
 	$(BIN)/pytest -q tests/unit/test_house.py tests/unit/test_deploy.py tests/unit/test_kubernetes.py
 
+# The wheel and the source archive, in dist/.
+.PHONY: dist
+dist: install
+	rm -rf dist
+	$(BIN)/pyproject-build --no-isolation --quiet
+
 # The documentation site, in build/site. A broken link fails the build.
 .PHONY: docs
 docs: install
@@ -59,6 +65,11 @@ FOLDER ?= $(shell mktemp -d)/foldstream
 .PHONY: screenshots
 screenshots: install
 	$(BIN)/python -m tests.screenshots build/screenshots $(FOLDER)
+
+# Runs the notebooks of the documentation, and saves them with their outputs.
+.PHONY: notebooks
+notebooks: install
+	$(BIN)/python -m tests.notebooks
 
 bench: bench-digits bench-folds bench-convert bench-stream bench-memory bench-train
 

@@ -33,9 +33,11 @@ class Session(Options):
 class Keywords(Options):
     """The keywords of a call from Python that are not part of a request."""
 
-    listener: InstanceOf[Listener] | None = Field(default=None)
-    progress: bool = Field(default=True)
-    client: Any = Field(default=None)
+    listener: InstanceOf[Listener] | None = Field(
+        default=None, description="Notified of progress instead of the progress bars."
+    )
+    progress: bool = Field(default=True, description="Show progress bars in a terminal or notebook.")
+    client: Any = Field(default=None, description="Dask client to use; by default this process does the work.")
 
 
 def as_paths(value: Any) -> Any:

@@ -136,7 +136,13 @@ class BrowsableDataset(Dataset):
 
 
 def open_to_browse(path: Location) -> BrowsableDataset:
-    """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`).
+    """Open a dataset.
+
+    Args:
+        path: Folder of the dataset, or its URL in an object store (`s3://bucket/digits.zarr`).
+
+    Returns:
+        The dataset, whose rows can be indexed.
 
     Args:
         path: Path or URL of the dataset.

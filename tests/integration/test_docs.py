@@ -1,40 +1,125 @@
-"""Each command that README and tutorials show is run as it stands there."""
+"""The code of the documentation runs as it stands there: the blocks of a page in order, in one folder.
 
-import os
+In the source of a page, `<!-- not run: REASON -->` before a block means that its commands are only parsed, and
+`<!-- before: COMMANDS -->` prepares what a reader of the page already has. A block of Python with a title is a file.
+"""
+
 import random
 import re
+import shlex
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from foldstream.cli import app
+from typer.exceptions import TyperException
+from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("foldstream ", ".venv/bin/foldstream ")  # 'make demo' is the last command of the tutorial on digits
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(path for name in ("quickstart", "tutorials", "guides") for path in (ROOT / "docs" / name).glob("*.md")),
+        ROOT / "docs" / "reference" / "settings.md",
+    ]
+)
+BLOCK = re.compile(
+    r'(?:<!-- not run: (?P<reason>[^>]+) -->\n)?^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$'
+    r"|<!-- before:(?P<before>[^>]+)-->",
+    re.DOTALL | re.MULTILINE,
+)
+ELSEWHERE = "datasets", "serving"
+"""Pages whose commands need downloads or a server, and are run by tests of their own; here they are only parsed."""
+IMAGES_OF_A_CLASS = 8
 
 
-def blocks(path: Path) -> list[str]:
-    """The commands of a page, block by block, in a shell's words."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
-    return [block for language, block in found if language in ("", "bash") and block.startswith(COMMANDS)]
+@dataclass(frozen=True)
+class Block:
+    """A block of code: in `sh`, `python` or what is not run."""
+
+    language: str
+    text: str
+    title: str = ""
+    reason: str = ""
 
 
-def run_blocks(commands: list[str], folder: Path) -> None:
-    """Run blocks in a folder that looks like the project's."""
-    for name in ("examples", ".venv"):
-        (folder / name).symlink_to(ROOT / name)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "FOLDSTREAM_HOME": str(folder / "home"), "COLUMNS": "200"}
-    for block in commands:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+def blocks_of(page: Path) -> list[Block]:
+    """The blocks of a page in order. Preparations count as commands."""
+    found = [one.groupdict() for one in BLOCK.finditer(page.read_text())]
+    return [
+        Block("sh", one["before"].strip() + "\n")
+        if one["before"]
+        else Block(one["language"], one["text"], one["title"] or "", one["reason"] or "")
+        for one in found
+    ]
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """The words of each line of a block of shell commands, without comments."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+def call(words: list[str]) -> None:
+    """Run a command in this process, where the packages that it needs are loaded."""
+    assert words[0] == "foldstream", f"mark the block of {shlex.join(words)} as not run, and say why"
+    assert get_command(app).main(words[1:], prog_name="foldstream", standalone_mode=False) in (None, 0)
+
+
+def parse(words: list[str]) -> None:
+    """Check a command's name, options and values without running it. Arguments may be missing."""
+    command: Any = get_command(app)
+    rest = [word for word in words[1:] if word not in ("--json", "--quiet", "--version")]
+    while rest and (inner := getattr(command, "commands", None)):
+        assert rest[0] in inner, f"{shlex.join(words)}: there is no command {rest[0]}"
+        command = inner[rest.pop(0)]
+    if not hasattr(command, "commands"):
+        try:
+            command.make_context("foldstream", rest)
+        except TyperException as error:
+            if type(error).__name__ != "MissingParameter":
+                raise AssertionError(f"{shlex.join(words)}: {error}") from error
+
+
+def run_script(text: str, folder: Path) -> None:
+    """Run Python as a script of its own, as readers do."""
+    (folder / "page.py").write_text(text)
+    done = subprocess.run([sys.executable, "page.py"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+
+
+def run_blocks(blocks: list[Block], folder: Path) -> None:
+    """Run blocks in order; Python blocks that follow each other are one script."""
+    script = ""
+    for block in [*blocks, Block("sh", "")]:
+        if block.reason or block.language not in ("sh", "python"):
+            if block.language == "sh":
+                for words in commands_in(block.text):
+                    if words[0] == "foldstream":
+                        parse(words)
+        elif block.title:
+            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.title).write_text(block.text)
+        elif block.language == "python":
+            script += block.text + "\n"
+        else:
+            if script:
+                run_script(script, folder)
+            script = ""
+            for words in commands_in(block.text):
+                call(words)
 
 
 def write_customers(folder: Path) -> None:
-    """A table of customers who left or not, with a name, a column of text, and numbers of which some are missing; and
-    others, of whom that is not known."""
+    """A table of customers who left or not, with a column of text, and numbers of which some are missing; and others,
+    of whom that is not known."""
     draw = random.Random(0)
     for name, count in (("train", 400), ("test", 50)):
         lines = ["customer,plan,calls,spent" + ",left" * (name == "train")]
@@ -46,21 +131,42 @@ def write_customers(folder: Path) -> None:
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "tutorials").glob("*.md")), ids=lambda page: page.stem)
-def test_the_tutorial_is_run(page: Path, tmp_path: Path) -> None:
-    run_blocks(blocks(page), tmp_path)
-    predictions = list(tmp_path.glob("build/*/*.csv"))
-    assert predictions
-    assert all(len(path.read_text().splitlines()) > 20 for path in predictions)
+def write_images(folder: Path) -> None:
+    """Some textures in folders of classes, and others without a class."""
+    with zipfile.ZipFile(ROOT / "examples" / "textures" / "train.zip") as archive:
+        for name in archive.namelist():
+            if name.endswith(".jpg") and int(Path(name).stem) < IMAGES_OF_A_CLASS:
+                archive.extract(name, folder / "photos")
+    with zipfile.ZipFile(ROOT / "examples" / "textures" / "test.zip") as archive:
+        archive.extractall(folder / "new")
 
 
 @pytest.mark.long
-def test_the_commands_of_the_readme_are_run(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("usual_blocks")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(page)
+    if page.stem in ELSEWHERE:
+        blocks = [replace(block, reason="run elsewhere") for block in blocks]
+    if not any(block.language in ("sh", "python") for block in blocks):
+        pytest.skip("the page has no code")
     write_customers(tmp_path)
-    run_blocks(blocks(ROOT / "README.md"), tmp_path)
-    header, *rows = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert header == "customer,left"
-    assert [row.split(",")[0] for row in rows] == [f"new-{number}" for number in range(50)]
-    assert {row.split(",")[1] for row in rows} == {"no", "yes"}
-    assert (tmp_path / "build" / "demo" / "submission.csv").exists()
+    write_images(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FOLDSTREAM_HOME", str(tmp_path / "home"))
+    run_blocks(blocks, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_in_the_text_of_a_page_exist(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+    for command in re.findall(r"`(foldstream [^`]+)`", text):
+        if not re.search(r"…|COMMAND|\bX\b", command):
+            parse(shlex.split(command))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_says_its_language(page: Path) -> None:
+    languages = {block.language for block in blocks_of(page)}
+    assert languages <= {"sh", "python", "text", "toml"}

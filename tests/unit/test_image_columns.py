@@ -298,8 +298,8 @@ def test_columns_reach_models_that_are_trained_as_one(clinic: Path) -> None:
 
 def test_the_model_in_the_guide_takes_images_with_columns(clinic: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs/guides/model.md").read_text()
-    code = guide.partition("## Images with columns beside them")[2].partition("```python\n")[2].partition("```")[0]
-    (clinic / "guide.py").write_text(f"import torch\nfrom torch import nn\n\n{code}")
+    code = guide.partition('```python title="net.py"\n')[2].partition("```")[0]
+    (clinic / "guide.py").write_text(code)
     summary = fs.train(
         clinic / "data.zarr", clinic / "run", model=f"{clinic}/guide.py:Net", **{**OPTIONS, "epochs": 3}
     ).summary

@@ -224,21 +224,6 @@ def test_a_loop_by_hand_gives_the_weights_of_train(settings: dict[str, Any], dig
         assert torch.equal(network.state_dict()[name], weights), name
 
 
-def settings_page() -> str:
-    """The table of settings as docs/reference/settings.md has it."""
-    rows = []
-    for name in Recipe.settings():
-        field = Recipe.model_fields[name]
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        rows.append(f"| `{name}` | {f'`{default}`' if default != '' else ''} | {field.description} |")
-    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])
-
-
-def test_the_page_of_settings_lists_each_with_its_default_and_meaning() -> None:
-    page = Path(fs.__file__).parent / "docs" / "reference" / "settings.md"
-    assert settings_page() in page.read_text()
-
-
 def test_a_recipe_is_told_in_a_line() -> None:
     recipe, _ = resolve_settings("mlp", {"lr.head": "1e-4", "betas": "0.9:0.95", "warmup": "0.1", "clip_grad_norm": 1})
     assert describe_recipe(recipe) == (
