@@ -24,9 +24,10 @@ class Length(NamedTuple):
 
 
 class LengthRule(NamedTuple):
-    """Batches of a power of two near 1/64 of the rows, and as many epochs as make a number of updates, within limits:
-    few rows need many small steps, and many rows are learned in a few passes."""
+    """Batches of a power of two near 1/16 of the rows, within limits, and as many epochs as make a number of updates,
+    within others: many rows are learned in a few passes."""
 
+    smallest_batch: int
     largest_batch: int
     updates: int
     fewest_epochs: int
@@ -34,13 +35,14 @@ class LengthRule(NamedTuple):
 
     def length_for(self, rows: int) -> Length:
         """The length of a training on so many rows."""
-        batch = min(self.largest_batch, max(16, 1 << round(math.log2(max(1, rows / 64)))))
+        near = 1 << round(math.log2(max(1, rows / 16)))
+        batch = min(self.largest_batch, max(self.smallest_batch, near))
         epochs = math.ceil(self.updates * batch / max(1, rows))
         return Length(batch, min(self.most_epochs, max(self.fewest_epochs, epochs)))
 
 
 USUAL_LENGTH = Length(batch_size=128, epochs=10)
-LENGTH_RULES = {"wide-deep": LengthRule(2048, 600, 3, 40), "resnet": LengthRule(128, 2000, 10, 40)}
+LENGTH_RULES = {"wide-deep": LengthRule(16, 1024, 300, 3, 20), "resnet": LengthRule(16, 64, 2000, 10, 40)}
 """How long the models train whose length depends on the rows; all others train for the usual length."""
 
 

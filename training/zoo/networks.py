@@ -245,7 +245,10 @@ class ResNet(nn.Module):
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.embed, beside = embed(shapes[TABLE], schema) if TABLE in shapes else (None, 0)
+        self.embed: nn.Module | None = None
+        beside = 0
+        if TABLE in shapes:
+            self.embed, beside = embed(shapes[TABLE], schema)
         last = perceptron(4 * width + beside, outputs, 4 * width, int(bool(beside)), dropout)
         self.last = nn.Sequential(nn.Dropout(dropout), *last)
 
