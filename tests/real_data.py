@@ -30,18 +30,19 @@ CLIP_ART = "animals", "buildings", "food", "plants", "tools", "transportation"
 
 @dataclass(frozen=True)
 class RealData:
-    """A data set: the name of the `file` that `write` writes, given the folder of packages, and the label if it is a
-    table. The linear models are fitted to at most `baseline_rows` rows each."""
+    """A data set: the name of the `file` that `write` writes, given the folder of packages, and the label of a table
+    or the size of images. The linear models are fitted to at most `baseline_rows` rows each."""
 
     file: str
     write: Callable[[Path, Path], None]
     label: str | None = None
+    size: int | None = None
     baseline_rows: int | None = None
 
     @property
     def conversion(self) -> list[str]:
         """The options of the conversion."""
-        return ["csv", "--label", self.label] if self.label else ["images"]
+        return ["csv", "--label", self.label] if self.label else ["images", "--size", str(self.size)]
 
 
 def write_penguins(packages: Path, out: Path) -> None:
@@ -98,10 +99,10 @@ SMALL = {
     "wine": RealData("wine.csv", write_wine, "target"),
 }
 LARGE = {
-    "flights": RealData("flights.csv", write_flights, "arr_delay", 300_000),
-    "delays": RealData("flights-3m.parquet", write_delays, "delay", 300_000),
-    "fashion": RealData("fashion.tar", write_fashion, baseline_rows=10_000),
-    "clip art": RealData("clip-art.tar", write_clip_art),
+    "flights": RealData("flights.csv", write_flights, "arr_delay", baseline_rows=300_000),
+    "delays": RealData("flights-3m.parquet", write_delays, "delay", baseline_rows=300_000),
+    "fashion": RealData("fashion.tar", write_fashion, size=28, baseline_rows=10_000),
+    "clip art": RealData("clip-art.tar", write_clip_art, size=64),
 }
 
 
