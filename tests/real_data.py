@@ -129,7 +129,7 @@ def score_of(run: Path, dataset: Any) -> float:
 def linear_score(dataset: Any, run: Path, baseline_rows: int | None = None) -> float:
     """The accuracy or R² of a logistic or ridge regression on scaled columns, out-of-fold with the folds of a run."""
     x, y = table_of(dataset)
-    folds, classes = np.asarray(zarr.open_group(str(run / "folds.zarr"))["fold"][:]), dataset.schema.classes
+    folds, classes = np.asarray(zarr.open_array(str(run / "folds.zarr" / "fold"), mode="r")), dataset.schema.classes
     predicted = np.empty(len(y), y.dtype)
     for fold in np.unique(folds):
         train, held_out = np.flatnonzero(folds != fold), folds == fold

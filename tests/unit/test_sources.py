@@ -132,8 +132,8 @@ def test_an_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
 def test_a_missing_label_of_parquet_is_missing(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1.5, 2.5, 4.0], "y": [0, 1, None]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(RowError, match="row 3, column 'y': the value is missing"):
-        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
-    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", on_error="skip")
+        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", missing="error")
+    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
     assert dataset.schema.classes == ("0", "1")
     assert len(dataset) == 2
 

@@ -2,12 +2,16 @@
 that fit the number of rows. It follows from metadata, and a run records it, so that these rules may change.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ...storage.format import Schema
 from ..fitted.strategies import is_image_alone
+
+if TYPE_CHECKING:
+    from ...storage.format import Schema  # which loads numpy, for which --help would wait
 
 AUTO = "auto"
 CHOSEN = "wide-deep", "digits-cnn", "resnet", "mlp"
