@@ -24,7 +24,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 HERE = Path(__file__).with_name("data")
 """It has the Palmer penguins (Horst, Hill and Gorman 2020, CC0) and the people on the Titanic (public record)."""
-CLIP_ART = "animals", "buildings", "food", "plants", "tools", "transportation"
+CLIP_ART = "animals", "plants", "tools", "transportation"
 """The folders of openclipart's pictures that are classes here: things rather than symbols."""
 
 

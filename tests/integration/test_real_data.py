@@ -1,4 +1,4 @@
-"""Real tables, from the file to predictions with no option but the label, are predicted as well as by a linear model."""
+"""Real tables, with no option but the label, are predicted as well as by a linear model."""
 
 from pathlib import Path
 
