@@ -3,6 +3,7 @@ rows, and what a run records of it."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import foldstream as fs
 import numpy as np
@@ -122,7 +123,7 @@ def test_images_with_columns_beside_them_are_trained_without_options(tmp_path: P
         Image.fromarray(np.full((16, 16), number % 7, np.uint8)).save(tmp_path / "photos" / f"{number}.png")
         lines.append(f"{number}.png,{'yes' if number % 2 else 'no'},{20 + number},{'north' if number % 3 else 'south'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    labels = {"labels": tmp_path / "labels.csv", "label": "sick", "feature": ["age", "site"]}
+    labels: dict[str, Any] = {"labels": tmp_path / "labels.csv", "label": "sick", "feature": ["age", "site"]}
     fs.convert_images(tmp_path / "photos", tmp_path / "data.zarr", size=16, **labels)
     fs.train(tmp_path / "data.zarr", tmp_path / "run", epochs=1, folds=2)
     (tmp_path / "new.csv").write_text("name,age,site\n" + "".join(f"{n}.png,30,west\n" for n in range(48)))

@@ -246,7 +246,7 @@ def test_a_label_or_id_that_a_file_lacks_is_missing_there(tmp_path: Path) -> Non
     (tmp_path / "1.csv").write_text("a,y,k\n1,u,x\n3,v,z\n")
     (tmp_path / "2.csv").write_text("a\n6\n")
     with pytest.raises(RowError, match=r"2\.csv, rows from 2, column 'y': the value is missing"):
-        convert_all(tmp_path / "out", id="k", columns="union")
-    dataset = convert_all(tmp_path / "out", id="k", columns="union", on_error="skip")
+        convert_all(tmp_path / "out", id="k", columns="union", missing="error")
+    dataset = convert_all(tmp_path / "out", id="k", columns="union")
     assert (len(dataset), dataset.left_out) == (2, 1)
     assert "columns" not in ConvertRequest(find_sources([str(tmp_path)])).to_json()
