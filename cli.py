@@ -144,7 +144,6 @@ def train(request: TrainRequest) -> None:
         foldstream train photos.zarr runs/own --model net.py:Net --workers 2
     """
     with listening() as listener:
-        listener.announce("training", f"{request.model} on {request.dataset}, in {request.run}")
         from .cluster.api.train import run_training
 
         summary = run_training(request, Session(listener=listener))

@@ -84,6 +84,7 @@ class RowEncoder:
             required=False,
             like_other=True,
             encode_unknown=True,
+            needed_labels=(),
         )
         if batch.rows:
             ShardFiller(plan, arrays).place(reader, batch, slice(0, batch.rows))

@@ -24,6 +24,7 @@ from .fitted.strategies import (
 )
 from .splits.split import Split
 from .zoo.augment import parse_augment
+from .zoo.auto import AUTO, USUAL_LENGTH
 
 Scheduler = Literal["OneCycleLR", "CosineAnnealingLR", "StepLR", "ExponentialLR", "ConstantLR", "ReduceLROnPlateau"]
 Ensemble = Literal["mean", "vote", "median", "weighted", "refit"]
@@ -179,11 +180,22 @@ class TrainingOptions(Options):
     panel: ClassVar[str] = "Training"
 
     model: str | Callable[..., Any] = Field(
-        default="digits-cnn",
-        description="Model: digits-cnn, article-cnn, mlp, path/to/file.py:factory or package.module:factory.",
+        default=AUTO,
+        description="Model: wide-deep, mlp, digits-cnn, resnet, article-cnn, path/to/file.py:factory or "
+        "package.module:factory; auto: wide-deep for columns, digits-cnn for small images, resnet for others.",
     )
-    epochs: int = Field(default=10, ge=1, description="Number of passes over each fold's training rows.")
-    batch_size: int = Field(default=128, ge=1, description="Rows per global batch, over all workers.")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of passes over each fold's training rows; by default 10, for wide-deep and resnet what "
+        "fits the number of rows.",
+    )
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows per global batch, over all workers; by default 128, for wide-deep and resnet what fits the "
+        "number of rows.",
+    )
     drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is not full.")
     asset: Files = Field(
         default=(),
@@ -285,6 +297,8 @@ class TrainConfig(TrainingOptions):
     """A run's configuration, settled: nothing in it depends on the machine or on other data any more."""
 
     model: str = Field(default="digits-cnn")
+    epochs: int = Field(default=USUAL_LENGTH.epochs)
+    batch_size: int = Field(default=USUAL_LENGTH.batch_size)
     missing: str = Field(default="mean")
     split: Split = Field(default=Split())
     lanes: int = Field(default=8)

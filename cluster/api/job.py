@@ -98,7 +98,7 @@ def check_job(job: Job) -> None:
 def _check_train(request: TrainRequest) -> None:
     callback_factories(request)
     check_settings(request)
-    if not RunFolder(locate(str(request.run))).job.exists():
+    if request.batch_size and not RunFolder(locate(str(request.run))).job.exists():
         check_batch_size(request.batch_size, request.world_size)
 
 

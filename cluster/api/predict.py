@@ -17,6 +17,7 @@ from ...pipeline.predictions.files import ending_of, write_tables
 from ...pipeline.predictions.known_labels import SourceScores
 from ...pipeline.predictions.oof_table import oof_tables
 from ...pipeline.predictions.scores import Scorer
+from ...pipeline.predictions.unknown import UnknownCategories
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
@@ -53,6 +54,8 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
     If the source has the label columns, or images lie in the folders of their classes, the predictions are scored by
     the same metrics as the out-of-fold predictions. Rows whose label is missing or new are not scored, nor is the
     dataset that the run was trained on.
+
+    A category that does not occur in the training data is treated as unknown; a warning says how many rows have one.
 
     Args:
         run: Folder of a complete run.
@@ -141,15 +144,25 @@ def predict_tables(request: PredictRequest, session: Session, target: Place) -> 
 
         scoring = scoring_of(job.schema, job.config)
         scores = SourceScores(Scorer(scoring, own_metrics(job.config)), dataset.schema)
-        predicted = predict_rows(job, folder, dataset, request.ensemble)
+        unknown = UnknownCategories(job.schema)
+        predicted = counted(predict_rows(job, folder, dataset, request.ensemble), unknown)
         if dataset.identity != job.identity:  # scores of rows that the models were trained on say nothing
             predicted = scored(predicted, scores)
         tables = _tables_of(request, job.schema, dataset, predicted, session.listener.progress)
         yield Prediction(dataset, tables, scores, left_out)
+        if warning := unknown.describe():
+            session.listener.announce("warning", warning)
 
 
 Rows = Iterator[tuple[dict[str, np.ndarray], np.ndarray]]
 """Batches of rows, each with its arrays and its predictions."""
+
+
+def counted(predicted: Rows, unknown: UnknownCategories) -> Rows:
+    """Yield batches, and count their unknown categories."""
+    for arrays, predictions in predicted:
+        unknown.count(arrays)
+        yield arrays, predictions
 
 
 def scored(predicted: Rows, scores: SourceScores) -> Rows:
@@ -263,7 +276,7 @@ def _source_dataset(
                 dataset = write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
         else:
             sources = find_sources([source], job.schema.features)
-            tables = ConvertRequest(sources, id=id, like=job.schema, on_error=request.on_error)
+            tables = ConvertRequest(sources, id=id, like=job.schema, on_error=request.on_error, unknown="code")
             dataset = _convert_source(tables, scratch / "source.zarr", session)
         yield dataset, (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
     finally:

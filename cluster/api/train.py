@@ -17,6 +17,7 @@ from .training_request import RequestedTraining, check_request, complete_result
 def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     """Train a model for each fold and merge the out-of-fold predictions; see `train`."""
     asked = check_request(request)
+    session.listener.announce("training", f"{asked.config.model} on {request.dataset}, in {request.run}")
     result = complete_result(asked) or _train(asked, session)
     session.listener.announce("report", str(RunFolder(best_folder(asked.root.root)).page))
     return result
@@ -29,7 +30,7 @@ def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(stoppable())
         stack.callback(gc.unfreeze)
-        count = 0 if asked.stacked else helper_count(asked.request, asked.dataset, asked.models)
+        count = 0 if asked.stacked else helper_count(asked.request, asked.dataset, asked.models, asked.config.epochs)
         helpers = [stack.enter_context(closing(Helper())) for _ in range(count)]
         with no_garbage_collection():
             from .training import check_training, train_runs  # only now: the others load torch meanwhile

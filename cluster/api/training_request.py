@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
+from ...storage.format import Schema
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...training.config import TrainConfig, TrainingOptions, renamed_functions
@@ -15,6 +16,8 @@ from ...training.run import RunFolder, RunJob
 from ...training.settings import check_task, ranking_metrics, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
+from ...training.zoo.auto import AUTO, CHOSEN, choose_model, usual_length
+from ...training.zoo.factory import BUILT_IN
 from ...training.zoo.loading import prepare_code
 from ...training.zoo.own_code import Code, is_gone, name_in
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
@@ -51,6 +54,11 @@ class RequestedTraining:
         return len(self.candidates) * (self.split.folds * self.split.repeats + self.request.refit)
 
     @property
+    def config(self) -> TrainConfig:
+        """That of the first candidate."""
+        return next(iter(self.configs.values()))
+
+    @property
     def stacked(self) -> bool:
         """Whether a candidate's folds are computed as one, in a single process."""
         return any(config.recipe.stack for config in self.configs.values())
@@ -66,19 +74,36 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     check_task(dataset.schema)
     split, factories, candidates = split_of(request, dataset), callback_factories(request), candidates_of(request)
     folders = [candidate_folder(root.root, name) for name in candidates]
-    request = with_kept_code(request, folders)
+    request = settle(with_kept_code(request, folders), dataset.schema, len(dataset), recorded_config(folders))
     candidates = candidates_of(request)
     code = prepare_code(code_of(request), request.assets)
     existing = filter(None, (load_lanes(folder, request.world_size) for folder in folders))
     workers = choose_workers(request, dataset)
-    usual = request.shares or min(shares_of(workers), max(1, workers, request.batch_size // 2))
+    batch = cast(int, request.batch_size)  # it is settled
+    usual = request.shares or min(shares_of(workers), max(1, workers, batch // 2))
     lanes, shares = next(existing, (lane_count(max(usual, workers)), usual))
     shares = request.shares or shares
     configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
     configs = {name: continue_config(candidate_folder(root.root, name), one) for name, one in configs.items()}
-    check_batch_size(request.batch_size, max(shares, workers))
+    check_batch_size(batch, max(shares, workers))
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers, code)
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
+
+
+def recorded_config(runs: Iterable[RunFolder]) -> TrainConfig | None:
+    """What the first of these runs that exists trains."""
+    return next((RunJob.from_json(read_json(run.job)).config for run in runs if run.job.exists()), None)
+
+
+def settle(request: TrainRequest, schema: Schema, rows: int, recorded: TrainConfig | None = None) -> TrainRequest:
+    """A request with a model, epochs and a batch size: those that it names, or else of the run that it goes on with, or
+    else those that fit the data."""
+    model, known = str(request.model), recorded if recorded and recorded.model in BUILT_IN else None
+    if model == AUTO:
+        model = known.model if known else choose_model(schema, request.inputs)
+    usual = recorded or usual_length(model, rows)
+    update = {"epochs": request.epochs or usual.epochs, "batch_size": request.batch_size or usual.batch_size}
+    return request.model_copy(update={"model": model, **update})
 
 
 def code_of(request: TrainRequest) -> list[str]:
@@ -130,7 +155,21 @@ def check_settings(request: TrainRequest) -> None:
     """Raise UsageError for code and settings that are wrong independently of the data."""
     prepare_code(code_of(request), request.assets)
     for settings in candidates_of(request).values():
-        resolve_settings(str(request.model), settings)
+        _check_settings(str(request.model), settings)
+
+
+def _check_settings(model: str, settings: Mapping[str, Any]) -> None:
+    """Raise UsageError for settings that a model does not have, or if it depends on the data, none of those that it may
+    be."""
+    if model != AUTO:
+        resolve_settings(model, settings)
+        return
+    for last, one in enumerate(CHOSEN, start=1 - len(CHOSEN)):
+        try:
+            return _check_settings(one, settings)
+        except UsageError:
+            if not last:
+                raise
 
 
 def callback_factories(request: TrainRequest) -> list[CallbackFactory]:

@@ -37,7 +37,7 @@ from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
 from ..api.training import check_models
-from ..api.training_request import callback_factories, candidates_of, code_of, common_config, configure
+from ..api.training_request import callback_factories, candidates_of, code_of, common_config, configure, settle
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of
@@ -196,8 +196,9 @@ def measure_training(
     Raises UsageError if the model cannot be trained on the data or does not fit into the given memory.
     """
     callback_factories(request)
+    request = settle(request, dataset.schema, data.rows)
     prepare_code(code_of(request), request.assets)
-    candidates, split, epochs = candidates_of(request), split_of(request, dataset), request.epochs
+    candidates, split = candidates_of(request), split_of(request, dataset)
     workers = request.workers or shares_of(0)
     common = common_config(request, dataset, split, lane_count(workers), workers)
     configs = configure(candidates, common)
@@ -212,7 +213,7 @@ def measure_training(
     batch, costs = time_rows(tried, next(iter(configs.values())), workers)
     training = TrainingEstimate(
         data.rows,
-        epochs,
+        common.epochs,
         passes,
         parameters,
         workers,

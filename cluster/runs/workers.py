@@ -61,12 +61,12 @@ def shares_of(workers: int) -> int:
     return max(1, workers) if gpu_count() else max(USUAL_WORKERS, workers)
 
 
-def helper_count(request: TrainRequest, dataset: Dataset, models: int) -> int:
+def helper_count(request: TrainRequest, dataset: Dataset, models: int, epochs: int) -> int:
     """Number of helper processes that train alongside this one: one per core and model, if it pays off and the memory
     allows it."""
     if request.workers is not None or choose_workers(request, dataset) or gpu_count() or request.fold_mode == "runs":
         return 0
-    if len(dataset) * models * request.epochs < HELP_ROWS:
+    if len(dataset) * models * epochs < HELP_ROWS:
         return 0
     machine = this_machine()
     room = min(machine.memory // 2 // PROCESS_BYTES, copies_in_memory(dataset))

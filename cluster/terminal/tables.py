@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ...storage.machine import size_text
-from ...storage.metrics.names import in_usual_order, main_scores
+from ...storage.metrics.names import brief_scores, in_usual_order
 from .output import console, print_result
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ MOST_SCORES = 5  # of metrics beside the folds
 
 def show_grid(grid: dict[str, Any]) -> None:
     """Print the out-of-fold scores of a grid's candidates."""
-    names = main_scores(grid["candidates"][0]["out_of_fold"])[:MOST_SCORES]
+    names = brief_scores(grid["candidates"][0]["out_of_fold"], MOST_SCORES)
     names += [grid["metric"]] * (grid["metric"] not in names)
     table = Table("candidate", *names, "")
     for candidate in grid["candidates"]:
@@ -190,7 +190,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     The times are from the last epoch of each fold: the whole epoch, and the time its slowest rank waited for data.
     """
     scores = summary["out_of_fold"]
-    names = main_scores(dict.fromkeys(("loss", *scores)))[:MOST_SCORES]
+    names = brief_scores(dict.fromkeys(("loss", *scores)), MOST_SCORES)
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" if name in fold else "" for name in names]

@@ -30,6 +30,11 @@ ABSENT = "the value is missing"
 NOT_UTF8 = "the text is not UTF-8"
 
 
+def is_unlabelled(error: RowError, labels: Sequence[str]) -> bool:
+    """Whether all that is known to be wrong with a row is that it has no value of one of these labels."""
+    return error.reason == ABSENT and error.column in labels
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns to read from a source table.

@@ -62,6 +62,7 @@ class RowReader:
         self.length = len(self.text) - 1
         self.marks = source.dialect.marks()
         self.position = skip_rows(self.text, skip, self.marks) if skip else 0
+        self.counted = 0, piece.line  # an offset, and the line there
         self.roles = column_roles(source.header, columns)
         self.amounts = [at for at, name in enumerate(source.header) if columns.formats.get(name) == AMOUNT]
         self.odd = np.empty((max(ODD_FIELDS, len(source.header)), 4), np.int32)
@@ -190,7 +191,12 @@ class RowReader:
         return RowError(self.source.path, self._line(offset), column, reason, remedy or remedy_of(reason, column))
 
     def _line(self, offset: int) -> int:
-        return self.piece.line + count_lines(self.text[:offset])
+        """The line of a field that begins there, counted from the one that was asked for before: a piece with many
+        invalid rows is not counted from its beginning for each."""
+        known, line = self.counted
+        lines = count_lines(self.text[min(known, offset) : max(known, offset)])
+        self.counted = offset, line + (lines if offset > known else -lines)
+        return self.counted[1]
 
     def _row_error(self, kind: int, offset: int, fields: int) -> RowError:
         reasons = {

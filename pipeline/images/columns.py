@@ -52,15 +52,19 @@ def describe_features(columns: Mapping[str, pa.Array], categories: Sequence[str]
     return Schema(tuple(columns), (len(columns),), "float64", categories=found, dates=dates)
 
 
-def encode_features(columns: Mapping[str, pa.Array], schema: Schema) -> tuple[np.ndarray, dict[int, str]]:
+def encode_features(
+    columns: Mapping[str, pa.Array], schema: Schema, encode_unknown: bool
+) -> tuple[np.ndarray, dict[int, str]]:
     """Columns as their schema stores them, (images, columns) float64; and the images that have values which it does
-    not, by index, with the reason."""
+    not, by index, with the reason. With `encode_unknown`, other categories get a code after all of them."""
     table = np.empty((len(columns[schema.features[0]]), len(columns)))
     errors: dict[int, str] = {}
     for place, name in enumerate(schema.features):
         texts = columns[name]
         if name in schema.categories:
             values = pc.index_in(texts.fill_null(""), pa.array(schema.categories[name], pa.string()))
+            if encode_unknown:
+                values = values.fill_null(len(schema.categories[name]))
             wrong, why = values.is_null(), "does not occur in the training data"
         elif name in schema.dates:
             values = as_dates(texts)

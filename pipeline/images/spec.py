@@ -186,7 +186,7 @@ def _encode_features(request: ImageRequest, labels: Labels) -> tuple[Schema | No
     found = {name: texts.filter(pa.array(valid)) for name, texts in columns.items()}
     schema = request.like.table if request.like else describe_features(found, request.roles.get("category", ()))
     assert schema
-    return schema, *encode_features(columns, schema)
+    return schema, *encode_features(columns, schema, encode_unknown=not request.labelled)
 
 
 def _describe_beside(beside: Mapping[str, pa.Array]) -> tuple[SideColumn, ...]:

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, RowError, SourceError, UsageError
-from ...storage.format import MANIFEST, WORK
+from ...storage.format import LEFT_OUT, MANIFEST, WORK
 from ...storage.places.json_files import create_json, write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ...storage.writer import create_arrays
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
-from ..csv.row_batch import Columns, Piece, joint_remedy
+from ..csv.row_batch import Columns, Piece, is_unlabelled, joint_remedy
 from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards
@@ -123,6 +123,7 @@ def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) ->
             MOST_ERRORS,
         )
         [found] = _run(executor, find_errors, [task], "", "", silent)
+        found = [one for one in found if not is_unlabelled(one, request.needed_labels)]
         others = [one for one in found if (one.line, one.column) != (error.line, error.column)]
         first = next((one for one in found if (one.line, one.column) == (error.line, error.column)), error)
         hint = joint_remedy([first, *others], columns.places)
@@ -183,14 +184,17 @@ def specify_by_sample(
         return None
     chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     some = [pieces[i] for i in chosen]
-    plan = ScanPlan(tables, columns, request.missing == "error")
-    stored = store_plan(root, plan)
+    stored = store_plan(root, _scan_plan(request, tables, columns))
     tasks = [ScanTask(stored, table, piece, None, SAMPLE_BYTES) for table, piece in some]
-    found = merge_findings(_run(executor, scan_piece, tasks, "", "", silent), len(columns.features))
     try:
+        found = merge_findings(_run(executor, scan_piece, tasks, "", "", silent), len(columns.features))
         spec = specify_conversion(request, columns, tables, pieces, None, found)
     except UsageError:  # it may apply to the sample only
         return None
+    except RowError as error:
+        if is_unlabelled(error, request.needed_labels):
+            return None
+        raise
     # A text may have a value of its own in each row of the sample, and yet few values.
     left_out = [found.texts[name] for name in spec.schema.left_out if name in found.texts]
     few = any(texts.distinct is not None for texts in left_out)
@@ -204,16 +208,24 @@ def specify_by_scan(
     tables, pieces, columns = cut
     folder = root / WORK / SKIPPED
     folder.remove_tree()  # of an attempt that had no spec yet
-    lists = (str(folder / f"{i:08d}.csv") if request.on_error == "skip" else None for i in range(len(pieces)))
-    plan = ScanPlan(tables, columns, request.missing == "error")
-    stored = store_plan(root, plan)
-    tasks = [ScanTask(stored, *piece, skip_list) for piece, skip_list in zip(pieces, lists, strict=True)]
+    skips = request.on_error == "skip" or request.needed_labels
+    stored = store_plan(root, _scan_plan(request, tables, columns))
+    tasks = [
+        ScanTask(stored, *piece, str(folder / f"{i:08d}.csv") if skips else None) for i, piece in enumerate(pieces)
+    ]
     found: list[Findings] = _run(executor, scan_piece, tasks, "scan", "pieces", shown(progress, executor, root))
     total = merge_findings(found, len(columns.features))
     if not total.rows:
         valid = f" valid rows ({len(total.skipped):,} are invalid)" if total.skipped else " rows"
         raise SourceError(f"{tables[0].path} has no{valid}; there is nothing to convert")
+    if total.skipped and request.on_error == "stop":
+        names = " or ".join(f"'{name}'" for name in request.labels)
+        progress("left out", 1, 1, f"{len(total.skipped):,} rows without {names}; {LEFT_OUT} in the dataset lists them")
     return specify_conversion(request, columns, tables, pieces, found, total)
+
+
+def _scan_plan(request: ConvertRequest, tables: Sequence[SourceTable], columns: Columns) -> ScanPlan:
+    return ScanPlan(tables, columns, request.missing == "error", request.on_error == "skip", request.needed_labels)
 
 
 def shown(progress: Progress, executor: Executor, root: Place) -> Progress:

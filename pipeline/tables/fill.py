@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.locate import locate
-from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch
+from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch, is_unlabelled
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard
 from .constants import unknown_error
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
-from .spec import ConversionSpec, DatasetPiece
+from .spec import ConversionSpec, ConvertRequest, DatasetPiece
 
 BATCH_BYTES = 8 << 20  # of `x`, per batch of rows
 
@@ -31,7 +31,7 @@ class ShardPlan:
     `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
     `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
     categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
-    code after all others.
+    code after all others. `needed_labels`: those without which a row is left out.
     """
 
     layout: Layout
@@ -44,6 +44,7 @@ class ShardPlan:
     required: bool
     like_other: bool
     encode_unknown: bool
+    needed_labels: Sequence[str]
 
     @classmethod
     def of(cls, spec: ConversionSpec) -> Self:
@@ -60,6 +61,7 @@ class ShardPlan:
             spec.request["missing"] == "error",
             spec.request["like"] is not None,
             spec.request["unknown"] == "code",
+            ConvertRequest.from_json(spec.request).needed_labels,
         )
 
     def pieces_of(self, shard: int) -> list[DatasetPiece]:
@@ -169,6 +171,8 @@ class ShardFiller:
 
     def _check(self, batch: RowBatch, piece: DatasetPiece) -> None:
         if batch.errors and not piece.skipped:
+            if is_unlabelled(batch.errors[0], self.plan.needed_labels):
+                self._misfit("some rows have no label")
             raise batch.errors[0]
         if batch.misfits:
             self._misfit(f"{batch.misfits[0].value} cannot be stored as {self.schema.x_dtype}")

@@ -15,7 +15,7 @@ from ...storage.errors import RowError
 from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
-from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch
+from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch, is_unlabelled
 from ..target.beside import date_seconds, finest, unit_of
 from ..target.labels import TextFindings
 from ..target.plan import StoredPlan
@@ -73,25 +73,29 @@ class Findings:
 
 @dataclass(frozen=True)
 class ScanPlan:
-    """What all tasks of a scan need: the tables, and the columns to read. With `required`, no number may be missing."""
+    """What all tasks of a scan need: the tables, and the columns to read. With `required`, no number may be missing.
+    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`."""
 
     tables: Sequence[SourceTable]
     columns: Columns
     required: bool
+    skip: bool
+    labels: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "tables": tables_to_json(self.tables)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(tables_from_json(value["tables"]), Columns.from_json(value["columns"]), value["required"])
+        tables, columns = tables_from_json(value["tables"]), Columns.from_json(value["columns"])
+        return cls(**{**value, "tables": tables, "columns": columns})
 
 
 @dataclass(frozen=True)
 class ScanTask:
     """Scan `piece` of the table with that index, or its first rows in about `bytes` of text.
 
-    With `skip_list`, invalid rows are skipped and listed in that file.
+    Rows that are skipped are listed in the file `skip_list`; without one, none are.
     """
 
     plan: StoredPlan[ScanPlan]
@@ -102,7 +106,7 @@ class ScanTask:
 
 
 def scan_piece(task: ScanTask) -> Findings:
-    """Run a task. Raises RowError at the first invalid row, unless invalid rows are skipped."""
+    """Run a task. Raises RowError at the first invalid row that is not to be skipped."""
     plan = task.plan.load()
     columns, features = plan.columns, plan.columns.features
     reader = open_reader(plan.tables[task.table], task.piece, columns, Numbers("float64"), plan.required)
@@ -110,8 +114,9 @@ def scan_piece(task: ScanTask) -> Findings:
     found, errors, skipped, rows = [], [], [], 0
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):
         batch = reader.read(scratch)
-        if batch.errors and task.skip_list is None:
-            raise batch.errors[0]
+        for error in batch.errors if not plan.skip else ():
+            if task.skip_list is None or not is_unlabelled(error, plan.labels):
+                raise error
         errors += batch.errors
         if batch.errors:
             skipped += [rows + row for row in batch.invalid_rows()]

@@ -97,6 +97,12 @@ class ConvertRequest:
             csv=CsvOptions.model_validate(options.csv),
         )
 
+    @property
+    def needed_labels(self) -> tuple[str, ...]:
+        """The labels without which a row is left out. If all rows have to match another dataset, or no value may be
+        missing, it is invalid instead."""
+        return self.labels if self.like is None and self.missing == "keep" else ()
+
     def to_json(self) -> dict[str, Any]:
         """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
         return {

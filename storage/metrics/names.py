@@ -13,6 +13,13 @@ USUAL_ORDER = (
 )
 
 
+DETAILS = {
+    *("balanced_accuracy", "f1", "average_precision", "mcc", "brier", "subset_accuracy"),
+    *("mae", "mape"),
+}
+"""The metrics that a narrow table leaves out."""
+
+
 def in_usual_order(names: Iterable[str]) -> list[str]:
     """Metrics as people expect them: of all rows first, then those of single classes or labels."""
     known = {name: number for number, name in enumerate(USUAL_ORDER)}
@@ -23,3 +30,8 @@ def main_scores(names: Iterable[str]) -> list[str]:
     """Metrics in the usual order, without those of single classes or labels whose mean is among them."""
     every = in_usual_order(names)
     return [name for name in every if "/" not in name or name.partition("/")[0] not in every]
+
+
+def brief_scores(names: Iterable[str], most: int) -> list[str]:
+    """The first of the main scores, without details: loss, accuracy and AUC, or loss, RMSE and R²."""
+    return [name for name in main_scores(names) if name.partition("/")[0] not in DETAILS][:most]

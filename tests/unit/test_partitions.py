@@ -103,8 +103,8 @@ def test_a_conversion_without_partitions_keeps_its_identity(tmp_path: Path) -> N
 def test_a_label_that_a_folder_lacks_is_a_fault_of_its_rows(tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "hive", {f"day={d}": f"a\n{i}\n9\n" for i, d in enumerate(("mon", NOTHING, "tue"))})
     with pytest.raises(RowError, match="'day': the value is missing; fill it in"):
-        convert_all(tmp_path / "out", folder, labels=("day",))
-    dataset = convert_all(tmp_path / "out", folder, labels=("day",), on_error="skip")
+        convert_all(tmp_path / "out", folder, labels=("day",), missing="error")
+    dataset = convert_all(tmp_path / "out", folder, labels=("day",))
     assert (len(dataset), dataset.left_out) == (4, 2)
     with pytest.raises(RowError, match="'day': the value is missing"):
         convert_all(tmp_path / "none", folder, missing="error")

@@ -227,7 +227,7 @@ def test_the_commit_holds_one_receipt_at_a_time() -> None:
 
     def peak(shards: int) -> int:
         layout = Layout(shards * block, block, 1)
-        plan = ShardPlan(layout, schema, None, (), np.zeros(0), False, "none", False, False, False)  # type: ignore[arg-type]
+        plan = ShardPlan(layout, schema, None, (), np.zeros(0), False, "none", False, False, False, ())  # type: ignore[arg-type]
         arrays: dict[str, np.ndarray] = {"x": np.ones((block, columns), np.float32), "id": np.arange(block)}
 
         def receipts() -> Iterator[dict[str, Any]]:

@@ -268,7 +268,8 @@ RULES: dict[str, list[Case]] = {
     ],
     "Empty, `NA`": [
         reads("a,t\n1,x\n" + "".join(f"{mark},{mark}\n" for mark in MISSING), [[1, 1], *[[NAN, 0]] * len(MISSING)]),
-        fails("a,y\n1,x\n2,\n", "column 'y': the value is missing", label="y"),
+        reads("a,y\n1,x\n2,\n3,z\n", [[1], [3]], label="y", check=lambda d: d.left_out == 1),
+        fails("a,y\n1,x\n2,\n", "column 'y': the value is missing", label="y", missing="error"),
         fails("a,y\n1,x\n2,NA\n", "column 'y': the value is missing", id="y"),
         fails("a,b\n1,2\n3,\n", "line 3, column 'b': the value is missing", missing="error"),
         reads("a,b\n1,2\n3,?\n", [[1, 2], [3, NAN]], missing_marker="?"),

@@ -132,8 +132,8 @@ def test_an_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
 def test_a_missing_label_of_parquet_is_missing(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1.5, 2.5, 4.0], "y": [0, 1, None]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(RowError, match="row 3, column 'y': the value is missing"):
-        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
-    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", on_error="skip")
+        convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y", missing="error")
+    dataset = convert_file(tmp_path / "t.parquet", tmp_path / "out", label="y")
     assert dataset.schema.classes == ("0", "1")
     assert len(dataset) == 2
 
@@ -246,7 +246,7 @@ def test_a_label_or_id_that_a_file_lacks_is_missing_there(tmp_path: Path) -> Non
     (tmp_path / "1.csv").write_text("a,y,k\n1,u,x\n3,v,z\n")
     (tmp_path / "2.csv").write_text("a\n6\n")
     with pytest.raises(RowError, match=r"2\.csv, rows from 2, column 'y': the value is missing"):
-        convert_all(tmp_path / "out", id="k", columns="union")
-    dataset = convert_all(tmp_path / "out", id="k", columns="union", on_error="skip")
+        convert_all(tmp_path / "out", id="k", columns="union", missing="error")
+    dataset = convert_all(tmp_path / "out", id="k", columns="union")
     assert (len(dataset), dataset.left_out) == (2, 1)
     assert "columns" not in ConvertRequest(find_sources([str(tmp_path)])).to_json()

@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 
 Factory = Callable[..., "nn.Module"]
 
-BUILT_IN = {"digits-cnn": "digits_cnn", "mlp": "mlp", "article-cnn": "ArticleCNN"}
+BUILT_IN = {
+    "wide-deep": "WideDeep",
+    "mlp": "mlp",
+    "digits-cnn": "digits_cnn",
+    "resnet": "ResNet",
+    "article-cnn": "ArticleCNN",
+}
 """The built-in models by their names, with those of their factories in `networks.py`."""
+TAKES_COLUMNS = "resnet"
+"""The built-in model that takes columns beside images."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "article-cnn": {
@@ -39,6 +47,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "step_size": 100,
         "gamma": 0.096,
     },
+    "wide-deep": {"lr": 0.005},
     "digits-cnn": {"lr": 0.006, "weight_decay": 0.02},
 }
 """Recipe settings with which a built-in model trains well, where they differ from the recipe's defaults."""
@@ -88,12 +97,12 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
     from torch import nn
 
     factory = load_factory(name)
-    if inputs.table and name in BUILT_IN:
+    if inputs.table and name in BUILT_IN and name != TAKES_COLUMNS:
         raise UsageError(
-            f"--model {name} takes no columns beside images; use a model of your own, or leave them out with --input "
-            "image"
+            f"--model {name} takes no columns beside images; use {TAKES_COLUMNS} or a model of your own, or leave them "
+            "out with --input image"
         )
-    if inputs.groups and name in BUILT_IN:
+    if name in BUILT_IN and (inputs.groups or (inputs.table and inputs.table.groups)):
         raise UsageError(
             f"--input: {name} takes all columns as one tensor; use a model of your own, or remove the option"
         )

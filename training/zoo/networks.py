@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 
 from ...storage.errors import UsageError
+from ...storage.format import IMAGE, TABLE
 from ..fitted.inputs import InputSchema
 
 
@@ -142,13 +143,127 @@ def mlp(
     dropout: float = 0.1,
 ) -> nn.Module:
     """A multilayer perceptron over the flattened sample, with an embedding of each category."""
-    coded = schema and any(column.kind == "category" for column in schema.columns)
-    first = Embeddings(schema) if schema and coded else nn.Flatten()
-    widths = [first.width if isinstance(first, Embeddings) else math.prod(sample_shape), *[hidden] * layers]
-    parts: list[nn.Module] = [first]
-    for before, after in pairwise(widths):
+    first, width = embed(sample_shape, schema)
+    return nn.Sequential(first, *perceptron(width, outputs, hidden, layers, dropout))
+
+
+def embed(sample_shape: tuple[int, ...], schema: InputSchema | None) -> tuple[nn.Module, int]:
+    """What makes a vector of numbers of a sample, and its length: categories are embedded, if there are any."""
+    if schema and any(column.kind == "category" for column in schema.columns):
+        embeddings = Embeddings(schema)
+        return embeddings, embeddings.width
+    return nn.Flatten(), math.prod(sample_shape)
+
+
+def perceptron(width: int, outputs: int, hidden: int, layers: int, dropout: float) -> list[nn.Module]:
+    """The layers of a multilayer perceptron."""
+    parts: list[nn.Module] = []
+    for before, after in pairwise([width, *[hidden] * layers]):
         parts += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
+    return [*parts, nn.Linear(hidden if layers else width, outputs)]
+
+
+class WideDeep(nn.Module):
+    """A linear model and a multilayer perceptron over the same columns, whose outputs are added: wide & deep learning
+    (Cheng et al. 2016, arXiv:1606.07792), here with embeddings of categories in both.
+
+    The linear part finds what a logistic or ridge regression does, from few rows too; the perceptron adds what is not
+    linear. Its last layer starts at zero, so that it adds nothing at first.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        outputs: int,
+        schema: InputSchema | None = None,
+        hidden: int = 128,
+        layers: int = 2,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.embed, width = embed(sample_shape, schema)
+        self.wide = nn.Linear(width, outputs)
+        self.deep = nn.Sequential(*perceptron(width, outputs, hidden, layers, dropout))
+        nn.init.zeros_(self.deep[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.deep[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        vector = self.embed(x)
+        total: Tensor = self.wide(vector) + self.deep(vector)
+        return total
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with batch norm, whose output is added to the input (He et al. 2015, arXiv:1512.03385)."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        same = stride == 1 and channels == width
+        self.keep = nn.Identity() if same else nn.Conv2d(channels, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.keep(x) + self.change(x))
+
+
+class ResNet(nn.Module):
+    """A small residual network for images of any size, and for the columns beside them.
+
+    A 5×5 convolution, three residual blocks of `width`, 2 · `width` and 4 · `width` channels, and the mean over all
+    pixels. Images with a side of more than 24 pixels are halved at once, and those of more than 48 once more. Training
+    images are shifted by up to 1/16 of their size. Columns are embedded and standardized as for `wide-deep`, and follow
+    the means of the pixels through a hidden layer.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...] | dict[str, tuple[int, ...]],
+        outputs: int,
+        schema: InputSchema | None = None,
+        width: int = 32,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        shapes = sample_shape if isinstance(sample_shape, dict) else {IMAGE: sample_shape}
+        require_images(shapes[IMAGE], "resnet")
+        channels, *sizes = shapes[IMAGE]
+        stem = nn.Conv2d(channels, width, 5, 2 if max(sizes) > 24 else 1, padding=2, bias=False)
+        blocks = [ResidualBlock(before, after, 1 + (after > width)) for before, after in widths_of(width)]
+        self.image = nn.Sequential(
+            RandomShift(max(sizes) // 16),
+            stem,
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True) if max(sizes) > 48 else nn.Identity(),
+            *blocks,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.embed: nn.Module | None = None
+        beside = 0
+        if TABLE in shapes:
+            self.embed, beside = embed(shapes[TABLE], schema)
+        last = perceptron(4 * width + beside, outputs, 4 * width, int(bool(beside)), dropout)
+        self.last = nn.Sequential(nn.Dropout(dropout), *last)
+
+    def forward(self, x: Tensor | dict[str, Tensor]) -> Tensor:
+        if not isinstance(x, dict):
+            found: Tensor = self.last(self.image(x))
+            return found
+        assert self.embed is not None
+        both: Tensor = self.last(torch.cat([self.image(x[IMAGE]), self.embed(x[TABLE])], dim=1))
+        return both
+
+
+def widths_of(width: int) -> list[tuple[int, int]]:
+    """The channels before and after each residual block."""
+    return [(width, width), (width, 2 * width), (2 * width, 4 * width)]
 
 
 class ArticleCNN(nn.Sequential):
