@@ -105,7 +105,7 @@ def _call(match: re.Match[str]) -> str:
 def _keyword(given: Container[str], match: re.Match[str]) -> str:
     """The keyword that replaces a flag, with its value if the word behind the flag is one."""
     keyword, behind = keyword_of(match[1]), match[2] or ""
-    word = behind.rstrip(".,;:)")
+    word = behind.rstrip(".,;:)") or behind
     rest, after = match[0][len(match[1]) + 2 :], match.string[match.end(1) :]
     if not keyword.is_bool and _is_value(word, keyword, match, given):
         return written(keyword, word) + behind[len(word) :]
@@ -117,10 +117,10 @@ def _keyword(given: Container[str], match: re.Match[str]) -> str:
 def _is_value(word: str, keyword: Keyword, match: re.Match[str], given: Container[str]) -> bool:
     """Whether the word behind a flag is its value: it is quoted, a number or like COLUMN; known as a value; the subject
     of the message, before a colon; or what is recommended to use."""
-    if not word or word.startswith("'") or CONSTANT.fullmatch(word):
+    if not word or word.startswith("'") or CONSTANT.fullmatch(word) or (len(word) == 1 and not word.isalnum()):
         return bool(word)
     is_subject = match.start() == 0 and match[0].endswith(":")
-    is_advice = match.string[: match.start()].endswith(("use ", "or ")) and word not in AFTER_ADVICE
+    is_advice = match.string[: match.start()].endswith(("use ", "or ", "with ")) and word not in AFTER_ADVICE
     is_setting = keyword.key == "*" and "=" in word
     return is_subject or is_advice or is_setting or word in keyword.values or word in given
 

@@ -100,7 +100,7 @@ def test_a_later_dataset_has_the_same_columns_and_codes(tmp_path: Path) -> None:
     assert (
         "its 'site', 'west', does not occur in the training data" in (tmp_path / "other.zarr/left_out.csv").read_text()
     )
-    with pytest.raises(UsageError, match=r"--like already selects the columns beside the images \(age, site\)"):
+    with pytest.raises(UsageError, match=r"like= already selects the columns beside the images \(age, site\)"):
         later(wrong, out=tmp_path / "third.zarr", feature="seen")
     with pytest.raises(UsageError, match="name the CSV file that has those of these images with labels="):
         fs.convert_images(tmp_path / "photos", tmp_path / "third.zarr", like=tmp_path / "data.zarr")

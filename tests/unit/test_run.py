@@ -146,5 +146,5 @@ def test_learning_curves_are_drawn(run: fs.Run) -> None:
 
 
 def test_what_is_no_run_is_refused(folder: Path) -> None:
-    with pytest.raises(ForeignError, match="is not a run"):
+    with pytest.raises(ForeignError, match="not a run"):
         fs.Run(folder / "animals.zarr")
