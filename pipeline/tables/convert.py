@@ -184,7 +184,8 @@ def specify_by_sample(
         return None
     chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     some = [pieces[i] for i in chosen]
-    stored = store_plan(root, _scan_plan(request, tables, columns))
+    plan = _scan_plan(request, tables, columns)  # kept, so that this process does not read it
+    stored = store_plan(root, plan)
     tasks = [ScanTask(stored, table, piece, None, SAMPLE_BYTES) for table, piece in some]
     try:
         found = merge_findings(_run(executor, scan_piece, tasks, "", "", silent), len(columns.features))
@@ -209,7 +210,8 @@ def specify_by_scan(
     folder = root / WORK / SKIPPED
     folder.remove_tree()  # of an attempt that had no spec yet
     skips = request.on_error == "skip" or request.needed_labels
-    stored = store_plan(root, _scan_plan(request, tables, columns))
+    plan = _scan_plan(request, tables, columns)  # kept, so that this process does not read it
+    stored = store_plan(root, plan)
     tasks = [
         ScanTask(stored, *piece, str(folder / f"{i:08d}.csv") if skips else None) for i, piece in enumerate(pieces)
     ]
