@@ -376,7 +376,8 @@ def test_the_next_invalid_rows_of_the_file_are_shown_with_the_option_that_helps(
         with pytest.raises(RowError, match=r"line 33, column 't': 'never' is not a date") as caught:
             convert_file(path, tmp_path / "out")
         shown = str(caught.value).splitlines()
-        assert len(shown) == 2 + 20
+        assert len(shown) == 2 + 20 + 1
+        assert "'x' occurs in" in shown[-1]
         for line, pattern in zip(shown[2:], expected, strict=False):
             assert re.fullmatch(rf" *{pattern} *", line)
 
