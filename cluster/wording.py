@@ -120,7 +120,7 @@ def _is_value(word: str, keyword: Keyword, match: re.Match[str], given: Containe
     if not word or word.startswith("'") or CONSTANT.fullmatch(word) or (len(word) == 1 and not word.isalnum()):
         return bool(word)
     is_subject = match.start() == 0 and match[0].endswith(":")
-    is_advice = match.string[: match.start()].endswith(("use ", "or ", "with ")) and word not in AFTER_ADVICE
+    is_advice = match.string[: match.start()].endswith(("use ", "or ", "with ", "add ")) and word not in AFTER_ADVICE
     is_setting = keyword.key == "*" and "=" in word
     return is_subject or is_advice or is_setting or word in keyword.values or word in given
 

@@ -32,6 +32,7 @@ def seconds(*dates: str) -> list[list[float]]:
     [
         ("01_int_header.csv", {"label": "3"}, "0 1 2", [[5.1, 3.5, 1.4], [4.9, 3, 1.4], [6.2, 3.1, 5]]),
         ("02_pandas_index.parquet", {"label": "y"}, "a", [[1.5], [2.5], [3.5], [4.5]]),
+        ("03_nan_label.parquet", {"label": "y"}, "v", [[1.5], [2.5]]),
         ("03_nan_label.parquet", {"label": "y", "on_error": "skip"}, "v", [[1.5], [2.5]]),
         ("06_hive", {"label": "day"}, "a y", [[1, 0], [3, 0], [2, 1], [4, 1]]),
         ("08_zulu.csv", {"ignore": "v"}, "t", seconds("2020-01-01", "2020-03-01T10:00", "2019-03-01T10:00")),
@@ -72,7 +73,7 @@ def test_keys_and_folders_keep_their_text(cases: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "options", "message"),
     [
-        ("03_nan_label.parquet", {"label": "y"}, "row 3, column 'y': the value is missing"),
+        ("03_nan_label.parquet", {"label": "y", "missing": "error"}, "row 3, column 'y': the value is missing"),
         ("12_tab_one_short_row.tsv", {}, "line 3: the row has 2 fields but the header has 3"),
     ],
 )

@@ -206,7 +206,7 @@ def test_what_cannot_be_one_file_is_refused(tmp_path: Path) -> None:
     dataset = fs.convert_csv(tmp_path / "t.csv", tmp_path / "t.zarr", label="y")
     (tmp_path / "own.py").write_text(BESIDE)
     _, run = trained(dataset, tmp_path / "run", model=f"{tmp_path / 'own.py'}:Branches", batch_size=16)
-    with pytest.raises(UsageError, match="add --format onnx"):
+    with pytest.raises(UsageError, match='add format="onnx"'):
         fs.export(run.root, tmp_path / "out", ensemble=True)
     (tmp_path / "old.onnx").mkdir()
     with pytest.raises(UsageError, match="is a folder; give a folder, or a file"):
