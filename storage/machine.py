@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import math
 import os
 import signal
@@ -159,6 +160,18 @@ def no_garbage_collection() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def logging_from(level: int, name: str) -> Iterator[None]:
+    """Let a library's logger write only messages of this level or above."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 PR_SET_PDEATHSIG = 1  # an option of Linux's prctl

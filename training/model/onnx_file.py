@@ -7,8 +7,7 @@ categories, and the names of classes.
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ...storage.errors import UsageError
 from ...storage.format import IMAGE, TABLE, Schema, x_of
+from ...storage.machine import logging_from
 from .ensemble import combine
 from .objective import Objective
 from .prediction import Predictor
@@ -74,7 +74,8 @@ def trace(model: nn.Module, rows: Stored) -> "onnx.ModelProto":
     any_rows = {0: torch.export.Dim("rows")}
     shapes = dict.fromkeys(rows, any_rows) if isinstance(rows, dict) else any_rows
     names = [*rows] if isinstance(rows, dict) else ["x"]
-    with _quiet("torch.onnx"), warnings.catch_warnings():
+    # torch's exporter warns of each operator of torchvision that it is not installed.
+    with logging_from(logging.ERROR, "torch.onnx"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns about its own code
         warnings.filterwarnings("ignore", "# The axis name")  # that inputs have the same number of rows
         # torch takes a dict that comes last for keywords.
@@ -83,18 +84,6 @@ def trace(model: nn.Module, rows: Stored) -> "onnx.ModelProto":
         )
     assert program
     return program.model_proto
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Silence a logger's warnings: torch's exporter says of each operator of torchvision that it is not installed."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def ensemble_to_onnx(predictors: Sequence[Predictor], schema: Schema) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ray.train import ScalingConfig
 
-from ...storage.machine import Sharing, freed_memory_kept
+from ...storage.machine import Sharing, freed_memory_kept, logging_from
 from ..engine.loop import Heartbeat
 from ..engine.process import Process
 from ..stopping import STOP
@@ -24,7 +24,8 @@ from .worker import torchrun_variables, train_group, worker_threads
 def train_here(request: GroupRequest, heartbeat: Heartbeat = lambda working: None) -> None:
     """Train folds in this process, and return when all are complete. Raises the errors of training and of `heartbeat`,
     which is called between steps."""
-    with _quiet_ray(), STOP.watched():
+    # Ray Train logs that it runs in local mode, and every report.
+    with logging_from(logging.WARNING, "ray.train"), STOP.watched():
         options = {"request": request, "heartbeat": heartbeat}
         make_trainer(_train, train_loop_config=options, scaling_config=ScalingConfig(num_workers=0)).fit()
 
@@ -53,15 +54,3 @@ def _settings_restored() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
         os.environ.clear()
         os.environ.update(environment)
-
-
-@contextmanager
-def _quiet_ray() -> Iterator[None]:
-    """Prevent Ray Train from logging that it runs in local mode, and every report."""
-    logger = logging.getLogger("ray.train")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
