@@ -44,7 +44,7 @@ def model(tmp_path: Path) -> str:
 
 
 def test_they_are_named_before_the_training(model: str, digits: Dataset, tmp_path: Path) -> None:
-    message = r"these parameters .* no gradient: .*never\.weight, never\.bias; .*find_unused_parameters=true"
+    message = r"these parameters .* no gradient: .*never\.weight, never\.bias; .*\"find_unused_parameters\": True"
     with pytest.raises(UsageError, match=message):
         fs.train(digits.root, tmp_path / "run", model=model, folds=3, epochs=1, workers=0)
     assert not (tmp_path / "run").exists()
