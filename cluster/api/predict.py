@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -272,8 +271,10 @@ def _source_dataset(
                 like=job.schema,
             )
             with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
-                warn = partial(session.listener.announce, "warning")
-                dataset = write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
+                listener = session.listener
+                dataset = write_images(
+                    images, scratch / "source.zarr", executor, listener.progress, tell=listener.announce
+                )
         else:
             sources = find_sources([source], job.schema.features)
             tables = ConvertRequest(sources, id=id, like=job.schema, on_error=request.on_error, unknown="code")

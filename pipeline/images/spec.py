@@ -29,6 +29,7 @@ from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
 
 KEY = "path"
+FITTING = (0, 0)  # the size of a form that the images are to decide
 LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
@@ -38,11 +39,12 @@ LATER_IN_FORM = {"pixel_range": None, "strict": False}
 class ImageRequest:
     """What the user asked for.
 
-    `labels` is a table of paths and labels, `label` its label columns, and `roles` its other columns by role; those
-    that models get have the role "feature" or "category". Without it, the images' folders are their classes, or what
-    the regular expression `label_pattern` finds in their names, or files beside them in a WebDataset shard. `shuffle`
-    is the seed of their order, None to sort them by path. With `split_folders`, folders such as train are folds.
-    `csv` is the dialect of a CSV file of labels. `listing` is the digest of the list of images.
+    The images decide the size of samples if that of `form` is `FITTING`. `labels` is a table of paths and labels,
+    `label` its label columns, and `roles` its other columns by role; those that models get have the role "feature" or
+    "category". Without it, the images' folders are their classes, or what the regular expression `label_pattern` finds
+    in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
+    by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
+    `listing` is the digest of the list of images.
     """
 
     sources: tuple[str, ...]
