@@ -285,14 +285,12 @@ def _source_dataset(
 
 
 def _table_of(schema: Schema, table: Location | None) -> str | None:
-    """The CSV file of the columns beside images. Raises UsageError if it is needed, and if models take no columns."""
+    """The table of the columns beside images, and of labels to score by. Raises UsageError if it is needed."""
     if schema.table and table is None:
         raise UsageError(
             f"--table: the run's models take columns beside the images ({', '.join(schema.table.features)}); give a "
-            "CSV file that has them, and whose first column names the images"
+            "table that has them, and a column that names the images"
         )
-    if table is not None and not schema.table:
-        raise UsageError(f"--table {table}: the run's models take no columns beside images; remove the option")
     return None if table is None else absolute(str(table))
 
 
