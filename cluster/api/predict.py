@@ -66,7 +66,7 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
         columns: Names of the columns before those of `proba`; by default those of the id, or "row" or "path", and of
             the labels.
         id: Column of the source that identifies the rows.
-        table: For images with columns beside them: CSV file of these columns. Its first column names the images.
+        table: For images: table with a column that names them, the columns beside them, and labels to score by.
         on_error: "stop" at the first invalid row or image, or "skip" them: they are not predicted, and are listed in a
             file beside `out`, for example `submission.left_out.csv`. The other rows keep their numbers.
         ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
