@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..storage.blocks.reader import BlockReader
+from ..storage.blocks.shards import shard_key
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, DamagedError, SourceError
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
-from ..storage.reader import BlockReader
-from ..storage.shards import shard_key
 from ..storage.tasks import Executor, Progress, silent
 from .images.convert import write_images
 from .images.listing.list import list_images

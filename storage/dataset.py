@@ -1,7 +1,7 @@
 """Open a dataset, or other arrays that share its rows, and reject incomplete ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import zarr
 
+from .blocks.index import INDEX, BlockIndex, tables_in
+from .blocks.writer import BLOCKS
 from .errors import DamagedError, DatasetError, ForeignError, IncompleteError
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
 from .places.json_files import content_hash, parse_json
 from .places.locate import Location, locate
 from .places.place import Place
-from .writer import BLOCKS
 
 TABLES = 32  # block tables kept in memory: a few megabytes each for a billion rows
 
@@ -44,6 +45,11 @@ class StoredArrays:
     def spec(self, name: str) -> ArraySpec:
         """The array of that name. Raises KeyError if it does not exist."""
         return {spec.name: spec for spec in self.manifest.arrays}[name]
+
+    @property
+    def index(self) -> BlockIndex:
+        """Where each block is stored. Raises DamagedError if the index file is not the one that was written."""
+        return _index(_IndexKey(self.place, self.identity, self.manifest))
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row per block, stored beside the arrays. Raises DamagedError if it is incomplete."""
@@ -177,6 +183,31 @@ class Dataset(StoredArrays):
     def class_counts(self) -> np.ndarray:
         """Number of rows of each class in every block, (blocks, classes) int64."""
         return self.block_table("class_counts").astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _IndexKey:
+    """Which index it is: equal keys mean equal indexes."""
+
+    place: Place
+    identity: str
+    manifest: Manifest = field(compare=False)
+
+
+@lru_cache(TABLES)
+def _index(key: _IndexKey) -> BlockIndex:
+    place, manifest = key.place / INDEX, key.manifest
+    if manifest.index is None:
+        from .blocks.earlier import index_of_earlier_format
+
+        return index_of_earlier_format(key.place, manifest, StoredArrays(key.place, manifest, key.identity).block_table)
+    try:
+        data = place.read_bytes()
+        if content_hash(data) != manifest.index:
+            raise ValueError("its content differs from what was written")
+        return BlockIndex(manifest.layout, tables_in(data, manifest.layout), manifest.behind)
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
 
 
 @lru_cache(TABLES)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Score = TypeVar("Score")
 Values = TypeVar("Values")
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 WORK = ".work"
 LEFT_OUT = "left_out.csv"  # the invalid rows of the sources, if any were skipped
@@ -36,6 +36,7 @@ FEWEST_BLOCKS = 64  # 8 lanes of 8 blocks, which are shuffled as one
 SMALL_BLOCK_ROWS = 16
 FEWEST_LANES = 8
 MINIMUM_SHARDS = 8
+BEHIND_SHARE = 1 / 4  # of the bytes of `x`: other arrays up to this size are stored behind it once more
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,15 @@ class Schema:
         return (*specs, *(column.spec() for column in self.named))
 
     @property
+    def behind(self) -> tuple[str, ...]:
+        """The arrays whose blocks are also stored behind those of `x`: all that training reads beside it, if that is
+        small, so that one read gets it."""
+        specs = {spec.name: spec for spec in self.arrays()}
+        names = tuple(name for name in ("y", "id", TABLE, self.weights) if name in specs)
+        small = sum(specs[name].row_bytes for name in names) <= specs["x"].row_bytes * BEHIND_SHARE
+        return names if small else ()
+
+    @property
     def named(self) -> tuple[SideColumn, ...]:
         """All side columns: the key, if there is one, and those in `beside`."""
         if self.key is None:
@@ -390,6 +400,8 @@ class Manifest:
     """The description of a committed set of arrays, written last.
 
     `kind` says what the arrays are ("dataset", "folds", "predictions"); `details` holds the JSON specific to that kind.
+    `index` is the SHA-256 of the index file, None in earlier formats. The blocks of the arrays `behind` follow those of
+    `x` in its shards.
     """
 
     kind: str
@@ -397,12 +409,14 @@ class Manifest:
     arrays: tuple[ArraySpec, ...]
     shards: tuple[ShardEntry, ...]
     details: dict[str, Any]
+    index: str | None = None
+    behind: tuple[str, ...] = ()
     format: int = FORMAT
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
-        """Decode a manifest's JSON, in this format or format 1. Raises ForeignError for anything else."""
-        if not isinstance(value, dict) or value.get("format") not in (1, FORMAT):
+        """Decode a manifest's JSON, in this format or an earlier one. Raises ForeignError for anything else."""
+        if not isinstance(value, dict) or value.get("format") not in (1, 2, FORMAT):
             raise ForeignError(f"{where} is not a manifest in Foldstream's format {FORMAT}; convert the source again")
         if value["format"] == 1:
             value = from_first_format(value, where)
@@ -412,6 +426,8 @@ class Manifest:
             arrays=tuple(ArraySpec(a["name"], a["dtype"], tuple(a["row_shape"])) for a in value["arrays"]),
             shards=tuple(ShardEntry(**entry) for entry in value["shards"]),
             details=value["details"],
+            index=value.get("index"),
+            behind=tuple(value.get("behind", ())),
         )
 
 

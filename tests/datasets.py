@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from foldstream.storage.blocks.writer import blocks_of, commit, create_arrays, write_block_table, write_shard
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.format import Layout, Manifest, Schema, Statistics, choose_layout
 from foldstream.storage.places.locate import locate
-from foldstream.storage.writer import commit, create_arrays, write_block_table, write_shard
 
 MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -36,7 +36,7 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
             of_block = y[position * layout.block_rows : (position + 1) * layout.block_rows]
             counts[block] = np.bincount(of_block, minlength=classes)
         arrays = {"x": x, "y": y.astype(np.uint8), "id": np.arange(start, stop)}
-        written.append(write_shard(locate(root), layout, schema.arrays(), shard, arrays))
+        written.append(write_shard(locate(root), layout, schema.arrays(), shard, arrays, schema.behind))
     write_block_table(locate(root), "class_counts", counts)
     whole = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else 1.0
     statistics = Statistics((whole / 2,) * channels, (whole / 4,) * channels, (0.0,) * channels, (whole,) * channels)
@@ -46,11 +46,9 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
         "request": {},
         "class_counts": counts.sum(axis=0).tolist(),
     }
-    checksums = {
-        spec.name: [value for shard in written for value in shard.checksums[spec.name]] for spec in schema.arrays()
-    }
     entries = tuple(shard.entry for shard in written)
-    commit(locate(root), Manifest("dataset", layout, schema.arrays(), entries, details), checksums)
+    manifest = Manifest("dataset", layout, schema.arrays(), entries, details, behind=schema.behind)
+    commit(locate(root), manifest, blocks_of(written, schema.arrays()))
     return open_dataset(root)
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ...pipeline.predictions.columns import side_values
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE, x_of
 from ...storage.places.locate import Location
-from ...storage.reader import BlockReader
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,14 +16,14 @@ import torch
 from ...pipeline.csv.options import CsvOptions
 from ...pipeline.sample import SourceSample, sample_images, sample_texts
 from ...pipeline.tables.sources import find_sources
+from ...storage.blocks.reader import BlockReader
+from ...storage.blocks.writer import commit, create_arrays, write_shard
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
 from ...storage.format import MANIFEST, Layout
 from ...storage.machine import Sharing, check_bytes, keep_freed_memory, this_machine
 from ...storage.places.locate import locate
-from ...storage.reader import BlockReader
 from ...storage.tasks import SerialExecutor
-from ...storage.writer import commit, create_arrays, write_shard
 from ...training.config import TrainConfig
 from ...training.model.row_costs import RowCosts, measure_row_costs
 from ...training.run import RunJob, mixing_of
@@ -241,8 +241,9 @@ def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
     numbers = np.arange(layout.rows) % len(dataset)
     place = locate(root)
     create_arrays(place, layout, specs, {})
-    written = write_shard(place, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs})
-    commit(place, replace(dataset.manifest, layout=layout, shards=(written.entry,)), written.checksums)
+    behind = dataset.manifest.behind
+    written = write_shard(place, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs}, behind)
+    commit(place, replace(dataset.manifest, layout=layout, shards=(written.entry,)), written.blocks)
     return open_dataset(place)
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ...storage.blocks.writer import remove_arrays
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
-from ...storage.writer import remove_arrays
 from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
 from ...training.fitted.strategies import is_image_alone, parse_fill

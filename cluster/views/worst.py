@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.format import THRESHOLD, Schema
-from ...storage.reader import BlockReader
 from .pages import number, share
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
 from ...storage.format import TABLE, WORK
@@ -24,7 +25,6 @@ from ...storage.places.json_files import content_hash, create_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
-from ...storage.writer import create_arrays
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import attributes, commit_dataset
 from ..target.finished import finished_shards

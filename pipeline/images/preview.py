@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ...storage.places.locate import locate
-from ...storage.reader import BlockReader
 
 COLUMNS, LINES = 8, 5
 CELL, MARGIN, TEXT = 112, 8, 12  # pixels: the size of an image, its margin, the height of its label

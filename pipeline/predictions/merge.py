@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ...storage.blocks.reader import BlockReader
+from ...storage.blocks.writer import WrittenShard, blocks_of, commit, create_arrays, write_shard
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, ModelRows, among, open_plan
@@ -17,9 +19,7 @@ from ...storage.metrics.scoring import Scoring, log_losses, own_probabilities
 from ...storage.parts import read_part
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...storage.reader import BlockReader
 from ...storage.tasks import Executor, Progress, silent
-from ...storage.writer import WrittenShard, commit, create_arrays, write_shard
 from .scores import WORST, ClassTotals, MergedScores, Scorer, ScoreTotals, WorstRow, worst_of
 
 
@@ -101,9 +101,8 @@ def merge_predictions(
                 evaluation.add(shard.evaluation)
             progress("merge", len(written), layout.shards, "shards")
         details = {"dataset": dataset.identity, "report": evaluation.to_json(scorer) if evaluation else {}}
-        checksums = {spec.name: [crc for item in written for crc in item.checksums[spec.name]] for spec in specs}
         entries = tuple(item.entry for item in written)
-        commit(root, Manifest("predictions", layout, specs, entries, details), checksums)
+        commit(root, Manifest("predictions", layout, specs, entries, details), blocks_of(written, specs))
     report: dict[str, Any] = open_arrays(root, "predictions").manifest.details["report"]
     return report
 

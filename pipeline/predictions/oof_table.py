@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, StoredArrays
 from ...storage.format import Schema, keys_of
-from ...storage.reader import BlockReader
 from ...storage.tasks import Progress
 from .columns import name_of_rows, predicted_classes, probabilities, side_values
 

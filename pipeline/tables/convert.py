@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
+from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, RowError, SourceError, UsageError
 from ...storage.format import LEFT_OUT, MANIFEST, WORK
@@ -19,7 +20,6 @@ from ...storage.places.json_files import create_json, write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
-from ...storage.writer import create_arrays
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece, is_unlabelled, joint_remedy
 from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target, remove_leftovers

@@ -15,14 +15,14 @@ from .receipts import unpack
 class Combined:
     """What the receipts of shards say together, added in the order of the shards.
 
-    `checksums` are the CRC-32C of all blocks of each array, and `class_counts` the rows of each class in every block,
-    (blocks, classes) uint32.
+    `blocks` are the lengths as stored and the CRC-32C of all blocks of each array, and `class_counts` the rows of each
+    class in every block, (blocks, classes) uint32.
     """
 
     def __init__(self, layout: Layout, schema: Schema) -> None:
         self.schema = schema
         self.entries: list[ShardEntry] = []
-        self.checksums = {spec.name: array("I") for spec in schema.arrays()}
+        self.blocks = {spec.name: array("I") for spec in schema.arrays()}
         self.class_counts = np.zeros((layout.blocks if schema.classes else 0, len(schema.classes)), np.uint32)
         self.missing: np.ndarray | int = 0
         self.moments: dict[str, Moments] = {}
@@ -38,8 +38,8 @@ class Combined:
     def add(self, receipt: dict[str, Any]) -> None:
         """Add the receipt of the next shard."""
         self.entries.append(ShardEntry(**receipt["entry"]))
-        for name, values in receipt["checksums"].items():
-            self.checksums[name].extend(values)
+        for name, values in receipt["blocks"].items():
+            self.blocks[name].extend(values)
         if self.schema.classes:
             counts = receipt["class_counts"]
             self.class_counts[self._blocks : self._blocks + len(counts)] = counts

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from ...storage.blocks.writer import commit, write_block_table
 from ...storage.format import LEFT_OUT, WORK, Manifest
 from ...storage.places.place import Place
-from ...storage.writer import commit, write_block_table
 from .claim import SKIPPED, DatasetSpec
 from .combine import Combined
 from .receipts import read_receipts
@@ -35,8 +35,10 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
     }
     if spec.skipped:
         commit_skipped(root)
-    manifest = Manifest("dataset", spec.layout, spec.schema.arrays(), tuple(combined.entries), details)
-    commit(root, manifest, combined.checksums)
+    manifest = Manifest(
+        "dataset", spec.layout, spec.schema.arrays(), tuple(combined.entries), details, behind=spec.schema.behind
+    )
+    commit(root, manifest, combined.blocks)
 
 
 def commit_skipped(root: Place) -> None:

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ...storage.blocks.shards import shard_key
 from ...storage.errors import DamagedError
 from ...storage.format import WORK, ArraySpec
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...storage.shards import shard_key
 from ...storage.tasks import Executor, Progress
 from .receipts import RECEIPTS, receipt_path
 
@@ -44,6 +44,8 @@ def read_lengths(task: ReceiptTask) -> list[Receipt]:
     for shard in task.shards:
         with suppress(FileNotFoundError, DamagedError):
             receipt = read_json(receipt_path(root, shard))
+            if "blocks" not in receipt:  # of an earlier version, whose shards have another form
+                continue
             found.append(Receipt(shard, receipt["entry"]["lengths"], receipt.get("list")))
     return found
 

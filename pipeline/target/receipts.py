@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ...storage.blocks.writer import write_shard
 from ...storage.format import TABLE, WORK, Layout, Schema
 from ...storage.moments.moments import Moments
 from ...storage.places.json_files import read_json, write_json
 from ...storage.places.place import Place
-from ...storage.writer import write_shard
 
 RECEIPTS = "receipts"
 AHEAD = 16  # receipts that are requested from an object store at once
@@ -32,7 +32,7 @@ def finish_shard(
     root: Place, plan: WrittenPlan, shard: int, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: Any
 ) -> None:
     """Write a shard's arrays, then its receipt, which includes `notes`."""
-    written = write_shard(root, plan.layout, plan.schema.arrays(), shard, arrays)
+    written = write_shard(root, plan.layout, plan.schema.arrays(), shard, arrays, plan.schema.behind)
     write_json(receipt_path(root, shard), {**vars(written), **summarize(plan, arrays, missing), **notes})
 
 

@@ -27,8 +27,8 @@ ReadBlocks = Callable[[list[int]], Any]
 def foldstream(dataset: Path) -> ReadBlocks:
     from concurrent.futures import ThreadPoolExecutor
 
+    from foldstream.storage.blocks.reader import BlockReader
     from foldstream.storage.dataset import open_dataset
-    from foldstream.storage.reader import BlockReader
 
     reader, threads = BlockReader(open_dataset(dataset)), ThreadPoolExecutor(THREADS)
     return lambda blocks: reader.read(blocks, threads)

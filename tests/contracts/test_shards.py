@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from foldstream.storage.blocks.shards import MISSING, decode_block, decode_index, encode_shard, index_bytes, shard_key
+from foldstream.storage.blocks.writer import create_arrays
 from foldstream.storage.errors import DamagedError
 from foldstream.storage.format import ArraySpec, Layout
 from foldstream.storage.places.locate import locate
-from foldstream.storage.shards import MISSING, decode_block, decode_index, encode_shard, index_bytes, shard_key
-from foldstream.storage.writer import create_arrays
 
 SPECS = [
     ArraySpec("x", "uint8", (1, 4, 5)),

@@ -16,13 +16,13 @@ import hypothesis
 import numpy as np
 import pytest
 from foldstream.pipeline.verify import find_damage
+from foldstream.storage.blocks.reader import BlockReader
+from foldstream.storage.blocks.shards import shard_key
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DatasetError
 from foldstream.storage.format import MANIFEST, WORK
 from foldstream.storage.places.local import LOCK
 from foldstream.storage.places.locks import lock_file
-from foldstream.storage.reader import BlockReader
-from foldstream.storage.shards import shard_key
 from foldstream.storage.tasks import SerialExecutor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st

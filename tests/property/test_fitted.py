@@ -6,11 +6,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from foldstream.cluster.runs.run import prepare_run
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, StoredArrays
 from foldstream.storage.fold_plan import FoldPlan, among, open_plan
 from foldstream.storage.moments.moments import Moments
 from foldstream.storage.places.locate import locate
-from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.engine.loop import FoldTrainer

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.storage.reader import BlockReader
 from foldstream.training.settings import plan_sampling
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split

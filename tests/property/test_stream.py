@@ -65,7 +65,7 @@ def draw_case(data: Data, draw: st.DataObject) -> Case:
     chosen = np.ones(len(dataset), bool)
     rows: RowFilter = EveryRow(dataset.layout)
     if draw.draw(st.booleans(), label="fold"):
-        from foldstream.storage.reader import BlockReader
+        from foldstream.storage.blocks.reader import BlockReader
 
         fold = draw.draw(st.integers(0, FOLDS - 1))
         rows = training_rows(plan, fold)
@@ -119,7 +119,7 @@ def test_world_sizes_and_resumed_streams_give_the_same_batches(data: Data, draw:
 @examples
 @given(st.data())
 def test_no_row_comes_twice_and_each_has_its_own_values(data: Data, draw: st.DataObject) -> None:
-    from foldstream.storage.reader import BlockReader
+    from foldstream.storage.blocks.reader import BlockReader
 
     case = draw_case(data, draw)
     batches = list(stream(case))

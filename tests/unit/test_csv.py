@@ -15,11 +15,11 @@ from foldstream.pipeline.csv.row_batch import Columns, Piece
 from foldstream.pipeline.tables.findings import merge_findings
 from foldstream.pipeline.tables.parquet import ParquetTable
 from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError, UsageError
 from foldstream.storage.format import Source, keys_of
 from foldstream.storage.places.json_files import to_json
-from foldstream.storage.reader import BlockReader
 
 from ..conftest import WriteCsv, convert_file, table
 

@@ -13,10 +13,10 @@ import zarr
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError, UsageError
 from foldstream.storage.format import choose_layout
-from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from ..conftest import convert_file

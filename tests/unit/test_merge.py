@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from foldstream.pipeline.predictions.merge import merge_predictions
 from foldstream.pipeline.predictions.scores import Scorer, ScoreTotals
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
@@ -17,7 +18,6 @@ from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.parts import write_part
 from foldstream.storage.places.locate import locate
 from foldstream.storage.places.place import Place
-from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split

@@ -9,6 +9,7 @@ import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.pipeline.predictions.scores import MergedScores
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import open_arrays, open_dataset
 from foldstream.storage.errors import RunError, UsageError
 from foldstream.storage.format import Schema, SideColumn
@@ -17,7 +18,6 @@ from foldstream.storage.metrics.sample import RowSample
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.places.json_files import read_json
 from foldstream.storage.places.locate import locate
-from foldstream.storage.reader import BlockReader
 from sklearn import metrics as theirs
 
 from ..conftest import WriteCsv, convert_file

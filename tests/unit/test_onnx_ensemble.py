@@ -10,9 +10,9 @@ import onnxruntime
 import pandas as pd
 import pytest
 from foldstream.cli import app
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
-from foldstream.storage.reader import BlockReader
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.onnx_file import input_name

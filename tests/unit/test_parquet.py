@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from foldstream.pipeline.tables.parquet import ParquetTable
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.errors import FoldstreamError, RowError, SourceError
-from foldstream.storage.reader import BlockReader
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 from pyarrow.parquet import encryption

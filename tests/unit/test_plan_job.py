@@ -20,8 +20,8 @@ from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.sample import sample_images, sample_texts
 from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.verify import find_damage
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.errors import ForeignError, SourceError, UsageError
-from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.model.row_costs import RowCosts
 from PIL import Image

@@ -10,11 +10,11 @@ from foldstream.cluster.api.split import split_rows
 from foldstream.cluster.listener import Listener
 from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ForeignError, UsageError
 from foldstream.storage.format import MANIFEST, ImageForm, Manifest
 from foldstream.storage.places.json_files import read_json
-from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.choose import choose_split
 from foldstream.training.splits.columns import find_column, read_column

@@ -7,12 +7,12 @@ import foldstream as fs
 import numpy as np
 import pytest
 import torch
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.fold_plan import open_plan
 from foldstream.storage.parts import read_part
 from foldstream.storage.places.locate import locate
-from foldstream.storage.reader import BlockReader
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.fitted.statistics import fitted_statistics

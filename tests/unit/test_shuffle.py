@@ -11,10 +11,10 @@ from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.shuffle import FAN, READS, Partition
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.places.local import LocalPlace
 from foldstream.storage.random import shuffled_places
-from foldstream.storage.reader import BlockReader
 from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from ..conftest import WriteCsv, contents, convert_file, table

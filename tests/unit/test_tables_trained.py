@@ -11,9 +11,9 @@ import pytest
 import torch
 from foldstream.cli import app
 from foldstream.cluster.api.predict import write_oof
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.errors import RowError, UsageError
 from foldstream.storage.places.locate import locate
-from foldstream.storage.reader import BlockReader
 from foldstream.training.model.weights import load_weights
 from torch import nn
 from typer.testing import CliRunner

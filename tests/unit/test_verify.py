@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from foldstream.pipeline.verify import find_damage, repair_shards
+from foldstream.storage.blocks.shards import shard_key
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DamagedError, SourceError
-from foldstream.storage.shards import shard_key
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.stream.filters import EveryRow
 from foldstream.training.stream.order import Mixing

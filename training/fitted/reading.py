@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ...storage.blocks.reader import BlockReader, block_runs
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan
-from ...storage.reader import BlockReader, block_runs
 
 Arrays = dict[str, np.ndarray]
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE
-from ...storage.reader import BlockReader
 from ..config import Recipe
 from ..fitted.inputs import Inputs
 from ..stream.batch import Batch, column_specs, make_batch

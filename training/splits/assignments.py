@@ -6,10 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import ModelRows, among, code_array
-from ...storage.reader import BlockReader
 from .columns import find_column, read_column
 from .folds import Rest, contiguous, kfold, stratified
 from .grouped import are_present, buckets_of

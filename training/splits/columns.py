@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.format import NO_DATE, TABLE, Schema
-from ...storage.reader import BlockReader
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ...storage.blocks.writer import (
+    WrittenShard,
+    blocks_of,
+    commit,
+    create_arrays,
+    remove_arrays,
+    write_block_table,
+    write_shard,
+)
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, code_arrays, open_plan
@@ -12,7 +21,6 @@ from ...storage.places.json_files import same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
-from ...storage.writer import WrittenShard, commit, create_arrays, remove_arrays, write_block_table, write_shard
 from .assignments import Assignment
 from .checks import check_counts
 from .split import Split
@@ -85,8 +93,9 @@ def make_plan(
         "holdout": assignment.holdout,
         "largest_group": assignment.largest_group,
     }
-    checksums = {spec.name: [crc for shard, _ in written for crc in shard.checksums[spec.name]] for spec in specs}
-    commit(root, Manifest("folds", layout, specs, tuple(shard.entry for shard, _ in written), details), checksums)
+    shards = [shard for shard, _ in written]
+    manifest = Manifest("folds", layout, specs, tuple(shard.entry for shard in shards), details)
+    commit(root, manifest, blocks_of(shards, specs))
     return open_plan(root)
 
 

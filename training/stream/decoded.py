@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import StoredArrays
 from ...storage.format import ArraySpec
 from ...storage.places.block_cache import BlockCache
-from ...storage.reader import BlockReader
 
 
 class DecodedBlocks:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from ...storage.blocks.reader import BlockReader, block_runs
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import ArraySpec
-from ...storage.reader import BlockReader, block_runs
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads, wait_for
 from .device import CPU, on_device
 from .filters import RowFilter

@@ -13,12 +13,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from ...storage.blocks.reader import BlockReader, block_runs
 from ...storage.compiled import compiled
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.machine import size_text
 from ...storage.random import GOLDEN, hash64
-from ...storage.reader import BlockReader, block_runs
 from ..seeding import key_of, mixed, shuffled
 from .decoded import DecodedBlocks
 from .filters import RowFilter

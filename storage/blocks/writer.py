@@ -4,8 +4,9 @@ A dataset is a Zarr v3 group. Metadata is written first, then each shard by a si
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
-from .errors import ConflictError
-from .format import MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
-from .places.json_files import create_json
-from .places.place import Place
+from ..errors import ConflictError
+from ..format import FORMAT, MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
+from ..places.json_files import content_hash, create_json
+from ..places.place import Place
+from .index import INDEX, BlockIndex
 from .shards import encode_shard, shard_key
 
 BLOCKS = "blocks"
@@ -27,10 +29,20 @@ BLOCKS = "blocks"
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What a task reports about the shard that it wrote: its entry, and for each array the CRC-32C of every block."""
+    """What a task reports about the shard that it wrote: its entry, and for each array the length as stored and the
+    CRC-32C of every block, one block after the other."""
 
     entry: ShardEntry
-    checksums: dict[str, list[int]]
+    blocks: dict[str, list[int]]
+
+
+def blocks_of(written: Iterable[WrittenShard], specs: Sequence[ArraySpec]) -> dict[str, list[int]]:
+    """The blocks of consecutive shards, as `commit` takes them."""
+    found: dict[str, list[int]] = {spec.name: [] for spec in specs}
+    for shard in written:
+        for name, blocks in shard.blocks.items():
+            found[name] += blocks
+    return found
 
 
 def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
@@ -76,23 +88,40 @@ def dimension_names(spec: ArraySpec) -> list[str]:
 
 
 def write_shard(
-    root: Place, layout: Layout, specs: Sequence[ArraySpec], shard: int, arrays: Mapping[str, np.ndarray]
+    root: Place,
+    layout: Layout,
+    specs: Sequence[ArraySpec],
+    shard: int,
+    arrays: Mapping[str, np.ndarray],
+    behind: Sequence[str] = (),
 ) -> WrittenShard:
     """Write one shard of every array, each atomically.
 
-    `arrays` maps each array's name to all of the shard's rows, (rows, *row_shape).
+    `arrays` maps each array's name to all of the shard's rows, (rows, *row_shape). The blocks of the arrays `behind`
+    are also stored after those of `x`.
     """
     start, stop = layout.shard_range(shard)
     lengths, hashes = {}, {}
-    checksums: dict[str, list[int]] = {}
-    for spec in specs:
+    blocks: dict[str, list[int]] = {spec.name: [] for spec in specs}
+    stored: dict[str, list[bytes]] = {}
+    for spec in sorted(specs, key=lambda spec: spec.name == "x"):  # x after what follows its blocks
         rows = arrays[spec.name]
         if rows.shape != (stop - start, *spec.row_shape) or rows.dtype != np.dtype(spec.dtype):
             raise ValueError(f"shard {shard} of {spec.name}: {rows.shape} {rows.dtype} does not fit {spec} in {layout}")
-        checksums[spec.name] = []
-        parts = encode_shard(spec, layout, rows, checksums[spec.name])
+        after = [b"".join(one) for one in zip(*map(stored.get, behind), strict=True)] if spec.name == "x" else ()
+        parts: Iterable[bytes | memoryview] = encode_shard(spec, layout, rows, blocks[spec.name], after)
+        if spec.name in behind:
+            whole = b"".join(parts)
+            stored[spec.name], parts = cut(whole, blocks[spec.name][::2]), [whole]
         lengths[spec.name], hashes[spec.name] = (root / shard_key(spec, shard)).write_parts(parts)
-    return WrittenShard(ShardEntry(stop - start, lengths, hashes), checksums)
+    entry = ShardEntry(stop - start, {spec.name: lengths[spec.name] for spec in specs}, hashes)
+    return WrittenShard(entry, blocks)
+
+
+def cut(data: bytes, lengths: Iterable[int]) -> list[bytes]:
+    """The parts of `data` with these lengths."""
+    ends = [0, *accumulate(lengths)]
+    return [data[start:stop] for start, stop in pairwise(ends)]
 
 
 def write_block_table(root: Place, name: str, table: np.ndarray) -> None:
@@ -116,17 +145,18 @@ def block_table(name: str, table: np.ndarray) -> dict[str, bytes]:
     return {name: data.to_bytes() for name, data in files.items() if name.startswith(f"{BLOCKS}/")}
 
 
-def commit(root: Place, manifest: Manifest, checksums: Mapping[str, Sequence[int]]) -> None:
-    """Commit a set of arrays: block checksums, consolidated metadata (for xarray and object stores), the manifest.
+def commit(root: Place, manifest: Manifest, blocks: Mapping[str, Sequence[int]]) -> None:
+    """Commit a set of arrays: the index of the blocks, consolidated metadata (for xarray and object stores), the
+    manifest.
 
-    Everything else is durable before the manifest is written. `checksums` maps each array's name to the CRC-32C of all
-    of its blocks in order. Raises ConflictError if another process has committed in the meantime.
+    Everything else is durable before the manifest is written. `blocks` has for each array the length as stored and the
+    CRC-32C of every block in order. Raises ConflictError if another process has committed in the meantime.
     """
     root.clean_temporaries()  # of workers that were killed while others continued
-    tables: dict[str, bytes] = {}
-    for spec in manifest.arrays:
-        tables |= block_table(f"crc32c_{spec.name}", np.asarray(checksums[spec.name], np.uint32))
-    root.write_files(tables)
+    tables = {spec.name: np.asarray(blocks[spec.name], np.uint32).reshape(-1, 2) for spec in manifest.arrays}
+    index = BlockIndex(manifest.layout, tables).to_bytes()
+    manifest = replace(manifest, index=content_hash(index), format=FORMAT)
+    root.write_files({INDEX: index})
     consolidate(root, [spec.name for spec in manifest.arrays])
     root.sync_folders()
     if not create_json(root / MANIFEST, manifest):

@@ -3,16 +3,14 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 
-from .dataset import Dataset, StoredArrays
-from .errors import DamagedError
-from .format import ArraySpec
-from .places.block_cache import BlockCache
-from .shards import decode_block, decode_index, index_bytes, is_intact, shard_key
+from ..dataset import Dataset, StoredArrays
+from ..errors import DamagedError
+from ..places.block_cache import BlockCache
+from .shards import decode_block, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
@@ -29,7 +27,9 @@ class BlockReader:
     def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: BlockCache | None = None) -> None:
         self.dataset, self.cache = dataset, cache
         self.specs = tuple(dataset.spec(name) for name in arrays)
-        self._checksums = {spec.name: dataset.block_table(f"crc32c_{spec.name}") for spec in self.specs}
+        self._index = dataset.index
+        self._wanted = {spec.name: spec for spec in self.specs}
+        self._groups = groups_of(arrays, dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
@@ -61,67 +61,78 @@ class BlockReader:
 
     def _read_rows(self, block: int, rows: slice, out: Mapping[str, np.ndarray]) -> None:
         """Decode one block of every array."""
-        for spec in self.specs:
-            self._read_block(spec, block, out[spec.name][rows])
+        for group in self._groups:
+            try:
+                self._decode(group, block, self._stored(group, block), rows, out)
+            except _BlockError:
+                if not self.cache:
+                    raise
+                self.cache.drop((group[0], block))  # the copy on this disk may be half written
+                self._decode(group, block, self._stored(group, block), rows, out)
 
-    def _read_block(self, spec: ArraySpec, block: int, out: np.ndarray) -> None:
-        """Decode one block into `out`, (rows of the block, *row_shape)."""
-        layout, checksum = self.dataset.layout, int(self._checksums[spec.name][block])
-        stored = self._stored(spec, block)
-        if self.cache and not is_intact(stored, checksum):  # the copy on this disk may be half written
-            self.cache.drop((spec.name, block))
-            stored = self._stored(spec, block)
-        whole = out if len(out) == layout.block_rows else spec.empty(layout.block_rows)
-        try:
-            decode_block(stored, checksum, whole)
-        except DamagedError as error:
-            raise _damaged(self.dataset, spec, block // layout.shard_blocks, str(error), block) from None
-        if whole is not out:
-            out[...] = whole[: len(out)]
+    def _decode(
+        self, group: Sequence[str], block: int, stored: bytes | np.ndarray, rows: slice, out: Mapping[str, np.ndarray]
+    ) -> None:
+        """Decode the blocks of a group that are wanted, given the bytes of all of them."""
+        layout, end = self.dataset.layout, 0
+        for name in group:
+            start, (length, checksum) = end, self._index.tables[name][block].tolist()
+            end += length
+            if (spec := self._wanted.get(name)) is None:
+                continue
+            target = out[name][rows]
+            whole = target if len(target) == layout.block_rows else spec.empty(layout.block_rows)
+            try:
+                decode_block(stored[start:end], checksum, whole)
+            except DamagedError as error:
+                raise _damaged(self.dataset, group[0], block // layout.shard_blocks, str(error), block) from None
+            if whole is not target:
+                target[...] = whole[: len(target)]
 
-    def _stored(self, spec: ArraySpec, block: int) -> bytes | np.ndarray:
-        """A block as stored; valid until the thread's next call."""
+    def _stored(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
+        """The blocks of a group as stored; valid until the thread's next call."""
+        index = self._index
 
         def read() -> bytes | np.ndarray:
-            number, position = divmod(block, self.dataset.layout.shard_blocks)
-            shard = self._shard(spec, number)
-            offset, length = shard.index[position].tolist()
+            length = sum(int(index.tables[name][block, 0]) for name in group)
             with self._counting:
                 self.bytes_read += length
-            return shard.read(offset, self._scratch.memory(length))
+            number = block // self.dataset.layout.shard_blocks
+            try:
+                read_range = self._shard(group[0], number)
+                return read_range(int(index.offsets[group[0]][block]), self._scratch.memory(length))
+            except FileNotFoundError:
+                raise _damaged(self.dataset, group[0], number, "the file is missing") from None
 
-        return self.cache.read((spec.name, block), lambda: bytes(read())) if self.cache else read()
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """A shard that stays open as long as this object exists.
-
-    `index` is (blocks, 2) uint64, offsets and lengths; `read` is that of a `RangeReader`.
-    """
-
-    index: np.ndarray
-    read: Callable[[int, np.ndarray], bytes | np.ndarray]
+        return self.cache.read((group[0], block), lambda: bytes(read())) if self.cache else read()
 
 
-def _open_shard(dataset: StoredArrays, spec: ArraySpec, number: int) -> _Shard:
-    """Open a shard, check its length and read its index."""
-    size, tail = dataset.manifest.shards[number].lengths[spec.name], index_bytes(dataset.layout)
+def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> list[tuple[str, ...]]:
+    """The arrays whose blocks are read at once: x with those behind it up to the last one that is wanted, and each
+    other array by itself."""
+    after = max((place for place, name in enumerate(behind, 1) if name in arrays), default=0) if "x" in arrays else 0
+    together = ("x", *behind[:after])
+    return [together if name == "x" else (name,) for name in arrays if name == "x" or name not in together]
+
+
+def _open_shard(dataset: StoredArrays, array: str, number: int) -> Callable[[int, np.ndarray], bytes | np.ndarray]:
+    """Open a shard, check its length, and return what reads its ranges. It stays open as long as that exists."""
+    place = dataset.place / shard_key(dataset.spec(array), number)
     try:
-        read = (dataset.place / shard_key(spec, number)).open_ranges(size).read
-        index = decode_index(bytes(read(size - tail, np.empty(tail, np.uint8))), dataset.layout)
-    except FileNotFoundError:
-        raise _damaged(dataset, spec, number, "the file is missing") from None
+        return place.open_ranges(dataset.manifest.shards[number].lengths[array]).read
     except DamagedError as error:
-        raise _damaged(dataset, spec, number, str(error)) from None
-    return _Shard(index, read)
+        raise _damaged(dataset, array, number, str(error)) from None
 
 
-def _damaged(dataset: StoredArrays, spec: ArraySpec, shard: int, reason: str, block: int | None = None) -> DamagedError:
-    layout = dataset.layout
+class _BlockError(DamagedError):
+    """A block that does not match its checksum."""
+
+
+def _damaged(dataset: StoredArrays, array: str, shard: int, reason: str, block: int | None = None) -> DamagedError:
+    layout, place = dataset.layout, dataset.place / shard_key(dataset.spec(array), shard)
     start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
-    return DamagedError(
-        f"{dataset.place / shard_key(spec, shard)}: {reason} (rows {start:,} to {stop - 1:,} of {spec.name}); "
+    return (DamagedError if block is None else _BlockError)(
+        f"{place}: {reason} (rows {start:,} to {stop - 1:,} of {array}); "
         f"repair it from the sources with 'foldstream verify {dataset.place} --repair', or restore the file from a copy"
     )
 

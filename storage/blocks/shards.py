@@ -14,8 +14,8 @@ import numcodecs
 import numpy as np
 from numcodecs import blosc
 
-from .errors import DamagedError
-from .format import ArraySpec, Layout
+from ..errors import DamagedError
+from ..format import ArraySpec, Layout
 
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
@@ -46,12 +46,13 @@ def index_bytes(layout: Layout) -> int:
 
 
 def encode_shard(
-    spec: ArraySpec, layout: Layout, rows: np.ndarray, checksums: list[int]
+    spec: ArraySpec, layout: Layout, rows: np.ndarray, blocks: list[int], behind: Sequence[bytes] = ()
 ) -> Iterator[bytes | memoryview]:
     """Encode one shard, block by block, and yield its bytes in parts.
 
-    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The CRC-32C of each block is
-    appended to `checksums`. A short last block is padded with zeros, as the format requires.
+    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The length as stored and the CRC-32C
+    of each block are appended to `blocks`. A short last block is padded with zeros, as the format requires. After each
+    block come the bytes `behind` it, which readers of Zarr pass over.
     """
     codec = compressor(spec)
     index = np.full((layout.shard_blocks, 2), MISSING, "<u8")
@@ -65,8 +66,11 @@ def encode_shard(
         yield from (part if isinstance(part, bytes) else part.data for part in parts)
         yield struct.pack("<I", checksum)
         index[number] = offset, length + CHECKSUM_BYTES
+        blocks += (length + CHECKSUM_BYTES, checksum)
         offset += length + CHECKSUM_BYTES
-        checksums.append(checksum)
+        if behind:
+            yield behind[number]
+            offset += len(behind[number])
     tail = index.tobytes()
     yield tail + struct.pack("<I", google_crc32c.value(tail))
 
@@ -98,20 +102,13 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def is_intact(data: bytes | np.ndarray, expected: int) -> bool:
-    """Whether a block, bytes or (length,) uint8, is intact and has the CRC-32C recorded when it was written.
-
-    An intact block stored in the place of another one counts as damaged.
-    """
-    return google_crc32c.value(data) == RESIDUE and bytes(data[-CHECKSUM_BYTES:]) == struct.pack("<I", expected)
-
-
 def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
-    """Decode one whole block into `out`, a contiguous (block_rows, *row_shape) buffer.
+    """Decode one whole block, bytes or (length,) uint8, into `out`, a contiguous (block_rows, *row_shape) buffer.
 
-    Raises DamagedError (without a location) unless the block is intact (see `is_intact`).
+    Raises DamagedError (without a location) unless the block is intact and has the CRC-32C recorded when it was
+    written: an intact block in the place of another one counts as damaged.
     """
-    if not is_intact(data, expected):
+    if google_crc32c.value(data) != RESIDUE or bytes(data[-CHECKSUM_BYTES:]) != struct.pack("<I", expected):
         raise DamagedError("the block does not match its checksum")
     blosc.decompress(data, out)
 
