@@ -139,9 +139,9 @@ def write_finished(spec: ConversionSpec, root: Place, shards: int) -> int:
     arrays = {array.name: np.zeros((spec.layout.block_rows, *array.row_shape), array.dtype) for array in specs}
     of_block = summarize(ShardPlan.of(spec), arrays, np.zeros(len(spec.schema.features), np.int64))
     of_blocks = {"class_counts": of_block["class_counts"] * spec.layout.shard_blocks}
-    checksums = {array.name: [2**32 - 1] * spec.layout.shard_blocks for array in specs}
+    blocks = {array.name: [2**21, 2**32 - 1] * spec.layout.shard_blocks for array in specs}
     first = receipt_path(root, 0)
-    write_json(first, {"entry": entry, "checksums": checksums, **of_block, **of_blocks})
+    write_json(first, {"entry": entry, "blocks": blocks, **of_block, **of_blocks})
     for shard in range(1, shards):
         os.link(first, receipt_path(root, shard))
     for array in specs:

@@ -103,7 +103,7 @@ def train(sources: Path, root: Path) -> None:
         merge_run(run, dataset, SerialExecutor(), silent)
 
 
-PREDICTED = ("run/folds/*/predictions/*", "run/oof.zarr/prediction/*", "run/oof.zarr/blocks/crc32c_prediction/*")
+PREDICTED = ("run/folds/*/predictions/*", "run/oof.zarr/prediction/*", "run/oof.zarr/index.safetensors")
 TIMED = ("*.json*", "run/report*", "run/tensorboard/*", "run/folds/*/checkpoints/*")
 SCENARIOS = {
     one.name: one

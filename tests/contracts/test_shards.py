@@ -1,6 +1,6 @@
 """Our shards are Zarr's: what we write zarr-python reads, what zarr-python writes we read, to the byte."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +33,17 @@ def smooth(spec: ArraySpec, rows: int) -> np.ndarray:
     return np.repeat(noise(spec, -(-rows // 10)), 10, axis=0)[:rows]
 
 
+@pytest.mark.parametrize("behind", [(), [b"", b"some", b"bytes", b"behind it"]], ids=["alone", "behind"])
 @pytest.mark.parametrize("sample", [noise, smooth])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_zarr_python_reads_our_shards(spec: ArraySpec, sample: Sample, tmp_path: Path) -> None:
+def test_zarr_python_reads_our_shards(spec: ArraySpec, sample: Sample, behind: Sequence[bytes], tmp_path: Path) -> None:
     rows = sample(spec, LAYOUT.rows)
     create_arrays(locate(tmp_path), LAYOUT, [spec], {})
     for shard in range(LAYOUT.shards):
         start, stop = LAYOUT.shard_range(shard)
         path = tmp_path / shard_key(spec, shard)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(encode_shard(spec, LAYOUT, rows[start:stop], [])))
+        path.write_bytes(b"".join(encode_shard(spec, LAYOUT, rows[start:stop], [], behind)))
     read = zarr.open_group(tmp_path, mode="r")[spec.name]
     assert isinstance(read, zarr.Array)
     np.testing.assert_array_equal(np.asarray(read[...]), rows)
@@ -57,11 +58,14 @@ def test_our_blocks_equal_those_of_zarr_python_to_the_byte(spec: ArraySpec, tmp_
     for shard in range(LAYOUT.shards):
         start, stop = LAYOUT.shard_range(shard)
         theirs = (tmp_path / shard_key(spec, shard)).read_bytes()
-        checksums: list[int] = []
-        ours = b"".join(encode_shard(spec, LAYOUT, rows[start:stop], checksums))
+        found: list[int] = []
+        ours = b"".join(encode_shard(spec, LAYOUT, rows[start:stop], found))
+        assert list(map(len, blocks(ours))) == found[::2]
         # zarr-python may lay the blocks of a shard in another order: each is compared where its index says.
         assert sorted(blocks(theirs)) == sorted(blocks(ours))
-        for data, checksum, first in zip(blocks(theirs), checksums, range(start, stop, LAYOUT.block_rows), strict=True):
+        for data, checksum, first in zip(
+            blocks(theirs), found[1::2], range(start, stop, LAYOUT.block_rows), strict=True
+        ):
             out = spec.empty(LAYOUT.block_rows)
             decode_block(data, checksum, out)
             expected = rows[first : min(stop, first + LAYOUT.block_rows)]
@@ -76,9 +80,9 @@ def blocks(shard: bytes) -> list[bytes]:
 def test_a_flipped_bit_anywhere_in_a_block_is_found() -> None:
     spec = ArraySpec("x", "uint8", (6,))
     layout = Layout(4, 4, 1)
-    checksums: list[int] = []
-    data = b"".join(encode_shard(spec, layout, noise(spec, 4), checksums))
-    (checksum,) = checksums
+    found: list[int] = []
+    data = b"".join(encode_shard(spec, layout, noise(spec, 4), found))
+    _, checksum = found
     block = bytearray(data[: -index_bytes(layout)])
     for position in range(len(block)):
         block[position] ^= 1

@@ -149,7 +149,7 @@ def test_a_manifest_of_another_format_is_refused(digits: Dataset, tmp_path: Path
     copy = shutil.copytree(digits.root, tmp_path / "copy.zarr")
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ForeignError, match="format 2"):
+    with pytest.raises(ForeignError, match="format 3"):
         open_dataset(copy)
 
 

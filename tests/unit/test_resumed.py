@@ -234,14 +234,14 @@ def test_the_commit_holds_one_receipt_at_a_time() -> None:
             for _ in range(shards):
                 entry = ShardEntry(block, {"x": 1, "id": 1}, {"x": "0", "id": "1"})
                 summary = summarize(plan, arrays, np.ones(columns, np.int64))
-                yield {"entry": vars(entry), "checksums": {"x": [1], "id": [2]}, **summary}
+                yield {"entry": vars(entry), "blocks": {"x": [8, 1], "id": [8, 2]}, **summary}
 
         tracemalloc.start()
         combined = Combined.of(layout, schema, receipts())
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (combined.statistics().mean[0], combined.statistics().missing[0]) == (1, shards)
-        assert list(combined.checksums["id"]) == [2] * shards
+        assert list(combined.blocks["id"]) == [8, 2] * shards
         return most
 
     peak(2)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from foldstream.pipeline.verify import find_damage, repair_shards
-from foldstream.storage.blocks.shards import shard_key
+from foldstream.storage.blocks.index import INDEX
+from foldstream.storage.blocks.shards import index_bytes, shard_key
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DamagedError, SourceError
 from foldstream.storage.tasks import SerialExecutor
@@ -76,10 +77,17 @@ def test_nothing_trains_on_damaged_data(damage: Damaging, shard: int, array: str
 def test_a_bit_of_any_block_is_found(position: int, small: Dataset) -> None:
     path, _ = paths(small, "x", 2)
     data = bytearray(path.read_bytes())
-    data[position * len(data) // 300] ^= 1
+    data[position * (len(data) - index_bytes(small.layout)) // 300] ^= 1
     path.write_bytes(data)
     with pytest.raises(DamagedError, match=str(path)):
         list(TrainStream(small, EveryRow(small.layout), Mixing(8)))
+
+
+@pytest.mark.parametrize("damage", [missing, truncated, flipped])
+def test_nothing_trains_with_a_damaged_index(damage: Damaging, small: Dataset) -> None:
+    damage(small.root / INDEX, small.root)
+    with pytest.raises(DamagedError, match=INDEX):
+        list(TrainStream(open_dataset(small.root), EveryRow(small.layout), Mixing(8)))
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
