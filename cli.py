@@ -107,8 +107,8 @@ def convert_images(request: ConvertImagesRequest) -> None:
     """Convert images into a dataset of samples of one size. Run the same command to resume.
 
     Examples:
-        foldstream convert images photos/ photos.zarr --size 64 --fit crop
-        foldstream convert images scans.zip scans.zarr --labels scans.csv --label sick --size 128
+        foldstream convert images photos/ photos.zarr
+        foldstream convert images scans.zip scans.zarr --labels scans.csv --label sick --size 128 --fit crop
     """
     with listening() as listener:
         listener.announce("converting", f"{shorten(request.places)} into {request.out}")

@@ -10,7 +10,8 @@ from html import escape
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .listener import Listener
+from .listener import Announce, Listener
+from .wording import in_python
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,19 +27,25 @@ log = logging.getLogger("foldstream")
 def showing_progress(listener: Listener | None, progress: bool = True) -> Iterator[Listener]:
     """The listener of a call: the given one, or else progress bars where someone sees them, unless `progress` is False.
 
-    Without a listener, warnings are logged by the logger "foldstream", and so are other announcements, as information.
+    Announcements speak of keywords. Without a listener, they are logged by the logger "foldstream", warnings as such
+    and others as information.
     """
     if listener is not None:
-        yield listener
+        yield Listener(listener.progress, in_python_words(listener.announce))
     elif progress and in_notebook():
-        yield Listener(NotebookBars(), announce)
+        yield Listener(NotebookBars(), in_python_words(announce))
     elif progress and sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
 
         with terminal_bars(Console(stderr=True)) as bars:
-            yield Listener(Bars(bars), announce)
+            yield Listener(Bars(bars), in_python_words(announce))
     else:
-        yield Listener(announce=announce)
+        yield Listener(announce=in_python_words(announce))
+
+
+def in_python_words(announce: Announce) -> Announce:
+    """A function that is told of keywords where the text speaks of flags."""
+    return lambda name, value: announce(name, in_python(value))
 
 
 def announce(name: str, value: str) -> None:

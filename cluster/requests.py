@@ -192,8 +192,8 @@ class PredictRequest(Options):
     )
     table: Location | None = Field(
         default=None,
-        description="CSV file with the columns beside the images, for a model that takes some; its first column names "
-        "the images.",
+        description="Table with a column that names the images, the columns beside them for a model that takes some, "
+        "and labels to score by.",
     )
     on_error: OnError = Field(
         default="stop",

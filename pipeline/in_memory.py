@@ -22,6 +22,7 @@ from .csv.row_batch import Columns, Numbers, Piece
 from .csv.rows import RowReader
 from .images.files import ImageFile
 from .images.watchdog import decode_images
+from .predictions.unknown import unknown_in
 from .tables.fill import MisfitError, ShardFiller, ShardPlan
 
 NUMBERS = Numbers("float64", "all")
@@ -94,8 +95,8 @@ class RowEncoder:
         valid = [row for row in range(len(rows)) if row not in errors]
         unknown = [
             (valid[at], name)
-            for name, values in self.schema.categories.items()
-            for at in np.flatnonzero(x[:, self.columns.places[name]] == len(values)).tolist()
+            for name, found in unknown_in(x, self.schema).items()
+            for at in np.flatnonzero(found).tolist()
         ]
         return EncodedRows(x, errors, tuple(sorted(unknown)))
 

@@ -235,6 +235,6 @@ def _missing(root: Place, kind: str) -> DatasetError:
     if kind == "dataset" and root.is_dir():
         return ForeignError(
             f"{what}; if it contains source files, convert them with 'foldstream convert csv {root} OUT.zarr --label "
-            f"COLUMN' or 'foldstream convert images {root} OUT.zarr --size 64'"
+            f"COLUMN' or 'foldstream convert images {root} OUT.zarr'"
         )
     return ForeignError(f"{what}; give another path")

@@ -24,25 +24,24 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 HERE = Path(__file__).with_name("data")
 """It has the Palmer penguins (Horst, Hill and Gorman 2020, CC0) and the people on the Titanic (public record)."""
-CLIP_ART = "animals", "plants", "tools", "transportation"
+CLIP_ART = "animals", "people", "plants", "tools"
 """The folders of openclipart's pictures that are classes here: things rather than symbols."""
 
 
 @dataclass(frozen=True)
 class RealData:
-    """A data set: the name of the `file` that `write` writes, given the folder of packages, and the label of a table
-    or the size of images. The linear models are fitted to at most `baseline_rows` rows each."""
+    """A data set: the name of the `file` that `write` writes, given the folder of packages, and the label of a table;
+    the folders of images are their classes. The linear models are fitted to at most `baseline_rows` rows each."""
 
     file: str
     write: Callable[[Path, Path], None]
     label: str | None = None
-    size: int | None = None
     baseline_rows: int | None = None
 
     @property
     def conversion(self) -> list[str]:
         """The options of the conversion."""
-        return ["csv", "--label", self.label] if self.label else ["images", "--size", str(self.size)]
+        return ["csv", "--label", self.label] if self.label else ["images"]
 
 
 def write_penguins(packages: Path, out: Path) -> None:
@@ -101,8 +100,8 @@ SMALL = {
 LARGE = {
     "flights": RealData("flights.csv", write_flights, "arr_delay", baseline_rows=300_000),
     "delays": RealData("flights-3m.parquet", write_delays, "delay", baseline_rows=300_000),
-    "fashion": RealData("fashion.tar", write_fashion, size=28, baseline_rows=10_000),
-    "clip art": RealData("clip-art.tar", write_clip_art, size=64),
+    "fashion": RealData("fashion.tar", write_fashion, baseline_rows=10_000),
+    "clip art": RealData("clip-art.tar", write_clip_art),
 }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ...pipeline.csv.options import CsvOptions
 from ...pipeline.images.columns import FEATURES
 from ...pipeline.images.convert import convert_images as write_images
-from ...pipeline.images.spec import ImageRequest
+from ...pipeline.images.spec import FITTING, ImageRequest
 from ...pipeline.tables.convert import convert
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
@@ -114,7 +113,8 @@ def convert_images(request: ConvertImagesRequest, session: Session) -> Browsable
     Args:
         sources: Folders, patterns, archives or URLs.
         out: Where to write the dataset.
-        size: Height and width of a sample, or one number for both.
+        size: Height and width of a sample, or one number for both; by default that of small images which all have one
+            size, otherwise at most 64.
         csv: `CsvOptions`, or a mapping of them, to override what is detected in a CSV file of labels.
         fit: How to fit images of another aspect ratio: "pad" (with the `background`), "crop" to the center, or
             "stretch".
@@ -147,8 +147,8 @@ def convert_image_files(request: ConvertImagesRequest, session: Session) -> Data
         disk_in_words(root),
         job_executor(session.listener, session.client, request.dask, report_file(request)) as executor,
     ):
-        warn = partial(session.listener.announce, "warning")
-        return write_images(conversion, root, executor, session.listener.progress, request.overwrite, warn)
+        listener = session.listener
+        return write_images(conversion, root, executor, listener.progress, request.overwrite, listener.announce)
 
 
 def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
@@ -156,15 +156,13 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
     like = None if request.like is None else open_dataset(str(request.like)).schema
     if like and not like.image:
         raise UsageError(f"--like {request.like}: the dataset was not converted from images; choose one that was")
-    if (request.size is None) == (like is None):
-        raise UsageError(
-            "--size, --like: use exactly one of --size, e.g. 64 or 48,64 (height and width), and --like DATASET"
-        )
+    if request.size and like:
+        raise UsageError("--size, --like: samples have the size of those of --like; remove --size")
     if like and like.image:
         form = like.image
     else:
         form = ImageForm(
-            cast(tuple[int, int], request.size),
+            cast(tuple[int, int], request.size or FITTING),
             request.color,
             request.fit,
             request.background,

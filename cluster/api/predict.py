@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +66,7 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
         columns: Names of the columns before those of `proba`; by default those of the id, or "row" or "path", and of
             the labels.
         id: Column of the source that identifies the rows.
-        table: For images with columns beside them: CSV file of these columns. Its first column names the images.
+        table: For images: table with a column that names them, the columns beside them, and labels to score by.
         on_error: "stop" at the first invalid row or image, or "skip" them: they are not predicted, and are listed in a
             file beside `out`, for example `submission.left_out.csv`. The other rows keep their numbers.
         ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
@@ -272,8 +271,10 @@ def _source_dataset(
                 like=job.schema,
             )
             with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
-                warn = partial(session.listener.announce, "warning")
-                dataset = write_images(images, scratch / "source.zarr", executor, session.listener.progress, warn=warn)
+                listener = session.listener
+                dataset = write_images(
+                    images, scratch / "source.zarr", executor, listener.progress, tell=listener.announce
+                )
         else:
             sources = find_sources([source], job.schema.features)
             tables = ConvertRequest(sources, id=id, like=job.schema, on_error=request.on_error, unknown="code")
@@ -284,14 +285,12 @@ def _source_dataset(
 
 
 def _table_of(schema: Schema, table: Location | None) -> str | None:
-    """The CSV file of the columns beside images. Raises UsageError if it is needed, and if models take no columns."""
+    """The table of the columns beside images, and of labels to score by. Raises UsageError if it is needed."""
     if schema.table and table is None:
         raise UsageError(
             f"--table: the run's models take columns beside the images ({', '.join(schema.table.features)}); give a "
-            "CSV file that has them, and whose first column names the images"
+            "table that has them, and a column that names the images"
         )
-    if table is not None and not schema.table:
-        raise UsageError(f"--table {table}: the run's models take no columns beside images; remove the option")
     return None if table is None else absolute(str(table))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...pipeline.predictions.files import WRITERS, known_ending, write_tables
 from ...storage.errors import UsageError
 from ...storage.format import THRESHOLD, Schema
 from ...storage.places.locate import locate
@@ -26,8 +27,6 @@ from .memory import Samples, Written, is_in_memory, named_in_errors
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".csv", ".parquet")
-
 
 def predict_frame(
     run: Place,
@@ -40,8 +39,9 @@ def predict_frame(
 ) -> pd.DataFrame:
     """Predict a source with a run's models; see `Run.predict`."""
     target = None if out is None else locate(str(out))
-    if target is not None and target.suffix not in SUFFIXES:
-        raise UsageError(f"out={str(out)!r}: name a file that ends in {' or '.join(SUFFIXES)}")
+    ending = None if target is None else known_ending(target.name)
+    if target is not None and ending is None:
+        raise UsageError(f"out={str(out)!r}: name a file that ends in {', '.join(WRITERS)}")
     with (
         tempfile.TemporaryDirectory(prefix="foldstream-predict-") as scratch,
         showing_progress(listener, progress) as heard,
@@ -51,10 +51,10 @@ def predict_frame(
         values = {"run": str(run), "source": written.place, "out": folder / "predictions.csv", **options}
         with python_words(options), named_in_errors(written):
             frame = _predict(PredictRequest.parse(values), written, Session(listener=heard))
-    if target is not None:
-        with target.whole_file() as file:
-            write = frame.to_csv if target.suffix == ".csv" else frame.to_parquet
-            write(file, index=False)
+    if target is not None and ending is not None:
+        import pyarrow as pa
+
+        write_tables([pa.Table.from_pandas(frame, preserve_index=False)], target, ending)
     return frame
 
 

@@ -156,10 +156,10 @@ class Run:
 
         Args:
             source: DataFrame (pandas, Polars, Arrow), NumPy array, dataset, or path of a table or of images.
-            out: CSV or Parquet file to write the predictions to; by default nothing is written. For predictions larger
-                than memory, use `fs.predict`.
+            out: File to write the predictions to, whose name ends in .csv, .csv.gz or .parquet; by default nothing is
+                written. For predictions larger than memory, use `fs.predict`.
             id: Column of the source that identifies the rows.
-            table: For images with columns beside them: CSV file of these columns.
+            table: For images with columns beside them: table of these columns.
             on_error: "stop" at the first invalid row or image, or "skip" them.
             ensemble: How to combine the folds' predictions, see `fs.predict`.
             listener: Notified of progress instead of the progress bars.

@@ -20,9 +20,9 @@ def train(request: TrainRequest, session: Session) -> Run:
     Args:
         dataset: Dataset to train on.
         run: Folder of the run, local or in an object store.
-        model: Built-in name, "path/to/file.py:factory" or "package.module:factory", or the function or class itself:
-            one that other processes can find, or that this script or notebook defines. A `functools.partial` of it
-            gives settings.
+        model: "auto", which chooses a model, the epochs and the batch size by the dataset; another built-in name;
+            "path/to/file.py:factory" or "package.module:factory"; or the function or class itself: one that other
+            processes can find, or that this script or notebook defines. A `functools.partial` of it gives settings.
         settings: Settings of the recipe (lr, optimizer, …) and of the model. A list of values makes a grid, whose
             candidates are trained together.
         callbacks: `Callback` objects, or strings as accepted by `--callback`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from ...storage.metrics.names import brief_scores, in_usual_order
 from .output import console, print_result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pandas import DataFrame
 
@@ -165,17 +166,23 @@ def show_result(summary: dict[str, Any]) -> None:
 
 PARTS = {"out_of_fold": "out-of-fold", "holdout": "holdout"}
 MOST_SCORES = 5  # of metrics beside the folds
+MOST_WIDTH = 1000  # of a table before it is fitted to the console
 
 
 def show_grid(grid: dict[str, Any]) -> None:
-    """Print the out-of-fold scores of a grid's candidates."""
+    """Print the out-of-fold scores of a grid's candidates, as many as the console is wide enough for."""
     names = brief_scores(grid["candidates"][0]["out_of_fold"], MOST_SCORES)
-    names += [grid["metric"]] * (grid["metric"] not in names)
+    first = grid["metric"]
+    console.print(fitting(partial(candidates_table, grid), [first, *(name for name in names if name != first)]))
+
+
+def candidates_table(grid: dict[str, Any], names: Sequence[str]) -> Table:
+    """The scores in `names` of each candidate, with their standard deviation over the folds."""
     table = Table("candidate", *names, "")
     for candidate in grid["candidates"]:
         cells = [_with_spread(candidate["out_of_fold"], candidate["spread"], name) for name in names]
         table.add_row(candidate["name"], *cells, "best" if candidate["name"] == grid["best"] else "")
-    console.print(table)
+    return table
 
 
 def _with_spread(scores: dict[str, float], spread: dict[str, dict[str, float]], name: str) -> str:
@@ -185,32 +192,50 @@ def _with_spread(scores: dict[str, float], spread: dict[str, dict[str, float]], 
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """Print a table of the folds, and the out-of-fold scores.
+    """Print a table of the folds with as many scores as the console is wide enough for, and all out-of-fold scores."""
+    names = brief_scores(dict.fromkeys(("loss", *summary["out_of_fold"])), MOST_SCORES)
+    console.print(fitting(partial(folds_table, summary), names))
+    console.print(metrics_table(summary))
+
+
+def fitting(table_of: Callable[[list[str]], Table], names: list[str]) -> Table:
+    """The table of as many scores, the first ones, as the console is wide enough for."""
+    table, wide = table_of(names), console.options.update(max_width=MOST_WIDTH)
+    while len(names) > 1 and console.measure(table, options=wide).maximum > console.width:
+        names = names[:-1]
+        table = table_of(names)
+    return table
+
+
+def folds_table(summary: dict[str, Any], names: Sequence[str]) -> Table:
+    """The scores in `names` of each fold, their mean and their standard deviation.
 
     The times are from the last epoch of each fold: the whole epoch, and the time its slowest rank waited for data.
     """
-    scores = summary["out_of_fold"]
-    names = brief_scores(dict.fromkeys(("loss", *scores)), MOST_SCORES)
-    table = Table("fold", "rows", "epochs", *names, "epoch, s", "data wait, s")
+    table = Table("fold", "rows", "epochs", *names, "epoch, s", "data\nwait, s")
     for fold in summary["folds"]:
         cells = [f"{fold[name]:.4f}" if name in fold else "" for name in names]
         waited = max(rank["data_wait"] for rank in fold["ranks"])
         cells += [f"{fold['seconds']:.1f}", f"{waited:.2f}"]
         table.add_row(str(fold["fold"]), f"{fold['rows']:,.0f}", f"{fold['epoch']:.0f}", *cells)
     spread = summary["spread"]
-    cells = [f"{spread[n]['mean']:.4f} ± {spread[n]['std']:.4f}" if n in spread else "" for n in names]
-    table.add_row("mean", "", "", *cells)
-    console.print(table)
-    console.print(metrics_table(summary))
+    for row in ("mean", "std"):
+        table.add_row(row, "", "", *(f"{spread[name][row]:.4f}" if name in spread else "" for name in names))
+    return table
 
 
 def show_source_scores(scored: dict[str, Any]) -> None:
     """Print the metrics of predictions of a source whose labels are known."""
     table = Table("metric", f"{scored['rows']:,} rows with labels", "95% CI")
     for name in in_usual_order(scored["scores"]):
-        low, high = scored["intervals"].get(name, (nan, nan))
-        table.add_row(name, f"{scored['scores'][name]:.4f}", "" if isnan(low) else f"{low:.4f} to {high:.4f}")
+        table.add_row(name, f"{scored['scores'][name]:.4f}", _interval(scored["intervals"], name))
     console.print(table)
+
+
+def _interval(intervals: dict[str, tuple[float, float]], name: str) -> str:
+    """The interval of a score; empty if it has none."""
+    low, high = intervals.get(name, (nan, nan))
+    return "" if isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def metrics_table(summary: dict[str, Any]) -> Table:
@@ -224,8 +249,9 @@ def metrics_table(summary: dict[str, Any]) -> Table:
     for name in in_usual_order(summary["out_of_fold"]):
         cells = []
         for part in parts:
-            low, high = summary[f"{part}_intervals"].get(name, ("", ""))
             shown = name in summary[part]
-            cells += [f"{summary[part][name]:.4f}", f"{low:.4f} to {high:.4f}"] if shown else ["", ""]
+            cells += (
+                [f"{summary[part][name]:.4f}", _interval(summary[f"{part}_intervals"], name)] if shown else ["", ""]
+            )
         table.add_row(name, *cells, *([f"{baseline[name]:.4f}" if name in baseline else ""] if baseline else []))
     return table

@@ -33,16 +33,14 @@ from ..target.receipts import RECEIPTS, read_receipts, receipt_path, unpack
 from ..target.run import Stage, publish_done, run_shard_tasks
 from .decode import Notes, add_notes
 from .equal import list_equal
-from .listing.list import list_images, warnings_of
-from .spec import ImageConversionSpec, ImageRequest, skip_images, specify_images
+from .listing.list import ImageList, list_images, warnings_of
+from .size import fitting_size
+from .spec import FITTING, ImageConversionSpec, ImageRequest, skip_images, specify_images
 from .watchdog import start_decoder
 from .write import ImagePlan, ImageTask, list_path, write_image_shard
 
-Warn = Callable[[str], None]
-
-
-def ignore(warning: str) -> None:
-    """Ignore a warning."""
+Tell = Callable[[str, str], None]
+"""Called with a decision and its reason, or "warning" and what is odd about the images."""
 
 
 def convert_images(
@@ -51,20 +49,20 @@ def convert_images(
     executor: Executor,
     progress: Progress = silent,
     overwrite: bool = False,
-    warn: Warn = ignore,
+    tell: Tell = lambda name, what: None,
 ) -> Dataset:
     """Convert the request's images into a dataset at `root`, or resume an interrupted conversion of the same request.
 
-    `warn` is called with what is odd about the images. Raises SourceError if a file cannot be decoded (before anything
-    is committed), UsageError for options that do not match the data, and ConflictError if `root` contains something
-    else.
+    If the size of the samples is not given, it is chosen from the images. Raises SourceError if a file cannot be
+    decoded (before anything is committed), UsageError for options that do not match the data, and ConflictError if
+    `root` contains something else.
     """
     root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
         images = list_images(request.sources, Path(folder))
         progress("list", len(images), len(images), images.describe())
-        request = replace(request, listing=images.digest)
+        request = replace(with_size(request, images, tell), listing=images.digest)
         if is_converted(root, request.to_json(), overwrite):
             remove_leftovers(root)
             return open_dataset(root)
@@ -76,15 +74,24 @@ def convert_images(
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
             for warning in (*warnings_of(images), *(unused_labels(spec) if request.labelled else ())):
-                warn(warning)
+                tell("warning", warning)
             spec = write_images(spec, root, executor, progress)
             for warning in decoding_warnings(spec, root, request.labelled):
-                warn(warning)
+                tell("warning", warning)
             commit_dataset(spec, root)
             (root / WORK).remove_tree()
     dataset = open_dataset(root)
     publish_done(spec, dataset, executor)
     return dataset
+
+
+def with_size(request: ImageRequest, images: ImageList, tell: Tell) -> ImageRequest:
+    """The request with a size of samples that fits the images, unless it has one."""
+    if request.form.size != FITTING:
+        return request
+    (height, width), reason = fitting_size(images)
+    tell("size", f"{height} x {width}, {reason}")
+    return replace(request, form=replace(request.form, size=(height, width)))
 
 
 def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:

@@ -8,7 +8,8 @@ import math
 import struct
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
@@ -18,7 +19,7 @@ from PIL.ImageFile import ImageFile
 from ...storage.format import ImageForm
 from .pixels.depth import DEEPEST, Deep, DepthError, has_eight_bits, is_rounded, read_deep, to_samples
 from .pixels.fit import Box, fit_image, upright
-from .pixels.foreign import formats_of, is_dicom, read_dicom
+from .pixels.foreign import formats_of, is_dicom, read_dicom, size_of_dicom
 
 MOST_PIXELS = 200_000_000
 PILLOW_ERRORS = (
@@ -61,14 +62,33 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     if not data:
         raise ImageError("the file is empty")
     notes: Notes = {}
+    with _with_a_reason():
+        if is_dicom(data):
+            notes = _decode_dicom(data, form, out)
+        elif not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
+            with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
+                notes = _decode(image, data, form, out)
+    if form.strict and (lost := [what for name, what in LOST.items() if name in notes]):
+        raise ImageError(f"it has {' and '.join(lost)}, which --strict refuses")
+    return notes
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """The height and width in pixels of an image as it is looked at; its pixels are not decoded. Raises ImageError."""
+    with _with_a_reason():
+        if is_dicom(data):
+            return size_of_dicom(data)
+        with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
+            return image.size if _orientation(image) >= 5 else image.size[::-1]
+
+
+@contextmanager
+def _with_a_reason() -> Iterator[None]:
+    """Turn what is raised for a file that cannot be decoded into an ImageError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
-            if is_dicom(data):
-                notes = _decode_dicom(data, form, out)
-            elif not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
-                with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
-                    notes = _decode(image, data, form, out)
+            yield
     except DepthError as error:
         raise ImageError(str(error)) from None
     except UnidentifiedImageError:
@@ -77,9 +97,6 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
         raise ImageError("out of memory while decoding the image") from None
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(f"the image cannot be decoded ({error or type(error).__name__})") from None
-    if form.strict and (lost := [what for name, what in LOST.items() if name in notes]):
-        raise ImageError(f"it has {' and '.join(lost)}, which --strict refuses")
-    return notes
 
 
 def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:

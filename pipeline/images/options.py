@@ -66,7 +66,11 @@ class ImageOptions(RoleOptions):
     panel: ClassVar[str] = Options.panel
 
     size: Annotated[int | tuple[int, ...] | list[int] | None, BeforeValidator(parse_size), Cli(metavar="N|H,W")] = (
-        Field(default=None, description="Size of a sample, e.g. 64, or 48,64 for height and width.")
+        Field(
+            default=None,
+            description="Size of a sample, e.g. 64, or 48,64 for height and width; by default that of small images "
+            "which all have one size, otherwise at most 64.",
+        )
     )
     color: Literal["rgb", "gray"] = Field(default="rgb", description="Color of a sample: rgb or gray.")
     fit: Literal["pad", "crop", "stretch"] = Field(

@@ -17,6 +17,7 @@ from ..target.labels import TextFindings
 from .columns import FEATURES, describe_features, encode_features, feature_names
 from .labels.encode import encode_labels
 from .labels.find import (
+    FOLDER,
     Labels,
     as_dates,
     label_by_file,
@@ -24,11 +25,12 @@ from .labels.find import (
     label_by_pattern,
     label_by_samples,
 )
-from .listing.archives import TEXT
+from .listing.archives import CLASS, TEXT
 from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
 
 KEY = "path"
+FITTING = (0, 0)  # the size of a form that the images are to decide
 LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
@@ -38,11 +40,12 @@ LATER_IN_FORM = {"pixel_range": None, "strict": False}
 class ImageRequest:
     """What the user asked for.
 
-    `labels` is a table of paths and labels, `label` its label columns, and `roles` its other columns by role; those
-    that models get have the role "feature" or "category". Without it, the images' folders are their classes, or what
-    the regular expression `label_pattern` finds in their names, or files beside them in a WebDataset shard. `shuffle`
-    is the seed of their order, None to sort them by path. With `split_folders`, folders such as train are folds.
-    `csv` is the dialect of a CSV file of labels. `listing` is the digest of the list of images.
+    The images decide the size of samples if that of `form` is `FITTING`. `labels` is a table of paths and labels,
+    `label` its label columns, and `roles` its other columns by role; those that models get have the role "feature" or
+    "category". Without it, the images' folders are their classes, or what the regular expression `label_pattern` finds
+    in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
+    by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
+    `listing` is the digest of the list of images.
     """
 
     sources: tuple[str, ...]
@@ -148,9 +151,7 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     if request.split_folders:
         roles["fold"] = (SPLIT,)
     beside = {name: as_dates(labels.others[name]) for names in roles.values() for name in names}
-    if not request.labelled and not request.labels and request.like and request.like.classes:
-        classes = images.table["class"].combine_chunks()  # to score predictions by
-        beside |= {request.like.labels[0]: classes} if classes.null_count < len(classes) else {}
+    beside |= _labels_to_score_by(request, images, labels)
     columns = _describe_beside(beside)
     schema = replace(
         of_labels,
@@ -212,7 +213,8 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
     features = feature_names(request.roles, request.like)
     roles = request.roles | ({"feature": features} if features else {})
     if request.labels:
-        return label_by_file(images, request.labels, request.label if request.labelled else None, roles, request.csv)
+        names, known = (request.label, ()) if request.labelled else (None, request.like.labels if request.like else ())
+        return label_by_file(images, request.labels, names, roles, request.csv, optional=known)
     named, found = request.label if request.labelled else (), Labels()
     if named or roles:
         if images.table["beside"].null_count == len(images):
@@ -222,6 +224,22 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
         return found
     own = _label_by_names(request, images, classes)
     return replace(own, others=found.others, errors={**found.errors, **own.errors})
+
+
+def _labels_to_score_by(request: ImageRequest, images: ImageList, labels: Labels) -> dict[str, pa.Array]:
+    """The labels of images that are to be predicted, as far as they are known: in a table that has columns with the
+    names of the labels in training, or from folders if they were the classes."""
+    known = request.like.labels if request.like and not request.labelled else ()
+    if request.labels:
+        found = {name: labels.others[name] for name in known if name in labels.others}
+        if known and not found and not labels.others:
+            raise UsageError(
+                f"--table {request.labels}: the run's models take no columns beside images, and it has no column "
+                f"'{known[0]}' to score by; remove the option"
+            )
+        return found
+    classes = images.table["class"].combine_chunks()
+    return {known[0]: classes} if known in ((FOLDER,), (CLASS,)) and classes.null_count < len(classes) else {}
 
 
 def _label_by_names(request: ImageRequest, images: ImageList, classes: pa.Array) -> Labels:

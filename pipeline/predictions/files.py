@@ -61,7 +61,7 @@ def ending_of(out: str, format: str | None) -> str:
     """
     if format is not None:
         check_choice("--format", format, ("csv", "parquet"))
-    found = next((ending for ending in WRITERS if out.lower().endswith(ending)), None)
+    found = known_ending(out)
     if found is None and format is None:
         raise UsageError(
             f"{out}: the name does not say the format; end it with {', '.join(WRITERS)}, or add --format csv or "
@@ -70,6 +70,11 @@ def ending_of(out: str, format: str | None) -> str:
     if found and format and found.split(".")[1] != format:
         raise UsageError(f"--format {format}: {out} ends with {found}; remove the option, or change the name")
     return found or f".{format}"
+
+
+def known_ending(out: str) -> str | None:
+    """Which of `WRITERS` writes a file of this name; None if its ending does not say it."""
+    return next((ending for ending in WRITERS if out.lower().endswith(ending)), None)
 
 
 def write_tables(tables: Iterable[pa.Table], target: Place, ending: str) -> None:

@@ -8,19 +8,24 @@ import numpy as np
 from ...storage.format import TABLE, Schema
 
 
+def unknown_in(x: np.ndarray, columns: Schema) -> dict[str, np.ndarray]:
+    """Which rows of `x`, (rows, columns), have an unknown category, (rows,) bool by column: its code is the one after
+    all others."""
+    places = ((name, columns.features.index(name), len(values)) for name, values in columns.categories.items())
+    return {name: x[:, place] == code for name, place, code in places}
+
+
 class UnknownCategories:
     """Counts the rows that have an unknown category, by column."""
 
     def __init__(self, schema: Schema) -> None:
-        columns, self.array = schema.tabular, TABLE if schema.table else "x"
-        self.last = {name: len(values) for name, values in columns.categories.items()}
-        self.places = {name: place for place, name in enumerate(columns.features) if name in self.last}
+        self.columns, self.array = schema.tabular, TABLE if schema.table else "x"
         self.rows = Counter[str]()
 
     def count(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Count those in some rows, given the arrays of a dataset."""
-        for name, place in self.places.items():
-            self.rows[name] += int((arrays[self.array][:, place] == self.last[name]).sum())
+        for name, found in unknown_in(arrays[self.array], self.columns).items():
+            self.rows[name] += int(found.sum())
 
     def describe(self) -> str:
         """How many rows of which columns, in words; empty if there are none."""

@@ -117,7 +117,6 @@ def test_the_doctor_says_that_the_gpu_is_used() -> None:
     print(*(f"{finding.name}: {finding.value}" for finding in found), sep="\n")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="copies to a GPU")
 def test_the_record_has_the_memory_of_the_gpu(
     shapes: Dataset, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +129,7 @@ def test_the_record_has_the_memory_of_the_gpu(
         assert 0 < used["gpu"]["memory"] < used["gpu"]["total"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="copies to a GPU")
 def test_copies_overlap_with_computing_and_no_step_waits(device: torch.device, tmp_path: Path) -> None:
     job, run = make_job(write_shapes(tmp_path / "many.zarr", 20_000), tmp_path / "run", epochs=2, batch_size=256)
     with profiled() as events:

@@ -56,7 +56,7 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "out-of-fold, 1,200 rows" in done.stdout
     assert "balanced_accuracy" in done.stdout
-    assert "data wait, s" in done.stdout
+    assert "wait, s" in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     return run
 

@@ -26,9 +26,9 @@ ROOMS = {
     ],
     "cluster": [
         "listener loopback",
-        "bars requests",
+        "requests",
         "wording",
-        "ray",
+        "bars ray",
         "dask runs",
         "callbacks views doctor",
         "api",

@@ -232,8 +232,20 @@ def test_a_model_may_get_the_images_alone(clinic: Path) -> None:
     assert "photos/damaged.png,,," in (clinic / "out.left_out.csv").read_text()
     with pytest.raises(UsageError, match=r"model=\"mlp\" takes no columns beside images; .* input=\"image\""):
         fs.train(clinic / "data.zarr", clinic / "no", model="mlp")
-    with pytest.raises(UsageError, match="the run's models take no columns beside images"):
-        fs.predict(clinic / "alone", clinic / "photos", clinic / "no.csv", table=clinic / "labels.csv")
+
+
+def test_images_are_scored_by_a_table_that_has_their_labels(clinic: Path) -> None:
+    train(clinic, "alone", "pixels", input="image", fold_mode="fused")
+    table = pd.read_csv(clinic / "labels.csv")
+    table.drop(index=3).to_csv(clinic / "labels.csv", index=False)
+    out = clinic / "out.csv"
+    found = fs.predict(clinic / "alone", clinic / "photos", out, table=clinic / "labels.csv")
+    assert (found.rows, found.scored["rows"]) == (ROWS, ROWS - 1)
+    predicted = pd.read_csv(out).merge(table.drop(index=3), left_on="path", right_on="name")
+    assert found.scored["scores"]["accuracy"] == pytest.approx((predicted["sick_x"] == predicted["sick_y"]).mean())
+    table.drop(columns="sick").to_csv(clinic / "bare.csv", index=False)
+    with pytest.raises(UsageError, match="take no columns beside images, and it has no column 'sick' to score by"):
+        fs.predict(clinic / "alone", clinic / "photos", clinic / "no.csv", table=clinic / "bare.csv")
 
 
 @pytest.mark.parametrize("missing", ["auto", "median"])

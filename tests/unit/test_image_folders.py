@@ -227,7 +227,9 @@ def test_equal_files_are_counted_and_named(tmp_path: Path) -> None:
         archive.add(photos / "b" / "1.bmp", "a/c.bmp")
     warnings: list[str] = []
     out = tmp_path / "out.zarr"
-    convert_images(ImageRequest((str(photos),), FORM), out, SerialExecutor(), warn=warnings.append)
+    convert_images(
+        ImageRequest((str(photos),), FORM), out, SerialExecutor(), tell=lambda _, text: warnings.append(text)
+    )
     (warning,) = warnings
     assert warning.startswith("4 files are equal to others, 2 of them with another label (")
     assert (out / "equal_files.csv").read_text().replace(f"{photos}/", "").splitlines() == [
@@ -262,7 +264,9 @@ def test_links_in_an_archive_stand_for_what_they_lead_to(prefix: str, tmp_path: 
     add_links(packed, {prefix + name: target for name, target in links.items()}, [f"{prefix}cat/hard.bmp"])
     warnings: list[str] = []
     request = ImageRequest((str(packed),), FORM, shuffle=None)
-    dataset = convert_images(request, tmp_path / "out.zarr", SerialExecutor(), warn=warnings.append)
+    dataset = convert_images(
+        request, tmp_path / "out.zarr", SerialExecutor(), tell=lambda _, text: warnings.append(text)
+    )
     rows = read_all(dataset)
     keys = [bytes(key).rstrip(b"\0").decode() for key in rows["key"]]
     found = dict(zip(keys, rows["x"][:, 0, 0, 0].tolist(), strict=True))
@@ -324,7 +328,12 @@ def test_files_that_only_end_alike_are_not_equal(tmp_path: Path) -> None:
         pixels[-1] = number  # BMP begins with the last line
         Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.bmp")
     warnings: list[str] = []
-    convert_images(ImageRequest((str(tmp_path / "a"),), FORM), tmp_path / "o", SerialExecutor(), warn=warnings.append)
+    convert_images(
+        ImageRequest((str(tmp_path / "a"),), FORM),
+        tmp_path / "o",
+        SerialExecutor(),
+        tell=lambda _, text: warnings.append(text),
+    )
     assert warnings == []
 
 
@@ -340,7 +349,7 @@ def test_broken_links_and_names_that_are_not_utf8_are_listed(tmp_path: Path) -> 
     warnings: list[str] = []
     out = tmp_path / "out.zarr"
     request = ImageRequest((str(photos),), FORM, on_error="skip")
-    dataset = convert_images(request, out, SerialExecutor(), warn=warnings.append)
+    dataset = convert_images(request, out, SerialExecutor(), tell=lambda _, text: warnings.append(text))
     assert (len(dataset), dataset.left_out) == (2, 2)
     lines = (out / LEFT_OUT).read_text().splitlines()[1:]
     assert [line.split("/")[-1] for line in lines] == [

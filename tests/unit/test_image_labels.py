@@ -266,7 +266,9 @@ def test_the_fields_of_a_json_are_labels_and_columns(tmp_path: Path) -> None:
 def test_fields_that_are_not_used_are_said(tmp_path: Path) -> None:
     warnings: list[str] = []
     request = ImageRequest((str(shard(tmp_path / "a.tar", samples("png", "json"))),), ImageForm((4, 4)))
-    dataset = convert_images(request, tmp_path / "out.zarr", SerialExecutor(), warn=warnings.append)
+    dataset = convert_images(
+        request, tmp_path / "out.zarr", SerialExecutor(), tell=lambda _, text: warnings.append(text)
+    )
     assert dataset.schema.labels == ()
     assert warnings == ["the images have no labels; --label takes one of the fields beside them: label, age, sick, box"]
 

@@ -94,7 +94,9 @@ def test_predictions_are_written_on_request(folder: Path, run: fs.Run) -> None:
     made = run.predict(animals(), out=folder / "made.parquet")
     assert {path.name for path in folder.iterdir()} - before == {"made.parquet"}
     assert_frame_equal(pd.read_parquet(folder / "made.parquet"), made)
-    with pytest.raises(UsageError, match=r"ends in .csv or .parquet"):
+    run.predict(animals(), out=folder / "made.csv.gz")
+    assert_frame_equal(pd.read_csv(folder / "made.csv.gz"), made, check_dtype=False)
+    with pytest.raises(UsageError, match=r"ends in \.csv, \.csv\.gz, \.parquet"):
         run.predict(animals(), out=folder / "made.xlsx")
 
 

@@ -87,12 +87,18 @@ def label_by_samples(images: ImageList, names: Sequence[str], roles: Roles) -> L
 
 
 def label_by_file(
-    images: ImageList, file: str, names: Sequence[str] | None, roles: Roles, options: CsvOptions
+    images: ImageList,
+    file: str,
+    names: Sequence[str] | None,
+    roles: Roles,
+    options: CsvOptions,
+    optional: Sequence[str] = (),
 ) -> Labels:
     """Labels from a table with a column that names the images; see `ImageNames`.
 
     `names` are the label columns, by default the first other column, or None for images without labels, and `roles` the
-    other columns to read, by role; `options` are those of a CSV file. Raises SourceError and UsageError.
+    other columns to read, by role, as well as those of the `optional` ones that the table has; `options` are those of a
+    CSV file. Raises SourceError and UsageError.
     """
     known = ImageNames(images)
     table = read_label_table(file, partial(is_data, known), options)
@@ -103,13 +109,16 @@ def label_by_file(
     key = _find_key(known, table)
     others = [name for name in table.columns if name != key]
     check_columns({"label": names or (), **roles}, file, others)
-    aside = list(dict.fromkeys(name for of_role in roles.values() for name in of_role))
+    wanted = *roles.values(), [name for name in optional if name in others]
+    aside = list(dict.fromkeys(name for some in wanted for name in some))
     if both := [name for name in names or () if name in aside]:
         raise UsageError(f"--label: the column '{both[0]}' of {file} already has another role; give it only one")
     usual = [name for name in others if name not in aside and name not in table.index][:1]
     labels = [] if names is None else list(names) or usual
     rows, left, several = _match_rows(images, known, table.columns[key], file)
-    errors = dict.fromkeys(where(rows.is_null()), f"{file} has no {'row' if names is None else 'label'} for it")
+    errors = dict[int, str]()
+    if names is not None or roles:
+        errors = dict.fromkeys(where(rows.is_null()), f"{file} has no {'row' if names is None else 'label'} for it")
     columns = {name: table.columns[name].take(rows) for name in labels}
     for name, values in columns.items():
         for number in where(pc.or_(values.is_null(), pc.equal(values, "")).fill_null(True)):

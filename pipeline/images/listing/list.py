@@ -15,6 +15,7 @@ import pyarrow as pa
 from ....storage.errors import SourceError
 from ....storage.places.locate import locate, matching
 from ....storage.places.place import Place
+from ..files import ImageFile
 from ..formats import is_archive
 from .archives import Listed, open_archive, top_folder
 from .folders import FoundFile, Tour, walk_folder
@@ -55,6 +56,14 @@ class ImageList:
         """The full path of an image, for messages."""
         place, _ = self.containers[self.table["container"][number].as_py()]
         return f"{place}/{self.table['path'][number].as_py()}"
+
+    def file(self, number: int) -> ImageFile:
+        """Where the bytes of an image are."""
+        row = {name: self.table[name][number].as_py() for name in ("container", "offset", "length", "packed", "crc")}
+        place, archive = self.containers[row["container"]]
+        return ImageFile(
+            place if archive else self.name(number), row["offset"], row["length"], row["packed"], row["crc"]
+        )
 
     def describe(self) -> str:
         """What was listed and what was passed over, for the console."""

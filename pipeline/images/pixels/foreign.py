@@ -68,6 +68,13 @@ def read_dicom(data: bytes, form: ImageForm) -> tuple[Image.Image | Deep, int]:
     return Deep(values.reshape(*values.shape[:2], -1), white), frames
 
 
+def size_of_dicom(data: bytes) -> tuple[int, int]:
+    """The height and width in pixels of a DICOM file. Raises DepthError if pydicom is missing."""
+    pydicom = _import("pydicom", "a DICOM file", "pydicom", "PNG with 16 bits")
+    head = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+    return int(head.get("Rows") or 0), int(head.get("Columns") or 0)
+
+
 def _import(module: str, what: str, package: str, other: str) -> ModuleType:
     try:
         return import_module(module)
