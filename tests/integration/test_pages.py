@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import foldstream as fs
 import pytest
@@ -163,7 +164,8 @@ def test_several_runs_are_compared_and_one_is_followed_to_its_report(
             scores = read_json(run / "summary.json")["out_of_fold"]
             accuracy = page.locator(".scores div").filter(has=page.get_by_text("accuracy", exact=True))
             assert accuracy.locator("strong").inner_text() == f"{scores['accuracy']:.4f}"
-            page.get_by_role("link", name="Open the report").click()
+            link = page.get_by_role("link", name="Open the report").get_attribute("href")
+            page.goto(urljoin(page.url, link))  # a click may be lost while the page is redrawn
             expect(page.locator(".place")).to_have_text(str(run))
             assert page.locator("code").first.inner_text() == read_json(run / "report.json")["command"]
             port = address.rpartition(":")[2]
