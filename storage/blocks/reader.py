@@ -10,6 +10,8 @@ import numpy as np
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
 from ..places.block_cache import BlockCache
+from ..places.place import Place
+from .ahead import BlocksAhead, Key
 from .shards import decode_block, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
@@ -37,6 +39,28 @@ class BlockReader:
         self.bytes_read = 0
         """Number of stored bytes read from the dataset's location."""
         self._counting = threading.Lock()
+        self._ahead: BlocksAhead | None = None
+
+    def follow(self, blocks: Iterator[int], limit: int) -> None:
+        """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
+        request waits for a server."""
+        if self._ahead is None:
+            self._ahead = BlocksAhead(self._request, limit)
+        cache, arrays = self.cache, [group[0] for group in self._groups]
+        keys = ([(array, block) for array in arrays if not (cache and cache.has((array, block)))] for block in blocks)
+        self._ahead.follow(keys)
+
+    def _request(self, key: Key) -> tuple[int, Future[bytes]]:
+        place, offset, length = self._range(*key)
+        return length, place.request_range(offset, length)
+
+    def _range(self, array: str, block: int) -> tuple[Place, int, int]:
+        """Where a block and those behind it are stored: the shard, the offset and the length."""
+        group = next(group for group in self._groups if group[0] == array)
+        length = sum(int(self._index.tables[name][block, 0]) for name in group)
+        number = block // self.dataset.layout.shard_blocks
+        place = self.dataset.place / shard_key(self.dataset.spec(array), number)
+        return place, int(self._index.offsets[array][block]), length
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
@@ -91,9 +115,13 @@ class BlockReader:
 
     def _stored(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
         """The blocks of a group as stored; valid until the thread's next call."""
-        index = self._index
+        index, key = self._index, (group[0], block)
 
         def read() -> bytes | np.ndarray:
+            if self._ahead and (arrived := self._ahead.take(key)) is not None:
+                with self._counting:
+                    self.bytes_read += len(arrived)
+                return arrived
             length = sum(int(index.tables[name][block, 0]) for name in group)
             with self._counting:
                 self.bytes_read += length
@@ -104,7 +132,7 @@ class BlockReader:
             except FileNotFoundError:
                 raise _damaged(self.dataset, group[0], number, "the file is missing") from None
 
-        return self.cache.read((group[0], block), lambda: bytes(read())) if self.cache else read()
+        return self.cache.read(key, lambda: bytes(read())) if self.cache else read()
 
 
 def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> list[tuple[str, ...]]:

@@ -166,6 +166,10 @@ class BlockCache:
             self._expect(key)
         return data
 
+    def has(self, key: Key) -> bool:
+        """Whether a block is on disk at the moment."""
+        return self._path(key).exists()
+
     def drop(self, key: Key) -> None:
         """Remove a block whose file is damaged."""
         with self._machine:

@@ -4,13 +4,17 @@ Credentials and endpoints come from the same environment variables that the stor
 (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …), and are never part of a URL.
 """
 
+import asyncio
 import hashlib
 import io
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -128,6 +132,13 @@ class BucketPlace(Place):
             if start >= self.describe().size or not length:  # a range without any bytes is refused
                 return b""
             raise self._refused(error) from None
+
+    def request_range(self, start: int, length: int) -> Future[bytes]:
+        return asyncio.run_coroutine_threadsafe(self._range(start, length), _requests(os.getpid()))
+
+    async def _range(self, start: int, length: int) -> bytes:
+        with self._answers():
+            return bytes(await obstore.get_range_async(self._store, self.key, start=start, length=length))
 
     def read_into(self, start: int, out: np.ndarray) -> int:
         data = self.read_range(start, len(out))
@@ -262,6 +273,14 @@ class _Sink(io.RawIOBase):
     def write(self, data: Any) -> int:
         self._stream.write(bytes(data))
         return len(data)
+
+
+@lru_cache
+def _requests(process: int) -> asyncio.AbstractEventLoop:
+    """The loop, in a thread of its own, that waits for the answers of a process's requests."""
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="foldstream-requests", daemon=True).start()
+    return loop
 
 
 @lru_cache

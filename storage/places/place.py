@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, TypeVar
@@ -137,6 +137,13 @@ class Place(os.PathLike[str]):
     @abstractmethod
     def read_range(self, start: int, length: int) -> bytes:
         """`length` bytes starting at `start`; fewer, or none, at the end of the file. Raises FileNotFoundError."""
+
+    def request_range(self, start: int, length: int) -> Future[bytes]:
+        """Like `read_range`, but where each request waits for a server, this does not. The answer raises
+        FileNotFoundError, or DatasetError if the store refuses."""
+        answer: Future[bytes] = Future()
+        answer.set_result(self.read_range(start, length))
+        return answer
 
     @abstractmethod
     def read_into(self, start: int, out: np.ndarray) -> int:

@@ -1,7 +1,7 @@
 """Decoded blocks for the threads of a stream: read on demand, or kept in memory."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class DecodedBlocks:
     def bytes_read(self) -> int:
         """Bytes read so far from the dataset's storage."""
         return self._reader.bytes_read
+
+    def follow(self, blocks: Iterator[int], limit: int) -> None:
+        """Request these blocks before they are read, unless they are decoded already; see `BlockReader.follow`."""
+        self._reader.follow((block for block in blocks if block not in self._decoded), limit)
 
     def rows(self, block: int) -> dict[str, np.ndarray]:
         """All rows of a block, each array (rows, *row_shape). The arrays are valid until the thread's next call."""

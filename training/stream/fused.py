@@ -103,7 +103,8 @@ class FusedStream:
         orders = {model: self.order(model, epoch) for model in steps}
         windows: dict[tuple[int, int], _Window] = {}
         try:
-            with self.reader.start_epoch(partial(self.order, next(iter(steps)), epoch + 1)) as threads:
+            model, step = min(steps.items(), key=lambda one: one[1])
+            with self.reader.start_epoch(orders[model], step, partial(self.order, model, epoch + 1)) as threads:
                 yield from _EpochReading(self, orders, threads, windows).read(steps, for_others)
         finally:
             self.memory.reclaim()

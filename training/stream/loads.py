@@ -49,6 +49,16 @@ def schedule_loads(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterat
     return _as_needed(_lane_loads(order, lane, step) for lane in lanes)
 
 
+def blocks_in_order(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[int]:
+    """The blocks that a rank reads from a step on, each once, in the order in which their first rows are needed."""
+    seen = set[tuple[int, int]]()
+    for load in schedule_loads(order, lanes, step):
+        window = load.part.lane, load.part.window
+        if window not in seen:
+            seen.add(window)
+            yield from order.window_blocks(*window).tolist()
+
+
 def schedule_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
     """The loads that fill up the rank's lanes from the tails of other ranks' lanes."""
     courses = [_lane_loads(order, lane, step, order.segments[lane][0].stop) for lane in lanes]

@@ -3,7 +3,7 @@
 Used by both streams, the one for a single model and the one for several models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -15,8 +15,10 @@ from ...storage.errors import UsageError
 from ...storage.places.block_cache import BlockCache
 from .batch import Rank, column_specs, open_cache, reading_threads
 from .decoded import DecodedBlocks
-from .loads import GroupShape, RankGroups, fit_group
+from .loads import GroupShape, RankGroups, blocks_in_order, fit_group
 from .order import EpochOrder, Mixing, check_mixing, lanes_of
+
+AHEAD_BYTES = 12 << 20  # 100 ms at 1 Gbit/s
 
 
 class RankReader:
@@ -32,6 +34,8 @@ class RankReader:
         self.specs = column_specs(dataset, weighted)
         self.left = 0
         """Bytes left for decoded blocks, beside the batches and windows in memory."""
+        self.ahead = 0
+        """Bytes of blocks that are requested from an object store ahead of their use."""
 
     @property
     def row_bytes(self) -> int:
@@ -79,6 +83,9 @@ class RankReader:
                 f"--memory {bound:,} bytes{given}: {purpose} {needed:,} per worker; use at least this much, {remedy}"
             )
         self.left = bound - needed
+        if self.dataset.place.waits_for_network:
+            self.ahead = min(AHEAD_BYTES, self.left // 2)
+            self.left -= self.ahead
 
     @cached_property
     def blocks(self) -> DecodedBlocks:
@@ -90,14 +97,23 @@ class RankReader:
         """The local cache of blocks from an object store."""
         return open_cache(self.dataset, self.rank)
 
-    def start_epoch(self, following: Callable[[], EpochOrder]) -> AbstractContextManager[ThreadPoolExecutor]:
-        """The threads that read an epoch. The order of the `following` epoch tells the cache when it will need a block
-        again."""
+    def start_epoch(
+        self, order: EpochOrder, step: int, following: Callable[[], EpochOrder]
+    ) -> AbstractContextManager[ThreadPoolExecutor]:
+        """The threads that read an epoch from a step on. Blocks of an object store are requested ahead, in the order of
+        this epoch and of the `following` one, which also tells the cache when it will need a block again."""
+        if self.ahead:
+            self.blocks.follow(self._upcoming(order, step, following), self.ahead)
         if self.cache:
             order = following()
             count = len(order.sizes)
             self.cache.needed[order.blocks] = np.arange(count) + order.epoch * count
         return reading_threads(self.dataset, self.rank)
+
+    def _upcoming(self, order: EpochOrder, step: int, following: Callable[[], EpochOrder]) -> Iterator[int]:
+        """The blocks of the rest of an epoch, then those of the next one, in the order in which they are read first."""
+        yield from blocks_in_order(order, self.lanes, step)
+        yield from blocks_in_order(following(), self.lanes, 0)
 
     def split(self, blocks: Sequence[int]) -> list[list[tuple[int, slice]]]:
         """A window's blocks, each with its range of the window's rows, split among the threads."""

@@ -150,7 +150,7 @@ class TrainStream(IterableDataset[Batch]):
         self._taken = (self.epoch, self.step)
         memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
         try:
-            with reader.start_epoch(partial(self.order_of, order.epoch + 1)) as threads:
+            with reader.start_epoch(order, self.step, partial(self.order_of, order.epoch + 1)) as threads:
                 batches = on_device(_EpochReading(self, order, memory, threads).batches(), self.device)
                 for step, batch in enumerate(batches, self.step + 1):
                     self._taken = (order.epoch, step)
