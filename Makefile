@@ -63,7 +63,7 @@ docs: install
 # Pictures of the pages in light and dark, wide and narrow, in build/screenshots. They show the path of FOLDER.
 FOLDER ?= $(shell mktemp -d)/foldstream
 .PHONY: screenshots
-screenshots: install
+screenshots: docs
 	$(BIN)/python -m tests.screenshots build/screenshots $(FOLDER)
 
 # Runs the notebooks of the documentation, and saves them with their outputs.

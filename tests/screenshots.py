@@ -1,8 +1,8 @@
-"""`make screenshots`: pictures of the pages, of the runs that the tutorial describes.
+"""`make screenshots`: pictures of the README, the documentation, and the pages of the runs that the tutorial describes.
 
 python -m tests.screenshots OUT FOLDER. In FOLDER, whose path is seen in the pictures, the tutorial's commands convert
 the digits and train on them. OUT gets each page at 1280 and 400 pixels, light and dark; those that the documentation
-shows are copied to docs/images.
+shows are copied to docs/images. The documentation must have been built.
 """
 
 import shutil
@@ -12,20 +12,33 @@ from collections.abc import Callable
 from pathlib import Path
 from time import sleep
 
+import foldstream as fs
+from distributed import Client, LocalCluster
+from foldstream.cluster.dask.local import page_address
 from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.places.locate import locate
-from foldstream.storage.tasks import SerialExecutor, silent
+from foldstream.storage.tasks import CONVERSION, SerialExecutor, silent
 from foldstream.training.config import TrainConfig
 from foldstream.training.run import RunFolder
 from foldstream.training.settings import usual_recipe
+from markdown_it import MarkdownIt
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from .browser import chromium, started_watch
+from .browser import chromium, served, started_watch
 
-SOURCE = Path(__file__).parents[1] / "examples" / "digits" / "train.csv.gz"
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "examples" / "digits" / "train.csv.gz"
+IMAGES = ROOT / "docs" / "images"
+DOCS = "", "quickstart/table/", "quickstart/images/", "concepts/", "reference/python/", "guides/model/", "datasets/"
+README = """<!doctype html><meta charset=utf-8><meta name=viewport content="width=device-width"><base href="{base}/">
+<style>
+:root {{ color-scheme: light dark }} body {{ font: 16px/1.5 sans-serif; max-width: 980px; margin: auto; padding: 16px }}
+pre, table {{ overflow-x: auto; display: block }} td, th {{ border: 1px solid #8884; padding: 4px 12px }}
+pre, code {{ background: #8882 }} pre {{ padding: 16px }} table {{ border-collapse: collapse }}
+img {{ max-width: 100%; background: white }}
+</style>{body}"""
 TOP = 1900  # pixels of the report
 PATIENCE = 300_000  # milliseconds: the training takes the machine's cores
 WIDTHS = (1280, 400)
@@ -75,6 +88,28 @@ def epochs_done(count: int) -> Ready:
     return ready
 
 
+def at_once(page: Page) -> None:
+    """Ready when it is loaded."""
+
+
+def take_documents(browser: Browser, out: Path) -> None:
+    """Pictures of the README, about as GitHub shows it, and of pages of the documentation."""
+    readme = out / "readme.html"
+    body = MarkdownIt().enable("table").render((ROOT / "README.md").read_text())
+    readme.write_text(README.format(base=ROOT.as_uri(), body=body))
+    take(browser, readme.as_uri(), "readme", out, at_once)
+    with served(ROOT / "build" / "site") as address:
+        for name in DOCS:
+            take(browser, f"{address}/{name}", f"docs-{name.strip('/').replace('/', '-') or 'home'}", out, at_once)
+
+
+def take_conversion(browser: Browser, out: Path, folder: Path) -> None:
+    """Pictures of Dask's page after a conversion."""
+    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
+        fs.convert_csv(SOURCE, folder / "on-dask.zarr", label="label", shape=(1, 28, 28), client=client)
+        take(browser, page_address(client, CONVERSION), "conversion", out, lambda page: page.wait_for_timeout(3000))
+
+
 def main(out: Path, folder: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tutorial = folder / "build" / "tutorial"
@@ -84,6 +119,8 @@ def main(out: Path, folder: Path) -> None:
     config = TrainConfig(recipe=usual_recipe("digits-cnn"))
     prepare_run(RunFolder(locate(waiting)), open_dataset(data), config, SerialExecutor(), silent)
     with chromium() as browser:
+        take_documents(browser, out)
+        take_conversion(browser, out, folder)
         with started_watch(waiting) as address:
             take(browser, address, "watch-waiting", out, drawn("waiting"))
         with subprocess.Popen(command("train", str(data), str(run), *TUTORIAL)) as training:
@@ -97,7 +134,7 @@ def main(out: Path, folder: Path) -> None:
         with started_watch(tutorial) as address:
             take(browser, address, "watch-several", out, drawn("3 runs"))
             take(browser, f"{address}?run=run", "watch-done", out, drawn("complete"))
-        take(browser, (run / "report.html").as_uri(), "report", out, lambda page: None)
+        take(browser, (run / "report.html").as_uri(), "report", out, at_once)
     keep_for_docs(out)
 
 

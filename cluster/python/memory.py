@@ -10,9 +10,10 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -56,8 +57,18 @@ def named_in_errors(written: Written) -> Iterator[None]:
 
 
 def is_in_memory(source: Any) -> bool:
-    """Whether a source is a table or an array, rather than a path or several."""
-    return is_table(source) or isinstance(source, np.ndarray)
+    """Whether a source is a table or an array, rather than a path or several. Raises UsageError if it is none of
+    them."""
+    if is_table(source) or isinstance(source, np.ndarray):
+        return True
+    several = [source] if isinstance(source, str | PathLike) else source
+    if not isinstance(several, Iterable) or not all(isinstance(one, str | PathLike) for one in several):
+        what = type(source).__name__
+        raise UsageError(
+            f"source: {what} is neither a table, an array nor paths; give a DataFrame (of a lazy one what its "
+            "collect() returns), a NumPy array, a path or a list of paths"
+        )
+    return False
 
 
 def is_table(source: Any) -> bool:
@@ -146,17 +157,37 @@ def as_table(values: Any, name: str, columns: str) -> pa.Table:
     """Values as a table: a table of any kind, a column, or an array (rows, …) whose columns are called `columns` and
     their number. Raises UsageError for a column with values of different types."""
     try:
-        if is_table(values) and getattr(values, "ndim", 2) != 1 and not isinstance(values, pa.Array | pa.ChunkedArray):
-            return pa.table(values)
+        if is_table(values) and hasattr(values, "columns"):
+            return without_views(pa.table(values))
         if getattr(values, "ndim", 1) == 2:
             return pa.table({f"{columns}{number}": pa.array(column) for number, column in enumerate(values.T)})
-        column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(values))
-        return pa.table({str(getattr(values, "name", None) or columns): column})
+        has_arrow = is_table(values) and not hasattr(values, "iloc")
+        column = pa.chunked_array(values) if has_arrow else pa.array(np.asarray(values))
+        return without_views(pa.table({str(getattr(values, "name", None) or columns): column}))
     except (pa.ArrowException, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
             f"{name} is not a table that Arrow can read ({reason}); give each column one type and its own name"
         ) from None
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """A table whose texts are of Arrow's usual types. Those of Polars are views, which not every function takes."""
+    columns = [pa.chunked_array(map(_without_views, one.chunks), _plain(one.type)) for one in table.columns]
+    return pa.table(columns, names=table.column_names, metadata=table.schema.metadata)
+
+
+def _without_views(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        return pa.DictionaryArray.from_arrays(values.indices, _without_views(values.dictionary))
+    return values.cast(_plain(values.type))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without views."""
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _plain(kind.value_type))
+    return pa.string() if pa.types.is_string_view(kind) else pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def checked_images(images: np.ndarray) -> np.ndarray:

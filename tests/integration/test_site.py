@@ -17,6 +17,8 @@ from foldstream.cli import app
 from foldstream.training.config import Recipe
 from typer.main import get_command
 
+from ..browser import chromium, serious_issues, served
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = "__init__.py", "cli.py", "cluster", "pipeline", "storage", "training"
 
@@ -148,6 +150,18 @@ def test_the_reference_has_every_command_with_its_options(pages: dict[Path, Page
             check(one, inner)
 
     check(get_command(app), "foldstream")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_pages_have_no_serious_issues_of_accessibility(scheme: Any, site: Path) -> None:
+    names = "", "quickstart/table/", "concepts/", "reference/python/", "guides/model/", "notebooks/table/"
+    with served(site) as address, chromium() as browser:
+        for name in names:
+            page = browser.new_page(viewport={"width": 400, "height": 900}, color_scheme=scheme)
+            page.goto(f"{address}/{name}")
+            assert page.evaluate("document.documentElement.scrollWidth") == 400, name
+            assert serious_issues(page) == [], name
+            page.close()
 
 
 def test_the_page_of_settings_has_each_setting(pages: dict[Path, Page], site: Path) -> None:

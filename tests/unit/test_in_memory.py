@@ -7,6 +7,7 @@ from typing import Any
 import foldstream as fs
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 from foldstream.storage.errors import ConflictError, UsageError
@@ -27,18 +28,8 @@ def flowers() -> pd.DataFrame:
     )
 
 
-class Stream:
-    """A table of another library, which only offers Arrow's stream."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    def __arrow_c_stream__(self, schema: Any = None) -> Any:
-        return self.table.__arrow_c_stream__(schema)
-
-
 @pytest.mark.parametrize(
-    "source", [flowers(), pa.table(flowers()), Stream(pa.table(flowers()))], ids=["pandas", "arrow", "stream"]
+    "source", [flowers(), pa.table(flowers()), polars.from_pandas(flowers())], ids=["pandas", "arrow", "polars"]
 )
 def test_a_table_in_memory_becomes_the_dataset_of_its_file(source: Any, tmp_path: Path) -> None:
     flowers().to_parquet(tmp_path / "flowers.parquet")
@@ -63,6 +54,9 @@ def test_labels_are_given_beside_the_samples(tmp_path: Path) -> None:
     together = fs.convert(frame, tmp_path / "together.zarr", label="kind")
     apart = fs.convert(frame.drop(columns="kind"), tmp_path / "apart.zarr", label=frame["kind"])
     assert apart.rows(60).equals(together.rows(60))
+    columns = polars.from_pandas(frame)
+    of_polars = fs.convert(columns.drop("kind"), tmp_path / "polars.zarr", label=columns["kind"])
+    assert of_polars.rows(60).equals(together.rows(60))
     x, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
     array = fs.convert(x, tmp_path / "array.zarr", label=y)
     assert array.schema.features == ("x0", "x1", "x2")
@@ -97,8 +91,10 @@ def test_arrays_of_images_are_stored_as_they_are(shape: tuple[int, ...], dtype: 
         (flowers(), flowers()["kind"], "the DataFrame has a column 'kind' too"),
         (np.zeros((5, 4, 4)), np.arange(5), "images of type float64 are not pixels; convert them to uint8"),
         (np.zeros(5), np.arange(5), r"an array of shape \(5,\) holds no samples"),
+        (polars.from_pandas(flowers()).lazy(), "kind", "LazyFrame is neither a table, an array nor paths; .* collect"),
+        ([1, 2], "kind", "list is neither a table, an array nor paths"),
     ],
-    ids=["mixed types", "rows", "twice", "floats", "one axis"],
+    ids=["mixed types", "rows", "twice", "floats", "one axis", "lazy", "numbers"],
 )
 def test_what_cannot_be_converted_is_explained(source: Any, label: Any, message: str, tmp_path: Path) -> None:
     label = np.array(label) if isinstance(label, list) else label

@@ -193,7 +193,7 @@ def test_each_fold_starts_from_the_same_fold_of_a_run(digits: Dataset, tmp_path:
     assert same_weights(weights(tmp_path / "other", 0), weights(tmp_path / "first", 3))
     told.clear()
     fs.train(digits.place, tmp_path / "file", **options | {"init": tmp_path / "first/folds/0/model.safetensors"})
-    assert f"use --init {tmp_path / 'first'} to start each fold from its own weights" in told["warning"]
+    assert f'use init="{tmp_path}/first" to start each fold from its own weights' in told["warning"]
     with pytest.raises(UsageError, match="increase epochs= instead"):
         fs.train(digits.place, tmp_path / "run", **options | {"init": tmp_path / "run", "epochs": 2})
 
