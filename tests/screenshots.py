@@ -13,8 +13,7 @@ from pathlib import Path
 from time import sleep
 
 import foldstream as fs
-from distributed import Client, LocalCluster
-from foldstream.cluster.dask.local import page_address
+from foldstream.cluster.dask.local import dask_cluster, page_address
 from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.places.locate import locate
@@ -89,7 +88,8 @@ def epochs_done(count: int) -> Ready:
 
 
 def at_once(page: Page) -> None:
-    """Ready when it is loaded."""
+    """Ready when it is loaded, and nothing is fading in any more."""
+    page.wait_for_timeout(600)
 
 
 def take_documents(browser: Browser, out: Path) -> None:
@@ -105,7 +105,7 @@ def take_documents(browser: Browser, out: Path) -> None:
 
 def take_conversion(browser: Browser, out: Path, folder: Path) -> None:
     """Pictures of Dask's page after a conversion."""
-    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
+    with dask_cluster(2) as client:
         fs.convert_csv(SOURCE, folder / "on-dask.zarr", label="label", shape=(1, 28, 28), client=client)
         take(browser, page_address(client, CONVERSION), "conversion", out, lambda page: page.wait_for_timeout(3000))
 
