@@ -10,7 +10,7 @@ from html import escape
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .listener import Announce, Listener
+from .listener import Listener
 from .wording import in_python
 
 if TYPE_CHECKING:
@@ -31,26 +31,21 @@ def showing_progress(listener: Listener | None, progress: bool = True) -> Iterat
     and others as information.
     """
     if listener is not None:
-        yield Listener(listener.progress, in_python_words(listener.announce))
+        yield Listener(listener.progress, lambda name, value: listener.announce(name, in_python(value)))
     elif progress and in_notebook():
-        yield Listener(NotebookBars(), in_python_words(announce))
+        yield Listener(NotebookBars(), announce)
     elif progress and sys.stderr is not None and sys.stderr.isatty():
         from rich.console import Console
 
         with terminal_bars(Console(stderr=True)) as bars:
-            yield Listener(Bars(bars), in_python_words(announce))
+            yield Listener(Bars(bars), announce)
     else:
-        yield Listener(announce=in_python_words(announce))
-
-
-def in_python_words(announce: Announce) -> Announce:
-    """A function that is told of keywords where the text speaks of flags."""
-    return lambda name, value: announce(name, in_python(value))
+        yield Listener(announce=announce)
 
 
 def announce(name: str, value: str) -> None:
-    """Log an announcement."""
-    log.log(logging.WARNING if name in WARNINGS else logging.INFO, "%s: %s", name, value)
+    """Log an announcement, in the words of Python."""
+    log.log(logging.WARNING if name in WARNINGS else logging.INFO, "%s: %s", name, in_python(value))
 
 
 def in_notebook() -> bool:

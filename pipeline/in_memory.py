@@ -94,9 +94,7 @@ class RowEncoder:
         errors = {bisect_right(begins, one.line) - 1: (one.column, one.reason) for one in batch.errors}
         valid = [row for row in range(len(rows)) if row not in errors]
         unknown = [
-            (valid[at], name)
-            for name, found in unknown_in(x, self.schema).items()
-            for at in np.flatnonzero(found).tolist()
+            (valid[at], name) for name, found in unknown_in(x, self.schema) for at in np.flatnonzero(found).tolist()
         ]
         return EncodedRows(x, errors, tuple(sorted(unknown)))
 

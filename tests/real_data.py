@@ -100,7 +100,7 @@ SMALL = {
 LARGE = {
     "flights": RealData("flights.csv", write_flights, "arr_delay", baseline_rows=300_000),
     "delays": RealData("flights-3m.parquet", write_delays, "delay", baseline_rows=300_000),
-    "fashion": RealData("fashion.tar", write_fashion, baseline_rows=10_000),
+    "fashion": RealData("fashion.tar", write_fashion, baseline_rows=3_000),
     "clip art": RealData("clip-art.tar", write_clip_art),
 }
 

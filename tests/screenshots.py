@@ -13,8 +13,7 @@ from pathlib import Path
 from time import sleep
 
 import foldstream as fs
-from distributed import Client, LocalCluster
-from foldstream.cluster.dask.local import page_address
+from foldstream.cluster.dask.local import dask_cluster, page_address
 from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.places.locate import locate
@@ -37,7 +36,7 @@ README = """<!doctype html><meta charset=utf-8><meta name=viewport content="widt
 :root {{ color-scheme: light dark }} body {{ font: 16px/1.5 sans-serif; max-width: 980px; margin: auto; padding: 16px }}
 pre, table {{ overflow-x: auto; display: block }} td, th {{ border: 1px solid #8884; padding: 4px 12px }}
 pre, code {{ background: #8882 }} pre {{ padding: 16px }} table {{ border-collapse: collapse }}
-img {{ max-width: 100%; background: white }}
+img {{ max-width: 100% }}
 </style>{body}"""
 TOP = 1900  # pixels of the report
 PATIENCE = 300_000  # milliseconds: the training takes the machine's cores
@@ -89,12 +88,13 @@ def epochs_done(count: int) -> Ready:
 
 
 def at_once(page: Page) -> None:
-    """Ready when it is loaded."""
+    """Ready when it is loaded, and nothing is fading in any more."""
+    page.wait_for_timeout(600)
 
 
 def take_documents(browser: Browser, out: Path) -> None:
     """Pictures of the README, about as GitHub shows it, and of pages of the documentation."""
-    readme = out / "readme.html"
+    readme = (out / "readme.html").absolute()
     body = MarkdownIt().enable("table").render((ROOT / "README.md").read_text())
     readme.write_text(README.format(base=ROOT.as_uri(), body=body))
     take(browser, readme.as_uri(), "readme", out, at_once)
@@ -105,7 +105,7 @@ def take_documents(browser: Browser, out: Path) -> None:
 
 def take_conversion(browser: Browser, out: Path, folder: Path) -> None:
     """Pictures of Dask's page after a conversion."""
-    with LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
+    with dask_cluster(2) as client:
         fs.convert_csv(SOURCE, folder / "on-dask.zarr", label="label", shape=(1, 28, 28), client=client)
         take(browser, page_address(client, CONVERSION), "conversion", out, lambda page: page.wait_for_timeout(3000))
 
@@ -134,7 +134,7 @@ def main(out: Path, folder: Path) -> None:
         with started_watch(tutorial) as address:
             take(browser, address, "watch-several", out, drawn("3 runs"))
             take(browser, f"{address}?run=run", "watch-done", out, drawn("complete"))
-        take(browser, (run / "report.html").as_uri(), "report", out, at_once)
+        take(browser, (run / "report.html").absolute().as_uri(), "report", out, at_once)
     keep_for_docs(out)
 
 

@@ -157,7 +157,7 @@ def as_table(values: Any, name: str, columns: str) -> pa.Table:
     """Values as a table: a table of any kind, a column, or an array (rows, …) whose columns are called `columns` and
     their number. Raises UsageError for a column with values of different types."""
     try:
-        if is_table(values) and hasattr(values, "columns"):
+        if is_table(values) and not (hasattr(values, "to_frame") or isinstance(values, pa.Array | pa.ChunkedArray)):
             return without_views(pa.table(values))
         if getattr(values, "ndim", 1) == 2:
             return pa.table({f"{columns}{number}": pa.array(column) for number, column in enumerate(values.T)})
@@ -173,20 +173,25 @@ def as_table(values: Any, name: str, columns: str) -> pa.Table:
 
 def without_views(table: pa.Table) -> pa.Table:
     """A table whose texts are of Arrow's usual types. Those of Polars are views, which not every function takes."""
-    columns = [pa.chunked_array(map(_without_views, one.chunks), _plain(one.type)) for one in table.columns]
-    return pa.table(columns, names=table.column_names, metadata=table.schema.metadata)
+    for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        kind = _plain(column.type)
+        if kind != column.type:
+            chunks = [_without_views(chunk) for chunk in column.chunks]
+            table = table.set_column(number, name, pa.chunked_array(chunks, kind))
+    return table
 
 
 def _without_views(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
-        return pa.DictionaryArray.from_arrays(values.indices, _without_views(values.dictionary))
+        texts = _without_views(values.dictionary)
+        return pa.DictionaryArray.from_arrays(values.indices, texts, ordered=values.type.ordered)
     return values.cast(_plain(values.type))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     """A type without views."""
     if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _plain(kind.value_type))
+        return pa.dictionary(kind.index_type, _plain(kind.value_type), kind.ordered)
     return pa.string() if pa.types.is_string_view(kind) else pa.binary() if pa.types.is_binary_view(kind) else kind
 
 

@@ -107,9 +107,8 @@ class ConversionPage:
         self.memory = ColumnDataSource({name: [] for name in ("worker", "used", "limit")}, name="memory")
         self.memory_figure = self._draw_memory()
         charts = [self._draw_rate("rows", "Rows/s"), self._draw_rate("bytes", "MB/s read")]
-        self.root = column(
-            self.facts, row(*charts, sizing_mode="stretch_width"), self.memory_figure, sizing_mode="stretch_width"
-        )
+        beside = row(*charts, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
+        self.root = column(self.facts, beside, self.memory_figure, sizing_mode="stretch_width")
 
     def update(self) -> None:
         """Show the current state."""
@@ -135,7 +134,7 @@ class ConversionPage:
         drawn: Any = figure(title=title, x_axis_type="datetime", height=260, min_width=300, sizing_mode="stretch_width")
         drawn.toolbar_location = None
         drawn.line("time", name, color=COLORS[name], line_width=2, source=self.rates)
-        drawn.yaxis.formatter = NumeralTickFormatter(format="0,0")
+        drawn.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
         drawn.y_range.start = 0
         return drawn
 

@@ -67,6 +67,11 @@ class ImageRequest:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1, or none")
 
+    @property
+    def scored_by(self) -> tuple[str, ...]:
+        """The labels in training by which predictions of the images are scored, as far as they are known."""
+        return self.like.labels if self.like and not self.labelled else ()
+
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
         value = {**asdict(self), "csv": self.csv.to_json()}
@@ -213,8 +218,8 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
     features = feature_names(request.roles, request.like)
     roles = request.roles | ({"feature": features} if features else {})
     if request.labels:
-        names, known = (request.label, ()) if request.labelled else (None, request.like.labels if request.like else ())
-        return label_by_file(images, request.labels, names, roles, request.csv, optional=known)
+        names = request.label if request.labelled else None
+        return label_by_file(images, request.labels, names, roles, request.csv, optional=request.scored_by)
     named, found = request.label if request.labelled else (), Labels()
     if named or roles:
         if images.table["beside"].null_count == len(images):
@@ -229,7 +234,7 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
 def _labels_to_score_by(request: ImageRequest, images: ImageList, labels: Labels) -> dict[str, pa.Array]:
     """The labels of images that are to be predicted, as far as they are known: in a table that has columns with the
     names of the labels in training, or from folders if they were the classes."""
-    known = request.like.labels if request.like and not request.labelled else ()
+    known = request.scored_by
     if request.labels:
         found = {name: labels.others[name] for name in known if name in labels.others}
         if known and not found and not labels.others:

@@ -1,18 +1,19 @@
 """Categories of new rows that do not occur in the training data: they are coded as unknown, and counted."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from ...storage.format import TABLE, Schema
 
 
-def unknown_in(x: np.ndarray, columns: Schema) -> dict[str, np.ndarray]:
-    """Which rows of `x`, (rows, columns), have an unknown category, (rows,) bool by column: its code is the one after
-    all others."""
-    places = ((name, columns.features.index(name), len(values)) for name, values in columns.categories.items())
-    return {name: x[:, place] == code for name, place, code in places}
+def unknown_in(x: np.ndarray, columns: Schema) -> Iterator[tuple[str, np.ndarray]]:
+    """Which rows of `x`, (rows, columns), have an unknown category, for each column its name and (rows,) bool: the code
+    is the one after all others."""
+    for place, name in enumerate(columns.features):
+        if name in columns.categories:
+            yield name, x[:, place] == len(columns.categories[name])
 
 
 class UnknownCategories:
@@ -24,7 +25,7 @@ class UnknownCategories:
 
     def count(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Count those in some rows, given the arrays of a dataset."""
-        for name, found in unknown_in(arrays[self.array], self.columns).items():
+        for name, found in unknown_in(arrays[self.array], self.columns):
             self.rows[name] += int(found.sum())
 
     def describe(self) -> str:

@@ -70,7 +70,6 @@ def test_a_preview_of_rows_of_csv(digits: Dataset, tmp_path: Path) -> None:
     [
         (("--size", "0"), "must be positive whole numbers"),
         (("--size", "8,8,8"), "height and width"),
-        ((), "--size"),
         (("--size", "8", "--shuffle", "some"), "must be a whole number, or none"),
         (("--size", "8", "--fit", "crp"), "did you mean 'crop'"),
     ],

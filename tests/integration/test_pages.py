@@ -231,6 +231,8 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
     expect(numbers.last).to_have_text("done")
     assert serious_issues(page, OURS) == []
     page.screenshot(path=artefact("conversion.png"), full_page=True)
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.wait_for_function("document.documentElement.scrollWidth == 400")
     assert [line for line in told if "rror" in line] == []
     page.close()
 

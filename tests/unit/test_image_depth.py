@@ -184,9 +184,8 @@ def test_what_was_scaled_and_left_out_is_said(tmp_path: Path) -> None:
     fs.convert_images(folder, tmp_path / "a.zarr", listener=listener, **options)
     said = [
         "4 images have several pages or frames; the first one of each was taken",
-        "2 images have more than 8 bits and were scaled to 8; --dtype uint16 keeps 16",
-        "the images with 16 bits have values of at most 4,080, so they are dark; --pixel-range 0,4095 makes 4,095 "
-        "white",
+        '2 images have more than 8 bits and were scaled to 8; dtype="uint16" keeps 16',
+        "the images with 16 bits have values of at most 4,080, so they are dark; pixel_range=0,4095 makes 4,095 white",
     ]
     assert warnings == said
     x, _, _ = fs.open(tmp_path / "a.zarr")[:]

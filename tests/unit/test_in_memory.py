@@ -28,8 +28,20 @@ def flowers() -> pd.DataFrame:
     )
 
 
+class Stream:
+    """A table of another library, which only offers Arrow's stream."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, schema: Any = None) -> Any:
+        return self.table.__arrow_c_stream__(schema)
+
+
 @pytest.mark.parametrize(
-    "source", [flowers(), pa.table(flowers()), polars.from_pandas(flowers())], ids=["pandas", "arrow", "polars"]
+    "source",
+    [flowers(), pa.table(flowers()), Stream(pa.table(flowers())), polars.from_pandas(flowers())],
+    ids=["pandas", "arrow", "stream", "polars"],
 )
 def test_a_table_in_memory_becomes_the_dataset_of_its_file(source: Any, tmp_path: Path) -> None:
     flowers().to_parquet(tmp_path / "flowers.parquet")
