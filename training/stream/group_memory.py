@@ -3,6 +3,7 @@
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -13,11 +14,24 @@ from ...storage.format import ArraySpec
 CACHE_LINE = 64  # bytes
 AHEAD, FETCHED = 4, 4096  # rows ahead that are fetched, and at most so many bytes of each
 
+kept: "deque[GroupMemory]" = deque(maxlen=1)
+"""The memory of the last stream that has ended, for the next one: a loop may open a stream for each epoch."""
+
+
+def group_memory(specs: Sequence[ArraySpec], slots: int, rows: int) -> "GroupMemory":
+    """Memory for `slots` slots of `rows` rows, `kept` or new."""
+    with suppress(IndexError):  # none is kept
+        memory = kept.pop()
+        if memory.shape == (tuple(specs), slots, rows):
+            return memory
+    return GroupMemory(specs, slots, rows)
+
 
 class GroupMemory:
     """`slots` slots of `rows` rows each. A lent slot becomes free when no tensor refers to it anymore."""
 
     def __init__(self, specs: Sequence[ArraySpec], slots: int, rows: int) -> None:
+        self.shape = tuple(specs), slots, rows
         self.rows, self._slots = rows, range(slots)
         self._columns = {spec.name: spec.empty(slots * rows) for spec in specs}
         self._bytes = tuple(map(as_bytes, self._columns.values()))
