@@ -4,10 +4,10 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from math import prod
 
 import numpy as np
 
+from ...storage.blocks.reader import as_bytes
 from ...storage.compiled import compiled, copy_past_caches, finish_copies, prefetch
 from ...storage.format import ArraySpec
 
@@ -59,11 +59,6 @@ class GroupMemory:
     def _take_back(self, slot: int) -> None:
         self.free.append(slot)  # first, so that `reclaim`, in another thread, always finds it in one of the two
         self.lent.discard(slot)
-
-
-def as_bytes(rows: np.ndarray) -> np.ndarray:
-    """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
-    return rows.reshape(len(rows), prod(rows.shape[1:])).view(np.uint8)
 
 
 @compiled
