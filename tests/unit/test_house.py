@@ -30,7 +30,7 @@ ROOMS = {
         "wording",
         "bars ray",
         "dask runs",
-        "callbacks views doctor",
+        "callbacks views doctor prediction",
         "api",
         "planning submit python serve",
         "terminal",

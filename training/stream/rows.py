@@ -117,9 +117,9 @@ def chosen_rows(
                     yield number, blocks[0] // layout.shard_blocks, positions[part], batch
 
 
-def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """All rows of a dataset in order, a few blocks at a time: the named arrays, each (rows, *row_shape)."""
-    runs = block_runs(dataset, range(dataset.layout.blocks))
+def shard_rows(dataset: Dataset, names: Sequence[str], shard: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of a shard in order, a few blocks at a time: the named arrays, each (rows, *row_shape)."""
+    runs = block_runs(dataset, dataset.layout.blocks_of(shard))
     with reading_threads(dataset, ALONE) as threads:
         for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
             yield arrays
