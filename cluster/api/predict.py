@@ -24,16 +24,14 @@ from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import (
     ConflictError,
-    ModelError,
     RowError,
-    SourceError,
     UsageError,
     check_choice,
     disk_in_words,
 )
 from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
 from ...storage.options import Location
-from ...storage.places.json_files import content_hash, read_json, to_json, write_json
+from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
@@ -42,6 +40,7 @@ from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
 from ..prediction.parts import Parts
 from ..prediction.plan import PredictionPlan, check_columns, check_same_features
+from ..prediction.work import SOURCE, claimed, work_of
 from ..prediction.workers import choose_workers, prediction_executor
 from ..requests import Keywords, PredictRequest, Session
 from ..runs.run import read_run
@@ -50,8 +49,6 @@ from .entry import entry
 
 FOLDER, ARRAYS = "/", ".zarr"
 """The ends of the names of a folder of files and of arrays."""
-REQUEST = "request.json"
-"""The file in the work folder that says of which prediction it is."""
 
 
 class PredictCall(PredictRequest, Keywords):
@@ -136,6 +133,8 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
         session.listener.announce("complete", str(target))
         return Predicted(done["rows"], done["left_out"], done["scored"])
     with disk_in_words(target), claimed(target, [asked.digest, kind]) as resumed:
+        if not resumed:
+            output.check_free()
         dataset, left_out = source_dataset(asked, work, session)
         _list_skipped(target, kind, dataset, left_out, session)
         plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
@@ -145,7 +144,7 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
             write_tables(tables, target, kind)
             result = asked.result(dataset, left_out, tally)
         else:
-            parts = Parts(plan.open(), output, work, resumed)
+            parts = Parts(plan.open(), output, work)
             facts, tally = in_parts(parts, workers, session)
             result = asked.result(dataset, left_out, tally)
             output.commit(parts.opened.form, facts, result)
@@ -184,12 +183,12 @@ class Prediction(NamedTuple):
 def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
     """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
     asked, work = AskedPrediction.of(request), work_of(target)
-    with claimed(target, [asked.digest, TABLES]) as resumed:
+    with claimed(target, [asked.digest, TABLES]):
         dataset, left_out = source_dataset(asked, work, session)
         plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
         if workers := choose_workers(request.workers, dataset):
             output = FileOutput(target, TABLES, work)
-            _, tally = in_parts(Parts(plan.open(), output, work, resumed), workers, session)
+            _, tally = in_parts(Parts(plan.open(), output, work), workers, session)
             tables = output.tables(dataset.layout.shards)
         else:
             tables, tally = here(plan, session)
@@ -256,31 +255,6 @@ class AskedPrediction:
             return True
         with TemporaryDirectory(prefix="foldstream-") as folder:
             return result["images"] == list_images(self.source.sources, Path(folder)).digest
-
-
-def work_of(target: Place) -> Place:
-    """The folder beside a target for what is needed until it is complete."""
-    return target.parent / f".{target.name}{WORK}"
-
-
-@contextmanager
-def claimed(target: Place, wanted: list[str]) -> Iterator[bool]:
-    """Claim the work folder of a target, and say whether the same prediction, which is what is `wanted`, was begun
-    there earlier. At the end it is removed. It is kept for the same command if this one is killed, or fails for a
-    reason that may pass."""
-    work = work_of(target)
-    with work.lock(f"{target} is being predicted by another process; wait for it to finish"):
-        request = work / REQUEST
-        resumed = request.exists() and read_json(request) == wanted
-        if not resumed:
-            work.remove_contents(keep="")
-            write_json(request, wanted)
-        try:
-            yield resumed
-        except (UsageError, SourceError, ModelError):
-            work.remove_tree()
-            raise
-        work.remove_tree()
 
 
 def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, progress: Progress = silent) -> int:
@@ -355,7 +329,7 @@ def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tup
     """
     dataset, left_out = asked.source, b""
     if not isinstance(dataset, Dataset):
-        place = work / "source.zarr"
+        place = work / SOURCE
         try:
             dataset = _convert(dataset, place, session)
         except ConflictError:  # since an attempt that was interrupted, other images have come

@@ -37,17 +37,16 @@ def predict_part(task: PartTask) -> None:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a prediction. Those of an earlier attempt are kept if it is `resumed`."""
+    """The parts of a prediction. Their receipts are in the folder `work`."""
 
     opened: OpenPlan
     output: Output
     work: Place
-    resumed: bool
 
     def predict(self, executor: Executor, progress: Progress) -> tuple[list[Facts], Tally]:
         """Predict all shards that are left. Returns the facts of all parts, and the tally of all rows."""
         layout, form = self.opened.dataset.layout, self.opened.form
-        self.output.begin(form, self.resumed)
+        self.output.begin(form)
         finished = set(finished_shards(self.work, partial(self.output.is_written, form=form)))
         left = [shard for shard in range(layout.shards) if shard not in finished]
         sizes = [stop - start for start, stop in map(layout.shard_range, range(layout.shards))]

@@ -14,6 +14,7 @@ class RowRate:
         self.rows, self.progress = rows, progress
         self.done = self.before = done
         self.began = perf_counter()
+        progress(PREDICT, done, rows, "rows")
 
     def add(self, rows: int) -> None:
         """Report that more rows are predicted."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 
 from ...pipeline.predictions.receipts import Tally
 from ...storage.tasks import Progress
-from ...training.model.prediction import RunEnsemble, load_ensemble, predict_shard
+from ...training.model.prediction import RunEnsemble, load_ensemble, predict_shards
 from .plan import PredictionPlan
 from .rate import RowRate
 
@@ -25,7 +27,7 @@ class ShardPredictor:
 
     def rows(self, shard: int, tally: Tally) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """The rows of a shard, batch by batch, with their arrays and predictions. They are added to the tally."""
-        for arrays, predictions in predict_shard(self.models, self.opened.dataset, shard):
+        for _, arrays, predictions in predict_shards(self.models, self.opened.dataset, [shard]):
             tally.count(arrays, predictions)
             yield arrays, predictions
 
@@ -33,9 +35,11 @@ class ShardPredictor:
         """All rows as tables, one for each batch."""
         layout, form = self.opened.dataset.layout, self.opened.form
         rate = RowRate(layout.rows, progress)
-        for shard in range(layout.shards):
+        every = predict_shards(self.models, self.opened.dataset, range(layout.shards))
+        for _, batches in groupby(every, key=itemgetter(0)):
             of_shard = self.opened.tally()
-            for arrays, predictions in self.rows(shard, of_shard):
+            for _, arrays, predictions in batches:
+                of_shard.count(arrays, predictions)
                 yield form.table(arrays, predictions)
                 rate.add(len(predictions))
             tally.add(of_shard.to_arrays())

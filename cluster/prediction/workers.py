@@ -34,9 +34,12 @@ def prediction_executor(workers: int, session: Session) -> Iterator[Executor]:
     """An executor on so many workers of the job's Ray cluster, which is started if none is connected, or in this
     process."""
     if not workers:
+        from .shards import shard_predictor  # torch takes a second to load, and so does Ray
+
         yield SerialExecutor()
+        shard_predictor.cache_clear()
         return
-    from ..dask.on_ray import workers_released  # Ray takes a second to load
+    from ..dask.on_ray import workers_released
     from ..ray.executor import RayExecutor
     from ..ray.job_cluster import ray_cluster
 

@@ -40,8 +40,11 @@ class Output(Protocol):
     def result(self) -> dict[str, Any] | None:
         """The result, if it is complete and can be told from that of another request."""
 
-    def begin(self, form: PredictedForm, resumed: bool) -> None:
-        """Prepare for parts. Raises ConflictError if there is something else, unless a prediction is `resumed`."""
+    def check_free(self) -> None:
+        """Raise ConflictError if there is something that must not be replaced."""
+
+    def begin(self, form: PredictedForm) -> None:
+        """Prepare for parts."""
 
     def write(self, shard: int, rows: Rows, form: PredictedForm) -> Facts:
         """Write the part of a shard, atomically."""
@@ -69,8 +72,11 @@ class FileOutput:
     def result(self) -> None:
         """None: a file does not tell what it was made from."""
 
-    def begin(self, form: PredictedForm, resumed: bool) -> None:
+    def check_free(self) -> None:
         """Do nothing: an earlier file is replaced at the end."""
+
+    def begin(self, form: PredictedForm) -> None:
+        """Do nothing."""
 
     def write(self, shard: int, rows: Rows, form: PredictedForm) -> Facts:
         tables = (form.table(*batch) for batch in rows)
@@ -108,8 +114,11 @@ class FolderOutput:
             return None
         return found
 
-    def begin(self, form: PredictedForm, resumed: bool) -> None:
-        check_free(self.root, resumed)
+    def check_free(self) -> None:
+        check_empty(self.root)
+
+    def begin(self, form: PredictedForm) -> None:
+        """Do nothing."""
 
     def write(self, shard: int, rows: Rows, form: PredictedForm) -> Facts:
         tables = joined(form.table(*batch) for batch in rows)
@@ -138,8 +147,10 @@ class ZarrOutput:
         found: dict[str, Any] | None = open_arrays(self.root, "predictions").manifest.details.get(RESULT)
         return found
 
-    def begin(self, form: PredictedForm, resumed: bool) -> None:
-        check_free(self.root, resumed)
+    def check_free(self) -> None:
+        check_empty(self.root)
+
+    def begin(self, form: PredictedForm) -> None:
         create_arrays(self.root, form.dataset.layout, form.specs, attributes(form.schema))
 
     def write(self, shard: int, rows: Rows, form: PredictedForm) -> Facts:
@@ -161,7 +172,7 @@ class ZarrOutput:
         commit(self.root, Manifest("predictions", form.dataset.layout, form.specs, entries, details), blocks)
 
 
-def check_free(root: Place, resumed: bool) -> None:
-    """Raise ConflictError if a folder to write to is not empty, unless that is what a prediction to resume has left."""
-    if not resumed and (root.is_file() or root.names()):
+def check_empty(root: Place) -> None:
+    """Raise ConflictError if something is in a folder to write to, or a file is in its place."""
+    if root.is_file() or root.names():
         raise ConflictError(f"{root} already contains something else; choose another name, or remove it")

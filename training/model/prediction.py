@@ -105,17 +105,21 @@ def load_ensemble(job: RunJob, run: RunFolder, kind: str = "mean") -> RunEnsembl
     return RunEnsemble(predictors, kind, tuple(weights), job.schema)
 
 
-def predict_shard(
-    models: RunEnsemble, dataset: Dataset, shard: int
-) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Predict every row of a shard, in order, with the models of all folds in one pass over the data.
+def predict_shards(
+    models: RunEnsemble, dataset: Dataset, shards: Iterable[int]
+) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
+    """Predict every row of some shards, in order, with the models of all folds in one pass over the data.
 
-    Yields batches of rows as a dictionary of their arrays, and their predictions, (rows, outputs): probabilities in
-    float32, or values in float64.
+    Yields batches of rows as their shard, a dictionary of their arrays, and their predictions, (rows, outputs):
+    probabilities in float32, or values in float64.
     """
     names = tuple(spec.name for spec in dataset.manifest.arrays)
-    for arrays in shard_rows(dataset, names, shard):
-        yield arrays, models(x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays}))
+    for shard, arrays in shard_rows(dataset, names, shards):
+        yield (
+            shard,
+            arrays,
+            models(x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})),
+        )
 
 
 @contextmanager
