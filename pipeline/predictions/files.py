@@ -38,7 +38,9 @@ class CsvWriter:
 
     def _write(self, fields: list[pa.Array]) -> None:
         lines = pc.binary_join_element_wise(*fields, ",", null_handling="replace", null_replacement="")
-        self._file.write("".join(f"{line}\n" for line in lines.to_pylist()).encode())
+        every = pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines)
+        self._file.write(pc.binary_join(every, "\n")[0].as_buffer())
+        self._file.write(b"\n")
 
 
 class GzipWriter(CsvWriter):
