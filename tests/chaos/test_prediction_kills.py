@@ -13,7 +13,7 @@ from foldstream.storage.places.bucket import open_store
 from pyarrow import parquet
 
 from ..object_store import ObjectServer, object_server
-from .processes import Deadline, finish, kill_session, session_processes, start
+from .processes import Deadline, assert_session_ended, finish, kill_session, session_processes, start
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -29,7 +29,7 @@ class Slow(nn.Module):
 
     def forward(self, x):
         if not self.training:
-            time.sleep(0.05)
+            time.sleep(0.2)
         return self.last(x)
 """
 
@@ -57,7 +57,7 @@ def command(run: object, source: object, out: object, workers: int = 2) -> list[
 
 
 def receipts(out: Path) -> dict[str, int]:
-    """The receipts of finished parts, with the times at which the parts were written."""
+    """The finished parts of a file, with the times at which they were written."""
     work = out.with_name(f".{out.name}{WORK}")
     finished = [path.stem for path in (work / "receipts").glob("*.npz")]
     return {name: (work / "parts" / name).stat().st_mtime_ns for name in finished}
@@ -69,7 +69,7 @@ def test_a_killed_prediction_becomes_the_same_file(victim: str, slow: Path, digi
     fs.predict(slow, digits, whole, proba=True, workers=0)
     process, deadline = start(command(slow, digits.root, out), log), Deadline()
     try:
-        while len(kept := receipts(out)) < 2:
+        while len(receipts(out)) < 2:
             assert process.poll() is None, log.read_text()
             deadline.check("two finished parts")
         if victim == "worker":
@@ -79,14 +79,15 @@ def test_a_killed_prediction_becomes_the_same_file(victim: str, slow: Path, digi
             finish(process, log)
     finally:
         kill_session(process)
+    assert_session_ended(process.pid)
     if victim == "command":
         assert not out.exists()
-        again = start(command(slow, digits.root, out), log)
-        while again.poll() is None:
-            kept |= {name: time for name, time in receipts(out).items() if name in kept and time != kept[name]}
-            deadline.check("the end of the command")
+        kept, again = receipts(out), start(command(slow, digits.root, out), log)
+        while len(now := receipts(out)) == len(kept):
+            assert again.poll() is None, log.read_text()
+            deadline.check("another part")
+        assert kept.items() <= now.items(), "a finished part was predicted again"
         finish(again, log)
-        assert "resume" in log.read_text()
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out.csv", "whole.csv"]
 
