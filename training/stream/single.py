@@ -75,6 +75,8 @@ class TrainStream(IterableDataset[Batch]):
         self._idle: list[GroupMemory] = []
         purpose = f"{len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
         self.reader.reserve(self.memory_needed, purpose, "or a smaller --window")
+        if self.reader.ahead:  # what the first batches need arrives while the model is built
+            self.reader.read_ahead(self.order, 0, partial(self.order_of, epoch + 1))
 
     def order_of(self, epoch: int) -> EpochOrder:
         """The order of an epoch."""
