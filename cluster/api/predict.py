@@ -254,7 +254,7 @@ class AskedPrediction:
         if not isinstance(self.source, ImageRequest):
             return True
         with TemporaryDirectory(prefix="foldstream-") as folder:
-            return result["images"] == list_images(self.source.sources, Path(folder)).digest
+            return bool(result["images"] == list_images(self.source.sources, Path(folder)).digest)
 
 
 def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, progress: Progress = silent) -> int:
@@ -327,14 +327,15 @@ def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tup
 
     Raises UsageError unless it has the columns of the run.
     """
-    dataset, left_out = asked.source, b""
-    if not isinstance(dataset, Dataset):
+    if isinstance(asked.source, Dataset):
+        dataset, left_out = asked.source, b""
+    else:
         place = work / SOURCE
         try:
-            dataset = _convert(dataset, place, session)
+            dataset = _convert(asked.source, place, session)
         except ConflictError:  # since an attempt that was interrupted, other images have come
             place.remove_tree()
-            dataset = _convert(dataset, place, session)
+            dataset = _convert(asked.source, place, session)
         left_out = (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
     check_same_features(asked.job.schema, dataset.schema, str(asked.request.source))
     return dataset, left_out

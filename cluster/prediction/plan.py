@@ -61,7 +61,8 @@ class OpenPlan:
         """An empty tally."""
         job, scale = self.job, self.plan.scale
         scorer = Scorer(scoring_of(job.schema, job.config), own_metrics(job.config))
-        return Tally(UnknownCategories(job.schema), scale and SourceScores(scorer, self.dataset.schema, scale))
+        scores = SourceScores(scorer, self.dataset.schema, scale) if scale else None
+        return Tally(UnknownCategories(job.schema), scores)
 
 
 def check_columns(request: PredictRequest, schema: Schema, rows: str) -> tuple[str, ...]:

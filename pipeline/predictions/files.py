@@ -106,7 +106,7 @@ def is_file(place: Place, length: int, digest: str) -> bool:
         if place.describe().size != length:
             return False
         with place.open_stream() as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == digest  # type: ignore[arg-type]
+            return hashlib.file_digest(stream, "sha256").hexdigest() == digest
     except FileNotFoundError:
         return False
 

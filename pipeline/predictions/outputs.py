@@ -110,7 +110,7 @@ class FolderOutput:
     def result(self) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = read_json(self.root / SUCCESS)
-        except (FileNotFoundError, DamagedError):  # that of another program is empty
+        except (FileNotFoundError, NotADirectoryError, DamagedError):  # that of another program is empty
             return None
         return found
 

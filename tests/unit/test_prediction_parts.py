@@ -1,7 +1,9 @@
 """Predictions in parts: the same file as in one piece, folders and arrays, and what an interruption leaves."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 import zarr
 from foldstream.cluster.api import predict as predicting
 from foldstream.cluster.api.job_file import load_job_file
-from foldstream.cluster.requests import PredictRequest, Session
 from foldstream.pipeline.predictions import files
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import ConflictError, UsageError
@@ -21,7 +22,6 @@ from foldstream.storage.tasks import Result, SerialExecutor, Task
 from pyarrow import parquet
 
 ROWS = 400
-NUMBERS = ["loss", "accuracy", "auc", "average_precision"]
 
 
 class Stopping(SerialExecutor):
@@ -38,23 +38,28 @@ class Stopping(SerialExecutor):
             yield position, function(task)
 
 
-@pytest.fixture
-def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """A function that predicts in parts, in this process: with `most`, only so many. Returns the shards."""
+class InParts:
+    """Predicts in parts, in this process: with `most`, only so many. Returns the shards."""
 
-    def run(*places: object, most: int = 1_000, **options: Any) -> list[int]:
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+        self.scored: dict[str, Any] = {}
+        """The scores of the last prediction."""
+
+    def use(self, executor: SerialExecutor) -> None:
+        """Let an executor run the tasks."""
+        self.patch.setattr(predicting, "prediction_executor", lambda workers, session: nullcontext(executor))
+
+    def __call__(self, *places: object, most: int = 1_000, **options: Any) -> list[int]:
         executor = Stopping(most)
-
-        def given(workers: int, session: Session) -> Any:
-            from contextlib import nullcontext
-
-            return nullcontext(executor)
-
-        monkeypatch.setattr(predicting, "prediction_executor", given)
-        fs.predict(*map(str, places), workers=2, **options)
+        self.use(executor)
+        self.scored = fs.predict(*map(str, places), workers=2, **options).scored
         return executor.ran
 
-    return run
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> InParts:
+    return InParts(monkeypatch)
 
 
 def flowers(rows: int, seed: int) -> pd.DataFrame:
@@ -79,6 +84,11 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def stored(root: Path, name: str) -> np.ndarray:
+    """An array as zarr reads it."""
+    return np.asarray(zarr.open_array(root / name, mode="r")[...])
+
+
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -86,7 +96,7 @@ def left_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize("source", ["new.csv", "new.zarr"])
 @pytest.mark.parametrize("ending", files.WRITERS)
 def test_parts_become_the_file_that_one_process_writes(
-    ending: str, source: str, garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path
+    ending: str, source: str, garden: Path, in_parts: InParts, tmp_path: Path
 ) -> None:
     run, new, whole, parts = garden / "run", garden / source, tmp_path / f"whole{ending}", tmp_path / f"parts{ending}"
     fs.predict(run, new, whole, proba=True, workers=0)
@@ -95,21 +105,16 @@ def test_parts_become_the_file_that_one_process_writes(
     assert left_in(tmp_path) == [parts.name, whole.name]
 
 
-def test_the_scores_of_parts_are_those_of_all_rows(
-    garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path
-) -> None:
+def test_the_scores_of_parts_are_those_of_all_rows(garden: Path, in_parts: InParts, tmp_path: Path) -> None:
     found = fs.predict(garden / "run", garden / "new.csv", tmp_path / "whole.csv").scored
     assert found["rows"] == ROWS
     with pytest.raises(KeyboardInterrupt):
         in_parts(garden / "run", garden / "new.csv", tmp_path / "parts.csv", most=3)
-    request = {"run": str(garden / "run"), "source": str(garden / "new.csv"), "out": str(tmp_path / "parts.csv")}
-    again = predicting.predict_source(PredictRequest.parse({**request, "workers": 2}), Session())
-    assert again.scored == found
+    assert in_parts(garden / "run", garden / "new.csv", tmp_path / "parts.csv")[0] == 3
+    assert in_parts.scored == found
 
 
-def test_an_interrupted_prediction_resumes_with_what_is_left(
-    garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path
-) -> None:
+def test_an_interrupted_prediction_resumes_with_what_is_left(garden: Path, in_parts: InParts, tmp_path: Path) -> None:
     run, new, out = garden / "run", garden / "new.csv", tmp_path / "out.csv"
     fs.predict(run, new, tmp_path / "whole.csv")
     with pytest.raises(KeyboardInterrupt):
@@ -128,7 +133,7 @@ def test_an_interrupted_prediction_resumes_with_what_is_left(
     assert left_in(tmp_path) == ["out.csv", "whole.csv"]
 
 
-def test_another_request_starts_over(garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path) -> None:
+def test_another_request_starts_over(garden: Path, in_parts: InParts, tmp_path: Path) -> None:
     run, new, out = garden / "run", tmp_path / "new.csv", tmp_path / "out.csv"
     shutil.copy(garden / "new.csv", new)
     for options in ({}, {"proba": True}, {"ensemble": "vote"}):
@@ -140,7 +145,7 @@ def test_another_request_starts_over(garden: Path, in_parts: Callable[..., list[
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_a_folder_has_a_file_for_each_shard(garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path) -> None:
+def test_a_folder_has_a_file_for_each_shard(garden: Path, in_parts: InParts, tmp_path: Path) -> None:
     run, new, out = garden / "run", garden / "new.csv", tmp_path / "out"
     fs.predict(run, new, tmp_path / "whole.parquet", proba=True)
     with pytest.raises(KeyboardInterrupt):
@@ -159,9 +164,7 @@ def test_a_folder_has_a_file_for_each_shard(garden: Path, in_parts: Callable[...
     assert left_in(tmp_path) == ["here", "out", "whole.parquet"]
 
 
-def test_arrays_have_the_predictions_of_all_outputs(
-    garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path
-) -> None:
+def test_arrays_have_the_predictions_of_all_outputs(garden: Path, in_parts: InParts, tmp_path: Path) -> None:
     run, out = garden / "run", tmp_path / "out.zarr"
     fs.predict(run, garden / "new.csv", tmp_path / "whole.parquet", proba=True)
     table = pd.read_parquet(tmp_path / "whole.parquet")
@@ -169,22 +172,21 @@ def test_arrays_have_the_predictions_of_all_outputs(
         in_parts(run, garden / "new.zarr", out, most=3)
     next((out / "prediction" / "c" / "1").iterdir()).write_bytes(b"other bytes")
     assert in_parts(run, garden / "new.zarr", out)[:2] == [1, 3]
-    arrays = zarr.open_group(out, mode="r")
-    np.testing.assert_array_equal(arrays["prediction"][:], table[[f"probability_{one}" for one in "abc"]].to_numpy())
-    assert arrays.attrs["foldstream"]["classes"] == ["a", "b", "c"]
-    keys = [bytes(key).rstrip(b"\0").decode() for key in np.asarray(arrays["key"][:])]
+    np.testing.assert_array_equal(stored(out, "prediction"), table[[f"probability_{one}" for one in "abc"]].to_numpy())
+    assert '"classes":["a","b","c"]' in json.dumps(dict(zarr.open_group(out, mode="r").attrs), separators=(",", ":"))
+    keys = [bytes(key).rstrip(b"\0").decode() for key in stored(out, "key")]
     assert keys == table["name"].tolist()
     assert fs.predict(run, garden / "new.zarr", out).rows == ROWS
     assert open_arrays(out, "predictions").manifest.details["dataset"] == fs.open(garden / "new.zarr").identity
     flowers(ROWS, 1).drop(columns="name").assign(name=range(10, 10 + ROWS)).to_csv(tmp_path / "bare.csv", index=False)
     fs.predict(run, tmp_path / "bare.csv", tmp_path / "bare.zarr")
-    assert zarr.open_group(tmp_path / "bare.zarr", mode="r")["key"][:3].tolist() == [10, 11, 12]
+    assert stored(tmp_path / "bare.zarr", "key")[:3].tolist() == [10, 11, 12]
 
 
 def test_rows_without_a_key_are_numbered(digits: Dataset, tmp_path: Path) -> None:
     fs.train(digits, tmp_path / "run", model="mlp", folds=2, epochs=1)
     fs.predict(tmp_path / "run", digits, tmp_path / "out.zarr")
-    assert zarr.open_group(tmp_path / "out.zarr", mode="r")["row"][:].tolist() == [*range(1, 1201)]
+    assert stored(tmp_path / "out.zarr", "row").tolist() == [*range(1, 1201)]
 
 
 def test_images_are_listed_again_before_a_result_is_taken_for_theirs(tmp_path: Path) -> None:
@@ -222,12 +224,13 @@ def test_a_job_file_keeps_the_slash_of_a_folder(tmp_path: Path) -> None:
     assert load_job_file(tmp_path / "job.toml")["predict"]["out"] == f"{tmp_path}/out/"
 
 
-def test_a_frame_is_the_same_from_parts(garden: Path, in_parts: Callable[..., list[int]], tmp_path: Path) -> None:
+def test_a_frame_is_the_same_from_parts(garden: Path, in_parts: InParts, tmp_path: Path) -> None:
     run = fs.Run(garden / "run")
     whole = run.predict(garden / "new.csv", out=tmp_path / "whole.csv")
     with pytest.raises(KeyboardInterrupt):
         in_parts(garden / "run", garden / "new.csv", tmp_path / "parts.csv", proba=True, most=2)
     # The parts of a file are not those of a frame.
+    in_parts.use(SerialExecutor())
     parts = run.predict(garden / "new.csv", out=tmp_path / "parts.csv", workers=2)
     pd.testing.assert_frame_equal(parts, whole)
     assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
