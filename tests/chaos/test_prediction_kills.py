@@ -15,7 +15,7 @@ from pyarrow import parquet
 from ..object_store import ObjectServer, object_server
 from .processes import Deadline, assert_session_ended, finish, kill_session, session_processes, start
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 WORKER = "ray::run_task"
 SLOW = """

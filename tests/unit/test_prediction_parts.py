@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(garden: Path, t
     for out in (f"{tmp_path}/full/", f"{tmp_path}/full/thesis.txt/"):
         with pytest.raises(ConflictError, match="already contains something else; choose another name, or remove it"):
             fs.predict(garden / "run", garden / "new.csv", out)
-    with pytest.raises(UsageError, match=r"format='csv': .*/out/ is a folder of Parquet files; remove the"):
+    with pytest.raises(UsageError, match=r'format="csv": .*/out/ is a folder of Parquet files; remove the'):
         fs.predict(garden / "run", garden / "new.csv", f"{tmp_path}/out/", format="csv")
     with pytest.raises(UsageError, match=r"proba: .*out\.zarr has arrays with all probabilities, and no columns"):
         fs.predict(garden / "run", garden / "new.csv", tmp_path / "out.zarr", proba=True)
