@@ -157,8 +157,7 @@ def predict(request: PredictRequest) -> None:
 
     Examples:
         foldstream predict runs/titanic test.csv submission.csv
-        foldstream predict runs/titanic test.csv probabilities.parquet --proba
-        foldstream predict runs/photos more/ classes.csv --on-error skip
+        foldstream predict runs/photos more/ probabilities.parquet --proba --on-error skip
         foldstream predict runs/photos s3://bucket/more.zarr s3://bucket/predictions/ --workers 8
     """
     with listening() as listener:
