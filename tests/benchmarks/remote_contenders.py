@@ -17,7 +17,7 @@ from ..slow_link import requests_since
 from .contenders import BATCH, peak_memory, timed_epoch
 
 EPOCHS = 2
-SECONDS = 8.0  # an epoch that takes longer is stopped, because the rate is known by then
+SECONDS = 4.0  # an epoch that takes longer is stopped, because the rate is known by then
 MEMORY = 300 << 20
 
 
