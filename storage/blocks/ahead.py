@@ -1,13 +1,16 @@
 """Blocks of an object store that are requested before they are needed, in the order of their use.
 
 A thread that waits for an answer fills a link only as far as there are threads. Requests need none: as many are on
-their way as have room in a number of bytes.
+their way as the link carries, and as many have arrived as have room in a number of bytes.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain, islice
+from time import monotonic
 
 from ..errors import DatasetError
 
@@ -15,6 +18,64 @@ Key = tuple[str, int]
 """The array whose shard has the bytes, and the index of the block."""
 Request = Callable[[Key], tuple[int, "Future[bytes]"]]
 """Sends a request, and returns the bytes that it asks for and the answer."""
+
+FIRST_DEPTH = 4 << 20  # bytes on their way before anything was measured
+GAIN = 2  # times what the link holds: less would not show that it could carry more
+MEMORY = 10.0  # seconds for which a measurement counts
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The moment of a request in seconds, and the bytes that had arrived by then."""
+
+    when: float
+    arrived: int
+
+
+class Depth:
+    """How many bytes to have on their way: twice the product of the link's rate and its latency.
+
+    The rate is the highest at which bytes arrived while a request was on its way, the latency the shortest time of an
+    answer, as in Cardwell et al., "BBR: congestion-based congestion control" (2016). More would only wait in queues,
+    and delay what is needed first.
+    """
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        """Bytes that have arrived so far."""
+        self._rates, self._latencies = _Best(), _Best()
+
+    def answered(self, size: int, sent: Sent, now: float) -> None:
+        """Note that `size` bytes have arrived for a request."""
+        self.arrived += size
+        seconds = max(now - sent.when, 1e-6)
+        self._rates.add((self.arrived - sent.arrived) / seconds, now)
+        self._latencies.add(-seconds, now)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that should be on their way."""
+        if (rate := self._rates.best) is None or (latency := self._latencies.best) is None:
+            return FIRST_DEPTH
+        return max(FIRST_DEPTH, int(GAIN * rate * -latency))
+
+
+class _Best:
+    """The highest of the values of the last seconds."""
+
+    def __init__(self) -> None:
+        self._falling: deque[tuple[float, float]] = deque()  # times and values; each value is below the one before
+
+    def add(self, value: float, now: float) -> None:
+        while self._falling and self._falling[-1][1] <= value:
+            self._falling.pop()
+        self._falling.append((now, value))
+        while self._falling[0][0] < now - MEMORY:
+            self._falling.popleft()
+
+    @property
+    def best(self) -> float | None:
+        return self._falling[0][1] if self._falling else None
 
 
 class BlocksAhead:
@@ -25,38 +86,62 @@ class BlocksAhead:
         self._request = request
         self._plan: Iterator[Sequence[Key]] = iter(())
         self._coming: dict[Key, tuple[int, Future[bytes]]] = {}
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._early = set[Key]()
+        """What was taken before the plan came to it."""
+        self._held = self._under_way = 0  # bytes that are requested and not taken, and of these not arrived
+        self._depth = Depth()
+        self._lock = threading.RLock()  # an answer that is there already is noted in the thread that requests it
 
     def follow(self, plan: Iterator[Sequence[Key]]) -> None:
         """Request these from now on: of each block the keys that have to be read. What was requested before and is not
         soon needed is dropped."""
         with self._lock:
             soon = [*islice(plan, len(self._coming))]
-            for key in self._coming.keys() - {key for keys in soon for key in keys}:
-                size, answer = self._coming.pop(key)
-                self._bytes -= size
+            dropped = [self._coming.pop(key) for key in self._coming.keys() - {key for keys in soon for key in keys}]
+            self._plan, self._early = iter(()), set()  # an answer that is dropped makes room, but not for the old plan
+            for size, answer in dropped:
+                self._held -= size
                 answer.cancel()
             self._plan = chain(soon, plan)
             self._request_more()
 
     def take(self, key: Key) -> bytes | None:
-        """The bytes of a block, once they have arrived. None if they were not requested, or if the request failed: the
-        caller reads them itself."""
+        """The bytes of a block, once they have arrived. None if the request failed: the caller reads them itself."""
         with self._lock:
-            size, answer = self._coming.pop(key, (0, None))
+            if key not in self._coming:  # it is needed before its turn
+                self._early.add(key)
+                self._send(key)
+            size, answer = self._coming.pop(key)
         try:
-            return answer.result() if answer else None
+            return answer.result()
         except (OSError, DatasetError):
             return None
         finally:
             with self._lock:
-                self._bytes -= size
+                self._held -= size
                 self._request_more()
 
     def _request_more(self) -> None:
-        while self._bytes < self.limit and (keys := next(self._plan, None)) is not None:
+        while self._held < self.limit and self._under_way < self._depth.bytes:
+            if (keys := next(self._plan, None)) is None:
+                return
             for key in keys:
-                if key not in self._coming:
-                    self._coming[key] = size, _ = self._request(key)
-                    self._bytes += size
+                if key in self._early:
+                    self._early.remove(key)
+                elif key not in self._coming:
+                    self._send(key)
+
+    def _send(self, key: Key) -> None:
+        sent = Sent(monotonic(), self._depth.arrived)
+        self._coming[key] = size, answer = self._request(key)
+        self._held += size
+        self._under_way += size
+        answer.add_done_callback(lambda done: self._answered(done, size, sent))
+
+    def _answered(self, answer: "Future[bytes]", size: int, sent: Sent) -> None:
+        """Note an answer, and send the next requests; in the thread that receives answers."""
+        with self._lock:
+            self._under_way -= size
+            if not answer.cancelled() and answer.exception() is None:
+                self._depth.answered(size, sent, monotonic())
+            self._request_more()

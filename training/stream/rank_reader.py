@@ -18,7 +18,7 @@ from .decoded import DecodedBlocks
 from .loads import GroupShape, RankGroups, blocks_in_order, fit_group
 from .order import EpochOrder, Mixing, check_mixing, lanes_of
 
-AHEAD_BYTES = 12 << 20  # 100 ms at 1 Gbit/s
+AHEAD_BYTES = 24 << 20  # 200 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
 
 
 class RankReader:
@@ -97,13 +97,18 @@ class RankReader:
         """The local cache of blocks from an object store."""
         return open_cache(self.dataset, self.rank)
 
+    def read_ahead(self, order: EpochOrder, step: int, following: Callable[[], EpochOrder]) -> None:
+        """Request the blocks of an object store from now on in the order of this epoch, from a step on, and of the
+        `following` one."""
+        if self.ahead:
+            self.blocks.follow(self._upcoming(order, step, following), self.ahead)
+
     def start_epoch(
         self, order: EpochOrder, step: int, following: Callable[[], EpochOrder]
     ) -> AbstractContextManager[ThreadPoolExecutor]:
-        """The threads that read an epoch from a step on. Blocks of an object store are requested ahead, in the order of
-        this epoch and of the `following` one, which also tells the cache when it will need a block again."""
-        if self.ahead:
-            self.blocks.follow(self._upcoming(order, step, following), self.ahead)
+        """The threads that read an epoch from a step on. The `following` one tells the cache when it will need a block
+        again."""
+        self.read_ahead(order, step, following)
         if self.cache:
             order = following()
             count = len(order.sizes)

@@ -1,0 +1,98 @@
+"""Requests ahead of their use: as many as a link carries, none twice, within a number of bytes."""
+
+import heapq
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+from foldstream.storage.blocks.ahead import BlocksAhead, Depth, Key, Sent
+from foldstream.storage.errors import DatasetError
+
+SIZE = 500_000
+
+
+@pytest.mark.parametrize("latency", [0.001, 0.03, 0.1])
+@pytest.mark.parametrize("rate", [1e8, 1e9])
+def test_as_much_is_on_its_way_as_the_link_carries(latency: float, rate: float) -> None:
+    depth, now, under_way, link_free = Depth(), 0.0, 0, 0.0
+    answers: list[tuple[float, Sent]] = []
+    seconds = max(2.0, 40 * latency)
+    half = 0
+    while now < seconds:
+        while under_way < depth.bytes:
+            link_free = max(link_free, now + latency) + SIZE / rate
+            heapq.heappush(answers, (link_free, Sent(now, depth.arrived)))
+            under_way += SIZE
+        now, sent = heapq.heappop(answers)
+        under_way -= SIZE
+        depth.answered(SIZE, sent, now)
+        half = half or (depth.arrived if now > seconds / 2 else 0)
+    assert (depth.arrived - half) / (seconds / 2) > 0.95 * rate
+    assert under_way <= max(4 << 20, 3 * rate * (latency + SIZE / rate)) + SIZE, "more waits in queues than is needed"
+
+
+class Store:
+    """Requests that are answered when a test says so."""
+
+    def __init__(self) -> None:
+        self.sent: list[Key] = []
+        self.answers: dict[Key, Future[bytes]] = {}
+        self.at_once = False
+
+    def request(self, key: Key) -> tuple[int, Future[bytes]]:
+        self.sent.append(key)
+        self.answers[key] = Future()
+        if self.at_once:
+            self.answer(key[1])
+        return SIZE, self.answers[key]
+
+    def answer(self, block: int) -> None:
+        self.answers["x", block].set_result(b"%d" % block)
+
+
+def plan(*blocks: int) -> Iterator[list[Key]]:
+    return ([("x", block)] for block in blocks)
+
+
+def test_no_more_is_requested_than_has_room_until_it_is_taken() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 3 * SIZE)
+    ahead.follow(plan(*range(10)))
+    assert [block for _, block in store.sent] == [0, 1, 2]
+    for block in range(3):
+        store.answer(block)
+    assert len(store.sent) == 3
+    assert ahead.take(("x", 1)) == b"1"
+    assert [block for _, block in store.sent] == [0, 1, 2, 3]
+
+
+def test_what_is_needed_before_its_turn_is_requested_once() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 2 * SIZE)
+    ahead.follow(plan(0, 1, 2, 3, 4))
+    store.at_once = True
+    assert ahead.take(("x", 3)) == b"3"
+    for block in (0, 1):
+        store.answer(block)
+    assert [ahead.take(("x", block)) for block in (0, 1, 2, 4)] == [b"0", b"1", b"2", b"4"]
+    assert sorted(block for _, block in store.sent) == [0, 1, 2, 3, 4]
+
+
+def test_a_request_that_fails_is_left_to_the_reader() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 2 * SIZE)
+    ahead.follow(plan(0, 1))
+    store.answers["x", 0].set_exception(DatasetError("the store refuses"))
+    store.answer(1)
+    assert ahead.take(("x", 0)) is None
+    assert ahead.take(("x", 1)) == b"1"
+
+
+def test_another_plan_keeps_what_it_needs_soon_and_drops_the_rest() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 3 * SIZE)
+    ahead.follow(plan(*range(10)))
+    ahead.follow(plan(2, 7, 1, 8, 9))
+    assert [block for _, block in store.sent] == [0, 1, 2, 7]
+    assert store.answers["x", 0].cancelled()
+    assert not store.answers["x", 1].cancelled()
