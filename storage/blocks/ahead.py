@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from time import monotonic
 
-from ..errors import DatasetError
-
 Key = tuple[str, int]
 """The array whose shard has the bytes, and the index of the block."""
 Request = Callable[[Key], tuple[int, "Future[bytes]"]]
@@ -105,8 +103,8 @@ class BlocksAhead:
             self._plan = chain(soon, plan)
             self._request_more()
 
-    def take(self, key: Key) -> bytes | None:
-        """The bytes of a block, once they have arrived. None if the request failed: the caller reads them itself."""
+    def take(self, key: Key) -> bytes:
+        """The bytes of a block, once they have arrived. Raises the error of its request."""
         with self._lock:
             if key not in self._coming:  # it is needed before its turn
                 self._early.add(key)
@@ -114,11 +112,18 @@ class BlocksAhead:
             size, answer = self._coming.pop(key)
         try:
             return answer.result()
-        except (OSError, DatasetError):
-            return None
         finally:
             with self._lock:
                 self._held -= size
+                self._request_more()
+
+    def forget(self, key: Key) -> None:
+        """Drop the request for a block that has been found elsewhere."""
+        with self._lock:
+            if found := self._coming.pop(key, None):
+                size, answer = found
+                self._held -= size
+                answer.cancel()
                 self._request_more()
 
     def _request_more(self) -> None:

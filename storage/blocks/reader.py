@@ -10,7 +10,7 @@ import numpy as np
 
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
-from ..places.block_cache import BlockCache
+from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import Place
 from .ahead import BlocksAhead, Key
 from .shards import decode_block, shard_key
@@ -27,12 +27,16 @@ class BlockReader:
     the `cache`, if there is one.
     """
 
-    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: BlockCache | None = None) -> None:
+    def __init__(
+        self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: CachedBlocks | None = None
+    ) -> None:
         self.dataset, self.cache = dataset, cache
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._index = dataset.index
         self._wanted = {spec.name: spec for spec in self.specs}
-        self._groups = groups_of(arrays, dataset.manifest.behind)
+        # In the cache, a block is the same for all readers, whatever they want of it.
+        wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
+        self._groups = groups_of(wanted, dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
@@ -135,24 +139,34 @@ class BlockReader:
 
     def _stored(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
         """The blocks of a group as stored; valid until the thread's next call."""
-        index, key = self._index, (group[0], block)
+        if self.cache is None:
+            return self._loaded(group, block)
+        key = group[0], block
+        stored = self.cache.read(key, lambda: bytes(self._loaded(group, block)))
+        if self._ahead:
+            self._ahead.forget(key)  # it may have been cached since it was requested
+        return stored
 
-        def read() -> bytes | np.ndarray:
-            if self._ahead and (arrived := self._ahead.take(key)) is not None:
-                with self._counting:
-                    self.bytes_read += len(arrived)
-                return arrived
-            length = sum(int(index.tables[name][block, 0]) for name in group)
-            with self._counting:
-                self.bytes_read += length
-            number = block // self.dataset.layout.shard_blocks
-            try:
-                read_range = self._shard(group[0], number)
-                return read_range(int(index.offsets[group[0]][block]), self._scratch.memory(group[0], length))
-            except FileNotFoundError:
-                raise _damaged(self.dataset, group[0], number, "the file is missing") from None
+    def _loaded(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
+        """Like `_stored`, from the dataset's location."""
+        key, number = (group[0], block), block // self.dataset.layout.shard_blocks
+        stored: bytes | np.ndarray
+        try:
+            if self._ahead:
+                stored = self._ahead.take(key)
+            else:
+                _, offset, length = self._range(*key)
+                stored = self._shard(key[0], number)(offset, self._scratch.memory(key[0], length))
+        except FileNotFoundError:
+            raise _damaged(self.dataset, key[0], number, "the file is missing") from None
+        with self._counting:
+            self.bytes_read += len(stored)
+        return stored
 
-        return self.cache.read(key, lambda: bytes(read())) if self.cache else read()
+
+def cached_reader(dataset: StoredArrays, arrays: Sequence[str]) -> BlockReader:
+    """A reader that finds the blocks of a dataset in an object store on the local disk, if training has cached them."""
+    return BlockReader(dataset, arrays, cached_blocks(dataset.identity) if dataset.place.waits_for_network else None)
 
 
 def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> list[tuple[str, ...]]:

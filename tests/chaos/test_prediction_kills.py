@@ -9,7 +9,7 @@ import obstore
 import pytest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.format import WORK
-from foldstream.storage.places.bucket import open_store
+from foldstream.storage.places.requests import open_store
 from pyarrow import parquet
 
 from ..object_store import ObjectServer, object_server

@@ -78,13 +78,14 @@ def test_what_is_needed_before_its_turn_is_requested_once() -> None:
     assert sorted(block for _, block in store.sent) == [0, 1, 2, 3, 4]
 
 
-def test_a_request_that_fails_is_left_to_the_reader() -> None:
+def test_the_error_of_a_request_is_that_of_its_block() -> None:
     store = Store()
     ahead = BlocksAhead(store.request, 2 * SIZE)
     ahead.follow(plan(0, 1))
     store.answers["x", 0].set_exception(DatasetError("the store refuses"))
     store.answer(1)
-    assert ahead.take(("x", 0)) is None
+    with pytest.raises(DatasetError, match="the store refuses"):
+        ahead.take(("x", 0))
     assert ahead.take(("x", 1)) == b"1"
 
 
