@@ -12,11 +12,12 @@ from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import Place
-from .ahead import BlocksAhead, Key
+from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .shards import decode_block, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
+RUN_BYTES = 4 << 20  # of neighboring blocks in an object store that are worth one request
 REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader keeps: a kilobyte each
 
 
@@ -46,26 +47,47 @@ class BlockReader:
         self._counting = threading.Lock()
         self._ahead: BlocksAhead | None = None
 
-    def follow(self, blocks: Iterator[int], limit: int) -> None:
+    def follow(self, blocks: Iterator[int], limit: int = AHEAD_BYTES) -> None:
         """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
         request waits for a server."""
         if self._ahead is None:
             self._ahead = BlocksAhead(self._request, limit)
         cache, arrays = self.cache, [group[0] for group in self._groups]
-        keys = ([(array, block) for array in arrays if not (cache and cache.has((array, block)))] for block in blocks)
-        self._ahead.follow(keys)
+        self._ahead.follow(
+            [(array, block) for array in arrays for block in run if not (cache and cache.has((array, block)))]
+            for run in self._runs(blocks)
+        )
 
-    def _request(self, key: Key) -> tuple[int, Future[bytes]]:
-        place, offset, length = self._range(*key)
-        return length, place.request_range(offset, length)
+    def _runs(self, blocks: Iterator[int]) -> Iterator[list[int]]:
+        """Blocks that follow one another in a shard, up to a size that is worth one request."""
+        of_shard, arrays = self.dataset.layout.shard_blocks, [group[0] for group in self._groups]
+        run, size = list[int](), 0
+        for block in blocks:
+            own = sum(self._length(array, block) for array in arrays)
+            if run and (block != run[-1] + 1 or block % of_shard == 0 or size + own > RUN_BYTES):
+                yield run
+                run, size = [], 0
+            run.append(block)
+            size += own
+        if run:
+            yield run
+
+    def _request(self, keys: Sequence[Key]) -> tuple[list[Part], Future[bytes]]:
+        places = [self._range(*key) for key in keys]
+        place, first, _ = places[0]
+        parts = [slice(offset - first, offset - first + length) for _, offset, length in places]
+        return parts, place.request_range(first, parts[-1].stop)
 
     def _range(self, array: str, block: int) -> tuple[Place, int, int]:
         """Where a block and those behind it are stored: the shard, the offset and the length."""
-        group = next(group for group in self._groups if group[0] == array)
-        length = sum(int(self._index.tables[name][block, 0]) for name in group)
         number = block // self.dataset.layout.shard_blocks
         place = self.dataset.place / shard_key(self.dataset.spec(array), number)
-        return place, int(self._index.offsets[array][block]), length
+        return place, int(self._index.offsets[array][block]), self._length(array, block)
+
+    def _length(self, array: str, block: int) -> int:
+        """The length of a block and those behind it."""
+        group = next(group for group in self._groups if group[0] == array)
+        return sum(int(self._index.tables[name][block, 0]) for name in group)
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""

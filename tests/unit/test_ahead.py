@@ -1,7 +1,7 @@
 """Requests ahead of their use: as many as a link carries, none twice, within a number of bytes."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -39,12 +39,12 @@ class Store:
         self.answers: dict[Key, Future[bytes]] = {}
         self.at_once = False
 
-    def request(self, key: Key) -> tuple[int, Future[bytes]]:
-        self.sent.append(key)
-        self.answers[key] = Future()
+    def request(self, keys: Sequence[Key]) -> tuple[list[slice], Future[bytes]]:
+        self.sent += keys
+        self.answers[keys[0]] = answer = Future[bytes]()
         if self.at_once:
-            self.answer(key[1])
-        return SIZE, self.answers[key]
+            self.answer(keys[0][1])
+        return [slice(number * SIZE, (number + 1) * SIZE) for number in range(len(keys))], answer
 
     def answer(self, block: int) -> None:
         self.answers["x", block].set_result(b"%d" % block)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -139,8 +139,11 @@ def shard_rows(
 def _read_ahead(
     reader: BlockReader, runs: Iterable[Sequence[int]], threads: ThreadPoolExecutor
 ) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
-    """Read runs of blocks, prefetching the next one."""
+    """Read runs of blocks, prefetching the next one. Those of an object store are requested further ahead."""
     layout = reader.dataset.layout
+    if reader.dataset.place.waits_for_network:
+        runs = list(runs)
+        reader.follow(iter(chain.from_iterable(runs)))
     reading: deque[tuple[Sequence[int], dict[str, np.ndarray], list[Future[None]]]] = deque()
     for blocks in runs:
         rows = sum(stop - start for start, stop in map(layout.block_range, blocks))
