@@ -90,6 +90,12 @@ PEERS := build/peers
 bench-stream: install $(PEERS)/installed
 	$(BIN)/python -m tests.benchmarks.stream $(PEERS)/bin/python build/bench-stream.json $(KINDS)
 
+# Shuffled batches from an object store behind a slow link, against other libraries. CASES selects links, or the others
+# beside Foldstream: CASES='"30 ms, 100 MB/s" LitData'. ROUNDS=1 is quicker.
+.PHONY: bench-remote
+bench-remote: install $(PEERS)/installed
+	$(BIN)/python -m tests.benchmarks.remote $(PEERS)/bin/python build/bench-remote.json $(CASES)
+
 $(PEERS)/installed: tests/benchmarks/peers.txt constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install -q -c constraints.txt torch==2.13.0
@@ -150,6 +156,11 @@ COUNT ?= 10
 .PHONY: chaos-stops
 chaos-stops: install
 	$(BIN)/python -m tests.chaos.stops $(COUNT) 0 $(KINDS)
+
+# Prediction by one worker and by two on Ray.
+.PHONY: bench-predict
+bench-predict: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.predict build/bench-predict.json
 
 # The latency of single rows and the throughput of 'foldstream serve'.
 .PHONY: bench-serve

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -21,6 +22,12 @@ def compiled(function: Function) -> Function:
     except RuntimeError:
         made = njit(nogil=True)(function)
     return made
+
+
+def load_numba() -> None:
+    """Load what numba needs before it runs a first function, half a second, which the first batch would wait for."""
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
 
 
 @intrinsic  # type: ignore[untyped-decorator]

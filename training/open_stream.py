@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..storage.compiled import load_numba
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
@@ -32,6 +33,8 @@ from .stream.order import Mixing, lane_count
 from .stream.rows import RowStream
 from .stream.sampling import draw
 from .stream.single import TrainStream
+
+load_numba()
 
 
 def stream(
@@ -112,7 +115,9 @@ def stream(
         return RowStream(opened, selected, reader, batch_size, torch.device(device), weighted)
     selected = _draw(opened, selected, sample, seed)
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed, batch_size if drop_last else 1)
-    return TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted)
+    opened_stream = TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted)
+    opened_stream.read_ahead()
+    return opened_stream
 
 
 def normalizer(

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import lru_cache, partial
+from math import prod
 
 import numpy as np
 
@@ -87,35 +88,54 @@ class BlockReader:
         places = zip(blocks, self.dataset.layout.joined(blocks), strict=True)
         return [threads.submit(self._read_rows, block, rows, out) for block, rows in places]
 
+    def rows(self, block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All rows of a block, each array (rows, *row_shape): decoded into `memory`, which has room for a block, or, if
+        they are stored uncompressed, where they were read. Valid until the thread's next call."""
+        start, stop = self.dataset.layout.block_range(block)
+        found = self._decoded(block, memory)
+        return {name: column[: stop - start] for name, column in found.items()}
+
     def _read_rows(self, block: int, rows: slice, out: Mapping[str, np.ndarray]) -> None:
-        """Decode one block of every array."""
+        """Decode one block of every array into the given rows."""
+        whole = self.dataset.layout.block_rows
+        targets = {spec.name: out[spec.name][rows] for spec in self.specs}
+        memory = {
+            spec.name: target if len(target) == whole else spec.empty(whole)
+            for spec, target in zip(self.specs, targets.values(), strict=True)
+        }
+        for name, column in self._decoded(block, memory).items():
+            target = targets[name]
+            if column is not target:
+                as_bytes(target)[...] = as_bytes(column[: len(target)])
+
+    def _decoded(self, block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One block of every array, see `decode_block`."""
+        found: dict[str, np.ndarray] = {}
         for group in self._groups:
             try:
-                self._decode(group, block, self._stored(group, block), rows, out)
+                found |= self._decode(group, block, memory)
             except _BlockError:
                 if not self.cache:
                     raise
                 self.cache.drop((group[0], block))  # the copy on this disk may be half written
-                self._decode(group, block, self._stored(group, block), rows, out)
+                found |= self._decode(group, block, memory)
+        return found
 
-    def _decode(
-        self, group: Sequence[str], block: int, stored: bytes | np.ndarray, rows: slice, out: Mapping[str, np.ndarray]
-    ) -> None:
-        """Decode the blocks of a group that are wanted, given the bytes of all of them."""
-        layout, end = self.dataset.layout, 0
+    def _decode(self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Read the blocks of a group, and decode those that are wanted."""
+        stored, found, end = self._stored(group, block), {}, 0
         for name in group:
             start, (length, checksum) = end, self._index.tables[name][block].tolist()
             end += length
-            if (spec := self._wanted.get(name)) is None:
+            if name not in self._wanted:
                 continue
-            target = out[name][rows]
-            whole = target if len(target) == layout.block_rows else spec.empty(layout.block_rows)
             try:
-                decode_block(stored[start:end], checksum, whole)
+                found[name] = decode_block(stored[start:end], checksum, memory[name])
             except DamagedError as error:
-                raise _damaged(self.dataset, group[0], block // layout.shard_blocks, str(error), block) from None
-            if whole is not target:
-                target[...] = whole[: len(target)]
+                raise _damaged(
+                    self.dataset, group[0], block // self.dataset.layout.shard_blocks, str(error), block
+                ) from None
+        return found
 
     def _stored(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
         """The blocks of a group as stored; valid until the thread's next call."""
@@ -136,7 +156,7 @@ class BlockReader:
                 stored = self._ahead.take(key)
             else:
                 _, offset, length = self._range(*key)
-                stored = self._shard(key[0], number)(offset, self._scratch.memory(length))
+                stored = self._shard(key[0], number)(offset, self._scratch.memory(key[0], length))
         except FileNotFoundError:
             raise _damaged(self.dataset, key[0], number, "the file is missing") from None
         with self._counting:
@@ -180,16 +200,22 @@ def _damaged(dataset: StoredArrays, array: str, shard: int, reason: str, block: 
 
 
 class _Scratch(threading.local):
-    """Reusable memory of each thread for a stored block: allocating new pages would cost more than reading."""
+    """Reusable memory of each thread for a stored block of each array: allocating new pages would cost more than
+    reading."""
 
     def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
+        self._memory: dict[str, np.ndarray] = {}
 
-    def memory(self, size: int) -> np.ndarray:
-        """Return `size` bytes, (size,) uint8, valid until the thread's next call."""
-        if len(self._memory) < size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size]
+    def memory(self, array: str, size: int) -> np.ndarray:
+        """Return `size` bytes, (size,) uint8, valid until the thread's next call for this array."""
+        if array not in self._memory or len(self._memory[array]) < size:
+            self._memory[array] = np.empty(size, np.uint8)
+        return self._memory[array][:size]
+
+
+def as_bytes(rows: np.ndarray) -> np.ndarray:
+    """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
+    return rows.reshape(len(rows), prod(rows.shape[1:])).view(np.uint8)
 
 
 def block_runs(dataset: Dataset, blocks: Sequence[int]) -> Iterator[Sequence[int]]:

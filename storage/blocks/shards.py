@@ -30,6 +30,7 @@ WORTHWHILE = 1.25
 """Smallest compression ratio worth having: below it, LZ4 takes more time than its savings are worth."""
 STORED = numcodecs.Blosc(clevel=0)
 BLOSC_HEADER = 16
+FLAGS_AT, COPIED = 2, 0x02  # in blosc's header: its data are uncompressed
 PROBE_BYTES = 64 << 10
 HOPELESS = 1.15  # if the start of a block compresses by less, the rest is not tried
 
@@ -102,15 +103,19 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> None:
-    """Decode one whole block, bytes or (length,) uint8, into `out`, a contiguous (block_rows, *row_shape) buffer.
+def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> np.ndarray:
+    """Decode one whole block, bytes or (length,) uint8, into `out`, a contiguous (block_rows, *row_shape) buffer, and
+    return `out`; or, if the block is stored uncompressed, its rows where they are in `data`, maybe not aligned.
 
     Raises DamagedError (without a location) unless the block is intact and has the CRC-32C recorded when it was
     written: an intact block in the place of another one counts as damaged.
     """
     if google_crc32c.value(data) != RESIDUE or bytes(data[-CHECKSUM_BYTES:]) != struct.pack("<I", expected):
         raise DamagedError("the block does not match its checksum")
+    if data[FLAGS_AT] & COPIED:
+        return np.frombuffer(data, out.dtype, out.size, BLOSC_HEADER).reshape(out.shape)
     blosc.decompress(data, out)
+    return out
 
 
 def shard_key(spec: ArraySpec, shard: int) -> str:

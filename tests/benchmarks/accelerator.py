@@ -1,8 +1,8 @@
 """One emulated accelerator: it takes batches and sleeps for the published time of a step, as if it computed on them.
 
-python accelerator.py LOADER FOLDER RANK WORLD_SIZE BATCH STEP_SECONDS. It prints READY once it has warmed up, and
-waits for a line on stdin; then it measures for some seconds and prints JSON. FOLDER contains `x.npy`, `y.npy` and
-`dataset`, in Foldstream's format. The peers have their own venv, so each function imports what it needs.
+python -m tests.benchmarks.accelerator LOADER FOLDER RANK WORLD_SIZE BATCH STEP_SECONDS. It prints READY once it has
+warmed up, and waits for a line on stdin; then it measures for some seconds and prints JSON. FOLDER contains `x.npy`,
+`y.npy` and `dataset`, in Foldstream's format. The peers have their own venv, so each function imports what it needs.
 """
 
 import json
@@ -64,7 +64,9 @@ def lance(folder: Path, rank: int, world_size: int, batch: int) -> Batches:
     """Random rows of a Lance dataset, read ahead by a thread."""
     import lance as library
 
-    dataset, shape = library.dataset(str(folder / "lance")), np.load(folder / "x.npy", mmap_mode="r").shape[1:]
+    from .loaders.lance import TABLE, rows_of
+
+    dataset = library.dataset(str(folder / "lance" / f"{TABLE}.lance"))
     rows, draws = dataset.count_rows(), np.random.default_rng(rank)
 
     def batches() -> Batches:
@@ -72,8 +74,7 @@ def lance(folder: Path, rank: int, world_size: int, batch: int) -> Batches:
             order = draws.permutation(np.arange(rank, rows, world_size))
             for start in range(0, len(order) - batch + 1, batch):
                 table = dataset.take(np.sort(order[start : start + batch]))
-                x = table["x"].combine_chunks().values.to_numpy(zero_copy_only=True).reshape(-1, *shape)
-                yield x, table["y"].to_numpy()
+                yield rows_of(table["x"].combine_chunks(), table.schema.field("x")), table["y"].to_numpy()
 
     return read_ahead(batches())
 

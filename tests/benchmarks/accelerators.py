@@ -26,7 +26,6 @@ from .record import machine, write_section
 
 BUSY = 0.9
 MOST = 8  # as many as a node has
-HERE = Path(__file__).parent
 OWN = "Foldstream", "DataLoader"
 """Loaders that run in this environment, not in the peers'."""
 
@@ -51,7 +50,9 @@ def prepare(load: Emulated, folder: Path, peers_python: str) -> None:
     """Write the rows in the format of each loader."""
     write_dataset(folder / "dataset", load.rows, load.make)
     write_arrays(folder, load.rows, load.make)
-    subprocess.run([peers_python, str(HERE / "accelerator_files.py"), str(folder)], check=True, capture_output=True)
+    for loader, *options in (["litdata", "tensors"], ["lance"]):
+        command = [peers_python, "-m", "tests.benchmarks.peer_files", loader, str(folder), str(folder / loader)]
+        subprocess.run([*command, *options], check=True, capture_output=True)
     os.sync()
 
 
@@ -59,7 +60,7 @@ def utilization(loader: str, folder: Path, load: Emulated, accelerators: int, pe
     """The share of the time in which the least busy of some accelerators is busy, when one core serves all."""
     python = sys.executable if loader in OWN else peers_python
     core = str(min(os.sched_getaffinity(0)))
-    command = ["taskset", "-c", core, python, str(HERE / "accelerator.py"), loader, str(folder)]
+    command = ["taskset", "-c", core, python, "-m", "tests.benchmarks.accelerator", loader, str(folder)]
     fixed = str(accelerators), str(load.batch), str(load.seconds)
     with ExitStack() as stack:
         ranks = []

@@ -1,18 +1,19 @@
 """Runs one contender of the stream benchmark in its own process: random batches of 256 rows, epoch after epoch.
 
-python contenders.py NAME FOLDER prints JSON: rows/s of each epoch and the seconds to the first batch. FOLDER contains
-`x.npy`, `y.npy` and `dataset` (in Foldstream's format). A peer first converts them to its own format there.
-The peers have their own venv, so each function imports what it needs.
+python -m tests.benchmarks.contenders NAME FOLDER prints JSON: rows/s of each epoch and the seconds to the first batch.
+FOLDER contains `x.npy`, `y.npy` and `dataset` (in Foldstream's format). A peer first converts them to its own format
+there. The peers have their own venv, so each function imports what it needs.
 """
 
 import json
 import os
-import resource
+import re
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,96 +106,58 @@ def ray_data(folder: Path) -> Callable[[int], Iterator[Any]]:
     return epoch
 
 
-def litdata(folder: Path, workers: int = 0, tensors: bool = False) -> Callable[[int], Iterator[Any]]:
-    import torch
-    from litdata import StreamingDataLoader, StreamingDataset
-    from litdata.streaming.writer import BinaryWriter
-
-    x, y = peer_rows(folder)
-    out = folder / ("litdata-tensors" if tensors else "litdata")
+def peer(folder: Path, name: str, workers: int = 0, **options: Any) -> Callable[[int], Iterator[Any]]:
+    """A library that reads its own format, in which it first writes the rows."""
+    loader = import_module(f".loaders.{name}", __package__)
+    out = folder / "-".join([name, *options])
     if not out.exists():
-        out.mkdir()
-        writer = BinaryWriter(str(out), chunk_bytes="64MB")
-        for number in range(len(x)):
-            row = np.array(x[number])
-            writer[number] = {"x": torch.from_numpy(row) if tensors else row, "y": int(y[number])}
-        writer.done()
-        writer.merge(num_workers=1)
-    dataset = StreamingDataset(str(out), shuffle=True, drop_last=True)
-    loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers)
-    return lambda epoch: (tuple(batch.values()) for batch in loader)
+        loader.write(*peer_rows(folder), out, **options)
+    batches: Callable[[int], Iterator[Any]] = loader.batches(
+        str(out), BATCH, **({"workers": workers} if workers else {})
+    )
+    return batches
 
 
-def stand_in_for(name: str) -> type:
-    """An empty class of any name; names with leading double underscores are refused."""
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (), {})
+@dataclass(frozen=True)
+class Epoch:
+    """How many rows came, and the seconds until the first batch and until the end."""
+
+    rows: int
+    first: float
+    seconds: float
 
 
-def mosaicml_streaming(folder: Path, workers: int = 0) -> Callable[[int], Iterator[Any]]:
-    import transformers.utils.import_utils  # noqa: F401 - checks for torchvision, so it must come before the stand-in
-
-    # The package imports torchvision for image files, which are not used here.
-    for name in ("", ".transforms", ".transforms.functional", ".datasets", ".datasets.folder"):
-        stand_in: Any = types.ModuleType(f"torchvision{name}")
-        stand_in.__path__ = []
-        stand_in.__getattr__ = stand_in_for
-        sys.modules[stand_in.__name__] = stand_in
-    import streaming
-    from torch.utils.data import DataLoader
-
-    x, y = peer_rows(folder)
-    out = folder / "mosaicml"
-    if not out.exists():
-        shape = ",".join(map(str, x.shape[1:]))
-        with streaming.MDSWriter(out=str(out), columns={"x": f"ndarray:{x.dtype}:{shape}", "y": "int"}) as writer:
-            for number in range(len(x)):
-                writer.write({"x": np.array(x[number]), "y": int(y[number])})
-    streaming.base.util.clean_stale_shared_memory()
-    dataset = streaming.StreamingDataset(local=str(out), shuffle=True, batch_size=BATCH)
-    loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers, drop_last=True)
-    return lambda epoch: (tuple(batch.values()) for batch in loader)
+def timed_epoch(epochs: Callable[[int], Iterator[Any]], number: int, limit: float) -> Epoch:
+    """Take the batches of an epoch. It is stopped after so many seconds from its first batch."""
+    begun, rows, first = time.perf_counter(), 0, 0.0
+    batches = epochs(number)
+    for batch in batches:
+        now = time.perf_counter() - begun
+        first = first or now
+        rows += len(batch[0])
+        if now - first > limit:
+            break
+    seconds = time.perf_counter() - begun
+    if hasattr(batches, "close"):
+        batches.close()
+    return Epoch(rows, first, seconds)
 
 
-def webdataset(folder: Path, workers: int = 0) -> Callable[[int], Iterator[Any]]:
-    import webdataset
-
-    x, y = peer_rows(folder)
-    out = folder / "webdataset"
-    if not out.exists():
-        out.mkdir()
-        with webdataset.ShardWriter(str(out / "%06d.tar"), maxsize=20e6, verbose=0) as writer:
-            for number in range(len(x)):
-                writer.write({"__key__": f"{number:08d}", "x.npy": np.array(x[number]), "y.cls": int(y[number])})
-    shards = sorted(map(str, out.glob("*.tar")))
-    dataset = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(1000).decode().to_tuple("x.npy", "y.cls")
-    loader = webdataset.WebLoader(dataset.batched(BATCH, partial=False), batch_size=None, num_workers=workers)
-    return lambda epoch: iter(loader)
+def peak_memory() -> int:
+    """Bytes of this process at its peak. The peak of getrusage begins with that of the process that started it."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
 
 
-def measure(epochs: Callable[[int], Iterator[Any]], started: float, once_started: bool) -> dict[str, Any]:
-    """Rows per second of each epoch but the first, and the seconds from the start to the very first batch.
+def measure(epochs: Callable[[int], Iterator[Any]], once_started: bool) -> dict[str, Any]:
+    """Rows per second of each epoch but the first, and the seconds to the very first batch.
 
     With `once_started`, the time of an epoch starts at its first batch.
     """
-    rates, first = [], 0.0
-    for number in range(EPOCHS):
-        begun, count = time.perf_counter(), 0
-        batches = epochs(number)
-        for batch in batches:
-            first = first or time.perf_counter() - started
-            if not count and once_started:
-                begun = time.perf_counter()
-            count += len(batch[0])
-            if time.perf_counter() - begun > SECONDS:
-                break
-        seconds = time.perf_counter() - begun
-        rates.append(count / seconds)
-        if hasattr(batches, "close"):
-            batches.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"rows_per_second": rates[1:], "first_batch_seconds": first, "peak_bytes": peak}
+    warm_up, *others = (timed_epoch(epochs, number, SECONDS) for number in range(EPOCHS))
+    rates = [one.rows / (one.seconds - (one.first if once_started else 0)) for one in others]
+    return {"rows_per_second": rates, "first_batch_seconds": warm_up.first, "peak_bytes": peak_memory()}
 
 
 CONTENDERS: dict[str, Epochs] = {
@@ -205,18 +168,19 @@ CONTENDERS: dict[str, Epochs] = {
     "DataLoader over RAM": data_loader,
     "DataLoader over RAM, 2 workers": partial(data_loader, workers=2),
     "Ray Data, once started": ray_data,
-    "LitData, NumPy rows": litdata,
-    "LitData, NumPy rows, 2 workers": partial(litdata, workers=2),
-    "LitData, tensors": partial(litdata, tensors=True),
-    "LitData, tensors, 2 workers": partial(litdata, tensors=True, workers=2),
-    "MosaicML Streaming": mosaicml_streaming,
-    "MosaicML Streaming, 2 workers": partial(mosaicml_streaming, workers=2),
-    "WebDataset": webdataset,
-    "WebDataset, 2 workers": partial(webdataset, workers=2),
+    "LitData, NumPy rows": partial(peer, name="litdata"),
+    "LitData, NumPy rows, 2 workers": partial(peer, name="litdata", workers=2),
+    "LitData, tensors": partial(peer, name="litdata", tensors=True),
+    "LitData, tensors, 2 workers": partial(peer, name="litdata", tensors=True, workers=2),
+    "MosaicML Streaming": partial(peer, name="mosaicml"),
+    "MosaicML Streaming, 2 workers": partial(peer, name="mosaicml", workers=2),
+    "WebDataset": partial(peer, name="webdataset"),
+    "WebDataset, 2 workers": partial(peer, name="webdataset", workers=2),
+    "Lance": partial(peer, name="lance"),
 }
 
 if __name__ == "__main__":
     made = CONTENDERS[sys.argv[1]](Path(sys.argv[2]))  # loading into memory and writing a peer's files are not timed
-    figures = measure(made, time.perf_counter(), once_started=sys.argv[1] == "Ray Data, once started")
+    figures = measure(made, once_started=sys.argv[1] == "Ray Data, once started")
     print("RESULT" + json.dumps(figures), flush=True)
     os._exit(0)  # do not wait for threads and servers that the peers have started

@@ -5,28 +5,23 @@ python -m tests.benchmarks.stream PEERS_PYTHON RESULT.json [KIND ...]
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.markdown import Markdown
 
 from ..datasets import write_arrays, write_dataset
+from .alone import run_alone
 from .contenders import CONTENDERS
 from .record import machine, write_section
 from .rows import KINDS
 
-HERE = Path(__file__).parent
-PEERS = ("LitData", "MosaicML Streaming", "WebDataset")
-SAMPLE_SECONDS = 1.0  # sampling all processes slows down the one that is measured
-LIMIT_SECONDS = 300
+PEERS = ("LitData", "MosaicML Streaming", "WebDataset", "Lance")
 
 
 def prepare(kind: str, folder: Path) -> None:
@@ -38,58 +33,9 @@ def prepare(kind: str, folder: Path) -> None:
 
 
 def run(name: str, folder: Path, peers_python: str) -> dict[str, Any]:
-    """Run a contender in its own process. Returns its figures and the peak memory of its process tree."""
+    """The figures of a contender."""
     python = peers_python if name.startswith(PEERS) else sys.executable
-    if not Path(python).exists():
-        return {"failed": "not installed"}
-    command = [python, str(HERE / "contenders.py"), name, str(folder)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    peak, ended = 0, threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not ended.wait(SAMPLE_SECONDS):
-            peak = max(peak, tree_memory(process.pid))
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    family: list[psutil.Process] = []
-    try:
-        out, errors = process.communicate(timeout=LIMIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"timeout after {LIMIT_SECONDS} s"}
-    finally:
-        ended.set()
-        sampler.join()
-        family = [p for p in psutil.process_iter() if _group(p.pid) == process.pid]
-        for member in family:
-            member.kill()
-    line = next((line for line in out.splitlines() if line.startswith("RESULT")), None)
-    if line is None:
-        return {"failed": (errors.strip().splitlines() or ["no output"])[-1][:200]}
-    figures: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
-    return {**figures, "peak_bytes": max(peak, figures["peak_bytes"])}
-
-
-def _group(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def tree_memory(pid: int) -> int:
-    """Resident bytes of a process and its descendants."""
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.NoSuchProcess:
-        pass
-    return total
+    return run_alone([python, "-m", "tests.benchmarks.contenders", name, str(folder)])
 
 
 def main(peers_python: str, result: Path, kinds: list[str]) -> None:

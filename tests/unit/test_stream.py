@@ -13,6 +13,7 @@ from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import parse_bytes, this_machine
 from foldstream.storage.places.locate import locate
+from foldstream.training.stream import group_memory
 from foldstream.training.stream.batch import Batch, with_tensors
 
 
@@ -130,6 +131,17 @@ def open_files(dataset: Dataset) -> list[str]:
     """Those of a dataset that this process has open; a file of another that is closed meanwhile counts for nothing."""
     paths = [file.path for file in psutil.Process().open_files()]
     return [path for path in paths if path.startswith(str(dataset.place))]
+
+
+def test_a_stream_opened_for_each_epoch_reuses_memory_but_never_that_of_a_batch(digits: Dataset) -> None:
+    memories, held = [], []
+    for epoch in range(3):
+        for number, batch in enumerate(fs.stream(digits, batch_size=64, epoch=epoch)):
+            if number in (3, 9):
+                held.append((batch.x, batch.x.clone()))
+        memories.append(group_memory.kept[-1])
+    assert memories[0] is memories[1] is memories[2]
+    assert all(torch.equal(rows, copy) for rows, copy in held)
 
 
 def test_what_goes_to_a_device_keeps_its_form() -> None:

@@ -69,6 +69,7 @@ class FoldTrainer:
         self.holdout = CodeFilter(plan, plan.holdout.array, plan.holdout.held_out)
         weighted = rows_are_weighted(config, self.dataset.schema)
         stream = _open_stream(self.dataset, folds, rows, self.rank, weighted)
+        stream.read_ahead()
         self.placement = FoldPlacement(stream, process, config)
         kept = {number: int(of_fold.kept().sum()) for number, of_fold in rows.items()}
         evaluated = [bool(held_out.kept().any()) for held_out in self.held_out.values()]

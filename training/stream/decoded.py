@@ -36,16 +36,16 @@ class DecodedBlocks:
         self._reader.follow((block for block in blocks if block not in self._decoded), limit)
 
     def rows(self, block: int) -> dict[str, np.ndarray]:
-        """All rows of a block, each array (rows, *row_shape). The arrays are valid until the thread's next call."""
+        """All rows of a block, each array (rows, *row_shape). The arrays are valid until the thread's next call, and
+        their numbers may not be aligned."""
         if block in self._decoded:
             return self._decoded[block]
+        if block >= self.kept:
+            return self._reader.rows(block, self._scratch.columns)
         start, stop = self.dataset.layout.block_range(block)
-        kept = block < self.kept
-        memory = {spec.name: spec.empty(stop - start) for spec in self.specs} if kept else self._scratch.columns
-        rows = {name: column[: stop - start] for name, column in memory.items()}
+        rows = {spec.name: spec.empty(stop - start) for spec in self.specs}
         self._reader.read_into([block], rows)
-        if kept:
-            self._decoded[block] = rows
+        self._decoded[block] = rows
         return rows
 
     def column(self, name: str, blocks: Sequence[int]) -> np.ndarray:

@@ -90,6 +90,12 @@ class FusedStream:
         """The blocks that this rank reads."""
         return self.reader.blocks
 
+    def read_ahead(self) -> None:
+        """Request the first blocks of an object store now, so that they arrive while the models are built."""
+        if self.reader.ahead:
+            first = next(iter(self.rows))
+            self.reader.read_ahead(self.order(first, 0), 0, partial(self.order, first, 1))
+
     def read(
         self, epoch: int, steps: Mapping[int, int], for_others: bool = False
     ) -> Iterator[tuple[ModelSteps, Batch, Batch]]:

@@ -3,21 +3,35 @@
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import prod
+from contextlib import suppress
 
 import numpy as np
 
+from ...storage.blocks.reader import as_bytes
 from ...storage.compiled import compiled, copy_past_caches, finish_copies, prefetch
 from ...storage.format import ArraySpec
 
 CACHE_LINE = 64  # bytes
 AHEAD, FETCHED = 4, 4096  # rows ahead that are fetched, and at most so many bytes of each
 
+kept: "deque[GroupMemory]" = deque(maxlen=1)
+"""The memory of the last stream that has ended, for the next one: a loop may open a stream for each epoch."""
+
+
+def group_memory(specs: Sequence[ArraySpec], slots: int, rows: int) -> "GroupMemory":
+    """Memory for `slots` slots of `rows` rows, `kept` or new."""
+    with suppress(IndexError):  # none is kept
+        memory = kept.pop()
+        if memory.shape == (tuple(specs), slots, rows):
+            return memory
+    return GroupMemory(specs, slots, rows)
+
 
 class GroupMemory:
     """`slots` slots of `rows` rows each. A lent slot becomes free when no tensor refers to it anymore."""
 
     def __init__(self, specs: Sequence[ArraySpec], slots: int, rows: int) -> None:
+        self.shape = tuple(specs), slots, rows
         self.rows, self._slots = rows, range(slots)
         self._columns = {spec.name: spec.empty(slots * rows) for spec in specs}
         self._bytes = tuple(map(as_bytes, self._columns.values()))
@@ -45,11 +59,6 @@ class GroupMemory:
     def _take_back(self, slot: int) -> None:
         self.free.append(slot)  # first, so that `reclaim`, in another thread, always finds it in one of the two
         self.lent.discard(slot)
-
-
-def as_bytes(rows: np.ndarray) -> np.ndarray:
-    """Contiguous rows of any shape and dtype as (rows, bytes of a row) uint8, in the same memory."""
-    return rows.reshape(len(rows), prod(rows.shape[1:])).view(np.uint8)
 
 
 @compiled

@@ -124,12 +124,16 @@ def chosen_rows(
                     yield number, blocks[0] // layout.shard_blocks, positions[part], batch
 
 
-def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """All rows of a dataset in order, a few blocks at a time: the named arrays, each (rows, *row_shape)."""
-    runs = block_runs(dataset, range(dataset.layout.blocks))
+def shard_rows(
+    dataset: Dataset, names: Sequence[str], shards: Iterable[int]
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The rows of some shards in order, a few blocks of one shard at a time: the shard, and the named arrays, each
+    (rows, *row_shape)."""
+    layout = dataset.layout
+    runs = (run for shard in shards for run in block_runs(dataset, layout.blocks_of(shard)))
     with reading_threads(dataset, ALONE) as threads:
-        for _, arrays in _read_ahead(cached_reader(dataset, names), runs, threads):
-            yield arrays
+        for blocks, arrays in _read_ahead(cached_reader(dataset, names), runs, threads):
+            yield blocks[0] // layout.shard_blocks, arrays
 
 
 def _read_ahead(

@@ -4,6 +4,7 @@ Threads decode blocks and copy every row directly to its place in a batch; the i
 ready. Blocks stay decoded as far as the remaining memory allows.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,13 +26,13 @@ from .batch import ALONE, Batch, Rank, Transform, as_batch, split_rows, start_ea
 from .decoded import DecodedBlocks
 from .device import CPU, on_device
 from .filters import RowFilter
-from .group_memory import GroupMemory
+from .group_memory import GroupMemory, group_memory, kept
 from .loads import GroupShape, Load, schedule_loads
 from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 
 GROUP_BYTES = 8 << 20
-LENDABLE = 2  # groups that the training loop may hold beside those that are read ahead
+LENDABLE = 3  # groups that the training loop may hold beside those that are read ahead: of two batches and one it keeps
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
 
@@ -73,10 +74,9 @@ class TrainStream(IterableDataset[Batch]):
         self._taken, self._moves = (epoch, 0), 0
         self._order: EpochOrder | None = None
         self._idle: list[GroupMemory] = []
+        weakref.finalize(self, kept.extend, self._idle).atexit = False
         purpose = f"{len(self.reader.lanes)} lanes with windows of {mixing.window} blocks need"
         self.reader.reserve(self.memory_needed, purpose, "or a smaller --window")
-        if self.reader.ahead:  # what the first batches need arrives while the model is built
-            self.reader.read_ahead(self.order, 0, partial(self.order_of, epoch + 1))
 
     def order_of(self, epoch: int) -> EpochOrder:
         """The order of an epoch."""
@@ -108,6 +108,11 @@ class TrainStream(IterableDataset[Batch]):
     def blocks(self) -> DecodedBlocks:
         """The blocks that this rank reads."""
         return self.reader.blocks
+
+    def read_ahead(self) -> None:
+        """Request the next blocks of an object store now, so that they arrive while the model is built."""
+        if self.reader.ahead:
+            self.reader.read_ahead(self.order, self.step, partial(self.order_of, self.epoch + 1))
 
     def __len__(self) -> int:
         return self.order.steps - self.step
@@ -150,7 +155,7 @@ class TrainStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         order, reader, moves = self.order, self.reader, self._moves
         self._taken = (self.epoch, self.step)
-        memory = self._idle.pop() if self._idle else GroupMemory(reader.specs, self.slots, self.group_shape.rows)
+        memory = self._idle.pop() if self._idle else group_memory(reader.specs, self.slots, self.group_shape.rows)
         try:
             with reader.start_epoch(order, self.step, partial(self.order_of, order.epoch + 1)) as threads:
                 batches = on_device(_EpochReading(self, order, memory, threads).batches(), self.device)
