@@ -52,10 +52,11 @@ _log = logging.getLogger("foldstream.storage.places.requests")
 class StoreClient:
     """What a process asks of a bucket. Its coroutines run in one loop, so that nothing here needs a lock."""
 
+    reached = False
+    """Whether the store has answered this process before, or the one that has started it."""
+
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
-        self.reached = False
-        """Whether the store has answered this process before."""
         self._recent = deque[float](maxlen=RECENT)
         self._hedges = FIRST_HEDGES
         self._waiting, self._waits_since, self._away_since = 0, 0.0, 0.0
@@ -127,6 +128,11 @@ class StoreClient:
 
 
 _clients = WeakSet[StoreClient]()
+
+
+def expect_stores() -> None:
+    """Wait for stores from the first request on: the process that has started this one has reached them."""
+    StoreClient.reached = True
 
 
 def silence() -> float:

@@ -184,9 +184,11 @@ def _train_worker(config: dict[str, Any]) -> None:
         import torch.distributed as dist
         from ray.train.torch import get_device
 
+        from ...storage.places.requests import expect_stores
         from ..engine.process import Process
         from .worker import torchrun_variables, train_group, worker_threads
 
+    expect_stores()
     context, device, mail, turns = ray.train.get_context(), get_device(), None, Turns()
     rank, workers = context.get_world_rank(), context.get_world_size()
     if device.type == "cuda":
