@@ -55,6 +55,19 @@ def rows(dataset: str | Dataset, clock: Clock | None = None) -> list[tuple[list[
     return [(batch.id.tolist(), int(batch.x.sum())) for _ in range(EPOCHS) for batch in clock.waiting(stream)]
 
 
+def test_opening_takes_two_requests_and_a_block_one_at_most(link: str, bucket: str) -> None:
+    dataset = fs.open(bucket)
+    assert dataset.index.tables  # what a stream reads first
+    assert requests_since(link)["GET"] == 2
+    blocks, shards = dataset.layout.blocks, dataset.layout.shards
+    for _ in range(2):  # the blocks stay in memory
+        assert sum(len(batch.id) for batch in fs.stream(dataset, batch_size=48, cache="0")) == len(dataset)
+    shuffled = requests_since(link)["GET"]
+    assert 2 * blocks * 0.9 <= shuffled <= 2 * blocks * 1.1
+    assert sum(len(batch.id) for batch in fs.stream(dataset, split="test", cache="0")) == len(dataset)
+    assert requests_since(link)["GET"] == shards, "blocks that follow one another are one request"
+
+
 def test_failed_and_late_answers_change_no_row_and_take_little_time(link: str, bucket: str, digits: Dataset) -> None:
     expected = rows(digits)
     fs.open(bucket)

@@ -97,3 +97,26 @@ def test_another_plan_keeps_what_it_needs_soon_and_drops_the_rest() -> None:
     assert [block for _, block in store.sent] == [0, 1, 2, 7]
     assert store.answers["x", 0].cancelled()
     assert not store.answers["x", 1].cancelled()
+
+
+def test_neighboring_blocks_are_one_request_and_taken_one_by_one() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 9 * SIZE)
+    ahead.follow(iter([[("x", 3), ("x", 4), ("x", 5), ("y", 3)], [("x", 9)]]))
+    assert [*store.answers] == [("x", 3), ("y", 3), ("x", 9)]
+    store.answers["x", 3].set_result(b"".join(bytes([block]) * SIZE for block in (3, 4, 5)))
+    assert ahead.take(("x", 4)) == bytes([4]) * SIZE
+    assert ahead.take(("x", 3)) == bytes([3]) * SIZE
+    ahead.follow(iter([[("x", 9)]]))
+    store.answer(9)
+    assert ahead.take(("x", 9)) == b"9"
+
+
+def test_an_error_reaches_each_of_the_blocks_it_was_for() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 9 * SIZE)
+    ahead.follow(iter([[("x", 3), ("x", 4)]]))
+    store.answers["x", 3].set_exception(DatasetError("the store refuses"))
+    for block in (3, 4):
+        with pytest.raises(DatasetError, match="refuses"):
+            ahead.take(("x", block))
