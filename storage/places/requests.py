@@ -35,6 +35,7 @@ PATIENCE: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 4},
 }
 AWAY_SECONDS = 10.0  # without any answer, after which a warning is logged
+CHECK = 1.0  # seconds between two looks at a request that waits long
 
 RECENT, FEW = 100, 10
 """Answers whose times are remembered, and how many of them are enough to tell what is usual."""
@@ -89,7 +90,7 @@ class StoreClient:
         self._waiting += 1
         self._hedges = min(MOST_HEDGES, self._hedges + HEDGED)
         try:
-            while not (done := await _first(waiting, max(self._late_after(), monotonic() - started))):
+            while not (done := await _first(waiting, max(self._late_after(), min(CHECK, monotonic() - started)))):
                 if len(waiting) == 1 and self._may_hedge():
                     waiting.add(asyncio.create_task(ask()))
                 self._notice_absence()
