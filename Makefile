@@ -157,6 +157,11 @@ COUNT ?= 10
 chaos-stops: install
 	$(BIN)/python -m tests.chaos.stops $(COUNT) 0 $(KINDS)
 
+# Prediction by one worker and by two on Ray.
+.PHONY: bench-predict
+bench-predict: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.predict build/bench-predict.json
+
 # The latency of single rows and the throughput of 'foldstream serve'.
 .PHONY: bench-serve
 bench-serve: install

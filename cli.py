@@ -152,12 +152,13 @@ def train(request: TrainRequest) -> None:
 
 @request_command(app, PredictRequest, "predict")
 def predict(request: PredictRequest) -> None:
-    """Predict with the models of all folds and write a CSV or Parquet file.
+    """Predict with the models of all folds and write a CSV or Parquet file, a folder of Parquet files, or Zarr. Run the
+    same command to resume.
 
     Examples:
         foldstream predict runs/titanic test.csv submission.csv
-        foldstream predict runs/titanic test.csv probabilities.parquet --proba
-        foldstream predict runs/photos more/ classes.csv --on-error skip
+        foldstream predict runs/photos more/ probabilities.parquet --proba --on-error skip
+        foldstream predict runs/photos s3://bucket/more.zarr s3://bucket/predictions/ --workers 8
     """
     with listening() as listener:
         listener.announce("predicting", f"{request.source} with {request.run}")

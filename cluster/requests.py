@@ -167,14 +167,16 @@ class SplitRequest(SplitOptions):
 
 
 class PredictRequest(Options):
-    """Predict new rows by all folds together, and write a CSV or Parquet file."""
+    """Predict new rows by all folds together, and write a CSV or Parquet file, a folder of them, or Zarr."""
 
     run: Location = Field(kw_only=False, description="Folder of a complete run.")
     source: Location = Field(
         kw_only=False, description="Dataset, CSV file with the run's feature columns, or folder of images."
     )
-    out: Annotated[Location, Cli(metavar="OUT.csv|OUT.parquet")] = Field(
-        kw_only=False, description="File to write. Its ending says the format: .csv, .csv.gz or .parquet."
+    out: Annotated[Location, Cli(metavar="OUT.csv|OUT.parquet|OUT/|OUT.zarr")] = Field(
+        kw_only=False,
+        description="File to write. Its ending says the format: .csv, .csv.gz or .parquet; a slash at the end writes a "
+        "folder of Parquet files, and .zarr writes arrays.",
     )
     proba: bool = Field(
         default=False,
@@ -204,6 +206,12 @@ class PredictRequest(Options):
         default="mean",
         description="How the folds' predictions are combined: mean, median, vote, weighted by held-out loss, or "
         "refit, the model that was trained on all rows.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="Workers on Ray that predict the shards of the source, or 0 to predict in this process; by default "
+        "0 for up to 1 GB of features, else one for each GPU or core.",
     )
 
 

@@ -104,7 +104,7 @@ def _check_train(request: TrainRequest) -> None:
 
 def _check_predict(request: PredictRequest, job: Job) -> None:
     output_of(request)
-    source, made = locate(str(request.source)), [str(part.out) for part in (job.convert, request) if part]
+    source, made = locate(str(request.source)), [locate(str(part.out)) for part in (job.convert, request) if part]
     missing = not source.waits_for_network and not source.exists() and not set("*?[") & set(str(source))
-    if missing and request.source not in made:
+    if missing and source not in made:
         raise UsageError(f"[predict] source: {source} does not exist; check the path")

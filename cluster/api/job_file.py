@@ -116,5 +116,8 @@ def _code(base: Path, name: Any) -> Any:
 
 
 def _from(base: Path, place: Any) -> Any:
-    """Make a path that is relative to a folder absolute; leave URLs and non-strings unchanged."""
-    return normpath(base / place) if isinstance(place, str) and "://" not in place else place
+    """Make a path that is relative to a folder absolute, with a slash at its end if it has one; leave URLs and
+    non-strings unchanged."""
+    if not isinstance(place, str) or "://" in place:
+        return place
+    return normpath(base / place) + "/" * place.endswith("/")

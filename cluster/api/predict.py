@@ -2,38 +2,53 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from ...pipeline.images.convert import convert_images as write_images
+from ...pipeline.images.listing.list import list_images
 from ...pipeline.images.spec import ImageRequest
-from ...pipeline.predictions.columns import name_of_rows, predicted_columns, side_values
-from ...pipeline.predictions.files import ending_of, write_tables
-from ...pipeline.predictions.known_labels import SourceScores
+from ...pipeline.predictions.columns import name_of_rows
+from ...pipeline.predictions.files import WRITERS, ending_of, write_tables
 from ...pipeline.predictions.oof_table import oof_tables
-from ...pipeline.predictions.scores import Scorer
-from ...pipeline.predictions.unknown import UnknownCategories
+from ...pipeline.predictions.outputs import TABLES, FileOutput, FolderOutput, Output, ZarrOutput
+from ...pipeline.predictions.receipts import Facts, Tally
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
-from ...storage.errors import RowError, UsageError, check_choice, disk_in_words
-from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema, keys_of
+from ...storage.errors import (
+    ConflictError,
+    RowError,
+    UsageError,
+    check_choice,
+    disk_in_words,
+)
+from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
 from ...storage.options import Location
+from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
-from ...training.run import RunJob, load_job
-from ...training.settings import check_ensemble, own_metrics, scoring_of
+from ...training.run import RunFolder, RunJob, load_job
+from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
+from ..prediction.parts import Parts
+from ..prediction.plan import PredictionPlan, check_columns, check_same_features
+from ..prediction.work import SOURCE, claimed, work_of
+from ..prediction.workers import choose_workers, prediction_executor
 from ..requests import Keywords, PredictRequest, Session
 from ..runs.run import read_run
 from .conversion import absolute, convert_request
 from .entry import entry
+
+FOLDER, ARRAYS = "/", ".zarr"
+"""The ends of the names of a folder of files and of arrays."""
 
 
 class PredictCall(PredictRequest, Keywords):
@@ -44,7 +59,8 @@ class PredictCall(PredictRequest, Keywords):
 def predict(request: PredictRequest, session: Session) -> "Predicted":
     """Predict a dataset, a CSV file with the run's feature columns, or images with the models of all folds.
 
-    The predictions are written to a CSV or Parquet file. Its first column identifies the row: the value of the `id`
+    The predictions are written to a CSV or Parquet file, or for many rows to a folder of Parquet files or to Zarr
+    arrays. The first column identifies the row: the value of the `id`
     column, of the column that identifies the training rows if the source has it, or the row number starting at 1. The
     other columns are the most probable class, the probability of each label for multi-label data, or the value of each
     regression target. For images, the first column is the path, and a class is followed by its probability. With
@@ -59,7 +75,9 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
     Args:
         run: Folder of a complete run.
         source: Dataset, CSV or Parquet file, or images to predict.
-        out: File to write. Its ending says the format: `.csv`, `.csv.gz` or `.parquet`.
+        out: File to write. Its ending says the format: `.csv`, `.csv.gz` or `.parquet`. A name that ends with a slash
+            is a folder of Parquet files, and `.zarr` are arrays: `prediction` (rows, outputs), and the rows' `key` or
+            `row` number.
         proba: Whether to add the probability of each class. Predictions of multi-label data are probabilities in any
             case.
         format: "csv" or "parquet", for a file whose ending does not say the format.
@@ -71,6 +89,9 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
             file beside `out`, for example `submission.left_out.csv`. The other rows keep their numbers.
         ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
             or "refit" to use the model that was trained on all rows.
+        workers: Workers on Ray, which predict the shards of the source; after a kill, the same call resumes. 0 predicts
+            in this process. By default this process predicts up to 1 GB of features; for more there is a worker for
+            each GPU or core.
 
     Returns:
         `rows`, the number of rows written; `left_out`, the number of rows skipped; and `scored`, a dictionary with the
@@ -80,6 +101,8 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
     Raises:
         UsageError: An option does not match the run.
         SourceError: The source cannot be read, or does not have the run's columns.
+        ConflictError: The folder or the arrays to write to already contain something else.
+        RunError: Workers died again and again.
 
     Example:
         >>> fs.predict("runs/flowers", "flowers.csv", "predictions.parquet", proba=True).rows
@@ -98,30 +121,60 @@ class Predicted(NamedTuple):
 
 def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
-    target, ending = output_of(request)
-    listed = (
-        target.parent / f"{target.name[: -len(ending)] if target.name.endswith(ending) else target.name}.{LEFT_OUT}"
-    )
-    with disk_in_words(target), predict_tables(request, session, target) as prediction:
-        dataset = prediction.dataset
-        if prediction.left_out:
-            listed.write(prediction.left_out)
-            session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows, see {listed}")
-        write_tables(prediction.tables, target, ending)
-        if not prediction.left_out:
-            listed.remove()  # that of an earlier prediction
-        return Predicted(len(dataset), dataset.left_out if prediction.left_out else 0, prediction.scores.to_json())
+    target, kind = output_of(request)
+    work = work_of(target)
+    output: Output = FolderOutput(target) if kind == FOLDER else ZarrOutput(target)
+    if kind in WRITERS:
+        output = FileOutput(target, kind, work)
+    asked = AskedPrediction.of(request)
+    if done := output.result():
+        if not asked.made(done):
+            raise ConflictError(f"{target} already contains other predictions; choose another name, or remove it")
+        session.listener.announce("complete", str(target))
+        return Predicted(done["rows"], done["left_out"], done["scored"])
+    with disk_in_words(target), claimed(target, [asked.digest, kind]) as resumed:
+        if not resumed:
+            output.check_free()
+        dataset, left_out = source_dataset(asked, work, session)
+        _list_skipped(target, kind, dataset, left_out, session)
+        plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
+        workers = choose_workers(request.workers, dataset)
+        if kind in WRITERS and not workers:
+            tables, tally = here(plan, session)
+            write_tables(tables, target, kind)
+            result = asked.result(dataset, left_out, tally)
+        else:
+            parts = Parts(plan.open(), output, work)
+            facts, tally = in_parts(parts, workers, session)
+            result = asked.result(dataset, left_out, tally)
+            output.commit(parts.opened.form, facts, result)
+        _warn_of_unknown(tally, session)
+    return Predicted(result["rows"], result["left_out"], result["scored"])
+
+
+def here(plan: PredictionPlan, session: Session) -> tuple[Iterator[pa.Table], Tally]:
+    """The tables of a plan's rows, which this process predicts as they are taken, and their tally, which is complete
+    after the last one."""
+    from ..prediction.shards import ShardPredictor  # only now: torch takes a second to load
+
+    predictor = ShardPredictor(plan)
+    tally = predictor.opened.tally()
+    return predictor.tables(tally, session.listener.progress), tally
+
+
+def in_parts(parts: Parts, workers: int, session: Session) -> tuple[list[Facts], Tally]:
+    """Predict parts with so many workers, or with 0 in this process."""
+    with prediction_executor(workers, session) as executor:
+        return parts.predict(executor, session.listener.progress)
 
 
 class Prediction(NamedTuple):
-    """The prediction of a source, which is computed as its tables are taken."""
+    """The prediction of a source. Without workers, it is computed as its tables are taken."""
 
     dataset: Dataset
     """The source."""
     tables: Iterator[pa.Table]
     """Of each batch: what identifies the rows, the predictions, and with `proba` the probabilities of the classes."""
-    scores: SourceScores
-    """Of the rows that have labels; complete after the last table."""
     left_out: bytes
     """The list of the rows that were skipped; empty if there are none."""
 
@@ -129,65 +182,79 @@ class Prediction(NamedTuple):
 @contextmanager
 def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
     """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
-    folder, _ = read_run(locate(str(request.run)))
-    job = load_job(folder)
-    check_columns(request, job.schema, name_of_rows(job.schema))
-    check_ensemble(request.ensemble, job.schema.probabilities, job.config.refit)
-    if request.proba and not job.schema.probabilities:
-        raise UsageError("--proba: the run predicts values, which have no probabilities; remove the option")
-    if request.id and job.schema.image:
-        raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
-    with _source_dataset(job, request, target, session) as (dataset, left_out):
-        check_same_features(job.schema, dataset.schema, str(request.source))
-        from ...training.model.prediction import predict_rows  # only now: torch takes a second to load
-
-        scoring = scoring_of(job.schema, job.config)
-        scores = SourceScores(Scorer(scoring, own_metrics(job.config)), dataset.schema)
-        unknown = UnknownCategories(job.schema)
-        predicted = counted(predict_rows(job, folder, dataset, request.ensemble), unknown)
-        if dataset.identity != job.identity:  # scores of rows that the models were trained on say nothing
-            predicted = scored(predicted, scores)
-        tables = _tables_of(request, job.schema, dataset, predicted, session.listener.progress)
-        yield Prediction(dataset, tables, scores, left_out)
-        if warning := unknown.describe():
-            session.listener.announce("warning", warning)
+    asked, work = AskedPrediction.of(request), work_of(target)
+    with claimed(target, [asked.digest, TABLES]):
+        dataset, left_out = source_dataset(asked, work, session)
+        plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
+        if workers := choose_workers(request.workers, dataset):
+            output = FileOutput(target, TABLES, work)
+            _, tally = in_parts(Parts(plan.open(), output, work), workers, session)
+            tables = output.tables(dataset.layout.shards)
+        else:
+            tables, tally = here(plan, session)
+        yield Prediction(dataset, tables, left_out)
+        _warn_of_unknown(tally, session)
 
 
-Rows = Iterator[tuple[dict[str, np.ndarray], np.ndarray]]
-"""Batches of rows, each with its arrays and its predictions."""
+def _warn_of_unknown(tally: Tally, session: Session) -> None:
+    if warning := tally.unknown.describe():
+        session.listener.announce("warning", warning)
 
 
-def counted(predicted: Rows, unknown: UnknownCategories) -> Rows:
-    """Yield batches, and count their unknown categories."""
-    for arrays, predictions in predicted:
-        unknown.count(arrays)
-        yield arrays, predictions
+def _list_skipped(target: Place, kind: str, dataset: Dataset, left_out: bytes, session: Session) -> None:
+    """Write the list of skipped rows beside the target, or remove that of an earlier prediction."""
+    listed = target.parent / f"{target.name.removesuffix(kind)}.{LEFT_OUT}"
+    if left_out:
+        listed.write(left_out)
+        session.listener.announce("skipped", f"{dataset.left_out:,} invalid rows, see {listed}")
+    else:
+        listed.remove()
 
 
-def scored(predicted: Rows, scores: SourceScores) -> Rows:
-    """Yield batches, and add them to the scores."""
-    for arrays, predictions in predicted:
-        scores.add(arrays, predictions)
-        yield arrays, predictions
+@dataclass(frozen=True)
+class AskedPrediction:
+    """A request that fits its run, with its source: a dataset, or what has to be converted into one."""
 
+    request: PredictRequest
+    run: RunFolder
+    job: RunJob
+    source: Dataset | ConvertRequest | ImageRequest
 
-def _tables_of(
-    request: PredictRequest,
-    schema: Schema,
-    dataset: Dataset,
-    predicted: Rows,
-    progress: Progress,
-) -> Iterator[pa.Table]:
-    """The tables of predictions of a run with that `schema`."""
-    named = next((column for column in dataset.schema.beside if column.name == request.id), None)
-    names, done = check_columns(request, schema, name_of_rows(dataset.schema)), 0
-    for arrays, predictions in predicted:
-        rows = side_values(named, arrays[named.array]) if named else row_names(dataset, arrays)
-        columns = predicted_columns(schema, predictions, request.proba)
-        headings = [*names, *[*columns][len(names) - 1 :]]
-        yield pa.Table.from_arrays([rows, *columns.values()], headings)
-        done += len(predictions)
-        progress("predict", done, len(dataset), "rows")
+    @classmethod
+    def of(cls, request: PredictRequest) -> "AskedPrediction":
+        """Check a request. Raises UsageError if it does not fit its run."""
+        run, _ = read_run(locate(str(request.run)))
+        job = load_job(run)
+        schema = job.schema
+        check_columns(request, schema, name_of_rows(schema))
+        check_ensemble(request.ensemble, schema.probabilities, job.config.refit)
+        if request.proba and not schema.probabilities:
+            raise UsageError("--proba: the run predicts values, which have no probabilities; remove the option")
+        if request.id and schema.image:
+            raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
+        return cls(request, run, job, _source_of(request, schema))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of what the predictions depend on, except for which images there are."""
+        source = self.source.identity if isinstance(self.source, Dataset) else self.source.to_json()
+        options = [getattr(self.request, name) for name in ("proba", "columns", "id", "ensemble")]
+        return content_hash(to_json([source, options]), self.run.summary.read_bytes())
+
+    def result(self, dataset: Dataset, left_out: bytes, tally: Tally) -> dict[str, Any]:
+        """The result of the prediction as JSON."""
+        skipped, images = dataset.left_out if left_out else 0, dataset.request.get("listing")
+        about = {"request": self.digest, "images": None if isinstance(self.source, Dataset) else images}
+        return {**about, "rows": len(dataset), "left_out": skipped, "scored": tally.scored()}
+
+    def made(self, result: dict[str, Any]) -> bool:
+        """Whether this request has made a result. To see whether the images are the same, they are listed."""
+        if result["request"] != self.digest:
+            return False
+        if not isinstance(self.source, ImageRequest):
+            return True
+        with TemporaryDirectory(prefix="foldstream-") as folder:
+            return bool(result["images"] == list_images(self.source.sources, Path(folder)).digest)
 
 
 def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, progress: Progress = silent) -> int:
@@ -207,8 +274,23 @@ def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, pr
 
 
 def output_of(request: PredictRequest) -> tuple[Place, str]:
-    """The file that a request writes, and its kind by its ending. Raises UsageError for an unknown one."""
-    return new_file(str(request.out)), ending_of(str(request.out), request.format)
+    """The place that a request writes to, and what it becomes: the ending of a file, or FOLDER or ARRAYS.
+
+    Raises UsageError for an unknown ending, and for options that do not match it.
+    """
+    out = str(request.out)
+    if out.endswith(FOLDER):
+        if request.format == "csv":
+            raise UsageError(f"--format csv: {out} is a folder of Parquet files; remove the option, or name a file")
+        return locate(out), FOLDER
+    if out.lower().endswith(ARRAYS):
+        for option, given in (("--format", request.format), ("--columns", request.columns), ("--proba", request.proba)):
+            if given:
+                raise UsageError(
+                    f"{option}: {out} has arrays with all probabilities, and no columns; remove the option"
+                )
+        return locate(out), ARRAYS
+    return new_file(out), ending_of(out, request.format)
 
 
 def new_file(out: str | Path) -> Place:
@@ -219,32 +301,8 @@ def new_file(out: str | Path) -> Place:
     return target
 
 
-def check_columns(request: PredictRequest, schema: Schema, rows: str) -> tuple[str, ...]:
-    """The names of the first columns: of what identifies the rows, by default that of the id or `rows`, of the labels,
-    and for images of the class's probability unless that of every class follows.
-
-    Raises UsageError for a wrong number of names, and for two columns of the same name.
-    """
-    probability = ("probability",) if schema.image and schema.classes and not request.proba else ()
-    usual = (request.id or rows, *schema.labels, *probability)
-    names = tuple(request.columns or usual)
-    if len(names) != len(usual):
-        raise UsageError(f"--columns {','.join(names)}: {len(usual)} names are needed, e.g. {','.join(usual)}")
-    every = (*names, *(f"probability_{name}" for name in schema.classes if request.proba))
-    if twice := [name for name in names if every.count(name) > 1]:
-        raise UsageError(
-            f"two columns would have the name '{twice[0]}'; give {len(usual)} other names, e.g. "
-            f"--columns {','.join(f'{name}_{i}' for i, name in enumerate(usual, 1))}"
-        )
-    return names
-
-
-@contextmanager
-def _source_dataset(
-    job: RunJob, request: PredictRequest, target: Place, session: Session
-) -> Iterator[tuple[Dataset, bytes]]:
-    """The source if it is a dataset, otherwise its conversion, which is kept beside the target only while needed, with
-    the list of what was skipped."""
+def _source_of(request: PredictRequest, schema: Schema) -> Dataset | ConvertRequest | ImageRequest:
+    """The source of a request if it is a dataset, otherwise its conversion for a run with that `schema`."""
     source, id, place = str(request.source), request.id, locate(str(request.source))
     if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
         dataset = open_dataset(place)
@@ -255,33 +313,41 @@ def _source_dataset(
         if id:
             known = (name_of_rows(dataset.schema), *(column.name for column in dataset.schema.beside))
             check_choice(f"{source}: --id", id, known)
-        yield dataset, b""
-        return
-    table = _table_of(job.schema, request.table)
-    scratch = target.new_folder_beside()
-    try:
-        if form := job.schema.image:
-            images = ImageRequest(
-                (str(place),),
-                form,
-                table,
-                labelled=False,
-                on_error=request.on_error,
-                shuffle=None,
-                like=job.schema,
-            )
-            with disk_in_words(scratch), job_executor(session.listener, session.client) as executor:
-                listener = session.listener
-                dataset = write_images(
-                    images, scratch / "source.zarr", executor, listener.progress, tell=listener.announce
-                )
-        else:
-            sources = find_sources([source], job.schema.features)
-            tables = ConvertRequest(sources, id=id, like=job.schema, on_error=request.on_error, unknown="code")
-            dataset = _convert_source(tables, scratch / "source.zarr", session)
-        yield dataset, (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
-    finally:
-        scratch.remove_tree()
+        return dataset
+    table = _table_of(schema, request.table)
+    if schema.image:
+        given = (str(place),), schema.image, table
+        return ImageRequest(*given, labelled=False, on_error=request.on_error, shuffle=None, like=schema)
+    sources = find_sources([source], schema.features)
+    return ConvertRequest(sources, id=id, like=schema, on_error=request.on_error, unknown="code")
+
+
+def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tuple[Dataset, bytes]:
+    """The source as a dataset, in the folder `work` if it has to be converted, with the list of what was skipped.
+
+    Raises UsageError unless it has the columns of the run.
+    """
+    if isinstance(asked.source, Dataset):
+        dataset, left_out = asked.source, b""
+    else:
+        place = work / SOURCE
+        try:
+            dataset = _convert(asked.source, place, session)
+        except ConflictError:  # since an attempt that was interrupted, other images have come
+            place.remove_tree()
+            dataset = _convert(asked.source, place, session)
+        left_out = (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
+    check_same_features(asked.job.schema, dataset.schema, str(asked.request.source))
+    return dataset, left_out
+
+
+def _convert(request: ConvertRequest | ImageRequest, out: Place, session: Session) -> Dataset:
+    """Convert the source, or resume its conversion."""
+    if isinstance(request, ConvertRequest):
+        return _convert_table(request, out, session)
+    with disk_in_words(out), job_executor(session.listener, session.client) as executor:
+        listener = session.listener
+        return write_images(request, out, executor, listener.progress, tell=listener.announce)
 
 
 def _table_of(schema: Schema, table: Location | None) -> str | None:
@@ -294,7 +360,7 @@ def _table_of(schema: Schema, table: Location | None) -> str | None:
     return None if table is None else absolute(str(table))
 
 
-def _convert_source(request: ConvertRequest, out: Place, session: Session) -> Dataset:
+def _convert_table(request: ConvertRequest, out: Place, session: Session) -> Dataset:
     """Convert the source. Raises RowError with a remedy that does not mention options that `predict` does not have."""
     try:
         return convert_request(request, out, False, session)
@@ -303,31 +369,3 @@ def _convert_source(request: ConvertRequest, out: Place, session: Session) -> Da
         place = error.source, error.line, error.columns, error.reason, remedy, error.unit
         others = [RowError(one.source, one.line, one.columns, one.reason, "", one.unit) for one in error.others]
         raise RowError(*place, others) from None
-
-
-def check_same_features(expected: Schema, found: Schema, source: str | Path) -> None:
-    """Raise UsageError unless a dataset has the columns and the sample shape that a run was trained on."""
-    if not expected.table:  # then those of the source do not matter
-        found = replace(found, table=None)
-    kinds = [(one.features, one.sample_shape, one.categories, one.dates, one.table) for one in (expected, found)]
-    if kinds[0] != kinds[1]:
-        features = expected.tabular.features
-        missing = [name for name in features if name not in found.tabular.features]
-        difference = f"its samples have shape {found.sample_shape}, but the run expects {expected.sample_shape}"
-        if missing:
-            difference = f"it is missing {', '.join(missing[:5])}" + (
-                f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            )
-        elif features != found.tabular.features:
-            difference = "the columns or their order differ"
-        elif expected.sample_shape == found.sample_shape:
-            difference = "its categories or dates have different codes"
-        raise UsageError(
-            f"{source} does not have the run's columns: {difference}; predict the source files directly, or convert "
-            "them with --like and the dataset that the run was trained on"
-        )
-
-
-def row_names(dataset: Dataset, arrays: dict[str, np.ndarray]) -> pa.Array:
-    """The identifiers in the first column: the user's key, or the row's number in the source from 1."""
-    return pa.array(keys_of(arrays["key"]) if "key" in arrays else dataset.source_rows(arrays["id"]) + 1)

@@ -47,8 +47,10 @@ def predict_frame(
         showing_progress(listener, progress) as heard,
     ):
         folder = locate(scratch)
+        here = is_in_memory(source) or out is None  # without a place that workers can reach
         written = Samples.of(source).write(folder) if is_in_memory(source) else Written(source)
-        values = {"run": str(run), "source": written.place, "out": folder / "predictions.csv", **options}
+        values = {"run": str(run), "source": written.place, "out": folder / "predictions.csv" if here else out}
+        values |= {**options, "workers": 0 if here else options["workers"]}
         with python_words(options), named_in_errors(written):
             frame = _predict(PredictRequest.parse(values), written, Session(listener=heard))
     if target is not None and ending is not None:

@@ -149,6 +149,7 @@ class Run:
         table: str | PathLike[str] | None = None,
         on_error: str = "stop",
         ensemble: str = "mean",
+        workers: int | None = None,
         listener: Listener | None = None,
         progress: bool = True,
     ) -> pd.DataFrame:
@@ -162,6 +163,8 @@ class Run:
             table: For images with columns beside them: table of these columns.
             on_error: "stop" at the first invalid row or image, or "skip" them.
             ensemble: How to combine the folds' predictions, see `fs.predict`.
+            workers: Workers on Ray for a path or a dataset with `out`, see `fs.predict`; others are predicted in this
+                process.
             listener: Notified of progress instead of the progress bars.
             progress: Show progress bars in a terminal or notebook.
 
@@ -179,7 +182,7 @@ class Run:
             >>> fs.Run("runs/flowers").predict(frame.drop(columns="species")).columns.tolist()
             ['row', 'species', 'probability_setosa', 'probability_versicolor', 'probability_virginica']
         """
-        options = {"id": id, "table": table, "on_error": on_error, "ensemble": ensemble}
+        options = {"id": id, "table": table, "on_error": on_error, "ensemble": ensemble, "workers": workers}
         return predict_frame(self.place, source, out, options, listener=listener, progress=progress)
 
     def plot(self) -> GridPlot:

@@ -24,7 +24,7 @@ VERSIONS = ("foldstream", "torch", "ray", "zarr", "numpy")
 PLAN = "again"  # of folds that have a seed of their own
 ALWAYS_SPLIT = {"split", "folds"}
 """Split options that the command always includes, even if they have their default values."""
-NOT_SCORES = ("seconds", "read_bytes")  # of an epoch's figures
+NOT_SCORES = ("seconds", "read_bytes", CACHE_HITS := "cache_hit_rate")  # of an epoch's figures
 TIMES = ("data_wait", "compute", "evaluate", "checkpoint")
 """The activities on which a rank spends its time."""
 
@@ -109,6 +109,7 @@ def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
     named = [name for name in floats if all(name in epoch for epoch in history)]
     ranks = [rank for epoch in history for rank in epoch["ranks"]]
     seconds = sum(epoch["seconds"] for epoch in history)
+    hit_rates = [epoch[CACHE_HITS] for epoch in history if CACHE_HITS in epoch]
     return {
         "fold": fold,
         "training_rows": int(plan.counts(rows.array, rows.train).sum()),
@@ -119,6 +120,7 @@ def fold_facts(plan: FoldPlan, result: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "rows_per_second": sum(epoch["rows"] for epoch in history) / seconds,
         "read_bytes": int(sum(epoch["read_bytes"] for epoch in history)),
+        CACHE_HITS: fmean(hit_rates) if hit_rates else None,
         "spent": {name: sum(rank[name] for rank in ranks) for name in TIMES},
         "weights": result.get("weights", "–"),
     }

@@ -14,7 +14,7 @@ from ...training.engine.fold_reports import open_logs
 from ...training.run import RunFolder, RunJob
 from ...training.settings import trained_loss
 from .charts import calibration_chart, curves_chart, precision_recall_chart, roc_chart
-from .facts import TIMES, run_facts
+from .facts import CACHE_HITS, TIMES, run_facts
 from .pages import script, template
 from .worst import FIRST_ROWS, Browse, add_features, shown_features, worst_rows
 
@@ -53,6 +53,7 @@ def write_report(
         "ranking": {part: draw_ranking(curves) for part in merged if (curves := facts[part].get("curves"))},
         "titles": TITLES,
         "times": TIMES,
+        "cached": any(fold[CACHE_HITS] is not None for fold in facts["folds"]),
         "columns": main_scores(facts["spread"]),
         "baseline_is": "the classes' frequencies" if job.schema.probabilities else "the mean",
         "charts": draw_curves(facts["folds"], trained_loss(job.config, job.schema)),

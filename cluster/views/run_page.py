@@ -12,7 +12,7 @@ from ...storage.metrics.names import main_scores
 from ..runs.status import FoldStatus, RunStatus
 from .curve_charts import CurveCharts, color_of, empty_figure
 from .curves import RATE, curves_of, rates_of, score_names, seconds_left, shares_of_time
-from .facts import TIMES
+from .facts import CACHE_HITS, TIMES
 from .pages import template
 
 STATES = {
@@ -140,7 +140,12 @@ class RunPage:
         )
         names = score_names(status.folds)[:MOST_SCORES]
         self.folds.text = template("folds.html").render(
-            folds=status.folds, scores=names, rates=rates, memory=memory_of(status.folds), waiting=waits_for(status)
+            folds=status.folds,
+            scores=names,
+            rates=rates,
+            cached=any(CACHE_HITS in fold.scores for fold in status.folds),
+            memory=memory_of(status.folds),
+            waiting=waits_for(status),
         )
         self.events.text = template("events.html").render(events=status.events[::-1], failures={*status.failures})
         same = [fold.state for fold in before.folds] == [fold.state for fold in status.folds]

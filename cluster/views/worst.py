@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
-from ...storage.blocks.reader import BlockReader
+from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
 from ...storage.format import THRESHOLD, Schema
 from .pages import number, share
@@ -48,7 +48,7 @@ def value_text(value: Any) -> str:
 
 def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Dataset) -> list[dict[str, Any]]:
     """Describe the worst rows, with an image of each row if the samples are images."""
-    reader, described = BlockReader(dataset, ["x"]), []
+    reader, described = cached_reader(dataset, ["x"]), []
     for row in rows:
         own = {"features": row.get("features", {}), "image": ""}
         described.append({"row": row["row"], "name": row["name"], "loss": row["loss"], **own, **in_words(row, schema)})

@@ -140,7 +140,7 @@ def write_images(
     """Write every shard, or only those in `wanted`, unless it is finished; if files are skipped, also the
     shards that change. Returns the final spec."""
     root.clean_temporaries()
-    create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))
+    create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec.schema))
     finished = finished_shards(root, spec.schema.arrays(), executor, progress)
     shards = range(spec.layout.shards) if wanted is None else wanted
     left = [shard for shard in shards if shard not in finished or not is_same_list(spec, shard, finished[shard])]

@@ -2,18 +2,54 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ...storage.format import Schema
+from ...storage.blocks.reader import BlockReader, block_runs
+from ...storage.dataset import Dataset
+from ...storage.format import TABLE, Schema
+from ...storage.metrics.scoring import Scoring
 from ..target.labels import class_codes, truths
 from .columns import side_values
 from .scores import MergedScores, Scorer
 
 Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """Values near the means of the labels, from which sums are counted, and near the mean weight of rows. Sums can only
+    be added up if they have the same."""
+
+    center: tuple[float, ...]
+    unit: float
+
+    @classmethod
+    def of(cls, dataset: Dataset, of_run: Schema) -> "LabelScale | None":
+        """That of the first rows of a dataset that have labels; None if there are none."""
+        names = [spec.name for spec in dataset.manifest.arrays if spec.name not in ("x", TABLE)]
+        reader = BlockReader(dataset, names)
+        for blocks in block_runs(dataset, range(dataset.layout.blocks)):
+            found = rows_with_labels(of_run, dataset.schema, reader.read(blocks))
+            if found is None or len(found.y):
+                return found and found.scale()
+        return None
+
+
+class RowsWithLabels(NamedTuple):
+    """Which rows of a batch have labels, (rows,) bool, and of these the labels, (rows,) or (rows, labels), and the
+    weights, (rows,)."""
+
+    which: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+
+    def scale(self) -> LabelScale:
+        """The scale of these rows."""
+        return LabelScale(tuple(np.atleast_1d(self.y.mean(axis=0)).tolist()), float(self.weights.mean()) or 1.0)
 
 
 @dataclass
@@ -23,42 +59,54 @@ class SourceScores:
 
     scorer: Scorer
     schema: Schema
+    scale: LabelScale
     merged: MergedScores | None = None
-    unit: float = 0.0
-    """The mean weight of the first batch."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How rows are scored, with the scale of their labels."""
+        return replace(self.scorer.scoring, center=self.scale.center)
 
     def add(self, arrays: Arrays, prediction: np.ndarray) -> None:
         """Add rows with their arrays in the source and their `prediction` (rows, outputs)."""
         of_run = self.scorer.scoring.schema
-        labels = known_labels(of_run, self.schema, arrays)
-        weights = self._weights(of_run, arrays)
-        if labels is None or weights is None:
+        found = rows_with_labels(of_run, self.schema, arrays)
+        if found is None or not len(found.y):
             return
-        known = np.isfinite(labels).all(axis=1) & np.isfinite(weights)
-        if not known.any():
-            return
-        y = labels[known] if len(of_run.labels) > 1 else labels[known, 0]
-        if self.merged is None:
-            center = tuple(np.atleast_1d(y.mean(axis=0)).tolist())
-            self.scorer = replace(self.scorer, scoring=replace(self.scorer.scoring, center=center))
-            self.unit = float(weights[known].mean()) or 1.0
-        truth = {"y": y} | ({of_run.weights: weights[known]} if of_run.weights else {})
-        found = MergedScores.of(self.scorer.scoring, prediction[known], truth, arrays["id"][known], self.unit)
+        truth = {"y": found.y} | ({of_run.weights: found.weights} if of_run.weights else {})
+        rows = arrays["id"][found.which]
+        self.merge(MergedScores.of(self.scoring, prediction[found.which], truth, rows, self.scale.unit))
+
+    def merge(self, found: MergedScores) -> None:
+        """Add the scores of other rows."""
         if self.merged is None:
             self.merged = found
         else:
             self.merged.add(found)
 
-    def _weights(self, of_run: Schema, arrays: Arrays) -> np.ndarray | None:
-        """The weights of rows, (rows,): 1 if the run has none, and None if the source lacks those of the run."""
-        if of_run.weights is None:
-            return np.ones(len(arrays["id"]))
-        texts = texts_of(str(of_run.role("weight")), self.schema, arrays)
-        return None if texts is None else numbers_in(texts)
-
     def to_json(self) -> dict[str, Any]:
         """`rows`, `scores` and `intervals`, as of out-of-fold predictions; empty if no row has labels."""
         return self.merged.to_json(self.scorer.own) if self.merged else {}
+
+
+def rows_with_labels(of_run: Schema, source: Schema, arrays: Arrays) -> RowsWithLabels | None:
+    """The rows of a source that have all labels of a run, and a weight if the run has some. None if the source lacks
+    one of the columns."""
+    labels = known_labels(of_run, source, arrays)
+    weights = _weights(of_run, source, arrays)
+    if labels is None or weights is None:
+        return None
+    known = np.isfinite(labels).all(axis=1) & np.isfinite(weights)
+    y = labels[known] if len(of_run.labels) > 1 else labels[known, 0]
+    return RowsWithLabels(known, y, weights[known])
+
+
+def _weights(of_run: Schema, source: Schema, arrays: Arrays) -> np.ndarray | None:
+    """The weights of rows, (rows,): 1 if the run has none, and None if the source lacks those of the run."""
+    if of_run.weights is None:
+        return np.ones(len(arrays["id"]))
+    texts = texts_of(str(of_run.role("weight")), source, arrays)
+    return None if texts is None else numbers_in(texts)
 
 
 def known_labels(of_run: Schema, source: Schema, arrays: Arrays) -> np.ndarray | None:

@@ -5,7 +5,7 @@ Everything is computed from sums that are accumulated shard by shard, so memory 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any
@@ -156,6 +156,27 @@ class MergedScores:
             ranks.add(*scoring.ranked_rows(prediction, y), None if weights is None else weights / unit)
         sample = RowSample.of(rows, prediction, y, np.ones(len(rows)) if weights is None else weights)
         return cls(ScoreTotals.of(scoring, prediction, y, rows, weights), ranks, sample)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """As arrays, from which `from_arrays` makes the same."""
+        totals, sample, (keys, counts, level) = self.totals, self.sample, self.ranks.parts()
+        return {
+            "numbers": np.array([totals.rows, level, sample.total]),
+            "names": np.array(totals.names),
+            **{name: getattr(totals, name) for name in ("sums", "resampled", "classes")},
+            **{"keys": keys, "counts": counts},
+            **{f"sample_{name}": getattr(sample, name) for name in ("rows", "prediction", "y", "weight")},
+        }
+
+    @classmethod
+    def from_arrays(cls, scoring: Scoring, arrays: Mapping[str, np.ndarray]) -> "MergedScores":
+        """The metrics that `to_arrays` has stored; `scoring` is that of the rows."""
+        rows, level, total = arrays["numbers"].tolist()
+        sums = (arrays[name] for name in ("sums", "resampled", "classes"))
+        ranks = RankSums(scoring.ranked_outputs)
+        ranks.merge(arrays["keys"], arrays["counts"], level)
+        sample = RowSample(total, *(arrays[f"sample_{name}"] for name in ("rows", "prediction", "y", "weight")))
+        return cls(ScoreTotals(scoring, tuple(arrays["names"].tolist()), rows, *sums), ranks, sample)
 
     def add(self, other: "MergedScores") -> None:
         self.totals.add(other.totals)

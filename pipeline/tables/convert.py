@@ -82,7 +82,7 @@ def _write(
     spec."""
     if not (root / WORK / RECEIPTS).names():
         clear_target(root)
-    create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec))
+    create_arrays(root, spec.layout, spec.schema.arrays(), attributes(spec.schema))
     misfit = write_shards(spec, root, executor, progress)
     if misfit is None:
         return spec

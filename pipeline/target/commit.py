@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ...storage.blocks.writer import commit, write_block_table
-from ...storage.format import LEFT_OUT, WORK, Manifest
+from ...storage.format import LEFT_OUT, WORK, Manifest, Schema
 from ...storage.places.place import Place
 from .claim import SKIPPED, DatasetSpec
 from .combine import Combined
@@ -14,9 +14,8 @@ from .receipts import read_receipts
 SKIPPED_HEADER = b"file,line,column,reason\n"
 
 
-def attributes(spec: DatasetSpec) -> dict[str, Any]:
+def attributes(schema: Schema) -> dict[str, Any]:
     """The attributes that plain Zarr readers see on the group."""
-    schema = spec.schema
     return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 

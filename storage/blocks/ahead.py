@@ -9,17 +9,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from time import monotonic
-
-from ..errors import DatasetError
 
 Key = tuple[str, int]
 """The array whose shard has the bytes, and the index of the block."""
-Request = Callable[[Key], tuple[int, "Future[bytes]"]]
-"""Sends a request, and returns the bytes that it asks for and the answer."""
+Part = slice
+"""The bytes of a block in an answer."""
+Request = Callable[[Sequence[Key]], tuple[list[Part], "Future[bytes]"]]
+"""Sends one request for neighboring blocks of a shard. Returns the part of each in the answer, and the answer."""
 
 FIRST_DEPTH = 4 << 20  # bytes on their way before anything was measured
+AHEAD_BYTES = 24 << 20  # 200 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
 GAIN = 2  # times what the link holds: less would not show that it could carry more
 MEMORY = 10.0  # seconds for which a measurement counts
 
@@ -105,37 +106,47 @@ class BlocksAhead:
             self._plan = chain(soon, plan)
             self._request_more()
 
-    def take(self, key: Key) -> bytes | None:
-        """The bytes of a block, once they have arrived. None if the request failed: the caller reads them itself."""
+    def take(self, key: Key) -> bytes:
+        """The bytes of a block, once they have arrived. Raises the error of its request."""
         with self._lock:
             if key not in self._coming:  # it is needed before its turn
                 self._early.add(key)
-                self._send(key)
+                self._send([key])
             size, answer = self._coming.pop(key)
         try:
             return answer.result()
-        except (OSError, DatasetError):
-            return None
         finally:
             with self._lock:
                 self._held -= size
+                self._request_more()
+
+    def forget(self, key: Key) -> None:
+        """Drop the request for a block that has been found elsewhere."""
+        with self._lock:
+            if found := self._coming.pop(key, None):
+                size, answer = found
+                self._held -= size
+                answer.cancel()
                 self._request_more()
 
     def _request_more(self) -> None:
         while self._held < self.limit and self._under_way < self._depth.bytes:
             if (keys := next(self._plan, None)) is None:
                 return
-            for key in keys:
-                if key in self._early:
-                    self._early.remove(key)
-                elif key not in self._coming:
-                    self._send(key)
+            left = [key for key in keys if key not in self._coming and key not in self._early]
+            self._early.difference_update(keys)
+            for run in neighbors(left):
+                self._send(run)
 
-    def _send(self, key: Key) -> None:
+    def _send(self, keys: Sequence[Key]) -> None:
+        """Send one request for neighboring blocks."""
         sent = Sent(monotonic(), self._depth.arrived)
-        self._coming[key] = size, answer = self._request(key)
+        parts, answer = self._request(keys)
+        size = sum(part.stop - part.start for part in parts)
         self._held += size
         self._under_way += size
+        for key, part, of_key in zip(keys, parts, parts_of(answer, parts), strict=True):
+            self._coming[key] = part.stop - part.start, of_key
         answer.add_done_callback(lambda done: self._answered(done, size, sent))
 
     def _answered(self, answer: "Future[bytes]", size: int, sent: Sent) -> None:
@@ -145,3 +156,28 @@ class BlocksAhead:
             if not answer.cancelled() and answer.exception() is None:
                 self._depth.answered(size, sent, monotonic())
             self._request_more()
+
+
+def neighbors(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """Runs of keys of the same array whose blocks follow one another."""
+    for _, run in groupby(enumerate(keys), lambda one: (one[1][0], one[1][1] - one[0])):
+        yield [key for _, key in run]
+
+
+def parts_of(answer: "Future[bytes]", parts: Sequence[Part]) -> list["Future[bytes]"]:
+    """The parts of an answer, as answers that can be taken and dropped one by one."""
+    if len(parts) == 1:
+        return [answer]
+    found: list[Future[bytes]] = [Future() for _ in parts]
+
+    def split(whole: "Future[bytes]") -> None:
+        for of_part, part in zip(found, parts, strict=True):
+            if not of_part.set_running_or_notify_cancel():
+                continue
+            if error := whole.exception():
+                of_part.set_exception(error)
+            else:
+                of_part.set_result(whole.result()[part])
+
+    answer.add_done_callback(split)
+    return found

@@ -10,13 +10,14 @@ import numpy as np
 
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
-from ..places.block_cache import BlockCache
+from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import Place
-from .ahead import BlocksAhead, Key
+from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .shards import decode_block, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
+RUN_BYTES = 4 << 20  # of neighboring blocks in an object store that are worth one request
 REMOTE_SHARDS = 1 << 14  # indexes of objects that a reader keeps: a kilobyte each
 
 
@@ -27,12 +28,16 @@ class BlockReader:
     the `cache`, if there is one.
     """
 
-    def __init__(self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: BlockCache | None = None) -> None:
+    def __init__(
+        self, dataset: StoredArrays, arrays: Sequence[str] = ("x",), cache: CachedBlocks | None = None
+    ) -> None:
         self.dataset, self.cache = dataset, cache
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._index = dataset.index
         self._wanted = {spec.name: spec for spec in self.specs}
-        self._groups = groups_of(arrays, dataset.manifest.behind)
+        # In the cache, a block is the same for all readers, whatever they want of it.
+        wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
+        self._groups = groups_of(wanted, dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
@@ -42,26 +47,47 @@ class BlockReader:
         self._counting = threading.Lock()
         self._ahead: BlocksAhead | None = None
 
-    def follow(self, blocks: Iterator[int], limit: int) -> None:
+    def follow(self, blocks: Iterator[int], limit: int = AHEAD_BYTES) -> None:
         """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
         request waits for a server."""
         if self._ahead is None:
             self._ahead = BlocksAhead(self._request, limit)
         cache, arrays = self.cache, [group[0] for group in self._groups]
-        keys = ([(array, block) for array in arrays if not (cache and cache.has((array, block)))] for block in blocks)
-        self._ahead.follow(keys)
+        self._ahead.follow(
+            [(array, block) for array in arrays for block in run if not (cache and cache.has((array, block)))]
+            for run in self._runs(blocks)
+        )
 
-    def _request(self, key: Key) -> tuple[int, Future[bytes]]:
-        place, offset, length = self._range(*key)
-        return length, place.request_range(offset, length)
+    def _runs(self, blocks: Iterator[int]) -> Iterator[list[int]]:
+        """Blocks that follow one another in a shard, up to a size that is worth one request."""
+        of_shard, arrays = self.dataset.layout.shard_blocks, [group[0] for group in self._groups]
+        run, size = list[int](), 0
+        for block in blocks:
+            own = sum(self._length(array, block) for array in arrays)
+            if run and (block != run[-1] + 1 or block % of_shard == 0 or size + own > RUN_BYTES):
+                yield run
+                run, size = [], 0
+            run.append(block)
+            size += own
+        if run:
+            yield run
+
+    def _request(self, keys: Sequence[Key]) -> tuple[list[Part], Future[bytes]]:
+        places = [self._range(*key) for key in keys]
+        place, first, _ = places[0]
+        parts = [slice(offset - first, offset - first + length) for _, offset, length in places]
+        return parts, place.request_range(first, parts[-1].stop)
 
     def _range(self, array: str, block: int) -> tuple[Place, int, int]:
         """Where a block and those behind it are stored: the shard, the offset and the length."""
-        group = next(group for group in self._groups if group[0] == array)
-        length = sum(int(self._index.tables[name][block, 0]) for name in group)
         number = block // self.dataset.layout.shard_blocks
         place = self.dataset.place / shard_key(self.dataset.spec(array), number)
-        return place, int(self._index.offsets[array][block]), length
+        return place, int(self._index.offsets[array][block]), self._length(array, block)
+
+    def _length(self, array: str, block: int) -> int:
+        """The length of a block and those behind it."""
+        group = next(group for group in self._groups if group[0] == array)
+        return sum(int(self._index.tables[name][block, 0]) for name in group)
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
@@ -135,24 +161,34 @@ class BlockReader:
 
     def _stored(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
         """The blocks of a group as stored; valid until the thread's next call."""
-        index, key = self._index, (group[0], block)
+        if self.cache is None:
+            return self._loaded(group, block)
+        key = group[0], block
+        stored = self.cache.read(key, lambda: bytes(self._loaded(group, block)))
+        if self._ahead:
+            self._ahead.forget(key)  # it may have been cached since it was requested
+        return stored
 
-        def read() -> bytes | np.ndarray:
-            if self._ahead and (arrived := self._ahead.take(key)) is not None:
-                with self._counting:
-                    self.bytes_read += len(arrived)
-                return arrived
-            length = sum(int(index.tables[name][block, 0]) for name in group)
-            with self._counting:
-                self.bytes_read += length
-            number = block // self.dataset.layout.shard_blocks
-            try:
-                read_range = self._shard(group[0], number)
-                return read_range(int(index.offsets[group[0]][block]), self._scratch.memory(group[0], length))
-            except FileNotFoundError:
-                raise _damaged(self.dataset, group[0], number, "the file is missing") from None
+    def _loaded(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
+        """Like `_stored`, from the dataset's location."""
+        key, number = (group[0], block), block // self.dataset.layout.shard_blocks
+        stored: bytes | np.ndarray
+        try:
+            if self._ahead:
+                stored = self._ahead.take(key)
+            else:
+                _, offset, length = self._range(*key)
+                stored = self._shard(key[0], number)(offset, self._scratch.memory(key[0], length))
+        except FileNotFoundError:
+            raise _damaged(self.dataset, key[0], number, "the file is missing") from None
+        with self._counting:
+            self.bytes_read += len(stored)
+        return stored
 
-        return self.cache.read(key, lambda: bytes(read())) if self.cache else read()
+
+def cached_reader(dataset: StoredArrays, arrays: Sequence[str]) -> BlockReader:
+    """A reader that finds the blocks of a dataset in an object store on the local disk, if training has cached them."""
+    return BlockReader(dataset, arrays, cached_blocks(dataset.identity) if dataset.place.waits_for_network else None)
 
 
 def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> list[tuple[str, ...]]:

@@ -26,6 +26,7 @@ Key = tuple[str, int]
 
 FOLDER = "FOLDSTREAM_CACHE"  # environment variable for a folder other than ~/.cache/foldstream
 SHARE = 10  # the cache uses a tenth of the disk space that would be free without it
+FOLDER_NAME = 32  # digits of a dataset's identity in the name of its folder
 COUNT = ".bytes"  # the file with the number of bytes of all blocks
 IN_USE = ".in-use"  # a file in a dataset's folder that each process locks while it uses the folder
 _log = logging.getLogger("foldstream.storage.places.block_cache")
@@ -33,9 +34,13 @@ _log = logging.getLogger("foldstream.storage.places.block_cache")
 
 def cache_folder() -> Path:
     """The cache folder, created if necessary."""
-    folder = Path(os.environ.get(FOLDER, "~/.cache/foldstream")).expanduser()
+    folder = _cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get(FOLDER, "~/.cache/foldstream")).expanduser()
 
 
 def default_budget() -> int:
@@ -135,7 +140,39 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class BlockCache:
+class CachedBlocks:
+    """The blocks of a dataset in a `folder` of the cache, whoever keeps them. They are read, and none is added."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, key: Key, load: Callable[[], bytes]) -> bytes:
+        """Return a stored block, from disk if possible, otherwise from `load`. The copy on disk may be damaged."""
+        try:
+            return self._path(key).read_bytes()
+        except OSError:  # not stored, removed by another process, or not ours to read
+            return load()
+
+    def has(self, key: Key) -> bool:
+        """Whether a block is on disk at the moment."""
+        return self._path(key).exists()
+
+    def drop(self, key: Key) -> None:
+        """Remove a block whose file is damaged."""
+        with Budget(self.folder.parent, 0) as machine:
+            machine.remove(self._path(key))
+
+    def _path(self, key: Key) -> Path:
+        return self.folder / f"{key[0]}-{key[1]}"
+
+
+def cached_blocks(identity: str) -> CachedBlocks | None:
+    """What processes of this machine have kept of a dataset; None if there is nothing."""
+    folder = _cache_folder() / identity[:FOLDER_NAME]
+    return CachedBlocks(folder) if folder.is_dir() else None
+
+
+class BlockCache(CachedBlocks):
     """The blocks of a dataset that this process keeps, within the machine's `budget` in bytes. `share`, (rank, ranks),
     divides the budget, and the blocks left by earlier processes, among the ranks.
 
@@ -143,9 +180,11 @@ class BlockCache:
     """
 
     def __init__(self, budget: int, identity: str, blocks: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.folder, self.limit = cache_folder() / identity[:32], budget // share[1]
+        super().__init__(cache_folder() / identity[:FOLDER_NAME])
+        self.limit = budget // share[1]
         self.needed = np.zeros(blocks, np.int64)
         self.bytes = 0
+        self._hits = self._misses = 0
         self._sizes: dict[Key, int] = {}
         self._when: dict[Key, int] = {}
         self._latest: list[tuple[int, Key]] = []
@@ -156,27 +195,29 @@ class BlockCache:
         self._adopt(*share)
 
     def read(self, key: Key, load: Callable[[], bytes]) -> bytes:
-        """Return a stored block, from disk if possible, otherwise from `load`. The copy on disk may be damaged."""
+        """Like `CachedBlocks.read`; what is loaded is kept if it will be needed sooner than other blocks."""
         try:
-            data = self._path(key).read_bytes()
-        except OSError:  # not stored, removed by another process, or not ours to read
-            data = load()
+            data, found = self._path(key).read_bytes(), True
+        except OSError:
+            data, found = load(), False
             self._keep(key, data)
         else:
             self._expect(key)
+        with self._lock:
+            self._hits += len(data) * found
+            self._misses += len(data) * (not found)
         return data
 
-    def has(self, key: Key) -> bool:
-        """Whether a block is on disk at the moment."""
-        return self._path(key).exists()
+    def take_counts(self) -> tuple[int, int]:
+        """The bytes that were read from disk since the last call, and those that had to be loaded."""
+        with self._lock:
+            counts, self._hits, self._misses = (self._hits, self._misses), 0, 0
+        return counts
 
     def drop(self, key: Key) -> None:
         """Remove a block whose file is damaged."""
         with self._machine:
             self._remove(key)
-
-    def _path(self, key: Key) -> Path:
-        return self.folder / f"{key[0]}-{key[1]}"
 
     def _adopt(self, rank: int, ranks: int) -> None:
         """Take over this process's share of the existing blocks, up to its limit, and remove the rest of its share.

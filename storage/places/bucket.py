@@ -4,17 +4,13 @@ Credentials and endpoints come from the same environment variables that the stor
 (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …), and are never part of a URL.
 """
 
-import asyncio
 import hashlib
 import io
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +21,7 @@ from obstore.store import ObjectStore, from_url
 
 from ..errors import DatasetError, UsageError
 from .place import Entry, Place, Status, in_threads
+from .requests import in_background, open_store
 
 STREAM_BYTES = 4 << 20
 
@@ -62,7 +59,7 @@ class BucketPlace(Place):
 
     @property
     def _store(self) -> ObjectStore:
-        return open_store(self.bucket)
+        return open_store(self.bucket).store
 
     @property
     def _prefix(self) -> str:
@@ -78,6 +75,7 @@ class BucketPlace(Place):
             raise
         except BaseError as error:
             raise self._refused(error) from None
+        open_store(self.bucket).reached = True
 
     def _refused(self, error: Exception) -> DatasetError:
         reason = str(error).splitlines()[0]
@@ -124,21 +122,27 @@ class BucketPlace(Place):
             return bytes(obstore.get(self._store, self.key).bytes())
 
     def read_range(self, start: int, length: int) -> bytes:
+        return self.request_range(start, length).result()
+
+    def request_range(self, start: int, length: int) -> Future[bytes]:
+        return in_background(self._range(start, length))
+
+    async def _range(self, start: int, length: int) -> bytes:
+        client = open_store(self.bucket)
+
+        async def ask() -> bytes:
+            return bytes(await obstore.get_range_async(client.store, self.key, start=start, length=length))
+
         try:
-            return bytes(obstore.get_range(self._store, self.key, start=start, length=length))
+            return await client.first_answer(ask)
         except FileNotFoundError:
             raise
         except (BaseError, ValueError) as error:
-            if start >= self.describe().size or not length:  # a range without any bytes is refused
+            with self._answers():
+                size = (await obstore.head_async(client.quick, self.key))["size"]
+            if start >= size or not length:  # a range without any bytes is refused
                 return b""
             raise self._refused(error) from None
-
-    def request_range(self, start: int, length: int) -> Future[bytes]:
-        return asyncio.run_coroutine_threadsafe(self._range(start, length), _requests(os.getpid()))
-
-    async def _range(self, start: int, length: int) -> bytes:
-        with self._answers():
-            return bytes(await obstore.get_range_async(self._store, self.key, start=start, length=length))
 
     def read_into(self, start: int, out: np.ndarray) -> int:
         data = self.read_range(start, len(out))
@@ -273,17 +277,3 @@ class _Sink(io.RawIOBase):
     def write(self, data: Any) -> int:
         self._stream.write(bytes(data))
         return len(data)
-
-
-@lru_cache
-def _requests(process: int) -> asyncio.AbstractEventLoop:
-    """The loop, in a thread of its own, that waits for the answers of a process's requests."""
-    loop = asyncio.new_event_loop()
-    Thread(target=loop.run_forever, name="foldstream-requests", daemon=True).start()
-    return loop
-
-
-@lru_cache
-def open_store(bucket: str) -> ObjectStore:
-    """The client for a bucket (`s3://bucket`), configured by the environment."""
-    return from_url(bucket)

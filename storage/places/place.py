@@ -140,7 +140,7 @@ class Place(os.PathLike[str]):
 
     def request_range(self, start: int, length: int) -> Future[bytes]:
         """Like `read_range`, but where each request waits for a server, this does not. The answer raises
-        FileNotFoundError, or DatasetError if the store refuses."""
+        FileNotFoundError, or DatasetError if the store refuses or is away for minutes."""
         answer: Future[bytes] = Future()
         answer.set_result(self.read_range(start, length))
         return answer

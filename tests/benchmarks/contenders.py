@@ -112,7 +112,10 @@ def peer(folder: Path, name: str, workers: int = 0, **options: Any) -> Callable[
     out = folder / "-".join([name, *options])
     if not out.exists():
         loader.write(*peer_rows(folder), out, **options)
-    return loader.batches(str(out), BATCH, **({"workers": workers} if workers else {}))
+    batches: Callable[[int], Iterator[Any]] = loader.batches(
+        str(out), BATCH, **({"workers": workers} if workers else {})
+    )
+    return batches
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import obstore
 import pytest
 from foldstream.cluster.ray.auth import MODE, TOKEN_PATH
-from foldstream.storage.places.bucket import open_store
+from foldstream.storage.places.requests import open_store
 
 from ..object_store import BUCKET, ObjectServer, object_server
 from .hosts import Host, hosts, why_not

@@ -18,12 +18,12 @@ import pytest
 import zarr
 from foldstream.pipeline.tables.sources import find_sources
 from foldstream.storage.errors import ConflictError, DamagedError, UsageError
-from foldstream.storage.places.bucket import open_store
 from foldstream.storage.places.json_files import create_json, read_json, write_json
 from foldstream.storage.places.local import LOCK
 from foldstream.storage.places.locate import locate, matching
 from foldstream.storage.places.locks import lock_file
 from foldstream.storage.places.place import Place
+from foldstream.storage.places.requests import open_store
 
 from ..object_store import object_server
 

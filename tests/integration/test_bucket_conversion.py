@@ -27,8 +27,8 @@ from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm
-from foldstream.storage.places.bucket import open_store
 from foldstream.storage.places.locate import locate
+from foldstream.storage.places.requests import open_store
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 

@@ -10,7 +10,7 @@ from foldstream.cluster.api.predict import write_oof
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, DamagedError, DatasetError, ForeignError, UsageError
 from foldstream.storage.places.block_cache import FOLDER
-from foldstream.storage.places.bucket import open_store
+from foldstream.storage.places.requests import open_store
 
 from ..object_store import ObjectServer, object_server
 
@@ -41,7 +41,7 @@ def rows(dataset: str | Dataset, epochs: int = 1, **options: object) -> list[tup
 @pytest.mark.parametrize("size", ["0", "50KB", "1GB"])
 def test_a_bucket_gives_the_batches_of_the_folder(size: str, bucket: str, digits: Dataset, cache: Path) -> None:
     assert rows(bucket, epochs=2, cache=size, memory="300MB", threads=4) == rows(digits, epochs=2)
-    assert rows(bucket, split="test", fold=1) == rows(digits, split="test", fold=1)
+    assert rows(bucket, split="test", fold=1, cache=size) == rows(digits, split="test", fold=1)
     kept = sum(path.stat().st_size for path in cache.rglob("*-*"))
     assert kept <= {"0": 0, "50KB": 50_000, "1GB": 10**9}[size]
     assert (kept > 0) == (size != "0")
@@ -50,11 +50,13 @@ def test_a_bucket_gives_the_batches_of_the_folder(size: str, bucket: str, digits
 def test_what_is_cached_needs_no_store(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     with object_server() as own:
         open_store.cache_clear()
-        stream = fs.stream(own.upload(digits.root, "other.zarr"), batch_size=48)
+        dataset = fs.open(own.upload(digits.root, "other.zarr"))
+        stream = fs.stream(dataset, batch_size=48)
         stream.blocks.kept = 0  # type: ignore[union-attr]
         first = [batch.id.tolist() for batch in stream]
         own.stop()
         assert len(list(stream)) == len(first)
+        assert rows(dataset, split="test", fold=1) == rows(digits, split="test", fold=1)
     open_store.cache_clear()
 
 

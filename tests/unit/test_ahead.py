@@ -1,7 +1,7 @@
 """Requests ahead of their use: as many as a link carries, none twice, within a number of bytes."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import pytest
@@ -39,12 +39,12 @@ class Store:
         self.answers: dict[Key, Future[bytes]] = {}
         self.at_once = False
 
-    def request(self, key: Key) -> tuple[int, Future[bytes]]:
-        self.sent.append(key)
-        self.answers[key] = Future()
+    def request(self, keys: Sequence[Key]) -> tuple[list[slice], Future[bytes]]:
+        self.sent += keys
+        self.answers[keys[0]] = answer = Future[bytes]()
         if self.at_once:
-            self.answer(key[1])
-        return SIZE, self.answers[key]
+            self.answer(keys[0][1])
+        return [slice(number * SIZE, (number + 1) * SIZE) for number in range(len(keys))], answer
 
     def answer(self, block: int) -> None:
         self.answers["x", block].set_result(b"%d" % block)
@@ -78,13 +78,14 @@ def test_what_is_needed_before_its_turn_is_requested_once() -> None:
     assert sorted(block for _, block in store.sent) == [0, 1, 2, 3, 4]
 
 
-def test_a_request_that_fails_is_left_to_the_reader() -> None:
+def test_the_error_of_a_request_is_that_of_its_block() -> None:
     store = Store()
     ahead = BlocksAhead(store.request, 2 * SIZE)
     ahead.follow(plan(0, 1))
     store.answers["x", 0].set_exception(DatasetError("the store refuses"))
     store.answer(1)
-    assert ahead.take(("x", 0)) is None
+    with pytest.raises(DatasetError, match="the store refuses"):
+        ahead.take(("x", 0))
     assert ahead.take(("x", 1)) == b"1"
 
 
@@ -96,3 +97,26 @@ def test_another_plan_keeps_what_it_needs_soon_and_drops_the_rest() -> None:
     assert [block for _, block in store.sent] == [0, 1, 2, 7]
     assert store.answers["x", 0].cancelled()
     assert not store.answers["x", 1].cancelled()
+
+
+def test_neighboring_blocks_are_one_request_and_taken_one_by_one() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 9 * SIZE)
+    ahead.follow(iter([[("x", 3), ("x", 4), ("x", 5), ("y", 3)], [("x", 9)]]))
+    assert [*store.answers] == [("x", 3), ("y", 3), ("x", 9)]
+    store.answers["x", 3].set_result(b"".join(bytes([block]) * SIZE for block in (3, 4, 5)))
+    assert ahead.take(("x", 4)) == bytes([4]) * SIZE
+    assert ahead.take(("x", 3)) == bytes([3]) * SIZE
+    ahead.follow(iter([[("x", 9)]]))
+    store.answer(9)
+    assert ahead.take(("x", 9)) == b"9"
+
+
+def test_an_error_reaches_each_of_the_blocks_it_was_for() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 9 * SIZE)
+    ahead.follow(iter([[("x", 3), ("x", 4)]]))
+    store.answers["x", 3].set_exception(DatasetError("the store refuses"))
+    for block in (3, 4):
+        with pytest.raises(DatasetError, match="refuses"):
+            ahead.take(("x", block))

@@ -16,7 +16,7 @@ from foldstream.storage.errors import UsageError
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
 from foldstream.training.model.onnx_file import input_name
-from foldstream.training.model.prediction import predict_rows
+from foldstream.training.model.prediction import load_ensemble, predict_shards
 from foldstream.training.run import RunFolder, RunJob, folds_of
 from PIL import Image
 from typer.testing import CliRunner
@@ -54,7 +54,8 @@ def trained(dataset: Dataset, root: Path, **options: Any) -> tuple[RunJob, RunFo
 
 
 def predicted(job: RunJob, run: RunFolder, rows: Dataset) -> np.ndarray:
-    return np.concatenate([values for _, values in predict_rows(job, run, rows)])
+    every = predict_shards(load_ensemble(job, run), rows, range(rows.layout.shards))
+    return np.concatenate([values for *_, values in every])
 
 
 def open_file(run: RunFolder, tmp_path: Path) -> onnxruntime.InferenceSession:

@@ -15,7 +15,7 @@ from foldstream.cli import app
 from foldstream.cluster.api.predict import write_oof
 from foldstream.pipeline.predictions import files
 from foldstream.pipeline.predictions.files import ending_of, write_tables
-from foldstream.pipeline.predictions.known_labels import SourceScores
+from foldstream.pipeline.predictions.known_labels import SourceScores, rows_with_labels
 from foldstream.pipeline.predictions.scores import Scorer
 from foldstream.storage.errors import UsageError
 from foldstream.storage.format import Schema, SideColumn
@@ -170,10 +170,14 @@ def test_targets_are_scored_with_the_weights_of_their_rows() -> None:
     y, prediction, weight = 1e6 + draws.normal(size=50), 1e6 + draws.normal(size=(50, 1)), draws.random(50)
     sides = SideColumn("price", "column_price", "number"), SideColumn("w", "column_w", "number")
     run = Schema(("a",), (1,), "float32", ("price",), "regression", "float32", roles={"weight": ("w",)}, beside=sides)
-    scores = SourceScores(Scorer(Scoring(run)), Schema(("a",), (1,), "float32", beside=sides))
+    source = Schema(("a",), (1,), "float32", beside=sides)
     with_gaps = np.where(np.arange(50) < 3, np.nan, y)
-    for part in np.array_split(np.arange(50), 3):
-        arrays = {"id": part, "column_price": with_gaps[part], "column_w": weight[part]}
+    parts = np.array_split(np.arange(50), 3)
+    batches = [{"id": part, "column_price": with_gaps[part], "column_w": weight[part]} for part in parts]
+    first = rows_with_labels(run, source, batches[0])
+    assert first is not None
+    scores = SourceScores(Scorer(Scoring(run)), source, first.scale())
+    for part, arrays in zip(parts, batches, strict=True):
         scores.add(arrays, prediction[part])
     found = scores.to_json()
     assert found["rows"] == 47

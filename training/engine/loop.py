@@ -125,12 +125,12 @@ class FoldTrainer:
         if not scores:
             self.saver.save_stopped(folds, together)
             raise stopped()
-        ranks = self.timings()
+        ranks, cached = self.timings(), self.cache_hit_rate()
         self.heartbeat(False)  # writing may take a while
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
             trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped}
             of_pass = {"seconds": fold.learner.current.earlier + seconds, "read_bytes": read, "ranks": ranks}
-            fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass})
+            fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass, **cached})
             if self.process.is_main:
                 fold.write_reports()
             self.saver.save_after_epoch(fold)
@@ -176,8 +176,8 @@ class FoldTrainer:
         for evaluator in evaluators.values():
             evaluator.begin()
         held_out = {number: self.held_out[number] for number in evaluators}
-        weighted = self.dataset.schema.weights is not None
-        for number, shard, _, batch in chosen_rows(self.dataset, held_out, self.rank, weighted=weighted):
+        weighted, cache = self.dataset.schema.weights is not None, self.stream.reader.cache
+        for number, shard, _, batch in chosen_rows(self.dataset, held_out, self.rank, weighted=weighted, cache=cache):
             evaluators[number].update(batch, shard)
             self.heartbeat(True)
             if STOP.is_set:
@@ -190,6 +190,15 @@ class FoldTrainer:
         """How each rank has spent its time since the last call; "checkpoint" refers to the previous epoch."""
         spent = self.clock.reset()
         return [dict(zip(spent, of_rank, strict=True)) for of_rank in self.process.all_gather(list(spent.values()))]
+
+    def cache_hit_rate(self) -> dict[str, float]:
+        """The share of the bytes read since the last call, by all ranks, that came from the cache of their machine.
+        Nothing if the dataset is read without a cache, or if nothing was read."""
+        if self.stream.reader.cache is None:
+            return {}
+        counts = self.process.all_gather(self.stream.reader.cache.take_counts())
+        hits, misses = map(sum, zip(*counts, strict=True))
+        return {"cache_hit_rate": hits / (hits + misses)} if hits + misses else {}
 
     def finish(self, folds: Sequence[FoldModel]) -> None:
         """Write this rank's predictions and, once all ranks have written theirs, the weights and completion markers.
@@ -215,7 +224,8 @@ class FoldTrainer:
 
     def rows_of(self, rows: Mapping[int, RowFilter]) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
         """This rank's share of these rows, until it is asked to stop."""
-        return takewhile(lambda _: not STOP.is_set, chosen_rows(self.dataset, rows, self.rank))
+        chosen = chosen_rows(self.dataset, rows, self.rank, cache=self.stream.reader.cache)
+        return takewhile(lambda _: not STOP.is_set, chosen)
 
 
 def _open_stream(

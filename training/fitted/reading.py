@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ...storage.blocks.reader import BlockReader, block_runs
+from ...storage.blocks.reader import BlockReader, block_runs, cached_reader
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan
 
@@ -16,7 +16,7 @@ def read_coded(
 ) -> Iterator[tuple[Arrays, Arrays]]:
     """The rows of a shard in order, some blocks at a time: the named arrays of the dataset, (rows, *row_shape), and
     arrays of fold codes in the plan, (rows,)."""
-    values, folds = BlockReader(dataset, names), BlockReader(plan, codes)
+    values, folds = cached_reader(dataset, names), BlockReader(plan, codes)
     for blocks in block_runs(dataset, dataset.layout.blocks_of(shard)):
         yield values.read(blocks), folds.read(blocks)
 

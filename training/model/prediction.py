@@ -22,7 +22,7 @@ from ..run import RunFolder, RunJob, read_result
 from ..settings import scoring_of
 from ..stream.batch import Batch, rows_in
 from ..stream.device import to_device
-from ..stream.rows import EVALUATION_BATCH, all_rows
+from ..stream.rows import EVALUATION_BATCH, shard_rows
 from ..zoo.model_errors import errors_of_model
 from .ensemble import combine, ensemble_weights
 from .objective import Normalizer, Objective, autocast, make_inputs, make_model, make_objective
@@ -105,18 +105,21 @@ def load_ensemble(job: RunJob, run: RunFolder, kind: str = "mean") -> RunEnsembl
     return RunEnsemble(predictors, kind, tuple(weights), job.schema)
 
 
-def predict_rows(
-    job: RunJob, run: RunFolder, dataset: Dataset, ensemble: str = "mean"
-) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Predict every row of a dataset, in order, with an ensemble of all folds, in one pass over the data.
+def predict_shards(
+    models: RunEnsemble, dataset: Dataset, shards: Iterable[int]
+) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
+    """Predict every row of some shards, in order, with the models of all folds in one pass over the data.
 
-    Yields batches of rows as a dictionary of their arrays, and their predictions, (rows, outputs): probabilities in
-    float32, or values in float64.
+    Yields batches of rows as their shard, a dictionary of their arrays, and their predictions, (rows, outputs):
+    probabilities in float32, or values in float64.
     """
-    models = load_ensemble(job, run, ensemble)
     names = tuple(spec.name for spec in dataset.manifest.arrays)
-    for arrays in all_rows(dataset, names):
-        yield arrays, models(x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays}))
+    for shard, arrays in shard_rows(dataset, names, shards):
+        yield (
+            shard,
+            arrays,
+            models(x_of({name: torch.from_numpy(arrays[name]) for name in ("x", TABLE) if name in arrays})),
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...storage.blocks.reader import BlockReader
+from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE
@@ -22,7 +22,7 @@ SHOWN = 5
 
 def stored_rows(dataset: Dataset) -> Batch:
     """The first two rows of a dataset, as stored."""
-    stored = BlockReader(dataset, [spec.name for spec in column_specs(dataset, weighted=False)]).read([0])
+    stored = cached_reader(dataset, [spec.name for spec in column_specs(dataset, weighted=False)]).read([0])
     first = {name: np.take(values, range(ROWS), axis=0, mode="wrap") for name, values in stored.items()}
     return make_batch({name: torch.from_numpy(values) for name, values in first.items()})
 

@@ -79,7 +79,10 @@ def main(descriptor: int) -> None:
 
 def _train_groups(connection: Connection) -> None:
     with no_garbage_collection():
+        from ...storage.places.requests import expect_stores
         from .here import train_here
+
+        expect_stores()
 
     while True:
         try:

@@ -110,11 +110,15 @@ class Heartbeat:
         threading.Thread(target=self._report_alive, name="foldstream-heartbeat", daemon=True).start()
 
     def _report_alive(self) -> None:
+        from ...storage.places.requests import silence
+
         node = ray.get_runtime_context().get_node_id()
         with suppress(RayError):  # the driver has ended
             while True:
                 if ray.get(self.driver.report_alive.remote(self.rank, self.group, node)):
                     STOP.set()
+                if silence() > HEARTBEAT_SECONDS:  # the training loop waits for an object store
+                    self(working=False)
                 time.sleep(HEARTBEAT_SECONDS)
 
     def __call__(self, working: bool = True) -> None:
@@ -180,9 +184,11 @@ def _train_worker(config: dict[str, Any]) -> None:
         import torch.distributed as dist
         from ray.train.torch import get_device
 
+        from ...storage.places.requests import expect_stores
         from ..engine.process import Process
         from .worker import torchrun_variables, train_group, worker_threads
 
+    expect_stores()
     context, device, mail, turns = ray.train.get_context(), get_device(), None, Turns()
     rank, workers = context.get_world_rank(), context.get_world_size()
     if device.type == "cuda":

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ...storage.blocks.ahead import AHEAD_BYTES
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.places.block_cache import BlockCache
@@ -17,8 +18,6 @@ from .batch import Rank, column_specs, open_cache, reading_threads
 from .decoded import DecodedBlocks
 from .loads import GroupShape, RankGroups, blocks_in_order, fit_group
 from .order import EpochOrder, Mixing, check_mixing, lanes_of
-
-AHEAD_BYTES = 24 << 20  # 200 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
 
 
 class RankReader:

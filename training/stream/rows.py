@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ...storage.blocks.reader import BlockReader, block_runs
+from ...storage.blocks.reader import BlockReader, block_runs, cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import ArraySpec
-from .batch import ALONE, Batch, Rank, column_specs, make_batch, reading_threads, wait_for
+from ...storage.places.block_cache import BlockCache
+from .batch import ALONE, Batch, Rank, column_specs, make_batch, open_cache, reading_threads, wait_for
 from .device import CPU, on_device
 from .filters import RowFilter
 
@@ -47,6 +48,10 @@ class RowStream(IterableDataset[Batch]):
         self._first = self._taken = 0
 
     @cached_property
+    def _cache(self) -> BlockCache | None:
+        return open_cache(self.dataset, self.rank)
+
+    @cached_property
     def _runs(self) -> list[tuple[list[int], int]]:
         """Blocks that are read together, with their number of batches."""
         kept = self.rows.kept()
@@ -74,7 +79,7 @@ class RowStream(IterableDataset[Batch]):
         while runs and runs[0][1] <= skipped:
             skipped -= runs.popleft()[1]
         left = [run for run, _ in runs]
-        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size, left, self.weighted)
+        chosen = chosen_rows(self.dataset, {0: self.rows}, self.rank, self.batch_size, left, self.weighted, self._cache)
         for batch in on_device((batch for *_, batch in islice(chosen, skipped, None)), self.device):
             self._taken += 1
             yield batch
@@ -95,18 +100,20 @@ def chosen_rows(
     batch_size: int = EVALUATION_BATCH,
     runs: Iterable[Sequence[int]] | None = None,
     weighted: bool = False,
+    cache: BlockCache | None = None,
 ) -> Iterator[tuple[int, int, np.ndarray, Batch]]:
     """The rows of several filters in one pass: each filter gets the same batches as on its own.
 
     Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, whose rows
-    all belong to that shard. With `runs`, only these runs of blocks are read.
+    all belong to that shard. With `runs`, only these runs of blocks are read, and with a `cache`, through it.
     """
     layout, specs = dataset.layout, column_specs(dataset, weighted)
     if runs is None:
         runs = wanted_runs(dataset, np.sum([chosen.kept() for chosen in rows.values()], axis=0), rank)
     buffers = {spec.name: _Buffers(spec) for spec in specs}
     with reading_threads(dataset, rank) as threads:
-        for blocks, arrays in _read_ahead(BlockReader(dataset, [spec.name for spec in specs]), runs, threads):
+        reader = BlockReader(dataset, [spec.name for spec in specs], cache)
+        for blocks, arrays in _read_ahead(reader, runs, threads):
             positions = np.concatenate([np.arange(*layout.block_range(block)) for block in blocks])
             for number, chosen in rows.items():
                 mask = chosen.mask(blocks)
@@ -117,19 +124,26 @@ def chosen_rows(
                     yield number, blocks[0] // layout.shard_blocks, positions[part], batch
 
 
-def all_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """All rows of a dataset in order, a few blocks at a time: the named arrays, each (rows, *row_shape)."""
-    runs = block_runs(dataset, range(dataset.layout.blocks))
+def shard_rows(
+    dataset: Dataset, names: Sequence[str], shards: Iterable[int]
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The rows of some shards in order, a few blocks of one shard at a time: the shard, and the named arrays, each
+    (rows, *row_shape)."""
+    layout = dataset.layout
+    runs = (run for shard in shards for run in block_runs(dataset, layout.blocks_of(shard)))
     with reading_threads(dataset, ALONE) as threads:
-        for _, arrays in _read_ahead(BlockReader(dataset, names), runs, threads):
-            yield arrays
+        for blocks, arrays in _read_ahead(cached_reader(dataset, names), runs, threads):
+            yield blocks[0] // layout.shard_blocks, arrays
 
 
 def _read_ahead(
     reader: BlockReader, runs: Iterable[Sequence[int]], threads: ThreadPoolExecutor
 ) -> Iterator[tuple[Sequence[int], dict[str, np.ndarray]]]:
-    """Read runs of blocks, prefetching the next one."""
+    """Read runs of blocks, prefetching the next one. Those of an object store are requested further ahead."""
     layout = reader.dataset.layout
+    if reader.dataset.place.waits_for_network:
+        runs = list(runs)
+        reader.follow(iter(chain.from_iterable(runs)))
     reading: deque[tuple[Sequence[int], dict[str, np.ndarray], list[Future[None]]]] = deque()
     for blocks in runs:
         rows = sum(stop - start for start, stop in map(layout.block_range, blocks))

@@ -1,0 +1,58 @@
+"""The form of predictions of new rows: as a table, or as arrays."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from ...storage.dataset import Dataset
+from ...storage.format import ArraySpec, Schema, SideColumn, keys_of
+from .columns import predicted_columns, side_values
+from .merge import prediction_arrays
+
+ROW = "row"  # the array of the rows' numbers
+
+
+@dataclass(frozen=True)
+class PredictedForm:
+    """How the rows of a `dataset`, predicted by a run with this `schema`, are written: with the value of the column
+    `id`, or by default their key or number; and in a table with these `names` of the columns before those of the
+    probabilities of `every` class."""
+
+    schema: Schema
+    dataset: Dataset
+    names: tuple[str, ...]
+    id: str | None = None
+    every: bool = False
+
+    @cached_property
+    def _named(self) -> SideColumn | None:
+        return next((column for column in self.dataset.schema.beside if column.name == self.id), None)
+
+    def table(self, arrays: dict[str, np.ndarray], predictions: np.ndarray) -> pa.Table:
+        """Rows, with their arrays in the dataset and their predictions, as a table."""
+        rows = side_values(self._named, arrays[self._named.array]) if self._named else self._row_names(arrays)
+        columns = predicted_columns(self.schema, predictions, self.every)
+        headings = [*self.names, *[*columns][len(self.names) - 1 :]]
+        return pa.Table.from_arrays([rows, *columns.values()], headings)
+
+    def _row_names(self, arrays: dict[str, np.ndarray]) -> pa.Array:
+        """The user's keys, or the rows' numbers in the source from 1."""
+        return pa.array(keys_of(arrays["key"]) if "key" in arrays else self._numbers(arrays))
+
+    def _numbers(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        return self.dataset.source_rows(arrays["id"]) + 1
+
+    @cached_property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """The arrays: the predictions of all outputs, and what identifies the rows."""
+        stored = {spec.name: spec for spec in self.dataset.manifest.arrays}
+        name = self._named.array if self._named else "key"
+        return prediction_arrays(self.schema)[0], stored.get(name, ArraySpec(ROW, "int64"))
+
+    def arrays(self, arrays: dict[str, np.ndarray], predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows as the arrays of `specs`."""
+        prediction, rows = self.specs
+        named = self._numbers(arrays) if rows.name == ROW else arrays[rows.name]
+        return {prediction.name: predictions, rows.name: named}
