@@ -7,8 +7,10 @@ their way as the link carries, and as many have arrived as have room in a number
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby, islice
 from time import monotonic
 
@@ -91,7 +93,9 @@ class BlocksAhead:
         """What was taken before the plan came to it."""
         self._held = self._under_way = 0  # bytes that are requested and not taken, and of these not arrived
         self._depth = Depth()
-        self._lock = threading.RLock()  # an answer that is there already is noted in the thread that requests it
+        self._lock = threading.Lock()
+        # The thread that receives answers must never wait, neither for the lock nor for what the plan reads itself.
+        self._planner = ThreadPoolExecutor(1, "foldstream-ahead")
 
     def follow(self, plan: Iterator[Sequence[Key]]) -> None:
         """Request these from now on: of each block the keys that have to be read. What was requested before and is not
@@ -147,14 +151,19 @@ class BlocksAhead:
         self._under_way += size
         for key, part, of_key in zip(keys, parts, parts_of(answer, parts), strict=True):
             self._coming[key] = part.stop - part.start, of_key
-        answer.add_done_callback(lambda done: self._answered(done, size, sent))
+        answer.add_done_callback(partial(self._answered, size, sent))
 
-    def _answered(self, answer: "Future[bytes]", size: int, sent: Sent) -> None:
-        """Note an answer, and send the next requests; in the thread that receives answers."""
+    def _answered(self, size: int, sent: Sent, answer: "Future[bytes]") -> None:
+        arrived = size if not answer.cancelled() and answer.exception() is None else 0
+        with suppress(RuntimeError):  # the process ends
+            self._planner.submit(self._note, size, arrived, sent, monotonic())
+
+    def _note(self, size: int, arrived: int, sent: Sent, now: float) -> None:
+        """Note that a request is no longer under way, and send the next ones."""
         with self._lock:
             self._under_way -= size
-            if not answer.cancelled() and answer.exception() is None:
-                self._depth.answered(size, sent, monotonic())
+            if arrived:
+                self._depth.answered(arrived, sent, now)
             self._request_more()
 
 

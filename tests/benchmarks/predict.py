@@ -59,7 +59,7 @@ def main(result: Path) -> None:
         for _ in range(ROUNDS):
             for workers, found in rates.items():
                 found.append(steady_rate(run, dataset, folder / f"{workers}.csv", workers))
-                print(f"{workers} workers: {found[-1]:,.0f} rows/s", flush=True)
+                print(f"workers: {workers}, {found[-1]:,.0f} rows/s", flush=True)
         fs.predict(run, dataset, folder / "0.csv", workers=0)
         if len({(folder / f"{workers}.csv").read_bytes() for workers in (0, 1, 2)}) > 1:
             raise SystemExit("the predictions differ")

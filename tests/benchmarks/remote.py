@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -118,7 +119,7 @@ def lines(link: str, rounds: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The table of one link as Markdown: first epoch / second epoch."""
     table = [f"**{link}**:", "", HEADER, "|---|" + "---:|" * HEADER.count(" | ")]
     complete = {name: [one for one in found if "failed" not in one] for name, found in rounds.items()}
-    own = rates(medians(complete[OWN]))
+    own = rates(medians(complete[OWN])) if complete[OWN] else [nan, nan]
     for name, found in complete.items():
         if found:
             table.append(f"| {name} | " + " | ".join(" / ".join(cell) for cell in cells(medians(found), own)) + " |")

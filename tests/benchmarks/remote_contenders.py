@@ -31,15 +31,14 @@ class Contender:
 
 CONTENDERS = {
     "Foldstream": Contender("foldstream", {"cache": 0, "memory": MEMORY}),
-    "LitData": Contender("litdata", {"cache_bytes": 64 << 20}),
+    "LitData": Contender("litdata", {"cache_bytes": MEMORY}),
     "MosaicML Streaming, 2 workers": Contender(
         "mosaicml", {"workers": 2, "cache_limit": MEMORY, "shuffle_block_size": 1 << 17}
     ),
     "WebDataset, 2 workers": Contender("webdataset", {"workers": 2}),
     "Lance": Contender("lance", {"clump": 64, "read": 1024}),
 }
-"""LitData keeps compressed files, of which its bound is the same share of the rows. With a longer shuffle, MosaicML
-Streaming would evict shards that it still needs."""
+"""With a longer shuffle, MosaicML Streaming would evict shards that it still needs."""
 
 
 def measure(contender: Contender, source: str, link: str) -> dict[str, Any]:

@@ -196,10 +196,8 @@ def test_the_architecture_names_what_exists() -> None:
 
 
 LONGEST_FUNCTION, MOST_PARAMETERS = 80, 8
-TYPED_ENTRIES = {
-    "training/open_stream.py: stream",
-    "cluster/python/run.py: predict",
-}  # whose many keywords are their users' options
+TYPED_ENTRIES = {"training/open_stream.py: stream", "cluster/python/run.py: predict"}
+"""Their many keywords are their users' options."""
 
 
 def test_functions_are_short_and_have_few_parameters() -> None:
