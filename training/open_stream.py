@@ -115,9 +115,7 @@ def stream(
         return RowStream(opened, selected, reader, batch_size, torch.device(device), weighted)
     selected = _draw(opened, selected, sample, seed)
     mixing = Mixing(batch_size, lanes or lane_count(world_size), window, seed, batch_size if drop_last else 1)
-    opened_stream = TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted)
-    opened_stream.read_ahead()
-    return opened_stream
+    return _begun(TrainStream(opened, selected, mixing, reader, epoch, transform, torch.device(device), weighted))
 
 
 def normalizer(
@@ -169,6 +167,12 @@ def normalizer(
         fit_plan(opened, plan, SerialExecutor(), silent, medians=medians)
         statistics = fitted_statistics(plan, model)
     return Normalizer(plan_inputs(opened.schema, statistics, missing, normalize, codes=True))
+
+
+def _begun(stream: TrainStream) -> TrainStream:
+    """The stream, whose first blocks are on their way if they are in an object store."""
+    stream.read_ahead()
+    return stream
 
 
 def _check_arguments(dataset: Dataset, split: str, rank: int, world_size: int, weighted: bool) -> None:
