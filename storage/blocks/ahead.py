@@ -21,7 +21,7 @@ Part = slice
 Request = Callable[[Sequence[Key]], tuple[list[Part], "Future[bytes]"]]
 """Sends one request for neighboring blocks of a shard. Returns the part of each in the answer, and the answer."""
 
-FIRST_DEPTH = 4 << 20  # bytes on their way before anything was measured
+FIRST_DEPTH = 12 << 20  # bytes on their way at least: the first batch needs about as many, and waits for all of them
 AHEAD_BYTES = 24 << 20  # 200 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
 GAIN = 2  # times what the link holds: less would not show that it could carry more
 MEMORY = 10.0  # seconds for which a measurement counts
