@@ -28,7 +28,7 @@ def test_as_much_is_on_its_way_as_the_link_carries(latency: float, rate: float) 
         depth.answered(SIZE, sent, now)
         half = half or (depth.arrived if now > seconds / 2 else 0)
     assert (depth.arrived - half) / (seconds / 2) > 0.95 * rate
-    assert under_way <= max(FIRST_DEPTH, 3 * rate * (latency + SIZE / rate)) + SIZE, "more waits in queues than is needed"
+    assert under_way <= max(FIRST_DEPTH, 3 * rate * (latency + SIZE / rate)) + SIZE, "more waits in queues than needed"
 
 
 class Store:
