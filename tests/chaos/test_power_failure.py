@@ -13,7 +13,8 @@ import pytest
 from .disk import Call, Disk, Tree, read_tree, trace, write_tree
 from .power_failures import SCENARIOS, Scenario, make_sources
 
-STATES = 15  # of each command that are tried; the long test tries all
+STATES = 15  # of each command that are tried
+MANY_STATES = 60  # that the long test tries when only a part of the long tests is wanted; otherwise it tries all
 MEMORY = Path("/dev/shm")  # where fsync takes no time
 
 
@@ -70,16 +71,24 @@ def check(recording: Recording, scenario: Scenario, tree: Tree) -> None:
 @pytest.mark.usefixtures("usual_blocks")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_power_failure_loses_nothing_that_is_committed(name: str, seed: int, recording: Recording) -> None:
-    found = states(recording, SCENARIOS[name], seed)
-    some = np.random.default_rng(seed).permutation(len(found))[:STATES]
-    for number in sorted({*some, len(found) - 1}):
-        check(recording, SCENARIOS[name], found[number])
+    for tree in some_of(states(recording, SCENARIOS[name], seed), STATES, seed):
+        check(recording, SCENARIOS[name], tree)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("usual_blocks")
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_power_failure_at_every_moment(name: str, seed: int, recording: Recording) -> None:
-    for tree in states(recording, SCENARIOS[name], seed):
+def test_a_power_failure_at_every_moment(
+    name: str, seed: int, recording: Recording, request: pytest.FixtureRequest
+) -> None:
+    found = states(recording, SCENARIOS[name], seed)
+    all_wanted = request.config.getoption("--part") is None
+    for tree in found if all_wanted else some_of(found, MANY_STATES, seed):
         check(recording, SCENARIOS[name], tree)
+
+
+def some_of(found: list[Tree], count: int, seed: int) -> list[Tree]:
+    """So many of the states, drawn at random but in their order, and the last one."""
+    drawn = np.random.default_rng(seed).permutation(len(found))[:count]
+    return [found[number] for number in sorted({*drawn, len(found) - 1})]
