@@ -242,10 +242,10 @@ def test_the_commands_of_the_guide_to_clusters_run(
     home: dict[str, str], submitted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     """With this cluster, its job, and folders in place of a bucket."""
-    folder, done = submitted
+    folder, job = submitted
     own = {
         "auto": json.loads((Path(home["FOLDSTREAM_HOME"]) / "cluster.json").read_text())["address"],
-        "raysubmit_8rTq1Zb4": done.stdout.partition(":")[0],
+        "raysubmit_8rTq1Zb4": job.stdout.partition(":")[0],
         "s3://bucket/runs/first": str(folder / "run"),
         "s3://bucket/runs": str(tmp_path / "runs"),
         "job.toml": str(folder / "job.toml"),

@@ -5,8 +5,6 @@ In the source of a page, `<!-- not run: REASON -->` before a block means that it
 Python with a title is a file. `foldstream serve` serves until the next one, or to the end of the page.
 """
 
-import json
-import os
 import random
 import re
 import shlex
@@ -15,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from ..object_store import object_server
+from ..programs import find_program, run
+from ..unit.test_serve import server_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -81,20 +81,10 @@ def commands_in(text: str) -> Iterator[list[str]]:
 
 
 class Reader:
-    """Somebody who runs the commands of a page, in a `with` block at whose end the service is stopped."""
+    """Somebody who runs the commands of a page; the `service` that they start ends with it."""
 
-    def __init__(self) -> None:
-        self.server: subprocess.Popen[str] | None = None
-        self.port = ""
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.server:
-            self.server.terminate()
-            self.server.communicate(timeout=60)
-            assert self.server.returncode == 0
+    def __init__(self, service: ExitStack) -> None:
+        self.service, self.port = service, ""
 
     def call(self, words: list[str]) -> None:
         """Run a command; one of Foldstream in this process, where the packages that it needs are loaded."""
@@ -106,27 +96,23 @@ class Reader:
             case ["curl", *_]:
                 self.ask(words)
             case ["python", *rest]:
-                subprocess.run([sys.executable, *rest], check=True)
+                run(sys.executable, *rest)
             case _:
                 raise AssertionError(f"mark the block of {shlex.join(words)} as not run, and say why")
 
     def serve(self, words: list[str]) -> None:
         """Start a service on a free port in place of the one before."""
-        self.__exit__()
-        given = words[: words.index("--port")] if "--port" in words else words
-        command = [sys.executable, "-m", "foldstream.cli", "--json", "serve", *given, "--port", "0"]
-        token = {"FOLDSTREAM_TOKEN": TOKEN} if "--host" in words else {}
-        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | token)
-        assert self.server.stdout
-        self.port = json.loads(self.server.stdout.readline())["value"].rpartition(":")[2]
+        self.service.close()
+        folder, *options = words[: words.index("--port")] if "--port" in words else words
+        if "--host" in options:
+            self.service.enter_context(pytest.MonkeyPatch.context()).setenv("FOLDSTREAM_TOKEN", TOKEN)
+        self.port = self.service.enter_context(server_of(Path(folder), *options)).rpartition(":")[2]
 
     def ask(self, words: list[str]) -> None:
         """Send a request to the service."""
-        if not shutil.which("curl"):
-            pytest.skip("curl is not installed")
         for theirs, own in {":8000": f":{self.port}", "//HOST": "//127.0.0.1", "TOKEN": TOKEN}.items():
             words = [word.replace(theirs, own) for word in words]
-        subprocess.run([*words, "--silent", "--show-error", "--fail"], check=True)
+        run(find_program("curl"), *words[1:], "--silent", "--show-error", "--fail")
 
 
 def parse(words: list[str]) -> None:
@@ -199,20 +185,17 @@ def write_visits(folder: Path) -> None:
 
 def write_scans(folder: Path) -> None:
     """Images of a folder with a table of patients, and a table of those in the folder `new`."""
-    draw = random.Random(2)
+    draw, sites = random.Random(2), ["north", "south"]
     (folder / "scans").mkdir()
-    for name, images in (
-        ("patients", sorted((folder / "photos").rglob("*.jpg"))),
-        ("new", sorted((folder / "new").iterdir())),
-    ):
-        lines = ["image,age,site" + ",sick" * (name == "patients")]
-        for number, image in enumerate(images):
-            known = f",{'yes' if number % 2 else 'no'}" if name == "patients" else ""
-            file = f"{number}.jpg" if known else image.name
-            if known:
-                shutil.copy(image, folder / "scans" / file)
-            lines.append(f"{file},{draw.randrange(20, 90)},{draw.choice(['north', 'south'])}{known}")
-        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    patients, new = ["image,age,site,sick"], ["image,age,site"]
+    for number, image in enumerate(sorted((folder / "photos").rglob("*.jpg"))):
+        shutil.copy(image, folder / "scans" / f"{number}.jpg")
+        sick = "yes" if number % 2 else "no"
+        patients.append(f"{number}.jpg,{draw.randrange(20, 90)},{draw.choice(sites)},{sick}")
+    for image in sorted((folder / "new").iterdir()):
+        new.append(f"{image.name},{draw.randrange(20, 90)},{draw.choice(sites)}")
+    (folder / "patients.csv").write_text("\n".join(patients) + "\n")
+    (folder / "new.csv").write_text("\n".join(new) + "\n")
 
 
 def write_images(folder: Path) -> None:
@@ -241,8 +224,8 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOLDSTREAM_HOME", str(tmp_path / "home"))
-    with Reader() as reader, bucket_of_tables(tmp_path) if page.stem == "object-stores" else nullcontext():
-        run_blocks(blocks, tmp_path, reader)
+    with ExitStack() as service, bucket_of_tables(tmp_path) if page.stem == "object-stores" else nullcontext():
+        run_blocks(blocks, tmp_path, Reader(service))
 
 
 @contextmanager
