@@ -17,8 +17,11 @@ from foldstream.cluster.ray.auth import MODE, TOKEN_PATH
 
 from ..chaos.fold_kills import NODE_CLUSTER
 from ..conftest import EXAMPLES
+from .test_docs import blocks_of, commands_in
 
 pytestmark = pytest.mark.long
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "clusters.md"
 
 JOB = """
 [convert.csv]
@@ -233,6 +236,26 @@ def test_the_doctor_examines_all_nodes(home: dict[str, str], tmp_path: Path) -> 
     refused = command({**home, TOKEN_PATH: str(tmp_path / "token")}, "doctor", "--cluster", address)
     assert refused.returncode == 2
     assert TOKEN_PATH in refused.stderr
+
+
+def test_the_commands_of_the_guide_to_clusters_run(
+    home: dict[str, str], submitted: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """With this cluster, its job, and folders in place of a bucket."""
+    folder, job = submitted
+    own = {
+        "auto": json.loads((Path(home["FOLDSTREAM_HOME"]) / "cluster.json").read_text())["address"],
+        "raysubmit_8rTq1Zb4": job.stdout.partition(":")[0],
+        "s3://bucket/runs/first": str(folder / "run"),
+        "s3://bucket/runs": str(tmp_path / "runs"),
+        "job.toml": str(folder / "job.toml"),
+    }
+    blocks = [block for block in blocks_of(GUIDE) if block.language == "sh" and not block.reason]
+    commands = [words for block in blocks for words in commands_in(block.text)]
+    assert {words[1] for words in commands} >= {"doctor", "plan", "jobs", "logs", "status", "stop"}
+    for words in commands:
+        done = command(home, *(own.get(word, word) for word in words[1:]))
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
 
 
 def test_secrets_stay_where_they_are(

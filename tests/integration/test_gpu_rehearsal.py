@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ..gpu.figures import GpuFigures
 
 RUN = Path(__file__).parents[1] / "gpu" / "run.sh"
 LACKING = ("ray", "dask", "distributed", "bokeh", "simplejpeg", "mlflow", "wandb")
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_what_needs_a_gpu_is_rehearsed(tmp_path: Path) -> None:
     for name in LACKING:
         (tmp_path / "lacking" / name).mkdir(parents=True)
