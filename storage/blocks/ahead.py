@@ -102,11 +102,13 @@ class BlocksAhead:
         soon needed is dropped."""
         with self._lock:
             soon = [*islice(plan, len(self._coming))]
-            dropped = [self._coming.pop(key) for key in self._coming.keys() - {key for keys in soon for key in keys}]
+            sent = self._coming.keys() & {key for keys in soon for key in keys}
+            dropped = [self._coming.pop(key) for key in self._coming.keys() - sent]
             self._plan, self._early = iter(()), set()  # an answer that is dropped makes room, but not for the old plan
             for size, answer in dropped:
                 self._held -= size
                 answer.cancel()
+            soon = [[key for key in keys if key not in sent] for keys in soon]  # they may be taken before their turn
             self._plan = chain(soon, plan)
             self._request_more()
 

@@ -99,6 +99,16 @@ def test_another_plan_keeps_what_it_needs_soon_and_drops_the_rest() -> None:
     assert not store.answers["x", 1].cancelled()
 
 
+def test_what_another_plan_keeps_is_not_requested_again_once_it_is_taken() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 3 * SIZE)
+    ahead.follow(plan(*range(10)))
+    ahead.follow(plan(*range(10)))
+    store.answer(2)
+    assert ahead.take(("x", 2)) == b"2"
+    assert [block for _, block in store.sent] == [0, 1, 2, 3]
+
+
 def test_neighboring_blocks_are_one_request_and_taken_one_by_one() -> None:
     store = Store()
     ahead = BlocksAhead(store.request, 9 * SIZE)
