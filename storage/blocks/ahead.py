@@ -14,15 +14,18 @@ from functools import partial
 from itertools import chain, groupby, islice
 from time import monotonic
 
+import numpy as np
+
 Key = tuple[str, int]
 """The array whose shard has the bytes, and the index of the block."""
 Part = slice
 """The bytes of a block in an answer."""
-Request = Callable[[Sequence[Key]], tuple[list[Part], "Future[bytes]"]]
+Request = Callable[[Sequence[Key]], tuple[list[Part], "Future[np.ndarray]"]]
 """Sends one request for neighboring blocks of a shard. Returns the part of each in the answer, and the answer."""
 
-FIRST_DEPTH = 12 << 20  # bytes on their way at least: the first batch needs about as many, and waits for all of them
-AHEAD_BYTES = 24 << 20  # 200 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
+LEAST_DEPTH = 12 << 20  # bytes on their way at least
+LEAST_RATE = 125e6  # bytes per second that a link is expected to carry at least: 1 Gbit/s
+AHEAD_BYTES = 32 << 20  # 250 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
 GAIN = 2  # times what the link holds: less would not show that it could carry more
 MEMORY = 10.0  # seconds for which a measurement counts
 
@@ -43,9 +46,11 @@ class Depth:
     and delay what is needed first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latency: float = 0.0) -> None:
+        """`latency` in seconds, if other requests have shown it already, otherwise 0."""
         self.arrived = 0
         """Bytes that have arrived so far."""
+        self._least = max(LEAST_DEPTH, int(GAIN * LEAST_RATE * latency))
         self._rates, self._latencies = _Best(), _Best()
 
     def answered(self, size: int, sent: Sent, now: float) -> None:
@@ -58,13 +63,11 @@ class Depth:
     @property
     def bytes(self) -> int:
         """The bytes that should be on their way."""
-        if (rate := self._rates.best) is None or (latency := self._latencies.best) is None:
-            return FIRST_DEPTH
-        return max(FIRST_DEPTH, int(GAIN * rate * -latency))
+        return max(self._least, int(GAIN * self._rates.best * -self._latencies.best))
 
 
 class _Best:
-    """The highest of the values of the last seconds."""
+    """The highest of the values of the last seconds, 0 before the first one."""
 
     def __init__(self) -> None:
         self._falling: deque[tuple[float, float]] = deque()  # times and values; each value is below the one before
@@ -77,22 +80,22 @@ class _Best:
             self._falling.popleft()
 
     @property
-    def best(self) -> float | None:
-        return self._falling[0][1] if self._falling else None
+    def best(self) -> float:
+        return self._falling[0][1] if self._falling else 0.0
 
 
 class BlocksAhead:
     """Requests what a plan says, at most `limit` bytes that have not been taken yet. For several threads."""
 
-    def __init__(self, request: Request, limit: int) -> None:
+    def __init__(self, request: Request, limit: int, latency: float = 0.0) -> None:
         self.limit = limit
         self._request = request
         self._plan: Iterator[Sequence[Key]] = iter(())
-        self._coming: dict[Key, tuple[int, Future[bytes]]] = {}
+        self._coming: dict[Key, tuple[int, Future[np.ndarray]]] = {}
         self._early = set[Key]()
         """What was taken before the plan came to it."""
         self._held = self._under_way = 0  # bytes that are requested and not taken, and of these not arrived
-        self._depth = Depth()
+        self._depth = Depth(latency)
         self._lock = threading.Lock()
         # The thread that receives answers must never wait, neither for the lock nor for what the plan reads itself.
         self._planner = ThreadPoolExecutor(1, "foldstream-ahead")
@@ -112,8 +115,8 @@ class BlocksAhead:
             self._plan = chain(soon, plan)
             self._request_more()
 
-    def take(self, key: Key) -> bytes:
-        """The bytes of a block, once they have arrived. Raises the error of its request."""
+    def take(self, key: Key) -> np.ndarray:
+        """The bytes of a block, (length,) uint8, once they have arrived. Raises the error of its request."""
         with self._lock:
             if key not in self._coming:  # it is needed before its turn
                 self._early.add(key)
@@ -155,7 +158,7 @@ class BlocksAhead:
             self._coming[key] = part.stop - part.start, of_key
         answer.add_done_callback(partial(self._answered, size, sent))
 
-    def _answered(self, size: int, sent: Sent, answer: "Future[bytes]") -> None:
+    def _answered(self, size: int, sent: Sent, answer: "Future[np.ndarray]") -> None:
         arrived = size if not answer.cancelled() and answer.exception() is None else 0
         with suppress(RuntimeError):  # the process ends
             self._planner.submit(self._note, size, arrived, sent, monotonic())
@@ -175,13 +178,13 @@ def neighbors(keys: Sequence[Key]) -> Iterator[list[Key]]:
         yield [key for _, key in run]
 
 
-def parts_of(answer: "Future[bytes]", parts: Sequence[Part]) -> list["Future[bytes]"]:
+def parts_of(answer: "Future[np.ndarray]", parts: Sequence[Part]) -> list["Future[np.ndarray]"]:
     """The parts of an answer, as answers that can be taken and dropped one by one."""
     if len(parts) == 1:
         return [answer]
-    found: list[Future[bytes]] = [Future() for _ in parts]
+    found: list[Future[np.ndarray]] = [Future() for _ in parts]
 
-    def split(whole: "Future[bytes]") -> None:
+    def split(whole: "Future[np.ndarray]") -> None:
         for of_part, part in zip(found, parts, strict=True):
             if not of_part.set_running_or_notify_cancel():
                 continue

@@ -51,7 +51,7 @@ class BlockReader:
         """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
         request waits for a server."""
         if self._ahead is None:
-            self._ahead = BlocksAhead(self._request, limit)
+            self._ahead = BlocksAhead(self._request, limit, self.dataset.place.latency)
         cache, arrays = self.cache, [group[0] for group in self._groups]
         self._ahead.follow(
             [(array, block) for array in arrays for block in run if not (cache and cache.has((array, block)))]
@@ -72,7 +72,7 @@ class BlockReader:
         if run:
             yield run
 
-    def _request(self, keys: Sequence[Key]) -> tuple[list[Part], Future[bytes]]:
+    def _request(self, keys: Sequence[Key]) -> tuple[list[Part], Future[np.ndarray]]:
         places = [self._range(*key) for key in keys]
         place, first, _ = places[0]
         parts = [slice(offset - first, offset - first + length) for _, offset, length in places]

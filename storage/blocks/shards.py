@@ -105,14 +105,15 @@ def decode_index(tail: bytes, layout: Layout) -> np.ndarray:
 
 def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> np.ndarray:
     """Decode one whole block, bytes or (length,) uint8, into `out`, a contiguous (block_rows, *row_shape) buffer, and
-    return `out`; or, if the block is stored uncompressed in an array, its rows where they are there, maybe not aligned.
+    return `out`; or, if it is stored uncompressed in an array that can be written (compiled code takes no others), its
+    rows where they are there, maybe not aligned.
 
     Raises DamagedError (without a location) unless the block is intact and has the CRC-32C recorded when it was
     written: an intact block in the place of another one counts as damaged.
     """
     if google_crc32c.value(data) != RESIDUE or bytes(data[-CHECKSUM_BYTES:]) != struct.pack("<I", expected):
         raise DamagedError("the block does not match its checksum")
-    if isinstance(data, np.ndarray) and data[FLAGS_AT] & COPIED:  # of bytes, compiled code cannot take the rows
+    if isinstance(data, np.ndarray) and data.flags.writeable and data[FLAGS_AT] & COPIED:
         return np.frombuffer(data, out.dtype, out.size, BLOSC_HEADER).reshape(out.shape)
     blosc.decompress(data, out)
     return out

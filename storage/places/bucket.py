@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -58,6 +59,10 @@ class BucketPlace(Place):
         return BucketPlace(self.bucket, self.key.rpartition("/")[0])
 
     @property
+    def latency(self) -> float:
+        return open_store(self.bucket).latency
+
+    @property
     def _store(self) -> ObjectStore:
         return open_store(self.bucket).store
 
@@ -69,13 +74,14 @@ class BucketPlace(Place):
     @contextmanager
     def _answers(self) -> Iterator[None]:
         """Turn every error of the store except FileNotFoundError into a DatasetError with the remedy."""
+        started = monotonic()
         try:
             yield
         except FileNotFoundError:
             raise
         except BaseError as error:
             raise self._refused(error) from None
-        open_store(self.bucket).reached = True
+        open_store(self.bucket).answered(monotonic() - started)
 
     def _refused(self, error: Exception) -> DatasetError:
         reason = str(error).splitlines()[0]
@@ -122,16 +128,17 @@ class BucketPlace(Place):
             return bytes(obstore.get(self._store, self.key).bytes())
 
     def read_range(self, start: int, length: int) -> bytes:
-        return self.request_range(start, length).result()
+        return self.request_range(start, length).result().tobytes()
 
-    def request_range(self, start: int, length: int) -> Future[bytes]:
+    def request_range(self, start: int, length: int) -> Future[np.ndarray]:
         return in_background(self._range(start, length))
 
-    async def _range(self, start: int, length: int) -> bytes:
+    async def _range(self, start: int, length: int) -> np.ndarray:
         client = open_store(self.bucket)
 
-        async def ask() -> bytes:
-            return bytes(await obstore.get_range_async(client.store, self.key, start=start, length=length))
+        async def ask() -> np.ndarray:
+            answer = await obstore.get_range_async(client.store, self.key, start=start, length=length)
+            return np.frombuffer(memoryview(answer), np.uint8)
 
         try:
             return await client.first_answer(ask)
@@ -141,12 +148,12 @@ class BucketPlace(Place):
             with self._answers():
                 size = (await obstore.head_async(client.quick, self.key))["size"]
             if start >= size or not length:  # a range without any bytes is refused
-                return b""
+                return np.empty(0, np.uint8)
             raise self._refused(error) from None
 
     def read_into(self, start: int, out: np.ndarray) -> int:
-        data = self.read_range(start, len(out))
-        out[: len(data)] = np.frombuffer(data, np.uint8)
+        data = self.request_range(start, len(out)).result()
+        out[: len(data)] = data
         return len(data)
 
     def open_stream(self) -> io.BufferedReader:
@@ -237,8 +244,8 @@ class _OpenObject:
     def __init__(self, place: BucketPlace) -> None:
         self._place = place
 
-    def read(self, offset: int, memory: np.ndarray) -> bytes:
-        return self._place.read_range(offset, len(memory))
+    def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
+        return self._place.request_range(offset, len(memory)).result()
 
 
 class _ObjectStream(io.RawIOBase):

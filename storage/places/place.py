@@ -62,6 +62,11 @@ class Place(os.PathLike[str]):
     waits_for_network: ClassVar[bool]
     """Whether each request waits for a server, so that more threads, a local cache and fewer requests pay off."""
 
+    @property
+    def latency(self) -> float:
+        """The shortest time in which a request has been answered so far, in seconds; 0 if there was none."""
+        return 0.0
+
     @abstractmethod
     def __str__(self) -> str: ...
 
@@ -138,11 +143,11 @@ class Place(os.PathLike[str]):
     def read_range(self, start: int, length: int) -> bytes:
         """`length` bytes starting at `start`; fewer, or none, at the end of the file. Raises FileNotFoundError."""
 
-    def request_range(self, start: int, length: int) -> Future[bytes]:
-        """Like `read_range`, but where each request waits for a server, this does not. The answer raises
+    def request_range(self, start: int, length: int) -> Future[np.ndarray]:
+        """Like `read_range`, but where each request waits for a server, this does not. The answer, uint8, raises
         FileNotFoundError, or DatasetError if the store refuses or is away for minutes."""
-        answer: Future[bytes] = Future()
-        answer.set_result(self.read_range(start, length))
+        answer: Future[np.ndarray] = Future()
+        answer.set_result(np.frombuffer(self.read_range(start, length), np.uint8))
         return answer
 
     @abstractmethod

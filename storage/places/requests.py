@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache
 from statistics import median
 from threading import Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from obstore.store import ObjectStore, from_url
@@ -46,7 +46,7 @@ HEDGED, FIRST_HEDGES, MOST_HEDGES, FEW_WAITING = 0.05, 4.0, 10.0, 4
 """Each request allows this much of a hedge, the first one more, and what is allowed is saved up to this many. As long
 as few requests wait, all of them may be hedged."""
 
-Ask = Callable[[], Coroutine[Any, Any, bytes]]
+Answer = TypeVar("Answer")
 _log = logging.getLogger("foldstream.storage.places.requests")
 
 
@@ -55,6 +55,8 @@ class StoreClient:
 
     reached = False
     """Whether the store has answered this process before, or the one that has started it."""
+    latency = 0.0
+    """The shortest time in which the store has answered, in seconds; 0 before its first answer."""
 
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
@@ -83,7 +85,7 @@ class StoreClient:
         """The store that waits for minutes."""
         return from_url(self.bucket, retry_config=PATIENCE)
 
-    async def first_answer(self, ask: Ask) -> bytes:
+    async def first_answer(self, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """The answer to a request, or to its hedge if that comes first. Raises the error of the first one to end."""
         started, waiting = monotonic(), {asyncio.create_task(ask())}
         self._waits_since = self._waits_since if self._waiting else started
@@ -119,8 +121,13 @@ class StoreClient:
             words = "%s: the object store has not answered for %.0f seconds; waiting for up to %d minutes"
             _log.warning(words, self.bucket, self.silence, MINUTES)
 
+    def answered(self, seconds: float) -> None:
+        """Note that the store has answered after so many seconds."""
+        self.reached, self.latency = True, min(seconds, self.latency or seconds)
+
     def _notice_answer(self, started: float) -> None:
-        self.reached, now = True, monotonic()
+        now = monotonic()
+        self.answered(now - started)
         self._recent.append(now - started)
         if self._away_since:
             words = "%s: the object store answers again, after %.0f seconds"
@@ -141,13 +148,13 @@ def silence() -> float:
     return max((client.silence for client in list(_clients)), default=0.0)
 
 
-async def _first(waiting: set[asyncio.Task[bytes]], timeout: float) -> set[asyncio.Task[bytes]]:
+async def _first(waiting: set[asyncio.Task[Answer]], timeout: float) -> set[asyncio.Task[Answer]]:
     """Those that are done, as soon as there is one; none after the timeout."""
     done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return done
 
 
-def in_background(answer: Coroutine[Any, Any, bytes]) -> Future[bytes]:
+def in_background(answer: Coroutine[Any, Any, Answer]) -> Future[Answer]:
     """Wait for an answer in a thread that waits for all of this process."""
     return asyncio.run_coroutine_threadsafe(answer, _loop(os.getpid()))
 

@@ -28,12 +28,14 @@ from .record import machine, write_section
 from .remote_contenders import CONTENDERS
 from .rows import make_digits
 
-ROUNDS = int(os.environ.get("ROUNDS", "2"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 LIMIT = 90
 """Seconds after which a contender has failed."""
 OWN, *PEERS = CONTENDERS
 ROWS = 600_000
 RATE = 100_000_000
+IN_MEMORY = ["-filer.maxMB=1", "-s3.cacheCapacityMB=500"]
+"""Options with which the server answers from memory: it shares the processor with the loaders."""
 LINKS = {
     f"{latency} ms, {'100 MB/s' if rate else 'not paced'}": (latency / 1000, rate)
     for latency in (1, 30, 100)
@@ -85,7 +87,7 @@ def main(peers_python: str, result: Path, cases: list[str]) -> None:
     links = [link for link in LINKS if link in cases] or list(LINKS)
     peers = [name for name in PEERS if name in cases] or ([] if OWN in cases else PEERS)
     figures: dict[str, Any] = {"machine": machine(), "rounds": ROUNDS, "links": {}}
-    with tempfile.TemporaryDirectory(prefix="bench-remote-") as folder, object_server() as server:
+    with tempfile.TemporaryDirectory(prefix="bench-remote-") as folder, object_server(more=IN_MEMORY) as server:
         loaders = {CONTENDERS[name].loader for name in (OWN, *peers)}
         files = prepare(loaders, Path(folder), result.with_suffix(""), peers_python)
         sources = {loader: server.upload(path, loader) for loader, path in files.items()}

@@ -252,7 +252,7 @@ class _EpochReading:
         if len(missing) > len(self.memory.free):
             return False
         for group in missing:
-            self.slot_of[group] = self.memory.free.popleft()
+            self.slot_of[group] = self.memory.free.pop()
         return True
 
     def _start(self, loads: list[Load], mixed: Future[tuple[np.ndarray, int]]) -> None:
