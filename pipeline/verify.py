@@ -89,9 +89,14 @@ def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
 def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
     """Convert the damaged shards again from the source, and replace them if the result matches the manifest.
 
-    Raises SourceError if a source is missing or has changed; the dataset is then left unchanged. Raises ConflictError
-    if another process converts to it or repairs it.
+    Raises SourceError if a source is missing or has changed, or the dataset has an earlier format; it is then left
+    unchanged. Raises ConflictError if another process converts to it or repairs it.
     """
+    if dataset.manifest.index is None:
+        raise SourceError(
+            f"{dataset.root} was written by an earlier version, in whose format files cannot be repaired; "
+            "restore them from a copy, or convert the sources again"
+        )
     beside = tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent)
     with lock_target(dataset.place), beside as folder:
         if open_dataset(dataset.place).identity != dataset.identity:

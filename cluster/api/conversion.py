@@ -235,7 +235,7 @@ def verify(
         The damaged files; with `repair`, they have been repaired.
 
     Raises:
-        SourceError: The sources have changed, so the dataset cannot be repaired.
+        SourceError: The sources have changed, or an earlier version wrote the dataset, so it cannot be repaired.
         DatasetError: There is no dataset.
 
     Example:

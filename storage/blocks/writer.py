@@ -22,7 +22,7 @@ from ..format import FORMAT, MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
 from ..places.json_files import content_hash, create_json
 from ..places.place import Place
 from .index import INDEX, BlockIndex
-from .shards import encode_shard, shard_key
+from .shards import LEVEL, encode_shard, shard_key
 
 BLOCKS = "blocks"
 
@@ -62,7 +62,7 @@ def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attri
             dtype=spec.dtype,
             compressors=[
                 BloscCodec(
-                    typesize=itemsize, cname="lz4", clevel=5, shuffle="noshuffle" if itemsize == 1 else "shuffle"
+                    typesize=itemsize, cname="lz4", clevel=LEVEL, shuffle="noshuffle" if itemsize == 1 else "shuffle"
                 ),
                 Crc32cCodec(),
             ],

@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import foldstream as fs
 import pytest
-from foldstream.storage.errors import ConflictError
+from foldstream.storage.errors import ConflictError, SourceError
 from foldstream.storage.places.json_files import content_hash
 
 WRITTEN = Path(__file__).parents[1] / "data" / "first-format.zip"
@@ -38,6 +38,18 @@ def test_a_complete_run_of_an_earlier_version_predicts_as_it_did(earlier: Path) 
     assert fs.predict(earlier / "flowers.run", earlier / "flowers.csv", earlier / "now.csv", columns=COLUMNS).rows == 60
     assert (earlier / "now.csv").read_bytes() == (earlier / "pred.csv").read_bytes()
     assert len(fs.load_models(earlier / "flowers.run")) == 2
+
+
+def test_damaged_files_of_an_earlier_format_are_not_written_in_todays(earlier: Path) -> None:
+    damaged = next((earlier / "flowers.zarr" / "x" / "c").rglob("*"))
+    while damaged.is_dir():
+        damaged = next(damaged.iterdir())
+    before = damaged.read_bytes()
+    damaged.write_bytes(before[:20] + bytes(8) + before[28:])
+    with pytest.raises(SourceError, match="by an earlier version"):
+        fs.verify(earlier / "flowers.zarr", repair=True)
+    damaged.write_bytes(before)
+    fs.verify(earlier / "flowers.zarr")
 
 
 def test_code_is_found_where_an_earlier_version_kept_it(earlier: Path) -> None:
