@@ -75,6 +75,19 @@ def test_a_power_failure_loses_nothing_that_is_committed(name: str, seed: int, r
         check(recording, SCENARIOS[name], tree)
 
 
+@pytest.mark.usefixtures("usual_blocks")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_power_failure_after_a_command_loses_nothing_of_its_result(
+    name: str, seed: int, recording: Recording
+) -> None:
+    scenario, folder = SCENARIOS[name], recording.folder / name
+    disk = Disk(folder, recording.before[name])
+    for call in recording.calls:
+        disk.apply(call)
+    for tree in disk.after_power_failure(np.random.default_rng(seed)):
+        assert scenario.compared(read_tree(folder)).items() <= tree.items()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("usual_blocks")

@@ -1,5 +1,6 @@
 """What every kind of `Place` promises, on a local disk and in a bucket of a real S3 server."""
 
+import fcntl
 import glob
 import os
 import pickle
@@ -339,6 +340,13 @@ def test_a_lock_is_a_file_that_belongs_to_nobody_else_and_is_not_seen(tmp_path: 
     with folder.lock("busy"):
         (folder / "result").write(b"")
     assert os.listdir(tmp_path / "run") == ["result"]
+
+
+def test_a_lock_is_open_for_writing(tmp_path: Path) -> None:
+    """Over NFS, a file that is open for reading only cannot be locked against others."""
+    descriptor = lock_file(tmp_path / LOCK)
+    assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    os.close(descriptor)
 
 
 def lock_is_held(folder: Path) -> bool:

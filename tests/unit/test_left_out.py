@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.pipeline.csv import cut as csv_cut
@@ -144,3 +145,17 @@ def test_nothing_of_the_dataset_before_is_left(files: tuple[Path, Path], tmp_pat
         {str(path.relative_to(root)) for path in root.rglob("*")} for root in (tmp_path / "out", tmp_path / "fresh")
     )
     assert one == other
+
+
+def test_rows_with_values_that_do_not_occur_in_the_training_data_are_skipped_on_demand(tmp_path: Path) -> None:
+    known, new = tmp_path / "known.csv", tmp_path / "new.csv"
+    known.write_text("a,city,y\n" + "1,Ulm,u\n2,Bonn,v\n" * 9)
+    new.write_text("a,city,y\n1,Ulm,u\n2,Trier,v\n3,Bonn,w\n4,Bonn,v\n")
+    like = fs.convert_csv(known, tmp_path / "known.zarr", label="y").root
+    with pytest.raises(RowError, match="'Trier' does not occur in the training data"):
+        fs.convert_csv(new, tmp_path / "stopped.zarr", label="y", like=like, unknown="error")
+    dataset = fs.convert_csv(new, tmp_path / "new.zarr", label="y", like=like, unknown="error", on_error="skip")
+    assert (len(dataset), dataset.left_out) == (2, 2)
+    listed = (tmp_path / "new.zarr" / "left_out.csv").read_text()
+    assert "'Trier' does not occur" in listed
+    assert "'w' does not occur" in listed

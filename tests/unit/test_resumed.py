@@ -122,6 +122,18 @@ def test_a_resumed_conversion_reads_no_finished_shard(
     assert counted == [0, SHARDS - 2]
 
 
+def test_a_finished_shard_is_trusted_by_its_length(write_csv: WriteCsv, tmp_path: Path) -> None:
+    path = write_csv(table(300))
+    with pytest.raises(InterruptionError):
+        convert_table(path, tmp_path / "out", executor=Interrupting(SHARDS - 2))
+    for file in (tmp_path / "out" / "x" / "c").rglob("0"):
+        if file.is_file():
+            file.write_bytes(bytes(file.stat().st_size))
+    again = Interrupting(2)
+    convert_table(path, tmp_path / "out", executor=again)
+    assert again.left == 0, "only the two others were written"
+
+
 def removed(path: Path) -> None:
     path.unlink()
 

@@ -16,12 +16,17 @@ from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import Machine, Sharing, stream_memory, this_machine
 from foldstream.storage.places.block_cache import FOLDER, default_budget
 from foldstream.storage.places.locate import locate
+from foldstream.training.engine.loop import FoldTrainer
+from foldstream.training.engine.process import Process
 from foldstream.training.ray.sharing import sharing_on, stream_share, worker_memory
+from foldstream.training.run import folds_of
 from foldstream.training.stream import batch
 from foldstream.training.stream.batch import Rank, open_cache
 from foldstream.training.stream.filters import EveryRow
 from foldstream.training.stream.order import Mixing
 from foldstream.training.stream.single import TrainStream
+
+from .test_training import make_job
 
 RUNS = 16
 
@@ -144,3 +149,9 @@ def test_processes_of_one_run_share_as_before(monkeypatch: pytest.MonkeyPatch) -
     assert Rank(3, 8).on_machine == Sharing(1, 2, 2)
     assert Rank(memory=5).memory_bound(9) == 5
     assert this_machine().memory // 8 == stream_memory()
+
+
+def test_a_trainer_keeps_to_the_part_of_its_process(digits: Dataset, tmp_path: Path) -> None:
+    job, run = make_job(digits, tmp_path)
+    trainer = FoldTrainer(folds_of(job, run, [0]), Process(sharing=Sharing(3, RUNS)))
+    assert trainer.rank.on_machine == Sharing(3, RUNS)
