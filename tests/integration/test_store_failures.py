@@ -99,7 +99,7 @@ def test_a_store_that_is_away_is_waited_for(
     clock = Clock()
     with caplog.at_level(logging.WARNING, "foldstream"):
         assert rows(bucket, clock) == expected
-    assert clock.spent["data_wait"] > seconds - 1
+    assert clock.spent["data_wait"] > seconds / 2, "what has arrived before is still decoded meanwhile"
     gone, back, *_ = (record.getMessage() for record in caplog.records)
     assert gone.startswith("s3://bucket: the object store has not answered for"), gone
     assert back.startswith("s3://bucket: the object store answers again, after"), back
