@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 from foldstream.pipeline.tables.sources import find_sources
@@ -371,6 +372,8 @@ def test_who_waits_for_a_file_that_is_replaced_gets_the_new_one(tmp_path: Path) 
     old = lock_file(path)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(lock_file, path)
+        while not waiting.done() and [file.path for file in psutil.Process().open_files()].count(str(path)) < 2:
+            pass  # only what is open can be replaced
         path.unlink()
         new = lock_file(path)
         os.close(old)
