@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import obstore
+from foldstream.storage.places.requests import open_store
 from obstore.store import S3Store
 
 KEY, SECRET, BUCKET = "tester", "a-secret-of-the-tests", "bucket"
@@ -26,6 +28,10 @@ class ObjectServer:
 
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
+
+    @property
+    def port(self) -> int:
+        return int(self.environment["AWS_ENDPOINT_URL"].rpartition(":")[2])
 
     @property
     def store(self) -> S3Store:
@@ -93,6 +99,15 @@ def object_server(
             log.close()
             os.environ.clear()
             os.environ.update(before)
+
+
+@contextmanager
+def read_over(link: AbstractContextManager[str]) -> Iterator[str]:
+    """Have this process reach the server over a link to it, for the duration of the block. Returns its address."""
+    with link as address, patch.dict(os.environ, AWS_ENDPOINT_URL=address):
+        open_store.cache_clear()
+        yield address
+    open_store.cache_clear()
 
 
 def _make_bucket(server: ObjectServer, log: Path) -> None:

@@ -93,10 +93,9 @@ def main(peers_python: str, result: Path, cases: list[str]) -> None:
         sources = {loader: server.upload(path, loader) for loader, path in files.items()}
         figures["stored_bytes"] = {loader: size_of(path) for loader, path in files.items()}
         figures["blocks"] = open_dataset(files["foldstream"]).layout.blocks
-        port = int(server.environment["AWS_ENDPOINT_URL"].rpartition(":")[2])
         for link in links:
             rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in (OWN, *peers)}
-            with slow_link(port, *LINKS[link]) as address:
+            with slow_link(server.port, *LINKS[link]) as address:
                 for name in list(rounds) * ROUNDS:
                     rounds[name].append(run(name, sources[CONTENDERS[name].loader], address, peers_python))
             figures["links"][link] = rounds

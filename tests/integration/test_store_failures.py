@@ -18,7 +18,7 @@ from foldstream.training.engine.loop import Clock
 from foldstream.training.run import RunFolder
 
 from ..chaos.fold_kills import command, training, wait_for
-from ..object_store import ObjectServer, object_server
+from ..object_store import ObjectServer, object_server, read_over
 from ..slow_link import Faults, requests_since, set_faults, slow_link
 
 EPOCHS = 4
@@ -37,14 +37,10 @@ def bucket(server: ObjectServer, digits: Dataset) -> str:
 
 
 @pytest.fixture
-def link(server: ObjectServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def link(server: ObjectServer, bucket: str) -> Iterator[str]:
     """The address of a link to the server, over which this process reads the bucket."""
-    port = int(server.environment["AWS_ENDPOINT_URL"].rpartition(":")[2])
-    with slow_link(port, 0.002, 0) as address:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        open_store.cache_clear()
+    with read_over(slow_link(server.port, 0.002, 0)) as address:
         yield address
-    open_store.cache_clear()
 
 
 def rows(dataset: str | Dataset, clock: Clock | None = None) -> list[tuple[list[int], int]]:
