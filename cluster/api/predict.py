@@ -22,13 +22,7 @@ from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
 from ...storage.dataset import Dataset, open_arrays, open_dataset
-from ...storage.errors import (
-    ConflictError,
-    RowError,
-    UsageError,
-    check_choice,
-    disk_in_words,
-)
+from ...storage.errors import ConflictError, RowError, UsageError, check_choice, disk_in_words
 from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
 from ...storage.options import Location
 from ...storage.places.json_files import content_hash, to_json
@@ -60,11 +54,11 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
     """Predict a dataset, a CSV file with the run's feature columns, or images with the models of all folds.
 
     The predictions are written to a CSV or Parquet file, or for many rows to a folder of Parquet files or to Zarr
-    arrays. The first column identifies the row: the value of the `id`
-    column, of the column that identifies the training rows if the source has it, or the row number starting at 1. The
-    other columns are the most probable class, the probability of each label for multi-label data, or the value of each
-    regression target. For images, the first column is the path, and a class is followed by its probability. With
-    `proba`, a class is followed by the probability of every class, in columns named `probability_CLASS`.
+    arrays. The first column identifies the row: the value of the `id` column, of the column that identifies the
+    training rows if the source has it, or the row number starting at 1. The other columns are the most probable class,
+    the probability of each label for multi-label data, or the value of each regression target. For images, the first
+    column is the path, and a class is followed by its probability. With `proba`, a class is followed by the probability
+    of every class, in columns named `probability_CLASS`.
 
     If the source has the label columns, or images lie in the folders of their classes, the predictions are scored by
     the same metrics as the out-of-fold predictions. Rows whose label is missing or new are not scored, nor is the

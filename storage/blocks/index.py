@@ -32,10 +32,6 @@ class BlockIndex:
         found: np.ndarray = self.tables[array][:, 0].astype(np.int64)
         return found
 
-    def checksum(self, array: str, block: int) -> int:
-        """The CRC-32C of a block as stored, which also follows the block."""
-        return int(self.tables[array][block, 1])
-
     @cached_property
     def offsets(self) -> dict[str, np.ndarray]:
         """Where the blocks of each array begin in their shards, (blocks,) int64."""

@@ -52,7 +52,7 @@ class BlockReader:
         request waits for a server."""
         if self._ahead is None:
             self._ahead = BlocksAhead(self._request, limit, self.dataset.place.latency)
-        cache, arrays = self.cache, [group[0] for group in self._groups]
+        cache, arrays = self.cache, self._groups
         self._ahead.follow(
             [(array, block) for array in arrays for block in run if not (cache and cache.has((array, block)))]
             for run in self._runs(blocks)
@@ -60,7 +60,7 @@ class BlockReader:
 
     def _runs(self, blocks: Iterator[int]) -> Iterator[list[int]]:
         """Blocks that follow one another in a shard, up to a size that is worth one request."""
-        of_shard, arrays = self.dataset.layout.shard_blocks, [group[0] for group in self._groups]
+        of_shard, arrays = self.dataset.layout.shard_blocks, self._groups
         run, size = list[int](), 0
         for block in blocks:
             own = sum(self._length(array, block) for array in arrays)
@@ -86,8 +86,7 @@ class BlockReader:
 
     def _length(self, array: str, block: int) -> int:
         """The length of a block and those behind it."""
-        group = next(group for group in self._groups if group[0] == array)
-        return sum(int(self._index.tables[name][block, 0]) for name in group)
+        return sum(int(self._index.tables[name][block, 0]) for name in self._groups[array])
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
         """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
@@ -133,7 +132,7 @@ class BlockReader:
     def _decoded(self, block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One block of every array, see `decode_block`."""
         found: dict[str, np.ndarray] = {}
-        for group in self._groups:
+        for group in self._groups.values():
             try:
                 found |= self._decode(group, block, memory)
             except _BlockError:
@@ -191,12 +190,12 @@ def cached_reader(dataset: StoredArrays, arrays: Sequence[str]) -> BlockReader:
     return BlockReader(dataset, arrays, cached_blocks(dataset.identity) if dataset.place.waits_for_network else None)
 
 
-def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> list[tuple[str, ...]]:
-    """The arrays whose blocks are read at once: x with those behind it up to the last one that is wanted, and each
-    other array by itself."""
+def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The arrays whose blocks are read at once, by the first of them: x with those behind it up to the last one that is
+    wanted, and each other array by itself."""
     after = max((place for place, name in enumerate(behind, 1) if name in arrays), default=0) if "x" in arrays else 0
     together = ("x", *behind[:after])
-    return [together if name == "x" else (name,) for name in arrays if name == "x" or name not in together]
+    return {name: together if name == "x" else (name,) for name in arrays if name == "x" or name not in together}
 
 
 def _open_shard(dataset: StoredArrays, array: str, number: int) -> Callable[[int, np.ndarray], bytes | np.ndarray]:

@@ -51,7 +51,8 @@ _log = logging.getLogger("foldstream.storage.places.requests")
 
 
 class StoreClient:
-    """What a process asks of a bucket. Its coroutines run in one loop, so that nothing here needs a lock."""
+    """What a process asks of a bucket. Its coroutines run in one loop, and other threads only tell it that the store
+    has answered, so that nothing here needs a lock."""
 
     reached = False
     """Whether the store has answered this process before, or the one that has started it."""

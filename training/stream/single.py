@@ -252,7 +252,7 @@ class _EpochReading:
         if len(missing) > len(self.memory.free):
             return False
         for group in missing:
-            self.slot_of[group] = self.memory.free.pop()
+            self.slot_of[group] = self.memory.free.popleft()
         return True
 
     def _start(self, loads: list[Load], mixed: Future[tuple[np.ndarray, int]]) -> None:
