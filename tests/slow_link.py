@@ -60,6 +60,7 @@ class Link:
     """Requests by method, those for shards of x, the bytes of all answers, and faults."""
     faults: Faults = field(default_factory=Faults)
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
+    away: bool = False
 
     async def listen(self, port: int) -> int:
         """Accept connections at a port, or at a free one if it is 0. Returns the port."""
@@ -69,10 +70,12 @@ class Link:
 
     async def leave(self, seconds: float) -> None:
         """Break and refuse all connections for a while."""
+        self.away = True  # also for connections that are accepted already, and not served yet
         self.server.close()
         for writer in self.connections:
             writer.transport.abort()
         await asyncio.sleep(seconds)
+        self.away = False
         while True:
             with suppress(OSError):  # a client that tries a free port over and over has connected to itself
                 await self.listen(self.own)
@@ -81,6 +84,9 @@ class Link:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on the requests of one connection, one after the other."""
+        if self.away:
+            writer.transport.abort()
+            return
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.connections.add(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
