@@ -133,6 +133,16 @@ def open_files(dataset: Dataset) -> list[str]:
     return [path for path in paths if path.startswith(str(dataset.place))]
 
 
+def test_an_epoch_reads_each_block_once_though_long_lanes_fill_up_others(digits: Dataset) -> None:
+    needed = fs.stream(digits, batch_size=48).memory_needed
+    stream = fs.stream(digits, batch_size=48, memory=needed)
+    order = stream.order
+    assert any(len(course) > 1 for course in order.segments), "no lane is filled up"
+    assert sum(len(batch.id) for batch in stream) == len(digits)
+    stored = sum(int(digits.index.tables[name][:, 0].sum()) for name in ("x", "y", "id"))
+    assert stream.blocks.bytes_read == stored
+
+
 def test_a_stream_opened_for_each_epoch_reuses_memory_but_never_that_of_a_batch(digits: Dataset) -> None:
     memories, held = [], []
     for epoch in range(3):

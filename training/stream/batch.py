@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -168,8 +169,10 @@ def _split(item: Any, sizes: Sequence[int], rows: int) -> Sequence[Any]:
     if isinstance(item, dict):
         parts = zip(*(_split(value, sizes, rows) for value in item.values()), strict=True)
         return [dict(zip(item, of_part, strict=True)) for of_part in parts]
-    make = type(item)._make if hasattr(item, "_fields") else type(item)
-    return list(map(make, zip(*(_split(value, sizes, rows) for value in item), strict=True)))
+    parts = zip(*(_split(value, sizes, rows) for value in item), strict=True)
+    if hasattr(item, "_fields"):  # without the named tuple's own constructor, which is not compiled
+        return list(map(tuple.__new__, repeat(type(item)), parts))
+    return list(map(type(item), parts))
 
 
 @contextmanager

@@ -24,6 +24,11 @@ class Load:
     lanes: int
 
     @property
+    def window(self) -> tuple[int, int]:
+        """What the load reads: a window of a lane."""
+        return self.part.lane, self.part.window
+
+    @property
     def last(self) -> int:
         """The position of the last row."""
         return self.first + (self.part.rows - 1) * self.lanes
@@ -53,20 +58,24 @@ def blocks_in_order(order: EpochOrder, lanes: Sequence[int], step: int) -> Itera
     """The blocks that a rank reads from a step on, each once, in the order in which their first rows are needed."""
     seen = set[tuple[int, int]]()
     for load in schedule_loads(order, lanes, step):
-        window = load.part.lane, load.part.window
-        if window not in seen:
-            seen.add(window)
-            yield from order.window_blocks(*window).tolist()
+        if load.window not in seen:
+            seen.add(load.window)
+            yield from order.window_blocks(*load.window).tolist()
 
 
 def schedule_tails(order: EpochOrder, lanes: Sequence[int], step: int) -> Iterator[Load]:
     """The loads that fill up the rank's lanes from the tails of other ranks' lanes."""
-    courses = [_lane_loads(order, lane, step, order.segments[lane][0].stop) for lane in lanes]
-    return (load for load in _as_needed(courses) if load.part.lane not in lanes)
+    fills = _as_needed(_fills(order, lane, step) for lane in lanes)
+    return (load for load in fills if load.part.lane not in lanes)
 
 
 def _as_needed(courses: Iterable[Iterator[Load]]) -> Iterator[Load]:
     return heapq.merge(*courses, key=lambda load: load.first)
+
+
+def _fills(order: EpochOrder, lane: int, step: int) -> Iterator[Load]:
+    """The loads that fill up a lane from the tails of others."""
+    return _lane_loads(order, lane, step, order.segments[lane][0].stop)
 
 
 def _lane_loads(order: EpochOrder, lane: int, step: int, skipped: int = 0) -> Iterator[Load]:
@@ -75,6 +84,25 @@ def _lane_loads(order: EpochOrder, lane: int, step: int, skipped: int = 0) -> It
     for part in order.slices(lane, start):
         yield Load(part, start * order.lanes + lane, order.lanes)
         start += part.rows
+
+
+def read_together(order: EpochOrder, lanes: Sequence[int], groups: "RankGroups", most: int) -> Iterator[list[Load]]:
+    """All loads, those of the same window at once: what fills up other lanes is read with the window's first rows, if
+    all of it belongs to at most `most` groups."""
+    fills = dict[tuple[int, int], list[Load]]()
+    for lane in lanes:
+        for load in _fills(order, lane, groups.step):
+            fills.setdefault(load.window, []).append(load)
+    taken = set[int]()
+    for load in schedule_loads(order, lanes, groups.step):
+        if load.first in taken:
+            continue
+        stop = groups.groups_of(load).start + most
+        others = [
+            one for one in fills.get(load.window, ()) if load.first < one.first and groups.groups_of(one).stop <= stop
+        ]
+        taken.update(one.first for one in others)
+        yield [load, *others]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property, partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from .decoded import DecodedBlocks
 from .device import CPU, on_device
 from .filters import RowFilter
 from .group_memory import GroupMemory, group_memory, kept
-from .loads import GroupShape, Load, schedule_loads
+from .loads import GroupShape, Load, read_together
 from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 
@@ -36,13 +35,17 @@ LENDABLE = 3  # groups that the training loop may hold beside those that are rea
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
 
-def count_slots(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
+def count_window_groups(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
+    """Number of groups that a window has rows for."""
+    return -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
+
+
+def count_slots(of_window: int) -> int:
     """Number of groups in memory: those that a window has rows for, those that are ready, and those in use by training.
 
     A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows; there
     is also room for the `most_uses` of a window.
     """
-    of_window = -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
     return of_window + max(2, of_window // 4) + LENDABLE
 
 
@@ -95,9 +98,14 @@ class TrainStream(IterableDataset[Batch]):
         return self.reader.fit_group(GROUP_BYTES)
 
     @cached_property
+    def window_groups(self) -> int:
+        """Groups that a window has rows for."""
+        return count_window_groups(self.group_shape, self.reader.window_rows, self.reader.mixing)
+
+    @cached_property
     def slots(self) -> int:
         """Groups in memory."""
-        return count_slots(self.group_shape, self.reader.window_rows, self.reader.mixing)
+        return count_slots(self.window_groups)
 
     @property
     def memory_needed(self) -> int:
@@ -223,8 +231,8 @@ class _EpochReading:
         """The loads that are read together, with the task that mixes their window: it precedes the reads of the window
         before, so that no thread waits for it."""
         ahead = None
-        for _, together in groupby(schedule_loads(self.order, self.reader.lanes, self.groups.step), self._read_with):
-            loads = [*together]
+        most = self.stream.window_groups
+        for loads in read_together(self.order, self.reader.lanes, self.groups, most):
             following = loads, self.threads.submit(self._mixed, loads[0].part)
             if ahead:
                 yield ahead
@@ -240,10 +248,6 @@ class _EpochReading:
     def _blocks(self, part: Slice) -> list[int]:
         blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
         return blocks
-
-    def _read_with(self, load: Load) -> tuple[int, int, int]:
-        """The key of loads that are read together: lanes that are filled up from the same window."""
-        return load.part.lane, load.part.window, self.groups.groups_of(load).start
 
     def _find_slots(self, loads: list[Load]) -> bool:
         """Find a slot for every group that the loads have rows for. Returns False if too few are free."""
