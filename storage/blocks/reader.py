@@ -11,7 +11,6 @@ import numpy as np
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
 from ..places.block_cache import CachedBlocks, cached_blocks
-from ..places.place import Place
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .shards import decode_block, shard_key
 
@@ -73,16 +72,15 @@ class BlockReader:
             yield run
 
     def _request(self, keys: Sequence[Key]) -> tuple[list[Part], Future[np.ndarray]]:
-        places = [self._range(*key) for key in keys]
-        place, first, _ = places[0]
-        parts = [slice(offset - first, offset - first + length) for _, offset, length in places]
+        (array, block), first = keys[0], self._offset(*keys[0])
+        place = self.dataset.place / shard_key(self.dataset.spec(array), block // self.dataset.layout.shard_blocks)
+        starts = [self._offset(*key) - first for key in keys]
+        parts = [slice(start, start + self._length(*key)) for start, key in zip(starts, keys, strict=True)]
         return parts, place.request_range(first, parts[-1].stop)
 
-    def _range(self, array: str, block: int) -> tuple[Place, int, int]:
-        """Where a block and those behind it are stored: the shard, the offset and the length."""
-        number = block // self.dataset.layout.shard_blocks
-        place = self.dataset.place / shard_key(self.dataset.spec(array), number)
-        return place, int(self._index.offsets[array][block]), self._length(array, block)
+    def _offset(self, array: str, block: int) -> int:
+        """Where a block begins in its shard."""
+        return int(self._index.offsets[array][block])
 
     def _length(self, array: str, block: int) -> int:
         """The length of a block and those behind it."""
@@ -176,8 +174,8 @@ class BlockReader:
             if self._ahead:
                 stored = self._ahead.take(key)
             else:
-                _, offset, length = self._range(*key)
-                stored = self._shard(key[0], number)(offset, self._scratch.memory(key[0], length))
+                memory = self._scratch.memory(key[0], self._length(*key))
+                stored = self._shard(key[0], number)(self._offset(*key), memory)
         except FileNotFoundError:
             raise _damaged(self.dataset, key[0], number, "the file is missing") from None
         with self._counting:

@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -300,9 +300,9 @@ class _OpenFile:
         if found != size:
             raise DamagedError(f"the file has {found:,} bytes, but {size:,} were written")
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when a program ends
         if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
         return memory[: os.preadv(self._descriptor, [memory.data], offset)]
