@@ -51,6 +51,20 @@ def copy_past_caches(_: Any, target: Any, source: Any, count: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def copy_words(_: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy `count` times 8 bytes from the address `source` to the address `target`, either of which may be any."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        to, start = (builder.inttoptr(address, ir.IntType(64).as_pointer()) for address in arguments[:2])
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            loaded = builder.load(builder.gep(start, [loop.index]), align=1)
+            builder.store(loaded, builder.gep(to, [loop.index]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, address: Any) -> Any:
     """Start to read the cache line at an address, which is needed soon."""
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 from ...storage.blocks.reader import as_bytes
-from ...storage.compiled import compiled, copy_past_caches, finish_copies, prefetch
+from ...storage.compiled import compiled, copy_past_caches, copy_words, finish_copies, prefetch
 from ...storage.format import ArraySpec
 
 CACHE_LINE = 64  # bytes
@@ -84,6 +84,7 @@ def scatter(
         else:
             for i in range(len(places)):
                 row, place = rows[i] - first, places[i]
-                for j in range(width):
+                copy_words(to + place * width, start + row * width, width // 8)
+                for j in range(width // 8 * 8, width):
                     target[place, j] = source[row, j]
     finish_copies()

@@ -313,17 +313,17 @@ class _EpochReading:
 
 @compiled
 def sorted_by_row(rows: np.ndarray, places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and their places, both (n,) int64, in a stable order by row; and for each of `count` rows, and the end,
-    where it starts among them, (count + 1,) int64. A counting sort, because each row occurs about once."""
-    starts = np.zeros(count + 1, np.int64)
+    """Rows and their places, both (n,) int64, as (n,) int32 in a stable order by row; and for each of `count` rows, and
+    the end, where it starts among them, (count + 1,) int32. A counting sort, because each row occurs about once."""
+    starts = np.zeros(count + 1, np.int32)
     for row in rows:
         starts[row + 1] += 1
     for row in range(count):
         starts[row + 1] += starts[row]
     ends = starts.copy()
-    sorted_rows, sorted_places = np.empty_like(rows), np.empty_like(places)
+    sorted_rows, sorted_places = np.empty(len(rows), np.int32), np.empty(len(rows), np.int32)
     for i in range(len(rows)):
-        target = ends[rows[i]]
-        ends[rows[i]] += 1
-        sorted_rows[target], sorted_places[target] = rows[i], places[i]
+        row, target = rows[i], ends[rows[i]]
+        ends[row] = target + 1
+        sorted_rows[target], sorted_places[target] = row, places[i]
     return sorted_rows, sorted_places, starts
