@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from queue import Queue
 
 import numpy as np
 import pytest
@@ -37,16 +38,26 @@ def test_a_long_way_is_filled_from_the_start() -> None:
     assert Depth(0.001).bytes == Depth().bytes == LEAST_DEPTH
 
 
+def test_what_a_link_has_carried_long_ago_no_longer_counts() -> None:
+    depth = Depth()
+    depth.answered(1000 * SIZE, Sent(0.0, 0), 1.0)
+    assert depth.bytes > LEAST_DEPTH
+    depth.answered(SIZE, Sent(20.0, depth.arrived), 20.1)
+    assert depth.bytes == LEAST_DEPTH
+
+
 class Store:
     """Requests that are answered when a test says so."""
 
     def __init__(self) -> None:
         self.sent: list[Key] = []
         self.answers: dict[Key, Future[np.ndarray]] = {}
+        self.told = Queue[Key]()
         self.at_once = False
 
     def request(self, keys: Sequence[Key]) -> tuple[list[slice], Future[np.ndarray]]:
         self.sent += keys
+        self.told.put(keys[0])
         self.answers[keys[0]] = answer = Future[np.ndarray]()
         if self.at_once:
             self.answer(keys[0][1])
@@ -76,6 +87,16 @@ def test_no_more_is_requested_than_has_room_until_it_is_taken() -> None:
     assert [block for _, block in store.sent] == [0, 1, 2, 3]
 
 
+def test_no_more_is_on_its_way_than_the_link_carries() -> None:
+    store, first = Store(), -(-LEAST_DEPTH // SIZE)
+    ahead = BlocksAhead(store.request, 100 * SIZE)
+    ahead.follow(plan(*range(60)))
+    assert [store.told.get_nowait() for _ in store.sent] == [("x", block) for block in range(first)]
+    store.answer(0)
+    assert store.told.get(timeout=20) == ("x", first)
+    assert len(store.sent) == first + 1
+
+
 def test_what_is_needed_before_its_turn_is_requested_once() -> None:
     store = Store()
     ahead = BlocksAhead(store.request, 2 * SIZE)
@@ -91,11 +112,12 @@ def test_what_is_needed_before_its_turn_is_requested_once() -> None:
 def test_the_error_of_a_request_is_that_of_its_block() -> None:
     store = Store()
     ahead = BlocksAhead(store.request, 2 * SIZE)
-    ahead.follow(plan(0, 1))
+    ahead.follow(plan(0, 1, 2))
     store.answers["x", 0].set_exception(DatasetError("the store refuses"))
     store.answer(1)
     with pytest.raises(DatasetError, match="the store refuses"):
         ahead.take(("x", 0))
+    assert [block for _, block in store.sent] == [0, 1, 2], "what failed makes room too"
     assert ahead.take(("x", 1)).tobytes() == b"1"
 
 
@@ -122,14 +144,24 @@ def test_what_another_plan_keeps_is_not_requested_again_once_it_is_taken() -> No
 def test_neighboring_blocks_are_one_request_and_taken_one_by_one() -> None:
     store = Store()
     ahead = BlocksAhead(store.request, 9 * SIZE)
-    ahead.follow(iter([[("x", 3), ("x", 4), ("x", 5), ("y", 3)], [("x", 9)]]))
-    assert [*store.answers] == [("x", 3), ("y", 3), ("x", 9)]
+    ahead.follow(iter([[("x", 3), ("x", 4), ("x", 5), ("y", 6)], [("x", 9)]]))
+    assert [*store.answers] == [("x", 3), ("y", 6), ("x", 9)]
     store.answers["x", 3].set_result(stored(b"".join(bytes([block]) * SIZE for block in (3, 4, 5))))
     assert ahead.take(("x", 4)).tobytes() == bytes([4]) * SIZE
     assert ahead.take(("x", 3)).tobytes() == bytes([3]) * SIZE
     ahead.follow(iter([[("x", 9)]]))
     store.answer(9)
     assert ahead.take(("x", 9)).tobytes() == b"9"
+
+
+def test_a_block_found_elsewhere_makes_room_and_its_neighbor_still_comes() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 2 * SIZE)
+    ahead.follow(iter([[("x", 3), ("x", 4)], [("x", 9)], [("x", 11)]]))
+    ahead.forget(("x", 3))
+    assert [*store.answers] == [("x", 3), ("x", 9)]
+    store.answers["x", 3].set_result(stored(bytes(SIZE) + bytes([4]) * SIZE))
+    assert ahead.take(("x", 4)).tobytes() == bytes([4]) * SIZE
 
 
 def test_an_error_reaches_each_of_the_blocks_it_was_for() -> None:
