@@ -39,13 +39,17 @@ def peer_rows(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return x[:count], y[:count]
 
 
-def foldstream(folder: Path, all_from_disk: bool = False) -> Callable[[int], Iterator[Any]]:
-    """With default settings, or with memory for its windows only, so that no decoded blocks are kept."""
+def foldstream(folder: Path, all_from_disk: bool = False, reopened: bool = False) -> Callable[[int], Iterator[Any]]:
+    """With default settings, or with memory for its windows only, so that no decoded blocks are kept; with one stream,
+    or with another one for each epoch."""
     import foldstream as fs
 
-    stream: Any = fs.stream(folder / "dataset", batch_size=BATCH)
+    opened: Any = partial(fs.stream, folder / "dataset", batch_size=BATCH)
     if all_from_disk:
-        stream = fs.stream(folder / "dataset", batch_size=BATCH, memory=stream.memory_needed)
+        opened = partial(opened, memory=opened().memory_needed)
+    if reopened:
+        return lambda epoch: iter(opened(epoch=epoch))
+    stream = opened()
     return lambda epoch: iter(stream)
 
 
@@ -163,6 +167,7 @@ def measure(epochs: Callable[[int], Iterator[Any]], once_started: bool) -> dict[
 CONTENDERS: dict[str, Epochs] = {
     "Foldstream": foldstream,
     "Foldstream, all from disk": partial(foldstream, all_from_disk=True),
+    "Foldstream, all from disk, opened for each epoch": partial(foldstream, all_from_disk=True, reopened=True),
     "RAM, X[i]": ram_index,
     "RAM, index_select": ram_index_select,
     "DataLoader over RAM": data_loader,
