@@ -6,9 +6,9 @@ ready. Blocks stay decoded as far as the remaining memory allows.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -179,6 +179,19 @@ class TrainStream(IterableDataset[Batch]):
         self._taken = (self.epoch, self.step)
 
 
+@dataclass(eq=False)
+class _Reads:
+    """The `jobs` that read a window, and the group after those that it has rows for."""
+
+    stop: int
+    jobs: Sequence[Future[None]]
+
+    def wait(self) -> None:
+        """Wait for the jobs, once: each of the groups asks."""
+        wait_for(self.jobs)
+        self.jobs = ()
+
+
 class _EpochReading:
     """Reads the rest of an epoch, starting at the stream's position."""
 
@@ -189,8 +202,7 @@ class _EpochReading:
         self.reader, self.blocks = stream.reader, stream.blocks
         self.groups = self.reader.groups(order, stream.group_shape, stream.step)
         self.slot_of: dict[int, int] = {}
-        self.loading: deque[tuple[int, list[Future[None]]]] = deque()
-        """The group after those that the reads have rows for, and the reads."""
+        self.loading: deque[_Reads] = deque()
         self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
 
@@ -266,7 +278,7 @@ class _EpochReading:
         places = self.threads.submit(self._places, loads, mixed, slots)
         shares = self.reader.split(self._blocks(loads[0].part))
         reads = [self.threads.submit(self._read, share, places) for share in shares]
-        self.loading.append((max(of_load.stop for of_load in groups), reads))
+        self.loading.append(_Reads(max(of_load.stop for of_load in groups), reads))
 
     def _places(
         self, loads: list[Load], mixed: Future[tuple[np.ndarray, int]], slots: list[list[int]]
@@ -286,16 +298,17 @@ class _EpochReading:
 
     def _finish(self, group: int) -> None:
         """Make batches of a group once all of its reads have finished; in a thread if that takes work."""
-        while self.loading and self.loading[0][0] <= group:
+        while self.loading and self.loading[0].stop <= group:
             self.loading.popleft()
-        slot, awaited = self.slot_of.pop(group, None), [job for _, jobs in self.loading for job in jobs]
-        hand_over = partial(self._hand_over, group, slot, awaited)
+        slot = self.slot_of.pop(group, None)
+        hand_over = partial(self._hand_over, group, slot, [*self.loading])
         early = self.stream.transform is not None or torch.cuda.is_available()
         self.ready.append((slot, start_early(self.threads, hand_over, early)))
 
-    def _hand_over(self, group: int, slot: int | None, awaited: list[Future[None]]) -> list[Batch]:
+    def _hand_over(self, group: int, slot: int | None, awaited: list["_Reads"]) -> list[Batch]:
         """A group's batches. It has no slot if the rank has no rows in it, which can happen at the end of an epoch."""
-        wait_for(awaited)
+        for reads in awaited:
+            reads.wait()
         sizes = self.groups.sizes_of(group)
         none = {spec.name: spec.empty(0) for spec in self.reader.specs}
         whole = as_batch(none if slot is None else self.memory.lend(slot))
