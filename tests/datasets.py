@@ -18,7 +18,7 @@ def write_dataset(root: Path, rows: int, make: MakeRows, classes: int = 10, layo
     sample, _ = make(0, 1)
     channels = sample.shape[1] if sample.ndim > 1 else 1
     schema = Schema(
-        features=tuple(f"c{i}" for i in range(sample[0].size)),
+        features=tuple(f"c{i}" for i in range(sample[0].size if sample.ndim == 2 else 0)),  # images have none
         sample_shape=sample.shape[1:],
         x_dtype=str(sample.dtype),
         labels=("label",),
