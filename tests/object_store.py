@@ -58,13 +58,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def object_server(
-    address: str = "127.0.0.1", host: Sequence[str] = (), more: Sequence[str] = ()
-) -> Iterator[ObjectServer]:
+def object_server(address: str = "127.0.0.1", host: Sequence[str] = ()) -> Iterator[ObjectServer]:
     """Run a server for the duration of the block. Its address and keys are set in the environment of this process.
 
-    `host` is the command prefix that runs a command on the host with this address, `more` are options of the
-    server.
+    `host` is the command prefix that runs a command on the host with this address.
     """
     with tempfile.TemporaryDirectory(prefix="object-server-") as folder:
         config = Path(folder, "identities.json")
@@ -76,7 +73,7 @@ def object_server(
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         options = [f"-{name}={port}" for name, port in ports.items()]
         options += [f"-ip={address}", f"-ip.bind={address}", f"-dir={folder}", f"-s3.config={config}", "-s3"]
-        options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=50", "-master.volumeSizeLimitMB=64", *more]
+        options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=50", "-master.volumeSizeLimitMB=64"]
         command = [*host, str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "server", *options]
         log = open(Path(folder, "log"), "wb")  # noqa: SIM115 - closed below, after the server
         server = ObjectServer(

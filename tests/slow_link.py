@@ -1,9 +1,10 @@
 """A link in front of a server of objects: it delays each request, bounds the rate of all answers together, counts, and
 fails on demand.
 
-python -m tests.slow_link UPSTREAM_PORT LATENCY_SECONDS BYTES_PER_SECOND prints its port. `GET /-count` answers with the
-requests and bytes since it was last asked, as JSON, and `GET /-faults?failed=0.01&slow=0.01&away=3` sets `Faults` for
-the GETs from then on. A rate of 0 is no bound.
+python -m tests.slow_link UPSTREAM_PORT LATENCY_SECONDS BYTES_PER_SECOND [keep] prints its port. `GET /-count` answers
+with the requests and bytes since it was last asked, as JSON, and `GET /-faults?failed=0.01&slow=0.01&away=3` sets
+`Faults` for the GETs from then on. A rate of 0 is no bound. With `keep`, what the server has answered to a GET is kept
+in memory and answered again without it: for objects that do not change, and without faults.
 """
 
 import asyncio
@@ -59,6 +60,8 @@ class Link:
     count: dict[str, int] = field(default_factory=lambda: {"GET": 0, "HEAD": 0, "bytes": 0, "x": 0})
     """Requests by method, those for shards of x, the bytes of all answers, and faults."""
     faults: Faults = field(default_factory=Faults)
+    kept: dict[tuple[bytes, bytes], tuple[bytes, bytes]] | None = None
+    """What has been answered to GETs, head and body, by the request's first line and its range; None keeps nothing."""
     connections: set[asyncio.StreamWriter] = field(default_factory=set)
     away: bool = False
 
@@ -109,6 +112,12 @@ class Link:
                     await asyncio.sleep(self.faults.seconds)
                 upstream = upstream or await asyncio.open_connection("127.0.0.1", self.port)
                 await asyncio.sleep(self.latency)
+                if self.kept is not None and method == "GET":
+                    answer, whole = await self._from_memory(self.kept, head, *upstream)
+                    writer.write(answer)
+                    for start in range(0, len(whole), PIECE):
+                        await self._carry(whole[start : start + PIECE], writer)
+                    continue
                 upstream[1].write(head + body)
                 answer = await upstream[0].readuntil(HEAD_END)
                 writer.write(answer)
@@ -131,18 +140,40 @@ class Link:
             self.count[fault] = self.count.get(fault, 0) + 1
         return fault
 
+    async def _from_memory(
+        self,
+        kept: dict[tuple[bytes, bytes], tuple[bytes, bytes]],
+        head: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> tuple[bytes, bytes]:
+        """The head and the body of the answer to a GET, which the server is asked for only once if it has it."""
+        key = head.partition(b"\r\n")[0], header_in(head, b"range")
+        if key in kept:
+            return kept[key]
+        writer.write(head)
+        answer = await reader.readuntil(HEAD_END)
+        found = answer, await reader.readexactly(length_in(answer))
+        if answer.split(b" ", 2)[1] in (b"200", b"206"):
+            kept[key] = found
+        return found
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int) -> None:
-        loop = asyncio.get_running_loop()
         while length:
             piece = await reader.read(min(PIECE, length))
             length -= len(piece)
-            self.count["bytes"] += len(piece)
-            if self.rate:
-                self.free = max(loop.time(), self.free) + len(piece) / self.rate
-                if (ahead := self.free - loop.time()) > 0.001:
-                    await asyncio.sleep(ahead)
-            writer.write(piece)
-            await writer.drain()
+            await self._carry(piece, writer)
+
+    async def _carry(self, piece: bytes, writer: asyncio.StreamWriter) -> None:
+        """Send a part of an answer at the rate of the link."""
+        loop = asyncio.get_running_loop()
+        self.count["bytes"] += len(piece)
+        if self.rate:
+            self.free = max(loop.time(), self.free) + len(piece) / self.rate
+            if (ahead := self.free - loop.time()) > 0.001:
+                await asyncio.sleep(ahead)
+        writer.write(piece)
+        await writer.drain()
 
     async def _control(self, target: str, writer: asyncio.StreamWriter) -> None:
         """Answer a request to the link itself."""
@@ -157,10 +188,15 @@ class Link:
 
 def length_in(head: bytes) -> int:
     """The length of the body that follows a head."""
+    return int(header_in(head, b"content-length") or 0)
+
+
+def header_in(head: bytes, name: bytes) -> bytes:
+    """The value of a header, in small letters; empty without it."""
     for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return int(line.partition(b":")[2])
-    return 0
+        if line.startswith(name + b":"):
+            return line.partition(b":")[2].strip()
+    return b""
 
 
 async def run(link: Link) -> None:
@@ -169,9 +205,9 @@ async def run(link: Link) -> None:
 
 
 @contextmanager
-def slow_link(port: int, latency: float, rate: float) -> Iterator[str]:
+def slow_link(port: int, latency: float, rate: float, keep: bool = False) -> Iterator[str]:
     """The address of a link in front of a server on this machine, for the duration of the block."""
-    command = [sys.executable, "-m", "tests.slow_link", str(port), str(latency), str(rate)]
+    command = [sys.executable, "-m", "tests.slow_link", str(port), str(latency), str(rate), *(["keep"] if keep else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
@@ -197,4 +233,5 @@ def _ask(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Link(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))))
+    port, latency, rate, *keep = sys.argv[1:]
+    asyncio.run(run(Link(int(port), float(latency), float(rate), kept={} if keep else None)))
