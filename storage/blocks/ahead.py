@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 
@@ -26,6 +26,8 @@ Request = Callable[[Sequence[Key]], tuple[list[Part], "Future[np.ndarray]"]]
 LEAST_DEPTH = 12 << 20  # bytes on their way at least
 LEAST_RATE = 125e6  # bytes per second that a link is expected to carry at least: 1 Gbit/s
 AHEAD_BYTES = 32 << 20  # 250 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
+BURST = 4 << 20  # bytes that are requested at once before the link has shown its rate
+PACE = 0.004  # seconds between requests until then
 GAIN = 2  # times what the link holds: less would not show that it could carry more
 MEMORY = 10.0  # seconds for which a measurement counts
 
@@ -51,6 +53,7 @@ class Depth:
         self.arrived = 0
         """Bytes that have arrived so far."""
         self._least = max(LEAST_DEPTH, int(GAIN * LEAST_RATE * latency))
+        self._paced, self._begun = latency > 0, 0.0
         self._rates, self._latencies = _Best(), _Best()
 
     def answered(self, size: int, sent: Sent, now: float) -> None:
@@ -64,6 +67,16 @@ class Depth:
     def bytes(self) -> int:
         """The bytes that should be on their way."""
         return max(self._least, int(GAIN * self._rates.best * -self._latencies.best))
+
+    def paced(self, now: float) -> int:
+        """The bytes that may be on their way: before anything has arrived, what the link carries at least.
+
+        Requests that are sent at once share the link, and arrive at once: nothing would be on its way afterwards.
+        """
+        if self.arrived or not self._paced:
+            return self.bytes
+        self._begun = self._begun or now
+        return min(self.bytes, BURST + int(LEAST_RATE * (now - self._begun)))
 
 
 class _Best:
@@ -114,6 +127,16 @@ class BlocksAhead:
             soon = [[key for key in keys if key not in sent] for keys in soon]  # they may be taken before their turn
             self._plan = chain(soon, plan)
             self._request_more()
+            if self._under_way < self._depth.bytes and not self._depth.arrived:
+                self._planner.submit(self._begin)
+
+    def _begin(self) -> None:
+        """Send the first requests at a pace."""
+        while not self._depth.arrived and self._under_way < self._depth.bytes:
+            sleep(PACE)
+            with self._lock:
+                if not self._request_more():
+                    return
 
     def take(self, key: Key) -> np.ndarray:
         """The bytes of a block, (length,) uint8, once they have arrived. Raises the error of its request."""
@@ -138,14 +161,16 @@ class BlocksAhead:
                 answer.cancel()
                 self._request_more()
 
-    def _request_more(self) -> None:
-        while self._held < self.limit and self._under_way < self._depth.bytes:
+    def _request_more(self) -> bool:
+        """Send requests as far as there is room. Returns False if nothing is left, or has room."""
+        while self._held < self.limit and self._under_way < self._depth.paced(monotonic()):
             if (keys := next(self._plan, None)) is None:
-                return
+                return False
             left = [key for key in keys if key not in self._coming and key not in self._early]
             self._early.difference_update(keys)
             for run in neighbors(left):
                 self._send(run)
+        return self._held < self.limit
 
     def _send(self, keys: Sequence[Key]) -> None:
         """Send one request for neighboring blocks."""

@@ -7,7 +7,7 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from foldstream.storage.blocks.ahead import LEAST_DEPTH, BlocksAhead, Depth, Key, Sent
+from foldstream.storage.blocks.ahead import BURST, LEAST_DEPTH, LEAST_RATE, BlocksAhead, Depth, Key, Sent
 from foldstream.storage.errors import DatasetError
 
 SIZE = 500_000
@@ -36,6 +36,14 @@ def test_as_much_is_on_its_way_as_the_link_carries(latency: float, rate: float) 
 def test_a_long_way_is_filled_from_the_start() -> None:
     assert Depth(0.1).bytes == pytest.approx(2 * 125e6 * 0.1)
     assert Depth(0.001).bytes == Depth().bytes == LEAST_DEPTH
+
+
+def test_requests_begin_at_the_pace_of_a_link_until_it_has_shown_its_own() -> None:
+    depth = Depth(0.1)
+    assert [depth.paced(when) for when in (5.0, 5.125, 9.0)] == [BURST, BURST + int(LEAST_RATE / 8), depth.bytes]
+    depth.answered(SIZE, Sent(5.0, 0), 5.1)
+    assert depth.paced(5.1) == depth.bytes
+    assert Depth().paced(5.0) == LEAST_DEPTH
 
 
 def test_what_a_link_has_carried_long_ago_no_longer_counts() -> None:
@@ -95,6 +103,16 @@ def test_no_more_is_on_its_way_than_the_link_carries() -> None:
     store.answer(0)
     assert store.told.get(timeout=20) == ("x", first)
     assert len(store.sent) == first + 1
+
+
+def test_a_long_way_is_filled_before_anything_arrives_but_not_at_once() -> None:
+    store = Store()
+    ahead = BlocksAhead(store.request, 100 * SIZE, latency=0.1)
+    ahead.follow(plan(*range(100)))
+    at_once = len(store.sent)
+    wanted = -(-Depth(0.1).bytes // SIZE)
+    assert BURST // SIZE <= at_once < wanted
+    assert [store.told.get(timeout=20) for _ in range(wanted)] == [("x", block) for block in range(wanted)]
 
 
 def test_what_is_needed_before_its_turn_is_requested_once() -> None:
