@@ -62,6 +62,7 @@ def kill_after_a_receipt(command: list[str], server: ObjectServer) -> None:
     psutil.wait_procs(family, timeout=60)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_bucket_of_csv_becomes_a_dataset_in_a_bucket_though_it_is_killed(
     server: ObjectServer, digits_csv: Path, usual_blocks: None, tmp_path: Path

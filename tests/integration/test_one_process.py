@@ -56,7 +56,7 @@ def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tu
     return result(RunFolder(locate(root)))
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_workers_give_what_this_process_gives(
     count: int, undisturbed: tuple[list[bytes], bytes], digits: Dataset, tmp_path: Path
 ) -> None:

@@ -268,6 +268,7 @@ def runs_in_rays_dashboard(log: str) -> dict[str, dict[str, Any]]:
     return {run["name"]: run for run in told["train_runs"]}
 
 
+@pytest.mark.long
 def test_a_runs_page_shows_its_folds_as_they_are_trained(digits: Dataset, browser: Browser, tmp_path: Path) -> None:
     gate = tmp_path / "open"
     (tmp_path / "own.py").write_text(GATED.format(steps=2 * STEPS, gate=str(gate)))

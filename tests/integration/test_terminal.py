@@ -43,7 +43,7 @@ def test_quiet_commands_print_errors_only(digits_csv: Path, tmp_path: Path) -> N
     assert wrong.stdout == ""
 
 
-@pytest.mark.parametrize(("times", "workers"), [(1, "0"), (1, "1"), (2, "1")])
+@pytest.mark.parametrize(("times", "workers"), [(1, "0"), (1, "1"), pytest.param(2, "1", marks=pytest.mark.long)])
 def test_ctrl_c_stops_a_training_and_says_how_to_resume(
     times: int, workers: str, digits: Dataset, tmp_path: Path
 ) -> None:
