@@ -14,7 +14,10 @@ from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import parse_bytes, this_machine
 from foldstream.storage.places.locate import locate
 from foldstream.training.stream import group_memory
-from foldstream.training.stream.batch import Batch, with_tensors
+from foldstream.training.stream.batch import Batch, Rank, with_tensors
+from foldstream.training.stream.filters import EveryRow
+from foldstream.training.stream.order import Mixing
+from foldstream.training.stream.single import TrainStream
 
 
 def test_folds_and_splits_share_out_the_rows(digits: Dataset) -> None:
@@ -134,10 +137,9 @@ def open_files(dataset: Dataset) -> list[str]:
 
 
 def test_an_epoch_reads_each_block_once_though_long_lanes_fill_up_others(digits: Dataset) -> None:
-    needed = fs.stream(digits, batch_size=48).memory_needed
-    stream = fs.stream(digits, batch_size=48, memory=needed)
-    order = stream.order
-    assert any(len(course) > 1 for course in order.segments), "no lane is filled up"
+    needed = TrainStream(digits, EveryRow(digits.layout), Mixing(48)).memory_needed
+    stream = TrainStream(digits, EveryRow(digits.layout), Mixing(48), Rank(memory=needed))
+    assert any(len(course) > 1 for course in stream.order.segments), "no lane is filled up"
     assert sum(len(batch.id) for batch in stream) == len(digits)
     stored = sum(int(digits.index.tables[name][:, 0].sum()) for name in ("x", "y", "id"))
     assert stream.blocks.bytes_read == stored
