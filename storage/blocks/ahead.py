@@ -131,8 +131,8 @@ class BlocksAhead:
                 self._planner.submit(self._begin)
 
     def _begin(self) -> None:
-        """Send the first requests at a pace."""
-        while not self._depth.arrived and self._under_way < self._depth.bytes:
+        """Send the first requests at a pace. What arrives meanwhile is noted afterwards, by the same thread."""
+        while self._under_way < self._depth.bytes:
             sleep(PACE)
             with self._lock:
                 if not self._request_more():

@@ -86,25 +86,6 @@ def _lane_loads(order: EpochOrder, lane: int, step: int, skipped: int = 0) -> It
         start += part.rows
 
 
-def read_together(order: EpochOrder, lanes: Sequence[int], groups: "RankGroups", most: int) -> Iterator[list[Load]]:
-    """All loads, those of the same window at once: what fills up other lanes is read with the window's first rows, if
-    all of it belongs to at most `most` groups."""
-    fills = dict[tuple[int, int], list[Load]]()
-    for lane in lanes:
-        for load in _fills(order, lane, groups.step):
-            fills.setdefault(load.window, []).append(load)
-    taken = set[int]()
-    for load in schedule_loads(order, lanes, groups.step):
-        if load.first in taken:
-            continue
-        stop = groups.groups_of(load).start + most
-        others = [
-            one for one in fills.get(load.window, ()) if load.first < one.first and groups.groups_of(one).stop <= stop
-        ]
-        taken.update(one.first for one in others)
-        yield [load, *others]
-
-
 @dataclass(frozen=True)
 class GroupShape:
     """A group of `steps` batches. A rank has up to `rows` rows of them."""
@@ -161,3 +142,22 @@ class RankGroups:
             before = self.batches.rows_before(self.steps_of(group).start, self.rank, self.world_size)
             places[start:stop] += slot * self.shape.rows - before
         return places
+
+
+def read_together(order: EpochOrder, lanes: Sequence[int], groups: RankGroups, most: int) -> Iterator[list[Load]]:
+    """All loads, those of the same window at once: what fills up other lanes is read with the window's first rows, if
+    all of it belongs to at most `most` groups."""
+    fills = dict[tuple[int, int], list[Load]]()
+    for lane in lanes:
+        for load in _fills(order, lane, groups.step):
+            fills.setdefault(load.window, []).append(load)
+    taken = set[int]()
+    for load in schedule_loads(order, lanes, groups.step):
+        if load.first in taken:
+            continue
+        stop = groups.groups_of(load).start + most
+        others = [
+            one for one in fills.get(load.window, ()) if load.first < one.first and groups.groups_of(one).stop <= stop
+        ]
+        taken.update(one.first for one in others)
+        yield [load, *others]

@@ -35,20 +35,6 @@ LENDABLE = 3  # groups that the training loop may hold beside those that are rea
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
 
-def count_window_groups(shape: GroupShape, window_rows: int, mixing: Mixing) -> int:
-    """Number of groups that a window has rows for."""
-    return -(-window_rows * mixing.lanes // (shape.steps * mixing.batch_size)) + 1
-
-
-def count_slots(of_window: int) -> int:
-    """Number of groups in memory: those that a window has rows for, those that are ready, and those in use by training.
-
-    A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows; there
-    is also room for the `most_uses` of a window.
-    """
-    return of_window + max(2, of_window // 4) + LENDABLE
-
-
 class TrainStream(IterableDataset[Batch]):
     """One rank's part of the global batches: every R-th row of the epoch, starting with row `rank`.
 
@@ -99,13 +85,18 @@ class TrainStream(IterableDataset[Batch]):
 
     @cached_property
     def window_groups(self) -> int:
-        """Groups that a window has rows for."""
-        return count_window_groups(self.group_shape, self.reader.window_rows, self.reader.mixing)
+        """Maximum number of groups that a window has rows for."""
+        mixing, steps = self.reader.mixing, self.group_shape.steps
+        return -(-self.reader.window_rows * mixing.lanes // (steps * mixing.batch_size)) + 1
 
     @cached_property
     def slots(self) -> int:
-        """Groups in memory."""
-        return count_slots(self.window_groups)
+        """Groups in memory: those that a window has rows for, those that are ready, and those in use by training.
+
+        A quarter of a window is ready ahead of its use, which gives two lanes enough time to read their next windows;
+        there is also room for the `most_uses` of a window.
+        """
+        return self.window_groups + max(2, self.window_groups // 4) + LENDABLE
 
     @property
     def memory_needed(self) -> int:
@@ -243,8 +234,7 @@ class _EpochReading:
         """The loads that are read together, with the task that mixes their window: it precedes the reads of the window
         before, so that no thread waits for it."""
         ahead = None
-        most = self.stream.window_groups
-        for loads in read_together(self.order, self.reader.lanes, self.groups, most):
+        for loads in read_together(self.order, self.reader.lanes, self.groups, self.stream.window_groups):
             following = loads, self.threads.submit(self._mixed, loads[0].part)
             if ahead:
                 yield ahead
@@ -305,7 +295,7 @@ class _EpochReading:
         early = self.stream.transform is not None or torch.cuda.is_available()
         self.ready.append((slot, start_early(self.threads, hand_over, early)))
 
-    def _hand_over(self, group: int, slot: int | None, awaited: list["_Reads"]) -> list[Batch]:
+    def _hand_over(self, group: int, slot: int | None, awaited: list[_Reads]) -> list[Batch]:
         """A group's batches. It has no slot if the rank has no rows in it, which can happen at the end of an epoch."""
         for reads in awaited:
             reads.wait()
