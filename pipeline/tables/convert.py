@@ -37,7 +37,7 @@ from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conver
 
 Result = TypeVar("Result")
 
-MOST_ERRORS, ERROR_PIECES = 20, 4  # that are shown together, and the pieces that are searched for them
+MOST_ERRORS, ERROR_PIECES = 20, 4  # that are shown together, and the pieces on either side that are searched for them
 SAMPLES = 8
 SAMPLE_BYTES = 2 << 20
 
@@ -104,30 +104,30 @@ def _cut_of(spec: ConversionSpec) -> CutSources:
 
 @contextmanager
 def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) -> Iterator[None]:
-    """Add the next errors of the same file to an error of a row, so that they can be fixed together."""
+    """Add other errors of the same file to an error of a row, so that they can be fixed together. Shards are written at
+    the same time, so the first error to be raised need not be that of the first row."""
     try:
         yield
     except RowError as error:
         tables, pieces, columns = cut
         place = next(place for place, table in enumerate(tables) if table.path == error.source)
         of_table = [piece for table, piece in pieces if table == place]
-        begin = sum(piece.line <= error.line for piece in of_table) - 1
+        at = sum(piece.line <= error.line for piece in of_table) - 1
         task = ErrorTask(
             tables[place],
-            tuple(of_table[begin : begin + ERROR_PIECES]),
+            tuple(of_table[max(0, at - ERROR_PIECES) : at + ERROR_PIECES]),
             columns,
             request.missing == "error",
             request.like,
             request.unknown == "code",
-            error.line,
             MOST_ERRORS,
         )
         [found] = _run(executor, find_errors, [task], "", "", silent)
         found = [one for one in found if not is_unlabelled(one, request.needed_labels)]
-        others = [one for one in found if (one.line, one.column) != (error.line, error.column)]
-        first = next((one for one in found if (one.line, one.column) == (error.line, error.column)), error)
-        hint = joint_remedy([first, *others], columns.places)
-        raise first.with_others(others[: MOST_ERRORS - 1], hint) from None
+        if (error.line, error.column) not in [(one.line, one.column) for one in found]:
+            found = sorted([*found, error], key=lambda one: one.line)
+        first, *others = found[:MOST_ERRORS]
+        raise first.with_others(others, joint_remedy(found, columns.places)) from None
 
 
 def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progress: Progress) -> CutSources:

@@ -131,8 +131,8 @@ def scan_piece(task: ScanTask) -> Findings:
 
 @dataclass(frozen=True)
 class ErrorTask:
-    """Find the errors in some pieces of a table from line `first` on, at most `most`. Text that a column of `like` does
-    not have is an error; `unknown` allows it in features."""
+    """Find the errors in some pieces of a table, at most `most`. Text that a column of `like` does not have is an
+    error; `unknown` allows it in features."""
 
     table: SourceTable
     pieces: tuple[Piece, ...]
@@ -140,7 +140,6 @@ class ErrorTask:
     required: bool
     like: Schema | None
     unknown: bool
-    first: int
     most: int
 
 
@@ -154,7 +153,7 @@ def find_errors(task: ErrorTask) -> list[RowError]:
         while not reader.ended and len(found) < task.most:
             batch = reader.read(scratch)
             errors = [*batch.errors, *(_unknown_errors(reader, batch, task, task.like) if task.like else ())]
-            found += sorted((error for error in errors if error.line >= task.first), key=lambda error: error.line)
+            found += sorted(errors, key=lambda error: error.line)
     return found[: task.most]
 
 

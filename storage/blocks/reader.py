@@ -45,10 +45,15 @@ class BlockReader:
         """Number of stored bytes read from the dataset's location."""
         self._counting = threading.Lock()
         self._ahead: BlocksAhead | None = None
+        self._follows = False
 
     def follow(self, blocks: Iterator[int], limit: int = AHEAD_BYTES) -> None:
         """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
         request waits for a server."""
+        self._follows = True
+        self._request_ahead(blocks, limit)
+
+    def _request_ahead(self, blocks: Iterator[int], limit: int) -> None:
         if self._ahead is None:
             self._ahead = BlocksAhead(self._request, limit, self.dataset.place.latency)
         cache, arrays = self.cache, self._groups
@@ -87,7 +92,10 @@ class BlockReader:
         return sum(int(self._index.tables[name][block, 0]) for name in self._groups[array])
 
     def read(self, blocks: Sequence[int], threads: Executor | None = None) -> dict[str, np.ndarray]:
-        """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape)."""
+        """Return the rows of `blocks`, one block after the other: for each array (rows, *row_shape). From an object
+        store, neighboring blocks are read by one request, unless the reader follows a plan."""
+        if self.dataset.place.waits_for_network and not self._follows:
+            self._request_ahead(iter(blocks), AHEAD_BYTES)
         rows = sum(stop - start for start, stop in map(self.dataset.layout.block_range, blocks))
         out = {spec.name: spec.empty(rows) for spec in self.specs}
         if threads is None:

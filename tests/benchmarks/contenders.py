@@ -91,7 +91,7 @@ def ray_data(folder: Path) -> Callable[[int], Iterator[Any]]:
     import ray
     from ray.data.extensions import ArrowTensorArray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     parquet = folder / "parquet"
     if not parquet.exists():

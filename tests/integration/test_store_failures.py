@@ -10,6 +10,7 @@ import foldstream as fs
 import pytest
 from foldstream.cluster.runs.journal import Journal
 from foldstream.cluster.runs.schedule import Ended, Silent
+from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.places import requests
 from foldstream.storage.places.locate import locate
@@ -66,6 +67,22 @@ def test_opening_takes_two_requests_and_a_block_one_at_most(
     assert 2 * blocks * 0.9 <= shuffled <= 2 * blocks * 1.1
     assert sum(len(batch.id) for batch in fs.stream(dataset, split="test", cache="0")) == len(dataset)
     assert requests_since(link)["GET"] == shards, "blocks that follow one another are one request"
+
+
+def test_columns_of_a_shard_are_read_by_one_request_each(
+    link: str, bucket: str, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_LATE", "LEAST_LATE"):
+        monkeypatch.setattr(requests, name, 60.0)
+    dataset, names = fs.open(bucket), ("y", "id")
+    assert dataset.index.tables
+    requests_since(link)
+    reader, other = BlockReader(dataset, names), BlockReader(digits, names)
+    for shard in (0, 1):
+        blocks = dataset.layout.blocks_of(shard)
+        found, expected = reader.read(blocks), other.read(blocks)
+        assert all(found[name].tolist() == expected[name].tolist() for name in names)
+        assert requests_since(link)["GET"] == len(names)
 
 
 def test_failed_and_late_answers_change_no_row_and_take_little_time(link: str, bucket: str, digits: Dataset) -> None:

@@ -22,6 +22,7 @@ from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor
 
 from ..conftest import contents, convert_file, table
+from ..executors import LastFirst
 
 INVALID = {
     3: (b"1,2,3,a", None, "the row has 4 fields but the header has 5"),
@@ -180,3 +181,17 @@ def test_rows_with_values_that_do_not_occur_in_the_training_data_are_skipped_on_
     listed = (tmp_path / "new.zarr" / "left_out.csv").read_text()
     assert "'Trier' does not occur" in listed
     assert "'w' does not occur" in listed
+
+
+def test_the_first_invalid_row_is_named_whichever_shard_finds_one_first(tmp_path: Path) -> None:
+    known, new = tmp_path / "known.csv", tmp_path / "new.csv"
+    known.write_text("a,city,y\n" + "1,Ulm,u\n2,Bonn,v\n" * 9)
+    new.write_text("a,city,y\n1,Ulm,u\n2,Trier,v\n3,Bonn,w\n4,Bonn,v\n")
+    like = convert_file(known, tmp_path / "known.zarr", label="y").schema
+    request = ConvertRequest((describe_source(str(new)),), ("y",), like=like, unknown="error")
+    with pytest.raises(RowError) as raised:
+        convert(request, tmp_path / "new.zarr", LastFirst())
+    assert [(one.line, one.reason) for one in (raised.value, *raised.value.others)] == [
+        (3, "'Trier' does not occur in the training data"),
+        (4, "'w' does not occur in the training data"),
+    ]
