@@ -26,9 +26,9 @@ Request = Callable[[Sequence[Key]], tuple[list[Part], "Future[np.ndarray]"]]
 LEAST_DEPTH = 12 << 20  # bytes on their way at least
 LEAST_RATE = 125e6  # bytes per second that a link is expected to carry at least: 1 Gbit/s
 AHEAD_BYTES = 32 << 20  # 250 ms at 1 Gbit/s; what is requested of an epoch that never comes is not more either
-BURST = 4 << 20  # bytes that are requested at once before the link has shown its rate
-PACE = 0.004  # seconds between requests until then
-GAIN = 2  # times what the link holds: less would not show that it could carry more
+BURST = 4 << 20  # bytes that are requested at once
+PAUSE = 0.004  # seconds until more may be requested
+GAIN = 2  # times what the link holds and carries: less would not show that it could carry more
 MEMORY = 10.0  # seconds for which a measurement counts
 
 
@@ -53,7 +53,6 @@ class Depth:
         self.arrived = 0
         """Bytes that have arrived so far."""
         self._least = max(LEAST_DEPTH, int(GAIN * LEAST_RATE * latency))
-        self._paced, self._begun = latency > 0, 0.0
         self._rates, self._latencies = _Best(), _Best()
 
     def answered(self, size: int, sent: Sent, now: float) -> None:
@@ -68,15 +67,31 @@ class Depth:
         """The bytes that should be on their way."""
         return max(self._least, int(GAIN * self._rates.best * -self._latencies.best))
 
-    def paced(self, now: float) -> int:
-        """The bytes that may be on their way: before anything has arrived, what the link carries at least.
+    @property
+    def pace(self) -> float:
+        """The bytes per second that may be requested."""
+        return max(LEAST_RATE, GAIN * self._rates.best)
 
-        Requests that are sent at once share the link, and arrive at once: nothing would be on its way afterwards.
-        """
-        if self.arrived or not self._paced:
-            return self.bytes
-        self._begun = self._begun or now
-        return min(self.bytes, BURST + int(LEAST_RATE * (now - self._begun)))
+
+class Pace:
+    """Whether bytes may be requested: `BURST` of them at once, then so many per second.
+
+    Requests that are sent at once share the link, and arrive at once; then nothing is on its way until the next answer.
+    Whatever keeps a process busy for a moment has this effect, and without a pace it would stay.
+    """
+
+    def __init__(self) -> None:
+        self._left, self._when = float(BURST), 0.0
+
+    def allows(self, pace: float, now: float) -> bool:
+        """Whether bytes may be requested now, at `pace` bytes per second."""
+        self._left = min(float(BURST), self._left + pace * (now - self._when))
+        self._when = now
+        return self._left > 0
+
+    def spend(self, size: int) -> None:
+        """Note that `size` bytes have been requested."""
+        self._left -= size
 
 
 class _Best:
@@ -108,7 +123,9 @@ class BlocksAhead:
         self._early = set[Key]()
         """What was taken before the plan came to it."""
         self._held = self._under_way = 0  # bytes that are requested and not taken, and of these not arrived
-        self._depth = Depth(latency)
+        self._depth, self._pace = Depth(latency), Pace()
+        self._pauses = False
+        """Whether the planner waits until more may be requested."""
         self._lock = threading.Lock()
         # The thread that receives answers must never wait, neither for the lock nor for what the plan reads itself.
         self._planner = ThreadPoolExecutor(1, "foldstream-ahead")
@@ -127,16 +144,6 @@ class BlocksAhead:
             soon = [[key for key in keys if key not in sent] for keys in soon]  # they may be taken before their turn
             self._plan = chain(soon, plan)
             self._request_more()
-            if self._under_way < self._depth.bytes and not self._depth.arrived:
-                self._planner.submit(self._begin)
-
-    def _begin(self) -> None:
-        """Send the first requests at a pace. What arrives meanwhile is noted afterwards, by the same thread."""
-        while self._under_way < self._depth.bytes:
-            sleep(PACE)
-            with self._lock:
-                if not self._request_more():
-                    return
 
     def take(self, key: Key) -> np.ndarray:
         """The bytes of a block, (length,) uint8, once they have arrived. Raises the error of its request."""
@@ -161,16 +168,26 @@ class BlocksAhead:
                 answer.cancel()
                 self._request_more()
 
-    def _request_more(self) -> bool:
-        """Send requests as far as there is room. Returns False if nothing is left, or has room."""
-        while self._held < self.limit and self._under_way < self._depth.paced(monotonic()):
+    def _request_more(self) -> None:
+        """Send requests as far as there is room, at the pace of the link: the planner goes on after a pause."""
+        while self._held < self.limit and self._under_way < self._depth.bytes and not self._pauses:
+            if not self._pace.allows(self._depth.pace, monotonic()):
+                self._pauses = True
+                self._plan_soon(self._go_on)
+                return
             if (keys := next(self._plan, None)) is None:
-                return False
+                return
             left = [key for key in keys if key not in self._coming and key not in self._early]
             self._early.difference_update(keys)
             for run in neighbors(left):
                 self._send(run)
-        return self._held < self.limit
+
+    def _go_on(self) -> None:
+        """Send more requests after a pause."""
+        sleep(PAUSE)
+        with self._lock:
+            self._pauses = False
+            self._request_more()
 
     def _send(self, keys: Sequence[Key]) -> None:
         """Send one request for neighboring blocks."""
@@ -179,14 +196,19 @@ class BlocksAhead:
         size = sum(part.stop - part.start for part in parts)
         self._held += size
         self._under_way += size
+        self._pace.spend(size)
         for key, part, of_key in zip(keys, parts, parts_of(answer, parts), strict=True):
             self._coming[key] = part.stop - part.start, of_key
         answer.add_done_callback(partial(self._answered, size, sent))
 
     def _answered(self, size: int, sent: Sent, answer: "Future[np.ndarray]") -> None:
         arrived = size if not answer.cancelled() and answer.exception() is None else 0
+        self._plan_soon(self._note, size, arrived, sent, monotonic())
+
+    def _plan_soon(self, work: Callable[..., None], *given: object) -> None:
+        """Let the planner do some work."""
         with suppress(RuntimeError):  # the process ends
-            self._planner.submit(self._note, size, arrived, sent, monotonic())
+            self._planner.submit(work, *given)
 
     def _note(self, size: int, arrived: int, sent: Sent, now: float) -> None:
         """Note that a request is no longer under way, and send the next ones."""

@@ -7,7 +7,7 @@ from queue import Queue
 
 import numpy as np
 import pytest
-from foldstream.storage.blocks.ahead import BURST, LEAST_DEPTH, LEAST_RATE, BlocksAhead, Depth, Key, Sent
+from foldstream.storage.blocks.ahead import BURST, LEAST_DEPTH, LEAST_RATE, BlocksAhead, Depth, Key, Pace, Sent
 from foldstream.storage.errors import DatasetError
 
 SIZE = 500_000
@@ -38,12 +38,62 @@ def test_a_long_way_is_filled_from_the_start() -> None:
     assert Depth(0.001).bytes == Depth().bytes == LEAST_DEPTH
 
 
-def test_requests_begin_at_the_pace_of_a_link_until_it_has_shown_its_own() -> None:
-    depth = Depth(0.1)
-    assert [depth.paced(when) for when in (5.0, 5.125, 9.0)] == [BURST, BURST + int(LEAST_RATE / 8), depth.bytes]
-    depth.answered(SIZE, Sent(5.0, 0), 5.1)
-    assert depth.paced(5.1) == depth.bytes
-    assert Depth().paced(5.0) == LEAST_DEPTH
+def test_a_burst_is_requested_at_once_and_the_rest_at_a_pace() -> None:
+    pace = Pace()
+    assert pace.allows(LEAST_RATE, 5.0)
+    pace.spend(BURST)
+    assert not pace.allows(LEAST_RATE, 5.0)
+    assert pace.allows(LEAST_RATE, 5.004)
+    pace.spend(SIZE)
+    assert not pace.allows(LEAST_RATE, 5.004 + 0.9 * (SIZE / LEAST_RATE - 0.004))
+    assert pace.allows(LEAST_RATE, 9.0)
+    pace.spend(BURST)
+    assert not pace.allows(LEAST_RATE, 9.0), "what is saved up is bounded"
+
+
+def test_the_pace_is_twice_the_rate_that_the_link_has_shown() -> None:
+    depth = Depth()
+    assert depth.pace == LEAST_RATE
+    depth.answered(SIZE, Sent(0.0, 0), 0.001)
+    assert depth.pace == pytest.approx(2 * SIZE / 0.001)
+
+
+@pytest.mark.parametrize(("rate", "latency", "least"), [(1e8, 0.1, 0.92), (1e8, 0.03, 0.95), (1e9, 0.03, 0.8)])
+def test_a_link_stays_busy_although_answers_are_noted_late(rate: float, latency: float, least: float) -> None:
+    shares = [share_of_link(rate, latency, np.random.default_rng(seed)) for seed in range(5)]
+    assert np.mean(shares) > least, shares
+
+
+def share_of_link(rate: float, latency: float, draws: np.random.Generator) -> float:
+    """How much of a link is used from the first request on, if all answers that are on their way share it, and if a
+    process is too busy six times a second, for 20 to 60 ms, to note what has arrived and to request more."""
+    depth, pace, tick, now, busy_until = Depth(latency), Pace(), 0.001, 0.0, 0.0
+    served = under_way = 0.0
+    coming: list[list[float]] = []  # when the answer begins, what is left of it, when it was requested, what had come
+    arrived: list[tuple[float, Sent]] = []
+    while served < 1.5 * rate:
+        left = rate * tick
+        while (active := [one for one in coming if one[0] <= now]) and left > 1:
+            part = min(left / len(active), min(one[1] for one in active))
+            for one in active:
+                one[1] -= part
+            left -= part * len(active)
+            served += part * len(active)
+            arrived += [(now, Sent(one[2], int(one[3]))) for one in active if one[1] < 1]
+            coming = [one for one in coming if one[1] >= 1]
+        if now >= busy_until and draws.random() < 6 * tick:
+            busy_until = now + draws.uniform(0.02, 0.06)
+        if now >= busy_until:
+            for when, sent in arrived:
+                depth.answered(SIZE, sent, when)
+                under_way -= SIZE
+            arrived = []
+            while under_way < depth.bytes and pace.allows(depth.pace, now):
+                coming.append([now + latency, SIZE, now, depth.arrived])
+                pace.spend(SIZE)
+                under_way += SIZE
+        now += tick
+    return served / now / rate
 
 
 def test_what_a_link_has_carried_long_ago_no_longer_counts() -> None:
@@ -99,7 +149,8 @@ def test_no_more_is_on_its_way_than_the_link_carries() -> None:
     store, first = Store(), -(-LEAST_DEPTH // SIZE)
     ahead = BlocksAhead(store.request, 100 * SIZE)
     ahead.follow(plan(*range(60)))
-    assert [store.told.get_nowait() for _ in store.sent] == [("x", block) for block in range(first)]
+    assert [store.told.get(timeout=20) for _ in range(first)] == [("x", block) for block in range(first)]
+    assert len(store.sent) == first
     store.answer(0)
     assert store.told.get(timeout=20) == ("x", first)
     assert len(store.sent) == first + 1
