@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch._dynamo  # it takes half a second, and the optimizers import it
 from foldstream.storage.errors import DamagedError
@@ -164,16 +165,32 @@ def _be_rank(folder: Path, rank: int, world_size: int, jobs: dict[str, Job]) -> 
 
 
 def shares(process: Process, folder: Path) -> dict[str, Any]:
-    """Save, and count what this rank has got and written."""
+    """Save and load, and count what this rank has got, written and read."""
     own = Trained(process)
     own.train(1)
     with Gathered() as got:
         own.save(folder)
     written = [file.stat().st_size for file in (folder / SHARDS).glob(f"*-rank-{process.rank}-*")]
+    process.barrier()
+    with counted_reads() as read:
+        own.load(folder)
     state = own.network.state(own.optimizer)
     moments = [value for of in state["optimizer"]["state"].values() for value in of.values()]
     whole = sum(tensor.nbytes for tensor in [*state["model"].values(), *moments])
-    return {"gathered": got.bytes, "written": sum(written), "whole": whole}
+    return {"gathered": got.bytes, "written": sum(written), "read": sum(read), "whole": whole}
+
+
+@contextmanager
+def counted_reads() -> Iterator[list[int]]:
+    """Note the bytes of each piece of a tensor that is read."""
+    read, read_into = list[int](), LocalPlace.read_into
+
+    def counted(place: LocalPlace, start: int, out: np.ndarray) -> int:
+        read.append(read_into(place, start, out))
+        return read[-1]
+
+    with patch.object(LocalPlace, "read_into", counted):
+        yield read
 
 
 def resume(process: Process, folder: Path, optimizer: str) -> list[str]:

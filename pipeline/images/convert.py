@@ -199,7 +199,6 @@ def is_same_list(spec: ImageConversionSpec, shard: int, digest: str | None) -> b
 
 def write_skipped(spec: ImageConversionSpec, root: Place) -> None:
     """Write the list of skipped images, which the commit copies to the dataset."""
-    (root / WORK / SKIPPED).remove_tree()  # of an attempt that had no spec yet
     text = io.StringIO()
     rows = ((spec.images.name(number), "", "", reason) for number, reason in sorted(spec.errors.items()))
     csv.writer(text, lineterminator="\n").writerows(rows)

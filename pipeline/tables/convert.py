@@ -208,7 +208,6 @@ def specify_by_scan(
     """A spec from a scan of all rows."""
     tables, pieces, columns = cut
     folder = root / WORK / SKIPPED
-    folder.remove_tree()  # of an attempt that had no spec yet
     skips = request.on_error == "skip" or request.needed_labels
     plan = _scan_plan(request, tables, columns)  # kept, so that this process does not read it
     stored = store_plan(root, plan)

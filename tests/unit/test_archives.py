@@ -181,7 +181,7 @@ def test_links_in_an_archive_stand_for_what_they_lead_to(
 ) -> None:
     text = b"a,label\n1,x\n2,y\n"
     links = {"0.csv": "day/b.csv", "day/hard.csv": "day/b.csv", "day/c.csv": "../.store/c", "linked": ".store/in",
-             "read.me": "day/b.csv", "out.csv": "../x.csv", "round.csv": "round.csv", "day/up": "."}  # fmt: skip
+             "read.me": "day/b.csv", "out.csv": "../day/b.csv", "round.csv": "round.csv", "day/up": "."}  # fmt: skip
     files = {"day/b.csv": text, ".store/c": text.replace(b"1", b"3"), ".store/in/d.csv": text.replace(b"1", b"4")}
     packed = tmp_path / f"t{suffix}"
 

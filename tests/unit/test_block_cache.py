@@ -169,11 +169,15 @@ def test_processes_that_are_killed_leave_whole_blocks_within_the_budget(folder: 
 
     sizes: list[int] = []
     readers, deadline = [start() for _ in range(READERS)], monotonic() + SECONDS
-    while monotonic() < deadline:
-        kill(readers.pop(chance.randrange(READERS)))
-        readers.append(start())
-    for reader in readers:
-        kill(reader)
+    try:
+        while monotonic() < deadline:
+            kill(readers.pop(chance.randrange(READERS)))
+            readers.append(start())
+        for reader in readers:
+            kill(reader)
+    finally:
+        for reader in readers:
+            reader.kill()
     caches = [BlockCache(30 * SIZE, f"data{number}", 60) for number in range(2)]
     assert max(sizes) <= 30 * SIZE
     with Budget(folder, 0) as budget:

@@ -183,6 +183,12 @@ def test_nobody_asks_which_kind_of_place_it_has() -> None:
     assert not users
 
 
+def test_cores_and_memory_are_counted_in_one_place() -> None:
+    """Libraries that count them do not know of all control groups."""
+    counting = re.compile(r"\b(cpu_count|process_cpu_count|sched_getaffinity|virtual_memory)\b")
+    assert [path for path in modules() if counting.search(path.read_text())] == [ROOT / "storage/machine.py"]
+
+
 def test_the_architecture_names_what_exists() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     steps = re.findall(r"^\d+\. `([\w/]+\.py)` `(\w+)`", text, re.MULTILINE)

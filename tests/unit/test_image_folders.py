@@ -260,7 +260,7 @@ def test_links_in_an_archive_stand_for_what_they_lead_to(prefix: str, tmp_path: 
         for name in names:
             archive.add(photos / name, prefix + name)
     links = {"cat/hard.bmp": f"{prefix}dog/b.bmp", "dog/d.bmp": "../.store/d.bmp", "dog/up": "..",
-             "cat/out.bmp": "../../gone.bmp", "cat/abs.bmp": "/etc/x.bmp", "cat/round.bmp": "round.bmp"}  # fmt: skip
+             "cat/out.bmp": "../../cat/a.bmp", "cat/abs.bmp": "/etc/x.bmp", "cat/round.bmp": "round.bmp"}  # fmt: skip
     add_links(packed, {prefix + name: target for name, target in links.items()}, [f"{prefix}cat/hard.bmp"])
     warnings: list[str] = []
     request = ImageRequest((str(packed),), FORM, shuffle=None)

@@ -116,6 +116,27 @@ def test_lists_of_an_earlier_attempt_are_not_those_of_the_next(
     assert not (out / "left_out.csv").exists()
 
 
+@pytest.mark.parametrize("stopped", ["after the spec", "before the spec"])
+def test_a_list_has_nothing_of_an_earlier_attempt(
+    stopped: str, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.csv"
+    other.write_bytes(files[1].read_bytes() + b"1,2\n")
+    first, second = (
+        ConvertRequest((describe_source(str(path)),), ("label",), missing="error", on_error="skip")
+        for path in (files[0], other)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(csv_cut, "PIECE_BYTES", 100)
+        with pytest.raises(KeyboardInterrupt):
+            convert(first, out, StoppedExecutor())
+    assert len(list((out / ".work" / "faults").iterdir())) > 1
+    if stopped == "before the spec":
+        (out / ".work" / "plan.json").unlink()
+    assert convert(second, out, SerialExecutor(), overwrite=True).left_out == 1
+    assert [line.split(",")[0] for line in (out / "left_out.csv").read_text().splitlines()] == ["file", str(other)]
+
+
 def test_an_attempt_that_is_replaced_loses_its_spec_last(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from foldstream.cluster.dask.executor import local_threads
 from foldstream.storage import machine
+from foldstream.storage.dataset import Dataset
 from foldstream.storage.machine import this_machine
+from foldstream.training.stream.batch import Rank
 
 MANY = 1 << 62  # what version 1 has where nothing limits the memory
 VERSION_1 = "9:cpu,cpuacct:/docker/one\n4:memory:/docker/one\n1:name=systemd:/docker/one\n"
@@ -75,3 +78,11 @@ def test_cores_and_memory_are_those_of_the_control_groups(
     assert machine.cgroup_limits(groups, mounts) == limits
     assert this_machine().cores == max(1, int(min(limits[0], 64)))
     assert this_machine().memory == min(limits[1], psutil.virtual_memory().total)
+
+
+def test_threads_and_their_memory_follow_the_control_group(mounts: Path, digits: Dataset) -> None:
+    """64 threads on two cores would each have had a 64th of the memory."""
+    for name, text in {"own": "0::/\n", "cpu.max": "200000 100000\n", "memory.max": str(8 << 30)}.items():
+        (mounts / name).write_text(text)
+    assert (local_threads(), Rank().thread_count(digits)) == (2, 2)
+    assert Rank().memory_bound() == 1 << 30

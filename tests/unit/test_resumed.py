@@ -166,8 +166,10 @@ def test_the_lengths_of_all_files_come_from_one_listing_of_each_array(
     monkeypatch.setattr(LocalPlace, "walk", lambda place: listed.append(place.name) or walk(place))  # type: ignore[func-returns-value]
     monkeypatch.setattr(LocalPlace, "describe", lambda place: pytest.fail(f"a request for {place}"))
     schema = Schema(("c0", "c1", "c2", "c3"), (4,), "uint8", ("label",), "classification", "int64")
-    found = finished_shards(locate(tmp_path / "out"), schema.arrays(), SerialExecutor(), silent)
+    elsewhere = Elsewhere()
+    found = finished_shards(locate(tmp_path / "out"), schema.arrays(), elsewhere, silent)
     assert [*found] == [0, 1, 2, 3, 4, 5]
+    assert [*elsewhere.bytes] == ["read_lengths"], "receipts are read in tasks"
     assert listed == ["x", "y", "id"]
 
 

@@ -2,24 +2,29 @@
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from foldstream.cluster.planning.estimate import Passes, TrainingEstimate
-from foldstream.cluster.runs.run import make_units, ranks_beside
+from foldstream.cluster.runs.durable_schedule import DurableSchedule
+from foldstream.cluster.runs.fold_mode import FoldMode
+from foldstream.cluster.runs.run import Trainers, make_units, ranks_beside, train_folds
 from foldstream.cluster.runs.schedule import Resources
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import UsageError
 from foldstream.storage.machine import Machine, Sharing, stream_memory, this_machine
 from foldstream.storage.places.block_cache import FOLDER, default_budget
 from foldstream.storage.places.locate import locate
+from foldstream.storage.tasks import silent
+from foldstream.training.config import Execution
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process
+from foldstream.training.ray.group import GroupRequest
 from foldstream.training.ray.sharing import sharing_on, stream_share, worker_memory
-from foldstream.training.run import folds_of
+from foldstream.training.run import RunFold, folds_of
 from foldstream.training.stream import batch
 from foldstream.training.stream.batch import Rank, open_cache
 from foldstream.training.stream.filters import EveryRow
@@ -116,6 +121,30 @@ def test_units_that_do_not_run_at_once_do_not_share() -> None:
     assert ranks_beside(units, 2) == {"a": (0, 4), "b": (2, 4), "c": (4, 4), "z": (0, 4)}
     assert ranks_beside(units, 1, most=2) == {"a": (0, 1), "b": (1, 1), "c": (0, 1), "z": (1, 1)}
     assert ranks_beside(make_units("abc", 1, Resources(2)), 2) == {"a-to-c": (0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "passes", "expected"),
+    [
+        ("runs", 1, {"fold-0": (0, 4), "fold-1": (2, 4), "fold-2": (4, 4)}),
+        ("fused", 2, {"fold-0-to-fold-1": (0, 2), "fold-2": (2, 2)}),
+        ("fused", 1, {"fold-0-to-fold-2": (0, 0)}),
+    ],
+)
+def test_units_are_told_of_those_that_train_at_the_same_time(
+    mode: str, passes: int, expected: dict[str, tuple[int, int]], digits: Dataset, tmp_path: Path
+) -> None:
+    job, run = make_job(digits, tmp_path)
+    folds = {f"fold {number}": RunFold(job, run, number) for number in range(3)}
+    told: dict[str, tuple[int, int]] = {}
+
+    def tell(schedule: DurableSchedule, request: Callable[[str], GroupRequest]) -> None:
+        requests = map(request, schedule.state.units)
+        told.update({one.name: (one.first, one.others) for one in requests})
+
+    trainers = Trainers(FoldMode(mode, ""), Resources(2), tell, passes)
+    train_folds(run, folds, Execution(workers=2), trainers, silent)
+    assert told == expected
 
 
 def test_memory_never_keeps_a_worker_from_a_free_core() -> None:

@@ -66,6 +66,8 @@ def test_the_passes_bring_each_section_to_each_shard_with_few_reads(shards: int)
     partition = Partition.of(shards, FAN)
     assert partition.levels == 1 + (shards > 128) + (shards > 16_384)
     assert partition.files(0) == shards
+    most = partition.fan**partition.levels / shards  # the rows of fan**level sections for fan**(levels - level) shards
+    assert most < 4 / 3, "a file, which a task holds, is hardly larger than a shard"
     for level in range(1, partition.levels + 1):
         read = Counter[tuple[int, int]]()
         for file in range(partition.files(level)):

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from foldstream.storage.blocks.index import INDEX
 from foldstream.storage.blocks.shards import index_bytes, shard_key
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DamagedError, SourceError
-from foldstream.storage.tasks import SerialExecutor
+from foldstream.storage.tasks import Result, SerialExecutor, Task
 from foldstream.training.stream.filters import EveryRow
 from foldstream.training.stream.order import Mixing
 from foldstream.training.stream.single import TrainStream
@@ -108,6 +108,24 @@ def test_damage_is_found_and_repaired_from_the_source(damage: Damaging, small: D
     assert snapshot(small.root) == before
     assert find_damage(open_dataset(small.root), SerialExecutor()) == []
     assert sorted(path.name for path in small.root.parent.iterdir()) == ["data.csv", "small.zarr"]
+
+
+class Counting(SerialExecutor):
+    """Counts the tasks."""
+
+    tasks = 0
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for done in super().map(function, tasks):
+            self.tasks += 1
+            yield done
+
+
+def test_each_shard_is_checked_in_a_task_of_its_own_with_progress(small: Dataset) -> None:
+    executor, shown = Counting(), list[tuple[str, int, int, str]]()
+    assert find_damage(small, executor, lambda *facts: shown.append(facts)) == []
+    assert executor.tasks == SHARDS
+    assert shown == [("verify", done, SHARDS, "shards") for done in range(SHARDS + 1)]
 
 
 def test_a_source_that_changed_repairs_nothing(small: Dataset) -> None:
