@@ -41,7 +41,8 @@ class Sent:
 
 
 class Depth:
-    """How many bytes to have on their way: twice the product of the link's rate and its latency.
+    """How many bytes to have on their way, twice the product of the link's rate and its latency, and how fast to
+    request them.
 
     The rate is the highest at which bytes arrived while a request was on its way, the latency the shortest time of an
     answer, as in Cardwell et al., "BBR: congestion-based congestion control" (2016). More would only wait in queues,
