@@ -32,14 +32,11 @@ def crc32c(data: bytes | np.ndarray) -> int:
     if len(data) < LONG or not HAS_INSTRUCTION:
         found: int = google_crc32c.value(data)
         return found
-    rounds, address = len(data) // (3 * PART), np.frombuffer(data, np.uint8).ctypes.data
-    known = int(_of_rounds(address, rounds, _after_zeros())) ^ ONES
-    rest: int = google_crc32c.extend(known, data[rounds * 3 * PART :])
-    return rest
+    return int(crc_at(np.frombuffer(data, np.uint8).ctypes.data, len(data), after_zeros()))
 
 
 @cache
-def _after_zeros() -> np.ndarray:
+def after_zeros() -> np.ndarray:
     """What the four bytes of a register contribute to it once as many zeros as a part has bytes have followed, (4, 256)
     uint64. The register is linear: this is the exclusive or of all four."""
     zeros = bytes(PART)
@@ -60,11 +57,24 @@ def _next_word(_: Any, register: Any, address: Any) -> Any:
     return types.uint64(types.uint64, types.intp), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _next_byte(_: Any, register: Any, address: Any) -> Any:
+    """The register after the byte at an address."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        number, byte = ir.IntType(32), ir.IntType(8)
+        kind, name = ir.FunctionType(number, [number, byte]), "llvm.x86.sse42.crc32.32.8"
+        value = builder.load(builder.inttoptr(arguments[1], byte.as_pointer()))
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [arguments[0], value])
+
+    return types.uint32(types.uint32, types.intp), code
+
+
 @compiled
-def _of_rounds(address: int, rounds: int, after_zeros: np.ndarray) -> np.uint64:
-    """The register after so many times three parts."""
-    register = np.uint64(ONES)
-    for _ in range(rounds):
+def crc_at(address: int, length: int, after_zeros: np.ndarray) -> np.uint64:
+    """The CRC-32C of `length` bytes at an address; `after_zeros` is that of this module."""
+    register, end = np.uint64(ONES), address + length
+    while end - address >= 3 * PART:
         one, two, three = register, np.uint64(0), np.uint64(0)
         for _ in range(PART // WORD):
             one = _next_word(one, address)
@@ -73,7 +83,13 @@ def _of_rounds(address: int, rounds: int, after_zeros: np.ndarray) -> np.uint64:
             address += WORD
         address += 2 * PART
         register = _moved(_moved(one, after_zeros) ^ two, after_zeros) ^ three
-    return register
+    while end - address >= WORD:
+        register = _next_word(register, address)
+        address += WORD
+    while address < end:
+        register = np.uint64(_next_byte(np.uint32(register), address))
+        address += 1
+    return register ^ np.uint64(ONES)
 
 
 @compiled

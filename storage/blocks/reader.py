@@ -1,7 +1,7 @@
 """Read verified blocks into the caller's buffers, with threads that decode without holding the GIL."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import lru_cache, partial
 from math import prod
@@ -11,8 +11,10 @@ import numpy as np
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
 from ..places.block_cache import CachedBlocks, cached_blocks
+from ..places.place import RangeReader
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
-from .shards import decode_block, shard_key
+from .one_call import read_parts
+from .shards import BLOSC_HEADER, decode_block, shard_key
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
@@ -85,7 +87,8 @@ class BlockReader:
 
     def _offset(self, array: str, block: int) -> int:
         """Where a block begins in its shard."""
-        return int(self._index.offsets[array][block])
+        found: int = self._index.offsets[array].item(block)
+        return found
 
     def _length(self, array: str, block: int) -> int:
         """The length of a block and those behind it."""
@@ -150,7 +153,9 @@ class BlockReader:
 
     def _decode(self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Read the blocks of a group, and decode those that are wanted."""
-        stored, found, end = self._stored(group, block), {}, 0
+        if not (self.cache or self._ahead) and (decoded := self._decode_at_once(group, block, memory)):
+            return decoded
+        stored, found, end = self._stored(group, block), dict[str, np.ndarray](), 0
         for name in group:
             start, (length, checksum) = end, self._index.tables[name][block].tolist()
             end += length
@@ -162,6 +167,34 @@ class BlockReader:
                 raise _damaged(
                     self.dataset, group[0], block // self.dataset.layout.shard_blocks, str(error), block
                 ) from None
+        return found
+
+    def _decode_at_once(
+        self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray] | None:
+        """Like `_decode`, in one call of compiled code for a file whose blocks are intact. Otherwise returns None."""
+        try:
+            descriptor = self._shard(group[0], block // self.dataset.layout.shard_blocks).descriptor
+        except FileNotFoundError:
+            return None
+        if descriptor is None:
+            return None
+        parts = np.zeros((len(group), 4), np.int64)
+        for part, name in zip(parts, group, strict=True):
+            part[:2] = self._index.tables[name][block]
+            if name in self._wanted:
+                part[2:] = memory[name].ctypes.data, memory[name].nbytes
+        stored = self._scratch.memory(group[0], int(parts[:, 0].sum()))
+        if not read_parts(descriptor, self._offset(group[0], block), stored, parts):
+            return None
+        with self._counting:
+            self.bytes_read += len(stored)
+        found, start = dict[str, np.ndarray](), BLOSC_HEADER
+        for name, (length, _, address, size) in zip(group, parts.tolist(), strict=True):
+            if size:
+                out = memory[name]
+                found[name] = out if address else np.frombuffer(stored, out.dtype, out.size, start).reshape(out.shape)
+            start += length
         return found
 
     def _stored(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
@@ -183,7 +216,7 @@ class BlockReader:
                 stored = self._ahead.take(key)
             else:
                 memory = self._scratch.memory(key[0], self._length(*key))
-                stored = self._shard(key[0], number)(self._offset(*key), memory)
+                stored = self._shard(key[0], number).read(self._offset(*key), memory)
         except FileNotFoundError:
             raise _damaged(self.dataset, key[0], number, "the file is missing") from None
         with self._counting:
@@ -204,11 +237,11 @@ def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> dict[str, tuple[s
     return {name: together if name == "x" else (name,) for name in arrays if name == "x" or name not in together}
 
 
-def _open_shard(dataset: StoredArrays, array: str, number: int) -> Callable[[int, np.ndarray], bytes | np.ndarray]:
-    """Open a shard, check its length, and return what reads its ranges. It stays open as long as that exists."""
+def _open_shard(dataset: StoredArrays, array: str, number: int) -> RangeReader:
+    """Open a shard, and check its length."""
     place = dataset.place / shard_key(dataset.spec(array), number)
     try:
-        return place.open_ranges(dataset.manifest.shards[number].lengths[array]).read
+        return place.open_ranges(dataset.manifest.shards[number].lengths[array])
     except DamagedError as error:
         raise _damaged(dataset, array, number, str(error)) from None
 

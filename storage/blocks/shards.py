@@ -113,7 +113,7 @@ def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> np
     Raises DamagedError (without a location) unless the block is intact and has the CRC-32C recorded when it was
     written: an intact block in the place of another one counts as damaged.
     """
-    if crc32c(data) != RESIDUE or bytes(data[-CHECKSUM_BYTES:]) != struct.pack("<I", expected):
+    if crc32c(data) != RESIDUE or int.from_bytes(data[-CHECKSUM_BYTES:], "little") != expected:
         raise DamagedError("the block does not match its checksum")
     if isinstance(data, np.ndarray) and data.flags.writeable and data[FLAGS_AT] & COPIED:
         return np.frombuffer(data, out.dtype, out.size, BLOSC_HEADER).reshape(out.shape)

@@ -241,6 +241,8 @@ class BucketPlace(Place):
 class _OpenObject:
     """An object read in ranges. Its size is not requested: the checksums of the data read are enough."""
 
+    descriptor: int | None = None
+
     def __init__(self, place: BucketPlace) -> None:
         self._place = place
 

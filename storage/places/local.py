@@ -295,17 +295,17 @@ class _OpenFile:
     """A file that is read in ranges."""
 
     def __init__(self, path: str, size: int) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        found = os.fstat(self._descriptor).st_size
+        self.descriptor = os.open(path, os.O_RDONLY)
+        found = os.fstat(self.descriptor).st_size
         if found != size:
             raise DamagedError(f"the file has {found:,} bytes, but {size:,} were written")
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when a program ends
-        if hasattr(self, "_descriptor"):
-            close(self._descriptor)
+        if hasattr(self, "descriptor"):
+            close(self.descriptor)
 
     def read(self, offset: int, memory: np.ndarray) -> np.ndarray:
-        return memory[: os.preadv(self._descriptor, [memory.data], offset)]
+        return memory[: os.preadv(self.descriptor, [memory.data], offset)]
 
 
 def _leads_back(folder: str, root: str) -> bool:

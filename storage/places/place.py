@@ -46,6 +46,11 @@ class Entry(NamedTuple):
 class RangeReader(Protocol):
     """A file that stays open as long as a reference to this reader exists."""
 
+    @property
+    def descriptor(self) -> int | None:
+        """The file descriptor, if the operating system has one for it."""
+        ...
+
     def read(self, offset: int, memory: np.ndarray) -> bytes | np.ndarray:
         """Return `len(memory)` bytes from `offset`, or fewer at the end of the file; may be a view of `memory`."""
         ...

@@ -22,6 +22,7 @@ import numpy as np
 BATCH = 256
 EPOCHS = 6  # the first one warms up
 SECONDS = 1.0  # an epoch that takes longer is stopped early, because the rate is known by then
+MEASURED = 2.0  # seconds of epochs at least, because short ones differ more
 PEER_ROWS = 60_000  # for the slow peers
 
 Epochs = Callable[[Path], Callable[[int], Iterator[Any]]]
@@ -160,6 +161,8 @@ def measure(epochs: Callable[[int], Iterator[Any]], once_started: bool) -> dict[
     With `once_started`, the time of an epoch starts at its first batch.
     """
     warm_up, *others = (timed_epoch(epochs, number, SECONDS) for number in range(EPOCHS))
+    while sum(one.seconds for one in others) < MEASURED:
+        others.append(timed_epoch(epochs, len(others) + 1, SECONDS))
     rates = [one.rows / (one.seconds - (one.first if once_started else 0)) for one in others]
     return {"rows_per_second": rates, "first_batch_seconds": warm_up.first, "peak_bytes": peak_memory()}
 

@@ -128,10 +128,11 @@ class RankGroups:
 
     def groups_of(self, load: Load) -> range:
         """The groups that a load has rows for."""
-        first, last = (
-            (row // self.batches.batch_size - self.step) // self.shape.steps for row in (load.first, load.last)
-        )
-        return range(first, last + 1)
+        return range(self.group_of(load.first), self.group_of(load.last) + 1)
+
+    def group_of(self, position: int) -> int:
+        """The group with a position."""
+        return (position // self.batches.batch_size - self.step) // self.shape.steps
 
     def places(self, load: Load, slots: Sequence[int]) -> np.ndarray:
         """The places in memory of the rows of a load whose groups are in `slots`, (load's rows,) int64."""

@@ -30,7 +30,7 @@ from .loads import GroupShape, Load, read_together
 from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 
-GROUP_BYTES = 8 << 20
+GROUP_BYTES = 16 << 20
 LENDABLE = 3  # groups that the training loop may hold beside those that are read ahead: of two batches and one it keeps
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
@@ -196,6 +196,7 @@ class _EpochReading:
         self.loading: deque[_Reads] = deque()
         self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
+        self.no_rows = {spec.name: spec.empty(0) for spec in self.reader.specs}
 
     def batches(self) -> Iterator[Batch]:
         """The batches, group by group.
@@ -207,7 +208,7 @@ class _EpochReading:
             windows = self._mixed_ahead()
             upcoming = next(windows, None)
             for group in range(len(self.groups)):
-                while upcoming and self.groups.groups_of(upcoming[0][0]).start <= group:
+                while upcoming and self.groups.group_of(upcoming[0][0].first) <= group:
                     while not self._find_slots(upcoming[0]):
                         yield from self._take()
                     self._start(*upcoming)
@@ -253,7 +254,7 @@ class _EpochReading:
 
     def _find_slots(self, loads: list[Load]) -> bool:
         """Find a slot for every group that the loads have rows for. Returns False if too few are free."""
-        needed = range(self.groups.groups_of(loads[0]).start, max(self.groups.groups_of(load).stop for load in loads))
+        needed = range(self.groups.group_of(loads[0].first), self.groups.group_of(max(load.last for load in loads)) + 1)
         missing = [group for group in needed if group not in self.slot_of]
         if len(missing) > len(self.memory.free):
             return False
@@ -283,7 +284,7 @@ class _EpochReading:
         """Read blocks, each with its range of the window's rows."""
         for block, part in parts:
             values, (rows, places, starts) = self.blocks.rows(block), placed.result()
-            inside = slice(starts[part.start], starts[part.stop])
+            inside = slice(starts.item(part.start), starts.item(part.stop))
             self.memory.put(values, rows[inside], places[inside], part.start)
 
     def _finish(self, group: int) -> None:
@@ -298,10 +299,10 @@ class _EpochReading:
     def _hand_over(self, group: int, slot: int | None, awaited: list[_Reads]) -> list[Batch]:
         """A group's batches. It has no slot if the rank has no rows in it, which can happen at the end of an epoch."""
         for reads in awaited:
-            reads.wait()
+            if reads.jobs:
+                reads.wait()
         sizes = self.groups.sizes_of(group)
-        none = {spec.name: spec.empty(0) for spec in self.reader.specs}
-        whole = as_batch(none if slot is None else self.memory.lend(slot))
+        whole = as_batch(self.no_rows if slot is None else self.memory.lend(slot))
         batches, transform = split_rows(whole, sizes), self.stream.transform
         first = self.groups.steps_of(group).start
         return batches if transform is None else self._transformed(batches, first, transform)
