@@ -1,8 +1,8 @@
 """`make bench-stream`: rows per second of random batches, out of core and in memory, compared with other libraries.
 
-python -m tests.benchmarks.stream PEERS_PYTHON RESULT.json [KIND ...]. Rows from disk and rows in memory take turns,
-TURNS times: the speed of a shared machine doubles and halves within minutes, that of its memory more than that of its
-processors.
+python -m tests.benchmarks.stream PEERS_PYTHON RESULT.json [KIND ...]. With some kinds, the others keep their figures.
+Rows from disk and rows in memory take turns, TURNS times, and so do the epochs of one stream and of new ones: the speed
+of a shared machine doubles and halves within minutes, that of its memory more than that of its processors.
 """
 
 import json
@@ -19,13 +19,12 @@ from rich.markdown import Markdown
 
 from ..datasets import write_arrays, write_dataset
 from .alone import run_alone
-from .contenders import CONTENDERS
+from .contenders import CONTENDERS, REOPENED
 from .record import machine, write_section
 from .rows import KINDS
 
 PEERS = ("LitData", "MosaicML Streaming", "WebDataset", "Lance")
-FROM_DISK, REOPENED = "Foldstream, all from disk", "Foldstream, all from disk, opened for each epoch"
-IN_MEMORY = "RAM, index_select"
+FROM_DISK, IN_MEMORY = "Foldstream, all from disk", "RAM, index_select"
 IN_TURNS, TURNS = (FROM_DISK, REOPENED, IN_MEMORY), 5
 
 
@@ -45,7 +44,8 @@ def run(name: str, folder: Path, peers_python: str) -> dict[str, Any]:
 
 def main(peers_python: str, result: Path, kinds: list[str]) -> None:
     console = Console(width=120)
-    figures: dict[str, Any] = {"machine": machine(), "kinds": {}}
+    known = json.loads(result.read_text())["kinds"] if result.exists() else {}
+    figures: dict[str, Any] = {"machine": machine(), "kinds": {kind: known[kind] for kind in KINDS if kind in known}}
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="bench-stream-") as name:
             folder = Path(name)
@@ -61,22 +61,25 @@ def main(peers_python: str, result: Path, kinds: list[str]) -> None:
             console.print(Markdown("\n".join(lines(kind, of_kind))))
             result.parent.mkdir(parents=True, exist_ok=True)
             result.write_text(json.dumps(figures, indent=2) + "\n")
-    if set(kinds) == set(KINDS):
-        text = [line for kind, of_kind in figures["kinds"].items() for line in lines(kind, of_kind)]
+    if set(figures["kinds"]) == set(KINDS):
+        text = [line for kind in KINDS for line in lines(kind, figures["kinds"][kind])]
         write_section("stream", [f"`make bench-stream` on {figures['machine']}.", "", *text])
 
 
 def in_turns(turns: list[dict[str, dict[str, Any]]], name: str) -> dict[str, Any]:
     """The figures of a contender in all turns together: rates of all epochs, and the medians of the others."""
     taken = [turn[name] for turn in turns]
-    rates = [rate for one in taken for rate in one["rows_per_second"]]
-    return {key: rates if key == "rows_per_second" else median(one[key] for one in taken) for key in taken[0]}
+
+    def together(key: str) -> Any:
+        values = [one[key] for one in taken]
+        return [rate for rates in values for rate in rates] if isinstance(values[0], list) else median(values)
+
+    return {key: together(key) for key in taken[0]}
 
 
-def ratio(turns: list[dict[str, dict[str, Any]]], name: str, other: str) -> float:
-    """How many times as fast a contender is as another one: the median of the turns."""
-    rates = ([median(turn[one]["rows_per_second"]) for turn in turns] for one in (name, other))
-    return float(median(own / its for own, its in zip(*rates, strict=True)))
+def times_as_fast(ours: list[list[float]], others: list[list[float]]) -> float:
+    """How many times as fast, given the rates of each turn: the median of the turns."""
+    return float(median(median(own) / median(its) for own, its in zip(ours, others, strict=True)))
 
 
 def lines(kind: str, of_kind: dict[str, Any]) -> list[str]:
@@ -90,9 +93,12 @@ def lines(kind: str, of_kind: dict[str, Any]) -> list[str]:
             table.append(f"| {name} | {one['failed']} | | | | |")
             continue
         rate = median(one["rows_per_second"])
+        peak = "" if name == REOPENED else f"{one['peak_bytes'] / 1e6:,.0f}"  # it has two streams, to compare them
         speed = f"{rate:,.0f} | {rate * of_kind['row_bytes'] / 1e6:,.0f} | {one['first_batch_seconds']:.3f}"
-        table.append(f"| {name} | {speed} | {one['peak_bytes'] / 1e6:,.0f} | {own / rate:,.2f} × |")
-    from_disk, reopened = (ratio(of_kind["turns"], *pair) for pair in ((FROM_DISK, IN_MEMORY), (REOPENED, FROM_DISK)))
+        table.append(f"| {name} | {speed} | {peak} | {own / rate:,.2f} × |")
+    rates = {name: [turn[name]["rows_per_second"] for turn in of_kind["turns"]] for name in IN_TURNS}
+    from_disk = times_as_fast(rates[FROM_DISK], rates[IN_MEMORY])
+    reopened = times_as_fast(rates[REOPENED], [turn[REOPENED]["one_object"] for turn in of_kind["turns"]])
     text = f"All from disk, in {TURNS} turns: {from_disk:.2f} of `index_select`, and opened for each epoch, "
     text += f"{reopened:.2f} of that."
     return [*table, "", text, ""]
