@@ -2,9 +2,9 @@
 
 python -m tests.benchmarks.remote PEERS_PYTHON RESULT.json [CASE ...]. A case is a link, or a contender beside
 Foldstream: where some are named, the others are left out. The link delays each request, bounds the rate of all answers
-together, and counts. The contenders take turns, ROUNDS times, and the medians count. A round before those fills the
-memory from which the link answers: the server would take one of two processors from the loaders. What the peers read is
-kept beside the result for later runs.
+together, and counts. A first round of all fills the memory from which the link answers: the server would take one of
+two processors from the loaders. The others, slower by more than ten times, then run once, and Foldstream ROUNDS times,
+of which the medians count. What the peers read is kept beside the result for later runs.
 """
 
 import json
@@ -95,7 +95,7 @@ def main(peers_python: str, result: Path, cases: list[str]) -> None:
         for link in links:
             rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in (OWN, *peers)}
             with slow_link(server.port, *LINKS[link], keep=True) as address:
-                for name in list(rounds) * (1 + ROUNDS):
+                for name in [*rounds, *rounds, *[OWN] * (ROUNDS - 1)]:
                     rounds[name].append(run(name, sources[CONTENDERS[name].loader], address, peers_python))
             rounds = {name: taken[1:] for name, taken in rounds.items()}
             figures["links"][link] = rounds
@@ -111,8 +111,8 @@ def about(figures: dict[str, Any]) -> list[str]:
     """The machine, and how much the rows take in each format."""
     stored = ", ".join(f"{loader} {size / 1e6:,.0f} MB" for loader, size in sorted(figures["stored_bytes"].items()))
     return [
-        f"`make bench-remote` on {figures['machine']}, medians of {figures['rounds']}. The rows as stored:",
-        f"{stored}. Foldstream's are in {figures['blocks']} blocks.",
+        f"`make bench-remote` on {figures['machine']}. Foldstream's figures are medians of {figures['rounds']}. The rows",
+        f"as stored: {stored}. Foldstream's are in {figures['blocks']} blocks.",
     ]
 
 

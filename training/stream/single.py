@@ -30,7 +30,7 @@ from .loads import GroupShape, Load, read_together
 from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
 
-GROUP_BYTES = 16 << 20
+GROUP_BYTES, REMOTE_GROUP_BYTES = 16 << 20, 8 << 20  # over a network, a larger first group takes longer to arrive
 LENDABLE = 3  # groups that the training loop may hold beside those that are read ahead: of two batches and one it keeps
 TRANSFORM = 3  # keeps the transform's random numbers apart from the order's
 
@@ -81,7 +81,8 @@ class TrainStream(IterableDataset[Batch]):
     @cached_property
     def group_shape(self) -> GroupShape:
         """The batches that are yielded at once."""
-        return self.reader.fit_group(GROUP_BYTES)
+        remote = self.reader.dataset.place.waits_for_network
+        return self.reader.fit_group(REMOTE_GROUP_BYTES if remote else GROUP_BYTES)
 
     @cached_property
     def window_groups(self) -> int:
