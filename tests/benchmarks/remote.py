@@ -111,8 +111,8 @@ def about(figures: dict[str, Any]) -> list[str]:
     """The machine, and how much the rows take in each format."""
     stored = ", ".join(f"{loader} {size / 1e6:,.0f} MB" for loader, size in sorted(figures["stored_bytes"].items()))
     return [
-        f"`make bench-remote` on {figures['machine']}. Foldstream's figures are medians of {figures['rounds']}. The rows",
-        f"as stored: {stored}. Foldstream's are in {figures['blocks']} blocks.",
+        f"`make bench-remote` on {figures['machine']}. Foldstream's figures are medians of {figures['rounds']}.",
+        f"The rows as stored: {stored}. Foldstream's are in {figures['blocks']} blocks.",
     ]
 
 
