@@ -13,6 +13,7 @@ from ..errors import DamagedError
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
+from .checksum import LONG
 from .one_call import read_parts
 from .shards import BLOSC_HEADER, decode_block, shard_key
 
@@ -172,19 +173,21 @@ class BlockReader:
     def _decode_at_once(
         self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray] | None:
-        """Like `_decode`, in one call of compiled code for a file whose blocks are intact. Otherwise returns None."""
+        """Like `_decode`, in one call of compiled code for a file whose blocks are intact. Otherwise returns None; also
+        for short blocks, for which compiled code is not worth loading."""
         try:
             descriptor = self._shard(group[0], block // self.dataset.layout.shard_blocks).descriptor
         except FileNotFoundError:
             return None
-        if descriptor is None:
+        total = self._length(group[0], block)
+        if descriptor is None or total < LONG:
             return None
         parts = np.zeros((len(group), 4), np.int64)
         for part, name in zip(parts, group, strict=True):
             part[:2] = self._index.tables[name][block]
             if name in self._wanted:
                 part[2:] = memory[name].ctypes.data, memory[name].nbytes
-        stored = self._scratch.memory(group[0], int(parts[:, 0].sum()))
+        stored = self._scratch.memory(group[0], total)
         if not read_parts(descriptor, self._offset(group[0], block), stored, parts):
             return None
         with self._counting:
