@@ -1,9 +1,8 @@
 """Read, verify and decode a block of several arrays in one call of compiled code.
 
-While one thread runs Python, others that come back from compiled code wait for the interpreter's lock: with a call for
-each step, a stream of images lost a fifth of its speed to this. The library's own functions are called by their
-addresses. Where they are not found, or whenever something is wrong with a block, `reader.py` takes the steps one by
-one, and says what is wrong.
+While one thread runs Python, others that come back from compiled code wait for the interpreter's lock, and with a call
+for each step they come back often. The functions of C and of blosc are called by their addresses. Where they are not
+found, or whenever something is wrong with a block, `reader.py` takes the steps one by one, and says what is wrong.
 """
 
 import ctypes

@@ -88,8 +88,7 @@ class BlockReader:
 
     def _offset(self, array: str, block: int) -> int:
         """Where a block begins in its shard."""
-        found: int = self._index.offsets[array].item(block)
-        return found
+        return int(self._index.offsets[array][block])
 
     def _length(self, array: str, block: int) -> int:
         """The length of a block and those behind it."""

@@ -165,7 +165,7 @@ def split_rows(item: Value, sizes: Sequence[int]) -> list[Value]:
 def _split(item: Any, sizes: Sequence[int], rows: int) -> Sequence[Any]:
     """See `split_rows`. Each tensor is split at once, because slicing it for every part takes several times as long."""
     if isinstance(item, Tensor):
-        return (item if len(item) == rows else item[:rows]).split_with_sizes(list(sizes))
+        return item[:rows].split_with_sizes(list(sizes))
     if isinstance(item, dict):
         parts = zip(*(_split(value, sizes, rows) for value in item.values()), strict=True)
         return [dict(zip(item, of_part, strict=True)) for of_part in parts]

@@ -197,7 +197,6 @@ class _EpochReading:
         self.loading: deque[_Reads] = deque()
         self.ready: deque[tuple[int | None, Callable[[], list[Batch]]]] = deque()
         self.held = set(memory.lent)
-        self.no_rows = {spec.name: spec.empty(0) for spec in self.reader.specs}
 
     def batches(self) -> Iterator[Batch]:
         """The batches, group by group.
@@ -285,7 +284,7 @@ class _EpochReading:
         """Read blocks, each with its range of the window's rows."""
         for block, part in parts:
             values, (rows, places, starts) = self.blocks.rows(block), placed.result()
-            inside = slice(starts.item(part.start), starts.item(part.stop))
+            inside = slice(starts[part.start], starts[part.stop])
             self.memory.put(values, rows[inside], places[inside], part.start)
 
     def _finish(self, group: int) -> None:
@@ -300,10 +299,11 @@ class _EpochReading:
     def _hand_over(self, group: int, slot: int | None, awaited: list[_Reads]) -> list[Batch]:
         """A group's batches. It has no slot if the rank has no rows in it, which can happen at the end of an epoch."""
         for reads in awaited:
-            if reads.jobs:
-                reads.wait()
+            reads.wait()
         sizes = self.groups.sizes_of(group)
-        whole = as_batch(self.no_rows if slot is None else self.memory.lend(slot))
+        whole = as_batch(
+            {spec.name: spec.empty(0) for spec in self.reader.specs} if slot is None else self.memory.lend(slot)
+        )
         batches, transform = split_rows(whole, sizes), self.stream.transform
         first = self.groups.steps_of(group).start
         return batches if transform is None else self._transformed(batches, first, transform)
