@@ -45,7 +45,7 @@ class CheckTask:
 
 def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
     """Read every shard and compare it with the manifest. Returns damaged and missing files in the dataset's order."""
-    tasks = [CheckTask(str(dataset.place), shard) for shard in range(dataset.layout.shards)]
+    tasks = [CheckTask(dataset.reference, shard) for shard in range(dataset.layout.shards)]
     found: dict[int, list[Damage]] = {}
     progress("verify", 0, len(tasks), "shards")
     for position, damages in executor.map(check_shard, tasks):

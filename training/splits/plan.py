@@ -106,6 +106,6 @@ def assign_rows(
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
     codes = max(used.union(assignment.holdout)) + 1
     shards = range(dataset.layout.shards)
-    place = str(dataset.place), str(root)
+    place = dataset.reference, str(root)
     tasks = [CodeTask(*place, shard, assignment.of_shard(shard), codes) for shard in shards]
     return run_tasks(executor, write_codes, tasks, "folds", progress)

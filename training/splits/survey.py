@@ -55,7 +55,7 @@ class Surveyor:
 
     def each(self, function: Callable[[SurveyTask], Result], found: Any = None) -> Iterator[Result]:
         """The result of a function for each shard, in order."""
-        place, shards = str(self.dataset.place), range(self.dataset.layout.shards)
+        place, shards = self.dataset.reference, range(self.dataset.layout.shards)
         tasks = [SurveyTask(place, shard, self.split, found) for shard in shards]
         return ordered_results(self.executor, function, tasks, "survey", self.progress)
 
