@@ -178,6 +178,7 @@ class Dataset(StoredArrays):
         return {
             "place": str(self.place),
             "version": self.version,
+            "versions": [{"rows": part.rows, "sources": list(part.sources)} for part in self.versions],
             "identity": self.identity,
             "rows": len(self),
             "left_out": self.left_out,

@@ -30,7 +30,7 @@ class NamedVersion(NamedTuple):
 class VersionPart:
     """The rows that a version has added.
 
-    `folder` is that of the part relative to the dataset, ending with a slash, empty for version 1. `rows` and `shards`
+    `folder` is that of the part relative to the dataset, empty for version 1. `rows` and `shards`
     are the numbers of its rows and shards, `left_out` that of skipped rows or images; `index` and `identity` are the
     SHA-256 of its index file and of its own manifest, and `sources` the paths of its sources.
     """
