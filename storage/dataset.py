@@ -135,10 +135,15 @@ class Dataset(StoredArrays):
 
     def earlier_version(self, identity: str) -> "Dataset | None":
         """The earlier version with an identity, None if there is none."""
-        if identity not in self.earlier:
-            return None
-        found = open_dataset(manifest_of(self.place, 1 + self.earlier.index(identity)))
-        return found if found.identity == identity else None
+        return self.at(1 + self.earlier.index(identity)) if identity in self.earlier else None
+
+    def at(self, version: int) -> "Dataset":
+        """An earlier version, or this one. Raises DamagedError if its manifest has changed."""
+        found = self if version == self.version else open_dataset(manifest_of(self.place, version))
+        if found is not self and found.identity != self.earlier[version - 1]:
+            path = manifest_of(self.place, version)
+            raise DamagedError(f"{path} has changed since rows were appended; restore it from a copy")
+        return found
 
     def __len__(self) -> int:
         """The number of rows."""

@@ -15,7 +15,7 @@ from ...storage.format import MANIFEST, WORK, Layout, Manifest, Schema, Statisti
 from ...storage.moments.moments import Moments
 from ...storage.places.json_files import content_hash, create_json, read_json, to_json
 from ...storage.places.place import Place
-from ...storage.versions import VersionPart, manifest_of, newest_version
+from ...storage.versions import VERSIONS, VersionPart, manifest_of, newest_version
 from .claim import SPEC
 
 
@@ -145,6 +145,7 @@ def remove_versions(root: Place, keep: int | None = None) -> list[int]:
         path.remove()  # first: what an interrupted removal leaves is not part of any version
         _remove_part(folder, root)
     (root / PARTS).remove_if_empty()
+    (root / VERSIONS).remove_if_empty()
     return removed
 
 
