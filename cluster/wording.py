@@ -166,7 +166,15 @@ def keyword_of(flag: str) -> Keyword:
 def _keywords() -> dict[str, Keyword]:
     """The keywords of all functions by their flags."""
     found = {"repair": Keyword("repair", is_bool=True)}
-    for kind in (AppendRequest, PruneRequest, SplitRequest, PredictRequest, ConvertImagesRequest, ConvertTablesRequest, TrainRequest):
+    for kind in (
+        AppendRequest,
+        PruneRequest,
+        SplitRequest,
+        PredictRequest,
+        ConvertImagesRequest,
+        ConvertTablesRequest,
+        TrainRequest,
+    ):
         found |= dict(_keywords_in(kind))
     return found
 

@@ -8,7 +8,7 @@ is created, which commits it. Nothing of the earlier versions is touched.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, RowError, SourceError
@@ -16,7 +16,7 @@ from ..storage.format import Layout
 from ..storage.places.json_files import same_json
 from ..storage.places.place import Place
 from ..storage.tasks import Executor, Progress
-from .images.convert import convert_images
+from .images.convert import Tell, convert_images
 from .images.spec import ImageRequest
 from .tables.convert import convert
 from .tables.sources import find_sources
@@ -25,12 +25,6 @@ from .target.options import OnError
 from .target.versions import commit_version, next_folder, unfinished_request
 
 OVERWRITE = re.compile(r"choose another name, or (use|start over with) --overwrite")
-
-
-class Tell(Protocol):
-    """Called with a decision and its reason, or "warning" and what is odd."""
-
-    def __call__(self, name: str, what: str, /) -> object: ...
 
 
 def append_request(
@@ -149,5 +143,3 @@ def _with_remedy(error: RowError) -> RowError:
     place = error.source, error.line, error.columns, error.reason, remedy, error.unit
     others = [RowError(one.source, one.line, one.columns, one.reason, "", one.unit) for one in error.others]
     return RowError(*place, others)
-
-

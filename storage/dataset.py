@@ -62,6 +62,18 @@ class StoredArrays:
         parts = [_block_table(place / BLOCKS / name, blocks, self.identity) for place, blocks in self._stored_parts()]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    @property
+    def narrow(self) -> dict[str, list[tuple[range, int]]]:
+        """The arrays of text that earlier versions store with fewer bytes per row: their blocks, and the bytes."""
+        found, shard = dict[str, list[tuple[range, int]]](), 0
+        for part in parts_of(self.manifest, self.identity):
+            blocks = range(self.layout.blocks_of(shard).start, self.layout.blocks_of(shard + part.shards - 1).stop)
+            shard += part.shards
+            for name, width in part.widths.items():
+                if (width,) != self.spec(name).row_shape:
+                    found.setdefault(name, []).append((blocks, width))
+        return found
+
     def _stored_parts(self) -> list[tuple[Place, int]]:
         """The folders with an index and block tables of their own, and their numbers of blocks."""
         found, shard, block = list[tuple[Place, int]](), 0, 0

@@ -6,7 +6,7 @@ it. Versions are immutable, and only the newest can be removed, so their numbers
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from .format import MANIFEST
@@ -32,7 +32,8 @@ class VersionPart:
 
     `folder` is that of the part relative to the dataset, empty for version 1. `rows` and `shards`
     are the numbers of its rows and shards, `left_out` that of skipped rows or images; `index` and `identity` are the
-    SHA-256 of its index file and of its own manifest, and `sources` the paths of its sources.
+    SHA-256 of its index file and of its own manifest, and `sources` the paths of its sources. `widths` are the bytes
+    per row of its arrays of text, which may be fewer than in later versions.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class VersionPart:
     index: str | None
     identity: str
     sources: tuple[str, ...]
+    widths: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

@@ -12,7 +12,7 @@ from ...storage.errors import SourceError, UsageError
 from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions
-from ..target.beside import DAY, encode_beside, side_columns
+from ..target.beside import DAY, encode_beside, side_columns, widened
 from ..target.labels import TextFindings
 from .columns import FEATURES, describe_features, encode_features, feature_names
 from .labels.encode import encode_labels
@@ -178,8 +178,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         beside=columns,
     )
     if request.like and request.after:
-        check_matched(request.like, schema, images, labels)
-        schema, columns = request.like, request.like.beside
+        schema = matched_schema(request.like, schema, images, labels)
+        columns = schema.beside
     count = len(images)
     order = np.arange(count)
     if request.shuffle is not None:
@@ -192,26 +192,30 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     return skip_images(spec, errors) if errors else spec
 
 
-def check_matched(schema: Schema, found: Schema, images: ImageList, labels: Labels) -> None:
-    """Raise SourceError for images that a dataset with `schema` cannot store."""
-    remedy = "convert all images together into a new dataset"
+def matched_schema(schema: Schema, found: Schema, images: ImageList, labels: Labels) -> Schema:
+    """The schema of a dataset, for images that are appended to it; their paths and texts may be longer. Raises
+    SourceError for images that the dataset cannot store."""
     if found.labels != schema.labels:
-        raise SourceError(f"{images.name(0)}: the images have no '{schema.labels[0]}', unlike the dataset; add the labels")
-    paths = images.table["path"]
-    lengths = pc.binary_length(paths)
-    if schema.key_width and pc.max(lengths).as_py() > schema.key_width:
-        longest = int(np.argmax(lengths.to_numpy()))
         raise SourceError(
-            f"{images.name(longest)}: the path is longer than the {schema.key_width} bytes that the dataset stores; "
-            f"shorten it, or {remedy}"
+            f"{images.name(0)}: the images have no '{schema.labels[0]}', unlike the dataset; add the labels"
         )
+    values = dict[str, pa.Array]()
     for column in schema.beside:
         if column.name not in labels.others:
-            raise SourceError(f"{images.name(0)}: the images have no column '{column.name}', unlike the dataset; add it")
-        values = as_dates(labels.others[column.name])
-        if reason := unfit(column, values):
-            number = next(number for number in range(len(images)) if unfit(column, values[number : number + 1]))
-            raise SourceError(f"{images.name(number)}: {reason}, unlike in the dataset; fix it, or {remedy}")
+            raise SourceError(
+                f"{images.name(0)}: the images have no column '{column.name}', unlike the dataset; add it"
+            )
+        values[column.name] = as_dates(labels.others[column.name])
+    texts = {KEY: images.table["path"], **{name: found for name, found in values.items() if found.type == pa.string()}}
+    schema = widened(schema, {name: pc.max(pc.binary_length(found)).as_py() or 0 for name, found in texts.items()})
+    for column in schema.beside:
+        if reason := unfit(column, values[column.name]):
+            wrong = (n for n in range(len(images)) if unfit(column, values[column.name][n : n + 1]))
+            raise SourceError(
+                f"{images.name(next(wrong))}: {reason}, unlike in the dataset; fix it, or convert all images together "
+                "into a new dataset"
+            )
+    return schema
 
 
 def unfit(column: SideColumn, values: pa.Array) -> str:

@@ -72,8 +72,8 @@ def choose_kinds(
     sample: Sample,
 ) -> Kinds:
     """The kinds of the features and of the columns beside them, and the formats of these and of the label and the key,
-    which are `own`. Those of the features are as in the schema `like`, if there is one, and those of all columns if rows
-    are appended.
+    which are `own`. Those of the features are as in the schema `like`, if there is one, and those of all columns if
+    rows are appended.
 
     Raises UsageError for formats that are not valid, and SourceError for dates whose order is not clear.
     """

@@ -17,7 +17,7 @@ from ...storage.options import as_texts
 from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
-from ..target.beside import DAY, roles_of, side_columns
+from ..target.beside import DAY, roles_of, side_columns, widened
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
 from .kinds import Sample, choose_kinds
@@ -346,7 +346,7 @@ def specify_conversion(
     kept = [position for position, name in enumerate(columns.features) if name not in dropped]
     columns = without(columns, dropped)
     if request.like and request.after:
-        schema = matched_schema(request.like, columns, tables[0].path)
+        schema = matched_schema(request.like, columns, total, tables[0].path)
     else:
         schema = choose_schema(request, columns, total.of_features(kept), {**index, **dropped})
     numbered, first = [], 0
@@ -371,11 +371,12 @@ def specify_conversion(
     )
 
 
-def matched_schema(schema: Schema, columns: Columns, path: str) -> Schema:
-    """The schema of a dataset, for rows that are appended to it. Raises UsageError if they lack one of its columns."""
+def matched_schema(schema: Schema, columns: Columns, found: Findings, path: str) -> Schema:
+    """The schema of a dataset, for rows that are appended to it; their texts may be longer. Raises UsageError if they
+    lack one of its columns."""
     if missing := [column.name for column in schema.named if column.name not in columns.texts]:
         raise UsageError(f"{path} has no column '{missing[0]}', which the dataset stores beside the features; add it")
-    return schema
+    return widened(schema, {name: texts.width for name, texts in found.texts.items()})
 
 
 def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -> dict[str, str]:

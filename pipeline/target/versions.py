@@ -16,6 +16,7 @@ from ...storage.moments.moments import Moments
 from ...storage.places.json_files import content_hash, create_json, read_json, to_json
 from ...storage.places.place import Place
 from ...storage.versions import VERSIONS, VersionPart, manifest_of, newest_version
+from .beside import widened
 from .claim import SPEC
 
 
@@ -31,8 +32,12 @@ def grown(dataset: Dataset, part: Dataset) -> Manifest:
     """
     one, other = dataset.manifest, part.manifest
     before, added = one.layout, other.layout
-    shape = before.block_rows, before.shard_blocks, one.arrays, one.behind
-    if shape != (added.block_rows, added.shard_blocks, other.arrays, other.behind):
+    widths = {column.name: column.width for column in part.schema.named if column.kind == "text"}
+    shapes = [
+        (layout.block_rows, layout.shard_blocks, manifest.behind, widened(schema, widths))
+        for layout, manifest, schema in ((before, one, dataset.schema), (added, other, part.schema))
+    ]
+    if shapes[0] != shapes[1]:
         raise SourceError(f"{part.place} was not converted to be appended to {dataset.place}; remove it")
     rows, skipped = before.rows + added.rows, dataset.left_out
     own = VersionPart(
@@ -43,14 +48,18 @@ def grown(dataset: Dataset, part: Dataset) -> Manifest:
         other.index,
         part.identity,
         part.versions[0].sources,
+        part.schema.widths,
     )
-    versions = (*dataset.versions, own)
+    there = dataset.versions
+    if len(there) == 1:
+        there = (replace(there[0], widths=dataset.schema.widths),)
+    versions = (*there, own)
     left_out_rows = [before.rows + skipped + row for row in other.details.get("left_out_rows", ())]
     left_out_rows = [*one.details.get("left_out_rows", ()), *left_out_rows]
     sources = [*dataset.request["sources"], *part.request["sources"]]
     counts = np.add(one.details["class_counts"], other.details["class_counts"])
     details = {
-        "schema": one.details["schema"],
+        "schema": other.details["schema"],  # which may have longer texts
         "statistics": merge_statistics(dataset, part),
         "request": {**dataset.request, "sources": sources},
         "class_counts": counts.astype(int).tolist(),
@@ -61,7 +70,7 @@ def grown(dataset: Dataset, part: Dataset) -> Manifest:
     }
     layout = Layout(rows, before.block_rows, before.shard_blocks, (*(before.parts or (before.rows,)), added.rows))
     index = content_hash(to_json([version.index for version in versions]))
-    return Manifest("dataset", layout, one.arrays, (*one.shards, *other.shards), details, index, one.behind)
+    return Manifest("dataset", layout, other.arrays, (*one.shards, *other.shards), details, index, one.behind)
 
 
 def merge_statistics(one: Dataset, other: Dataset) -> Statistics:

@@ -9,7 +9,7 @@ the folds can be computed at any time, also those of earlier versions.
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +24,7 @@ from .assignments import (
     ByColumn,
     ByGroup,
     ByStratum,
-    ByTime,
+    ByTimeAndGroup,
     Folds,
     read_labels,
 )
@@ -62,13 +62,13 @@ def assign(dataset: Dataset, split: Split, executor: Executor, progress: Progres
     assigned = survey(first, split, executor, progress)
     if isinstance(assigned, Folds):
         return _continued(surveyor, assigned, first.reference)
-    return assigned if isinstance(assigned, ByTime) else survey_periods(surveyor, assigned.cut)
+    return survey_periods(surveyor, assigned.cut) if isinstance(assigned, ByTimeAndGroup) else assigned
 
 
 def shard_ranges(dataset: Dataset) -> list[range]:
     """The shards that each version has added."""
     ends = [0, *accumulate(part.shards for part in dataset.versions)]
-    return [range(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(ends)]
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,9 @@ def _strata_in(first: Folds, dataset: Dataset) -> Strata | None:
 def count_rows(task: SurveyTask) -> np.ndarray:
     """The rows of each stratum in one shard, (strata,) int64."""
     strata: Strata | None = task.found
-    return np.bincount(
-        strata_of(strata, open_dataset(task.dataset), task.shard), minlength=strata.count if strata else 1
-    )
+    of_rows = strata_of(strata, open_dataset(task.dataset), task.shard)
+    counts: np.ndarray = np.bincount(of_rows, minlength=strata.count if strata else 1)
+    return counts
 
 
 def count_codes(task: SurveyTask) -> np.ndarray:
@@ -221,7 +221,8 @@ def held_of(counts: np.ndarray, rows: np.ndarray, split: Split) -> np.ndarray:
     far, (strata, codes): as many as it lacks of its fraction of all rows."""
     totals = counts.sum(axis=1) + rows
     wanted = totals - rows_left(totals, split.holdout)
-    return np.clip(wanted - counts[:, -1], 0, rows)
+    held: np.ndarray = np.clip(wanted - counts[:, -1], 0, rows)
+    return held
 
 
 def shares_of(counts: np.ndarray, rows: np.ndarray, seed: int, version: int) -> np.ndarray:
@@ -251,13 +252,13 @@ def _by_group(surveyor: Surveyor) -> ByGroup:
     dataset, split = surveyor.dataset, surveyor.split
     counts, tables = np.zeros(table_shape(dataset, split), np.int64), list[np.ndarray]()
     for version, shards in enumerate(shard_ranges(dataset), 1):
-        known = counts.any(axis=1)
+        known = counts.sum(axis=1) > 0
         for positions, rows in surveyor.each(survey_groups, shards=shards):
             counts.reshape(-1)[positions] += rows
         if version == 1:
             tables = [assign_buckets(counts, split, repeat) for repeat in range(split.repeats)]
         else:
-            new = np.flatnonzero(counts.any(axis=1) & ~known)
+            new = np.flatnonzero((counts.sum(axis=1) > 0) & ~known)
             tables = extend_buckets(tables, counts, known, new, split, version)
     return ByGroup(split, tuple(tables), float(counts.sum(axis=1).max() / len(dataset)))
 
