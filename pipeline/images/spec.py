@@ -13,7 +13,7 @@ from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layo
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions
 from ..target.beside import DAY, encode_beside, side_columns, widened
-from ..target.labels import TextFindings
+from ..target.labels import TextFindings, class_codes
 from .columns import FEATURES, describe_features, encode_features, feature_names
 from .labels.encode import encode_labels
 from .labels.find import (
@@ -157,6 +157,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         raise _none_valid(images, invalid)
     if invalid and request.on_error == "stop":
         raise _invalid(images, invalid)
+    if request.like and request.after:
+        _check_classes(labels, request.like, images)
     of_labels, y = encode_labels(labels, request.task, request.like)
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
@@ -190,6 +192,20 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     spec = ImageConversionSpec(layout, schema, request.to_json(), images, y, order, beside=arrays, table=table)
     errors |= invalid
     return skip_images(spec, errors) if errors else spec
+
+
+def _check_classes(labels: Labels, like: Schema, images: ImageList) -> None:
+    """Raise SourceError for the first valid image of a class that the dataset does not have."""
+    if not like.classes or tuple(labels.columns) != like.labels:
+        return
+    values = labels.columns[like.labels[0]]
+    codes = class_codes(values, pa.array(like.classes))
+    for number in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False)).tolist():
+        if number not in labels.errors:
+            raise SourceError(
+                f"{images.name(number)}: the class '{values[number].as_py()}' does not occur in the dataset; fix the "
+                "label, or convert all images together into a new dataset"
+            )
 
 
 def matched_schema(schema: Schema, found: Schema, images: ImageList, labels: Labels) -> Schema:
