@@ -22,7 +22,7 @@ from .tables.convert import convert
 from .tables.sources import find_sources
 from .tables.spec import ConvertRequest
 from .target.options import OnError
-from .target.versions import commit_version, next_folder, unfinished_request
+from .target.versions import commit_version, next_folder, remove_part, unfinished_request
 
 OVERWRITE = re.compile(r"choose another name, or (use|start over with) --overwrite")
 
@@ -115,8 +115,9 @@ def append_rows(
             part = convert_images(request, place, executor, progress, tell=tell)
         else:
             part = convert(request, place, executor, progress)
-    except RowError as error:
-        raise _with_remedy(error) from None
+    except SourceError as error:  # the sources have to change, so what was written is of no use
+        remove_part(place, dataset.place)
+        raise (_with_remedy(error) if isinstance(error, RowError) else error) from None
     except ConflictError as error:
         discard = f"or discard it with 'foldstream prune {dataset.place}'"
         raise ConflictError(OVERWRITE.sub(discard, str(error))) from None

@@ -158,5 +158,7 @@ def _write_images_again(
 
 
 def _check_same(spec: DatasetSpec, dataset: Dataset) -> None:
-    if (spec.layout, spec.schema) != (dataset.layout, dataset.schema):
+    # A stored request has its roles in another order, and so the columns beside the features.
+    schemas = [replace(one, beside=tuple(sorted(one.beside, key=str))) for one in (spec.schema, dataset.schema)]
+    if spec.layout != dataset.layout or schemas[0] != schemas[1]:
         raise SourceError(f"{dataset.root}: its sources no longer produce the same dataset; convert them again")

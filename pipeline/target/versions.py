@@ -146,13 +146,13 @@ def remove_versions(root: Place, keep: int | None = None) -> list[int]:
     if not 1 <= keep <= newest:
         raise UsageError(f"--keep {keep}: {root} has {_numbers(newest)}; choose one of them")
     left = root / next_folder(open_dataset(manifest_of(root, newest)))
-    _remove_part(left, root)
+    remove_part(left, root)
     removed = list(range(newest, keep, -1))
     for version in removed:
         path = manifest_of(root, version)
         folder = root / open_dataset(path).versions[-1].folder
         path.remove()  # first: what an interrupted removal leaves is not part of any version
-        _remove_part(folder, root)
+        remove_part(folder, root)
     (root / PARTS).remove_if_empty()
     (root / VERSIONS).remove_if_empty()
     return removed
@@ -162,7 +162,7 @@ def _numbers(newest: int) -> str:
     return f"versions 1 to {newest}" if newest > 1 else "only version 1"
 
 
-def _remove_part(folder: Place, root: Place) -> None:
+def remove_part(folder: Place, root: Place) -> None:
     """Remove the folder of a part, unless a process writes to it."""
     if not folder.is_dir():
         return

@@ -1,5 +1,6 @@
 """Appended rows are those that a conversion of all sources gives; nothing that was there changes."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def mixed(rows: range, seed: int = 0) -> str:
 def files(write_csv: WriteCsv) -> list[Path]:
     """The rows of four versions."""
     ends = np.cumsum((0, *ROWS)).tolist()
-    return [write_csv(mixed(range(a, b)), f"{a}.csv") for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [write_csv(mixed(range(a, b)), f"{a}.csv") for a, b in itertools.pairwise(ends)]
 
 
 def request_for(files: list[Path], labels: tuple[str, ...] = ("label",), **options: Any) -> ConvertRequest:
@@ -171,7 +172,6 @@ def test_rows_that_do_not_fit_are_refused(change: Change, message: str, files: l
     with pytest.raises((RowError, SourceError, UsageError), match=message):
         fs.append(root, files[1])
     assert len(open_dataset(root)) == 300
-    fs.prune(root)
     assert tree(root) == before
 
 
@@ -179,7 +179,7 @@ def test_a_number_that_the_dtype_cannot_store_is_named(write_csv: WriteCsv, tmp_
     root = tmp_path / "d.zarr"
     convert_file(write_csv(table(300)), root, label="label")
     path = write_csv(table(50, 1) + "1,2,3,1000,a\n", "large.csv")
-    with pytest.raises(SourceError, match=r"line 52.*1000 cannot be stored as uint8, unlike in the dataset.*together"):
+    with pytest.raises(SourceError, match=r"line 52.*1000.* cannot be stored as uint8, unlike .*together"):
         append_files(root, path)
     path.write_text(table(50, 1) + "1,2,3,,a\n")
     with pytest.raises(SourceError, match=r"the column 'c3' has missing values, unlike in the dataset"):
@@ -261,7 +261,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Four versions of a dataset, by its label."""
     folder = tmp_path_factory.mktemp("versions")
     ends, files = np.cumsum((0, *ROWS)).tolist(), []
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in itertools.pairwise(ends):
         files.append(folder / f"{start}.csv")
         files[-1].write_text(mixed(range(start, stop)))
     found = {"label": ("label",), "target": ("target",), "p": ("p", "q")}
@@ -275,8 +275,11 @@ def codes_of(dataset: Dataset, split: Split, root: Path) -> dict[str, np.ndarray
     return BlockReader(plan, [spec.name for spec in plan.manifest.arrays]).read(range(plan.layout.blocks))
 
 
-@pytest.mark.parametrize("label", ["label", "target", "p"])
-@pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{split.kind}-{split.folds}-{split.holdout}")
+@pytest.mark.parametrize(
+    ("split", "label"),
+    [*((split, "label") for split in SPLITS), *((split, label) for split in SPLITS[1:3] for label in ("target", "p"))],
+    ids=lambda one: one if isinstance(one, str) else f"{one.kind}-{one.folds}-{one.holdout}",
+)
 def test_rows_keep_their_folds(split: Split, label: str, versions: dict[str, Path], tmp_path: Path) -> None:
     before: dict[str, np.ndarray] = {}
     for version in (1, 2, 3, 4):
@@ -306,7 +309,8 @@ def test_the_folds_of_classes_stay_even(versions: dict[str, Path], tmp_path: Pat
 def test_new_rows_of_a_group_stay_with_it(versions: dict[str, Path], tmp_path: Path) -> None:
     dataset = open_dataset(versions["label"])
     codes = codes_of(dataset, Split(kind="group", column="shop"), tmp_path / "folds")["fold"]
-    groups = np.ascontiguousarray(rows_of(dataset)["column_shop"]).view("S" + str(dataset.spec("column_shop").row_bytes))
+    stored = np.ascontiguousarray(rows_of(dataset)["column_shop"])
+    groups = stored.view(f"S{stored.shape[1]}")
     across = [group for group in np.unique(groups[300:]) if group in groups[:300]]
     assert across
     assert all(len({*codes[groups[:, 0] == group]}) == 1 for group in np.unique(groups))
