@@ -303,6 +303,8 @@ def prune(request: PruneRequest, session: Session) -> list[int]:
         ConflictError: Another process appends to the dataset.
 
     Example:
+        >>> fs.append("garden.zarr", "more_flowers.csv").version
+        2
         >>> fs.prune("garden.zarr", keep=1)
         [2]
     """
