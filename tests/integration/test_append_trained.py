@@ -127,8 +127,7 @@ def test_an_append_that_was_interrupted_leads_to_the_same_training(grown: Path, 
 
 def test_tasks_in_other_processes_read_the_same_version(grown: Path, tmp_path: Path) -> None:
     first = open_dataset(f"{grown}/d.zarr@1")
-    told = [task for task in (first.reference, first.at(1).reference)]
-    assert {len(open_dataset(reference)) for reference in told} == {300}
+    assert len(open_dataset(first.reference)) == 300
     assert [len(fs.stream(fs.open(f"{grown}/d.zarr@{version}"), batch_size=10)) for version in (1, 2)] == [30, 36]
 
 
