@@ -26,7 +26,7 @@ if sys.platform not in ("linux", "darwin"):
 if TYPE_CHECKING:
     from .cluster.api.browse import BrowsableDataset as Dataset
     from .cluster.api.browse import open_to_browse as open
-    from .cluster.api.conversion import convert_csv, convert_images, verify
+    from .cluster.api.conversion import append, convert_csv, convert_images, prune, verify
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
@@ -45,6 +45,7 @@ __all__ = [
     "FoldstreamError",
     "Listener",
     "Run",
+    "append",
     "convert",
     "convert_csv",
     "convert_images",
@@ -53,6 +54,7 @@ __all__ = [
     "normalizer",
     "open",
     "predict",
+    "prune",
     "run_job",
     "split_rows",
     "stream",
@@ -66,6 +68,7 @@ _HOMES = {
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
+    "append": ("cluster.api.conversion", "append"),
     "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),
@@ -74,6 +77,7 @@ _HOMES = {
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("cluster.api.browse", "open_to_browse"),
     "predict": ("cluster.api.predict", "predict"),
+    "prune": ("cluster.api.conversion", "prune"),
     "run_job": ("cluster.api.job", "run_job"),
     "split_rows": ("cluster.api.split", "split_rows"),
     "stream": ("training.open_stream", "stream"),

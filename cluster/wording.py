@@ -10,7 +10,15 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ..storage.errors import FoldstreamError
 from ..storage.options import Options, choices_of, flag_of, options_in
-from .requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, SplitRequest, TrainRequest
+from .requests import (
+    AppendRequest,
+    ConvertImagesRequest,
+    ConvertTablesRequest,
+    PredictRequest,
+    PruneRequest,
+    SplitRequest,
+    TrainRequest,
+)
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -19,6 +27,8 @@ FUNCTIONS = {
     "convert csv": "fs.convert_csv",
     "convert images": "fs.convert_images",
     "convert": "fs.convert",
+    "append": "fs.append",
+    "prune": "fs.prune",
     "split": "fs.split_rows",
     "train": "fs.train",
     "predict": "fs.predict",
@@ -156,7 +166,15 @@ def keyword_of(flag: str) -> Keyword:
 def _keywords() -> dict[str, Keyword]:
     """The keywords of all functions by their flags."""
     found = {"repair": Keyword("repair", is_bool=True)}
-    for kind in (SplitRequest, PredictRequest, ConvertImagesRequest, ConvertTablesRequest, TrainRequest):
+    for kind in (
+        AppendRequest,
+        PruneRequest,
+        SplitRequest,
+        PredictRequest,
+        ConvertImagesRequest,
+        ConvertTablesRequest,
+        TrainRequest,
+    ):
         found |= dict(_keywords_in(kind))
     return found
 

@@ -10,6 +10,7 @@ from ..storage.blocks.reader import BlockReader
 from ..storage.blocks.shards import shard_key
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, DamagedError, SourceError
+from ..storage.format import MANIFEST
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
@@ -21,6 +22,7 @@ from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
 from .tables.spec import ConvertRequest
 from .target.claim import DatasetSpec, lock_target
+from .target.versions import version_shards
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class CheckTask:
 
 def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
     """Read every shard and compare it with the manifest. Returns damaged and missing files in the dataset's order."""
-    tasks = [CheckTask(str(dataset.place), shard) for shard in range(dataset.layout.shards)]
+    tasks = [CheckTask(dataset.reference, shard) for shard in range(dataset.layout.shards)]
     found: dict[int, list[Damage]] = {}
     progress("verify", 0, len(tasks), "shards")
     for position, damages in executor.map(check_shard, tasks):
@@ -87,11 +89,21 @@ def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
 
 
 def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
-    """Convert the damaged shards again from the source, and replace them if the result matches the manifest.
+    """Convert the damaged shards again from the source, and replace them if the result matches the manifest. The shards
+    that each version has added are those of its own sources.
 
     Raises SourceError if a source is missing or has changed, or the dataset has an earlier format; it is then left
     unchanged. Raises ConflictError if another process converts to it or repairs it.
     """
+    for version, shards in version_shards(dataset):
+        own = [replace(one, shard=one.shard - shards.start) for one in damages if one.shard in shards]
+        if own:
+            folder = dataset.place / version.folder if version.folder else dataset.place
+            _repair(open_dataset(folder / MANIFEST), own, executor, progress)
+
+
+def _repair(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress) -> None:
+    """Repair shards that were converted together, whose numbers are those in `dataset`."""
     if dataset.manifest.index is None:
         raise SourceError(
             f"{dataset.root} was written by an earlier version, in whose format files cannot be repaired; "
@@ -99,7 +111,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         )
     beside = tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent)
     with lock_target(dataset.place), beside as folder:
-        if open_dataset(dataset.place).identity != dataset.identity:
+        if open_dataset(dataset.reference).identity != dataset.identity:
             raise ConflictError(f"{dataset.root} has been replaced since it was verified; verify it again")
         scratch = locate(folder)
         shards = sorted({damage.shard for damage in damages})
@@ -146,5 +158,7 @@ def _write_images_again(
 
 
 def _check_same(spec: DatasetSpec, dataset: Dataset) -> None:
-    if (spec.layout, spec.schema) != (dataset.layout, dataset.schema):
+    # A stored request has its roles in another order, and so the columns beside the features.
+    schemas = [replace(one, beside=tuple(sorted(one.beside, key=str))) for one in (spec.schema, dataset.schema)]
+    if spec.layout != dataset.layout or schemas[0] != schemas[1]:
         raise SourceError(f"{dataset.root}: its sources no longer produce the same dataset; convert them again")

@@ -334,6 +334,11 @@ class Schema:
         return (SideColumn(self.key, "key", kind, self.key_width or 0), *self.beside)
 
     @property
+    def widths(self) -> dict[str, int]:
+        """The bytes per row of the arrays of text."""
+        return {column.array: column.width for column in self.named if column.kind == "text"}
+
+    @property
     def hits(self) -> dict[str, int]:
         """The top-k accuracies of a classification, each with its k. Top-3 accuracy says little about four classes or
         fewer, and is left out."""

@@ -189,9 +189,12 @@ class RunJob:
         return name.rpartition(":")[0] in self.code
 
     def open_data(self) -> Dataset:
-        """Open the run's dataset. Raises ForeignError if another dataset has replaced it."""
+        """Open the run's dataset, in the version with which the run was started. Raises ForeignError if another dataset
+        has replaced it."""
         dataset = open_dataset(self.dataset)
         if dataset.identity != self.identity:
+            if earlier := dataset.earlier_version(self.identity):
+                return earlier
             raise ForeignError(
                 f"{self.dataset} is not the dataset with which the run was started; restore it, or start a new run"
             )

@@ -166,4 +166,4 @@ def open_to_browse(path: Location) -> BrowsableDataset:
 
 def browsable(dataset: Dataset) -> BrowsableDataset:
     """A dataset with indexing."""
-    return BrowsableDataset(dataset.place, dataset.manifest, dataset.identity)
+    return BrowsableDataset(dataset.place, dataset.manifest, dataset.identity, dataset.pinned)

@@ -1,10 +1,11 @@
-"""Conversion and verification, in this process or on a Dask cluster."""
+"""Conversion, appended rows, versions and verification, in this process or on a Dask cluster."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ...pipeline.append import append_request, append_rows, appended_version
 from ...pipeline.csv.options import CsvOptions
 from ...pipeline.images.columns import FEATURES
 from ...pipeline.images.convert import convert_images as write_images
@@ -14,6 +15,7 @@ from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
+from ...pipeline.target.versions import remove_versions
 from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
@@ -24,7 +26,15 @@ from ...storage.places.place import Place
 from ..bars import showing_progress
 from ..dask.executor import job_executor
 from ..listener import Listener
-from ..requests import ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Keywords, Session
+from ..requests import (
+    AppendRequest,
+    ConversionRequest,
+    ConvertImagesRequest,
+    ConvertTablesRequest,
+    Keywords,
+    PruneRequest,
+    Session,
+)
 from .browse import BrowsableDataset, browsable
 from .entry import entry
 
@@ -212,6 +222,102 @@ def convert_request(
         return open_dataset(root)
     with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
         return convert(request, root, executor, session.listener.progress, overwrite)
+
+
+class AppendCall(AppendRequest, Keywords):
+    """The keywords of `foldstream.append`."""
+
+
+@entry(AppendCall, AppendRequest)
+def append(request: AppendRequest, session: Session) -> BrowsableDataset:
+    """Append the rows of new sources to a dataset, as its next version. Earlier versions stay as they are.
+
+    The sources are converted with the options of the dataset's conversion, and must have its columns, categories and
+    classes. The ids of the new rows go on after the last one. The same call resumes an interrupted append, and changes
+    nothing once it is complete.
+
+    Args:
+        dataset: Dataset to append to.
+        sources: Files, folders, patterns or URLs, of tables or of images like those of the dataset.
+        labels: For images: table of the new labels, by default that of the dataset's conversion.
+        on_error: "stop" at the first invalid row or image, or "skip" such; by default as in the dataset's conversion.
+        dask: Address of a Dask scheduler.
+        report: HTML file for Dask's performance report.
+        client: Dask client; by default this process converts, with Dask threads if there is enough work.
+
+    Returns:
+        The new version of the dataset.
+
+    Raises:
+        SourceError: A row or an image is invalid, or does not fit the dataset.
+        ConflictError: A source is part of the dataset already, or an append of other sources is unfinished.
+
+    Example:
+        >>> grown = fs.append("garden.zarr", "more_flowers.csv")
+        >>> grown.version, len(grown)
+        (2, 300)
+    """
+    return browsable(append_sources(request, session))
+
+
+def append_sources(request: AppendRequest, session: Session) -> Dataset:
+    """Append the sources of a request; see `append`."""
+    dataset, tell = open_dataset(str(request.dataset)), session.listener.announce
+    if dataset.pinned:
+        raise UsageError(f"{dataset.location}: rows are appended to the newest version; leave out '@{dataset.version}'")
+    labels = None if request.labels is None else absolute(str(request.labels))
+    if labels and not dataset.schema.image:
+        raise UsageError(f"--labels {request.labels}: {dataset.place} has no images; remove the option")
+    places = tuple(map(absolute, request.places)) if dataset.schema.image else request.places
+    asked = append_request(dataset, places, request.on_error, labels)
+    if version := appended_version(dataset, asked, tell):
+        tell("complete", f"these sources are version {version} of {dataset.place} already")
+        return dataset
+    address, file = request.dask, None if request.report is None else Path(request.report).absolute()
+    with (
+        disk_in_words(dataset.place),
+        job_executor(session.listener, session.client, address, file) as executor,
+    ):
+        return append_rows(dataset, asked, executor, session.listener.progress, tell)
+
+
+class PruneCall(PruneRequest, Keywords):
+    """The keywords of `foldstream.prune`."""
+
+
+@entry(PruneCall, PruneRequest)
+def prune(request: PruneRequest, session: Session) -> list[int]:
+    """Take back appends: remove the newest versions of a dataset, or only what an interrupted append has left.
+
+    A version contains the rows of all earlier ones, so only the newest can be removed.
+
+    Args:
+        dataset: Dataset to prune.
+        keep: Last version to keep. By default all are kept.
+
+    Returns:
+        The numbers of the versions that were removed.
+
+    Raises:
+        UsageError: There is no such version.
+        ConflictError: Another process appends to the dataset.
+
+    Example:
+        >>> fs.append("garden.zarr", "more_flowers.csv").version
+        2
+        >>> fs.prune("garden.zarr", keep=1)
+        [2]
+    """
+    dataset = open_dataset(str(request.dataset))
+    if dataset.pinned:
+        raise UsageError(
+            f"{dataset.location}: name the dataset without a version, and the last one to keep with --keep "
+            f"{dataset.version}"
+        )
+    removed = remove_versions(dataset.place, request.keep)
+    for version in removed:
+        session.listener.announce("removed", f"version {version} of {dataset.place}")
+    return removed
 
 
 def verify(

@@ -36,9 +36,10 @@ class PredictionPlan:
     def of(cls, request: PredictRequest, run: RunFolder, job: RunJob, dataset: Dataset) -> Self:
         """The plan for a request whose source has become a dataset."""
         # Scores of rows that the models were trained on say nothing.
-        scale = LabelScale.of(dataset, job.schema) if dataset.identity != job.identity else None
+        known = job.identity in (dataset.identity, *dataset.earlier)
+        scale = None if known else LabelScale.of(dataset, job.schema)
         names = check_columns(request, job.schema, name_of_rows(dataset.schema))
-        return cls(str(run.root), str(dataset.place), request.ensemble, names, request.id, request.proba, scale)
+        return cls(str(run.root), dataset.reference, request.ensemble, names, request.id, request.proba, scale)
 
     def open(self) -> "OpenPlan":
         """Read what the plan names."""

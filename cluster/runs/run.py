@@ -88,7 +88,7 @@ def prepare_run(
     code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
     value = job_value(dataset, config, code, initial)
     if run.job.exists():
-        _claim_again(run, config, value)
+        _claim_again(run, dataset, config, value)
         if not (run.summary.exists() or is_fitted(run.folds)):
             raise ConflictError(
                 f"{run.root} was started by an earlier version, which standardized features using all rows, including "
@@ -114,7 +114,7 @@ def prepare_run(
     return load_job(run)
 
 
-def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> None:
+def _claim_again(run: RunFolder, dataset: Dataset, config: TrainConfig, value: dict[str, Any]) -> None:
     """Check that an existing run is the one described by `value`, or the same run with fewer epochs, which is extended.
 
     Raises ConflictError.
@@ -131,6 +131,12 @@ def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> 
     differences = sorted({*_differences(stored.to_json(), value)})
     if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
         differences = [OTHER_DATA]
+        if stored.identity in dataset.earlier:
+            version = 1 + dataset.earlier.index(stored.identity)
+            raise ConflictError(
+                f"{run.root} was trained on version {version} of {dataset.place}, which has version {dataset.version} "
+                f"now; give {dataset.place}@{version} to go on with the run, or train a new run with --init {run.root}"
+            )
     if differences:
         raise ConflictError(
             f"{run.root} already contains another run: {'; '.join(differences[:4])}; choose another folder, or use the "

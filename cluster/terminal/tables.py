@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
@@ -32,13 +33,20 @@ def print_dataset(dataset: Dataset) -> None:
 def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
     """Print a summary of a dataset and its columns."""
     from ...storage.format import LEFT_OUT, PLANS  # here, because it loads numpy
+    from ...storage.versions import manifest_of
 
     schema, layout = dataset.schema, dataset.layout
-    table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
+    table = Table(box=None, show_header=False, title=dataset.location, title_justify="left")
     table.add_row("rows", f"{len(dataset):,}")
-    if dataset.left_out:
-        what = "images" if schema.image else "rows"
-        table.add_row("skipped", f"{dataset.left_out:,} invalid {what}, see {dataset.place / LEFT_OUT}")
+    for number, part in enumerate(dataset.versions, 1) if dataset.version > 1 else ():
+        when = datetime.fromtimestamp(manifest_of(dataset.place, number).describe().mtime_ns / 1e9, UTC)
+        more = f" and {len(part.sources) - 1:,} more" if len(part.sources) > 1 else ""
+        what = f"{part.rows:,} rows, {when:%Y-%m-%d %H:%M} UTC, from {part.sources[0]}{more}"
+        table.add_row(f"version {number}", what)
+    for part in dataset.versions:
+        if part.left_out:
+            what, listed = "images" if schema.image else "rows", dataset.place / part.folder / LEFT_OUT
+            table.add_row("skipped", f"{part.left_out:,} invalid {what}, see {listed}")
     origin = f"{len(schema.features):,} columns"
     if schema.x_dtype == "float32" and dataset.request.get("dtype") == "auto" and not schema.image:
         origin += "; fractions are stored with 7 digits (16 with --dtype float64)"

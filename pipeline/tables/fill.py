@@ -31,7 +31,8 @@ class ShardPlan:
     `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
     `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
     categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
-    code after all others. `needed_labels`: those without which a row is left out.
+    code after all others. `needed_labels`: those without which a row is left out. `first_row`: the id of the first row,
+    if the rows are appended to a dataset.
     """
 
     layout: Layout
@@ -45,6 +46,7 @@ class ShardPlan:
     like_other: bool
     encode_unknown: bool
     needed_labels: Sequence[str]
+    first_row: int = 0
 
     @classmethod
     def of(cls, spec: ConversionSpec) -> Self:
@@ -62,6 +64,7 @@ class ShardPlan:
             spec.request["like"] is not None,
             spec.request["unknown"] == "code",
             ConvertRequest.from_json(spec.request).needed_labels,
+            spec.first_row,
         )
 
     def pieces_of(self, shard: int) -> list[DatasetPiece]:
@@ -108,6 +111,7 @@ def write_shard_task(task: ShardTask) -> str | None:
         arrays, missing = read_shard(plan, task.shard)
     except MisfitError as misfit:
         return str(misfit)
+    arrays["id"] += plan.first_row
     finish_shard(locate(task.plan.root), plan, task.shard, arrays, missing)
     return None
 
@@ -172,12 +176,19 @@ class ShardFiller:
     def _check(self, batch: RowBatch, piece: DatasetPiece) -> None:
         if batch.errors and not piece.skipped:
             if is_unlabelled(batch.errors[0], self.plan.needed_labels):
-                self._misfit("some rows have no label")
+                self._misfit("some rows have no label", sample=True)
             raise batch.errors[0]
         if batch.misfits:
-            self._misfit(f"{batch.misfits[0].value} cannot be stored as {self.schema.x_dtype}")
+            value, where = batch.misfits[0]
+            self._misfit(f"{value} cannot be stored as {self.schema.x_dtype}", where)
 
-    def _misfit(self, reason: str) -> None:
+    def _misfit(self, reason: str, where: str = "the new rows", sample: bool = False) -> None:
+        """Raise an error: MisfitError if the sample may be to blame, which for appended rows it is only if `sample`."""
+        if self.plan.first_row and not (sample and self.plan.sampled):
+            raise SourceError(
+                f"{where}: {reason}, unlike in the dataset that the rows are appended to; fix the rows, or convert all "
+                "sources together into a new dataset"
+            )
         if self.plan.sampled:
             raise MisfitError(reason)
         if self.plan.like_other:
@@ -217,7 +228,7 @@ class ShardFiller:
             for column in schema.named:
                 self.arrays[column.array][rows] = encode_beside(column, texts[column.name])
         except ValueError as reason:
-            self._misfit(str(reason))
+            self._misfit(str(reason), sample=True)
 
     def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = class_codes(values, known) if name in self.schema.labels else pc.index_in(values, known)

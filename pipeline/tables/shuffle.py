@@ -221,6 +221,7 @@ def gather_shard(task: ShuffleTask) -> str | None:
         filled[places] = True
     if not filled.all():
         raise DamagedError(f"rows are missing from {root / WORK / SPILLED}; start over with --overwrite")
+    arrays["id"] += plan.first_row
     finish_shard(root, plan, task.file, arrays, np.array(read_json(note_path(root, task.file))))
     return None
 

@@ -17,7 +17,7 @@ from ...storage.options import as_texts
 from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
-from ..target.beside import DAY, roles_of, side_columns
+from ..target.beside import DAY, roles_of, side_columns, widened
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
 from .kinds import Sample, choose_kinds
@@ -39,7 +39,8 @@ class ConvertRequest:
     amounts such as $7.00. `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset
     that this one must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for
     shuffling all rows; `columns` is whether files must have the "same" columns, or those of all ("union") or the
-    "first" are read.
+    "first" are read. `after` is the layout of the dataset that the rows are appended to; its schema is `like`, and must
+    be matched exactly.
     """
 
     sources: tuple[Source, ...]
@@ -62,6 +63,7 @@ class ConvertRequest:
     shuffle: int | None = None
     columns: str = "same"
     csv: CsvOptions = field(default_factory=CsvOptions)
+    after: Layout | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -101,12 +103,14 @@ class ConvertRequest:
     def needed_labels(self) -> tuple[str, ...]:
         """The labels without which a row is left out. If all rows have to match another dataset, or no value may be
         missing, it is invalid instead."""
-        return self.labels if self.like is None and self.missing == "keep" else ()
+        return self.labels if (self.after or self.like is None) and self.missing == "keep" else ()
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
+        usual = {"columns": "same", "after": None}
         return {
-            **{name: value for name, value in asdict(self).items() if name != "columns" or value != "same"},
+            **{name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]},
+            **({"after": self.after.to_json()} if self.after else {}),
             "sources": [source.to_json() for source in self.sources],
             "csv": self.csv.to_json(),
         }
@@ -124,6 +128,7 @@ class ConvertRequest:
                 "shape": value["shape"] and tuple(value["shape"]),
                 "like": value["like"] and Schema.from_json(value["like"]),
                 "csv": CsvOptions.model_validate(value["csv"]),
+                "after": Layout.from_json(value["after"]) if value.get("after") else None,
             }
         )
 
@@ -176,6 +181,11 @@ class ConversionSpec:
         if self.request["dtype"] in FLOATS:
             return "all"
         return "fractions" if self.schema.x_dtype == "float32" else "none"
+
+    @property
+    def first_row(self) -> int:
+        """The id of the first row: 0 unless the rows are appended to a dataset."""
+        return int((self.request.get("after") or {}).get("rows", 0))
 
     @property
     def source_bytes(self) -> int:
@@ -335,14 +345,18 @@ def specify_conversion(
     index = {} if request.like else index_columns(request, tables)
     kept = [position for position, name in enumerate(columns.features) if name not in dropped]
     columns = without(columns, dropped)
-    schema = choose_schema(request, columns, total.of_features(kept), {**index, **dropped})
+    if request.like and request.after:
+        schema = matched_schema(request.like, columns, total, tables[0].path)
+    else:
+        schema = choose_schema(request, columns, total.of_features(kept), {**index, **dropped})
     numbered, first = [], 0
     for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows
         if rows:
             numbered.append(DatasetPiece(table, piece, first, rows, len(findings[position].skipped) if findings else 0))
             first += rows
-    layout = choose_layout(first, schema.arrays()[0].row_bytes)
+    layout = request.after and replace(request.after, rows=first, parts=())
+    layout = layout or choose_layout(first, schema.arrays()[0].row_bytes)
     sampled = findings is None
     return ConversionSpec(
         layout,
@@ -355,6 +369,14 @@ def specify_conversion(
         len(total.skipped),
         total.skipped,
     )
+
+
+def matched_schema(schema: Schema, columns: Columns, found: Findings, path: str) -> Schema:
+    """The schema of a dataset, for rows that are appended to it; their texts may be longer. Raises UsageError if they
+    lack one of its columns."""
+    if missing := [column.name for column in schema.named if column.name not in columns.texts]:
+        raise UsageError(f"{path} has no column '{missing[0]}', which the dataset stores beside the features; add it")
+    return widened(schema, {name: texts.width for name, texts in found.texts.items()})
 
 
 def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -> dict[str, str]:

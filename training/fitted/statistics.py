@@ -136,7 +136,7 @@ def is_fitted(folds: Place) -> bool:
 
 def _measure(dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress) -> CodeSums:
     total: CodeSums = {}
-    tasks = [MomentsTask(str(dataset.place), str(plan.place), shard) for shard in range(dataset.layout.shards)]
+    tasks = [MomentsTask(dataset.reference, str(plan.place), shard) for shard in range(dataset.layout.shards)]
     for found in ordered_results(executor, measure_shard, tasks, "statistics", progress):
         total = merge_each(total, found)
     return total
