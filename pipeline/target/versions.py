@@ -157,6 +157,7 @@ def remove_versions(root: Place, keep: int | None = None) -> list[int]:
         path.remove()  # first: what an interrupted removal leaves is not part of any version
         remove_part(folder, root)
     (root / PARTS).remove_if_empty()
+    (root / VERSIONS).clean_temporaries()
     (root / VERSIONS).remove_if_empty()
     return removed
 
