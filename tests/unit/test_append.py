@@ -49,7 +49,8 @@ def mixed(rows: range, seed: int = 0) -> str:
     lines = ["number,colour,when,gap,name,shop,day,part,w,note,label,target,p,q"]
     for row in rows:
         color, gap = ("r", "g", "b", "")[draws.integers(4)], "" if draws.integers(4) == 0 else f"{draws.normal():.3f}"
-        known = f"s{draws.integers(1 + row // 3)}" if draws.integers(2) else "s" + 3 * str(row)
+        longer = 3 if row < ROWS[0] else 8
+        known = f"s{draws.integers(1 + row // 3)}" if draws.integers(2) else "s" + longer * str(row)
         day = f"2026-{1 + row // 100:02}-{1 + row % 28:02}"
         numbers = f"{row % 3},{draws.integers(1, 5)},{'x' * (1 + row // 10)}"
         labels = f"{'uvw'[draws.choice(3, p=[0.6, 0.3, 0.1])]},{draws.random():.3f},{draws.integers(2)},{row % 2}"
@@ -402,3 +403,16 @@ def test_arrays_are_appended(shape: tuple[int, ...], tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows["x"].reshape(x.shape), x)
     np.testing.assert_array_equal(rows["y"], y)
     assert fs.append(tmp_path / "d.zarr", x[20:], label=y[20:]).version == 2
+
+
+def test_texts_in_blocks_that_compiled_code_reads_are_padded(
+    write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foldstream.storage.blocks.reader.LONG", 0)
+    texts = [f"{row:0{size}}t" for row, size in enumerate((40,) * 100 + (60,) * 10)]
+    lines = [f"{row % 7},{text}\n" for row, text in enumerate(texts)]
+    first = write_csv("a,note\n" + "".join(lines[:100]), "first.csv")
+    convert_file(first, tmp_path / "d.zarr", roles={"keep": ("note",)})
+    grown = append_files(tmp_path / "d.zarr", write_csv("a,note\n" + "".join(lines[100:]), "more.csv"))
+    stored = rows_of(grown)["column_note"]
+    assert [bytes(row).rstrip(b"\0").decode() for row in stored] == texts
