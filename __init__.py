@@ -26,12 +26,13 @@ if sys.platform not in ("linux", "darwin"):
 if TYPE_CHECKING:
     from .cluster.api.browse import BrowsableDataset as Dataset
     from .cluster.api.browse import open_to_browse as open
-    from .cluster.api.conversion import append, convert_csv, convert_images, prune, verify
+    from .cluster.api.conversion import convert_csv, convert_images, prune, verify
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
     from .cluster.callbacks.callback import Callback
     from .cluster.listener import Listener
+    from .cluster.python.append import append
     from .cluster.python.conversion import convert
     from .cluster.python.run import Run
     from .cluster.python.train import train
@@ -68,7 +69,7 @@ _HOMES = {
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
-    "append": ("cluster.api.conversion", "append"),
+    "append": ("cluster.python.append", "append"),
     "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),

@@ -40,6 +40,8 @@ def append_request(
             f"{dataset.place} was written by an earlier version, to whose format nothing can be appended; convert its "
             "sources again"
         )
+    if "sources" not in dataset.request or "like" not in dataset.request:
+        raise SourceError(f"{dataset.place} was not converted from tables or images, so nothing can be appended to it")
     schema, layout = dataset.schema, dataset.layout
     after = Layout(layout.rows, layout.block_rows, layout.shard_blocks)
     if schema.image:

@@ -98,8 +98,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
     for version, shards in version_shards(dataset):
         own = [replace(one, shard=one.shard - shards.start) for one in damages if one.shard in shards]
         if own:
-            folder = dataset.place / version.folder if version.folder else dataset.place
-            _repair(open_dataset(folder / MANIFEST), own, executor, progress)
+            _repair(open_dataset(dataset.folder_of(version) / MANIFEST), own, executor, progress)
 
 
 def _repair(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress) -> None:

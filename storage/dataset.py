@@ -74,13 +74,17 @@ class StoredArrays:
                     found.setdefault(name, []).append((blocks, width))
         return found
 
+    def folder_of(self, part: VersionPart) -> Place:
+        """The folder of the rows that a version has added."""
+        return self.place / part.folder if part.folder else self.place
+
     def _stored_parts(self) -> list[tuple[Place, int]]:
         """The folders with an index and block tables of their own, and their numbers of blocks."""
         found, shard, block = list[tuple[Place, int]](), 0, 0
         for part in parts_of(self.manifest, self.identity):
             shard += part.shards
             stop = self.layout.blocks_of(shard - 1).stop if part.shards else block
-            found.append((self.place / part.folder if part.folder else self.place, stop - block))
+            found.append((self.folder_of(part), stop - block))
             block = stop
         return found
 

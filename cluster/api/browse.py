@@ -55,7 +55,7 @@ class BrowsableDataset(Dataset):
         others = [f"{one.name} ({one.role})" for one in columns if one.role not in ("feature", "label", "left out")]
         named = [*features[:SHOWN], *[f"and {len(features) - SHOWN} more"] * (len(features) > SHOWN), *others]
         return (
-            f"Dataset {self.place}: {len(self):,} rows of {sample}, {self.stored_bytes / units:,.1f} {unit}\n"
+            f"Dataset {self.location}: {len(self):,} rows of {sample}, {self.stored_bytes / units:,.1f} {unit}\n"
             f"label: {label}\ncolumns: {', '.join(named) or 'images'}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -224,44 +225,9 @@ def convert_request(
         return convert(request, root, executor, session.listener.progress, overwrite)
 
 
-class AppendCall(AppendRequest, Keywords):
-    """The keywords of `foldstream.append`."""
-
-
-@entry(AppendCall, AppendRequest)
-def append(request: AppendRequest, session: Session) -> BrowsableDataset:
-    """Append the rows of new sources to a dataset, as its next version. Earlier versions stay as they are.
-
-    The sources are converted with the options of the dataset's conversion, and must have its columns, categories and
-    classes. The ids of the new rows go on after the last one. The same call resumes an interrupted append, and changes
-    nothing once it is complete.
-
-    Args:
-        dataset: Dataset to append to.
-        sources: Files, folders, patterns or URLs, of tables or of images like those of the dataset.
-        labels: For images: table of the new labels, by default that of the dataset's conversion.
-        on_error: "stop" at the first invalid row or image, or "skip" such; by default as in the dataset's conversion.
-        dask: Address of a Dask scheduler.
-        report: HTML file for Dask's performance report.
-        client: Dask client; by default this process converts, with Dask threads if there is enough work.
-
-    Returns:
-        The new version of the dataset.
-
-    Raises:
-        SourceError: A row or an image is invalid, or does not fit the dataset.
-        ConflictError: A source is part of the dataset already, or an append of other sources is unfinished.
-
-    Example:
-        >>> grown = fs.append("garden.zarr", "more_flowers.csv")
-        >>> grown.version, len(grown)
-        (2, 300)
-    """
-    return browsable(append_sources(request, session))
-
-
-def append_sources(request: AppendRequest, session: Session) -> Dataset:
-    """Append the sources of a request; see `append`."""
+def append_sources(request: AppendRequest, session: Session, timed: bool = True) -> Dataset:
+    """Append the sources of a request; see `foldstream.append`. The time of a source does not matter unless it is
+    `timed`."""
     dataset, tell = open_dataset(str(request.dataset)), session.listener.announce
     if dataset.pinned:
         raise UsageError(f"{dataset.location}: rows are appended to the newest version; leave out '@{dataset.version}'")
@@ -270,6 +236,8 @@ def append_sources(request: AppendRequest, session: Session) -> Dataset:
         raise UsageError(f"--labels {request.labels}: {dataset.place} has no images; remove the option")
     places = tuple(map(absolute, request.places)) if dataset.schema.image else request.places
     asked = append_request(dataset, places, request.on_error, labels)
+    if isinstance(asked, ConvertRequest) and not timed:
+        asked = replace(asked, sources=tuple(replace(source, mtime_ns=0) for source in asked.sources))
     if version := appended_version(dataset, asked, tell):
         tell("complete", f"these sources are version {version} of {dataset.place} already")
         return dataset

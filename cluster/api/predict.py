@@ -29,6 +29,7 @@ from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Progress, silent
+from ...storage.versions import find_version
 from ...training.run import RunFolder, RunJob, load_job
 from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
@@ -298,8 +299,9 @@ def new_file(out: str | Path) -> Place:
 def _source_of(request: PredictRequest, schema: Schema) -> Dataset | ConvertRequest | ImageRequest:
     """The source of a request if it is a dataset, otherwise its conversion for a run with that `schema`."""
     source, id, place = str(request.source), request.id, locate(str(request.source))
-    if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
-        dataset = open_dataset(place)
+    root = find_version(source).root
+    if (root / MANIFEST).exists() or (root / WORK / SPEC).exists():
+        dataset = open_dataset(source)
         if request.table is not None:
             raise UsageError(
                 f"--table {request.table}: {source} is a dataset, which has its columns; remove the option"

@@ -45,7 +45,7 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         table.add_row(f"version {number}", what)
     for part in dataset.versions:
         if part.left_out:
-            what, listed = "images" if schema.image else "rows", dataset.place / part.folder / LEFT_OUT
+            what, listed = "images" if schema.image else "rows", dataset.folder_of(part) / LEFT_OUT
             table.add_row("skipped", f"{part.left_out:,} invalid {what}, see {listed}")
     origin = f"{len(schema.features):,} columns"
     if schema.x_dtype == "float32" and dataset.request.get("dtype") == "auto" and not schema.image:

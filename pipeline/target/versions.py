@@ -59,6 +59,7 @@ def grown(dataset: Dataset, part: Dataset) -> Manifest:
     sources = [*dataset.request["sources"], *part.request["sources"]]
     counts = np.add(one.details["class_counts"], other.details["class_counts"])
     details = {
+        **{name: value for name, value in one.details.items() if name != "left_out_rows"},
         "schema": other.details["schema"],  # which may have longer texts
         "statistics": merge_statistics(dataset, part),
         "request": {**dataset.request, "sources": sources},
@@ -80,7 +81,9 @@ def merge_statistics(one: Dataset, other: Dataset) -> Statistics:
     found = one.statistics, other.statistics
     schema: Schema = one.schema
     columns = prod(schema.sample_shape[1:])
-    features = [_features(statistics, count * columns) for statistics, count in zip(found, rows, strict=True)]
+    # A missing category has a code, which counts like all others.
+    numbers = np.array([columns > 1 or name not in schema.categories for name in schema.features] or [True])
+    features = [_features(statistics, count * columns, numbers) for statistics, count in zip(found, rows, strict=True)]
     missing = [first + second for first, second in zip(found[0].missing, found[1].missing, strict=True)]
     targets = table = None
     if found[0].y_mean:
@@ -92,9 +95,9 @@ def merge_statistics(one: Dataset, other: Dataset) -> Statistics:
     return Statistics.of(features[0].merged(features[1]), targets, missing, table=table)
 
 
-def _features(statistics: Statistics, values: int) -> Moments:
-    """The moments of channels with so many values each, missing ones included."""
-    missing = np.array(statistics.missing, np.float64)
+def _features(statistics: Statistics, values: int, numbers: np.ndarray | bool = True) -> Moments:
+    """The moments of channels with so many values each, missing ones included; these are NaN in `numbers`."""
+    missing = np.array(statistics.missing, np.float64) * numbers
     moments = _moments(statistics.mean, statistics.std, values - missing)
     some = moments.count > 0
     low, high = (np.array(ends, np.float64) for ends in (statistics.minimum, statistics.maximum))
@@ -154,6 +157,7 @@ def remove_versions(root: Place, keep: int | None = None) -> list[int]:
         path.remove()  # first: what an interrupted removal leaves is not part of any version
         remove_part(folder, root)
     (root / PARTS).remove_if_empty()
+    (root / VERSIONS).clean_temporaries()
     (root / VERSIONS).remove_if_empty()
     return removed
 

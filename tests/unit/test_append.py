@@ -9,6 +9,7 @@ from typing import Any
 
 import foldstream as fs
 import numpy as np
+import pandas as pd
 import pytest
 from foldstream.pipeline.append import append_request, append_rows
 from foldstream.pipeline.images.convert import convert_images
@@ -33,7 +34,13 @@ from .test_resumed import Interrupting, InterruptionError
 from .test_versions import rows_of, tree
 
 ROWS = 300, 50, 7, 1
-ROLES = {"group": ("shop",), "time": ("day",), "fold": ("part",), "weight": ("w",), "keep": ("note",)}
+ROLES: dict[str, tuple[str, ...]] = {
+    "group": ("shop",),
+    "time": ("day",),
+    "fold": ("part",),
+    "weight": ("w",),
+    "keep": ("note",),
+}
 
 
 def mixed(rows: range, seed: int = 0) -> str:
@@ -41,8 +48,9 @@ def mixed(rows: range, seed: int = 0) -> str:
     draws = np.random.default_rng((seed, rows.start))
     lines = ["number,colour,when,gap,name,shop,day,part,w,note,label,target,p,q"]
     for row in rows:
-        color, gap = "rgb"[draws.integers(3)], "" if draws.integers(4) == 0 else f"{draws.normal():.3f}"
-        known = f"s{draws.integers(1 + row // 3)}" if draws.integers(2) else "s" + 3 * str(row)
+        color, gap = ("r", "g", "b", "")[draws.integers(4)], "" if draws.integers(4) == 0 else f"{draws.normal():.3f}"
+        longer = 3 if row < ROWS[0] else 8
+        known = f"s{draws.integers(1 + row // 3)}" if draws.integers(2) else "s" + longer * str(row)
         day = f"2026-{1 + row // 100:02}-{1 + row % 28:02}"
         numbers = f"{row % 3},{draws.integers(1, 5)},{'x' * (1 + row // 10)}"
         labels = f"{'uvw'[draws.choice(3, p=[0.6, 0.3, 0.1])]},{draws.random():.3f},{draws.integers(2)},{row % 2}"
@@ -250,7 +258,7 @@ SPLITS = [
     Split(kind="stratified", folds=3),
     Split(kind="stratified", holdout=0.1, repeats=2),
     Split(kind="contiguous", holdout=0.1),
-    Split(kind="group", column="shop", holdout=0.2, repeats=2),
+    Split(kind="group", column="shop", holdout=0.2),
     Split(kind="time", column="day", folds=3, holdout=0.1),
     Split(kind="column", column="part"),
 ]
@@ -374,3 +382,37 @@ def test_images_of_a_new_class_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FoldstreamError, match=r"w/2\.png: the class 'w' does not occur in the dataset"):
         append_files(root, new)
     assert [path.name for path in root.glob("parts")] == []
+
+
+def test_tables_in_memory_are_appended(files: list[Path], tmp_path: Path) -> None:
+    root = tmp_path / "d.zarr"
+    convert(request_for(files[:1]), root, SerialExecutor())
+    frame = pd.read_csv(files[1])
+    assert fs.append(root, frame).version == fs.append(root, frame.copy()).version == 2
+    wanted = rows_of(grow(tmp_path / "files.zarr", files[:2]))
+    np.testing.assert_equal(rows_of(open_dataset(root)), wanted)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("d.zarr.")]
+
+
+@pytest.mark.parametrize("shape", [(4,), (8, 8)], ids=["table", "images"])
+def test_arrays_are_appended(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).integers(0, 256, (30, *shape), np.uint8), np.arange(30) % 2
+    fs.convert(x[:20], tmp_path / "d.zarr", label=y[:20], shuffle=None)
+    grown = fs.append(tmp_path / "d.zarr", x[20:], label=y[20:])
+    rows = rows_of(grown)
+    np.testing.assert_array_equal(rows["x"].reshape(x.shape), x)
+    np.testing.assert_array_equal(rows["y"], y)
+    assert fs.append(tmp_path / "d.zarr", x[20:], label=y[20:]).version == 2
+
+
+def test_texts_in_blocks_that_compiled_code_reads_are_padded(
+    write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foldstream.storage.blocks.reader.LONG", 0)
+    texts = [f"{row:0{size}}t" for row, size in enumerate((40,) * 100 + (60,) * 10)]
+    lines = [f"{row % 7},{text}\n" for row, text in enumerate(texts)]
+    first = write_csv("a,note\n" + "".join(lines[:100]), "first.csv")
+    convert_file(first, tmp_path / "d.zarr", roles={"keep": ("note",)})
+    grown = append_files(tmp_path / "d.zarr", write_csv("a,note\n" + "".join(lines[100:]), "more.csv"))
+    stored = rows_of(grown)["column_note"]
+    assert [bytes(row).rstrip(b"\0").decode() for row in stored] == texts

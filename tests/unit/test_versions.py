@@ -151,5 +151,5 @@ def test_zarr_reads_the_rows_of_each_version(grown: Path) -> None:
     import zarr
 
     new, whole = zarr.open_group(grown / "parts" / "2", mode="r"), rows_of(open_dataset(grown))
-    np.testing.assert_array_equal(new["x"][:], whole["x"][300:350])
+    np.testing.assert_array_equal(np.asarray(new["x"]), whole["x"][300:350])
     assert len(open_dataset(grown / "parts" / "2")) == 50
