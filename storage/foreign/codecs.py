@@ -37,6 +37,8 @@ def _decoder(config: Mapping[str, Any]) -> Decode:
     name = str(config["id"])
     if name in ("zlib", "gzip"):
         return _inflate(31 if name == "gzip" else 15)
+    if name == "deflate":
+        return _inflate(-15, int(config["skip"]))
     if name == "crc32c":
         return _checked
     if name not in OTHERS and name not in ("blosc", "zstd", "lz4"):
@@ -50,10 +52,12 @@ def _decoder(config: Mapping[str, Any]) -> Decode:
     return decode
 
 
-def _inflate(window_bits: int) -> Decode:
+def _inflate(window_bits: int, skip: int = 0) -> Decode:
+    """Decompress by zlib, without the first `skip` bytes of what comes out: the header of an NPY file in an archive."""
+
     def decode(data: Data, out: np.ndarray | None, size: int) -> Data:
-        found: bytes = isal_zlib.decompress(data, window_bits, max(size, len(data)))
-        return found
+        found = isal_zlib.decompress(data, window_bits, max(size + skip, len(data)))
+        return np.frombuffer(found, np.uint8)[skip:]
 
     return decode
 

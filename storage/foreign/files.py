@@ -73,7 +73,7 @@ def check_unchanged(path: str, size: int, mtime_ns: int) -> None:
         raise DamagedError(f"{path}: the file is missing; restore it, or adopt what is there now") from None
     if found.size != size:
         raise changed(path, f"it has {found.size:,} bytes, and had {size:,}")
-    if found.mtime_ns != mtime_ns:
+    if mtime_ns and found.mtime_ns != mtime_ns:  # objects that were listed have none
         raise changed(path)
 
 

@@ -1,0 +1,32 @@
+"""What kind of source a place is: found by its first bytes, or by what a folder contains."""
+
+from ...storage.errors import SourceError
+from ...storage.places.place import Place
+from .found import Source
+
+ZARR = {"zarr.json", ".zarray", ".zgroup", ".zmetadata"}
+HDF5 = b"\x89HDF\r\n\x1a\n"
+KINDS = "Zarr, HDF5, NPY, NPZ, Arrow and Parquet"
+
+
+def open_source(place: Place) -> Source:
+    """The arrays or columns of a place. Raises SourceError for what is none of these formats."""
+    if place.is_file():
+        return _open_file(place)
+    names = place.names()
+    if not names:
+        raise SourceError(f"{place} does not exist or is empty; give a file or a folder of {KINDS}")
+    if not ZARR.isdisjoint(names):
+        from .zarr_store import ZarrStore
+
+        return ZarrStore(place)
+    raise SourceError(f"{place} contains no arrays; give a file or a folder of {KINDS}")
+
+
+def _open_file(place: Place) -> Source:
+    start = place.read_range(0, 16)
+    if start.startswith((b"\x93NUMPY", b"PK")):
+        from .numpy_files import NumpyFile
+
+        return NumpyFile(place)
+    raise SourceError(f"{place} is not in a format whose rows can stay where they are; give {KINDS}")

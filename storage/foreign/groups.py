@@ -1,0 +1,120 @@
+"""Rows of columns in Parquet and Arrow files, which Arrow reads one row group or record batch at a time."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..errors import DamagedError
+from ..places.locate import locate
+from .cache import DecodedChunks
+from .files import ForeignFiles
+from .format import Groups
+
+
+class GroupReader:
+    """Reads rows of columns. Groups of which only a part is wanted stay decoded in `cache`."""
+
+    def __init__(self, name: str, array: Groups, files: ForeignFiles, cache: DecodedChunks) -> None:
+        self.name, self.array, self.files, self.cache = name, array, files, cache
+        self.bytes_read = 0
+        self._bounds = array.bounds
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Read the rows `start` to `stop` into `out`, (rows, *row_shape)."""
+        first = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        for number in range(first, len(self._bounds) - 1):
+            low, high = self._bounds[number : number + 2].tolist()
+            if low >= stop:
+                break
+            begin, end = max(start, low), min(stop, high)
+            target = out[begin - start : end - start]
+            if end - begin == high - low:
+                self._decode(number, target)
+                continue
+            target[...] = self.cache.get((self.name, number), lambda: self._decoded(number))[begin - low : end - low]  # noqa: B023 - called at once
+
+    def _decoded(self, number: int) -> np.ndarray:
+        rows = int(self._bounds[number + 1] - self._bounds[number])
+        out = np.empty((rows, *self.array.row_shape), self.array.dtype)
+        self._decode(number, out)
+        return out
+
+    def _decode(self, number: int, out: np.ndarray) -> None:
+        """Decode all rows of a group into `out`. Raises DamagedError if Arrow cannot read them."""
+        import pyarrow as pa
+
+        file, place, length = self.array.groups[number].tolist()
+        path = self.files.check(file)
+        self.bytes_read += length
+        try:
+            table = read_group(path, self.array.format, place, self.array.columns)
+            place_columns(table, self.array, out)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedError(f"{path}: its rows cannot be read ({error}); restore the file, and adopt it again") from None
+        self.files.check(file)
+
+
+def read_group(path: str, form: str, place: int, columns: tuple[str, ...]) -> Any:
+    """A group of a file as an Arrow table or record batch."""
+    import pyarrow as pa
+
+    if form == "parquet":
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(locate(path).file_argument(), memory_map=False) as file:
+            return file.read_row_group(place, columns=list(columns), use_threads=False)
+    with pa.memory_map(path) as file:
+        if form == "file":
+            return pa.ipc.open_file(file).get_batch(place).select(list(columns))
+        schema = pa.ipc.open_stream(file).schema
+        file.seek(place)
+        return pa.ipc.read_record_batch(pa.ipc.read_message(file), schema).select(list(columns))
+
+
+def place_columns(table: Any, array: Groups, out: np.ndarray) -> None:
+    """Copy columns into `out`, (rows, *row_shape). Missing numbers become NaN.
+
+    Raises ValueError for lists of another length, and for missing integers.
+    """
+    if len(array.columns) == 1 and array.row_shape != (1,):
+        out.reshape(len(out), -1)[...] = lists(table.column(0), prod(array.row_shape))
+        return
+    for number in range(len(array.columns)):
+        out[:, number] = numbers(table.column(number), out.dtype)
+
+
+def numbers(column: Any, dtype: Any) -> np.ndarray:
+    """A column of numbers, (rows,). Raises ValueError for missing values that are no floating-point numbers."""
+    if column.null_count and np.dtype(dtype).kind != "f":
+        raise ValueError(f"{column.null_count:,} values are missing")
+    found: np.ndarray = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
+    return found
+
+
+def lists(column: Any, width: int) -> np.ndarray:
+    """A column of lists of numbers, also nested ones, as (rows, width). Raises ValueError for other lengths, and for
+    missing lists."""
+    import pyarrow as pa
+
+    chunks = column.chunks if hasattr(column, "chunks") else [column]
+    parts = []
+    for chunk in chunks:
+        rows, values = len(chunk), chunk
+        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or is_fixed(values.type):
+            if values.null_count:
+                raise ValueError(f"{values.null_count:,} lists are missing")
+            values = values.flatten()
+        if len(values) != rows * width:
+            raise ValueError(f"the lists do not all have {width:,} values")
+        parts.append(values.to_numpy(zero_copy_only=False).reshape(rows, width))
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+
+def is_fixed(kind: Any) -> bool:
+    """Whether an Arrow type is a list of one length."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_fixed_size_list(kind))
