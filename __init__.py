@@ -26,7 +26,7 @@ if sys.platform not in ("linux", "darwin"):
 if TYPE_CHECKING:
     from .cluster.api.browse import BrowsableDataset as Dataset
     from .cluster.api.browse import open_to_browse as open
-    from .cluster.api.conversion import convert_csv, convert_images, verify
+    from .cluster.api.conversion import adopt, convert_csv, convert_images, verify
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
@@ -45,6 +45,7 @@ __all__ = [
     "FoldstreamError",
     "Listener",
     "Run",
+    "adopt",
     "convert",
     "convert_csv",
     "convert_images",
@@ -66,6 +67,7 @@ _HOMES = {
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
+    "adopt": ("cluster.api.conversion", "adopt"),
     "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),

@@ -20,6 +20,7 @@ import typer
 
 from .cluster.ray.auth import use_token
 from .cluster.requests import (
+    AdoptRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
     PredictRequest,
@@ -115,6 +116,24 @@ def convert_images(request: ConvertImagesRequest) -> None:
         from .cluster.api.conversion import convert_image_files
 
         dataset = convert_image_files(request, Session(listener=listener))
+    print_dataset(dataset)
+
+
+@request_command(app, AdoptRequest, "adopt")
+def adopt(request: AdoptRequest) -> None:
+    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow or Parquet files, which stay where they are. Run the same
+    command to resume.
+
+    Examples:
+        foldstream adopt digits.npz digits.zarr --x images --y labels
+        foldstream adopt cells.h5ad cells.zarr --y obs/cell_type
+        foldstream adopt climate.zarr climate-data.zarr --x temperature --sample-dim time --y targets.npy
+    """
+    with listening() as listener:
+        listener.announce("adopting", f"{request.place} as {request.out}")
+        from .cluster.api.conversion import adopt_arrays
+
+        dataset = adopt_arrays(request, Session(listener=listener))
     print_dataset(dataset)
 
 

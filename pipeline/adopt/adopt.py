@@ -22,12 +22,12 @@ from ..target.commit import attributes, commit_dataset
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, receipt_path
 from ..target.run import Stage, publish_done, run_shard_tasks
-from .spec import AdoptRequest, AdoptSpec, specify
+from .spec import AdoptionRequest, AdoptSpec, specify
 from .write import AdoptPlan, AdoptTask, HashTask, columns_path, hash_file, write_adopted_shard
 
 
 def adopt(
-    request: AdoptRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
+    request: AdoptionRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
 ) -> Dataset:
     """Make the arrays of the request a dataset at `root`, or resume an interrupted command with the same request.
 

@@ -19,7 +19,7 @@ COPY = "copy them with --copy"
 
 
 @dataclass(frozen=True)
-class AdoptRequest:
+class AdoptionRequest:
     """What the user asked for: the `place` of the arrays, the paths `x` of the features, which may be empty, the
     dimension of the samples, the shape of a sample if it is not the stored one, the other `columns`, and whether the
     features are copied and the files hashed."""
@@ -41,7 +41,7 @@ class AdoptSpec:
     layout: Layout
     schema: Schema
     request: dict[str, Any]
-    source: AdoptRequest
+    source: AdoptionRequest
     foreign: Foreign | None
     columns: Columns
     skipped: int = 0
@@ -63,7 +63,7 @@ class AdoptSpec:
         return tuple(spec for spec in self.schema.arrays() if self.inside or spec.name != "x")
 
 
-def specify(request: AdoptRequest) -> AdoptSpec:
+def specify(request: AdoptionRequest) -> AdoptSpec:
     """Explore the source, and decide everything. Raises UsageError and SourceError before anything is written."""
     place, files = locate(request.place), FileList()
     source = open_source(place)
@@ -86,13 +86,13 @@ def specify(request: AdoptRequest) -> AdoptSpec:
     return AdoptSpec(layout, schema, _as_json(request, table, columns), request, foreign, columns)
 
 
-def _as_json(request: AdoptRequest, table: str, columns: Columns) -> dict[str, Any]:
+def _as_json(request: AdoptionRequest, table: str, columns: Columns) -> dict[str, Any]:
     """What decides the dataset: the options, and digests of where the features are and of the other columns."""
     options: Mapping[str, Any] = {name: value for name, value in asdict(request).items() if name != "columns"}
     return {"adopt": 1, **options, **asdict(request.columns), "table": table, "columns": columns.digest}
 
 
-def _check(found: FoundArray, request: AdoptRequest) -> None:
+def _check(found: FoundArray, request: AdoptionRequest) -> None:
     if found.rows < 2 or not prod(found.row_shape):
         shape = (found.rows, *found.row_shape)
         raise SourceError(f"{request.place}: '{found.path}' has the shape {shape}, which is no set of samples; use another --x")
@@ -100,7 +100,7 @@ def _check(found: FoundArray, request: AdoptRequest) -> None:
         raise UsageError(f"{found.reason}; {COPY}, which reads them through the library of their format")
 
 
-def _reshaped(found: FoundArray, request: AdoptRequest) -> FoundArray:
+def _reshaped(found: FoundArray, request: AdoptionRequest) -> FoundArray:
     if request.shape is None:
         return found
     if prod(request.shape) != prod(found.row_shape):
