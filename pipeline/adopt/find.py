@@ -2,6 +2,7 @@
 
 from ...storage.errors import SourceError
 from ...storage.places.place import Place
+from .anndata import AnnData, Nodes, is_anndata
 from .found import Source
 
 ZARR = {"zarr.json", ".zarray", ".zgroup", ".zmetadata"}
@@ -19,8 +20,12 @@ def open_source(place: Place) -> Source:
     if not ZARR.isdisjoint(names):
         from .zarr_store import ZarrStore
 
-        return ZarrStore(place)
+        return _with_observations(ZarrStore(place))
     raise SourceError(f"{place} contains no arrays; give a file or a folder of {KINDS}")
+
+
+def _with_observations(source: Nodes) -> Source:
+    return AnnData(source) if is_anndata(source) else source
 
 
 def _open_file(place: Place) -> Source:
@@ -29,4 +34,13 @@ def _open_file(place: Place) -> Source:
         from .numpy_files import NumpyFile
 
         return NumpyFile(place)
+    if start.startswith(HDF5):
+        from .hdf5 import Hdf5File
+
+        return _with_observations(Hdf5File(place))
+    if start.startswith(b"CDF"):
+        raise SourceError(
+            f"{place} is a NetCDF file of an old format, whose rows may be scattered; write it as NetCDF4 or Zarr with "
+            "xarray, e.g. xarray.open_dataset(…).to_zarr(…)"
+        )
     raise SourceError(f"{place} is not in a format whose rows can stay where they are; give {KINDS}")

@@ -74,12 +74,7 @@ class ZarrStore:
         if image:
             return (str(image[0]["datasets"][0]["path"]),)
         names = self.names()
-        if "X" in names or self._is_group("X"):
-            return ("X",)
         return ("x",) if "x" in names else tuple(names) if len(names) == 1 else ()
-
-    def _is_group(self, path: str) -> bool:
-        return f"{path}/.zgroup" in self._files or self._json(path, "zarr.json").get("node_type") == "group"
 
     def array(self, path: str) -> ZarrArray:
         """The metadata of an array. Raises UsageError if there is none, and UnsupportedError for chunks that cannot be
