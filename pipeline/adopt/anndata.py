@@ -61,7 +61,7 @@ class AnnData:
             return folder
         return folder if last in ("codes", "categories") and f"{folder}/codes" in self._stored else name
 
-    def default(self) -> tuple[str, ...]:
+    def default(self, taken: Sequence[str]) -> tuple[str, ...]:
         return ("X",)
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:

@@ -43,6 +43,12 @@ class ColumnRequest:
     roles: Mapping[str, tuple[str, ...]] | None = None
     task: str = "auto"
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All of them."""
+        others = [path for paths in (self.roles or {}).values() for path in paths]
+        return (*self.labels, *([self.key] if self.key else []), *others)
+
 
 def read_columns(request: ColumnRequest, source: Source, rows: int) -> Columns:
     """Read all columns. Raises UsageError for those that do not exist or have another number of rows."""

@@ -3,10 +3,12 @@
 from ...storage.errors import SourceError
 from ...storage.places.place import Place
 from .anndata import AnnData, Nodes, is_anndata
-from .found import Source
+from .found import SPLITS, TABLES, Source
 
 ZARR = {"zarr.json", ".zarray", ".zgroup", ".zmetadata"}
 HDF5 = b"\x89HDF\r\n\x1a\n"
+LANCE = "_versions"
+TO_PARQUET = "pyarrow.parquet.write_table(lance.dataset(…).to_table(), 'table.parquet')"
 KINDS = "Zarr, HDF5, NPY, NPZ, Arrow and Parquet"
 
 
@@ -21,6 +23,12 @@ def open_source(place: Place) -> Source:
         from .zarr_store import ZarrStore
 
         return _with_observations(ZarrStore(place))
+    if LANCE in names:
+        raise SourceError(f"{place} is a Lance dataset, which cannot be read in place; write it as Parquet, e.g. {TO_PARQUET}")
+    if any(entry.name.endswith(TABLES) for entry in place.walk()) or SPLITS in names:
+        from .tables import TableFiles
+
+        return TableFiles(place)
     raise SourceError(f"{place} contains no arrays; give a file or a folder of {KINDS}")
 
 
@@ -38,6 +46,10 @@ def _open_file(place: Place) -> Source:
         from .hdf5 import Hdf5File
 
         return _with_observations(Hdf5File(place))
+    if start.startswith((b"PAR1", b"ARROW1")) or place.suffix in TABLES:
+        from .tables import TableFiles
+
+        return TableFiles(place)
     if start.startswith(b"CDF"):
         raise SourceError(
             f"{place} is a NetCDF file of an old format, whose rows may be scattered; write it as NetCDF4 or Zarr with "

@@ -12,6 +12,9 @@ from ...storage.foreign.codecs import decoder
 from ...storage.foreign.format import Chunked, Description
 from ...storage.places.place import Place
 
+TABLES = (".parquet", ".arrow", ".feather", ".ipc")
+"""The endings of files of tables."""
+SPLITS = "dataset_dict.json"  # in a folder of several datasets that Hugging Face's library has saved
 NAMES_LIMIT = 4_096  # of features of vectors that are called x0, x1, …
 
 
@@ -42,8 +45,9 @@ class Source(Protocol):
         """The arrays or columns that there are."""
         ...
 
-    def default(self) -> tuple[str, ...]:
-        """The features, if they are not named; empty if there are several that they may be."""
+    def default(self, taken: Sequence[str]) -> tuple[str, ...]:
+        """The features, if they are not named: what is not `taken` by labels and other columns. Empty if there are
+        several that they may be."""
         ...
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: "FileList") -> FoundArray:

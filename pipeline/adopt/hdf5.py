@@ -51,8 +51,8 @@ class Hdf5File:
             found = dict(file[path].attrs)
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
-    def default(self) -> tuple[str, ...]:
-        arrays = [name for name, shape in self._shapes.items() if shape]
+    def default(self, taken: Sequence[str]) -> tuple[str, ...]:
+        arrays = [name for name, shape in self._shapes.items() if shape and name not in taken]
         return ("x",) if "x" in arrays else tuple(arrays) if len(arrays) == 1 else ()
 
     @contextmanager

@@ -39,8 +39,8 @@ class NumpyFile:
     def names(self) -> Sequence[str]:
         return [*self._members] or [self.place.name.removesuffix(".npy")]
 
-    def default(self) -> tuple[str, ...]:
-        names = self.names()
+    def default(self, taken: Sequence[str]) -> tuple[str, ...]:
+        names = [name for name in self.names() if name not in taken]
         return next(((name,) for name in FAVORITES if name in names), tuple(names) if len(names) == 1 else ())
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:

@@ -67,7 +67,7 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
     """Explore the source, and decide everything. Raises UsageError and SourceError before anything is written."""
     place, files = locate(request.place), FileList()
     source = open_source(place)
-    paths = request.x or source.default()
+    paths = request.x or source.default(request.columns.paths)
     if not paths:
         names = source.names()
         shown = ", ".join(f"'{name}'" for name in names[:12]) + (f" and {len(names) - 12} more" if names[12:] else "")

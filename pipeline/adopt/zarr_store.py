@@ -68,12 +68,12 @@ class ZarrStore:
         """The attributes of an array or a group."""
         return self._json(path, ".zattrs") or self._json(path, "zarr.json").get("attributes", {})
 
-    def default(self) -> tuple[str, ...]:
+    def default(self, taken: Sequence[str]) -> tuple[str, ...]:
         attributes = self.attributes("")
         image = attributes.get("ome", attributes).get("multiscales")
         if image:
             return (str(image[0]["datasets"][0]["path"]),)
-        names = self.names()
+        names = [name for name in self.names() if name not in taken]
         return ("x",) if "x" in names else tuple(names) if len(names) == 1 else ()
 
     def array(self, path: str) -> ZarrArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from ..errors import DamagedError
 from ..places.locate import locate
 from .cache import DecodedChunks
-from .files import ForeignFiles
+from .files import OPEN_FILES, ForeignFiles
 from .format import Groups
 
 
@@ -57,21 +58,34 @@ class GroupReader:
         self.files.check(file)
 
 
-def read_group(path: str, form: str, place: int, columns: tuple[str, ...]) -> Any:
-    """A group of a file as an Arrow table or record batch."""
+def read_group(path: str, form: str, place: int, columns: tuple[str, ...], whole: Any = None) -> Any:
+    """A group of a file as an Arrow table or record batch. `whole` is the content of an Arrow file, if it is mapped
+    already."""
     import pyarrow as pa
 
     if form == "parquet":
         from pyarrow import parquet
 
-        with parquet.ParquetFile(locate(path).file_argument(), memory_map=False) as file:
-            return file.read_row_group(place, columns=list(columns), use_threads=False)
-    with pa.memory_map(path) as file:
+        with parquet.ParquetFile(locate(path).file_argument(), metadata=_metadata(path)) as file:
+            return file.read_row_group(place, columns=list(columns), use_threads=False).select(list(columns))
+    with pa.memory_map(path) if whole is None else pa.BufferReader(whole) as file:
         if form == "file":
             return pa.ipc.open_file(file).get_batch(place).select(list(columns))
-        schema = pa.ipc.open_stream(file).schema
+        schema = pa.ipc.read_schema(pa.ipc.read_message(file))
         file.seek(place)
         return pa.ipc.read_record_batch(pa.ipc.read_message(file), schema).select(list(columns))
+
+
+@lru_cache(OPEN_FILES)
+def _described(path: str, size: int, mtime_ns: int) -> Any:
+    from pyarrow import parquet
+
+    return parquet.read_metadata(locate(path).file_argument())
+
+
+def _metadata(path: str) -> Any:
+    """The footer of a Parquet file, which with many columns takes longer to read than a row group."""
+    return _described(path, *locate(path).describe())
 
 
 def place_columns(table: Any, array: Groups, out: np.ndarray) -> None:
@@ -79,7 +93,7 @@ def place_columns(table: Any, array: Groups, out: np.ndarray) -> None:
 
     Raises ValueError for lists of another length, and for missing integers.
     """
-    if len(array.columns) == 1 and array.row_shape != (1,):
+    if len(array.columns) == 1 and is_list(table.column(0).type):
         out.reshape(len(out), -1)[...] = lists(table.column(0), prod(array.row_shape))
         return
     for number in range(len(array.columns)):
@@ -97,24 +111,38 @@ def numbers(column: Any, dtype: Any) -> np.ndarray:
 def lists(column: Any, width: int) -> np.ndarray:
     """A column of lists of numbers, also nested ones, as (rows, width). Raises ValueError for other lengths, and for
     missing lists."""
-    import pyarrow as pa
+    import pyarrow.compute as pc
 
     chunks = column.chunks if hasattr(column, "chunks") else [column]
     parts = []
     for chunk in chunks:
         rows, values = len(chunk), chunk
-        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or is_fixed(values.type):
+        while is_list(values.type):
             if values.null_count:
                 raise ValueError(f"{values.null_count:,} lists are missing")
+            values = getattr(values, "storage", values)
+            lengths = pc.min_max(pc.list_value_length(values)).as_py()
+            if lengths["min"] != lengths["max"]:
+                raise ValueError(f"the lists do not all have {width:,} values")
             values = values.flatten()
         if len(values) != rows * width:
             raise ValueError(f"the lists do not all have {width:,} values")
+        if values.null_count and not _is_float(values.type):
+            raise ValueError(f"{values.null_count:,} values are missing")
         parts.append(values.to_numpy(zero_copy_only=False).reshape(rows, width))
     return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 
-def is_fixed(kind: Any) -> bool:
-    """Whether an Arrow type is a list of one length."""
+def _is_float(kind: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_fixed_size_list(kind))
+    return bool(pa.types.is_floating(kind))
+
+
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists, of one length or not, also in an extension type such as a tensor."""
+    import pyarrow as pa
+
+    kind = getattr(kind, "storage_type", kind)
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
