@@ -249,8 +249,13 @@ def adopt_arrays(request: AdoptRequest, session: Session) -> Dataset:
     columns = ColumnRequest(as_texts(request.y), request.id, roles_of(request), request.task)
     shape = None if request.shape is None else tuple(request.shape)
     wanted = AdoptionRequest(
-        absolute(str(request.place)), as_texts(request.x), request.sample_dim, shape, columns,
-        request.copy_features, request.hash,
+        absolute(str(request.place)),
+        as_texts(request.x),
+        request.sample_dim,
+        shape,
+        columns,
+        request.copy_features,
+        request.hash,
     )
     with disk_in_words(root), job_executor(listener, session.client, request.dask) as executor:
         return write_adopted(wanted, root, executor, listener.progress, request.overwrite)

@@ -10,7 +10,7 @@ from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
-from isal import isal_zlib
+from isal import igzip_lib
 
 from ..errors import DamagedError
 from .cache import DecodedChunks
@@ -20,7 +20,14 @@ from .format import NOWHERE, Chunked, Packing
 
 MOST_PIECES = 64  # ranges of an uncompressed chunk that are read one by one
 PIECE_BYTES = 16 << 10  # a range that is worth a call
-BROKEN = (ValueError, RuntimeError, zlib.error, isal_zlib.error, OverflowError, EOFError)
+BROKEN: tuple[type[Exception], ...] = (
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    igzip_lib.IsalError,
+    OverflowError,
+    EOFError,
+)
 """What codecs raise for bytes that they did not write."""
 
 
@@ -87,7 +94,8 @@ class ChunkReader:
         """Copy rows of a decoded chunk, in the order of its axes in memory, into the target of a part. Chunks at the
         edges of a Zarr array are as large as the others."""
         ordered = chunk.transpose(self._to_rows)[part.start : part.stop]
-        unpack(ordered[(..., *(slice(size) for size in part.target.shape[1:]))], self.array.packing, part.target)
+        inside = (slice(None), *(slice(size) for size in part.target.shape[1:]))
+        unpack(ordered[inside], self.array.packing, part.target)
 
     def _shape(self, rows: int) -> tuple[int, ...]:
         """The shape of a chunk in the order of its axes in memory. Only bands of other lengths have as many rows as

@@ -83,9 +83,9 @@ class Chunked:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> Self:
         packing = value["packing"] and Packing.from_json(value["packing"])
-        tuples = {name: tuple(value[name]) for name in ("shape", "chunk", "axes", "codecs")}
-        plain = {name: value[name] for name in ("dtype", "axis", "fill")}
-        return cls(**tuples, **plain, packing=packing, chunks=tables["chunks"], bounds=tables["bounds"])
+        fields: dict[str, Any] = {name: value[name] for name in ("dtype", "axis", "fill")}
+        fields |= {name: tuple(value[name]) for name in ("shape", "chunk", "axes", "codecs")}
+        return cls(**fields, packing=packing, chunks=tables["chunks"], bounds=tables["bounds"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +222,20 @@ class Foreign:
         files = tables["files"].tobytes().decode(errors="surrogateescape").split("\0")
         described = {name: KINDS[value["kind"]].from_json(value, of(tables, name)) for name, value in arrays.items()}
         return cls(tuple(files), tables["status"], described, tables["hashes"])
+
+
+def rows_in(array: Description, file: int) -> tuple[int, int]:
+    """The first and the last row of an array that have something in a file; all of them for sparse arrays."""
+    if isinstance(array, Sparse):
+        return 0, array.rows - 1
+    if isinstance(array, Groups):
+        of_bands = array.groups[:, :1]
+    else:
+        grid = [ceil(size / length) for size, length in zip(array.shape, array.chunk, strict=True)]
+        grid[array.axis] = len(array.bands) - 1
+        of_bands = np.moveaxis(array.chunks[:, 0].reshape(grid), array.axis, 0).reshape(grid[array.axis], -1)
+    found = np.flatnonzero((of_bands == file).any(axis=1))
+    return int(array.bands[found[0]]), int(array.bands[found[-1] + 1]) - 1
 
 
 def chunk_rows(array: Description) -> Sequence[int]:

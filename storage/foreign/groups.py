@@ -54,7 +54,9 @@ class GroupReader:
             table = read_group(path, self.array.format, place, self.array.columns)
             place_columns(table, self.array, out)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedError(f"{path}: its rows cannot be read ({error}); restore the file, and adopt it again") from None
+            raise DamagedError(
+                f"{path}: its rows cannot be read ({error}); restore the file, and adopt it again"
+            ) from None
         self.files.check(file)
 
 

@@ -32,7 +32,7 @@ class SparseReader:
             raise self._damaged(start, stop, "pointers")
         columns = self._read("indices", first, last, np.int64)
         values = self._read("values", first, last, out.dtype)
-        if len(columns) and not (0 <= columns.min() and columns.max() < self.array.width):
+        if len(columns) and not (columns.min() >= 0 and columns.max() < self.array.width):
             raise self._damaged(start, stop, "indices")
         rows = np.repeat(np.arange(stop - start), np.diff(pointers))
         out[...] = 0

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...storage.foreign.chunks import unpack
-from ...storage.foreign.format import Packing
+from ....storage.foreign.chunks import unpack
+from ....storage.foreign.format import Packing
 from .found import UnsupportedError, value_dtype
 
 FILLS = ("_FillValue", "missing_value")
