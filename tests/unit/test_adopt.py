@@ -310,7 +310,7 @@ def test_what_cannot_be_read_in_place_is_refused_by_name_and_copied(tmp_path: Pa
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown array": ({"x": "pictrues"}, "did you mean 'pictures'"),
-    "several arrays": ({}, "several arrays; name that of the features with x=: 'pictures', 'label', 'short', 'words'"),
+    "several arrays": ({}, "several arrays; name that of the features with x: 'pictures', 'label', 'short', 'words'"),
     "labels of another length": ({"x": "pictures", "y": "short"}, 'y="short" has 5 values, but .* 700 rows'),
     "text as features": ({"x": "words"}, "no numbers to train on"),
     "several arrays as features": ({"x": ["pictures", "label"]}, "name a single one"),
