@@ -10,7 +10,7 @@ import numpy as np
 
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
-from ..foreign.reader import ForeignReader
+from ..foreign.reader import ForeignReader, shared_reader
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
@@ -40,24 +40,21 @@ class BlockReader:
         self._wanted = {spec.name: spec for spec in self.specs}
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
-        self._foreign, outside = None, set[str]()
+        self._foreign: ForeignReader | None = None
+        outside = set[str]()
         if (foreign := dataset.foreign) and not foreign.arrays.keys().isdisjoint(arrays):
-            self._foreign, outside = ForeignReader(foreign), foreign.arrays.keys() & {*arrays}
+            self._foreign, outside = shared_reader(dataset.identity, foreign), foreign.arrays.keys() & {*arrays}
         self._outside = sorted(outside)
         self._groups = groups_of([name for name in wanted if name not in outside], dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
         self._scratch = _Scratch()
-        self._bytes_read = 0
+        self.bytes_read = 0
+        """Number of stored bytes read from the dataset's location and from foreign files."""
         self._counting = threading.Lock()
         self._ahead: BlocksAhead | None = None
         self._follows = False
-
-    @property
-    def bytes_read(self) -> int:
-        """Number of stored bytes read from the dataset's location and from foreign files."""
-        return self._bytes_read + (self._foreign.bytes_read if self._foreign else 0)
 
     def follow(self, blocks: Iterator[int], limit: int = AHEAD_BYTES) -> None:
         """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
@@ -155,7 +152,9 @@ class BlockReader:
         for name in self._outside:
             assert self._foreign
             start, stop = self.dataset.layout.block_range(block)
-            self._foreign.read(name, start, stop, memory[name][: stop - start])
+            read = self._foreign.read(name, start, stop, memory[name][: stop - start])
+            with self._counting:
+                self.bytes_read += read
             found[name] = memory[name]
         for group in self._groups.values():
             try:
@@ -205,7 +204,7 @@ class BlockReader:
         if not read_parts(descriptor, self._offset(group[0], block), stored, parts):
             return None
         with self._counting:
-            self._bytes_read += len(stored)
+            self.bytes_read += len(stored)
         found, start = dict[str, np.ndarray](), BLOSC_HEADER
         for name, (length, _, address, size) in zip(group, parts.tolist(), strict=True):
             if size:
@@ -237,7 +236,7 @@ class BlockReader:
         except FileNotFoundError:
             raise _damaged(self.dataset, key[0], number, "the file is missing") from None
         with self._counting:
-            self._bytes_read += len(stored)
+            self.bytes_read += len(stored)
         return stored
 
 

@@ -11,7 +11,8 @@ CACHE_BYTES = 256 << 20
 
 
 class DecodedChunks:
-    """The chunks that were used last, up to `limit` bytes. A chunk that several threads need is decoded once."""
+    """The chunks that were used last, up to `limit` bytes, but at least one. A chunk is decoded once for all threads
+    that need it."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
@@ -43,7 +44,7 @@ class DecodedChunks:
         with self._lock:
             done = {key: one.result().nbytes for key, one in self._chunks.items() if one.done()}
             held = sum(done.values())
-            for key, size in done.items():
+            for key, size in list(done.items())[:-1]:
                 if held <= self.limit:
                     break
                 del self._chunks[key]

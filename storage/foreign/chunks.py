@@ -45,7 +45,6 @@ class ChunkReader:
 
     def __init__(self, name: str, array: Chunked, files: ForeignFiles, cache: DecodedChunks) -> None:
         self.name, self.array, self.files, self.cache = name, array, files, cache
-        self.bytes_read = 0
         dimensions, self._dtype = len(array.shape), np.dtype(array.dtype)
         self._bands = array.bands
         grid = [ceil(size / length) for size, length in zip(array.shape, array.chunk, strict=True)]
@@ -58,10 +57,12 @@ class ChunkReader:
         axes = array.axes or tuple(range(dimensions))
         self._axes, self._to_rows = axes, _rows_first(axes, array.axis)
         self._decode = decoder(array.codecs) if array.codecs else None
-        self._scratch = _Scratch()
+        self._local = _Local()
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read the rows `start` to `stop` into `out`, (rows, *row_shape) of any dtype."""
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` into `out`, (rows, *row_shape) of any dtype. Returns the number of stored
+        bytes read."""
+        counted = self._local.bytes_read
         first = int(np.searchsorted(self._bands, start, side="right")) - 1
         for band in range(first, len(self._numbers)):
             low, high = self._bands[band : band + 2].tolist()
@@ -71,6 +72,7 @@ class ChunkReader:
             for number, place in zip(self._numbers[band].tolist(), self._parts, strict=True):
                 part = _Part(number, rows.start + start - low, rows.stop + start - low, out[(rows, *place)])
                 self._read_part(part, high - low)
+        return self._local.bytes_read - counted
 
     def _read_part(self, part: _Part, rows: int) -> None:
         array = self.array
@@ -135,8 +137,8 @@ class ChunkReader:
         return chunk
 
     def _stored(self, file: int, offset: int, length: int, memory: np.ndarray | None) -> bytes | np.ndarray:
-        self.bytes_read += length
-        return self.files.read(file, offset, self._scratch.memory(length) if memory is None else memory)
+        self._local.bytes_read += length
+        return self.files.read(file, offset, self._local.memory(length) if memory is None else memory)
 
     def _read_pieces(self, part: _Part, shape: tuple[int, ...]) -> bool:
         """Read only the wanted rows of an uncompressed chunk, if they are a few long ranges of it."""
@@ -205,10 +207,11 @@ def unpack(stored: np.ndarray, packing: Packing | None, out: np.ndarray) -> None
     out[...] = values
 
 
-class _Scratch(threading.local):
-    """Reusable memory of each thread for a stored chunk."""
+class _Local(threading.local):
+    """Of each thread: reusable memory for a stored chunk, and the number of stored bytes read so far."""
 
     def __init__(self) -> None:
+        self.bytes_read = 0
         self._memory = np.empty(0, np.uint8)
 
     def memory(self, size: int) -> np.ndarray:

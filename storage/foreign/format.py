@@ -196,6 +196,11 @@ class Foreign:
         """The size of all files."""
         return int(self.status[:, 0].sum())
 
+    def facts(self) -> dict[str, Any]:
+        """A summary as JSON: the first file and the number of files, their size, and whether they were hashed."""
+        hashed = len(self.hashes) > 0
+        return {"file": self.files[0], "files": len(self.files), "bytes": self.stored_bytes, "hashed": hashed}
+
     def to_json(self) -> dict[str, Any]:
         return {name: array.to_json() for name, array in self.arrays.items()}
 
