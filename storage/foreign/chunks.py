@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import ceil, prod
 from typing import NamedTuple
@@ -89,7 +90,8 @@ class ChunkReader:
         if whole:
             chunk = self._decoded(part.number, shape, None)
         else:
-            chunk = self.cache.get((self.name, part.number), lambda: self._decoded(part.number, shape, None).copy())
+            memory = partial(np.empty, shape, self._dtype)
+            chunk = self.cache.get((self.name, part.number), lambda: self._decoded(part.number, shape, memory()))
         self._place(part, chunk)
 
     def _place(self, part: _Part, chunk: np.ndarray) -> None:
@@ -113,8 +115,8 @@ class ChunkReader:
         return same and target.flags.c_contiguous and not self.array.packing
 
     def _decoded(self, number: int, shape: tuple[int, ...], out: np.ndarray | None) -> np.ndarray:
-        """A decoded chunk, in the order of its axes in memory: in `out` if it is given, otherwise valid until the
-        thread's next call.
+        """A decoded chunk, in the order of its axes in memory: in the contiguous `out` if it is given, otherwise valid
+        until the thread's next call.
 
         Raises DamagedError if its bytes cannot be decoded.
         """
@@ -132,9 +134,10 @@ class ChunkReader:
         if len(found) != size:
             raise self._damaged(number, f"it has {len(found):,} bytes, not {size:,}")
         chunk = np.frombuffer(found, self._dtype).reshape(shape)
-        if out is not None and not np.shares_memory(chunk, out):
-            out[...] = chunk
-        return chunk
+        if out is None or np.shares_memory(chunk, out):
+            return chunk
+        out[...] = chunk
+        return out
 
     def _stored(self, file: int, offset: int, length: int, memory: np.ndarray | None) -> bytes | np.ndarray:
         self._local.bytes_read += length

@@ -21,18 +21,18 @@ class SparseReader:
 
         Raises DamagedError for pointers and indices that are not those of a matrix of this shape.
         """
+        from .scatter import place_values  # loads numba, which few processes need
+
         counts = [0, 0, 0]
         pointers, counts[0] = self._read("pointers", start, stop + 1, np.int64)
         first, last = int(pointers[0]), int(pointers[-1])
         if (np.diff(pointers) < 0).any() or not 0 <= first <= last <= self.array.values.rows:
             raise self._damaged(start, stop, "pointers")
-        columns, counts[1] = self._read("indices", first, last, np.int64)
+        indices = np.dtype(self.array.indices.dtype).newbyteorder("=")
+        columns, counts[1] = self._read("indices", first, last, indices)
         values, counts[2] = self._read("values", first, last, out.dtype)
-        if len(columns) and not (columns.min() >= 0 and columns.max() < self.array.width):
+        if not place_values(pointers, columns, values, out):
             raise self._damaged(start, stop, "indices")
-        rows = np.repeat(np.arange(stop - start), np.diff(pointers))
-        out[...] = 0
-        np.add.at(out, (rows, columns), values)  # values of one place add up, as in SciPy
         return sum(counts)
 
     def _read(self, part: str, start: int, stop: int, dtype: np.typing.DTypeLike) -> tuple[np.ndarray, int]:

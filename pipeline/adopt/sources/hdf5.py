@@ -48,7 +48,7 @@ class Hdf5File:
     def attributes(self, path: str) -> dict[str, Any]:
         """The attributes of a dataset or a group."""
         with self.opened() as file:
-            found = dict(file[path].attrs)
+            found = dict(file[path].attrs) if path in file else {}
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
     def default(self, taken: Sequence[str]) -> tuple[str, ...]:

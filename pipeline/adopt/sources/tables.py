@@ -40,6 +40,10 @@ class TableFiles:
         self.place = place
         self._files = [place] if place.is_file() else _files_in(place)
         self._format = _format_of(self._files[0])
+        if self._format != PARQUET and place.waits_for_network:
+            raise SourceError(
+                f"{place}: Arrow files are mapped into memory; copy them to a local disk, or write Parquet"
+            )
         self._features: Mapping[str, Any] = {}
         if not place.is_file() and INFO in place.names():
             self._features = read_json(place / INFO).get("features") or {}
