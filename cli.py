@@ -250,7 +250,7 @@ def run(
         str,
         typer.Argument(
             metavar="JOB.toml",
-            help=r"Job file with the tables \[convert.csv] or \[convert.images], \[train] and \[predict].",
+            help=r"Job file with the tables \[convert.csv], \[convert.images] or \[adopt], \[train] and \[predict].",
         ),
     ],
     ray: Annotated[

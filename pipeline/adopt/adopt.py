@@ -22,7 +22,7 @@ from ..target.receipts import RECEIPTS, receipt_path
 from ..target.run import Stage, publish_done, run_shard_tasks
 from .files import with_hashes
 from .spec import AdoptionRequest, AdoptSpec, specify
-from .write import AdoptPlan, AdoptTask, columns_path, write_adopted_shard
+from .write import AdoptPlan, AdoptTask, columns_path, forget_readers, write_adopted_shard
 
 
 def adopt(
@@ -46,6 +46,7 @@ def adopt(
         _write_shards(spec, root, executor, progress)
         _commit(spec, root, executor, progress)
         (root / WORK).remove_tree()
+    forget_readers()
     dataset = open_dataset(root)
     publish_done(spec, dataset, executor)
     return dataset

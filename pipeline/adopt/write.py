@@ -92,7 +92,12 @@ def _features(root: Place, plan: AdoptPlan, start: int, stop: int) -> np.ndarray
     return out
 
 
-@lru_cache(2)
+def forget_readers() -> None:
+    """Close the files that tasks have read in this process, and free their decoded chunks."""
+    _reader.cache_clear()
+
+
+@lru_cache(1)
 def _reader(root: str, table: str, arrays: bytes) -> ForeignReader:
     return ForeignReader(Foreign.of(parse_json(arrays, root), _intact(locate(root) / WORK / TABLE, table)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil, prod
+from math import ceil, isfinite, prod
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -78,12 +78,14 @@ class Chunked:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: value for name, value in vars(self).items() if name not in ("chunks", "bounds", "packing")}
-        return {"kind": "chunks", **plain, "packing": self.packing and asdict(self.packing)}
+        fill = self.fill if isfinite(self.fill) else str(self.fill)  # JSON has no NaN
+        return {"kind": "chunks", **plain, "fill": fill, "packing": self.packing and asdict(self.packing)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> Self:
         packing = value["packing"] and Packing.from_json(value["packing"])
-        fields: dict[str, Any] = {name: value[name] for name in ("dtype", "axis", "fill")}
+        fill = float(value["fill"]) if isinstance(value["fill"], str) else value["fill"]
+        fields: dict[str, Any] = {"fill": fill, **{name: value[name] for name in ("dtype", "axis")}}
         fields |= {name: tuple(value[name]) for name in ("shape", "chunk", "axes", "codecs")}
         return cls(**fields, packing=packing, chunks=tables["chunks"], bounds=tables["bounds"])
 

@@ -54,8 +54,8 @@ def member(wheels: Path, name: str) -> bytes:
 def climate(folder: Path, wheels: Path, repeats: int, chunk: int) -> Case:
     """Temperatures of North America, year by year, from NetCDF to Zarr by xarray."""
     with h5py.File(io.BytesIO(member(wheels, CLIMATE))) as file:
-        stored = xr.Variable(("time", "latitude", "longitude"), file["air_temperature"][...])
-    repeated = xr.DataArray(xr.Variable.concat([stored] * repeats, "time"))
+        stored = np.tile(file["air_temperature"][...], (repeats, 1, 1))
+    repeated = xr.DataArray(stored, dims=("time", "latitude", "longitude"))
     encoding = {"air_temperature": {"chunks": (chunk, *repeated.shape[1:])}}
     repeated.to_dataset(name="air_temperature").to_zarr(folder / "climate.zarr", encoding=encoding, consolidated=False)
     return folder / "climate.zarr", {"x": "air_temperature", "sample_dim": "time"}
@@ -142,15 +142,15 @@ CASES: dict[str, Write] = {
     f"its cells {REPEATS} times, sparse, gzip": lambda folder, wheels: many_cells(folder, wheels, True),
     "digits, NPZ": numpy_file,
     "digits, NPZ, compressed": lambda folder, wheels: numpy_file(folder, wheels, True),
-    "digits, Zarr 2, Blosc": lambda *to: zarr_store(*to, 2, chunks=(2_000, 784), compressors=Blosc()),
-    "digits, Zarr 3, Zstd": lambda *to: zarr_store(*to, 3, chunks=(2_000, 784)),
-    "digits, Zarr 3, shards, Blosc": lambda *to: zarr_store(
-        *to, 3, chunks=(500, 784), shards=(10_000, 784), compressors=zarr.codecs.BloscCodec(cname="lz4")
+    "digits, Zarr 2, Blosc": lambda folder, wheels: zarr_store(folder, wheels, 2, chunks=(2_000, 784), compressors=Blosc()),
+    "digits, Zarr 3, Zstd": lambda folder, wheels: zarr_store(folder, wheels, 3, chunks=(2_000, 784)),
+    "digits, Zarr 3, shards, Blosc": lambda folder, wheels: zarr_store(
+        folder, wheels, 3, chunks=(500, 784), shards=(10_000, 784), compressors=zarr.codecs.BloscCodec(cname="lz4")
     ),
     "digits, HDF5": hdf5_file,
-    "digits, HDF5, gzip": lambda *to: hdf5_file(*to, chunks=(2_000, 784), compression="gzip"),
-    "digits, Parquet, lists": lambda *to: parquet_folder(*to, True, 2_500),
-    "digits, Parquet, 784 columns": lambda *to: parquet_folder(*to, False, 25_000),
+    "digits, HDF5, gzip": lambda folder, wheels: hdf5_file(folder, wheels, chunks=(2_000, 784), compression="gzip"),
+    "digits, Parquet, lists": lambda folder, wheels: parquet_folder(folder, wheels, True, 2_500),
+    "digits, Parquet, 784 columns": lambda folder, wheels: parquet_folder(folder, wheels, False, 25_000),
     "digits, Arrow, lists": arrow_file,
 }
 
@@ -173,7 +173,7 @@ def measure(write: Write, wheels: Path) -> dict[str, Any]:
         streams = []
         for dataset in (here, copy):
             batch = min(BATCH, len(dataset) // 8 // 8 * 8)
-            opened = fs.stream(dataset, batch_size=batch)
+            opened: Any = fs.stream(dataset, batch_size=batch)
             streams.append(fs.stream(dataset, batch_size=batch, memory=opened.memory_needed))
         for stream in streams:
             rate(stream)

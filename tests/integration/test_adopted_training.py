@@ -3,7 +3,7 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import foldstream as fs
 import h5py
@@ -48,7 +48,7 @@ def bits(run: Path) -> tuple[list[bytes], bytes]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("fold_mode", ["fused", "runs"])
-def test_models_are_those_of_a_copy(fold_mode: str, tmp_path: Path) -> None:
+def test_models_are_those_of_a_copy(fold_mode: Literal["fused", "runs"], tmp_path: Path) -> None:
     for name, (place, options) in write_sources(tmp_path).items():
         if fold_mode == "runs" and name != "parts":
             continue

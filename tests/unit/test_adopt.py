@@ -221,6 +221,24 @@ def test_packed_variables_have_the_values_that_xarray_shows(version: int, tmp_pa
         fs.adopt(tmp_path / "s.zarr", tmp_path / "out.zarr", x="t", sample_dim="day")
 
 
+def test_fractions_with_gaps_have_the_values_that_xarray_shows(tmp_path: Path) -> None:
+    values = xr.DataArray(np.where(X > 2, np.nan, X), dims=("time", "level", "lat"))
+    values.to_dataset(name="t").to_zarr(tmp_path / "s.zarr", encoding={"t": {"chunks": (90, 3, 8)}}, consolidated=False)
+    rows = rows_of(adopted(tmp_path / "s.zarr", sample_dim="time"))
+    assert rows["x"].tobytes() == values.values.tobytes()
+
+
+def test_pickled_objects_are_never_read(tmp_path: Path) -> None:
+    place, _ = zarr_of(2, chunks=(50, 3, 8))(tmp_path)
+    metadata = json.loads((place / "y" / ".zarray").read_text())
+    (place / "y" / ".zarray").write_text(json.dumps({**metadata, "dtype": "|O", "filters": [{"id": "pickle"}]}))
+    with pytest.raises(UsageError, match="has pickled objects, which are not read"):
+        fs.adopt(place, tmp_path / "out.zarr", x="deep/x", y="y", progress=False)
+    np.save(tmp_path / "o.npy", np.array([{}, 1], object))
+    with pytest.raises(UsageError, match="has Python objects, which are not read"):
+        fs.adopt(tmp_path / "o.npy", tmp_path / "out.zarr", progress=False)
+
+
 def test_a_netcdf_variable_has_the_values_that_xarray_shows(tmp_path: Path) -> None:
     stored = RNG.integers(-99, 99, (5, ROWS)).astype(np.int16)
     attributes = {"scale_factor": np.float32(0.01), "_FillValue": np.int16(7)}

@@ -16,7 +16,7 @@ from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import DamagedError, SourceError
 from foldstream.storage.foreign.cache import DecodedChunks
-from foldstream.storage.foreign.format import Chunked, Foreign, Groups
+from foldstream.storage.foreign.format import Chunked, Description, Foreign, Groups
 from foldstream.storage.foreign.reader import ForeignReader
 
 ROWS = 600
@@ -126,7 +126,11 @@ def test_decoded_chunks_stay_within_their_bytes_and_errors_do_not_stay() -> None
     chunks, decoded = DecodedChunks(limit=100), list[int]()
 
     def get(key: int) -> np.ndarray:
-        return chunks.get(key, lambda: decoded.append(key) or np.zeros(5))  # 40 bytes
+        def decode() -> np.ndarray:
+            decoded.append(key)
+            return np.zeros(5)  # 40 bytes
+
+        return chunks.get(key, decode)
 
     for key in (1, 2, 1, 3, 1, 2):
         get(key)
@@ -178,7 +182,7 @@ def test_a_copy_is_advised_where_reading_in_place_is_slow(dataset: Dataset, monk
 
 
 def test_a_description_survives_its_files() -> None:
-    arrays = {"x": chunked(100, 10), "y": groups(40, 60)}
+    arrays: dict[str, Description] = {"x": chunked(100, 10), "y": groups(40, 60)}
     foreign = Foreign(("/a b/ü", "s3://bucket/c"), np.array([[1, 2], [3, 4]]), arrays)
     again = Foreign.of(foreign.to_json(), foreign.to_bytes())
     assert (again.files, again.to_json()) == (foreign.files, foreign.to_json())

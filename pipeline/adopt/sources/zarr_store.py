@@ -10,7 +10,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from ....storage.errors import SourceError
+from ....storage.errors import SourceError, UsageError
 from ....storage.foreign.format import NOWHERE, Chunked
 from ....storage.places.json_files import parse_json
 from ....storage.places.place import THREADS, Place
@@ -129,10 +129,14 @@ class ZarrStore:
         return values_of(attributes, opened.dtype, f"{self.place}: '{path}'")
 
     def _open(self, path: str) -> Any:
+        """The array, opened by zarr. Raises UsageError for chunks that are pickled objects, which may run any code."""
         import zarr
 
+        folder = self._folder(path)
+        if "pickle" in repr((self._json(folder, ".zarray"), self._json(folder, "zarr.json").get("codecs"))):
+            raise UsageError(f"{self.place}: '{path}' has pickled objects, which are not read; write numbers or text")
         try:
-            return zarr.open_array(self.place.zarr_store(), path=self._folder(path), mode="r")
+            return zarr.open_array(self.place.zarr_store(), path=folder, mode="r")
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             raise SourceError(f"{self.place}: zarr cannot open '{path}' ({error}); write it again") from None
 
