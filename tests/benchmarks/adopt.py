@@ -142,7 +142,9 @@ CASES: dict[str, Write] = {
     f"its cells {REPEATS} times, sparse, gzip": lambda folder, wheels: many_cells(folder, wheels, True),
     "digits, NPZ": numpy_file,
     "digits, NPZ, compressed": lambda folder, wheels: numpy_file(folder, wheels, True),
-    "digits, Zarr 2, Blosc": lambda folder, wheels: zarr_store(folder, wheels, 2, chunks=(2_000, 784), compressors=Blosc()),
+    "digits, Zarr 2, Blosc": lambda folder, wheels: zarr_store(
+        folder, wheels, 2, chunks=(2_000, 784), compressors=Blosc()
+    ),
     "digits, Zarr 3, Zstd": lambda folder, wheels: zarr_store(folder, wheels, 3, chunks=(2_000, 784)),
     "digits, Zarr 3, shards, Blosc": lambda folder, wheels: zarr_store(
         folder, wheels, 3, chunks=(500, 784), shards=(10_000, 784), compressors=zarr.codecs.BloscCodec(cname="lz4")
