@@ -62,7 +62,8 @@ def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silen
 
 def _changed_features(dataset: Dataset, executor: Executor, progress: Progress) -> list[Damage]:
     """The files of adopted features that are not as they were."""
-    foreign, layout, damages = dataset.foreign, dataset.layout, []
+    foreign, layout = dataset.foreign, dataset.layout
+    damages: list[Damage] = []
     for number, reason in changed_files(foreign, executor, progress) if foreign else ():
         assert foreign
         first, last = rows_in(foreign.arrays["x"], number)
