@@ -26,7 +26,7 @@ if sys.platform not in ("linux", "darwin"):
 if TYPE_CHECKING:
     from .cluster.api.browse import BrowsableDataset as Dataset
     from .cluster.api.browse import open_to_browse as open
-    from .cluster.api.conversion import convert_csv, convert_images, prune, verify
+    from .cluster.api.conversion import adopt, convert_csv, convert_images, prune, verify
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
@@ -46,6 +46,7 @@ __all__ = [
     "FoldstreamError",
     "Listener",
     "Run",
+    "adopt",
     "append",
     "convert",
     "convert_csv",
@@ -69,6 +70,7 @@ _HOMES = {
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
+    "adopt": ("cluster.api.conversion", "adopt"),
     "append": ("cluster.python.append", "append"),
     "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),

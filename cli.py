@@ -20,6 +20,7 @@ import typer
 
 from .cluster.ray.auth import use_token
 from .cluster.requests import (
+    AdoptRequest,
     AppendRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
@@ -117,6 +118,24 @@ def convert_images(request: ConvertImagesRequest) -> None:
         from .cluster.api.conversion import convert_image_files
 
         dataset = convert_image_files(request, Session(listener=listener))
+    print_dataset(dataset)
+
+
+@request_command(app, AdoptRequest, "adopt")
+def adopt(request: AdoptRequest) -> None:
+    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow or Parquet files, which stay where they are. Run the same
+    command to resume.
+
+    Examples:
+        foldstream adopt digits.npz digits.zarr --x images --y labels
+        foldstream adopt cells.h5ad cells.zarr --y obs/cell_type
+        foldstream adopt climate.zarr climate-data.zarr --x temperature --sample-dim time --y targets.npy
+    """
+    with listening() as listener:
+        listener.announce("adopting", f"{request.place} as {request.out}")
+        from .cluster.api.conversion import adopt_arrays
+
+        dataset = adopt_arrays(request, Session(listener=listener))
     print_dataset(dataset)
 
 
@@ -266,7 +285,7 @@ def run(
         str,
         typer.Argument(
             metavar="JOB.toml",
-            help=r"Job file with the tables \[convert.csv] or \[convert.images], \[train] and \[predict].",
+            help=r"Job file with the tables \[convert.csv], \[convert.images] or \[adopt], \[train] and \[predict].",
         ),
     ],
     ray: Annotated[
@@ -347,6 +366,15 @@ def verify(
     if damages and not repair:
         raise DamagedError(f"{dataset}: {len(damages)} damaged files; fix them with --repair, or restore a backup")
     console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is intact")
+    from .storage.dataset import open_dataset
+
+    if (foreign := open_dataset(dataset).foreign) and not len(foreign.hashes):
+        console.print(
+            "its features are in files without hashes, of which only sizes, times and chunks were checked; "
+            "'foldstream adopt … --hash' stores hashes",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, Field, InstanceOf, model_validator
 
+from ..pipeline.adopt.options import AdoptOptions
 from ..pipeline.images.options import ImageOptions
 from ..pipeline.tables.options import TableOptions
 from ..pipeline.target.options import OnError
@@ -98,6 +99,20 @@ class ConvertTablesRequest(ConversionRequest, TableOptions):
 
 class ConvertImagesRequest(ConversionRequest, ImageOptions):
     """Convert images into a dataset of samples of one size."""
+
+
+class AdoptRequest(AdoptOptions):
+    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow or Parquet files, which stay where they are."""
+
+    place: Annotated[Location, Cli(metavar="PLACE")] = Field(
+        kw_only=False, description="File or folder with the arrays, or its URL in an object store."
+    )
+    out: Annotated[Location, Cli(metavar="OUT.zarr")] = Field(kw_only=False, description="Where to write the dataset.")
+    overwrite: bool = Field(default=False, description="Replace an existing dataset.")
+    dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
+        default=None,
+        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process does the work.",
+    )
 
 
 class AppendRequest(Options):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from ..storage.errors import FoldstreamError
 from ..storage.options import Options, choices_of, flag_of, options_in
 from .requests import (
+    AdoptRequest,
     AppendRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
@@ -32,6 +33,7 @@ FUNCTIONS = {
     "split": "fs.split_rows",
     "train": "fs.train",
     "predict": "fs.predict",
+    "adopt": "fs.adopt",
     "export": "fs.export",
     "verify": "fs.verify",
     "run": "fs.run_job",
@@ -167,6 +169,7 @@ def _keywords() -> dict[str, Keyword]:
     """The keywords of all functions by their flags."""
     found = {"repair": Keyword("repair", is_bool=True)}
     for kind in (
+        AdoptRequest,
         AppendRequest,
         PruneRequest,
         SplitRequest,

@@ -13,6 +13,8 @@ from .blocks.index import INDEX, BlockIndex, tables_in
 from .blocks.shards import shard_path
 from .blocks.writer import BLOCKS
 from .errors import DamagedError, DatasetError, ForeignError, IncompleteError
+from .foreign.format import TABLE as FOREIGN_TABLE
+from .foreign.format import Foreign
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
 from .places.json_files import content_hash, parse_json
 from .places.locate import Location, locate
@@ -56,6 +58,13 @@ class StoredArrays:
     def index(self) -> BlockIndex:
         """Where each block is stored. Raises DamagedError if the index file is not the one that was written."""
         return _index(_IndexKey(self.place, self.identity, self.manifest))
+
+    @property
+    def foreign(self) -> Foreign | None:
+        """The arrays that stay in files of others, if there are some. Raises DamagedError if their description is not
+        the one that was written."""
+        described = self.manifest.details.get("foreign")
+        return _foreign(_IndexKey(self.place, self.identity, self.manifest)) if described else None
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row per block, stored beside the arrays. Raises DamagedError if it is incomplete."""
@@ -209,6 +218,7 @@ class Dataset(StoredArrays):
             "classes": list(schema.classes),
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
+            **({"in_place": self.foreign.facts()} if self.foreign else {}),
         }
 
     def columns(self) -> tuple[ColumnFacts, ...]:
@@ -318,6 +328,18 @@ def _sources(manifest: Manifest) -> Sequence[Any]:
     request = manifest.details.get("request") or {}
     found: Sequence[Any] = request.get("sources", ())
     return found
+
+
+@lru_cache(TABLES)
+def _foreign(key: _IndexKey) -> Foreign:
+    place, described = key.place / FOREIGN_TABLE, key.manifest.details["foreign"]
+    try:
+        data = place.read_bytes()
+        if content_hash(data) != described["table"]:
+            raise ValueError("its content differs from what was written")
+        return Foreign.of(described["arrays"], data)
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedError(f"{place} cannot be read ({error}); adopt the files again") from None
 
 
 @lru_cache(TABLES)

@@ -159,12 +159,17 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
     fewest = max(math.ceil(rows / FEWEST_BLOCKS), min(SMALL_BLOCK_ROWS, rows // FEWEST_LANES))
     small = min(fewest, SMALL_BLOCK_BYTES // row_bytes)
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, max(rows // MINIMUM_BLOCKS, small)))
+    return layout_of_blocks(rows, row_bytes, block_rows)
+
+
+def layout_of_blocks(rows: int, row_bytes: int, block_rows: int, parts: tuple[int, ...] = ()) -> Layout:
+    """Choose shards of about 64 MB of `x` for blocks of so many rows; at least 8 of them if there are enough blocks."""
     blocks = math.ceil(rows / block_rows)
     most = math.ceil(blocks / MINIMUM_SHARDS)
     if math.ceil(blocks / most) < MINIMUM_SHARDS:  # of a few blocks
         most = max(1, blocks // MINIMUM_SHARDS)
     shard_blocks = min(math.ceil(SHARD_BYTES / (block_rows * row_bytes)), most)
-    return Layout(rows, block_rows, shard_blocks)
+    return Layout(rows, block_rows, shard_blocks, parts)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ...pipeline.adopt.adopt import adopt as write_adopted
+from ...pipeline.adopt.columns import ColumnRequest
+from ...pipeline.adopt.spec import AdoptionRequest
 from ...pipeline.append import append_request, append_rows, appended_version
 from ...pipeline.csv.options import CsvOptions
 from ...pipeline.images.columns import FEATURES
@@ -28,6 +31,7 @@ from ..bars import showing_progress
 from ..dask.executor import job_executor
 from ..listener import Listener
 from ..requests import (
+    AdoptRequest,
     AppendRequest,
     ConversionRequest,
     ConvertImagesRequest,
@@ -87,8 +91,10 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDat
     return browsable(convert_tables(request, session))
 
 
-def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, session: Session) -> Dataset:
-    """Convert the sources of a request of either kind."""
+def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest | AdoptRequest, session: Session) -> Dataset:
+    """Make the dataset of a request of any kind."""
+    if isinstance(request, AdoptRequest):
+        return adopt_arrays(request, session)
     if isinstance(request, ConvertTablesRequest):
         return convert_tables(request, session)
     return convert_image_files(request, session)
@@ -208,6 +214,65 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
 def absolute(place: str | Path) -> str:
     """An absolute path; a URL is returned unchanged."""
     return str(place) if "://" in str(place) else str(Path(place).absolute())
+
+
+class AdoptCall(AdoptRequest, Keywords):
+    """The keywords of `foldstream.adopt`."""
+
+
+@entry(AdoptCall, AdoptRequest)
+def adopt(request: AdoptRequest, session: Session) -> BrowsableDataset:
+    """Make a dataset of arrays that stay where they are: in Zarr, HDF5 (also h5ad and NetCDF4), NPY, NPZ, Arrow or
+    Parquet files.
+
+    Labels and other columns are stored in the dataset; of the features, it only holds where their chunks are. Folds,
+    training, resume and prediction are the same as for a copy, to the last bit. The files must not change: one that
+    has is an error when it is read.
+
+    Args:
+        place: File or folder with the arrays.
+        out: Where to write the dataset.
+        x: Path of the array of features; for tables, a column of lists, or several columns of numbers.
+        y: Path of the labels in `place`, another file, or `FILE:PATH`; several for several targets.
+        sample_dim: Name or number of the dimension of the samples, by default the first one.
+        shape: Shape of a sample, if it is not the stored one.
+        copy_features: Copy the features too, e.g. where their chunks make reading slow.
+        hash: Store the SHA-256 of every file, which `verify` compares.
+        client: Dask client; by default this process does the work, with Dask threads if there is enough of it.
+        **options: All other options of `foldstream adopt`; see its `--help`.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UsageError: An array does not exist, or cannot be read in place.
+        SourceError: A file is damaged, or a label is missing.
+        ConflictError: `out` already contains something else.
+
+    Example:
+        >>> digits = fs.adopt("digits.npz", "digits.zarr", x="images", y="labels")
+        >>> digits.schema.task
+        'classification'
+    """
+    return browsable(adopt_arrays(request, session))
+
+
+def adopt_arrays(request: AdoptRequest, session: Session) -> Dataset:
+    """Adopt the arrays of a request; see `adopt`."""
+    root, listener = locate(str(request.out)), session.listener
+    columns = ColumnRequest(as_texts(request.y), request.id, roles_of(request), request.task)
+    shape = None if request.shape is None else tuple(request.shape)
+    wanted = AdoptionRequest(
+        absolute(str(request.place)),
+        as_texts(request.x),
+        request.sample_dim,
+        shape,
+        columns,
+        request.copy_features,
+        request.hash,
+    )
+    with disk_in_words(root), job_executor(listener, session.client, request.dask) as executor:
+        return write_adopted(wanted, root, executor, listener.progress, request.overwrite)
 
 
 def convert_request(

@@ -47,7 +47,7 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         if part.left_out:
             what, listed = "images" if schema.image else "rows", dataset.folder_of(part) / LEFT_OUT
             table.add_row("skipped", f"{part.left_out:,} invalid {what}, see {listed}")
-    origin = f"{len(schema.features):,} columns"
+    origin = f"{len(schema.features):,} columns" if schema.features else "arrays"
     if schema.x_dtype == "float32" and dataset.request.get("dtype") == "auto" and not schema.image:
         origin += "; fractions are stored with 7 digits (16 with --dtype float64)"
     if schema.image:
@@ -67,6 +67,13 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
+    if foreign := dataset.foreign:
+        from ...pipeline.adopt.speed import compare_speed
+
+        files = foreign.files[0] + (f" and {len(foreign.files) - 1:,} more files" if foreign.files[1:] else "")
+        table.add_row("features", f"{files}, {size_text(foreign.stored_bytes)}")
+        if speed := compare_speed(dataset):
+            table.add_row("", speed.describe())
     if plans := (dataset.place / PLANS).names():
         table.add_row("fold plans", ", ".join(plans))
     console.print(table)

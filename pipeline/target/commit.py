@@ -1,5 +1,6 @@
 """The commit: it combines the receipts into the manifest, which makes the dataset readable."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ def attributes(schema: Schema) -> dict[str, Any]:
     return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 
-def commit_dataset(spec: DatasetSpec, root: Place) -> None:
-    """Combine the receipts into the manifest and write it."""
+def commit_dataset(spec: DatasetSpec, root: Place, foreign: Mapping[str, Any] | None = None) -> None:
+    """Combine the receipts into the manifest and write it. `foreign` describes arrays that stay elsewhere, if any."""
     combined = Combined.of(spec.layout, spec.schema, read_receipts(root, spec.layout.shards))
     if spec.schema.classes:
         write_block_table(root, "class_counts", combined.class_counts)
@@ -31,13 +32,14 @@ def commit_dataset(spec: DatasetSpec, root: Place) -> None:
         "class_counts": combined.class_counts.sum(axis=0, dtype=np.int64).tolist(),
         "left_out": spec.skipped,
         **({"left_out_rows": spec.skipped_rows} if spec.skipped_rows else {}),
+        **({"foreign": foreign} if foreign else {}),
     }
     if spec.skipped:
         commit_skipped(root)
-    manifest = Manifest(
-        "dataset", spec.layout, spec.schema.arrays(), tuple(combined.entries), details, behind=spec.schema.behind
-    )
-    commit(root, manifest, combined.blocks)
+    behind = () if foreign else spec.schema.behind
+    manifest = Manifest("dataset", spec.layout, spec.schema.arrays(), tuple(combined.entries), details, behind=behind)
+    outside = foreign["arrays"] if foreign else {}
+    commit(root, manifest, {name: blocks for name, blocks in combined.blocks.items() if name not in outside})
 
 
 def commit_skipped(root: Place) -> None:

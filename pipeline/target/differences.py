@@ -13,7 +13,12 @@ FLAGS = {
     "date_formats": "date_format",
     "numbers": "number",
 }
-LONG = {"like": "--like has other columns", "listing": "the images have changed since"}
+LONG = {
+    "like": "--like has other columns",
+    "listing": "the images have changed since",
+    "table": "the files of the features have changed since",
+    "columns": "the labels or other columns have changed since",
+}
 MOST_LETTERS = 60
 
 

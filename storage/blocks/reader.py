@@ -10,6 +10,7 @@ import numpy as np
 
 from ..dataset import Dataset, StoredArrays
 from ..errors import DamagedError
+from ..foreign.reader import ForeignReader, shared_reader
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
@@ -40,13 +41,18 @@ class BlockReader:
         self._wanted = {spec.name: spec for spec in self.specs}
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
-        self._groups = groups_of(wanted, dataset.manifest.behind)
+        self._foreign: ForeignReader | None = None
+        outside = set[str]()
+        if (foreign := dataset.foreign) and not foreign.arrays.keys().isdisjoint(arrays):
+            self._foreign, outside = shared_reader(dataset.identity, foreign), foreign.arrays.keys() & {*arrays}
+        self._outside = sorted(outside)
+        self._groups = groups_of([name for name in wanted if name not in outside], dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
         self._scratch = _Scratch()
         self.bytes_read = 0
-        """Number of stored bytes read from the dataset's location."""
+        """Number of stored bytes read from the dataset's location and from foreign files."""
         self._counting = threading.Lock()
         self._ahead: BlocksAhead | None = None
         self._follows = False
@@ -142,8 +148,15 @@ class BlockReader:
                 as_bytes(target)[...] = as_bytes(column[: len(target)])
 
     def _decoded(self, block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One block of every array, see `decode_block`."""
+        """One block of every array, see `decode_block`. The rest of the memory of a short block is not used."""
         found: dict[str, np.ndarray] = {}
+        for name in self._outside:
+            assert self._foreign
+            start, stop = self.dataset.layout.block_range(block)
+            read = self._foreign.read(name, start, stop, memory[name][: stop - start])
+            with self._counting:
+                self.bytes_read += read
+            found[name] = memory[name]
         for group in self._groups.values():
             try:
                 found |= self._decode(group, block, memory)

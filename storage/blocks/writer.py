@@ -160,24 +160,24 @@ def commit(root: Place, manifest: Manifest, blocks: Mapping[str, Sequence[int]])
     CRC-32C of every block in order. Raises ConflictError if another process has committed in the meantime.
     """
     root.clean_temporaries()  # of workers that were killed while others continued
-    tables = {spec.name: np.asarray(blocks[spec.name], np.uint32).reshape(-1, 2) for spec in manifest.arrays}
+    tables = {name: np.asarray(of_array, np.uint32).reshape(-1, 2) for name, of_array in blocks.items()}
     index = BlockIndex(manifest.layout, tables).to_bytes()
     manifest = replace(manifest, index=content_hash(index), format=FORMAT)
     root.write_files({INDEX: index})
-    consolidate(root, manifest)
+    consolidate(root, manifest.layout, tables)
     root.sync_folders()
     if not create_json(root / MANIFEST, manifest):
         raise ConflictError(f"{root} was completed by another process in the meantime; nothing is left to do")
 
 
-def consolidate(root: Place, manifest: Manifest) -> None:
+def consolidate(root: Place, layout: Layout, names: Iterable[str]) -> None:
     """Copy the metadata of all arrays into that of the group."""
-    folders = [part_folder(part) for part in range(len(manifest.layout.parts) or 1)]
+    folders = [part_folder(part) for part in range(len(layout.parts) or 1)]
     groups = [PARTS + "/", *folders[1:]] if folders[1:] else []
-    arrays = [f"{folder}{spec.name}/" for folder in folders for spec in manifest.arrays]
+    arrays = [f"{folder}{name}/" for folder in folders for name in names]
     of_blocks = sorted(f"{BLOCKS}/{file.name}" for file in (root / BLOCKS).walk() if file.name.endswith("zarr.json"))
-    names = ["zarr.json", *(f"{name}zarr.json" for name in (*groups, *arrays)), *of_blocks]
-    files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes((root / name).read_bytes()) for name in names}
+    metadata = ["zarr.json", *(f"{name}zarr.json" for name in (*groups, *arrays)), *of_blocks]
+    files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes((root / name).read_bytes()) for name in metadata}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is not in the specification
         zarr.consolidate_metadata(MemoryStore(files))

@@ -1,0 +1,286 @@
+"""Tables of features in Parquet and Arrow files, also those that Hugging Face's `datasets` saves: a column of lists, or
+several columns of numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from ....storage.errors import SourceError, UsageError
+from ....storage.foreign.format import Chunked, Groups
+from ....storage.foreign.groups import is_list, lists, place_columns, read_group
+from ....storage.places.json_files import read_json
+from ....storage.places.place import Place
+from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
+
+PARQUET, ARROW = "parquet", b"ARROW1"
+STATE, INFO = "state.json", "dataset_info.json"
+MOST_COLUMNS = 256  # of an Arrow file that are read one by one, rather than through Arrow
+
+
+class _Group(NamedTuple):
+    """A row group or a record batch: its file, its number there (in a stream, its offset), its length in bytes, and its
+    rows."""
+
+    file: Place
+    place: int
+    length: int
+    rows: int
+
+
+class TableFiles:
+    """The columns of one or several files with the same columns."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._files = [place] if place.is_file() else _files_in(place)
+        self._format = _format_of(self._files[0])
+        if self._format != PARQUET and place.waits_for_network:
+            raise SourceError(
+                f"{place}: Arrow files are mapped into memory; copy them to a local disk, or write Parquet"
+            )
+        self._features: Mapping[str, Any] = {}
+        if not place.is_file() and INFO in place.names():
+            self._features = read_json(place / INFO).get("features") or {}
+        self._schema = self._schemas()
+
+    def _schemas(self) -> pa.Schema:
+        """The columns of all files. Raises SourceError if they differ."""
+        schemas = [_schema_of(file, self._format) for file in self._files]
+        for file, schema in zip(self._files, schemas, strict=True):
+            if not schema.equals(schemas[0]):
+                raise SourceError(f"{file} has other columns than {self._files[0]}; give files with the same ones")
+        return schemas[0]
+
+    def names(self) -> Sequence[str]:
+        return list(self._schema.names)
+
+    def default(self, taken: Sequence[str]) -> tuple[str, ...]:
+        free = [field for field in self._schema if field.name not in taken]
+        of_lists = [field.name for field in free if is_list(field.type)]
+        numbers = [field.name for field in free if _is_number(field.type)]
+        return tuple(of_lists) if len(of_lists) == 1 else () if of_lists else tuple(numbers)
+
+    @cached_property
+    def _groups(self) -> Sequence[_Group]:
+        found = [group for file in self._files for group in _groups_of(file, self._format) if group.rows]
+        if not found:
+            raise SourceError(f"{self.place} has no rows; give a table with some")
+        return found
+
+    def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:
+        columns, where = self._expanded(paths), f"{self.place}: '{', '.join(paths)}'"
+        if sample_dim is not None:
+            raise UsageError(f"--sample-dim {sample_dim}: the rows of a table are its samples; remove the option")
+        groups = self._groups
+        bounds = np.cumsum([0, *(group.rows for group in groups)], dtype=np.int64)
+        row_shape, dtype = self._form(columns, groups[0], where)
+        places = np.array([(files.add(one.file), one.place, one.length) for one in groups], np.int64)
+        described = Groups(self._format, columns, row_shape, dtype, places, bounds)
+        names = columns if len(columns) > 1 or row_shape == (1,) else ()
+        try:
+            chunked = self._in_memory_order(described, groups, files)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}; samples need one shape, so name another column with --x") from None
+        return FoundArray(", ".join(paths), int(bounds[-1]), row_shape, dtype, chunked or described, names)
+
+    def _expanded(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """The columns that names and patterns select. Raises UsageError for one that selects none."""
+        found: list[str] = []
+        for path in paths:
+            names = [path] if path in self._schema.names else [n for n in self._schema.names if fnmatchcase(n, path)]
+            if not names:
+                raise unknown(path, self.place, self.names())
+            found += names
+        return tuple(dict.fromkeys(found))
+
+    def _form(self, columns: Sequence[str], first: _Group, where: str) -> tuple[tuple[int, ...], str]:
+        """The shape and the dtype of a row. Raises UsageError for columns that are no numbers or lists of numbers."""
+        kinds = [self._schema.field(name).type for name in columns]
+        if len(columns) == 1 and is_list(kinds[0]):
+            table = read_group(str(first.file), self._format, first.place, tuple(columns))
+            shape, inner = _list_shape(table.column(0)), kinds[0]
+            while is_list(inner):
+                inner = getattr(inner, "storage_type", inner).value_type
+            return shape, value_dtype(_numpy_type(inner, where), where)
+        types = [value_dtype(_numpy_type(kind, where), where) for kind in kinds]
+        gaps = [np.dtype(kind).kind != "f" and self._has_gaps(name) for name, kind in zip(columns, types, strict=True)]
+        types = [_with_gaps(kind) if gap else kind for kind, gap in zip(types, gaps, strict=True)]
+        return (len(columns),), np.result_type(*types).name
+
+    def _has_gaps(self, name: str) -> bool:
+        """Whether values of a column are missing."""
+        if self._format != PARQUET:
+            return bool(self._read(name).null_count)
+        for file in self._files:
+            described = parquet.ParquetFile(file.file_argument()).metadata
+            at = next(n for n in range(described.num_columns) if described.schema.column(n).path == name)
+            for group in range(described.num_row_groups):
+                found = described.row_group(group).column(at).statistics
+                if found is None or not found.has_null_count:
+                    return bool(self._read(name).null_count)
+                if found.null_count:
+                    return True
+        return False
+
+    def _in_memory_order(self, described: Groups, groups: Sequence[_Group], files: FileList) -> Chunked | None:
+        """Columns of uncompressed Arrow files as chunks, which need no Arrow to be read; None if they are no such."""
+        width = prod(described.row_shape)
+        of_lists = is_list(self._schema.field(described.columns[0]).type)
+        if self._format == PARQUET or (not of_lists and len(described.columns) > MOST_COLUMNS):
+            return None
+        table: list[tuple[int, int, int]] = []
+        for file in self._files:
+            whole = pa.memory_map(str(file)).read_buffer()
+            for group in (one for one in groups if one.file == file):
+                batch = read_group(str(file), self._format, group.place, described.columns, whole)
+                for column in batch.columns:
+                    values = _plain_values(column, group.rows, width if of_lists else 1, described.dtype)
+                    start = None if values is None else values.buffers()[1].address - whole.address
+                    if values is None or start is None or not 0 <= start < whole.size:
+                        return None
+                    size = np.dtype(described.dtype).itemsize
+                    table.append((files.add(file), start + values.offset * size, len(values) * size))
+        shape = (described.rows, *described.row_shape)
+        chunk = (max(group.rows for group in groups), *(described.row_shape if of_lists else (1,)))
+        return Chunked(shape, chunk, np.dtype(described.dtype).str, np.array(table, np.int64), bounds=described.bounds)
+
+    def _read(self, name: str) -> pa.ChunkedArray:
+        """A column of all files."""
+        if self._format == PARQUET:
+            tables = [parquet.read_table(file.file_argument(), columns=[name]) for file in self._files]
+        else:
+            tables = [_open_arrow(str(file), self._format).read_all().select([name]) for file in self._files]
+        return pa.concat_tables(tables).column(0)
+
+    def column(self, path: str) -> np.ndarray | pa.Array:
+        if path not in self._schema.names:
+            raise unknown(path, self.place, self.names())
+        values = self._read(path).combine_chunks()
+        if is_list(values.type):
+            return lists(values, prod(_list_shape(values)))
+        feature = self._features.get(path) or {}
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            codes = values.cast(pa.int64())
+            return pa.array(feature["names"]).take(pc.if_else(pc.less(codes, 0), None, codes))  # -1 is a missing label
+        return values
+
+    def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:
+        columns = self._expanded(paths)
+        table = pa.table({name: self._read(name).slice(start, stop - start) for name in columns})
+        shape, dtype = self._form(columns, self._groups[0], str(self.place))
+        out = np.empty((stop - start, *shape), dtype)
+        place_columns(table, Groups(self._format, columns, shape, dtype, np.zeros((0, 3)), np.zeros(1)), out)
+        return out
+
+
+def _files_in(place: Place) -> list[Place]:
+    """The files of a folder, in order. Raises SourceError for a folder of several splits, and for rows in another
+    order than that of the files."""
+    names = place.names()
+    if SPLITS in names:
+        splits = ", ".join(read_json(place / SPLITS)["splits"])
+        raise SourceError(f"{place} contains several datasets ({splits}); give the folder of one of them")
+    if STATE in names:
+        state = read_json(place / STATE)
+        if state.get("_indices_files") or state.get("_indices_data_files"):
+            raise SourceError(f"{place} selects rows of its files; save it again after 'flatten_indices()'")
+        return [place / one["filename"] for one in state["_data_files"]]
+    found = [
+        entry.name for entry in place.walk() if entry.name.endswith(TABLES) and not entry.name.startswith(("_", "."))
+    ]
+    if len({name.rpartition(".")[2] == PARQUET for name in found}) > 1:
+        raise SourceError(f"{place} has Parquet and Arrow files; give a folder with one kind of them")
+    return [place / name for name in sorted(found)]
+
+
+def _format_of(file: Place) -> str:
+    """The format of a file: "parquet", or Arrow's "file" or "stream"."""
+    start = file.read_range(0, 6)
+    return PARQUET if start.startswith(b"PAR1") else "file" if start == ARROW else "stream"
+
+
+def _open_arrow(path: str, form: str) -> Any:
+    open_it = pa.ipc.open_file if form == "file" else pa.ipc.open_stream
+    return open_it(pa.memory_map(path))
+
+
+def _schema_of(file: Place, form: str) -> pa.Schema:
+    try:
+        if form == PARQUET:
+            return parquet.read_schema(file.file_argument()).remove_metadata()
+        return _open_arrow(str(file), form).schema.remove_metadata()
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{file}: Arrow cannot open it ({error}); write it again") from None
+
+
+def _groups_of(file: Place, form: str) -> Iterator[_Group]:
+    if form == PARQUET:
+        found = parquet.ParquetFile(file.file_argument()).metadata
+        for number in range(found.num_row_groups):
+            group = found.row_group(number)
+            yield _Group(file, number, group.total_byte_size, group.num_rows)
+        return
+    if form == "file":
+        opened = _open_arrow(str(file), form)
+        for number in range(opened.num_record_batches):
+            batch = opened.get_batch(number)
+            yield _Group(file, number, batch.nbytes, batch.num_rows)
+        return
+    with pa.memory_map(str(file)) as stream:
+        schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+        while stream.tell() < stream.size():
+            place = stream.tell()
+            try:
+                message = pa.ipc.read_message(stream)
+            except EOFError:
+                return
+            if message.type == "dictionary":
+                raise SourceError(f"{file} is a stream with dictionaries; write it as an Arrow file or as Parquet")
+            batch = pa.ipc.read_record_batch(message, schema)
+            yield _Group(file, place, batch.nbytes, batch.num_rows)
+
+
+def _list_shape(column: Any) -> tuple[int, ...]:
+    """The shape of the first list of a column."""
+    values = column[0].as_py()
+    return np.shape(values)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _numpy_type(kind: pa.DataType, where: str) -> Any:
+    if not _is_number(kind):
+        raise UsageError(
+            f"{where} has values of type {kind}, which are no numbers; name other columns with --x, or convert the "
+            "files with 'foldstream convert csv', which encodes text and dates"
+        )
+    return kind.to_pandas_dtype()
+
+
+def _with_gaps(kind: str) -> str:
+    """The floating-point type that stores all values of an integer type, as far as there is one."""
+    return "float32" if np.dtype(kind).itemsize <= 2 else "float64"
+
+
+def _plain_values(column: Any, rows: int, width: int, dtype: str) -> Any:
+    """The values of a column as one array, None if they are not stored as plain values of this type without gaps."""
+    values = column
+    while is_list(values.type):
+        if values.null_count:
+            return None
+        values = getattr(values, "storage", values)
+        values = values.flatten()
+    plain = _is_number(values.type) and not pa.types.is_boolean(values.type)
+    if not plain or values.null_count or np.dtype(values.type.to_pandas_dtype()) != np.dtype(dtype):
+        return None
+    lists(column, width) if is_list(column.type) else None  # raises ValueError for lists of other lengths
+    return values if len(values) == rows * width else None

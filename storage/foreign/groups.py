@@ -1,0 +1,158 @@
+"""Rows of columns in Parquet and Arrow files, which Arrow reads one row group or record batch at a time."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..errors import DamagedError
+from ..places.locate import locate
+from .cache import DecodedChunks
+from .files import OPEN_FILES, ForeignFiles
+from .format import Groups
+
+
+class GroupReader:
+    """Reads rows of columns. Groups of which only a part is wanted stay decoded in `cache`."""
+
+    def __init__(self, name: str, array: Groups, files: ForeignFiles, cache: DecodedChunks) -> None:
+        self.name, self.array, self.files, self.cache = name, array, files, cache
+        self._bounds, self._local = array.bounds, _Local()
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` into `out`, (rows, *row_shape). Returns the number of stored bytes read."""
+        counted = self._local.bytes_read
+        first = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        for number in range(first, len(self._bounds) - 1):
+            low, high = self._bounds[number : number + 2].tolist()
+            if low >= stop:
+                break
+            begin, end = max(start, low), min(stop, high)
+            target = out[begin - start : end - start]
+            if end - begin == high - low:
+                self._decode(number, target)
+                continue
+            target[...] = self.cache.get((self.name, number), lambda: self._decoded(number))[begin - low : end - low]  # noqa: B023 - called at once
+        return self._local.bytes_read - counted
+
+    def _decoded(self, number: int) -> np.ndarray:
+        rows = int(self._bounds[number + 1] - self._bounds[number])
+        out = np.empty((rows, *self.array.row_shape), self.array.dtype)
+        self._decode(number, out)
+        return out
+
+    def _decode(self, number: int, out: np.ndarray) -> None:
+        """Decode all rows of a group into `out`. Raises DamagedError if Arrow cannot read them."""
+        import pyarrow as pa
+
+        file, place, length = self.array.groups[number].tolist()
+        path = self.files.check(file)
+        self._local.bytes_read += length
+        try:
+            table = read_group(path, self.array.format, place, self.array.columns)
+            place_columns(table, self.array, out)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedError(
+                f"{path}: its rows cannot be read ({error}); fix or restore the file, and adopt it again"
+            ) from None
+        self.files.check(file)
+
+
+class _Local(threading.local):
+    """Of each thread: the number of stored bytes read so far."""
+
+    bytes_read = 0
+
+
+def read_group(path: str, form: str, place: int, columns: tuple[str, ...], whole: Any = None) -> Any:
+    """A group of a file as an Arrow table or record batch. `whole` is the content of an Arrow file, if it is mapped
+    already."""
+    import pyarrow as pa
+
+    if form == "parquet":
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(locate(path).file_argument(), metadata=_metadata(path)) as file:
+            return file.read_row_group(place, columns=list(columns), use_threads=False).select(list(columns))
+    with pa.memory_map(path) if whole is None else pa.BufferReader(whole) as file:
+        if form == "file":
+            return pa.ipc.open_file(file).get_batch(place).select(list(columns))
+        schema = pa.ipc.read_schema(pa.ipc.read_message(file))
+        file.seek(place)
+        return pa.ipc.read_record_batch(pa.ipc.read_message(file), schema).select(list(columns))
+
+
+@lru_cache(OPEN_FILES)
+def _described(path: str, size: int, mtime_ns: int) -> Any:
+    from pyarrow import parquet
+
+    return parquet.read_metadata(locate(path).file_argument())
+
+
+def _metadata(path: str) -> Any:
+    """The footer of a Parquet file, which with many columns takes longer to read than a row group."""
+    return _described(path, *locate(path).describe())
+
+
+def place_columns(table: Any, array: Groups, out: np.ndarray) -> None:
+    """Copy columns into `out`, (rows, *row_shape). Missing numbers become NaN.
+
+    Raises ValueError for lists of another length, and for missing integers.
+    """
+    if len(array.columns) == 1 and is_list(table.column(0).type):
+        out.reshape(len(out), -1)[...] = lists(table.column(0), prod(array.row_shape))
+        return
+    for number in range(len(array.columns)):
+        out[:, number] = numbers(table.column(number), out.dtype)
+
+
+def numbers(column: Any, dtype: Any) -> np.ndarray:
+    """A column of numbers, (rows,). Raises ValueError for missing values that are no floating-point numbers."""
+    if column.null_count and np.dtype(dtype).kind != "f":
+        raise ValueError(f"{column.null_count:,} values are missing")
+    found: np.ndarray = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(zero_copy_only=False)
+    return found
+
+
+def lists(column: Any, width: int) -> np.ndarray:
+    """A column of lists of numbers, also nested ones, as (rows, width). Raises ValueError for other lengths, and for
+    missing lists."""
+    import pyarrow.compute as pc
+
+    chunks = column.chunks if hasattr(column, "chunks") else [column]
+    parts = []
+    for chunk in chunks:
+        rows, values = len(chunk), chunk
+        while is_list(values.type):
+            if values.null_count:
+                raise ValueError(f"{values.null_count:,} lists are missing")
+            values = getattr(values, "storage", values)
+            lengths = pc.min_max(pc.list_value_length(values)).as_py()
+            if lengths["min"] != lengths["max"]:
+                raise ValueError(f"the lists do not all have {width:,} values")
+            values = values.flatten()
+        if len(values) != rows * width:
+            raise ValueError(f"the lists do not all have {width:,} values")
+        if values.null_count and not _is_float(values.type):
+            raise ValueError(f"{values.null_count:,} values are missing")
+        parts.append(values.to_numpy(zero_copy_only=False).reshape(rows, width))
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+
+def _is_float(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_floating(kind))
+
+
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists, of one length or not, also in an extension type such as a tensor."""
+    import pyarrow as pa
+
+    kind = getattr(kind, "storage_type", kind)
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
