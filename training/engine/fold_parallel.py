@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..config import TrainConfig
 from ..stream.batch import Batch, rows_in, split_rows, tensors_of, with_tensors
@@ -22,6 +23,7 @@ from .fold_model import FoldModel
 from .process import Process, Work
 from .shares import Rows, deal_rows, rows_of
 
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 MESSAGES = 8  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
@@ -270,5 +272,10 @@ def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps) -> 
         for rank, load in group.tails_of(reader):
             places = torch.from_numpy(group.places(load, len(parts)))
             for part, tail in zip(tensors_of(parts[rank]), tensors_of(rows), strict=True):
-                part[places] = tail[first : first + load.part.rows]
+                _signed(part)[places] = _signed(tail[first : first + load.part.rows])
             first += load.part.rows
+
+
+def _signed(tensor: Tensor) -> Tensor:
+    """The same bytes as signed integers: torch cannot assign to rows of unsigned ones of more than 8 bits."""
+    return tensor.view(SIGNED.get(tensor.dtype, tensor.dtype))
