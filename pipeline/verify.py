@@ -60,7 +60,7 @@ def check_shard(task: CheckTask) -> list[Damage]:
     start, stop = dataset.layout.shard_range(task.shard)
     damages = []
     for spec in dataset.manifest.arrays:
-        path = dataset.place / shard_key(spec, task.shard)
+        path = dataset.shard_place(spec.name, task.shard)
         reason = _damage_of(dataset, spec.name, path, task.shard)
         if reason:
             damages.append(Damage(task.shard, spec.name, str(path), start, stop - 1, reason))

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from .blocks.index import INDEX, BlockIndex, tables_in
+from .blocks.shards import shard_path
 from .blocks.writer import BLOCKS
 from .errors import DamagedError, DatasetError, ForeignError, IncompleteError
 from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
@@ -45,6 +46,10 @@ class StoredArrays:
     def spec(self, name: str) -> ArraySpec:
         """The array of that name. Raises KeyError if it does not exist."""
         return {spec.name: spec for spec in self.manifest.arrays}[name]
+
+    def shard_place(self, array: str, shard: int) -> Place:
+        """The file of a shard."""
+        return self.place / shard_path(self.layout, self.spec(array), shard)
 
     @property
     def index(self) -> BlockIndex:

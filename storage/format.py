@@ -7,10 +7,12 @@ number of blocks is stored in small Zarr arrays beside it, so that a dataset of 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -41,11 +43,17 @@ BEHIND_SHARE = 1 / 4  # of the bytes of `x`: other arrays up to this size are st
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are divided: `block_rows` rows per block, `shard_blocks` blocks per shard; the last may be shorter."""
+    """How rows are divided: `block_rows` rows per block, `shard_blocks` blocks per shard; the last may be shorter.
+
+    `parts` are the numbers of rows of parts that were written at different times, or come from different files. Each
+    part begins with a new block and a new shard, so the last block and the last shard of any part may be shorter.
+    Without `parts`, all rows are one part.
+    """
 
     rows: int
     block_rows: int
     shard_blocks: int
+    parts: tuple[int, ...] = ()
 
     @property
     def shard_rows(self) -> int:
@@ -53,16 +61,42 @@ class Layout:
 
     @property
     def blocks(self) -> int:
-        return math.ceil(self.rows / self.block_rows)
+        return self._begins.blocks[-1]
 
     @property
     def shards(self) -> int:
-        return math.ceil(self.rows / self.shard_rows)
+        return self._begins.shards[-1]
+
+    @cached_property
+    def _begins(self) -> _Begins:
+        rows = self.parts or (self.rows,)
+        blocks = [math.ceil(part / self.block_rows) for part in rows]
+        shards = [math.ceil(part / self.shard_rows) for part in rows]
+        return _Begins(*([0, *accumulate(counts)] for counts in (rows, blocks, shards)))
+
+    def part_of(self, shard: int) -> int:
+        """The part that a shard belongs to."""
+        return bisect_right(self._begins.shards, shard) - 1
+
+    def of_part(self, part: int) -> Layout:
+        """The layout of a part by itself."""
+        begins = self._begins.rows
+        return Layout(begins[part + 1] - begins[part], self.block_rows, self.shard_blocks)
+
+    def shard_in_part(self, shard: int) -> int:
+        """The number of a shard among those of its part."""
+        return shard - self._begins.shards[self.part_of(shard)]
+
+    def shard_of(self, block: int) -> int:
+        """The shard that contains a block."""
+        part = bisect_right(self._begins.blocks, block) - 1
+        return self._begins.shards[part] + (block - self._begins.blocks[part]) // self.shard_blocks
 
     def block_range(self, block: int) -> tuple[int, int]:
         """The first row of a block, and the row after its last."""
-        start = block * self.block_rows
-        return start, min(start + self.block_rows, self.rows)
+        part = bisect_right(self._begins.blocks, block) - 1
+        start = self._begins.rows[part] + (block - self._begins.blocks[part]) * self.block_rows
+        return start, min(start + self.block_rows, self._begins.rows[part + 1])
 
     def joined(self, blocks: Sequence[int]) -> list[slice]:
         """The slice of each block's rows in a buffer that holds the rows of `blocks` one block after another."""
@@ -71,19 +105,48 @@ class Layout:
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """The first row of a shard, and the row after its last."""
-        start = shard * self.shard_rows
-        return start, min(start + self.shard_rows, self.rows)
+        part = self.part_of(shard)
+        start = self._begins.rows[part] + (shard - self._begins.shards[part]) * self.shard_rows
+        return start, min(start + self.shard_rows, self._begins.rows[part + 1])
 
     def blocks_of(self, shard: int) -> range:
         """The blocks of a shard."""
-        first = shard * self.shard_blocks
-        return range(first, min(first + self.shard_blocks, self.blocks))
+        part = self.part_of(shard)
+        first = self._begins.blocks[part] + (shard - self._begins.shards[part]) * self.shard_blocks
+        return range(first, min(first + self.shard_blocks, self._begins.blocks[part + 1]))
+
+    def block_starts(self) -> np.ndarray:
+        """The first row of every block, (blocks,) int64."""
+        return np.concatenate(
+            [np.arange(start, stop, self.block_rows, dtype=np.int64) for start, stop in pairwise(self._begins.rows)]
+        )
 
     def block_sizes(self) -> np.ndarray:
         """The number of rows of every block, (blocks,) int64."""
-        sizes = np.full(self.blocks, self.block_rows, np.int64)
-        sizes[-1] = self.rows - (self.blocks - 1) * self.block_rows
-        return sizes
+        return np.diff(self.block_starts(), append=self.rows)
+
+    def blocks_at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks that contain the given rows, and the rows' places in them, each (rows,) int64."""
+        begins = self._begins
+        parts = np.searchsorted(begins.rows, rows, side="right") - 1
+        blocks, places = np.divmod(rows - np.array(begins.rows)[parts], self.block_rows)
+        return blocks + np.array(begins.blocks)[parts], places
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout as JSON, as earlier versions wrote it unless there are parts."""
+        return {name: value for name, value in asdict(self).items() if name != "parts" or value}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**{**value, "parts": tuple(value.get("parts", ()))})
+
+
+class _Begins(NamedTuple):
+    """The first row, block and shard of each part, and after them the numbers of all rows, blocks and shards."""
+
+    rows: list[int]
+    blocks: list[int]
+    shards: list[int]
 
 
 def choose_layout(rows: int, row_bytes: int) -> Layout:
@@ -422,7 +485,7 @@ class Manifest:
             value = from_first_format(value, where)
         return cls(
             kind=value["kind"],
-            layout=Layout(**value["layout"]),
+            layout=Layout.from_json(value["layout"]),
             arrays=tuple(ArraySpec(a["name"], a["dtype"], tuple(a["row_shape"])) for a in value["arrays"]),
             shards=tuple(ShardEntry(**entry) for entry in value["shards"]),
             details=value["details"],

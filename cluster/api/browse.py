@@ -128,10 +128,11 @@ class BrowsableDataset(Dataset):
     def _read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """All arrays of some rows. Each block is read once."""
         names = [spec.name for spec in self.manifest.arrays]
-        blocks, places = np.unique(positions // self.layout.block_rows, return_inverse=True)
+        found, places = self.layout.blocks_at(positions)
+        blocks, runs = np.unique(found, return_inverse=True)
         read = BlockReader(self, names).read(blocks.tolist())
         starts = np.array([part.start for part in self.layout.joined(blocks.tolist())], np.int64)
-        inside = starts[places] + positions % self.layout.block_rows
+        inside = starts[runs] + places
         return {name: array[inside] for name, array in read.items()}
 
 

@@ -53,7 +53,7 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
         own = {"features": row.get("features", {}), "image": ""}
         described.append({"row": row["row"], "name": row["name"], "loss": row["loss"], **own, **in_words(row, schema)})
         if is_image_shape(schema.sample_shape):
-            block, place = divmod(row["row"], dataset.layout.block_rows)
+            [block], [place] = dataset.layout.blocks_at(np.array([row["row"]]))
             buffer = io.BytesIO()
             render_sample(reader.read([block])["x"][place], dataset).save(buffer, "PNG")
             described[-1]["image"] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -36,8 +36,7 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
     across, down = CELL + 2 * MARGIN, CELL + 2 * MARGIN + TEXT
     sheet = Image.new("RGB", (COLUMNS * across, lines * down), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
-    for number, row in enumerate(rows):
-        block, place = divmod(int(row), dataset.layout.block_rows)
+    for number, (row, block, place) in enumerate(zip(rows, *dataset.layout.blocks_at(rows), strict=True)):
         arrays = {name: values[place] for name, values in reader.read([block]).items()}
         left, upper = number % COLUMNS * across + MARGIN, number // COLUMNS * down + MARGIN
         image = render_sample(arrays["x"], dataset)

@@ -33,7 +33,7 @@ class ImagePlan:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(Layout(**value["layout"]), Schema.from_json(value["schema"]))
+        return cls(Layout.from_json(value["layout"]), Schema.from_json(value["schema"]))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from ...storage.blocks.shards import shard_key
+from ...storage.blocks.shards import shard_path
 from ...storage.blocks.writer import commit, create_arrays, write_shard
 from ...storage.dataset import open_arrays
 from ...storage.errors import ConflictError, DamagedError
@@ -161,7 +161,11 @@ class ZarrOutput:
     def is_written(self, shard: int, facts: Facts, form: PredictedForm) -> bool:
         entry = ShardEntry(**facts["entry"])
         return all(
-            is_file(self.root / shard_key(spec, shard), entry.lengths[spec.name], entry.hashes[spec.name])
+            is_file(
+                self.root / shard_path(form.dataset.layout, spec, shard),
+                entry.lengths[spec.name],
+                entry.hashes[spec.name],
+            )
             for spec in form.specs
         )
 

@@ -80,7 +80,7 @@ class ShardPlan:
         return cls(
             **{
                 **value,
-                "layout": Layout(**value["layout"]),
+                "layout": Layout.from_json(value["layout"]),
                 "schema": Schema.from_json(value["schema"]),
                 "columns": Columns.from_json(value["columns"]),
                 "tables": tables_from_json(value["tables"]),

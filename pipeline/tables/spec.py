@@ -199,7 +199,7 @@ class ConversionSpec:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         return cls(
-            Layout(**value["layout"]),
+            Layout.from_json(value["layout"]),
             Schema.from_json(value["schema"]),
             Columns.from_json(value["columns"]),
             tuple(map(table_from_json, value["texts"])),

@@ -42,8 +42,9 @@ class BlockIndex:
         for name in self.behind if array == "x" else ():
             sizes += self.lengths(name)
         begins = np.cumsum(sizes) - sizes
-        of_shards = np.repeat(begins[:: self.layout.shard_blocks], self.layout.shard_blocks)
-        found: np.ndarray = begins - of_shards[: len(begins)]
+        shards = [self.layout.blocks_of(shard) for shard in range(self.layout.shards)]
+        of_shards = np.repeat(begins[[blocks.start for blocks in shards]], [len(blocks) for blocks in shards])
+        found: np.ndarray = begins - of_shards
         return found
 
     def to_bytes(self) -> bytes:

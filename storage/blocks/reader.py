@@ -15,7 +15,7 @@ from ..places.place import RangeReader
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
 from .one_call import read_parts
-from .shards import BLOSC_HEADER, decode_block, shard_key
+from .shards import BLOSC_HEADER, decode_block
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
@@ -67,11 +67,13 @@ class BlockReader:
 
     def _runs(self, blocks: Iterator[int]) -> Iterator[list[int]]:
         """Blocks that follow one another in a shard, up to a size that is worth one request."""
-        of_shard, arrays = self.dataset.layout.shard_blocks, self._groups
+        layout, arrays = self.dataset.layout, self._groups
         run, size = list[int](), 0
         for block in blocks:
             own = sum(self._length(array, block) for array in arrays)
-            if run and (block != run[-1] + 1 or block % of_shard == 0 or size + own > RUN_BYTES):
+            if run and (
+                block != run[-1] + 1 or layout.shard_of(block) != layout.shard_of(run[-1]) or size + own > RUN_BYTES
+            ):
                 yield run
                 run, size = [], 0
             run.append(block)
@@ -81,7 +83,7 @@ class BlockReader:
 
     def _request(self, keys: Sequence[Key]) -> tuple[list[Part], Future[np.ndarray]]:
         (array, block), first = keys[0], self._offset(*keys[0])
-        place = self.dataset.place / shard_key(self.dataset.spec(array), block // self.dataset.layout.shard_blocks)
+        place = self.dataset.shard_place(array, self.dataset.layout.shard_of(block))
         starts = [self._offset(*key) - first for key in keys]
         parts = [slice(start, start + self._length(*key)) for start, key in zip(starts, keys, strict=True)]
         return parts, place.request_range(first, parts[-1].stop)
@@ -164,9 +166,8 @@ class BlockReader:
             try:
                 found[name] = decode_block(stored[start:end], checksum, memory[name])
             except DamagedError as error:
-                raise _damaged(
-                    self.dataset, group[0], block // self.dataset.layout.shard_blocks, str(error), block
-                ) from None
+                shard = self.dataset.layout.shard_of(block)
+                raise _damaged(self.dataset, group[0], shard, str(error), block) from None
         return found
 
     def _decode_at_once(
@@ -175,7 +176,7 @@ class BlockReader:
         """Like `_decode`, in one call of compiled code for a file whose blocks are intact. Otherwise returns None; also
         for short blocks, for which compiled code is not worth loading."""
         try:
-            descriptor = self._shard(group[0], block // self.dataset.layout.shard_blocks).descriptor
+            descriptor = self._shard(group[0], self.dataset.layout.shard_of(block)).descriptor
         except FileNotFoundError:
             return None
         total = self._length(group[0], block)
@@ -211,7 +212,7 @@ class BlockReader:
 
     def _loaded(self, group: Sequence[str], block: int) -> bytes | np.ndarray:
         """Like `_stored`, from the dataset's location."""
-        key, number = (group[0], block), block // self.dataset.layout.shard_blocks
+        key, number = (group[0], block), self.dataset.layout.shard_of(block)
         stored: bytes | np.ndarray
         try:
             if self._ahead:
@@ -241,9 +242,8 @@ def groups_of(arrays: Sequence[str], behind: Sequence[str]) -> dict[str, tuple[s
 
 def _open_shard(dataset: StoredArrays, array: str, number: int) -> RangeReader:
     """Open a shard, and check its length."""
-    place = dataset.place / shard_key(dataset.spec(array), number)
     try:
-        return place.open_ranges(dataset.manifest.shards[number].lengths[array])
+        return dataset.shard_place(array, number).open_ranges(dataset.manifest.shards[number].lengths[array])
     except DamagedError as error:
         raise _damaged(dataset, array, number, str(error)) from None
 
@@ -253,7 +253,7 @@ class _BlockError(DamagedError):
 
 
 def _damaged(dataset: StoredArrays, array: str, shard: int, reason: str, block: int | None = None) -> DamagedError:
-    layout, place = dataset.layout, dataset.place / shard_key(dataset.spec(array), shard)
+    layout, place = dataset.layout, dataset.shard_place(array, shard)
     start, stop = layout.shard_range(shard) if block is None else layout.block_range(block)
     return (DamagedError if block is None else _BlockError)(
         f"{place}: {reason} (rows {start:,} to {stop - 1:,} of {array}); "

@@ -22,6 +22,7 @@ CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
 RESIDUE = 0x48674BC7  # the CRC-32C of any data followed by its own CRC-32C
 MISSING = 2**64 - 1
+PARTS = "parts"
 
 # Outside the main thread blosc would lock its own threads: with contexts, our threads decode in parallel.
 blosc.use_threads = False
@@ -121,7 +122,17 @@ def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> np
     return out
 
 
+def shard_path(layout: Layout, spec: ArraySpec, shard: int) -> str:
+    """The path of a shard relative to a set of arrays, of which each part after the first has a folder of its own."""
+    return part_folder(layout.part_of(shard)) + shard_key(spec, layout.shard_in_part(shard))
+
+
+def part_folder(part: int) -> str:
+    """The path of a part relative to a set of arrays. The first one is not in a folder of its own."""
+    return f"{PARTS}/{part + 1}/" if part else ""
+
+
 def shard_key(spec: ArraySpec, shard: int) -> str:
-    """The name of a shard relative to the dataset: Zarr's default chunk key."""
+    """The name of a shard relative to its part: Zarr's default chunk key."""
     coordinates: Sequence[int] = (shard, *(0 for _ in spec.row_shape))
     return "/".join([spec.name, "c", *map(str, coordinates)])

@@ -22,7 +22,7 @@ from ..format import FORMAT, MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
 from ..places.json_files import content_hash, create_json
 from ..places.place import Place
 from .index import INDEX, BlockIndex
-from .shards import LEVEL, encode_shard, shard_key
+from .shards import LEVEL, PARTS, encode_shard, part_folder, shard_path
 
 BLOCKS = "blocks"
 
@@ -47,15 +47,24 @@ def blocks_of(written: Iterable[WrittenShard], specs: Sequence[ArraySpec]) -> di
 
 def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
     """Write the metadata of the group and of its arrays, unless it is there: an interrupted removal may have left that
-    of other arrays. Existing chunks are not touched."""
+    of other arrays. Existing chunks are not touched. Each part of the layout after the first is a group of its own."""
     files: dict[str, Buffer] = {}
     store = MemoryStore(files)  # zarr does not wait until its files are durable, so we write them
     zarr.create_group(store, attributes=dict(attributes))
+    for path in (PARTS, *map(part_folder, range(1, len(layout.parts)))) if len(layout.parts) > 1 else ():
+        zarr.create_group(store, path=path.rstrip("/"))
+    for part in range(len(layout.parts) or 1):
+        _add_arrays(store, part_folder(part), layout.of_part(part), specs)
+    wanted = {name: data.to_bytes() for name, data in files.items()}
+    root.write_files({name: data for name, data in wanted.items() if not has_content(root / name, data)})
+
+
+def _add_arrays(store: MemoryStore, folder: str, layout: Layout, specs: Sequence[ArraySpec]) -> None:
     for spec in specs:
         itemsize = np.dtype(spec.dtype).itemsize
         zarr.create_array(
             store,
-            name=spec.name,
+            name=folder + spec.name,
             shape=(layout.rows, *spec.row_shape),
             shards=(layout.shard_rows, *spec.row_shape),
             chunks=(layout.block_rows, *spec.row_shape),
@@ -68,8 +77,6 @@ def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attri
             ],
             dimension_names=dimension_names(spec),
         )
-    wanted = {name: data.to_bytes() for name, data in files.items()}
-    root.write_files({name: data for name, data in wanted.items() if not has_content(root / name, data)})
 
 
 def has_content(place: Place, data: bytes) -> bool:
@@ -113,7 +120,7 @@ def write_shard(
         if spec.name in behind:
             whole = b"".join(parts)
             stored[spec.name], parts = cut(whole, blocks[spec.name][::2]), [whole]
-        lengths[spec.name], hashes[spec.name] = (root / shard_key(spec, shard)).write_parts(parts)
+        lengths[spec.name], hashes[spec.name] = (root / shard_path(layout, spec, shard)).write_parts(parts)
     entry = ShardEntry(stop - start, {spec.name: lengths[spec.name] for spec in specs}, hashes)
     return WrittenShard(entry, blocks)
 
@@ -157,16 +164,19 @@ def commit(root: Place, manifest: Manifest, blocks: Mapping[str, Sequence[int]])
     index = BlockIndex(manifest.layout, tables).to_bytes()
     manifest = replace(manifest, index=content_hash(index), format=FORMAT)
     root.write_files({INDEX: index})
-    consolidate(root, [spec.name for spec in manifest.arrays])
+    consolidate(root, manifest)
     root.sync_folders()
     if not create_json(root / MANIFEST, manifest):
         raise ConflictError(f"{root} was completed by another process in the meantime; nothing is left to do")
 
 
-def consolidate(root: Place, arrays: Sequence[str]) -> None:
+def consolidate(root: Place, manifest: Manifest) -> None:
     """Copy the metadata of all arrays into that of the group."""
+    folders = [part_folder(part) for part in range(len(manifest.layout.parts) or 1)]
+    groups = [PARTS + "/", *folders[1:]] if folders[1:] else []
+    arrays = [f"{folder}{spec.name}/" for folder in folders for spec in manifest.arrays]
     of_blocks = sorted(f"{BLOCKS}/{file.name}" for file in (root / BLOCKS).walk() if file.name.endswith("zarr.json"))
-    names = ["zarr.json", *(f"{name}/zarr.json" for name in arrays), *of_blocks]
+    names = ["zarr.json", *(f"{name}zarr.json" for name in (*groups, *arrays)), *of_blocks]
     files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes((root / name).read_bytes()) for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is not in the specification

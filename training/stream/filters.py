@@ -103,8 +103,7 @@ class SubsetFilter:
             )
 
     def kept(self, epoch: int = 0) -> np.ndarray:
-        starts = np.arange(0, self.layout.rows, self.layout.block_rows)
-        return np.add.reduceat(self.chosen, starts, dtype=np.int64)
+        return np.add.reduceat(self.chosen, self.layout.block_starts(), dtype=np.int64)
 
     def mask(self, blocks: Sequence[int], epoch: int = 0) -> np.ndarray:
         return np.concatenate([self.chosen[slice(*self.layout.block_range(block))] for block in blocks])

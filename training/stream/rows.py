@@ -121,7 +121,7 @@ def chosen_rows(
                 for first in range(0, len(inside), batch_size):
                     part = inside[first : first + batch_size]
                     batch = make_batch({name: buffers[name].take(column, part) for name, column in arrays.items()})
-                    yield number, blocks[0] // layout.shard_blocks, positions[part], batch
+                    yield number, layout.shard_of(blocks[0]), positions[part], batch
 
 
 def shard_rows(
@@ -133,7 +133,7 @@ def shard_rows(
     runs = (run for shard in shards for run in block_runs(dataset, layout.blocks_of(shard)))
     with reading_threads(dataset, ALONE) as threads:
         for blocks, arrays in _read_ahead(cached_reader(dataset, names), runs, threads):
-            yield blocks[0] // layout.shard_blocks, arrays
+            yield layout.shard_of(blocks[0]), arrays
 
 
 def _read_ahead(
