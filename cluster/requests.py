@@ -15,9 +15,9 @@ from ..pipeline.tables.options import TableOptions
 from ..pipeline.target.options import OnError
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
+from ..storage.programs.callables import name_callable, name_functions
 from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
-from ..training.zoo.callables import name_callable, name_functions
 from .listener import SILENT, Listener
 
 TableFormat = Literal["csv", "parquet"]

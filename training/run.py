@@ -11,10 +11,10 @@ from ..storage.fold_plan import open_plan
 from ..storage.format import MANIFEST, Schema, schema_of_first_format
 from ..storage.places.json_files import read_json
 from ..storage.places.place import Place
+from ..storage.programs.loading import open_code
+from ..storage.programs.own_code import name_in
 from .config import TrainConfig
 from .stream.order import Mixing
-from .zoo.loading import open_code
-from .zoo.own_code import name_in
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores

@@ -11,6 +11,8 @@ from ..storage.format import Schema, Statistics
 from ..storage.metrics.own import OwnMetric
 from ..storage.metrics.sample import RowSample
 from ..storage.metrics.scoring import LossMeasure, Scoring
+from ..storage.programs.loading import load_entry
+from ..storage.programs.user_code import describe_error
 from .config import Ensemble, Recipe, TrainConfig
 from .fitted.class_weights import class_weights, pos_weights
 from .fitted.strategies import parse_sample
@@ -20,8 +22,6 @@ from .stream.sampling import Sampling
 from .zoo.arguments import ANY, match_parameters, settings_in
 from .zoo.augment import MIXES, parse_augment
 from .zoo.factory import DEFAULTS, signature_of
-from .zoo.loading import load_entry
-from .zoo.user_code import describe_error
 
 LOSSES = {
     "classification": ("cross_entropy", "focal"),

@@ -10,8 +10,8 @@ from typing import Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.options import Options, as_texts
+from ...storage.programs.own_code import ROOT, name_in
 from ...training.config import SEVERAL_FUNCTIONS
-from ...training.zoo.own_code import ROOT, name_in
 from ..callbacks.callback import map_target
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 

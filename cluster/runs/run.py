@@ -20,6 +20,7 @@ from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
+from ...storage.programs.own_code import Code, collect_code, copy_code
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
@@ -27,7 +28,6 @@ from ...training.fitted.strategies import is_image_alone, parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
-from ...training.zoo.own_code import Code, collect_code, copy_code
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit

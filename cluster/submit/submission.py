@@ -21,9 +21,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ...storage.errors import RunError, UsageError
 from ...storage.options import as_texts
 from ...storage.places.locate import locate
+from ...storage.programs.own_code import ROOT, collect_code, copy_code
 from ...training.config import SEVERAL_FUNCTIONS
 from ...training.ray.internals import silence_upload_logs
-from ...training.zoo.own_code import ROOT, collect_code, copy_code
 from ..api.job_file import load_job_file
 from ..callbacks.callback import map_target
 from ..loopback import LOOPBACK, on_loopback

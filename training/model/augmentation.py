@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from ...storage.errors import UsageError
 from ...storage.format import IMAGE, Schema
+from ...storage.programs.loading import load_entry
+from ...storage.programs.user_code import describe_error
 from ..zoo.augment import MIXES, Augment, is_code, parse_augment
-from ..zoo.loading import load_entry
-from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
 """x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,) or (rows,

@@ -18,8 +18,8 @@ from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ...storage.programs.user_code import describe_error
 from ..run import RunFolder, RunJob, best_folder, is_done, load_job
-from ..zoo.user_code import describe_error
 from .onnx_file import Stored, ensemble_to_onnx, example_rows, to_onnx
 from .prediction import Predictor, load_predictor
 from .weights import contiguous_copy

@@ -10,10 +10,10 @@ from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE
+from ...storage.programs.user_code import describe_error
 from ..config import Recipe
 from ..fitted.inputs import Inputs
 from ..stream.batch import Batch, column_specs, make_batch
-from ..zoo.user_code import describe_error
 from .objective import Normalizer
 
 ROWS = 2

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.places.locate import locate
+from ...storage.programs.loading import load_entry, remedy_for
+from ...storage.programs.own_code import find_entry
+from ...storage.programs.user_code import describe_error
 from ..fitted.inputs import Inputs
 from .arguments import SCHEMA, call_factory, match_parameters, signature_in_source
-from .loading import load_entry, remedy_for
-from .own_code import find_entry
-from .user_code import describe_error
 
 if TYPE_CHECKING:
     import torch
