@@ -95,6 +95,13 @@ class ConversionRequest(Options):
 class ConvertTablesRequest(ConversionRequest, TableOptions):
     """Convert CSV, Parquet, Arrow and JSON lines files into a dataset."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def name_tokenizer(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A function from Python becomes what the command line would write."""
+        given = values.get("tokenizer")
+        return {**values, "tokenizer": name_functions("tokenizer", given)} if callable(given) else values
+
 
 class ConvertImagesRequest(ConversionRequest, ImageOptions):
     """Convert images into a dataset of samples of one size."""

@@ -162,7 +162,7 @@ class Dataset(StoredArrays):
     def _features(
         self, schema: Schema, statistics: Statistics, roles: Mapping[str, Sequence[str]]
     ) -> Iterator[ColumnFacts]:
-        width = len(schema.features) // schema.sample_shape[0]
+        width = len(schema.features) // schema.channels
         for position, name in enumerate(schema.features):
             channel, role = position // width, ", ".join(("feature", *roles.get(name, ())))
             missing = statistics.missing[channel]

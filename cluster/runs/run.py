@@ -21,6 +21,7 @@ from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.programs.own_code import Code, collect_code, copy_code
+from ...storage.sequences import TOKENIZER
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
@@ -96,7 +97,7 @@ def prepare_run(
             )
         return load_job(run)
     # A plan without a job, or a part of the job, is what a kill has left.
-    left = {run.folds.name, run.initial.name, run.code.name}
+    left = {run.folds.name, run.initial.name, run.code.name, TOKENIZER}
     if any(name not in left and not name.startswith(f".{run.job.name}.") for name in run.root.names()):
         raise ConflictError(f"{run.root} already contains something that is not a run; choose another folder")
     try:
@@ -107,6 +108,8 @@ def prepare_run(
     medians = parse_fill(config.missing).value == "median"
     fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
     copy_code(code, run.code)
+    if tokens := dataset.schema.tokens:
+        copy_code(tokens.code_in(dataset.place), run.root / TOKENIZER)
     for name, weights in initial.files.items():
         (run.initial / name).write(weights.read_bytes())
     run.root.sync_folders()

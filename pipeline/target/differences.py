@@ -13,7 +13,11 @@ FLAGS = {
     "date_formats": "date_format",
     "numbers": "number",
 }
-LONG = {"like": "--like has other columns", "listing": "the images have changed since"}
+LONG = {
+    "like": "--like has other columns",
+    "listing": "the images have changed since",
+    "code": "the files of the tokenizer have changed",
+}
 MOST_LETTERS = 60
 
 

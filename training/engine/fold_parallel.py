@@ -11,19 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..config import TrainConfig
 from ..stream.batch import Batch, rows_in, split_rows, tensors_of, with_tensors
 from ..stream.device import on_device
 from ..stream.fused import FusedStream
 from ..stream.read_schedule import ModelSteps
+from ..stream.sequences.padding import as_signed, trim_batches
 from ..stream.single import TrainStream
 from .fold_model import FoldModel
 from .process import Process, Work
 from .shares import Rows, deal_rows, rows_of
 
-SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 MESSAGES = 8  # of a rank for a group, at most: the tensors of its part and of the tails that it has read for others
 FoldStep = tuple[FoldModel, int, list[Rows]]
 """A step of a fold's epoch, with the rows of the shares that this rank trains."""
@@ -197,6 +196,8 @@ def read_steps(
 def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], count: int) -> Iterator[FoldStep]:
     """The steps of a group, each with the rows of its shares out of `count`."""
     by_share = [split_rows(rows, group.sizes(share, count)) for share, rows in shares.items()]
+    if fold.run_fold.job.schema.tokens:
+        by_share = [trim_batches(steps) for steps in by_share]
     for step, *rows in zip(group.steps, *by_share, strict=True):
         yield fold, step, rows
 
@@ -272,10 +273,5 @@ def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps) -> 
         for rank, load in group.tails_of(reader):
             places = torch.from_numpy(group.places(load, len(parts)))
             for part, tail in zip(tensors_of(parts[rank]), tensors_of(rows), strict=True):
-                _signed(part)[places] = _signed(tail[first : first + load.part.rows])
+                as_signed(part)[places] = as_signed(tail[first : first + load.part.rows])
             first += load.part.rows
-
-
-def _signed(tensor: Tensor) -> Tensor:
-    """The same bytes as signed integers: torch cannot assign to rows of unsigned ones of more than 8 bits."""
-    return tensor.view(SIGNED.get(tensor.dtype, tensor.dtype))

@@ -74,6 +74,8 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(
             f"--augment {text} requires images, but samples of this dataset have shape {schema.sample_shape}; remove it"
         )
+    if name == "mixup" and schema.tokens:
+        raise UsageError(f"--augment {text}: samples are sequences of token ids, which have no mean; remove it")
     if name == "mixup" and schema.categories:
         raise UsageError(
             f"--augment {text}: '{next(iter(schema.categories))}' is a category, and codes have no mean; remove it"

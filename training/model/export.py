@@ -5,7 +5,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -141,7 +140,7 @@ def export(run: Location, out: Location, *, format: str = "torchscript", ensembl
         with disk_in_words(folder):
             file.write(data)
     output = "logits" if schema.probabilities else "values"
-    description = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
+    description = {"files": [file.name for file in files], "output": output, "schema": schema.to_json()}
     write_json(folder / "export.json", description)
     return [Path(file) for file in files]
 
