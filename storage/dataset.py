@@ -67,8 +67,8 @@ class ColumnFacts:
 
     `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of these separated by commas,
     or "left out", in which case `reason` says why. `kind`: "number", "category", "class", "text", or "days",
-    "seconds", "microseconds" or "nanoseconds" (since 1970). `missing` is the number of missing values of a feature,
-    `distinct` that of categories or classes.
+    "seconds", "microseconds" or "nanoseconds" (since 1970), or "sequence", whose numbers are those of its lengths.
+    `missing` is the number of missing values of a feature, `distinct` that of categories or classes.
     """
 
     name: str
@@ -172,7 +172,8 @@ class Dataset(StoredArrays):
                 continue
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
             known = values if missing < len(self) * width else ()
-            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, None, *known)
+            kind = "sequence" if schema.tokens else schema.dates.get(name, "number")
+            yield ColumnFacts(name, role, kind, schema.x_dtype, missing, None, *known)
 
     @property
     def stored_bytes(self) -> int:

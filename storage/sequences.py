@@ -12,6 +12,7 @@ from .programs.own_code import Code
 LENGTH = "length"  # the array of the number of ids of each row
 TOKENIZER = "tokenizer"  # the folder of a dataset or a run with the user's tokenizer
 PADDING = 0
+BESIDE_TOKENS = "samples are sequences of tokens"  # why other columns are dropped
 
 
 @dataclass(frozen=True)

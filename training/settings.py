@@ -69,6 +69,10 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
             "--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs held-out rows; use one of them"
         )
     _check_recipe(config.recipe, str(schema.task))
+    if config.recipe.stack and schema.tokens:
+        raise UsageError(
+            "--set stack=true: batches of sequences have a width of their own for each fold; remove the setting"
+        )
     check_own_metrics(config, schema)
     _check_monitor(config, scoring_of(schema, config))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))

@@ -130,7 +130,8 @@ def measure_conversion(
     sample = ConversionSample(
         taken.bytes, len(dataset), made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
     )
-    data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
+    padded = dataset.schema.tokens is not None
+    data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes, padded)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spills = isinstance(request, ConvertTablesRequest) and request.shuffle is not None
     return (

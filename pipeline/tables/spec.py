@@ -17,7 +17,7 @@ from ...storage.options import as_texts
 from ...storage.places.json_files import as_json
 from ...storage.places.place import Place
 from ...storage.programs.own_code import Code
-from ...storage.sequences import TokenForm
+from ...storage.sequences import BESIDE_TOKENS, TokenForm
 from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
@@ -318,7 +318,7 @@ def features_beside(request: ConvertRequest, features: Sequence[str]) -> dict[st
         raise UsageError(
             f"--tokens {request.tokens}: '{named[0]}' cannot be a feature beside sequences; store it with --keep"
         )
-    return dict.fromkeys((name for name in features if name != request.tokens), "samples are sequences of tokens")
+    return dict.fromkeys((name for name in features if name != request.tokens), BESIDE_TOKENS)
 
 
 def _known_texts(request: ConvertRequest) -> dict[str, tuple[str, ...]]:
