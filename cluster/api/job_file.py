@@ -96,8 +96,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         if name in values:
             given = values[name]
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
-    if isinstance(values.get("model"), str):
-        values["model"] = _code(base, values["model"])
+    for option in ("model", "tokenizer"):
+        if isinstance(values.get(option), str):
+            values[option] = _code(base, values[option])
     for option in SEVERAL_FUNCTIONS:
         if option in values and isinstance(given := as_texts(values[option]), tuple):
             values[option] = [_code(base, one) for one in given]

@@ -55,21 +55,33 @@ class TokenLists:
 
 def parse_ids(texts: pa.Array) -> TokenLists:
     """The ids in texts such as `[3, 1, 4]` or `3 1 4`; none in a missing text."""
-    plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts.fill_null(""), SEPARATORS, " "))
-    parts = pc.if_else(pc.equal(plain, ""), pa.scalar([], pa.list_(pa.string())), pc.split_pattern(plain, " "))
-    lengths = pc.list_value_length(parts).to_numpy()
+    texts = texts.fill_null("")
     try:
-        return TokenLists.of(parts.flatten().cast(pa.int64()).to_numpy(), lengths)
+        return _parsed(_words(texts))  # as `lists_as_text` writes them, without a regular expression
     except pa.ArrowInvalid:
-        return _parse_one_by_one(texts, parts)
+        words = _words(pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, SEPARATORS, " ")))
+    try:
+        return _parsed(words)
+    except pa.ArrowInvalid:
+        return _parse_one_by_one(texts, words)
 
 
-def _parse_one_by_one(texts: pa.Array, parts: pa.Array) -> TokenLists:
+def _words(texts: pa.Array) -> pa.Array:
+    """The words of each text, between spaces."""
+    return pc.if_else(pc.equal(texts, ""), pa.scalar([], pa.list_(pa.string())), pc.split_pattern(texts, " "))
+
+
+def _parsed(words: pa.Array) -> TokenLists:
+    """The ids that words are. Raises ArrowInvalid if one is none."""
+    return TokenLists.of(words.flatten().cast(pa.int64()).to_numpy(), pc.list_value_length(words).to_numpy())
+
+
+def _parse_one_by_one(texts: pa.Array, words: pa.Array) -> TokenLists:
     """The same if some texts are no lists of integers."""
     found, wrong = list[np.ndarray](), dict[int, str]()
-    for row, words in enumerate(parts):
+    for row, of_row in enumerate(words):
         try:
-            found.append(words.values.cast(pa.int64()).to_numpy())
+            found.append(of_row.values.cast(pa.int64()).to_numpy())
         except pa.ArrowInvalid:
             text = texts[row].as_py()
             shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 import zarr
+from foldstream.cluster.api.job_file import load_job_file
+from foldstream.cluster.submit.submission import pack_job
 from foldstream.pipeline.sequences.ids import lists_as_text, lists_of, parse_ids
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, RowError, UsageError
@@ -158,6 +160,18 @@ def test_a_damaged_shard_is_tokenized_again(texts: Path) -> None:
     shard.write_bytes(before[:-1] + b"?")
     assert len(fs.verify(dataset, repair=True)) == 1
     assert shard.read_bytes() == before
+
+
+def test_a_job_takes_its_tokenizer_along(texts: Path, tmp_path: Path) -> None:
+    lines = ["sources = 'texts.csv'", "out = 't.zarr'", "tokens = 'text'", "label = 'label'"]
+    lines += ["tokenizer = 'tok.py:tokenize'", "asset = 'words.txt'", "overwrite = true"]
+    (texts / "job.toml").write_text("\n".join(["[convert.csv]", *lines]) + "\n")
+    (tmp_path / "sent").mkdir()
+    pack_job(load_job_file(texts / "job.toml"), tmp_path / "sent")
+    assert {path.name for path in (tmp_path / "sent").iterdir()} == {"job.toml", "tok.py", "words.txt"}
+    (texts / "tok.py").rename(texts / "elsewhere.py")
+    fs.run_job(tmp_path / "sent" / "job.toml")
+    assert stored(open_dataset(texts / "t.zarr")) == [[1, 2, 4], [3], [1, 3, 4], []]
 
 
 @pytest.mark.parametrize(
