@@ -16,7 +16,7 @@ from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch, is_unlabelled
-from ..sequences.ids import TokenLists
+from ..sequences.form import TokenFindings
 from ..sequences.tokenizer import TokenReading
 from ..target.beside import date_seconds, finest, unit_of
 from ..target.labels import TextFindings
@@ -26,26 +26,6 @@ from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 TOKEN_ROWS = 1 << 11  # of texts that are tokenized at once
-
-
-@dataclass(frozen=True)
-class TokenFindings:
-    """Of sequences of token ids, the longest one, the largest id, and the number of rows that are to be truncated."""
-
-    longest: int = 0
-    largest: int = 0
-    truncated: int = 0
-
-    @classmethod
-    def of(cls, lists: TokenLists, most: int | None) -> Self:
-        """The findings for some rows, of which `most` ids are kept."""
-        largest, longest = (int(values.max(initial=0)) for values in (lists.ids, lists.lengths))
-        return cls(longest, largest, int((lists.lengths > (most or longest)).sum()))
-
-    def merged(self, other: "TokenFindings") -> "TokenFindings":
-        """Both together."""
-        longest, largest = max(self.longest, other.longest), max(self.largest, other.largest)
-        return TokenFindings(longest, largest, self.truncated + other.truncated)
 
 
 @dataclass(frozen=True)
@@ -69,7 +49,7 @@ class Findings:
     texts: dict[str, TextFindings] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
     """The positions of the invalid rows, which `rows` does not include, among all rows."""
-    lengths: TokenFindings = TokenFindings()
+    lengths: TokenFindings = field(default_factory=TokenFindings)
 
     def merged(self, other: "Findings") -> "Findings":
         """Both together, except what was skipped; see `merge_findings`."""

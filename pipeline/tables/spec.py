@@ -21,6 +21,7 @@ from ...storage.sequences import BESIDE_TOKENS, TokenForm
 from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
+from ..sequences.form import TokenFindings
 from ..sequences.tokenizer import TokenReading
 from ..target.beside import DAY, roles_of, side_columns
 from ..target.labels import DISTINCT_LIMIT, choose_labels
@@ -33,8 +34,6 @@ from .readers import SourceTable, table_from_json, table_to_json
 NO_CODE = Code()
 NEW: dict[str, Any] = {"columns": "same", "tokens": None, "tokenizer": None, "length": None, "code": {}}
 """The options that earlier versions did not have, with their defaults."""
-TRUNCATABLE = 4096
-"""The longest sequence that is stored whole without --length: every row takes the space of the longest in memory."""
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
 
@@ -457,7 +456,7 @@ def choose_schema(
     if not features:
         raise UsageError("all feature columns are text that is unique in nearly every row; keep one with --category")
     shape = request.shape or (like.sample_shape if like else (len(features),))
-    tokens = choose_tokens(request, found)
+    tokens = choose_tokens(request, found.lengths)
     if tokens and not like:
         shape = (min(found.lengths.longest, request.length or found.lengths.longest),)
     elif not tokens and prod(shape) != len(features):
@@ -495,21 +494,13 @@ def choose_schema(
     return replace(schema, x_dtype=choose_dtype(request.dtype, schema, found))
 
 
-def choose_tokens(request: ConvertRequest, found: Findings) -> TokenForm | None:
-    """How the rows become sequences, if they do. Raises UsageError if there are no ids, or too many in a row."""
-    longest, largest = found.lengths.longest, found.lengths.largest
+def choose_tokens(request: ConvertRequest, found: TokenFindings) -> TokenForm | None:
+    """How the rows become sequences, if they do."""
     if request.like and request.like.tokens:
-        return replace(request.like.tokens, truncated=found.lengths.truncated)
+        return replace(request.like.tokens, truncated=found.truncated)
     if request.tokens is None:
         return None
-    if not longest:
-        raise UsageError(f"--tokens {request.tokens}: there are no token ids in this column but 0, which is padding")
-    if request.length is None and longest > TRUNCATABLE:
-        raise UsageError(
-            f"--tokens {request.tokens}: the longest sequence has {longest:,} ids, and each row takes as much memory; "
-            "truncate long ones with --length, e.g. --length 512"
-        )
-    return TokenForm(request.tokens, largest + 1, request.tokenizer, request.code, found.lengths.truncated)
+    return found.form(request.tokens, request.tokenizer, request.code, request.length)
 
 
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:
