@@ -110,9 +110,9 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     code = collect_code([*given, *tokenizers], [*own, *others])
     copy_code(code, locate(folder))
     names = {name: _name_there(code.names[name]) for name in code.names}
-    for table, option in ((train, "model"), (convert, "tokenizer")):
-        if option in table:
-            table[option] = names.get(table[option], table[option])
+    for values, option in ((train, "model"), (convert, "tokenizer")):
+        if option in values:
+            values[option] = names.get(values[option], values[option])
     for option in SEVERAL_FUNCTIONS:
         if option in train:
             train[option] = [names.get(one, one) for one in as_texts(train[option])]
@@ -120,9 +120,9 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
         train["settings"] = {**settings, "loss": names.get(str(settings["loss"]), settings["loss"])}
     if "callbacks" in train:
         train["callbacks"] = [map_target(one, lambda name: names.get(name, name)) for one in train["callbacks"]]
-    for table, of_table, assets in ((train, given, own), (convert, tokenizers, others)):
+    for values, named, assets in ((train, given, own), (convert, tokenizers, others)):
         if assets:
-            table["asset"] = list(collect_code(of_table, assets).assets)
+            values["asset"] = list(collect_code(named, assets).assets)
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)
