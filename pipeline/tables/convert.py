@@ -159,7 +159,8 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
         raise _no_rows(tables[0])
     sample = sample_columns(opened)
     columns = choose_columns(request, tables, sample)
-    texts = [] if request.like else [name for name in columns.texts if name in {*columns.features, *request.labels}]
+    shown_texts = {*columns.features, *request.labels} - {*columns.sequences}
+    texts = [] if request.like else [name for name in columns.texts if name in shown_texts]
     if said := describe_kinds(tables[0], texts, columns.formats, request, sample):
         progress("columns", 1, 1, "; ".join(said))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}

@@ -208,9 +208,8 @@ def _findings(x: np.ndarray, batch: RowBatch, columns: Columns) -> Findings:
     extend_ranges(x, low, high, has_fractions, needs_float64)
     for name in units.keys() & columns.places.keys():
         needs_float64[columns.places[name]] |= has_fractions[columns.places[name]]
-    ends = (
-        (min(batch.misfits), max(batch.misfits)) if batch.misfits else ()
-    )  # integers: all other numbers fit a float64
+    misfits = batch.misfits  # integers: all other numbers fit a float64
+    ends = (min(misfits), max(misfits)) if misfits else ()
     return Findings(
         len(x),
         low,

@@ -313,7 +313,8 @@ def features_beside(request: ConvertRequest, features: Sequence[str]) -> dict[st
     """The columns that would be features if samples were no sequences, and the reason why they are dropped."""
     if request.tokens is None or request.like:
         return {}
-    if named := [*request.features, *request.categories, *request.dates, *request.numbers]:
+    wished = (*request.features, *request.categories, *request.dates, *request.numbers)
+    if named := [name for name in wished if name in features]:
         raise UsageError(
             f"--tokens {request.tokens}: '{named[0]}' cannot be a feature beside sequences; store it with --keep"
         )

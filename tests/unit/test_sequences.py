@@ -93,6 +93,21 @@ def test_rows_without_token_ids_are_invalid_and_can_be_skipped(tmp_path: Path) -
     assert '5,tokens,"the token id -4 is not between 0' in (tmp_path / "t.zarr/left_out.csv").read_text()
 
 
+def test_labels_keys_and_roles_stand_beside_sequences(tmp_path: Path) -> None:
+    rows = ["r1,1 2,$7.50,a,0.5,north", "r2,3,$1200,b,1,south", "r3,4,$2,a,2,north"]
+    (tmp_path / "data.csv").write_text("\n".join(["id,tokens,price,who,weight,region", *rows]) + "\n")
+    options: Any = {"label": "price", "number": "price", "id": "id", "group": "who", "weight": "weight"}
+    dataset = fs.convert_csv(tmp_path / "data.csv", tmp_path / "t.zarr", tokens="tokens", keep="region", **options)
+    assert stored(dataset) == [[1, 2], [3], [4]]
+    table = dataset.rows()
+    assert table["price"].tolist() == [7.5, 1200, 2]
+    assert table["id"].tolist() == ["r1", "r2", "r3"]
+    assert table["region"].tolist() == ["north", "south", "north"]
+    assert table["tokens"].tolist() == [[1, 2], [3], [4]]
+    roles = {column.name: column.role for column in dataset.columns()}
+    assert (roles["tokens"], roles["who"], roles["weight"], roles["region"]) == ("feature", "group", "weight", "keep")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
