@@ -12,7 +12,14 @@ from .programs.own_code import Code
 LENGTH = "length"  # the array of the number of ids of each row
 TOKENIZER = "tokenizer"  # the folder of a dataset or a run with the user's tokenizer
 PADDING = 0
+MOST_SHOWN = 20  # ids of a row
 BESIDE_TOKENS = "samples are sequences of tokens"  # why other columns are dropped
+
+
+def ids_text(ids: list[int]) -> str:
+    """The first token ids of a row, for people."""
+    more = f" … {len(ids) - MOST_SHOWN:,} more" if len(ids) > MOST_SHOWN else ""
+    return " ".join(map(str, ids[:MOST_SHOWN])) + more
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,11 @@ def show_rows(rows: DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
-    """A value of a row; missing ones are empty, and float32 has 7 digits."""
+    """A value of a row; missing ones are empty, float32 has 7 digits, and of sequences the first ids are shown."""
+    if isinstance(value, list):
+        from ...storage.sequences import ids_text
+
+        return ids_text(value)
     if isinstance(value, float):
         return "" if isnan(value) else f"{value:.7g}"
     return "" if value is None else str(value)
