@@ -1,6 +1,6 @@
 """Padding of batches of sequences, and the speed of their stream, with and without batches of similar lengths.
 
-python tests/benchmarks/sequences.py [ROWS] [BATCH]
+python -m tests.benchmarks.sequences [ROWS] [BATCH]
 """
 
 import sys
