@@ -16,9 +16,9 @@ from ..pipeline.tables.options import TableOptions
 from ..pipeline.target.options import OnError
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
+from ..storage.programs.callables import name_callable, name_functions
 from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
-from ..training.zoo.callables import name_callable, name_functions
 from .listener import SILENT, Listener
 
 TableFormat = Literal["csv", "parquet"]
@@ -95,6 +95,13 @@ class ConversionRequest(Options):
 
 class ConvertTablesRequest(ConversionRequest, TableOptions):
     """Convert CSV, Parquet, Arrow and JSON lines files into a dataset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_tokenizer(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A function from Python becomes what the command line would write."""
+        given = values.get("tokenizer")
+        return {**values, "tokenizer": name_functions("tokenizer", given)} if callable(given) else values
 
 
 class ConvertImagesRequest(ConversionRequest, ImageOptions):

@@ -13,10 +13,12 @@ from ..storage.blocks.shards import shard_key
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ConflictError, DamagedError, SourceError
 from ..storage.foreign.format import rows_in
-from ..storage.format import MANIFEST
+from ..storage.format import MANIFEST, WORK
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
+from ..storage.programs.own_code import copy_code
+from ..storage.sequences import TOKENIZER
 from ..storage.tasks import Executor, Progress, silent
 from .adopt.files import changed_files
 from .images.convert import write_images
@@ -172,6 +174,8 @@ def _write_again(
     for source in request.sources:
         if describe_source(source.path, may_be_empty=not source.bytes) != replace(source, partitions={}):
             raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert it again")
+    if tokens := dataset.schema.tokens:
+        copy_code(tokens.code_in(dataset.place), scratch / WORK / TOKENIZER)
     cut = cut_sources(request, scratch, executor, progress)
     spec = specify_by_scan(request, cut, scratch, executor, progress)
     _check_same(spec, dataset)

@@ -104,8 +104,8 @@ class ColumnFacts:
 
     `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of these separated by commas,
     or "left out", in which case `reason` says why. `kind`: "number", "category", "class", "text", or "days",
-    "seconds", "microseconds" or "nanoseconds" (since 1970). `missing` is the number of missing values of a feature,
-    `distinct` that of categories or classes.
+    "seconds", "microseconds" or "nanoseconds" (since 1970), or "sequence", whose numbers are those of its lengths.
+    `missing` is the number of missing values of a feature, `distinct` that of categories or classes.
     """
 
     name: str
@@ -248,7 +248,7 @@ class Dataset(StoredArrays):
     def _features(
         self, schema: Schema, statistics: Statistics, roles: Mapping[str, Sequence[str]]
     ) -> Iterator[ColumnFacts]:
-        width = len(schema.features) // schema.sample_shape[0]
+        width = len(schema.features) // schema.channels
         for position, name in enumerate(schema.features):
             channel, role = position // width, ", ".join(("feature", *roles.get(name, ())))
             missing = statistics.missing[channel]
@@ -258,7 +258,8 @@ class Dataset(StoredArrays):
                 continue
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
             known = values if missing < len(self) * width else ()
-            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, None, *known)
+            kind = "sequence" if schema.tokens else schema.dates.get(name, "number")
+            yield ColumnFacts(name, role, kind, schema.x_dtype, missing, None, *known)
 
     @property
     def stored_bytes(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from .errors import ForeignError
+from .sequences import LENGTH, TokenForm
 
 if TYPE_CHECKING:
     from .moments.moments import Moments  # whose kernels load numba, which few processes that read a schema need
@@ -149,15 +150,16 @@ class _Begins(NamedTuple):
     shards: list[int]
 
 
-def choose_layout(rows: int, row_bytes: int) -> Layout:
+def choose_layout(rows: int, row_bytes: int, padded: bool = False) -> Layout:
     """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for a small dataset.
 
     There are at least 256 blocks, so that each of 8 lanes has 32 to mix, unless that would make them smaller than
-    64 KB. In that case there are up to 64 blocks of 16 rows or more: a dataset this small is shuffled as a whole.
-    There are at least 8 shards, so that several workers can share the work.
+    64 KB, or if rows are `padded` 2 MB, since padding is stored in next to no space. In that case there are up to 64
+    blocks of 16 rows or more: a dataset this small is shuffled as a whole. There are at least 8 shards, so that several
+    workers can share the work.
     """
     fewest = max(math.ceil(rows / FEWEST_BLOCKS), min(SMALL_BLOCK_ROWS, rows // FEWEST_LANES))
-    small = min(fewest, SMALL_BLOCK_BYTES // row_bytes)
+    small = min(fewest, (BLOCK_BYTES if padded else SMALL_BLOCK_BYTES) // row_bytes)
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, max(rows // MINIMUM_BLOCKS, small)))
     return layout_of_blocks(rows, row_bytes, block_rows)
 
@@ -266,6 +268,8 @@ class Schema:
     `roles` names the columns with the role "group", "time", "fold", "weight" or "keep": those in `beside`, and features
     that also have a role. `left_out` names the columns that were dropped automatically, with the reason. `formats` says
     how the dates or amounts of columns are written in the source, unless as usual.
+
+    If samples are sequences of token ids, `tokens` describes them, and the only feature is the column of theirs.
     """
 
     features: tuple[str, ...]
@@ -285,6 +289,17 @@ class Schema:
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    tokens: TokenForm | None = None
+
+    @property
+    def measured(self) -> str:
+        """The array that statistics describe: of sequences their lengths, since ids have no mean."""
+        return LENGTH if self.tokens else "x"
+
+    @property
+    def channels(self) -> int:
+        """The number of channels that statistics describe."""
+        return 1 if self.tokens else self.sample_shape[0]
 
     @property
     def tabular(self) -> Schema:
@@ -317,6 +332,8 @@ class Schema:
         if self.y_dtype:
             specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
         specs.append(ArraySpec("id", "int64"))
+        if self.tokens:
+            specs.append(ArraySpec(LENGTH, np.min_scalar_type(self.sample_shape[0]).name))
         if self.table:
             specs.append(ArraySpec(TABLE, self.table.x_dtype, self.table.sample_shape))
         return (*specs, *(column.spec() for column in self.named))
@@ -358,6 +375,10 @@ class Schema:
         """The first column with that role, or None."""
         return next(iter(self.roles.get(name, ())), None)
 
+    def to_json(self) -> dict[str, Any]:
+        """The schema as earlier versions stored it, unless samples are sequences."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tokens" or self.tokens}
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes")}
@@ -366,7 +387,9 @@ class Schema:
         roles = {name: tuple(columns) for name, columns in value.get("roles", {}).items()}
         beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
         table = cls.from_json(value["table"]) if value.get("table") else None
+        tokens = TokenForm.from_json(value["tokens"]) if value.get("tokens") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
+        decoded |= {"tokens": tokens}
         return cls(**{**value, **tuples, **decoded})
 
 

@@ -12,6 +12,7 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE, x_of
 from ...storage.places.locate import Location
+from ...storage.sequences import LENGTH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ class BrowsableDataset(Dataset):
 
         Returns:
             A DataFrame indexed by row number: labels, with class names; features (except the pixels of images), with
-            categories as text and dates as dates; and the side columns.
+            categories as text, dates as dates, and sequences as lists of token ids; and the side columns.
 
         Raises:
             UsageError: A row does not exist.
@@ -104,7 +105,11 @@ class BrowsableDataset(Dataset):
             table[name] = [schema.classes[code] for code in values] if schema.classes else values
         features = stored[TABLE] if schema.table else stored["x"]
         for number, name in enumerate(schema.tabular.features):
-            table[name] = self._feature(name, features.reshape(len(positions), -1)[:, number])
+            if schema.tokens:
+                lengths = stored[LENGTH].tolist()
+                table[name] = [ids[:length].tolist() for ids, length in zip(features, lengths, strict=True)]
+            else:
+                table[name] = self._feature(name, features.reshape(len(positions), -1)[:, number])
         return pd.DataFrame(table, index=pd.Index(positions, name="row"))
 
     def _feature(self, name: str, values: np.ndarray) -> Any:

@@ -16,7 +16,7 @@ from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import FITTING, ImageRequest
 from ...pipeline.tables.convert import convert
 from ...pipeline.tables.sources import find_sources
-from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.tables.spec import NO_CODE, ConvertRequest
 from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
 from ...pipeline.target.versions import remove_versions
@@ -27,6 +27,8 @@ from ...storage.format import ImageForm
 from ...storage.options import as_texts, flag_of
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ...storage.programs.loading import load_entry, prepare_code
+from ...storage.programs.own_code import Code
 from ..bars import showing_progress
 from ..dask.executor import job_executor
 from ..listener import Listener
@@ -69,6 +71,10 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDat
             at the first one.
         group: Group column, whose rows stay in the same fold. Like the columns in `time`, `fold`, `weight` and `keep`,
             it is stored, but is a feature only if `feature` also names it.
+        tokens: Column of lists of token ids, or of texts with a `tokenizer`: samples are sequences of these.
+        tokenizer: Function that takes a list of texts and returns a list of token ids for each, or its name as
+            `"path/to/file.py:function"`. The dataset keeps a copy of your code, also of the files in `asset`.
+        length: Number of token ids to which sequences are truncated; by default the longest is kept.
         like: Dataset whose columns and categories are reused, e.g. for a test set.
         on_error: "stop" at the first invalid row, or "skip" invalid rows; the dataset's `left_out.csv` lists them.
         csv: `CsvOptions`, or a mapping of them, to override what is detected.
@@ -102,10 +108,25 @@ def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest | Adopt
 
 def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert the sources of a request; see `convert_csv`."""
-    like = None if request.like is None else open_dataset(str(request.like)).schema
-    conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like)
-    root = locate(str(request.out))
-    return convert_request(conversion, root, request.overwrite, session, request.dask, report_file(request))
+    dataset = None if request.like is None else open_dataset(str(request.like))
+    like, code = dataset.schema if dataset else None, tokenizer_code(request, dataset)
+    conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like, code)
+    root, report = locate(str(request.out)), report_file(request)
+    return convert_request(conversion, root, request.overwrite, session, request.dask, report, code)
+
+
+def tokenizer_code(request: ConvertTablesRequest, like: Dataset | None) -> Code:
+    """The files of a request's tokenizer, or of that of the dataset to match. Raises UsageError if it cannot be
+    imported."""
+    if like and like.schema.tokens:
+        return like.schema.tokens.code_in(like.place)
+    if request.tokenizer is None:
+        if request.asset:
+            raise UsageError(f"--asset {as_texts(request.asset)[0]}: no tokenizer reads it; remove the option")
+        return Code()
+    code = prepare_code([request.tokenizer], cast(tuple[str, ...], request.asset))
+    load_entry("--tokenizer", request.tokenizer)
+    return code
 
 
 def report_file(request: ConversionRequest) -> Path | None:
@@ -282,12 +303,13 @@ def convert_request(
     session: Session,
     address: str | None = None,
     report: Path | None = None,
+    code: Code = NO_CODE,
 ) -> Dataset:
-    """Convert tables, unless this has already been done."""
+    """Convert tables, unless this has already been done. `code` are the files of the tokenizer."""
     if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
     with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
-        return convert(request, root, executor, session.listener.progress, overwrite)
+        return convert(request, root, executor, session.listener.progress, overwrite, code)
 
 
 def append_sources(request: AppendRequest, session: Session, timed: bool = True) -> Dataset:

@@ -28,6 +28,7 @@ from ...storage.options import Location
 from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
+from ...storage.programs.own_code import Code
 from ...storage.tasks import Progress, silent
 from ...storage.versions import find_version
 from ...training.run import RunFolder, RunJob, load_job
@@ -328,19 +329,20 @@ def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tup
     else:
         place = work / SOURCE
         try:
-            dataset = _convert(asked.source, place, session)
+            dataset = _convert(asked, asked.source, place, session)
         except ConflictError:  # since an attempt that was interrupted, other images have come
             place.remove_tree()
-            dataset = _convert(asked.source, place, session)
+            dataset = _convert(asked, asked.source, place, session)
         left_out = (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
     check_same_features(asked.job.schema, dataset.schema, str(asked.request.source))
     return dataset, left_out
 
 
-def _convert(request: ConvertRequest | ImageRequest, out: Place, session: Session) -> Dataset:
+def _convert(asked: AskedPrediction, request: ConvertRequest | ImageRequest, out: Place, session: Session) -> Dataset:
     """Convert the source, or resume its conversion."""
     if isinstance(request, ConvertRequest):
-        return _convert_table(request, out, session)
+        tokens = asked.job.schema.tokens
+        return _convert_table(request, out, session, tokens.code_in(asked.run.root) if tokens else Code())
     with disk_in_words(out), job_executor(session.listener, session.client) as executor:
         listener = session.listener
         return write_images(request, out, executor, listener.progress, tell=listener.announce)
@@ -356,10 +358,10 @@ def _table_of(schema: Schema, table: Location | None) -> str | None:
     return None if table is None else absolute(str(table))
 
 
-def _convert_table(request: ConvertRequest, out: Place, session: Session) -> Dataset:
+def _convert_table(request: ConvertRequest, out: Place, session: Session, code: Code) -> Dataset:
     """Convert the source. Raises RowError with a remedy that does not mention options that `predict` does not have."""
     try:
-        return convert_request(request, out, False, session)
+        return convert_request(request, out, False, session, code=code)
     except RowError as error:
         remedy = "fix the row, or skip such rows with --on-error skip"
         place = error.source, error.line, error.columns, error.reason, remedy, error.unit

@@ -90,7 +90,9 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
     """Raise UsageError unless a dataset has the columns and the sample shape that a run was trained on."""
     if not expected.table:  # then those of the source do not matter
         found = replace(found, table=None)
-    kinds = [(one.features, one.sample_shape, one.categories, one.dates, one.table) for one in (expected, found)]
+    kinds = [
+        (one.features, one.sample_shape, one.categories, one.dates, one.table, one.tokens) for one in (expected, found)
+    ]
     if kinds[0] != kinds[1]:
         features = expected.tabular.features
         missing = [name for name in features if name not in found.tabular.features]
@@ -102,7 +104,7 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
         elif features != found.tabular.features:
             difference = "the columns or their order differ"
         elif expected.sample_shape == found.sample_shape:
-            difference = "its categories or dates have different codes"
+            difference = "its categories or dates have different codes, or its token ids another meaning"
         raise UsageError(
             f"{source} does not have the run's columns: {difference}; predict the source files directly, or convert "
             "them with --like and the dataset that the run was trained on"

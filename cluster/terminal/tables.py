@@ -52,6 +52,10 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         origin += "; fractions are stored with 7 digits (16 with --dtype float64)"
     if schema.image:
         origin = f"images, {schema.image.color}, {schema.image.fit}"
+    if schema.tokens:
+        origin = f"sequences of token ids below {schema.tokens.vocabulary:,}, padded with 0"
+        if schema.tokens.truncated:
+            origin += f", {schema.tokens.truncated:,} of them truncated"
     table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {origin}")
     if schema.classes:
         counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
@@ -86,6 +90,8 @@ MOST_COLUMNS = 30  # in a table on the console
 
 def show_columns(columns: Sequence[ColumnFacts]) -> None:
     """Print the role of each column; of a long table only the first columns and those that are not plain features."""
+    from ...storage.sequences import BESIDE_TOKENS
+
     special = [column for column in columns if column.role != "feature"]
     features = [column for column in columns if column.role == "feature"]
     shown = features[: max(5, MOST_COLUMNS - len(special))] if len(columns) > MOST_COLUMNS else features
@@ -100,6 +106,7 @@ def show_columns(columns: Sequence[ColumnFacts]) -> None:
     for column in columns:
         if column.reason:
             option = "--category" if column.reason.startswith("text") else "--feature"
+            option = "--keep" if column.reason == BESIDE_TOKENS else option
             console.print(
                 f"dropped: {column.name}, {column.reason}; keep it with {option} '{column.name}'", highlight=False
             )
@@ -137,7 +144,11 @@ def show_rows(rows: DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
-    """A value of a row; missing ones are empty, and float32 has 7 digits."""
+    """A value of a row; missing ones are empty, float32 has 7 digits, and of sequences the first ids are shown."""
+    if isinstance(value, list):
+        from ...storage.sequences import ids_text
+
+        return ids_text(value)
     if isinstance(value, float):
         return "" if isnan(value) else f"{value:.7g}"
     return "" if value is None else str(value)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ...storage.errors import SourceError, UsageError
 from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
+from ...storage.places.json_files import as_json
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions
 from ..target.beside import DAY, encode_beside, side_columns, widened
@@ -76,7 +77,12 @@ class ImageRequest:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
-        value = {**asdict(self), "csv": self.csv.to_json(), "after": self.after and self.after.to_json()}
+        value = {
+            **asdict(self),
+            "like": self.like and as_json(self.like),
+            "csv": self.csv.to_json(),
+            "after": self.after and self.after.to_json(),
+        }
         for form in (value["form"], ((value["like"] or {}).get("image") or {})):
             for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
                 del form[name]

@@ -11,12 +11,16 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.locate import locate
+from ...storage.places.place import Place
+from ...storage.sequences import LENGTH
 from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch, is_unlabelled
+from ..sequences.tokenizer import TokenReading
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard
 from .constants import unknown_error
+from .findings import TOKEN_ROWS
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 from .spec import ConversionSpec, ConvertRequest, DatasetPiece
 
@@ -32,7 +36,7 @@ class ShardPlan:
     `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
     categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
     code after all others. `needed_labels`: those without which a row is left out. `first_row`: the id of the first row,
-    if the rows are appended to a dataset.
+    if the rows are appended to a dataset. `tokens`: how texts become token ids.
     """
 
     layout: Layout
@@ -47,10 +51,11 @@ class ShardPlan:
     encode_unknown: bool
     needed_labels: Sequence[str]
     first_row: int = 0
+    tokens: TokenReading | None = None
 
     @classmethod
-    def of(cls, spec: ConversionSpec) -> Self:
-        """The plan for the tasks of a spec."""
+    def of(cls, spec: ConversionSpec, root: Place) -> Self:
+        """The plan for the tasks of a spec that write to `root`."""
         pieces = [(one.table, *vars(one.piece).values(), one.first_row, one.rows, one.skipped) for one in spec.pieces]
         return cls(
             spec.layout,
@@ -65,6 +70,7 @@ class ShardPlan:
             spec.request["unknown"] == "code",
             ConvertRequest.from_json(spec.request).needed_labels,
             spec.first_row,
+            ConvertRequest.from_json(spec.request).reading(root),
         )
 
     def pieces_of(self, shard: int) -> list[DatasetPiece]:
@@ -88,6 +94,7 @@ class ShardPlan:
                 "columns": Columns.from_json(value["columns"]),
                 "tables": tables_from_json(value["tables"]),
                 "pieces": np.array(value["pieces"], np.int64),
+                "tokens": value["tokens"] and TokenReading.from_json(value["tokens"]),
             }
         )
 
@@ -137,6 +144,8 @@ class ShardFiller:
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
         self.batch_rows = max(1, BATCH_BYTES // self.x[:1].nbytes)
         self.numbers = Numbers(self.schema.x_dtype, plan.rounding)
+        if plan.tokens:  # readers know columns, and ids are not one for each
+            self.x, self.batch_rows = np.zeros((len(self.x), 1), self.x.dtype), min(self.batch_rows, TOKEN_ROWS)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
 
@@ -148,7 +157,8 @@ class ShardFiller:
         """
         table = self.plan.tables[piece.table]
         passed = 0 if piece.skipped else skip
-        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.plan.required, passed)
+        numbers, required, tokens = self.numbers, self.plan.required, self.plan.tokens
+        reader = open_reader(table, piece.piece, self.columns, numbers, required, passed, tokens)
         if skip > passed:
             self._pass_over(reader, skip, piece)
         at = rows.start
@@ -214,6 +224,10 @@ class ShardFiller:
                 x[:, position] = self._dates(name, values)
             else:
                 x[:, position] = self._codes(reader, batch, name, values.fill_null(""), self.categories[name])
+        if batch.tokens is not None:
+            self.arrays[LENGTH][rows] = batch.tokens.fill(self.arrays["x"][rows])
+            for name in self.columns.sequences:
+                self.missing[places[name]] += texts[name].null_count
         for name, at in gaps.items():
             self.missing[places[name]] += len(at)
             if name not in schema.categories and not self.numbers.is_float:

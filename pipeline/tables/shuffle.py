@@ -133,7 +133,7 @@ def write_shuffled(
     if not shards:
         return None
     (root / WORK / EARLIER).remove_tree()
-    plan = ShardPlan.of(spec)
+    plan = ShardPlan.of(spec, root)
     stored = store_plan(root, plan)
     partition = Partition.of(spec.layout.shards, FAN)
     missing = partition.missing(shards, stored_files(root, partition))

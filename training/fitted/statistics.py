@@ -48,7 +48,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
     as_numbers = len(schema.sample_shape) == 1
     total: CodeSums = {}
-    wanted = ("x", TABLE, "y", schema.weights)
+    wanted = (schema.measured, TABLE, "y", schema.weights)
     names = [spec.name for spec in dataset.manifest.arrays if spec.name in wanted]
     for rows, codes in read_coded(dataset, plan, task.shard, names, arrays):
         y, weights = rows.get("y"), rows.get(schema.weights or "")
@@ -56,7 +56,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
             check_weights(schema, weights)
         for name in arrays:
             own, parts = codes[name], plan.codes(name)
-            found: CodeSums = {name: moments(by_channel(rows["x"]), own, parts, weights, as_numbers)}
+            found: CodeSums = {name: moments(by_channel(rows[schema.measured]), own, parts, weights, as_numbers)}
             if schema.table:
                 found[f"{name}/{TABLE}"] = moments(by_channel(rows[TABLE]), own, parts, weights)
             if y is not None and classes:
