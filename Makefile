@@ -27,8 +27,8 @@ demo: install
 	@echo "submission.csv: $$(head -n 1 submission.csv), $$(($$(wc -l < submission.csv) - 1)) rows"
 
 # Tests that need no cluster run in parallel, each process with one thread: on two cores, oversubscribed threads make
-# some of them twenty times slower. Of the long ones, the kills and the clusters, each run takes a fifth, by the time of
-# day; PART=1790000000 repeats that of another run. `make test-all` runs all of them.
+# some of them twenty times slower. Of the long ones, the kills and the clusters, each run takes an eighth, by the time
+# of day; PART=1790000000 repeats that of another run. `make test-all` runs all of them.
 ALONE := tests/contracts tests/property tests/unit
 PART ?= $(shell date +%s)
 test: CHOSEN = --part $(PART)

@@ -19,7 +19,7 @@ from foldstream.storage.tasks import SerialExecutor
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
 
-PARTS = 5
+PARTS = 8
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 WriteCsv = Callable[..., Path]

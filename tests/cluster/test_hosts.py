@@ -86,13 +86,22 @@ class Site:
 
     def start(self) -> None:
         """Start the cluster and wait until all nodes are alive."""
-        head = self.hosts[0]
-        for host in self.hosts:
+        head, *others = self.hosts
+        self.start_node(head, head)
+        # A node that finds no head tries again after longer and longer pauses, and gives up after a minute.
+        self._wait(f"import socket; socket.create_connection(('{head.address}', 6379), 1)")
+        for host in others:
             self.start_node(host, head)
-        code = "import ray; ray.init('auto', log_to_driver=False); exit(sum(n['Alive'] for n in ray.nodes()) < %d)"
-        deadline = time.monotonic() + 120
-        while (asked := head.run([sys.executable, "-c", code % len(self.hosts)])).returncode:
-            assert time.monotonic() < deadline, asked.stderr
+        alive = "sum(node['Alive'] for node in ray.nodes())"
+        self._wait(f"import ray; ray.init('auto', log_to_driver=False); exit({alive} < {len(self.hosts)})")
+
+    def _wait(self, code: str) -> None:
+        """Wait until Python code succeeds on the head."""
+        deadline = time.monotonic() + 240
+        while (asked := self.hosts[0].run([sys.executable, "-c", code])).returncode:
+            logs = [(self.folder / f"{host.name}.log") for host in self.hosts]
+            said = [f"{log}:\n{log.read_text()[-2000:]}" for log in logs if log.exists()]
+            assert time.monotonic() < deadline, "\n".join([asked.stderr, *said])
             time.sleep(0.5)
 
     def stop(self) -> None:
