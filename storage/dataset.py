@@ -19,6 +19,7 @@ from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statist
 from .places.json_files import content_hash, parse_json
 from .places.locate import Location, locate
 from .places.place import Place
+from .windows import ROWS, RUNS, Windows
 
 TABLES = 32  # block tables kept in memory: a few megabytes each for a billion rows
 
@@ -64,6 +65,13 @@ class StoredArrays:
         the one that was written."""
         described = self.manifest.details.get("foreign")
         return _foreign(_IndexKey(self.place, self.identity, self.manifest)) if described else None
+
+    @property
+    def windows(self) -> Windows | None:
+        """Where the samples are among the rows of time series, if they are windows over such rows. Raises DamagedError
+        if their description is not the one that was written."""
+        described = self.manifest.details.get("windows")
+        return _windows(_IndexKey(self.place, self.identity, self.manifest)) if described else None
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row per block, stored beside the arrays. Raises DamagedError if it is incomplete."""
@@ -237,6 +245,20 @@ def _foreign(key: _IndexKey) -> Foreign:
 
 
 @lru_cache(TABLES)
+def _windows(key: _IndexKey) -> Windows:
+    place, details = key.place / RUNS, key.manifest.details
+    try:
+        data = place.read_bytes()
+        if content_hash(data) != details["windows"]["runs"]:
+            raise ValueError("its content differs from what was written")
+        form = Schema.from_json(details["schema"]).windows
+        assert form
+        return Windows.of(form, details["windows"], data)
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
+
+
+@lru_cache(TABLES)
 def _block_table(place: Place, blocks: int, identity: str) -> np.ndarray:
     """Read a block table once per `identity` of the arrays it belongs to; the result is read-only."""
     try:
@@ -257,6 +279,15 @@ def open_dataset(path: Location) -> Dataset:
     Raises ForeignError if there is no dataset, and IncompleteError if its conversion has not finished.
     """
     return Dataset(*_load(locate(path), "dataset"))
+
+
+def open_rows(samples: StoredArrays) -> Dataset:
+    """Open the rows that samples are windows over. Raises DamagedError if they are not those that the samples were made
+    from."""
+    rows, windows = open_dataset(samples.place / ROWS), samples.windows
+    if windows is None or rows.identity != windows.rows:
+        raise DamagedError(f"{rows.place} is not what {samples.place} was made from; convert the source again")
+    return rows
 
 
 def open_arrays(path: Location, kind: str) -> StoredArrays:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from .errors import ForeignError
+from .windows import WindowForm
 
 if TYPE_CHECKING:
     from .moments.moments import Moments  # whose kernels load numba, which few processes that read a schema need
@@ -266,6 +267,9 @@ class Schema:
     `roles` names the columns with the role "group", "time", "fold", "weight" or "keep": those in `beside`, and features
     that also have a role. `left_out` names the columns that were dropped automatically, with the reason. `formats` says
     how the dates or amounts of columns are written in the source, unless as usual.
+
+    With `windows`, samples are windows over the rows of time series, (features, length), and the first feature is the
+    past of the label.
     """
 
     features: tuple[str, ...]
@@ -285,6 +289,7 @@ class Schema:
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    windows: WindowForm | None = None
 
     @property
     def tabular(self) -> Schema:
@@ -361,8 +366,13 @@ class Schema:
         roles = {name: tuple(columns) for name, columns in value.get("roles", {}).items()}
         beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
         table = cls.from_json(value["table"]) if value.get("table") else None
+        windows = WindowForm.from_json(value["windows"]) if value.get("windows") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
-        return cls(**{**value, **tuples, **decoded})
+        return cls(**{**value, **tuples, **decoded, "windows": windows})
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON, as earlier versions wrote it unless there are windows."""
+        return {name: value for name, value in vars(self).items() if name != "windows" or value}
 
 
 def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:

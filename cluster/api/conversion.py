@@ -18,6 +18,8 @@ from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
 from ...pipeline.verify import Damage, find_damage, repair_shards
+from ...pipeline.windows.convert import convert_windows
+from ...pipeline.windows.spec import WindowRequest
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
@@ -90,8 +92,8 @@ def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert the sources of a request; see `convert_csv`."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
     conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like)
-    root = locate(str(request.out))
-    return convert_request(conversion, root, request.overwrite, session, request.dask, report_file(request))
+    root, windows = locate(str(request.out)), WindowRequest.of(conversion, request)
+    return convert_request(windows or conversion, root, request.overwrite, session, request.dask, report_file(request))
 
 
 def report_file(request: ConversionRequest) -> Path | None:
@@ -249,15 +251,20 @@ def adopt_arrays(request: AdoptRequest, session: Session) -> Dataset:
     columns = ColumnRequest(as_texts(request.y), request.id, roles_of(request), request.task)
     shape = None if request.shape is None else tuple(request.shape)
     wanted = AdoptionRequest(
-        absolute(str(request.place)), as_texts(request.x), request.sample_dim, shape, columns,
-        request.copy_features, request.hash,
+        absolute(str(request.place)),
+        as_texts(request.x),
+        request.sample_dim,
+        shape,
+        columns,
+        request.copy_features,
+        request.hash,
     )
     with disk_in_words(root), job_executor(listener, session.client, request.dask) as executor:
         return write_adopted(wanted, root, executor, listener.progress, request.overwrite)
 
 
 def convert_request(
-    request: ConvertRequest,
+    request: ConvertRequest | WindowRequest,
     root: Place,
     overwrite: bool,
     session: Session,
@@ -268,6 +275,8 @@ def convert_request(
     if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
     with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
+        if isinstance(request, WindowRequest):
+            return convert_windows(request, root, executor, session.listener.progress, overwrite)
         return convert(request, root, executor, session.listener.progress, overwrite)
 
 

@@ -15,6 +15,7 @@ from ...pipeline.images.formats import is_image
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.sources import is_table as is_table_file
 from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.windows.spec import WindowRequest
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate, matching
@@ -97,7 +98,10 @@ def _convert_memory(source: Any, label: Any, options: Mapping[str, Any], session
         like = None if request.like is None else open_dataset(request.like).schema
         sources = (replace(one, mtime_ns=0) for one in find_sources(request.places))
         conversion = ConvertRequest.of(tuple(sources), request, like)
-        return convert_request(conversion, out, request.overwrite, session, request.dask, report_file(request))
+        windows = WindowRequest.of(conversion, request)
+        return convert_request(
+            windows or conversion, out, request.overwrite, session, request.dask, report_file(request)
+        )
 
 
 @contextmanager

@@ -29,6 +29,10 @@ NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
 
 
+_LATER = {"columns": "same", "order": None}
+"""Options that earlier versions did not have, with their defaults."""
+
+
 @dataclass(frozen=True)
 class ConvertRequest:
     """What the user asked for.
@@ -38,8 +42,8 @@ class ConvertRequest:
     rows). `date_formats` are formats of dates, for one column if its name and = precede it; `numbers` are columns of
     amounts such as $7.00. `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset
     that this one must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for
-    shuffling all rows; `columns` is whether files must have the "same" columns, or those of all ("union") or the
-    "first" are read.
+    shuffling all rows, and `order` the SHA-256 of the file of their places (see `shuffle.py`); `columns` is whether
+    files must have the "same" columns, or those of all ("union") or the "first" are read.
     """
 
     sources: tuple[Source, ...]
@@ -62,6 +66,7 @@ class ConvertRequest:
     shuffle: int | None = None
     columns: str = "same"
     csv: CsvOptions = field(default_factory=CsvOptions)
+    order: str | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -97,6 +102,10 @@ class ConvertRequest:
             csv=CsvOptions.model_validate(options.csv),
         )
 
+    def sorted_by(self, order: str) -> Self:
+        """The same request for rows in the order of a file with this hash."""
+        return replace(self, order=order)
+
     @property
     def needed_labels(self) -> tuple[str, ...]:
         """The labels without which a row is left out. If all rows have to match another dataset, or no value may be
@@ -106,7 +115,8 @@ class ConvertRequest:
     def to_json(self) -> dict[str, Any]:
         """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
         return {
-            **{name: value for name, value in asdict(self).items() if name != "columns" or value != "same"},
+            **{name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]},
+            "like": self.like and self.like.to_json(),
             "sources": [source.to_json() for source in self.sources],
             "csv": self.csv.to_json(),
         }

@@ -1,22 +1,24 @@
 """Read verified blocks into the caller's buffers, with threads that decode without holding the GIL."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future
 from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
 
-from ..dataset import Dataset, StoredArrays
+from ..dataset import Dataset, StoredArrays, open_rows
 from ..errors import DamagedError
 from ..foreign.reader import ForeignReader
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
+from ..windows import WINDOWED
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
 from .one_call import read_parts
 from .shards import BLOSC_HEADER, decode_block
+from .windows import WindowReader
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
@@ -40,9 +42,14 @@ class BlockReader:
         self._wanted = {spec.name: spec for spec in self.specs}
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
-        self._foreign, outside = None, set[str]()
+        self._foreign: ForeignReader | WindowReader | None = None
+        outside: Set[str] = set()
         if (foreign := dataset.foreign) and not foreign.arrays.keys().isdisjoint(arrays):
             self._foreign, outside = ForeignReader(foreign), foreign.arrays.keys() & {*arrays}
+        if (windows := dataset.windows) and not WINDOWED.isdisjoint(arrays):
+            rows = open_rows(dataset)
+            self._foreign = WindowReader(windows, rows.layout, BlockReader(rows))
+            outside = WINDOWED & {*arrays}
         self._outside = sorted(outside)
         self._groups = groups_of([name for name in wanted if name not in outside], dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
@@ -56,7 +63,7 @@ class BlockReader:
 
     @property
     def bytes_read(self) -> int:
-        """Number of stored bytes read from the dataset's location and from foreign files."""
+        """Number of stored bytes read from the dataset's location, from foreign files, and from the rows of windows."""
         return self._bytes_read + (self._foreign.bytes_read if self._foreign else 0)
 
     def follow(self, blocks: Iterator[int], limit: int = AHEAD_BYTES) -> None:
