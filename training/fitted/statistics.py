@@ -18,6 +18,7 @@ from ...storage.format import TABLE, Schema, Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, ordered_results
+from .inputs import has_columns
 from .medians import measure_medians
 from .reading import by_channel, read_coded
 
@@ -46,7 +47,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     schema, classes = dataset.schema, len(dataset.schema.classes)
     arrays = tuple(spec.name for spec in plan.manifest.arrays)
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
-    as_numbers = len(schema.sample_shape) == 1
+    as_numbers = has_columns(schema)
     total: CodeSums = {}
     wanted = ("x", TABLE, "y", schema.weights)
     names = [spec.name for spec in dataset.manifest.arrays if spec.name in wanted]

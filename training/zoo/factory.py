@@ -32,6 +32,7 @@ BUILT_IN = {
     "mlp": "mlp",
     "digits-cnn": "digits_cnn",
     "resnet": "ResNet",
+    "nlinear": "NLinear",
     "article-cnn": "ArticleCNN",
 }
 """The built-in models by their names, with those of their factories in `networks.py`."""
