@@ -156,7 +156,10 @@ class Dataset(StoredArrays):
         """The role of each source column: label, id, feature, side column or dropped. Features that together form a
         channel of the sample, such as pixels, share the channel's statistics."""
         schema, found = self.schema, list[ColumnFacts]()
-        for number, name in enumerate(schema.labels):
+        if form := schema.windows:
+            steps = f"{form.label}+1" + (f" to +{form.horizon}" if form.horizon > 1 else "")
+            found.append(ColumnFacts(steps, "label", "number", str(schema.y_dtype)))
+        for number, name in enumerate(schema.labels if not schema.windows else ()):
             kind = {"classification": "class", "multilabel": "0 or 1"}.get(str(schema.task), "number")
             mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
             found.append(
@@ -193,8 +196,9 @@ class Dataset(StoredArrays):
 
     @property
     def stored_bytes(self) -> int:
-        """Size of all shards in bytes, as stored."""
-        return sum(sum(entry.lengths.values()) for entry in self.manifest.shards)
+        """Size of all shards in bytes, as stored; of windows also of the rows that they are of."""
+        rows = open_rows(self).stored_bytes if self.windows else 0
+        return rows + sum(sum(entry.lengths.values()) for entry in self.manifest.shards)
 
     @property
     def class_totals(self) -> tuple[int, ...]:
