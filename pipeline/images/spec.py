@@ -75,6 +75,8 @@ class ImageRequest:
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
         value = {**asdict(self), "csv": self.csv.to_json()}
+        if value["like"]:
+            del value["like"]["windows"]
         for form in (value["form"], ((value["like"] or {}).get("image") or {})):
             for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
                 del form[name]

@@ -114,9 +114,11 @@ class ConvertRequest:
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
+        plain = {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
+        if self.like and not self.like.windows:
+            del plain["like"]["windows"]
         return {
-            **{name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]},
-            "like": self.like and self.like.to_json(),
+            **plain,
             "sources": [source.to_json() for source in self.sources],
             "csv": self.csv.to_json(),
         }

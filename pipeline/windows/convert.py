@@ -12,7 +12,7 @@ import numpy as np
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.format import MANIFEST, WORK
+from ...storage.format import LEFT_OUT, MANIFEST, WORK
 from ...storage.places.json_files import content_hash, create_json, same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
@@ -20,8 +20,8 @@ from ...storage.tasks import Executor, Progress, silent
 from ...storage.windows import ROWS, RUNS
 from ..tables.convert import convert
 from ..tables.shuffle import ORDER
-from ..target.claim import SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
-from ..target.commit import attributes, commit_dataset
+from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.commit import SKIPPED_HEADER, attributes, commit_dataset
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.run import Stage, publish_done, run_shard_tasks
@@ -50,6 +50,9 @@ def convert_windows(
         spec = _write_samples(request, root, executor, progress)
         runs = spec.windows.to_bytes()
         (root / RUNS).write(runs)
+        if spec.skipped:
+            skipped = (root / ROWS / LEFT_OUT).read_bytes().removeprefix(SKIPPED_HEADER)
+            (root / WORK / SKIPPED / f"{0:08d}.csv").write(skipped)
         commit_dataset(spec, root, windows=spec.describe(content_hash(runs)))
         (root / WORK).remove_tree()
     dataset = open_dataset(root)

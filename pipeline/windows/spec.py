@@ -120,7 +120,7 @@ def schema_of_samples(rows: Schema, form: WindowForm) -> Schema:
 
 @dataclass(frozen=True)
 class SamplesSpec:
-    """The samples that are written, as in `target/claim.py`."""
+    """The samples that are written, as in `target/claim.py`. What is skipped are rows."""
 
     layout: Layout
     schema: Schema
@@ -154,7 +154,7 @@ def specify_samples(request: WindowRequest, rows: Dataset, series: Series, known
     windows = Windows(form, rows.schema.features.index(form.label), rows.identity, runs)
     layout = choose_layout(samples, schema.arrays()[0].row_bytes)
     size = sum(source.bytes for source in request.rows.sources)
-    return SamplesSpec(layout, schema, request.to_json(), windows, size)
+    return SamplesSpec(layout, schema, request.to_json(), windows, size, rows.left_out)
 
 
 def _too_short(request: WindowRequest, series: Series) -> str:
