@@ -90,6 +90,12 @@ PEERS := build/peers
 bench-stream: install $(PEERS)/installed
 	$(BIN)/python -m tests.benchmarks.stream $(PEERS)/bin/python build/bench-stream.json $(KINDS)
 
+# Shuffled batches from arrays in place and from copies of them. CASES selects some.
+.PHONY: bench-adopt
+bench-adopt: install
+	$(BIN)/pip download -q --no-deps -d build/adopt iris-sample-data==2.5.2 scanpy==1.11.5
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.adopt build/adopt build/bench-adopt.json $(CASES)
+
 # Shuffled batches from an object store behind a slow link, against other libraries. CASES selects links, or the others
 # beside Foldstream: CASES='"30 ms, 100 MB/s" LitData'. ROUNDS=1 is quicker.
 .PHONY: bench-remote

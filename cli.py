@@ -250,7 +250,7 @@ def run(
         str,
         typer.Argument(
             metavar="JOB.toml",
-            help=r"Job file with the tables \[convert.csv] or \[convert.images], \[train] and \[predict].",
+            help=r"Job file with the tables \[convert.csv], \[convert.images] or \[adopt], \[train] and \[predict].",
         ),
     ],
     ray: Annotated[
@@ -331,6 +331,15 @@ def verify(
     if damages and not repair:
         raise DamagedError(f"{dataset}: {len(damages)} damaged files; fix them with --repair, or restore a backup")
     console.print(f"{len(damages)} files repaired" if damages else f"{dataset} is intact")
+    from .storage.dataset import open_dataset
+
+    if (foreign := open_dataset(dataset).foreign) and not len(foreign.hashes):
+        console.print(
+            "its features are in files without hashes, of which only sizes, times and chunks were checked; "
+            "'foldstream adopt … --hash' stores hashes",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()

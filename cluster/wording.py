@@ -10,7 +10,14 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ..storage.errors import FoldstreamError
 from ..storage.options import Options, choices_of, flag_of, options_in
-from .requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, SplitRequest, TrainRequest
+from .requests import (
+    AdoptRequest,
+    ConvertImagesRequest,
+    ConvertTablesRequest,
+    PredictRequest,
+    SplitRequest,
+    TrainRequest,
+)
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -22,6 +29,7 @@ FUNCTIONS = {
     "split": "fs.split_rows",
     "train": "fs.train",
     "predict": "fs.predict",
+    "adopt": "fs.adopt",
     "export": "fs.export",
     "verify": "fs.verify",
     "run": "fs.run_job",
@@ -156,7 +164,7 @@ def keyword_of(flag: str) -> Keyword:
 def _keywords() -> dict[str, Keyword]:
     """The keywords of all functions by their flags."""
     found = {"repair": Keyword("repair", is_bool=True)}
-    for kind in (SplitRequest, PredictRequest, ConvertImagesRequest, ConvertTablesRequest, TrainRequest):
+    for kind in (AdoptRequest, SplitRequest, PredictRequest, ConvertImagesRequest, ConvertTablesRequest, TrainRequest):
         found |= dict(_keywords_in(kind))
     return found
 

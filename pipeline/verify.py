@@ -2,18 +2,23 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..storage.blocks.reader import BlockReader
 from ..storage.blocks.shards import shard_key
-from ..storage.dataset import Dataset, open_dataset
+from ..storage.dataset import Dataset, open_dataset, open_rows
 from ..storage.errors import ConflictError, DamagedError, SourceError
+from ..storage.foreign.format import rows_in
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
 from ..storage.tasks import Executor, Progress, silent
+from ..storage.windows import WINDOWED
+from .adopt.files import changed_files
 from .images.convert import write_images
 from .images.listing.list import list_images
 from .images.spec import ImageRequest, specify_images
@@ -46,12 +51,26 @@ class CheckTask:
 def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
     """Read every shard and compare it with the manifest. Returns damaged and missing files in the dataset's order."""
     tasks = [CheckTask(str(dataset.place), shard) for shard in range(dataset.layout.shards)]
+    if changed := _changed_features(dataset, executor, progress):
+        return changed  # rather than an error for each of their blocks
     found: dict[int, list[Damage]] = {}
     progress("verify", 0, len(tasks), "shards")
     for position, damages in executor.map(check_shard, tasks):
         found[position] = damages
         progress("verify", len(found), len(tasks), "shards")
-    return [damage for position in range(len(tasks)) for damage in found[position]]
+    own = [damage for position in range(len(tasks)) for damage in found[position]]
+    return own + (find_damage(open_rows(dataset), executor, progress) if dataset.windows else [])
+
+
+def _changed_features(dataset: Dataset, executor: Executor, progress: Progress) -> list[Damage]:
+    """The files of adopted features that are not as they were."""
+    foreign, layout, damages = dataset.foreign, dataset.layout, []
+    for number, reason in changed_files(foreign, executor, progress) if foreign else ():
+        assert foreign
+        first, last = rows_in(foreign.arrays["x"], number)
+        blocks, _ = layout.blocks_at(np.array([first]))
+        damages.append(Damage(layout.shard_of(int(blocks[0])), "x", foreign.files[number], first, last, reason))
+    return damages
 
 
 def check_shard(task: CheckTask) -> list[Damage]:
@@ -60,11 +79,27 @@ def check_shard(task: CheckTask) -> list[Damage]:
     start, stop = dataset.layout.shard_range(task.shard)
     damages = []
     for spec in dataset.manifest.arrays:
+        if dataset.windows and spec.name in WINDOWED:
+            continue
+        if dataset.foreign and spec.name in dataset.foreign.arrays:
+            damages += _undecodable(dataset, task.shard, spec.name)
+            continue
         path = dataset.shard_place(spec.name, task.shard)
         reason = _damage_of(dataset, spec.name, path, task.shard)
         if reason:
             damages.append(Damage(task.shard, spec.name, str(path), start, stop - 1, reason))
     return damages
+
+
+def _undecodable(dataset: Dataset, shard: int, array: str) -> Iterator[Damage]:
+    """The blocks of adopted features that cannot be read, although their files are as they were."""
+    reader = BlockReader(dataset, (array,))
+    for block in dataset.layout.blocks_of(shard):
+        try:
+            reader.read([block])
+        except DamagedError as error:
+            start, stop = dataset.layout.block_range(block)
+            yield Damage(shard, array, str(error).partition(": ")[0], start, stop - 1, str(error).partition(": ")[2])
 
 
 def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
@@ -92,6 +127,16 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
     Raises SourceError if a source is missing or has changed, or the dataset has an earlier format; it is then left
     unchanged. Raises ConflictError if another process converts to it or repairs it.
     """
+    if "adopt" in dataset.request:
+        raise SourceError(
+            f"{dataset.root} was made by 'foldstream adopt'; restore the damaged files from a copy, or run the command "
+            "again with --overwrite"
+        )
+    if dataset.windows:
+        raise SourceError(
+            f"{dataset.root} has windows over time series, whose files are not repaired one by one; restore the damaged "
+            "files from a copy, or convert the sources again with --overwrite"
+        )
     if dataset.manifest.index is None:
         raise SourceError(
             f"{dataset.root} was written by an earlier version, in whose format files cannot be repaired; "

@@ -150,6 +150,7 @@ class Dataset(StoredArrays):
             "classes": list(schema.classes),
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
+            **({"in_place": self.foreign.facts()} if self.foreign else {}),
         }
 
     def columns(self) -> tuple[ColumnFacts, ...]:

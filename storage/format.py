@@ -164,7 +164,7 @@ def choose_layout(rows: int, row_bytes: int) -> Layout:
 
 
 def layout_of_blocks(rows: int, row_bytes: int, block_rows: int, parts: tuple[int, ...] = ()) -> Layout:
-    """Choose shards of about 64 MB of `x` for blocks of so many rows, at least 8 of them if there are as many blocks."""
+    """Choose shards of about 64 MB of `x` for blocks of so many rows; at least 8 of them if there are enough blocks."""
     blocks = math.ceil(rows / block_rows)
     most = math.ceil(blocks / MINIMUM_SHARDS)
     if math.ceil(blocks / most) < MINIMUM_SHARDS:  # of a few blocks

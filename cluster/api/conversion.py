@@ -81,8 +81,10 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDat
     return browsable(convert_tables(request, session))
 
 
-def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest, session: Session) -> Dataset:
-    """Convert the sources of a request of either kind."""
+def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest | AdoptRequest, session: Session) -> Dataset:
+    """Make the dataset of a request of any kind."""
+    if isinstance(request, AdoptRequest):
+        return adopt_arrays(request, session)
     if isinstance(request, ConvertTablesRequest):
         return convert_tables(request, session)
     return convert_image_files(request, session)

@@ -49,9 +49,9 @@ def run_job(
 ) -> dict[str, Any]:
     """Convert, train and predict as described in a TOML file; completed steps are skipped.
 
-    The tables `convert.csv` or `convert.images` (sources, out, …), `train` (dataset, run, …) and `predict` (run,
-    source, out, …) contain the keywords of the corresponding functions. Paths are relative to the file. `train.dataset`
-    and `predict.run` default to the results of the preceding tables.
+    The tables `convert.csv` or `convert.images` (sources, out, …) or `adopt` (place, out, …), `train` (dataset, run,
+    …) and `predict` (run, source, out, …) contain the keywords of the corresponding functions. Paths are relative to
+    the file. `train.dataset` and `predict.run` default to the results of the preceding tables.
 
     Args:
         path: The TOML file.

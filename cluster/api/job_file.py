@@ -13,25 +13,27 @@ from ...storage.options import Options, as_texts
 from ...training.config import SEVERAL_FUNCTIONS
 from ...training.zoo.own_code import ROOT, name_in
 from ..callbacks.callback import map_target
-from ..requests import ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
+from ..requests import AdoptRequest, ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 
-CONVERSIONS: dict[str, type[ConvertTablesRequest | ConvertImagesRequest]] = {
+CONVERSIONS: dict[str, type[ConvertTablesRequest | ConvertImagesRequest | AdoptRequest]] = {
     "convert.csv": ConvertTablesRequest,
     "convert.images": ConvertImagesRequest,
+    "adopt": AdoptRequest,
 }
 JOB_TABLES: dict[str, type[Options]] = {**CONVERSIONS, "train": TrainRequest, "predict": PredictRequest}
-JOB_PATHS = ("sources", "out", "labels", "like", "report", "dataset", "run", "source", "init")
+JOB_PATHS = ("sources", "place", "out", "labels", "like", "report", "dataset", "run", "source", "init")
 JOB_CODE = ("asset",)  # paths too, of files that are uploaded along with a job
 
 Tables = dict[str, dict[str, Any]]
-"""The tables of a job file by name, with absolute paths; conversions are named `convert.csv` or `convert.images`."""
+"""The tables of a job file by name, with absolute paths; datasets are made by `convert.csv`, `convert.images` or
+`adopt`."""
 
 
 @dataclass(frozen=True)
 class Job:
     """The requests of a job file; each may be absent."""
 
-    convert: ConvertTablesRequest | ConvertImagesRequest | None
+    convert: ConvertTablesRequest | ConvertImagesRequest | AdoptRequest | None
     train: TrainRequest | None
     predict: PredictRequest | None
 
@@ -67,7 +69,7 @@ def load_job_file(path: Path) -> Tables:
         _resolve_paths(values, path.absolute().parent)
     converted = [tables[table].get("out") for table in CONVERSIONS if table in tables]
     if len(converted) > 1:
-        raise UsageError(f"{path}: a job trains on one dataset; write {' or '.join(CONVERSIONS)}, not both")
+        raise UsageError(f"{path}: a job trains on one dataset; write one of {', '.join(CONVERSIONS)}")
     if converted and "train" in tables:
         tables["train"].setdefault("dataset", converted[0])
     if "train" in tables and "predict" in tables:
@@ -96,6 +98,8 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
         if name in values:
             given = values[name]
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
+    if labels := as_texts(values.get("y")):  # of an adopted place, or files
+        values["y"] = [_from_file(base, one) for one in labels]
     if isinstance(values.get("model"), str):
         values["model"] = _code(base, values["model"])
     for option in SEVERAL_FUNCTIONS:
@@ -113,6 +117,15 @@ def _code(base: Path, name: Any) -> Any:
         return name
     root, marked, file = name.rpartition(ROOT)
     return name_in(normpath(base / root), file) if marked else normpath(base / file)
+
+
+def _from_file(base: Path, name: Any) -> Any:
+    """Make the name of a file that exists in a folder absolute, also before a colon and the path of an array in it;
+    leave other names unchanged."""
+    if not isinstance(name, str):
+        return name
+    file, colon, inner = name.rpartition(":") if ":" in name else (name, "", "")
+    return f"{_from(base, file)}{colon}{inner}" if (base / file).is_file() else name
 
 
 def _from(base: Path, place: Any) -> Any:

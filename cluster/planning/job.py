@@ -39,7 +39,7 @@ from ..api.split import split_of
 from ..api.training import check_models
 from ..api.training_request import callback_factories, candidates_of, code_of, common_config, configure, settle
 from ..listener import Listener
-from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
+from ..requests import AdoptRequest, ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of
 from .estimate import (
     ConversionEstimate,
@@ -90,7 +90,10 @@ def estimate_job(
     keep_freed_memory()
     conversion, training, left = None, None, 0
     with tempfile.TemporaryDirectory(prefix="foldstream-plan-") as name:
-        if job.convert and (bound or not (locate(str(job.convert.out)) / MANIFEST).exists()):
+        if isinstance(job.convert, AdoptRequest):
+            dataset = open_adopted(job.convert)
+            data = measure_dataset(dataset)
+        elif job.convert and (bound or not (locate(str(job.convert.out)) / MANIFEST).exists()):
             dataset, data, conversion = measure_conversion(job.convert, bound, Path(name))
         else:
             dataset = open_dataset(str(job.convert.out if job.convert else job.train.dataset if job.train else ""))
@@ -105,6 +108,16 @@ def estimate_job(
     ]
     forecasts = forecast_times(nodes, cores, trainers, conversion, training, price)
     return JobEstimate(facts, forecasts, assumptions(conversion, training, job.predict is not None))
+
+
+def open_adopted(request: AdoptRequest) -> Dataset:
+    """The dataset of arrays in place. Raises UsageError if it does not exist yet: without a conversion there is nothing
+    to estimate from a sample."""
+    if not (locate(str(request.out)) / MANIFEST).exists():
+        raise UsageError(
+            f"{request.out} does not exist yet; make it with 'foldstream adopt', then estimate the training"
+        )
+    return open_dataset(str(request.out))
 
 
 def measure_conversion(

@@ -3,27 +3,26 @@
 It resumes like the conversions: a restart with the same request redoes only what has no valid shard.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from ...storage.blocks.shards import shard_path
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.foreign.format import TABLE, Foreign
+from ...storage.foreign.format import TABLE
 from ...storage.format import WORK
-from ...storage.places.json_files import content_hash, create_json, read_json, write_json
+from ...storage.places.json_files import content_hash, create_json, read_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
-from ...storage.tasks import Executor, Progress, run_tasks, silent
+from ...storage.tasks import Executor, Progress, silent
 from ..target.claim import SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import attributes, commit_dataset
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, receipt_path
 from ..target.run import Stage, publish_done, run_shard_tasks
+from .files import with_hashes
 from .spec import AdoptionRequest, AdoptSpec, specify
-from .write import AdoptPlan, AdoptTask, HashTask, columns_path, hash_file, write_adopted_shard
+from .write import AdoptPlan, AdoptTask, columns_path, forget_readers, write_adopted_shard
 
 
 def adopt(
@@ -47,6 +46,7 @@ def adopt(
         _write_shards(spec, root, executor, progress)
         _commit(spec, root, executor, progress)
         (root / WORK).remove_tree()
+    forget_readers()
     dataset = open_dataset(root)
     publish_done(spec, dataset, executor)
     return dataset
@@ -69,11 +69,8 @@ def _plan_tasks(spec: AdoptSpec, root: Place) -> AdoptPlan:
     if spec.foreign:
         data, arrays = spec.foreign.to_bytes(), spec.foreign.to_json()
         (root / WORK / TABLE).write(data)
-        write_json(root / WORK / "foreign.json", arrays)
     table = content_hash(data) if data else ""
-    return AdoptPlan(
-        spec.layout, spec.schema, spec.inside, arrays, table, request.place, request.x, request.sample_dim
-    )
+    return AdoptPlan(spec.layout, spec.schema, spec.inside, arrays, table, request.place, request.x, request.sample_dim)
 
 
 def _write_columns(spec: AdoptSpec, root: Place, shard: int) -> str:
@@ -103,13 +100,7 @@ def _commit(spec: AdoptSpec, root: Place, executor: Executor, progress: Progress
     if spec.inside or not spec.foreign:
         commit_dataset(spec, root)
         return
-    foreign = _hashed(spec.foreign, executor, progress) if spec.source.hash else spec.foreign
+    foreign = with_hashes(spec.foreign, executor, progress) if spec.source.hash else spec.foreign
     data = foreign.to_bytes()
     (root / TABLE).write(data)
     commit_dataset(spec, root, {"arrays": foreign.to_json(), "table": content_hash(data)})
-
-
-def _hashed(foreign: Foreign, executor: Executor, progress: Progress) -> Foreign:
-    tasks = [HashTask(path, *status) for path, status in zip(foreign.files, foreign.status.tolist(), strict=True)]
-    found = run_tasks(executor, hash_file, tasks, "hash", progress)
-    return replace(foreign, hashes=np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32))

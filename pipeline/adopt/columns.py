@@ -13,8 +13,8 @@ from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..target.beside import encode_beside, encode_texts, side_columns, unit_of
 from ..target.labels import TextFindings, choose_labels, class_codes
-from .find import open_source
-from .found import Source
+from .sources.find import open_source
+from .sources.found import Source
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Blocks that fit foreign chunks: a block is made of whole chunks, or divides a large one, so that each chunk is decoded
-once an epoch, or as rarely as possible."""
+"""Blocks that fit foreign chunks: a block is made of whole chunks, or divides a large one, so that each chunk is
+decoded once an epoch, or as rarely as possible."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from ...storage.options import Cli, Options, Texts
+from ...storage.options import Cli, Files, Options, Texts
 from ..target.options import TASK, RoleOptions, Task, parse_numbers
 
 
@@ -16,11 +16,11 @@ class AdoptOptions(RoleOptions):
 
     x: Annotated[Texts, Cli(metavar="PATH", repeatable=True)] = Field(
         default=(),
-        description="Array of the features: a path in a Zarr or HDF5 file, a member of an NPZ archive, a variable, or a "
-        "column of lists; repeatable for columns of numbers, also as a pattern such as 'pixel*'. By default what the "
+        description="Array of the features: a path in a Zarr or HDF5 file, a member of an NPZ archive, a variable, or "
+        "a column of lists; repeatable for columns of numbers, also as a pattern such as 'pixel*'. By default what the "
         "format says, or the only array.",
     )
-    y: Annotated[Texts, Cli(metavar="PATH", repeatable=True)] = Field(
+    y: Annotated[Files, Cli(metavar="PATH", repeatable=True)] = Field(
         default=(),
         description="Label: an array or a column in the same place, another file, or FILE:PATH; repeatable for several "
         "targets. Omit it for rows to predict.",
@@ -42,6 +42,6 @@ class AdoptOptions(RoleOptions):
     )
     hash: bool = Field(
         default=False,
-        description="Store the SHA-256 of every file, by which 'foldstream verify' finds changes; without it, files are "
-        "recognized by their sizes and times.",
+        description="Store the SHA-256 of every file, by which 'foldstream verify' finds changes; without it, files "
+        "are recognized by their sizes and times.",
     )

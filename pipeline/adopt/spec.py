@@ -8,12 +8,12 @@ from typing import Any
 from ...storage.errors import SourceError, UsageError
 from ...storage.foreign.format import Foreign
 from ...storage.format import ArraySpec, Layout, Schema
-from ...storage.places.json_files import content_hash
+from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from .columns import ColumnRequest, Columns, read_columns
-from .find import open_source
-from .found import FileList, FoundArray, with_names
 from .layout import fitting_layout
+from .sources.find import open_source
+from .sources.found import FileList, FoundArray, with_names
 
 COPY = "copy them with --copy"
 
@@ -81,9 +81,10 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
     foreign = None
     if found.description:
         foreign = Foreign(tuple(files.paths), files.status, {"x": found.description})
-    table = content_hash(foreign.to_bytes()) if foreign else ""
+    table = content_hash(foreign.to_bytes(), to_json(foreign.to_json())) if foreign else ""
     layout = fitting_layout(found.rows, schema.arrays()[0].row_bytes, found.description)
-    return AdoptSpec(layout, schema, _as_json(request, table, columns), request, foreign, columns)
+    known = replace(request, x=tuple(paths))
+    return AdoptSpec(layout, schema, _as_json(request, table, columns), known, foreign, columns)
 
 
 def _as_json(request: AdoptionRequest, table: str, columns: Columns) -> dict[str, Any]:
@@ -95,7 +96,9 @@ def _as_json(request: AdoptionRequest, table: str, columns: Columns) -> dict[str
 def _check(found: FoundArray, request: AdoptionRequest) -> None:
     if found.rows < 2 or not prod(found.row_shape):
         shape = (found.rows, *found.row_shape)
-        raise SourceError(f"{request.place}: '{found.path}' has the shape {shape}, which is no set of samples; use another --x")
+        raise SourceError(
+            f"{request.place}: '{found.path}' has the shape {shape}, which is no set of samples; use another --x"
+        )
     if found.description is None and not request.copy:
         raise UsageError(f"{found.reason}; {COPY}, which reads them through the library of their format")
 

@@ -3,7 +3,6 @@
 A worker loads this module alone, and what explores sources only for features that nothing else can read.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,18 +12,16 @@ import numpy as np
 
 from ...storage.blocks.writer import write_shard
 from ...storage.errors import ConflictError
-from ...storage.foreign.files import check_unchanged
 from ...storage.foreign.format import TABLE, Foreign
 from ...storage.foreign.reader import ForeignReader
 from ...storage.format import WORK, ArraySpec, Layout, Schema
-from ...storage.places.json_files import content_hash, write_json
+from ...storage.places.json_files import content_hash, parse_json, to_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ..target.plan import StoredPlan
 from ..target.receipts import receipt_path, summarize
 
 COLUMNS = "columns"
-HASHED_BYTES = 16 << 20  # of a file at once
 
 
 @dataclass(frozen=True)
@@ -87,44 +84,29 @@ def write_adopted_shard(task: AdoptTask) -> None:
 def _features(root: Place, plan: AdoptPlan, start: int, stop: int) -> np.ndarray:
     out = plan.schema.arrays()[0].empty(stop - start)
     if not plan.arrays:
-        from .find import open_source
+        from .sources.find import open_source
 
         out[...] = open_source(locate(plan.place)).read(plan.x, plan.sample_dim, start, stop).reshape(out.shape)
         return out
-    _reader(str(root), plan.table).read("x", start, stop, out)
+    _reader(str(root), plan.table, to_json(plan.arrays)).read("x", start, stop, out)
     return out
 
 
-@lru_cache(2)
-def _reader(root: str, table: str) -> ForeignReader:
-    from ...storage.places.json_files import parse_json
+def forget_readers() -> None:
+    """Close the files that tasks have read in this process, and free their decoded chunks."""
+    _reader.cache_clear()
 
-    folder = locate(root) / WORK
-    arrays = parse_json((folder / "foreign.json").read_bytes(), root)
-    return ForeignReader(Foreign.of(arrays, _intact(folder / TABLE, table)))
+
+@lru_cache(1)
+def _reader(root: str, table: str, arrays: bytes) -> ForeignReader:
+    return ForeignReader(Foreign.of(parse_json(arrays, root), _intact(locate(root) / WORK / TABLE, table)))
 
 
 def _intact(place: Place, digest: str) -> bytes:
     """The content of a file that was written for the tasks."""
     data = place.read_bytes()
     if content_hash(data) != digest:
-        raise ConflictError(f"{place} was changed, possibly by another process that adopts the same files; run the command again")
+        raise ConflictError(
+            f"{place} was changed, possibly by another process that adopts the same files; run the command again"
+        )
     return data
-
-
-@dataclass(frozen=True)
-class HashTask:
-    """Hash a file, which must have this size and time of its last change."""
-
-    path: str
-    size: int
-    mtime_ns: int
-
-
-def hash_file(task: HashTask) -> bytes:
-    """The SHA-256 of a file. Raises DamagedError if it has changed."""
-    check_unchanged(task.path, task.size, task.mtime_ns)
-    found, place = hashlib.sha256(), locate(task.path)
-    for start in range(0, task.size, HASHED_BYTES):
-        found.update(place.read_range(start, min(HASHED_BYTES, task.size - start)))
-    return found.digest()

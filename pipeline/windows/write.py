@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...storage.blocks.reader import BlockReader
+from ...storage.blocks.reader import BlockReader, window_reader
 from ...storage.blocks.windows import WindowReader
 from ...storage.blocks.writer import write_shard
 from ...storage.dataset import Dataset, open_dataset
@@ -87,4 +87,4 @@ def _opened(stored: StoredPlan[SamplesPlan]) -> tuple[Windows, WindowReader, Dat
     rows = open_dataset(root / ROWS)
     assert plan.schema.windows
     windows = Windows.of(plan.schema.windows, plan.windows, data)
-    return windows, WindowReader(windows, rows.layout, BlockReader(rows)), rows
+    return windows, window_reader(windows, rows), rows

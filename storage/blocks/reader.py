@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future
 from functools import lru_cache, partial
 from math import prod
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ..dataset import Dataset, StoredArrays, open_rows
 from ..errors import DamagedError
-from ..foreign.reader import ForeignReader
+from ..foreign.reader import ForeignReader, shared_reader
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
-from ..windows import WINDOWED
+from ..windows import WINDOWED, Windows
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
 from .one_call import read_parts
@@ -45,26 +46,20 @@ class BlockReader:
         self._foreign: ForeignReader | WindowReader | None = None
         outside: Set[str] = set()
         if (foreign := dataset.foreign) and not foreign.arrays.keys().isdisjoint(arrays):
-            self._foreign, outside = ForeignReader(foreign), foreign.arrays.keys() & {*arrays}
+            self._foreign, outside = shared_reader(dataset.identity, foreign), foreign.arrays.keys() & {*arrays}
         if (windows := dataset.windows) and not WINDOWED.isdisjoint(arrays):
-            rows = open_rows(dataset)
-            self._foreign = WindowReader(windows, rows.layout, BlockReader(rows))
-            outside = WINDOWED & {*arrays}
+            self._foreign, outside = _window_reader(dataset, windows), WINDOWED & {*arrays}
         self._outside = sorted(outside)
         self._groups = groups_of([name for name in wanted if name not in outside], dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
         self._scratch = _Scratch()
-        self._bytes_read = 0
+        self.bytes_read = 0
+        """Number of stored bytes read from the dataset's location and from foreign files."""
         self._counting = threading.Lock()
         self._ahead: BlocksAhead | None = None
         self._follows = False
-
-    @property
-    def bytes_read(self) -> int:
-        """Number of stored bytes read from the dataset's location, from foreign files, and from the rows of windows."""
-        return self._bytes_read + (self._foreign.bytes_read if self._foreign else 0)
 
     def follow(self, blocks: Iterator[int], limit: int = AHEAD_BYTES) -> None:
         """Request these blocks before they are read, at most `limit` bytes of them at a time. This pays off where each
@@ -162,7 +157,9 @@ class BlockReader:
         for name in self._outside:
             assert self._foreign
             start, stop = self.dataset.layout.block_range(block)
-            self._foreign.read(name, start, stop, memory[name][: stop - start])
+            read = self._foreign.read(name, start, stop, memory[name][: stop - start])
+            with self._counting:
+                self.bytes_read += read
             found[name] = memory[name]
         for group in self._groups.values():
             try:
@@ -212,7 +209,7 @@ class BlockReader:
         if not read_parts(descriptor, self._offset(group[0], block), stored, parts):
             return None
         with self._counting:
-            self._bytes_read += len(stored)
+            self.bytes_read += len(stored)
         found, start = dict[str, np.ndarray](), BLOSC_HEADER
         for name, (length, _, address, size) in zip(group, parts.tolist(), strict=True):
             if size:
@@ -244,8 +241,28 @@ class BlockReader:
         except FileNotFoundError:
             raise _damaged(self.dataset, key[0], number, "the file is missing") from None
         with self._counting:
-            self._bytes_read += len(stored)
+            self.bytes_read += len(stored)
         return stored
+
+
+def _window_reader(samples: StoredArrays, windows: Windows) -> WindowReader:
+    """The reader of windows, one for all its users in this process, so that decoded rows take memory once."""
+    with _lock:
+        reader = _shared.get(samples.identity)
+        if reader is None:
+            rows = open_rows(samples)
+            _shared[samples.identity] = reader = window_reader(windows, rows)
+    return reader
+
+
+def window_reader(windows: Windows, rows: Dataset) -> WindowReader:
+    """A reader of windows over rows."""
+    blocks = BlockReader(rows)
+    return WindowReader(windows, rows.layout, lambda block: blocks.read([block])["x"], rows.index.tables["x"][:, 0])
+
+
+_shared: WeakValueDictionary[str, WindowReader] = WeakValueDictionary()
+_lock = threading.Lock()
 
 
 def cached_reader(dataset: StoredArrays, arrays: Sequence[str]) -> BlockReader:

@@ -11,40 +11,44 @@ CACHE_BYTES = 256 << 20
 
 
 class DecodedChunks:
-    """The chunks that were used last, up to `limit` bytes. A chunk that several threads need is decoded once."""
+    """The chunks that were used last, up to `limit` bytes, but at least one. A chunk is decoded once for all threads
+    that need it."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
         self._chunks: OrderedDict[Hashable, Future[np.ndarray]] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}  # of those that are decoded
+        self._held = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """The chunk of that key, which `decode` returns."""
         with self._lock:
             known = self._chunks.get(key)
-            mine = known is None
             future: Future[np.ndarray] = Future() if known is None else known
             self._chunks[key] = future
             self._chunks.move_to_end(key)
-        if not mine:
+        if known is not None:
             return future.result()
         try:
             chunk = decode()
         except BaseException as error:
             with self._lock:
-                self._chunks.pop(key, None)
+                del self._chunks[key]
             future.set_exception(error)
             raise
         future.set_result(chunk)
-        self._evict()
+        with self._lock:
+            self._sizes[key] = chunk.nbytes
+            self._held += chunk.nbytes
+            self._evict()
         return chunk
 
     def _evict(self) -> None:
-        with self._lock:
-            done = {key: one.result().nbytes for key, one in self._chunks.items() if one.done()}
-            held = sum(done.values())
-            for key, size in done.items():
-                if held <= self.limit:
-                    break
+        """Forget the chunks that were used longest ago, except those that are still being decoded."""
+        for key in list(self._chunks)[:-1] if self._held > self.limit else ():
+            if self._held <= self.limit:
+                break
+            if key in self._sizes:
+                self._held -= self._sizes.pop(key)
                 del self._chunks[key]
-                held -= size

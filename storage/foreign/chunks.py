@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
-from isal import isal_zlib
+from isal import igzip_lib
 
 from ..errors import DamagedError
 from .cache import DecodedChunks
@@ -20,7 +21,14 @@ from .format import NOWHERE, Chunked, Packing
 
 MOST_PIECES = 64  # ranges of an uncompressed chunk that are read one by one
 PIECE_BYTES = 16 << 10  # a range that is worth a call
-BROKEN = (ValueError, RuntimeError, zlib.error, isal_zlib.error, OverflowError, EOFError)
+BROKEN: tuple[type[Exception], ...] = (
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    igzip_lib.IsalError,
+    OverflowError,
+    EOFError,
+)
 """What codecs raise for bytes that they did not write."""
 
 
@@ -38,7 +46,6 @@ class ChunkReader:
 
     def __init__(self, name: str, array: Chunked, files: ForeignFiles, cache: DecodedChunks) -> None:
         self.name, self.array, self.files, self.cache = name, array, files, cache
-        self.bytes_read = 0
         dimensions, self._dtype = len(array.shape), np.dtype(array.dtype)
         self._bands = array.bands
         grid = [ceil(size / length) for size, length in zip(array.shape, array.chunk, strict=True)]
@@ -51,10 +58,12 @@ class ChunkReader:
         axes = array.axes or tuple(range(dimensions))
         self._axes, self._to_rows = axes, _rows_first(axes, array.axis)
         self._decode = decoder(array.codecs) if array.codecs else None
-        self._scratch = _Scratch()
+        self._local = _Local()
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read the rows `start` to `stop` into `out`, (rows, *row_shape) of any dtype."""
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` into `out`, (rows, *row_shape) of any dtype. Returns the number of stored
+        bytes read."""
+        counted = self._local.bytes_read
         first = int(np.searchsorted(self._bands, start, side="right")) - 1
         for band in range(first, len(self._numbers)):
             low, high = self._bands[band : band + 2].tolist()
@@ -64,6 +73,7 @@ class ChunkReader:
             for number, place in zip(self._numbers[band].tolist(), self._parts, strict=True):
                 part = _Part(number, rows.start + start - low, rows.stop + start - low, out[(rows, *place)])
                 self._read_part(part, high - low)
+        return self._local.bytes_read - counted
 
     def _read_part(self, part: _Part, rows: int) -> None:
         array = self.array
@@ -80,14 +90,16 @@ class ChunkReader:
         if whole:
             chunk = self._decoded(part.number, shape, None)
         else:
-            chunk = self.cache.get((self.name, part.number), lambda: self._decoded(part.number, shape, None).copy())
+            memory = partial(np.empty, shape, self._dtype)
+            chunk = self.cache.get((self.name, part.number), lambda: self._decoded(part.number, shape, memory()))
         self._place(part, chunk)
 
     def _place(self, part: _Part, chunk: np.ndarray) -> None:
         """Copy rows of a decoded chunk, in the order of its axes in memory, into the target of a part. Chunks at the
         edges of a Zarr array are as large as the others."""
         ordered = chunk.transpose(self._to_rows)[part.start : part.stop]
-        unpack(ordered[(..., *(slice(size) for size in part.target.shape[1:]))], self.array.packing, part.target)
+        inside = (slice(None), *(slice(size) for size in part.target.shape[1:]))
+        unpack(ordered[inside], self.array.packing, part.target)
 
     def _shape(self, rows: int) -> tuple[int, ...]:
         """The shape of a chunk in the order of its axes in memory. Only bands of other lengths have as many rows as
@@ -103,8 +115,8 @@ class ChunkReader:
         return same and target.flags.c_contiguous and not self.array.packing
 
     def _decoded(self, number: int, shape: tuple[int, ...], out: np.ndarray | None) -> np.ndarray:
-        """A decoded chunk, in the order of its axes in memory: in `out` if it is given, otherwise valid until the
-        thread's next call.
+        """A decoded chunk, in the order of its axes in memory: in the contiguous `out` if it is given, otherwise valid
+        until the thread's next call.
 
         Raises DamagedError if its bytes cannot be decoded.
         """
@@ -122,13 +134,14 @@ class ChunkReader:
         if len(found) != size:
             raise self._damaged(number, f"it has {len(found):,} bytes, not {size:,}")
         chunk = np.frombuffer(found, self._dtype).reshape(shape)
-        if out is not None and not np.shares_memory(chunk, out):
-            out[...] = chunk
-        return chunk
+        if out is None or np.shares_memory(chunk, out):
+            return chunk
+        out[...] = chunk
+        return out
 
     def _stored(self, file: int, offset: int, length: int, memory: np.ndarray | None) -> bytes | np.ndarray:
-        self.bytes_read += length
-        return self.files.read(file, offset, self._scratch.memory(length) if memory is None else memory)
+        self._local.bytes_read += length
+        return self.files.read(file, offset, self._local.memory(length) if memory is None else memory)
 
     def _read_pieces(self, part: _Part, shape: tuple[int, ...]) -> bool:
         """Read only the wanted rows of an uncompressed chunk, if they are a few long ranges of it."""
@@ -197,10 +210,11 @@ def unpack(stored: np.ndarray, packing: Packing | None, out: np.ndarray) -> None
     out[...] = values
 
 
-class _Scratch(threading.local):
-    """Reusable memory of each thread for a stored chunk."""
+class _Local(threading.local):
+    """Of each thread: reusable memory for a stored chunk, and the number of stored bytes read so far."""
 
     def __init__(self) -> None:
+        self.bytes_read = 0
         self._memory = np.empty(0, np.uint8)
 
     def memory(self, size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import ceil, prod
+from math import ceil, isfinite, prod
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -78,14 +78,16 @@ class Chunked:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: value for name, value in vars(self).items() if name not in ("chunks", "bounds", "packing")}
-        return {"kind": "chunks", **plain, "packing": self.packing and asdict(self.packing)}
+        fill = self.fill if isfinite(self.fill) else str(self.fill)  # JSON has no NaN
+        return {"kind": "chunks", **plain, "fill": fill, "packing": self.packing and asdict(self.packing)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> Self:
         packing = value["packing"] and Packing.from_json(value["packing"])
-        tuples = {name: tuple(value[name]) for name in ("shape", "chunk", "axes", "codecs")}
-        plain = {name: value[name] for name in ("dtype", "axis", "fill")}
-        return cls(**tuples, **plain, packing=packing, chunks=tables["chunks"], bounds=tables["bounds"])
+        fill = float(value["fill"]) if isinstance(value["fill"], str) else value["fill"]
+        fields: dict[str, Any] = {"fill": fill, **{name: value[name] for name in ("dtype", "axis")}}
+        fields |= {name: tuple(value[name]) for name in ("shape", "chunk", "axes", "codecs")}
+        return cls(**fields, packing=packing, chunks=tables["chunks"], bounds=tables["bounds"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +198,11 @@ class Foreign:
         """The size of all files."""
         return int(self.status[:, 0].sum())
 
+    def facts(self) -> dict[str, Any]:
+        """A summary as JSON: the first file and the number of files, their size, and whether they were hashed."""
+        hashed = len(self.hashes) > 0
+        return {"file": self.files[0], "files": len(self.files), "bytes": self.stored_bytes, "hashed": hashed}
+
     def to_json(self) -> dict[str, Any]:
         return {name: array.to_json() for name, array in self.arrays.items()}
 
@@ -222,6 +229,20 @@ class Foreign:
         files = tables["files"].tobytes().decode(errors="surrogateescape").split("\0")
         described = {name: KINDS[value["kind"]].from_json(value, of(tables, name)) for name, value in arrays.items()}
         return cls(tuple(files), tables["status"], described, tables["hashes"])
+
+
+def rows_in(array: Description, file: int) -> tuple[int, int]:
+    """The first and the last row of an array that have something in a file; all of them for sparse arrays."""
+    if isinstance(array, Sparse):
+        return 0, array.rows - 1
+    if isinstance(array, Groups):
+        of_bands = array.groups[:, :1]
+    else:
+        grid = [ceil(size / length) for size, length in zip(array.shape, array.chunk, strict=True)]
+        grid[array.axis] = len(array.bands) - 1
+        of_bands = np.moveaxis(array.chunks[:, 0].reshape(grid), array.axis, 0).reshape(grid[array.axis], -1)
+    found = np.flatnonzero((of_bands == file).any(axis=1))
+    return int(array.bands[found[0]]), int(array.bands[found[-1] + 1]) - 1
 
 
 def chunk_rows(array: Description) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -20,11 +21,11 @@ class GroupReader:
 
     def __init__(self, name: str, array: Groups, files: ForeignFiles, cache: DecodedChunks) -> None:
         self.name, self.array, self.files, self.cache = name, array, files, cache
-        self.bytes_read = 0
-        self._bounds = array.bounds
+        self._bounds, self._local = array.bounds, _Local()
 
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read the rows `start` to `stop` into `out`, (rows, *row_shape)."""
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` into `out`, (rows, *row_shape). Returns the number of stored bytes read."""
+        counted = self._local.bytes_read
         first = int(np.searchsorted(self._bounds, start, side="right")) - 1
         for number in range(first, len(self._bounds) - 1):
             low, high = self._bounds[number : number + 2].tolist()
@@ -36,6 +37,7 @@ class GroupReader:
                 self._decode(number, target)
                 continue
             target[...] = self.cache.get((self.name, number), lambda: self._decoded(number))[begin - low : end - low]  # noqa: B023 - called at once
+        return self._local.bytes_read - counted
 
     def _decoded(self, number: int) -> np.ndarray:
         rows = int(self._bounds[number + 1] - self._bounds[number])
@@ -49,13 +51,21 @@ class GroupReader:
 
         file, place, length = self.array.groups[number].tolist()
         path = self.files.check(file)
-        self.bytes_read += length
+        self._local.bytes_read += length
         try:
             table = read_group(path, self.array.format, place, self.array.columns)
             place_columns(table, self.array, out)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedError(f"{path}: its rows cannot be read ({error}); restore the file, and adopt it again") from None
+            raise DamagedError(
+                f"{path}: its rows cannot be read ({error}); restore the file, and adopt it again"
+            ) from None
         self.files.check(file)
+
+
+class _Local(threading.local):
+    """Of each thread: the number of stored bytes read so far."""
+
+    bytes_read = 0
 
 
 def read_group(path: str, form: str, place: int, columns: tuple[str, ...], whole: Any = None) -> Any:

@@ -1,6 +1,8 @@
 """Read rows of the foreign arrays of a dataset, whatever format they are in."""
 
+from threading import Lock
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -15,13 +17,8 @@ from .sparse import SparseReader
 class RowReader(Protocol):
     """Reads rows of a foreign array."""
 
-    @property
-    def bytes_read(self) -> int:
-        """Number of stored bytes read."""
-        ...
-
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read the rows `start` to `stop` into `out`, (rows, *row_shape)."""
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` into `out`, (rows, *row_shape). Returns the number of stored bytes read."""
         ...
 
 
@@ -34,16 +31,26 @@ class ForeignReader:
         self._arrays = foreign.arrays
         self._readers = {name: _reader(name, one, files, cache) for name, one in foreign.arrays.items()}
 
-    @property
-    def bytes_read(self) -> int:
-        """Number of stored bytes read from foreign files."""
-        return sum(reader.bytes_read for reader in self._readers.values())
-
-    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """Read the rows `start` to `stop` of an array into `out`, (rows, …) with as many values in a row."""
+    def read(self, name: str, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` of an array into `out`, (rows, …) with as many values in a row. Returns the
+        number of stored bytes read."""
         shape = self._arrays[name].row_shape
         target = out if out.shape[1:] == shape else out.reshape(len(out), *shape)
-        self._readers[name].read(start, stop, target)
+        return self._readers[name].read(start, stop, target)
+
+
+def shared_reader(identity: str, foreign: Foreign) -> ForeignReader:
+    """The reader of a dataset's foreign arrays, one for all its users in this process, so that their decoded chunks
+    take memory once."""
+    with _lock:
+        reader = _shared.get(identity)
+        if reader is None:
+            _shared[identity] = reader = ForeignReader(foreign)
+    return reader
+
+
+_shared: WeakValueDictionary[str, ForeignReader] = WeakValueDictionary()
+_lock = Lock()
 
 
 def _reader(name: str, array: Description, files: ForeignFiles, cache: DecodedChunks) -> RowReader:

@@ -16,33 +16,28 @@ class SparseReader:
         self.name, self.array = name, array
         self._parts = {part: ChunkReader(f"{name}/{part}", one, files, cache) for part, one in array.parts.items()}
 
-    @property
-    def bytes_read(self) -> int:
-        """Number of stored bytes read."""
-        return sum(part.bytes_read for part in self._parts.values())
-
-    def read(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Read the rows `start` to `stop` into `out`, (rows, width).
+    def read(self, start: int, stop: int, out: np.ndarray) -> int:
+        """Read the rows `start` to `stop` into `out`, (rows, width). Returns the number of stored bytes read.
 
         Raises DamagedError for pointers and indices that are not those of a matrix of this shape.
         """
-        pointers = self._read("pointers", start, stop + 1, np.int64)
+        from .scatter import place_values  # loads numba, which few processes need
+
+        counts = [0, 0, 0]
+        pointers, counts[0] = self._read("pointers", start, stop + 1, np.int64)
         first, last = int(pointers[0]), int(pointers[-1])
         if (np.diff(pointers) < 0).any() or not 0 <= first <= last <= self.array.values.rows:
             raise self._damaged(start, stop, "pointers")
-        columns = self._read("indices", first, last, np.int64)
-        values = self._read("values", first, last, out.dtype)
-        if len(columns) and not (0 <= columns.min() and columns.max() < self.array.width):
+        indices = np.dtype(self.array.indices.dtype).newbyteorder("=")
+        columns, counts[1] = self._read("indices", first, last, indices)
+        values, counts[2] = self._read("values", first, last, out.dtype)
+        if not place_values(pointers, columns, values, out):
             raise self._damaged(start, stop, "indices")
-        rows = np.repeat(np.arange(stop - start), np.diff(pointers))
-        out[...] = 0
-        np.add.at(out, (rows, columns), values)  # values of one place add up, as in SciPy
+        return sum(counts)
 
-    def _read(self, part: str, start: int, stop: int, dtype: np.typing.DTypeLike) -> np.ndarray:
+    def _read(self, part: str, start: int, stop: int, dtype: np.typing.DTypeLike) -> tuple[np.ndarray, int]:
         found = np.empty(stop - start, dtype)
-        if stop > start:
-            self._parts[part].read(start, stop, found)
-        return found
+        return found, self._parts[part].read(start, stop, found) if stop > start else 0
 
     def _damaged(self, start: int, stop: int, what: str) -> DamagedError:
         return DamagedError(

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import foldstream as fs
+import numpy as np
 import obstore
 import pytest
+import zarr
 from foldstream.cluster.api.predict import write_oof
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, DamagedError, DatasetError, ForeignError, UsageError
@@ -155,3 +157,18 @@ def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(UsageError, match="set them in the environment") as refused:
         fs.open("s3://AKIAX:topsecret@bucket/digits.zarr")
     assert "topsecret" not in str(refused.value)
+
+
+def test_arrays_in_a_bucket_are_adopted_in_place(server: ObjectServer, tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32), np.arange(500) % 3
+    group = zarr.open_group(tmp_path / "store" / "a.zarr", mode="w")
+    group.create_array("x", shape=x.shape, chunks=(50, 8), shards=(100, 8), dtype="float32")[...] = x
+    group.create_array("y", shape=y.shape, chunks=(500,), dtype="int64")[...] = y
+    np.savez_compressed(tmp_path / "store" / "b.npz", x=x, y=y)
+    url = server.upload(tmp_path / "store", "store")
+    for name in ("a.zarr", "b.npz"):
+        dataset = fs.adopt(f"{url}/{name}", f"{url}/{name}.adopted", y="y", progress=False)
+        batches = list(fs.stream(dataset, batch_size=64))
+        ids = np.concatenate([batch.id.numpy() for batch in batches])
+        assert sorted(ids) == list(range(500))
+        assert np.concatenate([batch.x.numpy() for batch in batches]).tobytes() == x[ids].tobytes()

@@ -59,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file = Path("photos", "cat" if number % 2 else "dog", f"{number}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (20, 30), (30 * number, 0, 0)).save(file)
+        numpy.savez("digits.npz", images=numpy.zeros((60, 8, 8), numpy.uint8), labels=numpy.arange(60) % 10)
         Path("job.toml").write_text(JOB)
         fs.convert("flowers.csv", "flowers.zarr", label="species")
         fs.train("flowers.zarr", "runs/flowers", model="mlp", folds=3, epochs=5, batch_size=16)

@@ -5,6 +5,8 @@ from typing import Any
 
 import foldstream as fs
 import pytest
+from foldstream.cluster.api.job_file import load_job_file, parse_job
+from foldstream.cluster.requests import AdoptRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.places.locate import locate
@@ -93,3 +95,14 @@ def test_unknown_keywords_are_refused(digits: Dataset, tmp_path: Path) -> None:
         train(digits.root, tmp_path / "run", run=tmp_path)
     with pytest.raises(TypeError, match="takes 2 positional arguments"):
         train(digits.root, tmp_path / "run", 3)
+
+
+def test_arrays_in_place_are_named_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "labels.npz").write_bytes(b"")
+    text = '[adopt]\nplace = "a.h5"\nout = "a.zarr"\ny = ["labels.npz:y", "inner/y"]\n[train]\nrun = "runs/a"\n'
+    (tmp_path / "job.toml").write_text(text)
+    job = parse_job(load_job_file(tmp_path / "job.toml"))
+    assert isinstance(job.convert, AdoptRequest)
+    assert job.train
+    assert (job.convert.place, job.train.dataset) == (str(tmp_path / "a.h5"), str(tmp_path / "a.zarr"))
+    assert job.convert.y == (f"{tmp_path / 'labels.npz'}:y", "inner/y")

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from ...storage.errors import SourceError, UsageError
-from ...storage.foreign.format import Chunked, Groups
-from ...storage.foreign.groups import is_list, lists, place_columns, read_group
-from ...storage.places.json_files import read_json
-from ...storage.places.place import Place
+from ....storage.errors import SourceError, UsageError
+from ....storage.foreign.format import Chunked, Groups
+from ....storage.foreign.groups import is_list, lists, place_columns, read_group
+from ....storage.places.json_files import read_json
+from ....storage.places.place import Place
 from .found import SPLITS, TABLES, FileList, FoundArray, UnsupportedError, unknown, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
@@ -40,6 +40,10 @@ class TableFiles:
         self.place = place
         self._files = [place] if place.is_file() else _files_in(place)
         self._format = _format_of(self._files[0])
+        if self._format != PARQUET and place.waits_for_network:
+            raise SourceError(
+                f"{place}: Arrow files are mapped into memory; copy them to a local disk, or write Parquet"
+            )
         self._features: Mapping[str, Any] = {}
         if not place.is_file() and INFO in place.names():
             self._features = read_json(place / INFO).get("features") or {}
@@ -186,7 +190,9 @@ def _files_in(place: Place) -> list[Place]:
         if state.get("_indices_files") or state.get("_indices_data_files"):
             raise SourceError(f"{place} selects rows of its files; save it again after 'flatten_indices()'")
         return [place / one["filename"] for one in state["_data_files"]]
-    found = [entry.name for entry in place.walk() if entry.name.endswith(TABLES) and not entry.name.startswith(("_", "."))]
+    found = [
+        entry.name for entry in place.walk() if entry.name.endswith(TABLES) and not entry.name.startswith(("_", "."))
+    ]
     if len({name.rpartition(".")[2] == PARQUET for name in found}) > 1:
         raise SourceError(f"{place} has Parquet and Arrow files; give a folder with one kind of them")
     return [place / name for name in sorted(found)]
@@ -252,8 +258,8 @@ def _is_number(kind: pa.DataType) -> bool:
 def _numpy_type(kind: pa.DataType, where: str) -> Any:
     if not _is_number(kind):
         raise UsageError(
-            f"{where} has values of type {kind}, which are no numbers; name other columns with --x, or convert the files "
-            "with 'foldstream convert csv', which encodes text and dates"
+            f"{where} has values of type {kind}, which are no numbers; name other columns with --x, or convert the "
+            "files with 'foldstream convert csv', which encodes text and dates"
         )
     return kind.to_pandas_dtype()
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ...storage.errors import UsageError, suggest
-from ...storage.foreign.codecs import decoder
-from ...storage.foreign.format import Chunked, Description
-from ...storage.places.place import Place
+from ....storage.errors import UsageError, suggest
+from ....storage.foreign.codecs import decoder
+from ....storage.foreign.format import Chunked, Description
+from ....storage.places.place import Place
 
 TABLES = (".parquet", ".arrow", ".feather", ".ipc")
 """The endings of files of tables."""
@@ -77,7 +77,7 @@ class FileList:
         if path not in self._numbers:
             self._numbers[path] = len(self.paths)
             self.paths.append(path)
-            self._status.append(tuple(status or place.describe()))
+            self._status.append(status or place.describe())
         return self._numbers[path]
 
     @property
@@ -92,7 +92,8 @@ def value_dtype(stored: Any, where: str) -> str:
     if kind.kind not in "biuf" or kind.itemsize > 8:
         raise UsageError(f"{where} has values of type {kind}, which are no numbers to train on; name another array")
     others = {"bool": "uint8", "float16": "float32", "uint64": "float64"}
-    return others.get(kind.name, kind.name)
+    name: str = kind.name
+    return others.get(name, name)
 
 
 def check_codecs(where: str, codecs: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

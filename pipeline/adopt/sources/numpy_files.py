@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...storage.errors import SourceError, UsageError
-from ...storage.foreign.format import Chunked
-from ...storage.places.place import Place
+from ....storage.errors import SourceError, UsageError
+from ....storage.foreign.format import Chunked
+from ....storage.places.place import Place
 from .found import FileList, FoundArray, UnsupportedError, axis_named, of_chunks, single, unknown, value_dtype
 
 MAGIC = b"\x93NUMPY"

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...storage.foreign.chunks import unpack
-from ...storage.foreign.format import Packing
+from ....storage.foreign.chunks import unpack
+from ....storage.foreign.format import Packing
 from .found import UnsupportedError, value_dtype
 
 FILLS = ("_FillValue", "missing_value")
@@ -48,6 +48,8 @@ def values_of(attributes: Mapping[str, Any], stored: Any, where: str) -> Values:
         raise UnsupportedError(f"{where}: numbers with the attribute '_Unsigned' cannot be read in place")
     fills = {_number(one, dtype) for name in FILLS for one in np.ravel(attributes.get(name, ()))}
     fills = {one for one in fills if not np.isnan(one)}
+    if any(map(np.isinf, fills)):
+        raise UnsupportedError(f"{where}: infinity as the mark of missing values cannot be read in place")
     scale, offset = (_scalar(attributes.get(name)) for name in (SCALE, OFFSET))
     if not fills and scale is None and offset is None:
         return Values(None, plain)

@@ -1,4 +1,4 @@
-"""AnnData in HDF5 (h5ad) or Zarr: matrices that are dense or sparse, and columns of observations that may be categories.
+"""AnnData in HDF5 (h5ad) or Zarr: matrices, dense or sparse, and columns of observations, which may be categories.
 
 Files of versions before 0.7 keep all observations in one table, and their categories apart.
 """
@@ -9,25 +9,18 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ...storage.errors import UsageError
-from ...storage.foreign.format import Chunked, Sparse
-from ...storage.places.place import Place
-from .found import FileList, FoundArray, UnsupportedError, single, unknown, value_dtype
+from ....storage.errors import UsageError
+from ....storage.foreign.format import Chunked, Sparse
+from .found import FileList, FoundArray, Source, single, unknown, value_dtype
 
 MATRICES = ("X", "layers", "obsm", "raw")
 COLUMNS = "obs"
 
 
-class Nodes(Protocol):
+class Nodes(Source, Protocol):
     """A file or store with groups and arrays."""
 
-    place: Place
-
-    def names(self) -> Sequence[str]: ...
     def attributes(self, path: str) -> Mapping[str, Any]: ...
-    def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray: ...
-    def column(self, path: str) -> np.ndarray | pa.Array: ...
-    def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray: ...
 
 
 def is_anndata(nodes: Nodes) -> bool:
@@ -68,10 +61,14 @@ class AnnData:
         path = single(paths, self.place)
         if path not in self.names():
             raise unknown(path, self.place, self.names())
-        names = tuple(map(str, pa.array(self._names_of_columns()).to_pylist())) if path.startswith(("X", "layers/")) else ()
+        names = (
+            tuple(map(str, pa.array(self._names_of_columns()).to_pylist())) if path.startswith(("X", "layers/")) else ()
+        )
         if path in self._stored:
             found = self.nodes.find(paths, sample_dim, files)
-            return FoundArray(found.path, found.rows, found.row_shape, found.dtype, found.description, names, found.reason)
+            return FoundArray(
+                found.path, found.rows, found.row_shape, found.dtype, found.description, names, found.reason
+            )
         rows, width = self._shape(path)
         parts = {part: self.nodes.find([f"{path}/{part}"], None, files) for part in ("indptr", "indices", "data")}
         dtype = value_dtype(parts["data"].dtype, f"{self.place}: '{path}'")
@@ -95,7 +92,7 @@ class AnnData:
         rows, width = (int(one) for one in shape)
         return rows, width
 
-    def _names_of_columns(self) -> Sequence[Any]:
+    def _names_of_columns(self) -> Any:
         """The names of the variables, if there are some."""
         if "var" in self._stored:
             table = self.nodes.column("var")
@@ -125,7 +122,8 @@ class AnnData:
         _, width = self._shape(path)
         pointers = np.asarray(self.nodes.read([f"{path}/indptr"], None, start, stop + 1)).astype(np.int64)
         indices, values = (
-            self.nodes.read([f"{path}/{part}"], None, int(pointers[0]), int(pointers[-1])) for part in ("indices", "data")
+            self.nodes.read([f"{path}/{part}"], None, int(pointers[0]), int(pointers[-1]))
+            for part in ("indices", "data")
         )
         rows = np.zeros((stop - start, width), values.dtype)
         np.add.at(rows, (np.repeat(np.arange(stop - start), np.diff(pointers)), indices.astype(np.int64)), values)

@@ -10,10 +10,10 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from ...storage.errors import SourceError, UsageError
-from ...storage.foreign.format import NOWHERE, Chunked
-from ...storage.places.json_files import parse_json
-from ...storage.places.place import THREADS, Place
+from ....storage.errors import SourceError, UsageError
+from ....storage.foreign.format import NOWHERE, Chunked
+from ....storage.places.json_files import parse_json
+from ....storage.places.place import THREADS, Place
 from .conventions import FILL, Values, dimension_names, values_of
 from .found import FileList, FoundArray, UnsupportedError, axis_named, check_codecs, of_chunks, single, unknown
 
@@ -51,7 +51,11 @@ class ZarrStore:
 
     def names(self) -> Sequence[str]:
         folders = [name.rpartition("/") for name in self._files]
-        found = [folder for folder, _, name in folders if name == ".zarray" or (name == "zarr.json" and self._is_array(folder))]
+        found = [
+            folder
+            for folder, _, name in folders
+            if name == ".zarray" or (name == "zarr.json" and self._is_array(folder))
+        ]
         return [folder or self.place.name for folder in sorted(found)]
 
     def _is_array(self, folder: str) -> bool:
@@ -89,9 +93,13 @@ class ZarrStore:
     def _folder(self, path: str) -> str:
         if path not in self.names():
             raise unknown(path, self.place, self.names())
-        return "" if path == self.place.name and not {".zarray", "zarr.json"}.isdisjoint(self._files) and (
-            ".zarray" in self._files or self._is_array("")
-        ) else path
+        return (
+            ""
+            if path == self.place.name
+            and not {".zarray", "zarr.json"}.isdisjoint(self._files)
+            and (".zarray" in self._files or self._is_array(""))
+            else path
+        )
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:
         path = single(paths, self.place)
@@ -102,7 +110,9 @@ class ZarrStore:
             array = self.array(path)
             chunks, fill = self._chunks(self._folder(path), array, files), _number(array.fill, where)
             stored = array.dtype.str
-            return Chunked(array.shape, array.chunk, stored, chunks, axis, array.axes, array.codecs, fill, values.packing)
+            return Chunked(
+                array.shape, array.chunk, stored, chunks, axis, array.axes, array.codecs, fill, values.packing
+            )
 
         return of_chunks(path, describe, opened.shape, axis, values.dtype)
 
@@ -119,10 +129,14 @@ class ZarrStore:
         return values_of(attributes, opened.dtype, f"{self.place}: '{path}'")
 
     def _open(self, path: str) -> Any:
+        """The array, opened by zarr. Raises UsageError for chunks that are pickled objects, which may run any code."""
         import zarr
 
+        folder = self._folder(path)
+        if "pickle" in repr((self._json(folder, ".zarray"), self._json(folder, "zarr.json").get("codecs"))):
+            raise UsageError(f"{self.place}: '{path}' has pickled objects, which are not read; write numbers or text")
         try:
-            return zarr.open_array(self.place.zarr_store(), path=self._folder(path), mode="r")
+            return zarr.open_array(self.place.zarr_store(), path=folder, mode="r")
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             raise SourceError(f"{self.place}: zarr cannot open '{path}' ({error}); write it again") from None
 
@@ -157,7 +171,12 @@ class ZarrStore:
                 written = index[tuple(slice(size) for size in target.shape[:-1])]
                 there = written[..., 0] != MISSING
                 target[there] = np.stack(
-                    [np.full(there.sum(), file), written[there][:, 0].astype(np.int64), written[there][:, 1].astype(np.int64)], 1
+                    [
+                        np.full(there.sum(), file),
+                        written[there][:, 0].astype(np.int64),
+                        written[there][:, 1].astype(np.int64),
+                    ],
+                    1,
                 )
         return table.reshape(-1, 3)
 
@@ -179,7 +198,9 @@ def _shard_index(place: Place, size: int, array: ZarrArray, inside: tuple[int, .
     length, at_end = array.index
     data = place.read_range(size - length if at_end else 0, length)
     entries = data[: prod(inside) * 16]
-    if len(data) != length or (len(entries) < length and google_crc32c.value(entries) != int.from_bytes(data[len(entries) :], "little")):
+    if len(data) != length or (
+        len(entries) < length and google_crc32c.value(entries) != int.from_bytes(data[len(entries) :], "little")
+    ):
         raise SourceError(f"{place}: the shard's index does not match its checksum; restore the file")
     return np.frombuffer(entries, "<u8").reshape(*inside, 2)
 
@@ -189,8 +210,18 @@ def _second_format(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> Z
     codecs = [*(found.get("filters") or ()), *([found["compressor"]] if found.get("compressor") else [])]
     axes = tuple(reversed(range(len(shape)))) if found.get("order") == "F" else ()
     return ZarrArray(
-        shape, chunk, chunk, np.dtype(found["dtype"]), axes, check_codecs("", codecs), found.get("fill_value"),
-        found.get("dimension_separator", "."), "", attributes, (), 2,
+        shape,
+        chunk,
+        chunk,
+        np.dtype(found["dtype"]),
+        axes,
+        check_codecs("", codecs),
+        found.get("fill_value"),
+        found.get("dimension_separator", "."),
+        "",
+        attributes,
+        (),
+        2,
     )
 
 
@@ -226,8 +257,19 @@ def _third_format(found: Mapping[str, Any], where: str) -> ZarrArray:
     default = keys["name"] == "default"
     separator = (keys.get("configuration") or {}).get("separator", "/" if default else ".")
     return ZarrArray(
-        shape, chunk, shard, dtype, axes, check_codecs(where, configs), found["fill_value"], separator,
-        "c" if default else "", found.get("attributes", {}), tuple(found.get("dimension_names") or ()), 3, index,
+        shape,
+        chunk,
+        shard,
+        dtype,
+        axes,
+        check_codecs(where, configs),
+        found["fill_value"],
+        separator,
+        "c" if default else "",
+        found.get("attributes", {}),
+        tuple(found.get("dimension_names") or ()),
+        3,
+        index,
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...storage.errors import SourceError, UsageError
-from ...storage.foreign.format import NOWHERE, Chunked
-from ...storage.places.place import Place
+from ....storage.errors import SourceError, UsageError
+from ....storage.foreign.format import NOWHERE, Chunked
+from ....storage.places.place import Place
 from .conventions import Values, values_of
 from .found import FileList, FoundArray, UnsupportedError, axis_named, check_codecs, of_chunks, single, unknown
 
@@ -48,7 +48,7 @@ class Hdf5File:
     def attributes(self, path: str) -> dict[str, Any]:
         """The attributes of a dataset or a group."""
         with self.opened() as file:
-            found = dict(file[path].attrs)
+            found = dict(file[path].attrs) if path in file else {}
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
     def default(self, taken: Sequence[str]) -> tuple[str, ...]:
@@ -90,7 +90,16 @@ class Hdf5File:
                 raise UnsupportedError(f"{where} lies in the header of the file, and cannot be read in place")
             place = [number, offset, dataset.nbytes] if offset is not None else [NOWHERE, 0, 0]
             bounds = np.array([0, shape[axis]])
-            return Chunked(shape, shape, dtype.str, np.array([place], np.int64), axis, fill=fill, packing=values.packing, bounds=bounds)
+            return Chunked(
+                shape,
+                shape,
+                dtype.str,
+                np.array([place], np.int64),
+                axis,
+                fill=fill,
+                packing=values.packing,
+                bounds=bounds,
+            )
         codecs = check_codecs(where, _codecs(dataset, where))
         grid = [ceil(size / length) for size, length in zip(shape, dataset.chunks, strict=True)]
         table = np.full((*grid, 3), NOWHERE, np.int64)

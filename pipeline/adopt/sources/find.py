@@ -1,7 +1,7 @@
 """What kind of source a place is: found by its first bytes, or by what a folder contains."""
 
-from ...storage.errors import SourceError
-from ...storage.places.place import Place
+from ....storage.errors import SourceError
+from ....storage.places.place import Place
 from .anndata import AnnData, Nodes, is_anndata
 from .found import SPLITS, TABLES, Source
 
@@ -24,7 +24,9 @@ def open_source(place: Place) -> Source:
 
         return _with_observations(ZarrStore(place))
     if LANCE in names:
-        raise SourceError(f"{place} is a Lance dataset, which cannot be read in place; write it as Parquet, e.g. {TO_PARQUET}")
+        raise SourceError(
+            f"{place} is a Lance dataset, which cannot be read in place; write it as Parquet, e.g. {TO_PARQUET}"
+        )
     if any(entry.name.endswith(TABLES) for entry in place.walk()) or SPLITS in names:
         from .tables import TableFiles
 
