@@ -181,8 +181,9 @@ class TrainingOptions(Options):
 
     model: str | Callable[..., Any] = Field(
         default=AUTO,
-        description="Model: wide-deep, mlp, digits-cnn, resnet, article-cnn, path/to/file.py:factory or "
-        "package.module:factory; auto: wide-deep for columns, digits-cnn for small images, resnet for others.",
+        description="Model: wide-deep, mlp, digits-cnn, resnet, nlinear, article-cnn, path/to/file.py:factory or "
+        "package.module:factory; auto: wide-deep for columns, digits-cnn for small images, resnet for others, nlinear "
+        "for windows over time series.",
     )
     epochs: int | None = Field(
         default=None,

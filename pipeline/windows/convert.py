@@ -64,7 +64,7 @@ def _write_samples(request: WindowRequest, root: Place, executor: Executor, prog
     rows, keys = _sorted_rows(request, root, executor, progress)
     series = Series.of(keys)
     spec = specify_samples(request, rows, series, read_known(rows, request.form.label))
-    progress("windows", 1, 1, describe(request, series, spec.layout.rows))
+    progress("windows", 1, 1, describe(request, keys, series, spec.layout.rows))
     root.clean_temporaries()
     create_arrays(root, spec.layout, spec.stored, attributes(spec.schema))
     runs = spec.windows.to_bytes()
@@ -78,11 +78,15 @@ def _write_samples(request: WindowRequest, root: Place, executor: Executor, prog
     return spec
 
 
-def describe(request: WindowRequest, series: Series, samples: int) -> str:
-    """The samples in words."""
-    short, count = series.short(request.form), len(series.starts) - 1
-    said = f"{samples:,} samples of {request.form.length:,} rows from {count:,} series"
-    return said + (f"; {short:,} series are too short for one with its targets" if short and count > 1 else "")
+def describe(request: WindowRequest, keys: RowKeys, series: Series, samples: int) -> str:
+    """The samples in words, with what may be unexpected about the rows."""
+    form, count = request.form, len(series.starts) - 1
+    said = [f"{samples:,} samples of {form.length:,} rows from {count:,} series"]
+    if count > 1 and (short := series.short(form)):
+        said.append(f"{short:,} series are too short for one with its targets")
+    if other := keys.other_steps():
+        said.append(f"{other:,} steps of '{form.time}' are not as long as most of them are: such windows span another time")
+    return "; ".join(said)
 
 
 def _sorted_rows(

@@ -47,6 +47,13 @@ class RowKeys:
         return first, second
 
 
+    def other_steps(self) -> int:
+        """The number of steps in time from a sorted row to the next one of its series that differ from most steps."""
+        steps = np.diff(self.times)[self.series[1:] == self.series[:-1]]
+        _, counts = np.unique(steps, return_counts=True)
+        return int(counts.sum() - counts.max(initial=0))
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """The series of sorted rows: the first row of each, and the number of rows, (series + 1,) int64."""

@@ -17,8 +17,9 @@ from .ordered import TimeCut
 from .split import Split
 from .strata import Strata
 
-UNUSED, TRAIN, HELD_OUT, HOLDOUT, PURGED = range(5)
-"""The codes if each model has its own array. Purged rows share some of their data with the holdout."""
+UNUSED, TRAIN, HELD_OUT, HOLDOUT, PURGED, PURGED_HELD_OUT = range(6)
+"""The codes if each model has its own array. Purged rows share some of their data with the holdout, whether they are
+held out or not."""
 
 
 class Assignment(ABC):

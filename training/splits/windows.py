@@ -14,7 +14,7 @@ from ...storage.dataset import Dataset, open_rows
 from ...storage.errors import UsageError
 from ...storage.fold_plan import ModelRows, code_array
 from ...storage.windows import WindowForm
-from .assignments import HELD_OUT, HOLDOUT, PURGED, TRAIN, UNUSED, Assignment
+from .assignments import HELD_OUT, HOLDOUT, PURGED, PURGED_HELD_OUT, TRAIN, UNUSED, Assignment
 from .columns import find_column
 from .split import Split
 
@@ -33,7 +33,8 @@ class ByWindow(Assignment):
 
     @property
     def models(self) -> tuple[ModelRows, ...]:
-        return tuple(ModelRows(code_array(model), (TRAIN,), (HELD_OUT,)) for model in range(len(self.starts)))
+        held_out = (HELD_OUT, PURGED_HELD_OUT) if self.holdout else (HELD_OUT,)
+        return tuple(ModelRows(code_array(model), (TRAIN,), held_out) for model in range(len(self.starts)))
 
     @property
     def holdout(self) -> tuple[int, ...]:
@@ -41,7 +42,7 @@ class ByWindow(Assignment):
 
     @property
     def purged(self) -> tuple[int, ...]:
-        return (PURGED,)
+        return (PURGED, PURGED_HELD_OUT) if self.holdout else ()
 
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
         first, last = (times.astype(np.float64) for times in read_spans(dataset, shard))
@@ -50,7 +51,8 @@ class ByWindow(Assignment):
             codes = np.full(len(first), UNUSED, np.uint8)
             codes[last < start - self.gap] = TRAIN
             codes[(first >= start) & (first < stop)] = HELD_OUT
-            codes[(first < self.end) & (last >= self.end - self.gap)] = PURGED
+            codes[(last >= self.end - self.gap) & (codes == UNUSED)] = PURGED
+            codes[(last >= self.end - self.gap) & (codes == HELD_OUT)] = PURGED_HELD_OUT
             codes[first >= self.end] = HOLDOUT
             arrays.append(codes)
         return arrays
