@@ -134,8 +134,8 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         )
     if dataset.windows:
         raise SourceError(
-            f"{dataset.root} has windows over time series, whose files are not repaired one by one; restore the damaged "
-            "files from a copy, or convert the sources again with --overwrite"
+            f"{dataset.root} has windows over time series, whose files are not repaired one by one; restore the "
+            "damaged files from a copy, or convert the sources again with --overwrite"
         )
     if dataset.manifest.index is None:
         raise SourceError(

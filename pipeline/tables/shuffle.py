@@ -137,7 +137,8 @@ class ShuffledPlaces:
 
 @dataclass(frozen=True)
 class StoredPlaces:
-    """The places in a file with this SHA-256, (all rows,) int64 as .npy, which each process reads once: 8 bytes a row."""
+    """The places in a file with this SHA-256, (all rows,) int64 as .npy, of which each process keeps one: 8 bytes a
+    row."""
 
     path: str
     digest: str
@@ -158,8 +159,8 @@ def _stored_places(stored: StoredPlaces) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ShuffleTask:
-    """One task of a shuffle: it makes the `file` of a level, which is a section of the source at level 0, and a shard at
-    the last level. `places` is the new order."""
+    """One task of a shuffle: it makes the `file` of a level, which is a section of the source at level 0, and a shard
+    at the last level. `places` is the new order."""
 
     plan: StoredPlan[ShardPlan]
     places: NewPlaces

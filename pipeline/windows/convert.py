@@ -85,7 +85,7 @@ def describe(request: WindowRequest, keys: RowKeys, series: Series, samples: int
     if count > 1 and (short := series.short(form)):
         said.append(f"{short:,} series are too short for one with its targets")
     if other := keys.other_steps():
-        said.append(f"{other:,} steps of '{form.time}' are not as long as most of them are: such windows span another time")
+        said.append(f"{other:,} steps of '{form.time}' are not as long as most: such windows span another time")
     return "; ".join(said)
 
 

@@ -46,7 +46,6 @@ class RowKeys:
         first, second = sorted(order[place : place + 2].tolist())
         return first, second
 
-
     def other_steps(self) -> int:
         """The number of steps in time from a sorted row to the next one of its series that differ from most steps."""
         steps = np.diff(self.times)[self.series[1:] == self.series[:-1]]
@@ -100,8 +99,8 @@ def read_keys(rows: Dataset, form: WindowForm) -> RowKeys:
     gaps = np.isnan(times) if times.dtype.kind == "f" else times == NO_DATE
     if gaps.any():
         raise SourceError(
-            f"{source_of(rows)}: the time '{form.time}' is missing in row {row_of(rows, int(gaps.argmax())):,}; fill it "
-            "in, or leave the row out"
+            f"{source_of(rows)}: the time '{form.time}' is missing in row {row_of(rows, int(gaps.argmax())):,}; fill "
+            "it in, or leave the row out"
         )
     series = np.zeros(len(rows), np.int64)
     for name in form.groups:

@@ -146,7 +146,8 @@ def stored_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
 
 
 def specify_samples(request: WindowRequest, rows: Dataset, series: Series, known: np.ndarray) -> SamplesSpec:
-    """Decide the samples. `known`, (rows,) bool, says which rows have the label. Raises SourceError if there are none."""
+    """Decide the samples. `known`, (rows,) bool, says which rows have the label. Raises SourceError if there is no
+    sample."""
     form, schema = request.form, schema_of_samples(rows.schema, request.form)
     runs, samples = series.runs(form, None if request.ahead else known)
     if not samples:

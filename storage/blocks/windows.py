@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..format import Layout
 from ..foreign.cache import DecodedChunks
+from ..format import Layout
 from ..windows import Windows
 
 Decode = Callable[[int], np.ndarray]

@@ -155,7 +155,8 @@ def test_runs_are_all_windows_whose_targets_are_known(shape: tuple[int, int]) ->
         ]
         runs, samples = series.runs(form, given)
         ends = [*runs[1:, 0], samples]
-        rows = [row for (sample, first, _), end in zip(runs, ends, strict=True) for row in first + np.arange(end - sample)]
+        parts = [first + np.arange(end - sample) for (sample, first, _), end in zip(runs, ends, strict=True)]
+        rows = [row for part in parts for row in part.tolist()]
         assert rows == expected
         assert samples == len(expected)
         assert all(keys.series[end - 1] == keys.series[first] for _, first, end in runs)
@@ -240,7 +241,8 @@ def test_a_conversion_that_is_cut_off_anywhere_resumes_to_the_same_bytes(tmp_pat
 def rows_of_samples(dataset: Dataset, samples: np.ndarray) -> np.ndarray:
     """All rows of samples, features and targets, (samples, span)."""
     assert dataset.windows
-    return dataset.windows.first_rows(0, len(dataset))[samples][:, None] + np.arange(SPAN)
+    rows: np.ndarray = dataset.windows.first_rows(0, len(dataset))[samples][:, None] + np.arange(SPAN)
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_statistics_of_a_fold_do_not_depend_on_later_rows(tmp_path: Path) -> Non
     assert found[0].mean[0] < 200
 
 
-TRAINED = {"model": "nlinear", "batch_size": 16, "epochs": 3}
+TRAINED: dict[str, Any] = {"model": "nlinear", "batch_size": 16, "epochs": 3}
 
 
 def train_all(job: RunJob, run: RunFolder, groups: list[list[int]], **options: Any) -> None:
@@ -375,7 +377,8 @@ def heartbeat(working):
     if run.fold(0).checkpoints.names():
         os.kill(os.getpid(), signal.SIGKILL)
 
-FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), Process(), Execution(checkpoint_every="3 steps"), heartbeat).train()
+request = Execution(checkpoint_every="3 steps")
+FoldTrainer(folds_of(load_job(run), run, [0, 1, 2]), Process(), request, heartbeat).train()
 """
 
 

@@ -42,8 +42,8 @@ class InputColumn:
 @dataclass(frozen=True)
 class InputSchema:
     """What a factory gets as `schema`: the columns of the input in order (the channels of windows; none for images and
-    other samples that are no vectors; those beside the images if there are any), the task, and the labels or classes that its outputs stand for.
-    With several inputs, the columns of each by its name too."""
+    other samples that are no vectors; those beside the images if there are any), the task, and the labels or classes
+    that its outputs stand for. With several inputs, the columns of each by its name too."""
 
     columns: tuple[InputColumn, ...]
     task: str | None
@@ -57,8 +57,9 @@ class Inputs:
     """How stored channels become inputs, (channels,) each: the input is (value - `center`) · `scale`, or `filled` for a
     missing value.
 
-    Of the channels of a vector or a window, the ones in `kept` come first, in this order. The channels in `one_hot` follow, with
-    one input per code, and then one input for each channel in `marked`, which is 1 where a value is missing.
+    Of the channels of a vector or a window, the ones in `kept` come first, in this order. The channels in `one_hot`
+    follow, with one input per code, and then one input for each channel in `marked`, which is 1 where a value is
+    missing.
     """
 
     center: tuple[float, ...]

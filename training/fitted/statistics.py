@@ -27,8 +27,9 @@ MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 CodeSums = dict[str, Moments | np.ndarray]
 """For each array of codes, the moments of the features for each code, (codes, channels), as `fold` or `fold_1`; of the
 columns beside images, (codes, columns), as `fold/table`; for regression also of the targets, (codes, labels), as
-`fold/y`, and for windows over time series of their differences from the last known value, as `fold/change`; for classification the number of rows of each class, (codes, classes) int64, as `fold/classes`; and with
-sample weights their sum and the number of rows, (codes, 2), as `fold/weights`."""
+`fold/y`, and for windows over time series of their differences from the last known value, as `fold/change`; for
+classification the number of rows of each class, (codes, classes) int64, as `fold/classes`; and with sample weights
+their sum and the number of rows, (codes, 2), as `fold/weights`."""
 COUNTS = "classes", "weights"  # what is not moments
 CHANGE = "change"
 

@@ -26,8 +26,8 @@ class Normalizer(nn.Module):
     of several inputs. Images with columns beside them are a dict of both.
 
     Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers of images need no
-    more than float32; those of tables and series may be stored as another type because of a held-out value, which must change no
-    bit.
+    more than float32; those of tables and series may be stored as another type because of a held-out value, which must
+    change no bit.
     """
 
     mean: Tensor
