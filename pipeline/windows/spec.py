@@ -79,9 +79,8 @@ def form_of(request: ConvertRequest, options: TableOptions) -> WindowForm:
         )
     if label[0] in request.categories or label[0] in (*request.dates, *series):
         raise UsageError(f"--label {label[0]}: the targets of windows are numbers; give the column no other meaning")
-    return WindowForm(
-        int(options.window_of or 0), options.horizon or 1, label[0], *times, request.roles.get("group", ())
-    )
+    groups = request.roles.get("group", ())
+    return WindowForm(int(options.window_of or 0), options.horizon or 1, label[0], times[0], groups)
 
 
 def rows_of(request: ConvertRequest, form: WindowForm) -> ConvertRequest:
