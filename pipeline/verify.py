@@ -10,7 +10,7 @@ import numpy as np
 
 from ..storage.blocks.reader import BlockReader
 from ..storage.blocks.shards import shard_key
-from ..storage.dataset import Dataset, open_dataset
+from ..storage.dataset import Dataset, open_dataset, open_rows
 from ..storage.errors import ConflictError, DamagedError, SourceError
 from ..storage.foreign.format import rows_in
 from ..storage.format import MANIFEST, WORK
@@ -20,6 +20,7 @@ from ..storage.places.place import Place
 from ..storage.programs.own_code import copy_code
 from ..storage.sequences import TOKENIZER
 from ..storage.tasks import Executor, Progress, silent
+from ..storage.windows import WINDOWED
 from .adopt.files import changed_files
 from .images.convert import write_images
 from .images.listing.list import list_images
@@ -61,7 +62,8 @@ def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silen
     for position, damages in executor.map(check_shard, tasks):
         found[position] = damages
         progress("verify", len(found), len(tasks), "shards")
-    return [damage for position in range(len(tasks)) for damage in found[position]]
+    own = [damage for position in range(len(tasks)) for damage in found[position]]
+    return own + (find_damage(open_rows(dataset), executor, progress) if dataset.windows else [])
 
 
 def _changed_features(dataset: Dataset, executor: Executor, progress: Progress) -> list[Damage]:
@@ -82,6 +84,8 @@ def check_shard(task: CheckTask) -> list[Damage]:
     start, stop = dataset.layout.shard_range(task.shard)
     damages = list[Damage]()
     for spec in dataset.manifest.arrays:
+        if dataset.windows and spec.name in WINDOWED:
+            continue
         if dataset.foreign and spec.name in dataset.foreign.arrays:
             damages += _undecodable(dataset, task.shard, spec.name)
             continue
@@ -133,6 +137,11 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         raise SourceError(
             f"{dataset.root} was made by 'foldstream adopt'; restore the damaged files from a copy, or run the command "
             "again with --overwrite"
+        )
+    if dataset.windows:
+        raise SourceError(
+            f"{dataset.root} has windows over time series, whose files are not repaired one by one; restore the "
+            "damaged files from a copy, or convert the sources again with --overwrite"
         )
     for version, shards in version_shards(dataset):
         own = [replace(one, shard=one.shard - shards.start) for one in damages if one.shard in shards]

@@ -20,6 +20,7 @@ from .places.json_files import content_hash, parse_json
 from .places.locate import Location, locate
 from .places.place import Place
 from .versions import VersionPart, find_version, manifest_of, newest_version
+from .windows import ROWS, RUNS, Windows
 
 TABLES = 32  # block tables kept in memory: a few megabytes each for a billion rows
 
@@ -65,6 +66,13 @@ class StoredArrays:
         the one that was written."""
         described = self.manifest.details.get("foreign")
         return _foreign(_IndexKey(self.place, self.identity, self.manifest)) if described else None
+
+    @property
+    def windows(self) -> Windows | None:
+        """Where the samples are among the rows of time series, if they are windows over such rows. Raises DamagedError
+        if their description is not the one that was written."""
+        described = self.manifest.details.get("windows")
+        return _windows(_IndexKey(self.place, self.identity, self.manifest)) if described else None
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row per block, stored beside the arrays. Raises DamagedError if it is incomplete."""
@@ -225,7 +233,10 @@ class Dataset(StoredArrays):
         """The role of each source column: label, id, feature, side column or dropped. Features that together form a
         channel of the sample, such as pixels, share the channel's statistics."""
         schema, found = self.schema, list[ColumnFacts]()
-        for number, name in enumerate(schema.labels):
+        if form := schema.windows:
+            steps = f"{form.label}+1" + (f" to +{form.horizon}" if form.horizon > 1 else "")
+            found.append(ColumnFacts(steps, "label", "number", str(schema.y_dtype)))
+        for number, name in enumerate(schema.labels if not schema.windows else ()):
             kind = {"classification": "class", "multilabel": "0 or 1"}.get(str(schema.task), "number")
             mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
             found.append(
@@ -263,8 +274,9 @@ class Dataset(StoredArrays):
 
     @property
     def stored_bytes(self) -> int:
-        """Size of all shards in bytes, as stored."""
-        return sum(sum(entry.lengths.values()) for entry in self.manifest.shards)
+        """Size of all shards in bytes, as stored; of windows also of the rows that they are of."""
+        rows = open_rows(self).stored_bytes if self.windows else 0
+        return rows + sum(sum(entry.lengths.values()) for entry in self.manifest.shards)
 
     @property
     def class_totals(self) -> tuple[int, ...]:
@@ -344,6 +356,20 @@ def _foreign(key: _IndexKey) -> Foreign:
 
 
 @lru_cache(TABLES)
+def _windows(key: _IndexKey) -> Windows:
+    place, details = key.place / RUNS, key.manifest.details
+    try:
+        data = place.read_bytes()
+        if content_hash(data) != details["windows"]["runs"]:
+            raise ValueError("its content differs from what was written")
+        form = Schema.from_json(details["schema"]).windows
+        assert form
+        return Windows.of(form, details["windows"], data)
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
+
+
+@lru_cache(TABLES)
 def _block_table(place: Place, blocks: int, identity: str) -> np.ndarray:
     """Read a block table once per `identity` of the arrays it belongs to; the result is read-only."""
     try:
@@ -372,6 +398,15 @@ def open_dataset(path: Location) -> Dataset:
         has = f"versions 1 to {newest}" if newest > 1 else "only version 1"
         raise ForeignError(f"{root} has no version {wanted}, but {has}; leave out '@{wanted}' for the newest one")
     return Dataset(*_load(root, "dataset", manifest_of(root, wanted or newest)), pinned)
+
+
+def open_rows(samples: StoredArrays) -> Dataset:
+    """Open the rows that samples are windows over. Raises DamagedError if they are not those that the samples were made
+    from."""
+    rows, windows = open_dataset(samples.place / ROWS), samples.windows
+    if windows is None or rows.identity != windows.rows:
+        raise DamagedError(f"{rows.place} is not what {samples.place} was made from; convert the source again")
+    return rows
 
 
 def open_arrays(path: Location, kind: str) -> StoredArrays:

@@ -43,11 +43,13 @@ class FoldPlan(StoredArrays):
         return ModelRows(code_array(0), (), tuple(self.manifest.details["holdout"]))
 
     def model(self, number: int) -> ModelRows:
-        """The rows of a model. The number after the last fold is the refit: all rows except the holdout."""
+        """The rows of a model. The number after the last fold is the refit: all rows except the holdout, and those that
+        share some of their data with it."""
         if number < len(self.models):
             return self.models[number]
         codes = range(self.codes(code_array(0)))
-        return ModelRows(code_array(0), tuple(code for code in codes if code not in self.holdout.held_out), ())
+        never = {*self.holdout.held_out, *self.manifest.details.get("purged", ())}
+        return ModelRows(code_array(0), tuple(code for code in codes if code not in never), ())
 
     def codes(self, array: str) -> int:
         """Number of codes in an array."""

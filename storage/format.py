@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import ForeignError
 from .sequences import LENGTH, TokenForm
+from .windows import WindowForm
 
 if TYPE_CHECKING:
     from .moments.moments import Moments  # whose kernels load numba, which few processes that read a schema need
@@ -269,7 +270,9 @@ class Schema:
     that also have a role. `left_out` names the columns that were dropped automatically, with the reason. `formats` says
     how the dates or amounts of columns are written in the source, unless as usual.
 
-    If samples are sequences of token ids, `tokens` describes them, and the only feature is the column of theirs.
+    If samples are sequences of token ids, `tokens` describes them, and the only feature is the column of theirs. With
+    `windows`, samples are windows over the rows of time series, (features, length), and the first feature is the past
+    of the label.
     """
 
     features: tuple[str, ...]
@@ -290,6 +293,7 @@ class Schema:
     left_out: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
     tokens: TokenForm | None = None
+    windows: WindowForm | None = None
 
     @property
     def measured(self) -> str:
@@ -375,10 +379,6 @@ class Schema:
         """The first column with that role, or None."""
         return next(iter(self.roles.get(name, ())), None)
 
-    def to_json(self) -> dict[str, Any]:
-        """The schema as earlier versions stored it, unless samples are sequences."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "tokens" or self.tokens}
-
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         tuples = {name: tuple(value[name]) for name in ("features", "labels", "sample_shape", "classes")}
@@ -388,9 +388,14 @@ class Schema:
         beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
         table = cls.from_json(value["table"]) if value.get("table") else None
         tokens = TokenForm.from_json(value["tokens"]) if value.get("tokens") else None
+        windows = WindowForm.from_json(value["windows"]) if value.get("windows") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
-        decoded |= {"tokens": tokens}
-        return cls(**{**value, **tuples, **decoded})
+        return cls(**{**value, **tuples, **decoded, "tokens": tokens, "windows": windows})
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON, as earlier versions wrote it unless there are sequences or windows."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if name not in ("tokens", "windows") or value}
 
 
 def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:

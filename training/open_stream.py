@@ -212,7 +212,7 @@ def _check_fold(plan: FoldPlan, fold: int) -> int:
 def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:
     """Open the fold plan of a run or at a location, or create one with the given number of folds.
 
-    New folds are stratified for classification.
+    New folds are stratified for classification, and periods of time for windows over time series.
     """
     if not isinstance(folds, int):
         root = locate(folds)
@@ -223,7 +223,10 @@ def _folds(dataset: Dataset, folds: int | Location, seed: int) -> FoldPlan:
                 "choose a run on this dataset, or a number of folds"
             )
         return plan
-    split = Split(kind="stratified" if dataset.schema.probabilities else "kfold", folds=folds, seed=seed)
+    if form := dataset.schema.windows:
+        split = Split(kind="time", column=form.time, folds=folds, seed=seed)
+    else:
+        split = Split(kind="stratified" if dataset.schema.probabilities else "kfold", folds=folds, seed=seed)
     check_split(split, dataset.schema)
     # One byte per row, computed again by each process: small compared with the data, and removed with the process.
     scratch = Path(_scratch().name) / f"{dataset.identity[:16]}-{split.kind}-{folds}-{seed}"

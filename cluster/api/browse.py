@@ -84,7 +84,8 @@ class BrowsableDataset(Dataset):
 
         Returns:
             A DataFrame indexed by row number: labels, with class names; features (except the pixels of images), with
-            categories as text, dates as dates, and sequences as lists of token ids; and the side columns.
+            categories as text, dates as dates, and sequences as lists of token ids; and the side columns. Of windows
+            over time series, the features are those of the last row of each window.
 
         Raises:
             UsageError: A row does not exist.
@@ -104,6 +105,8 @@ class BrowsableDataset(Dataset):
             values = stored["y"].reshape(len(positions), -1)[:, number]
             table[name] = [schema.classes[code] for code in values] if schema.classes else values
         features = stored[TABLE] if schema.table else stored["x"]
+        if schema.windows:
+            features = features[:, :, -1]
         for number, name in enumerate(schema.tabular.features):
             if schema.tokens:
                 lengths = stored[LENGTH].tolist()

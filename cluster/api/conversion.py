@@ -21,6 +21,8 @@ from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
 from ...pipeline.target.versions import remove_versions
 from ...pipeline.verify import Damage, find_damage, repair_shards
+from ...pipeline.windows.convert import convert_windows
+from ...pipeline.windows.spec import WindowRequest
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.format import ImageForm
@@ -111,8 +113,8 @@ def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     dataset = None if request.like is None else open_dataset(str(request.like))
     like, code = dataset.schema if dataset else None, tokenizer_code(request, dataset)
     conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like, code)
-    root, report = locate(str(request.out)), report_file(request)
-    return convert_request(conversion, root, request.overwrite, session, request.dask, report, code)
+    root, report, windows = locate(str(request.out)), report_file(request), WindowRequest.of(conversion, request)
+    return convert_request(windows or conversion, root, request.overwrite, session, request.dask, report, code)
 
 
 def tokenizer_code(request: ConvertTablesRequest, like: Dataset | None) -> Code:
@@ -297,7 +299,7 @@ def adopt_arrays(request: AdoptRequest, session: Session) -> Dataset:
 
 
 def convert_request(
-    request: ConvertRequest,
+    request: ConvertRequest | WindowRequest,
     root: Place,
     overwrite: bool,
     session: Session,
@@ -309,6 +311,8 @@ def convert_request(
     if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
     with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
+        if isinstance(request, WindowRequest):
+            return convert_windows(request, root, executor, session.listener.progress, overwrite)
         return convert(request, root, executor, session.listener.progress, overwrite, code)
 
 

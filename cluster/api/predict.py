@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.listing.list import list_images
 from ...pipeline.images.spec import ImageRequest
-from ...pipeline.predictions.columns import name_of_rows
+from ...pipeline.predictions.columns import name_of_rows, names_of_rows
 from ...pipeline.predictions.files import WRITERS, ending_of, write_tables
 from ...pipeline.predictions.oof_table import oof_tables
 from ...pipeline.predictions.outputs import TABLES, FileOutput, FolderOutput, Output, ZarrOutput
@@ -21,6 +21,7 @@ from ...pipeline.predictions.receipts import Facts, Tally
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
 from ...pipeline.target.claim import SPEC
+from ...pipeline.windows.spec import WindowRequest, rows_of
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import ConflictError, RowError, UsageError, check_choice, disk_in_words
 from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
@@ -43,6 +44,7 @@ from ..runs.run import read_run
 from .conversion import absolute, convert_request
 from .entry import entry
 
+TablesRequest: TypeAlias = ConvertRequest | WindowRequest
 FOLDER, ARRAYS = "/", ".zarr"
 """The ends of the names of a folder of files and of arrays."""
 
@@ -65,6 +67,9 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
     If the source has the label columns, or images lie in the folders of their classes, the predictions are scored by
     the same metrics as the out-of-fold predictions. Rows whose label is missing or new are not scored, nor is the
     dataset that the run was trained on.
+
+    Of a model for windows over time series, the source has the rows of the series, and each row that ends a window gets
+    a forecast of the rows after it, also the last row of each series. The first columns are its time and series.
 
     A category that does not occur in the training data is treated as unknown; a warning says how many rows have one.
 
@@ -214,7 +219,7 @@ class AskedPrediction:
     request: PredictRequest
     run: RunFolder
     job: RunJob
-    source: Dataset | ConvertRequest | ImageRequest
+    source: Dataset | TablesRequest | ImageRequest
 
     @classmethod
     def of(cls, request: PredictRequest) -> "AskedPrediction":
@@ -222,7 +227,7 @@ class AskedPrediction:
         run, _ = read_run(locate(str(request.run)))
         job = load_job(run)
         schema = job.schema
-        check_columns(request, schema, name_of_rows(schema))
+        check_columns(request, schema, names_of_rows(schema, request.id))
         check_ensemble(request.ensemble, schema.probabilities, job.config.refit)
         if request.proba and not schema.probabilities:
             raise UsageError("--proba: the run predicts values, which have no probabilities; remove the option")
@@ -297,7 +302,7 @@ def new_file(out: str | Path) -> Place:
     return target
 
 
-def _source_of(request: PredictRequest, schema: Schema) -> Dataset | ConvertRequest | ImageRequest:
+def _source_of(request: PredictRequest, schema: Schema) -> Dataset | TablesRequest | ImageRequest:
     """The source of a request if it is a dataset, otherwise its conversion for a run with that `schema`."""
     source, id, place = str(request.source), request.id, locate(str(request.source))
     root = find_version(source).root
@@ -316,7 +321,8 @@ def _source_of(request: PredictRequest, schema: Schema) -> Dataset | ConvertRequ
         given = (str(place),), schema.image, table
         return ImageRequest(*given, labelled=False, on_error=request.on_error, shuffle=None, like=schema)
     sources = find_sources([source], schema.features)
-    return ConvertRequest(sources, id=id, like=schema, on_error=request.on_error, unknown="code")
+    rows = ConvertRequest(sources, id=id, like=schema, on_error=request.on_error, unknown="code")
+    return WindowRequest(rows_of(rows, schema.windows), schema.windows, ahead=True) if schema.windows else rows
 
 
 def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tuple[Dataset, bytes]:
@@ -338,9 +344,9 @@ def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tup
     return dataset, left_out
 
 
-def _convert(asked: AskedPrediction, request: ConvertRequest | ImageRequest, out: Place, session: Session) -> Dataset:
+def _convert(asked: AskedPrediction, request: TablesRequest | ImageRequest, out: Place, session: Session) -> Dataset:
     """Convert the source, or resume its conversion."""
-    if isinstance(request, ConvertRequest):
+    if not isinstance(request, ImageRequest):
         tokens = asked.job.schema.tokens
         return _convert_table(request, out, session, tokens.code_in(asked.run.root) if tokens else Code())
     with disk_in_words(out), job_executor(session.listener, session.client) as executor:
@@ -358,7 +364,7 @@ def _table_of(schema: Schema, table: Location | None) -> str | None:
     return None if table is None else absolute(str(table))
 
 
-def _convert_table(request: ConvertRequest, out: Place, session: Session, code: Code) -> Dataset:
+def _convert_table(request: TablesRequest, out: Place, session: Session, code: Code) -> Dataset:
     """Convert the source. Raises RowError with a remedy that does not mention options that `predict` does not have."""
     try:
         return convert_request(request, out, False, session, code=code)

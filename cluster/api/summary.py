@@ -10,7 +10,7 @@ from ...storage.fold_plan import ModelRows, open_plan
 from ...storage.places.json_files import write_json
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
-from ...training.fitted.baseline import baseline_scores
+from ...training.fitted.baseline import baseline_says, baseline_scores
 from ...training.run import RunFolder, load_job, read_result
 from ...training.settings import own_metrics, scoring_of
 from ..views.facts import spread
@@ -36,7 +36,7 @@ def merge_run(run: RunFolder, dataset: Dataset, executor: Executor, progress: Pr
     rows = BrowsableDataset(dataset.place, dataset.manifest, dataset.identity).rows
     write_report(run, job, dataset, report, baseline, rows)
     summary = summarize([read_result(folder) for folder in folders], report)
-    summary["baseline"] = baseline
+    summary |= {"baseline": baseline, "baseline_is": baseline_says(dataset.schema)}
     run.root.sync_folders()
     write_json(run.summary, summary)
     return summary

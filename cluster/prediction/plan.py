@@ -1,10 +1,11 @@
 """The plan of a prediction: what to predict with which run. Tasks carry it, and it needs neither torch nor Ray."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from ...pipeline.predictions.columns import name_of_rows
+from ...pipeline.predictions.columns import names_of_rows
 from ...pipeline.predictions.form import PredictedForm
 from ...pipeline.predictions.known_labels import LabelScale, SourceScores
 from ...pipeline.predictions.receipts import Tally
@@ -38,7 +39,7 @@ class PredictionPlan:
         # Scores of rows that the models were trained on say nothing.
         known = job.identity in (dataset.identity, *dataset.earlier)
         scale = None if known else LabelScale.of(dataset, job.schema)
-        names = check_columns(request, job.schema, name_of_rows(dataset.schema))
+        names = check_columns(request, job.schema, names_of_rows(dataset.schema, request.id))
         return cls(str(run.root), dataset.reference, request.ensemble, names, request.id, request.proba, scale)
 
     def open(self) -> "OpenPlan":
@@ -66,14 +67,14 @@ class OpenPlan:
         return Tally(UnknownCategories(job.schema), scores)
 
 
-def check_columns(request: PredictRequest, schema: Schema, rows: str) -> tuple[str, ...]:
-    """The names of the first columns: of what identifies the rows, by default that of the id or `rows`, of the labels,
+def check_columns(request: PredictRequest, schema: Schema, rows: Sequence[str]) -> tuple[str, ...]:
+    """The names of the first columns: of what identifies the rows, by default `rows`, of the labels,
     and for images of the class's probability unless that of every class follows.
 
     Raises UsageError for a wrong number of names, and for two columns of the same name.
     """
     probability = ("probability",) if schema.image and schema.classes and not request.proba else ()
-    usual = (request.id or rows, *schema.labels, *probability)
+    usual = (*rows, *schema.labels, *probability)
     names = tuple(request.columns or usual)
     if len(names) != len(usual):
         raise UsageError(f"--columns {','.join(names)}: {len(usual)} names are needed, e.g. {','.join(usual)}")
@@ -91,7 +92,8 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
     if not expected.table:  # then those of the source do not matter
         found = replace(found, table=None)
     kinds = [
-        (one.features, one.sample_shape, one.categories, one.dates, one.table, one.tokens) for one in (expected, found)
+        (one.features, one.sample_shape, one.categories, one.dates, one.table, one.tokens, one.windows)
+        for one in (expected, found)
     ]
     if kinds[0] != kinds[1]:
         features = expected.tabular.features
@@ -105,6 +107,8 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
             difference = "the columns or their order differ"
         elif expected.sample_shape == found.sample_shape:
             difference = "its categories or dates have different codes, or its token ids another meaning"
+            if expected.windows != found.windows:
+                difference = "its windows have other lengths, horizons or series"
         raise UsageError(
             f"{source} does not have the run's columns: {difference}; predict the source files directly, or convert "
             "them with --like and the dataset that the run was trained on"

@@ -15,6 +15,7 @@ from ...pipeline.images.formats import is_image
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.sources import is_table as is_table_file
 from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.windows.spec import WindowRequest
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.places.locate import locate, matching
@@ -95,12 +96,11 @@ def _convert_memory(source: Any, label: Any, options: Mapping[str, Any], session
             return convert_image_files(ConvertImagesRequest.parse(named), session)
         request = ConvertTablesRequest.parse(named)
         like = None if request.like is None else open_dataset(request.like)
-        sources, code = (
-            (replace(one, mtime_ns=0) for one in find_sources(request.places)),
-            tokenizer_code(request, like),
-        )
+        sources = (replace(one, mtime_ns=0) for one in find_sources(request.places))
+        code = tokenizer_code(request, like)
         conversion = ConvertRequest.of(tuple(sources), request, like.schema if like else None, code)
-        return convert_request(conversion, out, request.overwrite, session, request.dask, report_file(request), code)
+        asked, report = WindowRequest.of(conversion, request) or conversion, report_file(request)
+        return convert_request(asked, out, request.overwrite, session, request.dask, report, code)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def _predict(request: PredictRequest, written: Written, session: Session) -> pd.
     if schema.task == "multilabel":
         chosen = {label: (frame[label] >= THRESHOLD).astype("int64") for label in schema.labels}
         frame = frame.assign(**chosen, **{f"probability_{label}": frame[label] for label in schema.labels})
-    if written.index is not None:
+    if written.index is not None and not schema.windows:
         frame.index = written.index[rows]
     return with_numbers(frame, schema, schema.labels)
 

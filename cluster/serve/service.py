@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...pipeline.in_memory import EncodedRows, RowEncoder, TokenEncoder, decode_in_memory
 from ...pipeline.sequences.tokenizer import TokenReading
+from ...storage.errors import UsageError
 from ...storage.format import IMAGE, TABLE, ImageForm, Statistics
 from ...storage.options import Location
 from ...storage.places.locate import locate
@@ -43,6 +44,11 @@ class Service:
         folder, _ = read_run(locate(str(run)))
         job = load_job(folder)
         check_ensemble(ensemble, job.schema.probabilities, job.config.refit)
+        if job.schema.windows:
+            raise UsageError(
+                f"{run}: its models take windows over time series, which cannot be sent row by row; predict a file of "
+                "rows with 'foldstream predict'"
+            )
         self.schema = job.schema
         self.models = load_ensemble(job, folder, ensemble)
         self.encoder: RowEncoder | TokenEncoder | None = None

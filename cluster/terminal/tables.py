@@ -67,7 +67,11 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         more = f" and {len(schema.labels) - 20} more" if len(schema.labels) > 20 else ""
         table.add_row("labels", f"{len(schema.labels)}, multi-label: all are 0 or 1 ({ones}{more} rows with a 1)")
         table.add_row("", "use --task regression to treat them as regression targets")
-    for label in schema.labels if schema.task == "regression" else ():
+    if form := schema.windows:
+        where = f" of each {', '.join(form.groups)}" if form.groups else ""
+        table.add_row("windows", f"{form.length:,} rows{where} in the order of {form.time}")
+        table.add_row("target", f"{form.label} of the next {form.horizon:,} rows, regression")
+    for label in schema.labels if schema.task == "regression" and not schema.windows else ():
         table.add_row("target", f"{label}, regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
@@ -269,9 +273,9 @@ def metrics_table(summary: dict[str, Any]) -> Table:
     parts = [part for part in PARTS if part in summary]
     headings = [f"{PARTS[part]}, {summary[f'{part}_rows']:,} rows" for part in parts]
     baseline = summary.get("baseline", {})  # runs of earlier versions have none
-    what = "classes' frequencies" if "accuracy" in baseline else "mean"
+    what = summary.get("baseline_is", "the classes' frequencies" if "accuracy" in baseline else "the mean")
     columns = [column for heading in headings for column in (heading, "95% CI")]
-    table = Table("metric", *columns, *([f"baseline: {what}"] if baseline else []))
+    table = Table("metric", *columns, *([f"baseline: {what.removeprefix('the ')}"] if baseline else []))
     for name in in_usual_order(summary["out_of_fold"]):
         cells = []
         for part in parts:

@@ -11,6 +11,7 @@ from ...storage.dataset import Dataset
 from ...storage.metrics.names import main_scores
 from ...storage.places.json_files import write_json
 from ...training.engine.fold_reports import open_logs
+from ...training.fitted.baseline import baseline_says
 from ...training.run import RunFolder, RunJob
 from ...training.settings import trained_loss
 from .charts import calibration_chart, curves_chart, precision_recall_chart, roc_chart
@@ -55,7 +56,8 @@ def write_report(
         "times": TIMES,
         "cached": any(fold[CACHE_HITS] is not None for fold in facts["folds"]),
         "columns": main_scores(facts["spread"]),
-        "baseline_is": "the classes' frequencies" if job.schema.probabilities else "the mean",
+        "baseline_is": baseline_says(job.schema),
+        "windows": bool(job.schema.windows),
         "charts": draw_curves(facts["folds"], trained_loss(job.config, job.schema)),
         "calibration": {part: calibration_chart(facts[part]["calibration"]) for part in merged if job.schema.classes},
         "matrix": 0 < len(job.schema.classes) <= MOST_IN_MATRIX,

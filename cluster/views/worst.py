@@ -24,7 +24,9 @@ Browse = Callable[[Sequence[int]], "DataFrame"]
 
 
 def shown_features(schema: Schema) -> tuple[str, ...]:
-    """The columns whose values are shown of the worst rows: not those of an image."""
+    """The columns whose values are shown of the worst rows: not those of an image, and of a window which one it is."""
+    if schema.windows:
+        return (*schema.windows.groups, schema.windows.time)
     drawn = schema.table is None and is_image_shape(schema.sample_shape)
     return () if drawn else schema.tabular.features[:MOST_FEATURES]
 
@@ -55,7 +57,7 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
     for row in rows:
         own = {"features": row.get("features", {}), "image": ""}
         described.append({"row": row["row"], "name": row["name"], "loss": row["loss"], **own, **in_words(row, schema)})
-        if is_image_shape(schema.sample_shape):
+        if is_image_shape(schema.sample_shape) and not schema.windows:
             [block], [place] = dataset.layout.blocks_at(np.array([row["row"]]))
             buffer = io.BytesIO()
             render_sample(reader.read([block])["x"][place], dataset).save(buffer, "PNG")

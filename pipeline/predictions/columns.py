@@ -13,6 +13,14 @@ def name_of_rows(schema: Schema) -> str:
     return schema.key or ("path" if schema.image else "row")
 
 
+def names_of_rows(schema: Schema, id: str | None = None) -> tuple[str, ...]:
+    """The headings of what identifies predicted rows: the column `id` if it is given, of a window its time and series,
+    otherwise the name of the rows' identifiers."""
+    if id:
+        return (id,)
+    return (schema.windows.time, *schema.windows.groups) if schema.windows else (name_of_rows(schema),)
+
+
 def side_values(column: SideColumn, stored: np.ndarray) -> pa.Array:
     """The values of a column beside the rows, in the types of a table."""
     if column.kind == "text":

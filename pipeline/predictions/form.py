@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ...storage.dataset import Dataset
 from ...storage.format import ArraySpec, Schema, SideColumn, keys_of
-from .columns import predicted_columns, side_values
+from .columns import names_of_rows, predicted_columns, side_values
 from .merge import prediction_arrays
 
 ROW = "row"  # the array of the rows' numbers
@@ -32,10 +32,20 @@ class PredictedForm:
 
     def table(self, arrays: dict[str, np.ndarray], predictions: np.ndarray) -> pa.Table:
         """Rows, with their arrays in the dataset and their predictions, as a table."""
-        rows = side_values(self._named, arrays[self._named.array]) if self._named else self._row_names(arrays)
+        rows = self._identifiers(arrays)
         columns = predicted_columns(self.schema, predictions, self.every)
-        headings = [*self.names, *[*columns][len(self.names) - 1 :]]
-        return pa.Table.from_arrays([rows, *columns.values()], headings)
+        headings = [*self.names, *[*columns][len(self.names) - len(rows) :]]
+        return pa.Table.from_arrays([*rows, *columns.values()], headings)
+
+    def _identifiers(self, arrays: dict[str, np.ndarray]) -> list[pa.Array]:
+        """The columns that identify rows; see `names_of_rows`."""
+        if self._named:
+            return [side_values(self._named, arrays[self._named.array])]
+        if not self.dataset.schema.windows:
+            return [self._row_names(arrays)]
+        beside = {column.name: column for column in self.dataset.schema.beside}
+        columns = [beside[name] for name in names_of_rows(self.dataset.schema)]
+        return [side_values(column, arrays[column.array]) for column in columns]
 
     def _row_names(self, arrays: dict[str, np.ndarray]) -> pa.Array:
         """The user's keys, or the rows' numbers in the source from 1."""

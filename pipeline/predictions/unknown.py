@@ -9,11 +9,12 @@ from ...storage.format import TABLE, Schema
 
 
 def unknown_in(x: np.ndarray, columns: Schema) -> Iterator[tuple[str, np.ndarray]]:
-    """Which rows of `x`, (rows, columns), have an unknown category, for each column its name and (rows,) bool: the code
-    is the one after all others."""
+    """Which rows of `x`, (rows, columns, …), have an unknown category, for each column its name and (rows,) bool: the
+    code is the one after all others."""
     for place, name in enumerate(columns.features):
         if name in columns.categories:
-            yield name, x[:, place] == len(columns.categories[name])
+            found = x[:, place] == len(columns.categories[name])
+            yield name, found.reshape(len(x), -1).any(axis=1)
 
 
 class UnknownCategories:

@@ -34,7 +34,7 @@ from .fill import ShardPlan, ShardTask, write_shard_task
 from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
 from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
-from .shuffle import write_shuffled
+from .shuffle import ORDER, ShuffledPlaces, StoredPlaces, write_shuffled
 from .spec import NO_CODE, ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
 Result = TypeVar("Result")
@@ -285,7 +285,10 @@ def write_shards(
     finished = finished_shards(root, spec.schema.arrays(), executor, progress)
     left = [shard for shard in (range(spec.layout.shards) if wanted is None else wanted) if shard not in finished]
     if (seed := spec.request["shuffle"]) is not None:
-        return write_shuffled(spec, root, left, seed, executor, progress)
+        return write_shuffled(spec, root, left, ShuffledPlaces(seed), executor, progress)
+    if digest := spec.request.get("order"):
+        places = StoredPlaces(str(root.parent / WORK / ORDER), digest)
+        return write_shuffled(spec, root, left, places, executor, progress)
     plan = ShardPlan.of(spec, root)
     stage = Stage("convert", write_shard_task, partial(ShardTask, store_plan(root, plan)))
     misfits = run_shard_tasks(stage, spec, root, left, executor, progress)

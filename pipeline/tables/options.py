@@ -96,6 +96,15 @@ class TableOptions(RoleOptions):
         default="stop", description="stop: stop at the first invalid row; skip: skip and list invalid rows."
     )
     shuffle: Seed | None = Field(default=None, description="Seed for shuffling all rows during the conversion.")
+    window_of: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows of a window over time series: a sample is that many consecutive rows of a --group, in the "
+        "order of --time, and its targets are the next values of --label, whose past is a feature.",
+    )
+    horizon: int | None = Field(
+        default=None, ge=1, description="With --window-of: number of next values to predict; by default 1."
+    )
     csv: Annotated[CsvOptions | Mapping[str, Any], BeforeValidator(CsvOptions.model_validate)] = Field(
         default=CsvOptions()
     )

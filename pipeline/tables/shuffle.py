@@ -2,7 +2,8 @@
 
 The new position of a row is a pure function of its position, the number of rows and the seed: a permutation by a
 Feistel network (Luby and Rackoff 1988), iterated until it falls within the rows (Black and Rogaway 2002). Any worker
-can therefore compute it for any row, and the result does not depend on the number of workers.
+can therefore compute it for any row, and the result does not depend on the number of workers. Rows are sorted by the
+same passes: their new positions are in a file then.
 
 The first pass ("spread") reads the source in order, one shard-sized section per task, and the last one ("gather")
 assembles the shards. If each shard read from each section, a terabyte would take hundreds of millions of tiny reads.
@@ -12,19 +13,21 @@ removed as soon as all that is made of them is complete, so the passes take the 
 what is in flight.
 """
 
+import io
 import struct
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count, pairwise
-from typing import Self
+from typing import Protocol, Self
 
 import google_crc32c
 import numpy as np
 
 from ...storage.errors import ConflictError, DamagedError
-from ...storage.format import WORK, ArraySpec, Layout
-from ...storage.places.json_files import read_json, write_json
+from ...storage.format import WORK, ArraySpec
+from ...storage.places.json_files import content_hash, read_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.random import shuffled_places
@@ -39,6 +42,8 @@ from .spec import ConversionSpec
 
 FAN = 128  # files that a task reads, and segments of a file, at most: shards of 64 MB then arrive in parts of 0.5 MB
 READS = 2  # of a segment: where it is in its file, and its bytes
+ORDER = "order.npy"
+"""The file of the places of rows that are sorted, in the work folder of what contains their dataset."""
 EARLIER = "spilled"  # the folder of a shuffle of an earlier version, which had two passes only
 
 
@@ -114,22 +119,60 @@ class Partition:
         return sorted({self.made_of(level + 1, file)[0] for file in files})
 
 
+class NewPlaces(Protocol):
+    """Where rows go, given their positions in the source, (rows,) int64, and the number of all rows."""
+
+    def of(self, rows: np.ndarray, count: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ShuffledPlaces:
+    """The places that follow from a seed."""
+
+    seed: int
+
+    def of(self, rows: np.ndarray, count: int) -> np.ndarray:
+        return shuffled_places(rows, count, self.seed)
+
+
+@dataclass(frozen=True)
+class StoredPlaces:
+    """The places in a file with this SHA-256, (all rows,) int64 as .npy, of which each process keeps one: 8 bytes a
+    row."""
+
+    path: str
+    digest: str
+
+    def of(self, rows: np.ndarray, count: int) -> np.ndarray:
+        found: np.ndarray = _stored_places(self)[rows]
+        return found
+
+
+@lru_cache(1)
+def _stored_places(stored: StoredPlaces) -> np.ndarray:
+    data = locate(stored.path).read_bytes()
+    if content_hash(data) != stored.digest:
+        raise DamagedError(f"{stored.path} is not what was written; start over with --overwrite")
+    places: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    return places
+
+
 @dataclass(frozen=True)
 class ShuffleTask:
-    """One task of a shuffle with `seed`: it makes the `file` of a level, which is a section of the source at level 0,
-    and a shard at the last level."""
+    """One task of a shuffle: it makes the `file` of a level, which is a section of the source at level 0, and a shard
+    at the last level. `places` is the new order."""
 
     plan: StoredPlan[ShardPlan]
-    seed: int
+    places: NewPlaces
     partition: Partition
     level: int
     file: int
 
 
 def write_shuffled(
-    spec: ConversionSpec, root: Place, shards: Sequence[int], seed: int, executor: Executor, progress: Progress
+    spec: ConversionSpec, root: Place, shards: Sequence[int], places: NewPlaces, executor: Executor, progress: Progress
 ) -> str | None:
-    """Write `shards` with shuffled rows. Returns a misfit like `write_shards`."""
+    """Write `shards` with rows in a new order. Returns a misfit like `write_shards`."""
     if not shards:
         return None
     (root / WORK / EARLIER).remove_tree()
@@ -139,7 +182,7 @@ def write_shuffled(
     missing = partition.missing(shards, stored_files(root, partition))
 
     def task(level: int, file: int) -> ShuffleTask:
-        return ShuffleTask(stored, seed, partition, level, file)
+        return ShuffleTask(stored, places, partition, level, file)
 
     inputs = [Inputs(root, partition, level, missing[level + 1]) for level in range(partition.levels)]
     spread = Stage("spread", spread_rows, lambda section: task(0, section))
@@ -215,7 +258,7 @@ def gather_shard(task: ShuffleTask) -> str | None:
     arrays = {spec.name: spec.empty(stop - start) for spec in specs}
     filled = np.zeros(stop - start, bool)
     for rows in _read_inputs(task):
-        places = shuffled_places(rows["id"], layout.rows, task.seed) - start
+        places = task.places.of(rows["id"], layout.rows) - start
         for name, values in rows.items():
             arrays[name][places] = values
         filled[places] = True
@@ -235,15 +278,11 @@ def note_path(root: Place, section: int) -> Place:
     return root / WORK / SPILLED / "notes" / f"{section:08d}.json"
 
 
-def _target_shards(rows: np.ndarray, layout: Layout, seed: int) -> np.ndarray:
-    return shuffled_places(rows, layout.rows, seed) // layout.shard_rows
-
-
 def _write_segments(task: ShuffleTask, arrays: dict[str, np.ndarray]) -> None:
     """Write the file of a task: where each segment begins and the last one ends, (fan + 1,) int64, and the segments,
     each packed and with a checksum."""
     plan, partition = task.plan.load(), task.partition
-    shards = _target_shards(arrays["id"], plan.layout, task.seed)
+    shards = task.places.of(arrays["id"], plan.layout.rows) // plan.layout.shard_rows
     segments = partition.segments(task.level, task.file, shards)
     order = np.argsort(segments, kind="stable")
     bounds = np.searchsorted(segments[order], np.arange(partition.fan + 1)).tolist()

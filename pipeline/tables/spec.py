@@ -32,7 +32,15 @@ from .parquet import ParquetTable
 from .readers import SourceTable, table_from_json, table_to_json
 
 NO_CODE = Code()
-NEW: dict[str, Any] = {"columns": "same", "after": None, "tokens": None, "tokenizer": None, "length": None, "code": {}}
+NEW: dict[str, Any] = {
+    "columns": "same",
+    "after": None,
+    "order": None,
+    "tokens": None,
+    "tokenizer": None,
+    "length": None,
+    "code": {},
+}
 """The options that earlier versions did not have, with their defaults."""
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
@@ -47,10 +55,11 @@ class ConvertRequest:
     rows). `date_formats` are formats of dates, for one column if its name and = precede it; `numbers` are columns of
     amounts such as $7.00. `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset
     that this one must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for
-    shuffling all rows; `columns` is whether files must have the "same" columns, or those of all ("union") or the
-    "first" are read. `after` is the layout of the dataset that the rows are appended to; its schema is `like`, and must
-    be matched exactly. Samples are sequences of the ids in the column `tokens`, at most `length`, which the `tokenizer`
-    makes of texts: a name relative to the folder where its files have the hashes `code`.
+    shuffling all rows, and `order` the SHA-256 of the file of their places (see `shuffle.py`); `columns` is whether
+    files must have the "same" columns, or those of all ("union") or the "first" are read. `after` is the layout of the
+    dataset that the rows are appended to; its schema is `like`, and must be matched exactly. Samples are sequences of
+    the ids in the column `tokens`, at most `length`, which the `tokenizer` makes of texts: a name relative to the
+    folder where its files have the hashes `code`.
     """
 
     sources: tuple[Source, ...]
@@ -78,6 +87,7 @@ class ConvertRequest:
     tokenizer: str | None = None
     length: int | None = None
     code: dict[str, str] = field(default_factory=dict)
+    order: str | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -126,6 +136,10 @@ class ConvertRequest:
             length=options.length,
             code=code.hashes if options.tokenizer else {},
         )
+
+    def sorted_by(self, order: str) -> Self:
+        """The same request for rows in the order of a file with this hash."""
+        return replace(self, order=order)
 
     @property
     def needed_labels(self) -> tuple[str, ...]:

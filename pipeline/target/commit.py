@@ -8,6 +8,7 @@ import numpy as np
 from ...storage.blocks.writer import commit, write_block_table
 from ...storage.format import LEFT_OUT, WORK, Manifest, Schema
 from ...storage.places.place import Place
+from ...storage.windows import WINDOWED
 from .claim import SKIPPED, DatasetSpec
 from .combine import Combined
 from .receipts import read_receipts
@@ -20,8 +21,14 @@ def attributes(schema: Schema) -> dict[str, Any]:
     return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
 
 
-def commit_dataset(spec: DatasetSpec, root: Place, foreign: Mapping[str, Any] | None = None) -> None:
-    """Combine the receipts into the manifest and write it. `foreign` describes arrays that stay elsewhere, if any."""
+def commit_dataset(
+    spec: DatasetSpec,
+    root: Place,
+    foreign: Mapping[str, Any] | None = None,
+    windows: Mapping[str, Any] | None = None,
+) -> None:
+    """Combine the receipts into the manifest and write it. `foreign` describes arrays that stay elsewhere, if any, and
+    `windows` says where features and targets are computed from."""
     combined = Combined.of(spec.layout, spec.schema, read_receipts(root, spec.layout.shards))
     if spec.schema.classes:
         write_block_table(root, "class_counts", combined.class_counts)
@@ -33,12 +40,13 @@ def commit_dataset(spec: DatasetSpec, root: Place, foreign: Mapping[str, Any] | 
         "left_out": spec.skipped,
         **({"left_out_rows": spec.skipped_rows} if spec.skipped_rows else {}),
         **({"foreign": foreign} if foreign else {}),
+        **({"windows": windows} if windows else {}),
     }
     if spec.skipped:
         commit_skipped(root)
-    behind = () if foreign else spec.schema.behind
+    behind = () if foreign or windows else spec.schema.behind
     manifest = Manifest("dataset", spec.layout, spec.schema.arrays(), tuple(combined.entries), details, behind=behind)
-    outside = foreign["arrays"] if foreign else {}
+    outside = foreign["arrays"] if foreign else WINDOWED if windows else ()
     commit(root, manifest, {name: blocks for name, blocks in combined.blocks.items() if name not in outside})
 
 

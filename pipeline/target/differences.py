@@ -5,7 +5,7 @@ from typing import Any
 
 from ...storage.places.json_files import same_json
 
-NESTED = ("roles", "csv", "form")
+NESTED = ("roles", "csv", "form", "windows")
 FLAGS = {
     "labels": "label",
     "features": "feature",

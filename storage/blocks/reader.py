@@ -1,22 +1,25 @@
 """Read verified blocks into the caller's buffers, with threads that decode without holding the GIL."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future
 from functools import lru_cache, partial
 from math import prod
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ..dataset import Dataset, StoredArrays
+from ..dataset import Dataset, StoredArrays, open_rows
 from ..errors import DamagedError
 from ..foreign.reader import ForeignReader, shared_reader
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
+from ..windows import WINDOWED, Windows
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
 from .one_call import read_parts
 from .shards import BLOSC_HEADER, decode_block
+from .windows import WindowReader
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
 READ_BYTES = 32 << 20  # of features that are read at once
@@ -41,10 +44,12 @@ class BlockReader:
         self._wanted = {spec.name: spec for spec in self.specs}
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
-        self._foreign: ForeignReader | None = None
-        outside = set[str]()
+        self._foreign: ForeignReader | WindowReader | None = None
+        outside: Set[str] = set()
         if (foreign := dataset.foreign) and not foreign.arrays.keys().isdisjoint(arrays):
             self._foreign, outside = shared_reader(dataset.identity, foreign), foreign.arrays.keys() & {*arrays}
+        if (windows := dataset.windows) and not WINDOWED.isdisjoint(arrays):
+            self._foreign, outside = _window_reader(dataset, windows), WINDOWED & {*arrays}
         self._outside = sorted(outside)
         self._groups = groups_of([name for name in wanted if name not in outside], dataset.manifest.behind)
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
@@ -251,6 +256,26 @@ class BlockReader:
         with self._counting:
             self.bytes_read += len(stored)
         return stored
+
+
+def _window_reader(samples: StoredArrays, windows: Windows) -> WindowReader:
+    """The reader of windows, one for all its users in this process, so that decoded rows take memory once."""
+    with _lock:
+        reader = _shared.get(samples.identity)
+        if reader is None:
+            rows = open_rows(samples)
+            _shared[samples.identity] = reader = window_reader(windows, rows)
+    return reader
+
+
+def window_reader(windows: Windows, rows: Dataset) -> WindowReader:
+    """A reader of windows over rows."""
+    blocks = BlockReader(rows)
+    return WindowReader(windows, rows.layout, lambda block: blocks.read([block])["x"], rows.index.tables["x"][:, 0])
+
+
+_shared: WeakValueDictionary[str, WindowReader] = WeakValueDictionary()
+_lock = threading.Lock()
 
 
 def cached_reader(dataset: StoredArrays, arrays: Sequence[str]) -> BlockReader:

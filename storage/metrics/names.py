@@ -21,9 +21,15 @@ DETAILS = {
 
 
 def in_usual_order(names: Iterable[str]) -> list[str]:
-    """Metrics as people expect them: of all rows first, then those of single classes or labels."""
+    """Metrics as people expect them: of all rows first, then those of single classes or labels, and of the steps of a
+    forecast from near to far."""
     known = {name: number for number, name in enumerate(USUAL_ORDER)}
-    return sorted(names, key=lambda name: ("/" in name, known.get(name.partition("/")[0], len(known))))
+
+    def place(name: str) -> tuple[bool, int, int]:
+        step = name.rpartition("+")[2]
+        return "/" in name, known.get(name.partition("/")[0], len(known)), int(step) if step.isdecimal() else 0
+
+    return sorted(names, key=place)
 
 
 def main_scores(names: Iterable[str]) -> list[str]:

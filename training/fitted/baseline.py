@@ -1,4 +1,5 @@
-"""Baseline scores: predicting the class frequencies, or the mean, of each model's training rows."""
+"""Baseline scores: predicting the class frequencies, or the mean, of each model's training rows, or for time series the
+last known value."""
 
 import numpy as np
 
@@ -6,7 +7,7 @@ from ...storage.fold_plan import FoldPlan
 from ...storage.format import THRESHOLD, Schema
 from ...storage.metrics.scoring import Scoring
 from ...storage.moments.moments import Moments, parts_merged
-from .statistics import CodeSums, load_sums
+from .statistics import CHANGE, CodeSums, load_sums
 
 SMALLEST = 1e-7  # probability, as in the scores of a run
 
@@ -14,15 +15,21 @@ SMALLEST = 1e-7  # probability, as in the scores of a run
 def baseline_scores(scoring: Scoring, plan: FoldPlan) -> dict[str, float]:
     """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for
     labels that are 0 or 1 those of each and their means, for a regression RMSE of each label and, if the loss is that,
-    the mean squared error. They follow from the sums
-    by fold code; `fit_plan` must have measured them."""
+    the mean squared error. For windows over time series, the model repeats the last known value. They follow from the
+    sums by fold code; `fit_plan` must have measured them."""
     schema, sums = scoring.schema, load_sums(plan)
     if schema.classes:
         return _of_classes(sums, plan)
     if schema.task == "multilabel":
         return _of_labels(schema, sums, plan)
     rows, squares = 0.0, np.zeros(len(schema.labels))
-    for model in plan.models:
+    for model in plan.models if schema.windows else ():
+        changes = sums[f"{model.array}/{CHANGE}"]
+        assert isinstance(changes, Moments)
+        held_out = parts_merged(changes, model.held_out)
+        rows += float(held_out.count[0])
+        squares += held_out.squares + held_out.count * (held_out.mean + held_out.rest) ** 2
+    for model in plan.models if not schema.windows else ():
         targets = sums[f"{model.array}/y"]
         assert isinstance(targets, Moments)
         own, held_out = parts_merged(targets, model.train), parts_merged(targets, model.held_out)
@@ -30,6 +37,13 @@ def baseline_scores(scoring: Scoring, plan: FoldPlan) -> dict[str, float]:
         squares += held_out.squares + held_out.count * ((held_out.mean - own.mean) + (held_out.rest - own.rest)) ** 2
     loss = {"loss": float((squares / rows).mean())} if scoring.measure == "mse" else {}
     return loss | schema.by_label("rmse", np.sqrt(squares / rows).tolist())
+
+
+def baseline_says(schema: Schema) -> str:
+    """What the baseline predicts."""
+    if schema.windows:
+        return "the last known value"
+    return "the classes' frequencies" if schema.probabilities else "the mean"
 
 
 def _of_classes(sums: CodeSums, plan: FoldPlan) -> dict[str, float]:

@@ -42,10 +42,10 @@ class InputColumn:
 
 @dataclass(frozen=True)
 class InputSchema:
-    """What a factory gets as `schema`: the columns of the input in order (none for images and other samples that are no
-    vectors; those beside the images if there are any), the task, and the labels or classes that its outputs stand for.
-    With several inputs, the columns of each by its name too. The ids of sequences of tokens are below `vocabulary`, 0
-    for other data."""
+    """What a factory gets as `schema`: the columns of the input in order (the channels of windows; none for images and
+    other samples that are no vectors; those beside the images if there are any), the task, and the labels or classes
+    that its outputs stand for. With several inputs, the columns of each by its name too. The ids of sequences of tokens
+    are below `vocabulary`, 0 for other data."""
 
     columns: tuple[InputColumn, ...]
     task: str | None
@@ -60,8 +60,9 @@ class Inputs:
     """How stored channels become inputs, (channels,) each: the input is (value - `center`) · `scale`, or `filled` for a
     missing value.
 
-    Of the channels of a vector, the ones in `kept` come first, in this order. The channels in `one_hot` follow, with
-    one input per code, and then one input for each channel in `marked`, which is 1 where a value is missing.
+    Of the channels of a vector or a window, the ones in `kept` come first, in this order. The channels in `one_hot`
+    follow, with one input per code, and then one input for each channel in `marked`, which is 1 where a value is
+    missing.
     """
 
     center: tuple[float, ...]
@@ -77,6 +78,8 @@ class Inputs:
     """The inputs by their names, if there are several."""
     table: "Inputs | None" = None
     """How the columns beside an image become inputs, in addition to the image itself."""
+    windows: bool = False
+    """Whether samples are windows over rows, (channels, rows of a window)."""
 
     @property
     def shapes(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
@@ -103,7 +106,7 @@ class InputGroup:
 def usual_fill(schema: Schema, statistics: Statistics) -> str:
     """The default strategy for missing values, given the statistics of all rows: the mean, with indicators if any
     values are missing."""
-    some = len(schema.tabular.sample_shape) == 1 and missing_numbers(schema.tabular, statistics.tabular)
+    some = has_columns(schema.tabular) and missing_numbers(schema.tabular, statistics.tabular)
     return "indicator+mean" if some else "mean"
 
 
@@ -116,14 +119,21 @@ def missing_numbers(schema: Schema, statistics: Statistics) -> dict[str, int]:
     return {name: count for name, count in counts if count and name not in schema.categories}
 
 
+def has_columns(schema: Schema) -> bool:
+    """Whether each channel is a column: of vectors, and of windows over rows."""
+    return len(schema.sample_shape) == 1 or schema.windows is not None
+
+
 def channel_names(schema: Schema) -> tuple[str, ...]:
-    """The names of the channels: column names for vectors, otherwise channel numbers."""
-    vector = len(schema.sample_shape) == 1 and schema.features
-    return schema.features if vector else tuple(map(str, range(schema.sample_shape[0])))
+    """The names of the channels: column names for vectors and windows, otherwise channel numbers."""
+    named = has_columns(schema) and schema.features
+    return schema.features if named else tuple(map(str, range(schema.sample_shape[0])))
 
 
 def group_columns(schema: Schema, inputs: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The columns of each of several inputs, see `assign_columns`. Raises UsageError, also for data without columns."""
+    if inputs and schema.windows:
+        raise UsageError("--input: the samples are windows, which models take as one tensor; remove the option")
     if inputs and len(schema.sample_shape) != 1:
         raise UsageError(f"--input: samples of shape {schema.sample_shape} have no columns; remove the option")
     if is_image_alone(inputs):
@@ -152,8 +162,9 @@ def plan_inputs(
         return _plan_image(schema, statistics, missing, normalize, codes, inputs)
     if schema.tokens:
         return _plan_tokens(schema, schema.tokens, missing, normalize, inputs)
-    fill, names, vector = parse_fill(missing), channel_names(schema), len(schema.sample_shape) == 1
-    if fill.marked and not vector:
+    fill, names, named = parse_fill(missing), channel_names(schema), has_columns(schema)
+    codes = codes and not schema.windows  # whose channels are all numbers
+    if fill.marked and not named:
         raise UsageError(
             f"--missing {missing} adds inputs, which is not possible for samples of shape {schema.sample_shape}; use "
             "mean, median or constant=NUMBER"
@@ -165,9 +176,10 @@ def plan_inputs(
     kept = tuple(channel for channel in range(len(names)) if channel not in one_hot)
     gaps = statistics.missing or (0,) * len(names)
     marked = tuple(channel for channel in kept if fill.marked and gaps[channel] and channel not in coded)
-    columns = [_column(schema, names[channel]) for channel in kept] if vector else []
-    columns += [InputColumn(names[channel], "missing") for channel in marked]
     hot = [channel for channel, count in one_hot.items() for _ in range(count)]
+    columns = [_column(schema, names[channel]) for channel in kept] if named else []
+    columns += [InputColumn(names[channel], "number") for channel in hot] if schema.windows else []
+    columns += [InputColumn(names[channel], "missing") for channel in marked]
     codes_at = {place for place, channel in enumerate(kept) if channel in coded} if codes else set[int]()
     members = group_columns(schema, inputs)
     groups = _grouped([names[channel] for channel in (*kept, *hot, *marked)], codes_at, members)
@@ -179,9 +191,10 @@ def plan_inputs(
         kept,
         tuple(one_hot.items()),
         marked,
-        (len(kept) + len(hot) + len(marked),) if vector else schema.sample_shape,
+        (len(kept) + len(hot) + len(marked), *schema.sample_shape[1:]) if named else schema.sample_shape,
         InputSchema(tuple(columns), schema.task, schema.labels, schema.classes, by_input),
         groups,
+        windows=schema.windows is not None,
     )
 
 
@@ -237,7 +250,7 @@ def _fill_values(fill: Fill, statistics: Statistics) -> np.ndarray:
 
 
 def _column(schema: Schema, name: str) -> InputColumn:
-    if name in schema.categories:
+    if name in schema.categories and not schema.windows:
         return InputColumn(name, "category", len(schema.categories[name]) + 1)
     return InputColumn(name, "date" if name in schema.dates else "number")
 

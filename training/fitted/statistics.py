@@ -18,6 +18,7 @@ from ...storage.format import TABLE, Schema, Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, ordered_results
+from .inputs import has_columns
 from .medians import measure_medians
 from .reading import by_channel, read_coded
 
@@ -26,9 +27,11 @@ MOMENTS, MEDIANS = "moments.npz", "medians.npz"  # in the plan's folder
 CodeSums = dict[str, Moments | np.ndarray]
 """For each array of codes, the moments of the features for each code, (codes, channels), as `fold` or `fold_1`; of the
 columns beside images, (codes, columns), as `fold/table`; for regression also of the targets, (codes, labels), as
-`fold/y`; for classification the number of rows of each class, (codes, classes) int64, as `fold/classes`; and with
-sample weights their sum and the number of rows, (codes, 2), as `fold/weights`."""
+`fold/y`, and for windows over time series of their differences from the last known value, as `fold/change`; for
+classification the number of rows of each class, (codes, classes) int64, as `fold/classes`; and with sample weights
+their sum and the number of rows, (codes, 2), as `fold/weights`."""
 COUNTS = "classes", "weights"  # what is not moments
+CHANGE = "change"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     schema, classes = dataset.schema, len(dataset.schema.classes)
     arrays = tuple(spec.name for spec in plan.manifest.arrays)
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
-    as_numbers = len(schema.sample_shape) == 1
+    as_numbers = has_columns(schema)
     total: CodeSums = {}
     wanted = (schema.measured, TABLE, "y", schema.weights)
     names = [spec.name for spec in dataset.manifest.arrays if spec.name in wanted]
@@ -64,6 +67,9 @@ def measure_shard(task: MomentsTask) -> CodeSums:
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
             elif y is not None:
                 found[f"{name}/y"] = moments(y.reshape(len(y), -1, 1), own, parts, weights)
+            if y is not None and schema.windows:
+                change = y.reshape(len(y), -1, 1) - rows["x"][:, :1, -1:]
+                found[f"{name}/{CHANGE}"] = moments(change, own, parts, weights)
             if weights is not None:
                 sums = (np.bincount(own, weights, parts), np.bincount(own, minlength=parts))
                 found[f"{name}/weights"] = np.stack(sums, axis=1)

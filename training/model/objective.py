@@ -26,8 +26,8 @@ class Normalizer(nn.Module):
     of several inputs. Images with columns beside them are a dict of both. Token ids stay as they are, as int64.
 
     Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers of images need no
-    more than float32; those of tables may be stored as another type because of a held-out value, which must change no
-    bit.
+    more than float32; those of tables and series may be stored as another type because of a held-out value, which must
+    change no bit.
     """
 
     mean: Tensor
@@ -72,7 +72,7 @@ class Normalizer(nn.Module):
 
     def _whole(self, x: Tensor) -> Tensor:
         """The input as one tensor."""
-        if x.dtype in SMALL and len(self.inputs.shape) > 1:
+        if x.dtype in SMALL and len(self.inputs.shape) > 1 and not self.inputs.windows:
             scaled = (x.to(torch.float32) - self.mean.to(torch.float32)) * self.scale.to(torch.float32)
         else:
             scaled = ((x.to(torch.float64) - self.mean) * self.scale).to(torch.float32)
@@ -80,7 +80,8 @@ class Normalizer(nn.Module):
         parts = [scaled]
         if self.inputs.one_hot:
             codes = scaled.index_select(1, self.hot_channels)
-            parts = [scaled.index_select(1, self.kept), (codes == self.hot_codes).to(torch.float32)]
+            wanted = self.hot_codes.reshape(-1, *([1] * (codes.ndim - 2)))
+            parts = [scaled.index_select(1, self.kept), (codes == wanted).to(torch.float32)]
         if self.inputs.marked:
             parts.append(torch.isnan(x.index_select(1, self.marked)).to(torch.float32))
         return torch.cat(parts, dim=1) if len(parts) > 1 else scaled

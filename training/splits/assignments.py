@@ -17,8 +17,9 @@ from .ordered import TimeCut
 from .split import Split
 from .strata import Strata
 
-UNUSED, TRAIN, HELD_OUT, HOLDOUT = range(4)
-"""The codes if each model has its own array."""
+UNUSED, TRAIN, HELD_OUT, HOLDOUT, PURGED, PURGED_HELD_OUT = range(6)
+"""The codes if each model has its own array. Purged rows share some of their data with the holdout, whether they are
+held out or not."""
 
 
 class Assignment(ABC):
@@ -36,6 +37,11 @@ class Assignment(ABC):
     @abstractmethod
     def holdout(self) -> tuple[int, ...]:
         """The codes of the rows that no model trains on."""
+
+    @property
+    def purged(self) -> tuple[int, ...]:
+        """The codes of further rows that no model trains on, also not the refit."""
+        return ()
 
     @abstractmethod
     def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from ...storage.format import Schema
 from ...storage.options import flag_of
 from .columns import find_column
 from .split import ALSO, COLUMN_OPTIONS, MOST_FOLDS, ONCE, Kind, Split, SplitOptions
+from .windows import check_window_split
 
 MOST_HOLDOUT_MODELS = 255  # all of them predict each of its rows, and are counted in a byte
 
@@ -17,6 +18,8 @@ def choose_split(schema: Schema, options: SplitOptions, seed: int) -> Split:
     named, roles = options.columns, role_columns(schema)
     kind = options.split
     if kind == "auto":
+        if schema.windows:  # whose groups are series: each model should know the past of all of them
+            roles.pop("group_column", None)
         kind = automatic_kind(schema, named or roles)
         if not named:
             kind = "stratified-group" if kind == "group" and schema.task == "classification" else kind
@@ -57,6 +60,8 @@ def role_columns(schema: Schema) -> dict[str, str]:
 def check_split(split: Split, schema: Schema) -> None:
     """Raise UsageError for a split that is not possible with this schema."""
     kind = split.kind
+    if schema.windows:
+        check_window_split(split, schema.windows)
     if kind == "stratified-group" and schema.task != "classification":
         raise UsageError(f"--split {kind} needs classes; use --split group")
     if kind == "stratified" and not schema.labels:

@@ -57,13 +57,14 @@ def value_at(sketches: Sequence[Sketch], ranks: Sequence[int]) -> list[float]:
     return [float(value) for value in values[order][at]]
 
 
-def cut_time(sketches: Sequence[Sketch], rows: int, split: Split) -> TimeCut:
-    """Cut the order into one more interval than folds, and the holdout at the end.
+def cut_points(sketches: Sequence[Sketch], rows: int, split: Split, apart: int = 0) -> list[float]:
+    """The values at which the folds begin, and the holdout if there is one. The rows before the first fold are as many
+    as in a fold, and `apart` more.
 
     Raises UsageError if there are too few distinct values.
     """
     inside = rows - round(rows * split.holdout)
-    interval = inside // (split.folds + 1)
+    interval = (inside - apart) // (split.folds + 1)
     ranks = [inside - (split.folds - fold) * interval for fold in range(split.folds)]
     starts = value_at(sketches, [*ranks, inside] if split.holdout else ranks)
     if any(later <= earlier for earlier, later in pairwise(starts)):
@@ -71,6 +72,15 @@ def cut_time(sketches: Sequence[Sketch], rows: int, split: Split) -> TimeCut:
             f"--split time: column '{split.column}' has too few distinct values for {split.folds} folds; "
             "use fewer folds"
         )
+    return starts
+
+
+def cut_time(sketches: Sequence[Sketch], rows: int, split: Split) -> TimeCut:
+    """Cut the order into one more interval than folds, and the holdout at the end.
+
+    Raises UsageError if there are too few distinct values.
+    """
+    starts = cut_points(sketches, rows, split)
     ends = [start - split.gap for start in starts[: split.folds]]
     edges = sorted({*starts, *ends})
     bounds = [edges.index(start) + 1 for start in starts] + ([] if split.holdout else [len(edges) + 1])

@@ -92,6 +92,7 @@ def make_plan(
         "models": [asdict(model) for model in assignment.models],
         "holdout": assignment.holdout,
         "largest_group": assignment.largest_group,
+        **({"purged": assignment.purged} if assignment.purged else {}),
     }
     shards = [shard for shard, _ in written]
     manifest = Manifest("folds", layout, specs, tuple(shard.entry for shard in shards), details)
@@ -104,7 +105,7 @@ def assign_rows(
 ) -> list[tuple[WrittenShard, list[np.ndarray]]]:
     """Write the codes of all rows. Returns the result of `write_codes` for each shard."""
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
-    codes = max(used.union(assignment.holdout)) + 1
+    codes = max(used.union(assignment.holdout, assignment.purged)) + 1
     shards = range(dataset.layout.shards)
     place = dataset.reference, str(root)
     tasks = [CodeTask(*place, shard, assignment.of_shard(shard), codes) for shard in shards]

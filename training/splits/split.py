@@ -60,7 +60,8 @@ class SplitOptions(Options):
     split: Literal["auto"] | Kind = Field(
         default="auto",
         description="Kind of split: kfold, contiguous, stratified, group, stratified-group, time or column; auto: the "
-        "kind whose column is given, otherwise stratified for classes and 0/1 labels, kfold for regression.",
+        "kind whose column is given, otherwise stratified for classes and 0/1 labels, kfold for regression; time for "
+        "windows over time series.",
     )
     repeats: int = Field(
         default=1, ge=1, le=MOST_REPEATS, description="Number of times to repeat the split, with different folds."

@@ -27,9 +27,10 @@ from .assignments import (
 from .columns import find_column, read_column
 from .folds import in_turn
 from .grouped import assign_buckets, bucket_count, count_buckets, mark_buckets, marked_buckets
-from .ordered import Sketch, TimeCut, cut_time, sketch
+from .ordered import Sketch, TimeCut, cut_points, cut_time, sketch
 from .split import Split
 from .strata import LabelCounts, Strata, by_labels, count_labels, label_sets, merge_labels, quantile_bins
+from .windows import ByWindow, read_spans, rows_apart
 
 NEVER_HELD_OUT = -1  # the same value as in scikit-learn's PredefinedSplit
 
@@ -79,6 +80,11 @@ def survey(dataset: Dataset, split: Split, executor: Executor, progress: Progres
             return ByPosition(split)
         case "stratified", _:
             return ByClass(split) if dataset.schema.classes else survey_strata(surveyor)
+        case "time", _ if dataset.windows:
+            sketches = list(surveyor.each(survey_windows))
+            starts = cut_points(sketches, len(dataset), split, rows_apart(dataset))
+            end = starts.pop() if split.holdout else np.inf
+            return ByWindow(tuple(starts), end, split.gap)
         case "time", str(column):
             cut = cut_time(list(surveyor.each(survey_order)), len(dataset), split)
             return survey_periods(surveyor, cut) if split.group_column else ByTime(column, cut)
@@ -130,6 +136,12 @@ def survey_order(task: SurveyTask) -> Sketch:
     """A sketch of one shard's values in order."""
     dataset = open_dataset(task.dataset)
     return sketch(read_order(dataset, str(task.split.column), task.shard), dataset.layout.shards)
+
+
+def survey_windows(task: SurveyTask) -> Sketch:
+    """A sketch of the times at which one shard's windows begin."""
+    dataset = open_dataset(task.dataset)
+    return sketch(read_spans(dataset, task.shard)[0], dataset.layout.shards)
 
 
 def survey_target(task: SurveyTask) -> Sketch:

@@ -32,6 +32,7 @@ BUILT_IN = {
     "mlp": "mlp",
     "digits-cnn": "digits_cnn",
     "resnet": "ResNet",
+    "nlinear": "NLinear",
     "article-cnn": "ArticleCNN",
     "deep-averaging": "DeepAveraging",
 }

@@ -228,6 +228,31 @@ class DeepAveraging(nn.Module):
         return found
 
 
+class NLinear(nn.Module):
+    """A linear forecast from a window of a time series, relative to its last value: NLinear (Zeng et al. 2023,
+    arXiv:2205.13504), here with further channels beside that of the target, which is the first one.
+
+    The weights start at zero: the first forecast is the last value, repeated.
+    """
+
+    def __init__(self, sample_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        if len(sample_shape) != 2:
+            raise UsageError(
+                f"--model nlinear requires windows over time series (columns, rows), but samples have shape "
+                f"{sample_shape}; convert with --window-of, or use another model"
+            )
+        self.linear = nn.Linear(math.prod(sample_shape), outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x[:, :1, -1:]
+        window = torch.cat([x[:, :1] - last, x[:, 1:]], dim=1)
+        forecast: Tensor = last[:, :, 0] + self.linear(window.flatten(1))
+        return forecast
+
+
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with batch norm, whose output is added to the input (He et al. 2015, arXiv:1512.03385)."""
 

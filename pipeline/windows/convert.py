@@ -1,0 +1,121 @@
+"""The conversion of time series into windows: the rows are converted, sorted unless they are, and described.
+
+Rows lie in `OUT.zarr/rows`, a dataset of their own, which is committed first. Samples have no features of their own;
+the commit says where their windows are. It resumes like the other conversions: a restart with the same request keeps
+the rows, and redoes only the shards of samples that are not valid.
+"""
+
+import io
+
+import numpy as np
+
+from ...storage.blocks.writer import create_arrays
+from ...storage.dataset import Dataset, open_dataset
+from ...storage.errors import ConflictError
+from ...storage.format import LEFT_OUT, MANIFEST, WORK
+from ...storage.places.json_files import content_hash, create_json, same_json
+from ...storage.places.locate import Location, locate
+from ...storage.places.place import Place
+from ...storage.tasks import Executor, Progress, silent
+from ...storage.windows import ROWS, RUNS
+from ..tables.convert import convert
+from ..tables.shuffle import ORDER
+from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.commit import SKIPPED_HEADER, attributes, commit_dataset
+from ..target.finished import finished_shards
+from ..target.plan import store_plan
+from ..target.run import Stage, publish_done, run_shard_tasks
+from .series import RowKeys, Series, read_keys, read_known, repetition
+from .spec import SamplesSpec, WindowRequest, specify_samples
+from .write import SamplesPlan, SamplesTask, write_samples
+
+
+def convert_windows(
+    request: WindowRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
+) -> Dataset:
+    """Convert the request's sources into a dataset of windows at `root`, or resume an interrupted conversion.
+
+    Raises SourceError for rows that cannot be read or have the same time, and if there is not a single window,
+    UsageError for options that do not match the data, and ConflictError if `root` contains something else.
+    """
+    root, fingerprint = locate(root), request.to_json()
+    if is_converted(root, fingerprint, overwrite):
+        remove_leftovers(root)
+        return open_dataset(root)
+    with lock_target(root):
+        if load_spec(root, fingerprint, overwrite) is None:
+            clear_target(root)
+            if not create_json(root / WORK / SPEC, {"request": fingerprint}):
+                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
+        spec = _write_samples(request, root, executor, progress)
+        runs = spec.windows.to_bytes()
+        (root / RUNS).write(runs)
+        if spec.skipped:
+            skipped = (root / ROWS / LEFT_OUT).read_bytes().removeprefix(SKIPPED_HEADER)
+            (root / WORK / SKIPPED / f"{0:08d}.csv").write(skipped)
+        commit_dataset(spec, root, windows=spec.describe(content_hash(runs)))
+        (root / WORK).remove_tree()
+    dataset = open_dataset(root)
+    publish_done(spec, dataset, executor)
+    return dataset
+
+
+def _write_samples(request: WindowRequest, root: Place, executor: Executor, progress: Progress) -> SamplesSpec:
+    rows, keys = _sorted_rows(request, root, executor, progress)
+    series = Series.of(keys)
+    spec = specify_samples(request, rows, series, read_known(rows, request.form.label))
+    progress("windows", 1, 1, describe(request, keys, series, spec.layout.rows))
+    root.clean_temporaries()
+    create_arrays(root, spec.layout, spec.stored, attributes(spec.schema))
+    runs = spec.windows.to_bytes()
+    (root / WORK / RUNS).write(runs)
+    plan = store_plan(root, SamplesPlan(spec.layout, spec.schema, spec.windows.to_json(), content_hash(runs)))
+    finished = finished_shards(root, spec.stored, executor, progress)
+    left = [shard for shard in range(spec.layout.shards) if shard not in finished]
+    run_shard_tasks(
+        Stage("samples", write_samples, lambda shard: SamplesTask(plan, shard)), spec, root, left, executor, progress
+    )
+    return spec
+
+
+def describe(request: WindowRequest, keys: RowKeys, series: Series, samples: int) -> str:
+    """The samples in words, with what may be unexpected about the rows."""
+    form, count = request.form, len(series.starts) - 1
+    said = [f"{samples:,} samples of {form.length:,} rows from {count:,} series"]
+    if count > 1 and (short := series.short(form)):
+        said.append(f"{short:,} series are too short for one with its targets")
+    if other := keys.other_steps():
+        said.append(f"{other:,} steps of '{form.time}' are not as long as most: such windows span another time")
+    return "; ".join(said)
+
+
+def _sorted_rows(
+    request: WindowRequest, root: Place, executor: Executor, progress: Progress
+) -> tuple[Dataset, RowKeys]:
+    """The rows, converted once in the order of the sources, and again if that is not the order of the series."""
+    place, order = root / ROWS, root / WORK / ORDER
+    if not order.exists():
+        rows = convert(request.rows, place, executor, progress)
+        keys = read_keys(rows, request.form)
+        if keys.sorted:
+            return rows, keys
+        order.write(_new_places(rows, keys, request))
+        progress("sort", 1, 1, "the sources are not sorted by series and time; the rows are sorted")
+    ordered = request.rows.sorted_by(content_hash(order.read_bytes()))
+    if (place / MANIFEST).exists() and same_json(open_dataset(place).request, ordered.to_json()):
+        rows = open_dataset(place)
+    else:
+        rows = convert(ordered, place, executor, progress, overwrite=True)
+    return rows, read_keys(rows, request.form)
+
+
+def _new_places(rows: Dataset, keys: RowKeys, request: WindowRequest) -> bytes:
+    """The place of each row among the sorted ones, as .npy. Raises SourceError for rows of the same series and time."""
+    order = keys.order()
+    if pair := keys.repeated(order):
+        raise repetition(rows, request.form, pair)
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    data = io.BytesIO()
+    np.save(data, places, allow_pickle=False)
+    return data.getvalue()
