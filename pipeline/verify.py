@@ -76,7 +76,7 @@ def check_shard(task: CheckTask) -> list[Damage]:
     """Find the damaged and missing files of one shard."""
     dataset = open_dataset(task.root)
     start, stop = dataset.layout.shard_range(task.shard)
-    damages = []
+    damages: list[Damage] = []
     for spec in dataset.manifest.arrays:
         if dataset.foreign and spec.name in dataset.foreign.arrays:
             damages += _undecodable(dataset, task.shard, spec.name)
