@@ -64,7 +64,8 @@ def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silen
 
 def _changed_features(dataset: Dataset, executor: Executor, progress: Progress) -> list[Damage]:
     """The files of adopted features that are not as they were."""
-    foreign, layout, damages = dataset.foreign, dataset.layout, []
+    foreign, layout = dataset.foreign, dataset.layout
+    damages: list[Damage] = []
     for number, reason in changed_files(foreign, executor, progress) if foreign else ():
         assert foreign
         first, last = rows_in(foreign.arrays["x"], number)
@@ -77,7 +78,7 @@ def check_shard(task: CheckTask) -> list[Damage]:
     """Find the damaged and missing files of one shard."""
     dataset = open_dataset(task.root)
     start, stop = dataset.layout.shard_range(task.shard)
-    damages = []
+    damages: list[Damage] = []
     for spec in dataset.manifest.arrays:
         if dataset.windows and spec.name in WINDOWED:
             continue

@@ -132,6 +132,8 @@ def as_texts(values: np.ndarray | pa.Array) -> pa.Array:
             values = values.astype(np.float64)  # whose text says the same number
         if values.dtype.kind == "S":
             values = np.char.decode(values, "utf-8")
+        if values.dtype.kind == "T":  # NumPy's strings of any length, which Zarr gives
+            values = values.astype(object)
         values = pa.array(values.astype(values.dtype.newbyteorder("=")), from_pandas=True)
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()

@@ -3,11 +3,10 @@ decoded once an epoch, or as rarely as possible."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
 import numpy as np
 
-from ...storage.foreign.chunks import MOST_PIECES
+from ...storage.foreign.chunks import is_divisible
 from ...storage.foreign.format import Chunked, Description, chunk_rows
 from ...storage.format import BLOCK_BYTES, FEWEST_BLOCKS, Layout, choose_layout, layout_of_blocks
 
@@ -19,7 +18,7 @@ def fitting_layout(rows: int, row_bytes: int, array: Description | None) -> Layo
     """The layout of a dataset whose features are those of a foreign array; the usual one for arrays that can be read in
     any ranges."""
     usual = choose_layout(rows, row_bytes)
-    bands = [] if array is None or is_divisible(array) else chunk_rows(array)
+    bands = [] if array is None or _is_one_piece(array) else chunk_rows(array)
     if len(bands) < 2:
         return layout_of_blocks(rows, row_bytes, _divisor(rows, usual.block_rows)) if bands else usual
     length = max(bands)
@@ -33,13 +32,9 @@ def fitting_layout(rows: int, row_bytes: int, array: Description | None) -> Layo
     return layout_of_blocks(rows, row_bytes, block_rows, parts if aligned else ())
 
 
-def is_divisible(array: Description) -> bool:
-    """Whether any rows can be read without the others of their chunk."""
-    if not isinstance(array, Chunked):
-        return not chunk_rows(array)
-    axes = array.axes or tuple(range(len(array.shape)))
-    outer = prod(array.chunk[axis] for axis in axes[: axes.index(array.axis)])
-    return not array.codecs and outer <= MOST_PIECES and len(array.bands) == 2
+def _is_one_piece(array: Description) -> bool:
+    """Whether any rows can be read, as all of them lie in one chunk that is not compressed."""
+    return isinstance(array, Chunked) and is_divisible(array) and len(array.bands) == 2
 
 
 def _divisor(length: int, wanted: int) -> int:

@@ -10,6 +10,7 @@ from ...storage.foreign.format import Foreign
 from ...storage.format import ArraySpec, Layout, Schema
 from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from .columns import ColumnRequest, Columns, read_columns
 from .layout import fitting_layout
 from .sources.find import open_source
@@ -81,10 +82,16 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
     foreign = None
     if found.description:
         foreign = Foreign(tuple(files.paths), files.status, {"x": found.description})
-    table = content_hash(foreign.to_bytes(), to_json(foreign.to_json())) if foreign else ""
+    table = content_hash(foreign.to_bytes(), to_json(foreign.to_json())) if foreign else _stamp(place)
     layout = fitting_layout(found.rows, schema.arrays()[0].row_bytes, found.description)
     known = replace(request, x=tuple(paths))
     return AdoptSpec(layout, schema, _as_json(request, table, columns), known, foreign, columns)
+
+
+def _stamp(place: Place) -> str:
+    """A digest of the sizes and times of all files of a place, by which a change of features without a description is
+    noticed."""
+    return content_hash(to_json([place.describe()] if place.is_file() else list(place.walk())))
 
 
 def _as_json(request: AdoptionRequest, table: str, columns: Columns) -> dict[str, Any]:

@@ -1,19 +1,20 @@
 """How fast foreign features are read, compared with a copy of them: from the geometry of their chunks, and a short
 measurement of decoding."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
 from ...storage.blocks.shards import decode_block, encode_shard
 from ...storage.dataset import Dataset
 from ...storage.foreign.cache import CACHE_BYTES
-from ...storage.foreign.format import Foreign, Sparse, chunk_rows
+from ...storage.foreign.format import Foreign, Sparse
 from ...storage.foreign.reader import ForeignReader
 from ...storage.format import Layout
 
-SAMPLES = 3  # blocks that are measured
+SAMPLES, REPEATS = 3, 3  # blocks that are measured, and how often
 SMALL_BYTES = 64 << 20  # of features, which stay decoded in memory
 SLOW = 0.7  # times the speed of a copy, below which a copy is advised
 
@@ -37,8 +38,7 @@ class ReadingSpeed:
         return f"{said}{why}; 'foldstream adopt … --copy' makes a copy"
 
 
-@dataclass(frozen=True)
-class _Seconds:
+class _Seconds(NamedTuple):
     """How long a block takes: read for the first time, read again while its chunks are decoded, and read as ours."""
 
     first: float
@@ -55,41 +55,50 @@ def compare_speed(dataset: Dataset) -> ReadingSpeed | None:
         return ReadingSpeed(None)
     blocks = np.unique(np.linspace(0, layout.blocks - 1, SAMPLES).astype(int)).tolist()
     measured = [_measure(dataset, foreign, block) for block in blocks]
-    first, again, ours = (sum(values) / len(blocks) for values in zip(*map(astuple, measured), strict=True))
+    first, again, ours = (sum(values) / len(blocks) for values in zip(*measured, strict=True))
     # A block whose chunks are decoded takes as long as the second reading; to decode them takes the rest of the first.
-    decodings, bands = _decodings(foreign, layout), len(chunk_rows(foreign.arrays["x"]))
-    decoded = min(1.0, bands * decodings / layout.blocks) if bands else 1.0
+    decodings, bands = _decodings(dataset, foreign), _bands(foreign)
+    decoded = 0.0 if not decodings else min(1.0, len(bands) * decodings / layout.blocks)
     return ReadingSpeed(ours / max(again + decoded * max(0.0, first - again), 1e-9), decodings)
 
 
-def _decodings(foreign: Foreign, layout: Layout) -> float:
-    """How often a chunk is decoded in an epoch: once if all of them stay in memory, otherwise for each of its
-    blocks."""
+def _bands(foreign: Foreign) -> np.ndarray:
+    """The first rows of the chunks, and the number of rows, (chunks + 1,) float64. Those of a sparse matrix have about
+    the same number of rows."""
     array = foreign.arrays["x"]
-    bands = chunk_rows(array)
-    if isinstance(array, Sparse) or not bands or sum(bands) / max(bands) * array.decoded_bytes <= CACHE_BYTES:
-        return 1.0
-    starts, begins = np.concatenate([[0], np.cumsum(bands)]), layout.block_starts()
+    if isinstance(array, Sparse):
+        return np.linspace(0, array.rows, len(array.values.chunks) + 1)
+    return array.bands.astype(np.float64)
+
+
+def _decodings(dataset: Dataset, foreign: Foreign) -> float:
+    """How often a chunk is decoded in an epoch: for each of its blocks, or not at all after the first epoch if all
+    chunks stay in memory."""
+    layout, bands = dataset.layout, _bands(foreign)
+    begins = layout.block_starts()
     ends = np.append(begins[1:], layout.rows)
-    touched = np.searchsorted(starts, ends, side="left") - np.searchsorted(starts, begins, side="right") + 1
-    return float(touched.sum() / len(bands))
+    touched = np.searchsorted(bands, ends, side="left") - np.searchsorted(bands, begins, side="right") + 1
+    decodings = float(touched.sum() / (len(bands) - 1))
+    stay = layout.rows * dataset.spec("x").row_bytes <= CACHE_BYTES
+    return 0.0 if stay and decodings > 1 else decodings
 
 
 def _measure(dataset: Dataset, foreign: Foreign, block: int) -> _Seconds:
+    """Measure a block a few times; the shortest times are those without others on the same machine."""
     start, stop = dataset.layout.block_range(block)
     spec, found = dataset.spec("x"), list[int]()
     rows = spec.empty(stop - start)
     ForeignReader(foreign).read("x", start, stop, rows)  # so that the file is in memory, as it often is in training
-    reader = ForeignReader(foreign)
-    began = perf_counter()
-    reader.read("x", start, stop, rows)
-    once = perf_counter()
-    reader.read("x", start, stop, rows)
-    twice = perf_counter()
-    parts = encode_shard(spec, Layout(len(rows), len(rows), 1), rows, found)
-    data = np.frombuffer(bytearray(b"".join(parts)[: found[0]]), np.uint8)
+    data = b"".join(encode_shard(spec, Layout(len(rows), len(rows), 1), rows, found))[: found[0]]
     out = np.empty_like(rows)
-    decode_block(data, found[1], out)
-    encoded = perf_counter()
-    decode_block(data.copy(), found[1], out)
-    return _Seconds(once - began, twice - once, perf_counter() - encoded)
+    times = []
+    for _ in range(REPEATS):
+        reader, stored = ForeignReader(foreign), np.frombuffer(bytearray(data), np.uint8)
+        began = perf_counter()
+        reader.read("x", start, stop, rows)
+        once = perf_counter()
+        reader.read("x", start, stop, rows)
+        twice = perf_counter()
+        decode_block(stored.copy(), found[1], out)
+        times.append(_Seconds(once - began, twice - once, perf_counter() - twice))
+    return _Seconds(*(min(values) for values in zip(*times, strict=True)))

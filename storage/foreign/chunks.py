@@ -8,56 +8,47 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from math import ceil, prod
-from typing import NamedTuple
+from typing import Any, cast
 
 import numpy as np
 from isal import igzip_lib
 
 from ..errors import DamagedError
 from .cache import DecodedChunks
-from .codecs import Data, decoder
+from .codecs import decoder
 from .files import ForeignFiles
 from .format import NOWHERE, Chunked, Packing
 
 MOST_PIECES = 64  # ranges of an uncompressed chunk that are read one by one
-PIECE_BYTES = 16 << 10  # a range that is worth a call
 BROKEN: tuple[type[Exception], ...] = (
     ValueError,
     RuntimeError,
     zlib.error,
-    igzip_lib.IsalError,
+    cast(type[Exception], igzip_lib.IsalError),
     OverflowError,
     EOFError,
 )
 """What codecs raise for bytes that they did not write."""
 
 
-class _Part(NamedTuple):
-    """The rows `start` to `stop` of a chunk, counted in the chunk, that belong into `target`, (rows, …)."""
-
-    number: int
-    start: int
-    stop: int
-    target: np.ndarray
-
-
 class ChunkReader:
-    """Reads rows of an array in chunks. Chunks of which only a part is wanted stay decoded in `cache`."""
+    """Reads rows of an array in chunks. A band of chunks of which only some rows are wanted stays decoded in `cache`,
+    unless these rows can be read without the others."""
 
     def __init__(self, name: str, array: Chunked, files: ForeignFiles, cache: DecodedChunks) -> None:
         self.name, self.array, self.files, self.cache = name, array, files, cache
-        dimensions, self._dtype = len(array.shape), np.dtype(array.dtype)
-        self._bands = array.bands
+        self._dtype, self._bands = np.dtype(array.dtype), array.bands
         grid = [ceil(size / length) for size, length in zip(array.shape, array.chunk, strict=True)]
         grid[array.axis] = len(self._bands) - 1
         numbers = np.moveaxis(np.arange(len(array.chunks)).reshape(grid), array.axis, 0)
         self._numbers = numbers.reshape(len(numbers), -1)
-        rest = [(size, length) for n, (size, length) in enumerate(zip(array.shape, array.chunk, strict=True))]
+        rest = list(zip(array.shape, array.chunk, strict=True))
         del rest[array.axis]
-        self._parts = list(_grid_slices(rest))
-        axes = array.axes or tuple(range(dimensions))
-        self._axes, self._to_rows = axes, _rows_first(axes, array.axis)
+        self._places = list(_grid_slices(rest))
+        self._axes = array.axes or tuple(range(len(array.shape)))
+        self._to_rows = _rows_first(self._axes, array.axis)
         self._decode = decoder(array.codecs) if array.codecs else None
+        self._divisible = is_divisible(array)
         self._local = _Local()
 
     def read(self, start: int, stop: int, out: np.ndarray) -> int:
@@ -69,37 +60,43 @@ class ChunkReader:
             low, high = self._bands[band : band + 2].tolist()
             if low >= stop:
                 break
-            rows = slice(max(start, low) - start, min(stop, high) - start)
-            for number, place in zip(self._numbers[band].tolist(), self._parts, strict=True):
-                part = _Part(number, rows.start + start - low, rows.stop + start - low, out[(rows, *place)])
-                self._read_part(part, high - low)
+            begin, end = max(start, low), min(stop, high)
+            target = out[begin - start : end - start]
+            if end - begin == high - low or self._divisible:
+                self._read_band(band, begin - low, target)
+            else:
+                rows = self.cache.get((self.name, band), partial(self._decoded_band, band, out.dtype))
+                target[...] = rows[begin - low : end - low]
         return self._local.bytes_read - counted
 
-    def _read_part(self, part: _Part, rows: int) -> None:
-        array = self.array
-        if array.chunks[part.number, 0] == NOWHERE:
-            unpack(np.full((), array.fill, self._dtype.newbyteorder("=")), array.packing, part.target)
-            return
-        shape = self._shape(rows)
-        whole = part.start == 0 and part.stop == rows
-        if self._decode is None and self._read_pieces(part, shape):
-            return
-        if whole and self._is_plain(part.target, shape):
-            self._decoded(part.number, shape, part.target)
-            return
-        if whole:
-            chunk = self._decoded(part.number, shape, None)
-        else:
-            memory = partial(np.empty, shape, self._dtype)
-            chunk = self.cache.get((self.name, part.number), lambda: self._decoded(part.number, shape, memory()))
-        self._place(part, chunk)
+    def _decoded_band(self, band: int, dtype: np.dtype[Any]) -> np.ndarray:
+        """All rows of a band of chunks."""
+        low, high = self._bands[band : band + 2].tolist()
+        out = np.empty((high - low, *self.array.row_shape), dtype)
+        self._read_band(band, 0, out)
+        return out
 
-    def _place(self, part: _Part, chunk: np.ndarray) -> None:
-        """Copy rows of a decoded chunk, in the order of its axes in memory, into the target of a part. Chunks at the
-        edges of a Zarr array are as large as the others."""
-        ordered = chunk.transpose(self._to_rows)[part.start : part.stop]
-        inside = (slice(None), *(slice(size) for size in part.target.shape[1:]))
-        unpack(ordered[inside], self.array.packing, part.target)
+    def _read_band(self, band: int, start: int, out: np.ndarray) -> None:
+        """Read rows of a band of chunks from its row `start` on: all of them, or some that can be read by
+        themselves."""
+        array, rows = self.array, int(self._bands[band + 1] - self._bands[band])
+        for number, place in zip(self._numbers[band].tolist(), self._places, strict=True):
+            target = out[(slice(None), *place)]
+            if array.chunks[number, 0] == NOWHERE:
+                unpack(np.full((), array.fill, self._dtype.newbyteorder("=")), array.packing, target)
+                continue
+            shape = self._shape(rows)
+            if self._decode is None and self._divisible:
+                shape = self._part_of(shape, len(out))
+            into = target if self._is_plain(target, shape) else None
+            chunk = (
+                self._decoded(number, shape, into)
+                if self._decode
+                else self._stored_rows(number, rows, start, shape, into)
+            )
+            if into is None:
+                ordered = chunk.transpose(self._to_rows)  # larger than the target at the edges of a Zarr array
+                unpack(ordered[tuple(slice(size) for size in target.shape)], array.packing, target)
 
     def _shape(self, rows: int) -> tuple[int, ...]:
         """The shape of a chunk in the order of its axes in memory. Only bands of other lengths have as many rows as
@@ -114,58 +111,55 @@ class ChunkReader:
         same = target.dtype == self._dtype and target.shape == shape and self._to_rows == tuple(range(len(shape)))
         return same and target.flags.c_contiguous and not self.array.packing
 
+    def _part_of(self, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+        """The shape of some rows of a chunk, in the order of its axes in memory."""
+        at = self._axes.index(self.array.axis)
+        return (*shape[:at], min(rows, shape[at]), *shape[at + 1 :])
+
     def _decoded(self, number: int, shape: tuple[int, ...], out: np.ndarray | None) -> np.ndarray:
         """A decoded chunk, in the order of its axes in memory: in the contiguous `out` if it is given, otherwise valid
         until the thread's next call.
 
         Raises DamagedError if its bytes cannot be decoded.
         """
+        assert self._decode
         file, offset, length = self.array.chunks[number].tolist()
         into = None if out is None else out.reshape(-1).view(np.uint8)
-        size = prod(shape) * self._dtype.itemsize
-        if self._decode is None:
-            found: Data = self._stored(file, offset, size, into)
-        else:
-            stored = self._stored(file, offset, length, None)
-            try:
-                found = self._decode(stored, into, size)
-            except BROKEN as error:
-                raise self._damaged(number, str(error)) from None
+        size, stored = prod(shape) * self._dtype.itemsize, self._stored(file, offset, length, None)
+        try:
+            found = self._decode(stored, into, size)
+        except BROKEN as error:
+            raise self._damaged(number, str(error)) from None
         if len(found) != size:
             raise self._damaged(number, f"it has {len(found):,} bytes, not {size:,}")
         chunk = np.frombuffer(found, self._dtype).reshape(shape)
-        if out is None or np.shares_memory(chunk, out):
-            return chunk
-        out[...] = chunk
-        return out
+        if out is not None and not np.shares_memory(chunk, out):
+            out[...] = chunk
+        return chunk
+
+    def _stored_rows(
+        self, number: int, rows: int, start: int, shape: tuple[int, ...], out: np.ndarray | None
+    ) -> np.ndarray:
+        """Rows of an uncompressed chunk from its row `start` on, (*shape) in the order of its axes in memory: in the
+        contiguous `out` if it is given, otherwise valid until the thread's next call. They are a range of the chunk for
+        each index of the axes before that of the rows."""
+        at = self._axes.index(self.array.axis)
+        whole = self._shape(rows)[at]
+        file, offset, _ = self.array.chunks[number].tolist()
+        inner = prod(shape[at + 1 :]) * self._dtype.itemsize
+        size = prod(shape) * self._dtype.itemsize
+        memory = self._local.memory(size) if out is None else out.reshape(-1).view(np.uint8)
+        outer = 1 if shape[at] == whole else prod(shape[:at])
+        for position, piece in enumerate(memory.reshape(outer, -1)):
+            begin = offset + (position * whole + start) * inner
+            found = self._stored(file, begin, len(piece), piece)
+            if not np.may_share_memory(np.frombuffer(found, np.uint8), piece):  # from an object store
+                piece[...] = np.frombuffer(found, np.uint8)
+        return memory.view(self._dtype).reshape(shape)
 
     def _stored(self, file: int, offset: int, length: int, memory: np.ndarray | None) -> bytes | np.ndarray:
         self._local.bytes_read += length
         return self.files.read(file, offset, self._local.memory(length) if memory is None else memory)
-
-    def _read_pieces(self, part: _Part, shape: tuple[int, ...]) -> bool:
-        """Read only the wanted rows of an uncompressed chunk, if they are a few long ranges of it."""
-        at = self._axes.index(self.array.axis)
-        outer, inner = prod(shape[:at]), prod(shape[at + 1 :]) * self._dtype.itemsize
-        rows = part.stop - part.start
-        if outer > 1 and (rows == shape[at] or outer > MOST_PIECES or rows * inner < PIECE_BYTES):
-            return False
-        wanted = (*shape[:at], rows, *shape[at + 1 :])
-        file, offset, _ = self.array.chunks[part.number].tolist()
-        plain = self._is_plain(part.target, wanted)
-        if outer == 1:
-            memory = part.target.reshape(-1).view(np.uint8) if plain else None
-            found = self._stored(file, offset + part.start * inner, rows * inner, memory)
-        else:
-            found = np.empty(outer * rows * inner, np.uint8)
-            for number, piece in enumerate(found.reshape(outer, -1)):
-                begin = offset + (number * shape[at] + part.start) * inner
-                got = self._stored(file, begin, rows * inner, piece)
-                piece[...] = np.frombuffer(got, np.uint8)
-        chunk = np.frombuffer(found, self._dtype).reshape(wanted)
-        if not plain or not np.shares_memory(chunk, part.target):
-            self._place(_Part(part.number, 0, rows, part.target), chunk)
-        return True
 
     def _damaged(self, number: int, reason: str) -> DamagedError:
         file, offset, length = self.array.chunks[number].tolist()
@@ -173,6 +167,12 @@ class ChunkReader:
             f"{self.files.paths[file]}: the chunk of {length:,} bytes at {offset:,} of '{self.name}' cannot be decoded "
             f"({reason}); restore the file, and adopt it again"
         )
+
+
+def is_divisible(array: Chunked) -> bool:
+    """Whether some rows of a chunk can be read without the others: as one range of its bytes, or a few of them."""
+    axes = array.axes or tuple(range(len(array.shape)))
+    return not array.codecs and prod(array.chunk[axis] for axis in axes[: axes.index(array.axis)]) <= MOST_PIECES
 
 
 def _rows_first(axes: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ class GroupReader:
             place_columns(table, self.array, out)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedError(
-                f"{path}: its rows cannot be read ({error}); restore the file, and adopt it again"
+                f"{path}: its rows cannot be read ({error}); fix or restore the file, and adopt it again"
             ) from None
         self.files.check(file)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import foldstream as fs
 import h5py
@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.errors import ConflictError, SourceError, UsageError
+from foldstream.storage.errors import ConflictError, DamagedError, SourceError, UsageError
 from pyarrow import parquet
 
 ROWS = 700
@@ -43,14 +43,14 @@ def adopted(place: Path, **options: Any) -> Dataset:
     return here
 
 
-def write_zarr(path: Path, version: int, **options: Any) -> None:
-    group = zarr.open_group(path, mode="w", zarr_format=version)  # type: ignore[arg-type]
+def write_zarr(path: Path, version: Literal[2, 3], **options: Any) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=version)
     array = group.create_array("deep/x", shape=X.shape, dtype=X.dtype, **options)
     array[...] = X
     group.create_array("y", shape=Y.shape, dtype=Y.dtype, chunks=(100,))[...] = Y
 
 
-def zarr_of(version: int, **options: Any) -> Callable[[Path], tuple[Path, dict[str, Any]]]:
+def zarr_of(version: Literal[2, 3], **options: Any) -> Callable[[Path], tuple[Path, dict[str, Any]]]:
     def write(folder: Path) -> tuple[Path, dict[str, Any]]:
         write_zarr(folder / "store.zarr", version, **options)
         return folder / "store.zarr", {"x": "deep/x", "y": "y"}
@@ -204,14 +204,13 @@ def test_a_sample_may_have_another_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_packed_variables_have_the_values_that_xarray_shows(version: int, tmp_path: Path) -> None:
+def test_packed_variables_have_the_values_that_xarray_shows(version: Literal[2, 3], tmp_path: Path) -> None:
     stored = RNG.integers(-99, 99, (4, ROWS, 6)).astype(np.int16)
     values = xr.DataArray(np.where(stored == 7, np.nan, stored * 0.25 + 3), dims=("level", "time", "lat"))
     encoding: dict[str, Any] = {"dtype": "int16", "scale_factor": 0.25, "add_offset": 3.0, "_FillValue": -32768}
     data = xr.Dataset({"t": values, "other": values.isel(level=0)})
-    data.to_zarr(
-        tmp_path / "s.zarr", zarr_format=version, encoding={"t": {**encoding, "chunks": (2, 50, 6)}}, consolidated=False
-    )  # type: ignore[call-overload]
+    encoding["chunks"] = (2, 50, 6)
+    data.to_zarr(tmp_path / "s.zarr", zarr_format=version, encoding={"t": encoding}, consolidated=False)
     dataset = adopted(tmp_path / "s.zarr", x="t", sample_dim="time")
     shown = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)["t"].transpose("time", "level", "lat")
     assert dataset.schema.x_dtype == shown.dtype.name
@@ -301,6 +300,17 @@ def test_cells_of_an_h5ad_file_are_samples(sparse: bool, tmp_path: Path) -> None
     assert rows_of(pca)["x"].tobytes() == np.ascontiguousarray(matrix[:, :4]).tobytes()
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_cells_of_a_zarr_store_are_samples(version: Literal[2, 3], tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "cells.zarr", mode="w", zarr_format=version)
+    group.create_array("X", shape=FLAT.shape, chunks=(50, 24), dtype="float32")[...] = FLAT
+    group.create_array("obs/kind/codes", shape=Y.shape, chunks=Y.shape, dtype="int8")[...] = Y
+    group.create_array("obs/kind/categories", shape=(3,), chunks=(3,), dtype="str")[...] = NAMES
+    dataset = adopted(tmp_path / "cells.zarr", y="obs/kind")
+    assert dataset.schema.classes == ("ant", "bee", "cat")
+    assert rows_of(dataset)["x"].tobytes() == FLAT.tobytes()
+
+
 def test_an_ome_image_is_adopted_at_full_resolution(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "image.zarr", mode="w", zarr_format=2)
     for level, step in (("0", 1), ("1", 2)):
@@ -320,6 +330,17 @@ def test_columns_are_chosen_by_pattern_and_gaps_become_nan(tmp_path: Path) -> No
     dataset = adopted(tmp_path / "t.parquet", y="y", keep="name")
     assert dataset.schema.features == ("a1", "a2", "b")
     assert dataset.statistics.missing == (0, 0, 100)
+
+
+def test_lists_of_several_lengths_are_no_samples(tmp_path: Path) -> None:
+    table = pa.table({"x": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DamagedError, match="the lists do not all have 2 values"):
+        fs.adopt(tmp_path / "t.parquet", tmp_path / "out.zarr", progress=False)
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as to:
+        to.write_table(table)
+    with pytest.raises(UsageError, match="the lists do not all have 2 values; samples need one shape"):
+        fs.adopt(tmp_path / "t.arrow", tmp_path / "other.zarr", progress=False)
 
 
 def test_what_cannot_be_read_in_place_is_refused_by_name_and_copied(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_every_command_has_its_place_in_the_help() -> None:
 
 
 def test_help_keeps_square_brackets() -> None:
-    assert "[convert.csv] or [convert.images], [train] and [predict]" in output_of("run", "-h")
+    assert "[convert.csv], [convert.images] or [adopt], [train] and [predict]" in output_of("run", "-h")
 
 
 def commands_in(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

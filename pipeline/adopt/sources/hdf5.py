@@ -82,24 +82,14 @@ class Hdf5File:
         where, shape = f"{self.place}: '{path}'", tuple(dataset.shape)
         if dataset.is_virtual or dataset.external or dataset.file.userblock_size:
             raise UnsupportedError(f"{where} lies in several files or behind a user block, and cannot be read in place")
-        number, fill, dtype = files.add(self.place), float(dataset.fillvalue), dataset.dtype
-        fill = dataset.fillvalue.item() if dtype.kind in "iuf" else fill
+        number, fill, stored = files.add(self.place), dataset.fillvalue.item(), dataset.dtype.str
         if dataset.chunks is None:
             offset = dataset.id.get_offset()
             if offset is None and dataset.id.get_storage_size():
                 raise UnsupportedError(f"{where} lies in the header of the file, and cannot be read in place")
-            place = [number, offset, dataset.nbytes] if offset is not None else [NOWHERE, 0, 0]
-            bounds = np.array([0, shape[axis]])
-            return Chunked(
-                shape,
-                shape,
-                dtype.str,
-                np.array([place], np.int64),
-                axis,
-                fill=fill,
-                packing=values.packing,
-                bounds=bounds,
-            )
+            place = [NOWHERE, 0, 0] if offset is None else [number, offset, dataset.nbytes]
+            whole, bounds = np.array([place], np.int64), np.array([0, shape[axis]])
+            return Chunked(shape, shape, stored, whole, axis, (), (), fill, values.packing, bounds)
         codecs = check_codecs(where, _codecs(dataset, where))
         grid = [ceil(size / length) for size, length in zip(shape, dataset.chunks, strict=True)]
         table = np.full((*grid, 3), NOWHERE, np.int64)
@@ -111,9 +101,8 @@ class Hdf5File:
             table[position] = number, chunk.byte_offset, chunk.size
 
         dataset.id.chunk_iter(add)
-        return Chunked(
-            shape, tuple(dataset.chunks), dtype.str, table.reshape(-1, 3), axis, (), codecs, fill, values.packing
-        )
+        chunks = table.reshape(-1, 3)
+        return Chunked(shape, tuple(dataset.chunks), stored, chunks, axis, (), codecs, fill, values.packing)
 
     def column(self, path: str) -> np.ndarray | pa.Array:
         with self._dataset(path) as dataset:

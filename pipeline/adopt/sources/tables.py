@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
 from ....storage.errors import SourceError, UsageError
@@ -16,7 +17,7 @@ from ....storage.foreign.format import Chunked, Groups
 from ....storage.foreign.groups import is_list, lists, place_columns, read_group
 from ....storage.places.json_files import read_json
 from ....storage.places.place import Place
-from .found import SPLITS, TABLES, FileList, FoundArray, UnsupportedError, unknown, value_dtype
+from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
 STATE, INFO = "state.json", "dataset_info.json"
@@ -68,26 +69,26 @@ class TableFiles:
 
     @cached_property
     def _groups(self) -> Sequence[_Group]:
-        return [group for file in self._files for group in _groups_of(file, self._format)]
+        found = [group for file in self._files for group in _groups_of(file, self._format) if group.rows]
+        if not found:
+            raise SourceError(f"{self.place} has no rows; give a table with some")
+        return found
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:
         columns, where = self._expanded(paths), f"{self.place}: '{', '.join(paths)}'"
         if sample_dim is not None:
             raise UsageError(f"--sample-dim {sample_dim}: the rows of a table are its samples; remove the option")
-        groups = [group for group in self._groups if group.rows]
-        if not groups:
-            raise SourceError(f"{self.place} has no rows; give a table with some")
+        groups = self._groups
         bounds = np.cumsum([0, *(group.rows for group in groups)], dtype=np.int64)
         row_shape, dtype = self._form(columns, groups[0], where)
         places = np.array([(files.add(one.file), one.place, one.length) for one in groups], np.int64)
         described = Groups(self._format, columns, row_shape, dtype, places, bounds)
         names = columns if len(columns) > 1 or row_shape == (1,) else ()
-        path = ", ".join(paths)
         try:
-            best = self._in_memory_order(described, groups, files) or described
-        except UnsupportedError as error:
-            return FoundArray(path, int(bounds[-1]), row_shape, dtype, None, names, str(error))
-        return FoundArray(path, int(bounds[-1]), row_shape, dtype, best, names)
+            chunked = self._in_memory_order(described, groups, files)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}; samples need one shape, so name another column with --x") from None
+        return FoundArray(", ".join(paths), int(bounds[-1]), row_shape, dtype, chunked or described, names)
 
     def _expanded(self, paths: Sequence[str]) -> tuple[str, ...]:
         """The columns that names and patterns select. Raises UsageError for one that selects none."""
@@ -166,7 +167,8 @@ class TableFiles:
             return lists(values, prod(_list_shape(values)))
         feature = self._features.get(path) or {}
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
-            return pa.array(feature["names"]).take(values.cast(pa.int64()))
+            codes = values.cast(pa.int64())
+            return pa.array(feature["names"]).take(pc.if_else(pc.less(codes, 0), None, codes))  # -1 is a missing label
         return values
 
     def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:

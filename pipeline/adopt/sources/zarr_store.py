@@ -4,6 +4,7 @@ are follows from the metadata, the names of files, and the indexes of shards."""
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, prod
 from typing import Any
 
@@ -19,13 +20,13 @@ from .found import FileList, FoundArray, UnsupportedError, axis_named, check_cod
 
 MISSING = 2**64 - 1  # the offset of a chunk in a shard's index that was not written
 NUMBERS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
-METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+ARRAYS = ("zarr.json", ".zarray")  # files that may describe an array
 
 
 @dataclass(frozen=True)
 class ZarrArray:
-    """The metadata of an array, of either format. `shard` is the shape of a file's chunk, and `index` the length of a
-    shard's index in bytes with whether it is at the end, if there are shards."""
+    """The metadata of an array, of either format. `shard` is the shape of what a file contains, and `index` the length
+    of a shard's index in bytes with whether it is at the end, if there are shards."""
 
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
@@ -36,9 +37,6 @@ class ZarrArray:
     fill: Any
     separator: str
     prefix: str
-    attributes: Mapping[str, Any]
-    dimensions: tuple[str | None, ...]
-    version: int
     index: tuple[int, bool] | None = None
 
 
@@ -50,16 +48,16 @@ class ZarrStore:
         self._files = {entry.name: (entry.size, entry.mtime_ns) for entry in place.walk()}
 
     def names(self) -> Sequence[str]:
-        folders = [name.rpartition("/") for name in self._files]
-        found = [
-            folder
-            for folder, _, name in folders
-            if name == ".zarray" or (name == "zarr.json" and self._is_array(folder))
-        ]
-        return [folder or self.place.name for folder in sorted(found)]
+        return self._arrays
+
+    @cached_property
+    def _arrays(self) -> Sequence[str]:
+        folders = [name.rpartition("/")[0] for name in self._files if name.rpartition("/")[2] in ARRAYS]
+        return [folder or self.place.name for folder in sorted({*folders}) if self._is_array(folder)]
 
     def _is_array(self, folder: str) -> bool:
-        return bool(self._json(folder, "zarr.json").get("node_type") == "array")
+        start = f"{folder}/" if folder else ""
+        return f"{start}.zarray" in self._files or self._json(folder, "zarr.json").get("node_type") == "array"
 
     def _json(self, folder: str, name: str) -> dict[str, Any]:
         path = f"{folder}/{name}" if folder else name
@@ -86,20 +84,14 @@ class ZarrStore:
         folder = self._folder(path)
         where = f"{self.place}: '{path}'"
         if found := self._json(folder, ".zarray"):
-            return _second_format(found, self.attributes(folder))
-        found = self._json(folder, "zarr.json")
-        return _third_format(found, where)
+            return _second_format(found, where)
+        return _third_format(self._json(folder, "zarr.json"), where)
 
     def _folder(self, path: str) -> str:
-        if path not in self.names():
-            raise unknown(path, self.place, self.names())
-        return (
-            ""
-            if path == self.place.name
-            and not {".zarray", "zarr.json"}.isdisjoint(self._files)
-            and (".zarray" in self._files or self._is_array(""))
-            else path
-        )
+        """The folder of an array. Raises UsageError if there is none."""
+        if path not in self._arrays:
+            raise unknown(path, self.place, self._arrays)
+        return "" if path == self.place.name and self._is_array("") else path
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:
         path = single(paths, self.place)
@@ -166,18 +158,11 @@ class ZarrStore:
         with ThreadPoolExecutor(THREADS) as pool:
             indexes = pool.map(lambda one: _shard_index(one[1][1], one[1][2], array, inside), present)
             for (position, (file, _, _)), index in zip(present, indexes, strict=True):
-                begins = [at * many for at, many in zip(position, inside, strict=True)]
-                target = table[tuple(slice(begin, begin + many) for begin, many in zip(begins, inside, strict=True))]
+                places = tuple(slice(at * many, at * many + many) for at, many in zip(position, inside, strict=True))
+                target = table[places]  # smaller at the edge of the array
                 written = index[tuple(slice(size) for size in target.shape[:-1])]
                 there = written[..., 0] != MISSING
-                target[there] = np.stack(
-                    [
-                        np.full(there.sum(), file),
-                        written[there][:, 0].astype(np.int64),
-                        written[there][:, 1].astype(np.int64),
-                    ],
-                    1,
-                )
+                target[there, 0], target[there, 1:] = file, written[there].astype(np.int64)
         return table.reshape(-1, 3)
 
     def _present(
@@ -205,7 +190,7 @@ def _shard_index(place: Place, size: int, array: ZarrArray, inside: tuple[int, .
     return np.frombuffer(entries, "<u8").reshape(*inside, 2)
 
 
-def _second_format(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> ZarrArray:
+def _second_format(found: Mapping[str, Any], where: str) -> ZarrArray:
     shape, chunk = tuple(found["shape"]), tuple(found["chunks"])
     codecs = [*(found.get("filters") or ()), *([found["compressor"]] if found.get("compressor") else [])]
     axes = tuple(reversed(range(len(shape)))) if found.get("order") == "F" else ()
@@ -215,13 +200,10 @@ def _second_format(found: Mapping[str, Any], attributes: Mapping[str, Any]) -> Z
         chunk,
         np.dtype(found["dtype"]),
         axes,
-        check_codecs("", codecs),
+        check_codecs(where, codecs),
         found.get("fill_value"),
         found.get("dimension_separator", "."),
         "",
-        attributes,
-        (),
-        2,
     )
 
 
@@ -266,9 +248,6 @@ def _third_format(found: Mapping[str, Any], where: str) -> ZarrArray:
         found["fill_value"],
         separator,
         "c" if default else "",
-        found.get("attributes", {}),
-        tuple(found.get("dimension_names") or ()),
-        3,
         index,
     )
 
