@@ -188,14 +188,14 @@ class TrainingOptions(Options):
     epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Number of passes over each fold's training rows; by default 10, for wide-deep and resnet what "
-        "fits the number of rows.",
+        description="Number of passes over each fold's training rows; by default 10, for wide-deep, resnet and "
+        "nlinear what fits the number of rows.",
     )
     batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Rows per global batch, over all workers; by default 128, for wide-deep and resnet what fits the "
-        "number of rows.",
+        description="Rows per global batch, over all workers; by default 128, for wide-deep, resnet and nlinear what "
+        "fits the number of rows.",
     )
     drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is not full.")
     asset: Files = Field(

@@ -46,7 +46,11 @@ class LengthRule(NamedTuple):
 
 
 USUAL_LENGTH = Length(batch_size=128, epochs=10)
-LENGTH_RULES = {"wide-deep": LengthRule(16, 1024, 1000, 2, 20), "resnet": LengthRule(16, 64, 2000, 10, 40)}
+LENGTH_RULES = {
+    "wide-deep": LengthRule(16, 1024, 1000, 2, 20),
+    "resnet": LengthRule(16, 64, 2000, 10, 40),
+    "nlinear": LengthRule(16, 256, 2000, 4, 40),
+}
 """How long the models train whose length depends on the rows; all others train for the usual length."""
 
 

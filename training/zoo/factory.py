@@ -52,6 +52,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "gamma": 0.096,
     },
     "wide-deep": {"lr": 0.005},
+    "nlinear": {"lr": 0.005},
     "digits-cnn": {"lr": 0.006, "weight_decay": 0.02},
 }
 """Recipe settings with which a built-in model trains well, where they differ from the recipe's defaults."""
