@@ -1,7 +1,7 @@
 """Open a dataset, or other arrays that share its rows, and reject incomplete ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ class Dataset(StoredArrays):
             "labels": list(schema.labels),
             "task": schema.task,
             "classes": list(schema.classes),
+            **({"dense": asdict(schema.dense)} if schema.dense else {}),
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
         }
@@ -140,11 +141,11 @@ class Dataset(StoredArrays):
         channel of the sample, such as pixels, share the channel's statistics."""
         schema, found = self.schema, list[ColumnFacts]()
         for number, name in enumerate(schema.labels):
-            kind = {"classification": "class", "multilabel": "0 or 1"}.get(str(schema.task), "number")
-            mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
-            found.append(
-                ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=len(schema.classes) or None, mean=mean)
-            )
+            kinds = {"classification": "class", "multilabel": "0 or 1", "segmentation": "mask"}
+            kind = kinds.get(str(schema.task), "vector" if schema.dense else "number")
+            mean = self.statistics.y_mean[number] if self.statistics.y_mean and not schema.dense else None
+            distinct = len(schema.classes) or len(schema.dense.classes if schema.dense else ()) or None
+            found.append(ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=distinct, mean=mean))
         if schema.key:
             spec = self.spec("key")
             found.append(ColumnFacts(schema.key, "id", "text" if spec.row_shape else "number", spec.dtype))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -217,6 +217,23 @@ class ImageForm:
         return cls(**{**value, "size": tuple(value["size"]), "pixel_range": limits and tuple(limits)})
 
 
+IGNORED = 255
+"""The code in a mask of pixels that count for nothing: the padding, and those that the user leaves out."""
+
+
+@dataclass(frozen=True)
+class DenseTarget:
+    """A target of many numbers per row, all under one label. `shape` is that of a row of `y`: (n,) for a vector,
+    (height, width) for a mask. Of a mask, `classes` are the pixel values that occur, in the order of their codes."""
+
+    shape: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(tuple(value["shape"]), tuple(value.get("classes", ())))
+
+
 SMALLEST_PROBABILITY = 1e-7  # in the log loss: a row costs at most 16.1
 THRESHOLD = 0.5  # the probability from which on a row is said to have a label of several
 NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
@@ -247,9 +264,10 @@ class Schema:
     """The meaning of the columns.
 
     `features` are the source columns of `x` in order, `labels` those of `y`. `task` is "classification" (one label),
-    "multilabel" (several labels that are 0 or 1), "regression" (one or several labels) or None (no label).
-    `classes` are the values of the label in the order of their codes. `key` is the user's id column, stored as int64
-    or, if `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
+    "multilabel" (several labels that are 0 or 1), "regression" (one or several labels), "segmentation" (a mask) or None
+    (no label). `classes` are the values of the label in the order of their codes. If the only label is a vector or a
+    mask, `dense` describes it, and `classes` is empty. `key` is the user's id column, stored as int64 or, if
+    `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
     Text features are stored as the index of their value in `categories`, where "" is the missing value, and dates as
     "days" or "seconds" since 1970, according to `dates`. Missing numbers and dates are NaN. Image samples have an
@@ -280,6 +298,12 @@ class Schema:
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    dense: DenseTarget | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON, as earlier versions wrote it unless there is a vector or a mask."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if name != "dense" or value}
 
     @property
     def tabular(self) -> Schema:
@@ -293,8 +317,23 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """Number of model outputs per row: one per class, or one per label."""
+        """Number of model outputs per row, or per pixel of a mask: one per class, per label, or per number of a
+        vector."""
+        if self.dense:
+            return len(self.dense.classes) or self.dense.shape[0]
         return len(self.classes) or len(self.labels) or 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of a model's outputs per row: (outputs,), or (classes, height, width) for masks."""
+        return (self.outputs, *self.dense.shape) if self.dense and self.dense.classes else (self.outputs,)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape of a row of `y`."""
+        if self.dense:
+            return self.dense.shape
+        return (len(self.labels),) if len(self.labels) > 1 else ()
 
     @property
     def probabilities(self) -> bool:
@@ -310,7 +349,7 @@ class Schema:
         """Return the arrays of a dataset with this schema."""
         specs = [ArraySpec("x", self.x_dtype, self.sample_shape)]
         if self.y_dtype:
-            specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
+            specs.append(ArraySpec("y", self.y_dtype, self.target_shape))
         specs.append(ArraySpec("id", "int64"))
         if self.table:
             specs.append(ArraySpec(TABLE, self.table.x_dtype, self.table.sample_shape))
@@ -356,8 +395,9 @@ class Schema:
         roles = {name: tuple(columns) for name, columns in value.get("roles", {}).items()}
         beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
         table = cls.from_json(value["table"]) if value.get("table") else None
+        dense = DenseTarget.from_json(value["dense"]) if value.get("dense") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
-        return cls(**{**value, **tuples, **decoded})
+        return cls(**{**value, **tuples, **decoded, "dense": dense})
 
 
 def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:

@@ -99,7 +99,9 @@ class BrowsableDataset(Dataset):
         table: dict[str, Any] = {}
         for column in schema.named:
             table[column.name] = side_values(column, stored[column.array]).to_pandas().array
-        for number, name in enumerate(schema.labels):
+        if schema.dense:  # a vector or a mask in each row
+            table[schema.labels[0]] = [*stored["y"]]
+        for number, name in enumerate(() if schema.dense else schema.labels):
             values = stored["y"].reshape(len(positions), -1)[:, number]
             table[name] = [schema.classes[code] for code in values] if schema.classes else values
         features = stored[TABLE] if schema.table else stored["x"]

@@ -55,8 +55,13 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         more = f" and {len(schema.labels) - 20} more" if len(schema.labels) > 20 else ""
         table.add_row("labels", f"{len(schema.labels)}, multi-label: all are 0 or 1 ({ones}{more} rows with a 1)")
         table.add_row("", "use --task regression to treat them as regression targets")
+    if schema.dense and schema.dense.classes:
+        names = schema.dense.classes
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        table.add_row("target", f"masks, {len(names)} classes (pixel values {', '.join(names[:20])}{more})")
     for label in schema.labels if schema.task == "regression" else ():
-        table.add_row("target", f"{label}, regression")
+        what = f"vectors of {schema.outputs:,} numbers, " if schema.dense else ""
+        table.add_row("target", f"{label}, {what}regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
     if plans := (dataset.place / PLANS).names():

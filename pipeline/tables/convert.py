@@ -123,7 +123,7 @@ def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) ->
             MOST_ERRORS,
         )
         [found] = _run(executor, find_errors, [task], "", "", silent)
-        found = [one for one in found if not is_unlabelled(one, request.needed_labels)]
+        found = [one for one in found if not is_unlabelled(one, request.needed_labels({*columns.texts}))]
         if (error.line, error.column) not in [(one.line, one.column) for one in found]:
             found = sorted([*found, error], key=lambda one: one.line)
         first, *others = found[:MOST_ERRORS]
@@ -193,7 +193,7 @@ def specify_by_sample(
     except UsageError:  # it may apply to the sample only
         return None
     except RowError as error:
-        if is_unlabelled(error, request.needed_labels):
+        if is_unlabelled(error, request.needed_labels({*columns.texts})):
             return None
         raise
     # A text may have a value of its own in each row of the sample, and yet few values.
@@ -208,7 +208,7 @@ def specify_by_scan(
     """A spec from a scan of all rows."""
     tables, pieces, columns = cut
     folder = root / WORK / SKIPPED
-    skips = request.on_error == "skip" or request.needed_labels
+    skips = request.on_error == "skip" or request.needed_labels({*columns.texts})
     plan = _scan_plan(request, tables, columns)  # kept, so that this process does not read it
     stored = store_plan(root, plan)
     tasks = [
@@ -226,7 +226,8 @@ def specify_by_scan(
 
 
 def _scan_plan(request: ConvertRequest, tables: Sequence[SourceTable], columns: Columns) -> ScanPlan:
-    return ScanPlan(tables, columns, request.missing == "error", request.on_error == "skip", request.needed_labels)
+    labels = request.needed_labels({*columns.texts})
+    return ScanPlan(tables, columns, request.missing == "error", request.on_error == "skip", labels)
 
 
 def shown(progress: Progress, executor: Executor, root: Place) -> Progress:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..format import SMALLEST_PROBABILITY, THRESHOLD, Schema
 from .classes import class_metrics, label_metrics, marginals
+from .masks import mask_columns, mask_metrics
 from .names import LOWER_IS_BETTER, RANKED
 
 LossMeasure = Literal["log loss", "mse", "mae", "quantile loss"]
@@ -50,6 +51,9 @@ class Scoring:
         if schema.task == "multilabel":
             own = [f"{name}/{label}" for name in ("loss", "accuracy", "f1") for label in schema.labels]
             return ("loss", "accuracy", "subset_accuracy", "f1", "brier", *self.ranked(), *own)
+        if schema.dense and schema.dense.classes:
+            named = schema.dense.classes if len(schema.dense.classes) <= MOST_NAMED else ()
+            return ("loss", "accuracy", "mean_iou", *(f"iou/{name}" for name in named))
         every = ("rmse", "mae", "r2", "mape", *(["quantile_loss"] if self.measure == "quantile loss" else []))
         by_label = [name for metric in every for name in schema.by_label(metric, [0.0] * len(schema.labels))]
         return ("loss", *dict.fromkeys(["r2", *by_label] if len(schema.labels) > 1 else by_label))
@@ -80,13 +84,32 @@ class Scoring:
     def of_rows(self, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         """What is averaged over rows, (rows,) float64 each.
 
-        `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth.
+        `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth. Masks are
+        as in `mask_columns`.
         """
         if self.schema.task == "classification":
             return _of_classes(self.schema, prediction, y)
         if self.schema.task == "multilabel":
             return _of_labels(self.schema, prediction, y)
-        return dict(self._of_targets(prediction.astype(np.float64), y.reshape(prediction.shape).astype(np.float64)))
+        if self.schema.dense and self.schema.dense.classes:
+            return mask_columns(self.schema.dense.classes, prediction, y)
+        prediction, y = prediction.astype(np.float64), y.reshape(prediction.shape).astype(np.float64)
+        return dict(self._of_vectors(prediction, y) if self.schema.dense else self._of_targets(prediction, y))
+
+    def _of_vectors(self, prediction: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Means over the numbers of each vector; and each number of the target, for the variance around its mean."""
+        error, away = prediction - y, y - (np.array(self.center) if self.center else 0.0)
+        losses, zero = self._losses(error).mean(axis=1), y == 0
+        yield "loss", losses
+        yield "squared", np.square(error).mean(axis=1)
+        yield "mae", np.abs(error).mean(axis=1)
+        yield "relative", (np.abs(error) / np.where(zero, 1.0, np.abs(y))).mean(axis=1)
+        yield "zero", zero.any(axis=1).astype(np.float64)
+        yield "target²", np.square(away).mean(axis=1)
+        for number, column in enumerate(away.T):
+            yield f"target/{number}", column
+        if self.measure == "quantile loss":
+            yield "quantile_loss", losses
 
     def _of_targets(self, prediction: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         error = prediction - y
@@ -118,9 +141,16 @@ class Scoring:
         if self.schema.probabilities:
             plain = {name: np.asarray(value) for name, value in means.items() if not name.startswith("_")}
             return plain | (label_metrics(self.schema, means) if self.schema.task == "multilabel" else {})
+        if self.schema.dense and self.schema.dense.classes:
+            return mask_metrics(self.schema.dense.classes, means, MOST_NAMED)
+        if self.schema.dense:
+            centers = [np.square(means[f"target/{number}"]) for number in range(self.schema.outputs)]
+            means = {**means, "total": means["target²"] - np.mean(centers, axis=0)}
         found: dict[str, np.ndarray] = {"loss": np.asarray(means["loss"])}
         for label in self.schema.by_label("", self.schema.labels):
-            total = means[f"target²{label}"] - np.square(means[f"target{label}"])
+            total = means.get("total")  # of a vector
+            if total is None:
+                total = means[f"target²{label}"] - np.square(means[f"target{label}"])
             squared = np.asarray(means[f"squared{label}"])
             found[f"rmse{label}"] = np.sqrt(squared)
             found[f"mae{label}"] = np.asarray(means[f"mae{label}"])

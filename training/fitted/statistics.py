@@ -62,7 +62,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
             if y is not None and classes:
                 pairs = own.astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
-            elif y is not None:
+            elif y is not None and schema.task != "segmentation":
                 found[f"{name}/y"] = moments(y.reshape(len(y), -1, 1), own, parts, weights)
             if weights is not None:
                 sums = (np.bincount(own, weights, parts), np.bincount(own, minlength=parts))

@@ -16,8 +16,8 @@ from ..zoo.loading import load_entry
 from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
-"""x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,) or (rows,
-labels) as stored or, after `mixup` and `cutmix`, class probabilities (rows, classes)."""
+"""x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,), (rows,
+labels) or (rows, height, width) as stored or, after `mixup` and `cutmix`, class probabilities (rows, classes)."""
 
 
 class Augmentation:
@@ -78,6 +78,8 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(
             f"--augment {text}: '{next(iter(schema.categories))}' is a category, and codes have no mean; remove it"
         )
+    if name in MIXES and schema.task == "segmentation":
+        raise UsageError(f"--augment {text} mixes rows, but masks cannot be mixed; remove it")
     if name == "cutmix" and not schema.classes:
         raise UsageError(f"--augment {text} mixes classes, but the dataset has none; use mixup")
     if name in MIXES and (weight := schema.role("weight")):
@@ -86,11 +88,24 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(f"--augment {text} mixes rows, but the images have columns beside them; remove it")
     if name in MIXES:
         return partial(_FUNCTIONS[name], alpha=numbers[0], classes=len(schema.classes))
-    return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)
+    if name in _FUNCTIONS:
+        function = partial(_FUNCTIONS[name], *numbers)
+        return partial(_with_masks, function) if schema.task == "segmentation" else function
+    return _of_torchvision(text, name, numbers, masks=schema.task == "segmentation")
 
 
-def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
-    """A torchvision transform, applied row by row, because on a batch it would treat all rows in the same way."""
+def _with_masks(function: Augment, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+    """Apply a function of images to masks too, with the same random numbers. What it pads counts for nothing."""
+    state = generator.get_state()
+    images, _ = function(x, y, generator)
+    generator.set_state(state)
+    counting, _ = function(y[:, None] + 1, y, generator)  # IGNORED is 0, as the padding of `crop` is
+    return images, counting[:, 0] - 1
+
+
+def _of_torchvision(text: str, name: str, numbers: Sequence[Any], masks: bool) -> Augment:
+    """A torchvision transform, applied row by row, because on a batch it would treat all rows in the same way. If the
+    targets are `masks`, each is transformed with its image."""
     try:
         v2 = import_module("torchvision.transforms.v2")
     except ImportError:
@@ -101,6 +116,15 @@ def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
         transform = getattr(v2, name)(*numbers)
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--augment {text}: torchvision.transforms.v2 rejects this: {error}; fix it") from error
+    if masks:
+        tensors = import_module("torchvision.tv_tensors")
+
+        def both(x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+            rows = [transform(tensors.Image(image), tensors.Mask(mask)) for image, mask in zip(x, y + 1, strict=True)]
+            images, changed = zip(*rows, strict=True)
+            return torch.stack(images).as_subclass(Tensor), torch.stack(changed).as_subclass(Tensor) - 1
+
+        return both
     return lambda x, y, generator: (torch.stack([transform(row) for row in x]), y)
 
 

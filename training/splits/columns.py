@@ -24,7 +24,11 @@ def find_column(schema: Schema, name: str) -> Column:
     for column in schema.named:
         if column.name == name:
             return Column(name, column.array, 0)
-    for array, names in (("y", schema.labels), ("x", schema.features), (TABLE, schema.tabular.features)):
+    for array, names in (
+        ("y", () if schema.dense else schema.labels),
+        ("x", schema.features),
+        (TABLE, schema.tabular.features),
+    ):
         if name in names:
             return Column(name, array, names.index(name))
     known = [*(column.name for column in schema.named), *schema.labels, *schema.tabular.features]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...storage.format import Schema  # which loads numpy, for which --help would wait
 
 AUTO = "auto"
-CHOSEN = "wide-deep", "digits-cnn", "resnet", "mlp"
+CHOSEN = "wide-deep", "digits-cnn", "resnet", "unet", "mlp"
 """The models among which `auto` chooses."""
 SMALL_IMAGE = range(16, 49)
 """Heights and widths of images for which `digits-cnn` is made."""
@@ -46,15 +46,21 @@ class LengthRule(NamedTuple):
 
 
 USUAL_LENGTH = Length(batch_size=128, epochs=10)
-LENGTH_RULES = {"wide-deep": LengthRule(16, 1024, 1000, 2, 20), "resnet": LengthRule(16, 64, 2000, 10, 40)}
+LENGTH_RULES = {
+    "wide-deep": LengthRule(16, 1024, 1000, 2, 20),
+    "resnet": LengthRule(16, 64, 2000, 10, 40),
+    "unet": LengthRule(8, 32, 2000, 10, 40),
+}
 """How long the models train whose length depends on the rows; all others train for the usual length."""
 
 
 def choose_model(schema: Schema, inputs: Sequence[str] = ()) -> str:
     """The built-in model for data with this schema: `wide-deep` for columns, `digits-cnn` for small images, `resnet`
-    for others and for images with columns beside them, `mlp` for samples of any other shape. `inputs` are those of
-    `--input`."""
+    for others and for images with columns beside them, `unet` if the targets are masks, `mlp` for samples of any other
+    shape. `inputs` are those of `--input`."""
     shape = schema.sample_shape
+    if schema.task == "segmentation":
+        return "unet"
     if len(shape) == 1:
         return "wide-deep"
     if len(shape) != 3:
