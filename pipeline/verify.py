@@ -14,8 +14,8 @@ from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
 from ..storage.tasks import Executor, Progress, silent
-from .images.convert import write_images
-from .images.listing.list import list_images
+from .images.convert import list_sources, write_images
+from .images.masks.find import find_masks
 from .images.spec import ImageRequest, specify_images
 from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
@@ -135,12 +135,13 @@ def _write_images_again(
 ) -> None:
     """Convert some shards of a dataset from its images again; if images were skipped, all are decoded to find them."""
     request = ImageRequest.from_json(dataset.request)
-    images = list_images(request.sources, Path(scratch))
-    if images.digest != request.listing:
+    images, masks, listing = list_sources(request, Path(scratch))
+    if listing != request.listing:
         raise SourceError(
             f"the images of {', '.join(request.sources)} have changed since they were converted; convert them again"
         )
-    spec = specify_images(request, images)
+    found = find_masks(images, masks, *request.mask_values, executor, progress) if masks else None
+    spec = specify_images(request, images, found)
     spec = write_images(spec, scratch, executor, progress, shards if spec.layout == dataset.layout else None)
     _check_same(spec, dataset)
 

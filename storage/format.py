@@ -224,14 +224,16 @@ IGNORED = 255
 @dataclass(frozen=True)
 class DenseTarget:
     """A target of many numbers per row, all under one label. `shape` is that of a row of `y`: (n,) for a vector,
-    (height, width) for a mask. Of a mask, `classes` are the pixel values that occur, in the order of their codes."""
+    (height, width) for a mask. Of a mask, `classes` are the pixel values that occur, in the order of their codes, and
+    `ignored` those that do not count."""
 
     shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(tuple(value["shape"]), tuple(value.get("classes", ())))
+        return cls(tuple(value["shape"]), tuple(value["classes"]), tuple(value["ignored"]))
 
 
 SMALLEST_PROBABILITY = 1e-7  # in the log loss: a row costs at most 16.1

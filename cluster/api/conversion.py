@@ -151,6 +151,10 @@ def convert_image_files(request: ConvertImagesRequest, session: Session) -> Data
         return write_images(conversion, root, executor, listener.progress, request.overwrite, listener.announce)
 
 
+LABELLED = "label", "label_pattern"
+"""Options that say what the labels of images are."""
+
+
 def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
     """The conversion that a request asks for. Raises UsageError."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
@@ -173,6 +177,17 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
     dialect = CsvOptions.model_validate(request.csv)
     if not request.labels and (given := next(iter(dialect.changed()), None)):
         raise UsageError(f"{flag_of(CsvOptions, given)} describes a CSV file given with --labels; set --labels too")
+    if request.masks and (given := next((name for name in LABELLED if getattr(request, name)), None)):
+        raise UsageError(
+            f"--masks, {flag_of(ConvertImagesRequest, given)}: both say what the targets are; use only one of them"
+        )
+    if request.mask_ignore and (like or not request.masks):
+        what = "--like already says which pixel values do not count" if like else "there are no --masks"
+        raise UsageError(f"--mask-ignore: {what}; remove the option")
+    if like and request.masks and like.task != "segmentation":
+        raise UsageError(
+            f"--masks, --like {request.like}: the dataset has no masks; choose one that has, or remove one"
+        )
     if request.split_folders and request.fold:
         raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")
     if request.label_pattern and (given := "labels" if request.labels else "label" if request.label else ""):
@@ -191,6 +206,8 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         split_folders=request.split_folders,
         label_pattern=request.label_pattern,
         csv=dialect,
+        masks=None if request.masks is None else absolute(str(request.masks)),
+        mask_ignore=cast(tuple[int, ...], request.mask_ignore),
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from ...storage.errors import FoldstreamError
 from ...storage.format import ImageForm
 from ...storage.machine import end_with_parent, keep_freed_memory
-from .decode import ImageError, decode_image
+from .decode import ImageError, decode_image, upright_size
 from .files import ImageFile, hash_file, read_image
 
 HASH = np.dtype(np.uint64)
@@ -59,7 +59,8 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[dict[st
     and the reason, and for each of which something is to be said."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
-    samples, hashes = shared_arrays(memory, len(files), form)
+    samples, hashes, drawn = shared_arrays(memory, len(files), form)
+    draw = mask_reader(request["masks"], form, drawn)
     with ThreadPoolExecutor(REMOTE_READS) as threads:
         number = request["first"]
         for read in read_ahead(files[number:], threads):
@@ -69,11 +70,31 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[dict[st
                 hashes[number] = hash_file(data)
                 if notes := decode_image(data, form, samples[number]):
                     yield {"notes": notes}
+                draw(number, data)
             except ImageError as error:
                 yield {"invalid": [number, str(error)]}
             except (OSError, FoldstreamError) as error:
                 yield {"invalid": [number, f"the file cannot be read ({getattr(error, 'strerror', None) or error})"]}
             number += 1
+
+
+def mask_reader(masks: dict[str, Any] | None, form: ImageForm, out: np.ndarray) -> Callable[[int, bytes], None]:
+    """A function that draws the mask of the image of a number, of which it gets the bytes, into its place in `out`."""
+    if masks is None:
+        return lambda number, image: None
+    from .masks.pixels import draw_mask, read_mask
+
+    files = [ImageFile(*fields) for fields in masks["files"]]
+    classes, ignored = (np.array(masks[name], np.int64) for name in ("classes", "ignored"))
+
+    def draw(number: int, image: bytes) -> None:
+        try:
+            data = read_image(files[number])
+        except (OSError, FoldstreamError) as error:
+            raise ImageError(f"its mask cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        draw_mask(read_mask(data), classes, ignored, upright_size(image), form, out[number])
+
+    return draw
 
 
 def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:
@@ -88,16 +109,20 @@ def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callab
 
 
 def shared_bytes(count: int, form: ImageForm) -> int:
-    """The size of the shared memory for `count` files: the head, their hashes and their samples."""
-    return HEAD.size + count * (HASH.itemsize + int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize)
+    """The size of the shared memory for `count` files: the head, their hashes, samples and masks."""
+    pixels = int(np.prod(form.size))
+    return HEAD.size + count * (HASH.itemsize + pixels * (1 + form.sample_shape[0] * np.dtype(form.dtype).itemsize))
 
 
-def shared_arrays(memory: mmap.mmap, count: int, form: ImageForm) -> tuple[np.ndarray, np.ndarray]:
-    """Views of the shared memory: the samples, (count, channels, height, width), and the hashes of the files,
-    (count,) uint64."""
-    shape = (count, *form.sample_shape)
+def shared_arrays(memory: mmap.mmap, count: int, form: ImageForm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views of the shared memory: the samples, (count, channels, height, width), the hashes of the files, (count,)
+    uint64, and the masks, (count, height, width) uint8. Pages of masks that nobody writes take no memory."""
+    shape, of_masks = (count, *form.sample_shape), (count, *form.size)
     hashes = np.frombuffer(memory, HASH, count, HEAD.size)
-    return np.frombuffer(memory, form.dtype, int(np.prod(shape)), HEAD.size + hashes.nbytes).reshape(shape), hashes
+    at = HEAD.size + hashes.nbytes
+    samples = np.frombuffer(memory, form.dtype, int(np.prod(shape)), at).reshape(shape)
+    masks = np.frombuffer(memory, np.uint8, int(np.prod(of_masks)), at + samples.nbytes).reshape(of_masks)
+    return samples, hashes, masks
 
 
 if __name__ == "__main__":

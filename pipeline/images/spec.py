@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
+from ...storage.format import DenseTarget, ImageForm, Layout, Schema, SideColumn, choose_layout
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions
 from ..target.beside import DAY, side_columns
@@ -28,10 +28,14 @@ from .labels.find import (
 from .listing.archives import CLASS, TEXT
 from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
+from .masks.find import Masks
 
-KEY = "path"
+KEY, MASK = "path", "mask"
 FITTING = (0, 0)  # the size of a form that the images are to decide
-LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()}
+LATER = {
+    **{"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()},
+    **{"masks": None, "mask_ignore": ()},
+}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
@@ -45,7 +49,8 @@ class ImageRequest:
     "category". Without it, the images' folders are their classes, or what the regular expression `label_pattern` finds
     in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
     by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
-    `listing` is the digest of the list of images.
+    `masks` is where the masks are, and `mask_ignore` their pixel values that do not count. `listing` is the digest of
+    the lists of images and masks.
     """
 
     sources: tuple[str, ...]
@@ -62,10 +67,25 @@ class ImageRequest:
     split_folders: bool = False
     label_pattern: str | None = None
     csv: CsvOptions = field(default_factory=CsvOptions)
+    masks: str | None = None
+    mask_ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1, or none")
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether the images have labels that are found by their names, folders or a table: masks are none."""
+        return self.labelled and self.masks is None
+
+    @property
+    def mask_values(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The pixel values of masks that do not count, and those of the classes if `like` knows them."""
+        dense = self.like.dense if self.like else None
+        if dense is None:
+            return self.mask_ignore, ()
+        return tuple(map(int, dense.ignored)), tuple(map(int, dense.classes))
 
     @property
     def scored_by(self) -> tuple[str, ...]:
@@ -75,6 +95,8 @@ class ImageRequest:
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
         value = {**asdict(self), "csv": self.csv.to_json()}
+        if value["like"] and not value["like"]["dense"]:
+            del value["like"]["dense"]
         for form in (value["form"], ((value["like"] or {}).get("image") or {})):
             for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
                 del form[name]
@@ -87,6 +109,7 @@ class ImageRequest:
                 **value,
                 "sources": tuple(value["sources"]),
                 "label": tuple(value["label"]),
+                "mask_ignore": tuple(value.get("mask_ignore", ())),
                 "roles": {role: tuple(names) for role, names in value["roles"].items()},
                 "form": ImageForm.from_json(value["form"]),
                 "csv": CsvOptions.model_validate(value.get("csv", {})),
@@ -99,7 +122,7 @@ class ImageRequest:
 class ImageConversionSpec:
     """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels, the
     columns that models get beside them, (images, columns) float64, and the values of their side columns, (images,), by
-    the names of their arrays.
+    the names of their arrays; and their `masks` if these are the targets.
 
     `errors` are the skipped images by their index in the list, with the reason.
     """
@@ -113,6 +136,7 @@ class ImageConversionSpec:
     errors: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, pa.Array] = field(default_factory=dict)
     table: np.ndarray | None = None
+    masks: Masks | None = None
 
     @property
     def skipped(self) -> int:
@@ -130,10 +154,12 @@ class ImageConversionSpec:
         return int(pc.sum(self.images.table["length"]).as_py())
 
 
-def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionSpec:
+def specify_images(request: ImageRequest, images: ImageList, masks: Masks | None = None) -> ImageConversionSpec:
     """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
-    label, unless they are skipped, and if no image remains."""
+    label or a mask, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
+    if masks:
+        labels = replace(labels, errors={**masks.errors, **labels.errors})
     if labels.several and request.on_error == "stop":
         more = f" (and {len(labels.several) - 1:,} more)" if len(labels.several) > 1 else ""
         raise SourceError(
@@ -150,6 +176,9 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     if invalid and request.on_error == "stop":
         raise _invalid(images, invalid)
     of_labels, y = encode_labels(labels, request.task, request.like)
+    if masks:
+        target = DenseTarget(request.form.size, tuple(map(str, masks.classes)), tuple(map(str, request.mask_values[0])))
+        of_labels = replace(of_labels, labels=(MASK,), task="segmentation", y_dtype="uint8", dense=target)
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
     roles = {role: names for role, names in request.roles.items() if role not in FEATURES}
@@ -175,7 +204,9 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = choose_layout(count, schema.arrays()[0].row_bytes)
     arrays = {column.array: beside[column.name] for column in columns}
-    spec = ImageConversionSpec(layout, schema, request.to_json(), images, y, order, beside=arrays, table=table)
+    spec = ImageConversionSpec(
+        layout, schema, request.to_json(), images, y, order, beside=arrays, table=table, masks=masks
+    )
     errors |= invalid
     return skip_images(spec, errors) if errors else spec
 
@@ -218,14 +249,14 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
     features = feature_names(request.roles, request.like)
     roles = request.roles | ({"feature": features} if features else {})
     if request.labels:
-        names = request.label if request.labelled else None
+        names = request.label if request.finds_labels else None
         return label_by_file(images, request.labels, names, roles, request.csv, optional=request.scored_by)
-    named, found = request.label if request.labelled else (), Labels()
+    named, found = request.label if request.finds_labels else (), Labels()
     if named or roles:
         if images.table["beside"].null_count == len(images):
             raise _no_columns(request, features)
         found = label_by_samples(images, named, roles)
-    if named or not request.labelled:
+    if named or not request.finds_labels:
         return found
     own = _label_by_names(request, images, classes)
     return replace(own, others=found.others, errors={**found.errors, **own.errors})

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from multiprocessing.connection import wait
 from time import monotonic
 
@@ -28,21 +28,33 @@ TIMED_OUT = "decoding timed out"
 
 
 @dataclass(frozen=True)
+class MaskFiles:
+    """The masks of images: a file for each, the pixel values of the classes, in ascending order, and those that do not
+    count."""
+
+    files: Sequence[ImageFile]
+    classes: Sequence[int]
+    ignored: Sequence[int]
+
+
+@dataclass(frozen=True)
 class DecodedImages:
-    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, and the positions of
-    files that cannot be decoded, with the reason. `notes` is what is to be said of them."""
+    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, the codes of their masks
+    if there are any, (files, height, width) uint8, and the positions of files that cannot be decoded, with the reason.
+    `notes` is what is to be said of them."""
 
     samples: np.ndarray
     hashes: np.ndarray
+    masks: np.ndarray | None
     errors: dict[int, str]
     notes: Notes
 
 
 @contextmanager
 def decode_images(
-    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
+    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS, masks: MaskFiles | None = None
 ) -> Iterator[DecodedImages]:
-    """Decode files. The arrays are valid until the context ends.
+    """Decode files, and their masks if they have any. The arrays are valid until the context ends.
 
     Each file has a timeout of `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
@@ -51,7 +63,7 @@ def decode_images(
     except IndexError:
         decoder = ImageDecoder()
     try:
-        yield decoder.decode(files, form, seconds)
+        yield decoder.decode(files, form, seconds, masks)
     finally:
         _idle.append(decoder)
 
@@ -78,7 +90,9 @@ class ImageDecoder:
         os.ftruncate(self._descriptor, size)
         return mmap.mmap(self._descriptor, size)
 
-    def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> DecodedImages:
+    def decode(
+        self, files: Sequence[ImageFile], form: ImageForm, seconds: float, masks: MaskFiles | None = None
+    ) -> DecodedImages:
         """See `decode_images`."""
         if self._environment != os.environ:
             self.close()  # credentials for a store may have been set since it started
@@ -87,10 +101,15 @@ class ImageDecoder:
             self._memory = self._mapped(size)
         errors, notes = dict[int, str](), Notes()
         died_at, first = -1, 0
-        places = [(file.place, file.offset, file.length, file.packed, file.crc) for file in files]
+        places = [astuple(file) for file in files]
+        of_masks = masks and {
+            "files": [astuple(file) for file in masks.files],
+            "classes": masks.classes,
+            "ignored": masks.ignored,
+        }
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
-            request = {"form": asdict(form), "files": places, "first": first}
+            request = {"form": asdict(form), "files": places, "masks": of_masks, "first": first}
             started = self._process is None
             end = self._ask(json.dumps(request).encode() + b"\n", errors, notes, seconds)
             if end is None:
@@ -108,7 +127,8 @@ class ImageDecoder:
                 first += 1
             else:
                 died_at = first  # it may have run out of memory for a moment: try once more
-        return DecodedImages(*shared_arrays(self._memory, len(files), form), errors, notes)
+        samples, hashes, drawn = shared_arrays(self._memory, len(files), form)
+        return DecodedImages(samples, hashes, drawn if masks else None, errors, notes)
 
     def _ask(self, request: bytes, errors: dict[int, str], notes: Notes, seconds: float) -> str | None:
         """Send a request. Returns why the process ended, or None if it has tried all files."""

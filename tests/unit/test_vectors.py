@@ -59,7 +59,7 @@ def test_a_list_column_becomes_a_vector(name: str, tmp_path: Path) -> None:
     assert schema.features == ("a", "b", "c")
     expected = np.stack(source["e"].to_numpy())
     np.testing.assert_allclose(fs.open(data)[:].y, expected, rtol=1e-9)
-    np.testing.assert_allclose(np.stack(fs.open(data).rows(ROWS)["e"]), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.stack([*fs.open(data).rows(ROWS)["e"]]), expected, rtol=1e-9)
     np.testing.assert_allclose(data.statistics.y_mean, expected.mean(axis=0))
     assert [column.kind for column in data.columns() if column.role == "label"] == ["vector"]
     assert "e (regression)" in repr(fs.open(data))
@@ -113,7 +113,12 @@ def test_a_vector_trains_like_several_labels_and_is_scored_as_one(tmp_path: Path
     names = [f"e_{number}" for number in range(WIDTH)]
     several = fs.convert_csv(write(source, tmp_path / "v.csv"), tmp_path / "several.zarr", label=names)
     weights = {}
-    for name, dataset, mode in (("fused", data, "fused"), ("runs", data, "runs"), ("several", several, "fused")):
+    modes: list[tuple[str, Any, Any]] = [
+        ("fused", data, "fused"),
+        ("runs", data, "runs"),
+        ("several", several, "fused"),
+    ]
+    for name, dataset, mode in modes:
         fs.train(dataset, tmp_path / name, shares=2, fold_mode=mode, **OPTIONS)
         weights[name] = [(tmp_path / name / f"folds/{fold}/model.safetensors").read_bytes() for fold in range(3)]
     assert weights["fused"] == weights["runs"] == weights["several"]
