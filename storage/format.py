@@ -358,6 +358,12 @@ class Schema:
         return (*specs, *(column.spec() for column in self.named))
 
     @property
+    def row_bytes(self) -> int:
+        """The bytes of a row by which blocks and shards are sized: those of `x`, and of a vector or a mask."""
+        sized = ("x", "y") if self.dense else ("x",)
+        return sum(spec.row_bytes for spec in self.arrays() if spec.name in sized)
+
+    @property
     def behind(self) -> tuple[str, ...]:
         """The arrays whose blocks are also stored behind those of `x`: all that training reads beside it, if that is
         small, so that one read gets it."""

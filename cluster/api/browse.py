@@ -47,7 +47,8 @@ class BrowsableDataset(Dataset):
 
     def __repr__(self) -> str:
         schema, columns = self.schema, self.columns()
-        classes = f", {len(schema.classes)} classes" if schema.classes else ""
+        known = schema.dense.classes if schema.dense else schema.classes
+        classes = f", {len(known)} classes" if known else ""
         label = f"{', '.join(schema.labels)} ({schema.task}{classes})" if schema.labels else "none"
         sample = f"{schema.x_dtype} {schema.sample_shape}"
         unit, units = ("MB", 1e6) if self.stored_bytes >= 1e5 else ("kB", 1e3)

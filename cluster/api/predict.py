@@ -15,6 +15,7 @@ from ...pipeline.images.listing.list import list_images
 from ...pipeline.images.spec import ImageRequest
 from ...pipeline.predictions.columns import name_of_rows
 from ...pipeline.predictions.files import WRITERS, ending_of, write_tables
+from ...pipeline.predictions.mask_files import MaskOutput, check_values
 from ...pipeline.predictions.oof_table import oof_tables
 from ...pipeline.predictions.outputs import TABLES, FileOutput, FolderOutput, Output, ZarrOutput
 from ...pipeline.predictions.receipts import Facts, Tally
@@ -71,7 +72,7 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
         source: Dataset, CSV or Parquet file, or images to predict.
         out: File to write. Its ending says the format: `.csv`, `.csv.gz` or `.parquet`. A name that ends with a slash
             is a folder of Parquet files, and `.zarr` are arrays: `prediction` (rows, outputs), and the rows' `key` or
-            `row` number.
+            `row` number. Masks are PNG files in a folder, or arrays (rows, height, width) uint8 of classes' codes.
         proba: Whether to add the probability of each class. Predictions of multi-label data are probabilities in any
             case.
         format: "csv" or "parquet", for a file whose ending does not say the format.
@@ -116,11 +117,8 @@ class Predicted(NamedTuple):
 def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
     target, kind = output_of(request)
-    work = work_of(target)
-    output: Output = FolderOutput(target) if kind == FOLDER else ZarrOutput(target)
-    if kind in WRITERS:
-        output = FileOutput(target, kind, work)
-    asked = AskedPrediction.of(request)
+    work, asked = work_of(target), AskedPrediction.of(request)
+    output = choose_output(asked.job.schema, request, target, kind)
     if done := output.result():
         if not asked.made(done):
             raise ConflictError(f"{target} already contains other predictions; choose another name, or remove it")
@@ -144,6 +142,29 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
             output.commit(parts.opened.form, facts, result)
         _warn_of_unknown(tally, session)
     return Predicted(result["rows"], result["left_out"], result["scored"])
+
+
+def choose_output(schema: Schema, request: PredictRequest, target: Place, kind: str) -> Output:
+    """What the predictions of a run with this schema are written to. Raises UsageError for masks in a table."""
+    if schema.task == "segmentation" and schema.dense:
+        if kind in WRITERS:
+            raise masks_are_no_table(str(target))
+        if request.columns or request.id:
+            raise UsageError("--columns, --id: the run predicts masks, which have no columns; remove the option")
+        if kind == FOLDER:
+            check_values(schema.dense)
+            return MaskOutput(target)
+    if kind in WRITERS:
+        return FileOutput(target, kind, work_of(target))
+    return FolderOutput(target) if kind == FOLDER else ZarrOutput(target)
+
+
+def masks_are_no_table(out: str) -> UsageError:
+    """The error for predictions of a run that cannot be a table."""
+    return UsageError(
+        f"{out}: the run predicts masks, which are no table; end the name with a slash for a folder of PNG files, or "
+        "with .zarr for arrays"
+    )
 
 
 def here(plan: PredictionPlan, session: Session) -> tuple[Iterator[pa.Table], Tally]:
@@ -177,6 +198,8 @@ class Prediction(NamedTuple):
 def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
     """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
     asked, work = AskedPrediction.of(request), work_of(target)
+    if asked.job.schema.task == "segmentation":
+        raise masks_are_no_table("predict() without a file; use fs.predict(run, source, out)")
     with claimed(target, [asked.digest, TABLES]):
         dataset, left_out = source_dataset(asked, work, session)
         plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
@@ -221,9 +244,10 @@ class AskedPrediction:
         job = load_job(run)
         schema = job.schema
         check_columns(request, schema, name_of_rows(schema))
-        check_ensemble(request.ensemble, schema.probabilities, job.config.refit)
+        check_ensemble(request.ensemble, schema.task != "regression", job.config.refit)
         if request.proba and not schema.probabilities:
-            raise UsageError("--proba: the run predicts values, which have no probabilities; remove the option")
+            what = "masks, which have no columns" if schema.task == "segmentation" else "values"
+            raise UsageError(f"--proba: the run predicts {what}, not probabilities; remove the option")
         if request.id and schema.image:
             raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
         return cls(request, run, job, _source_of(request, schema))
@@ -261,10 +285,21 @@ def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, pr
     """
     folder, _ = read_run(locate(run))
     target, ending = new_file(out), ending_of(str(out), format)
-    dataset, predictions = load_job(folder).open_data(), open_arrays(folder.oof, "predictions")
+    job = load_job(folder)
+    check_table(job.schema, folder)
+    dataset, predictions = job.open_data(), open_arrays(folder.oof, "predictions")
     with disk_in_words(target):
         write_tables(oof_tables(dataset, predictions, progress), target, ending)
     return len(dataset)
+
+
+def check_table(schema: Schema, run: RunFolder) -> None:
+    """Raise UsageError if the out-of-fold predictions of a run cannot be a table."""
+    if schema.task == "segmentation":
+        raise UsageError(
+            f"{run.root}: its out-of-fold predictions are masks, which are no table; read the array 'prediction' in "
+            f"{run.oof}, which has the rows of the dataset"
+        )
 
 
 def output_of(request: PredictRequest) -> tuple[Place, str]:

@@ -130,7 +130,7 @@ def measure_conversion(
     sample = ConversionSample(
         taken.bytes, len(dataset), made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
     )
-    data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
+    data = estimate_data(sample, total, dataset.schema.row_bytes, made.row_bytes)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spills = isinstance(request, ConvertTablesRequest) and request.shuffle is not None
     return (

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ...pipeline.in_memory import EncodedRows, RowEncoder, decode_in_memory
+from ...storage.errors import UsageError
 from ...storage.format import IMAGE, TABLE, ImageForm, Statistics
 from ...storage.options import Location
 from ...storage.places.locate import locate
@@ -41,7 +42,9 @@ class Service:
     def __init__(self, run: Location, ensemble: str = "mean") -> None:
         folder, _ = read_run(locate(str(run)))
         job = load_job(folder)
-        check_ensemble(ensemble, job.schema.probabilities, job.config.refit)
+        check_ensemble(ensemble, job.schema.task != "regression", job.config.refit)
+        if job.schema.task == "segmentation":
+            raise UsageError(f"{run}: masks cannot be served; write them with 'foldstream predict {run} SOURCE OUT/'")
         self.schema = job.schema
         self.models = load_ensemble(job, folder, ensemble)
         self.encoder = RowEncoder(self.schema.tabular) if self.schema.tabular.features else None
@@ -100,7 +103,8 @@ class Service:
     def _named(self, prediction: np.ndarray, id: Any) -> dict[str, Any]:
         """A prediction by the names of its classes or labels."""
         schema = self.schema
-        by_name = dict(zip(schema.classes or schema.labels, prediction.tolist(), strict=True))
+        values = [prediction.tolist()] if schema.dense else prediction.tolist()
+        by_name = dict(zip(schema.classes or schema.labels, values, strict=True))
         found: dict[str, Any] = {} if id is None else {"id": id}
         if schema.classes:
             found["label"] = schema.classes[int(prediction.argmax())]

@@ -202,7 +202,7 @@ def specify_images(request: ImageRequest, images: ImageList, masks: Masks | None
     order = np.arange(count)
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
-    layout = choose_layout(count, schema.arrays()[0].row_bytes)
+    layout = choose_layout(count, schema.row_bytes)
     arrays = {column.array: beside[column.name] for column in columns}
     spec = ImageConversionSpec(
         layout, schema, request.to_json(), images, y, order, beside=arrays, table=table, masks=masks

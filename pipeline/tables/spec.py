@@ -357,7 +357,7 @@ def specify_conversion(
         if rows:
             numbered.append(DatasetPiece(table, piece, first, rows, len(findings[position].skipped) if findings else 0))
             first += rows
-    layout = choose_layout(first, schema.arrays()[0].row_bytes)
+    layout = choose_layout(first, schema.row_bytes)
     sampled = findings is None
     return ConversionSpec(
         layout,
