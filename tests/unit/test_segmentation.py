@@ -21,6 +21,7 @@ from foldstream.training.config import Execution, Recipe
 from foldstream.training.model.augmentation import make_augmentation
 from foldstream.training.model.ensemble import combine
 from foldstream.training.model.objective import Objective
+from foldstream.training.splits.split import Split
 from foldstream.training.zoo.networks import UNet
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
@@ -128,10 +129,11 @@ def test_masks_are_not_mixed(text: str) -> None:
 
 def test_the_weights_are_the_same_fused_alone_and_interrupted(folder: Path, tmp_path: Path) -> None:
     data = fs.open(folder / "data.zarr")
-    found = {}
-    for name, mode, cuts in (("fused", "fused", []), ("runs", "runs", []), ("cut", "fused", [3, 7])):
-        options: dict[str, Any] = {"model": "unet", "batch_size": 16, "shares": 2, "augment": ("crop=2",)}
-        job, run = make_job(data, tmp_path / name, {"width": "4"}, **options)
+    found, cases = {}, {"fused": ("fused", []), "runs": ("runs", []), "cut": ("fused", [3, 7])}
+    split = Split(kind="kfold", folds=3)
+    for name, (mode, cuts) in cases.items():
+        options: dict[str, Any] = {"model": "unet", "split": split, "batch_size": 16, "shares": 2}
+        job, run = make_job(data, tmp_path / name, {"width": "4"}, augment=("crop=2",), **options)
         request = Execution(checkpoint_every="2 steps") if cuts else Execution()
         seen = train_alone(job, run, request, mode, cuts)
         assert len(seen) == len(cuts)
@@ -156,7 +158,7 @@ def test_out_of_fold_masks_and_their_scores(folder: Path) -> None:
     assert low < scores["mean_iou"] < high
     report = (folder / "run/report.md").read_text()
     assert "mean_iou" in report
-    assert "precision" not in report
+    assert "Calibration" not in report
     for refused in (lambda: run.oof(), lambda: write_oof(folder / "run", folder / "oof.csv")):
         with pytest.raises(UsageError, match="masks, which are no table; read the array 'prediction'"):
             refused()
