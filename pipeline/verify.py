@@ -15,8 +15,8 @@ from ..storage.places.locate import locate
 from ..storage.places.place import Place
 from ..storage.tasks import Executor, Progress, silent
 from .images.convert import list_sources, write_images
-from .images.masks.find import find_masks
 from .images.spec import ImageRequest, specify_images
+from .images.targets.find import find_targets
 from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
 from .tables.spec import ConvertRequest
@@ -135,12 +135,12 @@ def _write_images_again(
 ) -> None:
     """Convert some shards of a dataset from its images again; if images were skipped, all are decoded to find them."""
     request = ImageRequest.from_json(dataset.request)
-    images, masks, listing = list_sources(request, Path(scratch))
+    images, targets, listing = list_sources(request, Path(scratch))
     if listing != request.listing:
         raise SourceError(
             f"the images of {', '.join(request.sources)} have changed since they were converted; convert them again"
         )
-    found = find_masks(images, masks, *request.mask_values, executor, progress) if masks else None
+    found = find_targets(images, targets, request.wanted_targets, executor, progress) if targets else None
     spec = specify_images(request, images, found)
     spec = write_images(spec, scratch, executor, progress, shards if spec.layout == dataset.layout else None)
     _check_same(spec, dataset)

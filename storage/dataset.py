@@ -142,7 +142,8 @@ class Dataset(StoredArrays):
         schema, found = self.schema, list[ColumnFacts]()
         for number, name in enumerate(schema.labels):
             kinds = {"classification": "class", "multilabel": "0 or 1", "segmentation": "mask"}
-            kind = kinds.get(str(schema.task), "vector" if schema.dense else "number")
+            of_numbers = "image" if schema.target_name else "vector" if schema.dense else "number"
+            kind = kinds.get(str(schema.task), of_numbers)
             mean = self.statistics.y_mean[number] if self.statistics.y_mean and not schema.dense else None
             distinct = len(schema.classes) or len(schema.dense.classes if schema.dense else ()) or None
             found.append(ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=distinct, mean=mean))

@@ -224,12 +224,17 @@ IGNORED = 255
 @dataclass(frozen=True)
 class DenseTarget:
     """A target of many numbers per row, all under one label. `shape` is that of a row of `y`: (n,) for a vector,
-    (height, width) for a mask. Of a mask, `classes` are the pixel values that occur, in the order of their codes, and
-    `ignored` those that do not count."""
+    (height, width) for a mask, (channels, height, width) for an image. Of a mask, `classes` are the pixel values that
+    occur, in the order of their codes, and `ignored` those that do not count."""
 
     shape: tuple[int, ...]
     classes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels of a mask or an image; 1 for a vector."""
+        return math.prod(self.shape[-2:]) if len(self.shape) > 1 else 1
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -267,9 +272,9 @@ class Schema:
 
     `features` are the source columns of `x` in order, `labels` those of `y`. `task` is "classification" (one label),
     "multilabel" (several labels that are 0 or 1), "regression" (one or several labels), "segmentation" (a mask) or None
-    (no label). `classes` are the values of the label in the order of their codes. If the only label is a vector or a
-    mask, `dense` describes it, and `classes` is empty. `key` is the user's id column, stored as int64 or, if
-    `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
+    (no label). `classes` are the values of the label in the order of their codes. If the only label is a vector, a
+    mask or an image, `dense` describes it, and `classes` is empty. `key` is the user's id column, stored as int64 or,
+    if `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
     Text features are stored as the index of their value in `categories`, where "" is the missing value, and dates as
     "days" or "seconds" since 1970, according to `dates`. Missing numbers and dates are NaN. Image samples have an
@@ -319,16 +324,25 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """Number of model outputs per row, or per pixel of a mask: one per class, per label, or per number of a
-        vector."""
+        """Number of model outputs per row, or per pixel of a mask or an image: one per class, per label, per number of
+        a vector, or per channel."""
         if self.dense:
             return len(self.dense.classes) or self.dense.shape[0]
         return len(self.classes) or len(self.labels) or 1
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of a model's outputs per row: (outputs,), or (classes, height, width) for masks."""
-        return (self.outputs, *self.dense.shape) if self.dense and self.dense.classes else (self.outputs,)
+        """The shape of a model's outputs per row: (outputs,), or (outputs, height, width) for masks and images."""
+        if self.dense:
+            return (self.outputs, *self.dense.shape) if self.dense.classes else self.dense.shape
+        return (self.outputs,)
+
+    @property
+    def target_name(self) -> str | None:
+        """What targets and predictions are called if they are pictures: "masks" or "images"; None for others."""
+        if self.dense is None or len(self.dense.shape) == 1:
+            return None
+        return "masks" if self.dense.classes else "images"
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -359,7 +373,7 @@ class Schema:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of a row by which blocks and shards are sized: those of `x`, and of a vector or a mask."""
+        """The bytes of a row by which blocks and shards are sized: those of `x`, and of a target with a shape."""
         sized = ("x", "y") if self.dense else ("x",)
         return sum(spec.row_bytes for spec in self.arrays() if spec.name in sized)
 

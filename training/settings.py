@@ -108,10 +108,11 @@ def check_own_metrics(config: TrainConfig, schema: Schema) -> None:
     random = np.random.default_rng(0)
     prediction = random.dirichlet(np.ones(max(2, schema.outputs)), EXAMPLE_ROWS)[:, : schema.outputs]
     y = rows % schema.outputs if schema.classes else np.rint(prediction) if schema.probabilities else prediction + 1
-    if schema.task == "segmentation":
-        masks = random.integers(schema.outputs, size=(2, EXAMPLE_ROWS, *schema.target_shape), dtype=np.uint8)
-        prediction, y = masks[0], masks[1]
-    dtype = np.uint8 if schema.task == "segmentation" else np.float32 if schema.probabilities else np.float64
+    dtype: type[np.generic] = np.float32 if schema.probabilities else np.float64
+    if schema.target_name:
+        most = schema.outputs if schema.task == "segmentation" else 256
+        prediction, y = random.integers(most, size=(2, EXAMPLE_ROWS, *schema.target_shape)).astype(schema.y_dtype)
+        dtype = np.uint8 if schema.task == "segmentation" else np.float32
     sample = RowSample.of(rows, prediction.astype(dtype), y, np.ones(len(y)))
     names = [*known]
     for option, metric in zip(config.metrics, own_metrics(config), strict=True):

@@ -15,9 +15,9 @@ from ...pipeline.images.listing.list import list_images
 from ...pipeline.images.spec import ImageRequest
 from ...pipeline.predictions.columns import name_of_rows
 from ...pipeline.predictions.files import WRITERS, ending_of, write_tables
-from ...pipeline.predictions.mask_files import MaskOutput, check_values
 from ...pipeline.predictions.oof_table import oof_tables
 from ...pipeline.predictions.outputs import TABLES, FileOutput, FolderOutput, Output, ZarrOutput
+from ...pipeline.predictions.pictures import PictureOutput, check_pixels
 from ...pipeline.predictions.receipts import Facts, Tally
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
@@ -146,23 +146,23 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
 
 def choose_output(schema: Schema, request: PredictRequest, target: Place, kind: str) -> Output:
     """What the predictions of a run with this schema are written to. Raises UsageError for masks in a table."""
-    if schema.task == "segmentation" and schema.dense:
+    if what := schema.target_name:
         if kind in WRITERS:
-            raise masks_are_no_table(str(target))
+            raise pictures_are_no_table(what, str(target))
         if request.columns or request.id:
-            raise UsageError("--columns, --id: the run predicts masks, which have no columns; remove the option")
+            raise UsageError(f"--columns, --id: the run predicts {what}, which have no columns; remove the option")
         if kind == FOLDER:
-            check_values(schema.dense)
-            return MaskOutput(target)
+            check_pixels(schema)
+            return PictureOutput(target)
     if kind in WRITERS:
         return FileOutput(target, kind, work_of(target))
     return FolderOutput(target) if kind == FOLDER else ZarrOutput(target)
 
 
-def masks_are_no_table(out: str) -> UsageError:
-    """The error for predictions of a run that cannot be a table."""
+def pictures_are_no_table(what: str, out: str) -> UsageError:
+    """The error for predictions of a run, masks or images, that cannot be a table."""
     return UsageError(
-        f"{out}: the run predicts masks, which are no table; end the name with a slash for a folder of PNG files, or "
+        f"{out}: the run predicts {what}, which are no table; end the name with a slash for a folder of PNG files, or "
         "with .zarr for arrays"
     )
 
@@ -198,8 +198,8 @@ class Prediction(NamedTuple):
 def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
     """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
     asked, work = AskedPrediction.of(request), work_of(target)
-    if asked.job.schema.task == "segmentation":
-        raise masks_are_no_table("predict() without a file; use fs.predict(run, source, out)")
+    if what := asked.job.schema.target_name:
+        raise pictures_are_no_table(what, "predict() without a file; use fs.predict(run, source, out)")
     with claimed(target, [asked.digest, TABLES]):
         dataset, left_out = source_dataset(asked, work, session)
         plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
@@ -246,7 +246,7 @@ class AskedPrediction:
         check_columns(request, schema, name_of_rows(schema))
         check_ensemble(request.ensemble, schema.task != "regression", job.config.refit)
         if request.proba and not schema.probabilities:
-            what = "masks, which have no columns" if schema.task == "segmentation" else "values"
+            what = f"{schema.target_name}, which have no columns" if schema.target_name else "values"
             raise UsageError(f"--proba: the run predicts {what}, not probabilities; remove the option")
         if request.id and schema.image:
             raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
@@ -295,10 +295,10 @@ def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, pr
 
 def check_table(schema: Schema, run: RunFolder) -> None:
     """Raise UsageError if the out-of-fold predictions of a run cannot be a table."""
-    if schema.task == "segmentation":
+    if schema.target_name:
         raise UsageError(
-            f"{run.root}: its out-of-fold predictions are masks, which are no table; read the array 'prediction' in "
-            f"{run.oof}, which has the rows of the dataset"
+            f"{run.root}: its out-of-fold predictions are {schema.target_name}, which are no table; read the array "
+            f"'prediction' in {run.oof}, which has the rows of the dataset"
         )
 
 

@@ -43,8 +43,8 @@ class Service:
         folder, _ = read_run(locate(str(run)))
         job = load_job(folder)
         check_ensemble(ensemble, job.schema.task != "regression", job.config.refit)
-        if job.schema.task == "segmentation":
-            raise UsageError(f"{run}: masks cannot be served; write them with 'foldstream predict {run} SOURCE OUT/'")
+        if what := job.schema.target_name:
+            raise UsageError(f"{run}: {what} cannot be served; write them with 'foldstream predict {run} SOURCE OUT/'")
         self.schema = job.schema
         self.models = load_ensemble(job, folder, ensemble)
         self.encoder = RowEncoder(self.schema.tabular) if self.schema.tabular.features else None

@@ -60,7 +60,8 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         table.add_row("target", f"masks, {len(names)} classes (pixel values {', '.join(names[:20])}{more})")
     for label in schema.labels if schema.task == "regression" else ():
-        what = f"vectors of {schema.outputs:,} numbers, " if schema.dense else ""
+        of_numbers = f"vectors of {schema.outputs:,} numbers, " if schema.dense else ""
+        what = f"images {schema.target_shape}, " if schema.target_name else of_numbers
         table.add_row("target", f"{label}, {what}regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")

@@ -34,9 +34,9 @@ from ..target.run import Stage, publish_done, run_shard_tasks
 from .decode import Notes, add_notes
 from .equal import list_equal
 from .listing.list import ImageList, list_images, warnings_of
-from .masks.find import find_masks, list_masks
 from .size import fitting_size
 from .spec import FITTING, ImageConversionSpec, ImageRequest, skip_images, specify_images
+from .targets.find import find_targets, list_targets
 from .watchdog import start_decoder
 from .write import ImagePlan, ImageTask, list_path, write_image_shard
 
@@ -61,7 +61,7 @@ def convert_images(
     root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
-        images, masks, listing = list_sources(request, Path(folder))
+        images, targets, listing = list_sources(request, Path(folder))
         progress("list", len(images), len(images), images.describe())
         request = replace(with_size(request, images, tell), listing=listing)
         if is_converted(root, request.to_json(), overwrite):
@@ -69,7 +69,7 @@ def convert_images(
             return open_dataset(root)
         with lock_target(root):
             stored = load_spec(root, request.to_json(), overwrite)
-            found = find_masks(images, masks, *request.mask_values, executor, progress) if masks else None
+            found = find_targets(images, targets, request.wanted_targets, executor, progress) if targets else None
             spec = specify_images(request, images, found)
             if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
@@ -88,12 +88,12 @@ def convert_images(
 
 
 def list_sources(request: ImageRequest, folder: Path) -> tuple[ImageList, ImageList | None, str]:
-    """List the images of a request, and its masks if it names any, to files in `folder`; and the digest of both."""
-    images = list_images(request.sources, folder)
-    if request.masks is None:
+    """List the images of a request, and its targets if it names any, to files in `folder`; and the digest of both."""
+    images, place = list_images(request.sources, folder), request.masks or request.targets
+    if place is None:
         return images, None, images.digest
-    masks = list_masks(request.masks, folder)
-    return images, masks, content_hash(images.digest.encode(), masks.digest.encode())
+    targets = list_targets(place, folder)
+    return images, targets, content_hash(images.digest.encode(), targets.digest.encode())
 
 
 def with_size(request: ImageRequest, images: ImageList, tell: Tell) -> ImageRequest:
@@ -188,7 +188,7 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
             **spec.images.files(numbers),
             "path": rows["path"],
             "number": numbers,
-            **(spec.masks.table(numbers) if spec.masks else {}),
+            **(spec.targets.table(numbers) if spec.targets else {}),
             **{f"y{i}": column for i, column in enumerate(y.reshape(len(numbers), -1).T)},
             **{f"{TABLE}{i}": column for i, column in enumerate(features.T)},
             **{array: values.take(pa.array(numbers)) for array, values in spec.beside.items()},

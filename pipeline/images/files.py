@@ -9,7 +9,7 @@ import google_crc32c
 
 from ...storage.places.locate import locate
 
-MASK = "mask_"  # before the names of the columns that say where an image's mask is
+TARGET = "target_"  # before the names of the columns that say where an image's target is
 STORED, DEFLATED = 0, 8  # compression methods of zip archives
 ZIP_HEAD = struct.Struct("<4s22xHH")  # a local header: signature, lengths of the name and the extra field
 ZIP_SIGNATURE = b"PK\x03\x04"

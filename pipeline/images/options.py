@@ -135,6 +135,11 @@ class ImageOptions(RoleOptions):
             description="Pixel values of masks that do not count, e.g. 255 for borders; repeatable as 254,255.",
         )
     )
+    targets: Location | None = Field(
+        default=None,
+        description="Folder or archive of images that are the targets, e.g. sharp ones of blurred images: each has the "
+        "path of its image, with any suffix.",
+    )
     split_folders: bool = Field(
         default=False,
         description="Take folders named train, val or test as folds, not classes: those in train are never held out.",

@@ -27,7 +27,8 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
     """Draw up to 40 rows, evenly spaced over the dataset, to a PNG file. Returns the number of rows.
 
     Samples must be (height, width) or (1 or 3, height, width); dtypes other than uint8 are scaled from the dataset's
-    minimum and maximum. Masks are drawn over their images. Raises UsageError if the rows are not images.
+    minimum and maximum. Masks are drawn over their images, and images
+    that are targets over the right half of theirs. Raises UsageError if the rows are not images.
     """
     shape = dataset.schema.sample_shape
     if not is_image_shape(shape):
@@ -47,6 +48,8 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
         image = render_sample(arrays["x"], dataset)
         if dataset.schema.task == "segmentation":
             image = with_mask(image, arrays["y"])
+        elif dataset.schema.target_name:
+            image = beside(image, render_sample(arrays["y"], dataset))
         spare = CELL - image.width, CELL - image.height
         sheet.paste(image, (left + spare[0] // 2, upper + spare[1] // 2))
         draw.rectangle((left - 1, upper - 1, left + CELL, upper + CELL), outline=FRAME)
@@ -76,6 +79,14 @@ def render_sample(sample: np.ndarray, dataset: Dataset) -> Image.Image:
     scale = CELL / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def beside(image: Image.Image, target: Image.Image) -> Image.Image:
+    """The left half of an image, and the right half of its target."""
+    half = image.width // 2
+    joined = image.copy()
+    joined.paste(target.crop((half, 0, target.width, target.height)), (half, 0))
+    return joined
 
 
 def with_mask(image: Image.Image, codes: np.ndarray) -> Image.Image:

@@ -28,13 +28,13 @@ from .labels.find import (
 from .listing.archives import CLASS, TEXT
 from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
-from .masks.find import Masks
+from .targets.find import TargetRequest, Targets
 
-KEY, MASK = "path", "mask"
+KEY, MASK, TARGET = "path", "mask", "target"
 FITTING = (0, 0)  # the size of a form that the images are to decide
 LATER = {
     **{"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()},
-    **{"masks": None, "mask_ignore": ()},
+    **{"masks": None, "mask_ignore": (), "targets": None},
 }
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
@@ -49,8 +49,8 @@ class ImageRequest:
     "category". Without it, the images' folders are their classes, or what the regular expression `label_pattern` finds
     in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
     by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
-    `masks` is where the masks are, and `mask_ignore` their pixel values that do not count. `listing` is the digest of
-    the lists of images and masks.
+    `masks` is where the masks are, and `mask_ignore` their pixel values that do not count; `targets` is where the
+    targets are if they are images. `listing` is the digest of the lists of images and their targets.
     """
 
     sources: tuple[str, ...]
@@ -69,6 +69,7 @@ class ImageRequest:
     csv: CsvOptions = field(default_factory=CsvOptions)
     masks: str | None = None
     mask_ignore: tuple[int, ...] = ()
+    targets: str | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -76,16 +77,16 @@ class ImageRequest:
 
     @property
     def finds_labels(self) -> bool:
-        """Whether the images have labels that are found by their names, folders or a table: masks are none."""
-        return self.labelled and self.masks is None
+        """Whether the images have labels that are found by their names, folders or a table: no masks or images."""
+        return self.labelled and self.masks is None and self.targets is None
 
     @property
-    def mask_values(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The pixel values of masks that do not count, and those of the classes if `like` knows them."""
+    def wanted_targets(self) -> TargetRequest:
+        """What the files of targets are."""
         dense = self.like.dense if self.like else None
-        if dense is None:
-            return self.mask_ignore, ()
-        return tuple(map(int, dense.ignored)), tuple(map(int, dense.classes))
+        if dense is None or self.masks is None:
+            return TargetRequest(self.masks is not None, self.mask_ignore)
+        return TargetRequest(True, tuple(map(int, dense.ignored)), tuple(map(int, dense.classes)))
 
     @property
     def scored_by(self) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ class ImageRequest:
 class ImageConversionSpec:
     """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels, the
     columns that models get beside them, (images, columns) float64, and the values of their side columns, (images,), by
-    the names of their arrays; and their `masks` if these are the targets.
+    the names of their arrays; and the files of their `targets` if these are masks or images.
 
     `errors` are the skipped images by their index in the list, with the reason.
     """
@@ -136,7 +137,7 @@ class ImageConversionSpec:
     errors: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, pa.Array] = field(default_factory=dict)
     table: np.ndarray | None = None
-    masks: Masks | None = None
+    targets: Targets | None = None
 
     @property
     def skipped(self) -> int:
@@ -154,12 +155,12 @@ class ImageConversionSpec:
         return int(pc.sum(self.images.table["length"]).as_py())
 
 
-def specify_images(request: ImageRequest, images: ImageList, masks: Masks | None = None) -> ImageConversionSpec:
+def specify_images(request: ImageRequest, images: ImageList, targets: Targets | None = None) -> ImageConversionSpec:
     """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
-    label or a mask, unless they are skipped, and if no image remains."""
+    label or a target, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
-    if masks:
-        labels = replace(labels, errors={**masks.errors, **labels.errors})
+    if targets:
+        labels = replace(labels, errors={**targets.errors, **labels.errors})
     if labels.several and request.on_error == "stop":
         more = f" (and {len(labels.several) - 1:,} more)" if len(labels.several) > 1 else ""
         raise SourceError(
@@ -176,9 +177,8 @@ def specify_images(request: ImageRequest, images: ImageList, masks: Masks | None
     if invalid and request.on_error == "stop":
         raise _invalid(images, invalid)
     of_labels, y = encode_labels(labels, request.task, request.like)
-    if masks:
-        target = DenseTarget(request.form.size, tuple(map(str, masks.classes)), tuple(map(str, request.mask_values[0])))
-        of_labels = replace(of_labels, labels=(MASK,), task="segmentation", y_dtype="uint8", dense=target)
+    if targets:
+        of_labels = _with_targets(of_labels, request, targets)
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
     roles = {role: names for role, names in request.roles.items() if role not in FEATURES}
@@ -205,10 +205,20 @@ def specify_images(request: ImageRequest, images: ImageList, masks: Masks | None
     layout = choose_layout(count, schema.row_bytes)
     arrays = {column.array: beside[column.name] for column in columns}
     spec = ImageConversionSpec(
-        layout, schema, request.to_json(), images, y, order, beside=arrays, table=table, masks=masks
+        layout, schema, request.to_json(), images, y, order, beside=arrays, table=table, targets=targets
     )
     errors |= invalid
     return skip_images(spec, errors) if errors else spec
+
+
+def _with_targets(schema: Schema, request: ImageRequest, targets: Targets) -> Schema:
+    """A schema whose targets are masks or images."""
+    form, ignored = request.form, request.wanted_targets.ignored
+    if request.masks is None:
+        dense = DenseTarget(form.sample_shape)
+        return replace(schema, labels=(TARGET,), task="regression", y_dtype=form.dtype, dense=dense)
+    dense = DenseTarget(form.size, tuple(map(str, targets.classes)), tuple(map(str, ignored)))
+    return replace(schema, labels=(MASK,), task="segmentation", y_dtype="uint8", dense=dense)
 
 
 def _encode_features(request: ImageRequest, labels: Labels) -> tuple[Schema | None, np.ndarray | None, dict[int, str]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...storage.errors import WorkerError
 from ...storage.format import ImageForm
-from .child import HEAD, shared_arrays, shared_bytes
+from .child import HEAD, shared_arrays, shared_bytes, target_spec
 from .decode import Notes, add_notes
 from .files import ImageFile
 
@@ -28,9 +28,9 @@ TIMED_OUT = "decoding timed out"
 
 
 @dataclass(frozen=True)
-class MaskFiles:
-    """The masks of images: a file for each, the pixel values of the classes, in ascending order, and those that do not
-    count."""
+class TargetFiles:
+    """The targets of images: a file for each, and of masks the pixel values of the classes, in ascending order, and
+    those that do not count. Without classes they are images."""
 
     files: Sequence[ImageFile]
     classes: Sequence[int]
@@ -39,22 +39,22 @@ class MaskFiles:
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, the codes of their masks
-    if there are any, (files, height, width) uint8, and the positions of files that cannot be decoded, with the reason.
-    `notes` is what is to be said of them."""
+    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, and their targets if
+    there are any: codes of masks, (files, height, width) uint8, or images like the samples. `errors` are the positions
+    of files that cannot be decoded, with the reason, and `notes` what is to be said of the others."""
 
     samples: np.ndarray
     hashes: np.ndarray
-    masks: np.ndarray | None
+    targets: np.ndarray | None
     errors: dict[int, str]
     notes: Notes
 
 
 @contextmanager
 def decode_images(
-    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS, masks: MaskFiles | None = None
+    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS, targets: TargetFiles | None = None
 ) -> Iterator[DecodedImages]:
-    """Decode files, and their masks if they have any. The arrays are valid until the context ends.
+    """Decode files, and their targets if they have any. The arrays are valid until the context ends.
 
     Each file has a timeout of `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
@@ -63,7 +63,7 @@ def decode_images(
     except IndexError:
         decoder = ImageDecoder()
     try:
-        yield decoder.decode(files, form, seconds, masks)
+        yield decoder.decode(files, form, seconds, targets)
     finally:
         _idle.append(decoder)
 
@@ -91,25 +91,26 @@ class ImageDecoder:
         return mmap.mmap(self._descriptor, size)
 
     def decode(
-        self, files: Sequence[ImageFile], form: ImageForm, seconds: float, masks: MaskFiles | None = None
+        self, files: Sequence[ImageFile], form: ImageForm, seconds: float, targets: TargetFiles | None = None
     ) -> DecodedImages:
         """See `decode_images`."""
         if self._environment != os.environ:
             self.close()  # credentials for a store may have been set since it started
-        size = shared_bytes(len(files), form)
+        of_target = None if targets is None else target_spec(form, bool(targets.classes))
+        size = shared_bytes(len(files), form, of_target)
         if size > len(self._memory):
             self._memory = self._mapped(size)
         errors, notes = dict[int, str](), Notes()
         died_at, first = -1, 0
         places = [astuple(file) for file in files]
-        of_masks = masks and {
-            "files": [astuple(file) for file in masks.files],
-            "classes": masks.classes,
-            "ignored": masks.ignored,
+        of_targets = targets and {
+            "files": [astuple(file) for file in targets.files],
+            "classes": targets.classes,
+            "ignored": targets.ignored,
         }
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
-            request = {"form": asdict(form), "files": places, "masks": of_masks, "first": first}
+            request = {"form": asdict(form), "files": places, "targets": of_targets, "first": first}
             started = self._process is None
             end = self._ask(json.dumps(request).encode() + b"\n", errors, notes, seconds)
             if end is None:
@@ -127,8 +128,7 @@ class ImageDecoder:
                 first += 1
             else:
                 died_at = first  # it may have run out of memory for a moment: try once more
-        samples, hashes, drawn = shared_arrays(self._memory, len(files), form)
-        return DecodedImages(samples, hashes, drawn if masks else None, errors, notes)
+        return DecodedImages(*shared_arrays(self._memory, len(files), form, of_target), errors, notes)
 
     def _ask(self, request: bytes, errors: dict[int, str], notes: Notes, seconds: float) -> str | None:
         """Send a request. Returns why the process ended, or None if it has tried all files."""

@@ -49,7 +49,8 @@ class RowsWithLabels(NamedTuple):
 
     def scale(self) -> LabelScale:
         """The scale of these rows."""
-        center = np.atleast_1d(self.y.mean(axis=0)) if self.y.ndim < 3 else np.zeros(0)  # of masks it means nothing
+        channels = (0, 2, 3) if self.y.ndim == 4 else 0
+        center = np.zeros(0) if self.y.ndim == 3 else np.atleast_1d(self.y.mean(axis=channels))  # masks have no mean
         return LabelScale(tuple(center.tolist()), float(self.weights.mean()) or 1.0)
 
 

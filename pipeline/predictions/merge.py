@@ -121,11 +121,12 @@ def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard
 
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
     """The arrays of merged predictions, probabilities in float32 or values in float64: rows that no model predicted
-    have NaN and a count of 0. Masks are codes of classes, IGNORED where there is no prediction."""
+    have NaN and a count of 0. Masks are codes of classes, IGNORED where there is no prediction; images float32."""
     count = ArraySpec("count", "uint8")
     if schema.task == "segmentation":
         return ArraySpec("prediction", "uint8", schema.target_shape), count
-    return ArraySpec("prediction", "float32" if schema.probabilities else "float64", (schema.outputs,)), count
+    rounded = schema.probabilities or schema.target_name
+    return ArraySpec("prediction", "float32" if rounded else "float64", schema.output_shape), count
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
@@ -172,7 +173,8 @@ class MeanOfModels:
     def result(self) -> np.ndarray:
         """The mean of each row, NaN without predictions."""
         prediction, covered = np.full(self.total.shape, np.nan, self.dtype), np.flatnonzero(self.count)
-        prediction[covered] = self.total[covered] / self.count[covered, None]
+        counts = self.count[covered].reshape(-1, *[1] * (self.total.ndim - 1))
+        prediction[covered] = self.total[covered] / counts
         return prediction
 
 
@@ -228,7 +230,7 @@ def evaluate_rows(
         losses = log_losses(own_probabilities(schema, prediction, y))
         losses = losses if losses.ndim == 1 else losses.mean(axis=1)
     else:
-        losses = np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
+        losses = np.square(prediction - y.reshape(prediction.shape)).reshape(len(y), -1).sum(axis=1)
     worst = [
         WorstRow(
             float(losses[i]),

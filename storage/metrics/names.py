@@ -9,7 +9,7 @@ RANKED = "auc", "average_precision"
 
 USUAL_ORDER = (
     *("loss", "accuracy", "mean_iou", "top3", "balanced_accuracy", "f1", *RANKED, "mcc", "brier"),
-    *("rmse", "mae", "r2", "mape", "quantile_loss"),
+    *("rmse", "mae", "r2", "psnr", "mape", "quantile_loss"),
 )
 
 

@@ -13,6 +13,7 @@ from .names import LOWER_IS_BETTER, RANKED
 
 LossMeasure = Literal["log loss", "mse", "mae", "quantile loss"]
 MOST_NAMED = 20  # classes whose own F1 is a metric
+SMALLEST_NOISE = 1e-3  # of the mean squared error in a signal-to-noise ratio: an image without errors has 78 dB
 MOST_RANKED = 100  # classes or labels of which rows are ranked
 
 
@@ -54,7 +55,8 @@ class Scoring:
         if schema.dense and schema.dense.classes:
             named = schema.dense.classes if len(schema.dense.classes) <= MOST_NAMED else ()
             return ("loss", "accuracy", "mean_iou", *(f"iou/{name}" for name in named))
-        every = ("rmse", "mae", "r2", "mape", *(["quantile_loss"] if self.measure == "quantile loss" else []))
+        of_images = ("psnr",) if schema.target_name else ("mape",)
+        every = ("rmse", "mae", "r2", *of_images, *(["quantile_loss"] if self.measure == "quantile loss" else []))
         by_label = [name for metric in every for name in schema.by_label(metric, [0.0] * len(schema.labels))]
         return ("loss", *dict.fromkeys(["r2", *by_label] if len(schema.labels) > 1 else by_label))
 
@@ -97,16 +99,25 @@ class Scoring:
         return dict(self._of_vectors(prediction, y) if self.schema.dense else self._of_targets(prediction, y))
 
     def _of_vectors(self, prediction: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Means over the numbers of each vector; and each number of the target, for the variance around its mean."""
-        error, away = prediction - y, y - (np.array(self.center) if self.center else 0.0)
-        losses, zero = self._losses(error).mean(axis=1), y == 0
+        """Means over the numbers of each vector or image; and the mean of each number of a vector, or channel of an
+        image, for the variance around it. Images have a signal-to-noise ratio, in decibels, instead of relative errors:
+        their pixels may be 0."""
+        shape = len(y), self.schema.outputs, -1
+        error, y = (prediction - y).reshape(shape), y.reshape(shape)
+        away = y - (np.array(self.center)[:, None] if self.center else 0.0)
+        losses = self._losses(error).mean(axis=(1, 2))
+        squared = np.square(error).mean(axis=(1, 2))
         yield "loss", losses
-        yield "squared", np.square(error).mean(axis=1)
-        yield "mae", np.abs(error).mean(axis=1)
-        yield "relative", (np.abs(error) / np.where(zero, 1.0, np.abs(y))).mean(axis=1)
-        yield "zero", zero.any(axis=1).astype(np.float64)
-        yield "target²", np.square(away).mean(axis=1)
-        for number, column in enumerate(away.T):
+        yield "squared", squared
+        yield "mae", np.abs(error).mean(axis=(1, 2))
+        if self.schema.target_name:
+            peak = np.iinfo(str(self.schema.y_dtype)).max
+            yield "psnr", 10 * np.log10(peak**2 / np.maximum(squared, SMALLEST_NOISE))
+        else:
+            yield "relative", (np.abs(error) / np.where(y == 0, 1.0, np.abs(y))).mean(axis=(1, 2))
+            yield "zero", (y == 0).any(axis=(1, 2)).astype(np.float64)
+        yield "target²", np.square(away).mean(axis=(1, 2))
+        for number, column in enumerate(away.mean(axis=2).T):
             yield f"target/{number}", column
         if self.measure == "quantile loss":
             yield "quantile_loss", losses
@@ -156,9 +167,12 @@ class Scoring:
             found[f"mae{label}"] = np.asarray(means[f"mae{label}"])
             with np.errstate(divide="ignore", invalid="ignore"):
                 found[f"r2{label}"] = np.where(np.asarray(total) > 0, 1 - squared / total, np.nan)
-            found[f"mape{label}"] = np.where(
-                np.asarray(means[f"zero{label}"]) > 0, np.nan, np.asarray(means[f"relative{label}"])
-            )
+            if f"zero{label}" in means:
+                found[f"mape{label}"] = np.where(
+                    np.asarray(means[f"zero{label}"]) > 0, np.nan, np.asarray(means[f"relative{label}"])
+                )
+            if f"psnr{label}" in means:
+                found[f"psnr{label}"] = np.asarray(means[f"psnr{label}"])
             if f"quantile_loss{label}" in means:
                 found[f"quantile_loss{label}"] = np.asarray(means[f"quantile_loss{label}"])
         if len(self.schema.labels) > 1:

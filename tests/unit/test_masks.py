@@ -10,7 +10,7 @@ import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.pipeline.images.decode import ImageError, decode_image
-from foldstream.pipeline.images.masks.pixels import draw_mask, read_mask
+from foldstream.pipeline.images.targets.pixels import draw_mask, read_mask
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.format import IGNORED, LEFT_OUT, ImageForm

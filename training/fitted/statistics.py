@@ -63,7 +63,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
                 pairs = own.astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
             elif y is not None and schema.task != "segmentation":
-                found[f"{name}/y"] = moments(y.reshape(len(y), -1, 1), own, parts, weights)
+                found[f"{name}/y"] = moments(y.reshape(len(y), schema.outputs, -1), own, parts, weights)
             if weights is not None:
                 sums = (np.bincount(own, weights, parts), np.bincount(own, minlength=parts))
                 found[f"{name}/weights"] = np.stack(sums, axis=1)

@@ -90,22 +90,25 @@ def _make(text: str, schema: Schema) -> Augment:
         return partial(_FUNCTIONS[name], alpha=numbers[0], classes=len(schema.classes))
     if name in _FUNCTIONS:
         function = partial(_FUNCTIONS[name], *numbers)
-        return partial(_with_masks, function) if schema.task == "segmentation" else function
-    return _of_torchvision(text, name, numbers, masks=schema.task == "segmentation")
+        return partial(_with_targets, function, schema.target_name) if schema.target_name else function
+    return _of_torchvision(text, name, numbers, schema.target_name)
 
 
-def _with_masks(function: Augment, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
-    """Apply a function of images to masks too, with the same random numbers. What it pads counts for nothing."""
+def _with_targets(function: Augment, kind: str, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+    """Apply a function of images to targets of a kind, masks or images, too, with the same random numbers. What it pads
+    in masks counts for nothing."""
     state = generator.get_state()
     images, _ = function(x, y, generator)
     generator.set_state(state)
+    if kind == "images":
+        return images, function(y, y, generator)[0]
     counting, _ = function(y[:, None] + 1, y, generator)  # IGNORED is 0, as the padding of `crop` is
     return images, counting[:, 0] - 1
 
 
-def _of_torchvision(text: str, name: str, numbers: Sequence[Any], masks: bool) -> Augment:
+def _of_torchvision(text: str, name: str, numbers: Sequence[Any], targets: str | None) -> Augment:
     """A torchvision transform, applied row by row, because on a batch it would treat all rows in the same way. If the
-    targets are `masks`, each is transformed with its image."""
+    `targets` are masks or images, each is transformed with its image."""
     try:
         v2 = import_module("torchvision.transforms.v2")
     except ImportError:
@@ -116,13 +119,15 @@ def _of_torchvision(text: str, name: str, numbers: Sequence[Any], masks: bool) -
         transform = getattr(v2, name)(*numbers)
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--augment {text}: torchvision.transforms.v2 rejects this: {error}; fix it") from error
-    if masks:
+    if targets:
+        kind, more = ("Mask", 1) if targets == "masks" else ("Image", 0)  # what is padded with 0 does not count
         tensors = import_module("torchvision.tv_tensors")
 
         def both(x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
-            rows = [transform(tensors.Image(image), tensors.Mask(mask)) for image, mask in zip(x, y + 1, strict=True)]
+            pairs = zip(x, y + more, strict=True)
+            rows = [transform(tensors.Image(image), getattr(tensors, kind)(target)) for image, target in pairs]
             images, changed = zip(*rows, strict=True)
-            return torch.stack(images).as_subclass(Tensor), torch.stack(changed).as_subclass(Tensor) - 1
+            return torch.stack(images).as_subclass(Tensor), torch.stack(changed).as_subclass(Tensor) - more
 
         return both
     return lambda x, y, generator: (torch.stack([transform(row) for row in x]), y)

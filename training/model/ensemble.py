@@ -15,8 +15,8 @@ def combine(predictions: Tensor, kind: str, weights: Sequence[float], schema: Sc
     """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
     For classes and labels, predictions are probabilities and the result is float32; otherwise they are values in
-    float64. Of masks they are probabilities of each pixel, with two more axes, and the result are codes; see
-    `as_stored`. The kinds:
+    float64. Of masks they are probabilities of each pixel, with two more axes, and the result are codes; of images it
+    is float32; see `as_stored`. The kinds:
 
     - mean, and refit, which has one model: the mean.
     - median: the median; probabilities of classes are rescaled to sum to 1.
@@ -30,8 +30,10 @@ def combine(predictions: Tensor, kind: str, weights: Sequence[float], schema: Sc
 
 def as_stored(prediction: Tensor, schema: Schema) -> Tensor:
     """Predictions as they are stored: of the probabilities of a mask's classes, (rows, classes, height, width), the
-    codes of the most probable ones, (rows, height, width) uint8; all others unchanged."""
-    return prediction.argmax(dim=1).to(torch.uint8) if schema.task == "segmentation" else prediction
+    codes of the most probable ones, (rows, height, width) uint8; images as float32; all others unchanged."""
+    if schema.task == "segmentation":
+        return prediction.argmax(dim=1).to(torch.uint8)
+    return prediction.float() if schema.target_name else prediction
 
 
 def _combined(exact: Tensor, kind: str, weights: Sequence[float], schema: Schema) -> Tensor:

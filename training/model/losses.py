@@ -104,7 +104,7 @@ def check_own_loss(name: str, schema: Schema, weighted: bool = False) -> None:
     """
     loss, generator = own_loss(name), torch.Generator().manual_seed(0)
     outputs = torch.randn(EXAMPLE_ROWS, *schema.output_shape, generator=generator).requires_grad_()
-    targets = torch.randn(EXAMPLE_ROWS, schema.outputs, generator=generator)
+    targets = torch.randn(EXAMPLE_ROWS, *schema.output_shape, generator=generator)
     if schema.task == "multilabel":
         targets = (targets > 0).float()
     if schema.task == "classification":

@@ -99,7 +99,9 @@ class Objective(nn.Module):
         given = class_weights(schema, statistics, class_weight), pos_weights(schema, statistics, recipe.pos_weight)
         weights = [values for values in given if values is not None]
         self.register_buffer("weights", torch.from_numpy(np.prod(weights, axis=0)).float() if weights else None)
-        mean, std = np.array(statistics.y_mean, np.float64), np.array(statistics.y_std, np.float64)
+        by_channel = -1, *[1] * (len(schema.output_shape) - 1)
+        targets = statistics.y_mean, statistics.y_std
+        mean, std = (np.array(values, np.float64).reshape(by_channel) for values in targets)
         self.register_buffer("center", torch.from_numpy(mean))
         self.register_buffer("spread", torch.from_numpy(np.where(varies(std, np.abs(mean)), std, 1.0)))
 
@@ -134,7 +136,7 @@ class Objective(nn.Module):
             return y.long()
         if self.schema.task == "multilabel":
             return y.float()
-        return ((y.reshape(outputs.shape) - self.center) / self.spread).float()
+        return ((y.reshape(outputs.shape).double() - self.center) / self.spread).float()
 
     def _losses(self, recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
         """The loss of each row or output, or their mean, by torch's `reduction`."""
@@ -154,7 +156,7 @@ class Objective(nn.Module):
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities (rows, outputs) float32, of classes by softmax and of labels by sigmoid, or values in the
         targets' own units (rows, labels) float64: near 1.7e9, float32 would round them to multiples of 128. Of masks,
-        probabilities of the classes of each pixel, (rows, classes, height, width)."""
+        probabilities of the classes of each pixel, (rows, classes, height, width), and of images their values."""
         if self.schema.task in ("classification", "segmentation"):
             return torch.softmax(outputs.float(), dim=1)
         if self.schema.task == "multilabel":

@@ -178,7 +178,7 @@ class GraphBuilder:
         helper, (traced,) = self.onnx.helper, self.graph.output
         name = PROBABILITIES if schema.probabilities else PREDICTION
         kind = traced.type.tensor_type.elem_type
-        shape = schema.target_shape if schema.task == "segmentation" else (schema.outputs,)
+        shape = schema.target_shape if schema.task == "segmentation" else schema.output_shape
         outputs = [helper.make_tensor_value_info(name, kind, ["rows", *shape])]
         self.graph.node.append(helper.make_node("Identity", [traced.name], [name]))
         if schema.classes:

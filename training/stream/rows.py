@@ -1,6 +1,5 @@
 """Stream rows in the dataset's order, each exactly once over all ranks, for evaluation and prediction."""
 
-import math
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ from .device import CPU, on_device
 from .filters import RowFilter
 
 EVALUATION_BATCH = 512
-MASK_PIXELS = 1 << 19
-"""Pixels of a batch of masks: a model returns a number for each class and pixel, several models as many of these."""
+TARGET_PIXELS = 1 << 19
+"""Pixels of the targets of a batch: a model returns a number for each class and pixel, several models as many of
+these."""
 IDLE_BUFFERS = 6
 
 
@@ -90,9 +90,8 @@ class RowStream(IterableDataset[Batch]):
 
 
 def evaluation_batch(schema: Schema) -> int:
-    """The rows that a model evaluates at once: fewer masks, since there is an output for each pixel."""
-    pixels = math.prod(schema.target_shape) if schema.task == "segmentation" else 1
-    return max(1, min(EVALUATION_BATCH, MASK_PIXELS // pixels))
+    """The rows that a model evaluates at once: fewer if there is an output for each pixel of a mask or an image."""
+    return max(1, min(EVALUATION_BATCH, TARGET_PIXELS // (schema.dense.pixels if schema.dense else 1)))
 
 
 def wanted_runs(dataset: Dataset, kept: np.ndarray, rank: Rank) -> Iterator[list[int]]:

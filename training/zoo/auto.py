@@ -56,10 +56,10 @@ LENGTH_RULES = {
 
 def choose_model(schema: Schema, inputs: Sequence[str] = ()) -> str:
     """The built-in model for data with this schema: `wide-deep` for columns, `digits-cnn` for small images, `resnet`
-    for others and for images with columns beside them, `unet` if the targets are masks, `mlp` for samples of any other
-    shape. `inputs` are those of `--input`."""
+    for others and for images with columns beside them, `unet` if the targets are masks or images, `mlp` for samples of
+    any other shape. `inputs` are those of `--input`."""
     shape = schema.sample_shape
-    if schema.task == "segmentation":
+    if schema.target_name:
         return "unet"
     if len(shape) == 1:
         return "wide-deep"

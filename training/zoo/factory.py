@@ -153,7 +153,7 @@ def check_model(
         returned = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         remedy = f"the last layer must have {outputs[0]} outputs"
         if len(outputs) > 1:
-            remedy = f"return {outputs[0]} numbers for each pixel of a mask, one for each class, as 'unet' does"
+            remedy = f"return {outputs[0]} numbers for each pixel of the target, as 'unet' does"
         raise UsageError(
             f"--model {name} returns {returned} for 2 rows, but the data requires {(2, *outputs)}; {remedy}"
         )

@@ -1,4 +1,5 @@
-"""The pixels of a mask: values as stored in its file, and codes of classes drawn exactly where its image is drawn."""
+"""The pixels of targets, drawn exactly where their images are drawn: values of masks, as stored in the file, become
+codes of classes."""
 
 import io
 
@@ -6,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ....storage.format import IGNORED, ImageForm
-from ..decode import ImageError, check_pixels, with_a_reason
+from ..decode import ImageError, check_pixels, decode_image, upright_size, with_a_reason
 from ..pixels.fit import fit_image
 from ..pixels.foreign import formats_of
 
@@ -75,6 +76,21 @@ def draw_mask(
     out[...] = IGNORED
     top, start = round((form.size[0] - down) / 2), round((form.size[1] - across) / 2)
     out[top : top + down, start : start + across] = np.where(counts, codes, IGNORED)
+
+
+def draw_target(data: bytes, size: tuple[int, int], form: ImageForm, out: np.ndarray) -> None:
+    """Decode the target of an image of this (height, width) into `out`, (channels, height, width), as the image is
+    decoded. Raises ImageError, also for a target of another shape: it may be larger or smaller than the image."""
+    try:
+        height, width = upright_size(data)
+        decode_image(data, form, out)
+    except ImageError as error:
+        raise ImageError(f"its target: {error}") from None
+    if abs(height * size[1] - width * size[0]) >= max(height, width, *size):  # as if a side had another pixel
+        raise ImageError(
+            f"its target has {height:,} x {width:,} pixels (height x width), but the image {size[0]:,} x {size[1]:,}, "
+            "which is another shape"
+        )
 
 
 def nearest(low: float, high: float, count: int, size: int) -> np.ndarray:
