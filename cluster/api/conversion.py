@@ -207,7 +207,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         csv=dialect,
         masks=None if request.masks is None else absolute(str(request.masks)),
         targets=None if request.targets is None else absolute(str(request.targets)),
-        mask_ignore=cast(tuple[int, ...], request.mask_ignore),
+        mask_ignore=cast(tuple[int, ...], request.mask_ignore or ()),
     )
 
 

@@ -39,6 +39,8 @@ def parse_seed(value: Any) -> Any:
 
 def parse_values(value: Any) -> Any:
     """Parse `255`, `0,255` or a list as different whole numbers, in ascending order. Raises ValueError."""
+    if value is None:
+        return None
     parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
     try:
         numbers = {int(part) for part in parts}
@@ -129,12 +131,9 @@ class ImageOptions(RoleOptions):
         description="Folder or archive of masks, which are the targets instead of labels: each has the path of its "
         "image, with any suffix, and its pixel values are the classes.",
     )
-    mask_ignore: Annotated[int | tuple[int, ...] | list[int], BeforeValidator(parse_values), Cli(metavar="N,N")] = (
-        Field(
-            default=(),
-            description="Pixel values of masks that do not count, e.g. 255 for borders; repeatable as 254,255.",
-        )
-    )
+    mask_ignore: Annotated[
+        int | tuple[int, ...] | list[int] | None, BeforeValidator(parse_values), Cli(metavar="N,N")
+    ] = Field(default=None, description="Pixel values of masks that do not count, e.g. 255 for borders.")
     targets: Location | None = Field(
         default=None,
         description="Folder or archive of images that are the targets, e.g. sharp ones of blurred images: each has the "
