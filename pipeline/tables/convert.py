@@ -226,8 +226,9 @@ def specify_by_scan(
 
 
 def _scan_plan(request: ConvertRequest, tables: Sequence[SourceTable], columns: Columns) -> ScanPlan:
-    labels = request.needed_labels({*columns.texts})
-    return ScanPlan(tables, columns, request.missing == "error", request.on_error == "skip", labels)
+    labels, own = request.needed_labels({*columns.texts}), request.labels_in({*columns.texts})
+    vector = () if own == request.labels else own
+    return ScanPlan(tables, columns, request.missing == "error", request.on_error == "skip", labels, vector)
 
 
 def shown(progress: Progress, executor: Executor, root: Place) -> Progress:

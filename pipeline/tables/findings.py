@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import accumulate, islice
@@ -17,12 +17,13 @@ from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch, is_unlabelled
 from ..target.beside import date_seconds, finest, unit_of
-from ..target.labels import TextFindings
+from ..target.labels import DISTINCT_LIMIT, TextFindings
 from ..target.plan import StoredPlan
 from .constants import unknown_texts
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
+VECTOR_LIMIT = 4  # distinct values of a number of a vector that are tracked: enough to tell zeros and ones
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,15 @@ class Findings:
 @dataclass(frozen=True)
 class ScanPlan:
     """What all tasks of a scan need: the tables, and the columns to read. With `required`, no number may be missing.
-    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`."""
+    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`. Those in
+    `vector` are the numbers of a vector, whose distinct values would fill the memory."""
 
     tables: Sequence[SourceTable]
     columns: Columns
     required: bool
     skip: bool
     labels: Sequence[str]
+    vector: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "tables": tables_to_json(self.tables)}
@@ -122,7 +125,8 @@ def scan_piece(task: ScanTask) -> Findings:
             skipped += [rows + row for row in batch.invalid_rows()]
         rows += batch.rows + len(batch.errors)
         if batch.rows:
-            found.append(_findings(scratch[: batch.rows], batch.texts, batch.missing, batch.misfits, columns))
+            arrays = scratch[: batch.rows], batch.texts, batch.missing, batch.misfits
+            found.append(_findings(*arrays, columns, {*plan.vector}))
     if errors:
         assert task.skip_list is not None
         locate(task.skip_list).write(format_errors(errors))
@@ -172,7 +176,12 @@ def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Sche
 
 
 def _findings(
-    x: np.ndarray, texts: Sequence[pa.Array], gaps: np.ndarray, misfits: Sequence[Misfit], columns: Columns
+    x: np.ndarray,
+    texts: Sequence[pa.Array],
+    gaps: np.ndarray,
+    misfits: Sequence[Misfit],
+    columns: Columns,
+    vector: Container[str],
 ) -> Findings:
     count = len(columns.features)
     found: dict[str, TextFindings] = {}
@@ -185,7 +194,7 @@ def _findings(
             if name not in columns.dates:
                 values = values.fill_null("")  # a missing category is a category
         if name not in columns.dates:
-            found[name] = TextFindings.of(values)
+            found[name] = TextFindings.of(values, VECTOR_LIMIT if name in vector else DISTINCT_LIMIT)
             continue
         units[name] = unit_of(values)
         if place is not None:

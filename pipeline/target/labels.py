@@ -24,9 +24,10 @@ class TextFindings:
     gaps: bool = False
 
     @classmethod
-    def of(cls, texts: pa.Array) -> "TextFindings":
+    def of(cls, texts: pa.Array, most: int = DISTINCT_LIMIT) -> "TextFindings":
+        """The findings for texts, of which at most so many distinct values are tracked."""
         distinct = pc.unique(texts.drop_null())
-        values = frozenset(distinct.to_pylist()) if len(distinct) <= DISTINCT_LIMIT else None
+        values = frozenset(distinct.to_pylist()) if len(distinct) <= most else None
         width = pc.max(pc.binary_length(distinct)).as_py() or 0
         return cls(values, text_kind(distinct), width, texts.null_count > 0)
 
