@@ -21,6 +21,7 @@ from foldstream.training.config import Execution, Recipe
 from foldstream.training.model.augmentation import make_augmentation
 from foldstream.training.model.ensemble import combine
 from foldstream.training.model.objective import Objective
+from foldstream.training.run import read_result
 from foldstream.training.splits.split import Split
 from foldstream.training.zoo.networks import UNet
 from PIL import Image
@@ -28,7 +29,7 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from torch.nn import functional
 
 from .test_masks import SIDE, convert, write_scenes
-from .test_mid_epoch import train_alone
+from .test_mid_epoch import exit_codes, train_alone
 from .test_training import fold_bytes, make_job
 
 CLASSES = "0", "100", "200"
@@ -268,3 +269,23 @@ def test_the_ensemble_is_one_file(folder: Path, tmp_path: Path) -> None:
     logits = torch.stack([model(torch.from_numpy(x)) for model in fs.load_models(folder / "run")])
     expected = logits.softmax(dim=2).double().mean(dim=0).argmax(dim=1)
     assert (found == expected.numpy()).mean() > 0.99
+
+
+@pytest.mark.long
+def test_two_ranks_get_the_same_weights_and_scores(folder: Path, tmp_path: Path) -> None:
+    data, found = fs.open(folder / "data.zarr"), []
+    for name in ("one", "two"):
+        options: dict[str, Any] = {
+            "model": "unet",
+            "split": Split(kind="kfold", folds=3),
+            "batch_size": 16,
+            "shares": 2,
+        }
+        job, run = make_job(data, tmp_path / name, {"width": "4"}, augment=("crop=2",), **options)
+        if name == "one":
+            train_alone(job, run, Execution(), "fused", [])
+        else:
+            assert exit_codes(run, "fused", "3 steps", tmp_path / "meet") == [0, 0]
+        scores = [read_result(run.fold(fold))["metrics"] for fold in range(3)]
+        found.append((fold_bytes(run), [(one["mean_iou"], one["loss"]) for one in scores]))
+    assert found[0] == found[1]
