@@ -22,9 +22,9 @@ from ..storage.sequences import TOKENIZER
 from ..storage.tasks import Executor, Progress, silent
 from ..storage.windows import WINDOWED
 from .adopt.files import changed_files
-from .images.convert import write_images
-from .images.listing.list import list_images
+from .images.convert import list_sources, write_images
 from .images.spec import ImageRequest, specify_images
+from .images.targets.find import find_targets
 from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
 from .tables.spec import ConvertRequest
@@ -196,12 +196,13 @@ def _write_images_again(
 ) -> None:
     """Convert some shards of a dataset from its images again; if images were skipped, all are decoded to find them."""
     request = ImageRequest.from_json(dataset.request)
-    images = list_images(request.sources, Path(scratch))
-    if images.digest != request.listing:
+    images, targets, listing = list_sources(request, Path(scratch))
+    if listing != request.listing:
         raise SourceError(
             f"the images of {', '.join(request.sources)} have changed since they were converted; convert them again"
         )
-    spec = specify_images(request, images)
+    found = find_targets(images, targets, request.wanted_targets, executor, progress) if targets else None
+    spec = specify_images(request, images, found)
     spec = write_images(spec, scratch, executor, progress, shards if spec.layout == dataset.layout else None)
     _check_same(spec, dataset)
 

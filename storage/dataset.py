@@ -1,7 +1,7 @@
 """Open a dataset, or other arrays that share its rows, and reject incomplete ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,7 @@ class Dataset(StoredArrays):
             "labels": list(schema.labels),
             "task": schema.task,
             "classes": list(schema.classes),
+            **({"dense": asdict(schema.dense)} if schema.dense else {}),
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
             **({"in_place": self.foreign.facts()} if self.foreign else {}),
@@ -237,11 +238,12 @@ class Dataset(StoredArrays):
             steps = f"{form.label}+1" + (f" to +{form.horizon}" if form.horizon > 1 else "")
             found.append(ColumnFacts(steps, "label", "number", str(schema.y_dtype)))
         for number, name in enumerate(schema.labels if not schema.windows else ()):
-            kind = {"classification": "class", "multilabel": "0 or 1"}.get(str(schema.task), "number")
-            mean = self.statistics.y_mean[number] if self.statistics.y_mean else None
-            found.append(
-                ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=len(schema.classes) or None, mean=mean)
-            )
+            kinds = {"classification": "class", "multilabel": "0 or 1", "segmentation": "mask"}
+            of_numbers = "image" if schema.target_name else "vector" if schema.dense else "number"
+            kind = kinds.get(str(schema.task), of_numbers)
+            mean = self.statistics.y_mean[number] if self.statistics.y_mean and not schema.dense else None
+            distinct = len(schema.classes) or len(schema.dense.classes if schema.dense else ()) or None
+            found.append(ColumnFacts(name, "label", kind, str(schema.y_dtype), distinct=distinct, mean=mean))
         if schema.key:
             spec = self.spec("key")
             found.append(ColumnFacts(schema.key, "id", "text" if spec.row_shape else "number", spec.dtype))

@@ -225,6 +225,30 @@ class ImageForm:
         return cls(**{**value, "size": tuple(value["size"]), "pixel_range": limits and tuple(limits)})
 
 
+IGNORED = 255
+"""The code in a mask of pixels that count for nothing: the padding, and those that the user leaves out."""
+
+
+@dataclass(frozen=True)
+class DenseTarget:
+    """A target of many numbers per row, all under one label. `shape` is that of a row of `y`: (n,) for a vector,
+    (height, width) for a mask, (channels, height, width) for an image. Of a mask, `classes` are the pixel values that
+    occur, in the order of their codes, and `ignored` those that do not count."""
+
+    shape: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels of a mask or an image; 1 for a vector."""
+        return math.prod(self.shape[-2:]) if len(self.shape) > 1 else 1
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(tuple(value["shape"]), tuple(value["classes"]), tuple(value["ignored"]))
+
+
 SMALLEST_PROBABILITY = 1e-7  # in the log loss: a row costs at most 16.1
 THRESHOLD = 0.5  # the probability from which on a row is said to have a label of several
 NO_DATE = np.iinfo(np.int64).min  # as in NumPy's NaT
@@ -255,9 +279,10 @@ class Schema:
     """The meaning of the columns.
 
     `features` are the source columns of `x` in order, `labels` those of `y`. `task` is "classification" (one label),
-    "multilabel" (several labels that are 0 or 1), "regression" (one or several labels) or None (no label).
-    `classes` are the values of the label in the order of their codes. `key` is the user's id column, stored as int64
-    or, if `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
+    "multilabel" (several labels that are 0 or 1), "regression" (one or several labels), "segmentation" (a mask) or None
+    (no label). `classes` are the values of the label in the order of their codes. If the only label is a vector, a
+    mask or an image, `dense` describes it, and `classes` is empty. `key` is the user's id column, stored as int64 or,
+    if `key_width` is set, as that many bytes of UTF-8 per row, padded with zeros.
 
     Text features are stored as the index of their value in `categories`, where "" is the missing value, and dates as
     "days" or "seconds" since 1970, according to `dates`. Missing numbers and dates are NaN. Image samples have an
@@ -294,6 +319,7 @@ class Schema:
     formats: dict[str, str] = field(default_factory=dict)
     tokens: TokenForm | None = None
     windows: WindowForm | None = None
+    dense: DenseTarget | None = None
 
     @property
     def measured(self) -> str:
@@ -317,8 +343,32 @@ class Schema:
 
     @property
     def outputs(self) -> int:
-        """Number of model outputs per row: one per class, or one per label."""
+        """Number of model outputs per row, or per pixel of a mask or an image: one per class, per label, per number of
+        a vector, or per channel."""
+        if self.dense:
+            return len(self.dense.classes) or self.dense.shape[0]
         return len(self.classes) or len(self.labels) or 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of a model's outputs per row: (outputs,), or (outputs, height, width) for masks and images."""
+        if self.dense:
+            return (self.outputs, *self.dense.shape) if self.dense.classes else self.dense.shape
+        return (self.outputs,)
+
+    @property
+    def target_name(self) -> str | None:
+        """What targets and predictions are called if they are pictures: "masks" or "images"; None for others."""
+        if self.dense is None or len(self.dense.shape) == 1:
+            return None
+        return "masks" if self.dense.classes else "images"
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape of a row of `y`."""
+        if self.dense:
+            return self.dense.shape
+        return (len(self.labels),) if len(self.labels) > 1 else ()
 
     @property
     def probabilities(self) -> bool:
@@ -334,13 +384,19 @@ class Schema:
         """Return the arrays of a dataset with this schema."""
         specs = [ArraySpec("x", self.x_dtype, self.sample_shape)]
         if self.y_dtype:
-            specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
+            specs.append(ArraySpec("y", self.y_dtype, self.target_shape))
         specs.append(ArraySpec("id", "int64"))
         if self.tokens:
             specs.append(ArraySpec(LENGTH, np.min_scalar_type(self.sample_shape[0]).name))
         if self.table:
             specs.append(ArraySpec(TABLE, self.table.x_dtype, self.table.sample_shape))
         return (*specs, *(column.spec() for column in self.named))
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row by which blocks and shards are sized: those of `x`, and of a target with a shape."""
+        sized = ("x", "y") if self.dense else ("x",)
+        return sum(spec.row_bytes for spec in self.arrays() if spec.name in sized)
 
     @property
     def behind(self) -> tuple[str, ...]:
@@ -389,13 +445,14 @@ class Schema:
         table = cls.from_json(value["table"]) if value.get("table") else None
         tokens = TokenForm.from_json(value["tokens"]) if value.get("tokens") else None
         windows = WindowForm.from_json(value["windows"]) if value.get("windows") else None
+        dense = DenseTarget.from_json(value["dense"]) if value.get("dense") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
-        return cls(**{**value, **tuples, **decoded, "tokens": tokens, "windows": windows})
+        return cls(**{**value, **tuples, **decoded, "tokens": tokens, "windows": windows, "dense": dense})
 
     def to_json(self) -> dict[str, Any]:
-        """The schema as JSON, as earlier versions wrote it unless there are sequences or windows."""
+        """The schema as JSON, as earlier versions wrote it unless there are sequences, windows or dense targets."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: value for name, value in values.items() if name not in ("tokens", "windows") or value}
+        return {name: value for name, value in values.items() if name not in ("tokens", "windows", "dense") or value}
 
 
 def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:

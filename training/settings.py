@@ -26,6 +26,7 @@ from .zoo.factory import DEFAULTS, signature_of
 LOSSES = {
     "classification": ("cross_entropy", "focal"),
     "multilabel": ("binary_cross_entropy_with_logits", "focal"),
+    "segmentation": ("cross_entropy", "focal"),
     "regression": ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "quantile"),
 }
 """The losses that fit a task; the first is the usual one."""
@@ -44,7 +45,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 def check_task(schema: Schema) -> None:
     """Raise UsageError for data without a label."""
     if schema.task is None:
-        how = "--labels FILE.csv, or a folder for each class," if schema.image else "--label COLUMN"
+        how = "--labels FILE.csv, --masks FOLDER, or a folder for each class," if schema.image else "--label COLUMN"
         raise UsageError(f"the dataset has no label to train on; convert its source again with {how} and --overwrite")
 
 
@@ -89,7 +90,7 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
 def measure_of(schema: Schema, recipe: Recipe) -> LossMeasure:
     """The loss of held-out rows: without weights or smoothing, and in the units of the targets, so that runs with the
     same measure compare."""
-    return "log loss" if schema.probabilities else MEASURES.get(recipe.loss, "mse")
+    return "log loss" if schema.probabilities or schema.task == "segmentation" else MEASURES.get(recipe.loss, "mse")
 
 
 def scoring_of(schema: Schema, config: TrainConfig, center: Sequence[float] = ()) -> Scoring:
@@ -108,11 +109,15 @@ def check_own_metrics(config: TrainConfig, schema: Schema) -> None:
     or has the name of another metric."""
     known = Scoring(schema, measure_of(schema, config.recipe)).names()
     rows = np.arange(EXAMPLE_ROWS)
-    prediction = np.random.default_rng(0).dirichlet(np.ones(max(2, schema.outputs)), EXAMPLE_ROWS)[:, : schema.outputs]
+    random = np.random.default_rng(0)
+    prediction = random.dirichlet(np.ones(max(2, schema.outputs)), EXAMPLE_ROWS)[:, : schema.outputs]
     y = rows % schema.outputs if schema.classes else np.rint(prediction) if schema.probabilities else prediction + 1
-    sample = RowSample.of(
-        rows, prediction.astype(np.float32 if schema.probabilities else np.float64), y, np.ones(len(y))
-    )
+    dtype: type[np.generic] = np.float32 if schema.probabilities else np.float64
+    if schema.target_name:
+        most = schema.outputs if schema.task == "segmentation" else 256
+        prediction, y = random.integers(most, size=(2, EXAMPLE_ROWS, *schema.target_shape)).astype(schema.y_dtype)
+        dtype = np.uint8 if schema.task == "segmentation" else np.float32
+    sample = RowSample.of(rows, prediction.astype(dtype), y, np.ones(len(y)))
     names = [*known]
     for option, metric in zip(config.metrics, own_metrics(config), strict=True):
         if metric.name in names:
@@ -140,6 +145,8 @@ def ranking_metrics(schema: Schema, configs: Sequence[TrainConfig]) -> dict[str,
         return {monitor: scoring_of(schema, configs[0]).higher_is_better(monitor)}
     if schema.probabilities:
         return {"accuracy": True, "loss": False}
+    if schema.task == "segmentation":
+        return {"mean_iou": True}
     measures = {measure_of(schema, config.recipe) for config in configs}
     return {"loss": False} if len(measures) == 1 else {"r2": True}
 
@@ -211,7 +218,7 @@ def _check_loss(recipe: Recipe, task: str) -> None:
             f"--set loss={recipe.loss} does not fit a {task}: {hint}use {', '.join(LOSSES[task])}, or your own as "
             "path/to/file.py:function"
         )
-    if recipe.label_smoothing and (own or focal or task != "classification"):
+    if recipe.label_smoothing and (own or focal or task not in ("classification", "segmentation")):
         raise UsageError(f"--set label_smoothing={recipe.label_smoothing:g} is for cross_entropy; remove it")
     if own and recipe.pos_weight:
         raise UsageError("--set pos_weight: your own loss weighs the ones itself; remove it")
@@ -225,7 +232,7 @@ def trained_loss(config: TrainConfig, schema: Schema) -> str:
     """The name of what a training minimizes: `loss` if that is what held-out rows are scored by too."""
     recipe = config.recipe
     words = [recipe.loss.rpartition("/")[2]] if ":" in recipe.loss or recipe.loss == "focal" else []
-    if schema.task == "regression" and not words and (len(schema.labels) > 1 or recipe.loss not in SCALED):
+    if schema.task == "regression" and not words and (schema.outputs > 1 or recipe.loss not in SCALED):
         words = ["standardized", recipe.loss if recipe.loss != "auto" else LOSSES["regression"][0]]
     words += ["smoothed"] * bool(recipe.label_smoothing) + ["weighted"] * bool(
         recipe.pos_weight or config.class_weights

@@ -48,7 +48,8 @@ class BrowsableDataset(Dataset):
 
     def __repr__(self) -> str:
         schema, columns = self.schema, self.columns()
-        classes = f", {len(schema.classes)} classes" if schema.classes else ""
+        known = schema.dense.classes if schema.dense else schema.classes
+        classes = f", {len(known)} classes" if known else ""
         label = f"{', '.join(schema.labels)} ({schema.task}{classes})" if schema.labels else "none"
         sample = f"{schema.x_dtype} {schema.sample_shape}"
         unit, units = ("MB", 1e6) if self.stored_bytes >= 1e5 else ("kB", 1e3)
@@ -101,7 +102,9 @@ class BrowsableDataset(Dataset):
         table: dict[str, Any] = {}
         for column in schema.named:
             table[column.name] = side_values(column, stored[column.array]).to_pandas().array
-        for number, name in enumerate(schema.labels):
+        if schema.dense:  # a vector or a mask in each row
+            table[schema.labels[0]] = [*stored["y"]]
+        for number, name in enumerate(() if schema.dense else schema.labels):
             values = stored["y"].reshape(len(positions), -1)[:, number]
             table[name] = [schema.classes[code] for code in values] if schema.classes else values
         features = stored[TABLE] if schema.table else stored["x"]

@@ -191,6 +191,10 @@ def convert_image_files(request: ConvertImagesRequest, session: Session) -> Data
         return write_images(conversion, root, executor, listener.progress, request.overwrite, listener.announce)
 
 
+TARGETS = "masks", "targets", "label", "label_pattern"
+"""Options that say what the labels or targets of images are."""
+
+
 def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
     """The conversion that a request asks for. Raises UsageError."""
     like = None if request.like is None else open_dataset(str(request.like)).schema
@@ -213,6 +217,16 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
     dialect = CsvOptions.model_validate(request.csv)
     if not request.labels and (given := next(iter(dialect.changed()), None)):
         raise UsageError(f"{flag_of(CsvOptions, given)} describes a CSV file given with --labels; set --labels too")
+    given_targets = [name for name in TARGETS if getattr(request, name)]
+    if len(given_targets) > 1 and {*given_targets} & {"masks", "targets"}:
+        flags = ", ".join(flag_of(ConvertImagesRequest, name) for name in given_targets)
+        raise UsageError(f"{flags}: both say what the targets are; use only one of them")
+    if request.mask_ignore and (like or not request.masks):
+        what = "--like already says which pixel values do not count" if like else "there are no --masks"
+        raise UsageError(f"--mask-ignore: {what}; remove the option")
+    for name in ("masks", "targets"):
+        if like and getattr(request, name) and like.target_name != {"targets": "images"}.get(name, name):
+            raise UsageError(f"--{name}, --like {request.like}: the dataset has no {name}; choose one that has some")
     if request.split_folders and request.fold:
         raise UsageError(f"--split-folders, --fold {request.fold}: both give the folds; use only one of them")
     if request.label_pattern and (given := "labels" if request.labels else "label" if request.label else ""):
@@ -231,6 +245,9 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         split_folders=request.split_folders,
         label_pattern=request.label_pattern,
         csv=dialect,
+        masks=None if request.masks is None else absolute(str(request.masks)),
+        targets=None if request.targets is None else absolute(str(request.targets)),
+        mask_ignore=cast(tuple[int, ...], request.mask_ignore or ()),
     )
 
 

@@ -17,6 +17,7 @@ from ...pipeline.predictions.columns import name_of_rows, names_of_rows
 from ...pipeline.predictions.files import WRITERS, ending_of, write_tables
 from ...pipeline.predictions.oof_table import oof_tables
 from ...pipeline.predictions.outputs import TABLES, FileOutput, FolderOutput, Output, ZarrOutput
+from ...pipeline.predictions.pictures import PictureOutput, check_pixels
 from ...pipeline.predictions.receipts import Facts, Tally
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.spec import ConvertRequest
@@ -78,7 +79,7 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
         source: Dataset, CSV or Parquet file, or images to predict.
         out: File to write. Its ending says the format: `.csv`, `.csv.gz` or `.parquet`. A name that ends with a slash
             is a folder of Parquet files, and `.zarr` are arrays: `prediction` (rows, outputs), and the rows' `key` or
-            `row` number.
+            `row` number. Masks are PNG files in a folder, or arrays (rows, height, width) uint8 of classes' codes.
         proba: Whether to add the probability of each class. Predictions of multi-label data are probabilities in any
             case.
         format: "csv" or "parquet", for a file whose ending does not say the format.
@@ -123,11 +124,8 @@ class Predicted(NamedTuple):
 def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
     target, kind = output_of(request)
-    work = work_of(target)
-    output: Output = FolderOutput(target) if kind == FOLDER else ZarrOutput(target)
-    if kind in WRITERS:
-        output = FileOutput(target, kind, work)
-    asked = AskedPrediction.of(request)
+    work, asked = work_of(target), AskedPrediction.of(request)
+    output = choose_output(asked.job.schema, request, target, kind)
     if done := output.result():
         if not asked.made(done):
             raise ConflictError(f"{target} already contains other predictions; choose another name, or remove it")
@@ -151,6 +149,29 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
             output.commit(parts.opened.form, facts, result)
         _warn_of_unknown(tally, session)
     return Predicted(result["rows"], result["left_out"], result["scored"])
+
+
+def choose_output(schema: Schema, request: PredictRequest, target: Place, kind: str) -> Output:
+    """What the predictions of a run with this schema are written to. Raises UsageError for masks in a table."""
+    if what := schema.target_name:
+        if kind in WRITERS:
+            raise pictures_are_no_table(what, str(target))
+        if request.columns or request.id:
+            raise UsageError(f"--columns, --id: the run predicts {what}, which have no columns; remove the option")
+        if kind == FOLDER:
+            check_pixels(schema)
+            return PictureOutput(target)
+    if kind in WRITERS:
+        return FileOutput(target, kind, work_of(target))
+    return FolderOutput(target) if kind == FOLDER else ZarrOutput(target)
+
+
+def pictures_are_no_table(what: str, out: str) -> UsageError:
+    """The error for predictions of a run, masks or images, that cannot be a table."""
+    return UsageError(
+        f"{out}: the run predicts {what}, which are no table; end the name with a slash for a folder of PNG files, or "
+        "with .zarr for arrays"
+    )
 
 
 def here(plan: PredictionPlan, session: Session) -> tuple[Iterator[pa.Table], Tally]:
@@ -184,6 +205,8 @@ class Prediction(NamedTuple):
 def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
     """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
     asked, work = AskedPrediction.of(request), work_of(target)
+    if what := asked.job.schema.target_name:
+        raise pictures_are_no_table(what, "predict() without a file; use fs.predict(run, source, out)")
     with claimed(target, [asked.digest, TABLES]):
         dataset, left_out = source_dataset(asked, work, session)
         plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
@@ -228,9 +251,10 @@ class AskedPrediction:
         job = load_job(run)
         schema = job.schema
         check_columns(request, schema, names_of_rows(schema, request.id))
-        check_ensemble(request.ensemble, schema.probabilities, job.config.refit)
+        check_ensemble(request.ensemble, schema.task != "regression", job.config.refit)
         if request.proba and not schema.probabilities:
-            raise UsageError("--proba: the run predicts values, which have no probabilities; remove the option")
+            what = f"{schema.target_name}, which have no columns" if schema.target_name else "values"
+            raise UsageError(f"--proba: the run predicts {what}, not probabilities; remove the option")
         if request.id and schema.image:
             raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
         return cls(request, run, job, _source_of(request, schema))
@@ -268,10 +292,21 @@ def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, pr
     """
     folder, _ = read_run(locate(run))
     target, ending = new_file(out), ending_of(str(out), format)
-    dataset, predictions = load_job(folder).open_data(), open_arrays(folder.oof, "predictions")
+    job = load_job(folder)
+    check_table(job.schema, folder)
+    dataset, predictions = job.open_data(), open_arrays(folder.oof, "predictions")
     with disk_in_words(target):
         write_tables(oof_tables(dataset, predictions, progress), target, ending)
     return len(dataset)
+
+
+def check_table(schema: Schema, run: RunFolder) -> None:
+    """Raise UsageError if the out-of-fold predictions of a run cannot be a table."""
+    if schema.target_name:
+        raise UsageError(
+            f"{run.root}: its out-of-fold predictions are {schema.target_name}, which are no table; read the array "
+            f"'prediction' in {run.oof}, which has the rows of the dataset"
+        )
 
 
 def output_of(request: PredictRequest) -> tuple[Place, str]:

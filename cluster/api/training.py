@@ -109,7 +109,7 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
         with torch.random.fork_rng(devices=[]):  # the user's program gets its random numbers back
             inputs = make_inputs(schema, config, dataset.statistics)
             tried = model_rows(x, inputs)
-            model = check_model(config.model, inputs, schema.outputs, config.model_settings, tried)
+            model = check_model(config.model, inputs, schema.output_shape, config.model_settings, tried)
             check_optimizer(config.recipe, model)
             if ":" in config.recipe.loss:
                 check_own_loss(config.recipe.loss, schema, rows_are_weighted(config, schema))

@@ -144,7 +144,7 @@ def measure_conversion(
         taken.bytes, len(dataset), made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
     )
     padded = dataset.schema.tokens is not None
-    data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes, padded)
+    data = estimate_data(sample, total, dataset.schema.row_bytes, made.row_bytes, padded)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spills = isinstance(request, ConvertTablesRequest) and request.shuffle is not None
     return (

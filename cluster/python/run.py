@@ -15,6 +15,7 @@ from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...storage.tasks import silent
 from ...training.run import GRID, load_job
+from ..api.predict import check_table
 from ..listener import Listener
 from ..runs.run import read_run
 from ..wording import python_words
@@ -136,6 +137,7 @@ class Run:
         """
         import pyarrow as pa
 
+        check_table(self._schema, self._folder)
         dataset = load_job(self._folder).open_data()
         table = pa.concat_tables(oof_tables(dataset, open_arrays(self._folder.oof, "predictions"), silent))
         return with_numbers(table.to_pandas(), self._schema, (*dataset.schema.labels, "predicted"))

@@ -199,7 +199,11 @@ def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], c
 def describe_jobs(jobs: Sequence[RunJob]) -> dict[str, str]:
     """What a run, or a grid's candidates, train, in words."""
     job, config = jobs[0], jobs[0].config
-    labels, classes, split = job.schema.labels, len(job.schema.classes), config.split
+    labels, classes, split = (
+        job.schema.labels,
+        len(job.schema.dense.classes if job.schema.dense else job.schema.classes),
+        config.split,
+    )
     target = ", ".join(labels) if len(labels) <= MOST_LABELS else f"{len(labels)} columns"
     repeats = f", repeated {split.repeats} times" if split.repeats > 1 else ""
     holdout = f", {split.holdout:.0%} of the rows held out from all" if split.holdout else ""

@@ -75,7 +75,9 @@ def _column(schema: Schema, name: str, example: dict[str, Any]) -> dict[str, Any
 
 
 def _prediction_schema(schema: Schema) -> dict[str, Any]:
-    number = {"type": "number"}
+    number: dict[str, Any] = {"type": "number"}
+    if schema.dense:
+        number = {"type": "array", "items": number, "minItems": schema.outputs, "maxItems": schema.outputs}
     names = schema.classes or schema.labels
     values = {"type": "object", "properties": dict.fromkeys(names, number), "required": [*names]}
     properties: dict[str, Any] = {"probabilities" if schema.probabilities else "prediction": values}

@@ -43,12 +43,14 @@ class Service:
     def __init__(self, run: Location, ensemble: str = "mean") -> None:
         folder, _ = read_run(locate(str(run)))
         job = load_job(folder)
-        check_ensemble(ensemble, job.schema.probabilities, job.config.refit)
+        check_ensemble(ensemble, job.schema.task != "regression", job.config.refit)
         if job.schema.windows:
             raise UsageError(
                 f"{run}: its models take windows over time series, which cannot be sent row by row; predict a file of "
                 "rows with 'foldstream predict'"
             )
+        if what := job.schema.target_name:
+            raise UsageError(f"{run}: {what} cannot be served; write them with 'foldstream predict {run} SOURCE OUT/'")
         self.schema = job.schema
         self.models = load_ensemble(job, folder, ensemble)
         self.encoder: RowEncoder | TokenEncoder | None = None
@@ -111,7 +113,8 @@ class Service:
     def _named(self, prediction: np.ndarray, id: Any) -> dict[str, Any]:
         """A prediction by the names of its classes or labels."""
         schema = self.schema
-        by_name = dict(zip(schema.classes or schema.labels, prediction.tolist(), strict=True))
+        values = [prediction.tolist()] if schema.dense else prediction.tolist()
+        by_name = dict(zip(schema.classes or schema.labels, values, strict=True))
         found: dict[str, Any] = {} if id is None else {"id": id}
         if schema.classes:
             found["label"] = schema.classes[int(prediction.argmax())]

@@ -71,8 +71,14 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         where = f" of each {', '.join(form.groups)}" if form.groups else ""
         table.add_row("windows", f"{form.length:,} rows{where} in the order of {form.time}")
         table.add_row("target", f"{form.label} of the next {form.horizon:,} rows, regression")
+    if schema.dense and schema.dense.classes:
+        names = schema.dense.classes
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        table.add_row("target", f"masks, {len(names)} classes (pixel values {', '.join(names[:20])}{more})")
     for label in schema.labels if schema.task == "regression" and not schema.windows else ():
-        table.add_row("target", f"{label}, regression")
+        of_numbers = f"vectors of {schema.outputs:,} numbers, " if schema.dense else ""
+        what = f"images {schema.target_shape}, " if schema.target_name else of_numbers
+        table.add_row("target", f"{label}, {what}regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
     if foreign := dataset.foreign:

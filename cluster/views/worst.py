@@ -68,6 +68,8 @@ def worst_rows(rows: Sequence[Mapping[str, Any]], schema: Schema, dataset: Datas
 def in_words(row: Mapping[str, Any], schema: Schema) -> dict[str, str]:
     """What is true of a row, and what was predicted."""
     truth, prediction = row["truth"], row["prediction"]
+    if schema.dense:
+        return {"truth": "", "predicted": ""}
     if schema.classes:
         chosen = max(range(len(prediction)), key=prediction.__getitem__)
         said = f"{schema.classes[chosen]} ({share(prediction[chosen])})"

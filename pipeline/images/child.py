@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ...storage.errors import FoldstreamError
-from ...storage.format import ImageForm
+from ...storage.format import ArraySpec, ImageForm
 from ...storage.machine import end_with_parent, keep_freed_memory
-from .decode import ImageError, decode_image
+from .decode import ImageError, decode_image, upright_size
 from .files import ImageFile, hash_file, read_image
 
 HASH = np.dtype(np.uint64)
@@ -59,7 +59,10 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[dict[st
     and the reason, and for each of which something is to be said."""
     form = ImageForm.from_json(request["form"])
     files = [ImageFile(*fields) for fields in request["files"]]
-    samples, hashes = shared_arrays(memory, len(files), form)
+    targets = request["targets"]
+    of_target = None if targets is None else target_spec(form, bool(targets["classes"]))
+    samples, hashes, drawn = shared_arrays(memory, len(files), form, of_target)
+    draw = target_reader(targets, form, drawn)
     with ThreadPoolExecutor(REMOTE_READS) as threads:
         number = request["first"]
         for read in read_ahead(files[number:], threads):
@@ -69,11 +72,37 @@ def decode_files(memory: mmap.mmap, request: dict[str, Any]) -> Iterator[dict[st
                 hashes[number] = hash_file(data)
                 if notes := decode_image(data, form, samples[number]):
                     yield {"notes": notes}
+                draw(number, data)
             except ImageError as error:
                 yield {"invalid": [number, str(error)]}
             except (OSError, FoldstreamError) as error:
                 yield {"invalid": [number, f"the file cannot be read ({getattr(error, 'strerror', None) or error})"]}
             number += 1
+
+
+def target_reader(
+    targets: dict[str, Any] | None, form: ImageForm, out: np.ndarray | None
+) -> Callable[[int, bytes], None]:
+    """A function that draws the target of the image of a number, whose bytes it gets, into its place in `out`."""
+    if targets is None or out is None:
+        return lambda number, image: None
+    from .targets.pixels import draw_mask, draw_target, read_mask
+
+    files = [ImageFile(*fields) for fields in targets["files"]]
+    classes, ignored = (np.array(targets[name], np.int64) for name in ("classes", "ignored"))
+
+    def draw(number: int, image: bytes) -> None:
+        what, size = "mask" if len(classes) else "target", upright_size(image)
+        try:
+            data = read_image(files[number])
+        except (OSError, FoldstreamError) as error:
+            raise ImageError(f"its {what} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        if len(classes):
+            draw_mask(read_mask(data), classes, ignored, size, form, out[number])
+        else:
+            draw_target(data, size, form, out[number])
+
+    return draw
 
 
 def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:
@@ -87,17 +116,29 @@ def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callab
     yield from ahead
 
 
-def shared_bytes(count: int, form: ImageForm) -> int:
-    """The size of the shared memory for `count` files: the head, their hashes and their samples."""
-    return HEAD.size + count * (HASH.itemsize + int(np.prod(form.sample_shape)) * np.dtype(form.dtype).itemsize)
+def target_spec(form: ImageForm, masks: bool) -> ArraySpec:
+    """The array of targets: masks or images of a form."""
+    return ArraySpec("y", "uint8", form.size) if masks else ArraySpec("y", form.dtype, form.sample_shape)
 
 
-def shared_arrays(memory: mmap.mmap, count: int, form: ImageForm) -> tuple[np.ndarray, np.ndarray]:
-    """Views of the shared memory: the samples, (count, channels, height, width), and the hashes of the files,
-    (count,) uint64."""
-    shape = (count, *form.sample_shape)
+def shared_bytes(count: int, form: ImageForm, target: ArraySpec | None) -> int:
+    """The size of the shared memory for `count` files: the head, their hashes, samples and targets."""
+    sample = ArraySpec("x", form.dtype, form.sample_shape)
+    return HEAD.size + count * (HASH.itemsize + sample.row_bytes + (target.row_bytes if target else 0))
+
+
+def shared_arrays(
+    memory: mmap.mmap, count: int, form: ImageForm, target: ArraySpec | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Views of the shared memory: the samples, (count, channels, height, width), the hashes of the files, (count,)
+    uint64, and the targets, (count, …), if there are any."""
     hashes = np.frombuffer(memory, HASH, count, HEAD.size)
-    return np.frombuffer(memory, form.dtype, int(np.prod(shape)), HEAD.size + hashes.nbytes).reshape(shape), hashes
+    at, arrays = HEAD.size + hashes.nbytes, []
+    for spec in filter(None, (ArraySpec("x", form.dtype, form.sample_shape), target)):
+        shape = (count, *spec.row_shape)
+        arrays.append(np.frombuffer(memory, spec.dtype, int(np.prod(shape)), at).reshape(shape))
+        at += arrays[-1].nbytes
+    return arrays[0], hashes, arrays[1] if target else None
 
 
 if __name__ == "__main__":

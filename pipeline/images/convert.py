@@ -36,6 +36,7 @@ from .equal import list_equal
 from .listing.list import ImageList, list_images, warnings_of
 from .size import fitting_size
 from .spec import FITTING, ImageConversionSpec, ImageRequest, skip_images, specify_images
+from .targets.find import find_targets, list_targets
 from .watchdog import start_decoder
 from .write import ImagePlan, ImageTask, list_path, write_image_shard
 
@@ -60,15 +61,16 @@ def convert_images(
     root = locate(root)
     with tempfile.TemporaryDirectory(prefix="foldstream-") as folder:
         executor.prepare(start_decoder)
-        images = list_images(request.sources, Path(folder))
+        images, targets, listing = list_sources(request, Path(folder))
         progress("list", len(images), len(images), images.describe())
-        request = replace(with_size(request, images, tell), listing=images.digest)
+        request = replace(with_size(request, images, tell), listing=listing)
         if is_converted(root, request.to_json(), overwrite):
             remove_leftovers(root)
             return open_dataset(root)
         with lock_target(root):
             stored = load_spec(root, request.to_json(), overwrite)
-            spec = specify_images(request, images)
+            found = find_targets(images, targets, request.wanted_targets, executor, progress) if targets else None
+            spec = specify_images(request, images, found)
             if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
             if not (root / WORK / RECEIPTS).names():
@@ -83,6 +85,15 @@ def convert_images(
     dataset = open_dataset(root)
     publish_done(spec, dataset, executor)
     return dataset
+
+
+def list_sources(request: ImageRequest, folder: Path) -> tuple[ImageList, ImageList | None, str]:
+    """List the images of a request, and its targets if it names any, to files in `folder`; and the digest of both."""
+    images, place = list_images(request.sources, folder), request.masks or request.targets
+    if place is None:
+        return images, None, images.digest
+    targets = list_targets(place, folder)
+    return images, targets, content_hash(images.digest.encode(), targets.digest.encode())
 
 
 def with_size(request: ImageRequest, images: ImageList, tell: Tell) -> ImageRequest:
@@ -170,17 +181,14 @@ def shard_list(spec: ImageConversionSpec, shard: int) -> bytes:
     start, stop = spec.layout.shard_range(shard)
     numbers = spec.order[start:stop]
     rows = spec.images.table.take(pa.array(numbers))
-    containers = [spec.images.containers[i] for i in rows["container"].to_pylist()]
-    paths = rows["path"].to_pylist()
-    places = [place if archive else f"{place}/{path}" for (place, archive), path in zip(containers, paths, strict=True)]
-    y = spec.y[numbers] if spec.schema.labels else np.zeros((len(numbers), 0))
+    y = spec.y[numbers] if len(spec.y) else np.zeros((len(numbers), 0))
     features = np.zeros((len(numbers), 0)) if spec.table is None else spec.table[numbers]
     table = pa.table(
         {
-            "place": places,
-            "path": paths,
-            **{name: rows[name] for name in ("offset", "length", "packed", "crc")},
+            **spec.images.files(numbers),
+            "path": rows["path"],
             "number": numbers,
+            **(spec.targets.table(numbers) if spec.targets else {}),
             **{f"y{i}": column for i, column in enumerate(y.reshape(len(numbers), -1).T)},
             **{f"{TABLE}{i}": column for i, column in enumerate(features.T)},
             **{array: values.take(pa.array(numbers)) for array, values in spec.beside.items()},

@@ -62,7 +62,7 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     if not data:
         raise ImageError("the file is empty")
     notes: Notes = {}
-    with _with_a_reason():
+    with with_a_reason():
         if is_dicom(data):
             notes = _decode_dicom(data, form, out)
         elif not (data.startswith(JPEG) and _decode_jpeg(data, form, out)):
@@ -75,7 +75,7 @@ def decode_image(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """The height and width in pixels of an image as it is looked at; its pixels are not decoded. Raises ImageError."""
-    with _with_a_reason():
+    with with_a_reason():
         if is_dicom(data):
             return size_of_dicom(data)
         with Image.open(io.BytesIO(data), formats=formats_of(data)) as image:
@@ -83,20 +83,21 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def _with_a_reason() -> Iterator[None]:
-    """Turn what is raised for a file that cannot be decoded into an ImageError."""
+def with_a_reason(before: str = "") -> Iterator[None]:
+    """Turn what is raised for a file that cannot be decoded into an ImageError, whose message has `before` before the
+    reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used
             yield
     except DepthError as error:
-        raise ImageError(str(error)) from None
+        raise ImageError(f"{before}{error}") from None
     except UnidentifiedImageError:
-        raise ImageError("the file is not an image of a supported format") from None
+        raise ImageError(f"{before}the file is not an image of a supported format") from None
     except MemoryError:
-        raise ImageError("out of memory while decoding the image") from None
+        raise ImageError(f"{before}out of memory while decoding the image") from None
     except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
-        raise ImageError(f"the image cannot be decoded ({error or type(error).__name__})") from None
+        raise ImageError(f"{before}the image cannot be decoded ({error or type(error).__name__})") from None
 
 
 def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
@@ -108,7 +109,7 @@ def _decode_jpeg(data: bytes, form: ImageForm, out: np.ndarray) -> bool:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data)
         if color not in ("YCbCr", "RGB", "Gray"):
             return False
-        _check_pixels(width, height)
+        check_pixels(width, height)
         turn = 1
         metadata = data[: _pixels_at(data)]
         if any(sign in metadata for sign in TURNING):
@@ -159,7 +160,7 @@ def _pixels_at(data: bytes) -> int:
 def _decode(image: ImageFile, data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     """Decode any image with Pillow."""
     width, height = image.size
-    _check_pixels(width, height)
+    check_pixels(width, height)
     notes: Notes = {}
     plain = has_eight_bits(image)
     rounded, deep = not plain and is_rounded(image), None if plain else read_deep(image, data, form)
@@ -198,7 +199,8 @@ def _decode_dicom(data: bytes, form: ImageForm, out: np.ndarray) -> Notes:
     return notes
 
 
-def _check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int) -> None:
+    """Raise ImageError for an image with so many pixels that it may be made to fill the memory."""
     if width * height > MOST_PIXELS:
         raise ImageError(f"the image has {width:,} x {height:,} pixels, more than the maximum of {MOST_PIXELS:,}")
 

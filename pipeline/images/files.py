@@ -2,12 +2,14 @@
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import google_crc32c
 
 from ...storage.places.locate import locate
 
+TARGET = "target_"  # before the names of the columns that say where an image's target is
 STORED, DEFLATED = 0, 8  # compression methods of zip archives
 ZIP_HEAD = struct.Struct("<4s22xHH")  # a local header: signature, lengths of the name and the extra field
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -23,6 +25,12 @@ class ImageFile:
     length: int
     packed: int = -1
     crc: int = -1
+
+
+def files_in(columns: Any, prefix: str = "") -> list[ImageFile]:
+    """The files that columns of Arrow describe, by the names of the fields after a prefix."""
+    values = (columns[f"{prefix}{field.name}"].to_pylist() for field in fields(ImageFile))
+    return [ImageFile(*of_file) for of_file in zip(*values, strict=True)]
 
 
 def hash_file(data: bytes) -> int:

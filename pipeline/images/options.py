@@ -37,6 +37,18 @@ def parse_seed(value: Any) -> Any:
     return value
 
 
+def parse_values(value: Any) -> Any:
+    """Parse `255`, `0,255` or a list as different whole numbers, in ascending order. Raises ValueError."""
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    try:
+        numbers = {int(part) for part in parts}
+    except (TypeError, ValueError):
+        raise ValueError("must be whole numbers separated by commas, e.g. 255") from None
+    return tuple(sorted(numbers))
+
+
 def parse_range(value: Any) -> Any:
     """Parse `0,4095` as two numbers. Raises ValueError."""
     if value is None:
@@ -113,6 +125,19 @@ class ImageOptions(RoleOptions):
     )
     category: Texts = Field(
         default=(), description="The same for a category whose values may be numbers, e.g. a site; repeatable."
+    )
+    masks: Location | None = Field(
+        default=None,
+        description="Folder or archive of masks, which are the targets instead of labels: each has the path of its "
+        "image, with any suffix, and its pixel values are the classes.",
+    )
+    mask_ignore: Annotated[
+        int | tuple[int, ...] | list[int] | None, BeforeValidator(parse_values), Cli(metavar="N,N")
+    ] = Field(default=None, description="Pixel values of masks that do not count, e.g. 255 for borders.")
+    targets: Location | None = Field(
+        default=None,
+        description="Folder or archive of images that are the targets, e.g. sharp ones of blurred images: each has the "
+        "path of its image, with any suffix.",
     )
     split_folders: bool = Field(
         default=False,

@@ -10,11 +10,16 @@ from PIL import Image, ImageDraw, ImageFont
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import Schema
+from ...storage.format import IGNORED, Schema
 from ...storage.places.locate import locate
 
 COLUMNS, LINES = 8, 5
 CELL, MARGIN, TEXT = 112, 8, 12  # pixels: the size of an image, its margin, the height of its label
+TINTS = (
+    *((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240)),
+    *((240, 50, 230), (210, 245, 60), (0, 128, 128), (170, 110, 40), (255, 225, 25), (128, 0, 0)),
+)
+"""Colors of classes in masks, which repeat."""
 INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (225, 225, 225)
 
 
@@ -22,7 +27,8 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
     """Draw up to 40 rows, evenly spaced over the dataset, to a PNG file. Returns the number of rows.
 
     Samples must be (height, width) or (1 or 3, height, width); dtypes other than uint8 are scaled from the dataset's
-    minimum and maximum. Raises UsageError if the rows are not images.
+    minimum and maximum. Masks are drawn over their images, and images
+    that are targets over the right half of theirs. Raises UsageError if the rows are not images.
     """
     shape = dataset.schema.sample_shape
     if not is_image_shape(shape):
@@ -40,6 +46,10 @@ def draw_preview(dataset: Dataset, target: Path) -> int:
         arrays = {name: values[place] for name, values in reader.read([block]).items()}
         left, upper = number % COLUMNS * across + MARGIN, number // COLUMNS * down + MARGIN
         image = render_sample(arrays["x"], dataset)
+        if dataset.schema.task == "segmentation":
+            image = with_mask(image, arrays["y"])
+        elif dataset.schema.target_name:
+            image = beside(image, render_sample(arrays["y"], dataset))
         spare = CELL - image.width, CELL - image.height
         sheet.paste(image, (left + spare[0] // 2, upper + spare[1] // 2))
         draw.rectangle((left - 1, upper - 1, left + CELL, upper + CELL), outline=FRAME)
@@ -71,13 +81,32 @@ def render_sample(sample: np.ndarray, dataset: Dataset) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
+def beside(image: Image.Image, target: Image.Image) -> Image.Image:
+    """The left half of an image, and the right half of its target."""
+    half = image.width // 2
+    joined = image.copy()
+    joined.paste(target.crop((half, 0, target.width, target.height)), (half, 0))
+    return joined
+
+
+def with_mask(image: Image.Image, codes: np.ndarray) -> Image.Image:
+    """An image with its mask, codes of classes (height, width), over it: a color for each class except the first one,
+    which usually is the background."""
+    covered = (codes > 0) & (codes != IGNORED)
+    colors = np.zeros((256, 3), np.uint8)
+    colors[1:IGNORED] = [TINTS[number % len(TINTS)] for number in range(IGNORED - 1)]
+    tint = Image.fromarray(colors[codes]).resize(image.size, Image.Resampling.NEAREST)
+    where = Image.fromarray(covered.astype(np.uint8) * 128).resize(image.size, Image.Resampling.NEAREST)
+    return Image.composite(tint, image, where)
+
+
 def caption(arrays: dict[str, np.ndarray], schema: Schema, row: int) -> str:
     """The caption below an image: its class, labels or regression targets; otherwise its key or row number."""
     if schema.classes:
         return schema.classes[int(arrays["y"])]
     if schema.task == "multilabel":
         return labels_in(schema, arrays["y"])
-    if schema.labels:
+    if schema.labels and not schema.dense:
         return ", ".join(f"{value:.4g}" for value in np.atleast_1d(arrays["y"]))
     key = arrays.get("key")
     if key is None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
+from ...storage.format import DenseTarget, ImageForm, Layout, Schema, SideColumn, choose_layout
 from ...storage.places.json_files import as_json
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions
@@ -29,10 +29,14 @@ from .labels.find import (
 from .listing.archives import CLASS, TEXT
 from .listing.list import ImageList
 from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
+from .targets.find import TargetRequest, Targets
 
-KEY = "path"
+KEY, MASK, TARGET = "path", "mask", "target"
 FITTING = (0, 0)  # the size of a form that the images are to decide
-LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json(), "after": None}
+LATER = {
+    **{"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json(), "after": None},
+    **{"masks": None, "mask_ignore": (), "targets": None},
+}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
@@ -46,8 +50,9 @@ class ImageRequest:
     "category". Without it, the images' folders are their classes, or what the regular expression `label_pattern` finds
     in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
     by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
-    `listing` is the digest of the list of images. `after` is the layout of the dataset that the images are appended to;
-    its schema is `like`, and must be matched exactly.
+    `masks` is where the masks are, and `mask_ignore` their pixel values that do not count; `targets` is where the
+    targets are if they are images. `listing` is the digest of the lists of images and their targets. `after` is the
+    layout of the dataset that the images are appended to; its schema is `like`, and must be matched exactly.
     """
 
     sources: tuple[str, ...]
@@ -65,10 +70,26 @@ class ImageRequest:
     label_pattern: str | None = None
     csv: CsvOptions = field(default_factory=CsvOptions)
     after: Layout | None = None
+    masks: str | None = None
+    mask_ignore: tuple[int, ...] = ()
+    targets: str | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
             raise UsageError(f"--shuffle {self.shuffle}: the seed must be between 0 and 2⁶³ - 1, or none")
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether the images have labels that are found by their names, folders or a table: no masks or images."""
+        return self.labelled and self.masks is None and self.targets is None
+
+    @property
+    def wanted_targets(self) -> TargetRequest:
+        """What the files of targets are."""
+        dense = self.like.dense if self.like else None
+        if dense is None or self.masks is None:
+            return TargetRequest(self.masks is not None, self.mask_ignore)
+        return TargetRequest(True, tuple(map(int, dense.ignored)), tuple(map(int, dense.classes)))
 
     @property
     def scored_by(self) -> tuple[str, ...]:
@@ -95,6 +116,7 @@ class ImageRequest:
                 **value,
                 "sources": tuple(value["sources"]),
                 "label": tuple(value["label"]),
+                "mask_ignore": tuple(value.get("mask_ignore", ())),
                 "roles": {role: tuple(names) for role, names in value["roles"].items()},
                 "form": ImageForm.from_json(value["form"]),
                 "csv": CsvOptions.model_validate(value.get("csv", {})),
@@ -108,7 +130,7 @@ class ImageRequest:
 class ImageConversionSpec:
     """What the conversion writes: the images at positions `order` of the list, (rows,) int64, with their labels, the
     columns that models get beside them, (images, columns) float64, and the values of their side columns, (images,), by
-    the names of their arrays.
+    the names of their arrays; and the files of their `targets` if these are masks or images.
 
     `errors` are the skipped images by their index in the list, with the reason.
     """
@@ -122,6 +144,7 @@ class ImageConversionSpec:
     errors: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, pa.Array] = field(default_factory=dict)
     table: np.ndarray | None = None
+    targets: Targets | None = None
 
     @property
     def skipped(self) -> int:
@@ -144,10 +167,12 @@ class ImageConversionSpec:
         return int(pc.sum(self.images.table["length"]).as_py())
 
 
-def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionSpec:
+def specify_images(request: ImageRequest, images: ImageList, targets: Targets | None = None) -> ImageConversionSpec:
     """Specify the dataset before it is known which images cannot be decoded. Raises SourceError for images without a
-    label, unless they are skipped, and if no image remains."""
+    label or a target, unless they are skipped, and if no image remains."""
     labels = _find_labels(request, images)
+    if targets:
+        labels = replace(labels, errors={**targets.errors, **labels.errors})
     if labels.several and request.on_error == "stop":
         more = f" (and {len(labels.several) - 1:,} more)" if len(labels.several) > 1 else ""
         raise SourceError(
@@ -166,6 +191,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     if request.like and request.after:
         _check_classes(labels, request.like, images)
     of_labels, y = encode_labels(labels, request.task, request.like)
+    if targets:
+        of_labels = _with_targets(of_labels, request, targets)
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
     roles = {role: names for role, names in request.roles.items() if role not in FEATURES}
@@ -193,9 +220,11 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
     layout = request.after and replace(request.after, rows=count, parts=())
-    layout = layout or choose_layout(count, schema.arrays()[0].row_bytes)
+    layout = layout or choose_layout(count, schema.row_bytes)
     arrays = {column.array: beside[column.name] for column in columns}
-    spec = ImageConversionSpec(layout, schema, request.to_json(), images, y, order, beside=arrays, table=table)
+    spec = ImageConversionSpec(
+        layout, schema, request.to_json(), images, y, order, beside=arrays, table=table, targets=targets
+    )
     errors |= invalid
     return skip_images(spec, errors) if errors else spec
 
@@ -249,6 +278,16 @@ def unfit(column: SideColumn, values: pa.Array) -> str:
     return ""
 
 
+def _with_targets(schema: Schema, request: ImageRequest, targets: Targets) -> Schema:
+    """A schema whose targets are masks or images."""
+    form, ignored = request.form, request.wanted_targets.ignored
+    if request.masks is None:
+        dense = DenseTarget(form.sample_shape)
+        return replace(schema, labels=(TARGET,), task="regression", y_dtype=form.dtype, dense=dense)
+    dense = DenseTarget(form.size, tuple(map(str, targets.classes)), tuple(map(str, ignored)))
+    return replace(schema, labels=(MASK,), task="segmentation", y_dtype="uint8", dense=dense)
+
+
 def _encode_features(request: ImageRequest, labels: Labels) -> tuple[Schema | None, np.ndarray | None, dict[int, str]]:
     """The schema and the values of the columns that models get, and the images with invalid ones; see
     `encode_features`."""
@@ -287,14 +326,14 @@ def _labels_of(request: ImageRequest, images: ImageList, classes: pa.Array) -> L
     features = feature_names(request.roles, request.like)
     roles = request.roles | ({"feature": features} if features else {})
     if request.labels:
-        names = request.label if request.labelled else None
+        names = request.label if request.finds_labels else None
         return label_by_file(images, request.labels, names, roles, request.csv, optional=request.scored_by)
-    named, found = request.label if request.labelled else (), Labels()
+    named, found = request.label if request.finds_labels else (), Labels()
     if named or roles:
         if images.table["beside"].null_count == len(images):
             raise _no_columns(request, features)
         found = label_by_samples(images, named, roles)
-    if named or not request.labelled:
+    if named or not request.finds_labels:
         return found
     own = _label_by_names(request, images, classes)
     return replace(own, others=found.others, errors={**found.errors, **own.errors})

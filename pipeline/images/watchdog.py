@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from multiprocessing.connection import wait
 from time import monotonic
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from ...storage.errors import WorkerError
 from ...storage.format import ImageForm
-from .child import HEAD, shared_arrays, shared_bytes
+from .child import HEAD, shared_arrays, shared_bytes, target_spec
 from .decode import Notes, add_notes
 from .files import ImageFile
 
@@ -28,21 +28,33 @@ TIMED_OUT = "decoding timed out"
 
 
 @dataclass(frozen=True)
+class TargetFiles:
+    """The targets of images: a file for each, and of masks the pixel values of the classes, in ascending order, and
+    those that do not count. Without classes they are images."""
+
+    files: Sequence[ImageFile]
+    classes: Sequence[int]
+    ignored: Sequence[int]
+
+
+@dataclass(frozen=True)
 class DecodedImages:
-    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, and the positions of
-    files that cannot be decoded, with the reason. `notes` is what is to be said of them."""
+    """The samples, (files, channels, height, width), the hashes of the files, (files,) uint64, and their targets if
+    there are any: codes of masks, (files, height, width) uint8, or images like the samples. `errors` are the positions
+    of files that cannot be decoded, with the reason, and `notes` what is to be said of the others."""
 
     samples: np.ndarray
     hashes: np.ndarray
+    targets: np.ndarray | None
     errors: dict[int, str]
     notes: Notes
 
 
 @contextmanager
 def decode_images(
-    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS
+    files: Sequence[ImageFile], form: ImageForm, seconds: float = MOST_SECONDS, targets: TargetFiles | None = None
 ) -> Iterator[DecodedImages]:
-    """Decode files. The arrays are valid until the context ends.
+    """Decode files, and their targets if they have any. The arrays are valid until the context ends.
 
     Each file has a timeout of `seconds`; a file on which the process dies twice counts as one that cannot be decoded.
     """
@@ -51,7 +63,7 @@ def decode_images(
     except IndexError:
         decoder = ImageDecoder()
     try:
-        yield decoder.decode(files, form, seconds)
+        yield decoder.decode(files, form, seconds, targets)
     finally:
         _idle.append(decoder)
 
@@ -78,19 +90,27 @@ class ImageDecoder:
         os.ftruncate(self._descriptor, size)
         return mmap.mmap(self._descriptor, size)
 
-    def decode(self, files: Sequence[ImageFile], form: ImageForm, seconds: float) -> DecodedImages:
+    def decode(
+        self, files: Sequence[ImageFile], form: ImageForm, seconds: float, targets: TargetFiles | None = None
+    ) -> DecodedImages:
         """See `decode_images`."""
         if self._environment != os.environ:
             self.close()  # credentials for a store may have been set since it started
-        size = shared_bytes(len(files), form)
+        of_target = None if targets is None else target_spec(form, bool(targets.classes))
+        size = shared_bytes(len(files), form, of_target)
         if size > len(self._memory):
             self._memory = self._mapped(size)
         errors, notes = dict[int, str](), Notes()
         died_at, first = -1, 0
-        places = [(file.place, file.offset, file.length, file.packed, file.crc) for file in files]
+        places = [astuple(file) for file in files]
+        of_targets = targets and {
+            "files": [astuple(file) for file in targets.files],
+            "classes": targets.classes,
+            "ignored": targets.ignored,
+        }
         while first < len(files):
             HEAD.pack_into(self._memory, 0, -1)
-            request = {"form": asdict(form), "files": places, "first": first}
+            request = {"form": asdict(form), "files": places, "targets": of_targets, "first": first}
             started = self._process is None
             end = self._ask(json.dumps(request).encode() + b"\n", errors, notes, seconds)
             if end is None:
@@ -108,7 +128,7 @@ class ImageDecoder:
                 first += 1
             else:
                 died_at = first  # it may have run out of memory for a moment: try once more
-        return DecodedImages(*shared_arrays(self._memory, len(files), form), errors, notes)
+        return DecodedImages(*shared_arrays(self._memory, len(files), form, of_target), errors, notes)
 
     def _ask(self, request: bytes, errors: dict[int, str], notes: Notes, seconds: float) -> str | None:
         """Send a request. Returns why the process ended, or None if it has tried all files."""

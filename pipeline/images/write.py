@@ -9,14 +9,14 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from ...storage.format import TABLE, WORK, Layout, Schema
+from ...storage.format import TABLE, WORK, DenseTarget, Layout, Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ..target.beside import encode_beside, encode_texts
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard, pack
-from .files import ImageFile
-from .watchdog import decode_images
+from .files import TARGET, files_in
+from .watchdog import TargetFiles, decode_images
 
 LISTS = "lists"
 
@@ -57,12 +57,12 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     schema = plan.schema
     assert schema.image
     table = pa.ipc.open_file(list_path(root, task.shard).read_bytes()).read_all()
-    columns = (table[name].to_pylist() for name in ("place", "offset", "length", "packed", "crc"))
-    files = [ImageFile(*fields) for fields in zip(*columns, strict=True)]
+    files = files_in(table)
+    targets = TargetFiles(files_in(table, TARGET), *_values_of(schema.dense)) if schema.dense else None
     start, stop = plan.layout.shard_range(task.shard)
     key = encode_texts("path", table["path"].combine_chunks(), schema.key_width or 1)
     arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop) + plan.first_row, "key": key}
-    if schema.labels:
+    if schema.labels and not targets:
         y = _stacked(table, "y", len(schema.labels))
         arrays["y"] = y if len(schema.labels) > 1 else y[:, 0]
     if schema.table:
@@ -70,13 +70,20 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     for column in schema.beside:
         arrays[column.array] = encode_beside(column, table[column.array].combine_chunks())
     missing = np.zeros(schema.sample_shape[0], np.int64)
-    with decode_images(files, schema.image) as decoded:
+    with decode_images(files, schema.image, targets=targets) as decoded:
         if decoded.errors:
             numbers = table["number"].to_pylist()
             return [(numbers[at], reason) for at, reason in decoded.errors.items()]
+        if decoded.targets is not None:
+            arrays["y"] = decoded.targets
         notes = {"notes": decoded.notes, "hashes": pack(decoded.hashes)}
         finish_shard(root, plan, task.shard, {"x": decoded.samples, **arrays}, missing, list=task.digest, **notes)
     return None
+
+
+def _values_of(target: DenseTarget) -> tuple[list[int], list[int]]:
+    """The pixel values of the classes of masks, none for images, and those that do not count."""
+    return [*map(int, target.classes)], [*map(int, target.ignored)]
 
 
 def _stacked(table: pa.Table, name: str, count: int) -> np.ndarray:

@@ -42,12 +42,21 @@ def probabilities(schema: Schema, prediction: np.ndarray, missing: np.ndarray | 
     return {name: pa.array(values, mask=missing) for name, values in zip(names, prediction.T, strict=True)}
 
 
+def vectors(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
+    """Vectors, (rows, n), as a column of lists, which a CSV file has as n columns."""
+    flat = pa.array(np.ascontiguousarray(values).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=None if missing is None else pa.array(missing))
+
+
 def predicted_columns(schema: Schema, prediction: np.ndarray, every: bool) -> dict[str, Any]:
     """The columns of predictions of new rows: for classification the most probable class, for images with its
     probability; for multi-label data the probability of each label; for regression the values.
 
     With `every` probability, a class is followed by `probability_CLASS` for each class instead.
     """
+    if schema.dense:
+        (label,) = schema.labels
+        return {label: vectors(prediction)}
     if not schema.classes:
         return {label: pa.array(values) for label, values in zip(schema.labels, prediction.T, strict=True)}
     columns = {schema.labels[0]: predicted_classes(schema, prediction)}

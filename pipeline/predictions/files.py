@@ -27,11 +27,12 @@ class CsvWriter:
     def __init__(self, file: Any, schema: pa.Schema, header: bool = True) -> None:
         self._file = file
         if header:
-            self._write([quoted(pa.array([name])) for name in schema.names])
+            names = (name for field in schema for name in names_of(field))
+            self._write([quoted(pa.array([name])) for name in names])
 
     def write_table(self, table: pa.Table) -> None:
         """Append the rows of a table."""
-        self._write([fields_of(column.combine_chunks()) for column in table.columns])
+        self._write([fields_of(part) for column in table.columns for part in parts_of(column.combine_chunks())])
 
     def close(self) -> None:
         """Complete the file."""
@@ -176,6 +177,20 @@ def joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def names_of(field: pa.Field) -> list[str]:
+    """The headings of a column: those of the numbers of a vector are `NAME_0`, `NAME_1`, …"""
+    if pa.types.is_fixed_size_list(field.type):
+        return [f"{field.name}_{number}" for number in range(field.type.list_size)]
+    return [field.name]
+
+
+def parts_of(column: pa.Array) -> list[pa.Array]:
+    """A column, or those of the numbers of vectors."""
+    if pa.types.is_fixed_size_list(column.type):
+        return [pc.list_element(column, number) for number in range(column.type.list_size)]
+    return [column]
 
 
 def fields_of(column: pa.Array) -> pa.Array:

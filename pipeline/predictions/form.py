@@ -49,9 +49,10 @@ class PredictedForm:
 
     def _row_names(self, arrays: dict[str, np.ndarray]) -> pa.Array:
         """The user's keys, or the rows' numbers in the source from 1."""
-        return pa.array(keys_of(arrays["key"]) if "key" in arrays else self._numbers(arrays))
+        return pa.array(keys_of(arrays["key"]) if "key" in arrays else self.numbers(arrays))
 
-    def _numbers(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    def numbers(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """The rows' numbers in the source from 1, (rows,) int64."""
         return self.dataset.source_rows(arrays["id"]) + 1
 
     @cached_property
@@ -64,5 +65,5 @@ class PredictedForm:
     def arrays(self, arrays: dict[str, np.ndarray], predictions: np.ndarray) -> dict[str, np.ndarray]:
         """Rows as the arrays of `specs`."""
         prediction, rows = self.specs
-        named = self._numbers(arrays) if rows.name == ROW else arrays[rows.name]
+        named = self.numbers(arrays) if rows.name == ROW else arrays[rows.name]
         return {prediction.name: predictions, rows.name: named}

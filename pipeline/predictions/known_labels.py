@@ -1,6 +1,6 @@
 """Scores of predictions of new rows, as far as their source has labels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -49,7 +49,9 @@ class RowsWithLabels(NamedTuple):
 
     def scale(self) -> LabelScale:
         """The scale of these rows."""
-        return LabelScale(tuple(np.atleast_1d(self.y.mean(axis=0)).tolist()), float(self.weights.mean()) or 1.0)
+        channels = (0, 2, 3) if self.y.ndim == 4 else 0
+        center = np.zeros(0) if self.y.ndim == 3 else np.atleast_1d(self.y.mean(axis=channels))  # masks have no mean
+        return LabelScale(tuple(center.tolist()), float(self.weights.mean()) or 1.0)
 
 
 @dataclass
@@ -97,7 +99,10 @@ def rows_with_labels(of_run: Schema, source: Schema, arrays: Arrays) -> RowsWith
     if labels is None or weights is None:
         return None
     known = np.isfinite(labels).all(axis=1) & np.isfinite(weights)
-    y = labels[known] if len(of_run.labels) > 1 else labels[known, 0]
+    if of_run.dense:
+        y = labels[known].reshape(-1, *of_run.dense.shape)
+    else:
+        y = labels[known] if len(of_run.labels) > 1 else labels[known, 0]
     return RowsWithLabels(known, y, weights[known])
 
 
@@ -112,7 +117,12 @@ def _weights(of_run: Schema, source: Schema, arrays: Arrays) -> np.ndarray | Non
 def known_labels(of_run: Schema, source: Schema, arrays: Arrays) -> np.ndarray | None:
     """The labels of rows of a source as the run's models predict them: codes of classes, 0 or 1, or values, (rows,
     labels) float64, with NaN for missing and unknown ones. None if the source lacks one of the columns."""
-    texts = [texts_of(name, source, arrays) for name in of_run.labels]
+    names: Sequence[str] = of_run.labels
+    if of_run.dense:
+        if source.labels == of_run.labels and source.dense == of_run.dense:
+            return arrays["y"].reshape(len(arrays["y"]), -1)
+        names = [f"{of_run.labels[0]}_{number}" for number in range(of_run.outputs)]
+    texts = [texts_of(name, source, arrays) for name in names]
     there = [one for one in texts if one is not None]
     if not there or len(there) < len(texts):
         return None
@@ -121,7 +131,7 @@ def known_labels(of_run: Schema, source: Schema, arrays: Arrays) -> np.ndarray |
 
 def texts_of(name: str, source: Schema, arrays: Arrays) -> pa.Array | None:
     """The values of a label or a side column of a source as text, or None if it has no such column."""
-    if name in source.labels:
+    if name in source.labels and not source.dense:
         stored = arrays["y"].reshape(len(arrays["y"]), -1)[:, source.labels.index(name)]
         if source.classes:
             return pa.array(source.classes).take(pa.array(stored.astype(np.int64)))

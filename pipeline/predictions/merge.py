@@ -14,7 +14,7 @@ from ...storage.blocks.writer import WrittenShard, blocks_of, commit, create_arr
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, ModelRows, among, open_plan
-from ...storage.format import MANIFEST, ArraySpec, Manifest, Schema, keys_of
+from ...storage.format import IGNORED, MANIFEST, ArraySpec, Manifest, Schema, keys_of
 from ...storage.metrics.scoring import Scoring, log_losses, own_probabilities
 from ...storage.parts import read_part
 from ...storage.places.locate import locate
@@ -82,7 +82,8 @@ def merge_predictions(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Merge the parts of some models, each of which predicted its held-out rows of a plan, into arrays at `root`:
-    `prediction` (N, outputs), the mean over the models of a row, and `count` (N,) uint8, their number.
+    `prediction` (N, outputs), the mean over the models of a row, and `count` (N,) uint8, their number; of masks the
+    class that most models predict, (N, height, width) uint8.
 
     Returns the report: rows, scores with intervals, those of each model, confusion and calibration, the worst rows.
     Raises RunError unless each model has predicted each of its rows once, and no others. An existing result is opened.
@@ -120,9 +121,12 @@ def in_order(results: Iterator[tuple[int, MergedShard]]) -> Iterator[MergedShard
 
 def prediction_arrays(schema: Schema) -> tuple[ArraySpec, ...]:
     """The arrays of merged predictions, probabilities in float32 or values in float64: rows that no model predicted
-    have NaN and a count of 0."""
-    dtype = "float32" if schema.probabilities else "float64"
-    return ArraySpec("prediction", dtype, (schema.outputs,)), ArraySpec("count", "uint8")
+    have NaN and a count of 0. Masks are codes of classes, IGNORED where there is no prediction; images float32."""
+    count = ArraySpec("count", "uint8")
+    if schema.task == "segmentation":
+        return ArraySpec("prediction", "uint8", schema.target_shape), count
+    rounded = schema.probabilities or schema.target_name
+    return ArraySpec("prediction", "float32" if rounded else "float64", schema.output_shape), count
 
 
 def merge_shard(task: MergeTask) -> MergedShard:
@@ -133,23 +137,78 @@ def merge_shard(task: MergeTask) -> MergedShard:
     blocks = layout.blocks_of(task.shard)
     codes = BlockReader(plan, [spec.name for spec in plan.manifest.arrays]).read(blocks)
     truth = BlockReader(dataset, [spec.name for spec in dataset.manifest.arrays if spec.name != "x"]).read(blocks)
-    total, count = np.zeros((stop - start, schema.outputs)), np.zeros(stop - start, np.uint8)
+    shape = specs[0].row_shape
+    votes = schema.task == "segmentation"
+    mean: MeanOfModels | MajorityOfModels = (MajorityOfModels if votes else MeanOfModels)(stop - start, specs[0])
     totals = []
     for folder, model in zip(task.parts, task.models, strict=True):
         expected = np.flatnonzero(among(codes[model.array], model.held_out))
-        rows, values = read_part(locate(folder), task.shard) or (np.empty(0, np.int64), np.empty((0, schema.outputs)))
+        rows, values = read_part(locate(folder), task.shard) or (
+            np.empty(0, np.int64),
+            np.empty((0, *shape), specs[0].dtype),
+        )
         check_coverage(expected, rows - start, folder)
-        total[rows - start] += values
-        count[rows - start] += 1
+        mean.add(rows - start, values)
         own = {name: column[rows - start] for name, column in truth.items()}
         totals.append(ScoreTotals.of(task.scoring, values, own["y"], rows, own.get(schema.weights or "")))
-    covered = np.flatnonzero(count)
-    prediction = np.full(total.shape, np.nan, specs[0].dtype)
-    prediction[covered] = total[covered] / count[covered, None]
-    written = write_shard(locate(task.root), layout, specs, task.shard, {"prediction": prediction, "count": count})
+    covered, prediction = np.flatnonzero(mean.count), mean.result()
+    merged_arrays = {"prediction": prediction, "count": mean.count}
+    written = write_shard(locate(task.root), layout, specs, task.shard, merged_arrays)
     covering = {name: column[covered] for name, column in truth.items()}
     merged = MergedScores.of(task.scoring, prediction[covered], covering, start + covered, dataset.statistics.weight)
     return MergedShard(written, evaluate_rows(schema, prediction[covered], covering, start + covered, merged, totals))
+
+
+class MeanOfModels:
+    """The mean of what models predict of rows, in float64."""
+
+    def __init__(self, rows: int, spec: ArraySpec) -> None:
+        self.total, self.count, self.dtype = np.zeros((rows, *spec.row_shape)), np.zeros(rows, np.uint8), spec.dtype
+
+    def add(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Add a model's predictions of rows, given by their places, (n,) int64."""
+        self.total[rows] += values
+        self.count[rows] += 1
+
+    def result(self) -> np.ndarray:
+        """The mean of each row, NaN without predictions."""
+        prediction, covered = np.full(self.total.shape, np.nan, self.dtype), np.flatnonzero(self.count)
+        counts = self.count[covered].reshape(-1, *[1] * (self.total.ndim - 1))
+        prediction[covered] = self.total[covered] / counts
+        return prediction
+
+
+class MajorityOfModels:
+    """The class that most models predict of each pixel, the first of those that are predicted equally often."""
+
+    def __init__(self, rows: int, spec: ArraySpec) -> None:
+        self.layers: list[np.ndarray] = []
+        """The first prediction of each row, the second one, …, IGNORED where there is none."""
+        self.count, self.spec = np.zeros(rows, np.uint8), spec
+
+    def add(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Add a model's predictions of rows, given by their places, (n,) int64."""
+        for layer in np.unique(self.count[rows]).tolist():
+            if layer == len(self.layers):
+                self.layers.append(np.full((len(self.count), *self.spec.row_shape), IGNORED, self.spec.dtype))
+            chosen = self.count[rows] == layer
+            self.layers[layer][rows[chosen]] = values[chosen]
+        self.count[rows] += 1
+
+    def result(self) -> np.ndarray:
+        """The class of each pixel, IGNORED without predictions."""
+        if len(self.layers) <= 1:
+            return self.layers[0] if self.layers else self._none()
+        codes = {int(code) for layer in self.layers for code in np.unique(layer)} - {IGNORED}
+        most, best = np.zeros(self.layers[0].shape, np.uint8), self._none()
+        for code in sorted(codes):
+            votes = np.sum([layer == code for layer in self.layers], axis=0, dtype=np.uint8)
+            best[votes > most] = code
+            np.maximum(most, votes, out=most)
+        return best
+
+    def _none(self) -> np.ndarray:
+        return np.full((len(self.count), *self.spec.row_shape), IGNORED, self.spec.dtype)
 
 
 def evaluate_rows(
@@ -161,20 +220,24 @@ def evaluate_rows(
     models: list[ScoreTotals],
 ) -> Evaluation:
     """Evaluate `rows` (rows,), given by their indices, with their merged `prediction` (rows, outputs) and their arrays
-    `truth` in the dataset."""
+    `truth` in the dataset. The loss of a mask is the share of its pixels that are wrong."""
     y = truth["y"]
-    if schema.probabilities:
+    if schema.task == "segmentation":
+        known = (y != IGNORED).reshape(len(y), -1)
+        wrong = (prediction != y).reshape(len(y), -1) & known
+        losses = wrong.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    elif schema.probabilities:
         losses = log_losses(own_probabilities(schema, prediction, y))
         losses = losses if losses.ndim == 1 else losses.mean(axis=1)
     else:
-        losses = np.square(prediction - y.reshape(prediction.shape)).sum(axis=1)
+        losses = np.square(prediction - y.reshape(prediction.shape)).reshape(len(y), -1).sum(axis=1)
     worst = [
         WorstRow(
             float(losses[i]),
             int(rows[i]),
             row_name(truth, i),
-            tuple(np.atleast_1d(y[i]).astype(float).tolist()),
-            tuple(prediction[i].tolist()),
+            () if schema.dense else tuple(np.atleast_1d(y[i]).astype(float).tolist()),
+            () if schema.dense else tuple(prediction[i].tolist()),
         )
         for i in np.argsort(-losses, kind="stable")[:WORST]
     ]

@@ -10,7 +10,7 @@ from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, StoredArrays
 from ...storage.format import Schema, keys_of
 from ...storage.tasks import Progress
-from .columns import name_of_rows, predicted_classes, probabilities, side_values
+from .columns import name_of_rows, predicted_classes, probabilities, side_values, vectors
 
 
 def oof_tables(dataset: Dataset, predictions: StoredArrays, progress: Progress) -> Iterator[pa.Table]:
@@ -35,6 +35,10 @@ def table_of(schema: Schema, truth: dict[str, np.ndarray], merged: dict[str, np.
     if schema.classes:
         columns[schema.labels[0]] = np.array(schema.classes)[truth["y"].astype(int)]
         columns |= {"models": count, "predicted": predicted_classes(schema, prediction, missing)}
+    elif schema.dense:
+        (label,) = schema.labels
+        columns |= {label: vectors(truth["y"]), "models": count, f"predicted_{label}": vectors(prediction, missing)}
+        return pa.table(columns)
     else:
         truths = truth["y"].reshape(len(count), -1)
         columns |= {label: truths[:, i] for i, label in enumerate(schema.labels)}

@@ -257,7 +257,8 @@ class ClassTotals:
 
 @dataclass(frozen=True, order=True)
 class WorstRow:
-    """A row with a large loss or squared error. `name` is the user's key, or the row's position in the source."""
+    """A row with a large loss or squared error. `name` is the user's key, or the row's position in the source. `truth`
+    and `prediction` are empty for vectors and masks."""
 
     loss: float
     row: int

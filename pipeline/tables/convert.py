@@ -133,7 +133,7 @@ def _all_errors(request: ConvertRequest, root: Place, cut: CutSources, executor:
             request.reading(root),
         )
         [found] = _run(executor, find_errors, [task], "", "", silent)
-        found = [one for one in found if not is_unlabelled(one, request.needed_labels)]
+        found = [one for one in found if not is_unlabelled(one, request.needed_labels({*columns.texts}))]
         if (error.line, error.column) not in [(one.line, one.column) for one in found]:
             found = sorted([*found, error], key=lambda one: one.line)
         first, *others = found[:MOST_ERRORS]
@@ -204,7 +204,7 @@ def specify_by_sample(
     except UsageError:  # it may apply to the sample only
         return None
     except RowError as error:
-        if is_unlabelled(error, request.needed_labels):
+        if is_unlabelled(error, request.needed_labels({*columns.texts})):
             return None
         raise
     # A text may have a value of its own in each row of the sample, and yet few values.
@@ -219,7 +219,7 @@ def specify_by_scan(
     """A spec from a scan of all rows."""
     tables, pieces, columns = cut
     folder = root / WORK / SKIPPED
-    skips = request.on_error == "skip" or request.needed_labels
+    skips = request.on_error == "skip" or request.needed_labels({*columns.texts})
     plan = _scan_plan(request, root, tables, columns)  # kept, so that this process does not read it
     stored = store_plan(root, plan)
     tasks = [
@@ -244,7 +244,9 @@ def specify_by_scan(
 def _scan_plan(request: ConvertRequest, root: Place, tables: Sequence[SourceTable], columns: Columns) -> ScanPlan:
     required, skips, tokens = request.missing == "error", request.on_error == "skip", request.reading(root)
     length = request.like.sample_shape[0] if request.like and tokens else request.length
-    return ScanPlan(tables, columns, required, skips, request.needed_labels, tokens, length)
+    labels, own = request.needed_labels({*columns.texts}), request.labels_in({*columns.texts})
+    vector = () if own == request.labels else own
+    return ScanPlan(tables, columns, required, skips, labels, vector, tokens, length)
 
 
 def shown(progress: Progress, executor: Executor, root: Place) -> Progress:

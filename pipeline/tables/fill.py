@@ -16,7 +16,7 @@ from ...storage.sequences import LENGTH
 from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch, is_unlabelled
 from ..sequences.tokenizer import TokenReading
 from ..target.beside import DAY, date_seconds, encode_beside
-from ..target.labels import class_codes, truths
+from ..target.labels import class_codes, label_columns, truths
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard
 from .constants import unknown_error
@@ -68,7 +68,7 @@ class ShardPlan:
             spec.request["missing"] == "error",
             spec.request["like"] is not None,
             spec.request["unknown"] == "code",
-            ConvertRequest.from_json(spec.request).needed_labels,
+            ConvertRequest.from_json(spec.request).needed_labels({*spec.columns.texts}),
             spec.first_row,
             ConvertRequest.from_json(spec.request).reading(root),
         )
@@ -236,8 +236,9 @@ class ShardFiller:
             (label,) = schema.labels
             self.arrays["y"][rows] = self._codes(reader, batch, label, texts[label], self.classes)
         elif schema.labels:
-            of_labels = [self._targets(name, texts[name]) for name in schema.labels]
-            self.arrays["y"][rows] = np.stack(of_labels, axis=1) if len(of_labels) > 1 else of_labels[0]
+            names = label_columns(schema.labels[0], texts) if schema.dense else schema.labels
+            of_labels = [self._targets(name, texts[name]) for name in names]
+            self.arrays["y"][rows] = np.stack(of_labels, axis=1) if schema.target_shape else of_labels[0]
         try:
             for column in schema.named:
                 self.arrays[column.array][rows] = encode_beside(column, texts[column.name])

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import accumulate, islice
@@ -19,13 +19,14 @@ from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch, is_unlabe
 from ..sequences.form import TokenFindings
 from ..sequences.tokenizer import TokenReading
 from ..target.beside import date_seconds, finest, unit_of
-from ..target.labels import TextFindings
+from ..target.labels import DISTINCT_LIMIT, TextFindings
 from ..target.plan import StoredPlan
 from .constants import unknown_texts
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
 TOKEN_ROWS = 1 << 11  # of texts that are tokenized at once
+VECTOR_LIMIT = 4  # distinct values of a number of a vector that are tracked: enough to tell zeros and ones
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,16 @@ class Findings:
 @dataclass(frozen=True)
 class ScanPlan:
     """What all tasks of a scan need: the tables, and the columns to read. With `required`, no number may be missing.
-    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`. `tokens` are
-    read from a column, of which at most `length` are kept of a row."""
+    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`. Those in
+    `vector` are the numbers of a vector, whose distinct values would fill the memory. `tokens` are read from a column,
+    of which at most `length` are kept of a row."""
 
     tables: Sequence[SourceTable]
     columns: Columns
     required: bool
     skip: bool
     labels: Sequence[str]
+    vector: Sequence[str] = ()
     tokens: TokenReading | None = None
     length: int | None = None
 
@@ -132,7 +135,7 @@ def scan_piece(task: ScanTask) -> Findings:
             skipped += [rows + row for row in batch.invalid_rows()]
         rows += batch.rows + len(batch.errors)
         if batch.rows:
-            found.append(_findings(scratch[: batch.rows], batch, columns))
+            found.append(_findings(scratch[: batch.rows], batch, columns, {*plan.vector}))
             if tokens:
                 found[-1] = replace(found[-1], lengths=TokenFindings.of(batch.tokens, plan.length))
     if errors:
@@ -184,7 +187,7 @@ def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Sche
         yield from (error for _, error in islice(found, task.most))
 
 
-def _findings(x: np.ndarray, batch: RowBatch, columns: Columns) -> Findings:
+def _findings(x: np.ndarray, batch: RowBatch, columns: Columns, vector: Container[str]) -> Findings:
     count = len(columns.features)
     found: dict[str, TextFindings] = {}
     missing = np.bincount(batch.missing[:, 1], minlength=count)
@@ -198,7 +201,7 @@ def _findings(x: np.ndarray, batch: RowBatch, columns: Columns) -> Findings:
             if name not in columns.dates:
                 values = values.fill_null("")  # a missing category is a category
         if name not in columns.dates:
-            found[name] = TextFindings.of(values)
+            found[name] = TextFindings.of(values, VECTOR_LIMIT if name in vector else DISTINCT_LIMIT)
             continue
         units[name] = unit_of(values)
         if place is not None:

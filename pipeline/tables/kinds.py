@@ -25,6 +25,7 @@ from ..csv.dates import (
 )
 from ..csv.dialect import Dialect, is_number
 from ..target.beside import UNITS
+from ..target.labels import label_columns
 from .readers import SourceTable
 
 Sample = Mapping[str, Sequence[str]]
@@ -88,7 +89,8 @@ def choose_kinds(
         of_features = Kinds([*like.categories], [*like.dates], formats)
     else:
         of_features = _find_kinds(request, table, features, sample)
-    quantities = [*request.labels, *(name for role in QUANTITIES for name in request.roles.get(role, ()))]
+    labels = [name for label in request.labels for name in label_columns(label, {*table.columns})]
+    quantities = [*labels, *(name for role in QUANTITIES for name in request.roles.get(role, ()))]
     amounts = dict.fromkeys({*own} & {*request.numbers}, AMOUNT)
     formats = {**_find_local(table, quantities, sample), **of_features.formats, **amounts, **found.formats}
     dates = [*of_features.dates, *found.dates]

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import WORK, Layout, Schema, Source, choose_layout
+from ...storage.format import WORK, DenseTarget, Layout, Schema, Source, choose_layout
 from ...storage.options import as_texts
 from ...storage.places.json_files import as_json
 from ...storage.places.place import Place
@@ -24,7 +24,7 @@ from ..csv.row_batch import Columns, Piece, Rounding
 from ..sequences.form import TokenFindings
 from ..sequences.tokenizer import TokenReading
 from ..target.beside import DAY, roles_of, side_columns, widened
-from ..target.labels import DISTINCT_LIMIT, choose_labels
+from ..target.labels import DISTINCT_LIMIT, TextFindings, choose_labels, choose_vector, label_columns
 from .findings import Findings
 from .kinds import Sample, choose_kinds
 from .options import FLOATS, INTEGERS, TableOptions
@@ -141,11 +141,19 @@ class ConvertRequest:
         """The same request for rows in the order of a file with this hash."""
         return replace(self, order=order)
 
-    @property
-    def needed_labels(self) -> tuple[str, ...]:
-        """The labels without which a row is left out. If all rows have to match another dataset, or no value may be
-        missing, it is invalid instead."""
-        return self.labels if (self.after or self.like is None) and self.missing == "keep" else ()
+    def needed_labels(self, columns: Container[str]) -> tuple[str, ...]:
+        """The columns of labels without which a row is left out. If all rows have to match another dataset, or no value
+        may be missing, it is invalid instead."""
+        return self.labels_in(columns) if (self.after or self.like is None) and self.missing == "keep" else ()
+
+    def labels_in(self, columns: Container[str]) -> tuple[str, ...]:
+        """The columns of the labels among all columns: of a vector those of its numbers. Raises UsageError for a vector
+        among several labels."""
+        found = {label: label_columns(label, columns) for label in self.labels}
+        vectors = [label for label, own in found.items() if own not in ((), (label,))]
+        if vectors and len(self.labels) > 1:
+            raise UsageError(f"--label {vectors[0]}: a vector must be the only label; remove the others")
+        return tuple(column for own in found.values() for column in own)
 
     @property
     def sequences(self) -> tuple[str, ...]:
@@ -286,7 +294,9 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     """
     header, path = tables[0].columns, tables[0].path
     like = request.like
-    named = [*((name, "--label") for name in request.labels), (request.id, "--id")]
+    labels = request.labels_in({*header})
+    without_column = [name for name in request.labels if not label_columns(name, {*header})]
+    named = [*((name, "--label") for name in without_column), (request.id, "--id")]
     named += [(name, "--ignore") for name in request.ignore]
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     named += [(name, "--number") for name in request.numbers]
@@ -297,12 +307,12 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
         if name and name not in header and not (option == "--ignore" and name in parts):
             raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
     key, beside = key_of(request, tables), columns_beside(request, tables)
-    if other := [name for name in request.features if name in (*request.labels, key, *request.ignore)]:
+    if other := [name for name in request.features if name in (*labels, key, *request.ignore)]:
         raise UsageError(
             f"--feature {other[0]}: the column is also a label, the id or ignored; give it only one of these"
         )
     ignored = {part for name in request.ignore for part in parts.get(name, (name,))}
-    aside = {*request.labels, key, *ignored, *beside, *index_columns(request, tables)}
+    aside = {*labels, key, *ignored, *beside, *index_columns(request, tables)}
     features = like.features if like else tuple(name for name in header if name not in aside)
     if request.tokens and request.tokens in aside:
         raise UsageError(f"--tokens {request.tokens}: the column is also a label, the id or one with a role")
@@ -313,7 +323,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
         there = {*table.columns}
         missing = [name for name in features if name not in there]
         extra = [name for name in table.columns if name not in expected and not like and request.columns != "first"]
-        unlabelled = [name for name in (*request.labels, key, *beside) if name and name not in there]
+        unlabelled = [name for name in (*labels, key, *beside) if name and name not in there]
         if missing or extra or unlabelled:
             differences = _differences([*missing, *unlabelled], extra, table.columns)
             remedy = "" if like else "; to read such files together, use --columns union or --columns first"
@@ -323,7 +333,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             f"{path} has no feature columns besides the labels, the id, ignored columns and columns with a role; check "
             "--label, --id, --ignore, --group and the other role options"
         )
-    own = tuple(name for name in (*request.labels, key) if name)
+    own = tuple(name for name in (*labels, key) if name)
     of_features = () if request.sequences else features
     kinds = choose_kinds(request, tables[0], of_features, beside, own, sample)
     texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates, *request.sequences)))
@@ -381,7 +391,8 @@ def columns_beside(request: ConvertRequest, tables: Sequence[SourceTable]) -> tu
     features = {*request.features, *(request.like.features if request.like else ())}
     named = (name for names in request.roles.values() for name in names if name not in features)
     likes = [column.name for column in (request.like.beside if request.like else ())]
-    likes += request.like.labels if request.like and not request.labels else ()
+    if request.like and not request.labels:
+        likes += [name for label in request.like.labels for name in label_columns(label, {*tables[0].columns})]
     taken = {*request.labels, request.id}
     everywhere = (name for name in likes if name not in taken and all(name in table.columns for table in tables))
     return tuple(dict.fromkeys((*named, *everywhere)))
@@ -430,7 +441,7 @@ def specify_conversion(
             numbered.append(DatasetPiece(table, piece, first, rows, len(findings[position].skipped) if findings else 0))
             first += rows
     layout = request.after and replace(request.after, rows=first, parts=())
-    layout = layout or choose_layout(first, schema.arrays()[0].row_bytes, padded=schema.tokens is not None)
+    layout = layout or choose_layout(first, schema.row_bytes, padded=schema.tokens is not None)
     sampled = findings is None
     return ConversionSpec(
         layout,
@@ -502,7 +513,8 @@ def choose_schema(
             "product is that number"
         )
     key = request.id or (like.key if like and like.key in columns.texts else None)
-    aside = {*request.labels, key, *features}
+    labels = request.labels_in({*columns.texts})
+    aside = {*labels, key, *features}
     schema = Schema(
         features,
         shape,
@@ -519,12 +531,8 @@ def choose_schema(
     if key:
         names = found.texts[key]
         schema = replace(schema, key_width=None if names.kind == "integer" else max(1, names.width))
-    labels = request.labels
-    if labels and like and like.labels == labels:
-        schema = replace(schema, labels=labels, task=like.task, y_dtype=like.y_dtype, classes=like.classes)
-    elif labels:
-        task, y_dtype, classes = choose_labels(request.task, {name: found.texts[name] for name in labels})
-        schema = replace(schema, labels=labels, task=task, y_dtype=y_dtype, classes=classes)
+    if labels:
+        schema = with_labels(schema, request, {name: found.texts[name] for name in labels})
     if tokens:
         return replace(schema, x_dtype=like.x_dtype if like else np.min_scalar_type(found.lengths.largest).name)
     return replace(schema, x_dtype=choose_dtype(request.dtype, schema, found))
@@ -537,6 +545,27 @@ def choose_tokens(request: ConvertRequest, found: TokenFindings) -> TokenForm | 
     if request.tokens is None:
         return None
     return found.form(request.tokens, request.tokenizer, request.code, request.length)
+
+
+def with_labels(schema: Schema, request: ConvertRequest, found: Mapping[str, TextFindings]) -> Schema:
+    """A schema with the task and the labels, whose columns have these findings. Raises UsageError."""
+    like, columns = request.like, tuple(found)
+    is_vector = columns != request.labels
+    if like and like.labels == (request.labels if like.dense else columns):
+        if like.dense and like.dense.shape != (len(columns),):
+            raise UsageError(
+                f"the label '{like.labels[0]}' is a vector of {len(columns):,} numbers, but of {like.dense.shape[0]:,} "
+                "in the training data; fix it"
+            )
+        own = {"task": like.task, "y_dtype": like.y_dtype, "classes": like.classes, "dense": like.dense}
+        return replace(schema, labels=like.labels, **own)  # type: ignore[arg-type]
+    if not is_vector:
+        task, y_dtype, classes = choose_labels(request.task, dict(found))
+        return replace(schema, labels=columns, task=task, y_dtype=y_dtype, classes=classes)
+    task, y_dtype = choose_vector(request.task, request.labels[0], dict(found))
+    if task == "multilabel":
+        return replace(schema, labels=columns, task=task, y_dtype=y_dtype)
+    return replace(schema, labels=request.labels, task=task, y_dtype=y_dtype, dense=DenseTarget((len(columns),)))
 
 
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ SKIPPED_HEADER = b"file,line,column,reason\n"
 
 def attributes(schema: Schema) -> dict[str, Any]:
     """The attributes that plain Zarr readers see on the group."""
-    return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(schema.classes)}}
+    classes = schema.dense.classes if schema.dense else schema.classes
+    return {"foldstream": {"labels": list(schema.labels), "task": schema.task, "classes": list(classes)}}
 
 
 def commit_dataset(

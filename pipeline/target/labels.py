@@ -1,7 +1,8 @@
 """The values of a text column, and whether a label is a class or a regression target."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +24,10 @@ class TextFindings:
     gaps: bool = False
 
     @classmethod
-    def of(cls, texts: pa.Array) -> "TextFindings":
+    def of(cls, texts: pa.Array, most: int = DISTINCT_LIMIT) -> "TextFindings":
+        """The findings for texts, of which at most so many distinct values are tracked."""
         distinct = pc.unique(texts.drop_null())
-        values = frozenset(distinct.to_pylist()) if len(distinct) <= DISTINCT_LIMIT else None
+        values = frozenset(distinct.to_pylist()) if len(distinct) <= most else None
         width = pc.max(pc.binary_length(distinct)).as_py() or 0
         return cls(values, text_kind(distinct), width, texts.null_count > 0)
 
@@ -55,6 +57,14 @@ def text_kind(texts: pa.Array) -> str:
         if kind == "integer" or pc.all(pc.is_finite(values), min_count=0).as_py():
             return kind
     return "text"
+
+
+def label_columns(label: str, columns: Container[str]) -> tuple[str, ...]:
+    """The columns of a label: its own, or those of the numbers of a vector, `NAME_0`, `NAME_1`, …; none if there is no
+    such column."""
+    if label in columns:
+        return (label,)
+    return tuple(takewhile(columns.__contains__, (f"{label}_{number}" for number in count())))
 
 
 CLASS_LIMIT = 100  # integers with at most so many distinct values are taken for classes
@@ -137,6 +147,17 @@ def choose_labels(task: str, labels: dict[str, TextFindings]) -> tuple[str, str,
             f"the label '{name}' has a single value, '{classes[0]}', but a classifier needs two; use another --label"
         )
     return task, np.min_scalar_type(len(classes) - 1).name, tuple(classes)
+
+
+def choose_vector(task: str, label: str, numbers: dict[str, TextFindings]) -> tuple[str, str]:
+    """The task and the dtype of `y` for a vector: several labels if all its numbers are 0 or 1, else a regression.
+    Raises UsageError for a vector that does not match the task."""
+    if task == "classification":
+        raise UsageError(f"--task classification: the label '{label}' is a vector; use --task regression or multilabel")
+    if task == "auto":
+        task = "multilabel" if len(numbers) > 1 and all(map(is_binary, numbers.values())) else "regression"
+    chosen, dtype, _ = choose_labels(task, numbers)
+    return chosen, dtype
 
 
 def _alike(name: str, values: Collection[str]) -> Collection[str]:

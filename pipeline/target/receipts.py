@@ -42,7 +42,8 @@ def summarize(plan: WrittenPlan, arrays: dict[str, np.ndarray], missing: np.ndar
     schema = plan.schema
     x = arrays[schema.measured]
     moments = Moments.of(x.reshape(len(x), schema.channels, -1))
-    y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task in ("regression", "multilabel") else None
+    has_mean = schema.task in ("regression", "multilabel")
+    y = Moments.of(arrays["y"].reshape(len(x), schema.outputs, -1)) if has_mean else None
     table = Moments.of(with_gaps(arrays[TABLE], schema.table)[..., None]) if schema.table else None
     return {
         "moments": pack(moments.table()),

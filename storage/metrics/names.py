@@ -8,8 +8,8 @@ RANKED = "auc", "average_precision"
 
 
 USUAL_ORDER = (
-    *("loss", "accuracy", "top3", "balanced_accuracy", "f1", *RANKED, "mcc", "brier"),
-    *("rmse", "mae", "r2", "mape", "quantile_loss"),
+    *("loss", "accuracy", "mean_iou", "top3", "balanced_accuracy", "f1", *RANKED, "mcc", "brier"),
+    *("rmse", "mae", "r2", "psnr", "mape", "quantile_loss"),
 )
 
 

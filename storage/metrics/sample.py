@@ -1,5 +1,6 @@
 """A uniform sample of rows of bounded size, for metrics that cannot be resampled by sums."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class RowSample:
     @property
     def most(self) -> int:
         """The maximum number of rows of a sample with predictions of this width."""
-        outputs: int = self.prediction.shape[1]
+        outputs = math.prod(self.prediction.shape[1:])
         return max(1, min(MOST_ROWS, MOST_VALUES // max(1, outputs)))
 
     def _bounded(self) -> "RowSample":

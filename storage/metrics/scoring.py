@@ -8,10 +8,12 @@ import numpy as np
 
 from ..format import SMALLEST_PROBABILITY, THRESHOLD, Schema
 from .classes import class_metrics, label_metrics, marginals
+from .masks import mask_columns, mask_metrics
 from .names import LOWER_IS_BETTER, RANKED
 
 LossMeasure = Literal["log loss", "mse", "mae", "quantile loss"]
 MOST_NAMED = 20  # classes whose own F1 is a metric
+SMALLEST_NOISE = 1e-3  # of the mean squared error in a signal-to-noise ratio: an image without errors has 78 dB
 MOST_RANKED = 100  # classes or labels of which rows are ranked
 
 
@@ -50,7 +52,11 @@ class Scoring:
         if schema.task == "multilabel":
             own = [f"{name}/{label}" for name in ("loss", "accuracy", "f1") for label in schema.labels]
             return ("loss", "accuracy", "subset_accuracy", "f1", "brier", *self.ranked(), *own)
-        every = ("rmse", "mae", "r2", "mape", *(["quantile_loss"] if self.measure == "quantile loss" else []))
+        if schema.dense and schema.dense.classes:
+            named = schema.dense.classes if len(schema.dense.classes) <= MOST_NAMED else ()
+            return ("loss", "accuracy", "mean_iou", *(f"iou/{name}" for name in named))
+        of_images = ("psnr",) if schema.target_name else ("mape",)
+        every = ("rmse", "mae", "r2", *of_images, *(["quantile_loss"] if self.measure == "quantile loss" else []))
         by_label = [name for metric in every for name in schema.by_label(metric, [0.0] * len(schema.labels))]
         return ("loss", *dict.fromkeys(["r2", *by_label] if len(schema.labels) > 1 else by_label))
 
@@ -80,13 +86,41 @@ class Scoring:
     def of_rows(self, prediction: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         """What is averaged over rows, (rows,) float64 each.
 
-        `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth.
+        `prediction` (rows, outputs) are probabilities or values, `y` (rows,) or (rows, labels) the truth. Masks are
+        as in `mask_columns`.
         """
         if self.schema.task == "classification":
             return _of_classes(self.schema, prediction, y)
         if self.schema.task == "multilabel":
             return _of_labels(self.schema, prediction, y)
-        return dict(self._of_targets(prediction.astype(np.float64), y.reshape(prediction.shape).astype(np.float64)))
+        if self.schema.dense and self.schema.dense.classes:
+            return mask_columns(self.schema.dense.classes, prediction, y)
+        prediction, y = prediction.astype(np.float64), y.reshape(prediction.shape).astype(np.float64)
+        return dict(self._of_vectors(prediction, y) if self.schema.dense else self._of_targets(prediction, y))
+
+    def _of_vectors(self, prediction: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Means over the numbers of each vector or image; and the mean of each number of a vector, or channel of an
+        image, for the variance around it. Images have a signal-to-noise ratio, in decibels, instead of relative errors:
+        their pixels may be 0."""
+        shape = len(y), self.schema.outputs, -1
+        error, y = (prediction - y).reshape(shape), y.reshape(shape)
+        away = y - (np.array(self.center)[:, None] if self.center else 0.0)
+        losses = self._losses(error).mean(axis=(1, 2))
+        squared = np.square(error).mean(axis=(1, 2))
+        yield "loss", losses
+        yield "squared", squared
+        yield "mae", np.abs(error).mean(axis=(1, 2))
+        if self.schema.target_name:
+            peak = np.iinfo(str(self.schema.y_dtype)).max
+            yield "psnr", 10 * np.log10(peak**2 / np.maximum(squared, SMALLEST_NOISE))
+        else:
+            yield "relative", (np.abs(error) / np.where(y == 0, 1.0, np.abs(y))).mean(axis=(1, 2))
+            yield "zero", (y == 0).any(axis=(1, 2)).astype(np.float64)
+        yield "target²", np.square(away).mean(axis=(1, 2))
+        for number, column in enumerate(away.mean(axis=2).T):
+            yield f"target/{number}", column
+        if self.measure == "quantile loss":
+            yield "quantile_loss", losses
 
     def _of_targets(self, prediction: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         error = prediction - y
@@ -118,17 +152,27 @@ class Scoring:
         if self.schema.probabilities:
             plain = {name: np.asarray(value) for name, value in means.items() if not name.startswith("_")}
             return plain | (label_metrics(self.schema, means) if self.schema.task == "multilabel" else {})
+        if self.schema.dense and self.schema.dense.classes:
+            return mask_metrics(self.schema.dense.classes, means, MOST_NAMED)
+        if self.schema.dense:
+            centers = [np.square(means[f"target/{number}"]) for number in range(self.schema.outputs)]
+            means = {**means, "total": means["target²"] - np.mean(centers, axis=0)}
         found: dict[str, np.ndarray] = {"loss": np.asarray(means["loss"])}
         for label in self.schema.by_label("", self.schema.labels):
-            total = means[f"target²{label}"] - np.square(means[f"target{label}"])
+            total = means.get("total")  # of a vector
+            if total is None:
+                total = means[f"target²{label}"] - np.square(means[f"target{label}"])
             squared = np.asarray(means[f"squared{label}"])
             found[f"rmse{label}"] = np.sqrt(squared)
             found[f"mae{label}"] = np.asarray(means[f"mae{label}"])
             with np.errstate(divide="ignore", invalid="ignore"):
                 found[f"r2{label}"] = np.where(np.asarray(total) > 0, 1 - squared / total, np.nan)
-            found[f"mape{label}"] = np.where(
-                np.asarray(means[f"zero{label}"]) > 0, np.nan, np.asarray(means[f"relative{label}"])
-            )
+            if f"zero{label}" in means:
+                found[f"mape{label}"] = np.where(
+                    np.asarray(means[f"zero{label}"]) > 0, np.nan, np.asarray(means[f"relative{label}"])
+                )
+            if f"psnr{label}" in means:
+                found[f"psnr{label}"] = np.asarray(means[f"psnr{label}"])
             if f"quantile_loss{label}" in means:
                 found[f"quantile_loss{label}"] = np.asarray(means[f"quantile_loss{label}"])
         if len(self.schema.labels) > 1:

@@ -356,13 +356,13 @@ def vectors(width: int) -> Inputs:
 
 
 def test_a_model_of_a_package_is_found_by_its_name() -> None:
-    check_model("foldstream.training.zoo.networks:mlp", vectors(4), 2, {"hidden": 8})
+    check_model("foldstream.training.zoo.networks:mlp", vectors(4), (2,), {"hidden": 8})
     with pytest.raises(UsageError, match="not a torch"):
-        check_model("operator:contains", vectors(4), 2, {})
+        check_model("operator:contains", vectors(4), (2,), {})
     with pytest.raises(UsageError, match="cannot be imported: ModuleNotFoundError"):
-        check_model("no_such_package.models:make", vectors(4), 2, {})
+        check_model("no_such_package.models:make", vectors(4), (2,), {})
 
 
 def test_built_in_image_models_refuse_vectors() -> None:
     with pytest.raises(UsageError, match="--shape 1,28,28"):
-        check_model("digits-cnn", vectors(784), 10, {})
+        check_model("digits-cnn", vectors(784), (10,), {})

@@ -12,6 +12,7 @@ from ...storage.metrics.own import OwnMetric
 from ...storage.metrics.ranking import RankSums
 from ...storage.metrics.sample import RowSample
 from ...storage.metrics.scoring import Scoring
+from ..model.ensemble import as_stored
 from ..model.objective import Normalizer, Objective, autocast
 from ..stream.batch import Batch
 from ..stream.device import to_device
@@ -57,7 +58,8 @@ class HeldOutEvaluator:
         x, y, *given = rows_of(batch)
         with errors_of_model("forward pass"), autocast(self.process.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(to_device(x, self.process.device)))
-        prediction, truth = self.objective.predict(outputs).cpu().numpy(), y.cpu().numpy()
+        predicted = self.objective.predict(outputs)
+        prediction, truth = predicted.cpu().numpy(), y.cpu().numpy()
         weight = given[0].cpu().numpy().astype(np.float64) if given else np.ones(len(truth))
         columns = self.scoring.of_rows(prediction, truth)
         self.names = tuple(columns)
@@ -69,7 +71,8 @@ class HeldOutEvaluator:
             multiples = weight / self.objective.mean_weight if given else None
             self.ranks.add(*self.scoring.ranked_rows(prediction, truth), multiples)
         if self.own:
-            self._sample(RowSample.of(batch.id.cpu().numpy(), prediction, truth, weight))
+            stored = as_stored(predicted, self.scoring.schema).cpu().numpy()
+            self._sample(RowSample.of(batch.id.cpu().numpy(), stored, truth, weight))
 
     def _sample(self, rows: RowSample) -> None:
         """Add rows to those that are sampled, which are bounded only now and then, because that sorts all of them."""

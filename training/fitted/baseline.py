@@ -15,14 +15,16 @@ SMALLEST = 1e-7  # probability, as in the scores of a run
 def baseline_scores(scoring: Scoring, plan: FoldPlan) -> dict[str, float]:
     """The out-of-fold scores of a model that ignores the features: for a classification accuracy and log loss, for
     labels that are 0 or 1 those of each and their means, for a regression RMSE of each label and, if the loss is that,
-    the mean squared error. For windows over time series, the model repeats the last known value. They follow from the
-    sums by fold code; `fit_plan` must have measured them."""
+    the mean squared error; nothing for masks. For windows over time series, the model repeats the last known value.
+    They follow from the sums by fold code; `fit_plan` must have measured them."""
     schema, sums = scoring.schema, load_sums(plan)
     if schema.classes:
         return _of_classes(sums, plan)
     if schema.task == "multilabel":
         return _of_labels(schema, sums, plan)
-    rows, squares = 0.0, np.zeros(len(schema.labels))
+    if schema.task == "segmentation":
+        return {}
+    rows, squares = 0.0, np.zeros(schema.outputs)
     for model in plan.models if schema.windows else ():
         changes = sums[f"{model.array}/{CHANGE}"]
         assert isinstance(changes, Moments)
@@ -36,6 +38,8 @@ def baseline_scores(scoring: Scoring, plan: FoldPlan) -> dict[str, float]:
         rows += float(held_out.count[0])
         squares += held_out.squares + held_out.count * ((held_out.mean - own.mean) + (held_out.rest - own.rest)) ** 2
     loss = {"loss": float((squares / rows).mean())} if scoring.measure == "mse" else {}
+    if schema.dense:
+        return {**loss, "rmse": float(np.sqrt((squares / rows).mean()))}
     return loss | schema.by_label("rmse", np.sqrt(squares / rows).tolist())
 
 

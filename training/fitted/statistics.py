@@ -65,8 +65,8 @@ def measure_shard(task: MomentsTask) -> CodeSums:
             if y is not None and classes:
                 pairs = own.astype(np.int64) * classes + y
                 found[f"{name}/classes"] = np.bincount(pairs, minlength=parts * classes).reshape(parts, classes)
-            elif y is not None:
-                found[f"{name}/y"] = moments(y.reshape(len(y), -1, 1), own, parts, weights)
+            elif y is not None and schema.task != "segmentation":
+                found[f"{name}/y"] = moments(y.reshape(len(y), schema.outputs, -1), own, parts, weights)
             if y is not None and schema.windows:
                 change = y.reshape(len(y), -1, 1) - rows["x"][:, :1, -1:]
                 found[f"{name}/{CHANGE}"] = moments(change, own, parts, weights)

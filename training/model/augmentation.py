@@ -16,8 +16,8 @@ from ...storage.programs.user_code import describe_error
 from ..zoo.augment import MIXES, Augment, is_code, parse_augment
 
 Rows = tuple[Tensor, Tensor]
-"""x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,) or (rows,
-labels) as stored or, after `mixup` and `cutmix`, class probabilities (rows, classes)."""
+"""x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,), (rows,
+labels) or (rows, height, width) as stored or, after `mixup` and `cutmix`, class probabilities (rows, classes)."""
 
 
 class Augmentation:
@@ -80,6 +80,8 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(
             f"--augment {text}: '{next(iter(schema.categories))}' is a category, and codes have no mean; remove it"
         )
+    if name in MIXES and schema.task == "segmentation":
+        raise UsageError(f"--augment {text} mixes rows, but masks cannot be mixed; remove it")
     if name == "cutmix" and not schema.classes:
         raise UsageError(f"--augment {text} mixes classes, but the dataset has none; use mixup")
     if name in MIXES and (weight := schema.role("weight")):
@@ -88,11 +90,27 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(f"--augment {text} mixes rows, but the images have columns beside them; remove it")
     if name in MIXES:
         return partial(_FUNCTIONS[name], alpha=numbers[0], classes=len(schema.classes))
-    return partial(_FUNCTIONS[name], *numbers) if name in _FUNCTIONS else _of_torchvision(text, name, numbers)
+    if name in _FUNCTIONS:
+        function = partial(_FUNCTIONS[name], *numbers)
+        return partial(_with_targets, function, schema.target_name) if schema.target_name else function
+    return _of_torchvision(text, name, numbers, schema.target_name)
 
 
-def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
-    """A torchvision transform, applied row by row, because on a batch it would treat all rows in the same way."""
+def _with_targets(function: Augment, kind: str, x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+    """Apply a function of images to targets of a kind, masks or images, too, with the same random numbers. What it pads
+    in masks counts for nothing."""
+    state = generator.get_state()
+    images, _ = function(x, y, generator)
+    generator.set_state(state)
+    if kind == "images":
+        return images, function(y, y, generator)[0]
+    counting, _ = function(y[:, None] + 1, y, generator)  # IGNORED is 0, as the padding of `crop` is
+    return images, counting[:, 0] - 1
+
+
+def _of_torchvision(text: str, name: str, numbers: Sequence[Any], targets: str | None) -> Augment:
+    """A torchvision transform, applied row by row, because on a batch it would treat all rows in the same way. If the
+    `targets` are masks or images, each is transformed with its image."""
     try:
         v2 = import_module("torchvision.transforms.v2")
     except ImportError:
@@ -103,6 +121,17 @@ def _of_torchvision(text: str, name: str, numbers: Sequence[Any]) -> Augment:
         transform = getattr(v2, name)(*numbers)
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"--augment {text}: torchvision.transforms.v2 rejects this: {error}; fix it") from error
+    if targets:
+        kind, more = ("Mask", 1) if targets == "masks" else ("Image", 0)  # what is padded with 0 does not count
+        tensors = import_module("torchvision.tv_tensors")
+
+        def both(x: Tensor, y: Tensor, generator: torch.Generator) -> Rows:
+            pairs = zip(x, y + more, strict=True)
+            rows = [transform(tensors.Image(image), getattr(tensors, kind)(target)) for image, target in pairs]
+            images, changed = zip(*rows, strict=True)
+            return torch.stack(images).as_subclass(Tensor), torch.stack(changed).as_subclass(Tensor) - more
+
+        return both
     return lambda x, y, generator: (torch.stack([transform(row) for row in x]), y)
 
 

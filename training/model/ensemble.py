@@ -15,7 +15,8 @@ def combine(predictions: Tensor, kind: str, weights: Sequence[float], schema: Sc
     """Combine the predictions of all models, (models, rows, outputs), into one, (rows, outputs).
 
     For classes and labels, predictions are probabilities and the result is float32; otherwise they are values in
-    float64. The kinds:
+    float64. Of masks they are probabilities of each pixel, with two more axes, and the result are codes; of images it
+    is float32; see `as_stored`. The kinds:
 
     - mean, and refit, which has one model: the mean.
     - median: the median; probabilities of classes are rescaled to sum to 1.
@@ -24,7 +25,15 @@ def combine(predictions: Tensor, kind: str, weights: Sequence[float], schema: Sc
     - weighted: the mean with the `weights` of the models, (models,), which sum to 1.
     """
     exact = _combined(predictions.double(), kind, weights, schema)
-    return exact.float() if schema.probabilities else exact
+    return exact.float() if schema.probabilities else as_stored(exact, schema)
+
+
+def as_stored(prediction: Tensor, schema: Schema) -> Tensor:
+    """Predictions as they are stored: of the probabilities of a mask's classes, (rows, classes, height, width), the
+    codes of the most probable ones, (rows, height, width) uint8; images as float32; all others unchanged."""
+    if schema.task == "segmentation":
+        return prediction.argmax(dim=1).to(torch.uint8)
+    return prediction.float() if schema.target_name else prediction
 
 
 def _combined(exact: Tensor, kind: str, weights: Sequence[float], schema: Schema) -> Tensor:
@@ -35,14 +44,15 @@ def _combined(exact: Tensor, kind: str, weights: Sequence[float], schema: Schema
             middle = exact.quantile(0.5, dim=0)
             return middle / middle.sum(dim=1, keepdim=True) if schema.classes else middle
         case "vote":
-            of_classes = schema.task == "classification"
-            own = functional.one_hot(exact.argmax(dim=2), exact.shape[2]) if of_classes else exact >= THRESHOLD
+            own = exact >= THRESHOLD
+            if schema.task in ("classification", "segmentation"):
+                own = functional.one_hot(exact.argmax(dim=2), exact.shape[2]).movedim(-1, 2)
             votes = own.double().mean(dim=0)
             # The mean counts for less than half a vote, so it only breaks ties.
             mixed: Tensor = (votes + exact.mean(dim=0) / (2 * len(exact))) / (1 + 1 / (2 * len(exact)))
             return mixed
         case _:
-            weighted: Tensor = torch.einsum("m,mro->ro", torch.tensor(weights, dtype=torch.float64), exact)
+            weighted: Tensor = torch.einsum("m,mr...->r...", torch.tensor(weights, dtype=torch.float64), exact)
             return weighted
 
 

@@ -54,7 +54,8 @@ def load_models(run: Location) -> list[nn.Module]:
         One module per fold, in order, on the CPU and in evaluation mode. Each takes rows as stored in the dataset, the
         `x` of a batch: (rows, *sample_shape), or a dict of `image` and `table`. For classification it returns logits,
         (rows, classes) float32, whose softmax `predict` averages over the folds; for multi-label data logits, (rows,
-        labels), whose sigmoid it averages; for regression values in the units of the targets, (rows, labels) float64.
+        labels), whose sigmoid it averages; for masks logits of each pixel, (rows, classes, height, width); for
+        regression values in the units of the targets, (rows, labels) float64.
 
     Raises:
         UsageError: Some folds are not fully trained.
@@ -73,7 +74,7 @@ def load_models(run: Location) -> list[nn.Module]:
     models: list[nn.Module] = []
     for predictor in predictors:
         parts: list[tuple[str, nn.Module]] = [("prepare", predictor.prepare), ("model", predictor.model)]
-        if not job.schema.probabilities:
+        if job.schema.task == "regression":
             parts.append(("units", UnscaleTargets(predictor.objective.center, predictor.objective.spread)))
         models.append(nn.Sequential(OrderedDict(parts)).eval())
     return models
@@ -102,7 +103,8 @@ def export(run: Location, out: Location, *, format: str = "torchscript", ensembl
     With `ensemble`, the mean of all folds becomes one ONNX file instead, which predicts what `predict` does. It has an
     input per column of a table (numbers and dates, the latter as days or seconds since 1970, as double with NaN for a
     missing value; categories as strings), or the input `image` or `x`, an array as stored in the dataset. Its outputs
-    are `label`, the names of the classes, and `probabilities`, or `prediction` for regression.
+    are `label`, the names of the classes, and `probabilities`, or `prediction` for regression and for masks, codes of
+    classes (rows, height, width) uint8.
 
     Args:
         run: The folder of the run, or of a grid search, whose best candidate is exported.
@@ -139,7 +141,7 @@ def export(run: Location, out: Location, *, format: str = "torchscript", ensembl
             data = encode(model, rows)
         with disk_in_words(folder):
             file.write(data)
-    output = "logits" if schema.probabilities else "values"
+    output = "values" if schema.task == "regression" else "logits"
     description = {"files": [file.name for file in files], "output": output, "schema": schema.to_json()}
     write_json(folder / "export.json", description)
     return [Path(file) for file in files]

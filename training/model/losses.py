@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...storage.errors import UsageError
-from ...storage.format import Schema
+from ...storage.format import IGNORED, Schema
 from ...storage.programs.loading import load_entry
 from ...storage.programs.user_code import describe_error
 from ..config import Recipe
@@ -54,6 +54,17 @@ def label_losses(recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | N
     return binary(outputs, y, pos_weight=weights, reduction=reduction)
 
 
+def mask_losses(recipe: Recipe, outputs: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """The losses for codes of classes by pixel, `y` (rows, height, width): of each row the mean over its pixels that
+    count. A row without any costs nothing; so the mean over the parts of a batch equals that over the batch."""
+    smoothing = 0.0 if recipe.loss == "focal" else recipe.label_smoothing
+    each = functional.cross_entropy(outputs, y, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
+    if recipe.loss == "focal":
+        each = focal_loss(each, each, recipe.focal_gamma)
+    pixels = (y != IGNORED).flatten(1).sum(dim=1).clamp_min(1)
+    return reduced(each.flatten(1).sum(dim=1) / pixels, reduction)
+
+
 def quantile_loss(outputs: Tensor, targets: Tensor, quantile: float, reduction: str) -> Tensor:
     """The quantile loss (Koenker and Bassett 1978): a target above the output costs `quantile` times the distance, and
     one below it the rest to 1."""
@@ -92,12 +103,15 @@ def check_own_loss(name: str, schema: Schema, weighted: bool = False) -> None:
     Raises UsageError if it fails, or does not return a finite loss with a gradient (a mean, or one value per row).
     """
     loss, generator = own_loss(name), torch.Generator().manual_seed(0)
-    outputs = torch.randn(EXAMPLE_ROWS, schema.outputs, generator=generator).requires_grad_()
-    targets = torch.randn(EXAMPLE_ROWS, schema.outputs, generator=generator)
+    outputs = torch.randn(EXAMPLE_ROWS, *schema.output_shape, generator=generator).requires_grad_()
+    targets = torch.randn(EXAMPLE_ROWS, *schema.output_shape, generator=generator)
     if schema.task == "multilabel":
         targets = (targets > 0).float()
     if schema.task == "classification":
         targets = torch.arange(EXAMPLE_ROWS) % schema.outputs
+    if schema.task == "segmentation":
+        shape = EXAMPLE_ROWS, *schema.target_shape
+        targets = torch.randint(schema.outputs, shape, generator=generator)
     if weighted and "weight" not in inspect.signature(loss).parameters:
         raise UsageError(
             f"--set loss={name}: the rows have sample weights, but the function has no parameter 'weight'; add it"

@@ -15,7 +15,7 @@ from ..run import RunJob
 from ..seeding import seed_of
 from ..settings import SCALED, measure_of
 from ..zoo.factory import build_model, load_factory, takes_schema
-from .losses import class_losses, label_losses, mean_of_own, own_loss, quantile_loss, weighted_mean
+from .losses import class_losses, label_losses, mask_losses, mean_of_own, own_loss, quantile_loss, weighted_mean
 from .optimizer import freeze
 
 SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
@@ -103,12 +103,15 @@ class Objective(nn.Module):
         given = class_weights(schema, statistics, class_weight), pos_weights(schema, statistics, recipe.pos_weight)
         weights = [values for values in given if values is not None]
         self.register_buffer("weights", torch.from_numpy(np.prod(weights, axis=0)).float() if weights else None)
-        mean, std = np.array(statistics.y_mean, np.float64), np.array(statistics.y_std, np.float64)
+        by_channel = -1, *[1] * (len(schema.output_shape) - 1)
+        targets = statistics.y_mean, statistics.y_std
+        mean, std = (np.array(values, np.float64).reshape(by_channel) for values in targets)
         self.register_buffer("center", torch.from_numpy(mean))
         self.register_buffer("spread", torch.from_numpy(np.where(varies(std, np.abs(mean)), std, 1.0)))
 
     def forward(self, outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on.
+        """Mean loss of `outputs` (rows, outputs) against the labels `y`, (rows,) or (rows, labels), to train on; of
+        masks, (rows, classes, height, width) against codes (rows, height, width).
 
         Labels may be probabilities of classes, (rows, classes) in floating point. With weights of classes, or of rows,
         (rows,), it is the mean of each row's weighted loss, so that a batch counts by its weights; the mean weight of
@@ -124,18 +127,20 @@ class Objective(nn.Module):
     def in_units(self, loss: float) -> float:
         """A mean loss in the units of the target, as held-out rows are scored: a standardized one is scaled, where that
         is all it takes; see `trained_loss`."""
-        if self.schema.task != "regression" or len(self.schema.labels) > 1 or self.recipe.loss not in SCALED:
+        if self.schema.task != "regression" or self.schema.outputs > 1 or self.recipe.loss not in SCALED:
             return loss
         return loss * float(self.spread) ** (2 if measure_of(self.schema, self.recipe) == "mse" else 1)
 
     def targets(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """What a loss compares outputs with: codes of classes (rows,) int64; labels that are 0 or 1, or standardized
-        targets, (rows, labels) float32."""
+        """What a loss compares outputs with: codes of classes (rows,) or (rows, height, width) int64; labels that are 0
+        or 1, or standardized targets, (rows, labels) float32."""
         if self.schema.task == "classification":
             return labels_of(y)
+        if self.schema.task == "segmentation":
+            return y.long()
         if self.schema.task == "multilabel":
             return y.float()
-        return ((y.reshape(outputs.shape) - self.center) / self.spread).float()
+        return ((y.reshape(outputs.shape).double() - self.center) / self.spread).float()
 
     def _losses(self, recipe: Recipe, outputs: Tensor, y: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
         """The loss of each row or output, or their mean, by torch's `reduction`."""
@@ -144,6 +149,8 @@ class Objective(nn.Module):
             return class_losses(recipe, outputs, targets, weights, reduction)
         if self.schema.task == "multilabel":
             return label_losses(recipe, outputs, targets, weights, reduction)
+        if self.schema.task == "segmentation":
+            return mask_losses(recipe, outputs, targets, reduction)
         if recipe.loss == "quantile":
             return quantile_loss(outputs, targets, recipe.quantile, reduction)
         name = "mse_loss" if recipe.loss == "auto" else recipe.loss
@@ -152,8 +159,9 @@ class Objective(nn.Module):
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Probabilities (rows, outputs) float32, of classes by softmax and of labels by sigmoid, or values in the
-        targets' own units (rows, labels) float64: near 1.7e9, float32 would round them to multiples of 128."""
-        if self.schema.task == "classification":
+        targets' own units (rows, labels) float64: near 1.7e9, float32 would round them to multiples of 128. Of masks,
+        probabilities of the classes of each pixel, (rows, classes, height, width), and of images their values."""
+        if self.schema.task in ("classification", "segmentation"):
             return torch.softmax(outputs.float(), dim=1)
         if self.schema.task == "multilabel":
             return torch.sigmoid(outputs.float())

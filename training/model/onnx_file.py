@@ -120,7 +120,8 @@ def describe(schema: Schema, models: int) -> dict[str, str]:
     """The metadata of the file: what its inputs and outputs mean."""
     tabular = schema.tabular
     categories = {name: list(values) for name, values in tabular.categories.items()}
-    meaning = {"classes": schema.classes, "labels": schema.labels, "categories": categories, "dates": tabular.dates}
+    classes = schema.dense.classes if schema.dense else schema.classes
+    meaning = {"classes": classes, "labels": schema.labels, "categories": categories, "dates": tabular.dates}
     named = {name: json.dumps(value) for name, value in meaning.items()}
     return {"producer": "foldstream", "task": str(schema.task), "models": str(models), **named}
 
@@ -177,7 +178,8 @@ class GraphBuilder:
         helper, (traced,) = self.onnx.helper, self.graph.output
         name = PROBABILITIES if schema.probabilities else PREDICTION
         kind = traced.type.tensor_type.elem_type
-        outputs = [helper.make_tensor_value_info(name, kind, ["rows", schema.outputs])]
+        shape = schema.target_shape if schema.task == "segmentation" else schema.output_shape
+        outputs = [helper.make_tensor_value_info(name, kind, ["rows", *shape])]
         self.graph.node.append(helper.make_node("Identity", [traced.name], [name]))
         if schema.classes:
             code = f"{INNER}{LABEL}/code"

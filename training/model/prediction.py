@@ -22,10 +22,10 @@ from ..run import RunFolder, RunJob, read_result
 from ..settings import scoring_of
 from ..stream.batch import Batch, rows_in
 from ..stream.device import to_device
-from ..stream.rows import EVALUATION_BATCH, shard_rows
+from ..stream.rows import evaluation_batch, shard_rows
 from ..stream.sequences.padding import trim_batches
 from ..zoo.model_errors import errors_of_model
-from .ensemble import combine, ensemble_weights
+from .ensemble import as_stored, combine, ensemble_weights
 from .objective import Normalizer, Objective, autocast, make_inputs, make_model, make_objective
 from .weights import load_weights
 
@@ -41,7 +41,8 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, x: Any) -> Tensor:
-        """Predict stored rows: probabilities (rows, outputs) float32, or values (rows, labels) float64, on the CPU."""
+        """Predict stored rows: probabilities (rows, outputs) float32, or values (rows, labels) float64, on the CPU; of
+        masks, probabilities of the classes of each pixel, (rows, classes, height, width)."""
         self.model.eval()
         with errors_of_model("forward pass"), autocast(self.device, self.objective.recipe.precision):
             outputs = self.model(self.prepare(to_device(x, self.device)))
@@ -70,7 +71,8 @@ def predict_folds(
     for shard, group in groupby(rows, key=lambda item: item[1]):
         parts: dict[int, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
         for fold, _, at, batch in group:
-            parts[fold].append((at, predictors[fold](batch.x).numpy()))
+            predictor = predictors[fold]
+            parts[fold].append((at, as_stored(predictor(batch.x), predictor.objective.schema).numpy()))
         for fold, pieces in parts.items():
             rows_of, values = zip(*pieces, strict=True)
             write_part(folders[fold], shard, np.concatenate(rows_of), np.concatenate(values))
@@ -86,9 +88,10 @@ class RunEnsemble:
     schema: Schema
 
     def __call__(self, x: Any) -> np.ndarray:
-        """Predict stored rows: (rows, outputs), probabilities in float32 or values in float64."""
-        count = len(next(iter(x.values())) if isinstance(x, dict) else x)
-        parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in range(0, count, EVALUATION_BATCH))
+        """Predict stored rows: (rows, outputs), probabilities in float32 or values in float64; or masks, codes of
+        classes (rows, height, width) uint8."""
+        count, step = len(next(iter(x.values())) if isinstance(x, dict) else x), evaluation_batch(self.schema)
+        parts = (rows_in(x, first, first + step) for first in range(0, count, step))
         if self.schema.tokens:
             parts = (trim_batches([(part,)])[0][0] for part in parts)
         every = (torch.stack([predictor(part) for predictor in self.predictors]) for part in parts)
@@ -113,8 +116,7 @@ def predict_shards(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
     """Predict every row of some shards, in order, with the models of all folds in one pass over the data.
 
-    Yields batches of rows as their shard, a dictionary of their arrays, and their predictions, (rows, outputs):
-    probabilities in float32, or values in float64.
+    Yields batches of rows as their shard, a dictionary of their arrays, and their predictions, see `RunEnsemble`.
     """
     names = tuple(spec.name for spec in dataset.manifest.arrays)
     for shard, arrays in shard_rows(dataset, names, shards):

@@ -64,8 +64,9 @@ def check_split(split: Split, schema: Schema) -> None:
         check_window_split(split, schema.windows)
     if kind == "stratified-group" and schema.task != "classification":
         raise UsageError(f"--split {kind} needs classes; use --split group")
-    if kind == "stratified" and not schema.labels:
-        raise UsageError(f"--split {kind} needs a label; use --split kfold")
+    if kind == "stratified" and (not schema.labels or schema.dense):
+        what = "a label" if not schema.labels else f"a class or a number per row, but '{schema.labels[0]}' is none"
+        raise UsageError(f"--split {kind} needs {what}; use --split kfold")
     fewest = 1 if split.holdout or kind in ("time", "column") else 2
     if not fewest <= split.folds <= MOST_FOLDS:
         raise UsageError(f"--folds {split.folds}: must be between {fewest} and {MOST_FOLDS}")

@@ -24,8 +24,9 @@ def find_column(schema: Schema, name: str) -> Column:
     for column in schema.named:
         if column.name == name:
             return Column(name, column.array, 0)
-    features = () if schema.tokens else schema.features  # a sequence is no value to split by
-    for array, names in (("y", schema.labels), ("x", features), (TABLE, schema.tabular.features)):
+    labels = () if schema.dense else schema.labels  # neither a vector nor a sequence is a value to split by
+    features = () if schema.tokens else schema.features
+    for array, names in (("y", labels), ("x", features), (TABLE, schema.tabular.features)):
         if name in names:
             return Column(name, array, names.index(name))
     known = [*(column.name for column in schema.named), *schema.labels, *schema.tabular.features]

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from ...storage.blocks.reader import BlockReader, block_runs, cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import ArraySpec
+from ...storage.format import ArraySpec, Schema
 from ...storage.places.block_cache import BlockCache
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, open_cache, reading_threads, wait_for
 from .device import CPU, on_device
@@ -24,6 +24,9 @@ from .filters import RowFilter
 from .sequences.padding import trim_batches
 
 EVALUATION_BATCH = 512
+TARGET_PIXELS = 1 << 19
+"""Pixels of the targets of a batch: a model returns a number for each class and pixel, several models as many of
+these."""
 IDLE_BUFFERS = 6
 
 
@@ -87,6 +90,11 @@ class RowStream(IterableDataset[Batch]):
         self._first = self._taken = 0
 
 
+def evaluation_batch(schema: Schema) -> int:
+    """The rows that a model evaluates at once: fewer if there is an output for each pixel of a mask or an image."""
+    return max(1, min(EVALUATION_BATCH, TARGET_PIXELS // (schema.dense.pixels if schema.dense else 1)))
+
+
 def wanted_runs(dataset: Dataset, kept: np.ndarray, rank: Rank) -> Iterator[list[int]]:
     """The blocks that a rank reads together, without blocks of which no row is `kept`."""
     shards = range(rank.rank, dataset.layout.shards, rank.world_size)
@@ -98,7 +106,7 @@ def chosen_rows(
     dataset: Dataset,
     rows: Mapping[int, RowFilter],
     rank: Rank = ALONE,
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     runs: Iterable[Sequence[int]] | None = None,
     weighted: bool = False,
     cache: BlockCache | None = None,
@@ -106,9 +114,14 @@ def chosen_rows(
     """The rows of several filters in one pass: each filter gets the same batches as on its own.
 
     Yields the filter's number, the shard, the rows' positions in the dataset, (rows,) int64, and a batch, whose rows
-    all belong to that shard. With `runs`, only these runs of blocks are read, and with a `cache`, through it.
+    all belong to that shard; by default, as many as are evaluated at once. With `runs`, only these runs of blocks are
+    read, and with a `cache`, through it.
     """
-    layout, specs = dataset.layout, column_specs(dataset, weighted)
+    layout, specs, step = (
+        dataset.layout,
+        column_specs(dataset, weighted),
+        batch_size or evaluation_batch(dataset.schema),
+    )
     if runs is None:
         runs = wanted_runs(dataset, np.sum([chosen.kept() for chosen in rows.values()], axis=0), rank)
     buffers = {spec.name: _Buffers(spec) for spec in specs}
@@ -119,8 +132,8 @@ def chosen_rows(
             for number, chosen in rows.items():
                 mask = chosen.mask(blocks)
                 inside = np.flatnonzero(mask) if mask.dtype == bool else np.repeat(np.arange(len(mask)), mask)
-                for first in range(0, len(inside), batch_size):
-                    part = inside[first : first + batch_size]
+                for first in range(0, len(inside), step):
+                    part = inside[first : first + step]
                     batch = make_batch({name: buffers[name].take(column, part) for name, column in arrays.items()})
                     if dataset.schema.tokens:
                         (batch,) = trim_batches([batch])

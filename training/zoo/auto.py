@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...storage.format import Schema  # which loads numpy, for which --help would wait
 
 AUTO = "auto"
-CHOSEN = "wide-deep", "digits-cnn", "resnet", "deep-averaging", "nlinear", "mlp"
+CHOSEN = "wide-deep", "digits-cnn", "resnet", "deep-averaging", "nlinear", "unet", "mlp"
 """The models among which `auto` chooses."""
 SMALL_IMAGE = range(16, 49)
 """Heights and widths of images for which `digits-cnn` is made."""
@@ -50,6 +50,7 @@ LENGTH_RULES = {
     "wide-deep": LengthRule(16, 1024, 1000, 2, 20),
     "resnet": LengthRule(16, 64, 2000, 10, 40),
     "nlinear": LengthRule(16, 256, 2000, 4, 40),
+    "unet": LengthRule(8, 32, 2000, 10, 40),
 }
 """How long the models train whose length depends on the rows; all others train for the usual length."""
 
@@ -57,12 +58,15 @@ LENGTH_RULES = {
 def choose_model(schema: Schema, inputs: Sequence[str] = ()) -> str:
     """The built-in model for data with this schema: `wide-deep` for columns, `digits-cnn` for small images, `resnet`
     for others and for images with columns beside them, `deep-averaging` for sequences of token ids, `nlinear` for
-    windows over time series, `mlp` for samples of any other shape. `inputs` are those of `--input`."""
+    windows over time series, `unet` if the targets are masks or images, `mlp` for samples of any other shape. `inputs`
+    are those of `--input`."""
     shape = schema.sample_shape
     if schema.tokens:
         return "deep-averaging"
     if schema.windows:
         return "nlinear"
+    if schema.target_name:
+        return "unet"
     if len(shape) == 1:
         return "wide-deep"
     if len(shape) != 3:

@@ -1,8 +1,8 @@
 """Models, built-in or the user's own. A factory `(sample_shape, outputs, **settings) -> Module` creates each; its
 parameters may have other names that tell what they want (`arguments.py`).
 
-A model returns logits, (rows, outputs); the softmax is part of the loss and of prediction. What only names models does
-not load torch, which takes a second.
+A model returns logits, (rows, outputs), or for masks (rows, classes, height, width); the softmax is part of the loss
+and of prediction. What only names models does not load torch, which takes a second.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ BUILT_IN = {
     "nlinear": "NLinear",
     "article-cnn": "ArticleCNN",
     "deep-averaging": "DeepAveraging",
+    "unet": "UNet",
 }
 """The built-in models by their names, with those of their factories in `networks.py`."""
 TAKES_TOKENS = "deep-averaging"
@@ -136,17 +137,17 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
 def check_model(
     name: str,
     inputs: Inputs,
-    outputs: int,
+    outputs: tuple[int, ...],
     settings: dict[str, Any],
     rows: torch.Tensor | dict[str, torch.Tensor] | None = None,
 ) -> nn.Module:
     """Run a model on two rows before any worker starts, by default of zeros, and return it.
 
-    Raises UsageError if the forward pass fails, if the output is not of shape (rows, outputs), or if it is not finite.
+    Raises UsageError if the forward pass fails, if the output is not of shape (rows, *outputs), or if it is not finite.
     """
     import torch
 
-    model = build_model(name, inputs, outputs, settings).eval()
+    model = build_model(name, inputs, outputs[0], settings).eval()
     try:
         with torch.inference_mode():
             out = model(torch.zeros(2, *inputs.shape) if rows is None else rows)
@@ -160,11 +161,13 @@ def check_model(
             f"--model {name}: the forward pass failed for samples of shape {inputs.shapes}: {describe_error(error)}; "
             f"{remedy}"
         ) from error
-    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (2, outputs):
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (2, *outputs):
         returned = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        remedy = f"the last layer must have {outputs[0]} outputs"
+        if len(outputs) > 1:
+            remedy = f"return {outputs[0]} numbers for each pixel of the target, as 'unet' does"
         raise UsageError(
-            f"--model {name} returns {returned} for 2 rows, but the data requires (2, {outputs}); the last layer must "
-            f"have {outputs} outputs"
+            f"--model {name} returns {returned} for 2 rows, but the data requires {(2, *outputs)}; {remedy}"
         )
     if not out.isfinite().all():
         raise UsageError(

@@ -326,6 +326,42 @@ def widths_of(width: int) -> list[tuple[int, int]]:
     return [(width, width), (width, 2 * width), (2 * width, 4 * width)]
 
 
+class UNet(nn.Module):
+    """A small U-Net for masks of images of any size (Ronneberger et al. 2015, arXiv:1505.04597), with residual blocks.
+
+    `levels` times, blocks of `width`, 2 · `width`, … channels are followed by max pooling, as far as the image has
+    pixels; on the way back, each level is enlarged by a transposed convolution, and joined with what came before its
+    pooling. The result, (rows, outputs, height, width), has the size of the image.
+    """
+
+    def __init__(
+        self, sample_shape: tuple[int, ...], outputs: int, width: int = 16, levels: int = 3, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        require_images(sample_shape, "unet")
+        channels, *sizes = sample_shape
+        levels = min(levels, max(0, min(sizes).bit_length() - 1))
+        widths = [width << level for level in range(levels + 1)]
+        before = [channels, *widths]
+        self.down = nn.ModuleList(ResidualBlock(one, two, 1) for one, two in pairwise(before))
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * one, one, 2, 2) for one in widths[:-1])
+        self.join = nn.ModuleList(ResidualBlock(2 * one, one, 1) for one in widths[:-1])
+        self.last = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, outputs, 1))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels: list[Tensor] = []
+        for number, block in enumerate(self.down):
+            x = block(self.pool(x) if number else x)
+            levels.append(x)
+        for up, join, beside in zip(reversed(self.up), reversed(self.join), reversed(levels[:-1]), strict=True):
+            enlarged = up(x)[..., : beside.shape[-2], : beside.shape[-1]]  # a side that was odd is one pixel shorter
+            x = join(torch.cat([enlarged, beside], dim=1))
+        found: Tensor = self.last(x)
+        return found
+
+
 class ArticleCNN(nn.Sequential):
     """The network of the tutorial that Foldstream grew out of.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from ....storage.errors import SourceError
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         "crc": "int64",
     }
 )
+FILE_COLUMNS = "offset", "length", "packed", "crc"
 NOT_UTF8 = "its name is not UTF-8"
 
 
@@ -64,6 +66,14 @@ class ImageList:
         return ImageFile(
             place if archive else self.name(number), row["offset"], row["length"], row["packed"], row["crc"]
         )
+
+    def files(self, numbers: np.ndarray) -> dict[str, pa.Array]:
+        """Where the bytes of images are, given by their numbers, (n,) int64: a column for each field of `ImageFile`."""
+        rows = self.table.take(pa.array(numbers))
+        containers = [self.containers[i] for i in rows["container"].to_pylist()]
+        pairs = zip(containers, rows["path"].to_pylist(), strict=True)
+        places = [place if archive else f"{place}/{path}" for (place, archive), path in pairs]
+        return {"place": pa.array(places, pa.string()), **{name: rows[name] for name in FILE_COLUMNS}}
 
     def describe(self) -> str:
         """What was listed and what was passed over, for the console."""
