@@ -20,7 +20,7 @@ from .images.convert import Tell, convert_images
 from .images.spec import ImageRequest
 from .tables.convert import convert
 from .tables.sources import find_sources
-from .tables.spec import ConvertRequest
+from .tables.spec import NO_CODE, ConvertRequest
 from .target.options import OnError
 from .target.versions import commit_version, next_folder, remove_part, unfinished_request
 
@@ -42,6 +42,11 @@ def append_request(
         )
     if "sources" not in dataset.request or "like" not in dataset.request:
         raise SourceError(f"{dataset.place} was not converted from tables or images, so nothing can be appended to it")
+    if dataset.windows:
+        raise SourceError(
+            f"{dataset.place} has windows over time series, to which new rows would add windows over earlier rows; "
+            "convert all sources again"
+        )
     schema, layout = dataset.schema, dataset.layout
     after = Layout(layout.rows, layout.block_rows, layout.shard_blocks)
     if schema.image:
@@ -64,6 +69,10 @@ def append_request(
         on_error=on_error or tables.on_error,
         like=schema,
         after=after,
+        tokens=None,  # the column, the tokenizer and the length are those of `like`
+        tokenizer=None,
+        length=None,
+        code={},
     )
 
 
@@ -116,7 +125,9 @@ def append_rows(
         if isinstance(request, ImageRequest):
             part = convert_images(request, place, executor, progress, tell=tell)
         else:
-            part = convert(request, place, executor, progress)
+            tokens = dataset.schema.tokens
+            code = tokens.code_in(dataset.place) if tokens else NO_CODE
+            part = convert(request, place, executor, progress, code=code)
     except SourceError as error:  # the sources have to change, so what was written is of no use
         remove_part(place, dataset.place)
         raise (_with_remedy(error) if isinstance(error, RowError) else error) from None

@@ -416,3 +416,32 @@ def test_texts_in_blocks_that_compiled_code_reads_are_padded(
     grown = append_files(tmp_path / "d.zarr", write_csv("a,note\n" + "".join(lines[100:]), "more.csv"))
     stored = rows_of(grown)["column_note"]
     assert [bytes(row).rstrip(b"\0").decode() for row in stored] == texts
+
+
+def test_texts_of_a_tokenizer_are_appended_and_repaired(write_csv: WriteCsv, tmp_path: Path) -> None:
+    """The tokenizer is the copy in the dataset, and longer texts are cut at the length of the dataset."""
+    own = tmp_path / "lengths.py"
+    own.write_text("def words(texts):\n    return [[len(word) for word in text.split()] for text in texts]\n")
+    lines = [f"{'x' * (1 + row % 9)} bb c,{row % 2}\n" for row in range(200)]
+    first = write_csv("text,label\n" + "".join(lines))
+    second = write_csv("text,label\n" + "".join([*lines[:5], "aaaa b b b,1\n"]), "more.csv")
+    root = tmp_path / "texts.zarr"
+    fs.convert_csv(first, root, label="label", tokens="text", tokenizer=f"{own}:words", progress=False)
+    own.unlink()
+    grown = fs.append(root, second, progress=False)
+    assert rows_of(grown)["x"][-6:].tolist() == [[1 + row % 9, 2, 1] for row in range(5)] + [[4, 1, 1]]
+    assert len(grown) == 206
+    whole = tree(root)
+    (path,) = (root / "parts" / "2" / "x").glob("c/0/*")
+    path.write_bytes(b"")
+    assert len(fs.verify(root, repair=True, progress=False)) == 1
+    assert tree(root) == whole
+
+
+def test_windows_over_time_series_are_not_appended_to(write_csv: WriteCsv, tmp_path: Path) -> None:
+    lines = [f"2026-01-{1 + hour // 24:02} {hour % 24:02}:00,{hour % 7}\n" for hour in range(100)]
+    first = write_csv("hour,load\n" + "".join(lines[:80]))
+    second = write_csv("hour,load\n" + "".join(lines[80:]), "more.csv")
+    fs.convert_csv(first, tmp_path / "w.zarr", label="load", time="hour", window_of=4, progress=False)
+    with pytest.raises(SourceError, match="convert all sources again"):
+        fs.append(tmp_path / "w.zarr", second, progress=False)
