@@ -137,6 +137,13 @@ class AppendRequest(Options):
     labels: Annotated[Location | None, Cli(metavar="TABLE")] = Field(
         default=None, description="Table of the new images' labels; by default that of the dataset's conversion."
     )
+    masks: Location | None = Field(
+        default=None, description="Folder or archive of the new images' masks, if the targets of the dataset are masks."
+    )
+    targets: Location | None = Field(
+        default=None,
+        description="Folder or archive of the new images' targets, if the targets of the dataset are images.",
+    )
     on_error: OnError | None = Field(
         default=None,
         description="stop: stop at the first invalid row or image; skip: skip and list invalid ones; by default as in "

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..storage.dataset import Dataset
-from ..storage.errors import ConflictError, RowError, SourceError
+from ..storage.errors import ConflictError, RowError, SourceError, UsageError
 from ..storage.format import Layout
 from ..storage.places.json_files import same_json
 from ..storage.places.place import Place
@@ -28,13 +28,24 @@ OVERWRITE = re.compile(r"choose another name, or (use|start over with) --overwri
 
 
 def append_request(
-    dataset: Dataset, sources: Sequence[str], on_error: OnError | None = None, labels: str | None = None
+    dataset: Dataset,
+    sources: Sequence[str],
+    on_error: OnError | None = None,
+    labels: str | None = None,
+    masks: str | None = None,
+    targets: str | None = None,
 ) -> ConvertRequest | ImageRequest:
     """The request to convert sources like a dataset, for rows that follow its own.
 
-    `on_error` and `labels`, the table of the labels of images, are those of the dataset unless given. Raises
-    SourceError if a dataset of an earlier format cannot be continued.
+    `on_error` and `labels`, the table of the labels of images, are those of the dataset unless given; `masks` or
+    `targets` are where those of the new images are. Raises SourceError if a dataset of an earlier format cannot be
+    continued, UsageError for masks or targets that are missing, or that the dataset does not have.
     """
+    for option, given, kind in (("masks", masks, "masks"), ("targets", targets, "images")):
+        if given and dataset.schema.target_name != kind:
+            raise UsageError(f"--{option} {given}: {dataset.place} has no {option}; remove the option")
+        if not given and dataset.schema.target_name == kind:
+            raise UsageError(f"{dataset.place} has {option}; name those of the new images with --{option}")
     if dataset.manifest.index is None:
         raise SourceError(
             f"{dataset.place} was written by an earlier version, to whose format nothing can be appended; convert its "
@@ -55,6 +66,8 @@ def append_request(
             images,
             sources=tuple(sources),
             labels=labels or images.labels,
+            masks=masks,
+            targets=targets,
             on_error=on_error or images.on_error,
             like=schema,
             listing="",

@@ -339,11 +339,13 @@ def append_sources(request: AppendRequest, session: Session, timed: bool = True)
     dataset, tell = open_dataset(str(request.dataset)), session.listener.announce
     if dataset.pinned:
         raise UsageError(f"{dataset.location}: rows are appended to the newest version; leave out '@{dataset.version}'")
-    labels = None if request.labels is None else absolute(str(request.labels))
+    labels, masks, targets = (
+        None if place is None else absolute(str(place)) for place in (request.labels, request.masks, request.targets)
+    )
     if labels and not dataset.schema.image:
         raise UsageError(f"--labels {request.labels}: {dataset.place} has no images; remove the option")
     places = tuple(map(absolute, request.places)) if dataset.schema.image else request.places
-    asked = append_request(dataset, places, request.on_error, labels)
+    asked = append_request(dataset, places, request.on_error, labels, masks, targets)
     if isinstance(asked, ConvertRequest) and not timed:
         asked = replace(asked, sources=tuple(replace(source, mtime_ns=0) for source in asked.sources))
     if version := appended_version(dataset, asked, tell):

@@ -148,12 +148,18 @@ class ConvertRequest:
 
     def labels_in(self, columns: Container[str]) -> tuple[str, ...]:
         """The columns of the labels among all columns: of a vector those of its numbers. Raises UsageError for a vector
-        among several labels."""
+        among several labels, and for one that has another length than that of `like`."""
         found = {label: label_columns(label, columns) for label in self.labels}
         vectors = [label for label, own in found.items() if own not in ((), (label,))]
         if vectors and len(self.labels) > 1:
             raise UsageError(f"--label {vectors[0]}: a vector must be the only label; remove the others")
-        return tuple(column for own in found.values() for column in own)
+        own, like = tuple(column for columns in found.values() for column in columns), self.like
+        if own and like and like.dense and like.labels == self.labels and like.dense.shape != (len(own),):
+            raise UsageError(
+                f"the label '{like.labels[0]}' is a vector of {len(own):,} numbers, but of {like.dense.shape[0]:,} in "
+                "the training data; fix it"
+            )
+        return own
 
     @property
     def sequences(self) -> tuple[str, ...]:
@@ -322,7 +328,8 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     for table in tables:
         there = {*table.columns}
         missing = [name for name in features if name not in there]
-        extra = [name for name in table.columns if name not in expected and not like and request.columns != "first"]
+        others = table.columns if not like and request.columns != "first" else request.labels_in(there)
+        extra = [name for name in others if name not in expected]
         unlabelled = [name for name in (*labels, key, *beside) if name and name not in there]
         if missing or extra or unlabelled:
             differences = _differences([*missing, *unlabelled], extra, table.columns)
@@ -552,11 +559,6 @@ def with_labels(schema: Schema, request: ConvertRequest, found: Mapping[str, Tex
     like, columns = request.like, tuple(found)
     is_vector = columns != request.labels
     if like and like.labels == (request.labels if like.dense else columns):
-        if like.dense and like.dense.shape != (len(columns),):
-            raise UsageError(
-                f"the label '{like.labels[0]}' is a vector of {len(columns):,} numbers, but of {like.dense.shape[0]:,} "
-                "in the training data; fix it"
-            )
         own = {"task": like.task, "y_dtype": like.y_dtype, "classes": like.classes, "dense": like.dense}
         return replace(schema, labels=like.labels, **own)  # type: ignore[arg-type]
     if not is_vector:

@@ -26,7 +26,7 @@ from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.run import Stage, publish_done, run_shard_tasks
 from .series import RowKeys, Series, read_keys, read_known, repetition
-from .spec import SamplesSpec, WindowRequest, specify_samples
+from .spec import SamplesSpec, WindowRequest, check_label, specify_samples
 from .write import SamplesPlan, SamplesTask, write_samples
 
 
@@ -96,6 +96,7 @@ def _sorted_rows(
     place, order = root / ROWS, root / WORK / ORDER
     if not order.exists():
         rows = convert(request.rows, place, executor, progress)
+        check_label(rows.schema, request.form)
         keys = read_keys(rows, request.form)
         if keys.sorted:
             return rows, keys

@@ -7,11 +7,12 @@ from typing import Any, Self
 import numpy as np
 
 from ...storage.dataset import Dataset
-from ...storage.errors import SourceError, UsageError
+from ...storage.errors import SourceError, UsageError, suggest
 from ...storage.format import ArraySpec, Layout, Schema, choose_layout
 from ...storage.windows import WINDOWED, WindowForm, Windows
 from ..tables.options import TableOptions
 from ..tables.spec import ConvertRequest
+from ..target.labels import label_columns
 from .series import Series
 
 
@@ -96,15 +97,27 @@ def schema_of_rows(schema: Schema) -> Schema:
     return replace(schema, sample_shape=shape, labels=(), task=None, y_dtype=None, windows=None)
 
 
-def schema_of_samples(rows: Schema, form: WindowForm) -> Schema:
-    """The schema of windows over rows with this one. Raises UsageError for a label that is not a number."""
+def check_label(rows: Schema, form: WindowForm) -> None:
+    """Raise UsageError unless rows with this schema have the label of windows, as a number."""
     if form.label in rows.categories or form.label in rows.dates:
         raise UsageError(
             f"--label {form.label}: the column has text or dates, but the targets of windows are numbers; for numbers "
             f"such as $7.00, add --number {form.label}"
         )
-    if form.label not in rows.features:
-        raise UsageError(f"--label {form.label}: the column was left out ({rows.left_out.get(form.label, 'dropped')})")
+    if form.label in rows.features:
+        return
+    if numbers := label_columns(form.label, rows.features):
+        raise UsageError(
+            f"--label {form.label}: the targets of windows are the next values of one number, but the column is a "
+            f"vector; name one of its numbers, e.g. {numbers[0]}"
+        )
+    if form.label in rows.left_out:
+        raise UsageError(f"--label {form.label}: the column was left out ({rows.left_out[form.label]})")
+    raise UsageError(f"--label: the sources have no column '{form.label}'{suggest(form.label, rows.features)}")
+
+
+def schema_of_samples(rows: Schema, form: WindowForm) -> Schema:
+    """The schema of windows over rows with this one."""
     features = (form.label, *(name for name in rows.features if name != form.label))
     return replace(
         rows,

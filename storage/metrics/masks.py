@@ -24,7 +24,7 @@ def mask_columns(classes: Sequence[str], prediction: np.ndarray, y: np.ndarray) 
     rows = np.broadcast_to(np.arange(len(y)).reshape(-1, *[1] * (y.ndim - 1)), y.shape)
     own, said = rows * len(classes) + np.where(known, y, 0), rows * len(classes) + codes
     counts = [
-        np.bincount(where, minlength=len(y) * len(classes)).reshape(len(y), -1).astype(np.float64)
+        np.bincount(where, minlength=len(y) * len(classes)).reshape(len(y), len(classes)).astype(np.float64)
         for where in (own[known & (codes == y)], said[known], own[known])
     ]
     found = {

@@ -96,14 +96,16 @@ class Scoring:
         if self.schema.dense and self.schema.dense.classes:
             return mask_columns(self.schema.dense.classes, prediction, y)
         prediction, y = prediction.astype(np.float64), y.reshape(prediction.shape).astype(np.float64)
-        return dict(self._of_vectors(prediction, y) if self.schema.dense else self._of_targets(prediction, y))
+        if self.schema.dense:
+            shape = len(y), self.schema.outputs, self.schema.dense.pixels
+            return dict(self._of_vectors(prediction.reshape(shape), y.reshape(shape)))
+        return dict(self._of_targets(prediction, y))
 
     def _of_vectors(self, prediction: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Means over the numbers of each vector or image; and the mean of each number of a vector, or channel of an
-        image, for the variance around it. Images have a signal-to-noise ratio, in decibels, instead of relative errors:
-        their pixels may be 0."""
-        shape = len(y), self.schema.outputs, -1
-        error, y = (prediction - y).reshape(shape), y.reshape(shape)
+        """Means over the numbers of each vector or image, (rows, outputs, pixels); and the mean of each number of a
+        vector, or channel of an image, for the variance around it. Images have a signal-to-noise ratio, in decibels,
+        instead of relative errors: their pixels may be 0."""
+        error = prediction - y
         away = y - (np.array(self.center)[:, None] if self.center else 0.0)
         losses = self._losses(error).mean(axis=(1, 2))
         squared = np.square(error).mean(axis=(1, 2))
