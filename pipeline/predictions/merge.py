@@ -221,16 +221,15 @@ def evaluate_rows(
 ) -> Evaluation:
     """Evaluate `rows` (rows,), given by their indices, with their merged `prediction` (rows, outputs) and their arrays
     `truth` in the dataset. The loss of a mask is the share of its pixels that are wrong."""
-    y = truth["y"]
+    y, of_row = truth["y"], tuple(range(1, prediction.ndim))
     if schema.task == "segmentation":
-        known = (y != IGNORED).reshape(len(y), -1)
-        wrong = (prediction != y).reshape(len(y), -1) & known
-        losses = wrong.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        known = y != IGNORED
+        losses = ((prediction != y) & known).sum(axis=of_row) / np.maximum(known.sum(axis=of_row), 1)
     elif schema.probabilities:
         losses = log_losses(own_probabilities(schema, prediction, y))
         losses = losses if losses.ndim == 1 else losses.mean(axis=1)
     else:
-        losses = np.square(prediction - y.reshape(prediction.shape)).reshape(len(y), -1).sum(axis=1)
+        losses = np.square(prediction - y.reshape(prediction.shape)).sum(axis=of_row)
     worst = [
         WorstRow(
             float(losses[i]),

@@ -1,5 +1,5 @@
-"""Rows are appended to datasets whose targets are vectors, masks or images. Vectors are targets of sequences, but not of
-windows."""
+"""Rows are appended to datasets whose targets are vectors, masks or images; sequences have vectors as targets, but
+windows do not."""
 
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,15 @@ def test_pictures_grow_with_their_targets(option: str, folders: tuple[Path, Path
     with pytest.raises(UsageError, match=f"has {option}; name those of the new images with {option}="):
         fs.append(root, new / "photos")
     other = "targets" if option == "masks" else "masks"
+    own: dict[str, Any] = {option: new / option}
     with pytest.raises(UsageError, match=f"has no {other}; remove the option"):
-        fs.append(root, new / "photos", **{option: new / option, other: new / other})
-    grown = fs.append(root, new / "photos", **{option: new / option})
+        fs.append(root, new / "photos", **{**own, other: new / other})
+    grown = fs.append(root, new / "photos", **own)
     alone = convert_pictures(new, tmp_path / "alone.zarr", **{option: new / option})
     assert grown.schema.dense == first.schema.dense
     np.testing.assert_array_equal(grown[:].y, np.concatenate([first[:].y, alone[:].y]))
     np.testing.assert_array_equal(fs.open(f"{root}@1")[:].y, first[:].y)
-    assert fs.append(root, new / "photos", **{option: new / option}).identity == grown.identity
+    assert fs.append(root, new / "photos", **own).identity == grown.identity
     grown.shard_place("y", grown.layout.shards - 1).write(b"")
     damages = find_damage(grown, SerialExecutor())
     assert [damage.array for damage in damages] == ["y"]
